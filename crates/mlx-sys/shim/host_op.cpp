@@ -1,0 +1,163 @@
+#include "host_op.h"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/mlx.h"
+#include "mlx/ops.h"
+#include "mlx/primitives.h"
+
+namespace {
+
+using mlx::core::array;
+
+// The node may die before its task runs, so node and task share the callbacks.
+struct Callbacks {
+  eat_host_op op;
+  explicit Callbacks(eat_host_op op) : op(op) {}
+  Callbacks(const Callbacks&) = delete;
+  ~Callbacks() {
+    op.drop(op.context);
+  }
+};
+
+eat_buffer buffer(array& a) {
+  return {
+      a.data<void>(),
+      a.size(),
+      a.shape().data(),
+      a.shape().size(),
+      mlx_dtype_to_c(a.dtype())};
+}
+
+std::vector<mlx_array> handles(const std::vector<array>& arrays) {
+  std::vector<mlx_array> result;
+  for (const auto& a : arrays) {
+    // Borrowed by the callback: no reference count changes hands.
+    result.push_back({const_cast<array*>(&a)});
+  }
+  return result;
+}
+
+class HostOp : public mlx::core::Primitive {
+ public:
+  HostOp(mlx::core::Stream stream, std::shared_ptr<Callbacks> callbacks)
+      : Primitive(stream), callbacks_(std::move(callbacks)) {}
+
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs)
+      override {
+    for (auto& out : outputs) {
+      out.set_data(mlx::core::allocator::malloc(out.nbytes()));
+    }
+    std::vector<array> ins, outs;
+    for (const auto& a : inputs) {
+      ins.push_back(array::unsafe_weak_copy(a));
+    }
+    for (auto& a : outputs) {
+      outs.push_back(array::unsafe_weak_copy(a));
+    }
+    auto& encoder = mlx::core::cpu::get_command_encoder(stream());
+    encoder.dispatch([callbacks = callbacks_,
+                      ins = std::move(ins),
+                      outs = std::move(outs)]() mutable {
+      std::vector<eat_buffer> in, out;
+      for (auto& a : ins) {
+        in.push_back(buffer(a));
+      }
+      for (auto& a : outs) {
+        out.push_back(buffer(a));
+      }
+      callbacks->op.eval(
+          callbacks->op.context, in.data(), in.size(), out.data(), out.size());
+    });
+  }
+
+  void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
+    throw std::runtime_error(std::string(name()) + " runs on the CPU only");
+  }
+
+  std::vector<array> vjp(
+      const std::vector<array>& primals,
+      const std::vector<array>& cotangents,
+      const std::vector<int>& argnums,
+      const std::vector<array>& outputs) override {
+    const auto p = handles(primals), c = handles(cotangents), o = handles(outputs);
+    std::vector<mlx_array> grads(argnums.size(), mlx_array{nullptr});
+    const int status = callbacks_->op.vjp(
+        callbacks_->op.context,
+        p.data(),
+        p.size(),
+        c.data(),
+        c.size(),
+        argnums.data(),
+        argnums.size(),
+        o.data(),
+        o.size(),
+        grads.data());
+    std::vector<array> result;
+    for (auto& grad : grads) {
+      if (grad.ctx != nullptr) {
+        result.push_back(mlx_array_get_(grad));
+        mlx_array_free_(grad);
+      }
+    }
+    if (status != 0 || result.size() != argnums.size()) {
+      throw std::runtime_error(std::string("gradient of ") + name() + " failed");
+    }
+    return result;
+  }
+
+  const char* name() const override {
+    return callbacks_->op.name;
+  }
+
+ private:
+  std::shared_ptr<Callbacks> callbacks_;
+};
+
+} // namespace
+
+extern "C" int eat_host_op_apply(
+    mlx_array* results,
+    eat_host_op op,
+    const mlx_array* inputs,
+    size_t num_inputs,
+    const int* shapes,
+    const size_t* ndims,
+    const mlx_dtype* dtypes,
+    size_t num_outputs,
+    mlx_stream stream) {
+  try {
+    auto callbacks = std::make_shared<Callbacks>(op);
+    const auto s = mlx_stream_get_(stream);
+    std::vector<array> ins;
+    for (size_t i = 0; i < num_inputs; ++i) {
+      // The callback reads plain row-major memory.
+      ins.push_back(mlx::core::contiguous(mlx_array_get_(inputs[i]), false, s));
+    }
+    std::vector<mlx::core::Shape> out_shapes;
+    std::vector<mlx::core::Dtype> out_dtypes;
+    for (size_t i = 0; i < num_outputs; ++i) {
+      out_shapes.emplace_back(shapes, shapes + ndims[i]);
+      out_dtypes.push_back(mlx_dtype_to_cpp(dtypes[i]));
+      shapes += ndims[i];
+    }
+    auto outs = array::make_arrays(
+        std::move(out_shapes),
+        out_dtypes,
+        std::make_shared<HostOp>(s, std::move(callbacks)),
+        ins);
+    for (size_t i = 0; i < num_outputs; ++i) {
+      mlx_array_set_(results[i], outs[i]);
+    }
+    return 0;
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+}

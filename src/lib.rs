@@ -1,0 +1,6 @@
+//! Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.
+
+pub mod error;
+pub mod progress;
+
+pub use error::{Error, Result};

@@ -1,0 +1,93 @@
+//! What long work tells its caller while it runs.
+//!
+//! ```text
+//! Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
+//!                            └──────┘
+//! ```
+//! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
+//! felt within one forward pass.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// A typed report; serialised with its name under `"event"`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Everything is loaded; the first step follows.
+    Started {
+        /// Optimizer steps in the whole run.
+        steps: u64,
+        /// Step this run continues from; 0 for a fresh one.
+        first_step: u64,
+        /// Numbers that will change.
+        trainable_parameters: u64,
+        /// Numbers in the model, adapters included.
+        total_parameters: u64,
+    },
+    /// One optimizer step was taken.
+    Step {
+        /// 1-based.
+        step: u64,
+        /// Optimizer steps in the whole run.
+        steps: u64,
+        /// Passes over the data so far, fractional.
+        epoch: f64,
+        /// Mean cross-entropy per target token of this step's batch, in nats.
+        loss: f64,
+        /// Learning rate of this step.
+        lr: f64,
+        /// Gradient norm before clipping.
+        grad_norm: f64,
+        /// Tokens that went through the model (padding not counted) per second since the last step.
+        tokens_per_second: f64,
+        /// Peak of MLX's allocator so far, in bytes.
+        peak_memory: u64,
+    },
+    /// The validation set was scored.
+    Evaluated {
+        /// Steps taken before; 0 is the untouched model.
+        step: u64,
+        /// Mean cross-entropy per target token, in nats.
+        loss: f64,
+        /// `exp(loss)`.
+        perplexity: f64,
+    },
+    /// A checkpoint is on disk.
+    Checkpoint {
+        /// Steps it holds.
+        step: u64,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// The run is complete and its result is on disk.
+    Finished {
+        /// Steps taken.
+        step: u64,
+        /// Folder of the result.
+        path: PathBuf,
+    },
+}
+
+/// Receives progress and may stop the work by returning [`ControlFlow::Break`].
+pub trait Observer {
+    /// Called for each event, in the order drawn above.
+    fn on(&mut self, event: &Event) -> ControlFlow<()>;
+
+    /// Called between units of work that emit no event.
+    fn poll(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// An observer that says nothing and never stops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn on(&mut self, _: &Event) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
