@@ -1,6 +1,7 @@
 //! Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.
 
 pub mod error;
+pub mod kernels;
 pub mod progress;
 
 pub use error::{Error, Result};
