@@ -1,0 +1,26 @@
+"""The one door to the compiled engine.
+
+Importing this module loads MLX, then the engine, and compares their versions. Functions
+import it when they run, so that ``import efficientai_toolkit`` and the help of the command
+line stay fast on machines where loading a GPU runtime takes seconds.
+"""
+
+from efficientai_toolkit import _link
+
+try:
+    # First: the engine then finds the libmlx that this import has put into the process.
+    import mlx.core as _mlx
+except ImportError as error:
+    raise _link.missing_mlx(error) from error
+
+_link.check_version(_mlx.__version__)
+
+try:
+    import efficientai_toolkit._core as core
+except ImportError as error:
+    raise _link.broken_engine(error) from error
+
+_compiled, _running = core.mlx_version()
+_link.check_version(_running, _compiled)
+
+__all__ = ["core"]
