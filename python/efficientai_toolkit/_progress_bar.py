@@ -84,7 +84,7 @@ class ProgressBar(Callback):
 
 
 def describe(event: Step, *, secs_left: float) -> str:
-    """One step in at most 68 columns, for steps up to 99,999."""
+    """One step in at most 72 columns, for up to 99,999 steps."""
     return (
         f"{event.step}/{event.steps}  loss {event.loss:.3f}  lr {event.lr:.1e}  "
         f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)}"

@@ -14,7 +14,26 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._progress_bar import ProgressBar
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "Evaluated",
+    "Event",
+    "Finished",
+    "JsonLines",
+    "ProgressBar",
+    "Silent",
+    "Started",
+    "Step",
+    "as_callback",
+    "event_to_json",
+    "parse_event",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
