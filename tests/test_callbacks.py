@@ -73,7 +73,7 @@ def test_the_bar_fits_into_80_columns() -> None:
     last = [line for line in stream.getvalue().replace("\r", "\n").splitlines() if "4/4" in line][-1]
     shown = last.split("\x1b[2K")[-1]
     assert len(shown.rstrip()) <= 80
-    assert "4/4  loss 0.750  lr 1.0e-04  1,234 tok/s  0.31 GB  0:00" in shown
+    assert "4/4  loss 0.750  lr 1.0e-04  1,234 tok/s  0.31 GB  0:00 left" in shown
 
 
 def test_the_widest_status_leaves_room_for_a_bar() -> None:
@@ -88,7 +88,7 @@ def test_the_widest_status_leaves_room_for_a_bar() -> None:
             "peak_memory": 10**11,
         }
     )
-    assert len(_progress_bar.describe(wide, secs_left=36000)) <= 72
+    assert len(_progress_bar.describe(wide, secs_left=36000)) <= 77
 
 
 @pytest.mark.parametrize(

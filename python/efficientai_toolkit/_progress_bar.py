@@ -38,6 +38,9 @@ class ProgressBar(Callback):
             case Step():
                 self._step(event)
             case Evaluated():
+                if event.step == self._started[1]:
+                    # The first validation says nothing about the pace of the steps.
+                    self._started = (time.monotonic(), event.step)
                 self._console.print(
                     f"validation after {event.step} steps: "
                     f"loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}"
@@ -61,7 +64,7 @@ class ProgressBar(Callback):
         self._started = (time.monotonic(), event.first_step)
         if self._console.is_terminal:
             self._bar = Progress(
-                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=2)),
                 TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
                 console=self._console,
                 expand=True,
@@ -84,10 +87,10 @@ class ProgressBar(Callback):
 
 
 def describe(event: Step, *, secs_left: float) -> str:
-    """One step in at most 72 columns, for up to 99,999 steps."""
+    """One step in at most 77 columns, for up to 99,999 steps."""
     return (
         f"{event.step}/{event.steps}  loss {event.loss:.3f}  lr {event.lr:.1e}  "
-        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)}"
+        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"
     )
 
 

@@ -60,14 +60,16 @@ def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -
     """
     text = os.fspath(path_or_id)
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return folder
-    if folder.exists():
+    if text and folder.exists():
         message = f"{text} is a file; expected the folder it stands in"
         raise ModelLoadingError(message)
     match = _HUB_ID.fullmatch(text)
     if match is None:
-        message = f"there is no folder {text}, and it is no hub id of the form org/name or org/name@revision"
+        message = (
+            f"there is no folder {text!r}, and it is no hub id of the form org/name or org/name@revision"
+        )
         raise ModelLoadingError(message)
     folder = _download(match["id"], match["revision"], text, show_progress=show_progress)
     if not any(folder.glob("*.safetensors")):
@@ -109,6 +111,11 @@ def _explain(  # noqa: PLR0911
     """One line for what huggingface_hub and the network can raise."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
+        error.__cause__, errors.HfHubHTTPError
+    ):
+        # The hub answered; that nothing is cached either only hides how.
+        error = error.__cause__
     reason = " ".join(str(error).split())
     login = "ask for access on its page, then set HF_TOKEN or run `hf auth login`"
     match error:
@@ -123,6 +130,9 @@ def _explain(  # noqa: PLR0911
             return f"{text} does not exist on {endpoint}, or is private (401): check the name, else {login}"
         case errors.HfHubHTTPError() if error.response.status_code in {401, 403}:
             return f"{endpoint} refuses {text} ({error.response.status_code}): {login}"
+        case errors.HfHubHTTPError() if error.response.is_server_error:
+            status = error.response.status_code
+            return f"{endpoint} is out of order ({status}) and {text} is not cached; try later"
         case errors.LocalEntryNotFoundError() if offline():
             return (
                 f"{text} is neither a folder here nor complete in the Hugging Face cache, and "
