@@ -8,10 +8,10 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
 from efficientai_toolkit.exceptions import ConfigError
 
@@ -48,19 +48,19 @@ class Option:
         if not isinstance(value, list | tuple):
             message = f"`{self.name}` must be a list, not {value!r}"
             raise ConfigError(message)
-        return [self._scalar(item) for item in value]
+        return [self._scalar(item) for item in cast("Sequence[object]", value)]
 
     def _scalar(self, value: object) -> Any:
         if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
             # YAML 1.1 reads `1e-5` as text.
             try:
                 number = float(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 number = math.nan
             if math.isfinite(number):
                 return number
         if self.kind is str and isinstance(value, os.PathLike):
-            value = os.fspath(value)
+            value = os.fspath(cast("os.PathLike[str]", value))
         if type(value) is self.kind and self.kind is not float:
             if self.choices and value not in self.choices:
                 expected = f"one of {', '.join(self.choices)}"
@@ -76,7 +76,7 @@ def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  #
     """A field of a :class:`Config`, with the help text of its command-line option."""
     extra = {"help": help, "separator": separator}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=extra)
+        return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
     return field(default=default, metadata=extra)
 
 
@@ -166,7 +166,7 @@ class Config:
         if not isinstance(values, dict):
             message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
             raise ConfigError(message)
-        return cls().with_values(values, source=str(path))
+        return cls().with_values(cast("dict[str, object]", values), source=str(path))
 
 
 def _closest(key: str, known: Mapping[str, Option]) -> str:

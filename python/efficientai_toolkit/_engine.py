@@ -13,7 +13,8 @@ try:
 except ImportError as error:
     raise _link.missing_mlx(error) from error
 
-_link.check_version(_mlx.__version__)
+# Set by the extension, and not in its stubs.
+_link.check_version(vars(_mlx)["__version__"])
 
 try:
     import efficientai_toolkit._core as core

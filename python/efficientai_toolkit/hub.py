@@ -82,7 +82,10 @@ def _download(repository: str, revision: str | None, text: str, *, show_progress
     # Read once, when huggingface_hub is imported first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from httpx2 import HTTPError
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import (
+        constants,
+        snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+    )
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

@@ -31,8 +31,13 @@ def _prompt_of(row: Any) -> str | None:
         case {"prompt": str(prompt)}:
             return prompt
         case {"messages": [*messages]}:
-            contents = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-            return next((content for content in contents if isinstance(content, str)), None)
+            for message in messages:
+                match message:
+                    case {"role": "user", "content": str(content)}:
+                        return content
+                    case _:
+                        pass
+            return None
         case {"text": str(text)}:
             return " ".join(text.split()[:_OPENING_WORDS])
         case _:

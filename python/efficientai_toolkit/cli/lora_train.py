@@ -107,7 +107,7 @@ def _answer(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
 
 def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, command: str) -> str:
     metrics = result.metrics
-    rows = []
+    rows: list[tuple[str, str]] = []
     before, after = metrics.get("perplexity_before"), result.perplexity
     if before is not None and after is not None:
         change = after / before - 1

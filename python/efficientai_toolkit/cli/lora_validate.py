@@ -106,7 +106,7 @@ def _data(tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str,
 
 
 def _describe_data(report: dict[str, dict[str, Any]]) -> str:
-    parts = []
+    parts: list[str] = []
     for split, numbers in report.items():
         part = (
             f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from efficientai_toolkit._config import Config, Option, options
 from efficientai_toolkit.exceptions import ConfigError
@@ -46,7 +46,7 @@ def add_config(parser: argparse.ArgumentParser, config: type[Config], *, title: 
         "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
     )
     for option in options(config):
-        _add(group, option)
+        _add(group.add_argument, option)
 
 
 def config_from(args: argparse.Namespace, config: type[C]) -> C:
@@ -65,12 +65,12 @@ def describe_default(option: Option) -> str:
     return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
 
 
-def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+def _add(add_argument: Callable[..., object], option: Option) -> None:
     default = describe_default(option)
     help_text = (option.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": help_text}
     if option.kind is bool:
-        group.add_argument(flag(option.name), action=argparse.BooleanOptionalAction, **common)
+        add_argument(flag(option.name), action=argparse.BooleanOptionalAction, **common)
         return
     metavar = {str: "TEXT", int: "N", float: "X"}[option.kind]
     if option.choices:
@@ -78,7 +78,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     if option.repeated:
         common["action"] = "append"
         metavar = "A,B" if option.separator else metavar
-    group.add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
+    add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
 
 
 def _reader(option: Option) -> Callable[[str], Any]:
@@ -104,5 +104,5 @@ def _reader(option: Option) -> Callable[[str], Any]:
 def _flatten(value: Any) -> Any:
     """An option given several times has left a list of lists."""
     if isinstance(value, list):
-        return [part for parts in value for part in parts]
+        return [part for parts in cast("list[list[Any]]", value) for part in parts]
     return value

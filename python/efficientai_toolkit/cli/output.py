@@ -61,7 +61,7 @@ def paragraph(text: str, *, indent: str = "  ", max_lines: int | None = None) ->
 def table(rows: Sequence[tuple[str, str]], *, gap: int = 2) -> str:
     """Two columns; the second is wrapped below itself."""
     margin = max((len(key) for key, _ in rows), default=0) + gap
-    lines = []
+    lines: list[str] = []
     for key, value in rows:
         wrapped = textwrap.wrap(value, max(width() - margin, 20), break_on_hyphens=False) or [""]
         lines.append(f"{key:<{margin}}{wrapped[0]}".rstrip())

@@ -19,6 +19,7 @@ class CommandModule(Protocol):
 
     def run(self, args: Namespace, out: Output) -> int:
         """Do the work; the result is the exit code."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
