@@ -88,7 +88,7 @@ def test_an_output_that_is_taken(here: Path, capsys: pytest.CaptureFixture[str])
     (here / "out").mkdir()
     (here / "out/training.json").touch()
     assert main([VALIDATE, "--output", "out"]) == 2
-    assert "holds a finished run" in " ".join(capsys.readouterr().out.split())
+    assert "holds a run" in " ".join(capsys.readouterr().out.split())
     assert main([VALIDATE, "--output", "out", "--overwrite"]) == 0
 
 

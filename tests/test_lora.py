@@ -7,7 +7,7 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit.callbacks import Callback, Event, Step
 from efficientai_toolkit.cli.first_prompt import DEFAULT, first_prompt
-from efficientai_toolkit.exceptions import ConfigError, DatasetError
+from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.fake_engine import EVENTS, FakeEngine, Model, Tokenizer
 
@@ -84,6 +84,11 @@ def test_a_model_needs_its_tokenizer() -> None:
     model, _ = eat.load()
     with pytest.raises(ConfigError, match="both `model` and `tokenizer`"):
         MLXTrainer(model=model)
+
+
+def test_a_missing_first_adapter() -> None:
+    with pytest.raises(ModelLoadingError, match="no folder 'nowhere'"):
+        MLXTrainer(TrainingConfig(init_adapter="nowhere"))
 
 
 def test_missing_data() -> None:

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise _link.broken_engine(error) from error
 
-_compiled, _running = core.mlx_version()
-_link.check_version(_running, _compiled)
+# The library in the process, against the headers the engine was compiled with.
+core.check_mlx_version()
 
 __all__ = ["core"]

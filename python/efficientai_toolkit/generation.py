@@ -138,8 +138,11 @@ def generation(
     """:func:`generate` with token counts, speed and memory beside the text."""
     from efficientai_toolkit._engine import core
 
+    is_text = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else render(tokenizer, prompt)
-    return Generation(**json.loads(core.generate(model, tokenizer, text, config.to_json(), stream)))
+    # A rendered conversation holds its special tokens already.
+    report = core.generate(model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text)
+    return Generation(**json.loads(report))
 
 
 def render(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from efficientai_toolkit import hub
 from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._config import Config, setting
 from efficientai_toolkit.callbacks import Callback, Event, as_callback, parse_event
@@ -50,6 +51,9 @@ class TrainingConfig(Config):
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )
     num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
+    init_adapter: str | None = setting(
+        None, "folder or hub id of adapters to start from (default: fresh ones)"
+    )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
@@ -66,7 +70,7 @@ class TrainingConfig(Config):
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
     eval_every: int = setting(100, "steps between validations; 0: only before and after")
     eval_batches: int = setting(25, "validation batches; 0: all")
-    save_every: int = setting(100, "steps between checkpoints; 0: only at the end")
+    save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay on disk")
     resume: bool = setting(False, "continue from the last checkpoint in the output folder")
     overwrite: bool = setting(False, "replace the run in the output folder")
@@ -80,6 +84,8 @@ class TrainingConfig(Config):
             ``resume`` without ``output``: there is nothing to tell which run is meant.
         DatasetError
             ``data`` does not exist.
+        ModelLoadingError
+            ``init_adapter`` cannot be found.
         """
         if self.resume and self.output is None:
             message = "`resume` needs `output`, the folder of the run to continue"
@@ -90,6 +96,7 @@ class TrainingConfig(Config):
         return replace(
             self,
             model_path=self.model_path or str(MODEL),
+            init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
             data=str(INSTRUCTIONS if self.data is None else Path(self.data).expanduser()),
             output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )

@@ -85,8 +85,8 @@ class FakeEngine(types.ModuleType):
         self.calls: list[tuple[str, Any]] = []
         self.during_training: Callable[[dict[str, Any]], None] = lambda _: None
 
-    def mlx_version(self) -> tuple[str, str]:
-        return ("0.32.2", "0.32.2")
+    def check_mlx_version(self) -> None:
+        """Fit."""
 
     def hardware(self) -> str:
         return json.dumps(HARDWARE)
@@ -102,7 +102,9 @@ class FakeEngine(types.ModuleType):
         prompt: str,
         config: str,
         on_text: Callable[[str], object] | None,
+        add_special_tokens: bool,
     ) -> str:
+        assert add_special_tokens != prompt.startswith("<")
         self.calls.append(("generate", (prompt, json.loads(config))))
         text = "a new answer" if model.trained else "an old answer"
         if on_text is not None:
@@ -133,6 +135,5 @@ class FakeEngine(types.ModuleType):
 
     def validate_data(self, tokenizer: Tokenizer, data: str, max_seq_length: int) -> str:
         self.calls.append(("validate_data", (data, max_seq_length)))
-        return json.dumps(
-            {"train": {"rows": 9, "tokens": 90, "longest": 20, "truncated": 1, "kinds": {"text": 9}}}
-        )
+        train = {"rows": 9, "tokens": 90, "longest": 20, "truncated": 1, "dropped": 0, "kinds": {"text": 9}}
+        return json.dumps({"train": train, "test": dict.fromkeys(train, 0)})

@@ -84,8 +84,8 @@ def _environment() -> str:
     _link.check_backends(_link.installed_backends())
     from efficientai_toolkit._engine import core
 
-    compiled, running = core.mlx_version()
-    return f"Python {sys.version.split()[0]}, mlx {running}, engine built for mlx {compiled}"
+    core.check_mlx_version()
+    return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
 
 
 def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
@@ -108,11 +108,15 @@ def _data(tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str,
 def _describe_data(report: dict[str, dict[str, Any]]) -> str:
     parts: list[str] = []
     for split, numbers in report.items():
+        if not numbers["rows"]:
+            continue
         part = (
             f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
         )
         if numbers["truncated"]:
             part += f", {numbers['truncated']:,} cut"
+        if numbers["dropped"]:
+            part += f", {numbers['dropped']:,} left with nothing to learn"
         parts.append(part)
     return "; ".join(parts)
 
@@ -124,7 +128,8 @@ def _output(config: TrainingConfig) -> str:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         message = f"cannot write to {output}: {parent} is not a writable folder"
         raise TrainingError(message)
-    if (output / "training.json").exists() and not (config.overwrite or config.resume):
-        message = f"{output} holds a finished run; choose another --output, or give --overwrite"
+    taken = any((output / name).exists() for name in ("training.json", "checkpoints"))
+    if taken and not (config.overwrite or config.resume):
+        message = f"{output} holds a run; choose another --output, or give --resume or --overwrite"
         raise TrainingError(message)
     return str(config.output)
