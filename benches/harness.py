@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -109,7 +109,7 @@ def run(row: Row, command: list[str], threads: int | None, timeout: float, measu
     except json.JSONDecodeError:
         result = None
     if result is None:
-        reason = f"ran past {timeout:g} s" if code is None else f"exit {code}"
+        reason = f"ran past {timeout:g} s" if code is None else f"exit {code}, no result"
         row.problem = ": ".join(["failed", reason, *errors[-1:]])
     elif "missing" in result:
         row.problem = f"not installed: {result['missing']}"
@@ -142,7 +142,7 @@ def report(args: argparse.Namespace, rows: list[Row], measures: dict[str, str]) 
     if args.json:
         content = {
             "machine": machine(),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "repeats": args.repeats,
             "rows": [asdict(row) for row in rows],
         }

@@ -1,9 +1,9 @@
 """Pre-train a small Llama model, tokenizer included, on one text file.
 
-    uv run --with tokenizers python examples/pretrain.py shakespeare.txt --output my-model
+    uv run python examples/pretrain.py shakespeare.txt --output my-model
 
-The result is a Hugging Face-format folder, which this toolkit, mlx-lm and transformers load. With its defaults
-the script makes the model that ships in the package. Interrupted by Ctrl-C, it continues with `--resume`.
+The result is a Hugging Face-format folder, which this toolkit, mlx-lm and transformers load. The defaults
+make the model that ships in the package. Interrupted by Ctrl-C, it continues with `--resume`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def write_rows(texts: list[str], path: Path) -> None:
 def write_readme(args: argparse.Namespace, folder: Path, facts: dict[str, str]) -> None:
     """Write the model card: what the model is, what it cost and how good it got."""
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    command = f"uv run --with tokenizers python examples/pretrain.py {Path(args.text).name} --output FOLDER"
+    command = (
+        f"uv run python examples/pretrain.py {Path(args.text).name} --output FOLDER {args.changed}".rstrip()
+    )
     text = f"""# {args.title}
 
 {args.about}
@@ -182,8 +184,10 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, dict[str, str]]:
 def main() -> None:
     """Run the whole recipe."""
     args = parse()
-    from efficientai_toolkit import _core
+    from efficientai_toolkit.callbacks import ProgressBar
     from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+
+    from efficientai_toolkit import _core
 
     start, data, facts = prepare(args)
     config = TrainingConfig(
@@ -195,7 +199,6 @@ def main() -> None:
         lr=args.lr,
         batch_size=args.batch_size,
         max_seq_length=args.window,
-        mask_prompt=False,
         dtype="float32",
         seed=args.seed,
         weight_decay=0.1,
@@ -207,8 +210,9 @@ def main() -> None:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    metrics = MLXTrainer(config).train().metrics
-    _core.convert(config.output, str(args.output), "float16")
+    result = MLXTrainer(config, callback=ProgressBar()).train()
+    metrics = result.metrics
+    _core.convert(str(result.adapter_path), str(args.output), "float16")
     losses = metrics["train_losses"]
     last_epoch = losses[-max(1, round(len(losses) / args.epochs)) :]
     train_loss, valid_loss = sum(last_epoch) / len(last_epoch), metrics["loss_after"]
@@ -219,7 +223,7 @@ def main() -> None:
         f"AdamW, learning rate {args.lr:g} with warm-up and cosine decay, weight decay 0.1",
         "training loss (last epoch)": f"{train_loss:.3f} (perplexity {math.exp(train_loss):.1f})",
         "validation loss": f"{valid_loss:.3f} (perplexity {math.exp(valid_loss):.1f})",
-        "time": f"{metrics['training_time_secs'] / 60:.0f} minutes",
+        "time": f"{result.training_time / 60:.0f} minutes",
     }
     write_readme(args, args.output, facts)
     size = sum(file.stat().st_size for file in args.output.iterdir()) / 2**20
@@ -256,7 +260,12 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the initial weights and the order of the data")
     add("--resume", action="store_true", help="continue an interrupted run in --work")
     add("--overwrite", action="store_true", help="replace an earlier run in --work")
-    return parser.parse_args()
+    args = parser.parse_args()
+    elsewhere = {"text", "output", "work", "title", "about", "resume", "overwrite"}
+    options = {name: value for name, value in vars(args).items() if name not in elsewhere}
+    changed = {name: value for name, value in options.items() if value != parser.get_default(name)}
+    args.changed = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    return args
 
 
 if __name__ == "__main__":
