@@ -124,9 +124,8 @@ def write_rows(texts: list[str], path: Path) -> None:
 def write_readme(args: argparse.Namespace, folder: Path, facts: dict[str, str]) -> None:
     """Write the model card: what the model is, what it cost and how good it got."""
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    command = (
-        f"uv run python examples/pretrain.py {Path(args.text).name} --output FOLDER {args.changed}".rstrip()
-    )
+    words = ["uv run python examples/pretrain.py", args.text.name, "--output FOLDER", *args.changed]
+    command = " ".join(words)
     text = f"""# {args.title}
 
 {args.about}
@@ -154,7 +153,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, dict[str, str]]:
     """Make tokenizer, untrained model and data; give both folders and facts for the model card."""
     from efficientai_toolkit import _core
 
-    text = Path(args.text).read_text(encoding="utf-8").replace("\r\n", "\n")
+    text = args.text.read_text(encoding="utf-8").replace("\r\n", "\n")
     train, valid = split_text(text, args.valid_share)
     tokenizer = train_tokenizer(train, args.vocab_size)
 
@@ -173,7 +172,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, dict[str, str]]:
     write_tokenizer(tokenizer, start, args.max_position)
     tokens = {name: sum(map(count, texts)) for name, texts in parts.items()}
     facts = {
-        "data": f"`{Path(args.text).name}`, {len(text.encode()):,} bytes",
+        "data": f"`{args.text.name}`, {len(text.encode()):,} bytes",
         "tokenizer": f"byte-level BPE, {config['vocab_size']:,} tokens",
         "training text": f"{tokens['train']:,} tokens in {len(parts['train']):,} windows",
         "validation text": f"{tokens['valid']:,} tokens in {len(parts['valid']):,} windows",
@@ -264,7 +263,7 @@ def parse() -> argparse.Namespace:
     elsewhere = {"text", "output", "work", "title", "about", "resume", "overwrite"}
     options = {name: value for name, value in vars(args).items() if name not in elsewhere}
     changed = {name: value for name, value in options.items() if value != parser.get_default(name)}
-    args.changed = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    args.changed = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
     return args
 
 
