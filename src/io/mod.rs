@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod atomic;
+pub mod folder;
 pub mod output;
 pub mod tensors;
 pub mod weights;

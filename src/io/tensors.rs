@@ -10,7 +10,7 @@ use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
 use safetensors::tensor::{Metadata, TensorView};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::SafeTensorError;
 
 use super::atomic;
 use crate::{Error, Result, kernels};
@@ -32,16 +32,8 @@ pub fn read(path: &Path) -> Result<Tensors> {
     let (start, metadata) = header(&mut file, length).map_err(|why| broken(&why))?;
     let mut tensors = Tensors::new();
     for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else {
-            continue;
-        };
+        let Some(info) = metadata.info(&name) else { continue };
         let (from, to) = info.data_offsets;
-        if start + to as u64 > length {
-            return Err(broken(&format!(
-                "truncated: tensor \"{name}\" ends at byte {}, the file has {length}",
-                start + to as u64
-            )));
-        }
         if info.shape.iter().any(|&dim| i32::try_from(dim).is_err()) {
             return Err(broken(&format!("tensor \"{name}\" has shape {:?}", info.shape)));
         }
@@ -57,23 +49,24 @@ pub fn read(path: &Path) -> Result<Tensors> {
     Ok(tensors)
 }
 
-/// Offset of the data and the checked header.
+/// Offset of the data and the header, whose offsets lie within the file and do not overlap.
 fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), String> {
     let mut size = [0; 8];
-    file.read_exact(&mut size)
-        .map_err(|_| "not a safetensors file: shorter than 8 bytes".to_owned())?;
+    file.read_exact(&mut size).map_err(|_| "not a safetensors file: shorter than 8 bytes".to_owned())?;
     let size = u64::from_le_bytes(size);
     if size > MAX_HEADER || size + 8 > length {
         return Err(format!(
             "not a safetensors file, or truncated: the header claims {size} bytes, the file has {length}"
         ));
     }
-    let mut bytes = vec![0; size as usize + 8];
-    file.seek(SeekFrom::Start(0))
-        .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|e| e.to_string())?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes)
+    let mut bytes = vec![0; size as usize];
+    file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&bytes)
         .map_err(|error| format!("the safetensors header is broken: {error}"))?;
+    let end = size + 8 + metadata.data_len() as u64;
+    if end != length {
+        return Err(format!("truncated or damaged: its tensors end at byte {end}, the file has {length}"));
+    }
     Ok((size + 8, metadata))
 }
 

@@ -1,6 +1,5 @@
 //! From a loaded model and a configuration to an adapter or a model folder on disk.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_rs::memory;
@@ -13,7 +12,7 @@ use super::config::{Method, TrainingConfig};
 use crate::data::{Sample, Tokenizer, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
-use crate::io::{atomic, weights};
+use crate::io::{atomic, folder};
 use crate::models::Model;
 use crate::progress::{Event, Observer};
 use crate::train::adamw::AdamW;
@@ -179,25 +178,11 @@ fn fingerprint(samples: &[Sample]) -> String {
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
-fn save(
-    model: &mut dyn Model,
-    source: &Path,
-    adapter: Option<&AdapterConfig>,
-    folder: &Path,
-) -> Result<()> {
+fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, target: &Path) -> Result<()> {
     if let Some(config) = adapter {
-        return adapters::save(folder, model, config);
+        return adapters::save(target, model, config);
     }
-    for entry in fs::read_dir(source).map_err(Error::io("read", source))? {
-        let path = entry.map_err(Error::io("read", source))?.path();
-        let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else { continue };
-        let is_index = name.to_string_lossy().ends_with(".index.json");
-        if path.is_file() && (extension == "json" || extension == "jinja") && !is_index {
-            let copy = |to: &Path| fs::copy(&path, to).map(|_| ());
-            atomic::write(&folder.join(name), copy)?;
-        }
-    }
-    weights::save(folder, model, None)
+    folder::save(source, target, model, None)
 }
 
 fn report(

@@ -24,7 +24,7 @@ pub mod _core {
     #[pymodule_export]
     use super::lora::{defaults, train_lora, validate_data};
     #[pymodule_export]
-    use super::model::{Model, create_model, load};
+    use super::model::{Model, convert, create_model, load};
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
 

@@ -12,7 +12,7 @@ use pyo3::types::{IntoPyDict as _, PyDict};
 use super::enter::enter;
 use super::error::to_python;
 use super::tokenizer::Tokenizer;
-use crate::io::{adapters, tensors, weights};
+use crate::io::{adapters, folder, tensors, weights};
 use crate::{Error, Result, data, kernels, models};
 
 /// A language model: `model(ids)` gives logits.
@@ -184,4 +184,10 @@ pub fn create_model(py: Python<'_>, config: &str, folder: PathBuf, seed: u64, dt
         crate::io::atomic::write_text(&folder.join("config.json"), &(text + "\n"))?;
         weights::save(&folder, model.as_ref(), Some(dtype))
     })
+}
+
+/// Writes a copy of a model folder with its weights in another number format.
+#[pyfunction]
+pub fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
+    enter(py, || folder::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
 }
