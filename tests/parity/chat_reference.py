@@ -6,17 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import reference as ref
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from parity import reference as ref
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 # Blocks on lines of their own, so that trim_blocks and lstrip_blocks matter; Python string
 # methods, a namespace, tojson and raise_exception, because real templates use them.
 TEMPLATE = """\
-{%- if messages | length == 0 %}
-    {{- raise_exception('there is nothing to say') }}
+{%- if messages[0].role not in ['system', 'user', 'assistant', 'tool'] %}
+    {{- raise_exception('nobody is called ' + messages[0].role) }}
 {%- endif %}
 {%- set state = namespace(turns=0) %}
 {% if tools %}
@@ -79,7 +80,7 @@ CONVERSATIONS: list[dict[str, Any]] = [
     },
     {
         "messages": [
-            {"role": "user", "content": "Weather in Paris, \"today\"?"},
+            {"role": "user", "content": 'Weather in Paris, "today"?'},
             {
                 "role": "assistant",
                 "content": None,
@@ -90,7 +91,7 @@ CONVERSATIONS: list[dict[str, Any]] = [
                     }
                 ],
             },
-            {"role": "tool", "content": "{\"sky\": \"clear\"}"},
+            {"role": "tool", "content": '{"sky": "clear"}'},
             {"role": "assistant", "content": "Clear."},
         ],
         "tools": [WEATHER],

@@ -7,6 +7,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
 The same versions on the same machine write the same bytes.
 """
 
+# ruff: noqa: T201
 from __future__ import annotations
 
 import json
@@ -15,10 +16,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import chat_reference
-import reference as ref
 import torch
 from safetensors.torch import save_file
+
+# Run as a script, this file sees only its own folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from parity import chat_reference
+from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MAJOR_VERSIONS = {"torch": 2, "transformers": 5, "peft": 0, "tokenizers": 0}

@@ -178,9 +178,7 @@ def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def greedy(
-    model: torch.nn.Module, prompt: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def greedy(model: torch.nn.Module, prompt: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` most likely tokens after ``prompt`` [time], and how far each led the second, in logits."""
     ids, margins = prompt[None], []
     for _ in range(count):
@@ -220,7 +218,8 @@ def clear_checkpoint(case: Case, folder: Path, first_seed: int = 0) -> Checkpoin
         clear = margins.min() > MIN_MARGIN and continuation.min() >= FIRST_WORD
         if clear and len(continuation.unique()) >= MIN_DISTINCT:
             return Checkpoint(model, seed, prompt, continuation, margins)
-    raise RuntimeError(f"no seed gives {folder.name} a clear continuation")
+    message = f"no seed gives {folder.name} a clear continuation"
+    raise RuntimeError(message)
 
 
 def rows(count: int, time: int, vocab_size: int, seed: int) -> torch.Tensor:
@@ -276,6 +275,17 @@ def adapter(model: torch.nn.Module, gradients: bool = False) -> dict[str, torch.
             value = parameter.grad if gradients else parameter.detach()
             tensors[f"{path.removeprefix('base_model.model.')}.{leaf}"] = value.T.contiguous().clone()
     return tensors
+
+
+@torch.no_grad()
+def set_adapter(model: torch.nn.Module, values: dict[str, Any]) -> None:
+    """Fill PEFT's matrices with arrays under mlx-lm's names."""
+    for name, parameter in model.named_parameters():
+        path, found, _ = name.partition(".lora_")
+        if found:
+            leaf = "lora_a" if ".lora_A." in name else "lora_b"
+            value = values[f"{path.removeprefix('base_model.model.')}.{leaf}"]
+            parameter.copy_(torch.tensor(value).T)
 
 
 def adapter_config(num_layers: int) -> dict[str, Any]:
