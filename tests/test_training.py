@@ -125,7 +125,7 @@ def test_number_of_steps(data: Path, tmp_path: Path, settings: dict[str, Any], s
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_seed_reproduces_a_run_bit_for_bit(data: Path, tmp_path: Path, dropout: float) -> None:
-    settings = {"iters": 7, "batch_size": 2, "lora_dropout": dropout}
+    settings: dict[str, Any] = {"iters": 7, "batch_size": 2, "lora_dropout": dropout}
     first = train(MODEL, data, tmp_path / "first", seed=3, **settings)
     second = train(MODEL, data, tmp_path / "second", seed=3, **settings)
     other = train(MODEL, data, tmp_path / "other", seed=4, **settings)
@@ -137,7 +137,7 @@ def test_a_seed_reproduces_a_run_bit_for_bit(data: Path, tmp_path: Path, dropout
 
 def test_dropout_acts_in_training_only(data: Path, tmp_path: Path) -> None:
     """From an adapter that changes the model, so that dropping its inputs shows."""
-    same = {"iters": 1, "batch_size": 10, "init_adapter": str(ADAPTER)}
+    same: dict[str, Any] = {"iters": 1, "batch_size": 10, "init_adapter": str(ADAPTER)}
     without = train(MODEL, data, tmp_path / "without", **same)
     dropped = train(MODEL, data, tmp_path / "dropped", lora_dropout=0.5, **same)
     assert abs(without.losses[1] - dropped.losses[1]) > 1e-3
@@ -146,7 +146,7 @@ def test_dropout_acts_in_training_only(data: Path, tmp_path: Path) -> None:
 
 def test_accumulated_batches_equal_one_large_batch(data: Path, tmp_path: Path) -> None:
     """Weighted by tokens: the rows are of different lengths."""
-    same = {"iters": 5, "lr": 1e-2, "init_adapter": str(ADAPTER)}
+    same: dict[str, Any] = {"iters": 5, "lr": 1e-2, "init_adapter": str(ADAPTER)}
     large = train(MODEL, data, tmp_path / "large", batch_size=10, **same)
     small = train(MODEL, data, tmp_path / "small", batch_size=2, grad_accumulation=5, **same)
     assert largest(list(large.losses.values()), list(small.losses.values())) < 1e-3
@@ -183,7 +183,7 @@ def test_gradients_against_finite_differences(tmp_path: Path) -> None:
 
 
 def test_only_chosen_layers_are_adapted(data: Path, tmp_path: Path) -> None:
-    chosen = {"target_modules": ["q_proj", "down_proj"], "num_layers": 1, "lora_rank": 3}
+    chosen: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"], "num_layers": 1, "lora_rank": 3}
     run = train(MODEL, data, tmp_path / "run", iters=1, **chosen)
     shapes = {name: value.shape for name, value in run.adapter.items()}
     assert shapes == {
@@ -209,16 +209,19 @@ def test_full_training_writes_a_model_folder(data: Path, tmp_path: Path) -> None
 
 
 def test_old_checkpoints_are_removed(data: Path, tmp_path: Path) -> None:
-    newest = []
+    kept: list[list[str]] = []
 
     def look(run: Run, event: Event) -> None:
-        if event["event"] == "checkpoint":
-            kept = sorted(path.name for path in (run.output / "checkpoints").glob("step-*"))
-            assert len(kept) <= 2
-            newest.append(kept[-1])
+        if event["event"] == "step":
+            kept.append(sorted(path.name for path in (run.output / "checkpoints").glob("step-*")))
 
-    train(MODEL, data, tmp_path / "run", look, iters=8, batch_size=2, save_every=2, keep_checkpoints=2)
-    assert newest[:3] == ["step-0000002", "step-0000004", "step-0000006"]
+    run = train(MODEL, data, tmp_path / "run", look, iters=8, batch_size=2, save_every=2, keep_checkpoints=2)
+    assert [event["step"] for event in run.of("checkpoint")][:3] == [2, 4, 6]
+    assert kept[0] == kept[1] == []
+    assert kept[2] == ["step-0000002"]
+    assert kept[4] == ["step-0000002", "step-0000004"]
+    assert kept[6] == ["step-0000004", "step-0000006"]
+    assert len(list((run.output / "checkpoints").iterdir())) <= 2
 
 
 @pytest.mark.parametrize("moment", ["started", "evaluated", "step", "checkpoint", "finished"])

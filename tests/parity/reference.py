@@ -171,13 +171,12 @@ def random_ids(shape: tuple[int, ...], vocab_size: int, seed: int) -> torch.Tens
     return torch.randint(FIRST_WORD, vocab_size, shape, generator=generator)
 
 
-@torch.no_grad()
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """``ids`` [batch, time] → float32 [batch, time, vocab]."""
-    return model(input_ids=ids, use_cache=False).logits.float()
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()
 
 
-@torch.no_grad()
 def greedy(model: torch.nn.Module, prompt: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` most likely tokens after ``prompt`` [time], and how far each led the second, in logits."""
     ids, margins = prompt[None], []
@@ -277,7 +276,6 @@ def adapter(model: torch.nn.Module, gradients: bool = False) -> dict[str, torch.
     return tensors
 
 
-@torch.no_grad()
 def set_adapter(model: torch.nn.Module, values: dict[str, Any]) -> None:
     """Fill PEFT's matrices with arrays under mlx-lm's names."""
     for name, parameter in model.named_parameters():
@@ -285,7 +283,8 @@ def set_adapter(model: torch.nn.Module, values: dict[str, Any]) -> None:
         if found:
             leaf = "lora_a" if ".lora_A." in name else "lora_b"
             value = values[f"{path.removeprefix('base_model.model.')}.{leaf}"]
-            parameter.copy_(torch.tensor(value).T)
+            with torch.no_grad():
+                parameter.copy_(torch.tensor(value).T)
 
 
 def adapter_config(num_layers: int) -> dict[str, Any]:

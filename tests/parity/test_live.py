@@ -24,7 +24,12 @@ from support.rows import write_jsonl, write_words
 if TYPE_CHECKING:
     from support.figures import Check
 
-pytestmark = [pytest.mark.parity, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.timeout(600),
+    # PEFT calls what transformers is about to rename.
+    pytest.mark.filterwarnings("default::FutureWarning"),
+]
 
 SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 CASES = sorted(path.stem for path in (Path(__file__).parent / "fixtures" / "expected").iterdir())
@@ -33,7 +38,7 @@ LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-4, 1e-3
 
 @pytest.fixture(params=[SEED])
 def seed(request: pytest.FixtureRequest) -> int:
-    return request.param
+    return int(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def header_entry(name: str, **changes: Any) -> Damage:
     return damage
 
 
-def tensor(name: str, change: Callable[[mx.array | None], mx.array | None], file: str = WEIGHTS) -> Damage:
+def tensor(name: str, change: Callable[[Any], Any], file: str = WEIGHTS) -> Damage:
     """With one tensor changed; ``None`` stands for one that is not there."""
 
     def damage(folder: Path) -> None:

@@ -130,7 +130,13 @@ def recovered_gradients(
     so ``g = -Δ / (lr - |Δ|)``.
     """
     lr = 0.1
-    step = {"iters": 1, "lr": lr, "eps": 1.0, "weight_decay": 0.0, "init_adapter": str(initial)}
+    step: dict[str, Any] = {
+        "iters": 1,
+        "lr": lr,
+        "eps": 1.0,
+        "weight_decay": 0.0,
+        "init_adapter": str(initial),
+    }
     run = train(model, data, output, **step, **settings)
     before = tensors(initial / "adapters.safetensors")
     change = {name: value.astype(np.float64) - before[name] for name, value in run.adapter.items()}
