@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
+from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from support import damage
 from support.command import python, train_command
 from support.command import run as run_command
@@ -102,7 +102,7 @@ def test_no_space_left(data: Path, tmp_path: Path, save_every: int) -> None:
 def test_a_finished_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     run = train(MODEL, data, tmp_path / "run", iters=2)
     before = files_in(run.output)
-    with pytest.raises(ConfigError, match="overwrite") as error:
+    with pytest.raises(TrainingError, match="overwrite") as error:
         train(MODEL, data, run.output, iters=1)
     assert str(run.output) in str(error.value)
     assert files_in(run.output) == before

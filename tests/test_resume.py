@@ -148,9 +148,9 @@ def test_ctrl_c_on_the_command_line(data: Path, tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     whole = run_command(train_command(**settings, output=tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
-    resumed = json.loads((output / "training.json").read_text())
+    resumed = json.loads((output / "training.json").read_text())["report"]
     assert resumed["resumed_from"] >= 10
-    straight = json.loads((tmp_path / "whole" / "training.json").read_text())
+    straight = json.loads((tmp_path / "whole" / "training.json").read_text())["report"]
     assert resumed["loss_after"] == straight["loss_after"]
     expected = tensors(tmp_path / "whole" / "adapters.safetensors")
     for name, value in tensors(output / "adapters.safetensors").items():

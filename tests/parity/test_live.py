@@ -160,6 +160,6 @@ def test_the_command_line_trains_a_checkpoint_of_transformers(seed: int, tmp_pat
         )
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads((output / "training.json").read_text())
+    report = json.loads((output / "training.json").read_text())["report"]
     assert report["loss_after"] < report["loss_before"] - 0.5
     assert all(np.isfinite(value).all() for value in tensors(output / "adapters.safetensors").values())
