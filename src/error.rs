@@ -50,6 +50,10 @@ pub enum Error {
 impl Error {
     /// For `map_err`: gives an I/O error its path and the action that failed.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { action, path: path.as_ref().to_owned(), source }
+        move |source| Self::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source,
+        }
     }
 }
