@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mlx_rs::error::Exception;
 
 /// Result of every fallible function of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, by what mends it. Python sees one exception class per variant.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +50,6 @@ pub enum Error {
 impl Error {
     /// For `map_err`: gives an I/O error its path and the action that failed.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.as_ref().to_owned(),
-            source,
-        }
+        move |source| Self::Io { action, path: path.as_ref().to_owned(), source }
     }
 }

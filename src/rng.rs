@@ -20,10 +20,13 @@ pub enum Purpose {
 /// # Errors
 /// What MLX raises.
 pub fn key(seed: u64, purpose: Purpose, path: &[u64]) -> Result<Array> {
-    let mixed = path.iter().fold(mix(seed ^ mix(purpose as u64)), |state, &part| {
-        mix(state ^ mix(part))
-    });
-    Ok(random::key(mixed)?)
+    let numbers = [seed, purpose as u64].into_iter().chain(path.iter().copied());
+    Ok(random::key(digest(numbers))?)
+}
+
+/// One number that depends on all of `numbers` and their order, the same in every version.
+pub fn digest(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, |state, number| mix(state ^ mix(number)))
 }
 
 /// The output function of [SplitMix64](https://doi.org/10.1145/2714064.2660195): a bijection

@@ -85,19 +85,6 @@ fn refuse(folder: &Path, result: &str, checkpoints: &Path) -> Result<()> {
     )))
 }
 
-/// `parent/stem-N` with the smallest `N` that is free.
-#[must_use]
-pub fn numbered(parent: &Path, stem: &str) -> PathBuf {
-    let mut number = 1_u64;
-    loop {
-        let folder = parent.join(format!("{stem}-{number}"));
-        if !folder.exists() {
-            return folder;
-        }
-        number += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,9 @@
+//! Generating text.
+
+pub mod config;
+pub mod run;
+pub mod sampler;
+pub mod stop;
+
+pub use config::GenerateConfig;
+pub use run::{Report, run};

@@ -1,0 +1,9 @@
+//! Training, whatever is trained: the loop, its parts, and checkpoints.
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod evaluate;
+pub mod fit;
+pub mod loss;
+pub mod schedule;
+pub mod step;
