@@ -5,6 +5,8 @@ import pytest
 
 from support.fake_engine import FakeEngine
 
+pytest_plugins = ["support.figures"]
+
 
 @pytest.fixture
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:

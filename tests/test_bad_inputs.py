@@ -1,0 +1,324 @@
+"""Broken models, adapters, data and settings: the class of the error, and the culprit in its message."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from efficientai_toolkit import _core
+from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError, ToolkitError
+from support import damage
+from support.engine import FIXTURES, MODELS, train
+from support.rows import write_jsonl, write_words
+
+if TYPE_CHECKING:
+    from support.damage import Damage
+
+MODEL = MODELS / "llama_gqa"
+ADAPTER = FIXTURES / "lora" / "gradient"
+
+UP = "model.layers.1.mlp.up_proj.weight"
+K = "model.layers.0.self_attn.k_proj.weight"
+EXTRA = "model.layers.0.self_attn.q_norm.weight"
+LORA = "model.layers.0.self_attn.q_proj.lora_a"
+
+
+def message_without(path: Path, error: pytest.ExceptionInfo[BaseException]) -> str:
+    """The message, without a path whose name might hold what is looked for."""
+    return str(error.value).replace(str(path), "")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("change", "culprits"),
+    [
+        pytest.param(damage.truncated(damage.WEIGHTS, 0.5), [damage.WEIGHTS], id="truncated weights"),
+        pytest.param(damage.truncated(damage.WEIGHTS, 0.001), [damage.WEIGHTS], id="truncated header"),
+        pytest.param(damage.overwritten(damage.WEIGHTS, b""), [damage.WEIGHTS], id="empty weights"),
+        pytest.param(
+            damage.overwritten(damage.WEIGHTS, b"\x08" + bytes(7) + b"not json"),
+            [damage.WEIGHTS],
+            id="header is not JSON",
+        ),
+        pytest.param(damage.header_length(2**62), [damage.WEIGHTS], id="huge header"),
+        pytest.param(damage.header_length(2**64 - 1), [damage.WEIGHTS], id="header length overflows"),
+        pytest.param(damage.header_entry(K, data_offsets=[0, 2**60]), [damage.WEIGHTS], id="offsets outside"),
+        pytest.param(damage.header_entry(K, shape=[2**40, 2**40]), [damage.WEIGHTS], id="size overflows"),
+        pytest.param(damage.header_entry(K, dtype="F13"), [damage.WEIGHTS], id="unknown dtype"),
+        pytest.param(damage.removed(damage.WEIGHTS), ["safetensors"], id="no weights"),
+        pytest.param(damage.tensor(UP, lambda _: None), [UP], id="missing tensor"),
+        pytest.param(damage.tensor(EXTRA, lambda _: mx.ones((12,))), [EXTRA], id="unexpected tensor"),
+        pytest.param(damage.tensor(K, lambda w: w[:23]), [K, "23", "24"], id="wrong shape"),
+        pytest.param(damage.tensor(K, lambda w: w.astype(mx.int32)), [K], id="integer weights"),
+        pytest.param(damage.setting(model_type="rwkv9"), ["rwkv9"], id="unknown model_type"),
+        pytest.param(damage.setting(model_type=None), ["model_type"], id="no model_type"),
+        pytest.param(
+            damage.overwritten("config.json", b"{'hidden': 1"), ["config.json"], id="config no JSON"
+        ),
+        pytest.param(damage.overwritten("config.json", b"[]"), ["config.json"], id="config no object"),
+        pytest.param(damage.overwritten("config.json", b"\xff\xfe{}"), ["config.json"], id="config no UTF-8"),
+        pytest.param(damage.removed("config.json"), ["config.json"], id="no config"),
+        pytest.param(damage.setting(hidden_size=None), ["hidden_size"], id="key missing"),
+        pytest.param(damage.setting(hidden_size="48"), ["hidden_size"], id="string for a number"),
+        pytest.param(damage.setting(hidden_size=-48), ["hidden_size"], id="negative size"),
+        pytest.param(damage.setting(num_hidden_layers=0), ["num_hidden_layers"], id="no layers"),
+        pytest.param(damage.setting(num_attention_heads=0), ["num_attention_heads"], id="no heads"),
+        pytest.param(
+            damage.setting(num_key_value_heads=3), ["num_key_value_heads"], id="heads do not divide"
+        ),
+        pytest.param(damage.setting(head_dim=11), ["head_dim"], id="odd head_dim"),
+        pytest.param(
+            damage.setting(vocab_size=10**15), ["10{15}|embed_tokens|vocab_size"], id="huge vocabulary"
+        ),
+        pytest.param(damage.setting(hidden_size=2**40), ["hidden_size|1099511627776"], id="huge size"),
+        pytest.param(
+            damage.setting(num_hidden_layers=10**9), ["num_hidden_layers|layers.2"], id="huge depth"
+        ),
+        pytest.param(damage.setting(rms_norm_eps=-1.0), ["rms_norm_eps"], id="negative epsilon"),
+        pytest.param(
+            damage.setting(rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}),
+            ["spiral"],
+            id="unknown RoPE",
+        ),
+        pytest.param(
+            damage.setting(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}),
+            ["factor"],
+            id="incomplete RoPE",
+        ),
+        pytest.param(damage.setting(hidden_act="tanh"), ["tanh"], id="unknown activation"),
+        pytest.param(damage.removed("tokenizer.json"), ["tokenizer.json"], id="no tokenizer"),
+        pytest.param(damage.overwritten("tokenizer.json", b"{}"), ["tokenizer.json"], id="broken tokenizer"),
+        pytest.param(
+            damage.overwritten("tokenizer_config.json", b"{"),
+            ["tokenizer_config.json"],
+            id="broken tokenizer settings",
+        ),
+    ],
+)
+def test_model(model: Path, change: Damage, culprits: list[str]) -> None:
+    change(model)
+    with pytest.raises(ModelLoadingError) as error:
+        _core.load(str(model), None, "float32")
+    for culprit in culprits:
+        assert re.search(culprit, str(error.value)), str(error.value)
+
+
+def test_all_missing_tensors_are_named_at_once(model: Path) -> None:
+    damage.tensor(UP, lambda _: None)(model)
+    damage.tensor(K, lambda _: None)(model)
+    with pytest.raises(ModelLoadingError, match=re.escape(K)) as error:
+        _core.load(str(model), None, "float32")
+    assert UP in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00005.safetensors", "model.safetensors.index.json"])
+def test_shards(tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(MODELS / "llama_bf16_sharded", tmp_path / "model"))
+    (folder / name).write_bytes(b"{")
+    with pytest.raises(ModelLoadingError, match=re.escape(name)):
+        _core.load(str(folder), None, "float32")
+    (folder / name).unlink()
+    with pytest.raises(ModelLoadingError, match=r"model.*safetensors"):
+        _core.load(str(folder), None, "float32")
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadingError, match="nowhere"):
+        _core.load(str(tmp_path / "nowhere"), None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "culprits"),
+    [
+        (damage.removed("adapters.safetensors"), ["adapters.safetensors"]),
+        (damage.removed("adapter_config.json"), ["adapter_config.json"]),
+        (damage.overwritten("adapter_config.json", b"{"), ["adapter_config.json"]),
+        (damage.overwritten("adapter_config.json", b"{}"), ["lora_parameters|rank"]),
+        (damage.truncated("adapters.safetensors", 0.5), ["adapters.safetensors"]),
+        (damage.tensor(LORA, lambda a: a[:47], "adapters.safetensors"), [LORA, "47", "48"]),
+        (
+            damage.tensor(
+                "model.layers.9.mlp.up_proj.lora_a", lambda _: mx.ones((48, 8)), "adapters.safetensors"
+            ),
+            ["layers.9"],
+        ),
+    ],
+    ids=[
+        "no tensors",
+        "no settings",
+        "settings no JSON",
+        "settings empty",
+        "truncated",
+        "shape",
+        "unknown layer",
+    ],
+)
+def test_adapter(tmp_path: Path, change: Damage, culprits: list[str]) -> None:
+    folder = Path(shutil.copytree(ADAPTER, tmp_path / "adapter"))
+    change(folder)
+    with pytest.raises(ModelLoadingError) as error:
+        _core.load(str(MODEL), str(folder), "float32")
+    for culprit in culprits:
+        assert re.search(culprit, str(error.value)), str(error.value)
+
+
+GOOD = json.dumps({"text": "t5 t6"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], None),
+        (["", "  "], None),
+        ([GOOD, GOOD, '{"text": 1'], 3),
+        ([GOOD, "", "[1, 2]"], 3),
+        ([GOOD, '{"question": "t5"}'], 2),
+        ([GOOD, "{}"], 2),
+        ([GOOD, '{"text": 7}'], 2),
+        ([GOOD, '{"text": null}'], 2),
+        ([GOOD, '{"prompt": "t5"}'], 2),
+        ([GOOD, '{"messages": []}'], 2),
+        ([GOOD, '{"messages": [{"content": "t5"}]}'], 2),
+        ([GOOD, '{"messages": "t5"}'], 2),
+        ([GOOD, GOOD, GOOD, b'{"text": "t5 \xff"}'], 4),
+    ],
+    ids=[
+        "empty",
+        "blank",
+        "not JSON",
+        "not an object",
+        "no known key",
+        "no key",
+        "number",
+        "null",
+        "no completion",
+        "no messages",
+        "no role",
+        "messages no list",
+        "not UTF-8",
+    ],
+)
+@pytest.mark.parametrize("door", ["validate", "train"])
+def test_data(tmp_path: Path, lines: list[str | bytes], line: int | None, door: str) -> None:
+    data = write_words(tmp_path / "data", [[5, 6]])
+    content = [text if isinstance(text, bytes) else text.encode() for text in lines]
+    (data / "train.jsonl").write_bytes(b"\n".join(content) + b"\n")
+    doors: dict[str, Callable[[], object]] = {
+        "train": lambda: train(MODEL, data, tmp_path / "run", iters=1),
+        "validate": lambda: _core.validate_data(_core.load(str(MODEL), None, None)[1], str(data), 64),
+    }
+    with pytest.raises(DatasetError, match=r"train\.jsonl") as error:
+        doors[door]()
+    if line is not None:
+        assert re.search(rf"\b{line}\b", message_without(data, error)), str(error.value)
+    assert not (tmp_path / "run" / "adapters.safetensors").exists()
+
+
+def test_wrong_validation_rows_are_found_before_training(tmp_path: Path) -> None:
+    data = write_words(tmp_path / "data", [[5, 6]])
+    write_jsonl(data / "valid.jsonl", [{"text": "t5"}, {"txt": "t5"}])
+    events = []
+    with pytest.raises(DatasetError, match=r"valid\.jsonl") as error:
+        train(MODEL, data, tmp_path / "run", lambda _, event: events.append(event), iters=1)
+    assert re.search(r"\b2\b", message_without(data, error))
+    assert not events
+
+
+def test_no_training_split(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "valid.jsonl", [{"text": "t5"}])
+    with pytest.raises(DatasetError, match=r"train\.jsonl"):
+        train(MODEL, tmp_path / "data", tmp_path / "run", iters=1)
+
+
+def test_no_such_data(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere"):
+        train(MODEL, tmp_path / "nowhere", tmp_path / "run", iters=1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"epochs": 0.0},
+        {"iters": 0},
+        {"grad_accumulation": 0},
+        {"max_seq_length": 1},
+        {"lora_rank": 0},
+        {"lora_dropout": 1.0},
+        {"lora_dropout": -0.1},
+        {"target_modules": ["gate_keeper"]},
+        {"target_modules": []},
+        {"num_layers": 3},
+        {"num_layers": 0},
+        {"dtype": "float8"},
+        {"method": "magic"},
+        {"schedule": "zigzag"},
+        {"warmup_ratio": 1.5},
+        {"beta1": 1.0},
+        {"eps": -1.0},
+        {"max_grad_norm": -1.0},
+        {"weight_decay": -0.1},
+        {"keep_checkpoints": 0},
+        {"learning_rate": 1e-3},
+    ],
+    ids=str,
+)
+def test_training_setting(tmp_path: Path, setting: dict[str, Any]) -> None:
+    data = write_words(tmp_path / "data", [[5, 6]])
+    [name] = setting
+    # The model is loaded with a type of its own, so that a wrong one reaches the settings.
+    model, tokenizer = _core.load(str(MODEL), None, "float32")
+    config = {"data": str(data), "output": str(tmp_path / "run"), "iters": 1, **setting}
+    with pytest.raises(ConfigError, match=name):
+        _core.train_lora(model, tokenizer, json.dumps(config), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_tokens": -1},
+        {"temperature": -0.5},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+        {"top_k": -1},
+        {"temprature": 1.0},
+    ],
+    ids=str,
+)
+def test_generation_setting(setting: dict[str, Any]) -> None:
+    model, tokenizer = _core.load(str(MODEL), None, "float32")
+    [name] = setting
+    with pytest.raises(ConfigError, match=name):
+        _core.generate(model, tokenizer, "t5", json.dumps(setting), None)
+
+
+@pytest.mark.parametrize("token", [256, 99999, -1])
+def test_ids_outside_the_vocabulary(token: int) -> None:
+    model, _ = _core.load(str(MODEL), None, "float32")
+    with pytest.raises(ToolkitError, match=str(token)):
+        model(np.array([[5, token]]))
+
+
+def test_a_chat_without_a_template(tmp_path: Path) -> None:
+    """Not a defect of the rows: the tokenizer has no template."""
+    rows = [{"messages": [{"role": "user", "content": "t5"}, {"role": "assistant", "content": "t6"}]}]
+    write_jsonl(tmp_path / "data" / "train.jsonl", rows)
+    with pytest.raises(ToolkitError, match="template"):
+        train(MODEL, tmp_path / "data", tmp_path / "run", iters=1)

@@ -1,0 +1,162 @@
+"""Runs that cannot go on or cannot be written: what is said, and what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from efficientai_toolkit.exceptions import ToolkitError, TrainingError
+from support import damage
+from support.command import python, train_command
+from support.command import run as run_command
+from support.engine import MODELS, Event, Run, tensors, train
+from support.rows import random_ids, write_words
+
+MODEL = MODELS / "llama_gqa"
+EMBEDDING = "model.embed_tokens.weight"
+
+# Every file a process writes may hold so many bytes: less than the adapter, more than the
+# small files beside it. CPython ignores the signal, so writing fails as on a full disk.
+FILE_LIMIT = 20_000
+LIMITED = f"""
+import json, resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_LIMIT}, {FILE_LIMIT}))
+sys.path.insert(0, sys.argv[1])
+from support.engine import train
+model, data, output = map(Path, sys.argv[2:5])
+try:
+    train(model, data, output, **json.loads(sys.argv[5]))
+except Exception as error:
+    names = [kind.__name__ for kind in type(error).__mro__]
+    print(json.dumps({{"classes": names, "message": str(error)}}))
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_words(tmp_path / "data", random_ids(4, [12], seed=1))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e38])
+def test_a_loss_that_is_no_number(data: Path, tmp_path: Path, value: float) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    damage.tensor(EMBEDDING, lambda w: mx.full(w.shape, value))(model)
+    with pytest.raises(TrainingError, match=r"(?i)nan|inf|finite"):
+        train(model, data, tmp_path / "run", iters=2)
+    assert not (tmp_path / "run" / "adapters.safetensors").exists()
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    """Steps of a size that overflows: the error names the step, the checkpoint before it stays whole."""
+    run = Run(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"\bstep\b"):
+        train(MODEL, data, run.output, None, run, iters=50, lr=1e30, save_every=1)
+    assert all(math.isfinite(loss) for loss in run.losses.values())
+    for checkpoint in (run.output / "checkpoints").glob("step-*"):
+        for file in checkpoint.rglob("*.safetensors"):
+            tensors(file)
+
+
+def test_output_below_a_file(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises((ToolkitError, OSError), match="file"):
+        train(MODEL, data, tmp_path / "file" / "run", iters=1)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_output_is_a_file(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("kept")
+    with pytest.raises((ToolkitError, OSError), match="taken"):
+        train(MODEL, data, tmp_path / "taken", iters=1, overwrite=True)
+    assert (tmp_path / "taken").read_text() == "kept"
+
+
+@pytest.mark.parametrize("save_every", [0, 1], ids=["at the end", "at a checkpoint"])
+def test_no_space_left(data: Path, tmp_path: Path, save_every: int) -> None:
+    settings = json.dumps({"iters": 2, "save_every": save_every})
+    folder = Path(__file__).parent
+    output = tmp_path / "run"
+    done = python(LIMITED, str(folder), str(MODEL), str(data), str(output), settings)
+    assert done.returncode == 0, done.stderr
+    error = json.loads(done.stdout.splitlines()[-1])
+    assert {"ToolkitError", "OSError"} & set(error["classes"])
+    assert str(output) in error["message"]
+    # Nothing that looks finished, and no lock that would stop a second attempt.
+    assert not (output / "adapters.safetensors").exists()
+    assert not (output / "training.json").exists()
+    finished = train(MODEL, data, output, iters=2, overwrite=True)
+    assert finished.report["steps"] == 2
+
+
+def test_a_finished_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    run = train(MODEL, data, tmp_path / "run", iters=2)
+    before = files_in(run.output)
+    with pytest.raises(TrainingError, match="overwrite") as error:
+        train(MODEL, data, run.output, iters=1)
+    assert str(run.output) in str(error.value)
+    assert files_in(run.output) == before
+    again = train(MODEL, data, run.output, iters=1, overwrite=True)
+    assert again.report["steps"] == 1
+
+
+def test_a_folder_of_other_files_is_left_alone(data: Path, tmp_path: Path) -> None:
+    """Overwriting means runs: what a user keeps beside them stays."""
+    output = tmp_path / "home"
+    output.mkdir()
+    (output / "thesis.tex").write_text("years of work")
+    with suppress(ToolkitError):
+        train(MODEL, data, output, iters=1, overwrite=True)
+    assert (output / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_output_of_a_running_run_is_locked(data: Path, tmp_path: Path) -> None:
+    """Against another process, not only against a second call in this one."""
+    output = tmp_path / "run"
+    second: list[tuple[int, str]] = []
+
+    def start_another(_: Run, event: Event) -> None:
+        if event["event"] == "step" and not second:
+            words = train_command(
+                model_path=MODEL, data=data, output=output, iters=1, dtype="float32", overwrite=True
+            )
+            done = run_command(words)
+            second.append((done.returncode, done.stderr))
+
+    run = train(MODEL, data, output, start_another, iters=2)
+    [(code, errors)] = second
+    assert code == 2, errors
+    assert str(output) in errors
+    assert "Traceback" not in errors
+    assert run.report["steps"] == 2
+    # It was released at the end.
+    train(MODEL, data, output, iters=1, overwrite=True)
+
+
+def test_a_lock_left_by_a_killed_run_does_not_stop_the_next(data: Path, tmp_path: Path) -> None:
+    source = f"""
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from support.engine import train
+train(Path({str(MODEL)!r}), Path(sys.argv[2]), Path(sys.argv[3]), lambda run, event: os._exit(9), iters=2)
+"""
+    killed = python(source, str(Path(__file__).parent), str(data), str(tmp_path / "run"))
+    assert killed.returncode == 9, killed.stderr
+    run = train(MODEL, data, tmp_path / "run", iters=1, overwrite=True)
+    assert run.report["steps"] == 1
+
+
+def test_resuming_where_nothing_was_started(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="run"):
+        train(MODEL, data, tmp_path / "run", iters=1, resume=True)

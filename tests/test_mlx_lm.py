@@ -1,0 +1,224 @@
+"""Adapters, logits, training and generation against mlx-lm, live."""
+
+# ruff: noqa: PLR0917, because pytest passes fixtures by name
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.optimizers import AdamW
+from mlx.utils import tree_flatten
+
+from support.engine import FIXTURES, MODELS, continuation, largest, logits, tensors, train
+from support.rows import EOS, random_ids, write_words
+
+if TYPE_CHECKING:
+    from support.figures import Check
+
+# mlx-lm reads RoPE settings where transformers 4 wrote them, so only these fixtures fit both.
+MODEL = MODELS / "llama_gqa"
+READABLE = ["llama_gqa", "llama_bias", "llama_head_dim", "llama_fp16_old"]
+
+LOGITS, LOSSES = 1e-4, 1e-3
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def mlx_lm() -> Iterator[ModuleType]:
+    """mlx-lm on the CPU; without compile, which would call a C++ compiler there."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    mx.disable_compile()
+    import mlx_lm
+    import mlx_lm.lora
+    import mlx_lm.tuner.trainer
+    import mlx_lm.tuner.utils
+
+    yield mlx_lm
+    mx.enable_compile()
+    mx.set_default_device(device)
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    return np.array(random_ids(3, [17], seed=5), dtype=np.int32)
+
+
+@pytest.fixture
+def rows() -> list[list[int]]:
+    """One batch of rows of one length: the order of an epoch then changes nothing."""
+    return random_ids(4, [24], seed=6)
+
+
+def their_logits(model: Any, ids: np.ndarray) -> np.ndarray:
+    model.eval()
+    return np.array(model(mx.array(ids)))
+
+
+def with_their_lora(mlx_lm: ModuleType, parameters: dict[str, Any], num_layers: int, b_std: float) -> Any:
+    """mlx-lm's model with its own LoRA layers; its B is zero unless ``b_std`` is not."""
+    model, _ = mlx_lm.load(str(MODEL))
+    model.freeze()
+    mx.random.seed(7)
+    mlx_lm.tuner.utils.linear_to_lora_layers(model, num_layers, parameters)
+    noise = {
+        name: b_std * mx.random.normal(value.shape)
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith("lora_b")
+    }
+    model.load_weights(list(noise.items()), strict=False)
+    return model
+
+
+def save_theirs(
+    mlx_lm: ModuleType, model: Any, folder: Path, parameters: dict[str, Any], num_layers: int
+) -> Path:
+    """The files that ``mlx_lm.lora`` leaves behind: the adapter and a dump of all its settings."""
+    folder.mkdir()
+    adapter = dict(tree_flatten(model.trainable_parameters()))
+    mx.save_safetensors(str(folder / "adapters.safetensors"), adapter)
+    settings = {
+        **mlx_lm.lora.CONFIG_DEFAULTS,
+        "lora_parameters": parameters,
+        "num_layers": num_layers,
+        "adapter_path": str(folder),
+    }
+    mlx_lm.utils.save_config(settings, folder / "adapter_config.json")
+    return folder
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_logits(mlx_lm: ModuleType, name: str, ids: np.ndarray, figure: Check) -> None:
+    model, _ = mlx_lm.load(str(MODELS / name))
+    model.set_dtype(mx.float32)
+    figure(f"mlx-lm {name} logits", largest(logits(MODELS / name, ids), their_logits(model, ids)), LOGITS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lora_rank": 4, "lora_alpha": 12.0, "num_layers": 1},
+        {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1},
+    ],
+    ids=["every layer", "last block", "chosen layers"],
+)
+def test_mlx_lm_reads_our_adapter(
+    mlx_lm: ModuleType,
+    settings: dict[str, Any],
+    rows: list[list[int]],
+    ids: np.ndarray,
+    tmp_path: Path,
+    figure: Check,
+) -> None:
+    data = write_words(tmp_path / "data", rows)
+    run = train(MODEL, data, tmp_path / "adapter", iters=5, lr=1e-2, **settings)
+    assert all(np.abs(value).max() > 0 for value in run.adapter.values())
+
+    model, _ = mlx_lm.load(str(MODEL), adapter_path=str(run.output))
+    ours = logits(MODEL, ids, run.output)
+    assert largest(ours, logits(MODEL, ids)) > 0.05
+    what = ", ".join(settings) or "defaults"
+    figure(f"mlx-lm reads our adapter ({what})", largest(ours, their_logits(model, ids)), LOGITS)
+
+    # load_adapters names every tensor it does not know, so nothing was left out silently.
+    plain, _ = mlx_lm.load(str(MODEL))
+    again = mlx_lm.tuner.utils.load_adapters(plain, str(run.output))
+    assert largest(their_logits(again, ids), their_logits(model, ids)) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "num_layers"),
+    [
+        ({"rank": 4, "scale": 20.0, "dropout": 0.0}, 2),
+        ({"rank": 8, "scale": 2.0, "dropout": 0.1}, 1),
+        ({"rank": 2, "scale": 10.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.down_proj"]}, 2),
+    ],
+    ids=["every layer", "last block", "chosen layers"],
+)
+def test_we_read_an_adapter_of_mlx_lm(
+    mlx_lm: ModuleType,
+    parameters: dict[str, Any],
+    num_layers: int,
+    ids: np.ndarray,
+    tmp_path: Path,
+    figure: Check,
+) -> None:
+    model = with_their_lora(mlx_lm, parameters, num_layers, b_std=0.02)
+    folder = save_theirs(mlx_lm, model, tmp_path / "adapter", parameters, num_layers)
+    ours = logits(MODEL, ids, folder)
+    assert largest(ours, logits(MODEL, ids)) > 0.05
+    what = "keys" if "keys" in parameters else f"last {num_layers}"
+    figure(f"we read mlx-lm's adapter ({what})", largest(ours, their_logits(model, ids)), LOGITS)
+
+
+def test_lora_loss_curve(mlx_lm: ModuleType, rows: list[list[int]], tmp_path: Path, figure: Check) -> None:
+    parameters = {"rank": 8, "scale": 2.0, "dropout": 0.0}
+    model = with_their_lora(mlx_lm, parameters, num_layers=2, b_std=0.0)
+    initial = save_theirs(mlx_lm, model, tmp_path / "initial", parameters, num_layers=2)
+
+    batch = mx.array([[*row, EOS] for row in rows])
+    # The mask of default_loss ends after target number `length`. Their batches are padded to one
+    # more column than that, so one target of padding counts; this batch has no padding at all.
+    lengths = mx.array([[0, batch.shape[1]]] * len(rows))
+    optimizer = AdamW(1e-3, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.01, bias_correction=True)
+    step = nn.value_and_grad(model, mlx_lm.tuner.trainer.default_loss)
+    theirs = []
+    model.train()
+    for _ in range(STEPS):
+        (loss, tokens), gradients = step(model, batch, lengths)
+        assert tokens.item() == batch[:, 1:].size
+        optimizer.update(model, gradients)
+        mx.eval(model.parameters(), optimizer.state)
+        theirs.append(loss.item())
+
+    data = write_words(tmp_path / "data", rows)
+    run = train(
+        MODEL,
+        data,
+        tmp_path / "run",
+        iters=STEPS,
+        weight_decay=0.01,
+        init_adapter=str(initial),
+    )
+    assert theirs[0] - theirs[-1] > 1
+    figure(f"mlx-lm lora loss, {STEPS} steps", largest(list(run.losses.values()), theirs), LOSSES)
+    trained = dict(tree_flatten(model.trainable_parameters()))
+    stray = np.mean([np.abs(value - np.array(trained[name])).mean() for name, value in run.adapter.items()])
+    figure("mlx-lm lora matrices after training, mean", stray, LOGITS)
+
+
+def test_a_full_model_of_ours(
+    mlx_lm: ModuleType, rows: list[list[int]], ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
+    data = write_words(tmp_path / "data", rows)
+    run = train(MODEL, data, tmp_path / "run", method="full", iters=3)
+    ours = logits(run.output, ids)
+    assert largest(ours, logits(MODEL, ids)) > 0.01
+    model, _ = mlx_lm.load(str(run.output))
+    # Missing or unexpected tensors would have been an error: mlx-lm loads strictly.
+    assert all(value.dtype == mx.float32 for _, value in tree_flatten(model.parameters()))
+    figure("mlx-lm reads our full model", largest(ours, their_logits(model, ids)), LOGITS)
+
+
+@pytest.mark.parametrize("adapter", [None, FIXTURES / "lora" / "gradient"], ids=["base", "adapter"])
+def test_greedy_generation(mlx_lm: ModuleType, adapter: Path | None, figure: Check) -> None:
+    from mlx_lm.generate import generate_step
+
+    prompt = tensors(FIXTURES / "expected" / "llama_gqa.safetensors")["prompt"].tolist()
+    model, _ = mlx_lm.load(str(MODEL), adapter_path=str(adapter) if adapter else None)
+    steps = list(generate_step(mx.array(prompt), model, max_tokens=32))
+    theirs = [int(token) for token, _ in steps]
+    leads = [float(np.diff(np.sort(np.array(scores))[-2:])[0]) for _, scores in steps]
+    # No near ties, and none of the special tokens that our generation would stop at or leave out.
+    assert min(leads) > 10 * LOGITS
+    assert min(theirs) > EOS + 1
+    ours = continuation(MODEL, prompt, 32, adapter)
+    different = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    figure(f"mlx-lm greedy tokens that differ of 32 ({'adapter' if adapter else 'base'})", different, 0)
