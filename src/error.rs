@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mlx_rs::error::Exception;
 
 /// Result of every fallible function of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, by what mends it. Python sees one exception class per variant.
 #[derive(Debug, thiserror::Error)]
