@@ -1,5 +1,6 @@
 //! Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.
 
+pub mod data;
 pub mod error;
 pub mod progress;
 

@@ -1,0 +1,77 @@
+//! A tokenizer whose ids can be read: byte b is token b.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::Tokenizer;
+
+pub const SPACE_A: u32 = 256;
+pub const BOS: u32 = 257;
+pub const EOS: u32 = 258;
+pub const TURN: u32 = 259;
+pub const END: u32 = 260;
+pub const PAD: u32 = 261;
+
+pub const CHATML: &str = "{% for message in messages %}\
+    {{'<|turn|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n'}}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}";
+
+/// The character byte-level BPE writes for a byte (GPT-2's `bytes_to_unicode`).
+fn shown(byte: u8) -> char {
+    let is_printed = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if is_printed(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&b| !is_printed(b)).count();
+    char::from_u32(256 + u32::try_from(before).unwrap()).unwrap()
+}
+
+/// `tokenizer.json` with BOS put before a text; the only merge is `" A"`.
+pub fn tokenizer_json() -> Value {
+    let mut vocab: serde_json::Map<_, _> =
+        (0..=255).map(|byte| (shown(byte).to_string(), json!(byte))).collect();
+    vocab.insert("ĠA".to_owned(), json!(SPACE_A));
+    let specials = [(BOS, "<s>"), (EOS, "</s>"), (TURN, "<|turn|>"), (END, "<|end|>"), (PAD, "<pad>")];
+    let added: Vec<_> = specials
+        .iter()
+        .map(|(id, content)| {
+            json!({"id": id, "content": content, "special": true, "single_word": false,
+                   "lstrip": false, "rstrip": false, "normalized": false})
+        })
+        .collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [BOS], "tokens": ["<s>"]}}
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocab, "merges": ["Ġ A"]}
+    })
+}
+
+pub fn write(folder: &Path, name: &str, value: &Value) {
+    fs::write(folder.join(name), value.to_string()).unwrap();
+}
+
+/// A folder with the tokenizer and its configuration.
+pub fn folder(chat_template: Option<&str>) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "tokenizer.json", &tokenizer_json());
+    let config =
+        json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": chat_template});
+    write(folder.path(), "tokenizer_config.json", &config);
+    folder
+}
+
+pub fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
+    Tokenizer::from_folder(folder(chat_template).path()).unwrap()
+}

@@ -1,0 +1,286 @@
+//! One training example as a jsonl file holds it.
+//!
+//! | keys                              | row                    | learned                       |
+//! |-----------------------------------|------------------------|-------------------------------|
+//! | `prompt`, `completion`            | [`Row::Completion`]    | the completion                |
+//! | `messages`, optionally `tools`    | [`Row::Chat`]          | the turns of the assistant    |
+//! | `text`                            | [`Row::Text`]          | everything                    |
+//!
+//! The first line of the table that fits decides; other keys are ignored (as mlx-lm does).
+
+use serde_json::{Map, Value};
+
+/// A training example before tokenisation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row {
+    /// Plain text, all of it learned.
+    Text(String),
+    /// A question and its answer; only the answer is learned when prompts are masked.
+    Completion {
+        /// What the model is given.
+        prompt: String,
+        /// What the model shall say.
+        completion: String,
+    },
+    /// A conversation; only the assistant's turns are learned when prompts are masked.
+    Chat {
+        /// Objects with a string `role` and `content` or `tool_calls`; passed to the template whole.
+        messages: Vec<Value>,
+        /// JSON schemas of the tools the assistant may call: an array.
+        tools: Option<Value>,
+    },
+}
+
+impl Row {
+    /// The name reports use: `text`, `completion` or `chat`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Completion { .. } => "completion",
+            Self::Chat { .. } => "chat",
+        }
+    }
+
+    /// Reads one line of a jsonl file; the error is the reason alone.
+    pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
+        let line = std::str::from_utf8(line).map_err(|e| {
+            let byte = line[e.valid_up_to()];
+            format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
+        })?;
+        let value = serde_json::from_str(line)
+            .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))?;
+        let Value::Object(mut keys) = value else {
+            return Err(format!("a row must be a JSON object, found {}", name_of(&value)));
+        };
+        if keys.contains_key("prompt") && keys.contains_key("completion") {
+            let prompt = string(&mut keys, "prompt")?;
+            let completion = string(&mut keys, "completion")?;
+            return Ok(Self::Completion { prompt, completion });
+        }
+        if let Some(messages) = keys.remove("messages") {
+            let tools = tools(keys.remove("tools"))?;
+            return Ok(Self::Chat { messages: conversation(messages)?, tools });
+        }
+        if keys.contains_key("text") {
+            return Ok(Self::Text(string(&mut keys, "text")?));
+        }
+        Err(format!(r#"{}; a row needs "text", or "prompt" and "completion", or "messages""#, found(&keys)))
+    }
+}
+
+fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+    match keys.remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        other => Err(format!(r#""{key}" must be a string, found {}"#, name_of(&other.unwrap_or_default()))),
+    }
+}
+
+fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(tools @ Value::Array(_)) => Ok(Some(tools)),
+        Some(other) => Err(format!(r#""tools" must be an array, found {}"#, name_of(&other))),
+    }
+}
+
+fn conversation(value: Value) -> Result<Vec<Value>, String> {
+    let Value::Array(messages) = value else {
+        return Err(format!(r#""messages" must be an array, found {}"#, name_of(&value)));
+    };
+    if messages.is_empty() {
+        return Err(r#""messages" is empty"#.to_owned());
+    }
+    for (index, message) in messages.iter().enumerate() {
+        check_message(message).map_err(|reason| format!("messages[{index}] {reason}"))?;
+    }
+    Ok(messages)
+}
+
+fn check_message(message: &Value) -> Result<(), String> {
+    let Value::Object(keys) = message else {
+        return Err(format!("must be an object, found {}", name_of(message)));
+    };
+    match keys.get("role") {
+        Some(Value::String(_)) => {}
+        Some(other) => {
+            return Err(format!(r#"has a "role" that is {}, not a string"#, name_of(other)));
+        }
+        None => return Err(format!(r#"has no "role" ({})"#, found(keys))),
+    }
+    match keys.get("content") {
+        Some(Value::String(_) | Value::Array(_)) => Ok(()),
+        None | Some(Value::Null) if keys.contains_key("tool_calls") => Ok(()),
+        None => Err(format!(r#"has neither "content" nor "tool_calls" ({})"#, found(keys))),
+        Some(other) => Err(format!(r#"has a "content" that is {}, not a string"#, name_of(other))),
+    }
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// "found keys "a", "b"", short enough to print whatever the file holds.
+fn found(keys: &Map<String, Value>) -> String {
+    const SHOWN: usize = 8;
+    if keys.is_empty() {
+        return "found no keys".to_owned();
+    }
+    let names: Vec<_> = keys
+        .keys()
+        .take(SHOWN)
+        .map(|key| format!("{:?}", key.chars().take(40).collect::<String>()))
+        .collect();
+    let more = if keys.len() > SHOWN { ", …" } else { "" };
+    format!("found keys {}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Row, String> {
+        Row::parse(line.as_bytes())
+    }
+
+    #[test]
+    fn three_kinds_of_rows() {
+        assert_eq!(parse(r#"{"text": "a", "id": 3}"#), Ok(Row::Text("a".into())));
+        assert_eq!(
+            parse(r#"{"completion":"c","prompt":"p"}"#),
+            Ok(Row::Completion { prompt: "p".into(), completion: "c".into() })
+        );
+        let messages = vec![json!({"role": "user", "content": "hi"})];
+        assert_eq!(
+            parse(r#"{"messages":[{"role":"user","content":"hi"}],"tools":[]}"#),
+            Ok(Row::Chat { messages: messages.clone(), tools: Some(json!([])) })
+        );
+        assert_eq!(
+            parse(r#"{"messages":[{"role":"user","content":"hi"}],"tools":null}"#),
+            Ok(Row::Chat { messages, tools: None })
+        );
+    }
+
+    #[test]
+    fn the_first_kind_that_fits_wins() {
+        let kind = |line| parse(line).unwrap().kind();
+        assert_eq!(kind(r#"{"text":"t","messages":[],"prompt":"p","completion":"c"}"#), "completion");
+        assert_eq!(kind(r#"{"text":"t","messages":[{"role":"user","content":"hi"}]}"#), "chat");
+        assert_eq!(kind(r#"{"text":"t","prompt":"p"}"#), "text");
+    }
+
+    #[test]
+    fn a_message_may_be_parts_or_calls() {
+        for message in [
+            r#"{"role":"user","content":[{"type":"text","text":"a"}]}"#,
+            r#"{"role":"assistant","content":null,"tool_calls":[]}"#,
+            r#"{"role":"assistant","tool_calls":[]}"#,
+        ] {
+            assert!(parse(&format!(r#"{{"messages":[{message}]}}"#)).is_ok(), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_row_is_told_what_is_right() {
+        let right = r#"a row needs "text", or "prompt" and "completion", or "messages""#;
+        for (line, reason) in [
+            (r#"{"input":"a","output":"b"}"#, format!(r#"found keys "input", "output"; {right}"#)),
+            (r#"{"prompt":"a"}"#, format!(r#"found keys "prompt"; {right}"#)),
+            ("{}", format!("found no keys; {right}")),
+            ("[1]", "a row must be a JSON object, found an array".into()),
+            ("3", "a row must be a JSON object, found a number".into()),
+            (r#"{"text":7}"#, r#""text" must be a string, found a number"#.into()),
+            (r#"{"prompt":"a","completion":null}"#, r#""completion" must be a string, found null"#.into()),
+            (r#"{"messages":"hi"}"#, r#""messages" must be an array, found a string"#.into()),
+            (r#"{"messages":[]}"#, r#""messages" is empty"#.into()),
+            (r#"{"messages":[true]}"#, "messages[0] must be an object, found a boolean".into()),
+            (
+                r#"{"messages":[{"content":"x"}]}"#,
+                r#"messages[0] has no "role" (found keys "content")"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":1,"content":"x"}]}"#,
+                r#"messages[0] has a "role" that is a number, not a string"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"user"}]}"#,
+                r#"messages[0] has neither "content" nor "tool_calls" (found keys "role")"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":null}]}"#,
+                r#"messages[0] has a "content" that is null, not a string"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":"x"}],"tools":{}}"#,
+                r#""tools" must be an array, found an object"#.into(),
+            ),
+        ] {
+            assert_eq!(parse(line), Err(reason));
+        }
+    }
+
+    #[test]
+    fn broken_bytes_and_json_are_explained() {
+        assert_eq!(Row::parse(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
+        assert_eq!(
+            parse(r#"{"text":"#),
+            Err("invalid JSON (EOF while parsing a value at line 1 column 8); \
+                 every line must be one whole JSON object"
+                .to_owned())
+        );
+        assert!(parse(&"[".repeat(200)).unwrap_err().contains("recursion limit exceeded"));
+    }
+
+    #[test]
+    fn many_and_long_keys_are_cut_in_the_message() {
+        let keys: Vec<_> = (0..9).map(|i| format!("\"{}{i}\":0", "k".repeat(60))).collect();
+        let value: Value = serde_json::from_str(&format!("{{{}}}", keys.join(","))).unwrap();
+        let Value::Object(keys) = value else { unreachable!() };
+        let shown = format!("\"{}\"", "k".repeat(40));
+        assert_eq!(found(&keys), format!("found keys {}, …", vec![shown; 8].join(", ")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Row::parse(&bytes);
+        }
+
+        #[test]
+        fn no_json_can_make_it_panic(value in arbitrary_json()) {
+            let _ = parse(&value.to_string());
+        }
+
+        #[test]
+        fn every_text_survives(text in "\\PC{0,40}") {
+            prop_assert_eq!(parse(&json!({"text": &text}).to_string()), Ok(Row::Text(text)));
+        }
+    }
+
+    /// JSON made of the words that rows are made of.
+    fn arbitrary_json() -> impl Strategy<Value = Value> {
+        let word =
+            || prop::sample::select(vec!["text", "prompt", "completion", "messages", "role", "content", "x"]);
+        let leaf =
+            prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), word().prop_map(Value::from)];
+        leaf.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((word(), inner), 0..4).prop_map(|pairs| pairs
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect()),
+            ]
+        })
+    }
+}

@@ -1,0 +1,226 @@
+//! One training example as token ids, and which of them are learned.
+//!
+//! | row        | tokens                                                      | learned                    |
+//! |------------|-------------------------------------------------------------|----------------------------|
+//! | text       | the text with special tokens, end of text appended          | all                        |
+//! | completion | prompt with special tokens, completion without, end of text | the completion and the end |
+//! | chat       | the rendered template, which holds its special tokens       | the assistant's turns      |
+//!
+//! With a chat template a completion is a chat of two messages. Without masking all is learned.
+
+use serde_json::json;
+
+use super::chat::ChatTemplate;
+use super::turns::transcript;
+use super::{Row, Tokenizer};
+use crate::{Error, Result};
+
+/// Token ids of one row and which of them are learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// `trained[i]`: token `i` is a target of the loss. As long as `ids`; the first is always
+    /// false, because nothing precedes it that could predict it.
+    pub trained: Vec<bool>,
+}
+
+impl Sample {
+    /// Every token for which `is_trained(index)` holds is learned, except the first.
+    #[must_use]
+    pub fn new(ids: Vec<u32>, is_trained: impl Fn(usize) -> bool) -> Self {
+        let trained = (0..ids.len()).map(|index| index > 0 && is_trained(index)).collect();
+        Self { ids, trained }
+    }
+
+    /// Cuts the end off so that at most `max_len` tokens remain.
+    pub fn truncate(&mut self, max_len: usize) {
+        self.ids.truncate(max_len);
+        self.trained.truncate(max_len);
+    }
+
+    /// Tokens in this example.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are no tokens at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Whether the loss has at least one target here.
+    #[must_use]
+    pub fn teaches(&self) -> bool {
+        self.trained.contains(&true)
+    }
+}
+
+impl Tokenizer {
+    /// Tokens of a row; `mask_prompt` learns answers only.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
+    pub fn sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
+        match (row, self.template()) {
+            (Row::Text(text), _) => {
+                let mut ids = self.encode(text, true)?;
+                if ids.last().is_none_or(|id| !self.eos_ids().contains(id)) {
+                    ids.extend(self.eos_ids().first());
+                }
+                Ok(Sample::new(ids, |_| true))
+            }
+            (Row::Completion { prompt, completion }, None) => {
+                let mut ids = self.encode_prompt(prompt)?;
+                let boundary = ids.len();
+                ids.extend(self.encode(completion, false)?);
+                ids.extend(self.eos_ids().first());
+                Ok(Sample::new(ids, |index| !mask_prompt || index >= boundary))
+            }
+            (Row::Completion { prompt, completion }, Some(template)) => {
+                let messages = [
+                    json!({"role": "user", "content": prompt}),
+                    json!({"role": "assistant", "content": completion}),
+                ];
+                self.chat(template, &messages, None, mask_prompt)
+            }
+            (Row::Chat { messages, tools }, Some(template)) => {
+                self.chat(template, messages, tools.as_ref(), mask_prompt)
+            }
+            (Row::Chat { .. }, None) => Err(Error::Dataset(
+                "the row holds messages but the tokenizer has no chat template; \
+                 use rows with \"prompt\" and \"completion\", or a model with a chat template"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn chat(
+        &self,
+        template: &ChatTemplate,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+        mask_prompt: bool,
+    ) -> Result<Sample> {
+        if !mask_prompt {
+            return Ok(Sample::new(self.encode(&template.render(messages, tools, false)?, false)?, |_| true));
+        }
+        let transcript = transcript(template, messages, tools)?;
+        let (ids, ends) = self.encode_with_ends(&transcript.text)?;
+        Ok(Sample::new(ids, |index| transcript.is_answer(ends[index])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::fixture::{self, BOS, CHATML, END, EOS, SPACE_A, TURN};
+
+    fn bytes(text: &str) -> Vec<u32> {
+        text.bytes().map(u32::from).collect()
+    }
+
+    fn completion(prompt: &str, completion: &str) -> Row {
+        Row::Completion { prompt: prompt.to_owned(), completion: completion.to_owned() }
+    }
+
+    /// The tokens that are learned.
+    fn learned(sample: &Sample) -> Vec<u32> {
+        sample.ids.iter().zip(&sample.trained).filter(|(_, trained)| **trained).map(|(id, _)| *id).collect()
+    }
+
+    #[test]
+    fn the_first_token_is_never_a_target() {
+        let sample = Sample::new(vec![5, 6, 7], |_| true);
+        assert_eq!(sample.trained, [false, true, true]);
+        assert!(sample.teaches());
+        assert!(!Sample::new(vec![5], |_| true).teaches());
+        assert!(Sample::new(vec![], |_| true).is_empty());
+    }
+
+    #[test]
+    fn truncation_may_leave_nothing_to_learn() {
+        let mut sample = Sample::new(vec![5, 6, 7, 8], |index| index == 3);
+        sample.truncate(9);
+        assert!(sample.teaches());
+        sample.truncate(3);
+        assert_eq!((sample.ids.as_slice(), sample.trained.as_slice()), (&[5, 6, 7][..], &[false; 3][..]));
+        assert!(!sample.teaches());
+        assert_eq!(sample.len(), 3);
+    }
+
+    #[test]
+    fn text_is_learned_whole_and_ends_once() {
+        let tokenizer = fixture::tokenizer(None);
+        for text in ["hi", "hi</s>"] {
+            let sample = tokenizer.sample(&Row::Text(text.to_owned()), true).unwrap();
+            assert_eq!(sample.ids, [BOS, 104, 105, EOS]);
+            assert_eq!(sample.trained, [false, true, true, true]);
+        }
+    }
+
+    #[test]
+    fn a_completion_is_learned_from_its_exact_boundary() {
+        let tokenizer = fixture::tokenizer(None);
+        // " A" is one token; the boundary inside of it keeps it two.
+        let sample = tokenizer.sample(&completion("Q: ", "A A"), true).unwrap();
+        assert_eq!(sample.ids, [&[BOS][..], &bytes("Q: A"), &[SPACE_A, EOS]].concat());
+        assert_eq!(learned(&sample), [u32::from(b'A'), SPACE_A, EOS]);
+        let everything = tokenizer.sample(&completion("Q: ", "A A"), false).unwrap();
+        assert_eq!(learned(&everything), sample.ids[1..]);
+    }
+
+    #[test]
+    fn an_empty_completion_teaches_to_stop() {
+        let sample = fixture::tokenizer(None).sample(&completion("", ""), true).unwrap();
+        assert_eq!((sample.ids, sample.trained), (vec![BOS, EOS], vec![false, true]));
+    }
+
+    #[test]
+    fn with_a_template_a_completion_is_a_chat() {
+        let tokenizer = fixture::tokenizer(Some(CHATML));
+        let sample = tokenizer.sample(&completion("é?", " A"), true).unwrap();
+        let text = [
+            &[TURN][..],
+            &bytes("user\né?"),
+            &[END],
+            &bytes("\n"),
+            &[TURN],
+            &bytes("assistant\n"),
+            &[SPACE_A, END],
+            &bytes("\n"),
+        ];
+        assert_eq!(sample.ids, text.concat());
+        assert_eq!(learned(&sample), [SPACE_A, END, u32::from(b'\n')]);
+    }
+
+    #[test]
+    fn every_turn_of_a_chat_is_learned() {
+        let tokenizer = fixture::tokenizer(Some(CHATML));
+        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let messages =
+            vec![said("user", "a"), said("assistant", "😀"), said("user", "b"), said("assistant", "c")];
+        let row = Row::Chat { messages, tools: None };
+        let masked = tokenizer.sample(&row, true).unwrap();
+        assert_eq!(
+            learned(&masked),
+            [&bytes("😀")[..], &[END], &bytes("\nc"), &[END], &bytes("\n")].concat()
+        );
+        let everything = tokenizer.sample(&row, false).unwrap();
+        assert_eq!(everything.ids, masked.ids);
+        assert_eq!(learned(&everything), masked.ids[1..]);
+    }
+
+    #[test]
+    fn a_chat_without_a_template_suggests_completions() {
+        let row = Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
+        let error = fixture::tokenizer(None).sample(&row, true).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the row holds messages but the tokenizer has no chat template; \
+             use rows with \"prompt\" and \"completion\", or a model with a chat template"
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! All rows of a split at once, on all cores, and what they amount to.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Located, Sample, Splits, Tokenizer};
+use crate::{Error, Result};
+
+/// What a split holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SplitReport {
+    /// Rows in the file.
+    pub rows: usize,
+    /// Tokens in all rows, before anything is cut.
+    pub tokens: usize,
+    /// Tokens in the longest row, before anything is cut.
+    pub longest: usize,
+    /// Rows cut to the longest sequence allowed.
+    pub truncated: usize,
+    /// Rows left out because nothing is to be learned from them, or only behind the cut.
+    pub dropped: usize,
+    /// Rows by [kind](super::Row::kind).
+    pub kinds: BTreeMap<&'static str, usize>,
+}
+
+/// What a data set holds. A split that is not there has no rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DataReport {
+    /// Rows to learn from.
+    pub train: SplitReport,
+    /// Rows that measure progress.
+    pub valid: SplitReport,
+    /// Rows for a final measurement.
+    pub test: SplitReport,
+}
+
+/// Rows as token ids, in the order of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tokenized {
+    /// Each has something to learn and at most `max_seq_length` tokens.
+    pub samples: Vec<Sample>,
+    /// Counts, the dropped rows among them.
+    pub report: SplitReport,
+}
+
+/// Tokenises rows in parallel. Rows are cut to `max_seq_length` tokens.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised,
+/// or when no row is left to learn from.
+pub fn tokenize(
+    rows: &[Located],
+    tokenizer: &Tokenizer,
+    mask_prompt: bool,
+    max_seq_length: usize,
+) -> Result<Tokenized> {
+    // Collected before errors are looked at: whichever thread fails first, the first row is reported.
+    let results: Vec<_> = rows
+        .par_iter()
+        .map(|located| tokenizer.sample(&located.row, mask_prompt).map_err(|e| located.blame(e)))
+        .collect();
+    let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
+    let mut samples = Vec::with_capacity(rows.len());
+    for (located, result) in rows.iter().zip(results) {
+        let mut sample = result?;
+        *report.kinds.entry(located.row.kind()).or_default() += 1;
+        report.tokens += sample.len();
+        report.longest = report.longest.max(sample.len());
+        let is_too_long = sample.len() > max_seq_length;
+        sample.truncate(max_seq_length);
+        if sample.teaches() {
+            report.truncated += usize::from(is_too_long);
+            samples.push(sample);
+        } else {
+            report.dropped += 1;
+        }
+    }
+    if let (Some(located), []) = (rows.first(), samples.as_slice()) {
+        return Err(Error::Dataset(format!(
+            "{}: none of the {} rows has anything to learn within {max_seq_length} tokens; \
+             the longest has {} (max_seq_length, mask_prompt)",
+            located.path.display(),
+            report.rows,
+            report.longest,
+        )));
+    }
+    Ok(Tokenized { samples, report })
+}
+
+/// Tokenises every split with masked prompts and reports what is there.
+///
+/// # Errors
+/// As [`tokenize`].
+pub fn describe(splits: &Splits, tokenizer: &Tokenizer, max_seq_length: usize) -> Result<DataReport> {
+    let report = |rows: &[Located]| tokenize(rows, tokenizer, true, max_seq_length).map(|it| it.report);
+    Ok(DataReport {
+        train: report(&splits.train)?,
+        valid: report(&splits.valid)?,
+        test: report(&splits.test)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::{Row, fixture};
+
+    fn located(rows: Vec<Row>) -> Vec<Located> {
+        let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
+        (1..).zip(rows).map(|(line, row)| Located { row, path: Arc::clone(&path), line }).collect()
+    }
+
+    fn text(text: &str) -> Row {
+        Row::Text(text.to_owned())
+    }
+
+    fn completion(prompt: &str, completion: &str) -> Row {
+        Row::Completion { prompt: prompt.to_owned(), completion: completion.to_owned() }
+    }
+
+    #[test]
+    fn order_is_kept_and_rows_are_cut_dropped_and_counted() {
+        let rows = located(vec![
+            text("ab"),
+            completion("long prompt", "never seen"),
+            text("abcdefgh"),
+            completion("pq", "rs"),
+        ]);
+        let Tokenized { samples, report } = tokenize(&rows, &fixture::tokenizer(None), true, 5).unwrap();
+        let lengths: Vec<_> = samples.iter().map(Sample::len).collect();
+        assert_eq!(lengths, [4, 5, 5]);
+        assert_eq!(samples[2].trained, [false, false, false, true, true]);
+        let kinds = BTreeMap::from([("completion", 2), ("text", 2)]);
+        let expected =
+            SplitReport { rows: 4, tokens: 4 + 23 + 10 + 6, longest: 23, truncated: 2, dropped: 1, kinds };
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn a_thousand_rows_stay_in_order() {
+        let rows = located((0..1000).map(|i| text(&format!("{i}"))).collect());
+        let tokenizer = fixture::tokenizer(None);
+        let samples = tokenize(&rows, &tokenizer, true, 64).unwrap().samples;
+        for (i, sample) in samples.iter().enumerate() {
+            assert_eq!(tokenizer.decode(&sample.ids, true).unwrap(), i.to_string());
+        }
+    }
+
+    #[test]
+    fn the_first_bad_row_is_named() {
+        let chat = || Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
+        let rows = located(vec![text("a"), chat(), chat()]);
+        let error = tokenize(&rows, &fixture::tokenizer(None), true, 64).unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "d/train.jsonl:2: the row holds messages but the tokenizer has no chat template"
+            )
+        );
+        let template = fixture::tokenizer(Some(fixture::CHATML));
+        let error = tokenize(&rows, &template, true, 64).unwrap_err().to_string();
+        assert!(error.starts_with("d/train.jsonl:2: no message has the role \"assistant\""), "{error}");
+        assert!(tokenize(&rows, &template, false, 64).is_ok());
+    }
+
+    #[test]
+    fn a_split_with_nothing_to_learn_is_an_error() {
+        let rows = located(vec![completion("a prompt", "x"), completion("another one", "y")]);
+        let error = tokenize(&rows, &fixture::tokenizer(None), true, 6).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "d/train.jsonl: none of the 2 rows has anything to learn within 6 tokens; \
+             the longest has 14 (max_seq_length, mask_prompt)"
+        );
+    }
+
+    #[test]
+    fn a_data_set_is_described_by_split() {
+        let splits = Splits {
+            train: located(vec![text("ab"), text("c")]),
+            valid: located(vec![completion("p", "c")]),
+            test: Vec::new(),
+        };
+        let report = describe(&splits, &fixture::tokenizer(None), 64).unwrap();
+        assert_eq!(
+            serde_json::to_value(report).unwrap(),
+            json!({
+                "train": {"rows": 2, "tokens": 7, "longest": 4, "truncated": 0, "dropped": 0, "kinds": {"text": 2}},
+                "valid": {"rows": 1, "tokens": 4, "longest": 4, "truncated": 0, "dropped": 0, "kinds": {"completion": 1}},
+                "test": {"rows": 0, "tokens": 0, "longest": 0, "truncated": 0, "dropped": 0, "kinds": {}},
+            })
+        );
+    }
+}
