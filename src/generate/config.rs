@@ -1,0 +1,125 @@
+//! Everything a user may set about generation.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// How text is generated; the defaults are greedy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateConfig {
+    /// Most tokens to generate; at least 1.
+    pub max_tokens: usize,
+    /// Divides the logits; 0 always takes the most likely token.
+    pub temperature: f64,
+    /// Draw from the fewest tokens that together have this probability; 1 is off.
+    pub top_p: f64,
+    /// Draw from this many most likely tokens; 0 is off.
+    pub top_k: usize,
+    /// Draw from tokens at least this likely, relative to the most likely one; 0 is off.
+    pub min_p: f64,
+    /// Makes tokens less likely that were there already; 1 is off, below 1 makes them more likely.
+    pub repetition_penalty: f64,
+    /// Tokens the penalty looks back on, prompt included; 0 is off.
+    pub repetition_context: usize,
+    /// The same seed, prompt and device give the same text.
+    pub seed: u64,
+    /// Texts that end the generation; they are not part of the answer.
+    pub stop: Vec<String>,
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_context: 64,
+            seed: 0,
+            stop: Vec::new(),
+        }
+    }
+}
+
+impl GenerateConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key, its value and the range that is right.
+    pub fn validate(&self) -> Result<()> {
+        let Self { max_tokens, temperature, top_p, min_p, repetition_penalty, .. } = self;
+        check(*max_tokens >= 1, "max_tokens", max_tokens, "at least 1")?;
+        let is_temperature = temperature.is_finite() && *temperature >= 0.0;
+        check(is_temperature, "temperature", temperature, "a finite number, at least 0")?;
+        check(*top_p > 0.0 && *top_p <= 1.0, "top_p", top_p, "above 0, at most 1")?;
+        check((0.0..=1.0).contains(min_p), "min_p", min_p, "from 0 to 1")?;
+        let is_penalty = repetition_penalty.is_finite() && *repetition_penalty > 0.0;
+        check(is_penalty, "repetition_penalty", repetition_penalty, "a finite number above 0")?;
+        let is_text = self.stop.iter().all(|text| !text.is_empty());
+        check(is_text, "stop", format_args!("{:?}", self.stop), "a list of texts that are not empty")
+    }
+}
+
+fn check(is_right: bool, key: &str, value: impl std::fmt::Display, range: &str) -> Result<()> {
+    if is_right { Ok(()) } else { Err(Error::Config(format!("{key} is {value}; it must be {range}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut GenerateConfig)) -> String {
+        let mut config = GenerateConfig::default();
+        change(&mut config);
+        let error = config.validate().unwrap_err();
+        assert!(matches!(error, Error::Config(_)));
+        error.to_string()
+    }
+
+    #[test]
+    fn defaults_and_limits_are_valid() {
+        GenerateConfig::default().validate().unwrap();
+        let widest = GenerateConfig { max_tokens: 1, temperature: 9.0, min_p: 1.0, ..Default::default() };
+        widest.validate().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_range() {
+        for (error, expected) in [
+            (refused(|c| c.max_tokens = 0), "max_tokens is 0; it must be at least 1"),
+            (
+                refused(|c| c.temperature = -0.5),
+                "temperature is -0.5; it must be a finite number, at least 0",
+            ),
+            (
+                refused(|c| c.temperature = f64::NAN),
+                "temperature is NaN; it must be a finite number, at least 0",
+            ),
+            (refused(|c| c.top_p = 0.0), "top_p is 0; it must be above 0, at most 1"),
+            (refused(|c| c.top_p = 1.5), "top_p is 1.5; it must be above 0, at most 1"),
+            (refused(|c| c.min_p = -1.0), "min_p is -1; it must be from 0 to 1"),
+            (refused(|c| c.min_p = f64::NAN), "min_p is NaN; it must be from 0 to 1"),
+            (
+                refused(|c| c.repetition_penalty = 0.0),
+                "repetition_penalty is 0; it must be a finite number above 0",
+            ),
+            (
+                refused(|c| c.stop = vec!["\n".into(), String::new()]),
+                r#"stop is ["\n", ""]; it must be a list of texts that are not empty"#,
+            ),
+        ] {
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn json_may_be_partial_but_not_unknown() {
+        let config: GenerateConfig = serde_json::from_str(r#"{"top_k": 5, "stop": ["."]}"#).unwrap();
+        assert_eq!(config, GenerateConfig { top_k: 5, stop: vec![".".into()], ..Default::default() });
+        let error = serde_json::from_str::<GenerateConfig>(r#"{"topk": 5}"#).unwrap_err();
+        assert!(error.to_string().starts_with("unknown field `topk`"), "{error}");
+    }
+}
