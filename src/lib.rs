@@ -4,5 +4,6 @@ pub mod data;
 pub mod error;
 pub mod generate;
 pub mod progress;
+pub mod train;
 
 pub use error::{Error, Result};

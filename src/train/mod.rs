@@ -1,0 +1,5 @@
+//! The training loop and its parts.
+
+mod schedule;
+
+pub use schedule::Schedule;
