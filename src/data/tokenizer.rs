@@ -60,7 +60,7 @@ impl Tokenizer {
             }
         }
         let template = read_template(folder, &config, text_of("bos_token"), text_of("eos_token"))?;
-        Ok(Self { template, bos, eos, pad, inner })
+        Ok(Self { inner, template, bos, eos, pad })
     }
 
     /// Token ids of `text`; `add_special` adds what the model expects around a text, such as BOS.
