@@ -1,9 +1,25 @@
 //! Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.
 
-pub mod data;
+// Foundation
 pub mod error;
-pub mod generate;
+pub mod hardware;
 pub mod progress;
+pub mod rng;
+
+pub mod kernels;
+pub mod nn;
+
+pub mod data;
+pub mod io;
+pub mod models;
 pub mod train;
+
+// Capabilities
+pub mod generate;
+pub mod lora;
+
+// Boundary
+#[cfg(feature = "python")]
+mod py;
 
 pub use error::{Error, Result};

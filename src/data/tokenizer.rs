@@ -75,7 +75,10 @@ impl Tokenizer {
 
     /// Like [`Self::encode`] with special tokens, but without the end of text that some tokenizers add:
     /// an answer follows.
-    pub(super) fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|e| unencodable(&e))?;
         let (ids, is_added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_end = |index: usize| is_added[index] == 1 && self.eos.contains(&ids[index]);

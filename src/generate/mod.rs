@@ -1,7 +1,9 @@
-//! Text from a model: what the user may set, and how the next token is drawn.
+//! Generating text.
 
-mod config;
-mod sampler;
+pub mod config;
+pub mod run;
+pub mod sampler;
+pub mod stop;
 
 pub use config::GenerateConfig;
-pub use sampler::Sampler;
+pub use run::{Report, run};

@@ -1,5 +1,9 @@
-//! The training loop and its parts.
+//! Training, whatever is trained: the loop, its parts, and checkpoints.
 
-mod schedule;
-
-pub use schedule::Schedule;
+pub mod adamw;
+pub mod checkpoint;
+pub mod evaluate;
+pub mod fit;
+pub mod loss;
+pub mod schedule;
+pub mod step;

@@ -9,6 +9,8 @@ mod half;
 #[cfg(not(target_arch = "aarch64"))]
 pub use half::*;
 
+pub mod info;
+
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 
 /// The MLX version whose headers this crate was compiled against.

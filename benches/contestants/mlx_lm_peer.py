@@ -1,0 +1,97 @@
+"""mlx-lm: its own trainer and its own generator, as `mlx_lm.lora` and `mlx_lm.generate` run them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _job import Job, Laps, Result, ids, main, rows
+
+
+def lora(job: Job) -> Result:
+    """Train for `warmup` + `steps` steps with `mlx_lm.tuner.trainer.train`."""
+    import mlx.core as mx
+    from mlx.optimizers import AdamW
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.callbacks import TrainingCallback
+    from mlx_lm.tuner.trainer import TrainingArgs, evaluate, train
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    model, _ = _load(job)
+    mx.random.seed(job["seed"])
+    model.freeze()
+    scale = job["alpha"] / job["rank"]
+    linear_to_lora_layers(model, len(model.layers), {"rank": job["rank"], "scale": scale, "dropout": 0.0})
+    if job["dtype"] != "float32":
+        model.set_dtype(getattr(mx, job["dtype"]))
+    width = job["length"] + 1
+    valid = [(row, 0) for row in rows(job, "valid")]
+    loss_before = evaluate(model, valid, batch_size=1, num_batches=-1, max_seq_length=width)
+    laps = Laps(job["warmup"])
+
+    class Watch(TrainingCallback):
+        loss = 0.0
+
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            laps.lap()
+            self.loss = train_info["train_loss"]
+
+    watch = Watch()
+    steps = job["warmup"] + job["steps"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrainingArgs(
+            batch_size=job["batch"],
+            iters=steps,
+            steps_per_report=1,
+            steps_per_save=steps + 1,
+            max_seq_length=width,
+            adapter_file=str(Path(folder) / "adapters.safetensors"),
+        )
+        optimizer = AdamW(learning_rate=job["lr"], weight_decay=0.01)
+        train(
+            model,
+            optimizer,
+            [(row, 0) for row in rows(job, "train")],
+            args=arguments,
+            training_callback=watch,
+        )
+    return {
+        **laps.speed(job),
+        "trainable_parameters": sum(value.size for _, value in tree_flatten(model.trainable_parameters())),
+        "loss_before": float(loss_before),
+        "final_loss": float(watch.loss),
+    }
+
+
+def generate(job: Job) -> Result:
+    """Decode greedily with `mlx_lm.stream_generate`; the first run is the warm-up."""
+    from mlx_lm import stream_generate
+
+    model, tokenizer = _load(job)
+    for _ in range(2):
+        *_, last = stream_generate(model, tokenizer, ids(job["prompt"]), max_tokens=job["new_tokens"])
+    text = "".join(
+        part.text for part in stream_generate(model, tokenizer, ids(job["prompt"]), max_tokens=job["check"])
+    )
+    return {
+        "prefill_tokens_per_second": last.prompt_tps,
+        "decode_tokens_per_second": last.generation_tps,
+        "generated": last.generation_tokens,
+        "ids": ids(text),
+    }
+
+
+def _load(job: Job) -> tuple[Any, Any]:
+    import mlx.core as mx
+    from mlx_lm import load
+
+    model, tokenizer = load(job["checkpoint"])
+    model.set_dtype(getattr(mx, job["dtype"]))
+    mx.eval(model.parameters())
+    return model, tokenizer
+
+
+main({"lora": lora, "generate": generate}, ("mlx-lm", "mlx"))

@@ -1,0 +1,73 @@
+"""Our toolkit, through the engine that its Python classes call."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from _job import Job, Laps, Result, ids, main
+
+
+def lora(job: Job) -> Result:
+    """Train for `warmup` + `steps` steps with the trainer behind `MLXTrainer`."""
+    import efficientai_toolkit  # noqa: F401  (loads MLX before the engine)
+    from efficientai_toolkit import _core
+
+    model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])
+    laps = Laps(job["warmup"])
+
+    def observe(event: str) -> None:
+        name = json.loads(event)["event"]
+        if name == "step":
+            laps.lap()
+        elif name == "evaluated":
+            laps.restart()
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "data": job["data"],
+            "output": str(Path(folder) / "run"),
+            "iters": job["warmup"] + job["steps"],
+            "lr": job["lr"],
+            "batch_size": job["batch"],
+            "max_seq_length": job["length"] + 1,
+            "lora_rank": job["rank"],
+            "lora_alpha": job["alpha"],
+            "dtype": job["dtype"],
+            "seed": job["seed"],
+            "weight_decay": 0.01,
+            "schedule": "constant",
+            "warmup_ratio": 0.0,
+            "max_grad_norm": 0.0,
+            "eval_every": 0,
+            "eval_batches": 0,
+            "save_every": 0,
+        }
+        report = json.loads(_core.train_lora(model, tokenizer, json.dumps(config), observe))
+    return {
+        **laps.speed(job),
+        "trainable_parameters": report["trainable_parameters"],
+        "loss_before": report["loss_before"],
+        "final_loss": report["train_losses"][-1],
+    }
+
+
+def generate(job: Job) -> Result:
+    """Decode greedily; the first run is the warm-up."""
+    import efficientai_toolkit  # noqa: F401  (loads MLX before the engine)
+    from efficientai_toolkit import _core
+
+    model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])
+    config = json.dumps({"max_tokens": job["new_tokens"]})
+    for _ in range(2):
+        report = json.loads(_core.generate(model, tokenizer, job["prompt"], config, None))
+    return {
+        "prefill_tokens_per_second": report["prompt_tokens_per_second"],
+        "decode_tokens_per_second": report["tokens_per_second"],
+        "generated": report["generated_tokens"],
+        "ids": ids(report["text"])[: job["check"]],
+    }
+
+
+main({"lora": lora, "generate": generate}, ("efficientai_toolkit", "mlx"))

@@ -1,0 +1,43 @@
+"""Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.
+
+>>> import efficientai_toolkit as eat
+>>> model, tokenizer = eat.load()  # doctest: +SKIP
+>>> eat.generate(model, tokenizer, "Once upon a time")  # doctest: +SKIP
+
+Importing the package loads neither MLX nor the engine: the first call does, and it checks
+that their versions fit.
+"""
+
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit import exceptions, lora
+from efficientai_toolkit.generation import GenerateConfig, generate, load
+from efficientai_toolkit.hardware import HardwareReport, hardware
+
+if TYPE_CHECKING:
+    __version__: str
+
+__all__ = [
+    "GenerateConfig",
+    "HardwareReport",
+    "__version__",
+    "exceptions",
+    "generate",
+    "hardware",
+    "load",
+    "lora",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("efficientai-toolkit")
+    if name == "_core":
+        # `from efficientai_toolkit import _core` must not bypass the check of MLX.
+        from efficientai_toolkit._engine import core
+
+        return core
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

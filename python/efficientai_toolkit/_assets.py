@@ -1,0 +1,11 @@
+"""What ships inside the package: the embedded model and its instruction data."""
+
+from pathlib import Path
+
+_ROOT = Path(__file__).parent / "assets"
+
+MODEL = _ROOT / "model"
+"""A small Llama-architecture model with its tokenizer."""
+
+INSTRUCTIONS = _ROOT / "instructions"
+"""``train.jsonl``, ``valid.jsonl`` and ``test.jsonl`` with rows ``{"prompt", "completion"}``."""

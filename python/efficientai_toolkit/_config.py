@@ -1,0 +1,215 @@
+"""The base of every configuration: a frozen dataclass that reads files and derives options.
+
+The engine holds the truth about defaults and about which values are possible. Here a value
+only gets its type, so that a mistake is reported with the file and key it stands in.
+"""
+
+import json
+import math
+import os
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
+
+from efficientai_toolkit.exceptions import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One field of a configuration, as files and command lines see it."""
+
+    name: str
+    kind: type
+    """``str``, ``int``, ``float`` or ``bool``; of the items where ``repeated``."""
+    choices: tuple[str, ...]
+    optional: bool
+    repeated: bool
+    default: Any
+    help: str
+    separator: str | None
+    """Splits one text into items, where ``repeated``."""
+
+    def convert(self, value: object) -> Any:
+        """``value`` as this option's type.
+
+        Raises
+        ------
+        ConfigError
+            The value is of another type or not one of the choices.
+        """
+        if value is None and self.optional:
+            return None
+        if not self.repeated:
+            return self._scalar(value)
+        if isinstance(value, str) and self.separator is not None:
+            value = [item.strip() for item in value.split(self.separator)]
+        if not isinstance(value, list | tuple):
+            message = f"`{self.name}` must be a list, not {value!r}"
+            raise ConfigError(message)
+        return [self._scalar(item) for item in cast("Sequence[object]", value)]
+
+    def _scalar(self, value: object) -> Any:
+        if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            # YAML 1.1 reads `1e-5` as text.
+            try:
+                number = float(value)
+            except (ValueError, OverflowError):
+                number = math.nan
+            if math.isfinite(number):
+                return number
+        if self.kind is str and isinstance(value, os.PathLike):
+            value = os.fspath(cast("os.PathLike[str]", value))
+        if type(value) is self.kind and self.kind is not float:
+            if self.choices and value not in self.choices:
+                expected = f"one of {', '.join(self.choices)}"
+                message = f"`{self.name}` must be {expected}, not {value!r}"
+                raise ConfigError(message)
+            return value
+        nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+        message = f"`{self.name}` must be {nouns[self.kind]}, not {value!r}"
+        raise ConfigError(message)
+
+
+def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  # noqa: A002
+    """A field of a :class:`Config`, with the help text of its command-line option."""
+    extra = {"help": help, "separator": separator}
+    if isinstance(default, list):
+        return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
+    return field(default=default, metadata=extra)
+
+
+def options(config: type["Config"]) -> tuple[Option, ...]:
+    """The fields of a configuration class, in order."""
+    hints = get_type_hints(config)
+    return tuple(_option(f.name, hints[f.name], f) for f in fields(config))
+
+
+def _option(name: str, hint: Any, f: Any) -> Option:
+    optional = False
+    if get_origin(hint) in {types.UnionType, Union}:
+        hint = next(arm for arm in get_args(hint) if arm is not types.NoneType)
+        optional = True
+    repeated = get_origin(hint) is list
+    if repeated:
+        (hint,) = get_args(hint)
+    choices = tuple(get_args(hint)) if get_origin(hint) is Literal else ()
+    return Option(
+        name=name,
+        kind=str if choices else hint,
+        choices=choices,
+        optional=optional,
+        repeated=repeated,
+        default=f.default if f.default_factory is MISSING else f.default_factory(),
+        help=f.metadata["help"],
+        separator=f.metadata["separator"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Base of the configurations; subclasses only list their fields with :func:`setting`."""
+
+    def __post_init__(self) -> None:
+        """Give every value its type, so that ``lr=1`` equals ``lr=1.0``."""
+        for option in options(type(self)):
+            object.__setattr__(self, option.name, option.convert(getattr(self, option.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields in order, as plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The text the engine reads."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    def with_values(self, values: Mapping[str, object], *, source: str | None = None) -> Self:
+        """A copy in which ``values`` win.
+
+        Parameters
+        ----------
+        values
+            Fields to change.
+        source
+            File the values come from, for messages.
+
+        Raises
+        ------
+        ConfigError
+            A key is unknown (the closest right one is named) or a value has a wrong type.
+        """
+        known = {option.name: option for option in options(type(self))}
+        where = f"{source}: " if source else ""
+        for key in values:
+            if key not in known:
+                message = f"{where}unknown key `{key}`{_closest(str(key), known)}"
+                raise ConfigError(message)
+        try:
+            return type(self)(**{**asdict(self), **values})
+        except ConfigError as error:
+            message = f"{where}{error}"
+            raise ConfigError(message) from None
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
+
+        Keys that the file leaves out keep their defaults.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, or names an unknown key or a value of a wrong type.
+        """
+        values = _read(Path(path))
+        if not isinstance(values, dict):
+            message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
+            raise ConfigError(message)
+        return cls().with_values(cast("dict[str, object]", values), source=str(path))
+
+
+def _closest(key: str, known: Mapping[str, Option]) -> str:
+    from difflib import get_close_matches
+
+    match = get_close_matches(key.replace("-", "_"), known, n=1)
+    if match:
+        return f"; did you mean `{match[0]}`?"
+    return f"; the known keys are {', '.join(known)}"
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"cannot read the configuration {path}: {error.strerror}"
+        raise ConfigError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"{path}: not UTF-8 text (byte {error.start})"
+        raise ConfigError(message) from error
+    try:
+        return _parse(text, path.suffix.lower())
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        message = f"{path}: {reason}"
+        raise ConfigError(message) from error
+
+
+def _parse(text: str, suffix: str) -> object:
+    """Parse by file type; every parser's complaint becomes a ``ValueError``."""
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix == ".toml":
+        import tomllib
+
+        return tomllib.loads(text)
+    if suffix in {".yaml", ".yml"}:
+        import yaml
+
+        try:
+            # An empty file is a file that changes nothing.
+            return yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(error) from error
+    message = f"a configuration is a .yaml, .json or .toml file, not {suffix or 'a name without ending'}"
+    raise ValueError(message)

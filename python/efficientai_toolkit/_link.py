@@ -1,0 +1,90 @@
+"""Which MLX the compiled engine needs, and what to say when another one is installed.
+
+The engine calls the C++ library inside the ``mlx`` wheel, whose binary interface changes
+with every version. The checks run before the engine is loaded, because a wrong library
+would end in an unreadable linker error or a crash.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+
+from efficientai_toolkit.exceptions import DependencyError
+
+MLX_VERSION = "0.32.2"
+"""The version the bindings are written for."""
+
+_BACKENDS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether ``distribution`` is installed in this environment."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def installed_backends(has: Callable[[str], bool] = is_installed) -> list[str]:
+    """MLX backend distributions in this environment; more than one overwrite each other."""
+    return [name for name in _BACKENDS if has(name)]
+
+
+def mending_command(backends: Iterable[str], platform: str = sys.platform) -> str:
+    """Shell command that installs the MLX this package needs, keeping the backend in use."""
+    if platform == "darwin":
+        return f"pip install mlx=={MLX_VERSION}"
+    extras = [_BACKENDS[name] for name in backends]
+    return f'pip install "mlx[{extras[-1] if extras else "cpu"}]=={MLX_VERSION}"'
+
+
+def check_version(found: str, needed: str = MLX_VERSION) -> None:
+    """Refuse an MLX that is not the one the engine was built for.
+
+    Raises
+    ------
+    DependencyError
+        Names both versions and the command that mends it.
+    """
+    if found != needed:
+        message = (
+            f"this build of efficientai-toolkit needs mlx {needed}, but mlx {found} is installed; "
+            f"mend it with `{mending_command(installed_backends())}`"
+        )
+        raise DependencyError(message)
+
+
+def check_backends(backends: Iterable[str]) -> None:
+    """Refuse two MLX backends in one environment: both write the same library file.
+
+    Raises
+    ------
+    DependencyError
+        Names the backends and the commands that leave one.
+    """
+    cuda = [name for name in backends if name != "mlx-cpu"]
+    if len(list(backends)) > 1:
+        keep = cuda[-1]
+        drop = " ".join(name for name in backends if name != keep)
+        message = (
+            f"{' and '.join(backends)} are installed together and overwrite each other's libmlx; "
+            f"mend it with `pip uninstall -y {drop} && "
+            f"pip install --force-reinstall --no-deps {keep}=={MLX_VERSION}`"
+        )
+        raise DependencyError(message)
+
+
+def missing_mlx(reason: ImportError) -> DependencyError:
+    """Describe an ``mlx`` that cannot be imported."""
+    command = mending_command(installed_backends())
+    return DependencyError(f"cannot import mlx.core ({reason}); mend it with `{command}`")
+
+
+def broken_engine(reason: ImportError) -> DependencyError:
+    """Describe a compiled extension that cannot be loaded."""
+    return DependencyError(
+        f"the compiled engine efficientai_toolkit._core cannot be loaded ({reason}); "
+        "reinstall it with `pip install --force-reinstall efficientai-toolkit`, "
+        "in a checkout with `uv sync --reinstall-package efficientai-toolkit`"
+    )

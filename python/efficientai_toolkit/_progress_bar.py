@@ -1,0 +1,101 @@
+"""A progress bar for terminals that becomes a few plain lines in a log file."""
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from efficientai_toolkit.callbacks import Callback, Evaluated, Event, Started, Step
+
+_LOG_LINES = 10
+"""About as many progress lines a log gets, whatever the length of the run."""
+
+
+class ProgressBar(Callback):
+    """Shows step, loss, learning rate, speed, memory and time left.
+
+    Parameters
+    ----------
+    stream
+        Where to write; standard error by default. If it is no terminal, about ten plain
+        lines replace the moving bar.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._started = (0.0, 0)
+
+    def on(self, event: Event) -> None:
+        """Draw the event."""
+        match event:
+            case Started():
+                self._start(event)
+            case Step():
+                self._step(event)
+            case Evaluated():
+                if event.step == self._started[1]:
+                    # The first validation says nothing about the pace of the steps.
+                    self._started = (time.monotonic(), event.step)
+                self._console.print(
+                    f"validation after {event.step} steps: "
+                    f"loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}"
+                )
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start(self, event: Started) -> None:
+        share = event.trainable_parameters / max(event.total_parameters, 1)
+        self._console.print(
+            f"training {event.trainable_parameters:,} of {event.total_parameters:,} "
+            f"parameters ({share:.2%}) for {event.steps:,} steps"
+            + (f", continuing after step {event.first_step:,}" if event.first_step else "")
+        )
+        self._started = (time.monotonic(), event.first_step)
+        if self._console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=2)),
+                TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._bar.add_task(
+                "train", total=event.steps, completed=event.first_step, status="first step …"
+            )
+            self._bar.start()
+
+    def _step(self, event: Step) -> None:
+        started, first_step = self._started
+        pace = (time.monotonic() - started) / max(event.step - first_step, 1)
+        status = describe(event, secs_left=pace * (event.steps - event.step))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=event.step, status=status)
+            return
+        every = max(event.steps // _LOG_LINES, 1)
+        if event.step % every == 0 or event.step == event.steps:
+            self._console.print(status)
+
+
+def describe(event: Step, *, secs_left: float) -> str:
+    """One step in at most 77 columns, for up to 99,999 steps."""
+    return (
+        f"{event.step}/{event.steps}  loss {event.loss:.3f}  lr {event.lr:.1e}  "
+        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"
+    )
+
+
+def clock(secs: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(round(secs), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

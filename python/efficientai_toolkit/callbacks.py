@@ -1,0 +1,183 @@
+"""What long work tells while it runs, and three ways to show it.
+
+::
+
+    Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
+                               └──────┘
+
+Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
+Raising an exception in it stops the work; the exception reaches the caller unchanged.
+"""
+
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._progress_bar import ProgressBar
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "Evaluated",
+    "Event",
+    "Finished",
+    "JsonLines",
+    "ProgressBar",
+    "Silent",
+    "Started",
+    "Step",
+    "as_callback",
+    "event_to_json",
+    "parse_event",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """Everything is loaded; the first step follows."""
+
+    steps: int
+    """Optimizer steps in the whole run."""
+    first_step: int
+    """Step this run continues from; 0 for a fresh one."""
+    trainable_parameters: int
+    total_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One optimizer step was taken."""
+
+    step: int
+    """1-based."""
+    steps: int
+    """Optimizer steps in the whole run."""
+    epoch: float
+    """Passes over the data so far."""
+    loss: float
+    """Mean cross-entropy per target token of this step's batch, in nats."""
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    tokens_per_second: float
+    """Tokens that went through the model, padding not counted, since the last step."""
+    peak_memory: int
+    """Of MLX's allocator so far, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """The validation set was scored."""
+
+    step: int
+    """Steps taken before; 0 is the untouched model."""
+    loss: float
+    """Mean cross-entropy per target token, in nats."""
+    perplexity: float
+    """``exp(loss)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint is on disk."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The run is complete and its result is on disk."""
+
+    step: int
+    path: str
+
+
+Event = Started | Step | Evaluated | Checkpoint | Finished
+"""Any of the events above."""
+
+_EVENTS: dict[str, Callable[..., Event]] = {
+    "started": Started,
+    "step": Step,
+    "evaluated": Evaluated,
+    "checkpoint": Checkpoint,
+    "finished": Finished,
+}
+
+
+def parse_event(text: str) -> Event:
+    """Read one event as the engine writes it: a JSON object with its name under ``event``."""
+    values = json.loads(text)
+    return _EVENTS[values.pop("event")](**values)
+
+
+def event_to_json(event: Event) -> str:
+    """Write an event as one line of JSON; the inverse of :func:`parse_event`."""
+    # Not `asdict`, which copies deeply: events hold plain values only.
+    values = {name: getattr(event, name) for name in event.__slots__}
+    return json.dumps({"event": type(event).__name__.lower(), **values})
+
+
+class Callback(ABC):
+    """Receives the events of a run."""
+
+    @abstractmethod
+    def on(self, event: Event) -> None:
+        """Take one event, in the order drawn above."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what the callback holds; called once, also after an error."""
+
+
+class Silent(Callback):
+    """Says nothing."""
+
+    def on(self, event: Event) -> None:
+        """Ignore the event."""
+
+
+class JsonLines(Callback):
+    """Writes one JSON object per event and line, for programs that watch a run.
+
+    Parameters
+    ----------
+    stream
+        Where to write; standard error by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def on(self, event: Event) -> None:
+        """Write the event at once."""
+        self._stream.write(event_to_json(event) + "\n")
+        self._stream.flush()
+
+
+class _Function(Callback):
+    def __init__(self, function: Callable[[Event], object]) -> None:
+        self._function = function
+
+    def on(self, event: Event) -> None:
+        self._function(event)
+
+
+def as_callback(callback: Callback | Callable[[Event], object] | None) -> Callback:
+    """A function becomes a callback; ``None`` says nothing."""
+    if callback is None:
+        return Silent()
+    return callback if isinstance(callback, Callback) else _Function(callback)
+
+
+def __getattr__(name: str) -> object:
+    if name == "ProgressBar":
+        # It needs `rich`, which nobody else should wait for.
+        from efficientai_toolkit._progress_bar import ProgressBar
+
+        return ProgressBar
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

@@ -1,0 +1,122 @@
+"""Finds the command, runs it, and turns what went wrong into a line and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from efficientai_toolkit.cli.options import Parser
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.registry import COMMANDS, PROGRAM, Command
+from efficientai_toolkit.exceptions import ConfigError, ToolkitError
+
+FAILED = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+PROGRESS = ("bar", "json", "silent")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error, 130 after Ctrl-C, 141 when the reader of the output left.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            # A terminal that cannot show a character must not end the run.
+            reconfigure(errors="replace")
+    try:
+        return _dispatch(arguments)
+    except (ToolkitError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        if "--debug" in arguments:
+            raise
+        message = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        Output(as_json="--json" in arguments).result({"error": type(error).__name__, "message": message})
+        sys.stderr.write(f"error: {message}\n")
+        return FAILED
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(overview())
+        return 0
+    if arguments[0] == "--version":
+        import efficientai_toolkit
+
+        sys.stdout.write(f"{PROGRAM} {efficientai_toolkit.__version__}\n")
+        return 0
+    command = find(arguments[0])
+    module = command.load()
+    parser = Parser(
+        prog=f"{PROGRAM} {command.name}",
+        usage="%(prog)s [options]",
+        description=f"{command.summary}.",
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    _add_common(parser)
+    args = parser.parse_args(arguments[1:])
+    args.argv = arguments
+    return module.run(args, Output(as_json=args.json, quiet=args.quiet))
+
+
+def find(name: str) -> Command:
+    """The command of this name.
+
+    Raises
+    ------
+    ConfigError
+        There is none; the closest one is suggested.
+    """
+    names = {command.name: command for command in COMMANDS}
+    if name in names:
+        return names[name]
+    inside = [known for known in names if known.startswith(f"{name.rstrip(':')}:")]
+    if inside:
+        message = f"{name} needs a command: {', '.join(inside)}"
+        raise ConfigError(message)
+    # `train` alone, or with another namespace, still finds `lora-finetuning-mlx:train`.
+    tails = {known.rpartition(":")[2]: known for known in reversed(names)}
+    tail = tails.get(name.rpartition(":")[2])
+    closest = get_close_matches(name, names, n=1, cutoff=0.5) or ([tail] if tail else [])
+    hint = f"; did you mean {closest[0]}?" if closest else f"; `{PROGRAM} --help` lists the commands"
+    message = f"unknown command {name}{hint}"
+    raise ConfigError(message)
+
+
+def overview() -> str:
+    """The text of ``--help``."""
+    rows = table([(f"  {command.name}", command.summary) for command in COMMANDS])
+    return (
+        f"usage: {PROGRAM} COMMAND [options]\n\n"
+        "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"
+        f"commands:\n{rows}\n\n"
+        f"`{PROGRAM} COMMAND --help` lists the options of a command.\n"
+    )
+
+
+def _add_common(parser: Parser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    group.add_argument("--quiet", action="store_true", help="print the result only")
+    group.add_argument(
+        "--progress", choices=PROGRESS, default="bar", help="how progress is shown (default: bar)"
+    )
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -1,0 +1,44 @@
+"""A prompt that shows what a run has learned: the first one of the validation data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DEFAULT = "Once upon a time"
+_OPENING_WORDS = 12
+
+
+def first_prompt(data: Path) -> str:
+    """Prompt of the first row of ``data``, a jsonl file or a folder of them.
+
+    ``prompt`` of a prompt and completion, the first user message of a chat, the opening
+    words of a text. What cannot be read gives a default: training reports it properly.
+    """
+    candidates = [data / name for name in ("valid.jsonl", "train.jsonl")] if data.is_dir() else [data]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        return DEFAULT
+    try:
+        with path.open(encoding="utf-8") as lines:
+            row = json.loads(next((line for line in lines if line.strip()), "{}"))
+    except (OSError, ValueError):
+        return DEFAULT
+    return _prompt_of(row) or DEFAULT
+
+
+def _prompt_of(row: Any) -> str | None:
+    match row:
+        case {"prompt": str(prompt)}:
+            return prompt
+        case {"messages": [*messages]}:
+            for message in messages:
+                match message:
+                    case {"role": "user", "content": str(content)}:
+                        return content
+                    case _:
+                        pass
+            return None
+        case {"text": str(text)}:
+            return " ".join(text.split()[:_OPENING_WORDS])
+        case _:
+            return None

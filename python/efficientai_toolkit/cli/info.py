@@ -1,0 +1,47 @@
+"""``info``: the version, the device and its limits."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.hardware import HardwareReport
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare nothing beyond the common options."""
+
+
+def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
+    """Print the report."""
+    import efficientai_toolkit as eat
+
+    report = eat.hardware()
+    version, python = eat.__version__, sys.version.split()[0]
+    out.line(table([("version", f"{version} (Python {python})"), *hardware_rows(report)]))
+    out.result({"version": version, "python": python, "hardware": asdict(report)})
+    return 0
+
+
+def hardware_rows(report: HardwareReport) -> list[tuple[str, str]]:
+    """The report as lines for people."""
+    rows = [
+        ("device", report.backend),
+        ("chip", f"{report.chip}, {report.cores} cores"),
+        ("instructions", ", ".join(report.isa) or "portable only"),
+        ("memory", gigabytes(report.memory_bytes)),
+        ("mlx", report.mlx_version),
+        (
+            "limits",
+            f"memory {gigabytes(report.memory_limit_bytes)}, cache {gigabytes(report.cache_limit_bytes)}, "
+            f"wired {gigabytes(report.wired_limit_bytes)}",
+        ),
+    ]
+    if report.note:
+        rows.append(("note", report.note))
+    return rows
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in units of 10⁹."""
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,59 @@
+"""``lora-finetuning-mlx:generate``: continue a prompt, with or without adapters."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.generation import GenerateConfig, as_question, generation, load
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare model, prompt and the fields of :class:`GenerateConfig`."""
+    group = parser.add_argument_group("model and prompt")
+    group.add_argument(
+        "--model-path",
+        metavar="TEXT",
+        help="folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)",
+    )
+    group.add_argument("--adapter-path", metavar="TEXT", help="folder or hub id of LoRA adapters")
+    group.add_argument(
+        "--prompt", metavar="TEXT", required=True, help="what to answer or continue; - reads stdin"
+    )
+    group.add_argument("--system", metavar="TEXT", help="instruction that stands before the prompt")
+    group.add_argument(
+        "--no-chat-template",
+        action="store_true",
+        help="give the prompt to the model as it is, also where it has a chat template",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)",
+    )
+    add_config(parser, GenerateConfig, title="sampling")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Stream the text to standard output and the speed to standard error."""
+    config = config_from(args, GenerateConfig)
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if not prompt.strip():
+        message = "the prompt is empty"
+        raise ConfigError(message)
+    model, tokenizer = load(args.model_path, args.adapter_path, args.dtype, show_progress=not out.quiet)
+    if args.no_chat_template:
+        question = prompt if args.system is None else f"{args.system}\n\n{prompt}"
+    else:
+        question = as_question(tokenizer, prompt, system=args.system)
+    answer = generation(model, tokenizer, question, config, out.piece)
+    out.line()
+    out.result({"prompt": prompt, **asdict(answer)})
+    out.note(
+        f"{answer.prompt_tokens} prompt tokens at {answer.prompt_tokens_per_second:,.0f} tok/s, "
+        f"{answer.generated_tokens} new tokens at {answer.tokens_per_second:,.1f} tok/s, "
+        f"peak memory {answer.peak_memory_bytes / 1e9:.2f} GB, ended by {answer.finish_reason}"
+    )
+    return 0

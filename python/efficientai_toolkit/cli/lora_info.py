@@ -1,0 +1,51 @@
+"""``lora-finetuning-mlx:info``: what the namespace does, its commands and defaults."""
+
+from argparse import ArgumentParser, Namespace
+
+from efficientai_toolkit._config import Config, Option, options
+from efficientai_toolkit.cli.options import describe_default, flag
+from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit.cli.registry import COMMANDS, LORA
+from efficientai_toolkit.generation import GenerateConfig
+from efficientai_toolkit.lora import TrainingConfig
+
+ABOUT = """\
+Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \
+(Hu et al. 2021, arXiv:2106.09685) and leaves the model itself untouched; `--method full` trains \
+every number.
+Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, Mistral, SmolLM2).
+Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; prompts are not learned.
+Result: adapters.safetensors and adapter_config.json as mlx-lm reads and writes them."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare nothing beyond the common options."""
+
+
+def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
+    """Print the explanation."""
+    commands = [command for command in COMMANDS if command.name.startswith(f"{LORA}:")]
+    out.line(paragraph(ABOUT, indent=""))
+    out.line("\ncommands")
+    out.line(table([(f"  {command.name}", command.summary) for command in commands]))
+    for title, config in (("train", TrainingConfig), ("generate", GenerateConfig)):
+        out.line(f"\noptions of :{title} and their defaults")
+        out.line(table([(f"  {flag(option.name)}", _explain(option)) for option in options(config)]))
+    out.result(
+        {
+            "namespace": LORA,
+            "about": ABOUT,
+            "commands": {command.name: command.summary for command in commands},
+            "defaults": {"train": _defaults(TrainingConfig), "generate": _defaults(GenerateConfig)},
+        }
+    )
+    return 0
+
+
+def _explain(option: Option) -> str:
+    default = describe_default(option)
+    return f"[{default}] {option.help}" if default else option.help
+
+
+def _defaults(config: type[Config]) -> dict[str, object]:
+    return config().to_dict()

@@ -1,0 +1,155 @@
+"""``lora-finetuning-mlx:train``: fine-tune a model and show what it has learned."""
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit.callbacks import Callback, JsonLines, Silent
+from efficientai_toolkit.cli.first_prompt import first_prompt
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit.cli.registry import LORA, PROGRAM
+from efficientai_toolkit.generation import GenerateConfig, as_question, generate, load
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+ANSWER = GenerateConfig(max_tokens=64)
+"""Greedy, so that nothing but the training changes the answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """One prompt, answered by the model before and after."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the prompt and the fields of :class:`TrainingConfig`."""
+    add_config(parser, TrainingConfig, title="training")
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what to answer before and after (default: from the first validation row)",
+    )
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Answer, train, answer again, and print the summary."""
+    given = config_from(args, TrainingConfig)
+    config = given.with_defaults_filled()
+    model, tokenizer = load(given.model_path, dtype=config.dtype, show_progress=not out.quiet)
+    out.note(table(_header(given, config, model)))
+    prompt = args.prompt or first_prompt(Path(str(config.data)))
+    before = _answer(model, tokenizer, prompt)
+    trainer = MLXTrainer(config, callback=_callback(args), model=model, tokenizer=tokenizer)
+    try:
+        result = trainer.train()
+    except KeyboardInterrupt:
+        message = _how_to_resume(args.argv, Path(str(config.output)), given=given)
+        raise KeyboardInterrupt(message) from None
+    answers = Answers(prompt=prompt, before=before, after=_answer(model, tokenizer, prompt))
+    command = _command_to_try(given, result, prompt)
+    out.note()
+    out.line(_summary(config, result, answers, command))
+    out.result(
+        {
+            "model_path": given.model_path,
+            "data": config.data,
+            "output": config.output,
+            "final_loss": result.final_loss,
+            "training_time": result.training_time,
+            "peak_memory_gb": result.peak_memory_gb,
+            "perplexity": result.perplexity,
+            "adapter_path": result.adapter_path,
+            "metrics": result.metrics,
+            "prompt": prompt,
+            "answer_before": answers.before,
+            "answer_after": answers.after,
+            "command": command,
+        }
+    )
+    return 0
+
+
+def _callback(args: Namespace) -> Callback:
+    if args.progress == "json":
+        return JsonLines()
+    if args.quiet or args.progress == "silent":
+        return Silent()
+    from efficientai_toolkit.callbacks import ProgressBar
+
+    return ProgressBar()
+
+
+def _header(given: TrainingConfig, config: TrainingConfig, model: "Model") -> list[tuple[str, str]]:
+    from efficientai_toolkit.hardware import hardware
+
+    device = hardware()
+    name = given.model_path or "embedded"
+    return [
+        ("model", f"{name}: {model.model_type}, {model.num_parameters:,} parameters, {model.dtype}"),
+        ("data", given.data or "bundled instructions"),
+        ("output", str(config.output)),
+        ("device", f"{device.backend}, {device.chip}, {device.cores} cores"),
+    ]
+
+
+def _answer(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
+    return generate(model, tokenizer, as_question(tokenizer, prompt), config=ANSWER).strip()
+
+
+def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, command: str) -> str:
+    metrics = result.metrics
+    rows: list[tuple[str, str]] = []
+    before, after = metrics.get("perplexity_before"), result.perplexity
+    if before is not None and after is not None:
+        change = after / before - 1
+        rows.append(("validation perplexity", f"{before:,.2f} → {after:,.2f} ({change:+.1%})"))
+    rows.append(("final training loss", f"{result.final_loss:.3f}"))
+    rows.append(
+        (
+            "trained",
+            f"{metrics['trained_tokens']:,} tokens in {result.training_time:,.1f} s, "
+            f"{metrics['tokens_per_second']:,.0f} tok/s",
+        )
+    )
+    rows.append(("peak memory", f"{result.peak_memory_gb:.2f} GB"))
+    saved = "adapter saved in" if config.method == "lora" else "model saved in"
+    rows.append((saved, str(result.adapter_path)))
+    parts = [table(rows)]
+    for title, text in (("prompt", answers.prompt), ("before", answers.before), ("after", answers.after)):
+        parts += ["", title, paragraph(text, max_lines=8)]
+    # Unwrapped: it is there to be copied.
+    return "\n".join([*parts, "", "try it", f"  {command}"])
+
+
+def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) -> str:
+    words = [PROGRAM, f"{LORA}:generate"]
+    if given.method == "full":
+        words += ["--model-path", str(result.adapter_path)]
+    else:
+        if given.model_path is not None:
+            words += ["--model-path", given.model_path]
+        words += ["--adapter-path", str(result.adapter_path)]
+    if given.dtype is not None:
+        words += ["--dtype", given.dtype]
+    return shlex.join([*words, "--prompt", prompt])
+
+
+def _how_to_resume(argv: list[str], output: Path, *, given: TrainingConfig) -> str:
+    checkpoints = sorted(output.glob("checkpoints/step-*"))
+    if not checkpoints:
+        return "interrupted before the first checkpoint; nothing was saved"
+    words = [PROGRAM, *(word for word in argv if word != "--overwrite")]
+    if given.output is None:
+        words += ["--output", str(output)]
+    if not given.resume:
+        words.append("--resume")
+    return f"interrupted: {checkpoints[-1]} is saved; continue with `{shlex.join(words)}`"

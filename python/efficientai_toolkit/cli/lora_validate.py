@@ -1,0 +1,135 @@
+"""``lora-finetuning-mlx:validate``: check whether ``train`` would start."""
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from efficientai_toolkit import _link
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.exceptions import ToolkitError, TrainingError
+from efficientai_toolkit.generation import load
+from efficientai_toolkit.hardware import hardware
+from efficientai_toolkit.lora import TrainingConfig
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    status: Literal["ok", "FAIL", "skipped"]
+    detail: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of ``train``."""
+    add_config(parser, TrainingConfig, title="the run to check")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print a line per check; 2 when one fails."""
+    config = config_from(args, TrainingConfig)
+    checks = inspect(config, show_progress=not out.quiet)
+    passed = all(check.status == "ok" for check in checks)
+    out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks]))
+    out.line("\nready to train" if passed else "\nnot ready to train")
+    out.result({"ok": passed, "checks": [asdict(check) for check in checks]})
+    return 0 if passed else 2
+
+
+def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check]:
+    """Run every check that can run; one that needs a failed one is skipped."""
+    checks: list[Check] = []
+
+    def check(name: str, work: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
+        try:
+            value = work()
+        except (ToolkitError, OSError) as error:
+            checks.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
+            return None
+        checks.append(Check(name=name, status="ok", detail=describe(value)))
+        return value
+
+    engine = check("environment", _environment, str)
+    filled = check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
+    if engine is None or filled is None:
+        names = ("hardware", "model", "data", "output")
+        return checks + [
+            Check(name=name, status="skipped", detail="an earlier check failed") for name in names
+        ]
+    check("hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory")
+    loaded: tuple[Model, Tokenizer] | None = check(
+        "model",
+        lambda: load(filled.model_path, dtype=filled.dtype, show_progress=show_progress),
+        lambda pair: _describe_model(*pair),
+    )
+    if loaded is None:
+        checks.append(Check(name="data", status="skipped", detail="needs the model's tokenizer"))
+    else:
+        check("data", lambda: _data(loaded[1], filled), _describe_data)
+    check("output", lambda: _output(filled), str)
+    return checks
+
+
+def _environment() -> str:
+    _link.check_backends(_link.installed_backends())
+    from efficientai_toolkit._engine import core
+
+    core.check_mlx_version()
+    return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
+
+
+def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
+    template = "with" if tokenizer.has_chat_template else "without"
+    return (
+        f"{model.path}: {model.model_type}, {model.num_parameters:,} parameters, {model.dtype}, "
+        f"vocabulary {tokenizer.vocab_size:,}, {template} chat template"
+    )
+
+
+def _data(tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    from efficientai_toolkit._engine import core
+
+    report: dict[str, dict[str, Any]] = json.loads(
+        core.validate_data(tokenizer, str(config.data), config.max_seq_length)
+    )
+    return report
+
+
+def _describe_data(report: dict[str, dict[str, Any]]) -> str:
+    parts: list[str] = []
+    for split, numbers in report.items():
+        if not numbers["rows"]:
+            continue
+        part = (
+            f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
+        )
+        if numbers["truncated"]:
+            part += f", {numbers['truncated']:,} cut"
+        if numbers["dropped"]:
+            part += f", {numbers['dropped']:,} left with nothing to learn"
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def _output(config: TrainingConfig) -> str:
+    """The nearest existing parent must be a folder one may write to."""
+    output = Path(str(config.output)).absolute()
+    parent = next(path for path in (output, *output.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        message = f"cannot write to {output}: {parent} is not a writable folder"
+        raise TrainingError(message)
+    taken = any((output / name).exists() for name in ("training.json", "checkpoints"))
+    if taken and not (config.overwrite or config.resume):
+        message = f"{output} holds a run; choose another --output, or give --resume or --overwrite"
+        raise TrainingError(message)
+    return str(config.output)

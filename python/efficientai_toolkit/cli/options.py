@@ -1,0 +1,108 @@
+"""Command-line options derived from the configurations: no second list of names or defaults."""
+
+import argparse
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar, cast
+
+from efficientai_toolkit._config import Config, Option, options
+from efficientai_toolkit.exceptions import ConfigError
+
+C = TypeVar("C", bound=Config)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as a :class:`ConfigError`, with the closest right option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            word = unknown.split()[0]
+            # Without the dashes, which would make all short names alike.
+            known = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+            closest = get_close_matches(word.partition("=")[0].lstrip("-"), known, n=1)
+            hint = f"; did you mean --{closest[0]}?" if closest else f"; see `{self.prog} --help`"
+            message = f"unknown option {word}{hint}"
+        # "argument --lr: must be …" reads better as "--lr must be …".
+        raise ConfigError(re.sub(r"^argument ([^:]+): ", r"\1 ", message))
+
+
+def flag(name: str) -> str:
+    """``lora_rank`` → ``--lora-rank``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_config(parser: argparse.ArgumentParser, config: type[Config], *, title: str) -> None:
+    """Declare ``--config`` and one option per field.
+
+    An option that is not given leaves no trace in the namespace, so that a file's value or
+    the default shows through.
+    """
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
+    )
+    for option in options(config):
+        _add(group.add_argument, option)
+
+
+def config_from(args: argparse.Namespace, config: type[C]) -> C:
+    """Build a configuration: options beat the file, the file beats the defaults."""
+    base = config() if args.config is None else config.from_file(args.config)
+    given = {option.name: getattr(args, option.name) for option in options(config) if option.name in args}
+    return base.with_values({name: _flatten(value) for name, value in given.items()})
+
+
+def describe_default(option: Option) -> str:
+    """The default as a user would type it; empty where the help text explains it."""
+    if option.default is None or option.default == []:
+        return ""
+    if isinstance(option.default, bool):
+        return "yes" if option.default else "no"
+    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+
+
+def _add(add_argument: Callable[..., object], option: Option) -> None:
+    default = describe_default(option)
+    help_text = (option.help + (f" (default: {default})" if default else "")).replace("%", "%%")
+    common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": help_text}
+    if option.kind is bool:
+        add_argument(flag(option.name), action=argparse.BooleanOptionalAction, **common)
+        return
+    metavar = {str: "TEXT", int: "N", float: "X"}[option.kind]
+    if option.choices:
+        metavar = "{" + ",".join(option.choices) + "}"
+    if option.repeated:
+        common["action"] = "append"
+        metavar = "A,B" if option.separator else metavar
+    add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    """Reads the text of one option."""
+
+    def read(text: str) -> Any:
+        value: object = text
+        if option.kind is int:
+            # Left as text where it is no number: the option's own check then says so.
+            with suppress(ValueError):
+                value = int(text)
+        elif option.repeated and option.separator is None:
+            value = [text]
+        try:
+            return option.convert(value)
+        except ConfigError as error:
+            # argparse swallows a ValueError, and writes the option's name itself.
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"`{option.name}` ")) from None
+
+    return read
+
+
+def _flatten(value: Any) -> Any:
+    """An option given several times has left a list of lists."""
+    if isinstance(value, list):
+        return [part for parts in cast("list[list[Any]]", value) for part in parts]
+    return value

@@ -1,0 +1,56 @@
+"""Which commands there are. A command's module is imported only when it runs."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from efficientai_toolkit.cli.output import Output
+
+PROGRAM = "efficientai-toolkit"
+LORA = "lora-finetuning-mlx"
+
+
+class CommandModule(Protocol):
+    """What the module of a command has."""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the options."""
+
+    def run(self, args: Namespace, out: Output) -> int:
+        """Do the work; the result is the exit code."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One line of the overview."""
+
+    name: str
+    summary: str
+    module: str
+
+    def load(self) -> CommandModule:
+        """Import the module that does the work."""
+        return cast("CommandModule", import_module(f"efficientai_toolkit.cli.{self.module}"))
+
+
+COMMANDS = (
+    Command(name="info", summary="show the version, the device and its limits", module="info"),
+    Command(
+        name=f"{LORA}:train",
+        summary="fine-tune a language model; without options, a small embedded one in about a minute",
+        module="lora_train",
+    ),
+    Command(
+        name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
+    ),
+    Command(
+        name=f"{LORA}:validate",
+        summary="check environment, model and data before a run",
+        module="lora_validate",
+    ),
+    Command(
+        name=f"{LORA}:info", summary="explain fine-tuning, its commands and defaults", module="lora_info"
+    ),
+)

@@ -1,0 +1,46 @@
+"""What this machine has and what the engine makes of it."""
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardwareReport:
+    """The device in use, the machine around it, and the limits that were set."""
+
+    backend: str
+    """``metal``, ``cuda`` or ``cpu``."""
+    chip: str
+    """Name of the processor."""
+    cores: int
+    """Logical cores this process may use."""
+    isa: list[str]
+    """Instruction sets the CPU kernels can choose from, best last."""
+    memory_bytes: int
+    """Memory of the machine."""
+    mlx_version: str
+    memory_limit_bytes: int
+    """MLX's allocator waits or fails above it."""
+    cache_limit_bytes: int
+    """Freed memory MLX keeps for reuse."""
+    wired_limit_bytes: int
+    """Memory kept resident for the GPU; 0 where there is none."""
+    note: str | None = None
+    """Why a GPU is not used, where there could be one."""
+
+
+def hardware() -> HardwareReport:
+    """Describe the device that work runs on.
+
+    Returns
+    -------
+    HardwareReport
+
+    Raises
+    ------
+    DependencyError
+        MLX is missing or of the wrong version.
+    """
+    from efficientai_toolkit._engine import core
+
+    return HardwareReport(**json.loads(core.hardware()))

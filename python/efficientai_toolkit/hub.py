@@ -1,0 +1,148 @@
+"""From what a user writes to a folder on disk.
+
+A folder that exists wins. Otherwise ``org/name`` or ``org/name@revision`` is looked up in
+the Hugging Face cache and, if need be, downloaded. ``HF_ENDPOINT``, ``HF_HOME``,
+``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as everywhere.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from efficientai_toolkit.exceptions import ModelLoadingError
+
+ALLOWED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "*.jinja",
+)
+"""Files worth fetching. Pickled weights (``.bin``, ``.pt``) could run code and are never read."""
+
+IGNORED = ("*/*", "consolidated*.safetensors")
+"""Sub-folders and the second copy of the weights that some repositories carry."""
+
+_HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
+
+
+def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -> Path:
+    """Folder of a model or adapter, downloaded first where it is a hub id.
+
+    Files that arrived whole are kept when a download is interrupted: the next call fetches
+    the rest.
+
+    Parameters
+    ----------
+    path_or_id
+        An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
+    show_progress
+        Show a download bar, if standard error is a terminal.
+
+    Returns
+    -------
+    Path
+        The folder; for a hub id, a snapshot in the cache.
+
+    Raises
+    ------
+    ModelLoadingError
+        There is no such folder and the hub does not give one; the message says why.
+    """
+    text = os.fspath(path_or_id)
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        return folder
+    if text and folder.exists():
+        message = f"{text} is a file; expected the folder it stands in"
+        raise ModelLoadingError(message)
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        message = (
+            f"there is no folder {text!r}, and it is no hub id of the form org/name or org/name@revision"
+        )
+        raise ModelLoadingError(message)
+    folder = _download(match["id"], match["revision"], text, show_progress=show_progress)
+    if not any(folder.glob("*.safetensors")):
+        message = f"{text} has no .safetensors file on the hub; pickled weights (.bin, .pt) are not read"
+        raise ModelLoadingError(message)
+    return folder
+
+
+def _download(repository: str, revision: str | None, text: str, *, show_progress: bool) -> Path:
+    # Read once, when huggingface_hub is imported first.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from httpx2 import HTTPError
+    from huggingface_hub import (
+        constants,
+        snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+    )
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    with nullcontext() if show_progress and sys.stderr.isatty() else disable_progress_bars():
+        try:
+            snapshot = snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(ALLOWED),
+                ignore_patterns=list(IGNORED),
+                library_name="efficientai-toolkit",
+            )
+        except HFValidationError as error:
+            message = f"{text} is no valid hub id: {error}"
+            raise ModelLoadingError(message) from error
+        # ValueError: a file name or header that would leave the cache.
+        except (HTTPError, OSError, ValueError) as error:
+            message = _explain(error, text, constants.ENDPOINT, offline=constants.is_offline_mode)
+            raise ModelLoadingError(message) from error
+    return Path(snapshot)
+
+
+def _explain(  # noqa: PLR0911
+    error: Exception, text: str, endpoint: str, *, offline: Callable[[], bool]
+) -> str:
+    """One line for what huggingface_hub and the network can raise."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
+        error.__cause__, errors.HfHubHTTPError
+    ):
+        # The hub answered; that nothing is cached either only hides how.
+        error = error.__cause__
+    reason = " ".join(str(error).split())
+    login = "ask for access on its page, then set HF_TOKEN or run `hf auth login`"
+    match error:
+        case errors.GatedRepoError():
+            return f"{text} on {endpoint} is gated: {login}"
+        case errors.RevisionNotFoundError():
+            return f"{text} on {endpoint} has no such revision (404)"
+        case errors.RepositoryNotFoundError() if error.response.status_code == 404:  # noqa: PLR2004
+            return f"{text} is neither a folder here nor a repository on {endpoint} (404)"
+        case errors.RepositoryNotFoundError():
+            # The hub answers 401 for a private repository and for one that does not exist.
+            return f"{text} does not exist on {endpoint}, or is private (401): check the name, else {login}"
+        case errors.HfHubHTTPError() if error.response.status_code in {401, 403}:
+            return f"{endpoint} refuses {text} ({error.response.status_code}): {login}"
+        case errors.HfHubHTTPError() if error.response.is_server_error:
+            status = error.response.status_code
+            return f"{endpoint} is out of order ({status}) and {text} is not cached; try later"
+        case errors.LocalEntryNotFoundError() if offline():
+            return (
+                f"{text} is neither a folder here nor complete in the Hugging Face cache, and "
+                "HF_HUB_OFFLINE forbids a download: unset it, or name a folder"
+            )
+        case errors.LocalEntryNotFoundError():
+            cause = " ".join(str(error.__cause__ or error).split())
+            return f"cannot reach {endpoint} for {text}, which is not in the Hugging Face cache: {cause}"
+        case _:
+            return f"the download of {text} from {endpoint} failed ({reason}); run again to fetch the rest"

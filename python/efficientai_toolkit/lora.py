@@ -1,0 +1,203 @@
+"""Fine-tuning language models with LoRA, or in full.
+
+>>> from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+>>> config = TrainingConfig(model_path="org/name", data="my_data", epochs=2)
+>>> result = MLXTrainer(config).train()  # doctest: +SKIP
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from efficientai_toolkit import hub
+from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit.callbacks import Callback, Event, as_callback, parse_event
+from efficientai_toolkit.exceptions import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+RUNS = "runs"
+"""Folder, below the current one, of the runs whose output is not named."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig(Config):
+    """Everything a user may set about a training run."""
+
+    model_path: str | None = setting(
+        None, "folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)"
+    )
+    data: str | None = setting(
+        None,
+        "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
+    )
+    output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
+    method: Literal["lora", "full"] = setting("lora", "train low-rank adapters, or every number of the model")
+    epochs: float = setting(3.0, "passes over the training data")
+    iters: int | None = setting(None, "optimizer steps; overrides epochs")
+    lr: float = setting(2e-4, "peak learning rate")
+    batch_size: int = setting(4, "rows that go through the model together")
+    grad_accumulation: int = setting(1, "batches per optimizer step")
+    max_seq_length: int = setting(2048, "rows are cut to this many tokens")
+    lora_rank: int = setting(8, "rank of the adapters")
+    lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
+    lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
+    target_modules: list[str] | None = setting(
+        None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
+    )
+    num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
+    init_adapter: str | None = setting(
+        None, "folder or hub id of adapters to start from (default: fresh ones)"
+    )
+    mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
+        None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
+    )
+    seed: int = setting(0, "seed of everything random in the run")
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
+    beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
+    beta2: float = setting(0.999, "decay of AdamW's mean of squared gradients")
+    eps: float = setting(1e-8, "keeps AdamW from dividing by zero")
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "cosine", "course of the learning rate after the warm-up"
+    )
+    warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
+    eval_every: int = setting(100, "steps between validations; 0: only before and after")
+    eval_batches: int = setting(25, "validation batches; 0: all")
+    save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
+    keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay on disk")
+    resume: bool = setting(False, "continue from the last checkpoint in the output folder")
+    overwrite: bool = setting(False, "replace the run in the output folder")
+
+    def with_defaults_filled(self) -> "TrainingConfig":
+        """A copy that names the embedded model, the bundled data and a new output folder.
+
+        Raises
+        ------
+        ConfigError
+            ``resume`` without ``output``: there is nothing to tell which run is meant.
+        DatasetError
+            ``data`` does not exist.
+        ModelLoadingError
+            ``init_adapter`` cannot be found.
+        """
+        if self.resume and self.output is None:
+            message = "`resume` needs `output`, the folder of the run to continue"
+            raise ConfigError(message)
+        if self.data is not None and not Path(self.data).expanduser().exists():
+            message = f"there is no folder or file {self.data}"
+            raise DatasetError(message)
+        return replace(
+            self,
+            model_path=self.model_path or str(MODEL),
+            init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
+            data=str(INSTRUCTIONS if self.data is None else Path(self.data).expanduser()),
+            output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
+        )
+
+
+def _new_run(runs: Path) -> Path:
+    """The first free name ``lora-0001``, ``lora-0002``, … after those taken."""
+    names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
+    taken = [int(match[1]) for name in names if (match := re.fullmatch(r"lora-(\d+)", name))]
+    return runs / f"lora-{max(taken, default=0) + 1:04}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingResult:
+    """What a finished run achieved."""
+
+    final_loss: float
+    """Training loss of the last step, in nats per target token."""
+    training_time: float
+    """Seconds, without loading."""
+    peak_memory_gb: float
+    """Peak of MLX's allocator, in 10⁹ bytes."""
+    perplexity: float | None
+    """On the validation data, after training."""
+    adapter_path: Path
+    """Folder of the adapters; of the whole model after ``method="full"``."""
+    metrics: dict[str, Any]
+    """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
+    ``validation_losses`` (pairs of step and loss), ``perplexity_before``,
+    ``trainable_parameters``, ``total_parameters``, ``steps``, …"""
+
+    @classmethod
+    def from_report(cls, text: str) -> "TrainingResult":
+        """Read the engine's JSON report."""
+        report = json.loads(text)
+        return cls(
+            final_loss=report.pop("final_loss"),
+            training_time=report.pop("training_time_secs"),
+            peak_memory_gb=report.pop("peak_memory_bytes") / 1e9,
+            perplexity=report["perplexity_after"],
+            adapter_path=Path(report.pop("adapter_path")),
+            metrics=report,
+        )
+
+
+class MLXTrainer:
+    """One training run.
+
+    Parameters
+    ----------
+    config
+        What to train on what, and how; by default, the embedded model on the bundled data.
+    callback
+        Receives every event: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()``, or a function. By default the run is silent.
+    model, tokenizer
+        From :func:`efficientai_toolkit.load`, where they are loaded already; ``config``
+        then only names where they came from. After training the model has the adapters.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig | None = None,
+        *,
+        callback: Callback | Callable[[Event], object] | None = None,
+        model: "Model | None" = None,
+        tokenizer: "Tokenizer | None" = None,
+    ) -> None:
+        if (model is None) != (tokenizer is None):
+            message = "give both `model` and `tokenizer`, or neither"
+            raise ConfigError(message)
+        self.config = (config or TrainingConfig()).with_defaults_filled()
+        self.callback = as_callback(callback)
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def train(self) -> TrainingResult:
+        """Run to the end; Ctrl-C keeps the last checkpoint and raises ``KeyboardInterrupt``.
+
+        Returns
+        -------
+        TrainingResult
+
+        Raises
+        ------
+        ConfigError, DatasetError, ModelLoadingError
+            Nothing was started; the message names the file, line or key at fault.
+        TrainingError
+            The loss is no number any more, or the output cannot be written.
+        """
+        from efficientai_toolkit._engine import core
+
+        if self.model is None or self.tokenizer is None:
+            from efficientai_toolkit.generation import load
+
+            self.model, self.tokenizer = load(self.config.model_path, dtype=self.config.dtype)
+        try:
+            report = core.train_lora(self.model, self.tokenizer, self.config.to_json(), self._observe)
+        finally:
+            self.callback.close()
+        return TrainingResult.from_report(report)
+
+    def _observe(self, text: str) -> None:
+        self.callback.on(parse_event(text))

@@ -1,0 +1,132 @@
+//! Text from a model, token by token.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::{Array, Dtype, memory};
+use serde::Serialize;
+
+use super::config::GenerateConfig;
+use super::sampler::Sampler;
+use super::stop::StopStrings;
+use crate::data::Tokenizer;
+use crate::models::Model;
+use crate::nn::Cache;
+use crate::{Error, Result, kernels};
+
+/// Prompt tokens per forward pass: bounds the memory of a long prompt.
+const PREFILL: usize = 512;
+
+/// Why the text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string came.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// What was generated, and how fast.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The text after the prompt, without the stop string.
+    pub text: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens sampled, the end token included.
+    pub generated_tokens: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Speed of reading the prompt.
+    pub prompt_tokens_per_second: f64,
+    /// Speed of generating.
+    pub tokens_per_second: f64,
+    /// Peak of MLX's allocator, in bytes.
+    pub peak_memory_bytes: usize,
+}
+
+/// Continues `prompt` (token ids); `on_text` receives the text as it comes and may stop it.
+///
+/// # Errors
+/// An empty prompt; a setting out of range; [`Error::Interrupted`] when `on_text` breaks.
+pub fn run(
+    model: &dyn Model,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    config: &GenerateConfig,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Report> {
+    config.validate()?;
+    if prompt.is_empty() {
+        return Err(Error::Config("the prompt has no tokens".into()));
+    }
+    memory::reset_peak_memory()?;
+    let mut sampler = Sampler::new(config);
+    let mut cache = Cache::new(model.num_layers());
+    let mut history = prompt.to_vec();
+    let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
+    let started = Instant::now();
+    let mut logits = Vec::new();
+    for chunk in prompt.chunks(PREFILL) {
+        // An empty text: nothing to show, but a chance to stop.
+        proceed(on_text(""))?;
+        logits = last_logits(model, chunk, &mut cache)?;
+    }
+    let prefill_secs = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let mut text = String::new();
+    let mut emit = |piece: &str| {
+        text.push_str(piece);
+        proceed(on_text(piece))
+    };
+    let mut finish_reason = FinishReason::Length;
+    for index in 0..config.max_tokens {
+        let token = sampler.next(&mut logits, &history)?;
+        history.push(token);
+        if tokenizer.eos_ids().contains(&token) {
+            finish_reason = FinishReason::Stop;
+            break;
+        }
+        emit(&stops.push(&stream.push(token)?))?;
+        if stops.hit() {
+            finish_reason = FinishReason::Stop;
+            break;
+        }
+        if index + 1 < config.max_tokens {
+            logits = last_logits(model, &[token], &mut cache)?;
+        }
+    }
+    if !stops.hit() {
+        let rest = stops.push(&stream.finish()?);
+        emit(&rest)?;
+        emit(&stops.finish())?;
+    }
+    let generated_tokens = history.len() - prompt.len();
+    Ok(Report {
+        text,
+        prompt_tokens: prompt.len(),
+        generated_tokens,
+        finish_reason,
+        prompt_tokens_per_second: prompt.len() as f64 / prefill_secs,
+        tokens_per_second: generated_tokens as f64 / started.elapsed().as_secs_f64(),
+        peak_memory_bytes: memory::peak_memory()?,
+    })
+}
+
+fn proceed(flow: ControlFlow<()>) -> Result<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Interrupted),
+    }
+}
+
+/// Feeds `ids` and returns the logits after the last of them.
+fn last_logits(model: &dyn Model, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
+    let ids = Array::from_slice(ids, &[1, ids.len() as i32]);
+    let logits = model.forward(&ids, Some(cache))?;
+    let last = logits.try_index((0, -1, ..))?.as_dtype(Dtype::Float32)?;
+    kernels::eval(std::iter::once(&last).chain(cache.arrays()))?;
+    Ok(last.as_slice::<f32>().to_vec())
+}

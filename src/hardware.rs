@@ -1,0 +1,152 @@
+//! The machine, the device that work runs on, and the limits set on MLX's allocator.
+
+use std::path::Path;
+
+use mlx_rs::{Device, DeviceType, memory};
+use mlx_sys::info::{self, Gpu, GpuBackend};
+use serde::Serialize;
+use sysinfo::System;
+
+use crate::{Error, Result};
+
+/// What [`configure`] found and set.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// `metal`, `cuda` or `cpu`.
+    pub backend: &'static str,
+    /// Name of the GPU, or of the processor when there is none.
+    pub chip: String,
+    /// Logical cores this process may use.
+    pub cores: usize,
+    /// Instruction sets the CPU kernels can choose from, best last.
+    pub isa: Vec<&'static str>,
+    /// Memory of the machine, in bytes.
+    pub memory_bytes: u64,
+    /// Version of the MLX library in use.
+    pub mlx_version: String,
+    /// MLX's allocator frees its cache and waits above this many bytes.
+    pub memory_limit_bytes: usize,
+    /// Freed bytes MLX keeps for reuse.
+    pub cache_limit_bytes: usize,
+    /// Bytes kept resident for the GPU; 0 where there is none.
+    pub wired_limit_bytes: usize,
+    /// Why a GPU is not used, where there could be one.
+    pub note: Option<String>,
+}
+
+/// Chooses the device, sets the allocator's limits and reports both. Meant to run once, on import.
+///
+/// # Errors
+/// What MLX raises.
+pub fn configure() -> Result<Report> {
+    let system = System::new_with_specifics(
+        sysinfo::RefreshKind::nothing()
+            .with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram())
+            .with_cpu(sysinfo::CpuRefreshKind::nothing()),
+    );
+    let memory_bytes = system.cgroup_limits().map_or_else(
+        || system.total_memory(),
+        |cgroup| cgroup.total_memory.min(system.total_memory()),
+    );
+    let gpu = info::gpu();
+    let device_type = if gpu.is_some() { DeviceType::Gpu } else { DeviceType::Cpu };
+    Device::set_default(&Device::new(device_type, 0));
+    let (memory_limit, cache_limit, wired_limit) = set_limits(memory_bytes as usize, gpu.as_ref())?;
+    let cpu = || system.cpus().first().map_or_else(String::new, |cpu| cpu.brand().trim().to_owned());
+    Ok(Report {
+        backend: gpu.as_ref().map_or("cpu", |gpu| match gpu.backend {
+            GpuBackend::Metal => "metal",
+            GpuBackend::Cuda => "cuda",
+        }),
+        note: if gpu.is_none() { why_no_gpu() } else { None },
+        chip: gpu.map_or_else(cpu, |gpu| gpu.name),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        isa: isa(),
+        memory_bytes,
+        mlx_version: info::version(),
+        memory_limit_bytes: memory_limit,
+        cache_limit_bytes: cache_limit,
+        wired_limit_bytes: wired_limit,
+    })
+}
+
+/// Memory, cache and wired limits in bytes.
+fn set_limits(memory_bytes: usize, gpu: Option<&Gpu>) -> Result<(usize, usize, usize)> {
+    if matches!(gpu, Some(Gpu { backend: GpuBackend::Cuda, .. })) {
+        // MLX derives its limits from the card's memory, which the machine's says nothing of.
+        let limit = memory::memory_limit()?;
+        memory::set_cache_limit(limit / 4)?;
+        return Ok((limit, limit / 4, 0));
+    }
+    // A tenth stays for the system and Python; a quarter suffices for reuse between steps,
+    // and the rest of a cache would only hide from other programs.
+    let (limit, cache) = (memory_bytes / 10 * 9, memory_bytes / 4);
+    memory::set_memory_limit(limit)?;
+    memory::set_cache_limit(cache)?;
+    let wired = match gpu.and_then(|gpu| gpu.recommended_working_set) {
+        // Before macOS 15 there is no such limit, and nothing is lost.
+        Some(size) if memory::set_wired_limit(size).is_ok() => size,
+        _ => 0,
+    };
+    Ok((limit, cache, wired))
+}
+
+/// Fails unless the loaded MLX is the one this crate was compiled against.
+///
+/// # Errors
+/// [`Error::Dependency`] with both versions and the command that mends it.
+pub fn check_mlx_version() -> Result<()> {
+    let (expected, found) = (mlx_sys::MLX_VERSION, info::version());
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Dependency(format!(
+        "the engine was built for mlx {expected}, but mlx {found} is loaded; run: pip install mlx=={expected}"
+    )))
+}
+
+fn why_no_gpu() -> Option<String> {
+    if cfg!(target_os = "macos") {
+        return Some("Metal is not available here; MLX runs on the CPU".into());
+    }
+    if Path::new("/proc/driver/nvidia/version").exists() {
+        return Some(
+            "an NVIDIA driver is loaded, but the installed MLX cannot use a GPU; for CUDA run: \
+             pip install \"efficientai-toolkit[cuda12]\""
+                .into(),
+        );
+    }
+    Some("no GPU was found; MLX runs on the CPU".into())
+}
+
+fn isa() -> Vec<&'static str> {
+    let mut isa = Vec::new();
+    macro_rules! probe {
+        ($detect:ident, $($name:tt),*) => {
+            $(if std::arch::$detect!($name) { isa.push($name); })*
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    probe!(
+        is_x86_feature_detected,
+        "avx", "f16c", "fma", "avx2", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16"
+    );
+    #[cfg(target_arch = "aarch64")]
+    probe!(is_aarch64_feature_detected, "neon", "fp16", "dotprod", "bf16", "i8mm");
+    isa
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_are_reported_are_in_force() {
+        let report = configure().unwrap();
+        assert_eq!(memory::memory_limit().unwrap(), report.memory_limit_bytes);
+        assert!(report.memory_limit_bytes as u64 <= report.memory_bytes);
+        assert!(report.cores > 0 && !report.chip.is_empty());
+        assert_eq!(report.mlx_version, mlx_sys::MLX_VERSION);
+        assert_eq!(report.backend == "cpu", report.note.is_some());
+    }
+}

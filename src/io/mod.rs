@@ -1,0 +1,7 @@
+//! Files: checkpoints, adapters, and writing without ever leaving half a file.
+
+pub mod adapters;
+pub mod atomic;
+pub mod output;
+pub mod tensors;
+pub mod weights;

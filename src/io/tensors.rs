@@ -1,0 +1,168 @@
+//! Named tensors in one [safetensors](https://github.com/huggingface/safetensors) file.
+//!
+//! The file may be hostile: its header is bounded and checked against the file's length
+//! before anything is allocated, and each tensor is read on its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use mlx_rs::{Array, Dtype};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
+
+use super::atomic;
+use crate::{Error, Result, kernels};
+
+/// Tensors by name, sorted.
+pub type Tensors = BTreeMap<String, Array>;
+
+/// Largest header that is read, in bytes; the format itself allows 100 MB.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Every tensor of `path`.
+///
+/// # Errors
+/// Not a safetensors file; truncated; a dtype MLX lacks.
+pub fn read(path: &Path) -> Result<Tensors> {
+    let broken = |why: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {why}", path.display()));
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let (start, metadata) = header(&mut file, length).map_err(|why| broken(&why))?;
+    let mut tensors = Tensors::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else {
+            continue;
+        };
+        let (from, to) = info.data_offsets;
+        if start + to as u64 > length {
+            return Err(broken(&format!(
+                "truncated: tensor \"{name}\" ends at byte {}, the file has {length}",
+                start + to as u64
+            )));
+        }
+        if info.shape.iter().any(|&dim| i32::try_from(dim).is_err()) {
+            return Err(broken(&format!("tensor \"{name}\" has shape {:?}", info.shape)));
+        }
+        let mut bytes = vec![0; to - from];
+        file.seek(SeekFrom::Start(start + from as u64))
+            .map_err(Error::io("read", path))?;
+        file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes)
+            .map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
+        let array = Array::try_from(view).map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
+        tensors.insert(name, array);
+    }
+    Ok(tensors)
+}
+
+/// Offset of the data and the checked header.
+fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), String> {
+    let mut size = [0; 8];
+    file.read_exact(&mut size)
+        .map_err(|_| "not a safetensors file: shorter than 8 bytes".to_owned())?;
+    let size = u64::from_le_bytes(size);
+    if size > MAX_HEADER || size + 8 > length {
+        return Err(format!(
+            "not a safetensors file, or truncated: the header claims {size} bytes, the file has {length}"
+        ));
+    }
+    let mut bytes = vec![0; size as usize + 8];
+    file.seek(SeekFrom::Start(0))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(|e| e.to_string())?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes)
+        .map_err(|error| format!("the safetensors header is broken: {error}"))?;
+    Ok((size + 8, metadata))
+}
+
+/// Replaces `path` by `tensors`; `metadata` goes into the header.
+///
+/// # Errors
+/// No space, no permission, or an array that cannot be evaluated.
+pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) -> Result<()> {
+    // Views must be row-major and evaluated.
+    let rows: BTreeMap<&String, Array> = tensors
+        .iter()
+        .map(|(name, x)| Ok((name, x.contiguous()?)))
+        .collect::<Result<_>>()?;
+    kernels::eval(rows.values())?;
+    let views: Vec<(&String, TensorView)> = rows
+        .iter()
+        .map(|(&name, array)| {
+            let view = TensorView::try_from(array)
+                .map_err(|error| Error::Training(format!("cannot store tensor \"{name}\": {error}")))?;
+            Ok((name, view))
+        })
+        .collect::<Result<_>>()?;
+    let metadata: HashMap<String, String> = metadata
+        .iter()
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    atomic::write(path, |temporary| {
+        safetensors::serialize_to_file(views, Some(metadata), temporary).map_err(|error| match error {
+            SafeTensorError::IoError(error) => error,
+            other => std::io::Error::other(other),
+        })
+    })
+}
+
+/// The dtype called `name` in configurations.
+///
+/// # Errors
+/// Any other name.
+pub fn dtype(name: &str) -> Result<Dtype> {
+    match name {
+        "float32" => Ok(Dtype::Float32),
+        "float16" => Ok(Dtype::Float16),
+        "bfloat16" => Ok(Dtype::Bfloat16),
+        other => Err(Error::Config(format!(
+            "dtype is \"{other}\", expected \"float32\", \"float16\" or \"bfloat16\""
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Tensors {
+        let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]);
+        let half = x.as_dtype(Dtype::Bfloat16).unwrap();
+        [("turned".to_owned(), x.t()), ("half".to_owned(), half)].into()
+    }
+
+    #[test]
+    fn round_trip_keeps_values_and_dtypes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &sample(), &[("format", "mlx")]).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back["turned"].shape(), [3, 2]);
+        assert_eq!(back["turned"].as_slice::<f32>(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(back["half"].dtype(), Dtype::Bfloat16);
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &sample(), &[]).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let mut huge = good.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        for (bytes, why) in [
+            (&good[..good.len() - 4], "truncated"),
+            (&good[..4], "shorter than 8"),
+            (&huge, "header claims"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = read(&path).unwrap_err().to_string();
+            assert!(
+                message.contains("x.safetensors") && message.contains(why),
+                "{message}"
+            );
+        }
+    }
+}

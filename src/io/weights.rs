@@ -1,0 +1,145 @@
+//! Checkpoints in Hugging Face format: `model.safetensors`, or shards with an index.
+//!
+//! Loading is strict: every parameter must be there with its shape, and nothing else.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::Dtype;
+use serde_json::Value;
+
+use super::tensors::{self, Tensors};
+use crate::models::Model;
+use crate::{Error, Result, kernels};
+
+/// Name of a checkpoint that is one file.
+pub const FILE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Fills `model` from `folder`, cast to `dtype` or kept as stored.
+///
+/// # Errors
+/// No weights in `folder`; names or shapes that differ from the model's, listed.
+pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Result<()> {
+    let mut loaded = Tensors::new();
+    for path in files(folder)? {
+        for (name, array) in tensors::read(&path)? {
+            if model.ignores(&name) {
+                continue;
+            }
+            let array = match dtype {
+                Some(dtype) if array.dtype() != dtype => {
+                    let cast = array.as_dtype(dtype)?;
+                    // Now, so that the stored copy is freed before the next tensor is read.
+                    kernels::eval([&cast])?;
+                    cast
+                }
+                _ => array,
+            };
+            loaded.insert(name, array);
+        }
+    }
+    assign(model, loaded).map_err(|problem| {
+        Error::ModelLoading(format!(
+            "{} does not fit its config.json: {problem}",
+            folder.display()
+        ))
+    })
+}
+
+/// Files that hold the weights, sorted.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let single = folder.join(FILE);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join(INDEX);
+    let text = fs::read_to_string(&index)
+        .map_err(|_| Error::ModelLoading(format!("{} has neither {FILE} nor {INDEX}", folder.display())))?;
+    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", index.display()));
+    let json: Value = serde_json::from_str(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;
+    let map = json["weight_map"]
+        .as_object()
+        .ok_or_else(|| broken("no \"weight_map\"".into()))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        match file.as_str() {
+            // A plain name: an index must not reach outside its folder.
+            Some(name) if Path::new(name).file_name().is_some_and(|plain| plain == name) => {
+                names.insert(name)
+            }
+            _ => {
+                return Err(broken(format!(
+                    "\"{tensor}\" lies in {file}, which is not a file name"
+                )));
+            }
+        };
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Moves `loaded` into the parameters of `model`, all or nothing.
+fn assign(model: &mut dyn Model, mut loaded: Tensors) -> std::result::Result<(), String> {
+    let mut parameters = model.parameters_mut().flatten();
+    let mut problems = Vec::new();
+    let mut names: Vec<_> = parameters.keys().cloned().collect();
+    names.sort();
+    for name in &names {
+        let expected = parameters[name].shape();
+        match loaded.get(&**name) {
+            None => problems.push(format!("missing tensor \"{name}\" {expected:?}")),
+            Some(array) if array.shape() != expected => {
+                problems.push(format!(
+                    "\"{name}\" has shape {:?}, expected {expected:?}",
+                    array.shape()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let unexpected = loaded
+        .keys()
+        .filter(|name| !parameters.contains_key(name.as_str()));
+    problems.extend(unexpected.map(|name| format!("unexpected tensor \"{name}\"")));
+    if !problems.is_empty() {
+        return Err(summary(&problems));
+    }
+    for name in &names {
+        if let (Some(slot), Some(array)) = (parameters.get_mut(name), loaded.remove(&**name)) {
+            **slot = array;
+        }
+    }
+    Ok(())
+}
+
+/// The first few of `problems` and how many more there are.
+pub(super) fn summary(problems: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = problems
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
+    if problems.len() > SHOWN {
+        text.push_str(&format!("; and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+/// Writes every parameter of `model` to `folder`, cast to `dtype` or kept.
+///
+/// # Errors
+/// No space or no permission.
+pub fn save(folder: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()> {
+    let cast = |x: &mlx_rs::Array| dtype.map_or_else(|| Ok(x.clone()), |dtype| x.as_dtype(dtype));
+    let tensors: Tensors = model
+        .parameters()
+        .flatten()
+        .into_iter()
+        .map(|(name, x)| Ok((name.to_string(), cast(x)?)))
+        .collect::<Result<_>>()?;
+    // transformers refuses files without a format.
+    tensors::write(&folder.join(FILE), &tensors, &[("format", "pt")])
+}

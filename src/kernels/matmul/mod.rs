@@ -1,0 +1,192 @@
+//! `C = op(A)·op(B)`, where `op` transposes the last two dimensions or does nothing.
+//!
+//! | operand | shape as stored |
+//! |---|---|
+//! | `a` | `[..., m, k]`, or `[..., k, m]` when transposed |
+//! | `b` | `[..., k, n]`, or `[..., n, k]` when transposed; two-dimensional or `a`'s leading dimensions |
+//! | result | `[..., m, n]` in the operands' dtype, accumulated in f32 |
+//!
+//! Transposition is a flag because a linear layer keeps its weight as `[out, in]` and
+//! the gradients need both other orders: no operand is ever copied to turn it.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::op::{HostOp, Operand, OperandMut, apply};
+
+mod cpu;
+
+type MlxResult<T> = std::result::Result<T, Exception>;
+
+/// Which operands are stored transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Transpose {
+    /// `a` is `[..., k, m]`.
+    pub a: bool,
+    /// `b` is `[..., n, k]`.
+    pub b: bool,
+}
+
+impl Transpose {
+    /// `A·B`
+    pub const NONE: Self = Self { a: false, b: false };
+    /// `A·Bᵀ`: a linear layer with its weight as `[out, in]`.
+    pub const B: Self = Self { a: false, b: true };
+}
+
+/// See the [module](self) for shapes.
+///
+/// # Errors
+/// Shapes that do not fit, with both of them in the message.
+pub fn matmul(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
+    let float = matches!(a.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || a.dtype() != b.dtype() {
+        return reference(a, b, transpose);
+    }
+    let geometry = Geometry::of(a.shape(), b.shape(), transpose)?;
+    let mut shape = a.shape().to_vec();
+    shape.truncate(a.ndim() - 2);
+    shape.extend([geometry.m, geometry.n].map(|dim| dim as i32));
+    apply(MatMul { transpose }, &[a, b], &shape, a.dtype())
+}
+
+/// The same function in MLX's own operations.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
+    let turn = |x: &Array, flag: bool| if flag { x.swap_axes(-1, -2) } else { Ok(x.clone()) };
+    turn(a, transpose.a)?.matmul(turn(b, transpose.b)?)
+}
+
+/// Extents of one product; `batch` products of `m × k` by `k × n`.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Every product of the batch uses the same `b`.
+    shared_b: bool,
+}
+
+impl Geometry {
+    fn of(a: &[i32], b: &[i32], transpose: Transpose) -> MlxResult<Self> {
+        let misfit = || {
+            Exception::custom(format!(
+                "matmul: shapes {a:?} and {b:?} do not fit ({transpose:?})"
+            ))
+        };
+        let matrix = |shape: &[i32], flag: bool| match *shape {
+            [.., rows, cols] if flag => Some((cols as usize, rows as usize)),
+            [.., rows, cols] => Some((rows as usize, cols as usize)),
+            _ => None,
+        };
+        let (m, k) = matrix(a, transpose.a).ok_or_else(misfit)?;
+        let (k_b, n) = matrix(b, transpose.b).ok_or_else(misfit)?;
+        let shared_b = b.len() == 2;
+        if k != k_b || !(shared_b || a[..a.len() - 2] == b[..b.len() - 2]) {
+            return Err(misfit());
+        }
+        let batch = a[..a.len() - 2].iter().map(|&dim| dim as usize).product();
+        Ok(Self {
+            batch,
+            m,
+            n,
+            k,
+            shared_b,
+        })
+    }
+}
+
+struct MatMul {
+    transpose: Transpose,
+}
+
+impl HostOp for MatMul {
+    const NAME: &'static std::ffi::CStr = c"EatMatMul";
+
+    fn eval(&self, inputs: &[Operand], output: &mut OperandMut) {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        // Checked when the node was built; the shapes are the same ones.
+        if let Ok(geometry) = Geometry::of(a.shape, b.shape, self.transpose) {
+            cpu::run(geometry, self.transpose, &a.data, &b.data, &mut output.data);
+        }
+    }
+
+    fn vjp(&self, inputs: &[Array], grad: &Array, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        argnums
+            .iter()
+            .map(|&n| {
+                if n == 0 {
+                    self.grad_a(b, grad)
+                } else {
+                    self.grad_b(a, b, grad)
+                }
+            })
+            .collect()
+    }
+}
+
+impl MatMul {
+    fn grad_a(&self, b: &Array, grad: &Array) -> MlxResult<Array> {
+        let Transpose {
+            a: turned,
+            b: b_turned,
+        } = self.transpose;
+        if !turned {
+            return matmul(
+                grad,
+                b,
+                Transpose {
+                    a: false,
+                    b: !b_turned,
+                },
+            );
+        }
+        // `b` leads here, so a shared one must be given the batch of `grad`.
+        let b = if b.ndim() < grad.ndim() {
+            let mut shape = grad.shape()[..grad.ndim() - 2].to_vec();
+            shape.extend(b.shape());
+            mlx_rs::ops::broadcast_to(b, &shape)?
+        } else {
+            b.clone()
+        };
+        matmul(&b, grad, Transpose { a: b_turned, b: true })
+    }
+
+    fn grad_b(&self, a: &Array, b: &Array, grad: &Array) -> MlxResult<Array> {
+        let Transpose {
+            a: a_turned,
+            b: turned,
+        } = self.transpose;
+        let product = |a: &Array, grad: &Array| {
+            if turned {
+                matmul(grad, a, Transpose { a: true, b: a_turned })
+            } else {
+                matmul(
+                    a,
+                    grad,
+                    Transpose {
+                        a: !a_turned,
+                        b: false,
+                    },
+                )
+            }
+        };
+        if b.ndim() == a.ndim() {
+            return product(a, grad);
+        }
+        if a_turned {
+            return product(a, grad)?.sum_axes(&(0..a.ndim() as i32 - 2).collect::<Vec<_>>(), false);
+        }
+        // A shared `b` sees the rows of the whole batch: one long product instead of a sum.
+        let rows = |x: &Array| x.reshape(&[-1, x.dim(-1)]);
+        product(&rows(a)?, &rows(grad)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! Operations with a kernel of our own on the CPU and MLX's on every GPU.
+//!
+//! Each operation is one folder: what it computes and its shapes, the choice by
+//! device, the MLX composition and the CPU kernel. Callers never learn which ran.
+//!
+//! | operation | CPU | GPU and reference |
+//! |---|---|---|
+//! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
+//! | [`attention`](attention::attention) | composition of [`matmul`](matmul::matmul) and softmax | `mlx::fast::scaled_dot_product_attention` |
+//!
+//! This is the only room of the crate with `unsafe` code.
+
+pub mod attention;
+pub mod matmul;
+
+mod device;
+mod op;
+
+pub use device::on_cpu;
+pub use op::eval;

@@ -1,0 +1,130 @@
+//! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
+
+use std::collections::BTreeSet;
+
+use mlx_rs::{Array, random};
+
+use crate::io::adapters::{LoraParameters, is_adapter};
+use crate::models::Model;
+use crate::nn::LowRank;
+use crate::rng::{self, Purpose};
+use crate::{Error, Result};
+
+/// Which layers get an adapter.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// Names such as `q_proj` or `mlp.up_proj`; `None` for every linear layer of the blocks.
+    pub modules: Option<&'a [String]>,
+    /// The last this many blocks; `None` for all.
+    pub num_layers: Option<u32>,
+}
+
+/// Removes every adapter.
+///
+/// # Errors
+/// None of its own.
+pub fn detach(model: &mut dyn Model) -> Result<()> {
+    model.visit_linears(&mut |_, layer| {
+        (*layer.lora_a, *layer.lora_b) = (None, None);
+        layer.low_rank = LowRank::default();
+        Ok(())
+    })
+}
+
+/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet; returns
+/// where they sit, relative to their block.
+///
+/// # Errors
+/// A name in `targets` that fits no layer; more blocks than the model has.
+pub fn attach(
+    model: &mut dyn Model,
+    targets: Targets,
+    rank: u32,
+    scale: f32,
+    dropout: f32,
+    seed: u64,
+) -> Result<LoraParameters> {
+    let first_block = first_block(model.num_layers(), targets.num_layers)?;
+    let mut keys = BTreeSet::new();
+    let mut available = BTreeSet::new();
+    let mut matched = BTreeSet::new();
+    let mut layer_index = 0;
+    model.visit_linears(&mut |path, layer| {
+        layer_index += 1;
+        let Some((block, name)) = split(path) else { return Ok(()) };
+        available.insert(name.to_owned());
+        let target = targets.modules.map(|names| names.iter().find(|&target| fits(name, target)));
+        if let Some(Some(target)) = target {
+            matched.insert(target.clone());
+        }
+        if block < first_block || target == Some(None) {
+            return Ok(());
+        }
+        let (inputs, outputs) = layer.size();
+        let (rank, bound) = (rank as i32, f64::from(inputs).sqrt().recip() as f32);
+        let key = rng::key(seed, Purpose::Init, &[layer_index])?;
+        *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
+        *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
+        layer.low_rank = LowRank { scale, dropout, dropout_key: None };
+        keys.insert(name.to_owned());
+        Ok(())
+    })?;
+    let unknown = targets.modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
+    if let Some(name) = unknown {
+        let available: Vec<String> = available.into_iter().collect();
+        return Err(Error::Config(format!(
+            "target_modules names \"{name}\", which the model does not have; it has {}",
+            available.join(", ")
+        )));
+    }
+    Ok(LoraParameters { rank, scale, dropout, keys: Some(keys) })
+}
+
+/// Sorted names of all adapter parameters.
+#[must_use]
+pub fn parameter_names(model: &dyn Model) -> Vec<String> {
+    let mut names: Vec<String> =
+        model.parameters().flatten().keys().map(ToString::to_string).filter(|name| is_adapter(name)).collect();
+    names.sort();
+    names
+}
+
+/// `model.layers.3.self_attn.q_proj` → `(3, "self_attn.q_proj")`
+fn split(path: &str) -> Option<(usize, &str)> {
+    let (_, rest) = path.split_once("layers.")?;
+    let (block, name) = rest.split_once('.')?;
+    Some((block.parse().ok()?, name))
+}
+
+/// Whether `target` is `name` or its last parts.
+fn fits(name: &str, target: &str) -> bool {
+    name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+}
+
+fn first_block(blocks: usize, last: Option<u32>) -> Result<usize> {
+    let Some(last) = last else { return Ok(0) };
+    blocks.checked_sub(last as usize).ok_or_else(|| {
+        Error::Config(format!("num_layers is {last}, but the model has only {blocks} layers"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_match_whole_parts_of_a_path() {
+        assert_eq!(split("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
+        assert!(fits("self_attn.q_proj", "q_proj"));
+        assert!(fits("self_attn.q_proj", "self_attn.q_proj"));
+        assert!(!fits("self_attn.q_proj", "proj"));
+        assert!(!fits("mlp.up_proj", "q_proj"));
+    }
+
+    #[test]
+    fn last_blocks_are_counted_from_the_end() {
+        assert_eq!(first_block(4, None).unwrap(), 0);
+        assert_eq!(first_block(4, Some(1)).unwrap(), 3);
+        assert!(first_block(4, Some(5)).unwrap_err().to_string().contains("only 4 layers"));
+    }
+}

@@ -1,0 +1,214 @@
+//! Everything a user may set for fine-tuning, with its default.
+
+use serde::{Deserialize, Serialize};
+
+use crate::train::schedule::Schedule;
+use crate::{Error, Result};
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Low-rank adapters on frozen weights.
+    Lora,
+    /// Every weight.
+    Full,
+}
+
+/// Settings of one run. This is the one truth for defaults; the Python dataclass and the
+/// command line are held equal to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Folder or hub id; `None` for the embedded model.
+    pub model_path: Option<String>,
+    /// Folder with train/valid/test.jsonl, or one file; `None` for the bundled instructions.
+    pub data: Option<String>,
+    /// Folder of the result; `None` for a new numbered one under `runs/`.
+    pub output: Option<String>,
+    /// What is trained.
+    pub method: Method,
+    /// Passes over the data.
+    pub epochs: f64,
+    /// Optimizer steps; overrides `epochs`.
+    pub iters: Option<u64>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Rows per forward pass.
+    pub batch_size: usize,
+    /// Forward passes per optimizer step.
+    pub grad_accumulation: u64,
+    /// Tokens per row beyond which a row is cut.
+    pub max_seq_length: usize,
+    /// Inner dimension of the adapters.
+    pub lora_rank: u32,
+    /// The adapters are scaled by `lora_alpha / lora_rank`.
+    pub lora_alpha: f32,
+    /// Share of an adapter's inputs zeroed in training.
+    pub lora_dropout: f32,
+    /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
+    pub target_modules: Option<Vec<String>>,
+    /// The last this many blocks get adapters; `None` for all.
+    pub num_layers: Option<u32>,
+    /// Folder of an adapter to start from.
+    pub init_adapter: Option<String>,
+    /// Learn answers only, not prompts.
+    pub mask_prompt: bool,
+    /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
+    pub dtype: Option<String>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// `AdamW`'s decoupled weight decay.
+    pub weight_decay: f32,
+    /// `AdamW`'s decay of the first moment.
+    pub beta1: f32,
+    /// `AdamW`'s decay of the second moment.
+    pub beta2: f32,
+    /// `AdamW`'s guard against division by zero.
+    pub eps: f32,
+    /// Course of the learning rate after the warm-up.
+    pub schedule: Schedule,
+    /// Share of all steps in which the learning rate rises to `lr`.
+    pub warmup_ratio: f64,
+    /// Gradient norm above which gradients are scaled down; 0 for never.
+    pub max_grad_norm: f32,
+    /// Steps between evaluations; 0 for before and after only.
+    pub eval_every: u64,
+    /// Validation batches scored; 0 for all.
+    pub eval_batches: usize,
+    /// Steps between checkpoints; 0 for none but on interruption.
+    pub save_every: u64,
+    /// Newest checkpoints that stay on disk.
+    pub keep_checkpoints: usize,
+    /// Go on with the unfinished run in `output`.
+    pub resume: bool,
+    /// Replace the run in `output`.
+    pub overwrite: bool,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            model_path: None,
+            data: None,
+            output: None,
+            method: Method::Lora,
+            epochs: 3.0,
+            iters: None,
+            lr: 2e-4,
+            batch_size: 4,
+            grad_accumulation: 1,
+            max_seq_length: 2048,
+            lora_rank: 8,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            target_modules: None,
+            num_layers: None,
+            init_adapter: None,
+            mask_prompt: true,
+            dtype: None,
+            seed: 0,
+            weight_decay: 0.01,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            schedule: Schedule::Cosine,
+            warmup_ratio: 0.05,
+            max_grad_norm: 1.0,
+            eval_every: 100,
+            eval_batches: 25,
+            save_every: 100,
+            keep_checkpoints: 2,
+            resume: false,
+            overwrite: false,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// Checks every value on its own.
+    ///
+    /// # Errors
+    /// The first key out of range, with its value and the range.
+    pub fn validate(&self) -> Result<()> {
+        let share = 0.0..1.0;
+        let checks = [
+            ("epochs", self.epochs, self.epochs > 0.0 && self.epochs.is_finite(), "above 0"),
+            ("iters", self.iters.unwrap_or(1) as f64, self.iters != Some(0), "above 0"),
+            ("lr", self.lr, self.lr > 0.0 && self.lr.is_finite(), "above 0"),
+            ("batch_size", self.batch_size as f64, self.batch_size > 0, "above 0"),
+            ("grad_accumulation", self.grad_accumulation as f64, self.grad_accumulation > 0, "above 0"),
+            ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
+            ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
+            ("lora_alpha", self.lora_alpha.into(), self.lora_alpha > 0.0, "above 0"),
+            ("lora_dropout", self.lora_dropout.into(), share.contains(&f64::from(self.lora_dropout)), "0 to below 1"),
+            ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
+            ("weight_decay", self.weight_decay.into(), self.weight_decay >= 0.0, "0 or more"),
+            ("beta1", self.beta1.into(), share.contains(&f64::from(self.beta1)), "0 to below 1"),
+            ("beta2", self.beta2.into(), share.contains(&f64::from(self.beta2)), "0 to below 1"),
+            ("eps", self.eps.into(), self.eps > 0.0, "above 0"),
+            ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
+            ("max_grad_norm", self.max_grad_norm.into(), self.max_grad_norm >= 0.0, "0 or more"),
+            ("keep_checkpoints", self.keep_checkpoints as f64, self.keep_checkpoints > 0, "above 0"),
+        ];
+        for (key, value, holds, range) in checks {
+            if !holds {
+                return Err(Error::Config(format!("{key} is {value}, expected {range}")));
+            }
+        }
+        if self.target_modules.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
+        }
+        if self.resume && self.overwrite {
+            return Err(Error::Config("resume and overwrite exclude each other".into()));
+        }
+        self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
+    }
+
+    /// The keys that decide the loss curve, for recognising a run.
+    #[must_use]
+    pub fn identity(&self) -> serde_json::Value {
+        let mut json = serde_json::to_value(self).unwrap_or_default();
+        if let Some(fields) = json.as_object_mut() {
+            for key in [
+                "model_path", "data", "output", "epochs", "iters", "eval_every", "eval_batches", "save_every",
+                "keep_checkpoints", "resume", "overwrite",
+            ] {
+                fields.shift_remove(key);
+            }
+        }
+        json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_survive_json() {
+        let config = TrainingConfig::default();
+        config.validate().unwrap();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainingConfig>(&json).unwrap(), config);
+    }
+
+    #[test]
+    fn errors_name_key_value_and_range() {
+        for (json, parts) in [
+            (r#"{"lr": -1}"#, ["lr is -1", "above 0"]),
+            (r#"{"lora_dropout": 1.0}"#, ["lora_dropout is 1", "below 1"]),
+            (r#"{"learning_rate": 1}"#, ["learning_rate", "unknown field"]),
+            (r#"{"method": "qlora"}"#, ["qlora", "`lora`"]),
+            (r#"{"dtype": "int8"}"#, ["int8", "bfloat16"]),
+            (r#"{"resume": true, "overwrite": true}"#, ["resume", "overwrite"]),
+        ] {
+            let parsed = serde_json::from_str::<TrainingConfig>(json);
+            let message = match parsed {
+                Ok(config) => config.validate().unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Fine-tuning a language model: low-rank adapters, or every weight.
+
+pub mod attach;
+pub mod config;
+pub mod run;
+
+pub use config::{Method, TrainingConfig};
+pub use run::{Report, run};

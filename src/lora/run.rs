@@ -1,0 +1,235 @@
+//! From a loaded model and a configuration to an adapter or a model folder on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::memory;
+use mlx_rs::module::ModuleParameters as _;
+use serde::Serialize;
+use serde_json::json;
+
+use super::attach::{self, Targets};
+use super::config::{Method, TrainingConfig};
+use crate::data::{Sample, Tokenizer, read_splits, tokenize};
+use crate::io::adapters::{self, AdapterConfig};
+use crate::io::output::{Existing, Output};
+use crate::io::{atomic, weights};
+use crate::models::Model;
+use crate::progress::{Event, Observer};
+use crate::train::adamw::AdamW;
+use crate::train::checkpoint::{Checkpoints, History};
+use crate::train::evaluate::EvaluationPlan;
+use crate::train::fit::{Data, Plan, batches_per_epoch, fit};
+use crate::{Error, Result, rng};
+
+const REPORT: &str = "training.json";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// What a run did. Losses are in nats per target token, times in seconds, memory in bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Loss of the last step.
+    pub final_loss: f64,
+    /// Time spent in steps.
+    pub training_time_secs: f64,
+    /// Peak of MLX's allocator.
+    pub peak_memory_bytes: usize,
+    /// Validation loss of the untouched model.
+    pub loss_before: f64,
+    /// Validation loss of the result.
+    pub loss_after: f64,
+    /// `exp(loss_before)`
+    pub perplexity_before: f64,
+    /// `exp(loss_after)`
+    pub perplexity_after: f64,
+    /// Tokens (padding not counted) per second of `training_time_secs`.
+    pub tokens_per_second: f64,
+    /// Tokens that went through the model.
+    pub trained_tokens: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Loss of every step.
+    pub train_losses: Vec<f64>,
+    /// `[steps taken, validation loss]`
+    pub validation_losses: Vec<(u64, f64)>,
+    /// Numbers that were trained.
+    pub trainable_parameters: u64,
+    /// Numbers in the model, adapters included.
+    pub total_parameters: u64,
+    /// Rows cut to `max_seq_length`.
+    pub truncated_rows: usize,
+    /// Folder of the result.
+    pub adapter_path: PathBuf,
+}
+
+/// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
+/// must be set. `model` holds the result afterwards.
+///
+/// # Errors
+/// A configuration, data set or output folder that cannot be used, by name; a loss that is
+/// not a number; [`Error::Interrupted`] when the observer stops it, after a checkpoint.
+pub fn run(
+    model: &mut dyn Model,
+    tokenizer: &Tokenizer,
+    source: &Path,
+    config: &TrainingConfig,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    config.validate()?;
+    let existing = match config {
+        TrainingConfig { resume: true, .. } => Existing::Resume,
+        TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
+        _ => Existing::Keep,
+    };
+    let path = |key: &str, value: &Option<String>| match value {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => Err(Error::Config(format!("{key} is missing"))),
+    };
+    let (data, truncated_rows) = read_data(&path("data", &config.data)?, tokenizer, config)?;
+    let output = Output::open(&path("output", &config.output)?, REPORT, CHECKPOINTS, existing)?;
+    let (names, adapter) = prepare(model, source, config)?;
+    let mut identity = config.identity();
+    identity["data"] = json!(fingerprint(&data.train));
+    identity["parameters"] = json!(names.len());
+    let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
+    let plan = plan(config, data.train.len(), tokenizer.pad_id());
+    let history = fit(model, &names, &data, &plan, &checkpoints, config.resume, observer)?;
+    save(model, source, adapter.as_ref(), output.folder())?;
+    let report = report(model, &names, plan.steps, history, truncated_rows, output.folder())?;
+    let text = serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
+    atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
+    // The result is safe on disk: a request to stop has nothing left to stop.
+    let _ = observer.on(&Event::Finished { step: plan.steps, path: output.folder().to_owned() });
+    Ok(report)
+}
+
+/// The data as tokens, and how many rows were cut.
+fn read_data(path: &Path, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<(Data, usize)> {
+    let splits = read_splits(path, config.seed)?;
+    let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    Ok((Data { train: train.samples, valid: valid.samples }, train.report.truncated))
+}
+
+/// Opens what is trained; names of its parameters, and how an adapter describes itself.
+fn prepare(
+    model: &mut dyn Model,
+    source: &Path,
+    config: &TrainingConfig,
+) -> Result<(Vec<String>, Option<AdapterConfig>)> {
+    attach::detach(model)?;
+    if config.method == Method::Full {
+        let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
+        names.sort();
+        return Ok((names, None));
+    }
+    let adapter = if let Some(folder) = &config.init_adapter {
+        adapters::load(Path::new(folder), model)?
+    } else {
+        let targets =
+            Targets { modules: config.target_modules.as_deref(), num_layers: config.num_layers };
+        let scale = config.lora_alpha / config.lora_rank as f32;
+        let lora = attach::attach(model, targets, config.lora_rank, scale, config.lora_dropout, config.seed)?;
+        AdapterConfig {
+            fine_tune_type: "lora".into(),
+            num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
+            lora_parameters: Some(lora),
+            model: None,
+        }
+    };
+    let model_name = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
+    Ok((attach::parameter_names(model), Some(AdapterConfig { model: Some(model_name), ..adapter })))
+}
+
+fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
+    let batches = batches_per_epoch(rows, config.batch_size) as f64 * config.epochs;
+    let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
+    Plan {
+        steps,
+        batch_size: config.batch_size,
+        accumulation: config.grad_accumulation,
+        lr: config.lr,
+        schedule: config.schedule,
+        warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
+        optimizer: AdamW {
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            weight_decay: config.weight_decay,
+        },
+        max_grad_norm: config.max_grad_norm,
+        seed: config.seed,
+        eval_every: config.eval_every,
+        save_every: config.save_every,
+        evaluation: EvaluationPlan {
+            batch_size: config.batch_size,
+            max_batches: config.eval_batches,
+            max_seq_length: config.max_seq_length,
+            pad,
+        },
+    }
+}
+
+/// Tells two data sets apart when a run is resumed.
+fn fingerprint(samples: &[Sample]) -> String {
+    let numbers = samples.iter().flat_map(|sample| {
+        sample.ids.iter().zip(&sample.trained).map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
+    });
+    format!("{} rows, {:016x}", samples.len(), rng::digest(numbers))
+}
+
+/// Writes the adapter, or a complete model folder when every weight was trained.
+fn save(
+    model: &mut dyn Model,
+    source: &Path,
+    adapter: Option<&AdapterConfig>,
+    folder: &Path,
+) -> Result<()> {
+    if let Some(config) = adapter {
+        return adapters::save(folder, model, config);
+    }
+    for entry in fs::read_dir(source).map_err(Error::io("read", source))? {
+        let path = entry.map_err(Error::io("read", source))?.path();
+        let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else { continue };
+        let is_index = name.to_string_lossy().ends_with(".index.json");
+        if path.is_file() && (extension == "json" || extension == "jinja") && !is_index {
+            let copy = |to: &Path| fs::copy(&path, to).map(|_| ());
+            atomic::write(&folder.join(name), copy)?;
+        }
+    }
+    weights::save(folder, model, None)
+}
+
+fn report(
+    model: &dyn Model,
+    names: &[String],
+    steps: u64,
+    history: History,
+    truncated_rows: usize,
+    folder: &Path,
+) -> Result<Report> {
+    let parameters = model.parameters().flatten();
+    let count = |keep: &dyn Fn(&str) -> bool| {
+        parameters.iter().filter(|(name, _)| keep(name)).map(|(_, x)| x.size() as u64).sum()
+    };
+    let loss = |scored: Option<&(u64, f64)>| scored.map_or(f64::NAN, |&(_, loss)| loss);
+    let (before, after) = (loss(history.validation_losses.first()), loss(history.validation_losses.last()));
+    Ok(Report {
+        final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
+        training_time_secs: history.training_secs,
+        peak_memory_bytes: memory::peak_memory()?,
+        loss_before: before,
+        loss_after: after,
+        perplexity_before: before.exp(),
+        perplexity_after: after.exp(),
+        tokens_per_second: history.trained_tokens as f64 / history.training_secs,
+        trained_tokens: history.trained_tokens,
+        steps,
+        trainable_parameters: count(&|name| names.iter().any(|trained| trained == name)),
+        total_parameters: count(&|_| true),
+        train_losses: history.train_losses,
+        validation_losses: history.validation_losses,
+        truncated_rows,
+        adapter_path: folder.to_owned(),
+    })
+}

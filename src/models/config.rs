@@ -1,0 +1,58 @@
+//! Reading `config.json` with errors that name the key.
+
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// Largest `config.json` that is read, in bytes; real ones hold a few thousand.
+const MAX_BYTES: u64 = 1 << 22;
+
+/// The parsed `config.json` of `folder`.
+///
+/// # Errors
+/// No such file; not JSON.
+pub fn read(folder: &Path) -> Result<Value> {
+    let path = folder.join("config.json");
+    let bytes = fs::metadata(&path).map_err(|_| {
+        Error::ModelLoading(format!(
+            "{} has no config.json: a model is a folder in Hugging Face format (config.json, \
+             *.safetensors, tokenizer.json)",
+            folder.display()
+        ))
+    })?;
+    if bytes.len() > MAX_BYTES {
+        return Err(Error::ModelLoading(format!(
+            "{}: larger than {MAX_BYTES} bytes",
+            path.display()
+        )));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::ModelLoading(format!("{}: not valid JSON: {error}", path.display())))
+}
+
+/// The string under `key`.
+pub(super) fn string<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
+    config[key]
+        .as_str()
+        .ok_or_else(|| Error::ModelLoading(format!("\"{key}\" is missing or not a string")))
+}
+
+/// `config` as `T`; keys that `T` does not know are ignored.
+pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
+    T::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
+}
+
+/// `value` if it lies in `1..=max`.
+pub(super) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
+    match i32::try_from(value) {
+        Ok(value) if (1..=max).contains(&value) => Ok(value),
+        _ => Err(Error::ModelLoading(format!(
+            "\"{key}\" is {value}, expected 1 to {max}"
+        ))),
+    }
+}

@@ -1,0 +1,329 @@
+//! Llama ([1](https://arxiv.org/abs/2302.13971), [2](https://arxiv.org/abs/2307.09288),
+//! [3](https://arxiv.org/abs/2407.21783)), [Mistral](https://arxiv.org/abs/2310.06825) and SmolLM2.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Model, config};
+use crate::kernels::attention::{Mask, attention};
+use crate::nn::rope::RopeScaling;
+use crate::nn::{self, Cache, Embedding, KvCache, Linear, RmsNorm, Rope, silu};
+use crate::{Error, Result};
+
+/// The part of `config.json` that shapes the model; defaults are those of Hugging Face.
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    hidden_size: i64,
+    intermediate_size: i64,
+    num_hidden_layers: i64,
+    num_attention_heads: i64,
+    num_key_value_heads: Option<i64>,
+    head_dim: Option<i64>,
+    vocab_size: i64,
+    #[serde(default = "default_eps")]
+    rms_norm_eps: f32,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Value>,
+    /// Where transformers 5 keeps `rope_theta` and `rope_scaling`.
+    rope_parameters: Option<Value>,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    sliding_window: Option<i64>,
+}
+
+fn default_eps() -> f32 {
+    1e-6
+}
+
+/// Shape of a model, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    hidden: i32,
+    intermediate: i32,
+    layers: i32,
+    heads: i32,
+    kv_heads: i32,
+    head_dim: i32,
+    vocab: i32,
+    norm_eps: f32,
+    rope_theta: f64,
+    rope_scaling: RopeScaling,
+    attention_bias: bool,
+    mlp_bias: bool,
+    tied: bool,
+    mask: Mask,
+}
+
+impl Config {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// A key that is missing, of the wrong type or out of range.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let file: File = config::parse(json)?;
+        let hidden = config::size("hidden_size", file.hidden_size, 1 << 20)?;
+        let heads = config::size("num_attention_heads", file.num_attention_heads, 1 << 14)?;
+        let kv_heads = file.num_key_value_heads.unwrap_or(file.num_attention_heads);
+        let kv_heads = config::size("num_key_value_heads", kv_heads, heads)?;
+        let head_dim = file.head_dim.unwrap_or_else(|| i64::from(hidden / heads));
+        if heads % kv_heads != 0 {
+            return Err(Error::ModelLoading(format!(
+                "\"num_attention_heads\" ({heads}) is not a multiple of \"num_key_value_heads\" ({kv_heads})"
+            )));
+        }
+        let rope = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
+        let window = file
+            .sliding_window
+            .map(|w| config::size("sliding_window", w, i32::MAX))
+            .transpose()?;
+        Ok(Self {
+            hidden,
+            intermediate: config::size("intermediate_size", file.intermediate_size, 1 << 22)?,
+            layers: config::size("num_hidden_layers", file.num_hidden_layers, 1 << 12)?,
+            heads,
+            kv_heads,
+            head_dim: config::size("head_dim", head_dim, 1 << 14)?,
+            vocab: config::size("vocab_size", file.vocab_size, 1 << 24)?,
+            norm_eps: file.rms_norm_eps,
+            rope_theta: rope["rope_theta"]
+                .as_f64()
+                .or(file.rope_theta)
+                .unwrap_or(10_000.0),
+            rope_scaling: rope_scaling(&rope)?,
+            attention_bias: file.attention_bias,
+            mlp_bias: file.mlp_bias,
+            tied: file.tie_word_embeddings,
+            mask: window.map_or(Mask::Causal, Mask::Sliding),
+        })
+    }
+}
+
+fn rope_scaling(rope: &Value) -> Result<RopeScaling> {
+    let mut rope = rope.clone();
+    let Some(fields) = rope.as_object_mut() else {
+        return Ok(RopeScaling::Default);
+    };
+    // Older files say "type".
+    let kind = fields.get("rope_type").or_else(|| fields.get("type")).cloned();
+    fields.insert("rope_type".into(), kind.unwrap_or_else(|| "default".into()));
+    config::parse(&rope).map_err(|error| Error::ModelLoading(format!("\"rope_scaling\": {error}")))
+}
+
+/// `[batch, time]` of ids → `[batch, time, vocab]`.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Llama {
+    #[param]
+    model: Decoder,
+    #[param]
+    lm_head: Option<Linear>,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Decoder {
+    #[param]
+    embed_tokens: Embedding,
+    #[param]
+    layers: Vec<Block>,
+    #[param]
+    norm: RmsNorm,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Block {
+    #[param]
+    self_attn: Attention,
+    #[param]
+    mlp: Mlp,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Attention {
+    #[param]
+    q_proj: Linear,
+    #[param]
+    k_proj: Linear,
+    #[param]
+    v_proj: Linear,
+    #[param]
+    o_proj: Linear,
+    rope: Rope,
+    heads: i32,
+    kv_heads: i32,
+    head_dim: i32,
+    mask: Mask,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Mlp {
+    #[param]
+    gate_proj: Linear,
+    #[param]
+    up_proj: Linear,
+    #[param]
+    down_proj: Linear,
+}
+
+impl Llama {
+    /// A model of zeros to be filled from a checkpoint.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(config: &Config) -> Result<Self> {
+        let layers: nn::Result<Vec<Block>> = (0..config.layers).map(|_| Block::new(config)).collect();
+        let head = if config.tied {
+            None
+        } else {
+            Some(Linear::new(config.hidden, config.vocab, false)?)
+        };
+        Ok(Self {
+            model: Decoder {
+                embed_tokens: Embedding::new(config.vocab, config.hidden)?,
+                layers: layers?,
+                norm: RmsNorm::new(config.hidden, config.norm_eps)?,
+            },
+            lm_head: head,
+        })
+    }
+}
+
+impl Model for Llama {
+    fn forward(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+        let mut x = self.model.embed_tokens.forward(ids)?;
+        for (i, block) in self.model.layers.iter().enumerate() {
+            x = block.forward(&x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+        }
+        let x = self.model.norm.forward(&x)?;
+        match &self.lm_head {
+            Some(head) => head.forward(&x),
+            None => self.model.embed_tokens.as_linear(&x),
+        }
+    }
+
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
+        for (i, Block { self_attn, mlp, .. }) in self.model.layers.iter_mut().enumerate() {
+            for (name, layer) in [
+                ("self_attn.q_proj", &mut self_attn.q_proj),
+                ("self_attn.k_proj", &mut self_attn.k_proj),
+                ("self_attn.v_proj", &mut self_attn.v_proj),
+                ("self_attn.o_proj", &mut self_attn.o_proj),
+                ("mlp.gate_proj", &mut mlp.gate_proj),
+                ("mlp.up_proj", &mut mlp.up_proj),
+                ("mlp.down_proj", &mut mlp.down_proj),
+            ] {
+                visit(&format!("model.layers.{i}.{name}"), layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn num_layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn vocab_size(&self) -> i32 {
+        self.model.embed_tokens.weight.dim(0)
+    }
+
+    fn ignores(&self, key: &str) -> bool {
+        // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
+        key.ends_with("rotary_emb.inv_freq") || (key == "lm_head.weight" && self.lm_head.is_none())
+    }
+}
+
+impl Block {
+    fn new(config: &Config) -> nn::Result<Self> {
+        Ok(Self {
+            self_attn: Attention::new(config)?,
+            mlp: Mlp::new(config)?,
+            input_layernorm: RmsNorm::new(config.hidden, config.norm_eps)?,
+            post_attention_layernorm: RmsNorm::new(config.hidden, config.norm_eps)?,
+        })
+    }
+
+    /// `x`: `[batch, time, hidden]` → same shape.
+    fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
+        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache)?)?;
+        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+}
+
+impl Attention {
+    fn new(config: &Config) -> nn::Result<Self> {
+        let &Config {
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            attention_bias: bias,
+            mask,
+            ..
+        } = config;
+        Ok(Self {
+            q_proj: Linear::new(hidden, heads * head_dim, bias)?,
+            k_proj: Linear::new(hidden, kv_heads * head_dim, bias)?,
+            v_proj: Linear::new(hidden, kv_heads * head_dim, bias)?,
+            o_proj: Linear::new(heads * head_dim, hidden, bias)?,
+            rope: Rope::new(head_dim, config.rope_theta, config.rope_scaling),
+            heads,
+            kv_heads,
+            head_dim,
+            mask,
+        })
+    }
+
+    /// `x`: `[batch, time, hidden]` → same shape.
+    fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
+        let (batch, time) = (x.dim(0), x.dim(1));
+        let heads = |y: Array, heads: i32| {
+            y.reshape(&[batch, time, heads, self.head_dim])?
+                .transpose_axes(&[0, 2, 1, 3])
+        };
+        let offset = cache.as_ref().map_or(0, |cache| cache.len());
+        let q = self
+            .rope
+            .forward(&heads(self.q_proj.forward(x)?, self.heads)?, offset)?;
+        let k = self
+            .rope
+            .forward(&heads(self.k_proj.forward(x)?, self.kv_heads)?, offset)?;
+        let v = heads(self.v_proj.forward(x)?, self.kv_heads)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.update(k, v)?,
+            None => (k, v),
+        };
+        let y = attention(&q, &k, &v, (self.head_dim as f32).sqrt().recip(), self.mask)?;
+        self.o_proj
+            .forward(&y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, time, -1])?)
+    }
+}
+
+impl Mlp {
+    fn new(config: &Config) -> nn::Result<Self> {
+        let &Config {
+            hidden,
+            intermediate,
+            mlp_bias: bias,
+            ..
+        } = config;
+        Ok(Self {
+            gate_proj: Linear::new(hidden, intermediate, bias)?,
+            up_proj: Linear::new(hidden, intermediate, bias)?,
+            down_proj: Linear::new(intermediate, hidden, bias)?,
+        })
+    }
+
+    /// SwiGLU: `x`: `[..., hidden]` → same shape.
+    fn forward(&self, x: &Array) -> nn::Result<Array> {
+        let gate = silu(&self.gate_proj.forward(x)?)?;
+        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+    }
+}

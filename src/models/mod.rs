@@ -1,0 +1,70 @@
+//! One file per architecture; [`load`] and [`create`] choose by `model_type`.
+
+use std::path::Path;
+
+use mlx_rs::Array;
+use mlx_rs::module::ModuleParameters;
+use serde_json::Value;
+
+use crate::nn::{self, Cache, Linear};
+use crate::{Error, Result};
+
+pub mod llama;
+
+mod config;
+mod init;
+
+pub use config::read as read_config;
+pub use init::initialize;
+
+/// What every language model does.
+pub trait Model: ModuleParameters + Send {
+    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. With a cache, `ids` continue
+    /// what it holds.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// Calls `visit` on every linear layer of the blocks with its key path, in order.
+    ///
+    /// This is the one seam through which every method reaches layers.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()>;
+
+    /// Number of blocks, which is also the number of caches.
+    fn num_layers(&self) -> usize;
+
+    /// Number of tokens the head tells apart.
+    fn vocab_size(&self) -> i32;
+
+    /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
+    fn ignores(&self, key: &str) -> bool;
+}
+
+/// An empty model of the architecture that `config` (a `config.json`) describes.
+///
+/// # Errors
+/// An unknown `model_type`; a key that is missing or out of range.
+pub fn create(config: &Value) -> Result<Box<dyn Model>> {
+    match config::string(config, "model_type")? {
+        "llama" | "mistral" => Ok(Box::new(llama::Llama::new(&llama::Config::parse(config)?)?)),
+        other => Err(Error::ModelLoading(format!(
+            "model_type \"{other}\" is not supported; supported are: llama, mistral"
+        ))),
+    }
+}
+
+/// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored.
+///
+/// # Errors
+/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.
+pub fn load(folder: &Path, dtype: Option<mlx_rs::Dtype>) -> Result<Box<dyn Model>> {
+    let config = read_config(folder)?;
+    let mut model = create(&config)
+        .map_err(|error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display())))?;
+    crate::io::weights::load(folder, model.as_mut(), dtype)?;
+    Ok(model)
+}

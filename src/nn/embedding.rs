@@ -1,0 +1,44 @@
+//! Token embeddings.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use mlx_rs::module::Param;
+
+use super::Result;
+use crate::kernels::matmul::{Transpose, matmul};
+
+/// A table of vectors, `weight`: `[vocab, hidden]`.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Embedding {
+    /// One row per token.
+    #[param]
+    pub weight: Param<Array>,
+}
+
+impl Embedding {
+    /// A table of zeros to be filled from a checkpoint.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(vocab: i32, hidden: i32) -> Result<Self> {
+        Ok(Self {
+            weight: Param::new(Array::zeros::<f32>(&[vocab, hidden])?),
+        })
+    }
+
+    /// `ids`: `[...]` of integers below `vocab` → `[..., hidden]`.
+    ///
+    /// # Errors
+    /// What MLX raises; an id out of range is not noticed, as everywhere in MLX.
+    pub fn forward(&self, ids: &Array) -> Result<Array> {
+        self.weight.take_axis(ids, 0)
+    }
+
+    /// The table as output head: `x`: `[..., hidden]` → logits `[..., vocab]`.
+    ///
+    /// # Errors
+    /// A last dimension other than `hidden`.
+    pub fn as_linear(&self, x: &Array) -> Result<Array> {
+        matmul(x, &self.weight, Transpose::B)
+    }
+}

@@ -1,0 +1,170 @@
+//! The linear layer of every model, dense or with a low-rank adapter.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::module::Param;
+use mlx_rs::{Array, Dtype, random};
+
+use super::Result;
+use crate::kernels::matmul::{Transpose, matmul};
+
+/// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685).
+///
+/// | slot | shape |
+/// |---|---|
+/// | `weight` | `[out, in]` |
+/// | `bias` | `[out]` |
+/// | `lora_a`, `lora_b` | `[in, rank]`, `[rank, out]` |
+///
+/// Slots are optional so that a checkpoint's keys are the same with and without an adapter.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Linear {
+    /// `W`
+    #[param]
+    pub weight: Param<Array>,
+    /// `b`
+    #[param]
+    pub bias: Param<Option<Array>>,
+    /// `A`
+    #[param]
+    pub lora_a: Param<Option<Array>>,
+    /// `B`
+    #[param]
+    pub lora_b: Param<Option<Array>>,
+    /// How `A` and `B` enter.
+    pub low_rank: LowRank,
+}
+
+/// Settings of the low-rank part.
+#[derive(Debug, Clone, Default)]
+pub struct LowRank {
+    /// `s`, usually `alpha / rank`.
+    pub scale: f32,
+    /// Share of `x` that is zeroed before `A`; the rest is scaled up.
+    pub dropout: f32,
+    /// PRNG key of this step's dropout mask; `None` outside training.
+    pub dropout_key: Option<Array>,
+}
+
+impl Linear {
+    /// A layer of zeros to be filled from a checkpoint.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(inputs: i32, outputs: i32, bias: bool) -> Result<Self> {
+        let bias = if bias {
+            Some(Array::zeros::<f32>(&[outputs])?)
+        } else {
+            None
+        };
+        Ok(Self {
+            weight: Param::new(Array::zeros::<f32>(&[outputs, inputs])?),
+            bias: Param::new(bias),
+            lora_a: Param::new(None),
+            lora_b: Param::new(None),
+            low_rank: LowRank::default(),
+        })
+    }
+
+    /// `(in, out)`
+    #[must_use]
+    pub fn size(&self) -> (i32, i32) {
+        (self.weight.dim(1), self.weight.dim(0))
+    }
+
+    /// `x`: `[..., in]` → `[..., out]`, in the dtype of `x`.
+    ///
+    /// # Errors
+    /// A last dimension other than `in`.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        let mut y = matmul(x, &self.weight, Transpose::B)?;
+        if let Some(bias) = &*self.bias {
+            y = y.add(bias)?;
+        }
+        match (&*self.lora_a, &*self.lora_b) {
+            (Some(a), Some(b)) => y.add(self.low_rank.forward(x, a, b)?.as_dtype(y.dtype())?),
+            _ => Ok(y),
+        }
+    }
+}
+
+impl LowRank {
+    /// `s·(dropout(x)·A)·B`, computed in the dtype of `A` (f32 in training, whatever `x` is).
+    fn forward(&self, x: &Array, a: &Array, b: &Array) -> Result<Array> {
+        let mut x = x.as_dtype(a.dtype())?;
+        if let Some(key) = &self.dropout_key {
+            x = dropout(&x, self.dropout, key)?;
+        }
+        let y = matmul(&matmul(&x, a, Transpose::NONE)?, b, Transpose::NONE)?;
+        y.multiply(Array::from_f32(self.scale).as_dtype(y.dtype())?)
+    }
+}
+
+/// Zeroes each element with probability `p` and divides the others by `1 - p`.
+fn dropout(x: &Array, p: f32, key: &Array) -> Result<Array> {
+    let keep = random::bernoulli(&Array::from_f32(1.0 - p), x.shape(), key)?;
+    let scale = Array::from_f32(1.0 / (1.0 - p));
+    x.multiply(
+        keep.as_dtype(Dtype::Float32)?
+            .multiply(scale)?
+            .as_dtype(x.dtype())?,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::module::ModuleParameters as _;
+
+    use super::*;
+    use crate::kernels::eval;
+
+    fn layer() -> Linear {
+        let mut layer = Linear::new(2, 3, true).unwrap();
+        *layer.weight = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
+        *layer.bias = Some(Array::from_slice(&[0.5_f32, 0.0, -0.5], &[3]));
+        layer
+    }
+
+    fn values(x: &Array) -> Vec<f32> {
+        eval([x]).unwrap();
+        x.as_slice::<f32>().to_vec()
+    }
+
+    #[test]
+    fn adds_bias_and_low_rank() {
+        let mut layer = layer();
+        let x = Array::from_slice(&[1.0_f32, -1.0], &[1, 2]);
+        assert_eq!(values(&layer.forward(&x).unwrap()), [-0.5, -1.0, -1.5]);
+        *layer.lora_a = Some(Array::from_slice(&[1.0_f32, 3.0], &[2, 1]));
+        *layer.lora_b = Some(Array::from_slice(&[1.0_f32, 0.0, 2.0], &[1, 3]));
+        layer.low_rank.scale = 0.5;
+        // x·A = -2, times B and 0.5: [-1, 0, -2].
+        assert_eq!(values(&layer.forward(&x).unwrap()), [-1.5, -1.0, -3.5]);
+    }
+
+    #[test]
+    fn keys_are_those_of_a_checkpoint() {
+        let mut layer = layer();
+        let keys = |layer: &Linear| {
+            let mut keys: Vec<String> = layer
+                .parameters()
+                .flatten()
+                .keys()
+                .map(ToString::to_string)
+                .collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(keys(&layer), ["bias", "weight"]);
+        *layer.lora_a = Some(Array::from_f32(0.0));
+        assert_eq!(keys(&layer), ["bias", "lora_a", "weight"]);
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean() {
+        let x = Array::ones::<f32>(&[10_000]).unwrap();
+        let y = values(&dropout(&x, 0.25, &random::key(3).unwrap()).unwrap());
+        let mean = y.iter().sum::<f32>() / 10_000.0;
+        assert!((mean - 1.0).abs() < 0.02, "{mean}");
+        assert!(y.iter().all(|&y| y == 0.0 || (y - 4.0 / 3.0).abs() < 1e-6));
+    }
+}

@@ -1,0 +1,136 @@
+//! Rotary position embeddings ([RoPE](https://arxiv.org/abs/2104.09864)), half-split layout.
+
+use std::f64::consts::TAU;
+
+use mlx_rs::Array;
+use mlx_rs::fast::rope;
+use serde::Deserialize;
+
+use super::Result;
+
+/// Turns pairs `(x[i], x[i + head_dim/2])` by `position · theta^(-2i/head_dim)`.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    dims: i32,
+    theta: f32,
+    /// Positions are multiplied by this.
+    position_scale: f32,
+    /// Period of each pair over 2π, `[head_dim/2]`, when it is not a plain power of `theta`.
+    periods: Option<Array>,
+}
+
+/// How a checkpoint stretches its positions, as `config.json` spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase")]
+pub enum RopeScaling {
+    /// Not at all.
+    Default,
+    /// Positions divided by `factor` ([position interpolation](https://arxiv.org/abs/2306.15595)).
+    Linear {
+        /// Ratio of new to old context length.
+        factor: f64,
+    },
+    /// Long periods stretched, short ones kept, a ramp between ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
+    Llama3 {
+        /// Stretch of the long periods.
+        factor: f64,
+        /// Periods above `original / low_freq_factor` are long.
+        low_freq_factor: f64,
+        /// Periods below `original / high_freq_factor` are short.
+        high_freq_factor: f64,
+        /// Context length before stretching.
+        original_max_position_embeddings: f64,
+    },
+}
+
+impl Rope {
+    /// For heads of `dims` numbers.
+    #[must_use]
+    pub fn new(dims: i32, theta: f64, scaling: RopeScaling) -> Self {
+        let mut rope = Self {
+            dims,
+            theta: theta as f32,
+            position_scale: 1.0,
+            periods: None,
+        };
+        match scaling {
+            RopeScaling::Default => {}
+            RopeScaling::Linear { factor } => rope.position_scale = (1.0 / factor) as f32,
+            RopeScaling::Llama3 { .. } => {
+                let periods: Vec<f32> = (0..dims / 2)
+                    .map(|i| scaling.stretch(theta.powf(f64::from(2 * i) / f64::from(dims))) as f32)
+                    .collect();
+                rope.periods = Some(Array::from_slice(&periods, &[dims / 2]));
+            }
+        }
+        rope
+    }
+
+    /// `x`: `[batch, heads, time, head_dim]`, first time step at position `offset` → same shape.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
+        let theta = self.periods.is_none().then_some(self.theta);
+        rope(
+            x,
+            self.dims,
+            false,
+            theta,
+            self.position_scale,
+            offset,
+            self.periods.as_ref(),
+        )
+    }
+}
+
+impl RopeScaling {
+    /// New period for `period`, both over 2π.
+    fn stretch(self, period: f64) -> f64 {
+        let Self::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } = self
+        else {
+            return period;
+        };
+        let turns = original_max_position_embeddings / (TAU * period);
+        let ramp = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+        period / ((1.0 - ramp) / factor + ramp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::eval;
+
+    #[test]
+    fn turns_by_position() {
+        let rope = Rope::new(2, 10_000.0, RopeScaling::Default);
+        let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 1, 2, 2]);
+        let y = rope.forward(&x, 3).unwrap();
+        eval([&y]).unwrap();
+        let expected = [3.0_f32.cos(), 3.0_f32.sin(), 4.0_f32.cos(), 4.0_f32.sin()];
+        for (y, expected) in y.as_slice::<f32>().iter().zip(expected) {
+            assert!((y - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn llama3_keeps_short_and_stretches_long_periods() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192.0,
+        };
+        assert!((scaling.stretch(1.0) - 1.0).abs() < 1e-12);
+        assert!((scaling.stretch(1e5) - 8e5).abs() < 1e-6);
+        // Half-way along the ramp: 2.5 turns in the original context.
+        let period = 8192.0 / (TAU * 2.5);
+        assert!((scaling.stretch(period) - period / (0.5 / 8.0 + 0.5)).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,31 @@
+//! Engine errors as Python exceptions. The classes live in Python, where they have docs.
+
+use pyo3::PyErr;
+use pyo3::exceptions::PyKeyboardInterrupt;
+
+use crate::Error;
+
+mod exceptions {
+    pyo3::import_exception!(efficientai_toolkit.exceptions, ToolkitError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, ConfigError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, DatasetError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, HardwareCompatibilityError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, DependencyError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, ModelLoadingError);
+    pyo3::import_exception!(efficientai_toolkit.exceptions, TrainingError);
+}
+
+/// One class per variant; no catch-all, so that a new variant must choose.
+pub(super) fn to_python(error: Error) -> PyErr {
+    let message = error.to_string();
+    match error {
+        Error::Config(_) => exceptions::ConfigError::new_err(message),
+        Error::Dataset(_) => exceptions::DatasetError::new_err(message),
+        Error::Hardware(_) => exceptions::HardwareCompatibilityError::new_err(message),
+        Error::Dependency(_) => exceptions::DependencyError::new_err(message),
+        Error::ModelLoading(_) => exceptions::ModelLoadingError::new_err(message),
+        Error::Training(_) => exceptions::TrainingError::new_err(message),
+        Error::Io { .. } | Error::Mlx(_) => exceptions::ToolkitError::new_err(message),
+        Error::Interrupted => PyKeyboardInterrupt::new_err(()),
+    }
+}

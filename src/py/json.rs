@@ -1,0 +1,16 @@
+//! Settings come from Python as JSON, and reports go back as JSON.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// Settings of a room; their values are checked by the room.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::Config(error.to_string()))
+}
+
+/// A report as Python receives it.
+pub(super) fn json(report: &impl Serialize) -> Result<String> {
+    serde_json::to_string(report).map_err(|error| Error::Training(format!("cannot report: {error}")))
+}

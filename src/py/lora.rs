@@ -1,0 +1,58 @@
+//! Fine-tuning.
+
+use std::path::{Path, PathBuf};
+
+use pyo3::prelude::*;
+
+use super::enter::enter;
+use super::json::{json, parse};
+use super::model::Model;
+use super::observer::observed;
+use super::tokenizer::Tokenizer;
+use crate::generate::GenerateConfig;
+use crate::lora::{TrainingConfig, run};
+use crate::{Error, data};
+
+/// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
+///
+/// ``config`` is the JSON of a ``TrainingConfig`` with ``data`` and ``output`` filled in.
+#[pyfunction]
+pub fn train_lora(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    config: &str,
+    observer: Py<PyAny>,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    observed(py, Some(observer), |caller| {
+        let config: TrainingConfig = parse(config)?;
+        let mut inner = model.lock()?;
+        json(&run(inner.as_mut(), tokenizer, model.folder(), &config, caller)?)
+    })
+}
+
+/// Reads and tokenises a data set and returns statistics as JSON, per split.
+#[pyfunction]
+pub fn validate_data(
+    py: Python<'_>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    data: PathBuf,
+    max_seq_length: usize,
+) -> PyResult<String> {
+    let tokenizer = tokenizer.get().inner();
+    enter(py, || {
+        let splits = data::read_splits(Path::new(&data), 0)?;
+        json(&data::describe(&splits, tokenizer, max_seq_length)?)
+    })
+}
+
+/// Default settings of a room (``lora`` or ``generate``) as JSON.
+#[pyfunction]
+pub fn defaults(py: Python<'_>, room: &str) -> PyResult<String> {
+    enter(py, || match room {
+        "lora" => json(&TrainingConfig::default()),
+        "generate" => json(&GenerateConfig::default()),
+        other => Err(Error::Config(format!("there is no room \"{other}\"; there are lora, generate"))),
+    })
+}

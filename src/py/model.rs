@@ -1,0 +1,187 @@
+//! `Model`, and ways to get one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use mlx_rs::module::ModuleParameters as _;
+use mlx_rs::{Array, Dtype};
+use numpy::{IntoPyArray as _, PyArray3, PyArrayMethods as _, PyReadonlyArray2, PyUntypedArrayMethods as _};
+use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict as _, PyDict};
+
+use super::enter::enter;
+use super::error::to_python;
+use super::tokenizer::Tokenizer;
+use crate::io::{adapters, tensors, weights};
+use crate::{Error, Result, data, kernels, models};
+
+/// A language model: `model(ids)` gives logits.
+#[pyclass(frozen, module = "efficientai_toolkit._core")]
+pub struct Model {
+    inner: Mutex<Box<dyn models::Model>>,
+    folder: PathBuf,
+    config: serde_json::Value,
+}
+
+impl Model {
+    /// The model itself, for one user at a time.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<dyn models::Model>>> {
+        match self.inner.try_lock() {
+            Ok(guard) => Ok(guard),
+            // A panic elsewhere leaves parameters that are valid arrays.
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::Training("the model is in use by another call; wait until that returns".into()))
+            }
+        }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Folder the model came from.
+    #[getter]
+    fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Architecture, as `config.json` names it.
+    #[getter]
+    fn model_type(&self) -> &str {
+        self.config["model_type"].as_str().unwrap_or_default()
+    }
+
+    /// The parsed `config.json`.
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("json")?.call_method1("loads", (self.config.to_string(),))
+    }
+
+    /// Number format of the embedding, and so of all computation: float32, float16 or bfloat16.
+    #[getter]
+    fn dtype(&self) -> PyResult<String> {
+        let model = self.lock().map_err(to_python)?;
+        let parameters = model.parameters().flatten();
+        let dtype = parameters.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).map(|(_, x)| x.dtype());
+        Ok(format!("{:?}", dtype.unwrap_or(Dtype::Float32)).to_lowercase())
+    }
+
+    /// Numbers in the model, adapters included.
+    #[getter]
+    fn num_parameters(&self) -> PyResult<usize> {
+        let model = self.lock().map_err(to_python)?;
+        Ok(model.parameters().flatten().values().map(|x| x.size()).sum())
+    }
+
+    /// Logits for token ids.
+    ///
+    /// Parameters
+    /// ----------
+    /// ids
+    ///     Integers, ``[batch, time]``.
+    ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray
+    ///     float32, ``[batch, time, vocab]``.
+    fn __call__<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray3<f32>>> {
+        let (ids, rows) = ids_of(py, ids).and_then(|ids| self.check(&ids).map(|rows| (ids, rows)))?;
+        let time = ids.shape()[1];
+        let logits = enter(py, || {
+            let model = self.lock()?;
+            let ids = Array::from_slice(&rows, &[(rows.len() / time.max(1)) as i32, time as i32]);
+            let logits = model.forward(&ids, None)?.as_dtype(Dtype::Float32)?;
+            kernels::eval([&logits])?;
+            Ok(logits.as_slice::<f32>().to_vec())
+        })?;
+        let shape = [ids.shape()[0], time, logits.len() / rows.len()];
+        logits.into_pyarray(py).reshape(shape)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Model({}, {})", self.model_type(), self.folder.display())
+    }
+}
+
+impl Model {
+    /// The ids in row order, if all of them are tokens.
+    fn check(&self, ids: &PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
+        let ids = ids.as_array();
+        let vocab = self.lock().map_err(to_python)?.vocab_size();
+        if ids.is_empty() {
+            return Err(to_python(Error::Config(format!("ids has shape {:?}, expected at least one token", ids.shape()))));
+        }
+        let token = |&id: &i64| i32::try_from(id).ok().filter(|id| (0..vocab).contains(id));
+        ids.iter().map(|id| token(id).ok_or_else(|| {
+            to_python(Error::Config(format!("ids holds {id}, expected 0 to {}", vocab - 1)))
+        })).collect()
+    }
+}
+
+/// `ids` as a matrix of integers.
+fn ids_of<'py>(py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, i64>> {
+    let wrong = |what: String| to_python(Error::Config(format!("ids {what}, expected integers [batch, time]")));
+    let array = py.import("numpy")?.call_method1("asarray", (ids,))?;
+    let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
+    let shape: Vec<usize> = array.getattr("shape")?.extract()?;
+    if !matches!(kind.as_str(), "i" | "u") {
+        return Err(wrong(format!("are {}", array.getattr("dtype")?)));
+    }
+    if shape.len() != 2 {
+        return Err(wrong(format!("have shape {shape:?}")));
+    }
+    let options: Bound<'py, PyDict> = [("copy", false)].into_py_dict(py)?;
+    Ok(array.call_method("astype", ("int64",), Some(&options))?.extract()?)
+}
+
+/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+///
+/// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
+/// the checkpoint's own on a GPU.
+#[pyfunction]
+#[pyo3(signature = (path, adapter_path=None, dtype=None))]
+pub fn load(
+    py: Python<'_>,
+    path: PathBuf,
+    adapter_path: Option<PathBuf>,
+    dtype: Option<&str>,
+) -> PyResult<(Model, Tokenizer)> {
+    enter(py, || {
+        let dtype = match dtype {
+            Some(name) => Some(tensors::dtype(name)?),
+            None => kernels::on_cpu().then_some(Dtype::Float32),
+        };
+        let config = models::read_config(&path)?;
+        let mut model = models::load(&path, dtype)?;
+        if let Some(adapter) = adapter_path {
+            adapters::load(&adapter, model.as_mut())?;
+        }
+        let tokenizer = data::Tokenizer::from_folder(&path)?;
+        Ok((Model { inner: Mutex::new(model), folder: path, config }, Tokenizer::new(tokenizer)))
+    })
+}
+
+/// Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
+///
+/// ``config`` is the text of a ``config.json``; matrices are drawn with its
+/// ``initializer_range`` as standard deviation.
+#[pyfunction]
+#[pyo3(signature = (config, folder, seed=0, dtype="float32"))]
+pub fn create_model(py: Python<'_>, config: &str, folder: PathBuf, seed: u64, dtype: &str) -> PyResult<()> {
+    enter(py, || {
+        let dtype = tensors::dtype(dtype)?;
+        let json: serde_json::Value = serde_json::from_str(config)
+            .map_err(|error| Error::Config(format!("config is not valid JSON: {error}")))?;
+        let mut model = models::create(&json)?;
+        let std = json["initializer_range"].as_f64().unwrap_or(0.02) as f32;
+        models::initialize(model.as_mut(), std, seed)?;
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let text = serde_json::to_string_pretty(&json).unwrap_or_default();
+        crate::io::atomic::write_text(&folder.join("config.json"), &(text + "\n"))?;
+        weights::save(&folder, model.as_ref(), Some(dtype))
+    })
+}

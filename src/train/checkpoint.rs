@@ -1,0 +1,208 @@
+//! Everything a run needs to go on as if it had never stopped.
+//!
+//! ```text
+//! checkpoints/step-0000100/
+//!     parameters.safetensors   the trained parameters
+//!     first.safetensors        AdamW's moments
+//!     second.safetensors
+//!     state.json               step, curves, and what the run was started with
+//! ```
+//! Dropout masks and the order of the data are functions of the seed and the step, so
+//! there is no other state.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::Array;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::adamw::Moments;
+use crate::io::atomic::{self, NewFolder};
+use crate::io::tensors::{self, Tensors};
+use crate::{Error, Result};
+
+const PREFIX: &str = "step-";
+
+/// The curves of a run so far.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct History {
+    /// Loss of every step, in nats per target token.
+    pub train_losses: Vec<f64>,
+    /// `(steps taken, validation loss)`.
+    pub validation_losses: Vec<(u64, f64)>,
+    /// Tokens that went through the model, padding not counted.
+    pub trained_tokens: u64,
+    /// Time spent in steps, in seconds.
+    pub training_secs: f64,
+}
+
+/// A run at the end of a step.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Steps taken.
+    pub step: u64,
+    /// The trained parameters.
+    pub parameters: Tensors,
+    /// The optimizer's memory.
+    pub moments: Moments,
+    /// Curves so far.
+    pub history: History,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    step: u64,
+    updates: u64,
+    history: History,
+    /// What decides the loss curve: a run with other values cannot go on from here.
+    identity: Value,
+}
+
+/// The checkpoints of one run.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    identity: Value,
+    keep: usize,
+}
+
+impl Checkpoints {
+    /// Checkpoints under `folder`, of which the `keep` newest stay. `identity` is an object of
+    /// all that decides the loss curve.
+    #[must_use]
+    pub fn new(folder: PathBuf, identity: Value, keep: usize) -> Self {
+        Self { folder, identity, keep: keep.max(1) }
+    }
+
+    /// Stores `state`, complete or not at all, and removes the oldest; returns its folder.
+    ///
+    /// # Errors
+    /// No space or no permission.
+    pub fn save(&self, state: &State) -> Result<PathBuf> {
+        let target = self.folder.join(format!("{PREFIX}{:07}", state.step));
+        let folder = NewFolder::begin(&target)?;
+        tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
+        tensors::write(&folder.path().join("first.safetensors"), &state.moments.first, &[])?;
+        tensors::write(&folder.path().join("second.safetensors"), &state.moments.second, &[])?;
+        let file = File {
+            step: state.step,
+            updates: state.moments.updates,
+            history: state.history.clone(),
+            identity: self.identity.clone(),
+        };
+        let json = serde_json::to_string(&file)
+            .map_err(|error| Error::Training(format!("cannot store the state of the run: {error}")))?;
+        atomic::write_text(&folder.path().join("state.json"), &json)?;
+        folder.finish()?;
+        let stored = self.stored();
+        for (_, old) in &stored[..stored.len().saturating_sub(self.keep)] {
+            fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
+        }
+        Ok(target)
+    }
+
+    /// The newest checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// A checkpoint that is broken, or belongs to a run with other settings.
+    pub fn latest(&self) -> Result<Option<State>> {
+        match self.stored().last() {
+            Some((_, folder)) => self.load(folder).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Steps and folders of the complete checkpoints, oldest first.
+    fn stored(&self) -> Vec<(u64, PathBuf)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut stored: Vec<_> = entries
+            .filter_map(|entry| {
+                let step = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+                Some((step, entry.path()))
+            })
+            .collect();
+        stored.sort();
+        stored
+    }
+
+    fn load(&self, folder: &Path) -> Result<State> {
+        let path = folder.join("state.json");
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let file: File = serde_json::from_str(&text)
+            .map_err(|error| Error::Training(format!("{}: {error}", path.display())))?;
+        self.check(&file.identity, folder)?;
+        let read = |name: &str| -> Result<Tensors> { tensors::read(&folder.join(name)) };
+        Ok(State {
+            step: file.step,
+            parameters: read("parameters.safetensors")?,
+            moments: Moments {
+                first: read("first.safetensors")?,
+                second: read("second.safetensors")?,
+                updates: file.updates,
+            },
+            history: file.history,
+        })
+    }
+
+    fn check(&self, stored: &Value, folder: &Path) -> Result<()> {
+        let empty = serde_json::Map::new();
+        let (now, then) = (self.identity.as_object().unwrap_or(&empty), stored.as_object().unwrap_or(&empty));
+        let changed: Vec<String> = now
+            .iter()
+            .filter(|&(key, value)| then.get(key) != Some(value))
+            .map(|(key, value)| format!("{key} was {}, is {value}", then.get(key).unwrap_or(&Value::Null)))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Training(format!(
+            "cannot resume from {}: the run was started with other settings ({})",
+            folder.display(),
+            changed.join(", ")
+        )))
+    }
+}
+
+/// All arrays of a state, to be evaluated together.
+pub(super) fn arrays<'a>(parameters: &'a Tensors, moments: &'a Moments) -> impl Iterator<Item = &'a Array> {
+    parameters.values().chain(moments.first.values()).chain(moments.second.values())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state(step: u64) -> State {
+        let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
+        let moments = Moments { first: tensors.clone(), second: tensors.clone(), updates: step };
+        let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
+        State { step, parameters: tensors, moments, history }
+    }
+
+    #[test]
+    fn newest_comes_back_exactly_and_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().to_owned(), json!({"seed": 1}), 2);
+        assert!(checkpoints.latest().unwrap().is_none());
+        for step in [2, 4, 10] {
+            checkpoints.save(&state(step)).unwrap();
+        }
+        let back = checkpoints.latest().unwrap().unwrap();
+        assert_eq!((back.step, back.moments.updates), (10, 10));
+        assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
+        assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
+    }
+
+    #[test]
+    fn another_run_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |seed: u64| Checkpoints::new(folder.path().to_owned(), json!({"seed": seed, "lr": 0.1}), 2);
+        run(1).save(&state(1)).unwrap();
+        let message = run(2).latest().unwrap_err().to_string();
+        assert!(message.contains("seed was 1, is 2") && !message.contains("lr"), "{message}");
+    }
+}

@@ -1,0 +1,244 @@
+//! The training loop.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use mlx_rs::memory;
+
+use super::adamw::{AdamW, Moments};
+use super::checkpoint::{self, Checkpoints, History, State};
+use super::evaluate::{EvaluationPlan, evaluate};
+use super::schedule::Schedule;
+use super::step;
+use crate::data::{Batch, Sample, collate, epoch_batches};
+use crate::io::tensors::Tensors;
+use crate::models::Model;
+use crate::progress::{Event, Observer};
+use crate::{Error, Result, kernels};
+
+/// What to train on.
+#[derive(Debug)]
+pub struct Data {
+    /// Rows to learn.
+    pub train: Vec<Sample>,
+    /// Rows to score.
+    pub valid: Vec<Sample>,
+}
+
+/// How to train. Every number comes from the configuration of the caller.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Rows per forward pass.
+    pub batch_size: usize,
+    /// Forward passes per optimizer step.
+    pub accumulation: u64,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Its course.
+    pub schedule: Schedule,
+    /// Steps until the peak.
+    pub warmup_steps: u64,
+    /// The optimizer.
+    pub optimizer: AdamW,
+    /// Gradient norm above which gradients are scaled down; 0 for never.
+    pub max_grad_norm: f32,
+    /// Seed of data order and dropout.
+    pub seed: u64,
+    /// Steps between evaluations; 0 for before and after only.
+    pub eval_every: u64,
+    /// Steps between checkpoints; 0 for none but on interruption.
+    pub save_every: u64,
+    /// How the validation set is scored.
+    pub evaluation: EvaluationPlan,
+}
+
+/// Batches in one pass over `rows` rows.
+#[must_use]
+pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
+    rows.div_ceil(batch_size.max(1)) as u64
+}
+
+/// Trains the parameters called `names` and returns the curves; the model holds the result.
+///
+/// When the observer stops it, the state is saved first and the error is [`Error::Interrupted`].
+///
+/// # Errors
+/// A loss that is not a number; what MLX or the disk report.
+pub fn fit(
+    model: &mut dyn Model,
+    names: &[String],
+    data: &Data,
+    plan: &Plan,
+    checkpoints: &Checkpoints,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<History> {
+    let resumed = if resume { checkpoints.latest()? } else { None };
+    let state = resumed.unwrap_or_else(|| State {
+        step: 0,
+        parameters: step::parameters(model, names),
+        moments: Moments::default(),
+        history: History::default(),
+    });
+    step::set_parameters(model, &state.parameters);
+    memory::reset_peak_memory()?;
+    let run = Run { model, data, plan, checkpoints, observer, order: None };
+    run.train(names, state)
+}
+
+struct Run<'a> {
+    model: &'a mut dyn Model,
+    data: &'a Data,
+    plan: &'a Plan,
+    checkpoints: &'a Checkpoints,
+    observer: &'a mut dyn Observer,
+    /// Epoch and its batches.
+    order: Option<(u64, Vec<Vec<usize>>)>,
+}
+
+impl Run<'_> {
+    fn train(mut self, names: &[String], mut state: State) -> Result<History> {
+        let steps = self.plan.steps;
+        self.emit(&state, &Event::Started {
+            steps,
+            first_step: state.step,
+            trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
+            total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
+        })?;
+        if state.step == 0 {
+            self.evaluate(&mut state)?;
+        }
+        while state.step < steps {
+            self.step(names, &mut state)?;
+            let due = |every: u64| every > 0 && state.step.is_multiple_of(every);
+            let (evaluate, save) = (due(self.plan.eval_every), due(self.plan.save_every));
+            if evaluate || state.step == steps {
+                self.evaluate(&mut state)?;
+            }
+            if save && state.step < steps {
+                let path = self.checkpoints.save(&state)?;
+                self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
+            }
+        }
+        Ok(state.history)
+    }
+
+    /// One optimizer step; `state` and the model change only if it succeeds.
+    fn step(&mut self, names: &[String], state: &mut State) -> Result<()> {
+        let started = Instant::now();
+        let batches: Vec<Batch> = (0..self.plan.accumulation)
+            .map(|i| self.batch(state.step * self.plan.accumulation + i))
+            .collect();
+        // All micro-batches share one divisor, so a token counts the same in each of them.
+        let targets: f32 = batches.iter().flat_map(|batch| &batch.weights).sum();
+        let (mut loss, mut sum) = (0.0, None);
+        for (i, batch) in batches.iter().enumerate() {
+            if self.observer.poll() == ControlFlow::Break(()) {
+                return Err(self.interrupt(state));
+            }
+            let micro = state.step * self.plan.accumulation + i as u64;
+            step::set_dropout(self.model, Some((self.plan.seed, micro)))?;
+            let (part, grads) = step::gradients(self.model, &state.parameters, batch, targets)?;
+            kernels::eval(std::iter::once(&part).chain(grads.values()))?;
+            loss += f64::from(part.item_exact::<f32>());
+            sum = Some(step::accumulate(sum, grads)?);
+        }
+        step::set_dropout(self.model, None)?;
+        let mut grads = sum.unwrap_or_default();
+        let norm = step::clip(&mut grads, self.plan.max_grad_norm)?;
+        let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        let (parameters, moments) = self.update(state, &grads, lr)?;
+        kernels::eval(checkpoint::arrays(&parameters, &moments).chain([&norm]))?;
+        let grad_norm = f64::from(norm.item_exact::<f32>());
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(self.diverged(state, loss, grad_norm));
+        }
+        debug_assert_eq!(parameters.len(), names.len());
+        step::set_parameters(self.model, &parameters);
+        (state.parameters, state.moments) = (parameters, moments);
+        state.step += 1;
+        let secs = started.elapsed().as_secs_f64();
+        let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
+        state.history.train_losses.push(loss);
+        state.history.trained_tokens += tokens;
+        state.history.training_secs += secs;
+        let per_epoch = batches_per_epoch(self.data.train.len(), self.plan.batch_size);
+        self.emit(state, &Event::Step {
+            step: state.step,
+            steps: self.plan.steps,
+            epoch: (state.step * self.plan.accumulation) as f64 / per_epoch as f64,
+            loss,
+            lr,
+            grad_norm,
+            tokens_per_second: tokens as f64 / secs,
+            peak_memory: memory::peak_memory()? as u64,
+        })
+    }
+
+    fn update(&self, state: &State, grads: &Tensors, lr: f64) -> Result<(Tensors, Moments)> {
+        let mut moments = state.moments.clone();
+        let parameters = self.plan.optimizer.step(&state.parameters, grads, &mut moments, lr)?;
+        Ok((parameters, moments))
+    }
+
+    /// The `index`-th batch of the endless sequence of epochs.
+    fn batch(&mut self, index: u64) -> Batch {
+        let Plan { batch_size, seed, evaluation, .. } = *self.plan;
+        let samples = &self.data.train;
+        let per_epoch = batches_per_epoch(samples.len(), batch_size);
+        let epoch = index / per_epoch;
+        if self.order.as_ref().is_none_or(|(current, _)| *current != epoch) {
+            let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
+            self.order = Some((epoch, epoch_batches(&lengths, batch_size, seed, epoch)));
+        }
+        let rows = self.order.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
+        let rows: Vec<&Sample> = rows.map(|&row| &samples[row]).collect();
+        collate(&rows, evaluation.max_seq_length, evaluation.pad)
+    }
+
+    fn evaluate(&mut self, state: &mut State) -> Result<()> {
+        let scored = evaluate(self.model, &self.data.valid, &self.plan.evaluation, self.observer);
+        let loss = match scored {
+            Err(Error::Interrupted) => return Err(self.interrupt(state)),
+            other => other?,
+        };
+        if !loss.is_finite() {
+            return Err(self.diverged(state, loss, f64::NAN));
+        }
+        state.history.validation_losses.push((state.step, loss));
+        self.emit(state, &Event::Evaluated { step: state.step, loss, perplexity: loss.exp() })
+    }
+
+    fn emit(&mut self, state: &State, event: &Event) -> Result<()> {
+        match self.observer.on(event) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(self.interrupt(state)),
+        }
+    }
+
+    /// Saves what there is; the error to return.
+    fn interrupt(&mut self, state: &State) -> Error {
+        if state.step == 0 {
+            return Error::Interrupted;
+        }
+        match self.checkpoints.save(state) {
+            Ok(path) => {
+                // The observer has already asked to stop; this only tells where to resume.
+                let _ = self.observer.on(&Event::Checkpoint { step: state.step, path });
+                Error::Interrupted
+            }
+            Err(error) => error,
+        }
+    }
+
+    fn diverged(&self, state: &State, loss: f64, grad_norm: f64) -> Error {
+        Error::Training(format!(
+            "the loss is {loss} and the gradient norm {grad_norm} at step {} of {}; the checkpoint before is \
+             intact. Try a lower lr, or check the weights and data for values that are not finite",
+            state.step + 1,
+            self.plan.steps
+        ))
+    }
+}

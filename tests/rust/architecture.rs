@@ -1,0 +1,153 @@
+//! The house rules that a compiler does not check: who may import whom, where unsafe code
+//! and pyo3 may stand, and how long a file may be.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MAX_LINES: usize = 400;
+
+/// Room → rooms it may name. Capability rooms never name each other.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("progress", &[]),
+    ("rng", &["error"]),
+    ("hardware", &["error"]),
+    ("kernels", &["error"]),
+    ("nn", &["error", "kernels", "rng"]),
+    ("data", &["error"]),
+    ("io", &["error", "kernels", "models", "nn"]),
+    ("models", &["error", "kernels", "nn", "io", "rng"]),
+    ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),
+    ("generate", &["error", "kernels", "nn", "data", "models"]),
+    ("lora", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models", "train"]),
+    (
+        "py",
+        &[
+            "error", "progress", "hardware", "kernels", "data", "io", "models", "generate", "lora",
+        ],
+    ),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of `src` with its text, sorted.
+fn sources() -> BTreeMap<PathBuf, String> {
+    fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                files.insert(path.strip_prefix(root().join("src")).unwrap().to_owned(), text);
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    collect(&root().join("src"), &mut files);
+    assert!(files.len() > 20, "the sources were not found");
+    files
+}
+
+/// `lora/run.rs` → `lora`, `rng.rs` → `rng`
+fn room(file: &Path) -> String {
+    let first = file.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Rooms named by `crate::…` in `text`, in single paths and in braces.
+fn imports(text: &str) -> Vec<String> {
+    let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+    let mut rooms = Vec::new();
+    for path in code.split("crate::").skip(1) {
+        let names = match path.strip_prefix('{') {
+            Some(list) => top_level(list.split_once(';').map_or(list, |(list, _)| list)),
+            None => vec![path],
+        };
+        for name in names {
+            let name: String = name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            rooms.push(name);
+        }
+    }
+    rooms
+}
+
+/// Items of a brace list that stand outside inner braces.
+fn top_level(list: &str) -> Vec<&str> {
+    let (mut items, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (i, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                items.push(&list[start..i]);
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                items.push(&list[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
+#[test]
+fn rooms_import_only_what_they_may() {
+    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    for (file, text) in sources() {
+        let room = room(&file);
+        if room == "lib" {
+            continue;
+        }
+        let allowed = table.get(room.as_str()).unwrap_or_else(|| panic!("room {room} is not in the table"));
+        for import in imports(&text) {
+            // `Error` and `Result` are re-exported at the root; `data::test` names are the room's own.
+            let known = table.contains_key(import.as_str());
+            assert!(
+                !known || import == room || allowed.contains(&import.as_str()),
+                "{}: room {room} must not import {import}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_parser_of_imports_sees_braces() {
+    let text = "use crate::data::{Batch, io};\nuse crate::{Error, io::{atomic, lora}, rng};\n// crate::py";
+    assert_eq!(imports(text), ["data", "Error", "io", "rng"]);
+}
+
+#[test]
+fn unsafe_code_stands_in_kernels_only() {
+    for (file, text) in sources() {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let found = code.into_iter().any(|line| line.split_whitespace().any(|word| word == "unsafe"));
+        assert!(!found || room(&file) == "kernels", "{} holds unsafe code", file.display());
+    }
+}
+
+#[test]
+fn foreign_types_stay_in_their_rooms() {
+    for (file, text) in sources() {
+        let room = room(&file);
+        let names = |word: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word));
+        assert!(!names("pyo3") || room == "py", "{} names pyo3", file.display());
+        assert!(!names("mlx_rs") || room != "data", "{} names mlx_rs", file.display());
+        let enter = file.ends_with("py/enter.rs");
+        assert!(!names(".detach(") || enter || room != "py", "{} releases the GIL", file.display());
+    }
+}
+
+#[test]
+fn files_are_short() {
+    for (file, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines, more than {MAX_LINES}", file.display());
+    }
+}

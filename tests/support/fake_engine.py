@@ -1,0 +1,139 @@
+"""A stand-in for the compiled engine, so that the Python layer is tested without it."""
+
+import json
+import types
+from collections.abc import Callable
+from typing import Any
+
+EVENTS: list[dict[str, Any]] = [
+    {"event": "started", "steps": 4, "first_step": 0, "trainable_parameters": 50, "total_parameters": 1000},
+    {"event": "evaluated", "step": 0, "loss": 3.0, "perplexity": 20.0},
+    *(
+        {
+            "event": "step",
+            "step": step,
+            "steps": 4,
+            "epoch": step / 4,
+            "loss": 3.0 / step,
+            "lr": 1e-4,
+            "grad_norm": 1.0,
+            "tokens_per_second": 1234.5,
+            "peak_memory": 310_000_000,
+        }
+        for step in range(1, 5)
+    ),
+    {"event": "evaluated", "step": 4, "loss": 1.6, "perplexity": 5.0},
+    {"event": "checkpoint", "step": 4, "path": "out/checkpoints/step-0000004"},
+    {"event": "finished", "step": 4, "path": "out"},
+]
+
+REPORT: dict[str, Any] = {
+    "final_loss": 0.75,
+    "training_time_secs": 2.0,
+    "peak_memory_bytes": 310_000_000,
+    "loss_before": 3.0,
+    "loss_after": 1.6,
+    "perplexity_before": 20.0,
+    "perplexity_after": 5.0,
+    "tokens_per_second": 1234.5,
+    "trained_tokens": 2469,
+    "steps": 4,
+    "train_losses": [3.0, 1.5, 1.0, 0.75],
+    "validation_losses": [[0, 3.0], [4, 1.6]],
+    "trainable_parameters": 50,
+    "total_parameters": 1000,
+    "resumed_from": None,
+}
+
+HARDWARE = {
+    "backend": "cpu",
+    "chip": "Test Chip",
+    "cores": 2,
+    "isa": ["avx2"],
+    "memory_bytes": 8_000_000_000,
+    "mlx_version": "0.32.2",
+    "memory_limit_bytes": 6_000_000_000,
+    "cache_limit_bytes": 1_000_000_000,
+    "wired_limit_bytes": 0,
+    "note": None,
+}
+
+
+class Model:
+    path = "model"
+    model_type = "llama"
+    dtype = "float32"
+    num_parameters = 1000
+    trained = False
+
+
+class Tokenizer:
+    vocab_size = 64
+    has_chat_template = True
+
+    def apply_chat_template(self, messages: str, tools: str | None, add_generation_prompt: bool) -> str:
+        assert add_generation_prompt
+        assert tools is None
+        return "".join(f"<{m['role']}>{m['content']}" for m in json.loads(messages))
+
+
+class FakeEngine(types.ModuleType):
+    """Answers with the prompt it got; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("efficientai_toolkit._core")
+        self.calls: list[tuple[str, Any]] = []
+        self.during_training: Callable[[dict[str, Any]], None] = lambda _: None
+
+    def check_mlx_version(self) -> None:
+        """Fit."""
+
+    def hardware(self) -> str:
+        return json.dumps(HARDWARE)
+
+    def load(self, path: str, adapter_path: str | None, dtype: str | None) -> tuple[Model, Tokenizer]:
+        self.calls.append(("load", (path, adapter_path, dtype)))
+        return Model(), Tokenizer()
+
+    def generate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompt: str,
+        config: str,
+        on_text: Callable[[str], object] | None,
+        add_special_tokens: bool,
+    ) -> str:
+        assert add_special_tokens != prompt.startswith("<")
+        self.calls.append(("generate", (prompt, json.loads(config))))
+        text = "a new answer" if model.trained else "an old answer"
+        if on_text is not None:
+            for piece in text.split(" "):
+                on_text(piece)
+        return json.dumps(
+            {
+                "text": text,
+                "prompt_tokens": 5,
+                "generated_tokens": 3,
+                "finish_reason": "stop",
+                "prompt_tokens_per_second": 100.0,
+                "tokens_per_second": 50.0,
+                "peak_memory_bytes": 1_000_000,
+            }
+        )
+
+    def train_lora(
+        self, model: Model, tokenizer: Tokenizer, config: str, observer: Callable[[str], object]
+    ) -> str:
+        settings = json.loads(config)
+        self.calls.append(("train_lora", settings))
+        for event in EVENTS:
+            observer(json.dumps(event))
+            self.during_training(settings)
+        model.trained = True
+        return json.dumps({**REPORT, "adapter_path": settings["output"]})
+
+    def validate_data(self, tokenizer: Tokenizer, data: str, max_seq_length: int) -> str:
+        self.calls.append(("validate_data", (data, max_seq_length)))
+        train = {"rows": 9, "tokens": 90, "longest": 20, "truncated": 1, "dropped": 0, "kinds": {"text": 9}}
+        return json.dumps({"train": train, "test": dict.fromkeys(train, 0)})

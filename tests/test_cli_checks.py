@@ -1,0 +1,114 @@
+"""The commands that look before one leaps: ``validate`` and the two ``info``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from efficientai_toolkit import _link
+from efficientai_toolkit.cli import lora_info, main
+from efficientai_toolkit.cli.options import flag
+from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
+from efficientai_toolkit.lora import TrainingConfig
+from support.fake_engine import HARDWARE, FakeEngine
+
+VALIDATE = "lora-finetuning-mlx:validate"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: FakeEngine) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu"])
+    return tmp_path
+
+
+def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([VALIDATE]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith((" ", "ready")) and line] == [
+        "ok"
+    ] * 6
+    assert "train 9 rows, 90 tokens, longest 20, 1 cut" in out
+    assert out.endswith("\nready to train\n")
+
+
+def test_what_is_wrong_where(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> str:
+        message = "data/train.jsonl line 3: no key `text`"
+        raise DatasetError(message)
+
+    monkeypatch.setattr(fake_engine, "validate_data", broken)
+    assert main([VALIDATE, "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    status = {check["name"]: (check["status"], check["detail"]) for check in report["checks"]}
+    assert status["data"] == ("FAIL", "data/train.jsonl line 3: no key `text`")
+    assert status["model"][0] == status["output"][0] == "ok"
+
+
+def test_without_a_model_the_data_is_not_read(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        message = "model.safetensors: truncated"
+        raise ModelLoadingError(message)
+
+    monkeypatch.setattr(fake_engine, "load", broken)
+    assert main([VALIDATE]) == 2
+    out = capsys.readouterr().out
+    assert "FAIL    model        model.safetensors: truncated" in out
+    assert "skipped data" in out
+    assert out.endswith("\nnot ready to train\n")
+
+
+def test_missing_data_is_found_before_the_model_is_loaded(
+    fake_engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([VALIDATE, "--data", "nowhere"]) == 2
+    assert "there is no folder or file nowhere" in capsys.readouterr().out
+    assert fake_engine.calls == []
+
+
+def test_two_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu", "mlx-cuda-12"])
+    assert main([VALIDATE]) == 2
+    assert "overwrite each other's" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").touch()
+    assert main([VALIDATE, "--output", "file/below"]) == 2
+    assert "file is not a writable folder" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_output_that_is_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "out").mkdir()
+    (here / "out/training.json").touch()
+    assert main([VALIDATE, "--output", "out"]) == 2
+    assert "holds a run" in " ".join(capsys.readouterr().out.split())
+    assert main([VALIDATE, "--output", "out", "--overwrite"]) == 0
+
+
+def test_info_of_the_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lora-finetuning-mlx:info"]) == 0
+    out = capsys.readouterr().out
+    for name in TrainingConfig().to_dict():
+        assert f"  {flag(name)} " in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["lora-finetuning-mlx:info", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["defaults"]["train"] == TrainingConfig().to_dict()
+    assert report["about"] == lora_info.ABOUT
+
+
+def test_info_of_the_toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1.0")
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "Test Chip, 2 cores" in out
+    assert "memory 6.0 GB, cache 1.0 GB, wired 0.0 GB" in out
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hardware"] == HARDWARE
