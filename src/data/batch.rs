@@ -132,7 +132,7 @@ mod tests {
     fn the_order_does_not_change_between_versions() {
         // A resumed run relies on this order; if it changes, old checkpoints do not resume exactly.
         let batches = epoch_batches(&[3, 1, 4, 1, 5, 9, 2, 6, 5], 2, 7, 3);
-        assert_eq!(batches, vec![Vec::<usize>::new(); 0]);
+        assert_eq!(batches, [vec![8, 7], vec![2, 4], vec![6, 0], vec![3, 1], vec![5]]);
     }
 
     #[test]
@@ -144,7 +144,8 @@ mod tests {
         };
         let padding: usize = epoch_batches(&lengths, 8, 0, 0).iter().map(padded).sum();
         let tokens: usize = lengths.iter().sum();
-        assert!(padding * 40 < tokens, "{padding} of {tokens} tokens are padding");
+        // 32 batches share lengths up to 1000: half of 1000 / 32 is missing to a mean of 500.
+        assert!(padding * 30 < tokens, "{padding} of {tokens} tokens are padding");
     }
 
     #[test]

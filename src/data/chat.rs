@@ -144,7 +144,7 @@ mod tests {
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
 {%- endif %}"##;
-    const LLAMA3: &str = r##"{{- bos_token }}
+    const LLAMA3: &str = r#"{{- bos_token }}
 {%- if not date_string is defined %}
     {%- if strftime_now is defined %}
         {%- set date_string = strftime_now("%%") %}
@@ -162,8 +162,8 @@ mod tests {
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
-{%- endif %}"##;
-    const MISTRAL: &str = r##"{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'].strip() + '\n\n' %}{% else %}{% set loop_messages = messages %}{% set system_message = '' %}{% endif %}{{ bos_token }}{% for message in loop_messages %}
+{%- endif %}"#;
+    const MISTRAL: &str = r"{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'].strip() + '\n\n' %}{% else %}{% set loop_messages = messages %}{% set system_message = '' %}{% endif %}{{ bos_token }}{% for message in loop_messages %}
 {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
     {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
 {% endif %}
@@ -174,7 +174,7 @@ mod tests {
 {% elif message['role'] == 'assistant' %}
     {{ ' ' + ns.content.strip() + eos_token }}
 {% endif %}
-{% endfor %}"##;
+{% endfor %}";
 
     fn conversation() -> Vec<Value> {
         vec![
@@ -253,6 +253,15 @@ mod tests {
             ),
             "{error}"
         );
+    }
+
+    #[test]
+    fn templates_know_the_special_tokens_and_what_is_not_there() {
+        let source =
+            "{{ bos_token }}{{ eos_token }} {{ tools is none }} {{ documents is none }} {{ pad_token }}.";
+        assert_eq!(render(source, &[]).unwrap(), "<s></s> True True .");
+        let bare = ChatTemplate::new("{{ bos_token is defined }}", None, None).unwrap();
+        assert_eq!(bare.render(&[], None, false).unwrap(), "False");
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Text to train on: from files on disk to padded batches of token ids. Nothing here knows MLX.
 //!
 //! ```text
-//! jsonl ──► splits ──► tokenize ─────────────► epoch_batches ──► collate ──► Batch
-//! row                   sample                  batch
-//! Located               tokenizer · chat · turns
+//! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── epoch_batches, collate ──► Batch
 //! ```
 
 mod batch;

@@ -72,7 +72,7 @@ mod tests {
         pieces
     }
 
-    /// Tokens as SentencePiece models have them: `▁` begins words, bytes are a fallback.
+    /// Tokens as `SentencePiece` models have them: `▁` begins words, bytes are a fallback.
     fn sentencepiece() -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
         let mut vocab = json!({"<unk>": 0, "▁Hi": 1, "▁you": 2, "!": 3});

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize as _;
 use serde_json::Value;
-use serde_json::ser::{CharEscape, Formatter, Serializer};
+use serde_json::ser::{Formatter, Serializer};
 
 /// The arguments of transformers' `tojson` filter.
 #[derive(Debug, Clone, Default)]
@@ -120,10 +120,6 @@ impl Formatter for Python<'_> {
 
     fn write_f64<W: Write + ?Sized>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
         out.write_all(python_repr(value).as_bytes())
-    }
-
-    fn write_char_escape<W: Write + ?Sized>(&mut self, out: &mut W, escape: CharEscape) -> io::Result<()> {
-        serde_json::ser::CompactFormatter.write_char_escape(out, escape)
     }
 }
 

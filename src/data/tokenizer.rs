@@ -60,7 +60,7 @@ impl Tokenizer {
             }
         }
         let template = read_template(folder, &config, text_of("bos_token"), text_of("eos_token"))?;
-        Ok(Self { template, bos, eos, pad, inner })
+        Ok(Self { inner, template, bos, eos, pad })
     }
 
     /// Token ids of `text`; `add_special` adds what the model expects around a text, such as BOS.
@@ -75,6 +75,9 @@ impl Tokenizer {
 
     /// Like [`Self::encode`] with special tokens, but without the end of text that some tokenizers add:
     /// an answer follows.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|e| unencodable(&e))?;
         let (ids, is_added) = (encoding.get_ids(), encoding.get_special_tokens_mask());

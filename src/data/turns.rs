@@ -136,7 +136,7 @@ mod tests {
         let template = ChatTemplate::new(PLAIN, None, None).unwrap();
         let transcript = transcript(&template, &chat()[..3], None).unwrap();
         assert_eq!(transcript.text, "<user>Hi<end><assistant>Hello<end>");
-        assert_eq!(transcript.answers, [23..33 + 1]);
+        assert_eq!(&transcript.text[transcript.answers[0].clone()], "Hello<end>");
     }
 
     #[test]
