@@ -8,14 +8,14 @@ use tempfile::TempDir;
 
 use super::Tokenizer;
 
-pub const SPACE_A: u32 = 256;
-pub const BOS: u32 = 257;
-pub const EOS: u32 = 258;
-pub const TURN: u32 = 259;
-pub const END: u32 = 260;
-pub const PAD: u32 = 261;
+pub(super) const SPACE_A: u32 = 256;
+pub(super) const BOS: u32 = 257;
+pub(super) const EOS: u32 = 258;
+pub(super) const TURN: u32 = 259;
+pub(super) const END: u32 = 260;
+pub(super) const PAD: u32 = 261;
 
-pub const CHATML: &str = "{% for message in messages %}\
+pub(super) const CHATML: &str = "{% for message in messages %}\
     {{'<|turn|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n'}}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}";
 
@@ -30,7 +30,7 @@ fn shown(byte: u8) -> char {
 }
 
 /// `tokenizer.json` with BOS put before a text; the only merge is `" A"`.
-pub fn tokenizer_json() -> Value {
+pub(super) fn tokenizer_json() -> Value {
     let mut vocab: serde_json::Map<_, _> =
         (0..=255).map(|byte| (shown(byte).to_string(), json!(byte))).collect();
     vocab.insert("ĠA".to_owned(), json!(SPACE_A));
@@ -58,12 +58,12 @@ pub fn tokenizer_json() -> Value {
     })
 }
 
-pub fn write(folder: &Path, name: &str, value: &Value) {
+pub(super) fn write(folder: &Path, name: &str, value: &Value) {
     fs::write(folder.join(name), value.to_string()).unwrap();
 }
 
 /// A folder with the tokenizer and its configuration.
-pub fn folder(chat_template: Option<&str>) -> TempDir {
+pub(super) fn folder(chat_template: Option<&str>) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "tokenizer.json", &tokenizer_json());
     let config =
@@ -72,6 +72,6 @@ pub fn folder(chat_template: Option<&str>) -> TempDir {
     folder
 }
 
-pub fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
+pub(super) fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
     Tokenizer::from_folder(folder(chat_template).path()).unwrap()
 }
