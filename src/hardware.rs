@@ -44,10 +44,9 @@ pub fn configure() -> Result<Report> {
             .with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram())
             .with_cpu(sysinfo::CpuRefreshKind::nothing()),
     );
-    let memory_bytes = system.cgroup_limits().map_or_else(
-        || system.total_memory(),
-        |cgroup| cgroup.total_memory.min(system.total_memory()),
-    );
+    let memory_bytes = system
+        .cgroup_limits()
+        .map_or_else(|| system.total_memory(), |cgroup| cgroup.total_memory.min(system.total_memory()));
     let gpu = info::gpu();
     let device_type = if gpu.is_some() { DeviceType::Gpu } else { DeviceType::Cpu };
     Device::set_default(&Device::new(device_type, 0));
@@ -58,7 +57,7 @@ pub fn configure() -> Result<Report> {
             GpuBackend::Metal => "metal",
             GpuBackend::Cuda => "cuda",
         }),
-        note: if gpu.is_none() { why_no_gpu() } else { None },
+        note: gpu.is_none().then(why_no_gpu),
         chip: gpu.map_or_else(cpu, |gpu| gpu.name),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         isa: isa(),
@@ -78,9 +77,9 @@ fn set_limits(memory_bytes: usize, gpu: Option<&Gpu>) -> Result<(usize, usize, u
         memory::set_cache_limit(limit / 4)?;
         return Ok((limit, limit / 4, 0));
     }
-    // A tenth stays for the system and Python; a quarter suffices for reuse between steps,
-    // and the rest of a cache would only hide from other programs.
-    let (limit, cache) = (memory_bytes / 10 * 9, memory_bytes / 4);
+    // A tenth stays for the system and Python. On a CPU the system's own allocator reuses memory
+    // well, and whatever MLX keeps is missing elsewhere; a GPU's buffers are dear to make.
+    let (limit, cache) = (memory_bytes / 10 * 9, memory_bytes / if gpu.is_some() { 4 } else { 32 });
     memory::set_memory_limit(limit)?;
     memory::set_cache_limit(cache)?;
     let wired = match gpu.and_then(|gpu| gpu.recommended_working_set) {
@@ -105,18 +104,15 @@ pub fn check_mlx_version() -> Result<()> {
     )))
 }
 
-fn why_no_gpu() -> Option<String> {
-    if cfg!(target_os = "macos") {
-        return Some("Metal is not available here; MLX runs on the CPU".into());
-    }
-    if Path::new("/proc/driver/nvidia/version").exists() {
-        return Some(
-            "an NVIDIA driver is loaded, but the installed MLX cannot use a GPU; for CUDA run: \
-             pip install \"efficientai-toolkit[cuda12]\""
-                .into(),
-        );
-    }
-    Some("no GPU was found; MLX runs on the CPU".into())
+fn why_no_gpu() -> String {
+    let reason = if cfg!(target_os = "macos") {
+        "Metal is not available here; MLX runs on the CPU"
+    } else if Path::new("/proc/driver/nvidia/version").exists() {
+        "an NVIDIA driver is loaded, but the installed MLX has no CUDA; the README tells how to switch"
+    } else {
+        "no GPU was found; MLX runs on the CPU"
+    };
+    reason.to_owned()
 }
 
 fn isa() -> Vec<&'static str> {
@@ -129,7 +125,15 @@ fn isa() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     probe!(
         is_x86_feature_detected,
-        "avx", "f16c", "fma", "avx2", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16"
+        "avx",
+        "f16c",
+        "fma",
+        "avx2",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vnni",
+        "avx512bf16"
     );
     #[cfg(target_arch = "aarch64")]
     probe!(is_aarch64_feature_detected, "neon", "fp16", "dotprod", "bf16", "i8mm");

@@ -145,7 +145,7 @@ def test_no_such_model(tmp_path: Path) -> None:
         (damage.removed("adapters.safetensors"), ["adapters.safetensors"]),
         (damage.removed("adapter_config.json"), ["adapter_config.json"]),
         (damage.overwritten("adapter_config.json", b"{"), ["adapter_config.json"]),
-        (damage.overwritten("adapter_config.json", b"{}"), ["lora_parameters|rank"]),
+        (damage.overwritten("adapter_config.json", b"{}"), ["num_layers"]),
         (damage.truncated("adapters.safetensors", 0.5), ["adapters.safetensors"]),
         (damage.tensor(LORA, lambda a: a[:47], "adapters.safetensors"), [LORA, "47", "48"]),
         (

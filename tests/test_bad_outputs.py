@@ -48,7 +48,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan, 1e38])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_loss_that_is_no_number(data: Path, tmp_path: Path, value: float) -> None:
     model = Path(shutil.copytree(MODEL, tmp_path / "model"))
     damage.tensor(EMBEDDING, lambda w: mx.full(w.shape, value))(model)

@@ -60,29 +60,18 @@ impl Wheel {
         }
         let package = PathBuf::from(package);
         let (include, lib) = (package.join("include"), package.join("lib"));
-        let library = lib.join(if cfg!(target_os = "macos") {
-            "libmlx.dylib"
-        } else {
-            "libmlx.so"
-        });
+        let library = lib.join(if cfg!(target_os = "macos") { "libmlx.dylib" } else { "libmlx.so" });
         if !library.exists() {
             fail(&format!(
                 "{} is missing: install a backend beside mlx, such as `pip install \"mlx[cpu]=={MLX_VERSION}\"`",
                 library.display()
             ));
         }
-        println!(
-            "cargo::rerun-if-changed={}",
-            include.join("mlx/version.h").display()
-        );
+        println!("cargo::rerun-if-changed={}", include.join("mlx/version.h").display());
         println!("cargo::rustc-env=MLX_HEADER_VERSION={version}");
         let clang = lines.next().unwrap_or_default();
         let libclang = Some(Path::new(clang).join("native")).filter(|folder| folder.is_dir());
-        Self {
-            include,
-            lib,
-            libclang,
-        }
+        Self { include, lib, libclang }
     }
 }
 
@@ -150,11 +139,8 @@ fn compile(wheel: &Wheel, sources: &Path) {
 fn needs_format_header(build: &cc::Build) -> bool {
     let mut command = build.get_compiler().to_command();
     let probe = out_dir().join("format_probe.cpp");
-    fs::write(
-        &probe,
-        "#include <format>\nint main() { return std::format(\"{}\", 1).size(); }\n",
-    )
-    .unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", probe.display())));
+    fs::write(&probe, "#include <format>\nint main() { return std::format(\"{}\", 1).size(); }\n")
+        .unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", probe.display())));
     let output = command.arg("-fsyntax-only").arg(&probe).output();
     !output.is_ok_and(|output| output.status.success())
 }
@@ -181,9 +167,7 @@ fn bind(wheel: &Wheel, sources: &Path) {
         .allowlist_function("_?mlx_.*|eat_.*")
         .allowlist_type("_?mlx_.*|eat_.*|b?float16_t")
         .allowlist_var("mlx_.*|MLX_.*")
-        .parse_callbacks(Box::new(
-            bindgen::CargoCallbacks::new().rerun_on_header_files(false),
-        ));
+        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new().rerun_on_header_files(false)));
     if let Some(include) = compiler_headers() {
         builder = builder.clang_arg("-isystem").clang_arg(include);
     }

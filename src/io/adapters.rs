@@ -78,10 +78,7 @@ pub fn save(folder: &Path, model: &dyn Model, config: &AdapterConfig) -> Result<
 pub fn load(folder: &Path, model: &mut dyn Model) -> Result<AdapterConfig> {
     let path = folder.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(|_| {
-        Error::ModelLoading(format!(
-            "{} is not an adapter: it has no {CONFIG}",
-            folder.display()
-        ))
+        Error::ModelLoading(format!("{} is not an adapter: it has no {CONFIG}", folder.display()))
     })?;
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let config: AdapterConfig = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
@@ -91,9 +88,7 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<AdapterConfig> {
         ("lora", None) => return Err(broken("\"lora_parameters\" is missing".into())),
         ("full", _) => replace(model, loaded),
         (other, _) => {
-            return Err(broken(format!(
-                "\"fine_tune_type\" is \"{other}\", expected lora or full"
-            )));
+            return Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora or full")));
         }
     }
     .map_err(|problem| {
@@ -116,10 +111,7 @@ fn attach(
 ) -> std::result::Result<(), String> {
     let mut problems = Vec::new();
     let visited = model.visit_linears(&mut |name, layer| {
-        let (a, b) = (
-            loaded.remove(&format!("{name}.lora_a")),
-            loaded.remove(&format!("{name}.lora_b")),
-        );
+        let (a, b) = (loaded.remove(&format!("{name}.lora_a")), loaded.remove(&format!("{name}.lora_b")));
         let (inputs, outputs) = layer.size();
         match (a, b) {
             (None, None) => {}
@@ -131,7 +123,7 @@ fn attach(
                     layer.low_rank.dropout = lora.dropout;
                 } else {
                     problems.push(format!(
-                        "\"{name}\" maps {inputs} to {outputs}, its lora_a is {:?} and lora_b {:?}",
+                        "\"{name}.lora_a\" {:?} and \"{name}.lora_b\" {:?} do not fit a layer from {inputs} to {outputs}",
                         a.shape(),
                         b.shape()
                     ));
@@ -145,11 +137,7 @@ fn attach(
         problems.push(error.to_string());
     }
     problems.extend(loaded.keys().map(|name| format!("unexpected tensor \"{name}\"")));
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(weights::summary(&problems))
-    }
+    if problems.is_empty() { Ok(()) } else { Err(weights::summary(&problems)) }
 }
 
 /// Replaces the plain parameters for which `loaded` has tensors.
@@ -157,11 +145,7 @@ fn replace(model: &mut dyn Model, loaded: Tensors) -> std::result::Result<(), St
     let mut parameters = model.parameters_mut().flatten();
     let problems: Vec<String> = loaded
         .iter()
-        .filter(|(name, x)| {
-            parameters
-                .get(name.as_str())
-                .is_none_or(|slot| slot.shape() != x.shape())
-        })
+        .filter(|(name, x)| parameters.get(name.as_str()).is_none_or(|slot| slot.shape() != x.shape()))
         .map(|(name, x)| format!("unexpected tensor \"{name}\" {:?}", x.shape()))
         .collect();
     if !problems.is_empty() {

@@ -47,10 +47,7 @@ impl NewFolder {
         // Left over from a run that was killed.
         let _ = fs::remove_dir_all(&temporary);
         fs::create_dir_all(&temporary).map_err(Error::io("create", target))?;
-        Ok(Self {
-            target: target.to_owned(),
-            temporary,
-        })
+        Ok(Self { target: target.to_owned(), temporary })
     }
 
     /// Where to put the files for now.

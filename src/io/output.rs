@@ -43,6 +43,8 @@ impl Output {
             )),
             TryLockError::Error(source) => Error::io("lock", &path)(source),
         })?;
+        // From here on, leaving early gives the lock back.
+        let output = Self { folder: folder.to_owned(), _lock: lock };
         let checkpoints = folder.join(checkpoints);
         match existing {
             Existing::Keep => refuse(folder, result, &checkpoints)?,
@@ -51,10 +53,7 @@ impl Output {
             }
             Existing::Overwrite | Existing::Resume => {}
         }
-        Ok(Self {
-            folder: folder.to_owned(),
-            _lock: lock,
-        })
+        Ok(output)
     }
 
     /// Where the result goes.
@@ -79,10 +78,7 @@ fn refuse(folder: &Path, result: &str, checkpoints: &Path) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Training(format!(
-        "output folder {} holds {found}",
-        folder.display()
-    )))
+    Err(Error::Training(format!("output folder {} holds {found}", folder.display())))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
-use safetensors::tensor::{Metadata, TensorView};
 use safetensors::SafeTensorError;
+use safetensors::tensor::{Metadata, TensorView};
 
 use super::atomic;
 use crate::{Error, Result, kernels};
@@ -24,11 +24,11 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Every tensor of `path`.
 ///
 /// # Errors
-/// Not a safetensors file; truncated; a dtype MLX lacks.
+/// No such file; not a safetensors file; truncated; a dtype MLX lacks.
 pub fn read(path: &Path) -> Result<Tensors> {
     let broken = |why: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {why}", path.display()));
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut file = File::open(path).map_err(|error| broken(&error))?;
+    let length = file.metadata().map_err(|error| broken(&error))?.len();
     let (start, metadata) = header(&mut file, length).map_err(|why| broken(&why))?;
     let mut tensors = Tensors::new();
     for name in metadata.offset_keys() {
@@ -38,9 +38,8 @@ pub fn read(path: &Path) -> Result<Tensors> {
             return Err(broken(&format!("tensor \"{name}\" has shape {:?}", info.shape)));
         }
         let mut bytes = vec![0; to - from];
-        file.seek(SeekFrom::Start(start + from as u64))
-            .map_err(Error::io("read", path))?;
-        file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
+        let place = SeekFrom::Start(start + from as u64);
+        file.seek(place).and_then(|_| file.read_exact(&mut bytes)).map_err(|error| broken(&error))?;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes)
             .map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
         let array = Array::try_from(view).map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
@@ -76,10 +75,8 @@ fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), 
 /// No space, no permission, or an array that cannot be evaluated.
 pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) -> Result<()> {
     // Views must be row-major and evaluated.
-    let rows: BTreeMap<&String, Array> = tensors
-        .iter()
-        .map(|(name, x)| Ok((name, x.contiguous()?)))
-        .collect::<Result<_>>()?;
+    let rows: BTreeMap<&String, Array> =
+        tensors.iter().map(|(name, x)| Ok((name, x.contiguous()?))).collect::<Result<_>>()?;
     kernels::eval(rows.values())?;
     let views: Vec<(&String, TensorView)> = rows
         .iter()
@@ -89,10 +86,8 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) -> Resul
             Ok((name, view))
         })
         .collect::<Result<_>>()?;
-    let metadata: HashMap<String, String> = metadata
-        .iter()
-        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
+    let metadata: HashMap<String, String> =
+        metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     atomic::write(path, |temporary| {
         safetensors::serialize_to_file(views, Some(metadata), temporary).map_err(|error| match error {
             SafeTensorError::IoError(error) => error,
@@ -145,17 +140,12 @@ mod tests {
         let good = std::fs::read(&path).unwrap();
         let mut huge = good.clone();
         huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-        for (bytes, why) in [
-            (&good[..good.len() - 4], "truncated"),
-            (&good[..4], "shorter than 8"),
-            (&huge, "header claims"),
-        ] {
+        for (bytes, why) in
+            [(&good[..good.len() - 4], "truncated"), (&good[..4], "shorter than 8"), (&huge, "header claims")]
+        {
             std::fs::write(&path, bytes).unwrap();
             let message = read(&path).unwrap_err().to_string();
-            assert!(
-                message.contains("x.safetensors") && message.contains(why),
-                "{message}"
-            );
+            assert!(message.contains("x.safetensors") && message.contains(why), "{message}");
         }
     }
 }

@@ -28,6 +28,13 @@ pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Resul
             if model.ignores(&name) {
                 continue;
             }
+            if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
+                return Err(Error::ModelLoading(format!(
+                    "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                    path.display(),
+                    array.dtype()
+                )));
+            }
             let array = match dtype {
                 Some(dtype) if array.dtype() != dtype => {
                     let cast = array.as_dtype(dtype)?;
@@ -41,10 +48,7 @@ pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Resul
         }
     }
     assign(model, loaded).map_err(|problem| {
-        Error::ModelLoading(format!(
-            "{} does not fit its config.json: {problem}",
-            folder.display()
-        ))
+        Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
     })
 }
 
@@ -59,9 +63,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         .map_err(|_| Error::ModelLoading(format!("{} has neither {FILE} nor {INDEX}", folder.display())))?;
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", index.display()));
     let json: Value = serde_json::from_str(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| broken("no \"weight_map\"".into()))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| broken("no \"weight_map\"".into()))?;
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
         match file.as_str() {
@@ -70,9 +72,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
                 names.insert(name)
             }
             _ => {
-                return Err(broken(format!(
-                    "\"{tensor}\" lies in {file}, which is not a file name"
-                )));
+                return Err(broken(format!("\"{tensor}\" lies in {file}, which is not a file name")));
             }
         };
     }
@@ -90,17 +90,12 @@ fn assign(model: &mut dyn Model, mut loaded: Tensors) -> std::result::Result<(),
         match loaded.get(&**name) {
             None => problems.push(format!("missing tensor \"{name}\" {expected:?}")),
             Some(array) if array.shape() != expected => {
-                problems.push(format!(
-                    "\"{name}\" has shape {:?}, expected {expected:?}",
-                    array.shape()
-                ));
+                problems.push(format!("\"{name}\" has shape {:?}, expected {expected:?}", array.shape()));
             }
             Some(_) => {}
         }
     }
-    let unexpected = loaded
-        .keys()
-        .filter(|name| !parameters.contains_key(name.as_str()));
+    let unexpected = loaded.keys().filter(|name| !parameters.contains_key(name.as_str()));
     problems.extend(unexpected.map(|name| format!("unexpected tensor \"{name}\"")));
     if !problems.is_empty() {
         return Err(summary(&problems));
@@ -116,16 +111,11 @@ fn assign(model: &mut dyn Model, mut loaded: Tensors) -> std::result::Result<(),
 /// The first few of `problems` and how many more there are.
 pub(super) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = problems
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    if problems.len() > SHOWN {
-        text.push_str(&format!("; and {} more", problems.len() - SHOWN));
+    let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}; and {more} more"),
     }
-    text
 }
 
 /// Writes every parameter of `model` to `folder`, cast to `dtype` or kept.

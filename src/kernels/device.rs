@@ -7,9 +7,7 @@ use mlx_rs::{Device, DeviceType, Stream, thread_local_default_stream};
 pub fn on_cpu() -> bool {
     let device_type = match thread_local_default_stream() {
         Some(stream) => stream_device_type(&stream),
-        None => Device::try_default()
-            .ok()
-            .and_then(|device| device.get_type().ok()),
+        None => Device::try_default().ok().and_then(|device| device.get_type().ok()),
     };
     matches!(device_type, Some(DeviceType::Cpu))
 }

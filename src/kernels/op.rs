@@ -107,10 +107,7 @@ pub(super) fn apply<O: HostOp>(
         let result = Array::from_ptr(result);
         match status {
             0 => Ok(result),
-            _ => Err(Exception::custom(format!(
-                "MLX rejected the operation {:?}",
-                O::NAME
-            ))),
+            _ => Err(Exception::custom(format!("MLX rejected the operation {:?}", O::NAME))),
         }
     }
 }
@@ -238,18 +235,10 @@ fn operand_mut(buffer: &eat_buffer) -> OperandMut<'_> {
 /// An empty array has a null pointer in MLX, which Rust's slices must not hold.
 unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     // SAFETY: the caller vouches for `len` elements at `data`.
-    if len == 0 {
-        &[]
-    } else {
-        unsafe { std::slice::from_raw_parts(data, len) }
-    }
+    if len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(data, len) } }
 }
 
 unsafe fn slice_mut<'a, T>(data: *mut T, len: usize) -> &'a mut [T] {
     // SAFETY: the caller vouches for `len` elements at `data` that nothing else refers to.
-    if len == 0 {
-        &mut []
-    } else {
-        unsafe { std::slice::from_raw_parts_mut(data, len) }
-    }
+    if len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data, len) } }
 }

@@ -83,8 +83,13 @@ pub fn attach(
 /// Sorted names of all adapter parameters.
 #[must_use]
 pub fn parameter_names(model: &dyn Model) -> Vec<String> {
-    let mut names: Vec<String> =
-        model.parameters().flatten().keys().map(ToString::to_string).filter(|name| is_adapter(name)).collect();
+    let mut names: Vec<String> = model
+        .parameters()
+        .flatten()
+        .keys()
+        .map(ToString::to_string)
+        .filter(|name| is_adapter(name))
+        .collect();
     names.sort();
     names
 }
@@ -103,9 +108,9 @@ fn fits(name: &str, target: &str) -> bool {
 
 fn first_block(blocks: usize, last: Option<u32>) -> Result<usize> {
     let Some(last) = last else { return Ok(0) };
-    blocks.checked_sub(last as usize).ok_or_else(|| {
-        Error::Config(format!("num_layers is {last}, but the model has only {blocks} layers"))
-    })
+    blocks
+        .checked_sub(last as usize)
+        .ok_or_else(|| Error::Config(format!("num_layers is {last}, but the model has only {blocks} layers")))
 }
 
 #[cfg(test)]

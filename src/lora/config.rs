@@ -43,9 +43,9 @@ pub struct TrainingConfig {
     /// Inner dimension of the adapters.
     pub lora_rank: u32,
     /// The adapters are scaled by `lora_alpha / lora_rank`.
-    pub lora_alpha: f32,
+    pub lora_alpha: f64,
     /// Share of an adapter's inputs zeroed in training.
-    pub lora_dropout: f32,
+    pub lora_dropout: f64,
     /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
     pub target_modules: Option<Vec<String>>,
     /// The last this many blocks get adapters; `None` for all.
@@ -59,19 +59,19 @@ pub struct TrainingConfig {
     /// Seed of everything random.
     pub seed: u64,
     /// `AdamW`'s decoupled weight decay.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// `AdamW`'s decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// `AdamW`'s decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// `AdamW`'s guard against division by zero.
-    pub eps: f32,
+    pub eps: f64,
     /// Course of the learning rate after the warm-up.
     pub schedule: Schedule,
     /// Share of all steps in which the learning rate rises to `lr`.
     pub warmup_ratio: f64,
     /// Gradient norm above which gradients are scaled down; 0 for never.
-    pub max_grad_norm: f32,
+    pub max_grad_norm: f64,
     /// Steps between evaluations; 0 for before and after only.
     pub eval_every: u64,
     /// Validation batches scored; 0 for all.
@@ -140,15 +140,15 @@ impl TrainingConfig {
             ("grad_accumulation", self.grad_accumulation as f64, self.grad_accumulation > 0, "above 0"),
             ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
             ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
-            ("lora_alpha", self.lora_alpha.into(), self.lora_alpha > 0.0, "above 0"),
-            ("lora_dropout", self.lora_dropout.into(), share.contains(&f64::from(self.lora_dropout)), "0 to below 1"),
+            ("lora_alpha", self.lora_alpha, self.lora_alpha > 0.0, "above 0"),
+            ("lora_dropout", self.lora_dropout, share.contains(&self.lora_dropout), "0 to below 1"),
             ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
-            ("weight_decay", self.weight_decay.into(), self.weight_decay >= 0.0, "0 or more"),
-            ("beta1", self.beta1.into(), share.contains(&f64::from(self.beta1)), "0 to below 1"),
-            ("beta2", self.beta2.into(), share.contains(&f64::from(self.beta2)), "0 to below 1"),
-            ("eps", self.eps.into(), self.eps > 0.0, "above 0"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
+            ("beta1", self.beta1, share.contains(&self.beta1), "0 to below 1"),
+            ("beta2", self.beta2, share.contains(&self.beta2), "0 to below 1"),
+            ("eps", self.eps, self.eps > 0.0, "above 0"),
             ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
-            ("max_grad_norm", self.max_grad_norm.into(), self.max_grad_norm >= 0.0, "0 or more"),
+            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 or more"),
             ("keep_checkpoints", self.keep_checkpoints as f64, self.keep_checkpoints > 0, "above 0"),
         ];
         for (key, value, holds, range) in checks {
@@ -171,8 +171,17 @@ impl TrainingConfig {
         let mut json = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = json.as_object_mut() {
             for key in [
-                "model_path", "data", "output", "epochs", "iters", "eval_every", "eval_batches", "save_every",
-                "keep_checkpoints", "resume", "overwrite",
+                "model_path",
+                "data",
+                "output",
+                "epochs",
+                "iters",
+                "eval_every",
+                "eval_batches",
+                "save_every",
+                "keep_checkpoints",
+                "resume",
+                "overwrite",
             ] {
                 fields.shift_remove(key);
             }

@@ -25,7 +25,7 @@ const REPORT: &str = "training.json";
 const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run did. Losses are in nats per target token, times in seconds, memory in bytes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Loss of the last step.
     pub final_loss: f64,
@@ -33,14 +33,14 @@ pub struct Report {
     pub training_time_secs: f64,
     /// Peak of MLX's allocator.
     pub peak_memory_bytes: usize,
-    /// Validation loss of the untouched model.
-    pub loss_before: f64,
+    /// Validation loss of the untouched model; `None` without validation rows.
+    pub loss_before: Option<f64>,
     /// Validation loss of the result.
-    pub loss_after: f64,
+    pub loss_after: Option<f64>,
     /// `exp(loss_before)`
-    pub perplexity_before: f64,
+    pub perplexity_before: Option<f64>,
     /// `exp(loss_after)`
-    pub perplexity_after: f64,
+    pub perplexity_after: Option<f64>,
     /// Tokens (padding not counted) per second of `training_time_secs`.
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
@@ -59,6 +59,8 @@ pub struct Report {
     pub truncated_rows: usize,
     /// Folder of the result.
     pub adapter_path: PathBuf,
+    /// Step this run continued from; 0 for a fresh one.
+    pub resumed_from: u64,
 }
 
 /// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
@@ -92,10 +94,19 @@ pub fn run(
     identity["parameters"] = json!(names.len());
     let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), tokenizer.pad_id());
-    let history = fit(model, &names, &data, &plan, &checkpoints, config.resume, observer)?;
+    let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
+    let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
+    let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
     save(model, source, adapter.as_ref(), output.folder())?;
-    let report = report(model, &names, plan.steps, history, truncated_rows, output.folder())?;
-    let text = serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
+    let report = Report {
+        steps: plan.steps,
+        resumed_from,
+        truncated_rows,
+        adapter_path: output.folder().to_owned(),
+        ..report(model, &names, history)?
+    };
+    let text =
+        serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
     atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
     // The result is safe on disk: a request to stop has nothing left to stop.
     let _ = observer.on(&Event::Finished { step: plan.steps, path: output.folder().to_owned() });
@@ -125,10 +136,10 @@ fn prepare(
     let adapter = if let Some(folder) = &config.init_adapter {
         adapters::load(Path::new(folder), model)?
     } else {
-        let targets =
-            Targets { modules: config.target_modules.as_deref(), num_layers: config.num_layers };
-        let scale = config.lora_alpha / config.lora_rank as f32;
-        let lora = attach::attach(model, targets, config.lora_rank, scale, config.lora_dropout, config.seed)?;
+        let targets = Targets { modules: config.target_modules.as_deref(), num_layers: config.num_layers };
+        let scale = (config.lora_alpha / f64::from(config.lora_rank)) as f32;
+        let lora =
+            attach::attach(model, targets, config.lora_rank, scale, config.lora_dropout as f32, config.seed)?;
         AdapterConfig {
             fine_tune_type: "lora".into(),
             num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
@@ -151,12 +162,12 @@ fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
         schedule: config.schedule,
         warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
         optimizer: AdamW {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
+            beta1: config.beta1 as f32,
+            beta2: config.beta2 as f32,
+            eps: config.eps as f32,
+            weight_decay: config.weight_decay as f32,
         },
-        max_grad_norm: config.max_grad_norm,
+        max_grad_norm: config.max_grad_norm as f32,
         seed: config.seed,
         eval_every: config.eval_every,
         save_every: config.save_every,
@@ -185,36 +196,26 @@ fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, targe
     folder::save(source, target, model, None)
 }
 
-fn report(
-    model: &dyn Model,
-    names: &[String],
-    steps: u64,
-    history: History,
-    truncated_rows: usize,
-    folder: &Path,
-) -> Result<Report> {
+/// What the curves and the model tell; the rest is at its zero value.
+fn report(model: &dyn Model, names: &[String], history: History) -> Result<Report> {
     let parameters = model.parameters().flatten();
-    let count = |keep: &dyn Fn(&str) -> bool| {
-        parameters.iter().filter(|(name, _)| keep(name)).map(|(_, x)| x.size() as u64).sum()
-    };
-    let loss = |scored: Option<&(u64, f64)>| scored.map_or(f64::NAN, |&(_, loss)| loss);
-    let (before, after) = (loss(history.validation_losses.first()), loss(history.validation_losses.last()));
+    let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
+    let loss_before = scored(history.validation_losses.first());
+    let loss_after = scored(history.validation_losses.last());
     Ok(Report {
         final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
         training_time_secs: history.training_secs,
         peak_memory_bytes: memory::peak_memory()?,
-        loss_before: before,
-        loss_after: after,
-        perplexity_before: before.exp(),
-        perplexity_after: after.exp(),
+        loss_before,
+        loss_after,
+        perplexity_before: loss_before.map(f64::exp),
+        perplexity_after: loss_after.map(f64::exp),
         tokens_per_second: history.trained_tokens as f64 / history.training_secs,
         trained_tokens: history.trained_tokens,
-        steps,
-        trainable_parameters: count(&|name| names.iter().any(|trained| trained == name)),
-        total_parameters: count(&|_| true),
+        trainable_parameters: names.iter().map(|name| parameters[name.as_str()].size() as u64).sum(),
+        total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
         train_losses: history.train_losses,
         validation_losses: history.validation_losses,
-        truncated_rows,
-        adapter_path: folder.to_owned(),
+        ..Report::default()
     })
 }

@@ -25,34 +25,27 @@ pub fn read(folder: &Path) -> Result<Value> {
         ))
     })?;
     if bytes.len() > MAX_BYTES {
-        return Err(Error::ModelLoading(format!(
-            "{}: larger than {MAX_BYTES} bytes",
-            path.display()
-        )));
+        return Err(Error::ModelLoading(format!("{}: larger than {MAX_BYTES} bytes", path.display())));
     }
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Error::ModelLoading(format!("{}: not valid JSON: {error}", path.display())))
+    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| broken(format!("not valid JSON: {error}")))
 }
 
 /// The string under `key`.
 pub(super) fn string<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
-    config[key]
-        .as_str()
-        .ok_or_else(|| Error::ModelLoading(format!("\"{key}\" is missing or not a string")))
+    config[key].as_str().ok_or_else(|| Error::ModelLoading(format!("\"{key}\" is missing or not a string")))
 }
 
-/// `config` as `T`; keys that `T` does not know are ignored.
+/// `config` as `T`; keys that `T` does not know are ignored. Errors name the key.
 pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
-    T::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
+    serde_path_to_error::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
 }
 
 /// `value` if it lies in `1..=max`.
 pub(super) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
     match i32::try_from(value) {
         Ok(value) if (1..=max).contains(&value) => Ok(value),
-        _ => Err(Error::ModelLoading(format!(
-            "\"{key}\" is {value}, expected 1 to {max}"
-        ))),
+        _ => Err(Error::ModelLoading(format!("\"{key}\" is {value}, expected 1 to {max}"))),
     }
 }

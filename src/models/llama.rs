@@ -35,10 +35,16 @@ struct File {
     #[serde(default)]
     tie_word_embeddings: bool,
     sliding_window: Option<i64>,
+    #[serde(default = "default_activation")]
+    hidden_act: String,
 }
 
 fn default_eps() -> f32 {
     1e-6
+}
+
+fn default_activation() -> String {
+    "silu".to_owned()
 }
 
 /// Shape of a model, checked.
@@ -77,11 +83,16 @@ impl Config {
                 "\"num_attention_heads\" ({heads}) is not a multiple of \"num_key_value_heads\" ({kv_heads})"
             )));
         }
+        if file.hidden_act != "silu" {
+            let message = format!("\"hidden_act\" is \"{}\", expected \"silu\"", file.hidden_act);
+            return Err(Error::ModelLoading(message));
+        }
+        if file.rms_norm_eps.is_nan() || file.rms_norm_eps < 0.0 {
+            let message = format!("\"rms_norm_eps\" is {}, expected 0 or more", file.rms_norm_eps);
+            return Err(Error::ModelLoading(message));
+        }
         let rope = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
-        let window = file
-            .sliding_window
-            .map(|w| config::size("sliding_window", w, i32::MAX))
-            .transpose()?;
+        let window = file.sliding_window.map(|w| config::size("sliding_window", w, i32::MAX)).transpose()?;
         Ok(Self {
             hidden,
             intermediate: config::size("intermediate_size", file.intermediate_size, 1 << 22)?,
@@ -91,10 +102,7 @@ impl Config {
             head_dim: config::size("head_dim", head_dim, 1 << 14)?,
             vocab: config::size("vocab_size", file.vocab_size, 1 << 24)?,
             norm_eps: file.rms_norm_eps,
-            rope_theta: rope["rope_theta"]
-                .as_f64()
-                .or(file.rope_theta)
-                .unwrap_or(10_000.0),
+            rope_theta: rope["rope_theta"].as_f64().or(file.rope_theta).unwrap_or(10_000.0),
             rope_scaling: rope_scaling(&rope)?,
             attention_bias: file.attention_bias,
             mlp_bias: file.mlp_bias,
@@ -164,6 +172,7 @@ struct Attention {
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
+#[expect(clippy::struct_field_names, reason = "field names are the keys of a checkpoint")]
 struct Mlp {
     #[param]
     gate_proj: Linear,
@@ -180,11 +189,7 @@ impl Llama {
     /// What MLX raises.
     pub fn new(config: &Config) -> Result<Self> {
         let layers: nn::Result<Vec<Block>> = (0..config.layers).map(|_| Block::new(config)).collect();
-        let head = if config.tied {
-            None
-        } else {
-            Some(Linear::new(config.hidden, config.vocab, false)?)
-        };
+        let head = if config.tied { None } else { Some(Linear::new(config.hidden, config.vocab, false)?) };
         Ok(Self {
             model: Decoder {
                 embed_tokens: Embedding::new(config.vocab, config.hidden)?,
@@ -259,15 +264,7 @@ impl Block {
 
 impl Attention {
     fn new(config: &Config) -> nn::Result<Self> {
-        let &Config {
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-            attention_bias: bias,
-            mask,
-            ..
-        } = config;
+        let &Config { hidden, heads, kv_heads, head_dim, attention_bias: bias, mask, .. } = config;
         Ok(Self {
             q_proj: Linear::new(hidden, heads * head_dim, bias)?,
             k_proj: Linear::new(hidden, kv_heads * head_dim, bias)?,
@@ -285,35 +282,24 @@ impl Attention {
     fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
         let (batch, time) = (x.dim(0), x.dim(1));
         let heads = |y: Array, heads: i32| {
-            y.reshape(&[batch, time, heads, self.head_dim])?
-                .transpose_axes(&[0, 2, 1, 3])
+            y.reshape(&[batch, time, heads, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])
         };
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
-        let q = self
-            .rope
-            .forward(&heads(self.q_proj.forward(x)?, self.heads)?, offset)?;
-        let k = self
-            .rope
-            .forward(&heads(self.k_proj.forward(x)?, self.kv_heads)?, offset)?;
+        let q = self.rope.forward(&heads(self.q_proj.forward(x)?, self.heads)?, offset)?;
+        let k = self.rope.forward(&heads(self.k_proj.forward(x)?, self.kv_heads)?, offset)?;
         let v = heads(self.v_proj.forward(x)?, self.kv_heads)?;
         let (k, v) = match cache {
             Some(cache) => cache.update(k, v)?,
             None => (k, v),
         };
         let y = attention(&q, &k, &v, (self.head_dim as f32).sqrt().recip(), self.mask)?;
-        self.o_proj
-            .forward(&y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, time, -1])?)
+        self.o_proj.forward(&y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, time, -1])?)
     }
 }
 
 impl Mlp {
     fn new(config: &Config) -> nn::Result<Self> {
-        let &Config {
-            hidden,
-            intermediate,
-            mlp_bias: bias,
-            ..
-        } = config;
+        let &Config { hidden, intermediate, mlp_bias: bias, .. } = config;
         Ok(Self {
             gate_proj: Linear::new(hidden, intermediate, bias)?,
             up_proj: Linear::new(hidden, intermediate, bias)?,

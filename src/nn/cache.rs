@@ -81,9 +81,7 @@ impl Cache {
     /// An empty cache for `layers` attention layers.
     #[must_use]
     pub fn new(layers: usize) -> Self {
-        Self {
-            layers: vec![KvCache::default(); layers],
-        }
+        Self { layers: vec![KvCache::default(); layers] }
     }
 
     /// All stored arrays.

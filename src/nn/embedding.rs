@@ -21,9 +21,7 @@ impl Embedding {
     /// # Errors
     /// What MLX raises.
     pub fn new(vocab: i32, hidden: i32) -> Result<Self> {
-        Ok(Self {
-            weight: Param::new(Array::zeros::<f32>(&[vocab, hidden])?),
-        })
+        Ok(Self { weight: Param::new(Array::zeros::<f32>(&[vocab, hidden])?) })
     }
 
     /// `ids`: `[...]` of integers below `vocab` → `[..., hidden]`.

@@ -51,11 +51,7 @@ impl Linear {
     /// # Errors
     /// What MLX raises.
     pub fn new(inputs: i32, outputs: i32, bias: bool) -> Result<Self> {
-        let bias = if bias {
-            Some(Array::zeros::<f32>(&[outputs])?)
-        } else {
-            None
-        };
+        let bias = if bias { Some(Array::zeros::<f32>(&[outputs])?) } else { None };
         Ok(Self {
             weight: Param::new(Array::zeros::<f32>(&[outputs, inputs])?),
             bias: Param::new(bias),
@@ -103,11 +99,7 @@ impl LowRank {
 fn dropout(x: &Array, p: f32, key: &Array) -> Result<Array> {
     let keep = random::bernoulli(&Array::from_f32(1.0 - p), x.shape(), key)?;
     let scale = Array::from_f32(1.0 / (1.0 - p));
-    x.multiply(
-        keep.as_dtype(Dtype::Float32)?
-            .multiply(scale)?
-            .as_dtype(x.dtype())?,
-    )
+    x.multiply(keep.as_dtype(Dtype::Float32)?.multiply(scale)?.as_dtype(x.dtype())?)
 }
 
 #[cfg(test)]
@@ -145,12 +137,8 @@ mod tests {
     fn keys_are_those_of_a_checkpoint() {
         let mut layer = layer();
         let keys = |layer: &Linear| {
-            let mut keys: Vec<String> = layer
-                .parameters()
-                .flatten()
-                .keys()
-                .map(ToString::to_string)
-                .collect();
+            let mut keys: Vec<String> =
+                layer.parameters().flatten().keys().map(ToString::to_string).collect();
             keys.sort();
             keys
         };

@@ -23,10 +23,7 @@ impl RmsNorm {
     /// # Errors
     /// What MLX raises.
     pub fn new(hidden: i32, eps: f32) -> Result<Self> {
-        Ok(Self {
-            weight: Param::new(Array::ones::<f32>(&[hidden])?),
-            eps,
-        })
+        Ok(Self { weight: Param::new(Array::ones::<f32>(&[hidden])?), eps })
     }
 
     /// `x`: `[..., hidden]` → same shape.

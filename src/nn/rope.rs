@@ -47,12 +47,7 @@ impl Rope {
     /// For heads of `dims` numbers.
     #[must_use]
     pub fn new(dims: i32, theta: f64, scaling: RopeScaling) -> Self {
-        let mut rope = Self {
-            dims,
-            theta: theta as f32,
-            position_scale: 1.0,
-            periods: None,
-        };
+        let mut rope = Self { dims, theta: theta as f32, position_scale: 1.0, periods: None };
         match scaling {
             RopeScaling::Default => {}
             RopeScaling::Linear { factor } => rope.position_scale = (1.0 / factor) as f32,
@@ -72,27 +67,15 @@ impl Rope {
     /// What MLX raises.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
         let theta = self.periods.is_none().then_some(self.theta);
-        rope(
-            x,
-            self.dims,
-            false,
-            theta,
-            self.position_scale,
-            offset,
-            self.periods.as_ref(),
-        )
+        rope(x, self.dims, false, theta, self.position_scale, offset, self.periods.as_ref())
     }
 }
 
 impl RopeScaling {
     /// New period for `period`, both over 2π.
     fn stretch(self, period: f64) -> f64 {
-        let Self::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } = self
+        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+            self
         else {
             return period;
         };

@@ -14,7 +14,7 @@ use crate::generate::{GenerateConfig, run};
 /// rendered chat template holds its own.
 #[pyfunction]
 #[pyo3(signature = (model, tokenizer, prompt, config, on_text=None, add_special_tokens=true))]
-pub fn generate(
+pub(super) fn generate(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,
@@ -27,7 +27,11 @@ pub fn generate(
     observed(py, on_text, |caller| {
         let config: GenerateConfig = parse(config)?;
         let model = model.lock()?;
-        let ids = if add_special_tokens { tokenizer.encode_prompt(prompt) } else { tokenizer.encode(prompt, false) };
+        let ids = if add_special_tokens {
+            tokenizer.encode_prompt(prompt)
+        } else {
+            tokenizer.encode(prompt, false)
+        };
         let mut on_text = |text: &str| if text.is_empty() { caller.poll() } else { caller.call(text) };
         let report = run(model.as_ref(), tokenizer, &ids?, &config, &mut on_text)?;
         json(&report)

@@ -17,12 +17,12 @@ pub(super) fn configure(py: Python<'_>) -> PyResult<()> {
 
 /// The machine, the device in use and the limits set on MLX's allocator, as JSON.
 #[pyfunction]
-pub fn hardware(py: Python<'_>) -> PyResult<String> {
+pub(super) fn hardware(py: Python<'_>) -> PyResult<String> {
     REPORT.get_or_try_init(py, || enter(py, || json(&engine::configure()?))).cloned()
 }
 
 /// Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
 #[pyfunction]
-pub fn check_mlx_version(py: Python<'_>) -> PyResult<()> {
+pub(super) fn check_mlx_version(py: Python<'_>) -> PyResult<()> {
     enter(py, engine::check_mlx_version)
 }

@@ -5,9 +5,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// Settings of a room; their values are checked by the room.
+/// Settings of a room; their values are checked by the room. Errors name the key.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| Error::Config(error.to_string()))
+    let mut parser = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut parser).map_err(|error| Error::Config(error.to_string()))
 }
 
 /// A report as Python receives it.

@@ -17,7 +17,7 @@ use crate::{Error, data};
 ///
 /// ``config`` is the JSON of a ``TrainingConfig`` with ``data`` and ``output`` filled in.
 #[pyfunction]
-pub fn train_lora(
+pub(super) fn train_lora(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,
@@ -34,7 +34,7 @@ pub fn train_lora(
 
 /// Reads and tokenises a data set and returns statistics as JSON, per split.
 #[pyfunction]
-pub fn validate_data(
+pub(super) fn validate_data(
     py: Python<'_>,
     tokenizer: &Bound<'_, Tokenizer>,
     data: PathBuf,
@@ -49,7 +49,7 @@ pub fn validate_data(
 
 /// Default settings of a room (``lora`` or ``generate``) as JSON.
 #[pyfunction]
-pub fn defaults(py: Python<'_>, room: &str) -> PyResult<String> {
+pub(super) fn defaults(py: Python<'_>, room: &str) -> PyResult<String> {
     enter(py, || match room {
         "lora" => json(&TrainingConfig::default()),
         "generate" => json(&GenerateConfig::default()),

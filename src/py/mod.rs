@@ -1,6 +1,8 @@
 //! The Python module `efficientai_toolkit._core`; the only room that names pyo3.
 
-use pyo3::prelude::*;
+#![expect(clippy::needless_pass_by_value, reason = "arguments from Python arrive by value")]
+
+use pyo3::pymodule;
 
 mod enter;
 mod error;
@@ -14,8 +16,8 @@ mod tokenizer;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
-pub mod _core {
-    use super::*;
+mod _core {
+    use pyo3::prelude::*;
 
     #[pymodule_export]
     use super::generate::generate;

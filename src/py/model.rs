@@ -17,7 +17,7 @@ use crate::{Error, Result, data, kernels, models};
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
-pub struct Model {
+pub(super) struct Model {
     inner: Mutex<Box<dyn models::Model>>,
     folder: PathBuf,
     config: serde_json::Value,
@@ -66,7 +66,8 @@ impl Model {
     fn dtype(&self) -> PyResult<String> {
         let model = self.lock().map_err(to_python)?;
         let parameters = model.parameters().flatten();
-        let dtype = parameters.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).map(|(_, x)| x.dtype());
+        let dtype =
+            parameters.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).map(|(_, x)| x.dtype());
         Ok(format!("{:?}", dtype.unwrap_or(Dtype::Float32)).to_lowercase())
     }
 
@@ -113,18 +114,26 @@ impl Model {
         let ids = ids.as_array();
         let vocab = self.lock().map_err(to_python)?.vocab_size();
         if ids.is_empty() {
-            return Err(to_python(Error::Config(format!("ids has shape {:?}, expected at least one token", ids.shape()))));
+            return Err(to_python(Error::Config(format!(
+                "ids has shape {:?}, expected at least one token",
+                ids.shape()
+            ))));
         }
         let token = |&id: &i64| i32::try_from(id).ok().filter(|id| (0..vocab).contains(id));
-        ids.iter().map(|id| token(id).ok_or_else(|| {
-            to_python(Error::Config(format!("ids holds {id}, expected 0 to {}", vocab - 1)))
-        })).collect()
+        ids.iter()
+            .map(|id| {
+                token(id).ok_or_else(|| {
+                    to_python(Error::Config(format!("ids holds {id}, expected 0 to {}", vocab - 1)))
+                })
+            })
+            .collect()
     }
 }
 
 /// `ids` as a matrix of integers.
 fn ids_of<'py>(py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, i64>> {
-    let wrong = |what: String| to_python(Error::Config(format!("ids {what}, expected integers [batch, time]")));
+    let wrong =
+        |what: String| to_python(Error::Config(format!("ids {what}, expected integers [batch, time]")));
     let array = py.import("numpy")?.call_method1("asarray", (ids,))?;
     let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
     let shape: Vec<usize> = array.getattr("shape")?.extract()?;
@@ -135,7 +144,7 @@ fn ids_of<'py>(py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<PyReadonlyA
         return Err(wrong(format!("have shape {shape:?}")));
     }
     let options: Bound<'py, PyDict> = [("copy", false)].into_py_dict(py)?;
-    Ok(array.call_method("astype", ("int64",), Some(&options))?.extract()?)
+    array.call_method("astype", ("int64",), Some(&options))?.extract()
 }
 
 /// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
@@ -144,7 +153,7 @@ fn ids_of<'py>(py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<PyReadonlyA
 /// the checkpoint's own on a GPU.
 #[pyfunction]
 #[pyo3(signature = (path, adapter_path=None, dtype=None))]
-pub fn load(
+pub(super) fn load(
     py: Python<'_>,
     path: PathBuf,
     adapter_path: Option<PathBuf>,
@@ -171,7 +180,13 @@ pub fn load(
 /// ``initializer_range`` as standard deviation.
 #[pyfunction]
 #[pyo3(signature = (config, folder, seed=0, dtype="float32"))]
-pub fn create_model(py: Python<'_>, config: &str, folder: PathBuf, seed: u64, dtype: &str) -> PyResult<()> {
+pub(super) fn create_model(
+    py: Python<'_>,
+    config: &str,
+    folder: PathBuf,
+    seed: u64,
+    dtype: &str,
+) -> PyResult<()> {
     enter(py, || {
         let dtype = tensors::dtype(dtype)?;
         let json: serde_json::Value = serde_json::from_str(config)
@@ -188,6 +203,6 @@ pub fn create_model(py: Python<'_>, config: &str, folder: PathBuf, seed: u64, dt
 
 /// Writes a copy of a model folder with its weights in another number format.
 #[pyfunction]
-pub fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
+pub(super) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
     enter(py, || folder::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
 }

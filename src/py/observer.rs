@@ -34,7 +34,10 @@ impl Caller {
         if self.polled.elapsed() < POLL { self.stop_if_raised() } else { self.attached(|_, _| Ok(())) }
     }
 
-    fn attached(&mut self, work: impl FnOnce(Option<&Py<PyAny>>, Python<'_>) -> PyResult<()>) -> ControlFlow<()> {
+    fn attached(
+        &mut self,
+        work: impl FnOnce(Option<&Py<PyAny>>, Python<'_>) -> PyResult<()>,
+    ) -> ControlFlow<()> {
         // After an exception the engine still reports the checkpoint it saves: pass that on.
         let outcome = Python::attach(|py| py.check_signals().and_then(|()| work(self.callback.as_ref(), py)));
         self.polled = Instant::now();

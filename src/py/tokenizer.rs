@@ -9,7 +9,7 @@ use crate::{Error, Result, data};
 
 /// Turns text into token ids and back.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
-pub struct Tokenizer {
+pub(super) struct Tokenizer {
     inner: data::Tokenizer,
 }
 
@@ -68,7 +68,9 @@ impl Tokenizer {
         };
         let render = || {
             let template = self.inner.template().ok_or_else(|| {
-                Error::ModelLoading("the tokenizer has no chat template: give the prompt as plain text".into())
+                Error::ModelLoading(
+                    "the tokenizer has no chat template: give the prompt as plain text".into(),
+                )
             })?;
             let messages = parse("messages", messages)?;
             let list = messages.as_array().ok_or_else(|| Error::Config("messages is not a list".into()))?;

@@ -102,14 +102,17 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// The newest checkpoint, if there is one.
+    /// The newest checkpoint.
     ///
     /// # Errors
-    /// A checkpoint that is broken, or belongs to a run with other settings.
-    pub fn latest(&self) -> Result<Option<State>> {
+    /// No checkpoint; one that is broken, or belongs to a run with other settings.
+    pub fn latest(&self) -> Result<State> {
         match self.stored().last() {
-            Some((_, folder)) => self.load(folder).map(Some),
-            None => Ok(None),
+            Some((_, folder)) => self.load(folder),
+            None => Err(Error::Training(format!(
+                "there is no run to resume: {} holds no checkpoint",
+                self.folder.display()
+            ))),
         }
     }
 
@@ -186,11 +189,11 @@ mod tests {
     fn newest_comes_back_exactly_and_oldest_goes() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(folder.path().to_owned(), json!({"seed": 1}), 2);
-        assert!(checkpoints.latest().unwrap().is_none());
+        assert!(checkpoints.latest().unwrap_err().to_string().contains("no run to resume"));
         for step in [2, 4, 10] {
             checkpoints.save(&state(step)).unwrap();
         }
-        let back = checkpoints.latest().unwrap().unwrap();
+        let back = checkpoints.latest().unwrap();
         assert_eq!((back.step, back.moments.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);

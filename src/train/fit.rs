@@ -21,7 +21,7 @@ use crate::{Error, Result, kernels};
 pub struct Data {
     /// Rows to learn.
     pub train: Vec<Sample>,
-    /// Rows to score.
+    /// Rows to score; may be empty.
     pub valid: Vec<Sample>,
 }
 
@@ -62,7 +62,8 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 
 /// Trains the parameters called `names` and returns the curves; the model holds the result.
 ///
-/// When the observer stops it, the state is saved first and the error is [`Error::Interrupted`].
+/// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
+/// first and the error is [`Error::Interrupted`].
 ///
 /// # Errors
 /// A loss that is not a number; what MLX or the disk report.
@@ -72,10 +73,9 @@ pub fn fit(
     data: &Data,
     plan: &Plan,
     checkpoints: &Checkpoints,
-    resume: bool,
+    resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<History> {
-    let resumed = if resume { checkpoints.latest()? } else { None };
     let state = resumed.unwrap_or_else(|| State {
         step: 0,
         parameters: step::parameters(model, names),
@@ -101,12 +101,15 @@ struct Run<'a> {
 impl Run<'_> {
     fn train(mut self, names: &[String], mut state: State) -> Result<History> {
         let steps = self.plan.steps;
-        self.emit(&state, &Event::Started {
-            steps,
-            first_step: state.step,
-            trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
-            total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
-        })?;
+        self.emit(
+            &state,
+            &Event::Started {
+                steps,
+                first_step: state.step,
+                trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
+                total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
+            },
+        )?;
         if state.step == 0 {
             self.evaluate(&mut state)?;
         }
@@ -165,16 +168,19 @@ impl Run<'_> {
         state.history.trained_tokens += tokens;
         state.history.training_secs += secs;
         let per_epoch = batches_per_epoch(self.data.train.len(), self.plan.batch_size);
-        self.emit(state, &Event::Step {
-            step: state.step,
-            steps: self.plan.steps,
-            epoch: (state.step * self.plan.accumulation) as f64 / per_epoch as f64,
-            loss,
-            lr,
-            grad_norm,
-            tokens_per_second: tokens as f64 / secs,
-            peak_memory: memory::peak_memory()? as u64,
-        })
+        self.emit(
+            state,
+            &Event::Step {
+                step: state.step,
+                steps: self.plan.steps,
+                epoch: (state.step * self.plan.accumulation) as f64 / per_epoch as f64,
+                loss,
+                lr,
+                grad_norm,
+                tokens_per_second: tokens as f64 / secs,
+                peak_memory: memory::peak_memory()? as u64,
+            },
+        )
     }
 
     fn update(&self, state: &State, grads: &Tensors, lr: f64) -> Result<(Tensors, Moments)> {
@@ -199,6 +205,9 @@ impl Run<'_> {
     }
 
     fn evaluate(&mut self, state: &mut State) -> Result<()> {
+        if self.data.valid.is_empty() {
+            return Ok(());
+        }
         let scored = evaluate(self.model, &self.data.valid, &self.plan.evaluation, self.observer);
         let loss = match scored {
             Err(Error::Interrupted) => return Err(self.interrupt(state)),

@@ -21,12 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
     ("lora", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models", "train"]),
-    (
-        "py",
-        &[
-            "error", "progress", "hardware", "kernels", "data", "io", "models", "generate", "lora",
-        ],
-    ),
+    ("py", &["error", "progress", "hardware", "kernels", "data", "io", "models", "generate", "lora"]),
 ];
 
 fn root() -> PathBuf {
@@ -136,7 +131,8 @@ fn unsafe_code_stands_in_kernels_only() {
 fn foreign_types_stay_in_their_rooms() {
     for (file, text) in sources() {
         let room = room(&file);
-        let names = |word: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word));
+        let names =
+            |word: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word));
         assert!(!names("pyo3") || room == "py", "{} names pyo3", file.display());
         assert!(!names("mlx_rs") || room != "data", "{} names mlx_rs", file.display());
         let enter = file.ends_with("py/enter.rs");

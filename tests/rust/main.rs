@@ -1,3 +1,5 @@
 //! Tests of the crate as a whole, in one binary.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod architecture;

@@ -54,11 +54,7 @@ impl Mask {
 /// # Errors
 /// Shapes that do not fit.
 pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> MlxResult<Array> {
-    if on_cpu() {
-        composed(q, k, v, scale, mask)
-    } else {
-        reference(q, k, v, scale, mask)
-    }
+    if on_cpu() { composed(q, k, v, scale, mask) } else { reference(q, k, v, scale, mask) }
 }
 
 /// MLX's own kernel.
@@ -77,17 +73,12 @@ pub fn reference(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> Mlx
 
 fn composed(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> MlxResult<Array> {
     let &[batch, heads, time, head_dim] = q.shape() else {
-        return Err(Exception::custom(format!(
-            "attention: queries have shape {:?}, not 4-D",
-            q.shape()
-        )));
+        return Err(Exception::custom(format!("attention: queries have shape {:?}, not 4-D", q.shape())));
     };
     let (kv_heads, keys) = (k.dim(1), k.dim(2));
     // The queries of a group share their keys: they are just more rows of one product.
     let grouped = [batch, kv_heads, heads / kv_heads * time, head_dim];
-    let q = q
-        .multiply(Array::from_f32(scale).as_dtype(q.dtype())?)?
-        .reshape(&grouped)?;
+    let q = q.multiply(Array::from_f32(scale).as_dtype(q.dtype())?)?.reshape(&grouped)?;
     let mut scores = matmul(&q, k, Transpose::B)?.as_dtype(Dtype::Float32)?;
     if let Some(seen) = mask.array(time, keys)? {
         let shape = scores.shape().to_vec();

@@ -39,13 +39,7 @@ fn to_f32<'a>(slice: &Slice<'a>) -> std::borrow::Cow<'a, [f32]> {
 }
 
 fn products(geometry: Geometry, transpose: Transpose, a: &[f32], b: &[f32], out: &mut [f32]) {
-    let Geometry {
-        batch,
-        m,
-        n,
-        k,
-        shared_b,
-    } = geometry;
+    let Geometry { batch, m, n, k, shared_b } = geometry;
     if out.is_empty() {
         return;
     }
@@ -54,44 +48,22 @@ fn products(geometry: Geometry, transpose: Transpose, a: &[f32], b: &[f32], out:
     }
     // With one shared `b` the batch is just more rows.
     if shared_b && !transpose.a {
-        return product(
-            [batch * m, n, k],
-            transpose,
-            a,
-            b,
-            out,
-            parallelism(batch * m * n * k),
-        );
+        return product([batch * m, n, k], transpose, a, b, out, parallelism(batch * m * n * k));
     }
     let b_of = |i: usize| if shared_b { b } else { &b[i * k * n..][..k * n] };
     let one = |(i, out): (usize, &mut [f32]), threads| {
-        product(
-            [m, n, k],
-            transpose,
-            &a[i * m * k..][..m * k],
-            b_of(i),
-            out,
-            threads,
-        );
+        product([m, n, k], transpose, &a[i * m * k..][..m * k], b_of(i), out, threads);
     };
     if batch > 1 && batch * m * n * k >= SERIAL_BELOW {
-        out.par_chunks_mut(m * n)
-            .enumerate()
-            .for_each(|item| one(item, Parallelism::None));
+        out.par_chunks_mut(m * n).enumerate().for_each(|item| one(item, Parallelism::None));
     } else {
-        out.chunks_mut(m * n)
-            .enumerate()
-            .for_each(|item| one(item, parallelism(m * n * k)));
+        out.chunks_mut(m * n).enumerate().for_each(|item| one(item, parallelism(m * n * k)));
     }
 }
 
 fn parallelism(work: usize) -> Parallelism {
     // 0: as many threads as rayon has.
-    if work < SERIAL_BELOW {
-        Parallelism::None
-    } else {
-        Parallelism::Rayon(0)
-    }
+    if work < SERIAL_BELOW { Parallelism::None } else { Parallelism::Rayon(0) }
 }
 
 fn product(
@@ -102,16 +74,9 @@ fn product(
     out: &mut [f32],
     threads: Parallelism,
 ) {
-    assert!(
-        a.len() == m * k && b.len() == k * n && out.len() == m * n,
-        "matmul: operand sizes"
-    );
+    assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n, "matmul: operand sizes");
     let strides = |turned: bool, rows: usize, cols: usize| {
-        if turned {
-            (rows as isize, 1)
-        } else {
-            (1, cols as isize)
-        }
+        if turned { (rows as isize, 1) } else { (1, cols as isize) }
     };
     let (a_cs, a_rs) = strides(transpose.a, m, k);
     let (b_cs, b_rs) = strides(transpose.b, k, n);

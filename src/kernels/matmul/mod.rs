@@ -73,11 +73,8 @@ struct Geometry {
 
 impl Geometry {
     fn of(a: &[i32], b: &[i32], transpose: Transpose) -> MlxResult<Self> {
-        let misfit = || {
-            Exception::custom(format!(
-                "matmul: shapes {a:?} and {b:?} do not fit ({transpose:?})"
-            ))
-        };
+        let misfit =
+            || Exception::custom(format!("matmul: shapes {a:?} and {b:?} do not fit ({transpose:?})"));
         let matrix = |shape: &[i32], flag: bool| match *shape {
             [.., rows, cols] if flag => Some((cols as usize, rows as usize)),
             [.., rows, cols] => Some((rows as usize, cols as usize)),
@@ -90,13 +87,7 @@ impl Geometry {
             return Err(misfit());
         }
         let batch = a[..a.len() - 2].iter().map(|&dim| dim as usize).product();
-        Ok(Self {
-            batch,
-            m,
-            n,
-            k,
-            shared_b,
-        })
+        Ok(Self { batch, m, n, k, shared_b })
     }
 }
 
@@ -117,34 +108,15 @@ impl HostOp for MatMul {
 
     fn vjp(&self, inputs: &[Array], grad: &Array, argnums: &[usize]) -> MlxResult<Vec<Array>> {
         let (a, b) = (&inputs[0], &inputs[1]);
-        argnums
-            .iter()
-            .map(|&n| {
-                if n == 0 {
-                    self.grad_a(b, grad)
-                } else {
-                    self.grad_b(a, b, grad)
-                }
-            })
-            .collect()
+        argnums.iter().map(|&n| if n == 0 { self.grad_a(b, grad) } else { self.grad_b(a, b, grad) }).collect()
     }
 }
 
 impl MatMul {
     fn grad_a(&self, b: &Array, grad: &Array) -> MlxResult<Array> {
-        let Transpose {
-            a: turned,
-            b: b_turned,
-        } = self.transpose;
+        let Transpose { a: turned, b: b_turned } = self.transpose;
         if !turned {
-            return matmul(
-                grad,
-                b,
-                Transpose {
-                    a: false,
-                    b: !b_turned,
-                },
-            );
+            return matmul(grad, b, Transpose { a: false, b: !b_turned });
         }
         // `b` leads here, so a shared one must be given the batch of `grad`.
         let b = if b.ndim() < grad.ndim() {
@@ -158,22 +130,12 @@ impl MatMul {
     }
 
     fn grad_b(&self, a: &Array, b: &Array, grad: &Array) -> MlxResult<Array> {
-        let Transpose {
-            a: a_turned,
-            b: turned,
-        } = self.transpose;
+        let Transpose { a: a_turned, b: turned } = self.transpose;
         let product = |a: &Array, grad: &Array| {
             if turned {
                 matmul(grad, a, Transpose { a: true, b: a_turned })
             } else {
-                matmul(
-                    a,
-                    grad,
-                    Transpose {
-                        a: !a_turned,
-                        b: false,
-                    },
-                )
+                matmul(a, grad, Transpose { a: !a_turned, b: false })
             }
         };
         if b.ndim() == a.ndim() {

@@ -3,12 +3,8 @@ use mlx_rs::random;
 use super::*;
 use crate::kernels::eval;
 
-const ALL: [Transpose; 4] = [
-    Transpose::NONE,
-    Transpose::B,
-    Transpose { a: true, b: false },
-    Transpose { a: true, b: true },
-];
+const ALL: [Transpose; 4] =
+    [Transpose::NONE, Transpose::B, Transpose { a: true, b: false }, Transpose { a: true, b: true }];
 
 fn operands(batch: &[i32], [m, n, k]: [i32; 3], shared_b: bool, t: Transpose, dtype: Dtype) -> [Array; 2] {
     let key = random::key(7).unwrap();
@@ -19,16 +15,10 @@ fn operands(batch: &[i32], [m, n, k]: [i32; 3], shared_b: bool, t: Transpose, dt
         shape
     };
     let draw = |shape: Vec<i32>, key: &Array| {
-        random::normal::<f32>(&shape, None, None, key)
-            .unwrap()
-            .as_dtype(dtype)
-            .unwrap()
+        random::normal::<f32>(&shape, None, None, key).unwrap().as_dtype(dtype).unwrap()
     };
     let b_batch = if shared_b { &[] } else { batch };
-    [
-        draw(matrix(batch, t.a, m, k), &key_a),
-        draw(matrix(b_batch, t.b, k, n), &key_b),
-    ]
+    [draw(matrix(batch, t.a, m, k), &key_a), draw(matrix(b_batch, t.b, k, n), &key_b)]
 }
 
 fn max_abs_difference(x: &Array, y: &Array) -> f32 {
@@ -48,10 +38,7 @@ fn equals_mlx_in_every_layout_and_dtype() {
                     let [a, b] = operands(&batch, size, shared_b, t, dtype);
                     let ours = matmul(&a, &b, t).unwrap();
                     let difference = max_abs_difference(&ours, &reference(&a, &b, t).unwrap());
-                    assert!(
-                        difference <= tolerance,
-                        "{dtype:?} {batch:?} {t:?} {size:?}: {difference}"
-                    );
+                    assert!(difference <= tolerance, "{dtype:?} {batch:?} {t:?} {size:?}: {difference}");
                 }
             }
         }
@@ -71,9 +58,7 @@ fn gradients_equal_mlx() {
                     Ok(vec![f(&x[0], &x[1], t)?.multiply(&weight)?.sum(None)?])
                 };
                 let argnums: &[i32] = &[0, 1];
-                mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&inputs)
-                    .unwrap()
-                    .1
+                mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&inputs).unwrap().1
             };
             for (ours, mlx) in gradients(matmul).iter().zip(&gradients(reference)) {
                 let difference = max_abs_difference(ours, mlx);
@@ -97,8 +82,5 @@ fn misfit_names_both_shapes() {
     let a = Array::zeros::<f32>(&[2, 3]).unwrap();
     let b = Array::zeros::<f32>(&[4, 5]).unwrap();
     let message = matmul(&a, &b, Transpose::NONE).unwrap_err().what().to_owned();
-    assert!(
-        message.contains("[2, 3]") && message.contains("[4, 5]"),
-        "{message}"
-    );
+    assert!(message.contains("[2, 3]") && message.contains("[4, 5]"), "{message}");
 }
