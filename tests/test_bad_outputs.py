@@ -48,7 +48,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan, 1e38])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_loss_that_is_no_number(data: Path, tmp_path: Path, value: float) -> None:
     model = Path(shutil.copytree(MODEL, tmp_path / "model"))
     damage.tensor(EMBEDDING, lambda w: mx.full(w.shape, value))(model)
@@ -158,5 +158,7 @@ train(Path({str(MODEL)!r}), Path(sys.argv[2]), Path(sys.argv[3]), lambda run, ev
 
 
 def test_resuming_where_nothing_was_started(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ToolkitError, match="run"):
-        train(MODEL, data, tmp_path / "run", iters=1, resume=True)
+    """So that a job can be given `resume` every time it is started."""
+    run = train(MODEL, data, tmp_path / "run", iters=1, resume=True)
+    assert run.of("started")[0]["first_step"] == 0
+    assert run.report["steps"] == 1
