@@ -13,8 +13,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from efficientai_toolkit import _core
+from efficientai_toolkit import GenerateConfig, _core, generate
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError, ToolkitError
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support import damage
 from support.engine import FIXTURES, MODELS, train
 from support.rows import write_jsonl, write_words
@@ -28,7 +29,7 @@ ADAPTER = FIXTURES / "lora" / "gradient"
 UP = "model.layers.1.mlp.up_proj.weight"
 K = "model.layers.0.self_attn.k_proj.weight"
 EXTRA = "model.layers.0.self_attn.q_norm.weight"
-LORA = "model.layers.0.self_attn.q_proj.lora_a"
+QUERY = "model.layers.0.self_attn.q_proj"
 
 
 def message_without(path: Path, error: pytest.ExceptionInfo[BaseException]) -> str:
@@ -71,7 +72,7 @@ def model(tmp_path: Path) -> Path:
         pytest.param(damage.overwritten("config.json", b"\xff\xfe{}"), ["config.json"], id="config no UTF-8"),
         pytest.param(damage.removed("config.json"), ["config.json"], id="no config"),
         pytest.param(damage.setting(hidden_size=None), ["hidden_size"], id="key missing"),
-        pytest.param(damage.setting(hidden_size="48"), ["hidden_size"], id="string for a number"),
+        pytest.param(damage.setting(hidden_size="48"), ['hidden_size|"48"'], id="string for a number"),
         pytest.param(damage.setting(hidden_size=-48), ["hidden_size"], id="negative size"),
         pytest.param(damage.setting(num_hidden_layers=0), ["num_hidden_layers"], id="no layers"),
         pytest.param(damage.setting(num_attention_heads=0), ["num_attention_heads"], id="no heads"),
@@ -86,7 +87,6 @@ def model(tmp_path: Path) -> Path:
         pytest.param(
             damage.setting(num_hidden_layers=10**9), ["num_hidden_layers|layers.2"], id="huge depth"
         ),
-        pytest.param(damage.setting(rms_norm_eps=-1.0), ["rms_norm_eps"], id="negative epsilon"),
         pytest.param(
             damage.setting(rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}),
             ["spiral"],
@@ -145,9 +145,9 @@ def test_no_such_model(tmp_path: Path) -> None:
         (damage.removed("adapters.safetensors"), ["adapters.safetensors"]),
         (damage.removed("adapter_config.json"), ["adapter_config.json"]),
         (damage.overwritten("adapter_config.json", b"{"), ["adapter_config.json"]),
-        (damage.overwritten("adapter_config.json", b"{}"), ["num_layers"]),
+        (damage.overwritten("adapter_config.json", b"{}"), ["num_layers|lora_parameters|rank"]),
         (damage.truncated("adapters.safetensors", 0.5), ["adapters.safetensors"]),
-        (damage.tensor(LORA, lambda a: a[:47], "adapters.safetensors"), [LORA, "47", "48"]),
+        (damage.tensor(f"{QUERY}.lora_a", lambda a: a[:47], "adapters.safetensors"), [QUERY, "47", "48"]),
         (
             damage.tensor(
                 "model.layers.9.mlp.up_proj.lora_a", lambda _: mx.ones((48, 8)), "adapters.safetensors"
@@ -281,11 +281,9 @@ def test_no_such_data(tmp_path: Path) -> None:
 def test_training_setting(tmp_path: Path, setting: dict[str, Any]) -> None:
     data = write_words(tmp_path / "data", [[5, 6]])
     [name] = setting
-    # The model is loaded with a type of its own, so that a wrong one reaches the settings.
-    model, tokenizer = _core.load(str(MODEL), None, "float32")
-    config = {"data": str(data), "output": str(tmp_path / "run"), "iters": 1, **setting}
+    given = {"model_path": str(MODEL), "data": str(data), "output": str(tmp_path / "run"), "iters": 1}
     with pytest.raises(ConfigError, match=name):
-        _core.train_lora(model, tokenizer, json.dumps(config), lambda _: None)
+        MLXTrainer(TrainingConfig().with_values({**given, **setting})).train()
 
 
 @pytest.mark.parametrize(
@@ -306,7 +304,7 @@ def test_generation_setting(setting: dict[str, Any]) -> None:
     model, tokenizer = _core.load(str(MODEL), None, "float32")
     [name] = setting
     with pytest.raises(ConfigError, match=name):
-        _core.generate(model, tokenizer, "t5", json.dumps(setting), None)
+        generate(model, tokenizer, "t5", config=GenerateConfig().with_values(setting))
 
 
 @pytest.mark.parametrize("token", [256, 99999, -1])

@@ -77,6 +77,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert INTERRUPTED // 3 * 3 <= first <= INTERRUPTED
     assert list(rest.losses) == list(range(first + 1, STEPS + 1))
     assert {**part.losses, **rest.losses} == whole.losses
+    # Also the part that went through a file.
+    assert rest.report["train_losses"] == whole.report["train_losses"]
+    assert rest.report["validation_losses"] == whole.report["validation_losses"]
     for old, new in zip(reversed(whole.of("step")), reversed(rest.of("step")), strict=False):
         assert (old["step"], old["lr"], old["epoch"]) == (new["step"], new["lr"], new["epoch"])
         assert old["grad_norm"] == new["grad_norm"]
