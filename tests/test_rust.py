@@ -16,10 +16,11 @@ _TAIL = 6000
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="needs cargo")
 def test_cargo_test() -> None:
-    # The build script asks this interpreter for the mlx and libclang wheels.
+    # The build script asks this interpreter for the mlx and libclang wheels. The release profile
+    # shares its dependencies with the extension module.
     environment = os.environ | {"PYO3_PYTHON": sys.executable}
     outcome = subprocess.run(
-        ["cargo", "test", "--workspace", "--locked"],
+        ["cargo", "test", "--workspace", "--locked", "--release"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

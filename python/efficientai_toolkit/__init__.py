@@ -4,13 +4,14 @@
 >>> model, tokenizer = eat.load()  # doctest: +SKIP
 >>> eat.generate(model, tokenizer, "Once upon a time")  # doctest: +SKIP
 
-Importing the package loads neither MLX nor the engine: the first call does, and it checks
-that their versions fit.
+Importing the package loads MLX and the engine, checks that they fit, chooses the device and
+sets the limits that :func:`hardware` reports.
 """
 
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit import exceptions, lora
+from efficientai_toolkit._engine import core as _core
 from efficientai_toolkit.generation import GenerateConfig, generate, load
 from efficientai_toolkit.hardware import HardwareReport, hardware
 
@@ -21,6 +22,7 @@ __all__ = [
     "GenerateConfig",
     "HardwareReport",
     "__version__",
+    "_core",
     "exceptions",
     "generate",
     "hardware",
@@ -34,10 +36,5 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("efficientai-toolkit")
-    if name == "_core":
-        # `from efficientai_toolkit import _core` must not bypass the check of MLX.
-        from efficientai_toolkit._engine import core
-
-        return core
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -7,5 +7,8 @@ _ROOT = Path(__file__).parent / "assets"
 MODEL = _ROOT / "model"
 """A small Llama-architecture model with its tokenizer."""
 
+DEMO = _ROOT / "demo.yaml"
+"""Training settings that suit the embedded model."""
+
 INSTRUCTIONS = _ROOT / "instructions"
 """``train.jsonl``, ``valid.jsonl`` and ``test.jsonl`` with rows ``{"prompt", "completion"}``."""

@@ -1,8 +1,6 @@
 """The one door to the compiled engine.
 
-Importing this module loads MLX, then the engine, and compares their versions. Functions
-import it when they run, so that ``import efficientai_toolkit`` and the help of the command
-line stay fast on machines where loading a GPU runtime takes seconds.
+Importing this module loads MLX, then the engine, and compares their versions.
 """
 
 from efficientai_toolkit import _link
@@ -15,13 +13,14 @@ except ImportError as error:
 
 # Set by the extension, and not in its stubs.
 _link.check_version(vars(_mlx)["__version__"])
+_link.check_backends(_link.installed_backends())
 
 try:
     import efficientai_toolkit._core as core
 except ImportError as error:
     raise _link.broken_engine(error) from error
 
-# The library in the process, against the headers the engine was compiled with.
-core.check_mlx_version()
+# Compares the library in the process with the headers the engine was compiled with.
+core.start()
 
 __all__ = ["core"]

@@ -9,18 +9,31 @@ use super::{atomic, weights};
 use crate::models::{self, Model};
 use crate::{Error, Result};
 
-/// Writes `model` to the folder `target` with all that describes it in `source`: configuration,
-/// tokenizer and templates, every `.json` and `.jinja` but the index of shards.
+/// Files beside the weights that make a folder a model.
+const DESCRIPTION: [&str; 11] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+];
+
+/// Writes `model` to the folder `target`, with what describes it in `source`: configuration,
+/// tokenizer and chat template.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()> {
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
-    for entry in fs::read_dir(source).map_err(Error::io("read", source))? {
-        let path = entry.map_err(Error::io("read", source))?.path();
-        let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else { continue };
-        let is_index = name.to_string_lossy().ends_with(".index.json");
-        if path.is_file() && (extension == "json" || extension == "jinja") && !is_index {
+    for name in DESCRIPTION {
+        let path = source.join(name);
+        if path.exists() {
             atomic::write(&target.join(name), |temporary| fs::copy(&path, temporary).map(|_| ()))?;
         }
     }
@@ -33,5 +46,10 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model, dtype: Option<Dtype
 /// A folder that is not a model, or cannot be written.
 pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
     let model = models::load(source, Some(dtype))?;
-    save(source, target, model.as_ref(), Some(dtype))
+    save(source, target, model.as_ref(), Some(dtype))?;
+    let mut config = models::read_config(source)?;
+    // transformers 5 writes "dtype", older versions "torch_dtype".
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = format!("{dtype:?}").to_lowercase().into();
+    atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))
 }

@@ -7,11 +7,18 @@ use super::enter::enter;
 use super::json::json;
 use crate::hardware as engine;
 
-/// What was configured on import; configuring again would undo what the user set since.
+/// What `start` found; configuring again would undo what the user has set since.
 static REPORT: PyOnceLock<String> = PyOnceLock::new();
 
-/// Chooses the device and sets the allocator's limits, once.
-pub(super) fn configure(py: Python<'_>) -> PyResult<()> {
+/// Checks the loaded MLX, passes log records to ``logging``, chooses the device and sets the
+/// allocator's limits. To be called once, before everything else.
+///
+/// Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
+#[pyfunction]
+pub(super) fn start(py: Python<'_>) -> PyResult<()> {
+    enter(py, engine::check_mlx_version)?;
+    // An application with a logger of its own for Rust keeps it.
+    let _ = pyo3_log::try_init();
     hardware(py).map(|_| ())
 }
 
@@ -19,10 +26,4 @@ pub(super) fn configure(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(super) fn hardware(py: Python<'_>) -> PyResult<String> {
     REPORT.get_or_try_init(py, || enter(py, || json(&engine::configure()?))).cloned()
-}
-
-/// Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
-#[pyfunction]
-pub(super) fn check_mlx_version(py: Python<'_>) -> PyResult<()> {
-    enter(py, engine::check_mlx_version)
 }

@@ -17,23 +17,14 @@ mod tokenizer;
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
 mod _core {
-    use pyo3::prelude::*;
-
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]
-    use super::hardware::{check_mlx_version, hardware};
+    use super::hardware::{hardware, start};
     #[pymodule_export]
     use super::lora::{defaults, train_lora, validate_data};
     #[pymodule_export]
     use super::model::{Model, convert, create_model, load};
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
-
-    #[pymodule_init]
-    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // A second interpreter of one process keeps the first one's logger.
-        let _ = pyo3_log::try_init();
-        super::hardware::configure(module.py())
-    }
 }

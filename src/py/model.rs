@@ -89,6 +89,7 @@ impl Model {
     /// -------
     /// numpy.ndarray
     ///     float32, ``[batch, time, vocab]``.
+    #[pyo3(signature = (ids: "numpy.typing.ArrayLike") -> "numpy.typing.NDArray[numpy.float32]")]
     fn __call__<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let (ids, rows) = ids_of(py, ids).and_then(|ids| self.check(&ids).map(|rows| (ids, rows)))?;
         let time = ids.shape()[1];

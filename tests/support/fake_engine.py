@@ -85,7 +85,7 @@ class FakeEngine(types.ModuleType):
         self.calls: list[tuple[str, Any]] = []
         self.during_training: Callable[[dict[str, Any]], None] = lambda _: None
 
-    def check_mlx_version(self) -> None:
+    def start(self) -> None:
         """Fit."""
 
     def hardware(self) -> str:

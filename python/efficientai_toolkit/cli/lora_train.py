@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficientai_toolkit._assets import DEMO
 from efficientai_toolkit.callbacks import Callback, JsonLines, Silent
 from efficientai_toolkit.cli.first_prompt import first_prompt
 from efficientai_toolkit.cli.options import add_config, config_from
@@ -42,6 +43,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
+    if args.config is None and "model_path" not in args:
+        args.config = DEMO
     given = config_from(args, TrainingConfig)
     config = given.with_defaults_filled()
     model, tokenizer = load(given.model_path, dtype=config.dtype, show_progress=not out.quiet)
@@ -83,7 +86,8 @@ def _callback(args: Namespace) -> Callback:
         return JsonLines()
     if args.quiet or args.progress == "silent":
         return Silent()
-    from efficientai_toolkit.callbacks import ProgressBar
+    from efficientai_toolkit._assets import DEMO
+from efficientai_toolkit.callbacks import ProgressBar
 
     return ProgressBar()
 

@@ -84,7 +84,6 @@ def _environment() -> str:
     _link.check_backends(_link.installed_backends())
     from efficientai_toolkit._engine import core
 
-    core.check_mlx_version()
     return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
 
 
