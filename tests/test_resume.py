@@ -123,7 +123,7 @@ def test_ctrl_c_on_the_command_line(data: Path, tmp_path: Path) -> None:
     settings = {
         "model_path": MODEL,
         "data": data,
-        "iters": 400,
+        "iters": 200,
         "batch_size": 2,
         "save_every": 10,
         "eval_every": 0,

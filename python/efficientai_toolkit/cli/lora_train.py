@@ -86,8 +86,7 @@ def _callback(args: Namespace) -> Callback:
         return JsonLines()
     if args.quiet or args.progress == "silent":
         return Silent()
-    from efficientai_toolkit._assets import DEMO
-from efficientai_toolkit.callbacks import ProgressBar
+    from efficientai_toolkit.callbacks import ProgressBar
 
     return ProgressBar()
 
