@@ -4,19 +4,40 @@ use std::collections::BTreeSet;
 
 use mlx_rs::{Array, random};
 
+use super::config::TrainingConfig;
 use crate::io::adapters::{LoraParameters, is_adapter};
 use crate::models::Model;
 use crate::nn::LowRank;
 use crate::rng::{self, Purpose};
 use crate::{Error, Result};
 
-/// Which layers get an adapter.
+/// What is attached, and where.
 #[derive(Debug, Clone, Copy)]
-pub struct Targets<'a> {
+pub struct Adapter<'a> {
     /// Names such as `q_proj` or `mlp.up_proj`; `None` for every linear layer of the blocks.
     pub modules: Option<&'a [String]>,
     /// The last this many blocks; `None` for all.
     pub num_layers: Option<u32>,
+    /// Inner dimension.
+    pub rank: u32,
+    /// Factor of the low-rank part.
+    pub scale: f32,
+    /// Share of inputs zeroed in training.
+    pub dropout: f32,
+}
+
+impl<'a> Adapter<'a> {
+    /// The adapter that `config` describes.
+    #[must_use]
+    pub fn of(config: &'a TrainingConfig) -> Self {
+        Self {
+            modules: config.target_modules.as_deref(),
+            num_layers: config.num_layers,
+            rank: config.lora_rank,
+            scale: (config.lora_alpha / f64::from(config.lora_rank)) as f32,
+            dropout: config.lora_dropout as f32,
+        }
+    }
 }
 
 /// Removes every adapter.
@@ -31,20 +52,25 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
     })
 }
 
+/// Sets the dropout of every adapter.
+///
+/// # Errors
+/// None of its own.
+pub fn set_dropout(model: &mut dyn Model, dropout: f32) -> Result<()> {
+    model.visit_linears(&mut |_, layer| {
+        layer.low_rank.dropout = dropout;
+        Ok(())
+    })
+}
+
 /// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet; returns
 /// where they sit, relative to their block.
 ///
 /// # Errors
-/// A name in `targets` that fits no layer; more blocks than the model has.
-pub fn attach(
-    model: &mut dyn Model,
-    targets: Targets,
-    rank: u32,
-    scale: f32,
-    dropout: f32,
-    seed: u64,
-) -> Result<LoraParameters> {
-    let first_block = first_block(model.num_layers(), targets.num_layers)?;
+/// A module that fits no layer; more blocks than the model has.
+pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<LoraParameters> {
+    let &Adapter { modules, num_layers, rank, scale, dropout } = adapter;
+    let first_block = first_block(model.num_layers(), num_layers)?;
     let mut keys = BTreeSet::new();
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
@@ -53,7 +79,7 @@ pub fn attach(
         layer_index += 1;
         let Some((block, name)) = split(path) else { return Ok(()) };
         available.insert(name.to_owned());
-        let target = targets.modules.map(|names| names.iter().find(|&target| fits(name, target)));
+        let target = modules.map(|names| names.iter().find(|&target| fits(name, target)));
         if let Some(Some(target)) = target {
             matched.insert(target.clone());
         }
@@ -69,7 +95,7 @@ pub fn attach(
         keys.insert(name.to_owned());
         Ok(())
     })?;
-    let unknown = targets.modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
+    let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
     if let Some(name) = unknown {
         let available: Vec<String> = available.into_iter().collect();
         return Err(Error::Config(format!(

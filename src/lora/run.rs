@@ -7,7 +7,7 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::attach::{self, Targets};
+use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
 use crate::data::{Sample, Tokenizer, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
@@ -134,16 +134,15 @@ fn prepare(
         return Ok((names, None));
     }
     let adapter = if let Some(folder) = &config.init_adapter {
-        adapters::load(Path::new(folder), model)?
+        let adapter = adapters::load(Path::new(folder), model)?;
+        // The adapter brings its shape and scale; dropout belongs to this run.
+        attach::set_dropout(model, config.lora_dropout as f32)?;
+        adapter
     } else {
-        let targets = Targets { modules: config.target_modules.as_deref(), num_layers: config.num_layers };
-        let scale = (config.lora_alpha / f64::from(config.lora_rank)) as f32;
-        let lora =
-            attach::attach(model, targets, config.lora_rank, scale, config.lora_dropout as f32, config.seed)?;
         AdapterConfig {
             fine_tune_type: "lora".into(),
             num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
-            lora_parameters: Some(lora),
+            lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
             model: None,
         }
     };
