@@ -1,45 +1,150 @@
-from collections.abc import Callable, Sequence
-from typing import Any
+"""
+The engine of `efficientai_toolkit`; use the package around it.
+"""
 
+from _typeshed import SupportsGetItem
 from numpy import float32
 from numpy.typing import ArrayLike, NDArray
+from os import PathLike
+from pathlib import Path
+from typing import Any, SupportsIndex, final
 
+__all__ = ["Model", "Tokenizer", "convert", "create_model", "defaults", "generate", "hardware", "load", "start", "train_lora", "validate_data"]
+
+@final
 class Model:
-    @property
-    def path(self) -> str: ...
-    @property
-    def model_type(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def num_parameters(self) -> int: ...
-    @property
-    def config(self) -> dict[str, Any]: ...
-    def __call__(self, ids: ArrayLike) -> NDArray[float32]: ...
+    """
+    A language model: `model(ids)` gives logits.
+    """
+    def __call__(self, /, ids: ArrayLike) -> NDArray[float32]:
+        """
+        Logits for token ids.
 
+        Parameters
+        ----------
+        ids
+            Integers, ``[batch, time]``.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, ``[batch, time, vocab]``.
+        """
+    def __repr__(self, /) -> str: ...
+    @property
+    def config(self, /) -> Any:
+        """
+        The parsed `config.json`.
+        """
+    @property
+    def dtype(self, /) -> str:
+        """
+        Number format of the embedding, and so of all computation: float32, float16 or bfloat16.
+        """
+    @property
+    def model_type(self, /) -> str:
+        """
+        Architecture, as `config.json` names it.
+        """
+    @property
+    def num_parameters(self, /) -> int:
+        """
+        Numbers in the model, adapters included.
+        """
+    @property
+    def path(self, /) -> Path:
+        """
+        Folder the model came from.
+        """
+
+@final
 class Tokenizer:
+    """
+    Turns text into token ids and back.
+    """
+    def apply_chat_template(self, /, messages: str, tools: str | None = None, add_generation_prompt: bool = True) -> str:
+        """
+        A conversation as the model expects it; `messages` and `tools` are JSON lists.
+        """
+    def decode(self, /, ids: SupportsGetItem[int, SupportsIndex], skip_special_tokens: bool = True) -> str:
+        """
+        Text of token ids.
+        """
+    def encode(self, /, text: str, add_special_tokens: bool = True) -> list[int]:
+        """
+        Token ids of a text.
+        """
     @property
-    def vocab_size(self) -> int: ...
+    def eos_token_ids(self, /) -> list[int]:
+        """
+        Tokens that end a text.
+        """
     @property
-    def eos_token_ids(self) -> list[int]: ...
+    def has_chat_template(self, /) -> bool:
+        """
+        Whether `apply_chat_template` works.
+        """
     @property
-    def has_chat_template(self) -> bool: ...
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
-    def apply_chat_template(self, messages: str, tools: str | None = None, add_generation_prompt: bool = True) -> str: ...
+    def vocab_size(self, /) -> int:
+        """
+        Number of tokens.
+        """
 
-def load(path: str, adapter_path: str | None = None, dtype: str | None = None) -> tuple[Model, Tokenizer]: ...
-def generate(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompt: str,
-    config: str,
-    on_text: Callable[[str], object] | None = None,
-    add_special_tokens: bool = True,
-) -> str: ...
-def train_lora(model: Model, tokenizer: Tokenizer, config: str, observer: Callable[[str], object]) -> str: ...
-def validate_data(tokenizer: Tokenizer, data: str, max_seq_length: int) -> str: ...
-def create_model(config: str, folder: str, seed: int = 0, dtype: str = "float32") -> None: ...
-def defaults(room: str) -> str: ...
-def hardware() -> str: ...
-def check_mlx_version() -> None: ...
+def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dtype: str) -> None:
+    """
+    Writes a copy of a model folder with its weights in another number format.
+    """
+
+def create_model(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dtype: str = "float32") -> None:
+    """
+    Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
+
+    ``config`` is the text of a ``config.json``; matrices are drawn with its
+    ``initializer_range`` as standard deviation.
+    """
+
+def defaults(room: str) -> str:
+    """
+    Default settings of a room (``lora`` or ``generate``) as JSON.
+    """
+
+def generate(model: Model, tokenizer: Tokenizer, prompt: str, config: str, on_text: Any | None = None, add_special_tokens: bool = True) -> str:
+    """
+    Continues ``prompt`` and returns a JSON report; ``on_text`` receives each piece of text.
+
+    ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
+    rendered chat template holds its own.
+    """
+
+def hardware() -> str:
+    """
+    The machine, the device in use and the limits set on MLX's allocator, as JSON.
+    """
+
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None) -> tuple[Model, Tokenizer]:
+    """
+    Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+
+    ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
+    the checkpoint's own on a GPU.
+    """
+
+def start() -> None:
+    """
+    Checks the loaded MLX, passes log records to ``logging``, chooses the device and sets the
+    allocator's limits. To be called once, before everything else.
+
+    Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
+    """
+
+def train_lora(model: Model, tokenizer: Tokenizer, config: str, observer: Any) -> str:
+    """
+    Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
+
+    ``config`` is the JSON of a ``TrainingConfig`` with ``data`` and ``output`` filled in.
+    """
+
+def validate_data(tokenizer: Tokenizer, data: str | PathLike[str], max_seq_length: SupportsIndex) -> str:
+    """
+    Reads and tokenises a data set and returns statistics as JSON, per split.
+    """

@@ -4,6 +4,7 @@
 
 use pyo3::pymodule;
 
+mod array;
 mod enter;
 mod error;
 mod generate;

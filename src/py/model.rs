@@ -5,10 +5,9 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
-use numpy::{IntoPyArray as _, PyArray3, PyArrayMethods as _, PyReadonlyArray2, PyUntypedArrayMethods as _};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict as _, PyDict};
 
+use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::error::to_python;
 use super::tokenizer::Tokenizer;
@@ -89,19 +88,19 @@ impl Model {
     /// -------
     /// numpy.ndarray
     ///     float32, ``[batch, time, vocab]``.
-    #[pyo3(signature = (ids: "numpy.typing.ArrayLike") -> "numpy.typing.NDArray[numpy.float32]")]
-    fn __call__<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray3<f32>>> {
-        let (ids, rows) = ids_of(py, ids).and_then(|ids| self.check(&ids).map(|rows| (ids, rows)))?;
-        let time = ids.shape()[1];
-        let logits = enter(py, || {
+    fn __call__(&self, py: Python<'_>, ids: Ids) -> PyResult<Logits> {
+        enter(py, || {
             let model = self.lock()?;
-            let ids = Array::from_slice(&rows, &[(rows.len() / time.max(1)) as i32, time as i32]);
+            let shape = ids.shape.map(|dim| dim as i32);
+            let ids = Array::from_slice(&tokens(&ids, model.vocab_size())?, &shape);
             let logits = model.forward(&ids, None)?.as_dtype(Dtype::Float32)?;
             kernels::eval([&logits])?;
-            Ok(logits.as_slice::<f32>().to_vec())
-        })?;
-        let shape = [ids.shape()[0], time, logits.len() / rows.len()];
-        logits.into_pyarray(py).reshape(shape)
+            let vocab = logits.dim(-1) as usize;
+            Ok(Logits {
+                values: logits.as_slice::<f32>().to_vec(),
+                shape: [shape[0] as usize, shape[1] as usize, vocab],
+            })
+        })
     }
 
     fn __repr__(&self) -> String {
@@ -109,43 +108,16 @@ impl Model {
     }
 }
 
-impl Model {
-    /// The ids in row order, if all of them are tokens.
-    fn check(&self, ids: &PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
-        let ids = ids.as_array();
-        let vocab = self.lock().map_err(to_python)?.vocab_size();
-        if ids.is_empty() {
-            return Err(to_python(Error::Config(format!(
-                "ids has shape {:?}, expected at least one token",
-                ids.shape()
-            ))));
-        }
-        let token = |&id: &i64| i32::try_from(id).ok().filter(|id| (0..vocab).contains(id));
-        ids.iter()
-            .map(|id| {
-                token(id).ok_or_else(|| {
-                    to_python(Error::Config(format!("ids holds {id}, expected 0 to {}", vocab - 1)))
-                })
-            })
-            .collect()
+/// The ids as MLX takes them, if all of them are below `vocab`.
+fn tokens(ids: &Ids, vocab: i32) -> Result<Vec<i32>> {
+    if ids.values.is_empty() {
+        return Err(Error::Config(format!("ids have shape {:?}, expected at least one token", ids.shape)));
     }
-}
-
-/// `ids` as a matrix of integers.
-fn ids_of<'py>(py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, i64>> {
-    let wrong =
-        |what: String| to_python(Error::Config(format!("ids {what}, expected integers [batch, time]")));
-    let array = py.import("numpy")?.call_method1("asarray", (ids,))?;
-    let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
-    let shape: Vec<usize> = array.getattr("shape")?.extract()?;
-    if !matches!(kind.as_str(), "i" | "u") {
-        return Err(wrong(format!("are {}", array.getattr("dtype")?)));
-    }
-    if shape.len() != 2 {
-        return Err(wrong(format!("have shape {shape:?}")));
-    }
-    let options: Bound<'py, PyDict> = [("copy", false)].into_py_dict(py)?;
-    array.call_method("astype", ("int64",), Some(&options))?.extract()
+    let token = |&id: &i64| {
+        let valid = i32::try_from(id).ok().filter(|id| (0..vocab).contains(id));
+        valid.ok_or_else(|| Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1)))
+    };
+    ids.values.iter().map(token).collect()
 }
 
 /// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
