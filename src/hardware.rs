@@ -47,6 +47,8 @@ pub fn configure() -> Result<Report> {
     let memory_bytes = system
         .cgroup_limits()
         .map_or_else(|| system.total_memory(), |cgroup| cgroup.total_memory.min(system.total_memory()));
+    // The first call through mlx-rs replaces mlx-c's error handler, which would end the process.
+    memory::active_memory()?;
     let gpu = info::gpu();
     let device_type = if gpu.is_some() { DeviceType::Gpu } else { DeviceType::Cpu };
     Device::set_default(&Device::new(device_type, 0));

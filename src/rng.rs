@@ -13,6 +13,8 @@ pub enum Purpose {
     Init = 1,
     /// Dropout masks.
     Dropout = 2,
+    /// Initial values of adapters.
+    Adapter = 3,
 }
 
 /// PRNG key for `purpose` at `path` (for example step, layer) under `seed`.

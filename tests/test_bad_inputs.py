@@ -320,3 +320,18 @@ def test_a_chat_without_a_template(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data" / "train.jsonl", rows)
     with pytest.raises(ToolkitError, match="template"):
         train(MODEL, tmp_path / "data", tmp_path / "run", iters=1)
+
+
+def test_a_tokenizer_of_another_model(model: Path, tmp_path: Path) -> None:
+    """A token beyond the embedding must not be read from memory that is not its own."""
+    file = model / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["t5"] = 5000
+    file.write_text(json.dumps(tokenizer))
+    loaded, words = _core.load(str(model), None, "float32")
+    with pytest.raises(ModelLoadingError, match="5000"):
+        _core.generate(loaded, words, "t5", "{}", None)
+    data = write_words(tmp_path / "data", [[5, 6]])
+    config = {"data": str(data), "output": str(tmp_path / "run"), "iters": 1}
+    with pytest.raises(ModelLoadingError, match="5000"):
+        _core.train_lora(loaded, words, json.dumps(config), lambda _: None)

@@ -157,6 +157,26 @@ train(Path({str(MODEL)!r}), Path(sys.argv[2]), Path(sys.argv[3]), lambda run, ev
     assert run.report["steps"] == 1
 
 
+def test_the_model_itself_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    before = files_in(model)
+    for overwrite in (False, True):
+        with pytest.raises(ToolkitError, match="output"):
+            train(model, data, model, iters=1, method="full", overwrite=overwrite)
+    # Nor another model that happens to lie there.
+    with pytest.raises(TrainingError, match="overwrite"):
+        train(MODEL, data, model, iters=1, method="full")
+    assert {name: text for name, text in files_in(model).items() if name != ".lock"} == before
+
+
+def test_overwriting_leaves_nothing_of_the_run_before(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    train(MODEL, data, output, iters=1)
+    train(MODEL, data, output, iters=1, method="full", overwrite=True)
+    assert not (output / "adapters.safetensors").exists()
+    assert (output / "model.safetensors").exists()
+
+
 def test_resuming_where_nothing_was_started(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resume") as error:
         train(MODEL, data, tmp_path / "run", iters=1, resume=True)

@@ -100,6 +100,33 @@ def test_ctrl_c_itself_saves_a_checkpoint(data: Path, tmp_path: Path) -> None:
     assert rest.report["resumed_from"] == INTERRUPTED
 
 
+@pytest.mark.parametrize("step", [4, STEPS], ids=["one was due", "the last step"])
+def test_an_evaluation_that_was_cut_off_is_made_up_for(data: Path, tmp_path: Path, step: int) -> None:
+    whole = train(MODEL, data, tmp_path / "whole", **SETTINGS)
+
+    def stop(_: Run, event: Event) -> None:
+        if event["event"] == "step" and event["step"] == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(MODEL, data, tmp_path / "part", stop, **SETTINGS)
+    rest = train(MODEL, data, tmp_path / "part", resume=True, **SETTINGS)
+    for key in ("validation_losses", "train_losses", "perplexity_after"):
+        assert rest.report[key] == whole.report[key], key
+
+
+def test_another_base_model_is_refused(data: Path, tmp_path: Path) -> None:
+    part = interrupt(data, tmp_path / "part", KeyboardInterrupt, **SETTINGS)
+    with pytest.raises(ToolkitError, match="model was"):
+        train(MODELS / "llama_bias", data, part.output, resume=True, **SETTINGS)
+
+
+def test_fewer_steps_than_were_taken_are_refused(data: Path, tmp_path: Path) -> None:
+    part = interrupt(data, tmp_path / "part", KeyboardInterrupt, **SETTINGS)
+    with pytest.raises(ToolkitError, match=f"already taken {INTERRUPTED}"):
+        train(MODEL, data, part.output, resume=True, **{**SETTINGS, "iters": 5})
+
+
 def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
     part = interrupt(data, tmp_path / "part", KeyboardInterrupt, **SETTINGS)
     newest = max((part.output / "checkpoints").glob("step-*"))

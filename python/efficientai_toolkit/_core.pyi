@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "convert", "create_model", "defaults", "generate", "hardware", "load", "start", "train_lora", "validate_data"]
+__all__ = ["Model", "Tokenizer", "convert", "create_model", "defaults", "generate", "hardware", "load", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -144,7 +144,10 @@ def train_lora(model: Model, tokenizer: Tokenizer, config: str, observer: Any) -
     ``config`` is the JSON of a ``TrainingConfig`` with ``data`` and ``output`` filled in.
     """
 
-def validate_data(tokenizer: Tokenizer, data: str | PathLike[str], max_seq_length: SupportsIndex) -> str:
+def validate_lora(model: Model, tokenizer: Tokenizer, config: str) -> str:
     """
-    Reads and tokenises a data set and returns statistics as JSON, per split.
+    Checks a whole configuration against ``model`` and reads its data, without training; returns
+    statistics of each split as JSON.
+
+    ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in.
     """

@@ -89,12 +89,18 @@ pub fn tokenize(
     Ok(Tokenized { samples, report })
 }
 
-/// Tokenises every split with masked prompts and reports what is there.
+/// Tokenises every split and reports what is there.
 ///
 /// # Errors
 /// As [`tokenize`].
-pub fn describe(splits: &Splits, tokenizer: &Tokenizer, max_seq_length: usize) -> Result<DataReport> {
-    let report = |rows: &[Located]| tokenize(rows, tokenizer, true, max_seq_length).map(|it| it.report);
+pub fn describe(
+    splits: &Splits,
+    tokenizer: &Tokenizer,
+    mask_prompt: bool,
+    max_seq_length: usize,
+) -> Result<DataReport> {
+    let report =
+        |rows: &[Located]| tokenize(rows, tokenizer, mask_prompt, max_seq_length).map(|it| it.report);
     Ok(DataReport {
         train: report(&splits.train)?,
         valid: report(&splits.valid)?,
@@ -187,7 +193,7 @@ mod tests {
             valid: located(vec![completion("p", "c")]),
             test: Vec::new(),
         };
-        let report = describe(&splits, &fixture::tokenizer(None), 64).unwrap();
+        let report = describe(&splits, &fixture::tokenizer(None), true, 64).unwrap();
         assert_eq!(
             serde_json::to_value(report).unwrap(),
             json!({

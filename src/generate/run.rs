@@ -11,7 +11,7 @@ use super::config::GenerateConfig;
 use super::sampler::Sampler;
 use super::stop::StopStrings;
 use crate::data::Tokenizer;
-use crate::models::Model;
+use crate::models::{self, Model};
 use crate::nn::Cache;
 use crate::{Error, Result, kernels};
 
@@ -68,12 +68,14 @@ pub fn run(
     let mut history = prompt.to_vec();
     let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
     let started = Instant::now();
-    let mut logits = Vec::new();
-    for chunk in prompt.chunks(PREFILL) {
+    models::check_tokens(prompt, model.vocab_size())?;
+    let (before, last) = prompt.split_at(prompt.len() - 1);
+    for chunk in before.chunks(PREFILL) {
         // An empty text: nothing to show, but a chance to stop.
         proceed(on_text(""))?;
-        logits = last_logits(model, chunk, &mut cache)?;
+        prefill(model, chunk, &mut cache)?;
     }
+    let mut logits = last_logits(model, last, &mut cache)?;
     let prefill_secs = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut text = String::new();
@@ -120,6 +122,12 @@ fn proceed(flow: ControlFlow<()>) -> Result<()> {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Interrupted),
     }
+}
+
+/// Feeds `ids` for the cache alone: the logits are never evaluated.
+fn prefill(model: &dyn Model, ids: &[u32], cache: &mut Cache) -> Result<()> {
+    model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), Some(cache))?;
+    kernels::eval(cache.arrays())
 }
 
 /// Feeds `ids` and returns the logits after the last of them.

@@ -13,8 +13,10 @@ use super::{atomic, weights};
 use crate::models::Model;
 use crate::{Error, Result, kernels};
 
-const TENSORS: &str = "adapters.safetensors";
-const CONFIG: &str = "adapter_config.json";
+/// Tensors of an adapter.
+pub const TENSORS: &str = "adapters.safetensors";
+/// What an adapter says of itself.
+pub const CONFIG: &str = "adapter_config.json";
 
 /// The part of `adapter_config.json` that readers need; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,7 +72,7 @@ pub fn save(folder: &Path, model: &dyn Model, config: &AdapterConfig) -> Result<
     atomic::write_text(&folder.join(CONFIG), &(json + "\n"))
 }
 
-/// Attaches the adapter in `folder` to `model`, in f32 as stored.
+/// Attaches the adapter in `folder` to `model`, in the number format it is stored in.
 ///
 /// # Errors
 /// A file that is missing or broken; a tensor without a layer, or of the wrong shape; a kind

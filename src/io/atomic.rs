@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// # Errors
 /// No space, no permission, or an error of `write`.
 pub fn write(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    let temporary = temporary_name(path);
+    let temporary = hidden(path, "tmp");
     let outcome = write(&temporary)
         .and_then(|()| File::open(&temporary)?.sync_all())
         .and_then(|()| fs::rename(&temporary, path));
@@ -43,7 +43,7 @@ impl NewFolder {
     /// # Errors
     /// No permission, or a parent that is not a folder.
     pub fn begin(target: &Path) -> Result<Self> {
-        let temporary = temporary_name(target);
+        let temporary = hidden(target, "tmp");
         // Left over from a run that was killed.
         let _ = fs::remove_dir_all(&temporary);
         fs::create_dir_all(&temporary).map_err(Error::io("create", target))?;
@@ -61,10 +61,14 @@ impl NewFolder {
     /// # Errors
     /// What the operating system reports.
     pub fn finish(self) -> Result<()> {
+        let old = hidden(&self.target, "old");
+        let _ = fs::remove_dir_all(&old);
         if self.target.exists() {
-            fs::remove_dir_all(&self.target).map_err(Error::io("replace", &self.target))?;
+            fs::rename(&self.target, &old).map_err(Error::io("replace", &self.target))?;
         }
-        fs::rename(&self.temporary, &self.target).map_err(Error::io("write", &self.target))
+        fs::rename(&self.temporary, &self.target).map_err(Error::io("write", &self.target))?;
+        let _ = fs::remove_dir_all(&old);
+        Ok(())
     }
 }
 
@@ -75,9 +79,11 @@ impl Drop for NewFolder {
     }
 }
 
-fn temporary_name(path: &Path) -> PathBuf {
+/// `path` under a hidden name beside it. The same in every process, so that what a killed one
+/// left is found; the lock of the output folder keeps two from meeting.
+fn hidden(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    path.with_file_name(format!(".{name}.{ending}"))
 }
 
 #[cfg(test)]

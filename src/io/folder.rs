@@ -7,7 +7,7 @@ use mlx_rs::Dtype;
 
 use super::{atomic, weights};
 use crate::models::{self, Model};
-use crate::{Error, Result};
+use crate::{Error, Result, rng};
 
 /// Files beside the weights that make a folder a model.
 const DESCRIPTION: [&str; 11] = [
@@ -25,11 +25,11 @@ const DESCRIPTION: [&str; 11] = [
 ];
 
 /// Writes `model` to the folder `target`, with what describes it in `source`: configuration,
-/// tokenizer and chat template.
+/// tokenizer and chat template. The configuration names the number format of the weights.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
-pub fn save(source: &Path, target: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()> {
+pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in DESCRIPTION {
         let path = source.join(name);
@@ -37,7 +37,12 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model, dtype: Option<Dtype
             atomic::write(&target.join(name), |temporary| fs::copy(&path, temporary).map(|_| ()))?;
         }
     }
-    weights::save(target, model, dtype)
+    let mut config = models::read_config(source)?;
+    // transformers 5 writes "dtype", older versions "torch_dtype".
+    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
+    atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
+    weights::save(target, model, None)
 }
 
 /// Writes a copy of the model folder `source` with its weights in `dtype`.
@@ -45,11 +50,19 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model, dtype: Option<Dtype
 /// # Errors
 /// A folder that is not a model, or cannot be written.
 pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
-    let model = models::load(source, Some(dtype))?;
-    save(source, target, model.as_ref(), Some(dtype))?;
-    let mut config = models::read_config(source)?;
-    // transformers 5 writes "dtype", older versions "torch_dtype".
-    let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    config[key] = format!("{dtype:?}").to_lowercase().into();
-    atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))
+    save(source, target, models::load(source, Some(dtype))?.as_ref())
+}
+
+/// Tells two model folders apart: their configuration, and the names and sizes of their weights.
+///
+/// # Errors
+/// A folder that is not a model.
+pub fn fingerprint(folder: &Path) -> Result<String> {
+    let mut text = models::read_config(folder)?.to_string().into_bytes();
+    for path in weights::files(folder)? {
+        let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
+        text.extend(size.to_le_bytes());
+    }
+    Ok(format!("{:016x}", rng::digest(text.into_iter().map(u64::from))))
 }

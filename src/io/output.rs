@@ -18,7 +18,8 @@ pub enum Existing {
     Resume,
 }
 
-/// An output folder held by this run; the lock goes with the value, or with the process.
+/// An output folder held by this run; the lock goes with the value, or with the process. The
+/// lock's file stays: removing it would let two runs lock two files of one name.
 #[derive(Debug)]
 pub struct Output {
     folder: PathBuf,
@@ -26,13 +27,22 @@ pub struct Output {
 }
 
 impl Output {
-    /// Creates `folder` if need be and locks it. `result` is the file a finished run leaves,
-    /// `checkpoints` the subfolder of an unfinished one.
+    /// Creates `folder` if need be and locks it. `results` are the files a finished run leaves,
+    /// `checkpoints` is the subfolder of an unfinished one.
     ///
     /// # Errors
     /// A folder that cannot be written, is in use by another run, or holds a run that `existing`
     /// says to keep.
-    pub fn open(folder: &Path, result: &str, checkpoints: &str, existing: Existing) -> Result<Self> {
+    pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: Existing) -> Result<Self> {
+        if existing == Existing::Resume && !folder.join(checkpoints).is_dir() {
+            return Err(Error::Training(format!(
+                "there is no run to resume: {} holds no checkpoint",
+                folder.display()
+            )));
+        }
+        if folder.is_file() {
+            return Err(Error::Training(format!("output {} is a file, expected a folder", folder.display())));
+        }
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let path = folder.join(LOCK);
         let lock = File::create(&path).map_err(Error::io("write", &path))?;
@@ -47,11 +57,9 @@ impl Output {
         let output = Self { folder: folder.to_owned(), _lock: lock };
         let checkpoints = folder.join(checkpoints);
         match existing {
-            Existing::Keep => refuse(folder, result, &checkpoints)?,
-            Existing::Overwrite if checkpoints.exists() => {
-                fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
-            }
-            Existing::Overwrite | Existing::Resume => {}
+            Existing::Keep => refuse(folder, results, &checkpoints)?,
+            Existing::Overwrite => clear(folder, results, &checkpoints)?,
+            Existing::Resume => {}
         }
         Ok(output)
     }
@@ -63,16 +71,20 @@ impl Output {
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        // The lock itself is released when the file closes; this only tidies up.
-        let _ = fs::remove_file(self.folder.join(LOCK));
+/// Removes an earlier run, and nothing else that lies in `folder`.
+fn clear(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
+    if checkpoints.exists() {
+        fs::remove_dir_all(checkpoints).map_err(Error::io("remove", checkpoints))?;
     }
+    for path in results.iter().map(|name| folder.join(name)).filter(|path| path.exists()) {
+        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
 }
 
-fn refuse(folder: &Path, result: &str, checkpoints: &Path) -> Result<()> {
-    let found = if folder.join(result).exists() {
-        "a finished run; choose another output, or set overwrite to replace it"
+fn refuse(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
+    let found = if results.iter().any(|name| folder.join(name).exists()) {
+        "a finished run or a model; choose another output, or set overwrite to replace it"
     } else if checkpoints.exists() {
         "an unfinished run; set resume to go on with it, or overwrite to start afresh"
     } else {
@@ -86,7 +98,7 @@ mod tests {
     use super::*;
 
     fn open(folder: &Path, existing: Existing) -> Result<Output> {
-        Output::open(folder, "result.json", "checkpoints", existing)
+        Output::open(folder, &["result.json"], "checkpoints", existing)
     }
 
     #[test]

@@ -53,7 +53,10 @@ pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Resul
 }
 
 /// Files that hold the weights, sorted.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// No weights in `folder`; a broken index.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join(FILE);
     if single.exists() {
         return Ok(vec![single]);

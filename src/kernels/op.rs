@@ -64,10 +64,10 @@ static FAILURE: Mutex<Option<String>> = Mutex::new(None);
 /// # Errors
 /// What MLX raised, or the message of a kernel that panicked.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
-    mlx_rs::transforms::eval(arrays)?;
+    let outcome = mlx_rs::transforms::eval(arrays);
     match FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(message) => Err(Error::Hardware(format!("a CPU kernel failed: {message}"))),
-        None => Ok(()),
+        None => Ok(outcome?),
     }
 }
 

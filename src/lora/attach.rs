@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mlx_rs::{Array, random};
+use mlx_rs::{Array, Dtype, random};
 
 use super::config::TrainingConfig;
 use crate::io::adapters::{LoraParameters, is_adapter};
@@ -52,13 +52,16 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
     })
 }
 
-/// Sets the dropout of every adapter.
+/// Makes loaded adapters trainable: f32, with `dropout`.
 ///
 /// # Errors
-/// None of its own.
-pub fn set_dropout(model: &mut dyn Model, dropout: f32) -> Result<()> {
+/// What MLX raises.
+pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
+        for slot in [&mut *layer.lora_a, &mut *layer.lora_b].into_iter().flatten() {
+            *slot = slot.as_dtype(Dtype::Float32)?;
+        }
         Ok(())
     })
 }
@@ -88,7 +91,7 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
         }
         let (inputs, outputs) = layer.size();
         let (rank, bound) = (rank as i32, f64::from(inputs).sqrt().recip() as f32);
-        let key = rng::key(seed, Purpose::Init, &[layer_index])?;
+        let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
         *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
         *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
         layer.low_rank = LowRank { scale, dropout, dropout_key: None };

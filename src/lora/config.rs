@@ -137,11 +137,21 @@ impl TrainingConfig {
             ("iters", self.iters.unwrap_or(1) as f64, self.iters != Some(0), "above 0"),
             ("lr", self.lr, self.lr > 0.0 && self.lr.is_finite(), "above 0"),
             ("batch_size", self.batch_size as f64, self.batch_size > 0, "above 0"),
-            ("grad_accumulation", self.grad_accumulation as f64, self.grad_accumulation > 0, "above 0"),
+            (
+                "grad_accumulation",
+                self.grad_accumulation as f64,
+                (1..=1 << 16).contains(&self.grad_accumulation),
+                "1 to 65536",
+            ),
             ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
             ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
             ("lora_alpha", self.lora_alpha, self.lora_alpha > 0.0, "above 0"),
-            ("lora_dropout", self.lora_dropout, share.contains(&self.lora_dropout), "0 to below 1"),
+            (
+                "lora_dropout",
+                self.lora_dropout,
+                share.contains(&self.lora_dropout) && (self.lora_dropout as f32) < 1.0,
+                "0 to below 1",
+            ),
             ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
             ("beta1", self.beta1, share.contains(&self.beta1), "0 to below 1"),
@@ -158,6 +168,9 @@ impl TrainingConfig {
         }
         if self.target_modules.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
+        }
+        if self.method == Method::Full && self.init_adapter.is_some() {
+            return Err(Error::Config("init_adapter needs method \"lora\", not \"full\"".into()));
         }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));

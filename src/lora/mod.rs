@@ -5,4 +5,4 @@ pub mod config;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};
-pub use run::{Report, run};
+pub use run::{Report, run, validate};

@@ -1,5 +1,6 @@
 //! From a loaded model and a configuration to an adapter or a model folder on disk.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_rs::memory;
@@ -9,11 +10,11 @@ use serde_json::json;
 
 use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
-use crate::data::{Sample, Tokenizer, read_splits, tokenize};
+use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
-use crate::io::{atomic, folder};
-use crate::models::Model;
+use crate::io::{atomic, folder, weights};
+use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
 use crate::train::adamw::AdamW;
 use crate::train::checkpoint::{Checkpoints, History};
@@ -55,8 +56,10 @@ pub struct Report {
     pub trainable_parameters: u64,
     /// Numbers in the model, adapters included.
     pub total_parameters: u64,
-    /// Rows cut to `max_seq_length`.
+    /// Rows, validation included, that were cut to `max_seq_length`.
     pub truncated_rows: usize,
+    /// Rows, validation included, that were left out because nothing in them is to be learned.
+    pub dropped_rows: usize,
     /// Folder of the result.
     pub adapter_path: PathBuf,
     /// Step this run continued from; 0 for a fresh one.
@@ -86,12 +89,18 @@ pub fn run(
         Some(path) => Ok(PathBuf::from(path)),
         None => Err(Error::Config(format!("{key} is missing"))),
     };
-    let (data, truncated_rows) = read_data(&path("data", &config.data)?, tokenizer, config)?;
-    let output = Output::open(&path("output", &config.output)?, REPORT, CHECKPOINTS, existing)?;
+    let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
+    let folder = path("output", &config.output)?;
+    if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
+    {
+        return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
+    }
+    let results = [REPORT, adapters::TENSORS, adapters::CONFIG, weights::FILE, "config.json"];
+    let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
     let (names, adapter) = prepare(model, source, config)?;
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
-    identity["parameters"] = json!(names.len());
+    identity["model"] = json!(folder::fingerprint(source)?);
     let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), tokenizer.pad_id());
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
@@ -101,7 +110,8 @@ pub fn run(
     let report = Report {
         steps: plan.steps,
         resumed_from,
-        truncated_rows,
+        truncated_rows: dropped.truncated,
+        dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
         ..report(model, &names, history)?
     };
@@ -113,12 +123,52 @@ pub fn run(
     Ok(report)
 }
 
-/// The data as tokens, and how many rows were cut.
-fn read_data(path: &Path, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<(Data, usize)> {
+/// Rows that did not go in whole.
+struct Losses {
+    truncated: usize,
+    dropped: usize,
+}
+
+/// The data as tokens, each of them below `vocab`.
+fn read_data(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+    vocab: i32,
+) -> Result<(Data, Losses)> {
     let splits = read_splits(path, config.seed)?;
     let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    Ok((Data { train: train.samples, valid: valid.samples }, train.report.truncated))
+    let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
+    models::check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)?;
+    let losses = Losses {
+        truncated: train.report.truncated + valid.report.truncated,
+        dropped: train.report.dropped + valid.report.dropped,
+    };
+    if losses.truncated + losses.dropped > 0 {
+        log::warn!(
+            "{}: {} rows were cut to max_seq_length ({}), {} left out for having nothing to learn",
+            path.display(),
+            losses.truncated,
+            config.max_seq_length,
+            losses.dropped
+        );
+    }
+    Ok((Data { train: train.samples, valid: valid.samples }, losses))
+}
+
+/// Checks `config` and its data without training; what the data hold.
+///
+/// # Errors
+/// As [`run`], as far as they show before the first step.
+pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
+    config.validate()?;
+    let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
+    let splits = read_splits(Path::new(data), config.seed)?;
+    let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    prepare(model, Path::new(""), config)?;
+    attach::detach(model)?;
+    Ok(report)
 }
 
 /// Opens what is trained; names of its parameters, and how an adapter describes itself.
@@ -134,9 +184,13 @@ fn prepare(
         return Ok((names, None));
     }
     let adapter = if let Some(folder) = &config.init_adapter {
-        let adapter = adapters::load(Path::new(folder), model)?;
-        // The adapter brings its shape and scale; dropout belongs to this run.
-        attach::set_dropout(model, config.lora_dropout as f32)?;
+        let mut adapter = adapters::load(Path::new(folder), model)?;
+        // The adapter brings its shape and scale; precision and dropout belong to this run.
+        attach::prepare(model, config.lora_dropout as f32)?;
+        match &mut adapter.lora_parameters {
+            Some(lora) if adapter.fine_tune_type == "lora" => lora.dropout = config.lora_dropout as f32,
+            _ => return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter"))),
+        }
         adapter
     } else {
         AdapterConfig {
@@ -161,10 +215,10 @@ fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
         schedule: config.schedule,
         warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
         optimizer: AdamW {
-            beta1: config.beta1 as f32,
-            beta2: config.beta2 as f32,
-            eps: config.eps as f32,
-            weight_decay: config.weight_decay as f32,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            weight_decay: config.weight_decay,
         },
         max_grad_norm: config.max_grad_norm as f32,
         seed: config.seed,
@@ -192,7 +246,7 @@ fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, targe
     if let Some(config) = adapter {
         return adapters::save(target, model, config);
     }
-    folder::save(source, target, model, None)
+    folder::save(source, target, model)
 }
 
 /// What the curves and the model tell; the rest is at its zero value.

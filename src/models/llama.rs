@@ -2,7 +2,7 @@
 //! [3](https://arxiv.org/abs/2407.21783)), [Mistral](https://arxiv.org/abs/2310.06825) and SmolLM2.
 
 use mlx_macros::ModuleParameters;
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::nn::rope::RopeScaling;
 use crate::nn::{self, Cache, Embedding, KvCache, Linear, RmsNorm, Rope, silu};
 use crate::{Error, Result};
 
-/// The part of `config.json` that shapes the model; defaults are those of Hugging Face.
+/// The part of `config.json` that shapes the model; defaults are those of Hugging Face's Llama.
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     hidden_size: i64,
@@ -92,6 +92,16 @@ impl Config {
             return Err(Error::ModelLoading(message));
         }
         let rope = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
+        let rope_theta = rope["rope_theta"].as_f64().or(file.rope_theta).unwrap_or(10_000.0);
+        let rope_scaling = rope_scaling(&rope)?;
+        if !(rope_theta.is_finite() && rope_theta > 0.0 && rope_scaling.is_valid()) {
+            return Err(Error::ModelLoading(format!(
+                "RoPE cannot have theta {rope_theta} and {rope_scaling:?}"
+            )));
+        }
+        if head_dim % 2 != 0 {
+            return Err(Error::ModelLoading(format!("\"head_dim\" is {head_dim}, expected an even number")));
+        }
         let window = file.sliding_window.map(|w| config::size("sliding_window", w, i32::MAX)).transpose()?;
         Ok(Self {
             hidden,
@@ -102,8 +112,8 @@ impl Config {
             head_dim: config::size("head_dim", head_dim, 1 << 14)?,
             vocab: config::size("vocab_size", file.vocab_size, 1 << 24)?,
             norm_eps: file.rms_norm_eps,
-            rope_theta: rope["rope_theta"].as_f64().or(file.rope_theta).unwrap_or(10_000.0),
-            rope_scaling: rope_scaling(&rope)?,
+            rope_theta,
+            rope_scaling,
             attention_bias: file.attention_bias,
             mlp_bias: file.mlp_bias,
             tied: file.tie_word_embeddings,
@@ -237,6 +247,10 @@ impl Model for Llama {
 
     fn vocab_size(&self) -> i32 {
         self.model.embed_tokens.weight.dim(0)
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.model.embed_tokens.weight.dtype()
     }
 
     fn ignores(&self, key: &str) -> bool {

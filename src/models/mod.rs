@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
+use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use crate::nn::{self, Cache, Linear};
@@ -40,6 +40,9 @@ pub trait Model: ModuleParameters + Send {
     /// Number of tokens the head tells apart.
     fn vocab_size(&self) -> i32;
 
+    /// Number format of the embedding, and so of all computation.
+    fn dtype(&self) -> Dtype;
+
     /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
     fn ignores(&self, key: &str) -> bool;
 }
@@ -61,10 +64,24 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.
-pub fn load(folder: &Path, dtype: Option<mlx_rs::Dtype>) -> Result<Box<dyn Model>> {
+pub fn load(folder: &Path, dtype: Option<Dtype>) -> Result<Box<dyn Model>> {
     let config = read_config(folder)?;
     let mut model = create(&config)
         .map_err(|error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display())))?;
     crate::io::weights::load(folder, model.as_mut(), dtype)?;
     Ok(model)
+}
+
+/// Refuses tokens that a model with `vocab` tokens does not have: MLX would read past the table.
+///
+/// # Errors
+/// The first such token.
+pub fn check_tokens<'a>(ids: impl IntoIterator<Item = &'a u32>, vocab: i32) -> Result<()> {
+    let vocab = vocab.unsigned_abs();
+    match ids.into_iter().find(|&&id| id >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::ModelLoading(format!(
+            "the tokenizer gives token {id}, but the model has only {vocab} tokens: they do not belong together"
+        ))),
+    }
 }

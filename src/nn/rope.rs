@@ -72,6 +72,21 @@ impl Rope {
 }
 
 impl RopeScaling {
+    /// Whether every number makes sense.
+    #[must_use]
+    pub fn is_valid(self) -> bool {
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        match self {
+            Self::Default => true,
+            Self::Linear { factor } => positive(factor),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                [factor, low_freq_factor, original_max_position_embeddings].into_iter().all(positive)
+                    && high_freq_factor.is_finite()
+                    && high_freq_factor > low_freq_factor
+            }
+        }
+    }
+
     /// New period for `period`, both over 2π.
     fn stretch(self, period: f64) -> f64 {
         let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =

@@ -29,3 +29,13 @@ pub(super) fn to_python(error: Error) -> PyErr {
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
     }
 }
+
+/// A panic is a defect of the engine; Python sees it as any other error.
+pub(super) fn internal(panic: &(dyn std::any::Any + Send)) -> PyErr {
+    let reason = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    exceptions::ToolkitError::new_err(format!("internal error, please report it: {reason}"))
+}

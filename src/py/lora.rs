@@ -1,7 +1,5 @@
 //! Fine-tuning.
 
-use std::path::{Path, PathBuf};
-
 use pyo3::prelude::*;
 
 use super::enter::enter;
@@ -9,9 +7,9 @@ use super::json::{json, parse};
 use super::model::Model;
 use super::observer::observed;
 use super::tokenizer::Tokenizer;
+use crate::Error;
 use crate::generate::GenerateConfig;
-use crate::lora::{TrainingConfig, run};
-use crate::{Error, data};
+use crate::lora::{TrainingConfig, run, validate};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
 ///
@@ -32,18 +30,21 @@ pub(super) fn train_lora(
     })
 }
 
-/// Reads and tokenises a data set and returns statistics as JSON, per split.
+/// Checks a whole configuration against ``model`` and reads its data, without training; returns
+/// statistics of each split as JSON.
+///
+/// ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in.
 #[pyfunction]
-pub(super) fn validate_data(
+pub(super) fn validate_lora(
     py: Python<'_>,
+    model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,
-    data: PathBuf,
-    max_seq_length: usize,
+    config: &str,
 ) -> PyResult<String> {
-    let tokenizer = tokenizer.get().inner();
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     enter(py, || {
-        let splits = data::read_splits(Path::new(&data), 0)?;
-        json(&data::describe(&splits, tokenizer, max_seq_length)?)
+        let config: TrainingConfig = parse(config)?;
+        json(&validate(model.lock()?.as_mut(), tokenizer, &config)?)
     })
 }
 

@@ -23,7 +23,7 @@ mod _core {
     #[pymodule_export]
     use super::hardware::{hardware, start};
     #[pymodule_export]
-    use super::lora::{defaults, train_lora, validate_data};
+    use super::lora::{defaults, train_lora, validate_lora};
     #[pymodule_export]
     use super::model::{Model, convert, create_model, load};
     #[pymodule_export]

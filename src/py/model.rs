@@ -9,7 +9,6 @@ use pyo3::prelude::*;
 
 use super::array::{Ids, Logits};
 use super::enter::enter;
-use super::error::to_python;
 use super::tokenizer::Tokenizer;
 use crate::io::{adapters, folder, tensors, weights};
 use crate::{Error, Result, data, kernels, models};
@@ -62,19 +61,14 @@ impl Model {
 
     /// Number format of the embedding, and so of all computation: float32, float16 or bfloat16.
     #[getter]
-    fn dtype(&self) -> PyResult<String> {
-        let model = self.lock().map_err(to_python)?;
-        let parameters = model.parameters().flatten();
-        let dtype =
-            parameters.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).map(|(_, x)| x.dtype());
-        Ok(format!("{:?}", dtype.unwrap_or(Dtype::Float32)).to_lowercase())
+    fn dtype(&self, py: Python<'_>) -> PyResult<String> {
+        enter(py, || Ok(format!("{:?}", self.lock()?.dtype()).to_lowercase()))
     }
 
     /// Numbers in the model, adapters included.
     #[getter]
-    fn num_parameters(&self) -> PyResult<usize> {
-        let model = self.lock().map_err(to_python)?;
-        Ok(model.parameters().flatten().values().map(|x| x.size()).sum())
+    fn num_parameters(&self, py: Python<'_>) -> PyResult<usize> {
+        enter(py, || Ok(self.lock()?.parameters().flatten().values().map(|x| x.size()).sum()))
     }
 
     /// Logits for token ids.

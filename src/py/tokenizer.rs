@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 use serde_json::Value;
 
 use super::enter::enter;
-use super::error::to_python;
 use crate::{Error, Result, data};
 
 /// Turns text into token ids and back.
@@ -59,6 +58,7 @@ impl Tokenizer {
     #[pyo3(signature = (messages, tools=None, add_generation_prompt=true))]
     fn apply_chat_template(
         &self,
+        py: Python<'_>,
         messages: &str,
         tools: Option<&str>,
         add_generation_prompt: bool,
@@ -66,7 +66,7 @@ impl Tokenizer {
         let parse = |name: &str, text: &str| -> Result<Value> {
             serde_json::from_str(text).map_err(|error| Error::Config(format!("{name}: {error}")))
         };
-        let render = || {
+        enter(py, || {
             let template = self.inner.template().ok_or_else(|| {
                 Error::ModelLoading(
                     "the tokenizer has no chat template: give the prompt as plain text".into(),
@@ -76,7 +76,6 @@ impl Tokenizer {
             let list = messages.as_array().ok_or_else(|| Error::Config("messages is not a list".into()))?;
             let tools = tools.map(|text| parse("tools", text)).transpose()?;
             template.render(list, tools.as_ref(), add_generation_prompt)
-        };
-        render().map_err(to_python)
+        })
     }
 }

@@ -9,13 +9,13 @@ use crate::nn::Result;
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Keeps the division finite.
-    pub eps: f32,
+    pub eps: f64,
     /// Share of each parameter removed per unit of learning rate.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
 }
 
 /// Both moments of every parameter, f32, and the number of updates they have seen.
@@ -48,16 +48,16 @@ impl AdamW {
     ) -> Result<Tensors> {
         moments.updates += 1;
         let exponent = i32::try_from(moments.updates).unwrap_or(i32::MAX);
-        let correction = |beta: f32| 1.0 - f64::from(beta).powi(exponent);
+        let correction = |beta: f64| 1.0 - beta.powi(exponent);
         let step_size = Array::from_f32((lr / correction(self.beta1)) as f32);
         let root_correction = Array::from_f32(correction(self.beta2).sqrt() as f32);
-        let keep = Array::from_f32((1.0 - lr * f64::from(self.weight_decay)) as f32);
+        let keep = Array::from_f32((1.0 - lr * self.weight_decay) as f32);
         let mut updated = Tensors::new();
         for (name, parameter) in parameters {
             let grad = grads[name].as_dtype(Dtype::Float32)?;
             let first = average(moments.first.get(name), &grad, self.beta1)?;
             let second = average(moments.second.get(name), &grad.square()?, self.beta2)?;
-            let root = second.sqrt()?.divide(&root_correction)?.add(Array::from_f32(self.eps))?;
+            let root = second.sqrt()?.divide(&root_correction)?.add(Array::from_f32(self.eps as f32))?;
             let value = parameter
                 .as_dtype(Dtype::Float32)?
                 .multiply(&keep)?
@@ -71,10 +71,10 @@ impl AdamW {
 }
 
 /// `beta·old + (1 - beta)·new`; an absent `old` is zero.
-fn average(old: Option<&Array>, new: &Array, beta: f32) -> Result<Array> {
-    let share = new.multiply(Array::from_f32(1.0 - beta))?;
+fn average(old: Option<&Array>, new: &Array, beta: f64) -> Result<Array> {
+    let share = new.multiply(Array::from_f32((1.0 - beta) as f32))?;
     match old {
-        Some(old) => old.multiply(Array::from_f32(beta))?.add(share),
+        Some(old) => old.multiply(Array::from_f32(beta as f32))?.add(share),
         None => Ok(share),
     }
 }

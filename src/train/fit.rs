@@ -76,16 +76,45 @@ pub fn fit(
     resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<History> {
-    let state = resumed.unwrap_or_else(|| State {
-        step: 0,
-        parameters: step::parameters(model, names),
-        moments: Moments::default(),
-        history: History::default(),
-    });
+    let parameters = step::parameters(model, names);
+    let state = match resumed {
+        Some(state) => {
+            check(&state, &parameters, plan.steps)?;
+            state
+        }
+        None => State { step: 0, parameters, moments: Moments::default(), history: History::default() },
+    };
     step::set_parameters(model, &state.parameters);
     memory::reset_peak_memory()?;
     let run = Run { model, data, plan, checkpoints, observer, order: None };
-    run.train(names, state)
+    run.train(state)
+}
+
+/// Whether something done `every` so many steps (0: never) is to be done after `step` steps.
+fn is_due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// Refuses a state whose parameters are not those that are to be trained.
+fn check(state: &State, parameters: &Tensors, steps: u64) -> Result<()> {
+    if state.step > steps {
+        return Err(Error::Config(format!(
+            "the run ends after {steps} steps (iters, epochs), but it has already taken {}",
+            state.step
+        )));
+    }
+    let shapes = |tensors: &Tensors| -> Vec<(String, Vec<i32>)> {
+        tensors.iter().map(|(name, x)| (name.clone(), x.shape().to_vec())).collect()
+    };
+    let expected = shapes(parameters);
+    let State { parameters, moments, .. } = state;
+    if [parameters, &moments.first, &moments.second].into_iter().any(|stored| shapes(stored) != expected) {
+        return Err(Error::Training(format!(
+            "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
+            state.step
+        )));
+    }
+    Ok(())
 }
 
 struct Run<'a> {
@@ -99,7 +128,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn train(mut self, names: &[String], mut state: State) -> Result<History> {
+    fn train(mut self, mut state: State) -> Result<History> {
         let steps = self.plan.steps;
         self.emit(
             &state,
@@ -110,26 +139,22 @@ impl Run<'_> {
                 total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
             },
         )?;
-        if state.step == 0 {
-            self.evaluate(&mut state)?;
-        }
-        while state.step < steps {
-            self.step(names, &mut state)?;
-            let due = |every: u64| every > 0 && state.step.is_multiple_of(every);
-            let (evaluate, save) = (due(self.plan.eval_every), due(self.plan.save_every));
-            if evaluate || state.step == steps {
-                self.evaluate(&mut state)?;
+        loop {
+            // First thing, so that a run that stopped between a step and its evaluation makes up for it.
+            self.evaluate_if_due(&mut state)?;
+            if state.step == steps {
+                return Ok(state.history);
             }
-            if save && state.step < steps {
+            self.step(&mut state)?;
+            if is_due(state.step, self.plan.save_every) && state.step < steps {
                 let path = self.checkpoints.save(&state)?;
                 self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
             }
         }
-        Ok(state.history)
     }
 
     /// One optimizer step; `state` and the model change only if it succeeds.
-    fn step(&mut self, names: &[String], state: &mut State) -> Result<()> {
+    fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
         let batches: Vec<Batch> = (0..self.plan.accumulation)
             .map(|i| self.batch(state.step * self.plan.accumulation + i))
@@ -158,7 +183,6 @@ impl Run<'_> {
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.diverged(state, loss, grad_norm));
         }
-        debug_assert_eq!(parameters.len(), names.len());
         step::set_parameters(self.model, &parameters);
         (state.parameters, state.moments) = (parameters, moments);
         state.step += 1;
@@ -204,8 +228,11 @@ impl Run<'_> {
         collate(&rows, evaluation.max_seq_length, evaluation.pad)
     }
 
-    fn evaluate(&mut self, state: &mut State) -> Result<()> {
-        if self.data.valid.is_empty() {
+    fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {
+        let Plan { steps, eval_every, .. } = *self.plan;
+        let due = state.step == 0 || state.step == steps || is_due(state.step, eval_every);
+        let done = state.history.validation_losses.last().is_some_and(|&(step, _)| step == state.step);
+        if !due || done || self.data.valid.is_empty() {
             return Ok(());
         }
         let scored = evaluate(self.model, &self.data.valid, &self.plan.evaluation, self.observer);
