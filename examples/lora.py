@@ -3,10 +3,9 @@
 uv run python examples/lora.py
 """
 
+import efficientai_toolkit as eat
 from efficientai_toolkit.callbacks import ProgressBar
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
-
-import efficientai_toolkit as eat
 
 # Your own: TrainingConfig(model_path="folder or org/name", data="folder with train.jsonl", epochs=2)
 config = TrainingConfig()

@@ -183,10 +183,9 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, dict[str, str]]:
 def main() -> None:
     """Run the whole recipe."""
     args = parse()
+    from efficientai_toolkit import _core
     from efficientai_toolkit.callbacks import ProgressBar
     from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
-
-    from efficientai_toolkit import _core
 
     start, data, facts = prepare(args)
     config = TrainingConfig(

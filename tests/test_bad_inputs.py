@@ -217,7 +217,9 @@ def test_data(tmp_path: Path, lines: list[str | bytes], line: int | None, door: 
     (data / "train.jsonl").write_bytes(b"\n".join(content) + b"\n")
     doors: dict[str, Callable[[], object]] = {
         "train": lambda: train(MODEL, data, tmp_path / "run", iters=1),
-        "validate": lambda: _core.validate_data(_core.load(str(MODEL), None, None)[1], str(data), 64),
+        "validate": lambda: _core.validate_lora(
+            *_core.load(str(MODEL), None, None), json.dumps({"data": str(data)})
+        ),
     }
     with pytest.raises(DatasetError, match=r"train\.jsonl") as error:
         doors[door]()
@@ -284,6 +286,18 @@ def test_training_setting(tmp_path: Path, setting: dict[str, Any]) -> None:
     given = {"model_path": str(MODEL), "data": str(data), "output": str(tmp_path / "run"), "iters": 1}
     with pytest.raises(ConfigError, match=name):
         MLXTrainer(TrainingConfig().with_values({**given, **setting})).train()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"lr": -1.0}, {"epochs": 0.0}, {"target_modules": ["gate_keeper"]}, {"num_layers": 99}],
+    ids=str,
+)
+def test_settings_are_checked_before_a_run(tmp_path: Path, setting: dict[str, Any]) -> None:
+    data = write_words(tmp_path / "data", [[5, 6]])
+    [name] = setting
+    with pytest.raises(ConfigError, match=name):
+        _core.validate_lora(*_core.load(str(MODEL), None, None), json.dumps({"data": str(data), **setting}))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.options import flag
-from efficientai_toolkit.cli.registry import COMMANDS
+from efficientai_toolkit.cli.registry import COMMANDS, program
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
@@ -23,6 +23,8 @@ VALIDATE = "lora-finetuning-mlx:validate"
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: FakeEngine) -> Path:
     """An empty current folder, and a stand-in for the engine."""
+    # The tests themselves may have been started with `uv run`, which shows in the commands printed.
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
@@ -181,6 +183,13 @@ def test_training_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     events = [json.loads(line)["event"] for line in outcome.err.splitlines() if line.startswith("{")]
     assert events[0] == "started"
     assert events[-1] == "finished"
+
+
+def test_commands_to_type_start_as_this_one_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    assert program() == ["efficientai-toolkit"]
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert program() == ["uv", "run", "efficientai-toolkit"]
 
 
 def test_ctrl_c_tells_how_to_go_on(

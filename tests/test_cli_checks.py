@@ -40,7 +40,7 @@ def test_what_is_wrong_where(
         message = "data/train.jsonl line 3: no key `text`"
         raise DatasetError(message)
 
-    monkeypatch.setattr(fake_engine, "validate_data", broken)
+    monkeypatch.setattr(fake_engine, "validate_lora", broken)
     assert main([VALIDATE, "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False

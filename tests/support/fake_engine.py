@@ -133,7 +133,7 @@ class FakeEngine(types.ModuleType):
         model.trained = True
         return json.dumps({**REPORT, "adapter_path": settings["output"]})
 
-    def validate_data(self, tokenizer: Tokenizer, data: str, max_seq_length: int) -> str:
-        self.calls.append(("validate_data", (data, max_seq_length)))
+    def validate_lora(self, model: Model, tokenizer: Tokenizer, config: str) -> str:
+        self.calls.append(("validate_lora", json.loads(config)))
         train = {"rows": 9, "tokens": 90, "longest": 20, "truncated": 1, "dropped": 0, "kinds": {"text": 9}}
         return json.dumps({"train": train, "test": dict.fromkeys(train, 0)})

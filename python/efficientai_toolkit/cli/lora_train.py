@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit._assets import DEMO
 from efficientai_toolkit.callbacks import Callback, JsonLines, Silent
 from efficientai_toolkit.cli.first_prompt import first_prompt
-from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, paragraph, table
-from efficientai_toolkit.cli.registry import LORA, PROGRAM
+from efficientai_toolkit.cli.registry import LORA, program
+from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.generation import GenerateConfig, as_question, generate, load
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 
@@ -43,9 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
-    if args.config is None and "model_path" not in args:
-        args.config = DEMO
-    given = config_from(args, TrainingConfig)
+    given = training_config(args)
     config = given.with_defaults_filled()
     model, tokenizer = load(given.model_path, dtype=config.dtype, show_progress=not out.quiet)
     out.note(table(_header(given, config, model)))
@@ -123,6 +121,9 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
             f"{metrics['tokens_per_second']:,.0f} tok/s",
         )
     )
+    cut, dropped = metrics.get("truncated_rows", 0), metrics.get("dropped_rows", 0)
+    if cut or dropped:
+        rows.append(("rows", f"{cut:,} cut to --max-seq-length, {dropped:,} left with nothing to learn"))
     rows.append(("peak memory", f"{result.peak_memory_gb:.2f} GB"))
     saved = "adapter saved in" if config.method == "lora" else "model saved in"
     rows.append((saved, str(result.adapter_path)))
@@ -134,7 +135,7 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
 
 
 def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) -> str:
-    words = [PROGRAM, f"{LORA}:generate"]
+    words = [*program(), f"{LORA}:generate"]
     if given.method == "full":
         words += ["--model-path", str(result.adapter_path)]
     else:
@@ -150,7 +151,7 @@ def _how_to_resume(argv: list[str], output: Path, *, given: TrainingConfig) -> s
     checkpoints = sorted(output.glob("checkpoints/step-*"))
     if not checkpoints:
         return "interrupted before the first checkpoint; nothing was saved"
-    words = [PROGRAM, *(word for word in argv if word != "--overwrite")]
+    words = [*program(), *(word for word in argv if word != "--overwrite")]
     if given.output is None:
         words += ["--output", str(output)]
     if not given.resume:

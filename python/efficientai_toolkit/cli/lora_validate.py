@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from efficientai_toolkit import _link
-from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from efficientai_toolkit.generation import load
 from efficientai_toolkit.hardware import hardware
@@ -37,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print a line per check; 2 when one fails."""
-    config = config_from(args, TrainingConfig)
+    config = training_config(args)
     checks = inspect(config, show_progress=not out.quiet)
     passed = all(check.status == "ok" for check in checks)
     out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks]))
@@ -75,15 +76,13 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
     if loaded is None:
         checks.append(Check(name="data", status="skipped", detail="needs the model's tokenizer"))
     else:
-        check("data", lambda: _data(loaded[1], filled), _describe_data)
+        check("data", lambda: _data(*loaded, filled), _describe_data)
     check("output", lambda: _output(filled), str)
     return checks
 
 
 def _environment() -> str:
     _link.check_backends(_link.installed_backends())
-    from efficientai_toolkit._engine import core
-
     return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
 
 
@@ -95,12 +94,11 @@ def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
     )
 
 
-def _data(tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
+def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    """What the engine says of the settings and the data, with the settings of the run."""
     from efficientai_toolkit._engine import core
 
-    report: dict[str, dict[str, Any]] = json.loads(
-        core.validate_data(tokenizer, str(config.data), config.max_seq_length)
-    )
+    report: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
     return report
 
 

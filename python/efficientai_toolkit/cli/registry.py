@@ -1,5 +1,6 @@
 """Which commands there are. A command's module is imported only when it runs."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,6 +10,12 @@ from efficientai_toolkit.cli.output import Output
 
 PROGRAM = "efficientai-toolkit"
 LORA = "lora-finetuning-mlx"
+
+
+def program() -> list[str]:
+    """The words a user has to type in front of a command, as they started this one."""
+    # uv sets the variable for what it runs; outside of it the program may not be on the path.
+    return ["uv", "run", PROGRAM] if os.environ.get("UV_RUN_RECURSION_DEPTH") else [PROGRAM]
 
 
 class CommandModule(Protocol):
