@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kernels", &["error"]),
     ("nn", &["error", "kernels", "rng"]),
     ("data", &["error"]),
-    ("io", &["error", "kernels", "models", "nn"]),
+    ("io", &["error", "rng", "kernels", "models", "nn"]),
     ("models", &["error", "kernels", "nn", "io", "rng"]),
     ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
