@@ -14,7 +14,15 @@ pub mod attention;
 pub mod matmul;
 
 mod device;
+mod disjoint;
+mod element;
+mod isa;
+mod math;
 mod op;
+mod pool;
+mod scratch;
 
 pub use device::on_cpu;
+pub use isa::Isa;
 pub use op::eval;
+pub use pool::threads;

@@ -19,42 +19,74 @@ pub(super) trait HostOp: Send + Sync + 'static {
     /// Shown by MLX in graphs and messages.
     const NAME: &'static CStr;
 
-    /// Fills the output; every operand is row-major. Runs on MLX's CPU thread.
-    fn eval(&self, inputs: &[Operand], output: &mut OperandMut);
+    /// Fills the outputs; every operand is row-major. Runs on MLX's CPU thread.
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
 
-    /// Gradients of the inputs named by `argnums`, given the gradient of the output.
-    fn vjp(
-        &self,
-        inputs: &[Array],
-        cotangent: &Array,
-        argnums: &[usize],
-    ) -> std::result::Result<Vec<Array>, Exception>;
+    /// Gradients of the inputs named by `argnums`, in that order.
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>>;
 }
 
+/// What a gradient is computed from.
+pub(super) struct Backward {
+    /// Inputs of the node.
+    pub inputs: Vec<Array>,
+    /// Its outputs.
+    pub outputs: Vec<Array>,
+    /// Gradients of the outputs; zeros for an output nobody used.
+    pub cotangents: Vec<Array>,
+}
+
+/// The gradient of a node whose gradient is asked for by nobody.
+pub(super) fn no_gradient(name: &CStr) -> MlxResult<Vec<Array>> {
+    Err(Exception::custom(format!("{name:?} has no gradient of its own")))
+}
+
+pub(super) type MlxResult<T> = std::result::Result<T, Exception>;
+
 /// Elements of one operand.
+#[derive(Clone, Copy)]
 pub(super) enum Slice<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+    U32(&'a [u32]),
+    I32(&'a [i32]),
+    U8(&'a [u8]),
 }
 
 /// A row-major input.
+#[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub shape: &'a [i32],
     pub data: Slice<'a>,
 }
 
-/// Elements of the output.
+/// Elements of an output.
 pub(super) enum SliceMut<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [f16]),
     Bf16(&'a mut [bf16]),
 }
 
-/// The row-major output, uninitialised: every element must be written.
+/// A row-major output, uninitialised: every element must be written.
 pub(super) struct OperandMut<'a> {
+    pub shape: &'a [i32],
     pub data: SliceMut<'a>,
 }
+
+/// Calls `$body` with `$x` bound to the slice of any floating-point operand.
+macro_rules! with_floats {
+    ($kind:ident, $data:expr, $x:ident => $body:expr) => {
+        match $data {
+            $crate::kernels::op::$kind::F32($x) => $body,
+            $crate::kernels::op::$kind::F16($x) => $body,
+            $crate::kernels::op::$kind::Bf16($x) => $body,
+            #[allow(unreachable_patterns)]
+            _ => unreachable!("kernels check dtypes before they build a node"),
+        }
+    };
+}
+pub(super) use with_floats;
 
 /// First panic of a kernel since the last [`eval`].
 static FAILURE: Mutex<Option<String>> = Mutex::new(None);
@@ -72,12 +104,17 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
 }
 
 /// Builds the node of `op` over `inputs` with one output of `shape` and `dtype`.
-pub(super) fn apply<O: HostOp>(
+pub(super) fn apply<O: HostOp>(op: O, inputs: &[&Array], shape: &[i32], dtype: Dtype) -> MlxResult<Array> {
+    let mut outputs = apply_many(op, inputs, &[(shape, dtype)])?;
+    outputs.pop().ok_or_else(|| Exception::custom("a node without outputs"))
+}
+
+/// Builds the node of `op` over `inputs`, with one output per shape and dtype.
+pub(super) fn apply_many<O: HostOp>(
     op: O,
     inputs: &[&Array],
-    shape: &[i32],
-    dtype: Dtype,
-) -> std::result::Result<Array, Exception> {
+    outputs: &[(&[i32], Dtype)],
+) -> MlxResult<Vec<Array>> {
     let host_op = eat_host_op {
         context: Box::into_raw(Box::new(op)).cast::<c_void>(),
         name: O::NAME.as_ptr(),
@@ -87,26 +124,27 @@ pub(super) fn apply<O: HostOp>(
     };
     let handles: Vec<mlx_array> = inputs.iter().map(|array| array.as_ptr()).collect();
     let stream = Stream::thread_local_or_default();
-    let dtype: mlx_sys::mlx_dtype = dtype.into();
-    let ndim = shape.len();
+    let shapes: Vec<i32> = outputs.iter().flat_map(|(shape, _)| *shape).copied().collect();
+    let ndims: Vec<usize> = outputs.iter().map(|(shape, _)| shape.len()).collect();
+    let dtypes: Vec<mlx_sys::mlx_dtype> = outputs.iter().map(|&(_, dtype)| dtype.into()).collect();
     // SAFETY: all pointers outlive the call, the counts are the slices' lengths, and the
-    // shim owns `context` from here on. `result` is a fresh handle that `Array` adopts.
+    // shim owns `context` from here on. `results` are fresh handles that `Array` adopts.
     unsafe {
-        let mut result = mlx_sys::mlx_array_new();
+        let mut results: Vec<mlx_array> = outputs.iter().map(|_| mlx_sys::mlx_array_new()).collect();
         let status = mlx_sys::eat_host_op_apply(
-            &raw mut result,
+            results.as_mut_ptr(),
             host_op,
             handles.as_ptr(),
             handles.len(),
-            shape.as_ptr(),
-            &raw const ndim,
-            &raw const dtype,
-            1,
+            shapes.as_ptr(),
+            ndims.as_ptr(),
+            dtypes.as_ptr(),
+            outputs.len(),
             stream.as_ptr(),
         );
-        let result = Array::from_ptr(result);
+        let results = results.into_iter().map(|result| Array::from_ptr(result)).collect();
         match status {
-            0 => Ok(result),
+            0 => Ok(results),
             _ => Err(Exception::custom(format!("MLX rejected the operation {:?}", O::NAME))),
         }
     }
@@ -117,17 +155,18 @@ unsafe extern "C" fn eval_trampoline<O: HostOp>(
     inputs: *const eat_buffer,
     num_inputs: usize,
     outputs: *const eat_buffer,
-    _num_outputs: usize,
+    num_outputs: usize,
 ) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `apply` put a boxed `O` behind `context`; the shim passes `num_inputs` live,
-        // row-major buffers and one output that nothing else refers to.
-        let (op, inputs, output) = unsafe {
+        // row-major buffers and `num_outputs` that nothing else refers to.
+        let (op, inputs, outputs) = unsafe {
             let inputs = std::slice::from_raw_parts(inputs, num_inputs);
-            (&*context.cast::<O>(), inputs, &*outputs)
+            (&*context.cast::<O>(), inputs, std::slice::from_raw_parts(outputs, num_outputs))
         };
         let inputs: Vec<Operand> = inputs.iter().map(operand).collect();
-        op.eval(&inputs, &mut operand_mut(output));
+        let mut outputs: Vec<OperandMut> = outputs.iter().map(operand_mut).collect();
+        op.eval(&inputs, &mut outputs);
     }));
     if let Err(panic) = outcome {
         let message = panic
@@ -135,11 +174,16 @@ unsafe extern "C" fn eval_trampoline<O: HostOp>(
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("panic without a message");
-        FAILURE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| format!("{:?}: {message}", O::NAME));
+        note_failure(O::NAME, message);
     }
+}
+
+/// Keeps the first failure for [`eval`](self::eval()): nothing can be returned through MLX.
+fn note_failure(name: &CStr, message: &str) {
+    FAILURE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_with(|| format!("{}: {message}", name.to_string_lossy()));
 }
 
 unsafe extern "C" fn vjp_trampoline<O: HostOp>(
@@ -150,25 +194,30 @@ unsafe extern "C" fn vjp_trampoline<O: HostOp>(
     num_cotangents: usize,
     argnums: *const i32,
     num_argnums: usize,
-    _outputs: *const mlx_array,
-    _num_outputs: usize,
+    outputs: *const mlx_array,
+    num_outputs: usize,
     grads: *mut mlx_array,
 ) -> i32 {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `context` as above; the handles are live for the call, and `grads` has
         // room for `num_argnums` handles.
-        let (op, primals, cotangents, argnums, grads) = unsafe {
+        let (op, pass, argnums, grads) = unsafe {
             (
                 &*context.cast::<O>(),
-                borrow(primals, num_primals),
-                borrow(cotangents, num_cotangents),
+                Backward {
+                    inputs: borrow(primals, num_primals),
+                    outputs: borrow(outputs, num_outputs),
+                    cotangents: borrow(cotangents, num_cotangents),
+                },
                 std::slice::from_raw_parts(argnums, num_argnums),
                 std::slice::from_raw_parts_mut(grads, num_argnums),
             )
         };
         let argnums: Vec<usize> = argnums.iter().map(|&n| n.unsigned_abs() as usize).collect();
-        let cotangent = cotangents.first()?;
-        let result = op.vjp(&primals, cotangent, &argnums).ok()?;
+        let result = op
+            .vjp(&pass, &argnums)
+            .inspect_err(|error| note_failure(O::NAME, &format!("gradient: {error}")))
+            .ok()?;
         for (slot, grad) in grads.iter_mut().zip(result) {
             *slot = grad.as_ptr();
             // The shim takes over the reference.
@@ -210,6 +259,9 @@ fn operand(buffer: &eat_buffer) -> Operand<'_> {
                 mlx_sys::mlx_dtype__MLX_FLOAT32 => Slice::F32(slice(buffer.data.cast(), buffer.size)),
                 mlx_sys::mlx_dtype__MLX_FLOAT16 => Slice::F16(slice(buffer.data.cast(), buffer.size)),
                 mlx_sys::mlx_dtype__MLX_BFLOAT16 => Slice::Bf16(slice(buffer.data.cast(), buffer.size)),
+                mlx_sys::mlx_dtype__MLX_UINT32 => Slice::U32(slice(buffer.data.cast(), buffer.size)),
+                mlx_sys::mlx_dtype__MLX_INT32 => Slice::I32(slice(buffer.data.cast(), buffer.size)),
+                mlx_sys::mlx_dtype__MLX_UINT8 => Slice::U8(slice(buffer.data.cast(), buffer.size)),
                 other => unreachable!("kernels check dtypes before they build a node, got {other}"),
             },
         }
@@ -220,6 +272,7 @@ fn operand_mut(buffer: &eat_buffer) -> OperandMut<'_> {
     // SAFETY: as in `operand`; the output was allocated for this evaluation alone.
     unsafe {
         OperandMut {
+            shape: slice(buffer.shape, buffer.ndim),
             data: match buffer.dtype {
                 mlx_sys::mlx_dtype__MLX_FLOAT32 => SliceMut::F32(slice_mut(buffer.data.cast(), buffer.size)),
                 mlx_sys::mlx_dtype__MLX_FLOAT16 => SliceMut::F16(slice_mut(buffer.data.cast(), buffer.size)),

@@ -17,8 +17,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
 use super::matmul::{Transpose, matmul};
-
-type MlxResult<T> = std::result::Result<T, Exception>;
+use super::op::MlxResult;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,6 +35,7 @@ fn to_f32<'a>(slice: &Slice<'a>) -> std::borrow::Cow<'a, [f32]> {
         Slice::F32(data) => (*data).into(),
         Slice::F16(data) => data.to_f32_vec().into(),
         Slice::Bf16(data) => data.to_f32_vec().into(),
+        _ => unreachable!("matmul takes floats"),
     }
 }
 

@@ -13,11 +13,9 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::op::{HostOp, Operand, OperandMut, apply};
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply};
 
 mod cpu;
-
-type MlxResult<T> = std::result::Result<T, Exception>;
 
 /// Which operands are stored transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,16 +96,16 @@ struct MatMul {
 impl HostOp for MatMul {
     const NAME: &'static std::ffi::CStr = c"EatMatMul";
 
-    fn eval(&self, inputs: &[Operand], output: &mut OperandMut) {
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let (a, b) = (&inputs[0], &inputs[1]);
         // Checked when the node was built; the shapes are the same ones.
         if let Ok(geometry) = Geometry::of(a.shape, b.shape, self.transpose) {
-            cpu::run(geometry, self.transpose, &a.data, &b.data, &mut output.data);
+            cpu::run(geometry, self.transpose, &a.data, &b.data, &mut outputs[0].data);
         }
     }
 
-    fn vjp(&self, inputs: &[Array], grad: &Array, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (a, b) = (&inputs[0], &inputs[1]);
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (a, b, grad) = (&pass.inputs[0], &pass.inputs[1], &pass.cotangents[0]);
         argnums.iter().map(|&n| if n == 0 { self.grad_a(b, grad) } else { self.grad_b(a, b, grad) }).collect()
     }
 }

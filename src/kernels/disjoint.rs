@@ -1,0 +1,71 @@
+//! One slice written by many tasks, each to a place of its own.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::pool::run;
+
+/// A mutable slice that tasks of one job share.
+#[derive(Clone, Copy)]
+pub(super) struct Disjoint<'a, T> {
+    data: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it only hands out parts, and who asks for them vouches that no two overlap.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Self { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The part `range`.
+    ///
+    /// # Safety
+    /// No two parts in use at once may overlap.
+    ///
+    /// # Panics
+    /// For a range beyond the slice.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: within the slice as just checked; the caller vouches for the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
+    }
+}
+
+/// Cuts `slice` into chunks of `len` elements, the last one shorter, and calls `task` with each and its index.
+pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+    let len = len.max(1);
+    let shared = Disjoint::new(slice);
+    run(shared.len().div_ceil(len), |i| {
+        // SAFETY: chunks of different indices do not overlap, and each index comes once.
+        let chunk = unsafe { shared.part(i * len..((i + 1) * len).min(shared.len())) };
+        task(i, chunk);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_slice_once() {
+        for (total, len) in [(0, 3), (7, 3), (9, 3), (5, 100), (3, 0)] {
+            let mut slice = vec![0; total];
+            run_chunks(&mut slice, len, |index, chunk| {
+                chunk.iter_mut().for_each(|x| *x += index + 1);
+            });
+            let expected: Vec<usize> = (0..total).map(|i| i / len.max(1) + 1).collect();
+            assert_eq!(slice, expected);
+        }
+    }
+}

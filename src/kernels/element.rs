@@ -1,0 +1,114 @@
+//! The three number formats of activations and weights. Kernels compute in f32, a row at a time.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::scratch::Plain;
+
+/// A number format that widens to f32 exactly.
+pub(super) trait Element: Plain {
+    /// Writes `row` as f32.
+    fn widen(row: &[Self], wide: &mut [f32]);
+
+    /// Rounds `wide` to nearest even.
+    fn narrow(wide: &[f32], row: &mut [Self]);
+
+    /// One number.
+    fn to_f32(self) -> f32;
+
+    /// One number, rounded to nearest even.
+    fn from_f32(x: f32) -> Self;
+}
+
+#[allow(clippy::inline_always)]
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        wide.copy_from_slice(row);
+    }
+
+    #[inline(always)]
+    fn narrow(wide: &[f32], row: &mut [Self]) {
+        row.copy_from_slice(wide);
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+#[allow(clippy::inline_always)]
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        assert_eq!(row.len(), wide.len());
+        for (wide, x) in wide.iter_mut().zip(row) {
+            *wide = x.to_f32();
+        }
+    }
+
+    #[inline(always)]
+    fn narrow(wide: &[f32], row: &mut [Self]) {
+        assert_eq!(row.len(), wide.len());
+        for (x, &wide) in row.iter_mut().zip(wide) {
+            *x = Element::from_f32(wide);
+        }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    // The crate's own conversion branches; this one vectorises.
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let quiet_nan = (bits >> 16) | 0x40;
+        Self::from_bits(if x.is_nan() { quiet_nan } else { rounded } as u16)
+    }
+}
+
+#[allow(clippy::inline_always)]
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(row: &[Self], wide: &mut [f32]) {
+        row.convert_to_f32_slice(wide);
+    }
+
+    #[inline(always)]
+    fn narrow(wide: &[f32], row: &mut [Self]) {
+        row.convert_from_f32_slice(wide);
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_the_half_crate() {
+        for bits in (0..u32::MAX - 65_537).step_by(65_537) {
+            let x = f32::from_bits(bits);
+            let (ours, theirs) = (<bf16 as Element>::from_f32(x), bf16::from_f32(x));
+            assert_eq!(ours.to_bits(), theirs.to_bits(), "{x}");
+        }
+    }
+}
