@@ -13,6 +13,14 @@ pub(super) trait Element: Plain {
     /// Rounds `wide` to nearest even.
     fn narrow(wide: &[f32], row: &mut [Self]);
 
+    /// Writes `row` rounded to bf16.
+    fn to_bf16(row: &[Self], narrow: &mut [bf16]) {
+        assert_eq!(row.len(), narrow.len());
+        for (narrow, x) in narrow.iter_mut().zip(row) {
+            *narrow = Element::from_f32(Element::to_f32(*x));
+        }
+    }
+
     /// One number.
     fn to_f32(self) -> f32;
 
@@ -59,6 +67,11 @@ impl Element for bf16 {
         for (x, &wide) in row.iter_mut().zip(wide) {
             *x = Element::from_f32(wide);
         }
+    }
+
+    #[inline(always)]
+    fn to_bf16(row: &[Self], narrow: &mut [bf16]) {
+        narrow.copy_from_slice(row);
     }
 
     #[inline(always)]

@@ -16,6 +16,7 @@ pub mod matmul;
 mod device;
 mod disjoint;
 mod element;
+mod gemm;
 mod isa;
 mod math;
 mod op;

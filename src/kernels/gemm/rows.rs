@@ -22,20 +22,28 @@ pub(in crate::kernels) trait Rows: Sync {
 /// A dense matrix, row-major.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Dense<'a, T> {
-    pub data: &'a [T],
-    pub columns: usize,
+    data: &'a [T],
+    shape: (usize, usize),
+}
+
+impl<'a, T> Dense<'a, T> {
+    /// `shape` is `(rows, columns)`.
+    pub(in crate::kernels) fn new(data: &'a [T], shape: (usize, usize)) -> Self {
+        assert_eq!(data.len(), shape.0 * shape.1, "gemm: a matrix of {shape:?}");
+        Self { data, shape }
+    }
 }
 
 impl<T: Element> Rows for Dense<'_, T> {
     fn shape(&self) -> (usize, usize) {
-        (self.data.len() / self.columns.max(1), self.columns)
+        self.shape
     }
 
     fn read(&self, _isa: Isa, row: usize, columns: Range<usize>, wide: &mut [f32]) {
-        T::widen(&self.data[row * self.columns..][columns], wide);
+        T::widen(&self.data[row * self.shape.1..][columns], wide);
     }
 
     fn read_bf16(&self, _isa: Isa, row: usize, columns: Range<usize>, narrow: &mut [bf16]) {
-        T::to_bf16(&self.data[row * self.columns..][columns], narrow);
+        T::to_bf16(&self.data[row * self.shape.1..][columns], narrow);
     }
 }

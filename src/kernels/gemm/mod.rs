@@ -1,0 +1,158 @@
+//! Products of matrices, C = Σ Aᵢ·Bᵢᵀ, accumulated in f32, for every storage that can be read row by row.
+//!
+//! The blocked algorithm of [Goto and van de Geijn](https://doi.org/10.1145/1356052.1356053): operands are
+//! copied into panels that the inner loop reads in order, and the result is computed in tiles that
+//! stay in the cache. Each operand has *lanes* (rows of C on the left, columns of C on the right) and a
+//! *depth*, the axis summed over; either may be the rows of the stored matrix, so no operand is ever
+//! turned in memory.
+//!
+//! Packing costs 1/lanes of the product, so weights are packed in each call and never kept twice.
+
+use super::disjoint::{Disjoint, run_chunks};
+use super::isa::Isa;
+use super::pool::run;
+use super::scratch;
+
+mod kernel;
+mod pack;
+mod rows;
+
+pub(super) use kernel::Precision;
+pub(super) use pack::{Operand, Packed};
+pub(super) use rows::{Dense, Rows};
+
+use kernel::Kernel;
+use pack::pack_panel;
+
+/// Lanes of a tile of C: the panels it needs and itself fit the second-level cache.
+const TILE_ROWS: usize = 112;
+const TILE_COLUMNS: usize = 256;
+/// Steps of depth between two visits to the same element of C.
+const CHUNK: usize = 512;
+/// Words of packed right operand at once: 8 MiB, to stay in the last-level cache.
+const BLOCK_WORDS: usize = 2 << 20;
+
+/// A finished part of C.
+pub(super) struct Tile<'a> {
+    /// Place of its first element in C.
+    pub row: usize,
+    pub column: usize,
+    pub rows: usize,
+    pub columns: usize,
+    data: &'a mut [f32],
+}
+
+impl Tile<'_> {
+    /// The elements of one row, counted from the tile's first.
+    pub(super) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data[row * TILE_COLUMNS..][..self.columns]
+    }
+}
+
+/// Computes `Σ left·rightᵀ` over `terms` and hands the result to `finish` tile by tile, from many threads.
+///
+/// All left operands have the same number of lanes and were packed for the same kernel; so have the right ones.
+pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Operand)], finish: impl Fn(Tile) + Sync) {
+    let [(first, right), ..] = terms else { return };
+    let (kernel, rows, columns) = (first.kernel, first.lanes, right.lanes());
+    for (left, right) in terms {
+        assert!(left.lanes == rows && right.lanes() == columns && right.depth() == left.depth, "gemm: sizes");
+        assert!(left.kernel.precision == kernel.precision, "gemm: operands packed for different kernels");
+    }
+    let steps: usize = terms.iter().map(|(left, _)| left.steps).sum();
+    let block = (BLOCK_WORDS / steps.max(1)).next_multiple_of(TILE_COLUMNS);
+    let mut packed = scratch::take::<u32>(block.min(columns.next_multiple_of(kernel.right)) * steps);
+    for start in (0..columns).step_by(block) {
+        let width = block.min(columns - start);
+        let panels = width.div_ceil(kernel.right);
+        pack_right(isa, kernel, terms, start, &mut packed[..panels * kernel.right * steps]);
+        let (tall, wide) = (rows.div_ceil(tile_rows(kernel)), width.div_ceil(TILE_COLUMNS));
+        // Neighbours in time share the right operand, the larger one.
+        run(tall * wide, |index| {
+            let (row, column) = (index % tall * tile_rows(kernel), index / tall * TILE_COLUMNS);
+            let mut data = scratch::take::<f32>(tile_rows(kernel) * TILE_COLUMNS);
+            let mut tile = Tile {
+                row,
+                column,
+                rows: tile_rows(kernel).min(rows - row),
+                columns: TILE_COLUMNS.min(width - column),
+                data: &mut data,
+            };
+            compute(kernel, terms, &packed, panels, &mut tile);
+            tile.column += start;
+            finish(tile);
+        });
+    }
+}
+
+/// Rows of a tile: a whole number of panels.
+fn tile_rows(kernel: Kernel) -> usize {
+    TILE_ROWS / kernel.left * kernel.left
+}
+
+/// Packs the lanes from `start` on of every right operand, one term after the other.
+fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Operand)], start: usize, packed: &mut [u32]) {
+    let mut rest = packed;
+    let total: usize = terms.iter().map(|(left, _)| left.steps).sum();
+    let panels = rest.len() / kernel.right / total.max(1);
+    for (left, right) in terms {
+        let (words, tail) = rest.split_at_mut(panels * kernel.right * left.steps);
+        rest = tail;
+        run_chunks(words, kernel.right * left.steps, |panel, words| {
+            pack_panel(isa, kernel.precision, *right, start + panel * kernel.right, kernel.right, words);
+        });
+    }
+}
+
+/// Fills `tile`, whose `column` counts from the start of the packed block of `panels` panels.
+fn compute(kernel: Kernel, terms: &[(&Packed, Operand)], packed: &[u32], panels: usize, tile: &mut Tile) {
+    tile.data.fill(0.0);
+    let mut offset = 0;
+    for (left, _) in terms {
+        let steps = left.steps;
+        let right = |panel: usize| &packed[offset + panel * kernel.right * steps..][..kernel.right * steps];
+        let first = (tile.row / kernel.left, tile.column / kernel.right);
+        let count = (tile.rows.div_ceil(kernel.left), tile.columns.div_ceil(kernel.right));
+        for chunk in (0..steps).step_by(CHUNK) {
+            let end = steps.min(chunk + CHUNK);
+            for j in 0..count.1 {
+                let b = &right(first.1 + j)[chunk * kernel.right..end * kernel.right];
+                for i in 0..count.0 {
+                    let a = &left.panel(first.0 + i)[chunk * kernel.left..end * kernel.left];
+                    let c = &mut tile.data[i * kernel.left * TILE_COLUMNS + j * kernel.right..];
+                    kernel.accumulate(a, b, c, TILE_COLUMNS);
+                }
+            }
+        }
+        offset += panels * kernel.right * steps;
+    }
+}
+
+/// A tile goes to its place in a row-major matrix of `columns` columns, plus `bias`, if there is one.
+pub(super) fn store<T: super::element::Element>(
+    isa: Isa,
+    mut tile: Tile,
+    bias: Option<&[f32]>,
+    matrix: &Disjoint<T>,
+    columns: usize,
+) {
+    for i in 0..tile.rows {
+        let start = (tile.row + i) * columns + tile.column;
+        // SAFETY: tiles of one product do not overlap.
+        let place = unsafe { matrix.part(start..start + tile.columns) };
+        let bias = bias.map(|bias| &bias[tile.column..tile.column + tile.columns]);
+        narrow(isa, tile.row_mut(i), bias, place);
+    }
+}
+
+super::isa::vectorized! {
+    fn narrow<T: super::element::Element>(wide: &mut [f32], bias: Option<&[f32]>, row: &mut [T]) {
+        for (x, b) in wide.iter_mut().zip(bias.unwrap_or_default()) {
+            *x += b;
+        }
+        T::narrow(wide, row);
+    }
+}
+
+#[cfg(test)]
+mod tests;
