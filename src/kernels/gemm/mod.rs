@@ -18,8 +18,8 @@ mod pack;
 mod rows;
 
 pub(super) use kernel::Precision;
-pub(super) use pack::{Operand, Packed};
-pub(super) use rows::{Dense, Rows};
+pub(super) use pack::{Lanes, Packed};
+pub(super) use rows::{Dense, Rows, SideBySide};
 
 use kernel::Kernel;
 use pack::pack_panel;
@@ -52,7 +52,7 @@ impl Tile<'_> {
 /// Computes `Σ left·rightᵀ` over `terms` and hands the result to `finish` tile by tile, from many threads.
 ///
 /// All left operands have the same number of lanes and were packed for the same kernel; so have the right ones.
-pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Operand)], finish: impl Fn(Tile) + Sync) {
+pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Tile) + Sync) {
     let [(first, right), ..] = terms else { return };
     let (kernel, rows, columns) = (first.kernel, first.lanes, right.lanes());
     for (left, right) in terms {
@@ -91,7 +91,7 @@ fn tile_rows(kernel: Kernel) -> usize {
 }
 
 /// Packs the lanes from `start` on of every right operand, one term after the other.
-fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Operand)], start: usize, packed: &mut [u32]) {
+fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Lanes)], start: usize, packed: &mut [u32]) {
     let mut rest = packed;
     let total: usize = terms.iter().map(|(left, _)| left.steps).sum();
     let panels = rest.len() / kernel.right / total.max(1);
@@ -105,7 +105,7 @@ fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Operand)], start: usi
 }
 
 /// Fills `tile`, whose `column` counts from the start of the packed block of `panels` panels.
-fn compute(kernel: Kernel, terms: &[(&Packed, Operand)], packed: &[u32], panels: usize, tile: &mut Tile) {
+fn compute(kernel: Kernel, terms: &[(&Packed, Lanes)], packed: &[u32], panels: usize, tile: &mut Tile) {
     tile.data.fill(0.0);
     let mut offset = 0;
     for (left, _) in terms {

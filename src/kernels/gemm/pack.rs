@@ -18,12 +18,12 @@ const PANELS: usize = 8;
 
 /// A matrix and which of its axes are lanes.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Operand<'a> {
+pub(in crate::kernels) struct Lanes<'a> {
     matrix: &'a dyn Rows,
     lanes_are_rows: bool,
 }
 
-impl<'a> Operand<'a> {
+impl<'a> Lanes<'a> {
     /// Lanes are the rows of `matrix`.
     pub(in crate::kernels) fn rows(matrix: &'a dyn Rows) -> Self {
         Self { matrix, lanes_are_rows: true }
@@ -56,7 +56,7 @@ pub(in crate::kernels) struct Packed {
 
 impl Packed {
     /// Packs `operand` for products on `isa` in `precision`.
-    pub(in crate::kernels) fn new(isa: Isa, precision: Precision, operand: Operand) -> Self {
+    pub(in crate::kernels) fn new(isa: Isa, precision: Precision, operand: Lanes) -> Self {
         let kernel = Kernel::choose(isa, precision);
         let (lanes, depth) = (operand.lanes(), operand.depth());
         let steps = depth.div_ceil(kernel.precision.depth_per_word());
@@ -79,7 +79,7 @@ impl Packed {
 pub(super) fn pack_panel(
     isa: Isa,
     precision: Precision,
-    operand: Operand,
+    operand: Lanes,
     lane: usize,
     width: usize,
     words: &mut [u32],

@@ -59,8 +59,8 @@ fn check<T: Element>(isa: Isa, precision: Precision, m: usize, n: usize, depths:
             (Dense::new(&left[1..], shape(m, turn[0])), Dense::new(&right[1..], shape(n, turn[1])))
         })
         .collect();
-    fn operand<R: Rows>(matrix: &R, turn: bool) -> Operand<'_> {
-        if turn { Operand::columns(matrix) } else { Operand::rows(matrix) }
+    fn operand<R: Rows>(matrix: &R, turn: bool) -> Lanes<'_> {
+        if turn { Lanes::columns(matrix) } else { Lanes::rows(matrix) }
     }
     let packed: Vec<_> =
         matrices.iter().map(|(left, _)| Packed::new(isa, precision, operand(left, turn[0]))).collect();
