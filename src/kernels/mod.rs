@@ -11,6 +11,7 @@
 //! This is the only room of the crate with `unsafe` code.
 
 pub mod attention;
+pub mod cross_entropy;
 pub mod linear;
 pub mod matmul;
 

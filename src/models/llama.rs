@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::{Model, config};
 use crate::kernels::attention::{Mask, attention};
+use crate::kernels::linear::Layer;
+use crate::nn::linear::forward_all;
 use crate::nn::rope::RopeScaling;
 use crate::nn::{self, Cache, Embedding, KvCache, Linear, RmsNorm, Rope, silu};
 use crate::{Error, Result};
@@ -212,16 +214,16 @@ impl Llama {
 }
 
 impl Model for Llama {
-    fn forward(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+    fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
         let mut x = self.model.embed_tokens.forward(ids)?;
         for (i, block) in self.model.layers.iter().enumerate() {
             x = block.forward(&x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
         }
-        let x = self.model.norm.forward(&x)?;
-        match &self.lm_head {
-            Some(head) => head.forward(&x),
-            None => self.model.embed_tokens.as_linear(&x),
-        }
+        self.model.norm.forward(&x)
+    }
+
+    fn head(&self) -> Layer<'_> {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.as_linear(), Linear::operands)
     }
 
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
@@ -299,9 +301,10 @@ impl Attention {
             y.reshape(&[batch, time, heads, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])
         };
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
-        let q = self.rope.forward(&heads(self.q_proj.forward(x)?, self.heads)?, offset)?;
-        let k = self.rope.forward(&heads(self.k_proj.forward(x)?, self.kv_heads)?, offset)?;
-        let v = heads(self.v_proj.forward(x)?, self.kv_heads)?;
+        let [q, k, v] = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let q = self.rope.forward(&heads(q, self.heads)?, offset)?;
+        let k = self.rope.forward(&heads(k, self.kv_heads)?, offset)?;
+        let v = heads(v, self.kv_heads)?;
         let (k, v) = match cache {
             Some(cache) => cache.update(k, v)?,
             None => (k, v),
@@ -323,7 +326,7 @@ impl Mlp {
 
     /// SwiGLU: `x`: `[..., hidden]` → same shape.
     fn forward(&self, x: &Array) -> nn::Result<Array> {
-        let gate = silu(&self.gate_proj.forward(x)?)?;
-        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        let [gate, up] = forward_all(x, [&self.gate_proj, &self.up_proj])?;
+        self.down_proj.forward(&silu(&gate)?.multiply(up)?)
     }
 }

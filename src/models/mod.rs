@@ -6,6 +6,7 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use crate::kernels::linear::{Layer, linears};
 use crate::nn::{self, Cache, Linear};
 use crate::{Error, Result};
 
@@ -19,12 +20,23 @@ pub use init::initialize;
 
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
-    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. With a cache, `ids` continue
+    /// `ids`: `[batch, time]` → what the head takes, `[batch, time, hidden]`. With a cache, `ids` continue
     /// what it holds.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+    fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// The layer that turns hidden states into logits.
+    fn head(&self) -> Layer<'_>;
+
+    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. Cache as for [`hidden`](Self::hidden).
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
+        Ok(linears(&self.hidden(ids, cache)?, &[self.head()])?.swap_remove(0))
+    }
 
     /// Calls `visit` on every linear layer of the blocks with its key path, in order.
     ///

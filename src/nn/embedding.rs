@@ -5,7 +5,7 @@ use mlx_rs::Array;
 use mlx_rs::module::Param;
 
 use super::Result;
-use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::linear::Layer;
 
 /// A table of vectors, `weight`: `[vocab, hidden]`.
 #[derive(Debug, Clone, ModuleParameters)]
@@ -32,11 +32,9 @@ impl Embedding {
         self.weight.take_axis(ids, 0)
     }
 
-    /// The table as output head: `x`: `[..., hidden]` → logits `[..., vocab]`.
-    ///
-    /// # Errors
-    /// A last dimension other than `hidden`.
-    pub fn as_linear(&self, x: &Array) -> Result<Array> {
-        matmul(x, &self.weight, Transpose::B)
+    /// The table as output head: `[..., hidden]` → logits `[..., vocab]`.
+    #[must_use]
+    pub fn as_linear(&self) -> Layer<'_> {
+        Layer { weight: &self.weight, bias: None, low_rank: None }
     }
 }

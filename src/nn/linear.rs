@@ -1,10 +1,12 @@
 //! The linear layer of every model, dense or with a low-rank adapter.
 
 use mlx_macros::ModuleParameters;
+use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
+use crate::kernels::linear::{self as kernel, Layer, linears};
 use crate::kernels::matmul::{Transpose, matmul};
 
 /// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685).
@@ -72,27 +74,44 @@ impl Linear {
     /// # Errors
     /// A last dimension other than `in`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        let mut y = matmul(x, &self.weight, Transpose::B)?;
-        if let Some(bias) = &*self.bias {
-            y = y.add(bias)?;
-        }
-        match (&*self.lora_a, &*self.lora_b) {
-            (Some(a), Some(b)) => y.add(self.low_rank.forward(x, a, b)?.as_dtype(y.dtype())?),
-            _ => Ok(y),
-        }
+        let [y] = forward_all(x, [self])?;
+        Ok(y)
+    }
+
+    /// What the kernel takes, without the low-rank part when that has dropout.
+    #[must_use]
+    pub fn operands(&self) -> Layer<'_> {
+        let low_rank = match (&*self.lora_a, &*self.lora_b) {
+            (Some(a), Some(b)) if self.low_rank.dropout_key.is_none() => {
+                Some(kernel::LowRank { a, b, scale: self.low_rank.scale })
+            }
+            _ => None,
+        };
+        Layer { weight: &self.weight, bias: (*self.bias).as_ref(), low_rank }
+    }
+
+    /// `y + s·(dropout(x)·A)·B` where there is dropout, `y` otherwise. Its input differs from that of the
+    /// other layers, so it cannot share their pass over `x`.
+    fn add_dropped(&self, y: Array, x: &Array) -> Result<Array> {
+        let LowRank { scale, dropout: p, dropout_key: Some(key) } = &self.low_rank else { return Ok(y) };
+        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
+        let x = dropout(&x.as_dtype(a.dtype())?, *p, key)?;
+        let low = matmul(&matmul(&x, a, Transpose::NONE)?, b, Transpose::NONE)?;
+        let low = low.multiply(Array::from_f32(*scale).as_dtype(low.dtype())?)?;
+        y.add(low.as_dtype(y.dtype())?)
     }
 }
 
-impl LowRank {
-    /// `s·(dropout(x)·A)·B`, computed in the dtype of `A` (f32 in training, whatever `x` is).
-    fn forward(&self, x: &Array, a: &Array, b: &Array) -> Result<Array> {
-        let mut x = x.as_dtype(a.dtype())?;
-        if let Some(key) = &self.dropout_key {
-            x = dropout(&x, self.dropout, key)?;
-        }
-        let y = matmul(&matmul(&x, a, Transpose::NONE)?, b, Transpose::NONE)?;
-        y.multiply(Array::from_f32(self.scale).as_dtype(y.dtype())?)
+/// Outputs of `layers` for the same `x`, which is read once for all of them.
+///
+/// # Errors
+/// A last dimension of `x` that does not fit.
+pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
+    let mut outputs = linears(x, &layers.map(Linear::operands))?;
+    for (y, layer) in outputs.iter_mut().zip(layers) {
+        *y = layer.add_dropped(y.clone(), x)?;
     }
+    outputs.try_into().map_err(|_| Exception::custom("linear: one output per layer"))
 }
 
 /// Zeroes each element with probability `p` and divides the others by `1 - p`.

@@ -4,6 +4,5 @@ pub mod adamw;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod fit;
-pub mod loss;
 pub mod schedule;
 pub mod step;

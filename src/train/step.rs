@@ -4,9 +4,9 @@ use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, Dtype};
 
-use super::loss::cross_entropy;
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
+use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
 use crate::nn;
 use crate::rng::{self, Purpose};
@@ -29,8 +29,10 @@ impl Inputs {
         }
     }
 
-    fn loss(&self, model: &dyn Model) -> nn::Result<Array> {
-        cross_entropy(&model.forward(&self.ids, None)?, &self.targets, &self.weights)
+    fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
+        let hidden = model.hidden(&self.ids, None)?;
+        let options = Options { smoothing: 0.0, gradient };
+        cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
     }
 }
 
@@ -39,7 +41,7 @@ impl Inputs {
 /// # Errors
 /// What MLX raises.
 pub fn loss(model: &dyn Model, batch: &Batch) -> Result<Array> {
-    Ok(Inputs::new(batch).loss(model)?)
+    Ok(Inputs::new(batch).loss(model, false)?)
 }
 
 /// Current values of the parameters called `names`.
@@ -74,7 +76,7 @@ pub fn gradients(
     let argnums: Vec<i32> = (0..values.len() as i32).collect();
     let traced = |arrays: &[Array]| -> std::result::Result<Vec<Array>, Exception> {
         set_parameters(model, &parameters.keys().cloned().zip(arrays.iter().cloned()).collect());
-        Ok(vec![inputs.loss(model)?.divide(Array::from_f32(tokens))?])
+        Ok(vec![inputs.loss(model, true)?.divide(Array::from_f32(tokens))?])
     };
     let outcome = value_and_grad_with_argnums(traced, argnums.as_slice())(&values);
     // Tracing left placeholders in the model.

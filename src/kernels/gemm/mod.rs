@@ -19,7 +19,7 @@ mod rows;
 
 pub(super) use kernel::Precision;
 pub(super) use pack::{Lanes, Packed};
-pub(super) use rows::{Dense, Rows, SideBySide};
+pub(super) use rows::{Dense, Picked, Rows, SideBySide};
 
 use kernel::Kernel;
 use pack::pack_panel;

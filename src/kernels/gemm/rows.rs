@@ -102,3 +102,24 @@ impl Rows for SideBySide<'_> {
         self.split(&columns, |matrix, part, place| matrix.read_bf16(isa, row, part, &mut narrow[place]));
     }
 }
+
+/// Some rows of a matrix: `rows` of them, the `i`-th one being `map(i)`.
+pub(in crate::kernels) struct Picked<'a, F> {
+    pub matrix: &'a dyn Rows,
+    pub rows: usize,
+    pub map: F,
+}
+
+impl<F: Fn(usize) -> usize + Sync> Rows for Picked<'_, F> {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.matrix.shape().1)
+    }
+
+    fn read(&self, isa: Isa, row: usize, columns: Range<usize>, wide: &mut [f32]) {
+        self.matrix.read(isa, (self.map)(row), columns, wide);
+    }
+
+    fn read_bf16(&self, isa: Isa, row: usize, columns: Range<usize>, narrow: &mut [bf16]) {
+        self.matrix.read_bf16(isa, (self.map)(row), columns, narrow);
+    }
+}

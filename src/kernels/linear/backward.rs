@@ -16,7 +16,7 @@ use super::super::disjoint::Disjoint;
 use super::super::element::Element;
 use super::super::gemm::{Dense, Lanes, Packed, Rows, Tile, multiply, store};
 use super::super::isa::{Isa, vectorized};
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut};
+use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice};
 use super::super::op::{apply_many, no_gradient, with_floats};
 use super::super::pool::run_ranges;
 use super::super::scratch;

@@ -92,7 +92,7 @@ pub(super) fn scaled<'a>(mut tile: Tile<'a>, scales: &[f32]) -> Tile<'a> {
 }
 
 /// How products with `x` are computed.
-pub(super) fn precision(x: &Operand) -> Precision {
+pub(in crate::kernels) fn precision(x: &Operand) -> Precision {
     match x.data {
         Slice::Bf16(_) => Precision::Bf16,
         _ => Precision::F32,
@@ -100,7 +100,7 @@ pub(super) fn precision(x: &Operand) -> Precision {
 }
 
 /// All dimensions but the last as rows.
-pub(super) fn matrix<'a>(operand: &Operand<'a>) -> Box<dyn Rows + 'a> {
+pub(in crate::kernels) fn matrix<'a>(operand: &Operand<'a>) -> Box<dyn Rows + 'a> {
     let columns = operand.shape.last().map_or(1, |&dim| dim as usize);
     with_floats!(Slice, operand.data, data => {
         Box::new(Dense::new(data, (data.len() / columns.max(1), columns)))

@@ -20,6 +20,8 @@ use super::op::{MlxResult, apply_many};
 mod backward;
 mod forward;
 
+pub(super) use forward::{matrix, precision};
+
 /// One layer of a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {

@@ -1,0 +1,80 @@
+//! The gradient of the head, when it is trained: a second walk, with the logits computed again.
+
+use std::ffi::CStr;
+
+use mlx_rs::Array;
+
+use super::super::disjoint::{Disjoint, run_chunks};
+use super::super::element::Element;
+use super::super::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
+use super::super::isa::{Isa, vectorized};
+use super::super::math::exp;
+use super::super::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient, with_floats,
+};
+use super::super::scratch;
+use super::loss::{Problem, TOKENS};
+
+struct HeadGradient {
+    smoothing: f32,
+}
+
+/// `share · Σ weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden`, in shape and dtype of the head.
+pub(super) fn gradient(inputs: &[Array], totals: &Array, share: &Array, smoothing: f32) -> MlxResult<Array> {
+    let head = &inputs[1];
+    let inputs: Vec<_> = inputs.iter().chain([totals, share]).collect();
+    apply(HeadGradient { smoothing }, &inputs, head.shape(), head.dtype())
+}
+
+impl HostOp for HeadGradient {
+    const NAME: &'static CStr = c"EatCrossEntropyHeadGradient";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (Slice::F32(totals), Slice::F32(share)) = (inputs[4].data, inputs[5].data) else {
+            unreachable!("both are f32");
+        };
+        let problem = Problem::new(inputs, self.smoothing);
+        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share[0], out));
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+fn walk<T: Element>(problem: &Problem, totals: &[f32], share: f32, out: &mut [T]) {
+    let isa = Isa::current();
+    let positions = &problem.positions;
+    let hidden = problem.picked(positions);
+    let width = hidden.shape().1;
+    let packed = Packed::new(isa, problem.precision, Lanes::rows(&hidden));
+    let mut logits = scratch::take::<f32>(positions.len() * TOKENS.min(problem.vocab()));
+    for first in (0..problem.vocab()).step_by(TOKENS) {
+        let chunk = problem.chunk(first);
+        let tokens = chunk.shape().0;
+        let logits = &mut logits[..positions.len() * tokens];
+        problem.logits(&packed, &chunk, logits);
+        run_chunks(logits, tokens, |i, line| {
+            let position = positions[i];
+            let weight = share * problem.weights[position];
+            let even = weight * problem.smoothing / problem.vocab() as f32;
+            shares(isa, line, totals[position], weight, even);
+            let target = (problem.targets[position] as usize).checked_sub(first);
+            if let Some(x) = target.and_then(|place| line.get_mut(place)) {
+                *x -= weight * (1.0 - problem.smoothing);
+            }
+        });
+        let shares = Dense::new(&*logits, (positions.len(), tokens));
+        let shares = Packed::new(isa, problem.precision, Lanes::columns(&shares));
+        let place = Disjoint::new(&mut out[first * width..(first + tokens) * width]);
+        multiply(isa, &[(&shares, Lanes::columns(&hidden))], |tile| store(isa, tile, None, &place, width));
+    }
+}
+
+vectorized! {
+    fn shares(row: &mut [f32], total: f32, weight: f32, even: f32) {
+        for x in row {
+            *x = weight * exp(*x - total) - even;
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The loss and the gradient of what the head takes, in one walk over the vocabulary.
+
+use std::ffi::CStr;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::super::disjoint::{Disjoint, run_chunks};
+use super::super::element::Element;
+use super::super::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
+use super::super::isa::{Isa, vectorized};
+use super::super::linear::{matrix, precision};
+use super::super::math::exp;
+use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
+use super::super::pool::run;
+use super::super::scratch;
+use super::{Options, head};
+
+/// Positions at once, and tokens of the vocabulary at once: their logits take 4 MiB.
+const POSITIONS: usize = 1024;
+pub(super) const TOKENS: usize = 1024;
+
+pub(super) struct Loss {
+    pub options: Options,
+}
+
+impl HostOp for Loss {
+    const NAME: &'static CStr = c"EatCrossEntropy";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let problem = Problem::new(inputs, self.options.smoothing);
+        let [loss, gradients @ ..] = outputs else { return };
+        let mut gradients = match gradients {
+            [hidden, totals] => {
+                with_floats!(SliceMut, &mut hidden.data, hidden => hidden.fill(Element::from_f32(0.0)));
+                floats_mut(totals).fill(0.0);
+                Some((hidden, floats_mut(totals)))
+            }
+            _ => None,
+        };
+        let mut sum = 0.0;
+        for positions in problem.positions.chunks(POSITIONS) {
+            let walk = problem.walk(positions, gradients.is_some());
+            for (row, &position) in walk.rows.iter().zip(positions) {
+                sum += f64::from(problem.weights[position]) * row.loss(&problem);
+            }
+            if let Some((hidden, totals)) = &mut gradients {
+                with_floats!(SliceMut, &mut hidden.data, hidden => problem.finish(&walk, positions, hidden));
+                for (row, &position) in walk.rows.iter().zip(positions) {
+                    totals[position] = row.max + row.sum.ln();
+                }
+            }
+        }
+        floats_mut(loss)[0] = sum as f32;
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [_, hidden, totals] = pass.outputs.as_slice() else {
+            return Err(Exception::custom("cross-entropy: built without a gradient"));
+        };
+        let share = &pass.cotangents[0];
+        let gradient = |&argnum: &usize| match argnum {
+            0 => hidden.multiply(share.as_dtype(hidden.dtype())?),
+            1 => head::gradient(&pass.inputs, totals, share, self.options.smoothing),
+            _ => Err(Exception::custom("cross-entropy: targets and weights have no gradient")),
+        };
+        argnums.iter().map(gradient).collect()
+    }
+}
+
+/// The operands of a node.
+pub(super) struct Problem<'a> {
+    isa: Isa,
+    pub precision: Precision,
+    pub hidden: Box<dyn Rows + 'a>,
+    pub head: Box<dyn Rows + 'a>,
+    pub targets: &'a [u32],
+    pub weights: &'a [f32],
+    pub smoothing: f32,
+    /// Those of a weight above 0.
+    pub positions: Vec<usize>,
+}
+
+/// What is known of one position on the way through the vocabulary.
+#[derive(Clone, Copy)]
+struct Row {
+    /// Largest logit so far.
+    max: f32,
+    /// Sum of the exponentials of the logits less `max`.
+    sum: f32,
+    /// Sum of the logits, for label smoothing.
+    logits: f64,
+    /// Logit of the target.
+    target: f32,
+}
+
+impl Row {
+    fn loss(&self, problem: &Problem) -> f64 {
+        let smoothing = f64::from(problem.smoothing);
+        let total = f64::from(self.max) + f64::from(self.sum).ln();
+        let even = self.logits / problem.vocab() as f64;
+        (1.0 - smoothing) * (total - f64::from(self.target)) + smoothing * (total - even)
+    }
+}
+
+/// The state after all of the vocabulary.
+struct Walk {
+    rows: Vec<Row>,
+    /// Σ exp(logit - max) · head, one row per position; empty without a gradient.
+    gradient: scratch::Scratch<f32>,
+}
+
+impl<'a> Problem<'a> {
+    pub(super) fn new(inputs: &[Operand<'a>], smoothing: f32) -> Self {
+        let (Slice::U32(targets), Slice::F32(weights)) = (inputs[2].data, inputs[3].data) else {
+            unreachable!("targets and weights were cast");
+        };
+        let head = matrix(&inputs[1]);
+        let vocab = head.shape().0;
+        let positions: Vec<_> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
+        let beyond = positions.iter().find(|&&i| targets[i] as usize >= vocab);
+        assert!(beyond.is_none(), "target {} of a vocabulary of {vocab}", targets[beyond.map_or(0, |&i| i)]);
+        let precision = precision(&inputs[0]);
+        let hidden = matrix(&inputs[0]);
+        Self { isa: Isa::current(), precision, hidden, head, targets, weights, smoothing, positions }
+    }
+
+    pub(super) fn vocab(&self) -> usize {
+        self.head.shape().0
+    }
+
+    /// The hidden rows of `positions`.
+    pub(super) fn picked<'b>(&'b self, positions: &'b [usize]) -> impl Rows + 'b {
+        Picked { matrix: &*self.hidden, rows: positions.len(), map: |i: usize| positions[i] }
+    }
+
+    /// The head's rows of the tokens from `first` on.
+    pub(super) fn chunk(&self, first: usize) -> impl Rows + '_ {
+        let rows = TOKENS.min(self.vocab() - first);
+        Picked { matrix: &*self.head, rows, map: move |i: usize| first + i }
+    }
+
+    /// `logits = hidden · chunkᵀ`, a row per position.
+    pub(super) fn logits(&self, hidden: &Packed, chunk: &dyn Rows, logits: &mut [f32]) {
+        let (out, columns) = (Disjoint::new(logits), chunk.shape().0);
+        multiply(self.isa, &[(hidden, Lanes::rows(chunk))], |tile| {
+            store(self.isa, tile, None, &out, columns)
+        });
+    }
+
+    fn walk(&self, positions: &[usize], gradient: bool) -> Walk {
+        let (isa, width) = (self.isa, self.hidden.shape().1);
+        let hidden = Packed::new(isa, self.precision, Lanes::rows(&self.picked(positions)));
+        let start = Row { max: f32::NEG_INFINITY, sum: 0.0, logits: 0.0, target: 0.0 };
+        let mut rows = vec![start; positions.len()];
+        let mut sums = scratch::take::<f32>(if gradient { positions.len() * width } else { 0 });
+        sums.fill(0.0);
+        let mut logits = scratch::take::<f32>(positions.len() * TOKENS.min(self.vocab()));
+        for first in (0..self.vocab()).step_by(TOKENS) {
+            let chunk = self.chunk(first);
+            let tokens = chunk.shape().0;
+            let logits = &mut logits[..positions.len() * tokens];
+            self.logits(&hidden, &chunk, logits);
+            let (shared, shared_sums, shared_rows) =
+                (Disjoint::new(logits), Disjoint::new(&mut sums), Disjoint::new(&mut rows));
+            run(positions.len(), |i| {
+                // SAFETY: each task has the row of its index.
+                let (line, row) =
+                    unsafe { (shared.part(i * tokens..(i + 1) * tokens), shared_rows.part(i..i + 1)) };
+                let row = &mut row[0];
+                let target = self.targets[positions[i]] as usize;
+                if let Some(&logit) = target.checked_sub(first).and_then(|place| line.get(place)) {
+                    row.target = logit;
+                }
+                if self.smoothing > 0.0 {
+                    row.logits += line.iter().map(|&x| f64::from(x)).sum::<f64>();
+                }
+                let max = largest(isa, line).max(row.max);
+                let shrink = exp(row.max - max);
+                row.sum = row.sum * shrink + exponentials(isa, line, max);
+                row.max = max;
+                if gradient && shrink != 1.0 {
+                    // SAFETY: as above.
+                    scale(isa, unsafe { shared_sums.part(i * width..(i + 1) * width) }, shrink);
+                }
+            });
+            if gradient {
+                let shares = super::super::gemm::Dense::new(&*logits, (positions.len(), tokens));
+                let shares = Packed::new(isa, self.precision, Lanes::rows(&shares));
+                let sums = Disjoint::new(&mut sums);
+                multiply(isa, &[(&shares, Lanes::columns(&chunk))], |mut tile| {
+                    for i in 0..tile.rows {
+                        let start = (tile.row + i) * width + tile.column;
+                        // SAFETY: tiles of one product do not overlap.
+                        let place = unsafe { sums.part(start..start + tile.columns) };
+                        add(isa, place, tile.row_mut(i), 1.0);
+                    }
+                });
+            }
+        }
+        Walk { rows, gradient: sums }
+    }
+
+    /// Writes `weight · (Σ softmax · head - (1-ε)·head[target] - ε·mean of head)` to the rows of `positions`.
+    fn finish<T: Element>(&self, walk: &Walk, positions: &[usize], gradient: &mut [T]) {
+        let (isa, width) = (self.isa, self.hidden.shape().1);
+        let mean = if self.smoothing > 0.0 { self.mean() } else { vec![0.0; width] };
+        let out = Disjoint::new(gradient);
+        run(positions.len(), |i| {
+            let (row, position) = (&walk.rows[i], positions[i]);
+            let weight = self.weights[position];
+            let mut line = scratch::take::<f32>(2 * width);
+            let (line, target) = line.split_at_mut(width);
+            self.head.read(isa, self.targets[position] as usize, 0..width, target);
+            line.copy_from_slice(&walk.gradient[i * width..(i + 1) * width]);
+            scale(isa, line, weight / row.sum);
+            add(isa, line, target, -weight * (1.0 - self.smoothing));
+            add(isa, line, &mean, -weight * self.smoothing);
+            // SAFETY: positions differ from each other.
+            T::narrow(line, unsafe { out.part(position * width..(position + 1) * width) });
+        });
+    }
+
+    /// Mean of the head's rows.
+    fn mean(&self) -> Vec<f32> {
+        let mut mean = vec![0.0; self.head.shape().1];
+        run_chunks(&mut mean, 64, |index, mean| {
+            let mut row = scratch::take::<f32>(mean.len());
+            for token in 0..self.vocab() {
+                self.head.read(self.isa, token, index * 64..index * 64 + mean.len(), &mut row);
+                add(self.isa, mean, &row, 1.0 / self.vocab() as f32);
+            }
+        });
+        mean
+    }
+}
+
+fn floats_mut<'a>(output: &'a mut OperandMut) -> &'a mut [f32] {
+    match &mut output.data {
+        SliceMut::F32(data) => data,
+        _ => unreachable!("the loss is f32"),
+    }
+}
+
+/// Independent sums, so that the compiler may use vectors.
+const LANES: usize = 32;
+
+vectorized! {
+    fn largest(row: &[f32]) -> f32 {
+        let mut most = [f32::NEG_INFINITY; LANES];
+        let (chunks, rest) = row.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (most, &x) in most.iter_mut().zip(chunk) {
+                *most = if x > *most { x } else { *most };
+            }
+        }
+        most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &x| most.max(x))
+    }
+
+    /// Replaces each `x` by `exp(x - max)`; their sum.
+    fn exponentials(row: &mut [f32], max: f32) -> f32 {
+        let mut sums = [0.0; LANES];
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *x = exp(*x - max);
+                *sum += *x;
+            }
+        }
+        for (sum, x) in sums.iter_mut().zip(rest) {
+            *x = exp(*x - max);
+            *sum += *x;
+        }
+        sums.iter().sum()
+    }
+
+    fn scale(row: &mut [f32], factor: f32) {
+        for x in row {
+            *x *= factor;
+        }
+    }
+
+    fn add(row: &mut [f32], other: &[f32], factor: f32) {
+        for (x, other) in row.iter_mut().zip(other) {
+            *x += factor * other;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Cross-entropy of a head over a large vocabulary, without all logits at once.
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `hidden` | `[..., in]`, what the head takes |
+//! | `head` | a [`Layer`] of `vocab` outputs |
+//! | `targets`, `weights` | `[...]`, integers below `vocab` and f32 from 0 |
+//! | result | `[]`, f32, nats |
+//!
+//! `Σ weights · ((1-ε) · -log softmax(logits)[targets] + ε · mean over the vocabulary of -log softmax(logits))`
+//! with label smoothing ε ([Szegedy et al.](https://arxiv.org/abs/1512.00567)). A sum, not a mean, so that
+//! accumulated batches can be divided by their common number of tokens.
+//!
+//! On the CPU the vocabulary is walked once, in chunks, with a running maximum as in
+//! [online softmax](https://arxiv.org/abs/1805.02867); the gradient of `hidden` is a by-product of the same
+//! walk, so nothing is computed twice. Positions of weight 0 cost nothing.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::linear::{Layer, reference as linears};
+use super::op::{MlxResult, apply_many};
+
+mod head;
+mod loss;
+
+/// What is asked of [`cross_entropy`] beside the loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Options {
+    /// Label smoothing, ε.
+    pub smoothing: f32,
+    /// Whether a gradient will be asked for.
+    pub gradient: bool,
+}
+
+/// See the [module](self) for shapes.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn cross_entropy(
+    hidden: &Array,
+    head: &Layer,
+    targets: &Array,
+    weights: &Array,
+    options: Options,
+) -> MlxResult<Array> {
+    let lead = &hidden.shape()[..hidden.ndim().saturating_sub(1)];
+    if targets.shape() != lead || weights.shape() != lead || hidden.dim(-1) != head.weight.dim(-1) {
+        return Err(Exception::custom(format!(
+            "cross-entropy: hidden {:?}, head {:?}, targets {:?} and weights {:?} do not fit",
+            hidden.shape(),
+            head.weight.shape(),
+            targets.shape(),
+            weights.shape(),
+        )));
+    }
+    let plain = head.bias.is_none() && head.low_rank.is_none();
+    let supported = [hidden.dtype(), head.weight.dtype()]
+        .iter()
+        .all(|dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16));
+    if !(on_cpu() && plain && supported) {
+        return reference(hidden, head, targets, weights, options);
+    }
+    let (targets, weights) = (targets.as_dtype(Dtype::Uint32)?, weights.as_dtype(Dtype::Float32)?);
+    let mut shapes = vec![(&[] as &[i32], Dtype::Float32)];
+    if options.gradient {
+        // The gradient of `hidden` and, for that of the head, each position's log of the sum of exponentials.
+        shapes.extend([(hidden.shape(), hidden.dtype()), (lead, Dtype::Float32)]);
+    }
+    let mut outputs =
+        apply_many(loss::Loss { options }, &[hidden, head.weight, &targets, &weights], &shapes)?;
+    Ok(outputs.swap_remove(0))
+}
+
+/// The same function in MLX's own operations.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(
+    hidden: &Array,
+    head: &Layer,
+    targets: &Array,
+    weights: &Array,
+    options: Options,
+) -> MlxResult<Array> {
+    let logits = linears(hidden, &[*head])?.swap_remove(0).as_dtype(Dtype::Float32)?;
+    let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
+    let total = logits.logsumexp_axis(-1, false)?;
+    let mut surprise = total.subtract(chosen)?;
+    if options.smoothing > 0.0 {
+        let even = total.subtract(logits.mean_axis(-1, false)?)?;
+        let share = |x: Array, share: f32| x.multiply(Array::from_f32(share));
+        surprise = share(surprise, 1.0 - options.smoothing)?.add(share(even, options.smoothing)?)?;
+    }
+    surprise.multiply(weights)?.sum(None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use mlx_rs::random;
+
+use super::*;
+use crate::kernels::eval;
+use crate::kernels::op::{Operand, Slice};
+
+/// `hidden`, `head`, `targets`, `weights`; every third weight is 0.
+fn operands(lead: &[i32], vocab: i32, dtype: Dtype) -> [Array; 4] {
+    let draw = |shape: &[i32], seed| {
+        let key = random::key(seed).unwrap();
+        random::normal::<f32>(shape, None, None, &key).unwrap().as_dtype(dtype).unwrap()
+    };
+    let positions: i32 = lead.iter().product();
+    let targets: Vec<i32> = (0..positions).map(|i| (i * 7 + 3) % vocab).collect();
+    let weights: Vec<f32> = (0..positions).map(|i| [1.0, 0.5, 0.0][i as usize % 3]).collect();
+    let shape = [lead, &[19]].concat();
+    [
+        draw(&shape, 1),
+        draw(&[vocab, 19], 2),
+        Array::from_slice(&targets, lead),
+        Array::from_slice(&weights, lead),
+    ]
+}
+
+type Function = fn(&Array, &Layer, &Array, &Array, Options) -> MlxResult<Array>;
+
+fn value_and_gradients(f: Function, operands: &[Array; 4], smoothing: f32) -> Vec<Array> {
+    let loss = |trained: &[Array]| -> MlxResult<Vec<Array>> {
+        let head = Layer { weight: &trained[1], bias: None, low_rank: None };
+        let options = Options { smoothing, gradient: true };
+        Ok(vec![f(&trained[0], &head, &operands[2], &operands[3], options)?.multiply(Array::from_f32(0.25))?])
+    };
+    let argnums: &[i32] = &[0, 1];
+    let (mut values, gradients) =
+        mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&operands[..2]).unwrap();
+    values.extend(gradients);
+    values
+}
+
+fn difference(x: &Array, y: &Array) -> f32 {
+    assert_eq!((x.shape(), x.dtype()), (y.shape(), y.dtype()));
+    let (x, y) = (x.as_dtype(Dtype::Float32).unwrap(), y.as_dtype(Dtype::Float32).unwrap());
+    let worst = x.subtract(&y).unwrap().abs().unwrap().max(None).unwrap();
+    let size = y.abs().unwrap().max(None).unwrap();
+    eval([&worst, &size]).unwrap();
+    worst.item_exact::<f32>() / size.item_exact::<f32>().max(1e-6)
+}
+
+#[test]
+fn loss_and_gradients_equal_mlx() {
+    for (dtype, tolerance) in [(Dtype::Float32, 1e-5), (Dtype::Float16, 5e-3), (Dtype::Bfloat16, 3e-2)] {
+        // The last vocabulary needs three chunks.
+        for (lead, vocab) in [(vec![1], 5), (vec![2, 3], 70), (vec![3, 11], 2100)] {
+            for smoothing in [0.0, 0.1] {
+                let operands = operands(&lead, vocab, dtype);
+                let ours = value_and_gradients(cross_entropy, &operands, smoothing);
+                let mlx = value_and_gradients(reference, &operands, smoothing);
+                for (i, (ours, mlx)) in ours.iter().zip(&mlx).enumerate() {
+                    let difference = difference(ours, mlx);
+                    assert!(
+                        difference < tolerance,
+                        "{dtype:?} {lead:?} {vocab} {smoothing} {i}: {difference}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equals_the_definition_and_skips_masked_targets() {
+    // A head that passes its input on.
+    let logits = [[1.0_f32, 2.0, 0.5], [0.0, -1.0, 3.0]];
+    let identity = Array::eye::<f32>(3, None, None).unwrap();
+    let head = Layer { weight: &identity, bias: None, low_rank: None };
+    let hidden = Array::from_slice(&logits.concat(), &[1, 2, 3]);
+    let targets = Array::from_slice(&[1_i32, 0], &[1, 2]);
+    let weights = Array::from_slice(&[1.0_f32, 0.0], &[1, 2]);
+    let total: f32 = logits[0].iter().map(|x| x.exp()).sum();
+    for f in [cross_entropy, reference] {
+        let loss = f(&hidden, &head, &targets, &weights, Options::default()).unwrap();
+        eval([&loss]).unwrap();
+        assert!((loss.item_exact::<f32>() - (total.ln() - 2.0)).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn huge_logits_stay_finite() {
+    let [hidden, head, targets, weights] = operands(&[4], 2100, Dtype::Float32);
+    let hidden = hidden.multiply(Array::from_f32(1e4)).unwrap();
+    let layer = Layer { weight: &head, bias: None, low_rank: None };
+    let loss = cross_entropy(&hidden, &layer, &targets, &weights, Options::default()).unwrap();
+    eval([&loss]).unwrap();
+    assert!(loss.item_exact::<f32>().is_finite());
+}
+
+#[test]
+fn a_foreign_target_is_refused() {
+    let operand = |shape, data| Operand { shape, data };
+    let inputs = [
+        operand(&[1, 2], Slice::F32(&[1.0, 2.0])),
+        operand(&[3, 2], Slice::F32(&[0.0; 6])),
+        operand(&[1], Slice::U32(&[3])),
+        operand(&[1], Slice::F32(&[1.0])),
+    ];
+    let panic = std::panic::catch_unwind(|| drop(loss::Problem::new(&inputs, 0.0))).unwrap_err();
+    assert_eq!(panic.downcast_ref::<String>().unwrap(), "target 3 of a vocabulary of 3");
+}
+
+#[test]
+fn misfits_are_named() {
+    let [hidden, head, targets, weights] = operands(&[4], 6, Dtype::Float32);
+    let layer = Layer { weight: &head, bias: None, low_rank: None };
+    let narrow = weights.reshape(&[2, 2]).unwrap();
+    let error = cross_entropy(&hidden, &layer, &targets, &narrow, Options::default()).unwrap_err();
+    assert!(error.what().contains("weights [2, 2] do not fit"), "{}", error.what());
+}
