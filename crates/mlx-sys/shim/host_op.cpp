@@ -1,3 +1,4 @@
+#include "buffer_cache.h"
 #include "host_op.h"
 
 #include <memory>
@@ -5,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -52,7 +52,7 @@ class HostOp : public mlx::core::Primitive {
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs)
       override {
     for (auto& out : outputs) {
-      out.set_data(mlx::core::allocator::malloc(out.nbytes()));
+      allocate_cached(out);
     }
     std::vector<array> ins, outs;
     for (const auto& a : inputs) {
