@@ -6,14 +6,18 @@
 //! | operation | CPU | GPU and reference |
 //! |---|---|---|
 //! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
-//! | [`attention`](attention::attention) | composition of [`matmul`](matmul::matmul) and softmax | `mlx::fast::scaled_dot_product_attention` |
+//! | [`append`](append::append) | new rows written in place | `mlx` slice update |
+//! | [`attention`](attention::attention) | blocks of keys, no matrix of scores, own gradient | `mlx::fast::scaled_dot_product_attention` |
+//! | [`rope`](rope::rope) | queries and keys in one pass, angles in f64 | `mlx::fast::rope` |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
+pub mod append;
 pub mod attention;
 pub mod cross_entropy;
 pub mod linear;
 pub mod matmul;
+pub mod rope;
 
 mod device;
 mod disjoint;

@@ -9,6 +9,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{eat_buffer, eat_host_op, mlx_array};
 
+use super::element::Element;
 use crate::{Error, Result};
 
 /// What a kernel must tell to become a node.
@@ -18,6 +19,13 @@ use crate::{Error, Result};
 pub(super) trait HostOp: Send + Sync + 'static {
     /// Shown by MLX in graphs and messages.
     const NAME: &'static CStr;
+
+    /// Input whose memory each output takes over when nothing else needs it and shape and dtype are the
+    /// same, so that what stays need not be copied. `eval` then sees that input without elements, and the
+    /// output filled with them.
+    fn donors(&self, _inputs: usize, outputs: usize) -> Vec<Option<usize>> {
+        vec![None; outputs]
+    }
 
     /// Fills the outputs; every operand is row-major. Runs on MLX's CPU thread.
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
@@ -68,11 +76,41 @@ pub(super) enum SliceMut<'a> {
     Bf16(&'a mut [bf16]),
 }
 
-/// A row-major output, uninitialised: every element must be written.
+/// A row-major output: every element must be written, as none is set unless a donor gave its own.
 pub(super) struct OperandMut<'a> {
     pub shape: &'a [i32],
     pub data: SliceMut<'a>,
 }
+
+/// A number format of activations, as operands hold it.
+pub(super) trait Stored: Element {
+    /// The elements of an operand of this dtype.
+    fn of<'a>(operand: &Operand<'a>) -> &'a [Self];
+
+    /// The elements of an output of this dtype.
+    fn of_mut<'a>(operand: &'a mut OperandMut) -> &'a mut [Self];
+}
+
+macro_rules! stored {
+    ($($type:ty: $kind:ident),*) => {$(
+        impl Stored for $type {
+            fn of<'a>(operand: &Operand<'a>) -> &'a [Self] {
+                match operand.data {
+                    Slice::$kind(data) => data,
+                    _ => unreachable!("kernels check dtypes before they build a node"),
+                }
+            }
+
+            fn of_mut<'a>(operand: &'a mut OperandMut) -> &'a mut [Self] {
+                match &mut operand.data {
+                    SliceMut::$kind(data) => data,
+                    _ => unreachable!("kernels check dtypes before they build a node"),
+                }
+            }
+        }
+    )*};
+}
+stored!(f32: F32, f16: F16, bf16: Bf16);
 
 /// Calls `$body` with `$x` bound to the slice of any floating-point operand.
 macro_rules! with_floats {
@@ -115,6 +153,12 @@ pub(super) fn apply_many<O: HostOp>(
     inputs: &[&Array],
     outputs: &[(&[i32], Dtype)],
 ) -> MlxResult<Vec<Array>> {
+    let donors = op
+        .donors(inputs.len(), outputs.len())
+        .into_iter()
+        .map(|donor| donor.map_or(-1, |input| input as i32));
+    let donors: Vec<i32> = donors.collect();
+    debug_assert_eq!(donors.len(), outputs.len());
     let host_op = eat_host_op {
         context: Box::into_raw(Box::new(op)).cast::<c_void>(),
         name: O::NAME.as_ptr(),
@@ -139,6 +183,7 @@ pub(super) fn apply_many<O: HostOp>(
             shapes.as_ptr(),
             ndims.as_ptr(),
             dtypes.as_ptr(),
+            donors.as_ptr(),
             outputs.len(),
             stream.as_ptr(),
         );

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Model, config};
-use crate::kernels::attention::{Mask, attention};
+use crate::kernels::attention::{Keys, Mask, attention};
 use crate::kernels::linear::Layer;
+use crate::kernels::rope::Positions;
 use crate::nn::linear::forward_all;
 use crate::nn::rope::RopeScaling;
 use crate::nn::{self, Cache, Embedding, KvCache, Linear, RmsNorm, Rope, silu};
@@ -297,20 +298,17 @@ impl Attention {
     /// `x`: `[batch, time, hidden]` → same shape.
     fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
         let (batch, time) = (x.dim(0), x.dim(1));
-        let heads = |y: Array, heads: i32| {
-            y.reshape(&[batch, time, heads, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])
-        };
-        let offset = cache.as_ref().map_or(0, |cache| cache.len());
+        let heads = |y: Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
+        let positions = Positions::From(cache.as_ref().map_or(0, |cache| cache.len()));
         let [q, k, v] = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
-        let q = self.rope.forward(&heads(q, self.heads)?, offset)?;
-        let k = self.rope.forward(&heads(k, self.kv_heads)?, offset)?;
-        let v = heads(v, self.kv_heads)?;
-        let (k, v) = match cache {
-            Some(cache) => cache.update(k, v)?,
-            None => (k, v),
+        let (q, k, v) = (heads(q, self.heads)?, heads(k, self.kv_heads)?, heads(v, self.kv_heads)?);
+        let (q, k) = self.rope.forward(&q, &k, positions)?;
+        let keys = match cache {
+            Some(cache) => cache.update(&k, &v)?,
+            None => Keys::all(&k, &v),
         };
-        let y = attention(&q, &k, &v, (self.head_dim as f32).sqrt().recip(), self.mask)?;
-        self.o_proj.forward(&y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, time, -1])?)
+        let y = attention(&q, keys, (self.head_dim as f32).sqrt().recip(), self.mask, None)?;
+        self.o_proj.forward(&y.reshape(&[batch, time, -1])?)
     }
 }
 

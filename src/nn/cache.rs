@@ -1,22 +1,22 @@
 //! What a model remembers between calls while it generates.
 
 use mlx_rs::Array;
-
-use mlx_rs::ops::indexing::{TryIndexMutOp as _, TryIndexOp as _};
-use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::error::Exception;
 
 use super::Result;
+use crate::kernels::append::append;
+use crate::kernels::attention::Keys;
 
-/// Keys and values of one attention layer, grown in blocks.
+/// Keys and values of one attention layer, in buffers with room to spare.
+///
+/// A clone shares the buffers until either is written to, so keeping the state after a prompt costs
+/// nothing.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
     keys: Option<Array>,
     values: Option<Array>,
     len: i32,
 }
-
-/// Positions added when the buffer is full: growing copies it, so not one by one.
-const BLOCK: u32 = 256;
 
 impl KvCache {
     /// Positions stored; the position of the next token.
@@ -31,42 +31,24 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Appends `k`, `v`: `[batch, kv_heads, time, head_dim]`; returns all so far,
-    /// `[batch, kv_heads, len, head_dim]`.
+    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`; returns all so far.
     ///
     /// # Errors
     /// Shapes that differ from those stored.
-    pub fn update(&mut self, k: Array, v: Array) -> Result<(Array, Array)> {
-        let (start, end) = (self.len, self.len + k.dim(2));
-        self.len = end;
-        let append = |slot: &mut Option<Array>, new: Array| -> Result<Array> {
-            let mut buffer = grow(slot.take(), &new, end)?;
-            buffer.try_index_mut((.., .., start..end, ..), new)?;
-            let seen = buffer.try_index((.., .., ..end, ..))?;
-            *slot = Some(buffer);
-            Ok(seen)
-        };
-        Ok((append(&mut self.keys, k)?, append(&mut self.values, v)?))
+    pub fn update(&mut self, k: &Array, v: &Array) -> Result<Keys<'_>> {
+        // Taken, not cloned: a buffer that nobody else holds is written in place.
+        self.keys = Some(append(self.keys.take(), k, self.len)?);
+        self.values = Some(append(self.values.take(), v, self.len)?);
+        self.len += k.dim(1);
+        match (&self.keys, &self.values) {
+            (Some(k), Some(v)) => Ok(Keys { k, v, len: self.len }),
+            _ => Err(Exception::custom("a cache without keys")),
+        }
     }
 
     /// The stored arrays, to be evaluated with the logits so that no graph piles up.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.keys.iter().chain(&self.values)
-    }
-}
-
-/// A buffer with room for `end` positions that starts with the content of `buffer`.
-fn grow(buffer: Option<Array>, new: &Array, end: i32) -> Result<Array> {
-    let room = buffer.as_ref().map_or(0, |buffer| buffer.dim(2));
-    let fresh = |positions: i32| {
-        let mut shape = new.shape().to_vec();
-        shape[2] = positions.unsigned_abs().next_multiple_of(BLOCK).cast_signed();
-        zeros_dtype(&shape, new.dtype())
-    };
-    match buffer {
-        Some(buffer) if room >= end => Ok(buffer),
-        Some(buffer) => concatenate(&[buffer, fresh(end - room)?], 2),
-        None => fresh(end),
     }
 }
 
@@ -100,17 +82,17 @@ mod tests {
         let mut cache = KvCache::default();
         let step = |n: i32, from: i32| {
             let values: Vec<f32> = (from..from + n).map(|i| i as f32).collect();
-            Array::from_slice(&values, &[1, 1, n, 1])
+            Array::from_slice(&values, &[1, n, 1, 1])
         };
-        let mut seen = None;
         for (n, from) in [(3, 0), (1, 3), (300, 4), (1, 304)] {
-            seen = Some(cache.update(step(n, from), step(n, from)).unwrap());
+            let Keys { k, v, len } = cache.update(&step(n, from), &step(n, from)).unwrap();
+            assert_eq!(len, from + n);
+            eval([k, v]).unwrap();
+            let expected: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            for array in [k, v] {
+                assert_eq!(array.to_vec_exact::<f32>().unwrap()[..expected.len()], expected);
+            }
         }
-        let (k, v) = seen.unwrap();
-        eval([&k, &v]).unwrap();
-        let expected: Vec<f32> = (0..305).map(|i| i as f32).collect();
-        assert_eq!(k.to_vec_exact::<f32>().unwrap(), expected);
-        assert_eq!(v.to_vec_exact::<f32>().unwrap(), expected);
         assert_eq!(cache.len(), 305);
     }
 }

@@ -3,20 +3,16 @@
 use std::f64::consts::TAU;
 
 use mlx_rs::Array;
-use mlx_rs::fast::rope;
 use serde::Deserialize;
 
 use super::Result;
+use crate::kernels::rope::{Positions, Rotation, rope};
 
-/// Turns pairs `(x[i], x[i + head_dim/2])` by `position · theta^(-2i/head_dim)`.
+/// Turns pairs `(x[i], x[i + head_dim/2])` by `position · theta^(-2i/head_dim)`, stretched as the
+/// checkpoint says.
 #[derive(Debug, Clone)]
 pub struct Rope {
-    dims: i32,
-    theta: f32,
-    /// Positions are multiplied by this.
-    position_scale: f32,
-    /// Period of each pair over 2π, `[head_dim/2]`, when it is not a plain power of `theta`.
-    periods: Option<Array>,
+    rotation: Rotation,
 }
 
 /// How a checkpoint stretches its positions, as `config.json` spells it.
@@ -47,27 +43,18 @@ impl Rope {
     /// For heads of `dims` numbers.
     #[must_use]
     pub fn new(dims: i32, theta: f64, scaling: RopeScaling) -> Self {
-        let mut rope = Self { dims, theta: theta as f32, position_scale: 1.0, periods: None };
-        match scaling {
-            RopeScaling::Default => {}
-            RopeScaling::Linear { factor } => rope.position_scale = (1.0 / factor) as f32,
-            RopeScaling::Llama3 { .. } => {
-                let periods: Vec<f32> = (0..dims / 2)
-                    .map(|i| scaling.stretch(theta.powf(f64::from(2 * i) / f64::from(dims))) as f32)
-                    .collect();
-                rope.periods = Some(Array::from_slice(&periods, &[dims / 2]));
-            }
-        }
-        rope
+        let periods: Vec<f64> =
+            Rotation::powers(theta, dims).into_iter().map(|period| scaling.stretch(period)).collect();
+        let scale = if let RopeScaling::Linear { factor } = scaling { factor.recip() } else { 1.0 };
+        Self { rotation: Rotation::new(&periods, scale) }
     }
 
-    /// `x`: `[batch, heads, time, head_dim]`, first time step at position `offset` → same shape.
+    /// `q`, `k`: `[batch, time, heads, head_dim]` → both turned, same shapes.
     ///
     /// # Errors
-    /// What MLX raises.
-    pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
-        let theta = self.periods.is_none().then_some(self.theta);
-        rope(x, self.dims, false, theta, self.position_scale, offset, self.periods.as_ref())
+    /// Shapes that do not fit.
+    pub fn forward(&self, q: &Array, k: &Array, positions: Positions) -> Result<(Array, Array)> {
+        rope(q, k, &self.rotation, positions)
     }
 }
 
@@ -106,14 +93,19 @@ mod tests {
     use crate::kernels::eval;
 
     #[test]
-    fn turns_by_position() {
-        let rope = Rope::new(2, 10_000.0, RopeScaling::Default);
-        let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 1, 2, 2]);
-        let y = rope.forward(&x, 3).unwrap();
-        eval([&y]).unwrap();
-        let expected = [3.0_f32.cos(), 3.0_f32.sin(), 4.0_f32.cos(), 4.0_f32.sin()];
-        for (y, expected) in y.as_slice::<f32>().iter().zip(expected) {
-            assert!((y - expected).abs() < 1e-6);
+    fn turns_by_stretched_position() {
+        for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear { factor: 2.0 }, 2.0)] {
+            let rope = Rope::new(2, 10_000.0, scaling);
+            let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
+            let (q, k) = rope.forward(&x, &x, Positions::From(3)).unwrap();
+            eval([&q, &k]).unwrap();
+            let angles = [3.0_f32 / stretch, 4.0 / stretch];
+            let expected = angles.map(|angle| [angle.cos(), angle.sin()]).concat();
+            for y in [q, k] {
+                for (y, expected) in y.as_slice::<f32>().iter().zip(&expected) {
+                    assert!((y - expected).abs() < 1e-6);
+                }
+            }
         }
     }
 

@@ -46,14 +46,17 @@ std::vector<mlx_array> handles(const std::vector<array>& arrays) {
 
 class HostOp : public mlx::core::Primitive {
  public:
-  HostOp(mlx::core::Stream stream, std::shared_ptr<Callbacks> callbacks)
-      : Primitive(stream), callbacks_(std::move(callbacks)) {}
+  HostOp(
+      mlx::core::Stream stream,
+      std::shared_ptr<Callbacks> callbacks,
+      std::vector<int> donors)
+      : Primitive(stream),
+        callbacks_(std::move(callbacks)),
+        donors_(std::move(donors)) {}
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs)
       override {
-    for (auto& out : outputs) {
-      allocate_cached(out);
-    }
+    const auto donated = allocate(inputs, outputs);
     std::vector<array> ins, outs;
     for (const auto& a : inputs) {
       ins.push_back(array::unsafe_weak_copy(a));
@@ -64,10 +67,16 @@ class HostOp : public mlx::core::Primitive {
     auto& encoder = mlx::core::cpu::get_command_encoder(stream());
     encoder.dispatch([callbacks = callbacks_,
                       ins = std::move(ins),
-                      outs = std::move(outs)]() mutable {
+                      outs = std::move(outs),
+                      donated]() mutable {
       std::vector<eat_buffer> in, out;
       for (auto& a : ins) {
         in.push_back(buffer(a));
+      }
+      for (int i : donated) {
+        // Two references to the same memory would not do.
+        in[i].data = nullptr;
+        in[i].size = 0;
       }
       for (auto& a : outs) {
         out.push_back(buffer(a));
@@ -117,7 +126,38 @@ class HostOp : public mlx::core::Primitive {
   }
 
  private:
+  // Gives every output memory, and tells which inputs lost theirs.
+  std::vector<int> allocate(
+      const std::vector<array>& inputs, std::vector<array>& outputs) {
+    std::vector<int> donated;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      auto& out = outputs[i];
+      // All outputs refer to the inputs, but MLX asks one of them only: what the
+      // others hold would make every input look needed.
+      if (&out.inputs() != &inputs && !out.is_tracer()) {
+        out.inputs().clear();
+      }
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      auto& out = outputs[i];
+      const int donor = donors_[i];
+      if (donor >= 0 && fits(inputs[donor], out)) {
+        out.copy_shared_buffer(inputs[donor]);
+        donated.push_back(donor);
+      } else {
+        allocate_cached(out);
+      }
+    }
+    return donated;
+  }
+
+  static bool fits(const array& in, const array& out) {
+    return in.is_donatable() && in.flags().row_contiguous &&
+        in.shape() == out.shape() && in.dtype() == out.dtype();
+  }
+
   std::shared_ptr<Callbacks> callbacks_;
+  std::vector<int> donors_;
 };
 
 // The callback reads plain row-major memory. Most inputs are that already, and a
@@ -141,6 +181,7 @@ extern "C" int eat_host_op_apply(
     const int* shapes,
     const size_t* ndims,
     const mlx_dtype* dtypes,
+    const int* donors,
     size_t num_outputs,
     mlx_stream stream) {
   try {
@@ -160,7 +201,10 @@ extern "C" int eat_host_op_apply(
     auto outs = array::make_arrays(
         std::move(out_shapes),
         out_dtypes,
-        std::make_shared<HostOp>(s, std::move(callbacks)),
+        std::make_shared<HostOp>(
+            s,
+            std::move(callbacks),
+            std::vector<int>(donors, donors + num_outputs)),
         ins);
     for (size_t i = 0; i < num_outputs; ++i) {
       mlx_array_set_(results[i], outs[i]);

@@ -23,7 +23,9 @@ typedef struct eat_host_op_ {
   /* Owned by the node; `drop` is called once, from any thread. */
   void* context;
   const char* name;
-  /* Fills `outputs`; runs on the stream's thread and must not unwind. */
+  /* Fills `outputs`; runs on the stream's thread and must not unwind. An input
+   * whose memory became an output's has no data and no elements; the output then
+   * holds the input's elements. */
   void (*eval)(
       void* context,
       const eat_buffer* inputs,
@@ -47,7 +49,9 @@ typedef struct eat_host_op_ {
 
 /* Builds the node lazily on the CPU stream `stream` and writes its
  * `num_outputs` arrays. Takes ownership of `op.context` even on failure.
- * `shapes` holds the outputs' dimensions one after another. */
+ * `shapes` holds the outputs' dimensions one after another. `donors` names per
+ * output the input whose memory it takes if nobody else needs it and shape and
+ * dtype are the same, or -1. */
 int eat_host_op_apply(
     mlx_array* results,
     eat_host_op op,
@@ -56,6 +60,7 @@ int eat_host_op_apply(
     const int* shapes,
     const size_t* ndims,
     const mlx_dtype* dtypes,
+    const int* donors,
     size_t num_outputs,
     mlx_stream stream);
 

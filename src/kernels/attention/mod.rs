@@ -4,20 +4,35 @@
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `q` | `[batch, heads, time, head_dim]` |
-//! | `k`, `v` | `[batch, kv_heads, keys, head_dim]`, `kv_heads` divides `heads` |
+//! | `q` | `[batch, time, heads, head_dim]` |
+//! | `k`, `v` | `[batch, room, kv_heads, head_dim]`, `kv_heads` divides `heads` |
+//! | `starts` | `[batch, time]`, i32 |
 //! | result | as `q` |
 //!
-//! The last query stands at the position of the last key, so a cache needs no offset.
+//! This is how projections leave their results, so nothing is transposed. The last query stands at the
+//! position of the last key, so a cache needs no offset.
+//!
+//! On the CPU the scores never exist as a matrix, neither forward nor backward: memory beyond the operands
+//! is a few blocks per thread, and one number per query and head for the gradient.
+
+use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::{select, softmax_axis};
+use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::matmul::{Transpose, matmul};
-use super::op::MlxResult;
+use super::isa::Isa;
+use super::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, Stored, apply_many, no_gradient,
+};
+use panel::{Geometry, Inputs};
+
+mod backward;
+mod forward;
+mod panel;
+mod product;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,97 +43,215 @@ pub enum Mask {
     Sliding(i32),
 }
 
+/// Keys and values of all positions so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    /// Keys, with room for positions to come.
+    pub k: &'a Array,
+    /// Values, likewise.
+    pub v: &'a Array,
+    /// Positions in use; what follows is never read.
+    pub len: i32,
+}
+
+impl<'a> Keys<'a> {
+    /// Arrays without room to spare.
+    #[must_use]
+    pub fn all(k: &'a Array, v: &'a Array) -> Self {
+        // Shapes are checked by `attention`.
+        Self { k, v, len: k.shape().get(1).copied().unwrap_or(0) }
+    }
+}
+
 impl Mask {
-    /// `true` where query (row) may see key (column): `[time, keys]`; `None` when all may.
-    fn array(self, time: i32, keys: i32) -> MlxResult<Option<Array>> {
-        let window = match self {
-            Self::Causal => keys,
+    fn window(self) -> i32 {
+        match self {
+            Self::Causal => i32::MAX,
             Self::Sliding(window) => window,
-        };
-        if time == 1 && window >= keys {
+        }
+    }
+
+    /// `true` where query (row) may see key (column): `[time, keys]`, or `[batch, 1, time, keys]` with
+    /// `starts`; `None` when all may.
+    fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
+        let window = self.window();
+        if time == 1 && window >= keys && starts.is_none() {
             return Ok(None);
         }
         let rows = Array::arange::<_, i32>(keys - time, keys, None)?.expand_dims(1)?;
-        let distance = rows.subtract(Array::arange::<_, i32>(None, keys, None)?)?;
-        let seen = distance.ge(Array::from_int(0))?;
-        if window >= keys {
-            return Ok(Some(seen));
+        let columns = Array::arange::<_, i32>(None, keys, None)?;
+        let distance = rows.subtract(&columns)?;
+        let mut seen = distance.ge(Array::from_int(0))?;
+        if window < keys {
+            seen = seen.logical_and(distance.lt(Array::from_int(window))?)?;
         }
-        Ok(Some(seen.logical_and(distance.lt(Array::from_int(window))?)?))
+        if let Some(starts) = starts {
+            seen = seen.logical_and(columns.ge(starts.expand_dims_axes(&[1, 3])?)?)?;
+        }
+        Ok(Some(seen))
     }
 }
 
-/// See the [module](self) for shapes.
+/// See the [module](self) for shapes. `starts` holds the first key that each query may see beside what `mask`
+/// says: for sequences packed into one row, where their own one starts.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> MlxResult<Array> {
-    if on_cpu() { composed(q, k, v, scale, mask) } else { reference(q, k, v, scale, mask) }
-}
-
-/// MLX's own kernel.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn reference(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> MlxResult<Array> {
-    let (time, keys) = (q.dim(-2), k.dim(-2));
-    if mask == Mask::Causal && time > 1 {
-        return scaled_dot_product_attention(q, k, v, scale, ScaledDotProductAttentionMask::Causal, None);
+pub fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Array> {
+    let geometry = geometry(q, keys, scale, mask, starts)?;
+    let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || [keys.k.dtype(), keys.v.dtype()] != [q.dtype(); 2] {
+        return reference(q, keys, scale, mask, starts);
     }
-    let seen = mask.array(time, keys)?;
-    let mask = seen.as_ref().map(ScaledDotProductAttentionMask::Array);
-    scaled_dot_product_attention(q, k, v, scale, mask, None)
+    let mut inputs = vec![q, keys.k, keys.v];
+    inputs.extend(starts);
+    let outputs: [(&[i32], Dtype); 2] = [(q.shape(), q.dtype()), (&q.shape()[..3], Dtype::Float32)];
+    Ok(apply_many(Attention { geometry }, &inputs, &outputs)?.swap_remove(0))
 }
 
-fn composed(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> MlxResult<Array> {
-    let &[batch, heads, time, head_dim] = q.shape() else {
-        return Err(Exception::custom(format!("attention: queries have shape {:?}, not 4-D", q.shape())));
+/// MLX's own kernel, of the same operands.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Array> {
+    let heads_first = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
+    let used = |x: &Array| {
+        if x.dim(1) == keys.len { heads_first(x) } else { heads_first(&x.try_index((.., ..keys.len))?) }
     };
-    let (kv_heads, keys) = (k.dim(1), k.dim(2));
-    // The queries of a group share their keys: they are just more rows of one product.
-    let grouped = [batch, kv_heads, heads / kv_heads * time, head_dim];
-    let q = q.multiply(Array::from_f32(scale).as_dtype(q.dtype())?)?.reshape(&grouped)?;
-    let mut scores = matmul(&q, k, Transpose::B)?.as_dtype(Dtype::Float32)?;
-    if let Some(seen) = mask.array(time, keys)? {
-        let shape = scores.shape().to_vec();
-        scores = scores.reshape(&[batch, heads, time, keys])?;
-        scores = select(seen, scores, Array::from_f32(f32::NEG_INFINITY))?.reshape(&shape)?;
+    let (time, q, k, v) = (q.dim(1), heads_first(q)?, used(keys.k)?, used(keys.v)?);
+    let result = if mask == Mask::Causal && time > 1 && starts.is_none() {
+        scaled_dot_product_attention(&q, &k, &v, scale, ScaledDotProductAttentionMask::Causal, None)
+    } else {
+        let seen = mask.array(time, keys.len, starts)?;
+        let mask = seen.as_ref().map(ScaledDotProductAttentionMask::Array);
+        scaled_dot_product_attention(&q, &k, &v, scale, mask, None)
+    };
+    heads_first(&result?)
+}
+
+fn geometry(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Geometry> {
+    let misfit = |what: &str| {
+        let (q, k, v) = (q.shape(), keys.k.shape(), keys.v.shape());
+        let starts = starts.map(Array::shape);
+        Exception::custom(format!(
+            "attention: {what}: q {q:?}, k {k:?}, v {v:?}, {} keys, {mask:?}, starts {starts:?}",
+            keys.len
+        ))
+    };
+    let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q.shape(), keys.k.shape())
+    else {
+        return Err(misfit("queries and keys have four dimensions"));
+    };
+    if keys.v.shape() != keys.k.shape() || k_batch != batch || k_dim != head_dim {
+        return Err(misfit("queries, keys and values do not fit"));
     }
-    let weights = softmax_axis(scores, -1, None)?.as_dtype(v.dtype())?;
-    matmul(&weights, v, Transpose::NONE)?.reshape(&[batch, heads, time, head_dim])
+    if kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(misfit("the heads of keys do not divide those of queries"));
+    }
+    if !(time..=room).contains(&keys.len) {
+        return Err(misfit("every query needs a key at its position"));
+    }
+    if mask.window() < 1 {
+        return Err(misfit("a window holds at least the query itself"));
+    }
+    if starts.is_some_and(|starts| starts.shape() != [batch, time] || starts.dtype() != Dtype::Int32) {
+        return Err(misfit("starts are [batch, time] of i32"));
+    }
+    let size = |dim: i32| dim.unsigned_abs() as usize;
+    Ok(Geometry {
+        batch: size(batch),
+        time: size(time),
+        heads: size(heads),
+        kv_heads: size(kv_heads),
+        head_dim: size(head_dim),
+        room: size(room),
+        keys: size(keys.len),
+        scale,
+        window: size(mask.window()),
+    })
+}
+
+/// Inputs `q`, `k`, `v` and perhaps `starts`; outputs the result and the logarithms of the denominators.
+struct Attention {
+    geometry: Geometry,
+}
+
+impl HostOp for Attention {
+    const NAME: &'static CStr = c"EatAttention";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [out, log_sums] = outputs else { unreachable!("two outputs") };
+        let SliceMut::F32(log_sums) = &mut log_sums.data else { unreachable!("sums are f32") };
+        match &mut out.data {
+            SliceMut::F32(out) => self.forward(inputs, out, log_sums),
+            SliceMut::F16(out) => self.forward(inputs, out, log_sums),
+            SliceMut::Bf16(out) => self.forward(inputs, out, log_sums),
+        }
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let mut inputs: Vec<&Array> = pass.inputs[..3].iter().collect();
+        inputs.extend([&pass.outputs[0], &pass.outputs[1], &pass.cotangents[0]]);
+        inputs.extend(pass.inputs.get(3));
+        let outputs: Vec<(&[i32], Dtype)> =
+            pass.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
+        let gradients = apply_many(Gradient { geometry: self.geometry }, &inputs, &outputs)?;
+        let gradient = |&input: &usize| {
+            gradients
+                .get(input)
+                .cloned()
+                .ok_or_else(|| Exception::custom("attention: starts have no gradient"))
+        };
+        argnums.iter().map(gradient).collect()
+    }
+}
+
+impl Attention {
+    fn forward<T: Stored>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
+        forward::forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
+    }
+}
+
+/// Inputs `q`, `k`, `v`, both outputs of [`Attention`], the gradient of the first, and perhaps `starts`;
+/// outputs the gradients of `q`, `k`, `v`.
+struct Gradient {
+    geometry: Geometry,
+}
+
+impl HostOp for Gradient {
+    const NAME: &'static CStr = c"EatAttentionGradient";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [q, k, v] = outputs else { unreachable!("three outputs") };
+        match (&mut q.data, &mut k.data, &mut v.data) {
+            (SliceMut::F32(q), SliceMut::F32(k), SliceMut::F32(v)) => self.backward(inputs, q, k, v),
+            (SliceMut::F16(q), SliceMut::F16(k), SliceMut::F16(v)) => self.backward(inputs, q, k, v),
+            (SliceMut::Bf16(q), SliceMut::Bf16(k), SliceMut::Bf16(v)) => self.backward(inputs, q, k, v),
+            _ => unreachable!("all gradients have one dtype"),
+        }
+    }
+
+    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+impl Gradient {
+    fn backward<T: Stored>(&self, inputs: &[Operand], q: &mut [T], k: &mut [T], v: &mut [T]) {
+        let Slice::F32(log_sums) = inputs[4].data else { unreachable!("sums are f32") };
+        let outcome = backward::Outcome { out: T::of(&inputs[3]), log_sums, grad: T::of(&inputs[5]) };
+        let gradients = backward::Gradients { q, k, v };
+        backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &outcome, gradients);
+    }
+}
+
+fn operands<'a, T: Stored>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a, T> {
+    let starts = inputs.get(starts).map(|starts| match starts.data {
+        Slice::I32(starts) => starts,
+        _ => unreachable!("starts are i32"),
+    });
+    Inputs { q: T::of(&inputs[0]), k: T::of(&inputs[1]), v: T::of(&inputs[2]), starts }
 }
 
 #[cfg(test)]
-mod tests {
-    use mlx_rs::random;
-
-    use super::*;
-    use crate::kernels::eval;
-
-    fn draw(shape: &[i32], seed: u64) -> Array {
-        random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn composition_equals_mlx() {
-        for (time, keys) in [(6, 6), (1, 9), (3, 9), (1, 1)] {
-            for mask in [Mask::Causal, Mask::Sliding(4)] {
-                let q = draw(&[2, 6, time, 8], 1);
-                let (k, v) = (draw(&[2, 2, keys, 8], 2), draw(&[2, 2, keys, 8], 3));
-                let ours = composed(&q, &k, &v, 0.3, mask).unwrap();
-                let difference = ours.subtract(reference(&q, &k, &v, 0.3, mask).unwrap()).unwrap();
-                let worst = difference.abs().unwrap().max(None).unwrap();
-                eval([&worst]).unwrap();
-                assert!(worst.item_exact::<f32>() < 1e-5, "{time} {keys} {mask:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn sliding_mask_counts_the_query_itself() {
-        let seen = Mask::Sliding(2).array(3, 3).unwrap().unwrap();
-        eval([&seen]).unwrap();
-        let expected = [true, false, false, true, true, false, false, true, true];
-        assert_eq!(seen.as_slice::<bool>(), expected);
-    }
-}
+mod tests;

@@ -1,0 +1,204 @@
+use std::ops::Range;
+
+use half::{bf16, f16};
+use mlx_rs::random;
+use mlx_rs::transforms::value_and_grad_with_argnums;
+
+use super::super::element::Element;
+use super::*;
+use crate::kernels::eval;
+
+/// Deterministic numbers between -1 and 1.
+fn numbers<T: Element>(len: usize, seed: u32) -> Vec<T> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        T::from_f32(state as f32 / u32::MAX as f32 * 2.0 - 1.0)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn sizes(batch: usize, time: usize, [heads, kv_heads, head_dim]: [usize; 3], keys: usize) -> Geometry {
+    let scale = (head_dim as f32).sqrt().recip();
+    Geometry { batch, time, heads, kv_heads, head_dim, room: keys + 3, keys, scale, window: usize::MAX }
+}
+
+/// Result and gradients in f64, from the definition.
+struct Exact {
+    out: Vec<f64>,
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+}
+
+fn exact<T: Element>(g: &Geometry, inputs: &Inputs<T>, grad: &[T]) -> Exact {
+    let wide = |x: &[T]| x.iter().map(|x| f64::from(x.to_f32())).collect::<Vec<_>>();
+    let (q, k, v, grad, d) = (wide(inputs.q), wide(inputs.k), wide(inputs.v), wide(grad), g.head_dim);
+    let zeros = |len: usize| vec![0.0; len];
+    let mut exact = Exact { out: zeros(q.len()), q: zeros(q.len()), k: zeros(k.len()), v: zeros(v.len()) };
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let add = |to: &mut [f64], x: &[f64], factor: f64| {
+        to.iter_mut().zip(x).for_each(|(to, x)| *to += x * factor);
+    };
+    for head in 0..g.batch * g.time * g.heads {
+        let (batch, time) = (head / g.heads / g.time, head / g.heads % g.time);
+        let kv_head = head % g.heads / (g.heads / g.kv_heads);
+        let own = head * d..(head + 1) * d;
+        let key = |j: usize| -> Range<usize> {
+            let key = (batch * g.room + j) * g.kv_heads + kv_head;
+            key * d..(key + 1) * d
+        };
+        let end = g.keys - g.time + time + 1;
+        let start = inputs.starts.map_or(0, |starts| starts[head / g.heads] as usize);
+        let seen = start.max(end.saturating_sub(g.window))..end;
+        let scale = f64::from(g.scale);
+        let weights: Vec<f64> =
+            seen.clone().map(|j| (scale * dot(&q[own.clone()], &k[key(j)])).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for (j, weight) in seen.clone().zip(&weights) {
+            add(&mut exact.out[own.clone()], &v[key(j)], weight / sum);
+        }
+        let delta = dot(&grad[own.clone()], &exact.out[own.clone()]);
+        for (j, weight) in seen.zip(&weights) {
+            let weight = weight / sum;
+            let slope = scale * weight * (dot(&grad[own.clone()], &v[key(j)]) - delta);
+            add(&mut exact.v[key(j)], &grad[own.clone()], weight);
+            add(&mut exact.k[key(j)], &q[own.clone()], slope);
+            add(&mut exact.q[own.clone()], &k[key(j)], slope);
+        }
+    }
+    exact
+}
+
+fn close<T: Element>(ours: &[T], exact: &[f64], tolerance: f64, what: &str) {
+    for (i, (ours, exact)) in ours.iter().zip(exact).enumerate() {
+        let error = (f64::from(ours.to_f32()) - exact).abs();
+        assert!(error <= tolerance * exact.abs().max(1.0), "{what} {i}: {} for {exact}", ours.to_f32());
+    }
+}
+
+/// Forward and backward on every instruction set, from operands that are not aligned.
+fn check<T: Element>(g: &Geometry, starts: Option<&[i32]>, tolerance: f64) {
+    let (q_len, k_len) =
+        (g.batch * g.time * g.heads * g.head_dim, g.batch * g.room * g.kv_heads * g.head_dim);
+    let draw = |len: usize, seed: u32| numbers::<T>(len + 1, seed);
+    let (q, k, v, grad) = (draw(q_len, 1), draw(k_len, 2), draw(k_len, 3), draw(q_len, 4));
+    let inputs = Inputs { q: &q[1..], k: &k[1..], v: &v[1..], starts };
+    let exact = exact(g, &inputs, &grad[1..]);
+    for isa in Isa::available() {
+        let what = |name: &str| format!("{name} {isa:?} {g:?} {starts:?}");
+        let (mut out, mut log_sums) = (q.clone(), vec![0.0; q_len / g.head_dim.max(1)]);
+        forward::forward(isa, g, &inputs, &mut out[1..], &mut log_sums);
+        close(&out[1..], &exact.out, tolerance, &what("out"));
+        let outcome = backward::Outcome { out: &out[1..], log_sums: &log_sums, grad: &grad[1..] };
+        let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
+        let gradients = backward::Gradients { q: &mut dq[1..], k: &mut dk[1..], v: &mut dv[1..] };
+        backward::backward(isa, g, &inputs, &outcome, gradients);
+        close(&dq[1..], &exact.q, tolerance, &what("dq"));
+        close(&dk[1..], &exact.k, tolerance, &what("dk"));
+        close(&dv[1..], &exact.v, tolerance, &what("dv"));
+    }
+}
+
+#[test]
+fn kernels_equal_exact_numbers() {
+    for g in [
+        sizes(1, 1, [1, 1, 1], 1),
+        sizes(2, 1, [4, 2, 64], 9),
+        sizes(1, 3, [3, 3, 80], 140),
+        sizes(2, 67, [4, 2, 20], 67),
+        sizes(1, 30, [6, 1, 128], 100),
+        sizes(1, 2, [2, 1, 256], 65),
+        sizes(1, 0, [2, 1, 16], 5),
+    ] {
+        for window in [usize::MAX, 1, 50] {
+            check::<f32>(&Geometry { window, ..g }, None, 2e-5);
+        }
+    }
+    let g = sizes(2, 67, [4, 2, 20], 67);
+    check::<bf16>(&g, None, 3e-2);
+    check::<f16>(&g, None, 4e-3);
+}
+
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let g = sizes(2, 70, [4, 2, 16], 70);
+    let starts: Vec<i32> = (0..140).map(|i| if i % 70 < 31 { 0 } else { 31 + i / 70 }).collect();
+    // The query at 31 of the second row would start after itself.
+    let starts: Vec<i32> = starts.iter().enumerate().map(|(i, &start)| start.min(i as i32 % 70)).collect();
+    check::<f32>(&g, Some(&starts), 2e-5);
+    check::<f32>(&Geometry { window: 9, ..g }, Some(&starts), 2e-5);
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    let g = Geometry { scale: 40.0, ..sizes(1, 20, [2, 1, 16], 150) };
+    check::<f32>(&g, None, 2e-3);
+}
+
+#[test]
+fn parts_of_a_long_context_join() {
+    let g = sizes(1, 2, [4, 1, 64], 5000);
+    check::<f32>(&g, None, 2e-5);
+    check::<f32>(&Geometry { window: 700, ..g }, None, 2e-5);
+}
+
+fn draw(shape: &[i32], seed: u64) -> Array {
+    random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap()
+}
+
+fn worst(x: &Array, y: &Array) -> f32 {
+    let worst = x.subtract(y).unwrap().abs().unwrap().max(None).unwrap();
+    eval([&worst]).unwrap();
+    worst.item_exact::<f32>()
+}
+
+#[test]
+fn node_and_its_gradient_equal_mlx() {
+    let starts = Array::from_slice(&[0, 0, 2, 2, 2, 5, 0, 1, 1, 1, 1, 1], &[2, 6]);
+    for (time, room, len, starts) in
+        [(6, 6, 6, None), (1, 9, 9, None), (3, 12, 9, None), (1, 4, 1, None), (6, 8, 6, Some(&starts))]
+    {
+        for mask in [Mask::Causal, Mask::Sliding(4)] {
+            let inputs = [draw(&[2, time, 6, 8], 1), draw(&[2, room, 2, 8], 2), draw(&[2, room, 2, 8], 3)];
+            let weight = draw(&[2, time, 6, 8], 4);
+            let run = |inputs: &[Array], ours: bool| {
+                let keys = Keys { k: &inputs[1], v: &inputs[2], len };
+                let run = if ours { attention } else { reference };
+                run(&inputs[0], keys, 0.3, mask, starts).unwrap()
+            };
+            assert!(worst(&run(&inputs, true), &run(&inputs, false)) < 1e-5, "{time} {len} {mask:?}");
+            let gradients = |ours: bool| {
+                let loss =
+                    |inputs: &[Array]| vec![run(inputs, ours).multiply(&weight).unwrap().sum(None).unwrap()];
+                value_and_grad_with_argnums(loss, &[0, 1, 2][..])(&inputs).unwrap().1
+            };
+            for (ours, theirs) in gradients(true).iter().zip(&gradients(false)) {
+                assert!(worst(ours, theirs) < 1e-4, "{time} {len} {mask:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn misfits_are_refused() {
+    let (q, k) = (draw(&[1, 3, 4, 8], 1), draw(&[1, 3, 2, 8], 2));
+    let run = |q: &Array, keys: Keys, mask| attention(q, keys, 1.0, mask, None).is_ok();
+    assert!(run(&q, Keys::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, Keys { k: &k, v: &k, len: 4 }, Mask::Causal));
+    assert!(!run(&q, Keys { k: &k, v: &k, len: 2 }, Mask::Causal));
+    assert!(!run(&q, Keys::all(&k, &q), Mask::Causal));
+    assert!(!run(&draw(&[1, 3, 3, 8], 1), Keys::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, Keys::all(&k, &k), Mask::Sliding(0)));
+    assert!(attention(&q, Keys::all(&k, &k), 1.0, Mask::Causal, Some(&draw(&[1, 3], 5))).is_err());
+}
+
+#[test]
+fn sliding_mask_counts_the_query_itself() {
+    let seen = Mask::Sliding(2).array(3, 3, None).unwrap().unwrap();
+    eval([&seen]).unwrap();
+    let expected = [true, false, false, true, true, false, false, true, true];
+    assert_eq!(seen.as_slice::<bool>(), expected);
+}

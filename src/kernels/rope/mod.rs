@@ -1,0 +1,196 @@
+//! Rotary position embeddings ([RoPE](https://arxiv.org/abs/2104.09864)) of queries and keys, half-split
+//! layout: the pair `(x[i], x[i + dims/2])` turns by `scale · position / period[i]`; numbers of a head from
+//! `dims` on stay.
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `q`, `k` | `[batch, time, heads, head_dim]`, each with heads of its own |
+//! | positions | the first one, or `[batch, time]`, i32 |
+//! | results | as `q` and `k` |
+//!
+//! On the CPU one node turns both, with angles in f64: f32 is wrong in the third digit at position 100 000.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use mlx_rs::error::Exception;
+use mlx_rs::fast::rope as mlx_rope;
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::ops::{concatenate, cos, sin};
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::isa::Isa;
+use super::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, Stored, apply_many, no_gradient,
+};
+
+mod cpu;
+
+/// How fast each pair turns.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    dims: i32,
+    scale: f32,
+    /// Period of each pair over 2π, `[dims/2]`.
+    periods: Array,
+    /// Angle of each pair at position 1.
+    speeds: Arc<[f64]>,
+}
+
+/// Where the tokens stand.
+#[derive(Debug, Clone, Copy)]
+pub enum Positions<'a> {
+    /// One after the other from this one on, in every sequence.
+    From(i32),
+    /// `[batch, time]`, i32: sequences packed into one row count from zero each.
+    Each(&'a Array),
+}
+
+impl Rotation {
+    /// For pairs of the given periods over 2π; positions are multiplied by `scale`.
+    #[must_use]
+    pub fn new(periods: &[f64], scale: f64) -> Self {
+        let narrow: Vec<f32> = periods.iter().map(|&period| period as f32).collect();
+        Self {
+            dims: 2 * periods.len() as i32,
+            scale: scale as f32,
+            periods: Array::from_slice(&narrow, &[periods.len() as i32]),
+            speeds: periods.iter().map(|period| scale / period).collect(),
+        }
+    }
+
+    /// Periods `theta^(2i/dims)`.
+    #[must_use]
+    pub fn powers(theta: f64, dims: i32) -> Vec<f64> {
+        (0..dims / 2).map(|i| theta.powf(f64::from(2 * i) / f64::from(dims))).collect()
+    }
+}
+
+/// Turned `q` and `k`; see the [module](self) for shapes.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rope(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<(Array, Array)> {
+    check(q, k, rotation, positions)?;
+    let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || q.dtype() != k.dtype() {
+        return Ok((reference(q, rotation, positions)?, reference(k, rotation, positions)?));
+    }
+    let mut inputs = vec![q, k];
+    let first = match positions {
+        Positions::From(first) => Some(first),
+        Positions::Each(positions) => {
+            inputs.push(positions);
+            None
+        }
+    };
+    let op = Rope { speeds: rotation.speeds.clone(), first };
+    pair(apply_many(op, &inputs, &[(q.shape(), q.dtype()), (k.shape(), k.dtype())])?)
+}
+
+fn pair(arrays: Vec<Array>) -> MlxResult<(Array, Array)> {
+    let [q, k] =
+        <[Array; 2]>::try_from(arrays).map_err(|_| Exception::custom("rope: two results expected"))?;
+    Ok((q, k))
+}
+
+/// One of the two in MLX's own operations.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(x: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<Array> {
+    let &Rotation { dims, scale, ref periods, .. } = rotation;
+    match positions {
+        Positions::From(first) => {
+            let heads_first = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
+            heads_first(&mlx_rope(heads_first(x)?, dims, false, None, scale, first, Some(periods))?)
+        }
+        Positions::Each(positions) => {
+            let scaled = positions.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(scale))?;
+            let angles = scaled.expand_dims_axes(&[2, 3])?.divide(periods)?;
+            let (c, s) = (cos(&angles)?, sin(&angles)?);
+            let wide = x.as_dtype(Dtype::Float32)?;
+            let (a, b) =
+                (wide.try_index((.., .., .., ..dims / 2))?, wide.try_index((.., .., .., dims / 2..dims))?);
+            let rest = wide.try_index((.., .., .., dims..))?;
+            let turned =
+                [a.multiply(&c)?.subtract(b.multiply(&s)?)?, a.multiply(&s)?.add(b.multiply(&c)?)?, rest];
+            concatenate(&turned, -1)?.as_dtype(x.dtype())
+        }
+    }
+}
+
+fn check(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<()> {
+    let fits = match (q.shape(), k.shape()) {
+        (&[batch, time, _, head_dim], &[k_batch, k_time, _, k_dim]) => {
+            let positions = match positions {
+                Positions::From(_) => true,
+                Positions::Each(each) => each.shape() == [batch, time] && each.dtype() == Dtype::Int32,
+            };
+            positions && [batch, time, head_dim] == [k_batch, k_time, k_dim] && rotation.dims <= head_dim
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Exception::custom(format!(
+        "rope: q {:?} and k {:?} do not fit {} turned dimensions at {positions:?}",
+        q.shape(),
+        k.shape(),
+        rotation.dims
+    )))
+}
+
+/// Inputs `q`, `k` and, when there is no first one, positions.
+struct Rope {
+    /// Angle of each pair at position 1.
+    speeds: Arc<[f64]>,
+    /// First position.
+    first: Option<i32>,
+}
+
+impl HostOp for Rope {
+    const NAME: &'static CStr = c"EatRope";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        match outputs[0].data {
+            SliceMut::F32(_) => self.turn::<f32>(inputs, outputs),
+            SliceMut::F16(_) => self.turn::<half::f16>(inputs, outputs),
+            SliceMut::Bf16(_) => self.turn::<half::bf16>(inputs, outputs),
+        }
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        // The gradient turns back.
+        let back = Self { speeds: self.speeds.iter().map(|speed| -speed).collect(), first: self.first };
+        let inputs: Vec<&Array> = pass.cotangents.iter().chain(pass.inputs.get(2)).collect();
+        let outputs = [&pass.inputs[0], &pass.inputs[1]].map(|input| (input.shape(), input.dtype()));
+        let gradients = apply_many(back, &inputs, &outputs)?;
+        let gradient = |&input: &usize| match gradients.get(input) {
+            Some(gradient) => Ok(gradient.clone()),
+            None => no_gradient(Self::NAME).map(|mut none| none.remove(0)),
+        };
+        argnums.iter().map(gradient).collect()
+    }
+}
+
+impl Rope {
+    fn turn<T: Stored>(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [q_out, k_out] = outputs else { unreachable!("two outputs") };
+        let (head_dim, time) =
+            (q_out.shape[3].unsigned_abs() as usize, q_out.shape[1].unsigned_abs() as usize);
+        let positions = match (self.first, inputs.get(2).map(|positions| positions.data)) {
+            (Some(first), _) => cpu::Positions::From { first, time },
+            (None, Some(Slice::I32(each))) => cpu::Positions::Each(each),
+            _ => unreachable!("positions are i32"),
+        };
+        let tokens = time * q_out.shape[0].unsigned_abs() as usize;
+        let pairs = [(T::of(&inputs[0]), T::of_mut(q_out)), (T::of(&inputs[1]), T::of_mut(k_out))];
+        cpu::turn(Isa::current(), &self.speeds, positions, tokens, head_dim, pairs);
+    }
+}
+
+#[cfg(test)]
+mod tests;
