@@ -16,13 +16,14 @@ use super::scratch;
 mod kernel;
 mod pack;
 mod rows;
+mod transpose;
 
 pub(super) use kernel::Precision;
 pub(super) use pack::{Lanes, Packed};
 pub(super) use rows::{Dense, Picked, Rows, SideBySide};
 
 use kernel::Kernel;
-use pack::pack_panel;
+use pack::{pack_panels, panels_at_once};
 
 /// Lanes of a tile of C: the panels it needs and itself fit the second-level cache.
 const TILE_ROWS: usize = 112;
@@ -98,8 +99,10 @@ fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Lanes)], start: usize
     for (left, right) in terms {
         let (words, tail) = rest.split_at_mut(panels * kernel.right * left.steps);
         rest = tail;
-        run_chunks(words, kernel.right * left.steps, |panel, words| {
-            pack_panel(isa, kernel.precision, *right, start + panel * kernel.right, kernel.right, words);
+        let group = panels_at_once(panels);
+        run_chunks(words, group * kernel.right * left.steps, |index, words| {
+            let lane = start + index * group * kernel.right;
+            pack_panels(isa, kernel.precision, *right, lane, kernel.right, words);
         });
     }
 }

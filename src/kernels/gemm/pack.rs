@@ -7,14 +7,20 @@ use half::bf16;
 
 use super::super::disjoint::run_chunks;
 use super::super::isa::Isa;
+use super::super::pool::threads;
 use super::super::scratch::{self, Scratch};
 use super::kernel::{Kernel, Precision};
 use super::rows::Rows;
+use super::transpose::transpose;
 
 /// Depth copied at once when lanes are rows: the rows' parts stay in the first-level cache.
 const DEPTH: usize = 256;
-/// Panels copied at once when lanes are columns, so that the matrix is read in long runs.
-const PANELS: usize = 8;
+
+/// How many of `panels` one task fills: when lanes are columns, the matrix is read in runs of as many
+/// panels, so the more the better as long as every thread has something to do.
+pub(super) fn panels_at_once(panels: usize) -> usize {
+    (panels / (4 * threads())).clamp(1, 16)
+}
 
 /// A matrix and which of its axes are lanes.
 #[derive(Clone, Copy)]
@@ -61,9 +67,10 @@ impl Packed {
         let (lanes, depth) = (operand.lanes(), operand.depth());
         let steps = depth.div_ceil(kernel.precision.depth_per_word());
         let mut words = scratch::take::<u32>(lanes.next_multiple_of(kernel.left) * steps);
-        let group = kernel.left * steps * PANELS;
-        run_chunks(&mut words, group, |index, words| {
-            pack_panel(isa, kernel.precision, operand, index * PANELS * kernel.left, kernel.left, words);
+        let group = panels_at_once(lanes.div_ceil(kernel.left));
+        run_chunks(&mut words, group * kernel.left * steps, |index, words| {
+            let lane = index * group * kernel.left;
+            pack_panels(isa, kernel.precision, operand, lane, kernel.left, words);
         });
         Self { words, kernel, lanes, depth, steps }
     }
@@ -76,7 +83,7 @@ impl Packed {
 
 /// Fills consecutive panels of `width` lanes, the first one beginning at `lane`; lanes that the operand
 /// does not have are zeros.
-pub(super) fn pack_panel(
+pub(super) fn pack_panels(
     isa: Isa,
     precision: Precision,
     operand: Lanes,
@@ -93,11 +100,14 @@ pub(super) fn pack_panel(
             let filled = width.min(lanes.saturating_sub(index * width));
             for start in (0..steps).step_by(DEPTH) {
                 let end = steps.min(start + DEPTH);
-                block.fill(0);
+                // Lanes that are missing, and half a word at the end.
+                if filled < width || end == steps {
+                    block.fill(0);
+                }
                 for (i, line) in block.chunks_exact_mut(DEPTH).take(filled).enumerate() {
                     read(isa, precision, operand.matrix, lane + index * width + i, start..end, depth, line);
                 }
-                transpose(isa, &block, width, &mut panel[start * width..end * width]);
+                transpose(isa, &block, DEPTH, width, &mut panel[start * width..end * width]);
             }
         }
     } else {
@@ -155,27 +165,6 @@ fn read(
             let columns = 2 * steps.start..depth.min(2 * steps.end);
             let len = columns.len();
             matrix.read_bf16(isa, row, columns, &mut line[..len]);
-        }
-    }
-}
-
-/// `panel[s][i] = block[i][s]`, where lines of `block` are [`DEPTH`] words long.
-fn transpose(isa: Isa, block: &[u32], width: usize, panel: &mut [u32]) {
-    match width {
-        6 => transpose_lanes::<6>(isa, block, panel),
-        14 => transpose_lanes::<14>(isa, block, panel),
-        16 => transpose_lanes::<16>(isa, block, panel),
-        32 => transpose_lanes::<32>(isa, block, panel),
-        _ => unreachable!("kernels have no panels of {width} lanes"),
-    }
-}
-
-fn transpose_lanes<const WIDTH: usize>(_isa: Isa, block: &[u32], panel: &mut [u32]) {
-    let (words, _) = panel.as_chunks_mut::<WIDTH>();
-    let lines: [&[u32]; WIDTH] = std::array::from_fn(|i| &block[i * DEPTH..][..words.len()]);
-    for (s, words) in words.iter_mut().enumerate() {
-        for i in 0..WIDTH {
-            words[i] = lines[i][s];
         }
     }
 }
