@@ -53,6 +53,12 @@ pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usi
     });
 }
 
+/// Calls `task` with each of `items`, which may hold parts of several slices.
+pub(super) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
+    let mut items: Vec<T> = items.collect();
+    run_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

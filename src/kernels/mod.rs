@@ -7,11 +7,13 @@
 //! |---|---|---|
 //! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
 //! | [`attention`](attention::attention) | composition of [`matmul`](matmul::matmul) and softmax | `mlx::fast::scaled_dot_product_attention` |
+//! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
 pub mod attention;
 pub mod matmul;
+pub mod norm;
 
 mod device;
 mod disjoint;
@@ -22,6 +24,9 @@ mod math;
 mod op;
 mod pool;
 mod scratch;
+mod sum;
+#[cfg(test)]
+mod testing;
 
 pub use device::on_cpu;
 pub use isa::Isa;
