@@ -74,4 +74,14 @@ mod tests {
             assert_eq!(slice, expected);
         }
     }
+
+    #[test]
+    fn items_may_hold_parts_of_two_slices() {
+        let (mut left, mut right) = ([0; 7], [0; 4]);
+        run_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
+            **right = left.len();
+            left.fill(1);
+        });
+        assert_eq!((left, right), ([1; 7], [2, 2, 2, 1]));
+    }
 }

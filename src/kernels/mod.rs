@@ -8,12 +8,20 @@
 //! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
 //! | [`attention`](attention::attention) | composition of [`matmul`](matmul::matmul) and softmax | `mlx::fast::scaled_dot_product_attention` |
 //! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
+//! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
+//! | [`softmax`](softmax::softmax) | f32 inside | `mlx::softmax` |
+//! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
+//! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
+pub mod activation;
+pub mod adamw;
 pub mod attention;
+pub mod embedding;
 pub mod matmul;
 pub mod norm;
+pub mod softmax;
 
 mod device;
 mod disjoint;

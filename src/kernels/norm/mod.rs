@@ -131,10 +131,8 @@ impl HostOp for RmsNorm {
 
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
         let [x, weight] = [&pass.inputs[0], &pass.inputs[1]];
-        let grads = RmsNormBackward { rms: self.rms }.apply(
-            &[x, weight, &pass.cotangents[0]],
-            argnums.contains(&1),
-        )?;
+        let grads = RmsNormBackward { rms: self.rms }
+            .apply(&[x, weight, &pass.cotangents[0]], argnums.contains(&1))?;
         Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
     }
 }
@@ -158,10 +156,8 @@ impl HostOp for ResidualRmsNorm {
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
         let (sum, weight) = (&pass.outputs[0], &pass.inputs[2]);
         let [sum_grad, normed_grad] = [&pass.cotangents[0], &pass.cotangents[1]];
-        let grads = RmsNormBackward { rms: self.rms }.apply(
-            &[sum, weight, normed_grad, sum_grad],
-            argnums.contains(&2),
-        )?;
+        let grads = RmsNormBackward { rms: self.rms }
+            .apply(&[sum, weight, normed_grad, sum_grad], argnums.contains(&2))?;
         // The sum passes its gradient on to both of its terms.
         let delta_grad = || grads[0].as_dtype(pass.inputs[1].dtype());
         argnums
@@ -184,7 +180,7 @@ struct RmsNormBackward {
 impl RmsNormBackward {
     fn apply(self, inputs: &[&Array], with_weight: bool) -> MlxResult<Vec<Array>> {
         let outputs = [inputs[0], inputs[1]].map(|input| (input.shape(), input.dtype()));
-        apply_many(self, inputs, &outputs[..1 + usize::from(with_weight)])
+        apply_many(self, inputs, &outputs[..=usize::from(with_weight)])
     }
 }
 

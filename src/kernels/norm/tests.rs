@@ -1,7 +1,12 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::kernels::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, unaligned, values};
+use crate::kernels::testing::{
+    FLOATS, assert_close, difference, draw, gradients, tolerance, unaligned, values,
+};
+
+/// One operation, or its reference.
+type Function = fn(&[Array], Rms) -> MlxResult<Vec<Array>>;
 
 const EPS: f32 = 1e-5;
 const SIZES: [(usize, usize); 6] = [(0, 5), (1, 1), (1, 64), (3, 33), (70, 1000), (5, 0)];
@@ -50,7 +55,8 @@ fn kernels_equal_f64<T: Element>(dtype: Dtype) {
             let row = |of: &[T]| wide(&of[i * columns..(i + 1) * columns]);
             let (x, g) = (row(x), row(grad));
             let r = rms_row(&x, &wide(weight)).1;
-            let along = (0..columns).map(|j| g[j] * f64::from(weight[j]) * x[j]).sum::<f64>() / columns as f64;
+            let along =
+                (0..columns).map(|j| g[j] * f64::from(weight[j]) * x[j]).sum::<f64>() / columns as f64;
             for j in 0..columns {
                 dx[i * columns + j] += r * g[j] * f64::from(weight[j]) - r.powi(3) * x[j] * along;
                 dw[j] += g[j] * x[j] * r;
@@ -79,10 +85,11 @@ fn kernels_equal_f64_on_every_instruction_set() {
 
 #[test]
 fn forward_and_gradients_equal_mlx() {
-    for (dtype, weight_dtype) in FLOATS.map(|dtype| (dtype, dtype)).into_iter().chain([
-        (Dtype::Bfloat16, Dtype::Float32),
-        (Dtype::Float32, Dtype::Bfloat16),
-    ]) {
+    for (dtype, weight_dtype) in FLOATS
+        .map(|dtype| (dtype, dtype))
+        .into_iter()
+        .chain([(Dtype::Bfloat16, Dtype::Float32), (Dtype::Float32, Dtype::Bfloat16)])
+    {
         for (shape, offset) in [(&[2, 9, 48][..], 0.0), (&[1, 7], 1.0), (&[37, 1200], 0.0)] {
             let rms = Rms { eps: EPS, offset };
             let hidden = &shape[shape.len() - 1..];
@@ -92,7 +99,6 @@ fn forward_and_gradients_equal_mlx() {
                 draw(hidden, weight_dtype, 3),
                 draw(hidden, weight_dtype, 4),
             ];
-            type Function = fn(&[Array], Rms) -> MlxResult<Vec<Array>>;
             let pairs: [(Function, Function); 3] = [
                 (
                     |x, rms| Ok(vec![rms_norm(&x[0], &x[2], rms)?]),
