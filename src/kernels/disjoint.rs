@@ -53,6 +53,12 @@ pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usi
     });
 }
 
+/// Calls `task` with each of `items`, which may hold parts of several slices.
+pub(super) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
+    let mut items: Vec<T> = items.collect();
+    run_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +73,15 @@ mod tests {
             let expected: Vec<usize> = (0..total).map(|i| i / len.max(1) + 1).collect();
             assert_eq!(slice, expected);
         }
+    }
+
+    #[test]
+    fn items_may_hold_parts_of_two_slices() {
+        let (mut left, mut right) = ([0; 7], [0; 4]);
+        run_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
+            **right = left.len();
+            left.fill(1);
+        });
+        assert_eq!((left, right), ([1; 7], [2, 2, 2, 1]));
     }
 }

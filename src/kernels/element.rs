@@ -3,7 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::scratch::Plain;
+use super::op::{Slice, SliceMut};
+use super::scratch::{self, Plain, Scratch};
 
 /// A number format that widens to f32 exactly.
 pub(super) trait Element: Plain {
@@ -26,10 +27,84 @@ pub(super) trait Element: Plain {
 
     /// One number, rounded to nearest even.
     fn from_f32(x: f32) -> Self;
+
+    /// The elements of an operand of this format.
+    ///
+    /// # Panics
+    /// For an operand of another one.
+    fn of<'a>(slice: &Slice<'a>) -> &'a [Self];
+
+    /// The same of an output.
+    ///
+    /// # Panics
+    /// For an output of another one.
+    fn of_mut<'a>(slice: &'a mut SliceMut) -> &'a mut [Self];
+}
+
+/// The two functions that find the elements of operand `$kind`.
+macro_rules! elements_of {
+    ($kind:ident) => {
+        fn of<'a>(slice: &Slice<'a>) -> &'a [Self] {
+            match slice {
+                Slice::$kind(data) => data,
+                _ => unreachable!("kernels check dtypes before they build a node"),
+            }
+        }
+
+        fn of_mut<'a>(slice: &'a mut SliceMut) -> &'a mut [Self] {
+            match slice {
+                SliceMut::$kind(data) => data,
+                _ => unreachable!("kernels check dtypes before they build a node"),
+            }
+        }
+    };
+}
+
+/// Runs `$body` with `$element` as the type of the elements of `$slice`, a floating-point [`Slice`].
+macro_rules! with_element {
+    ($slice:expr, $element:ident => $body:expr) => {
+        match $slice {
+            $crate::kernels::op::Slice::F32(_) => {
+                type $element = f32;
+                $body
+            }
+            $crate::kernels::op::Slice::F16(_) => {
+                type $element = half::f16;
+                $body
+            }
+            $crate::kernels::op::Slice::Bf16(_) => {
+                type $element = half::bf16;
+                $body
+            }
+            _ => unreachable!("kernels check dtypes before they build a node"),
+        }
+    };
+}
+pub(super) use with_element;
+
+/// `slice` as f32, in working memory.
+pub(super) fn widened(slice: &Slice) -> Scratch<f32> {
+    with_element!(slice, T => {
+        let row = T::of(slice);
+        let mut wide = scratch::take(row.len());
+        T::widen(row, &mut wide);
+        wide
+    })
+}
+
+/// Rounds `wide` to the format of `slice`.
+pub(super) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
+    match slice {
+        SliceMut::F32(row) => Element::narrow(wide, row),
+        SliceMut::F16(row) => Element::narrow(wide, row),
+        SliceMut::Bf16(row) => Element::narrow(wide, row),
+    }
 }
 
 #[allow(clippy::inline_always)]
 impl Element for f32 {
+    elements_of!(F32);
+
     #[inline(always)]
     fn widen(row: &[Self], wide: &mut [f32]) {
         wide.copy_from_slice(row);
@@ -53,6 +128,8 @@ impl Element for f32 {
 
 #[allow(clippy::inline_always)]
 impl Element for bf16 {
+    elements_of!(Bf16);
+
     #[inline(always)]
     fn widen(row: &[Self], wide: &mut [f32]) {
         assert_eq!(row.len(), wide.len());
@@ -91,6 +168,8 @@ impl Element for bf16 {
 
 #[allow(clippy::inline_always)]
 impl Element for f16 {
+    elements_of!(F16);
+
     #[inline(always)]
     fn widen(row: &[Self], wide: &mut [f32]) {
         row.convert_to_f32_slice(wide);

@@ -5,19 +5,31 @@
 //!
 //! | operation | CPU | GPU and reference |
 //! |---|---|---|
-//! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
-//! | [`append`](append::append) | new rows written in place | `mlx` slice update |
+//! | [`linears`](linear::linears) | layers of one input in one node, bias and low rank included | composition |
 //! | [`attention`](attention::attention) | blocks of keys, no matrix of scores, own gradient | `mlx::fast::scaled_dot_product_attention` |
 //! | [`rope`](rope::rope) | queries and keys in one pass, angles in f64 | `mlx::fast::rope` |
+//! | [`append`](append::append) | new rows written in place | `mlx` slice update |
+//! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
+//! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
+//! | [`softmax`](softmax::softmax) | f32 inside | `mlx::softmax` |
+//! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
+//! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
+//! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
+//! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
+pub mod activation;
+pub mod adamw;
 pub mod append;
 pub mod attention;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod linear;
 pub mod matmul;
+pub mod norm;
 pub mod rope;
+pub mod softmax;
 
 mod device;
 mod disjoint;
@@ -28,6 +40,9 @@ mod math;
 mod op;
 mod pool;
 mod scratch;
+mod sum;
+#[cfg(test)]
+mod testing;
 
 pub use device::on_cpu;
 pub use isa::Isa;

@@ -9,7 +9,6 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{eat_buffer, eat_host_op, mlx_array};
 
-use super::element::Element;
 use crate::{Error, Result};
 
 /// What a kernel must tell to become a node.
@@ -81,36 +80,6 @@ pub(super) struct OperandMut<'a> {
     pub shape: &'a [i32],
     pub data: SliceMut<'a>,
 }
-
-/// A number format of activations, as operands hold it.
-pub(super) trait Stored: Element {
-    /// The elements of an operand of this dtype.
-    fn of<'a>(operand: &Operand<'a>) -> &'a [Self];
-
-    /// The elements of an output of this dtype.
-    fn of_mut<'a>(operand: &'a mut OperandMut) -> &'a mut [Self];
-}
-
-macro_rules! stored {
-    ($($type:ty: $kind:ident),*) => {$(
-        impl Stored for $type {
-            fn of<'a>(operand: &Operand<'a>) -> &'a [Self] {
-                match operand.data {
-                    Slice::$kind(data) => data,
-                    _ => unreachable!("kernels check dtypes before they build a node"),
-                }
-            }
-
-            fn of_mut<'a>(operand: &'a mut OperandMut) -> &'a mut [Self] {
-                match &mut operand.data {
-                    SliceMut::$kind(data) => data,
-                    _ => unreachable!("kernels check dtypes before they build a node"),
-                }
-            }
-        }
-    )*};
-}
-stored!(f32: F32, f16: F16, bf16: Bf16);
 
 /// Calls `$body` with `$x` bound to the slice of any floating-point operand.
 macro_rules! with_floats {

@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Model, config};
+use crate::kernels::activation::{Activation, gated};
 use crate::kernels::attention::{Keys, Mask, attention};
 use crate::kernels::linear::Layer;
 use crate::kernels::rope::Positions;
 use crate::nn::linear::forward_all;
 use crate::nn::rope::RopeScaling;
-use crate::nn::{self, Cache, Embedding, KvCache, Linear, RmsNorm, Rope, silu};
+use crate::nn::{self, Cache, Embedding, KvCache, Linear, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
 
 /// The part of `config.json` that shapes the model; defaults are those of Hugging Face's Llama.
@@ -216,11 +217,11 @@ impl Llama {
 
 impl Model for Llama {
     fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
-        let mut x = self.model.embed_tokens.forward(ids)?;
+        let mut x = Residual::new(self.model.embed_tokens.forward(ids)?);
         for (i, block) in self.model.layers.iter().enumerate() {
-            x = block.forward(&x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+            block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
         }
-        self.model.norm.forward(&x)
+        x.normed(&self.model.norm)
     }
 
     fn head(&self) -> Layer<'_> {
@@ -272,10 +273,12 @@ impl Block {
         })
     }
 
-    /// `x`: `[batch, time, hidden]` → same shape.
-    fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
-        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache)?)?;
-        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    /// `x`: `[batch, time, hidden]`
+    fn forward(&self, x: &mut Residual, cache: Option<&mut KvCache>) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+        x.add(attended)?;
+        let transformed = self.mlp.forward(&x.normed(&self.post_attention_layernorm)?)?;
+        x.add(transformed)
     }
 }
 
@@ -325,6 +328,6 @@ impl Mlp {
     /// SwiGLU: `x`: `[..., hidden]` → same shape.
     fn forward(&self, x: &Array) -> nn::Result<Array> {
         let [gate, up] = forward_all(x, [&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&silu(&gate)?.multiply(up)?)
+        self.down_proj.forward(&gated(Activation::Silu, &gate, &up)?)
     }
 }

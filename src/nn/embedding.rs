@@ -5,6 +5,7 @@ use mlx_rs::Array;
 use mlx_rs::module::Param;
 
 use super::Result;
+use crate::kernels::embedding::embedding;
 use crate::kernels::linear::Layer;
 
 /// A table of vectors, `weight`: `[vocab, hidden]`.
@@ -27,9 +28,9 @@ impl Embedding {
     /// `ids`: `[...]` of integers below `vocab` → `[..., hidden]`.
     ///
     /// # Errors
-    /// What MLX raises; an id out of range is not noticed, as everywhere in MLX.
+    /// What MLX raises. An id out of range is an error of `eval` on the CPU, and not noticed on a GPU.
     pub fn forward(&self, ids: &Array) -> Result<Array> {
-        self.weight.take_axis(ids, 0)
+        embedding(&self.weight, ids)
     }
 
     /// The table as output head: `[..., hidden]` → logits `[..., vocab]`.

@@ -2,10 +2,10 @@
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
 use mlx_rs::module::Param;
 
 use super::Result;
+use crate::kernels::norm::{Rms, residual_rms_norm, rms_norm};
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension ([RMSNorm](https://arxiv.org/abs/1910.07467)).
 #[derive(Debug, Clone, ModuleParameters)]
@@ -13,8 +13,8 @@ pub struct RmsNorm {
     /// `[hidden]`
     #[param]
     pub weight: Param<Array>,
-    /// Keeps the root away from zero.
-    pub eps: f32,
+    /// Its constants.
+    pub rms: Rms,
 }
 
 impl RmsNorm {
@@ -23,14 +23,24 @@ impl RmsNorm {
     /// # Errors
     /// What MLX raises.
     pub fn new(hidden: i32, eps: f32) -> Result<Self> {
-        Ok(Self { weight: Param::new(Array::ones::<f32>(&[hidden])?), eps })
+        let weight = Param::new(Array::ones::<f32>(&[hidden])?);
+        Ok(Self { weight, rms: Rms { eps, offset: 0.0 } })
     }
 
-    /// `x`: `[..., hidden]` → same shape.
+    /// `x`: `[..., hidden]` → same shape and dtype.
     ///
     /// # Errors
     /// A last dimension other than `hidden`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        rms_norm(x, Some(&self.weight), self.eps)
+        rms_norm(x, &self.weight, self.rms)
+    }
+
+    /// A residual connection and the norm after it: `x` and `delta`: `[..., hidden]` → `x + delta`, and
+    /// its norm.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_residual(&self, x: &Array, delta: &Array) -> Result<(Array, Array)> {
+        residual_rms_norm(x, delta, &self.weight, self.rms)
     }
 }

@@ -1,9 +1,8 @@
 //! [AdamW](https://arxiv.org/abs/1711.05101): decoupled weight decay, bias-corrected moments.
 
-use mlx_rs::{Array, Dtype};
-
 use crate::io::tensors::Tensors;
-use crate::nn::Result;
+use crate::kernels::adamw::{Step, Tensor, Updated, adamw};
+use crate::{Result, kernels};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -29,60 +28,89 @@ pub struct Moments {
     pub updates: u64,
 }
 
+/// What changes from step to step.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Learning rate.
+    pub lr: f64,
+    /// What gradients are multiplied with, to clip them.
+    pub grad_scale: f32,
+}
+
+/// Bytes of new values that are computed at once. Old values go as soon as their group is done, so this
+/// is about what an update needs in addition to what it changes.
+const GROUP_BYTES: usize = 64 << 20;
+
 impl AdamW {
-    /// New values of `parameters` after one step along `grads` (same names and shapes).
+    /// Takes one step along `grads` (same names and shapes as `parameters`).
     ///
-    /// ```text
-    /// m ← β₁m + (1-β₁)g        v ← β₂v + (1-β₂)g²
-    /// p ← p·(1 - lr·λ) - lr · m/(1-β₁ᵗ) / (√(v/(1-β₂ᵗ)) + ε)
-    /// ```
+    /// Parameters are updated in groups; `replaced` is called with the new values of each, so that who
+    /// else holds the old ones can let go of them.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit; what a kernel reports. Some parameters are updated and some are not then.
     pub fn step(
         &self,
-        parameters: &Tensors,
-        grads: &Tensors,
+        parameters: &mut Tensors,
+        mut grads: Tensors,
         moments: &mut Moments,
-        lr: f64,
-    ) -> Result<Tensors> {
+        pace: Pace,
+        mut replaced: impl FnMut(&Tensors),
+    ) -> Result<()> {
         moments.updates += 1;
-        let exponent = i32::try_from(moments.updates).unwrap_or(i32::MAX);
-        let correction = |beta: f64| 1.0 - beta.powi(exponent);
-        let step_size = Array::from_f32((lr / correction(self.beta1)) as f32);
-        let root_correction = Array::from_f32(correction(self.beta2).sqrt() as f32);
-        let keep = Array::from_f32((1.0 - lr * self.weight_decay) as f32);
-        let mut updated = Tensors::new();
-        for (name, parameter) in parameters {
-            let grad = grads[name].as_dtype(Dtype::Float32)?;
-            let first = average(moments.first.get(name), &grad, self.beta1)?;
-            let second = average(moments.second.get(name), &grad.square()?, self.beta2)?;
-            let root = second.sqrt()?.divide(&root_correction)?.add(Array::from_f32(self.eps as f32))?;
-            let value = parameter
-                .as_dtype(Dtype::Float32)?
-                .multiply(&keep)?
-                .subtract(first.divide(root)?.multiply(&step_size)?)?;
-            moments.first.insert(name.clone(), first);
-            moments.second.insert(name.clone(), second);
-            updated.insert(name.clone(), value.as_dtype(parameter.dtype())?);
+        let &Self { beta1, beta2, eps, weight_decay } = self;
+        let Pace { lr, grad_scale } = pace;
+        let step = Step { beta1, beta2, eps, weight_decay, lr, update: moments.updates, grad_scale };
+        for names in groups(parameters) {
+            let tensors: Vec<Tensor> = names
+                .iter()
+                .map(|name| Tensor {
+                    parameter: &parameters[name],
+                    grad: &grads[name],
+                    moments: moments.first.get(name).zip(moments.second.get(name)).map(<[_; 2]>::from),
+                })
+                .collect();
+            let updated = adamw(&step, &tensors)?;
+            kernels::eval(updated.iter().flat_map(|new| [&new.parameter, &new.first, &new.second]))?;
+            let mut values = Tensors::new();
+            for (name, Updated { parameter, first, second }) in names.into_iter().zip(updated) {
+                grads.remove(&name);
+                moments.first.insert(name.clone(), first);
+                moments.second.insert(name.clone(), second);
+                values.insert(name, parameter);
+            }
+            replaced(&values);
+            parameters.append(&mut values);
         }
-        Ok(updated)
+        Ok(())
     }
 }
 
-/// `beta·old + (1 - beta)·new`; an absent `old` is zero.
-fn average(old: Option<&Array>, new: &Array, beta: f64) -> Result<Array> {
-    let share = new.multiply(Array::from_f32((1.0 - beta) as f32))?;
-    match old {
-        Some(old) => old.multiply(Array::from_f32(beta as f32))?.add(share),
-        None => Ok(share),
+/// Names of `parameters` in groups whose new values take about [`GROUP_BYTES`], at least one in each.
+fn groups(parameters: &Tensors) -> Vec<Vec<String>> {
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    let mut room = 0;
+    for (name, parameter) in parameters {
+        let bytes = parameter.nbytes() + 2 * size_of::<f32>() * parameter.size();
+        match groups.last_mut() {
+            Some(group) if bytes <= room => {
+                group.push(name.clone());
+                room -= bytes;
+            }
+            _ => {
+                groups.push(vec![name.clone()]);
+                room = GROUP_BYTES.saturating_sub(bytes);
+            }
+        }
     }
+    groups
 }
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Array;
+
     use super::*;
-    use crate::kernels::eval;
 
     #[test]
     fn three_steps_of_torch() {
@@ -91,13 +119,30 @@ mod tests {
         let optimizer = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
         let mut parameters: Tensors = [("p".to_owned(), Array::from_slice(&[1.0_f32, -2.0], &[2]))].into();
         let mut moments = Moments::default();
+        let mut held = Tensors::new();
         for _ in 0..3 {
             let grads = [("p".to_owned(), parameters["p"].square().unwrap())].into();
-            parameters = optimizer.step(&parameters, &grads, &mut moments, 0.1).unwrap();
+            let pace = Pace { lr: 0.1, grad_scale: 1.0 };
+            let replaced = |values: &Tensors| held = values.clone();
+            optimizer.step(&mut parameters, grads, &mut moments, pace, replaced).unwrap();
         }
-        eval([&parameters["p"]]).unwrap();
         for (p, expected) in parameters["p"].as_slice::<f32>().iter().zip([0.677_904_8, -2.238_006_6]) {
             assert!((p - expected).abs() < 1e-6, "{p} {expected}");
         }
+        assert_eq!(held["p"].as_slice::<f32>(), parameters["p"].as_slice::<f32>());
+        assert_eq!(moments.updates, 3);
+    }
+
+    #[test]
+    fn groups_hold_every_name_once_and_few_bytes() {
+        let sizes = [3, GROUP_BYTES as i32 / 12, 1, 2, GROUP_BYTES as i32 / 24, GROUP_BYTES as i32 / 24];
+        let tensors: Tensors = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, &size)| (format!("p{i}"), Array::zeros::<f32>(&[size]).unwrap()))
+            .collect();
+        let groups = groups(&tensors);
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 3, 1]);
+        assert!(groups.concat().iter().eq(tensors.keys()));
     }
 }

@@ -13,7 +13,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -167,13 +166,9 @@ impl Checkpoints {
     }
 }
 
-/// All arrays of a state, to be evaluated together.
-pub(super) fn arrays<'a>(parameters: &'a Tensors, moments: &'a Moments) -> impl Iterator<Item = &'a Array> {
-    parameters.values().chain(moments.first.values()).chain(moments.second.values())
-}
-
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Array;
     use serde_json::json;
 
     use super::*;

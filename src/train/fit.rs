@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use mlx_rs::memory;
 
-use super::adamw::{AdamW, Moments};
-use super::checkpoint::{self, Checkpoints, History, State};
+use super::adamw::{AdamW, Moments, Pace};
+use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
 use super::schedule::Schedule;
 use super::step;
@@ -153,7 +153,7 @@ impl Run<'_> {
         }
     }
 
-    /// One optimizer step; `state` and the model change only if it succeeds.
+    /// One optimizer step. Nothing changes before loss and gradient are known to be finite.
     fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
         let batches: Vec<Batch> = (0..self.plan.accumulation)
@@ -174,17 +174,16 @@ impl Run<'_> {
             sum = Some(step::accumulate(sum, grads)?);
         }
         step::set_dropout(self.model, None)?;
-        let mut grads = sum.unwrap_or_default();
-        let norm = step::clip(&mut grads, self.plan.max_grad_norm)?;
-        let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
-        let (parameters, moments) = self.update(state, &grads, lr)?;
-        kernels::eval(checkpoint::arrays(&parameters, &moments).chain([&norm]))?;
-        let grad_norm = f64::from(norm.item_exact::<f32>());
+        let grads = sum.unwrap_or_default();
+        let grad_norm = step::norm(&grads)?;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(self.diverged(state, loss, grad_norm));
+            return Err(self.diverged(state, loss, grad_norm.into()));
         }
-        step::set_parameters(self.model, &parameters);
-        (state.parameters, state.moments) = (parameters, moments);
+        let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        let pace = Pace { lr, grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm) };
+        let State { parameters, moments, .. } = state;
+        let replaced = |values: &Tensors| step::set_parameters(self.model, values);
+        self.plan.optimizer.step(parameters, grads, moments, pace, replaced)?;
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
         let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
@@ -200,17 +199,11 @@ impl Run<'_> {
                 epoch: (state.step * self.plan.accumulation) as f64 / per_epoch as f64,
                 loss,
                 lr,
-                grad_norm,
+                grad_norm: grad_norm.into(),
                 tokens_per_second: tokens as f64 / secs,
                 peak_memory: memory::peak_memory()? as u64,
             },
         )
-    }
-
-    fn update(&self, state: &State, grads: &Tensors, lr: f64) -> Result<(Tensors, Moments)> {
-        let mut moments = state.moments.clone();
-        let parameters = self.plan.optimizer.step(&state.parameters, grads, &mut moments, lr)?;
-        Ok((parameters, moments))
     }
 
     /// The `index`-th batch of the endless sequence of epochs.

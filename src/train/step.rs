@@ -1,16 +1,16 @@
 //! One optimizer step: gradients of the micro-batches, clipping, update.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
-use mlx_rs::{Array, Dtype};
 
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
+use crate::kernels::adamw::squared_norm;
 use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
-use crate::nn;
 use crate::rng::{self, Purpose};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels, nn};
 
 /// A [`Batch`] as arrays.
 struct Inputs {
@@ -102,26 +102,22 @@ pub fn accumulate(sum: Option<Tensors>, more: Tensors) -> Result<Tensors> {
     Ok(sum)
 }
 
-/// Scales `grads` so that their joint Euclidean norm is at most `max_norm` (0: left alone), as
-/// [gradient clipping](https://arxiv.org/abs/1211.5063) does; returns the norm before.
+/// Joint Euclidean norm of `grads`.
 ///
 /// # Errors
 /// What MLX raises.
-pub fn clip(grads: &mut Tensors, max_norm: f32) -> Result<Array> {
-    let mut squares = Array::from_f32(0.0);
+pub fn norm(grads: &Tensors) -> Result<f32> {
     // `Tensors` is sorted, so the sum is the same in every run.
-    for grad in grads.values() {
-        squares = squares.add(grad.as_dtype(Dtype::Float32)?.square()?.sum(None)?)?;
-    }
-    let norm = squares.sqrt()?;
-    if max_norm > 0.0 {
-        let factor = Array::from_f32(max_norm).divide(norm.add(Array::from_f32(1e-6))?)?;
-        let factor = mlx_rs::ops::minimum(factor, Array::from_f32(1.0))?;
-        for grad in grads.values_mut() {
-            *grad = grad.multiply(factor.as_dtype(grad.dtype())?)?;
-        }
-    }
-    Ok(norm)
+    let norm = squared_norm(&grads.values().collect::<Vec<_>>())?.sqrt()?;
+    kernels::eval([&norm])?;
+    Ok(norm.item_exact::<f32>())
+}
+
+/// What gradients of norm `norm` are multiplied with so that it is at most `max_norm` (0: left alone), as
+/// [gradient clipping](https://arxiv.org/abs/1211.5063) does.
+#[must_use]
+pub fn clip_factor(norm: f32, max_norm: f32) -> f32 {
+    if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 /// Gives every adapter with dropout its mask for one micro-batch, or (`None`) turns dropout off.

@@ -17,7 +17,8 @@ use mlx_rs::ops::{concatenate, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, Stored, apply, no_gradient};
+use super::element::Element;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply, no_gradient};
 
 /// Rows added when a buffer is full: growing copies it, so not one by one.
 const BLOCK: u32 = 256;
@@ -98,16 +99,16 @@ impl HostOp for Append {
 }
 
 impl Append {
-    fn write<T: Stored>(&self, inputs: &[Operand], out: &mut OperandMut) {
+    fn write<T: Element>(&self, inputs: &[Operand], out: &mut OperandMut) {
         let size = |shape: &[i32]| shape.iter().map(|&dim| dim.unsigned_abs() as usize).product::<usize>();
         let (row, room) = (size(&out.shape[2..]), size(&out.shape[1..2]));
-        let (count, rows) = (size(&inputs[0].shape[1..2]), T::of(&inputs[0]));
+        let (count, rows) = (size(&inputs[0].shape[1..2]), T::of(&inputs[0].data));
         // Of one sequence; no elements where the output has them already.
-        let old = inputs.get(1).map_or(&[][..], |buffer| T::of(buffer));
+        let old = inputs.get(1).map_or(&[][..], |buffer| T::of(&buffer.data));
         let old_room = inputs.get(1).map_or(0, |buffer| size(&buffer.shape[1..2]));
         let fresh = inputs.len() == 1 || !old.is_empty();
         let (start, end) = (self.len * row, (self.len + count) * row);
-        for (i, out) in T::of_mut(out).chunks_exact_mut((room * row).max(1)).enumerate() {
+        for (i, out) in T::of_mut(&mut out.data).chunks_exact_mut((room * row).max(1)).enumerate() {
             if fresh {
                 if !old.is_empty() {
                     out[..start].copy_from_slice(&old[i * old_room * row..][..start]);

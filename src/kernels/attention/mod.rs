@@ -23,10 +23,9 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
+use super::element::Element;
 use super::isa::Isa;
-use super::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, Stored, apply_many, no_gradient,
-};
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
 use panel::{Geometry, Inputs};
 
 mod backward;
@@ -207,7 +206,7 @@ impl HostOp for Attention {
 }
 
 impl Attention {
-    fn forward<T: Stored>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
+    fn forward<T: Element>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
         forward::forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
     }
 }
@@ -237,20 +236,21 @@ impl HostOp for Gradient {
 }
 
 impl Gradient {
-    fn backward<T: Stored>(&self, inputs: &[Operand], q: &mut [T], k: &mut [T], v: &mut [T]) {
+    fn backward<T: Element>(&self, inputs: &[Operand], q: &mut [T], k: &mut [T], v: &mut [T]) {
         let Slice::F32(log_sums) = inputs[4].data else { unreachable!("sums are f32") };
-        let outcome = backward::Outcome { out: T::of(&inputs[3]), log_sums, grad: T::of(&inputs[5]) };
+        let outcome =
+            backward::Outcome { out: T::of(&inputs[3].data), log_sums, grad: T::of(&inputs[5].data) };
         let gradients = backward::Gradients { q, k, v };
         backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &outcome, gradients);
     }
 }
 
-fn operands<'a, T: Stored>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a, T> {
+fn operands<'a, T: Element>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a, T> {
     let starts = inputs.get(starts).map(|starts| match starts.data {
         Slice::I32(starts) => starts,
         _ => unreachable!("starts are i32"),
     });
-    Inputs { q: T::of(&inputs[0]), k: T::of(&inputs[1]), v: T::of(&inputs[2]), starts }
+    Inputs { q: T::of(&inputs[0].data), k: T::of(&inputs[1].data), v: T::of(&inputs[2].data), starts }
 }
 
 #[cfg(test)]

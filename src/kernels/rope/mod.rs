@@ -20,10 +20,9 @@ use mlx_rs::ops::{concatenate, cos, sin};
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
+use super::element::Element;
 use super::isa::Isa;
-use super::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, Stored, apply_many, no_gradient,
-};
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
 
 mod cpu;
 
@@ -177,7 +176,7 @@ impl HostOp for Rope {
 }
 
 impl Rope {
-    fn turn<T: Stored>(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+    fn turn<T: Element>(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let [q_out, k_out] = outputs else { unreachable!("two outputs") };
         let (head_dim, time) =
             (q_out.shape[3].unsigned_abs() as usize, q_out.shape[1].unsigned_abs() as usize);
@@ -187,7 +186,10 @@ impl Rope {
             _ => unreachable!("positions are i32"),
         };
         let tokens = time * q_out.shape[0].unsigned_abs() as usize;
-        let pairs = [(T::of(&inputs[0]), T::of_mut(q_out)), (T::of(&inputs[1]), T::of_mut(k_out))];
+        let pairs = [
+            (T::of(&inputs[0].data), T::of_mut(&mut q_out.data)),
+            (T::of(&inputs[1].data), T::of_mut(&mut k_out.data)),
+        ];
         cpu::turn(Isa::current(), &self.speeds, positions, tokens, head_dim, pairs);
     }
 }

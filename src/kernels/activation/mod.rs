@@ -1,0 +1,121 @@
+//! Gated activations: `act(gate) · up`, the middle of the feed-forward blocks of
+//! [GLU variants](https://arxiv.org/abs/2002.05202).
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `gate`, `up`, result | the same, any; all in the dtype of `gate` |
+//!
+//! The backward pass is one node with the gradients of both, computed from `gate` and `up` alone: the
+//! activation itself is never stored.
+
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::ops::{erf, sigmoid, tanh};
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::element::{Element, with_element};
+use super::isa::Isa;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+
+mod cpu;
+
+/// The function of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)` ([SiLU](https://arxiv.org/abs/1702.03118)); gated it is SwiGLU.
+    Silu,
+    /// `x · Φ(x)` with the normal distribution Φ ([GELU](https://arxiv.org/abs/1606.08415)); gated it is `GeGLU`.
+    Gelu,
+    /// GELU with Φ approximated by a `tanh`, as Gemma was trained with.
+    GeluTanh,
+}
+
+/// `act(gate) · up`, see the [module](self).
+///
+/// # Errors
+/// Shapes that differ, with both of them in the message.
+pub fn gated(activation: Activation, gate: &Array, up: &Array) -> MlxResult<Array> {
+    let float = matches!(gate.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || gate.dtype() != up.dtype() {
+        return reference(activation, gate, up);
+    }
+    if gate.shape() != up.shape() {
+        let (gate, up) = (gate.shape(), up.shape());
+        return Err(Exception::custom(format!("gated: shapes {gate:?} and {up:?} differ")));
+    }
+    apply(Gated { activation }, &[gate, up], gate.shape(), gate.dtype())
+}
+
+/// The same function in MLX's own operations.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(activation: Activation, gate: &Array, up: &Array) -> MlxResult<Array> {
+    // Constants in the dtype of the gate, so that the result has it too.
+    let constant = |x: f32| Array::from_f32(x).as_dtype(gate.dtype());
+    let share = match activation {
+        Activation::Silu => sigmoid(gate)?,
+        Activation::Gelu => {
+            let scaled = gate.multiply(constant(std::f32::consts::FRAC_1_SQRT_2)?)?;
+            erf(scaled)?.add(constant(1.0)?)?.multiply(constant(0.5)?)?
+        }
+        Activation::GeluTanh => {
+            let cubic = gate.square()?.multiply(constant(cpu::CUBIC)?)?.add(constant(1.0)?)?;
+            let inner = gate.multiply(cubic)?.multiply(constant(cpu::SQRT_2_OVER_PI)?)?;
+            tanh(inner)?.add(constant(1.0)?)?.multiply(constant(0.5)?)?
+        }
+    };
+    gate.multiply(share)?.multiply(up)
+}
+
+struct Gated {
+    activation: Activation,
+}
+
+impl HostOp for Gated {
+    const NAME: &'static CStr = c"EatGated";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [gate, up] = [&inputs[0].data, &inputs[1].data];
+        with_element!(gate, T => {
+            let out = T::of_mut(&mut outputs[0].data);
+            cpu::gated(Isa::current(), self.activation, T::of(gate), T::of(up), out);
+        });
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [gate, up] = [&pass.inputs[0], &pass.inputs[1]];
+        let output = (gate.shape(), gate.dtype());
+        let backward = GatedBackward { activation: self.activation };
+        let grads = apply_many(backward, &[gate, up, &pass.cotangents[0]], &[output, output])?;
+        Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
+    }
+}
+
+/// Inputs `gate`, `up` and the gradient of the result; outputs the gradients of `gate` and `up`.
+struct GatedBackward {
+    activation: Activation,
+}
+
+impl HostOp for GatedBackward {
+    const NAME: &'static CStr = c"EatGatedBackward";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [gate, up, grad] = [&inputs[0].data, &inputs[1].data, &inputs[2].data];
+        let [dgate, dup] = outputs else { unreachable!("the node has two outputs") };
+        with_element!(gate, T => {
+            let inputs = [T::of(gate), T::of(up), T::of(grad)];
+            let outputs = [T::of_mut(&mut dgate.data), T::of_mut(&mut dup.data)];
+            cpu::gated_backward(Isa::current(), self.activation, inputs, outputs);
+        });
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! [AdamW](https://arxiv.org/abs/1711.05101) over many tensors in one pass over memory: decoupled weight
+//! decay, bias-corrected moments.
+//!
+//! ```text
+//! g ← g·grad_scale
+//! m ← β₁m + (1-β₁)g        v ← β₂v + (1-β₂)g²
+//! p ← p·(1 - lr·λ) - lr · m/(1-β₁ᵗ) / (√(v/(1-β₂ᵗ)) + ε)
+//! ```
+//!
+//! | operand | dtype |
+//! |---|---|
+//! | parameter `p`, gradient `g` | any floating-point dtype, rounded once at the end |
+//! | moments `m`, `v` | f32 |
+
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::isa::Isa;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply, apply_many, no_gradient};
+
+mod cpu;
+
+/// The numbers of one update, the same for all tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Decay of the first moment, `β₁`.
+    pub beta1: f64,
+    /// Decay of the second moment, `β₂`.
+    pub beta2: f64,
+    /// Keeps the division finite, `ε`.
+    pub eps: f64,
+    /// Share of each parameter removed per unit of learning rate, `λ`.
+    pub weight_decay: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Number of this update, from 1, `t`.
+    pub update: u64,
+    /// What gradients are multiplied with, to clip them.
+    pub grad_scale: f32,
+}
+
+/// One tensor before an update; all parts have the same shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Its value.
+    pub parameter: &'a Array,
+    /// Its gradient.
+    pub grad: &'a Array,
+    /// First and second moment; none before the first update, when they are zero.
+    pub moments: Option<[&'a Array; 2]>,
+}
+
+/// One tensor after an update.
+#[derive(Debug, Clone)]
+pub struct Updated {
+    /// Its value, in the dtype it had.
+    pub parameter: Array,
+    /// First moment.
+    pub first: Array,
+    /// Second moment.
+    pub second: Array,
+}
+
+/// One update of each of `tensors`, see the [module](self).
+///
+/// # Errors
+/// Parts whose shapes differ, with the shapes in the message.
+pub fn adamw(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+    let float = |x: &Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    let fits = |tensor: &Tensor| {
+        let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
+        float(tensor.parameter) && float(tensor.grad) && tensor.moments.is_none_or(f32)
+    };
+    tensors.iter().try_for_each(check)?;
+    if tensors.is_empty() || !on_cpu() || !tensors.iter().all(fits) {
+        return reference(step, tensors);
+    }
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    for &Tensor { parameter, grad, moments } in tensors {
+        inputs.extend([parameter, grad]);
+        inputs.extend(moments.into_iter().flatten());
+        let moment = (parameter.shape(), Dtype::Float32);
+        outputs.extend([(parameter.shape(), parameter.dtype()), moment, moment]);
+    }
+    let has_moments = tensors.iter().map(|tensor| tensor.moments.is_some()).collect();
+    let mut arrays = apply_many(AdamW { step: *step, has_moments }, &inputs, &outputs)?.into_iter();
+    let updated = std::iter::from_fn(|| {
+        Some(Updated { parameter: arrays.next()?, first: arrays.next()?, second: arrays.next()? })
+    });
+    Ok(updated.collect())
+}
+
+/// The same function in MLX's own operations.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn reference(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+    let factors = cpu::Factors::of(step);
+    let scalar = Array::from_f32;
+    let average = |old: Option<&Array>, new: &Array, [beta, share]: [f32; 2]| {
+        let new = new.multiply(scalar(share))?;
+        old.map_or(Ok(new.clone()), |old| old.multiply(scalar(beta))?.add(&new))
+    };
+    let update = |&Tensor { parameter, grad, moments }: &Tensor| -> MlxResult<Updated> {
+        let grad = grad.as_dtype(Dtype::Float32)?.multiply(scalar(factors.grad_scale))?;
+        let first = average(moments.map(|[first, _]| first), &grad, factors.first)?;
+        let second = average(moments.map(|[_, second]| second), &grad.square()?, factors.second)?;
+        let root = second.sqrt()?.multiply(scalar(factors.root_scale))?.add(scalar(factors.eps))?;
+        let value = parameter
+            .as_dtype(Dtype::Float32)?
+            .multiply(scalar(factors.keep))?
+            .subtract(first.divide(root)?.multiply(scalar(factors.step_size))?)?;
+        Ok(Updated { parameter: value.as_dtype(parameter.dtype())?, first, second })
+    };
+    tensors.iter().map(update).collect()
+}
+
+fn check(tensor: &Tensor) -> MlxResult<()> {
+    let &Tensor { parameter, grad, moments } = tensor;
+    let mut parts = [grad].into_iter().chain(moments.into_iter().flatten());
+    match parts.find(|part| part.shape() != parameter.shape()) {
+        None => Ok(()),
+        Some(part) => {
+            let (parameter, part) = (parameter.shape(), part.shape());
+            Err(Exception::custom(format!("adamw: shapes {parameter:?} and {part:?} differ")))
+        }
+    }
+}
+
+/// Sum of the squares of all elements of `arrays`: a scalar in f32.
+///
+/// # Errors
+/// What MLX raises.
+pub fn squared_norm(arrays: &[&Array]) -> MlxResult<Array> {
+    let float = |x: &&Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if arrays.is_empty() || !on_cpu() || !arrays.iter().all(float) {
+        return squared_norm_reference(arrays);
+    }
+    apply(SquaredNorm, arrays, &[], Dtype::Float32)
+}
+
+/// [`squared_norm`] in MLX's own operations.
+///
+/// # Errors
+/// What MLX raises.
+pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
+    arrays.iter().try_fold(Array::from_f32(0.0), |sum, array| {
+        sum.add(array.as_dtype(Dtype::Float32)?.square()?.sum(None)?)
+    })
+}
+
+/// Inputs parameter, gradient and, where the tensor has them, moments of each tensor;
+/// outputs new parameter and moments of each.
+struct AdamW {
+    step: Step,
+    has_moments: Vec<bool>,
+}
+
+impl HostOp for AdamW {
+    const NAME: &'static CStr = c"EatAdamW";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let mut inputs = inputs.iter();
+        let mut next = || inputs.next().map(|input| input.data);
+        let mut pieces = Vec::new();
+        for (outputs, &has_moments) in outputs.chunks_exact_mut(3).zip(&self.has_moments) {
+            let (Some(parameter), Some(grad)) = (next(), next()) else { return };
+            let moments = if has_moments { next().zip(next()) } else { None };
+            if let [updated, first, second] = outputs {
+                let updated = [&mut updated.data, &mut first.data, &mut second.data];
+                cpu::cut(&mut pieces, parameter, grad, moments, updated);
+            }
+        }
+        cpu::update(Isa::current(), &cpu::Factors::of(&self.step), pieces);
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+struct SquaredNorm;
+
+impl HostOp for SquaredNorm {
+    const NAME: &'static CStr = c"EatSquaredNorm";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let arrays: Vec<_> = inputs.iter().map(|input| input.data).collect();
+        if let SliceMut::F32([out]) = &mut outputs[0].data {
+            *out = cpu::squared_norm(Isa::current(), &arrays) as f32;
+        }
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Rows of a table by number, and their gradient.
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `table` | `[vocab, hidden]` |
+//! | `ids` | `[...]`, integers below `vocab` |
+//! | result | `[..., hidden]` in the dtype of `table` |
+//!
+//! The gradient of the table adds up, in f32 and in the order of `ids`, the gradients of all places that
+//! used a row. Tasks own ranges of rows, so nothing is added twice and the order is always the same.
+
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::element::{Element, with_element};
+use super::isa::Isa;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient};
+
+mod cpu;
+
+/// See the [module](self) for shapes. An id beyond the table is an error of
+/// [`eval`](super::eval()) on the CPU and not noticed elsewhere.
+///
+/// # Errors
+/// A table that is no matrix.
+pub fn embedding(table: &Array, ids: &Array) -> MlxResult<Array> {
+    let float = matches!(table.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float {
+        return reference(table, ids);
+    }
+    let &[_, hidden] = table.shape() else {
+        return Err(Exception::custom(format!("embedding: a table of shape {:?}", table.shape())));
+    };
+    let ids = match ids.dtype() {
+        Dtype::Uint32 | Dtype::Int32 => ids.clone(),
+        _ => ids.as_dtype(Dtype::Int32)?,
+    };
+    let mut shape = ids.shape().to_vec();
+    shape.push(hidden);
+    apply(Embedding, &[table, &ids], &shape, table.dtype())
+}
+
+/// The same function in MLX's own operations.
+///
+/// # Errors
+/// What MLX raises.
+pub fn reference(table: &Array, ids: &Array) -> MlxResult<Array> {
+    table.take_axis(ids, 0)
+}
+
+struct Embedding;
+
+impl HostOp for Embedding {
+    const NAME: &'static CStr = c"EatEmbedding";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (table, hidden) = (&inputs[0].data, inputs[0].shape[1] as usize);
+        let rows = row_numbers(&inputs[1], inputs[0].shape[0]);
+        with_element!(table, T => cpu::gather(hidden, T::of(table), &rows, T::of_mut(&mut outputs[0].data)));
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [table, ids] = [&pass.inputs[0], &pass.inputs[1]];
+        if argnums != [0] {
+            return no_gradient(Self::NAME);
+        }
+        Ok(vec![apply(EmbeddingBackward, &[ids, &pass.cotangents[0]], table.shape(), table.dtype())?])
+    }
+}
+
+/// Inputs `ids` and the gradient of the result; output the gradient of the table.
+struct EmbeddingBackward;
+
+impl HostOp for EmbeddingBackward {
+    const NAME: &'static CStr = c"EatEmbeddingBackward";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (grad, hidden) = (&inputs[1].data, outputs[0].shape[1] as usize);
+        let rows = row_numbers(&inputs[0], outputs[0].shape[0]);
+        with_element!(grad, T => {
+            cpu::scatter_add(Isa::current(), hidden, &rows, T::of(grad), T::of_mut(&mut outputs[0].data));
+        });
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+/// `ids` as row numbers below `vocab`.
+///
+/// # Panics
+/// For an id out of range, with its value.
+fn row_numbers(ids: &Operand, vocab: i32) -> Vec<u32> {
+    let vocab = vocab.unsigned_abs();
+    let checked = |id: i64| match u32::try_from(id) {
+        Ok(row) if row < vocab => row,
+        _ => panic!("token id {id} is out of range: the table has {vocab} rows"),
+    };
+    match ids.data {
+        Slice::U32(ids) => ids.iter().map(|&id| checked(i64::from(id))).collect(),
+        Slice::I32(ids) => ids.iter().map(|&id| checked(i64::from(id))).collect(),
+        _ => unreachable!("kernels check dtypes before they build a node"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

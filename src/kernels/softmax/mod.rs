@@ -1,0 +1,83 @@
+//! `softmax(x)ᵢ = exp(xᵢ) / Σⱼ exp(xⱼ)` over the last dimension.
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `x`, result | `[..., n]`, the same dtype; f32 inside |
+//!
+//! As in MLX, a row of nothing but -∞ is NaN.
+
+use std::ffi::CStr;
+
+use mlx_rs::ops::softmax_axis;
+use mlx_rs::{Array, Dtype};
+
+use super::device::on_cpu;
+use super::element::{Element, with_element};
+use super::isa::Isa;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+
+mod cpu;
+
+/// See the [module](self) for shapes.
+///
+/// # Errors
+/// An `x` without dimensions.
+pub fn softmax(x: &Array) -> MlxResult<Array> {
+    let float = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || x.ndim() == 0 {
+        return reference(x);
+    }
+    apply(Softmax, &[x], x.shape(), x.dtype())
+}
+
+/// MLX's own kernel.
+///
+/// # Errors
+/// An `x` without dimensions.
+pub fn reference(x: &Array) -> MlxResult<Array> {
+    softmax_axis(x, -1, true)
+}
+
+struct Softmax;
+
+impl HostOp for Softmax {
+    const NAME: &'static CStr = c"EatSoftmax";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (x, columns) = (&inputs[0].data, columns(inputs[0].shape));
+        with_element!(x, T => {
+            cpu::softmax(Isa::current(), columns, T::of(x), T::of_mut(&mut outputs[0].data));
+        });
+    }
+
+    fn vjp(&self, pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let y = &pass.outputs[0];
+        Ok(vec![apply(SoftmaxBackward, &[y, &pass.cotangents[0]], y.shape(), y.dtype())?])
+    }
+}
+
+/// Inputs the result and its gradient; output the gradient of `x`.
+struct SoftmaxBackward;
+
+impl HostOp for SoftmaxBackward {
+    const NAME: &'static CStr = c"EatSoftmaxBackward";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (y, grad, columns) = (&inputs[0].data, &inputs[1].data, columns(inputs[0].shape));
+        with_element!(y, T => {
+            let dx = T::of_mut(&mut outputs[0].data);
+            cpu::softmax_backward(Isa::current(), columns, T::of(y), T::of(grad), dx);
+        });
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+fn columns(shape: &[i32]) -> usize {
+    shape.last().map_or(1, |&dim| dim as usize)
+}
+
+#[cfg(test)]
+mod tests;
