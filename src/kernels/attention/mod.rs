@@ -29,9 +29,11 @@ use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMu
 use panel::{Geometry, Inputs};
 
 mod backward;
+mod decode;
 mod forward;
 mod panel;
 mod product;
+mod vector;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

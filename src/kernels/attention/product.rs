@@ -4,6 +4,7 @@
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
 use super::super::isa::Isa;
+use super::vector::{Portable, Vector};
 
 /// Columns of `B` and `C` come in multiples of this.
 pub(super) const LANES: usize = 16;
@@ -164,103 +165,6 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, bl
         }
     }
 }
-
-/// A register of f32. Everything is inlined into a function that has the instructions.
-trait Vector: Copy {
-    const LEN: usize;
-    /// Vectors of columns computed at once.
-    const GROUP: usize;
-    unsafe fn zero() -> Self;
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(from: *const f32) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// `x·y + z`
-    unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self;
-}
-
-/// Four numbers, as NEON and SSE have; the compiler finds the instructions.
-#[derive(Clone, Copy)]
-struct Portable([f32; 4]);
-
-#[allow(clippy::inline_always)]
-impl Vector for Portable {
-    const LEN: usize = 4;
-    const GROUP: usize = 2;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([0.0; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        Self([x; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
-        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self {
-        // Arm always has the fused instruction; elsewhere it would be a call.
-        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-        Self(std::array::from_fn(|i| {
-            if fused { x.0[i].mul_add(y.0[i], z.0[i]) } else { x.0[i] * y.0[i] + z.0[i] }
-        }))
-    }
-}
-
-/// A vector type of x86-64 and its intrinsics.
-#[cfg(target_arch = "x86_64")]
-macro_rules! vector {
-    ($vector:ident, $len:literal, $group:literal, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
-        // SAFETY (of each block): the caller's, who has the instructions and vouches for the pointers.
-        #[allow(clippy::inline_always, clippy::undocumented_unsafe_blocks)]
-        impl Vector for std::arch::x86_64::$vector {
-            const LEN: usize = $len;
-            const GROUP: usize = $group;
-
-            #[inline(always)]
-            unsafe fn zero() -> Self {
-                unsafe { std::arch::x86_64::$zero() }
-            }
-
-            #[inline(always)]
-            unsafe fn splat(x: f32) -> Self {
-                unsafe { std::arch::x86_64::$splat(x) }
-            }
-
-            #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
-                unsafe { std::arch::x86_64::$load(from) }
-            }
-
-            #[inline(always)]
-            unsafe fn store(self, to: *mut f32) {
-                unsafe { std::arch::x86_64::$store(to, self) }
-            }
-
-            #[inline(always)]
-            unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self {
-                unsafe { std::arch::x86_64::$fma(x, y, z) }
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-vector!(__m512, 16, 4, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
-#[cfg(target_arch = "x86_64")]
-vector!(__m256, 8, 2, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
 
 #[cfg(test)]
 mod tests {
