@@ -1,7 +1,6 @@
 //! Forward pass of one query per sequence, as when text is generated: bound by reading the keys and values
 //! once, so all heads of all groups go over them together, in the order they lie in memory.
 
-use std::any::TypeId;
 use std::ops::Range;
 
 use super::super::disjoint::Disjoint;
@@ -12,7 +11,7 @@ use super::super::pool;
 use super::super::scratch;
 use super::panel::{self, Geometry, Inputs, KEYS, Place};
 use super::product::{LANES, Left, Result, Right, product};
-use super::vector::{Portable, Vector};
+use super::vector::{Load, Portable, Vector};
 
 /// Heads of a group above which vectors along queries are the faster way.
 const GROUP: usize = 16;
@@ -29,7 +28,7 @@ pub(super) fn takes(geometry: &Geometry) -> bool {
 }
 
 /// As [`super::forward::forward`].
-pub(super) fn forward<T: Element>(
+pub(super) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,
@@ -70,7 +69,7 @@ fn state_len(geometry: &Geometry) -> usize {
 }
 
 /// Fills `state` from `keys` of one sequence.
-fn attend<T: Element>(
+fn attend<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,
@@ -86,18 +85,17 @@ fn attend<T: Element>(
     greatest.fill(f32::NEG_INFINITY);
     weights.fill(0.0);
     let row = kv_heads * head_dim;
-    let mut buffer = scratch::take::<f32>(heads * (head_dim + KEYS) + KEYS * row);
-    let (q, rest) = buffer.split_at_mut(heads * head_dim);
-    let (scores, wide) = rest.split_at_mut(heads * KEYS);
+    let mut buffer = scratch::take::<f32>(heads * (head_dim + KEYS));
+    let (q, scores) = buffer.split_at_mut(heads * head_dim);
     widen(isa, &inputs.q[batch * heads * head_dim..][..heads * head_dim], q);
     panel::multiply(isa, q, geometry.scale);
     for start in keys.clone().step_by(KEYS) {
         let len = KEYS.min(keys.end - start);
         let part = (batch * geometry.room + start) * row..(batch * geometry.room + start + len) * row;
-        let k = as_f32(isa, &inputs.k[part.clone()], wide);
-        prefetch(&inputs.v[part.clone()]);
+        let (k, v) = (&inputs.k[part.clone()], &inputs.v[part]);
         // A few keys at a time, all their heads: in the order of memory.
         for key in (0..len).step_by(4) {
+            prefetch(&v[key * row..(key + 4).min(len) * row]);
             for kv_head in 0..kv_heads {
                 // The last four may be fewer; the last one then comes again.
                 let places: [usize; 4] =
@@ -115,7 +113,6 @@ fn attend<T: Element>(
                 panel::multiply(isa, &mut sums[head * head_dim..(head + 1) * head_dim], shrink);
             }
         }
-        let v = as_f32(isa, &inputs.v[part], wide);
         for kv_head in 0..kv_heads {
             let head = kv_head * group;
             product(
@@ -151,16 +148,6 @@ fn join<T: Element>(isa: Isa, geometry: &Geometry, parts: &[f32], out: &mut [T],
         }
         panel::write(isa, &sums, out);
     }
-}
-
-/// The same numbers as f32, in `wide` unless they are that already.
-fn as_f32<'a, T: Element>(isa: Isa, numbers: &'a [T], wide: &'a mut [f32]) -> &'a [f32] {
-    if TypeId::of::<T>() == TypeId::of::<f32>() {
-        return bytemuck::cast_slice(numbers);
-    }
-    let wide = &mut wide[..numbers.len()];
-    widen(isa, numbers, wide);
-    wide
 }
 
 /// Asks for memory that is read soon.
@@ -212,7 +199,7 @@ vectorized! {
 
 /// Products of every row of `q` with the four rows of `k` at `places`; those of a row go to `scores`, rows
 /// [`KEYS`] apart.
-fn dots(isa: Isa, q: &[f32], len: usize, k: &[f32], places: [usize; 4], scores: &mut [f32]) {
+fn dots<T: Load>(isa: Isa, q: &[f32], len: usize, k: &[T], places: [usize; 4], scores: &mut [f32]) {
     let rows = q.len() / len;
     assert!(places.iter().all(|place| place + len <= k.len()), "attention: size of the keys");
     assert!(scores.len() >= (rows - 1) * KEYS + 4, "attention: size of the scores");
@@ -225,30 +212,30 @@ fn dots(isa: Isa, q: &[f32], len: usize, k: &[f32], places: [usize; 4], scores: 
             level if level >= Isa::Avx512 => dots_avx512(q, len, keys, scores),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => dots_avx2(q, len, keys, scores),
-            _ => dots_of::<Portable>(q, len, keys, scores),
+            _ => dots_of::<Portable, T>(q, len, keys, scores),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn dots_avx512(q: &[f32], len: usize, keys: [*const f32; 4], scores: &mut [f32]) {
+unsafe fn dots_avx512<T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
     // SAFETY: the caller's.
-    unsafe { dots_of::<std::arch::x86_64::__m512>(q, len, keys, scores) }
+    unsafe { dots_of::<std::arch::x86_64::__m512, T>(q, len, keys, scores) }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dots_avx2(q: &[f32], len: usize, keys: [*const f32; 4], scores: &mut [f32]) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dots_avx2<T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
     // SAFETY: the caller's.
-    unsafe { dots_of::<std::arch::x86_64::__m256>(q, len, keys, scores) }
+    unsafe { dots_of::<std::arch::x86_64::__m256, T>(q, len, keys, scores) }
 }
 
 /// # Safety
 /// `keys` point to `len` numbers each, `scores` holds four per row, and the processor has the instructions.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn dots_of<V: Vector>(q: &[f32], len: usize, keys: [*const f32; 4], scores: &mut [f32]) {
+unsafe fn dots_of<V: Vector, T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
     let rows = q.len() / len;
     let mut row = 0;
     while row < rows {
@@ -257,13 +244,13 @@ unsafe fn dots_of<V: Vector>(q: &[f32], len: usize, keys: [*const f32; 4], score
         // SAFETY: the caller's.
         unsafe {
             match count {
-                1 => tile::<V, 1>(q, len, keys, scores),
-                2 => tile::<V, 2>(q, len, keys, scores),
-                3 => tile::<V, 3>(q, len, keys, scores),
-                4 => tile::<V, 4>(q, len, keys, scores),
-                5 => tile::<V, 5>(q, len, keys, scores),
-                6 => tile::<V, 6>(q, len, keys, scores),
-                _ => tile::<V, 7>(q, len, keys, scores),
+                1 => tile::<V, T, 1>(q, len, keys, scores),
+                2 => tile::<V, T, 2>(q, len, keys, scores),
+                3 => tile::<V, T, 3>(q, len, keys, scores),
+                4 => tile::<V, T, 4>(q, len, keys, scores),
+                5 => tile::<V, T, 5>(q, len, keys, scores),
+                6 => tile::<V, T, 6>(q, len, keys, scores),
+                _ => tile::<V, T, 7>(q, len, keys, scores),
             }
         }
         row += count;
@@ -272,17 +259,17 @@ unsafe fn dots_of<V: Vector>(q: &[f32], len: usize, keys: [*const f32; 4], score
 
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn tile<V: Vector, const R: usize>(
+unsafe fn tile<V: Vector, T: Load, const R: usize>(
     q: *const f32,
     len: usize,
-    keys: [*const f32; 4],
+    keys: [*const T; 4],
     scores: &mut [f32],
 ) {
     // SAFETY: the caller's; `len` is a multiple of the vector's length.
     unsafe {
         let mut sums = [[V::zero(); 4]; R];
         for at in (0..len).step_by(V::LEN) {
-            let keys = keys.map(|key| V::load(key.add(at)));
+            let keys = keys.map(|key| T::load::<V>(key.add(at)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let q = V::load(q.add(r * len + at));
                 for (sum, &key) in sums.iter_mut().zip(&keys) {

@@ -13,6 +13,7 @@ use super::super::scratch;
 use super::decode;
 use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
 use super::product::{Left, Result, Right, product};
+use super::vector::Load;
 
 /// Panels of one task at most: they share the copies of the keys.
 const PANELS: usize = 4;
@@ -24,7 +25,7 @@ const PART: usize = 512;
 const SERIAL_BELOW: usize = 1 << 20;
 
 /// Fills `out`, as `q`, and `log_sums`, `[batch, time, heads]`: the logarithm of each softmax' denominator.
-pub(super) fn forward<T: Element>(
+pub(super) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,

@@ -198,7 +198,7 @@ vectorized! {
         }
     }
 
-    /// Adds nothing, multiplies every number by `factor`.
+    /// Multiplies every number by `factor`.
     pub(super) fn multiply(numbers: &mut [f32], factor: f32) {
         for x in numbers {
             *x *= factor;

@@ -4,7 +4,7 @@
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
 use super::super::isa::Isa;
-use super::vector::{Portable, Vector};
+use super::vector::{Load, Portable, Vector};
 
 /// Columns of `B` and `C` come in multiples of this.
 pub(super) const LANES: usize = 16;
@@ -22,8 +22,8 @@ pub(super) struct Left<'a> {
 
 /// `B`: element `(p, j)` is at `p · row + j`.
 #[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    pub data: &'a [f32],
+pub(super) struct Right<'a, B> {
+    pub data: &'a [B],
     pub row: usize,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Result<'a> {
 ///
 /// # Panics
 /// When `n` is no multiple of [`LANES`] or an operand is too short.
-pub(super) fn product(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right, c: Result) {
+pub(super) fn product<B: Load>(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right<B>, c: Result) {
     if m == 0 || n == 0 {
         return;
     }
@@ -58,50 +58,50 @@ pub(super) fn product(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right, c: Res
             level if level >= Isa::Avx512 => avx512(m, n, c),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2(m, n, c),
-            _ => blocks::<Portable>(m, n, c),
+            _ => blocks::<Portable, B>(m, n, c),
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct Block<'a> {
+struct Block<'a, B> {
     c: *mut f32,
     stride: usize,
     add: bool,
     k: usize,
     a: Left<'a>,
-    b: Right<'a>,
+    b: Right<'a, B>,
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(m: usize, n: usize, block: Block) {
+unsafe fn avx512<B: Load>(m: usize, n: usize, block: Block<B>) {
     // SAFETY: the caller's.
-    unsafe { blocks::<std::arch::x86_64::__m512>(m, n, block) }
+    unsafe { blocks::<std::arch::x86_64::__m512, B>(m, n, block) }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(m: usize, n: usize, block: Block) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<B: Load>(m: usize, n: usize, block: Block<B>) {
     // SAFETY: the caller's.
-    unsafe { blocks::<std::arch::x86_64::__m256>(m, n, block) }
+    unsafe { blocks::<std::arch::x86_64::__m256, B>(m, n, block) }
 }
 
 /// # Safety
 /// The operands of `block` hold an `m × n` result, and the processor has the instructions of `V`.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn blocks<V: Vector>(m: usize, n: usize, block: Block) {
+unsafe fn blocks<V: Vector, B: Load>(m: usize, n: usize, block: Block<B>) {
     for j in (0..n).step_by(V::GROUP * V::LEN) {
         // SAFETY: the caller's.
         unsafe {
             match (n - j) / V::LEN {
-                1 => rows::<V, 1>(m, j, block),
-                2 => rows::<V, 2>(m, j, block),
-                3 => rows::<V, 3>(m, j, block),
+                1 => rows::<V, B, 1>(m, j, block),
+                2 => rows::<V, B, 2>(m, j, block),
+                3 => rows::<V, B, 3>(m, j, block),
                 // No instruction set with fewer registers has groups of four.
-                _ if V::GROUP == 2 => rows::<V, 2>(m, j, block),
-                _ => rows::<V, 4>(m, j, block),
+                _ if V::GROUP == 2 => rows::<V, B, 2>(m, j, block),
+                _ => rows::<V, B, 4>(m, j, block),
             }
         }
     }
@@ -110,17 +110,17 @@ unsafe fn blocks<V: Vector>(m: usize, n: usize, block: Block) {
 /// `N` vectors of columns from column `j` on.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn rows<V: Vector, const N: usize>(m: usize, j: usize, block: Block) {
+unsafe fn rows<V: Vector, B: Load, const N: usize>(m: usize, j: usize, block: Block<B>) {
     for i in (0..m).step_by(ROWS) {
         // SAFETY: the caller's.
         unsafe {
             match m - i {
-                1 => tile::<V, 1, N>(i, j, block),
-                2 => tile::<V, 2, N>(i, j, block),
-                3 => tile::<V, 3, N>(i, j, block),
-                4 => tile::<V, 4, N>(i, j, block),
-                5 => tile::<V, 5, N>(i, j, block),
-                _ => tile::<V, ROWS, N>(i, j, block),
+                1 => tile::<V, B, 1, N>(i, j, block),
+                2 => tile::<V, B, 2, N>(i, j, block),
+                3 => tile::<V, B, 3, N>(i, j, block),
+                4 => tile::<V, B, 4, N>(i, j, block),
+                5 => tile::<V, B, 5, N>(i, j, block),
+                _ => tile::<V, B, ROWS, N>(i, j, block),
             }
         }
     }
@@ -129,7 +129,7 @@ unsafe fn rows<V: Vector, const N: usize>(m: usize, j: usize, block: Block) {
 /// `R` rows and `N` vectors of columns of the result, in registers over all of `k`.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, block: Block) {
+unsafe fn tile<V: Vector, B: Load, const R: usize, const N: usize>(i: usize, j: usize, block: Block<B>) {
     let Block { c, stride, add, k, a, b } = block;
     // SAFETY: rows `i..i + R` and columns `j..j + N · V::LEN` are within the result.
     unsafe {
@@ -147,7 +147,7 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, bl
         for _ in 0..k {
             let mut columns = [V::zero(); N];
             for (v, column) in columns.iter_mut().enumerate() {
-                *column = V::load(right.add(v * V::LEN));
+                *column = B::load(right.add(v * V::LEN));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*left.add(r * a.row));

@@ -5,6 +5,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as x86;
 
+use half::{bf16, f16};
+
+use super::super::element::Element;
+
 /// A register of f32.
 pub(super) trait Vector: Copy {
     const LEN: usize;
@@ -18,9 +22,30 @@ pub(super) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// `x·y + z`
     unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self;
+    unsafe fn load_f16(from: *const f16) -> Self;
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     /// The sum of each vector's numbers.
     unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
 }
+
+/// A number format that is widened on the way into a register.
+pub(in crate::kernels) trait Load: Element {
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+}
+
+macro_rules! load {
+    ($($format:ty: $load:ident),*) => {$(
+        #[allow(clippy::inline_always)]
+        impl Load for $format {
+            #[inline(always)]
+            unsafe fn load<V: Vector>(from: *const Self) -> V {
+                // SAFETY: the caller's.
+                unsafe { V::$load(from) }
+            }
+        }
+    )*};
+}
+load!(f32: load, f16: load_f16, bf16: load_bf16);
 
 /// Four numbers, as NEON and SSE have; the compiler finds the instructions.
 #[derive(Clone, Copy)]
@@ -64,6 +89,18 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { from.cast::<[f16; 4]>().read_unaligned() }.map(Element::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { from.cast::<[bf16; 4]>().read_unaligned() }.map(Element::to_f32))
+    }
+
+    #[inline(always)]
     unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
         vectors.map(|Self([a, b, c, d])| (a + c) + (b + d))
     }
@@ -74,7 +111,8 @@ impl Vector for Portable {
 macro_rules! vector {
     (
         $vector:ident: $len:literal, $group:literal, $rows:literal;
-        $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $sums:ident
+        $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident;
+        $load_f16:ident, $load_bf16:ident, $sums:ident
     ) => {
         // SAFETY (of each block): the caller's, who has the instructions and vouches for the pointers.
         #[allow(clippy::inline_always, clippy::undocumented_unsafe_blocks)]
@@ -109,6 +147,16 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            unsafe fn load_f16(from: *const f16) -> Self {
+                unsafe { $load_f16(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_bf16(from: *const bf16) -> Self {
+                unsafe { $load_bf16(from) }
+            }
+
+            #[inline(always)]
             unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
                 unsafe { $sums(vectors) }
             }
@@ -119,13 +167,49 @@ macro_rules! vector {
 #[cfg(target_arch = "x86_64")]
 vector!(
     __m512: 16, 4, 7;
-    _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, sums_512
+    _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps;
+    f16_512, bf16_512, sums_512
 );
 #[cfg(target_arch = "x86_64")]
 vector!(
     __m256: 8, 2, 2;
-    _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, sums_256
+    _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps;
+    f16_256, bf16_256, sums_256
 );
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn f16_512(from: *const f16) -> x86::__m512 {
+    // SAFETY: the caller's, here and in the three functions below.
+    x86::_mm512_cvtph_ps(unsafe { x86::_mm256_loadu_si256(from.cast()) })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn bf16_512(from: *const bf16) -> x86::__m512 {
+    // SAFETY: as above. A bf16 is the upper half of an f32.
+    let halves = x86::_mm512_cvtepu16_epi32(unsafe { x86::_mm256_loadu_si256(from.cast()) });
+    x86::_mm512_castsi512_ps(x86::_mm512_slli_epi32::<16>(halves))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn f16_256(from: *const f16) -> x86::__m256 {
+    // SAFETY: as above.
+    x86::_mm256_cvtph_ps(unsafe { x86::_mm_loadu_si128(from.cast()) })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bf16_256(from: *const bf16) -> x86::__m256 {
+    // SAFETY: as above.
+    let halves = x86::_mm256_cvtepu16_epi32(unsafe { x86::_mm_loadu_si128(from.cast()) });
+    x86::_mm256_castsi256_ps(x86::_mm256_slli_epi32::<16>(halves))
+}
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
