@@ -13,7 +13,8 @@ pub(super) fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-88.0, 88.8);
-    let n = (clamped * LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     // Minimax polynomial of (exp(r) - 1 - r) / r² on [-ln2/2, ln2/2].
     let mut p = 1.987_569_1e-4;
@@ -23,10 +24,12 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
+    // The low bits of `shifted` are n as an integer: a conversion would be checked, number by number.
+    let integer = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
     // 2ⁿ in two factors, because n = 128 has no exponent of its own.
-    let half = (n * 0.5) as i32;
-    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let y = y * power(half) * power(n as i32 - half);
+    let half = integer >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned());
+    let y = y * power(half) * power(integer.wrapping_sub(half));
     let y = if x < -87.3 { 0.0 } else { y };
     let y = if x > 88.72 { f32::INFINITY } else { y };
     if x.is_nan() { x } else { y }

@@ -10,8 +10,10 @@ use super::super::isa::{Isa, vectorized};
 use super::super::math::exp;
 use super::super::pool;
 use super::super::scratch;
-use super::panel::{self, Geometry, Inputs, KEYS, Place, View};
-use super::product::{LANES, Left, Result, Right, product};
+use super::decode;
+use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
+use super::product::{Left, Result, Right, product};
+use super::vector::Load;
 
 /// Panels of one task at most: they share the copies of the keys.
 const PANELS: usize = 4;
@@ -23,13 +25,16 @@ const PART: usize = 512;
 const SERIAL_BELOW: usize = 1 << 20;
 
 /// Fills `out`, as `q`, and `log_sums`, `[batch, time, heads]`: the logarithm of each softmax' denominator.
-pub(super) fn forward<T: Element>(
+pub(super) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,
     out: &mut [T],
     log_sums: &mut [f32],
 ) {
+    if decode::takes(geometry) {
+        return decode::forward(isa, geometry, inputs, out, log_sums);
+    }
     let plan = Plan::new(geometry, pool::threads());
     let (out, log_sums) = (Disjoint::new(out), Disjoint::new(log_sums));
     let finish = |place: Place, panel: usize, state: &mut [f32]| {
@@ -204,38 +209,38 @@ vectorized! {
     /// Turns scores, `[keys, columns]`, into weights relative to the greatest score of each column so far.
     /// `shrink` receives what earlier weights must be multiplied by; false if all of it is one.
     fn soften(
-        scores: &mut [f32], columns: usize, greatest: &mut [f32], weights: &mut [f32], shrink: &mut [f32],
+        scores: &mut [f32],
+        columns: usize,
+        greatest: &mut [f32],
+        weights: &mut [f32],
+        shrink: &mut [f32],
     ) -> bool {
-        let (scores, groups) = (scores.as_chunks_mut::<LANES>().0, columns / LANES);
-        let states = greatest.as_chunks_mut::<LANES>().0.iter_mut().zip(weights.as_chunks_mut::<LANES>().0);
-        let mut moved = false;
-        for (group, ((greatest, weights), shrink)) in states.zip(shrink.as_chunks_mut::<LANES>().0).enumerate() {
-            let mut top = *greatest;
-            for scores in scores[group..].iter().step_by(groups) {
-                for (top, &x) in top.iter_mut().zip(scores) {
-                    *top = if x > *top { x } else { *top };
-                }
-            }
-            // Where nothing was seen yet, any finite number will do.
-            let base = top.map(|top| if top == f32::NEG_INFINITY { 0.0 } else { top });
-            for i in 0..LANES {
-                shrink[i] = exp(greatest[i] - base[i]);
-                moved |= shrink[i] != 1.0;
-            }
-            *greatest = top;
-            let mut sums = [0.0; LANES];
-            for scores in scores[group..].iter_mut().step_by(groups) {
-                for i in 0..LANES {
-                    let weight = exp(scores[i] - base[i]);
-                    scores[i] = weight;
-                    sums[i] += weight;
-                }
-            }
-            for i in 0..LANES {
-                weights[i] = weights[i] * shrink[i] + sums[i];
+        let mut tops = [f32::NEG_INFINITY; PANEL];
+        let tops = &mut tops[..columns];
+        tops.copy_from_slice(greatest);
+        for scores in scores.chunks_exact(columns) {
+            for (top, &x) in tops.iter_mut().zip(scores) {
+                *top = if x > *top { x } else { *top };
             }
         }
-        moved
+        let mut moved = 0.0;
+        let states = greatest.iter_mut().zip(shrink).zip(weights.iter_mut()).zip(&mut *tops);
+        for (((greatest, shrink), weight), top) in states {
+            let old = *greatest;
+            *greatest = *top;
+            // Where nothing was seen yet, any finite number will do.
+            *top = if *top == f32::NEG_INFINITY { 0.0 } else { *top };
+            *shrink = exp(old - *top);
+            *weight *= *shrink;
+            moved = if *shrink == 1.0 { moved } else { 1.0 };
+        }
+        for scores in scores.chunks_exact_mut(columns) {
+            for ((x, &top), sum) in scores.iter_mut().zip(&*tops).zip(weights.iter_mut()) {
+                *x = exp(*x - top);
+                *sum += *x;
+            }
+        }
+        moved != 0.0
     }
 }
 

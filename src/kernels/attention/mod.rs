@@ -27,11 +27,14 @@ use super::element::Element;
 use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
 use panel::{Geometry, Inputs};
+use vector::Load;
 
 mod backward;
+mod decode;
 mod forward;
 mod panel;
 mod product;
+mod vector;
 
 /// Which keys a query may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +209,7 @@ impl HostOp for Attention {
 }
 
 impl Attention {
-    fn forward<T: Element>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
+    fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
         forward::forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
     }
 }

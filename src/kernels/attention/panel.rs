@@ -99,7 +99,7 @@ impl Geometry {
     }
 
     /// Keys that `row` sees.
-    fn visible(&self, starts: Option<&[i32]>, place: Place, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, starts: Option<&[i32]>, place: Place, row: usize) -> Range<usize> {
         let time = row / self.group();
         let end = self.keys - self.time + time + 1;
         let start = starts.map_or(0, |starts| starts[place.batch * self.time + time].max(0) as usize);
@@ -198,7 +198,7 @@ vectorized! {
         }
     }
 
-    /// Adds nothing, multiplies every number by `factor`.
+    /// Multiplies every number by `factor`.
     pub(super) fn multiply(numbers: &mut [f32], factor: f32) {
         for x in numbers {
             *x *= factor;

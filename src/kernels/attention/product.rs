@@ -4,6 +4,7 @@
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
 use super::super::isa::Isa;
+use super::vector::{Load, Portable, Vector};
 
 /// Columns of `B` and `C` come in multiples of this.
 pub(super) const LANES: usize = 16;
@@ -21,8 +22,8 @@ pub(super) struct Left<'a> {
 
 /// `B`: element `(p, j)` is at `p · row + j`.
 #[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    pub data: &'a [f32],
+pub(super) struct Right<'a, B> {
+    pub data: &'a [B],
     pub row: usize,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Result<'a> {
 ///
 /// # Panics
 /// When `n` is no multiple of [`LANES`] or an operand is too short.
-pub(super) fn product(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right, c: Result) {
+pub(super) fn product<B: Load>(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right<B>, c: Result) {
     if m == 0 || n == 0 {
         return;
     }
@@ -57,50 +58,50 @@ pub(super) fn product(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Right, c: Res
             level if level >= Isa::Avx512 => avx512(m, n, c),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2(m, n, c),
-            _ => blocks::<Portable>(m, n, c),
+            _ => blocks::<Portable, B>(m, n, c),
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct Block<'a> {
+struct Block<'a, B> {
     c: *mut f32,
     stride: usize,
     add: bool,
     k: usize,
     a: Left<'a>,
-    b: Right<'a>,
+    b: Right<'a, B>,
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(m: usize, n: usize, block: Block) {
+unsafe fn avx512<B: Load>(m: usize, n: usize, block: Block<B>) {
     // SAFETY: the caller's.
-    unsafe { blocks::<std::arch::x86_64::__m512>(m, n, block) }
+    unsafe { blocks::<std::arch::x86_64::__m512, B>(m, n, block) }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(m: usize, n: usize, block: Block) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<B: Load>(m: usize, n: usize, block: Block<B>) {
     // SAFETY: the caller's.
-    unsafe { blocks::<std::arch::x86_64::__m256>(m, n, block) }
+    unsafe { blocks::<std::arch::x86_64::__m256, B>(m, n, block) }
 }
 
 /// # Safety
 /// The operands of `block` hold an `m × n` result, and the processor has the instructions of `V`.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn blocks<V: Vector>(m: usize, n: usize, block: Block) {
+unsafe fn blocks<V: Vector, B: Load>(m: usize, n: usize, block: Block<B>) {
     for j in (0..n).step_by(V::GROUP * V::LEN) {
         // SAFETY: the caller's.
         unsafe {
             match (n - j) / V::LEN {
-                1 => rows::<V, 1>(m, j, block),
-                2 => rows::<V, 2>(m, j, block),
-                3 => rows::<V, 3>(m, j, block),
+                1 => rows::<V, B, 1>(m, j, block),
+                2 => rows::<V, B, 2>(m, j, block),
+                3 => rows::<V, B, 3>(m, j, block),
                 // No instruction set with fewer registers has groups of four.
-                _ if V::GROUP == 2 => rows::<V, 2>(m, j, block),
-                _ => rows::<V, 4>(m, j, block),
+                _ if V::GROUP == 2 => rows::<V, B, 2>(m, j, block),
+                _ => rows::<V, B, 4>(m, j, block),
             }
         }
     }
@@ -109,17 +110,17 @@ unsafe fn blocks<V: Vector>(m: usize, n: usize, block: Block) {
 /// `N` vectors of columns from column `j` on.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn rows<V: Vector, const N: usize>(m: usize, j: usize, block: Block) {
+unsafe fn rows<V: Vector, B: Load, const N: usize>(m: usize, j: usize, block: Block<B>) {
     for i in (0..m).step_by(ROWS) {
         // SAFETY: the caller's.
         unsafe {
             match m - i {
-                1 => tile::<V, 1, N>(i, j, block),
-                2 => tile::<V, 2, N>(i, j, block),
-                3 => tile::<V, 3, N>(i, j, block),
-                4 => tile::<V, 4, N>(i, j, block),
-                5 => tile::<V, 5, N>(i, j, block),
-                _ => tile::<V, ROWS, N>(i, j, block),
+                1 => tile::<V, B, 1, N>(i, j, block),
+                2 => tile::<V, B, 2, N>(i, j, block),
+                3 => tile::<V, B, 3, N>(i, j, block),
+                4 => tile::<V, B, 4, N>(i, j, block),
+                5 => tile::<V, B, 5, N>(i, j, block),
+                _ => tile::<V, B, ROWS, N>(i, j, block),
             }
         }
     }
@@ -128,7 +129,7 @@ unsafe fn rows<V: Vector, const N: usize>(m: usize, j: usize, block: Block) {
 /// `R` rows and `N` vectors of columns of the result, in registers over all of `k`.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, block: Block) {
+unsafe fn tile<V: Vector, B: Load, const R: usize, const N: usize>(i: usize, j: usize, block: Block<B>) {
     let Block { c, stride, add, k, a, b } = block;
     // SAFETY: rows `i..i + R` and columns `j..j + N · V::LEN` are within the result.
     unsafe {
@@ -146,7 +147,7 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, bl
         for _ in 0..k {
             let mut columns = [V::zero(); N];
             for (v, column) in columns.iter_mut().enumerate() {
-                *column = V::load(right.add(v * V::LEN));
+                *column = B::load(right.add(v * V::LEN));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*left.add(r * a.row));
@@ -164,103 +165,6 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(i: usize, j: usize, bl
         }
     }
 }
-
-/// A register of f32. Everything is inlined into a function that has the instructions.
-trait Vector: Copy {
-    const LEN: usize;
-    /// Vectors of columns computed at once.
-    const GROUP: usize;
-    unsafe fn zero() -> Self;
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(from: *const f32) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// `x·y + z`
-    unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self;
-}
-
-/// Four numbers, as NEON and SSE have; the compiler finds the instructions.
-#[derive(Clone, Copy)]
-struct Portable([f32; 4]);
-
-#[allow(clippy::inline_always)]
-impl Vector for Portable {
-    const LEN: usize = 4;
-    const GROUP: usize = 2;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([0.0; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        Self([x; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
-        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self {
-        // Arm always has the fused instruction; elsewhere it would be a call.
-        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-        Self(std::array::from_fn(|i| {
-            if fused { x.0[i].mul_add(y.0[i], z.0[i]) } else { x.0[i] * y.0[i] + z.0[i] }
-        }))
-    }
-}
-
-/// A vector type of x86-64 and its intrinsics.
-#[cfg(target_arch = "x86_64")]
-macro_rules! vector {
-    ($vector:ident, $len:literal, $group:literal, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
-        // SAFETY (of each block): the caller's, who has the instructions and vouches for the pointers.
-        #[allow(clippy::inline_always, clippy::undocumented_unsafe_blocks)]
-        impl Vector for std::arch::x86_64::$vector {
-            const LEN: usize = $len;
-            const GROUP: usize = $group;
-
-            #[inline(always)]
-            unsafe fn zero() -> Self {
-                unsafe { std::arch::x86_64::$zero() }
-            }
-
-            #[inline(always)]
-            unsafe fn splat(x: f32) -> Self {
-                unsafe { std::arch::x86_64::$splat(x) }
-            }
-
-            #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
-                unsafe { std::arch::x86_64::$load(from) }
-            }
-
-            #[inline(always)]
-            unsafe fn store(self, to: *mut f32) {
-                unsafe { std::arch::x86_64::$store(to, self) }
-            }
-
-            #[inline(always)]
-            unsafe fn multiply_add(x: Self, y: Self, z: Self) -> Self {
-                unsafe { std::arch::x86_64::$fma(x, y, z) }
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-vector!(__m512, 16, 4, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
-#[cfg(target_arch = "x86_64")]
-vector!(__m256, 8, 2, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
 
 #[cfg(test)]
 mod tests {

@@ -80,7 +80,7 @@ fn close<T: Element>(ours: &[T], exact: &[f64], tolerance: f64, what: &str) {
 }
 
 /// Forward and backward on every instruction set, from operands that are not aligned.
-fn check<T: Element>(g: &Geometry, starts: Option<&[i32]>, tolerance: f64) {
+fn check<T: vector::Load>(g: &Geometry, starts: Option<&[i32]>, tolerance: f64) {
     let (q_len, k_len) =
         (g.batch * g.time * g.heads * g.head_dim, g.batch * g.room * g.kv_heads * g.head_dim);
     let draw = |len: usize, seed: u32| numbers::<T>(len + 1, seed);

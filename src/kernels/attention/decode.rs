@@ -1,0 +1,284 @@
+//! Forward pass of one query per sequence, as when text is generated: bound by reading the keys and values
+//! once, so all heads of all groups go over them together, in the order they lie in memory.
+
+use std::ops::Range;
+
+use super::super::disjoint::Disjoint;
+use super::super::element::Element;
+use super::super::isa::{Isa, vectorized};
+use super::super::math::exp;
+use super::super::pool;
+use super::super::scratch;
+use super::panel::{self, Geometry, Inputs, KEYS, Place};
+use super::product::{LANES, Left, Result, Right, product};
+use super::vector::{Load, Portable, Vector};
+
+/// Heads of a group above which vectors along queries are the faster way.
+const GROUP: usize = 16;
+
+/// Keys of a part of the context at least.
+const PART: usize = 256;
+
+/// Multiply-adds below which waking other threads costs more than it saves.
+const SERIAL_BELOW: usize = 1 << 19;
+
+/// Whether [`forward`] takes this call.
+pub(super) fn takes(geometry: &Geometry) -> bool {
+    geometry.time == 1 && geometry.rows() <= GROUP && geometry.head_dim.is_multiple_of(LANES)
+}
+
+/// As [`super::forward::forward`].
+pub(super) fn forward<T: Load>(
+    isa: Isa,
+    geometry: &Geometry,
+    inputs: &Inputs<T>,
+    out: &mut [T],
+    log_sums: &mut [f32],
+) {
+    let (heads, len) = (geometry.heads, state_len(geometry));
+    let work = geometry.batch * geometry.keys * geometry.head_dim * (heads + 2 * geometry.kv_heads);
+    let wanted = (2 * pool::threads()).div_ceil(geometry.batch.max(1));
+    let parts = if work < SERIAL_BELOW { 1 } else { wanted.min(geometry.keys / PART).max(1) };
+    let mut states = scratch::take::<f32>(geometry.batch * parts * len);
+    let shared = Disjoint::new(&mut states);
+    let task = |index: usize| {
+        // SAFETY: every index has a part of its own.
+        let state = unsafe { shared.part(index * len..(index + 1) * len) };
+        let (batch, part) = (index / parts, index % parts);
+        let all = geometry.visible(inputs.starts, Place { batch, kv_head: 0 }, 0);
+        let step = all.len().div_ceil(parts);
+        let start = (all.start + part * step).min(all.end);
+        attend(isa, geometry, inputs, batch, start..(start + step).min(all.end), state);
+    };
+    if work < SERIAL_BELOW {
+        (0..geometry.batch).for_each(task)
+    } else {
+        pool::run(geometry.batch * parts, task)
+    }
+    for batch in 0..geometry.batch {
+        let parts = &states[batch * parts * len..(batch + 1) * parts * len];
+        let out = &mut out[batch * heads * geometry.head_dim..][..heads * geometry.head_dim];
+        join(isa, geometry, parts, out, &mut log_sums[batch * heads..][..heads]);
+    }
+}
+
+/// Numbers of a state: per head the sum of weighted values, `[heads, head_dim]`, the greatest score, and the
+/// sum of weights relative to it.
+fn state_len(geometry: &Geometry) -> usize {
+    geometry.heads * (geometry.head_dim + 2)
+}
+
+/// Fills `state` from `keys` of one sequence.
+fn attend<T: Load>(
+    isa: Isa,
+    geometry: &Geometry,
+    inputs: &Inputs<T>,
+    batch: usize,
+    keys: Range<usize>,
+    state: &mut [f32],
+) {
+    let Geometry { heads, kv_heads, head_dim, .. } = *geometry;
+    let group = heads / kv_heads;
+    let (sums, rest) = state.split_at_mut(heads * head_dim);
+    let (greatest, weights) = rest.split_at_mut(heads);
+    sums.fill(0.0);
+    greatest.fill(f32::NEG_INFINITY);
+    weights.fill(0.0);
+    let row = kv_heads * head_dim;
+    let mut buffer = scratch::take::<f32>(heads * (head_dim + KEYS));
+    let (q, scores) = buffer.split_at_mut(heads * head_dim);
+    widen(isa, &inputs.q[batch * heads * head_dim..][..heads * head_dim], q);
+    panel::multiply(isa, q, geometry.scale);
+    for start in keys.clone().step_by(KEYS) {
+        let len = KEYS.min(keys.end - start);
+        let part = (batch * geometry.room + start) * row..(batch * geometry.room + start + len) * row;
+        let (k, v) = (&inputs.k[part.clone()], &inputs.v[part]);
+        // A few keys at a time, all their heads: in the order of memory.
+        for key in (0..len).step_by(4) {
+            prefetch(&v[key * row..(key + 4).min(len) * row]);
+            for kv_head in 0..kv_heads {
+                // The last four may be fewer; the last one then comes again.
+                let places: [usize; 4] =
+                    std::array::from_fn(|i| (key + i).min(len - 1) * row + kv_head * head_dim);
+                let head = kv_head * group;
+                let q = &q[head * head_dim..(head + group) * head_dim];
+                dots(isa, q, head_dim, k, places, &mut scores[head * KEYS + key..]);
+            }
+        }
+        for head in 0..heads {
+            let scores = &mut scores[head * KEYS..(head + 1) * KEYS];
+            scores[len..].fill(f32::NEG_INFINITY);
+            let shrink = soften(isa, scores, &mut greatest[head], &mut weights[head]);
+            if shrink != 1.0 {
+                panel::multiply(isa, &mut sums[head * head_dim..(head + 1) * head_dim], shrink);
+            }
+        }
+        for kv_head in 0..kv_heads {
+            let head = kv_head * group;
+            product(
+                isa,
+                [group, head_dim, len],
+                Left { data: &scores[head * KEYS..], row: KEYS, column: 1 },
+                Right { data: &v[kv_head * head_dim..], row },
+                Result { data: &mut sums[head * head_dim..], row: head_dim, add: true },
+            );
+        }
+    }
+}
+
+/// Joins the states of the parts of one sequence and writes the result.
+fn join<T: Element>(isa: Isa, geometry: &Geometry, parts: &[f32], out: &mut [T], log_sums: &mut [f32]) {
+    let Geometry { heads, head_dim, .. } = *geometry;
+    let states = || parts.chunks_exact(state_len(geometry));
+    let mut sums = scratch::take::<f32>(head_dim);
+    for (head, (out, log_sum)) in out.chunks_exact_mut(head_dim).zip(log_sums).enumerate() {
+        let greatest = |state: &[f32]| state[heads * head_dim + head];
+        let top = states().map(greatest).fold(f32::NEG_INFINITY, f32::max);
+        // A query that sees nothing gets zeros, and later weights exp(x - ∞) = 0.
+        *log_sum = f32::INFINITY;
+        sums.fill(0.0);
+        if top > f32::NEG_INFINITY {
+            let weight = |state: &[f32]| exp(greatest(state) - top) * state[heads * (head_dim + 1) + head];
+            let all: f32 = states().map(weight).sum();
+            *log_sum = top + all.ln();
+            for state in states() {
+                let factor = exp(greatest(state) - top) / all;
+                add_scaled(isa, &mut sums, &state[head * head_dim..][..head_dim], factor);
+            }
+        }
+        panel::write(isa, &sums, out);
+    }
+}
+
+/// Asks for memory that is read soon.
+fn prefetch<T>(numbers: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in numbers.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which cannot fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
+}
+
+vectorized! {
+    fn widen<T: Element>(numbers: &[T], wide: &mut [f32]) {
+        T::widen(numbers, wide);
+    }
+
+    fn add_scaled(sums: &mut [f32], numbers: &[f32], factor: f32) {
+        for (sum, x) in sums.iter_mut().zip(numbers) {
+            *sum += x * factor;
+        }
+    }
+
+    /// Turns the scores of a head into weights; returns what earlier weights must be multiplied by.
+    fn soften(scores: &mut [f32], greatest: &mut f32, weight: &mut f32) -> f32 {
+        let scores = scores.as_chunks_mut::<LANES>().0;
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for scores in &*scores {
+            for (top, &x) in tops.iter_mut().zip(scores) {
+                *top = if x > *top { x } else { *top };
+            }
+        }
+        let top = tops.iter().fold(*greatest, |top, &x| if x > top { x } else { top });
+        let mut sums = [0.0; LANES];
+        for scores in scores {
+            for (x, sum) in scores.iter_mut().zip(&mut sums) {
+                *x = exp(*x - top);
+                *sum += *x;
+            }
+        }
+        let shrink = exp(*greatest - top);
+        *greatest = top;
+        *weight = *weight * shrink + sums.iter().sum::<f32>();
+        shrink
+    }
+}
+
+/// Products of every row of `q` with the four rows of `k` at `places`; those of a row go to `scores`, rows
+/// [`KEYS`] apart.
+fn dots<T: Load>(isa: Isa, q: &[f32], len: usize, k: &[T], places: [usize; 4], scores: &mut [f32]) {
+    let rows = q.len() / len;
+    assert!(places.iter().all(|place| place + len <= k.len()), "attention: size of the keys");
+    assert!(scores.len() >= (rows - 1) * KEYS + 4, "attention: size of the scores");
+    let keys = places.map(|place| k[place..].as_ptr());
+    // SAFETY: the operands hold all that is read, as just checked, and an `Isa` exists only where the
+    // processor has it.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            level if level >= Isa::Avx512 => dots_avx512(q, len, keys, scores),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => dots_avx2(q, len, keys, scores),
+            _ => dots_of::<Portable, T>(q, len, keys, scores),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn dots_avx512<T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { dots_of::<std::arch::x86_64::__m512, T>(q, len, keys, scores) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dots_avx2<T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { dots_of::<std::arch::x86_64::__m256, T>(q, len, keys, scores) }
+}
+
+/// # Safety
+/// `keys` point to `len` numbers each, `scores` holds four per row, and the processor has the instructions.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn dots_of<V: Vector, T: Load>(q: &[f32], len: usize, keys: [*const T; 4], scores: &mut [f32]) {
+    let rows = q.len() / len;
+    let mut row = 0;
+    while row < rows {
+        let count = (rows - row).min(V::ROWS);
+        let (q, scores) = (q[row * len..].as_ptr(), &mut scores[row * KEYS..]);
+        // SAFETY: the caller's.
+        unsafe {
+            match count {
+                1 => tile::<V, T, 1>(q, len, keys, scores),
+                2 => tile::<V, T, 2>(q, len, keys, scores),
+                3 => tile::<V, T, 3>(q, len, keys, scores),
+                4 => tile::<V, T, 4>(q, len, keys, scores),
+                5 => tile::<V, T, 5>(q, len, keys, scores),
+                6 => tile::<V, T, 6>(q, len, keys, scores),
+                _ => tile::<V, T, 7>(q, len, keys, scores),
+            }
+        }
+        row += count;
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn tile<V: Vector, T: Load, const R: usize>(
+    q: *const f32,
+    len: usize,
+    keys: [*const T; 4],
+    scores: &mut [f32],
+) {
+    // SAFETY: the caller's; `len` is a multiple of the vector's length.
+    unsafe {
+        let mut sums = [[V::zero(); 4]; R];
+        for at in (0..len).step_by(V::LEN) {
+            let keys = keys.map(|key| T::load::<V>(key.add(at)));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let q = V::load(q.add(r * len + at));
+                for (sum, &key) in sums.iter_mut().zip(&keys) {
+                    *sum = V::multiply_add(q, key, *sum);
+                }
+            }
+        }
+        for (r, &sums) in sums.iter().enumerate() {
+            scores[r * KEYS..][..4].copy_from_slice(&V::sums(sums));
+        }
+    }
+}
