@@ -15,6 +15,7 @@
 //! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
+//! | [`quantized_linear`](quantized::quantized_linear) | packed weights, read once, as they are | `mlx::quantized_matmul` |
 //! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
 //!
 //! This is the only room of the crate with `unsafe` code.
@@ -28,6 +29,7 @@ pub mod embedding;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
+pub mod quantized;
 pub mod rope;
 pub mod softmax;
 

@@ -13,6 +13,9 @@ use super::isa::Isa;
 use super::pool::run;
 use super::scratch;
 
+pub(super) mod gemv;
+#[cfg(target_arch = "x86_64")]
+mod gemv_avx512;
 mod kernel;
 mod pack;
 mod rows;
@@ -21,6 +24,7 @@ mod transpose;
 pub(super) use kernel::Precision;
 pub(super) use pack::{Lanes, Packed};
 pub(super) use rows::{Dense, Picked, Rows, SideBySide};
+pub(super) use transpose::transpose;
 
 use kernel::Kernel;
 use pack::{pack_panels, panels_at_once};

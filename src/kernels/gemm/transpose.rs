@@ -4,7 +4,7 @@ use super::super::isa::Isa;
 
 /// `panel[s][i] = block[i][s]` for `width` lines of `block`, each `depth` words long, of which the first
 /// `panel.len() / width` are taken.
-pub(super) fn transpose(isa: Isa, block: &[u32], depth: usize, width: usize, panel: &mut [u32]) {
+pub(in crate::kernels) fn transpose(isa: Isa, block: &[u32], depth: usize, width: usize, panel: &mut [u32]) {
     assert!(block.len() >= width * depth && panel.len() <= width * depth);
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 {

@@ -1,0 +1,120 @@
+//! Rows of activations, prepared for products with packed weights.
+//!
+//! With weights `scale·level + bias`, a product is `Σ scale·(Σ level·x) + Σ bias·(Σ x)` over the groups. The
+//! sums of x are the same for every row of weights and are computed here, once.
+
+use half::bf16;
+
+use super::super::element::Element;
+use super::super::isa::{Isa, vectorized};
+use super::super::scratch::{self, Scratch};
+
+/// Most columns of a group that share a scale of their own.
+pub(super) const MOST_GROUP: usize = 64;
+
+/// One scale per group that puts the largest magnitude at 127.
+pub(super) struct Int8 {
+    /// `[rows, columns]`
+    pub codes: Scratch<i8>,
+    /// `[rows, groups]`
+    pub scales: Scratch<f32>,
+    /// Sums of what the codes stand for: `[rows, groups]`
+    pub sums: Scratch<f32>,
+}
+
+impl Int8 {
+    /// Rounds rows of `columns` numbers in groups of `group`.
+    pub(super) fn of(isa: Isa, x: &[f32], group: usize) -> Self {
+        let groups = x.len() / group;
+        let (mut codes, mut scales, mut sums) =
+            (scratch::take(x.len()), scratch::take(groups), scratch::take(groups));
+        Self::write(isa, x, group, &mut codes, &mut scales, &mut sums);
+        Self { codes, scales, sums }
+    }
+
+    /// The same for a part of the rows, whose places are given.
+    pub(super) fn write(
+        isa: Isa,
+        x: &[f32],
+        group: usize,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        match group {
+            32 => quantize_groups(isa, Group::<32>, x, codes, scales, sums),
+            _ => quantize_groups(isa, Group::<64>, x, codes, scales, sums),
+        }
+    }
+}
+
+/// A size of groups as a type: loops of known length vectorise best.
+pub(super) struct Group<const SIZE: usize>;
+
+pub(super) trait Size {
+    /// Columns of a group.
+    const SIZE: usize;
+}
+
+impl<const SIZE: usize> Size for Group<SIZE> {
+    const SIZE: usize = SIZE;
+}
+
+/// Lanes of a sum.
+const LANES: usize = 16;
+
+vectorized! {
+    fn quantize_groups<G: Size>(
+        _group: G,
+        x: &[f32],
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let groups = x.chunks_exact(G::SIZE).zip(codes.chunks_exact_mut(G::SIZE));
+        for ((x, codes), (scale, sum)) in groups.zip(scales.iter_mut().zip(sums)) {
+            let mut most = [0.0_f32; LANES];
+            for x in x.chunks_exact(LANES) {
+                for (most, x) in most.iter_mut().zip(x) {
+                    *most = if x.abs() > *most { x.abs() } else { *most };
+                }
+            }
+            let most = most.iter().fold(0.0_f32, |a, &b| a.max(b));
+            *scale = most / 127.0;
+            // Scales too small to invert stand for zeros.
+            let inverse = if *scale > f32::MIN_POSITIVE { 1.0 / *scale } else { 0.0 };
+            let mut total = [0_i32; LANES];
+            for (x, codes) in x.chunks_exact(LANES).zip(codes.chunks_exact_mut(LANES)) {
+                for ((total, x), code) in total.iter_mut().zip(x).zip(codes) {
+                    /// Adding and subtracting it rounds to an integer.
+                    const ROUND: f32 = 12_582_912.0;
+                    let rounded = (x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+                    *code = rounded as i8;
+                    *total += rounded;
+                }
+            }
+            *sum = *scale * total.iter().sum::<i32>() as f32;
+        }
+    }
+
+    /// Sums of groups of `group` columns, a multiple of 32.
+    pub(super) fn sum_groups(x: &[f32], group: usize, sums: &mut [f32]) {
+        for (x, sum) in x.chunks_exact(group).zip(sums) {
+            let mut total = [0.0_f32; LANES];
+            for x in x.chunks_exact(LANES) {
+                for (total, x) in total.iter_mut().zip(x) {
+                    *total += x;
+                }
+            }
+            *sum = total.iter().sum();
+        }
+    }
+
+    /// Rounds to bf16 and back.
+    pub(super) fn round_bf16(x: &mut [f32]) {
+        for x in x {
+            let rounded: bf16 = Element::from_f32(*x);
+            *x = Element::to_f32(rounded);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Products with few rows of activations: each packed weight is read once, and memory sets the pace.
+
+use std::ops::Range;
+
+use super::super::disjoint::Disjoint;
+use super::super::isa::{Isa, vectorized};
+use super::super::pool::run;
+use super::super::scratch::{self, Scratch};
+use super::Accuracy;
+use super::activations::{Int8, MOST_GROUP, round_bf16, sum_groups};
+use super::format::QuantizedRows;
+
+/// Rows of activations that share one pass over the weights.
+pub(super) const MOST_ROWS: usize = 8;
+
+/// Bytes of packed weights per task.
+const TASK_BYTES: usize = 64 << 10;
+
+/// `out = x·weightsᵀ` for rows of `x`, all row-major; best for at most a few rows.
+///
+/// On processors without the instructions for `accuracy` the product is at least as accurate.
+pub(super) fn gemv(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, out: &mut [f32]) {
+    let (columns, n) = (weights.columns, weights.rows);
+    assert!(x.len() * n == out.len() * columns, "gemv: {} numbers for {n} by {columns}", x.len());
+    if columns == 0 {
+        return out.fill(0.0);
+    }
+    if n == 0 {
+        return;
+    }
+    for (x, out) in x.chunks(MOST_ROWS * columns).zip(out.chunks_mut(MOST_ROWS * n)) {
+        few_rows(isa, accuracy, x, weights, out);
+    }
+}
+
+fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, out: &mut [f32]) {
+    let (n, rows) = (weights.rows, x.len() / weights.columns);
+    let prepared = Prepared::of(isa, accuracy, x, weights);
+    let step = (TASK_BYTES / weights.row_bytes()).max(1);
+    let shared = Disjoint::new(out);
+    run(n.div_ceil(step), |task| {
+        let range = task * step..((task + 1) * step).min(n);
+        let groups = Groups::of(isa, weights, range.clone());
+        let mut block = scratch::take::<f32>(range.len() * rows);
+        prepared.multiply(weights, range.clone(), &groups, &mut block);
+        for i in 0..rows {
+            // SAFETY: tasks have different ranges of every row.
+            let place = unsafe { shared.part(i * n + range.start..i * n + range.end) };
+            for (y, products) in place.iter_mut().zip(block.chunks_exact(rows)) {
+                *y = products[i];
+            }
+        }
+    });
+}
+
+/// Scales and biases of some rows, in groups of at most [`MOST_GROUP`] columns.
+pub(super) struct Groups {
+    pub scales: Scratch<f32>,
+    pub biases: Scratch<f32>,
+    /// Groups of a row.
+    pub count: usize,
+}
+
+impl Groups {
+    pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
+        let parts = weights.format.group_size().div_ceil(MOST_GROUP);
+        let stored = rows.start * weights.groups()..rows.end * weights.groups();
+        let len = stored.len();
+        let mut scales = scratch::take::<f32>(len * parts);
+        let mut biases = scratch::take::<f32>(len * parts);
+        weights.read_groups(isa, stored, &mut scales[..len], &mut biases[..len]);
+        for numbers in [&mut scales, &mut biases] {
+            if parts > 1 {
+                for i in (0..len * parts).rev() {
+                    numbers[i] = numbers[i / parts];
+                }
+            }
+        }
+        Self { scales, biases, count: weights.groups() * parts }
+    }
+}
+
+/// Activations in the form that a kernel reads.
+enum Prepared<'a> {
+    /// As they are, with the sums of their groups.
+    F32(Isa, &'a [f32], Scratch<f32>),
+    Int8(Isa, Int8),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(super::gemv_avx512::Prepared),
+}
+
+/// Columns of the groups of a product.
+pub(super) fn group_size(weights: &QuantizedRows) -> usize {
+    weights.format.group_size().min(MOST_GROUP)
+}
+
+impl<'a> Prepared<'a> {
+    fn of(isa: Isa, accuracy: Accuracy, x: &'a [f32], weights: &QuantizedRows) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa >= Isa::Avx512 && (accuracy != Accuracy::Int8 || isa >= Isa::Avx512Vnni) {
+            return Self::Avx512(super::gemv_avx512::Prepared::of(isa, accuracy, x, weights));
+        }
+        let group = group_size(weights);
+        if accuracy == Accuracy::Int8 {
+            return Self::Int8(isa, Int8::of(isa, x, group));
+        }
+        let mut sums = scratch::take(x.len() / group);
+        sum_groups(isa, x, group, &mut sums);
+        Self::F32(isa, x, sums)
+    }
+
+    /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
+    fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, groups: &Groups, out: &mut [f32]) {
+        let (isa, columns, group) = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(prepared) => return prepared.multiply(weights, range, groups, out),
+            Self::F32(isa, ..) | Self::Int8(isa, _) => (*isa, weights.columns, group_size(weights)),
+        };
+        let rows = out.len() / range.len();
+        let mut levels = scratch::take::<u8>(columns);
+        for (i, (row, out)) in range.zip(out.chunks_exact_mut(rows)).enumerate() {
+            weights.read_levels(isa, row, 0..columns, &mut levels);
+            let scales = &groups.scales[i * groups.count..][..groups.count];
+            let biases = &groups.biases[i * groups.count..][..groups.count];
+            for (m, y) in out.iter_mut().enumerate() {
+                let of_row = m * groups.count..(m + 1) * groups.count;
+                let columns = m * columns..(m + 1) * columns;
+                *y = match self {
+                    Self::F32(_, x, sums) => {
+                        dot(isa, &levels, scales, biases, &x[columns], &sums[of_row], group)
+                    }
+                    Self::Int8(_, x) => {
+                        let (codes, sums) = (&x.codes[columns], &x.sums[of_row.clone()]);
+                        dot_int8(isa, &levels, scales, biases, codes, &x.scales[of_row], sums, group)
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Self::Avx512(_) => unreachable!("returned above"),
+                };
+            }
+        }
+    }
+}
+
+/// Lanes of a sum.
+const LANES: usize = 16;
+
+vectorized! {
+    fn dot(
+        levels: &[u8],
+        scales: &[f32],
+        biases: &[f32],
+        x: &[f32],
+        sums: &[f32],
+        group: usize,
+    ) -> f32 {
+        let mut total = [0.0_f32; LANES];
+        let groups = levels.chunks_exact(group).zip(x.chunks_exact(group));
+        for ((levels, x), scale) in groups.zip(scales) {
+            let mut sum = [0.0_f32; LANES];
+            for (levels, x) in levels.chunks_exact(LANES).zip(x.chunks_exact(LANES)) {
+                for ((sum, &level), x) in sum.iter_mut().zip(levels).zip(x) {
+                    *sum += f32::from(level) * x;
+                }
+            }
+            for (total, sum) in total.iter_mut().zip(sum) {
+                *total += scale * sum;
+            }
+        }
+        let shift: f32 = biases.iter().zip(sums).map(|(bias, sum)| bias * sum).sum();
+        total.iter().sum::<f32>() + shift
+    }
+
+    fn dot_int8(
+        levels: &[u8],
+        scales: &[f32],
+        biases: &[f32],
+        codes: &[i8],
+        code_scales: &[f32],
+        sums: &[f32],
+        group: usize,
+    ) -> f32 {
+        let mut total = 0.0;
+        let groups = levels.chunks_exact(group).zip(codes.chunks_exact(group));
+        for ((levels, codes), (scale, code_scale)) in groups.zip(scales.iter().zip(code_scales)) {
+            let mut sum = 0;
+            for (&level, &code) in levels.iter().zip(codes) {
+                sum += i32::from(level) * i32::from(code);
+            }
+            total += scale * code_scale * sum as f32;
+        }
+        let shift: f32 = biases.iter().zip(sums).map(|(bias, sum)| bias * sum).sum();
+        total + shift
+    }
+}
+
+/// Rounds a copy of `x` to bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn rounded(isa: Isa, x: &[f32]) -> Scratch<f32> {
+    let mut copy = scratch::take(x.len());
+    copy.copy_from_slice(x);
+    round_bf16(isa, &mut copy);
+    copy
+}

@@ -1,0 +1,486 @@
+//! Products of few rows with AVX-512, also VNNI and BF16.
+//!
+//! A *unit* is 64 bytes of packed codes. Codes stay where they are: lane i of a register holds
+//! neighbouring columns, 8 of them for 4 bits and 4 for bytes, and shifts bring one after the other
+//! down. The activations are brought into that order once per call.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::super::element::Element;
+use super::super::isa::Isa;
+use super::super::scratch::{self, Scratch};
+use super::Accuracy;
+use super::activations::{Int8, sum_groups};
+use super::format::{Mode, QuantizedRows};
+use super::gemv::{Groups, MOST_ROWS, group_size, rounded};
+
+const LANES: usize = 16;
+
+/// Activations in the order of the codes.
+pub(super) struct Prepared {
+    isa: Isa,
+    kind: Kind,
+    rows: usize,
+    /// Words of a unit of one row.
+    unit: usize,
+    /// `[rows, units, unit]`
+    words: Scratch<u32>,
+    /// Sums of groups: `[rows, groups]`
+    sums: Scratch<f32>,
+    levels: [u8; 16],
+}
+
+/// What is multiplied, and how many bits a code has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F32Nibbles,
+    Bf16Nibbles,
+    Int8Nibbles,
+    /// Levels that are not the codes.
+    Int8Levels,
+    F32Bytes,
+    Int8Bytes,
+}
+
+impl Prepared {
+    pub(super) fn of(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows) -> Self {
+        let columns = weights.columns;
+        let kind = match (accuracy, weights.format.bits()) {
+            (Accuracy::Int8, 4) if weights.format.mode() == Mode::Mxfp4 => Kind::Int8Levels,
+            (Accuracy::Int8, 4) => Kind::Int8Nibbles,
+            (Accuracy::Int8, _) => Kind::Int8Bytes,
+            (Accuracy::Bf16, 4) if isa >= Isa::Avx512Bf16 => Kind::Bf16Nibbles,
+            (_, 4) => Kind::F32Nibbles,
+            _ => Kind::F32Bytes,
+        };
+        let (rows, group) = (x.len() / columns, group_size(weights));
+        // Columns of a lane, and registers that the columns of a unit take.
+        let (lane, registers) = match kind {
+            Kind::F32Nibbles => (8, 8),
+            Kind::Bf16Nibbles => (8, 4),
+            Kind::Int8Nibbles | Kind::Int8Levels => (8, 2),
+            Kind::F32Bytes => (4, 4),
+            Kind::Int8Bytes => (4, 1),
+        };
+        let int8 = matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes);
+        // Int8 has a register of scales besides.
+        let unit = (registers + usize::from(int8)) * LANES;
+        let units = columns.div_ceil(lane * LANES);
+        let mut words = scratch::take::<u32>(rows * units * unit);
+        words.fill(0);
+        let sums = if int8 {
+            let x = Int8::of(isa, x, group);
+            let numbers = x.codes.chunks_exact(columns).zip(x.scales.chunks_exact(columns / group));
+            for (words, (codes, scales)) in words.chunks_exact_mut(units * unit).zip(numbers) {
+                order_int8(words, codes, scales, lane, group);
+            }
+            x.sums
+        } else {
+            let copy = (kind == Kind::Bf16Nibbles).then(|| rounded(isa, x));
+            let x = copy.as_deref().unwrap_or(x);
+            for (words, x) in words.chunks_exact_mut(units * unit).zip(x.chunks_exact(columns)) {
+                match kind {
+                    Kind::Bf16Nibbles => order_bf16(words, x),
+                    _ => order_f32(words, x, lane),
+                }
+            }
+            let mut sums = scratch::take(x.len() / group);
+            sum_groups(isa, x, group, &mut sums);
+            sums
+        };
+        Self { isa, kind, rows, unit, words, sums, levels: weights.format.levels() }
+    }
+
+    /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
+    pub(super) fn multiply(
+        &self,
+        weights: &QuantizedRows,
+        range: Range<usize>,
+        groups: &Groups,
+        out: &mut [f32],
+    ) {
+        let group = group_size(weights);
+        let bits = weights.format.bits();
+        let block = |rows: Range<usize>, codes: &[u8], out: &mut [f32]| {
+            let numbers = rows.start * groups.count..rows.end * groups.count;
+            let block = Block {
+                codes,
+                scales: &groups.scales[numbers.clone()],
+                biases: &groups.biases[numbers],
+                groups: groups.count,
+                group,
+            };
+            self.multiply_block(block, out);
+        };
+        if matches!(bits, 4 | 8) {
+            return block(0..range.len(), bytemuck::cast_slice(weights.words(range)), out);
+        }
+        let mut levels = scratch::take::<u8>(weights.columns);
+        for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
+            weights.read_levels(self.isa, range.start + i, 0..weights.columns, &mut levels);
+            block(i..i + 1, &levels, out);
+        }
+    }
+
+    fn multiply_block(&self, block: Block, out: &mut [f32]) {
+        macro_rules! for_rows {
+            ($($rows:literal)*) => {
+                match self.rows {
+                    $(
+                        // SAFETY: `of` chose a kind that the processor has the instructions for.
+                        $rows => unsafe { match self.kind {
+                            Kind::F32Nibbles => avx512::<F32Nibbles, $rows>(self, block, out),
+                            Kind::F32Bytes => avx512::<F32Bytes, $rows>(self, block, out),
+                            Kind::Int8Nibbles => vnni::<Int8Nibbles<false>, $rows>(self, block, out),
+                            Kind::Int8Levels => vnni::<Int8Nibbles<true>, $rows>(self, block, out),
+                            Kind::Int8Bytes => vnni::<Int8Bytes, $rows>(self, block, out),
+                            Kind::Bf16Nibbles => bf16::<Bf16Nibbles, $rows>(self, block, out),
+                        } },
+                    )*
+                    rows => unreachable!("{rows} rows of activations in one pass"),
+                }
+            };
+        }
+        const { assert!(MOST_ROWS == 8) }
+        for_rows!(1 2 3 4 5 6 7 8);
+    }
+}
+
+/// Some rows of weights.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    /// One code per half or whole byte.
+    codes: &'a [u8],
+    /// `[rows, groups]`
+    scales: &'a [f32],
+    biases: &'a [f32],
+    groups: usize,
+    /// Columns of a group.
+    group: usize,
+}
+
+/// How codes meet activations.
+trait Kernel {
+    /// Neighbouring columns in a lane.
+    const LANE: usize;
+
+    /// What the codes are looked up in.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions.
+    unsafe fn table(levels: &[u8; 16]) -> __m512i;
+
+    /// Dot products of a unit of codes with the unit at `x` and those of the next `M - 1` rows, each `stride`
+    /// words on.
+    ///
+    /// # Safety
+    /// As above, and a unit can be read at each of these places.
+    unsafe fn dot<const M: usize>(
+        codes: __m512i,
+        table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M];
+}
+
+/// `out[i][m]` is the product of row i of the weights and row m of the activations.
+///
+/// # Safety
+/// The processor has the kernel's instructions.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block, out: &mut [f32]) {
+    let rows = out.len() / M;
+    let row_bytes = block.codes.len() / rows.max(1);
+    let units = row_bytes.div_ceil(64);
+    let (unit_groups, stride) = (K::LANE * LANES / block.group, units * prepared.unit);
+    assert!(prepared.words.len() == M * stride && prepared.sums.len() == M * block.groups);
+    assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
+    // SAFETY: every access is within the slices whose lengths were just compared, or masked to be.
+    unsafe {
+        let lane: [i32; LANES] = std::array::from_fn(|i| (i * K::LANE / block.group) as i32);
+        let lane = _mm512_loadu_si512(lane.as_ptr().cast());
+        let table = K::table(&prepared.levels);
+        for (i, out) in out.chunks_exact_mut(M).enumerate() {
+            let codes = block.codes.as_ptr().add(i * row_bytes);
+            let scales = block.scales.as_ptr().add(i * block.groups);
+            let biases = block.biases.as_ptr().add(i * block.groups);
+            let mut sums = [_mm512_setzero_ps(); M];
+            for u in 0..units {
+                let bytes = (row_bytes - u * 64).min(64);
+                let codes = _mm512_maskz_loadu_epi8(u64::MAX >> (64 - bytes), codes.add(u * 64).cast());
+                let groups = (block.groups - u * unit_groups).min(unit_groups);
+                let scale = _mm_maskz_loadu_ps((1 << groups) - 1, scales.add(u * unit_groups));
+                let scale = _mm512_permutevar_ps(_mm512_broadcast_f32x4(scale), lane);
+                let x = prepared.words.as_ptr().add(u * prepared.unit);
+                let dots = K::dot::<M>(codes, table, x, stride);
+                for (sum, dot) in sums.iter_mut().zip(dots) {
+                    *sum = _mm512_fmadd_ps(dot, scale, *sum);
+                }
+            }
+            for g in (0..block.groups).step_by(LANES) {
+                let mask = u16::MAX >> (LANES - (block.groups - g).min(LANES));
+                let bias = _mm512_maskz_loadu_ps(mask, biases.add(g));
+                for (m, sum) in sums.iter_mut().enumerate() {
+                    let x = prepared.sums.as_ptr().add(m * block.groups + g);
+                    *sum = _mm512_fmadd_ps(bias, _mm512_maskz_loadu_ps(mask, x), *sum);
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = _mm512_reduce_add_ps(sum);
+            }
+        }
+    }
+}
+
+macro_rules! with_features {
+    ($($name:ident: $features:literal;)*) => {$(
+        #[target_feature(enable = $features)]
+        unsafe fn $name<K: Kernel, const M: usize>(prepared: &Prepared, block: Block, out: &mut [f32]) {
+            // SAFETY: the caller vouches for the instructions.
+            unsafe { multiply::<K, M>(prepared, block, out) }
+        }
+    )*};
+}
+
+with_features! {
+    avx512: "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
+    vnni: "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512vnni";
+    bf16: "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16";
+}
+
+struct F32Nibbles;
+
+#[allow(clippy::inline_always)]
+impl Kernel for F32Nibbles {
+    const LANE: usize = 8;
+
+    #[inline(always)]
+    unsafe fn table(levels: &[u8; 16]) -> __m512i {
+        let levels = levels.map(f32::from);
+        // SAFETY: 16 numbers.
+        unsafe { _mm512_loadu_si512(levels.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const M: usize>(
+        mut codes: __m512i,
+        table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M] {
+        // SAFETY: the caller vouches for the instructions and for `x`.
+        unsafe {
+            let mut dots = [_mm512_setzero_ps(); M];
+            for j in 0..8 {
+                // Only the lowest four bits of a lane count.
+                let levels = _mm512_permutexvar_ps(codes, _mm512_castsi512_ps(table));
+                for (m, dot) in dots.iter_mut().enumerate() {
+                    *dot = _mm512_fmadd_ps(levels, load_ps(x.add(m * stride + j * LANES)), *dot);
+                }
+                codes = _mm512_srli_epi32::<4>(codes);
+            }
+            dots
+        }
+    }
+}
+
+struct Bf16Nibbles;
+
+#[allow(clippy::inline_always)]
+impl Kernel for Bf16Nibbles {
+    const LANE: usize = 8;
+
+    #[inline(always)]
+    unsafe fn table(levels: &[u8; 16]) -> __m512i {
+        // Twice, because an index has five bits and the fifth belongs to the next code.
+        let table: [half::bf16; 32] = std::array::from_fn(|i| Element::from_f32(f32::from(levels[i % 16])));
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const M: usize>(
+        mut codes: __m512i,
+        table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M] {
+        // SAFETY: the caller vouches for the instructions and for `x`.
+        unsafe {
+            let mut dots = [_mm512_setzero_ps(); M];
+            for j in 0..4 {
+                let levels = _mm512_permutexvar_epi16(codes, table);
+                for (m, dot) in dots.iter_mut().enumerate() {
+                    let x = load(x.add(m * stride + j * LANES));
+                    *dot = _mm512_dpbf16_ps(*dot, as_bf16(levels), as_bf16(x));
+                }
+                codes = _mm512_srli_epi16::<4>(codes);
+            }
+            dots
+        }
+    }
+}
+
+struct Int8Nibbles<const LOOK_UP: bool>;
+
+#[allow(clippy::inline_always)]
+impl<const LOOK_UP: bool> Kernel for Int8Nibbles<LOOK_UP> {
+    const LANE: usize = 8;
+
+    #[inline(always)]
+    unsafe fn table(levels: &[u8; 16]) -> __m512i {
+        // SAFETY: 16 bytes.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(levels.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const M: usize>(
+        codes: __m512i,
+        table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M] {
+        // SAFETY: the caller vouches for the instructions and for `x`.
+        unsafe {
+            let nibble = _mm512_set1_epi8(15);
+            let mut even = _mm512_and_si512(codes, nibble);
+            let mut odd = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
+            if LOOK_UP {
+                (even, odd) = (_mm512_shuffle_epi8(table, even), _mm512_shuffle_epi8(table, odd));
+            }
+            std::array::from_fn(|m| {
+                let x = x.add(m * stride);
+                let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, load(x));
+                let sum = _mm512_dpbusd_epi32(sum, odd, load(x.add(LANES)));
+                _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load_ps(x.add(2 * LANES)))
+            })
+        }
+    }
+}
+
+struct F32Bytes;
+
+#[allow(clippy::inline_always)]
+impl Kernel for F32Bytes {
+    const LANE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn table(_levels: &[u8; 16]) -> __m512i {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const M: usize>(
+        mut codes: __m512i,
+        _table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M] {
+        // SAFETY: the caller vouches for the instructions and for `x`.
+        unsafe {
+            let mut dots = [_mm512_setzero_ps(); M];
+            for j in 0..4 {
+                let levels = _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32(255)));
+                for (m, dot) in dots.iter_mut().enumerate() {
+                    *dot = _mm512_fmadd_ps(levels, load_ps(x.add(m * stride + j * LANES)), *dot);
+                }
+                codes = _mm512_srli_epi32::<8>(codes);
+            }
+            dots
+        }
+    }
+}
+
+struct Int8Bytes;
+
+#[allow(clippy::inline_always)]
+impl Kernel for Int8Bytes {
+    const LANE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn table(_levels: &[u8; 16]) -> __m512i {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const M: usize>(
+        codes: __m512i,
+        _table: __m512i,
+        x: *const u32,
+        stride: usize,
+    ) -> [__m512; M] {
+        // SAFETY: the caller vouches for the instructions and for `x`.
+        unsafe {
+            std::array::from_fn(|m| {
+                let x = x.add(m * stride);
+                let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, load(x));
+                _mm512_mul_ps(_mm512_cvtepi32_ps(sum), load_ps(x.add(LANES)))
+            })
+        }
+    }
+}
+
+/// A register of words.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn load(words: *const u32) -> __m512i {
+    // SAFETY: the caller vouches for the instructions and for 16 words.
+    unsafe { _mm512_loadu_si512(words.cast()) }
+}
+
+/// A register of f32.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn load_ps(words: *const u32) -> __m512 {
+    // SAFETY: the caller vouches for the instructions and for 16 words.
+    unsafe { _mm512_loadu_ps(words.cast()) }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn as_bf16(x: __m512i) -> __m512bh {
+    // SAFETY: registers of the same size, and any bits are a value.
+    unsafe { std::mem::transmute(x) }
+}
+
+/// Lane i of register j gets column `lane·i + j`.
+fn order_f32(words: &mut [u32], x: &[f32], lane: usize) {
+    for (unit, x) in words.chunks_exact_mut(lane * LANES).zip(x.chunks(lane * LANES)) {
+        for (i, x) in x.chunks_exact(lane).enumerate() {
+            for (j, x) in x.iter().enumerate() {
+                unit[j * LANES + i] = x.to_bits();
+            }
+        }
+    }
+}
+
+/// Lane i of register j gets columns `8·i + j` and `8·i + j + 4`; `x` was rounded to bf16.
+fn order_bf16(words: &mut [u32], x: &[f32]) {
+    for (unit, x) in words.chunks_exact_mut(4 * LANES).zip(x.chunks(8 * LANES)) {
+        for (i, x) in x.chunks_exact(8).enumerate() {
+            for j in 0..4 {
+                unit[j * LANES + i] = x[j].to_bits() >> 16 | x[j + 4].to_bits() & 0xffff_0000;
+            }
+        }
+    }
+}
+
+/// Lane i gets columns `lane·i` and following: of 8, the even ones in the first register and the odd ones
+/// in the second. The scales of the lanes come last.
+fn order_int8(words: &mut [u32], codes: &[i8], scales: &[f32], lane: usize, group: usize) {
+    let registers = lane / 4;
+    let units = words.chunks_exact_mut((registers + 1) * LANES);
+    for (u, (unit, codes)) in units.zip(codes.chunks(lane * LANES)).enumerate() {
+        for (i, codes) in codes.chunks_exact(lane).enumerate() {
+            for j in 0..registers {
+                let bytes = std::array::from_fn(|byte| codes[byte * registers + j] as u8);
+                unit[j * LANES + i] = u32::from_le_bytes(bytes);
+            }
+            unit[registers * LANES + i] = scales[(u * LANES + i) * lane / group].to_bits();
+        }
+    }
+}
