@@ -6,7 +6,7 @@ use mlx_rs::module::Param;
 
 use super::Result;
 use crate::kernels::embedding::embedding;
-use crate::kernels::linear::Layer;
+use crate::kernels::linear::{Layer, Weight};
 
 /// A table of vectors, `weight`: `[vocab, hidden]`.
 #[derive(Debug, Clone, ModuleParameters)]
@@ -36,6 +36,6 @@ impl Embedding {
     /// The table as output head: `[..., hidden]` → logits `[..., vocab]`.
     #[must_use]
     pub fn as_linear(&self) -> Layer<'_> {
-        Layer { weight: &self.weight, bias: None, low_rank: None }
+        Layer::plain(Weight::Dense(&self.weight))
     }
 }

@@ -6,7 +6,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
-use crate::kernels::linear::{self as kernel, Layer, linears};
+use crate::kernels::linear::{self as kernel, Layer, Weight, linears};
 use crate::kernels::matmul::{Transpose, matmul};
 
 /// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685).
@@ -87,7 +87,7 @@ impl Linear {
             }
             _ => None,
         };
-        Layer { weight: &self.weight, bias: (*self.bias).as_ref(), low_rank }
+        Layer { weight: Weight::Dense(&self.weight), bias: (*self.bias).as_ref(), low_rank }
     }
 
     /// `y + s·(dropout(x)·A)·B` where there is dropout, `y` otherwise. Its input differs from that of the

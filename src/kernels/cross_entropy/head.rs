@@ -8,6 +8,7 @@ use super::super::disjoint::{Disjoint, run_chunks};
 use super::super::element::Element;
 use super::super::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
 use super::super::isa::{Isa, vectorized};
+use super::super::linear::WeightSlot;
 use super::super::math::exp;
 use super::super::op::{
     Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient, with_floats,
@@ -16,14 +17,21 @@ use super::super::scratch;
 use super::loss::{Problem, TOKENS};
 
 struct HeadGradient {
+    head: WeightSlot,
     smoothing: f32,
 }
 
 /// `share · Σ weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden`, in shape and dtype of the head.
-pub(super) fn gradient(inputs: &[Array], totals: &Array, share: &Array, smoothing: f32) -> MlxResult<Array> {
-    let head = &inputs[1];
+pub(super) fn gradient(
+    head: WeightSlot,
+    inputs: &[Array],
+    totals: &Array,
+    share: &Array,
+    smoothing: f32,
+) -> MlxResult<Array> {
+    let weight = &inputs[head.first];
     let inputs: Vec<_> = inputs.iter().chain([totals, share]).collect();
-    apply(HeadGradient { smoothing }, &inputs, head.shape(), head.dtype())
+    apply(HeadGradient { head, smoothing }, &inputs, weight.shape(), weight.dtype())
 }
 
 impl HostOp for HeadGradient {
@@ -33,7 +41,7 @@ impl HostOp for HeadGradient {
         let (Slice::F32(totals), Slice::F32(share)) = (inputs[4].data, inputs[5].data) else {
             unreachable!("both are f32");
         };
-        let problem = Problem::new(inputs, self.smoothing);
+        let problem = Problem::new(inputs, self.head, self.smoothing);
         with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share[0], out));
     }
 

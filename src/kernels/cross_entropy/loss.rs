@@ -9,7 +9,7 @@ use super::super::disjoint::{Disjoint, run_chunks};
 use super::super::element::Element;
 use super::super::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
 use super::super::isa::{Isa, vectorized};
-use super::super::linear::{matrix, precision};
+use super::super::linear::{WeightSlot, matrix, precision};
 use super::super::math::exp;
 use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
 use super::super::pool::run;
@@ -22,13 +22,14 @@ pub(super) const TOKENS: usize = 1024;
 
 pub(super) struct Loss {
     pub options: Options,
+    pub head: WeightSlot,
 }
 
 impl HostOp for Loss {
     const NAME: &'static CStr = c"EatCrossEntropy";
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let problem = Problem::new(inputs, self.options.smoothing);
+        let problem = Problem::new(inputs, self.head, self.options.smoothing);
         let [loss, gradients @ ..] = outputs else { return };
         let mut gradients = match gradients {
             [hidden, totals] => {
@@ -61,8 +62,10 @@ impl HostOp for Loss {
         let share = &pass.cotangents[0];
         let gradient = |&argnum: &usize| match argnum {
             0 => hidden.multiply(share.as_dtype(hidden.dtype())?),
-            1 => head::gradient(&pass.inputs, totals, share, self.options.smoothing),
-            _ => Err(Exception::custom("cross-entropy: targets and weights have no gradient")),
+            n if n == self.head.first && !self.head.is_packed() => {
+                head::gradient(self.head, &pass.inputs, totals, share, self.options.smoothing)
+            }
+            _ => Err(Exception::custom("cross-entropy: only the input and a dense head have gradients")),
         };
         argnums.iter().map(gradient).collect()
     }
@@ -111,11 +114,11 @@ struct Walk {
 }
 
 impl<'a> Problem<'a> {
-    pub(super) fn new(inputs: &[Operand<'a>], smoothing: f32) -> Self {
-        let (Slice::U32(targets), Slice::F32(weights)) = (inputs[2].data, inputs[3].data) else {
+    pub(super) fn new(inputs: &[Operand<'a>], head: WeightSlot, smoothing: f32) -> Self {
+        let (Slice::U32(targets), Slice::F32(weights)) = (inputs[1].data, inputs[2].data) else {
             unreachable!("targets and weights were cast");
         };
-        let head = matrix(&inputs[1]);
+        let head = head.rows(inputs);
         let vocab = head.shape().0;
         let positions: Vec<_> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
         let beyond = positions.iter().find(|&&i| targets[i] as usize >= vocab);

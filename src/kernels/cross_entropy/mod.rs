@@ -19,7 +19,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::linear::{Layer, reference as linears};
+use super::linear::{Layer, Weight, WeightSlot, is_float, reference as linears};
 use super::op::{MlxResult, apply_many};
 
 mod head;
@@ -46,7 +46,10 @@ pub fn cross_entropy(
     options: Options,
 ) -> MlxResult<Array> {
     let lead = &hidden.shape()[..hidden.ndim().saturating_sub(1)];
-    if targets.shape() != lead || weights.shape() != lead || hidden.dim(-1) != head.weight.dim(-1) {
+    if targets.shape() != lead
+        || weights.shape() != lead
+        || hidden.shape().last() != Some(&head.weight.shape().1)
+    {
         return Err(Exception::custom(format!(
             "cross-entropy: hidden {:?}, head {:?}, targets {:?} and weights {:?} do not fit",
             hidden.shape(),
@@ -56,9 +59,11 @@ pub fn cross_entropy(
         )));
     }
     let plain = head.bias.is_none() && head.low_rank.is_none();
-    let supported = [hidden.dtype(), head.weight.dtype()]
-        .iter()
-        .all(|dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16));
+    let dense = match head.weight {
+        Weight::Dense(weight) => is_float(weight),
+        Weight::Packed(_) => true,
+    };
+    let supported = is_float(hidden) && dense;
     if !(on_cpu() && plain && supported) {
         return reference(hidden, head, targets, weights, options);
     }
@@ -68,8 +73,9 @@ pub fn cross_entropy(
         // The gradient of `hidden` and, for that of the head, each position's log of the sum of exponentials.
         shapes.extend([(hidden.shape(), hidden.dtype()), (lead, Dtype::Float32)]);
     }
-    let mut outputs =
-        apply_many(loss::Loss { options }, &[hidden, head.weight, &targets, &weights], &shapes)?;
+    let mut inputs = vec![hidden, &targets, &weights];
+    let head = WeightSlot::append(head.weight, &mut inputs);
+    let mut outputs = apply_many(loss::Loss { options, head }, &inputs, &shapes)?;
     Ok(outputs.swap_remove(0))
 }
 

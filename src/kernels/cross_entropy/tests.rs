@@ -26,7 +26,7 @@ type Function = fn(&Array, &Layer, &Array, &Array, Options) -> MlxResult<Array>;
 
 fn value_and_gradients(f: Function, operands: &[Array; 4], smoothing: f32) -> Vec<Array> {
     let loss = |trained: &[Array]| -> MlxResult<Vec<Array>> {
-        let head = Layer { weight: &trained[1], bias: None, low_rank: None };
+        let head = Layer::plain(Weight::Dense(&trained[1]));
         let options = Options { smoothing, gradient: true };
         Ok(vec![f(&trained[0], &head, &operands[2], &operands[3], options)?.multiply(Array::from_f32(0.25))?])
     };
@@ -72,7 +72,7 @@ fn equals_the_definition_and_skips_masked_targets() {
     // A head that passes its input on.
     let logits = [[1.0_f32, 2.0, 0.5], [0.0, -1.0, 3.0]];
     let identity = Array::eye::<f32>(3, None, None).unwrap();
-    let head = Layer { weight: &identity, bias: None, low_rank: None };
+    let head = Layer::plain(Weight::Dense(&identity));
     let hidden = Array::from_slice(&logits.concat(), &[1, 2, 3]);
     let targets = Array::from_slice(&[1_i32, 0], &[1, 2]);
     let weights = Array::from_slice(&[1.0_f32, 0.0], &[1, 2]);
@@ -88,7 +88,7 @@ fn equals_the_definition_and_skips_masked_targets() {
 fn huge_logits_stay_finite() {
     let [hidden, head, targets, weights] = operands(&[4], 2100, Dtype::Float32);
     let hidden = hidden.multiply(Array::from_f32(1e4)).unwrap();
-    let layer = Layer { weight: &head, bias: None, low_rank: None };
+    let layer = Layer::plain(Weight::Dense(&head));
     let loss = cross_entropy(&hidden, &layer, &targets, &weights, Options::default()).unwrap();
     eval([&loss]).unwrap();
     assert!(loss.item_exact::<f32>().is_finite());
@@ -99,18 +99,20 @@ fn a_foreign_target_is_refused() {
     let operand = |shape, data| Operand { shape, data };
     let inputs = [
         operand(&[1, 2], Slice::F32(&[1.0, 2.0])),
-        operand(&[3, 2], Slice::F32(&[0.0; 6])),
         operand(&[1], Slice::U32(&[3])),
         operand(&[1], Slice::F32(&[1.0])),
+        operand(&[3, 2], Slice::F32(&[0.0; 6])),
     ];
-    let panic = std::panic::catch_unwind(|| drop(loss::Problem::new(&inputs, 0.0))).unwrap_err();
+    let weight = Array::zeros::<f32>(&[3, 2]).unwrap();
+    let slot = WeightSlot::append(Weight::Dense(&weight), &mut vec![&weight; 3]);
+    let panic = std::panic::catch_unwind(|| drop(loss::Problem::new(&inputs, slot, 0.0))).unwrap_err();
     assert_eq!(panic.downcast_ref::<String>().unwrap(), "target 3 of a vocabulary of 3");
 }
 
 #[test]
 fn misfits_are_named() {
     let [hidden, head, targets, weights] = operands(&[4], 6, Dtype::Float32);
-    let layer = Layer { weight: &head, bias: None, low_rank: None };
+    let layer = Layer::plain(Weight::Dense(&head));
     let narrow = weights.reshape(&[2, 2]).unwrap();
     let error = cross_entropy(&hidden, &layer, &targets, &narrow, Options::default()).unwrap_err();
     assert!(error.what().contains("weights [2, 2] do not fit"), "{}", error.what());

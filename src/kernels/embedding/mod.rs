@@ -94,7 +94,7 @@ impl HostOp for EmbeddingBackward {
 ///
 /// # Panics
 /// For an id out of range, with its value.
-fn row_numbers(ids: &Operand, vocab: i32) -> Vec<u32> {
+pub(super) fn row_numbers(ids: &Operand, vocab: i32) -> Vec<u32> {
     let vocab = vocab.unsigned_abs();
     let checked = |id: i64| match u32::try_from(id) {
         Ok(row) if row < vocab => row,

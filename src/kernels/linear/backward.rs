@@ -58,7 +58,7 @@ fn kind(layers: &[Slots], argnum: usize) -> MlxResult<Gradient> {
     let of_layer = |(i, layer): (usize, &Slots)| {
         let low = layer.low_rank;
         match argnum {
-            n if n == layer.weight => Some(Gradient::Weight(i)),
+            n if n == layer.weight.first && !layer.weight.is_packed() => Some(Gradient::Weight(i)),
             n if Some(n) == layer.bias => Some(Gradient::Bias(i)),
             n if Some(n) == low.map(|low| low.a) => Some(Gradient::A(i)),
             n if Some(n) == low.map(|low| low.b) => Some(Gradient::B(i)),
@@ -66,7 +66,9 @@ fn kind(layers: &[Slots], argnum: usize) -> MlxResult<Gradient> {
         }
     };
     let found = layers.iter().enumerate().find_map(of_layer);
-    found.ok_or_else(|| Exception::custom(format!("linear: there is no input {argnum}")))
+    found.ok_or_else(|| {
+        Exception::custom(format!("linear: input {argnum} has no gradient; packed weights never have one"))
+    })
 }
 
 impl HostOp for Gradients {
@@ -142,7 +144,7 @@ impl<'a> Pass<'a> {
 
     fn input<T: Element>(&self, out: &mut [T]) {
         let precision = precision(&self.inputs[0]);
-        let weights: Vec<_> = self.layers.iter().map(|layer| matrix(&self.inputs[layer.weight])).collect();
+        let weights: Vec<_> = self.layers.iter().map(|layer| layer.weight.rows(self.inputs)).collect();
         let low: Vec<_> = (0..self.layers.len())
             .filter_map(|i| {
                 let slots = self.layers[i].low_rank?;

@@ -5,14 +5,19 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 
 use super::super::disjoint::Disjoint;
+use super::super::element::{narrow_to, widened};
 use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
 use super::super::isa::Isa;
 use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
+use super::super::quantized::Accuracy;
+use super::super::scratch;
 use super::Slots;
 use super::backward;
 
 pub(super) struct Forward {
     pub layers: Vec<Slots>,
+    /// How products with packed weights are computed; `None` for as exactly as the format of `x` allows.
+    pub accuracy: Option<Accuracy>,
 }
 
 impl HostOp for Forward {
@@ -21,37 +26,77 @@ impl HostOp for Forward {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let isa = Isa::current();
         let x = matrix(&inputs[0]);
-        let packed = Packed::new(isa, precision(&inputs[0]), Lanes::rows(&*x));
+        let rows = x.shape().0;
+        let (accuracy, precision) = self.accuracy(&inputs[0]);
+        let direct = |layer: &Slots| layer.weight.is_direct(isa, accuracy, rows);
+        let rank: usize = self.layers.iter().map(Slots::rank).sum();
         let (outputs, low) = outputs.split_at_mut(self.layers.len());
-        let low = low.first_mut().map(|output| match &mut output.data {
-            SliceMut::F32(low) => &**project(isa, &packed, &self.layers, inputs, low),
+        let wide = self.layers.iter().any(direct).then(|| widened(&inputs[0].data));
+        let blocked = rank > 0 || !self.layers.iter().all(direct);
+        let packed = blocked.then(|| Packed::new(isa, precision, Lanes::rows(&*x)));
+        let low = low.first_mut().zip(packed.as_ref()).map(|(output, x)| match &mut output.data {
+            SliceMut::F32(low) => &**project(isa, x, &self.layers, inputs, low),
             _ => unreachable!("the low-rank output is f32"),
         });
-        let rank: usize = self.layers.iter().map(Slots::rank).sum();
-        let rows = x.shape().0;
         let mut first = 0;
         for (layer, output) in self.layers.iter().zip(outputs) {
-            let weight = matrix(&inputs[layer.weight]);
-            let bias = layer.bias.map(|slot| wide(&inputs[slot]));
-            let mut terms = vec![(&packed, Lanes::rows(&*weight))];
+            let bias = layer.bias.map(|slot| widened(&inputs[slot].data));
             let low_rank = layer.low_rank.zip(low).map(|(slots, low)| {
                 let own = Dense::new(low, (rows, rank)).columns(first..first + slots.rank);
                 first += slots.rank;
-                (Packed::new(isa, precision(&inputs[0]), Lanes::rows(&own)), matrix(&inputs[slots.b]))
+                (Packed::new(isa, precision, Lanes::rows(&own)), matrix(&inputs[slots.b]))
             });
-            if let Some((low, b)) = &low_rank {
-                terms.push((low, Lanes::columns(&**b)));
-            }
+            let low_rank = low_rank.as_ref().map(|(low, b)| (low, Lanes::columns(&**b)));
+            let weight = layer.weight.rows(inputs);
             let columns = weight.shape().0;
-            with_floats!(SliceMut, &mut output.data, y => {
-                let y = Disjoint::new(y);
-                multiply(isa, &terms, |tile| store(isa, tile, bias.as_deref(), &y, columns));
-            });
+            if let (true, Some(x)) = (direct(layer), &wide) {
+                let mut y = scratch::take(rows * columns);
+                layer.weight.multiply(isa, accuracy, x, inputs, &mut y);
+                add_to(isa, &mut y, columns, low_rank, bias.as_deref());
+                narrow_to(&y, &mut output.data);
+            } else if let Some(x) = &packed {
+                let terms: Vec<_> = [(x, Lanes::rows(&*weight))].into_iter().chain(low_rank).collect();
+                with_floats!(SliceMut, &mut output.data, y => {
+                    let y = Disjoint::new(y);
+                    multiply(isa, &terms, |tile| store(isa, tile, bias.as_deref(), &y, columns));
+                });
+            }
         }
     }
 
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
         backward::gradients(&self.layers, pass, argnums)
+    }
+}
+
+impl Forward {
+    /// Of products with packed weights, and of all blocked products of the group.
+    fn accuracy(&self, x: &Operand) -> (Accuracy, Precision) {
+        let own = precision(x);
+        let exact = if own == Precision::Bf16 { Accuracy::Bf16 } else { Accuracy::F32 };
+        let accuracy = self.accuracy.unwrap_or(exact);
+        let packed = self.layers.iter().all(|layer| layer.weight.is_packed());
+        (accuracy, if packed { accuracy.precision() } else { own })
+    }
+}
+
+/// Adds the low-rank part and the bias to `y`, row-major with `columns` columns.
+fn add_to(isa: Isa, y: &mut [f32], columns: usize, low_rank: Option<(&Packed, Lanes)>, bias: Option<&[f32]>) {
+    if let Some(term) = low_rank {
+        let shared = Disjoint::new(y);
+        multiply(isa, &[term], |mut tile| {
+            for i in 0..tile.rows {
+                let start = (tile.row + i) * columns + tile.column;
+                // SAFETY: tiles of one product do not overlap.
+                let place = unsafe { shared.part(start..start + tile.columns) };
+                place.iter_mut().zip(tile.row_mut(i)).for_each(|(y, x)| *y += *x);
+            }
+        });
+    }
+    if let Some(bias) = bias {
+        for row in y.chunks_exact_mut(columns.max(1)) {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
     }
 }
 
@@ -105,12 +150,4 @@ pub(in crate::kernels) fn matrix<'a>(operand: &Operand<'a>) -> Box<dyn Rows + 'a
     with_floats!(Slice, operand.data, data => {
         Box::new(Dense::new(data, (data.len() / columns.max(1), columns)))
     })
-}
-
-/// The elements as f32.
-fn wide(operand: &Operand) -> Vec<f32> {
-    let row = matrix(operand);
-    let mut wide = vec![0.0; row.shape().1];
-    row.read(Isa::current(), 0, 0..wide.len(), &mut wide);
-    wide
 }

@@ -4,7 +4,7 @@
 //! | operand | shape |
 //! |---|---|
 //! | `x` | `[..., in]` |
-//! | `W`, `b` | `[out, in]`, `[out]` |
+//! | `W`, `b` | `[out, in]`, dense or packed, and `[out]` |
 //! | `A`, `B` | `[in, rank]`, `[rank, out]` |
 //! | `y` | `[..., out]`, in the dtype of `x`, accumulated in f32 |
 //!
@@ -16,17 +16,21 @@ use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
 use super::op::{MlxResult, apply_many};
+use super::quantized::{self, Accuracy};
 
 mod backward;
 mod forward;
+mod weight;
 
 pub(super) use forward::{matrix, precision};
+pub use weight::Weight;
+pub(super) use weight::WeightSlot;
 
 /// One layer of a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {
     /// `W`
-    pub weight: &'a Array,
+    pub weight: Weight<'a>,
     /// `b`
     pub bias: Option<&'a Array>,
     /// `A`, `B` and `s`
@@ -50,22 +54,22 @@ pub struct LowRank<'a> {
 /// Shapes that do not fit, with both of them in the message.
 pub fn linears(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     layers.iter().try_for_each(|layer| layer.check(x))?;
-    let operands = || layers.iter().flat_map(Layer::operands).chain([x]);
-    if !on_cpu() || !operands().all(|array| is_float(array.dtype())) {
+    if !on_cpu() || !is_float(x) || !layers.iter().flat_map(Layer::floats).all(is_float) {
         return reference(x, layers);
     }
     let (inputs, slots) = Slots::assign(x, layers);
     let mut lead = x.shape().to_vec();
     lead.pop();
     let shape = |columns: i32| lead.iter().copied().chain([columns]).collect::<Vec<_>>();
-    let mut shapes: Vec<_> = layers.iter().map(|layer| (shape(layer.weight.dim(0)), x.dtype())).collect();
+    let mut shapes: Vec<_> = layers.iter().map(|layer| (shape(layer.weight.shape().0), x.dtype())).collect();
     let rank = slots.iter().map(Slots::rank).sum::<usize>();
     if rank > 0 {
         // Kept for the gradient.
         shapes.push((shape(rank as i32), Dtype::Float32));
     }
     let shapes: Vec<_> = shapes.iter().map(|(shape, dtype)| (shape.as_slice(), *dtype)).collect();
-    let mut outputs = apply_many(forward::Forward { layers: slots }, &inputs, &shapes)?;
+    let op = forward::Forward { layers: slots, accuracy: Accuracy::current() };
+    let mut outputs = apply_many(op, &inputs, &shapes)?;
     outputs.truncate(layers.len());
     Ok(outputs)
 }
@@ -76,7 +80,10 @@ pub fn linears(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
 /// Shapes that do not fit.
 pub fn reference(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     let one = |layer: &Layer| {
-        let mut y = x.matmul(layer.weight.swap_axes(-1, -2)?)?;
+        let mut y = match layer.weight {
+            Weight::Dense(weight) => x.matmul(weight.swap_axes(-1, -2)?)?,
+            Weight::Packed(weight) => quantized::reference(x, weight)?,
+        };
         if let Some(bias) = layer.bias {
             y = y.add(bias)?;
         }
@@ -90,36 +97,52 @@ pub fn reference(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     layers.iter().map(one).collect()
 }
 
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+pub(super) fn is_float(array: &Array) -> bool {
+    matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
 }
 
 impl<'a> Layer<'a> {
-    fn operands(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
+    /// A layer that is a weight and nothing else.
+    #[must_use]
+    pub fn plain(weight: Weight<'a>) -> Self {
+        Self { weight, bias: None, low_rank: None }
+    }
+
+    /// The operands that are read as floating-point numbers.
+    fn floats(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
+        let weight = match self.weight {
+            Weight::Dense(weight) => Some(weight),
+            Weight::Packed(_) => None,
+        };
         let low_rank = self.low_rank.map(|low| [low.a, low.b]);
-        [self.weight].into_iter().chain(self.bias).chain(low_rank.into_iter().flatten())
+        weight.into_iter().chain(self.bias).chain(low_rank.into_iter().flatten())
     }
 
     fn check(&self, x: &Array) -> MlxResult<()> {
-        let misfit = |name: &str, array: &Array, of: &Array| {
-            let (shape, other) = (array.shape(), of.shape());
-            Err(Exception::custom(format!("linear: {name} of shape {shape:?} does not fit {other:?}")))
+        let misfit = |name: &str, array: &Array, (outputs, inputs): (i32, i32)| {
+            let shape = array.shape();
+            let message =
+                format!("linear: {name} of shape {shape:?} does not fit a layer [{outputs}, {inputs}]");
+            Err(Exception::custom(message))
         };
-        let weight = self.weight;
-        if weight.ndim() != 2 || x.ndim() == 0 || x.dim(-1) != weight.dim(1) {
-            return misfit("input", x, weight);
+        if let Weight::Packed(weight) = self.weight {
+            weight.shape()?;
+        }
+        let size @ (outputs, inputs) = self.weight.shape();
+        if x.ndim() == 0 || x.dim(-1) != inputs {
+            return misfit("input", x, size);
         }
         if let Some(bias) = self.bias
-            && bias.shape() != [weight.dim(0)]
+            && bias.shape() != [outputs]
         {
-            return misfit("bias", bias, weight);
+            return misfit("bias", bias, size);
         }
         if let Some(LowRank { a, b, .. }) = self.low_rank {
-            if a.ndim() != 2 || a.dim(0) != weight.dim(1) {
-                return misfit("A", a, weight);
+            if a.ndim() != 2 || a.dim(0) != inputs {
+                return misfit("A", a, size);
             }
-            if b.shape() != [a.dim(1), weight.dim(0)] {
-                return misfit("B", b, weight);
+            if b.shape() != [a.dim(1), outputs] {
+                return misfit("B", b, size);
             }
         }
         Ok(())
@@ -129,7 +152,7 @@ impl<'a> Layer<'a> {
 /// Where the operands of a layer stand among the inputs of a node; `x` is the first.
 #[derive(Debug, Clone, Copy)]
 struct Slots {
-    weight: usize,
+    weight: WeightSlot,
     bias: Option<usize>,
     low_rank: Option<LowRankSlots>,
 }
@@ -145,21 +168,22 @@ struct LowRankSlots {
 impl Slots {
     fn assign<'a>(x: &'a Array, layers: &[Layer<'a>]) -> (Vec<&'a Array>, Vec<Self>) {
         let mut inputs = vec![x];
-        let mut put = |array| {
-            inputs.push(array);
-            inputs.len() - 1
-        };
         let slots = layers
             .iter()
-            .map(|layer| Self {
-                weight: put(layer.weight),
-                bias: layer.bias.map(&mut put),
-                low_rank: layer.low_rank.map(|low| LowRankSlots {
+            .map(|layer| {
+                let weight = WeightSlot::append(layer.weight, &mut inputs);
+                let mut put = |array| {
+                    inputs.push(array);
+                    inputs.len() - 1
+                };
+                let bias = layer.bias.map(&mut put);
+                let low_rank = layer.low_rank.map(|low| LowRankSlots {
                     a: put(low.a),
                     b: put(low.b),
                     scale: low.scale,
                     rank: low.a.dim(1) as usize,
-                }),
+                });
+                Self { weight, bias, low_rank }
             })
             .collect();
         (inputs, slots)

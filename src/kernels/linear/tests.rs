@@ -25,9 +25,9 @@ fn operands(lead: &[i32], dtype: Dtype) -> Vec<Array> {
 fn layers(arrays: &[Array]) -> [Layer<'_>; 3] {
     let low = |i: usize, scale| Some(LowRank { a: &arrays[i], b: &arrays[i + 1], scale });
     [
-        Layer { weight: &arrays[1], bias: None, low_rank: None },
-        Layer { weight: &arrays[2], bias: Some(&arrays[8]), low_rank: low(3, 2.0) },
-        Layer { weight: &arrays[5], bias: None, low_rank: low(6, 0.5) },
+        Layer::plain(Weight::Dense(&arrays[1])),
+        Layer { weight: Weight::Dense(&arrays[2]), bias: Some(&arrays[8]), low_rank: low(3, 2.0) },
+        Layer { weight: Weight::Dense(&arrays[5]), bias: None, low_rank: low(6, 0.5) },
     ]
 }
 
@@ -110,9 +110,10 @@ fn misfits_are_named() {
     let [bare, full, _] = layers(&arrays);
     let message = |layer: Layer| linears(&arrays[0], &[layer]).unwrap_err().what().to_owned();
     assert!(
-        message(Layer { weight: &arrays[3], ..bare }).contains("input of shape [2, 37] does not fit [37, 5]")
+        message(Layer { weight: Weight::Dense(&arrays[3]), ..bare })
+            .contains("input of shape [2, 37] does not fit a layer [37, 5]")
     );
     assert!(message(Layer { bias: Some(&arrays[1]), ..bare }).contains("bias of shape [9, 37]"));
     let low_rank = full.low_rank.map(|low| LowRank { b: &arrays[7], ..low });
-    assert!(message(Layer { low_rank, ..full }).contains("B of shape [5, 33] does not fit [70, 37]"));
+    assert!(message(Layer { low_rank, ..full }).contains("B of shape [5, 33] does not fit a layer [70, 37]"));
 }

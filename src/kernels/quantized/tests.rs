@@ -2,6 +2,7 @@ use half::bf16;
 use mlx_rs::Array;
 
 use super::super::gemm::Rows;
+use super::super::linear::{Layer, Weight, linears};
 use super::super::op::Slice;
 use super::super::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, values};
 use super::*;
@@ -72,39 +73,27 @@ impl Matrix {
         QuantizedRows::new(self.format, rows, weight, slice(&self.scales), self.biases.as_ref().map(slice))
     }
 
+    fn weight(&self) -> PackedWeight<'_> {
+        let Self { format, weight: codes, scales, biases } = self;
+        PackedWeight { codes, scales, biases: biases.as_ref(), format: *format }
+    }
+
     /// What MLX takes the weights for, in f32.
     fn dequantized(&self) -> Array {
-        let number = |value: usize| mlx_sys::mlx_optional_int { value: value as i32, has_value: true };
-        let stream = Stream::thread_local_or_default();
         let wide = |array: &Array| match array.dtype() {
             Dtype::Uint8 => array.clone(),
             _ => array.as_dtype(Dtype::Float32).unwrap(),
         };
         let (scales, biases) = (wide(&self.scales), self.biases.as_ref().map(wide));
-        // SAFETY: all handles outlive the call, and `result` is a fresh one.
-        let result = unsafe {
-            let absent = mlx_sys::mlx_array_new();
-            let mut result = mlx_sys::mlx_array_new();
-            mlx_sys::mlx_dequantize(
-                &raw mut result,
-                self.weight.as_ptr(),
-                scales.as_ptr(),
-                biases.as_ref().map_or(absent, Array::as_ptr),
-                number(self.format.group_size()),
-                number(self.format.bits()),
-                self.format.mode().name().as_ptr(),
-                absent,
-                mlx_sys::mlx_optional_dtype { value: mlx_sys::mlx_dtype__MLX_FLOAT32, has_value: true },
-                stream.as_ptr(),
-            );
-            Array::from_ptr(result)
-        };
-        eval([&result]).unwrap();
-        result
+        let weight = PackedWeight { scales: &scales, biases: biases.as_ref(), ..self.weight() };
+        let weight = dequantize(weight, Dtype::Float32).unwrap();
+        eval([&weight]).unwrap();
+        weight
     }
 
     fn linear(&self, x: &Array, accuracy: Accuracy) -> MlxResult<Array> {
-        quantized_linear(x, &self.weight, &self.scales, self.biases.as_ref(), self.format, accuracy)
+        let layer = Layer { weight: Weight::Packed(self.weight()), bias: None, low_rank: None };
+        Ok(accuracy.scope(|| linears(x, &[layer]))?.swap_remove(0))
     }
 }
 
@@ -224,6 +213,19 @@ fn layers_equal_mlx_in_every_dtype() {
 }
 
 #[test]
+fn embeddings_are_rows_of_the_table() {
+    for format in [Format::affine(4, 64).unwrap(), Format::affine(6, 32).unwrap(), Format::MXFP4] {
+        for dtype in FLOATS {
+            let matrix = Matrix::draw(format, 9, 128, dtype);
+            let ids = Array::from_slice(&[3_i32, 0, 8, 3], &[2, 2]);
+            let rows = embedding(matrix.weight(), &ids, dtype).unwrap();
+            let expected = matrix.dequantized().take_axis(&ids, 0).unwrap().as_dtype(dtype).unwrap();
+            assert_close(&rows, &expected, &format!("{format:?}"));
+        }
+    }
+}
+
+#[test]
 fn no_rows_give_no_rows() {
     let matrix = Matrix::draw(Format::affine(4, 64).unwrap(), 40, 256, Dtype::Float32);
     let y = matrix.linear(&Array::zeros::<f32>(&[0, 256]).unwrap(), Accuracy::Int8).unwrap();
@@ -240,7 +242,7 @@ fn less_accuracy_is_still_close_with_many_rows() {
         for isa in Isa::available() {
             for (accuracy, error) in [(Accuracy::F32, 2e-5), (Accuracy::Bf16, 0.2), (Accuracy::Int8, 0.4)] {
                 let mut y = vec![f32::NAN; 37 * 70];
-                linear(isa, accuracy, x.as_slice(), &matrix.rows(), &mut SliceMut::F32(&mut y));
+                linear(isa, accuracy, x.as_slice(), &matrix.rows(), &mut y);
                 let y: Vec<_> = y.iter().map(|&y| f64::from(y)).collect();
                 let worst = difference(&y, &expected);
                 assert!(worst < error, "{format:?} {isa:?} {accuracy:?}: {worst}");

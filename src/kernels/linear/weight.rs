@@ -1,0 +1,101 @@
+//! The matrix of a layer, in any storage.
+
+use mlx_rs::Array;
+
+use super::super::gemm::{Rows, gemv};
+use super::super::isa::Isa;
+use super::super::op::{Operand, with_floats};
+use super::super::quantized::{self, Accuracy, Format, PackedWeight};
+use super::matrix;
+
+/// `[out, in]`
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// As it is.
+    Dense(&'a Array),
+    /// Quantized.
+    Packed(PackedWeight<'a>),
+}
+
+impl Weight<'_> {
+    /// `(out, in)`, as far as the arrays tell: those of a packed matrix may not fit each other.
+    #[must_use]
+    pub fn shape(&self) -> (i32, i32) {
+        match self {
+            Self::Dense(weight) if weight.ndim() == 2 => (weight.dim(0), weight.dim(1)),
+            Self::Dense(_) => (0, 0),
+            Self::Packed(weight) => {
+                let (rows, columns) = weight.shape().unwrap_or_default();
+                (rows as i32, columns as i32)
+            }
+        }
+    }
+}
+
+/// Where the arrays of a weight stand among the inputs of a node.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) struct WeightSlot {
+    pub first: usize,
+    format: Option<Format>,
+}
+
+/// Rows of activations up to which a dense weight is better read as it is.
+const FEW: usize = 8;
+
+impl WeightSlot {
+    /// Puts the arrays of `weight` behind `inputs`.
+    pub(in crate::kernels) fn append<'a>(weight: Weight<'a>, inputs: &mut Vec<&'a Array>) -> Self {
+        let first = inputs.len();
+        match weight {
+            Weight::Dense(weight) => {
+                inputs.push(weight);
+                Self { first, format: None }
+            }
+            Weight::Packed(weight) => {
+                inputs.extend(weight.operands());
+                Self { first, format: Some(weight.format) }
+            }
+        }
+    }
+
+    pub(in crate::kernels) fn is_packed(&self) -> bool {
+        self.format.is_some()
+    }
+
+    pub(in crate::kernels) fn rows<'a>(&self, inputs: &[Operand<'a>]) -> Box<dyn Rows + 'a> {
+        match self.format {
+            None => matrix(&inputs[self.first]),
+            Some(format) => Box::new(quantized::weights(format, &inputs[self.first..])),
+        }
+    }
+
+    /// Whether [`multiply`](Self::multiply) is better than a blocked product for so many `rows` of `x`.
+    pub(super) fn is_direct(&self, isa: Isa, accuracy: Accuracy, rows: usize) -> bool {
+        match self.format {
+            None => rows <= FEW,
+            Some(_) => quantized::is_direct(isa, accuracy, rows),
+        }
+    }
+
+    /// `y = x·Wᵀ` for any number of rows of `x`, best for few.
+    pub(super) fn multiply(
+        &self,
+        isa: Isa,
+        accuracy: Accuracy,
+        x: &[f32],
+        inputs: &[Operand],
+        y: &mut [f32],
+    ) {
+        match self.format {
+            None => {
+                let weight = &inputs[self.first];
+                let columns = weight.shape[1] as usize;
+                with_floats!(Slice, weight.data, weight => gemv::dense(isa, x, weight, columns, y));
+            }
+            Some(format) => {
+                let weights = quantized::weights(format, &inputs[self.first..]);
+                quantized::linear(isa, accuracy, x, &weights, y);
+            }
+        }
+    }
+}
