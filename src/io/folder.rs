@@ -50,7 +50,7 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
 /// # Errors
 /// A folder that is not a model, or cannot be written.
 pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
-    save(source, target, models::load(source, Some(dtype))?.as_ref())
+    save(source, target, models::load(source, Some(dtype), None)?.as_ref())
 }
 
 /// Tells two model folders apart: their configuration, and the names and sizes of their weights.

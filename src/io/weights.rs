@@ -10,32 +10,46 @@ use mlx_rs::Dtype;
 use serde_json::Value;
 
 use super::tensors::{self, Tensors};
-use crate::models::Model;
+use crate::models::{Model, Quantization};
+use crate::nn::packed::is_float;
 use crate::{Error, Result, kernels};
 
 /// Name of a checkpoint that is one file.
 pub const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Fills `model` from `folder`, cast to `dtype` or kept as stored.
+/// Fills `model` from `folder`, cast to `dtype` or kept as stored. What belongs to a quantized matrix always
+/// stays as stored.
 ///
 /// # Errors
 /// No weights in `folder`; names or shapes that differ from the model's, listed.
-pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Result<()> {
+pub fn load(
+    folder: &Path,
+    model: &mut dyn Model,
+    dtype: Option<Dtype>,
+    quantization: &Quantization,
+) -> Result<()> {
     let mut loaded = Tensors::new();
     for path in files(folder)? {
-        for (name, array) in tensors::read(&path)? {
+        let tensors = tensors::read(&path)?;
+        let is_packed = |name: &str| {
+            let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+            quantization.of(layer).is_some() && tensors.contains_key(&format!("{layer}.scales"))
+        };
+        let packed: BTreeSet<_> = tensors.keys().filter(|name| is_packed(name)).cloned().collect();
+        for (name, array) in tensors {
             if model.ignores(&name) {
                 continue;
             }
-            if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
-                return Err(Error::ModelLoading(format!(
-                    "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
-                    path.display(),
-                    array.dtype()
-                )));
-            }
             let array = match dtype {
+                _ if packed.contains(&name) => array,
+                _ if !is_float(array.dtype()) => {
+                    return Err(Error::ModelLoading(format!(
+                        "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                        path.display(),
+                        array.dtype()
+                    )));
+                }
                 Some(dtype) if array.dtype() != dtype => {
                     let cast = array.as_dtype(dtype)?;
                     // Now, so that the stored copy is freed before the next tensor is read.
@@ -47,8 +61,18 @@ pub fn load(folder: &Path, model: &mut dyn Model, dtype: Option<Dtype>) -> Resul
             loaded.insert(name, array);
         }
     }
-    assign(model, loaded).map_err(|problem| {
+    let misfit = |problem| {
         Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
+    };
+    model.visit_packable(&mut |path, slots| match quantization.of(path) {
+        Some(format) if loaded.contains_key(&format!("{path}.scales")) => {
+            slots.expect(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
+        }
+        _ => Ok(()),
+    })?;
+    assign(model, loaded).map_err(misfit)?;
+    model.visit_packable(&mut |path, slots| {
+        slots.check().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
 }
 
@@ -126,7 +150,10 @@ pub(super) fn summary(problems: &[String]) -> String {
 /// # Errors
 /// No space or no permission.
 pub fn save(folder: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()> {
-    let cast = |x: &mlx_rs::Array| dtype.map_or_else(|| Ok(x.clone()), |dtype| x.as_dtype(dtype));
+    let cast = |x: &mlx_rs::Array| match dtype {
+        Some(dtype) if is_float(x.dtype()) => x.as_dtype(dtype),
+        _ => Ok(x.clone()),
+    };
     let tensors: Tensors = model
         .parameters()
         .flatten()

@@ -179,6 +179,12 @@ fn prepare(
 ) -> Result<(Vec<String>, Option<AdapterConfig>)> {
     attach::detach(model)?;
     if config.method == Method::Full {
+        model.visit_packable(&mut |path, slots| match slots.format {
+            None => Ok(()),
+            Some(_) => Err(Error::Config(format!(
+                "method \"full\" trains every weight, but {path} is quantized; load a dense model or use \"lora\""
+            ))),
+        })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
         return Ok((names, None));

@@ -12,6 +12,7 @@ use crate::kernels::attention::{Keys, Mask, attention};
 use crate::kernels::linear::Layer;
 use crate::kernels::rope::Positions;
 use crate::nn::linear::forward_all;
+use crate::nn::packed::Slots;
 use crate::nn::rope::RopeScaling;
 use crate::nn::{self, Cache, Embedding, KvCache, Linear, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
@@ -217,7 +218,7 @@ impl Llama {
 
 impl Model for Llama {
     fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
-        let mut x = Residual::new(self.model.embed_tokens.forward(ids)?);
+        let mut x = Residual::new(self.model.embed_tokens.forward(ids, self.dtype())?);
         for (i, block) in self.model.layers.iter().enumerate() {
             block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
         }
@@ -245,21 +246,27 @@ impl Model for Llama {
         Ok(())
     }
 
+    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()> {
+        visit("model.embed_tokens", self.model.embed_tokens.slots())?;
+        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))?;
+        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
+    }
+
     fn num_layers(&self) -> usize {
         self.model.layers.len()
     }
 
     fn vocab_size(&self) -> i32 {
-        self.model.embed_tokens.weight.dim(0)
+        self.model.embed_tokens.table().shape().0
     }
 
     fn dtype(&self) -> Dtype {
-        self.model.embed_tokens.weight.dtype()
+        self.model.norm.weight.dtype()
     }
 
     fn ignores(&self, key: &str) -> bool {
         // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
-        key.ends_with("rotary_emb.inv_freq") || (key == "lm_head.weight" && self.lm_head.is_none())
+        key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
     }
 }
 

@@ -7,6 +7,8 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use crate::kernels::linear::{Layer, linears};
+use crate::kernels::quantized::Format;
+use crate::nn::packed::Slots;
 use crate::nn::{self, Cache, Linear};
 use crate::{Error, Result};
 
@@ -14,9 +16,11 @@ pub mod llama;
 
 mod config;
 mod init;
+mod quantization;
 
 pub use config::read as read_config;
 pub use init::initialize;
+pub use quantization::Quantization;
 
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
@@ -46,13 +50,20 @@ pub trait Model: ModuleParameters + Send {
     /// The first error of `visit`.
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()>;
 
+    /// Calls `visit` on every layer that may be quantized with its key path: the linear layers, the embedding
+    /// and the head.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()>;
+
     /// Number of blocks, which is also the number of caches.
     fn num_layers(&self) -> usize;
 
     /// Number of tokens the head tells apart.
     fn vocab_size(&self) -> i32;
 
-    /// Number format of the embedding, and so of all computation.
+    /// Number format of activations.
     fn dtype(&self) -> Dtype;
 
     /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
@@ -72,15 +83,21 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     }
 }
 
-/// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored.
+/// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are
+/// quantized on disk, as MLX does it, stay so; with `quantize` the others are quantized too.
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.
-pub fn load(folder: &Path, dtype: Option<Dtype>) -> Result<Box<dyn Model>> {
+pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn Model>> {
     let config = read_config(folder)?;
-    let mut model = create(&config)
-        .map_err(|error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display())))?;
-    crate::io::weights::load(folder, model.as_mut(), dtype)?;
+    let named =
+        |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
+    let mut model = create(&config).map_err(named)?;
+    let quantization = Quantization::parse(&config).map_err(named)?;
+    crate::io::weights::load(folder, model.as_mut(), dtype, &quantization)?;
+    if let Some(format) = quantize {
+        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?))?;
+    }
     Ok(model)
 }
 

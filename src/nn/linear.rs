@@ -6,14 +6,17 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
+use super::packed::{self, Slots};
 use crate::kernels::linear::{self as kernel, Layer, Weight, linears};
 use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::quantized::Format;
 
 /// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685).
 ///
 /// | slot | shape |
 /// |---|---|
-/// | `weight` | `[out, in]` |
+/// | `weight` | `[out, in]`, or the codes of a quantized matrix |
+/// | `scales`, `biases` | `[out, in/group_size]`, of a quantized matrix |
 /// | `bias` | `[out]` |
 /// | `lora_a`, `lora_b` | `[in, rank]`, `[rank, out]` |
 ///
@@ -23,6 +26,14 @@ pub struct Linear {
     /// `W`
     #[param]
     pub weight: Param<Array>,
+    /// Factors of the groups of `W`.
+    #[param]
+    pub scales: Param<Option<Array>>,
+    /// Summands of the groups of `W`.
+    #[param]
+    pub biases: Param<Option<Array>>,
+    /// How `W` is quantized.
+    pub format: Option<Format>,
     /// `b`
     #[param]
     pub bias: Param<Option<Array>>,
@@ -56,6 +67,9 @@ impl Linear {
         let bias = if bias { Some(Array::zeros::<f32>(&[outputs])?) } else { None };
         Ok(Self {
             weight: Param::new(Array::zeros::<f32>(&[outputs, inputs])?),
+            scales: Param::new(None),
+            biases: Param::new(None),
+            format: None,
             bias: Param::new(bias),
             lora_a: Param::new(None),
             lora_b: Param::new(None),
@@ -66,7 +80,24 @@ impl Linear {
     /// `(in, out)`
     #[must_use]
     pub fn size(&self) -> (i32, i32) {
-        (self.weight.dim(1), self.weight.dim(0))
+        let (outputs, inputs) = self.matrix().shape();
+        (inputs, outputs)
+    }
+
+    /// `W`
+    #[must_use]
+    pub fn matrix(&self) -> Weight<'_> {
+        packed::weight(&self.weight, &self.scales, &self.biases, self.format)
+    }
+
+    /// The slots of `W`.
+    pub fn slots(&mut self) -> Slots<'_> {
+        Slots {
+            weight: &mut self.weight,
+            scales: &mut self.scales,
+            biases: &mut self.biases,
+            format: &mut self.format,
+        }
     }
 
     /// `x`: `[..., in]` → `[..., out]`, in the dtype of `x`.
@@ -87,7 +118,7 @@ impl Linear {
             }
             _ => None,
         };
-        Layer { weight: Weight::Dense(&self.weight), bias: (*self.bias).as_ref(), low_rank }
+        Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank }
     }
 
     /// `y + s·(dropout(x)·A)·B` where there is dropout, `y` otherwise. Its input differs from that of the

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod embedding;
 pub mod linear;
 pub mod norm;
+pub mod packed;
 pub mod residual;
 pub mod rope;
 

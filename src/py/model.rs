@@ -11,6 +11,7 @@ use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::tokenizer::Tokenizer;
 use crate::io::{adapters, folder, tensors, weights};
+use crate::kernels::quantized::Format;
 use crate::{Error, Result, data, kernels, models};
 
 /// A language model: `model(ids)` gives logits.
@@ -117,22 +118,27 @@ fn tokens(ids: &Ids, vocab: i32) -> Result<Vec<i32>> {
 /// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 ///
 /// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
-/// the checkpoint's own on a GPU.
+/// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+/// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
 #[pyfunction]
-#[pyo3(signature = (path, adapter_path=None, dtype=None))]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64))]
 pub(super) fn load(
     py: Python<'_>,
     path: PathBuf,
     adapter_path: Option<PathBuf>,
     dtype: Option<&str>,
+    bits: Option<usize>,
+    group_size: usize,
 ) -> PyResult<(Model, Tokenizer)> {
     enter(py, || {
+        let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
+        let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
         let dtype = match dtype {
             Some(name) => Some(tensors::dtype(name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
         let config = models::read_config(&path)?;
-        let mut model = models::load(&path, dtype)?;
+        let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }

@@ -1,0 +1,94 @@
+//! The part of `config.json` that tells how MLX quantized a checkpoint.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config;
+use crate::kernels::quantized::Format;
+use crate::{Error, Result};
+
+/// Key of `config.json`. mlx-lm writes the same again as `quantization_config`, a key that other formats
+/// share, so that one is not read.
+const KEY: &str = "quantization";
+
+/// Formats by layer.
+#[derive(Debug, Clone, Default)]
+pub struct Quantization {
+    default: Option<Format>,
+    layers: BTreeMap<String, Format>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Entry {
+    bits: usize,
+    group_size: usize,
+    #[serde(default = "affine")]
+    mode: String,
+}
+
+fn affine() -> String {
+    "affine".to_owned()
+}
+
+impl Quantization {
+    /// Reads `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`.
+    ///
+    /// # Errors
+    /// A format that there is no kernel for.
+    pub fn parse(config: &Value) -> Result<Self> {
+        let Some(fields) = config[KEY].as_object() else { return Ok(Self::default()) };
+        let default = Some(format(KEY, &config[KEY])?);
+        // Other values, such as `false` for a layer left dense, are told by the tensors themselves.
+        let layers = fields
+            .iter()
+            .filter(|(_, value)| value.is_object())
+            .map(|(path, value)| Ok((path.clone(), format(path, value)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { default, layers })
+    }
+
+    /// The format of the layer at `path`; `None` if the checkpoint is not said to be quantized.
+    #[must_use]
+    pub fn of(&self, path: &str) -> Option<Format> {
+        self.layers.get(path).copied().or(self.default)
+    }
+}
+
+fn format(path: &str, value: &Value) -> Result<Format> {
+    let named = |why: String| Error::ModelLoading(format!("\"{path}\": {why}"));
+    let Entry { bits, group_size, mode } = config::parse(value).map_err(|error| named(error.to_string()))?;
+    match mode.as_str() {
+        "affine" => Format::affine(bits, group_size).map_err(|error| named(error.what().to_owned())),
+        "mxfp4" => Ok(Format::MXFP4),
+        other => Err(named(format!("mode is \"{other}\", expected \"affine\" or \"mxfp4\""))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn layers_may_differ() {
+        let config = json!({"quantization": {
+            "bits": 4, "group_size": 64, "head": {"bits": 8, "group_size": 32}, "norm": false
+        }});
+        let quantization = Quantization::parse(&config).unwrap();
+        assert_eq!(quantization.of("head"), Some(Format::affine(8, 32).unwrap()));
+        assert_eq!(quantization.of("other"), Some(Format::affine(4, 64).unwrap()));
+        assert_eq!(Quantization::parse(&json!({})).unwrap().of("head"), None);
+    }
+
+    #[test]
+    fn unknown_formats_are_named() {
+        let message =
+            |fields: Value| Quantization::parse(&json!({ "quantization": fields })).unwrap_err().to_string();
+        assert!(message(json!({"bits": 7, "group_size": 64})).contains("quantization"));
+        assert!(message(json!({"bits": 4})).contains("group_size"));
+        assert!(message(json!({"bits": 4, "group_size": 16, "mode": "nvfp4"})).contains("nvfp4"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Layers whose matrix may be quantized: its arrays are slots of the layer, so that the keys of a checkpoint
+//! are those of MLX's.
+
+use mlx_rs::ops::quantize;
+use mlx_rs::{Array, Dtype};
+
+use super::Result;
+use crate::kernels::linear::Weight;
+use crate::kernels::quantized::{Format, Mode, PackedWeight};
+
+/// The slots of one layer, to be filled or changed.
+#[derive(Debug)]
+pub struct Slots<'a> {
+    /// `[out, in]`, or the codes.
+    pub weight: &'a mut Array,
+    /// Factors of the groups.
+    pub scales: &'a mut Option<Array>,
+    /// Summands of the groups.
+    pub biases: &'a mut Option<Array>,
+    /// What the arrays mean; `None` for a dense matrix.
+    pub format: &'a mut Option<Format>,
+}
+
+impl Slots<'_> {
+    /// Makes room for a packed matrix of the same size, to be filled from a checkpoint.
+    ///
+    /// # Errors
+    /// Rows that are not a whole number of groups.
+    pub fn expect(self, format: Format) -> Result<()> {
+        let (rows, columns) = (self.weight.dim(0), self.weight.dim(1));
+        if columns as usize % format.group_size() != 0 {
+            let group = format.group_size();
+            let message = format!("rows of {columns} weights are not a whole number of groups of {group}");
+            return Err(mlx_rs::error::Exception::custom(message));
+        }
+        let groups = [rows, columns / format.group_size() as i32];
+        *self.weight = Array::zeros::<u32>(&[rows, columns / 32 * format.bits() as i32])?;
+        (*self.scales, *self.biases) = match format.mode() {
+            Mode::Affine => (Some(Array::zeros::<f32>(&groups)?), Some(Array::zeros::<f32>(&groups)?)),
+            Mode::Mxfp4 => (Some(Array::zeros::<u8>(&groups)?), None),
+        };
+        *self.format = Some(format);
+        Ok(())
+    }
+
+    /// Whether the arrays are what the format says.
+    ///
+    /// # Errors
+    /// The shapes and dtypes found.
+    pub fn check(self) -> Result<()> {
+        match weight(self.weight, self.scales, self.biases, *self.format) {
+            Weight::Dense(_) => Ok(()),
+            Weight::Packed(weight) => weight.shape().map(|_| ()),
+        }
+    }
+
+    /// Quantizes a dense matrix; one whose rows are not a whole number of groups stays as it is. `format`
+    /// must be affine.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn quantize(self, format: Format) -> Result<()> {
+        let columns = self.weight.dim(1) as usize;
+        if self.format.is_some() || columns % format.group_size() != 0 {
+            return Ok(());
+        }
+        let (group, bits) = (format.group_size() as i32, format.bits() as i32);
+        let (codes, scales, biases) = quantize(&*self.weight, group, bits)?;
+        // Now, so that the dense matrix goes before the next one comes.
+        mlx_rs::transforms::eval([&codes, &scales, &biases])?;
+        (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), Some(biases));
+        *self.format = Some(format);
+        Ok(())
+    }
+}
+
+/// The matrix in the slots `weight`, `scales` and `biases`.
+pub(super) fn weight<'a>(
+    weight: &'a Array,
+    scales: &'a Option<Array>,
+    biases: &'a Option<Array>,
+    format: Option<Format>,
+) -> Weight<'a> {
+    match (format, scales) {
+        (Some(format), Some(scales)) => {
+            Weight::Packed(PackedWeight { codes: weight, scales, biases: biases.as_ref(), format })
+        }
+        _ => Weight::Dense(weight),
+    }
+}
+
+/// Whether a number format is one of activations, not of codes.
+#[must_use]
+pub fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::eval;
+    use crate::nn::Linear;
+
+    #[test]
+    fn a_quantized_layer_is_close_to_the_dense_one() {
+        let mut layer = Linear::new(64, 3, false).unwrap();
+        *layer.weight =
+            Array::arange::<_, f32>(None, 192, None).unwrap().sin().unwrap().reshape(&[3, 64]).unwrap();
+        let x = Array::ones::<f32>(&[1, 64]).unwrap();
+        let dense = layer.forward(&x).unwrap();
+        layer.slots().quantize(Format::affine(8, 32).unwrap()).unwrap();
+        assert_eq!((layer.size(), layer.weight.dtype()), ((64, 3), Dtype::Uint32));
+        let packed = layer.forward(&x).unwrap();
+        eval([&dense, &packed]).unwrap();
+        for (dense, packed) in dense.as_slice::<f32>().iter().zip(packed.as_slice::<f32>()) {
+            assert!((dense - packed).abs() < 0.1, "{dense} {packed}");
+        }
+    }
+
+    #[test]
+    fn odd_rows_stay_dense_and_are_not_expected_packed() {
+        let mut layer = Linear::new(40, 3, false).unwrap();
+        let format = Format::affine(4, 64).unwrap();
+        layer.slots().quantize(format).unwrap();
+        assert_eq!(layer.weight.shape(), [3, 40]);
+        assert!(layer.slots().expect(format).unwrap_err().what().contains("groups of 64"));
+    }
+}
