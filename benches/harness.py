@@ -68,6 +68,7 @@ class Row:
 
     case: str
     contestant: Contestant
+    command: list[str]
     values: dict[str, list[float]] = field(default_factory=dict)
     peak_rss_mib: list[float] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -126,28 +127,28 @@ def compare(
             print(" ".join(command), f"'{job}'")
         return []
     print(machine())
-    rows = {key: Row(*key) for key in commands}
+    rows = {key: Row(*key, command) for key, command in commands.items()}
     for case, turns in jobs.items():
         for turn in range(args.repeats):
             for who in list(turns) if turn % 2 == 0 else list(turns)[::-1]:
                 row = rows[case, who]
                 if not row.problem:
                     _note(f"{case}: round {turn + 1} of {args.repeats}, {who.name}")
-                    run(row, commands[case, who], args.threads, args.timeout, measures)
+                    run(row, args.threads, args.timeout, measures)
     _note("")
     return list(rows.values())
 
 
-def run(row: Row, command: list[str], threads: int | None, timeout: float, measures: Iterable[str]) -> None:
+def run(row: Row, threads: int | None, timeout: float, measures: Iterable[str]) -> None:
     """Run one contestant once and add what it reports to `row`."""
     libraries = ("EAT", "OMP", "MKL", "OPENBLAS", "RAYON")
     variables = [f"{library}_NUM_THREADS" for library in libraries] if threads else []
     environment = os.environ | dict.fromkeys(variables, str(threads))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            child = subprocess.Popen(command, stdout=out, stderr=err, text=True, env=environment)
+            child = subprocess.Popen(row.command, stdout=out, stderr=err, text=True, env=environment)
         except OSError as error:
-            row.problem = f"cannot run {command[0]}: {error.strerror}"
+            row.problem = f"cannot run {row.command[0]}: {error.strerror}"
             return
         code, rss = _wait(child, timeout)
         out.seek(0)
