@@ -22,8 +22,44 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SCRIPTS = {"ours": "ours.py", "mlx-lm": "mlx_lm_peer.py", "torch": "torch_peft.py"}
-DTYPES = {"": "float32", "f16": "float16", "bf16": "bfloat16"}
+SCRIPTS = {
+    "ours": "ours.py",
+    "mlx-lm": "mlx_lm_peer.py",
+    "torch": "torch_peft.py",
+    "llama.cpp": "llama_cpp.py",
+    "onnxruntime": "onnx_runtime.py",
+    "numpy": "numpy_blas.py",
+}
+DTYPES = {"f16": "float16", "bf16": "bfloat16"}
+
+Job = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A library and how it runs: `torch-compile-bf16` is torch, compiled, in bfloat16."""
+
+    name: str
+    library: str
+    variant: str
+    dtype: str
+
+    @classmethod
+    def parse(cls, name: str, known: Iterable[str]) -> Contestant:
+        """Take a name apart. `known` lists the names that a bench offers, without a type's suffix."""
+        form, _, suffix = name.rpartition("-")
+        if suffix not in DTYPES:
+            form, suffix = name, ""
+        if form not in known:
+            message = f"unknown contestant {name!r}: use {', '.join(known)}, each plain or with -bf16 or -f16"
+            raise SystemExit(message)
+        library = next(library for library in SCRIPTS if form == library or form.startswith(f"{library}-"))
+        return cls(name, library, form[len(library) + 1 :], DTYPES.get(suffix, "float32"))
+
+    def likeness(self, other: Contestant) -> tuple[bool, bool]:
+        """How comparable the two are: the greater, the more."""
+        variants = [one.variant.partition("_")[0] for one in (self, other)]
+        return variants[0] == variants[1], self.dtype == other.dtype
 
 
 @dataclass
@@ -31,7 +67,8 @@ class Row:
     """One contestant on one case."""
 
     case: str
-    contestant: str
+    contestant: Contestant
+    command: list[str]
     values: dict[str, list[float]] = field(default_factory=dict)
     peak_rss_mib: list[float] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -44,17 +81,18 @@ class Row:
         return statistics.median(values) if values else None
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """Give the options that all benches share."""
+def options(description: str, known: Iterable[str]) -> argparse.ArgumentParser:
+    """Give the options that all benches share. `known` lists the contestants, without a type's suffix."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    names = "ours,mlx-lm,torch,torch-bf16"
     add(
-        "--contestants", default=names, help="who runs: ours, mlx-lm or torch, each plain or with -bf16, -f16"
+        "--contestants",
+        metavar="NAME,…",
+        help=f"who runs: {', '.join(known)}, each plain or with -bf16, -f16 (default: a choice)",
     )
-    add("--python", action="append", default=[], metavar="NAME=PATH", help="interpreter of one contestant")
+    add("--python", action="append", default=[], metavar="NAME=PATH", help="interpreter of one library")
     add("--repeats", type=int, default=3, help="rounds")
     add("--threads", type=int, help="CPU threads of each contestant (default: each library's own choice)")
     add("--timeout", type=float, default=1800, help="seconds one contestant may take")
@@ -65,40 +103,52 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def compare(args: argparse.Namespace, jobs: dict[str, dict[str, Any]], measures: dict[str, str]) -> list[Row]:
-    """Run every job with every contestant. `measures` maps a result's key to its column title."""
-    contestants = args.contestants.split(",")
+def contestants(args: argparse.Namespace, default: str, known: Iterable[str]) -> list[Contestant]:
+    """Give who was asked for, or else `default`."""
+    return [Contestant.parse(name, known) for name in (args.contestants or default).split(",")]
+
+
+def compare(
+    args: argparse.Namespace, jobs: dict[str, dict[Contestant, Job]], measures: dict[str, str]
+) -> list[Row]:
+    """Run every case with every contestant. `measures` maps a result's key to its column title."""
     pythons = _pythons(args.python)
-    for name in contestants:
-        split(name)
+    commands = {
+        (case, who): [
+            pythons[who.library],
+            str(HERE / "contestants" / SCRIPTS[who.library]),
+            json.dumps(job | {"variant": who.variant, "dtype": who.dtype, "threads": args.threads}),
+        ]
+        for case, turns in jobs.items()
+        for who, job in turns.items()
+    }
     if args.print_jobs:
-        for name in contestants:
-            for job in jobs.values():
-                command = _command(name, pythons, job)
-                print(" ".join(command[:-1]), f"'{command[-1]}'")
+        for *command, job in commands.values():
+            print(" ".join(command), f"'{job}'")
         return []
     print(machine())
-    rows = {(case, name): Row(case, name) for case in jobs for name in contestants}
-    for case, job in jobs.items():
+    rows = {key: Row(*key, command) for key, command in commands.items()}
+    for case, turns in jobs.items():
         for turn in range(args.repeats):
-            for name in contestants if turn % 2 == 0 else contestants[::-1]:
-                row = rows[case, name]
+            for who in list(turns) if turn % 2 == 0 else list(turns)[::-1]:
+                row = rows[case, who]
                 if not row.problem:
-                    _note(f"{case}: round {turn + 1} of {args.repeats}, {name}")
-                    run(row, _command(name, pythons, job), args.threads, args.timeout, measures)
+                    _note(f"{case}: round {turn + 1} of {args.repeats}, {who.name}")
+                    run(row, args.threads, args.timeout, measures)
     _note("")
     return list(rows.values())
 
 
-def run(row: Row, command: list[str], threads: int | None, timeout: float, measures: Iterable[str]) -> None:
+def run(row: Row, threads: int | None, timeout: float, measures: Iterable[str]) -> None:
     """Run one contestant once and add what it reports to `row`."""
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    environment = os.environ | dict.fromkeys(variables if threads else (), str(threads))
+    libraries = ("EAT", "OMP", "MKL", "OPENBLAS", "RAYON")
+    variables = [f"{library}_NUM_THREADS" for library in libraries] if threads else []
+    environment = os.environ | dict.fromkeys(variables, str(threads))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            child = subprocess.Popen(command, stdout=out, stderr=err, text=True, env=environment)
+            child = subprocess.Popen(row.command, stdout=out, stderr=err, text=True, env=environment)
         except OSError as error:
-            row.problem = f"cannot run {command[0]}: {error.strerror}"
+            row.problem = f"cannot run {row.command[0]}: {error.strerror}"
             return
         code, rss = _wait(child, timeout)
         out.seek(0)
@@ -121,12 +171,15 @@ def run(row: Row, command: list[str], threads: int | None, timeout: float, measu
         row.facts = result
 
 
-def report(args: argparse.Namespace, rows: list[Row], measures: dict[str, str]) -> int:
-    """Print the table, write the files that were asked for, give the exit status."""
-    records = [_record(row, rows, measures) for row in rows]
+def report(args: argparse.Namespace, rows: list[Row], measures: dict[str, str], subject: str = "ours") -> int:
+    """Print the table, write the files that were asked for, give the exit status.
+
+    `subject` is the library or the variant whose figures are divided by everyone's.
+    """
+    records = [_record(row, rows, measures, subject) for row in rows]
     titles = {"case": "case", "contestant": "contestant"}
     for name, title in measures.items():
-        titles |= {name: title, f"{name}_ours_over_this": "ours ÷ this"}
+        titles |= {name: title, f"{name}_{subject}_over_this": f"{subject} ÷ this"}
     titles |= {"peak_rss_mib": "peak RSS, MiB", "problem": ""}
     table = [list(titles.values()), *([_cell(record[name]) for name in titles] for record in records)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -137,7 +190,7 @@ def report(args: argparse.Namespace, rows: list[Row], measures: dict[str, str]) 
             for i, (x, w) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
-    for name, versions in {row.contestant: row.versions for row in rows if row.versions}.items():
+    for name, versions in {row.contestant.name: row.versions for row in rows if row.versions}.items():
         print(f"{name}: {', '.join(f'{package} {version}' for package, version in versions.items())}")
     if args.json:
         content = {
@@ -159,17 +212,6 @@ def report(args: argparse.Namespace, rows: list[Row], measures: dict[str, str]) 
 def flag(row: Row, doubt: str) -> None:
     """Mark a row whose figures must not be trusted."""
     row.problem = "; ".join(filter(None, [row.problem, f"differs: {doubt}"]))
-
-
-def split(contestant: str) -> tuple[str, str]:
-    """Give a contestant's library and dtype: `torch-bf16` is `("torch", "bfloat16")`."""
-    for suffix, dtype in DTYPES.items():
-        library = contestant.removesuffix(f"-{suffix}") if suffix else contestant
-        if library in SCRIPTS:
-            return library, dtype
-    known = ", ".join(SCRIPTS)
-    message = f"unknown contestant {contestant!r}: use {known}, each plain or with -bf16 or -f16"
-    raise SystemExit(message)
 
 
 def machine() -> str:
@@ -208,12 +250,6 @@ def _wait(child: subprocess.Popen[str], timeout: float) -> tuple[int | None, flo
     return None if late.is_set() else child.returncode, usage.ru_maxrss * unit / 2**20
 
 
-def _command(contestant: str, pythons: dict[str, str], job: dict[str, Any]) -> list[str]:
-    library, dtype = split(contestant)
-    script = HERE / "contestants" / SCRIPTS[library]
-    return [pythons[library], str(script), json.dumps(job | {"dtype": dtype})]
-
-
 def _pythons(overrides: list[str]) -> dict[str, str]:
     pythons = dict.fromkeys(SCRIPTS, sys.executable)
     for item in overrides:
@@ -225,12 +261,17 @@ def _pythons(overrides: list[str]) -> dict[str, str]:
     return pythons
 
 
-def _record(row: Row, rows: list[Row], measures: Iterable[str]) -> dict[str, Any]:
-    ours = next((r for r in rows if r.case == row.case and split(r.contestant)[0] == "ours"), None)
-    record: dict[str, Any] = {"case": row.case, "contestant": row.contestant}
+def _record(row: Row, rows: list[Row], measures: Iterable[str], subject: str) -> dict[str, Any]:
+    candidates = [
+        other
+        for other in rows
+        if other.case == row.case and subject in (other.contestant.library, other.contestant.variant)
+    ]
+    base = max(candidates, key=lambda other: other.contestant.likeness(row.contestant), default=None)
+    record: dict[str, Any] = {"case": row.case, "contestant": row.contestant.name}
     for name in measures:
-        value, base = row.median(name), ours.median(name) if ours else None
-        record |= {name: value, f"{name}_ours_over_this": base / value if base and value else None}
+        value, best = row.median(name), base.median(name) if base else None
+        record |= {name: value, f"{name}_{subject}_over_this": best / value if best and value else None}
     return record | {"peak_rss_mib": row.median("peak_rss_mib"), "problem": row.problem}
 
 

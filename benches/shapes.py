@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,14 @@ import numpy as np
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden": 256, "mlp": 704, "layers": 4, "heads": 4, "kv_heads": 2, "vocab": 2048},
     "100m": {"hidden": 768, "mlp": 2048, "layers": 12, "heads": 12, "kv_heads": 12, "vocab": 32000},
+    "0.5b-32k": {"hidden": 896, "mlp": 4864, "layers": 24, "heads": 14, "kv_heads": 2, "vocab": 32000},
     "qwen2-0.5b": {"hidden": 896, "mlp": 4864, "layers": 24, "heads": 14, "kv_heads": 2, "vocab": 151936},
+    "1b": {"hidden": 2048, "mlp": 8192, "layers": 16, "heads": 32, "kv_heads": 8, "vocab": 128256},
 }
-"""Llama models with a tied head. `qwen2-0.5b` has the sizes of Qwen2-0.5B without its biases."""
+"""Llama models with a tied head. `qwen2-0.5b` has the sizes of Qwen2-0.5B without its biases, `0.5b-32k` also
+a smaller vocabulary; `1b` has the sizes of Llama-3.2-1B."""
+
+WEIGHTS = "model.safetensors"
 
 END = 0
 """Token that ends a text. Its embedding is zero, so that greedy decoding never stops early."""
@@ -29,19 +34,27 @@ def default_cache() -> Path:
 
 def checkpoint(shape: str, cache: Path) -> Path:
     """Give the folder of `shape`'s checkpoint (float16, Hugging Face format); make it if it is not there."""
-    folder = cache / shape
+
+    def make(folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        size = SHAPES[shape]
+        save_file(dict(_weights(size)), str(folder / WEIGHTS), metadata={"format": "pt"})
+        write_json(folder / "config.json", _config(size))
+        write_json(folder / "tokenizer.json", _tokenizer(size["vocab"]))
+        special = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "pad_token": "<eos>"}
+        write_json(folder / "tokenizer_config.json", special)
+
+    return made_once(cache / shape, make)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Give `folder`; if it is not there, `make` fills one that takes its place only when it is whole."""
     if folder.exists():
         return folder
-    from safetensors.numpy import save_file
-
-    partial = cache / f"{shape}.{os.getpid()}.partial"
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
-    size = SHAPES[shape]
-    save_file(dict(_weights(size)), str(partial / "model.safetensors"), metadata={"format": "pt"})
-    _write(partial / "config.json", _config(size))
-    _write(partial / "tokenizer.json", _tokenizer(size["vocab"]))
-    special = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "pad_token": "<eos>"}
-    _write(partial / "tokenizer_config.json", special)
+    make(partial)
     try:
         partial.rename(folder)
     except OSError:  # Another run made it meanwhile.
@@ -138,5 +151,6 @@ def _tokenizer(vocab: int) -> dict[str, object]:
     }
 
 
-def _write(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON."""
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,18 +1,22 @@
 """What every contestant does alike: read the job on the command line, print the result as one line of JSON.
 
-A contestant is run as `python contestants/NAME.py JOB` in a process of its own. `lora.py --print-jobs` and
-`generate.py --print-jobs` show the jobs, so that any line of a table can be repeated by hand.
+A contestant is run as `python contestants/NAME.py JOB` in a process of its own. `--print-jobs` of each bench
+shows the jobs, so that any line of a table can be repeated by hand.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Job = dict[str, Any]
 Result = dict[str, Any]
@@ -23,7 +27,7 @@ def main(tasks: dict[str, Callable[[Job], Result]], packages: tuple[str, ...]) -
     job = json.loads(sys.argv[1])
     try:
         result = tasks[job["task"]](job)
-        result["versions"] = {name: importlib.metadata.version(name) for name in packages}
+        result.setdefault("versions", {name: importlib.metadata.version(name) for name in packages})
     except ModuleNotFoundError as error:
         result = {"missing": error.name}
     print(json.dumps(result), flush=True)
@@ -38,6 +42,31 @@ def rows(job: Job, split: str) -> list[list[int]]:
 def ids(text: str) -> list[int]:
     """Tokenize: the words of the bench are their own token ids."""
     return [int(word[1:]) for word in text.split()]
+
+
+def operands(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Give a linear layer's input (`[rows, inputs]`) and weight (`[outputs, inputs]`): random float32."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shapes = (job["rows"], job["inputs"]), (job["outputs"], job["inputs"])
+    return rng.standard_normal(shapes[0], np.float32), rng.standard_normal(shapes[1], np.float32)
+
+
+def seconds_per_call(call: Callable[[], object], least: float = 1.0) -> float:
+    """Give the median time of a call: 5 or more, for `least` seconds, after a first that is left out."""
+    call()
+    laps: list[float] = []
+    while len(laps) < 5 or sum(laps) < least:
+        start = time.perf_counter()
+        call()
+        laps.append(time.perf_counter() - start)
+    return statistics.median(laps)
+
+
+def speed_of(job: Job, seconds: float) -> Result:
+    """Give the speed of a linear layer, which is two operations per row and weight."""
+    return {"gflops": 2e-9 * job["rows"] * job["inputs"] * job["outputs"] / seconds, "seconds": seconds}
 
 
 class Laps:

@@ -1,4 +1,7 @@
-"""mlx-lm: its own trainer and its own generator, as `mlx_lm.lora` and `mlx_lm.generate` run them."""
+"""mlx-lm: its own trainer and its own generator, as `mlx_lm.lora` and `mlx_lm.generate` run them.
+
+Adapters on a checkpoint in 4 bits are QLoRA. The variant `accelerated` has MLX use our products of matrices.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,22 @@ from typing import Any
 from _job import Job, Laps, Result, ids, main, rows
 
 
-def lora(job: Job) -> Result:
+def train(job: Job) -> Result:
     """Train for `warmup` + `steps` steps with `mlx_lm.tuner.trainer.train`."""
+    model, _ = _load(job)
     import mlx.core as mx
     from mlx.optimizers import AdamW
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.callbacks import TrainingCallback
-    from mlx_lm.tuner.trainer import TrainingArgs, evaluate, train
+    from mlx_lm.tuner.trainer import TrainingArgs, evaluate
+    from mlx_lm.tuner.trainer import train as run
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    model, _ = _load(job)
     mx.random.seed(job["seed"])
-    model.freeze()
-    scale = job["alpha"] / job["rank"]
-    linear_to_lora_layers(model, len(model.layers), {"rank": job["rank"], "scale": scale, "dropout": 0.0})
+    if job["method"] != "full":
+        model.freeze()
+        scale = job["alpha"] / job["rank"]
+        linear_to_lora_layers(model, len(model.layers), {"rank": job["rank"], "scale": scale, "dropout": 0.0})
     if job["dtype"] != "float32":
         model.set_dtype(getattr(mx, job["dtype"]))
     width = job["length"] + 1
@@ -51,7 +56,7 @@ def lora(job: Job) -> Result:
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
         optimizer = AdamW(learning_rate=job["lr"], weight_decay=0.01)
-        train(
+        run(
             model,
             optimizer,
             [(row, 0) for row in rows(job, "train")],
@@ -68,9 +73,9 @@ def lora(job: Job) -> Result:
 
 def generate(job: Job) -> Result:
     """Decode greedily with `mlx_lm.stream_generate`; the first run is the warm-up."""
+    model, tokenizer = _load(job)
     from mlx_lm import stream_generate
 
-    model, tokenizer = _load(job)
     for _ in range(2):
         *_, last = stream_generate(model, tokenizer, ids(job["prompt"]), max_tokens=job["new_tokens"])
     text = "".join(
@@ -84,7 +89,17 @@ def generate(job: Job) -> Result:
     }
 
 
+def both(job: Job) -> Result:
+    """Train, then generate."""
+    return generate(job) | train(job)
+
+
 def _load(job: Job) -> tuple[Any, Any]:
+    """Load the model; call before any other use of MLX."""
+    if job["variant"] == "accelerated":
+        import efficientai_toolkit
+
+        efficientai_toolkit.accelerate_mlx()
     import mlx.core as mx
     from mlx_lm import load
 
@@ -94,4 +109,4 @@ def _load(job: Job) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-main({"lora": lora, "generate": generate}, ("mlx-lm", "mlx"))
+main({"train": train, "generate": generate, "both": both}, ("mlx-lm", "mlx"))

@@ -6,11 +6,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from _job import Job, Laps, Result, ids, main
+from _job import Job, Laps, Result, ids, main, speed_of
 
 
-def lora(job: Job) -> Result:
-    """Train for `warmup` + `steps` steps with the trainer behind `MLXTrainer`."""
+def train(job: Job) -> Result:
+    """Train for `warmup` + `steps` steps with the trainer behind `MLXTrainer`.
+
+    Adapters on a checkpoint in 4 bits are QLoRA; nothing else tells it from LoRA.
+    """
     import efficientai_toolkit  # noqa: F401  (loads MLX before the engine)
     from efficientai_toolkit import _core
 
@@ -26,6 +29,7 @@ def lora(job: Job) -> Result:
 
     with tempfile.TemporaryDirectory() as folder:
         config = {
+            "method": "full" if job["method"] == "full" else "lora",
             "data": job["data"],
             "output": str(Path(folder) / "run"),
             "iters": job["warmup"] + job["steps"],
@@ -70,4 +74,24 @@ def generate(job: Job) -> Result:
     }
 
 
-main({"lora": lora, "generate": generate}, ("efficientai_toolkit", "mlx"))
+def linear(job: Job) -> Result:
+    """Measure the kernel alone. Activations are rounded no further than the contestant's name tells."""
+    from efficientai_toolkit import kernels
+
+    accuracy = {"float32": "f32", "float16": "f32", "bfloat16": "bf16"}[job["dtype"]]
+    quantized = {"bits": 4, "group_size": job["group"], "accuracy": job["variant"] or accuracy}
+    seconds = kernels.measure(
+        job["task"],
+        rows=job["rows"],
+        inputs=job["inputs"],
+        outputs=job["outputs"],
+        dtype=job["dtype"],
+        **quantized if job["task"] == "quantized_linear" else {},
+    )
+    return speed_of(job, seconds)
+
+
+main(
+    {"train": train, "generate": generate, "linear": linear, "quantized_linear": linear},
+    ("efficientai_toolkit", "mlx"),
+)

@@ -5,36 +5,40 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from _job import Job, Laps, Result, ids, main, rows
+from _job import Job, Laps, Result, ids, main, operands, rows, seconds_per_call, speed_of
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def lora(job: Job) -> Result:
-    """Train for `warmup` + `steps` steps; in bfloat16 the adapter is bfloat16 too."""
+def train(job: Job) -> Result:
+    """Train for `warmup` + `steps` steps; in bfloat16 the adapter, or the whole model, is bfloat16 too."""
     import torch
-    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(job["seed"])
-    config = LoraConfig(r=job["rank"], lora_alpha=job["alpha"], lora_dropout=0.0, target_modules=LINEAR)
-    model = get_peft_model(_load(job), config, autocast_adapter_dtype=False)
+    model = _load(job)
+    if job["method"] != "full":
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=job["rank"], lora_alpha=job["alpha"], lora_dropout=0.0, target_modules=LINEAR)
+        model = get_peft_model(model, config, autocast_adapter_dtype=False)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=job["lr"], weight_decay=0.01)
 
-    def loss_of(batch: list[list[int]]) -> Any:
+    def loss_of(forward: Any, batch: list[list[int]]) -> Any:
         tokens = torch.tensor(batch, device=model.device)
-        logits = model(input_ids=tokens[:, :-1]).logits
+        logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
     model.eval()
     with torch.no_grad():
-        loss_before = loss_of(rows(job, "valid")).item()
+        loss_before = loss_of(model, rows(job, "valid")).item()
     model.train()
+    forward = torch.compile(model, dynamic=False) if job["variant"] == "compile" else model
     data = rows(job, "train")
     laps = Laps(job["warmup"])
     for step in range(job["warmup"] + job["steps"]):
         start = step * job["batch"] % len(data)
-        loss = loss_of(data[start : start + job["batch"]])
+        loss = loss_of(forward, data[start : start + job["batch"]])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -73,6 +77,15 @@ def generate(job: Job) -> Result:
     }
 
 
+def linear(job: Job) -> Result:
+    """Measure one linear layer without a bias."""
+    import torch
+
+    x, weight = (torch.from_numpy(a).to(getattr(torch, job["dtype"])) for a in operands(job))
+    with torch.inference_mode():
+        return speed_of(job, seconds_per_call(lambda: torch.nn.functional.linear(x, weight)))
+
+
 def _load(job: Job) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
@@ -81,4 +94,4 @@ def _load(job: Job) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-main({"lora": lora, "generate": generate}, ("torch", "transformers", "peft"))
+main({"train": train, "generate": generate, "linear": linear}, ("torch", "transformers", "peft"))

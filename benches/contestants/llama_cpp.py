@@ -1,0 +1,31 @@
+"""llama.cpp: what its own `llama-bench` measures. Its decoding starts from an empty context."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+from _job import Job, Result, main
+
+
+def generate(job: Job) -> Result:
+    """Read random tokens, then write; `llama-bench` warms up before each."""
+    program = shutil.which(job["llama_bench"])
+    if program is None:
+        return {"missing": job["llama_bench"], "versions": {}}
+    threads = ["-t", str(job["threads"])] if job["threads"] else []
+    sizes = ["-p", str(job["prompt_tokens"]), "-n", str(job["new_tokens"])]
+    command = [program, "-m", job["checkpoint"], *sizes, *threads, "-ngl", "0", "-r", "1", "-o", "json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    prefill, decode = json.loads(done.stdout)
+    return {
+        "prefill_tokens_per_second": prefill["avg_ts"],
+        "decode_tokens_per_second": decode["avg_ts"],
+        "generated": decode["n_gen"],
+        "ids": None,
+        "versions": {"llama.cpp": f"{decode['build_number']} ({decode['build_commit']})"},
+    }
+
+
+main({"generate": generate}, ())
