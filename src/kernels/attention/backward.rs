@@ -44,15 +44,15 @@ pub(super) fn backward<T: Element>(
     outcome: &Outcome<T>,
     gradients: Gradients<T>,
 ) {
-    let places = geometry.places();
+    let (places, Gradients { q, k, v }) = (geometry.places(), gradients);
     let sweep = Sweep {
         isa,
         geometry,
         inputs,
         outcome,
-        q: Disjoint::new(gradients.q),
-        k: Disjoint::new(gradients.k),
-        v: Disjoint::new(gradients.v),
+        q: Disjoint::new(q),
+        k: Disjoint::new(k),
+        v: Disjoint::new(v),
     };
     // One task per place computes five products; cut in two, the halves compute four and three. Few places
     // would leave threads idle by more than that.
@@ -218,9 +218,10 @@ impl<T: Element> Sweep<'_, T> {
     fn read(&self, place: Place, panel: usize, queries: &mut Queries, spare: &mut [f32]) {
         let (isa, geometry) = (self.isa, self.geometry);
         let (columns, padded, head_dim) = (geometry.columns(), geometry.padded(), geometry.head_dim);
-        geometry.read_panel(isa, self.inputs.q, place, panel, geometry.scale, queries.q);
-        geometry.read_panel(isa, self.outcome.grad, place, panel, 1.0, queries.grad);
-        geometry.read_panel(isa, self.outcome.out, place, panel, 1.0, spare);
+        geometry.read_panel(isa, self.inputs.q, place, panel, queries.q);
+        panel::multiply(isa, queries.q, geometry.scale);
+        geometry.read_panel(isa, self.outcome.grad, place, panel, queries.grad);
+        geometry.read_panel(isa, self.outcome.out, place, panel, spare);
         panel::turn(isa, queries.q, padded, head_dim, columns, queries.q_turned);
         panel::turn(isa, queries.grad, padded, head_dim, columns, queries.grad_turned);
         row_products(isa, queries.grad, spare, padded, &mut queries.delta);

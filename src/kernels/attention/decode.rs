@@ -51,9 +51,9 @@ pub(super) fn forward<T: Load>(
         attend(isa, geometry, inputs, batch, start..(start + step).min(all.end), state);
     };
     if work < SERIAL_BELOW {
-        (0..geometry.batch).for_each(task)
+        (0..geometry.batch).for_each(task);
     } else {
-        pool::run(geometry.batch * parts, task)
+        pool::run(geometry.batch * parts, task);
     }
     for batch in 0..geometry.batch {
         let parts = &states[batch * parts * len..(batch + 1) * parts * len];
@@ -109,7 +109,7 @@ fn attend<T: Load>(
             let scores = &mut scores[head * KEYS..(head + 1) * KEYS];
             scores[len..].fill(f32::NEG_INFINITY);
             let shrink = soften(isa, scores, &mut greatest[head], &mut weights[head]);
-            if shrink != 1.0 {
+            if shrink < 1.0 {
                 panel::multiply(isa, &mut sums[head * head_dim..(head + 1) * head_dim], shrink);
             }
         }

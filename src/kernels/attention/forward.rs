@@ -153,7 +153,8 @@ fn attend<T: Element>(
     let (shrink, rest) = rest.split_at_mut(columns);
     let (wide, queries) = rest.split_at_mut(columns * padded);
     for (panel, queries) in panels.zip(queries.chunks_exact_mut(head_dim * columns)) {
-        geometry.read_panel(isa, inputs.q, place, panel, geometry.scale, wide);
+        geometry.read_panel(isa, inputs.q, place, panel, wide);
+        panel::multiply(isa, wide, geometry.scale);
         panel::turn(isa, wide, padded, head_dim, columns, queries);
     }
     for state in states.chunks_exact_mut(state_len(geometry)) {
@@ -189,7 +190,7 @@ fn attend<T: Element>(
             let (sums, greatest, weights) = split_state(geometry, state);
             if soften(isa, scores, columns, greatest, weights, shrink) {
                 for (sums, &shrink) in sums.chunks_exact_mut(padded).zip(&*shrink) {
-                    if shrink != 1.0 {
+                    if shrink < 1.0 {
                         panel::multiply(isa, sums, shrink);
                     }
                 }
@@ -232,7 +233,7 @@ vectorized! {
             *top = if *top == f32::NEG_INFINITY { 0.0 } else { *top };
             *shrink = exp(old - *top);
             *weight *= *shrink;
-            moved = if *shrink == 1.0 { moved } else { 1.0 };
+            moved = if *shrink < 1.0 { 1.0 } else { moved };
         }
         for scores in scores.chunks_exact_mut(columns) {
             for ((x, &top), sum) in scores.iter_mut().zip(&*tops).zip(weights.iter_mut()) {
@@ -240,7 +241,7 @@ vectorized! {
                 *sum += *x;
             }
         }
-        moved != 0.0
+        moved > 0.0
     }
 }
 

@@ -108,7 +108,12 @@ impl Geometry {
 
     /// What the rows of `panel` see.
     pub(super) fn view(&self, starts: Option<&[i32]>, place: Place, panel: usize) -> View {
-        let mut view = View { first: [0; PANEL], end: [0; PANEL], any: usize::MAX..0, all: 0..usize::MAX };
+        let mut view = View {
+            first: [0; PANEL],
+            end: [0; PANEL],
+            any: Range { start: usize::MAX, end: 0 },
+            all: 0..usize::MAX,
+        };
         for (column, row) in self.panel(panel).enumerate() {
             let Range { start, end } = self.visible(starts, place, row);
             (view.first[column], view.end[column]) = (start as i32, end as i32);
@@ -133,14 +138,13 @@ impl Geometry {
         read_rows(isa, from, stride, keys.len(), self.head_dim, self.padded(), wide);
     }
 
-    /// Copies the heads of the rows of `panel`, times `factor`, as rows of f32, zeros to the end of `wide`.
+    /// Copies the heads of the rows of `panel` as rows of f32, zeros to the end of `wide`.
     pub(super) fn read_panel<T: Element>(
         &self,
         isa: Isa,
         from: &[T],
         place: Place,
         panel: usize,
-        factor: f32,
         wide: &mut [f32],
     ) {
         let padded = self.padded();
@@ -149,9 +153,6 @@ impl Geometry {
         for (row, wide) in rows.zip(wide.chunks_exact_mut(padded)) {
             let from = &from[self.head(place, row) * self.head_dim..][..self.head_dim];
             read_rows(isa, from, 0, 1, self.head_dim, padded, wide);
-            if factor != 1.0 {
-                multiply(isa, wide, factor);
-            }
         }
     }
 }

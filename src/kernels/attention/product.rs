@@ -43,13 +43,14 @@ pub(super) fn product<B: Load>(isa: Isa, [m, n, k]: [usize; 3], a: Left, b: Righ
     if m == 0 || n == 0 {
         return;
     }
+    let Result { data, row, add } = c;
     assert!(n.is_multiple_of(LANES), "attention: {n} columns");
-    assert!(c.data.len() >= (m - 1) * c.row + n, "attention: size of C");
+    assert!(data.len() >= (m - 1) * row + n, "attention: size of C");
     if k > 0 {
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.column, "attention: size of A");
         assert!(b.data.len() >= (k - 1) * b.row + n, "attention: size of B");
     }
-    let c = Block { c: c.data.as_mut_ptr(), stride: c.row, add: c.add, k, a, b };
+    let c = Block { c: data.as_mut_ptr(), stride: row, add, k, a, b };
     // SAFETY: the operands hold all elements, as just checked, and an `Isa` exists only where the
     // processor has it.
     unsafe {
