@@ -1,5 +1,7 @@
 //! Products of few rows with AVX-512.
 
+#![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
+
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
@@ -98,6 +100,7 @@ unsafe fn multiply_rows<T: Load, const M: usize, const R: usize, const U: usize>
             unsafe {
                 let w: [__m512; R] =
                     std::array::from_fn(|r| T::load(weight.as_ptr().add(r * columns + column), mask));
+                #[allow(clippy::needless_range_loop)] // Loops of known length, unrolled.
                 for m in 0..M {
                     let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(m * columns + column));
                     for r in 0..R {

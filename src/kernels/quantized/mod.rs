@@ -19,6 +19,8 @@ use super::op::{MlxResult, Operand};
 
 mod accuracy;
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod dot_avx512;
 mod format;
 mod gemv;
 #[cfg(target_arch = "x86_64")]

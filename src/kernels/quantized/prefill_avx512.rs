@@ -4,6 +4,8 @@
 //! for dot products of bytes takes; activations stay row-major. Sums are integers within a group of
 //! columns and f32 from group to group, where the scales of both sides come in.
 
+#![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -14,7 +16,7 @@ use super::super::isa::{Isa, vectorized};
 use super::super::pool::run;
 use super::super::scratch::{self, Scratch};
 use super::activations::Int8;
-use super::format::{BLOCK, QuantizedRows};
+use super::format::QuantizedRows;
 use super::gemv::{Groups, group_size};
 
 /// Rows of weights in a panel: two registers.
@@ -101,7 +103,6 @@ impl Panel {
         block.fill(0);
         for start in (0..columns).step_by(4 * DEPTH) {
             let end = columns.min(start + 4 * DEPTH);
-            debug_assert!(start % BLOCK == 0 && end % BLOCK == 0);
             for (row, line) in rows.clone().zip(block.chunks_exact_mut(DEPTH)) {
                 let levels = bytemuck::cast_slice_mut(&mut line[..(end - start) / 4]);
                 weights.read_levels(isa, row, start..end, levels);
@@ -168,8 +169,8 @@ impl Panel {
                     let words = self.words.as_ptr().add(step * WIDTH);
                     let w = [_mm512_loadu_si512(words.cast()), _mm512_loadu_si512(words.add(16).cast())];
                     for (r, dots) in dots.iter_mut().enumerate() {
-                        let four = codes.as_ptr().add(r * columns + step * 4).cast::<i32>();
-                        let four = _mm512_set1_epi32(four.read_unaligned());
+                        let four = codes.as_ptr().add(r * columns + step * 4).cast::<[u8; 4]>();
+                        let four = _mm512_set1_epi32(i32::from_le_bytes(*four));
                         dots[0] = _mm512_dpbusd_epi32(dots[0], w[0], four);
                         dots[1] = _mm512_dpbusd_epi32(dots[1], w[1], four);
                     }

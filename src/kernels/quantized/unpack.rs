@@ -15,7 +15,11 @@ const RUN: usize = 256;
 impl QuantizedRows<'_> {
     /// Writes the levels of `columns` of `row`; both ends lie on a whole block of columns.
     pub(super) fn read_levels(&self, isa: Isa, row: usize, columns: Range<usize>, levels: &mut [u8]) {
-        assert!(columns.start % BLOCK == 0 && columns.end % BLOCK == 0 && columns.len() == levels.len());
+        assert!(
+            columns.start.is_multiple_of(BLOCK)
+                && columns.end.is_multiple_of(BLOCK)
+                && columns.len() == levels.len()
+        );
         let bits = self.format.bits();
         let words = &self.row_words(row)[columns.start / BLOCK * bits..columns.end / BLOCK * bits];
         match bits {
@@ -33,7 +37,7 @@ impl QuantizedRows<'_> {
 
     #[cfg(target_arch = "x86_64")]
     fn has_fast_path(&self, isa: Isa, columns: &Range<usize>) -> bool {
-        let whole = columns.start % BLOCK == 0 && columns.end % BLOCK == 0;
+        let whole = columns.start.is_multiple_of(BLOCK) && columns.end.is_multiple_of(BLOCK);
         isa >= Isa::Avx512 && self.format.bits() == 4 && whole
     }
 

@@ -1,5 +1,7 @@
 //! Formats of 4 bits: the 16 weights a group can have are computed once and looked up.
 
+#![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
