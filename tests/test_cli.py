@@ -128,7 +128,7 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "iters": 7, "lr": 0.5, "batch_size": 2, "grad_accumulation": 3, "max_seq_length": 99, "lora_rank": 5,
         "lora_alpha": 2.5, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "num_layers": 6,
         "init_adapter": "first",
-        "mask_prompt": False, "dtype": "bfloat16", "seed": 11, "weight_decay": 0.2, "beta1": 0.8,
+        "mask_prompt": False, "dtype": "bfloat16", "bits": 4, "seed": 11, "weight_decay": 0.2, "beta1": 0.8,
         "beta2": 0.9, "eps": 1e-6, "schedule": "linear", "warmup_ratio": 0.3, "max_grad_norm": 0.7,
         "eval_every": 12, "eval_batches": 13, "save_every": 14, "keep_checkpoints": 15, "resume": True,
         "overwrite": True,

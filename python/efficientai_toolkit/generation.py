@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from efficientai_toolkit._assets import MODEL
 from efficientai_toolkit._config import Config, setting
@@ -30,6 +30,11 @@ class GenerateConfig(Config):
     repetition_penalty: float = setting(1.0, "make tokens seen before less likely; 1: off")
     repetition_context: int = setting(64, "how many last tokens the repetition penalty looks at")
     seed: int = setting(0, "seed of the sampling")
+    accuracy: Literal["f32", "bf16", "int8"] | None = setting(
+        None,
+        "how exactly a quantized model computes on a CPU (default: the fastest way that hardly changes the "
+        "probabilities)",
+    )
     stop: list[str] = setting([], "stop before this text; give the option again for more")
 
 
@@ -44,6 +49,8 @@ class Generation:
     """``stop`` (end of text or a stop text) or ``length``."""
     prompt_tokens_per_second: float
     tokens_per_second: float
+    accuracy: str | None
+    """How exactly packed weights were used; ``None`` if the model is not quantized, and on a GPU."""
     peak_memory_bytes: int
 
 
@@ -52,6 +59,8 @@ def load(
     adapter_path: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     *,
+    bits: int | None = None,
+    group_size: int = 64,
     show_progress: bool = True,
 ) -> "tuple[Model, Tokenizer]":
     """Load a model and its tokenizer.
@@ -66,6 +75,11 @@ def load(
     dtype
         ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and the
         checkpoint's own on a GPU.
+    bits
+        Quantize matrices to 2, 3, 4, 5, 6 or 8 bits per weight; ``None`` leaves them as they are on disk.
+        A checkpoint that MLX quantized stays quantized.
+    group_size
+        Weights that share a scale: 32, 64 or 128.
     show_progress
         Show a bar while a hub id is downloaded.
 
@@ -77,6 +91,8 @@ def load(
 
     Raises
     ------
+    ConfigError
+        There is no such format.
     ModelLoadingError
         A file is missing, broken or of an unknown kind.
     """
@@ -85,7 +101,7 @@ def load(
 
     folder = MODEL if path_or_id is None else hub.resolve(path_or_id, show_progress=show_progress)
     adapter = None if adapter_path is None else hub.resolve(adapter_path, show_progress=show_progress)
-    return core.load(str(folder), None if adapter is None else str(adapter), dtype)
+    return core.load(str(folder), None if adapter is None else str(adapter), dtype, bits, group_size)
 
 
 def generate(

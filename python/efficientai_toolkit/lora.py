@@ -58,6 +58,9 @@ class TrainingConfig(Config):
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
     )
+    bits: int | None = setting(
+        None, "quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits: QLoRA (default: as they are on disk)"
+    )
     seed: int = setting(0, "seed of everything random in the run")
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
     beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
@@ -192,7 +195,9 @@ class MLXTrainer:
         if self.model is None or self.tokenizer is None:
             from efficientai_toolkit.generation import load
 
-            self.model, self.tokenizer = load(self.config.model_path, dtype=self.config.dtype)
+            self.model, self.tokenizer = load(
+                self.config.model_path, dtype=self.config.dtype, bits=self.config.bits
+            )
         try:
             report = core.train_lora(self.model, self.tokenizer, self.config.to_json(), self._observe)
         finally:

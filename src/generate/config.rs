@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::quantized::Accuracy;
 use crate::{Error, Result};
 
 /// How text is generated; the defaults are greedy.
@@ -24,6 +25,9 @@ pub struct GenerateConfig {
     pub repetition_context: usize,
     /// The same seed, prompt and device give the same text.
     pub seed: u64,
+    /// How exactly a quantized model computes on a CPU; `None` for the fastest way that hardly changes the
+    /// probabilities of the next token.
+    pub accuracy: Option<Accuracy>,
     /// Texts that end the generation; they are not part of the answer.
     pub stop: Vec<String>,
 }
@@ -39,6 +43,7 @@ impl Default for GenerateConfig {
             repetition_penalty: 1.0,
             repetition_context: 64,
             seed: 0,
+            accuracy: None,
             stop: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! Generating text.
 
+pub mod accuracy;
 pub mod config;
 pub mod run;
 pub mod sampler;

@@ -11,6 +11,7 @@ use super::config::GenerateConfig;
 use super::sampler::Sampler;
 use super::stop::StopStrings;
 use crate::data::Tokenizer;
+use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
 use crate::nn::Cache;
 use crate::{Error, Result, kernels};
@@ -43,11 +44,14 @@ pub struct Report {
     pub prompt_tokens_per_second: f64,
     /// Speed of generating.
     pub tokens_per_second: f64,
+    /// How exactly packed weights were used; `None` for models that are not quantized, and on a GPU.
+    pub accuracy: Option<Accuracy>,
     /// Peak of MLX's allocator, in bytes.
     pub peak_memory_bytes: usize,
 }
 
-/// Continues `prompt` (token ids); `on_text` receives the text as it comes and may stop it.
+/// Continues `prompt` (token ids), with packed weights used as exactly as `accuracy` says; `on_text` receives
+/// the text as it comes and may stop it.
 ///
 /// # Errors
 /// An empty prompt; a setting out of range; [`Error::Interrupted`] when `on_text` breaks.
@@ -56,9 +60,23 @@ pub fn run(
     tokenizer: &Tokenizer,
     prompt: &[u32],
     config: &GenerateConfig,
+    accuracy: Option<Accuracy>,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Report> {
     config.validate()?;
+    let mut report =
+        accuracy.unwrap_or(Accuracy::F32).scope(|| answer(model, tokenizer, prompt, config, on_text))?;
+    report.accuracy = accuracy;
+    Ok(report)
+}
+
+fn answer(
+    model: &dyn Model,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    config: &GenerateConfig,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Report> {
     if prompt.is_empty() {
         return Err(Error::Config("the prompt has no tokens".into()));
     }
@@ -113,6 +131,7 @@ pub fn run(
         finish_reason,
         prompt_tokens_per_second: prompt.len() as f64 / prefill_secs,
         tokens_per_second: generated_tokens as f64 / started.elapsed().as_secs_f64(),
+        accuracy: None,
         peak_memory_bytes: memory::peak_memory()?,
     })
 }

@@ -52,14 +52,12 @@ impl Isa {
         *CURRENT.get_or_init(|| {
             let highest = Self::detect();
             let Ok(wanted) = std::env::var(VARIABLE) else { return highest };
-            match Self::ALL.into_iter().find(|level| level.name() == wanted) {
-                Some(level) => level.min(highest),
-                None => {
-                    let names = Self::ALL.map(Self::name).join(", ");
-                    log::warn!("{VARIABLE} is \"{wanted}\", expected one of {names}; it is ignored");
-                    highest
-                }
+            if let Some(level) = Self::ALL.into_iter().find(|level| level.name() == wanted) {
+                return level.min(highest);
             }
+            let names = Self::ALL.map(Self::name).join(", ");
+            log::warn!("{VARIABLE} is \"{wanted}\", expected one of {names}; it is ignored");
+            highest
         })
     }
 

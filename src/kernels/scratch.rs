@@ -38,13 +38,9 @@ pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
         .filter(|(_, lines)| lines.len() >= wanted)
         .min_by_key(|(_, lines)| lines.len())
         .map(|(index, _)| index);
-    let lines = match fit {
-        Some(index) => free.swap_remove(index),
-        None => {
-            drop(free);
-            vec![Line([0; LINE]); wanted]
-        }
-    };
+    let recycled = fit.map(|index| free.swap_remove(index));
+    drop(free);
+    let lines = recycled.unwrap_or_else(|| vec![Line([0; LINE]); wanted]);
     Scratch { lines, len, element: std::marker::PhantomData }
 }
 

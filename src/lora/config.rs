@@ -56,6 +56,9 @@ pub struct TrainingConfig {
     pub mask_prompt: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
+    /// Bits per weight to which the frozen matrices are quantized when the model is loaded
+    /// ([QLoRA](https://arxiv.org/abs/2305.14314)); `None` for as they are.
+    pub bits: Option<u32>,
     /// Seed of everything random.
     pub seed: u64,
     /// `AdamW`'s decoupled weight decay.
@@ -107,6 +110,7 @@ impl Default for TrainingConfig {
             init_adapter: None,
             mask_prompt: true,
             dtype: None,
+            bits: None,
             seed: 0,
             weight_decay: 0.01,
             beta1: 0.9,
@@ -174,6 +178,16 @@ impl TrainingConfig {
         }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
+        }
+        if let Some(bits) = self.bits {
+            if ![2, 3, 4, 5, 6, 8].contains(&bits) {
+                return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
+            }
+            if self.method == Method::Full {
+                return Err(Error::Config(
+                    "bits is for method \"lora\": quantized weights cannot be trained".into(),
+                ));
+            }
         }
         self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
     }

@@ -55,7 +55,7 @@ impl Embedding {
     /// The table, `[vocab, hidden]`.
     #[must_use]
     pub fn table(&self) -> Weight<'_> {
-        packed::weight(&self.weight, &self.scales, &self.biases, self.format)
+        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
     /// The slots of the table.

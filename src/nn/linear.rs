@@ -87,7 +87,7 @@ impl Linear {
     /// `W`
     #[must_use]
     pub fn matrix(&self) -> Weight<'_> {
-        packed::weight(&self.weight, &self.scales, &self.biases, self.format)
+        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
     /// The slots of `W`.

@@ -28,7 +28,7 @@ impl Slots<'_> {
     /// Rows that are not a whole number of groups.
     pub fn expect(self, format: Format) -> Result<()> {
         let (rows, columns) = (self.weight.dim(0), self.weight.dim(1));
-        if columns as usize % format.group_size() != 0 {
+        if !(columns as usize).is_multiple_of(format.group_size()) {
             let group = format.group_size();
             let message = format!("rows of {columns} weights are not a whole number of groups of {group}");
             return Err(mlx_rs::error::Exception::custom(message));
@@ -48,7 +48,7 @@ impl Slots<'_> {
     /// # Errors
     /// The shapes and dtypes found.
     pub fn check(self) -> Result<()> {
-        match weight(self.weight, self.scales, self.biases, *self.format) {
+        match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
             Weight::Dense(_) => Ok(()),
             Weight::Packed(weight) => weight.shape().map(|_| ()),
         }
@@ -61,7 +61,7 @@ impl Slots<'_> {
     /// What MLX raises.
     pub fn quantize(self, format: Format) -> Result<()> {
         let columns = self.weight.dim(1) as usize;
-        if self.format.is_some() || columns % format.group_size() != 0 {
+        if self.format.is_some() || !columns.is_multiple_of(format.group_size()) {
             return Ok(());
         }
         let (group, bits) = (format.group_size() as i32, format.bits() as i32);
@@ -77,13 +77,13 @@ impl Slots<'_> {
 /// The matrix in the slots `weight`, `scales` and `biases`.
 pub(super) fn weight<'a>(
     weight: &'a Array,
-    scales: &'a Option<Array>,
-    biases: &'a Option<Array>,
+    scales: Option<&'a Array>,
+    biases: Option<&'a Array>,
     format: Option<Format>,
 ) -> Weight<'a> {
     match (format, scales) {
         (Some(format), Some(scales)) => {
-            Weight::Packed(PackedWeight { codes: weight, scales, biases: biases.as_ref(), format })
+            Weight::Packed(PackedWeight { codes: weight, scales, biases, format })
         }
         _ => Weight::Dense(weight),
     }

@@ -26,6 +26,7 @@ pub(super) fn generate(
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     observed(py, on_text, |caller| {
         let config: GenerateConfig = parse(config)?;
+        let accuracy = config.accuracy.map_or_else(|| model.accuracy(), |accuracy| Ok(Some(accuracy)))?;
         let model = model.lock()?;
         let ids = if add_special_tokens {
             tokenizer.encode_prompt(prompt)
@@ -33,7 +34,7 @@ pub(super) fn generate(
             tokenizer.encode(prompt, false)
         };
         let mut on_text = |text: &str| if text.is_empty() { caller.poll() } else { caller.call(text) };
-        let report = run(model.as_ref(), tokenizer, &ids?, &config, &mut on_text)?;
+        let report = run(model.as_ref(), tokenizer, &ids?, &config, accuracy, &mut on_text)?;
         json(&report)
     })
 }

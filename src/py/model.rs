@@ -1,7 +1,7 @@
 //! `Model`, and ways to get one.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
@@ -11,8 +11,8 @@ use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::tokenizer::Tokenizer;
 use crate::io::{adapters, folder, tensors, weights};
-use crate::kernels::quantized::Format;
-use crate::{Error, Result, data, kernels, models};
+use crate::kernels::quantized::{Accuracy, Format};
+use crate::{Error, Result, data, generate, kernels, models};
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
@@ -20,6 +20,8 @@ pub(super) struct Model {
     inner: Mutex<Box<dyn models::Model>>,
     folder: PathBuf,
     config: serde_json::Value,
+    /// How exactly packed weights are used in generation, once it is known.
+    accuracy: OnceLock<Option<Accuracy>>,
 }
 
 impl Model {
@@ -33,6 +35,15 @@ impl Model {
                 Err(Error::Training("the model is in use by another call; wait until that returns".into()))
             }
         }
+    }
+
+    /// The fastest way to use packed weights that is close enough; measured at the first call.
+    pub(super) fn accuracy(&self) -> Result<Option<Accuracy>> {
+        if let Some(&accuracy) = self.accuracy.get() {
+            return Ok(accuracy);
+        }
+        let accuracy = generate::accuracy::choose(self.lock()?.as_ref())?;
+        Ok(*self.accuracy.get_or_init(|| accuracy))
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -60,7 +71,7 @@ impl Model {
         py.import("json")?.call_method1("loads", (self.config.to_string(),))
     }
 
-    /// Number format of the embedding, and so of all computation: float32, float16 or bfloat16.
+    /// Number format of activations: float32, float16 or bfloat16.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> PyResult<String> {
         enter(py, || Ok(format!("{:?}", self.lock()?.dtype()).to_lowercase()))
@@ -143,7 +154,8 @@ pub(super) fn load(
             adapters::load(&adapter, model.as_mut())?;
         }
         let tokenizer = data::Tokenizer::from_folder(&path)?;
-        Ok((Model { inner: Mutex::new(model), folder: path, config }, Tokenizer::new(tokenizer)))
+        let accuracy = OnceLock::new();
+        Ok((Model { inner: Mutex::new(model), folder: path, config, accuracy }, Tokenizer::new(tokenizer)))
     })
 }
 

@@ -91,7 +91,10 @@ class FakeEngine(types.ModuleType):
     def hardware(self) -> str:
         return json.dumps(HARDWARE)
 
-    def load(self, path: str, adapter_path: str | None, dtype: str | None) -> tuple[Model, Tokenizer]:
+    def load(
+        self, path: str, adapter_path: str | None, dtype: str | None, bits: int | None, group_size: int
+    ) -> tuple[Model, Tokenizer]:
+        assert group_size == 64
         self.calls.append(("load", (path, adapter_path, dtype)))
         return Model(), Tokenizer()
 
@@ -118,6 +121,7 @@ class FakeEngine(types.ModuleType):
                 "finish_reason": "stop",
                 "prompt_tokens_per_second": 100.0,
                 "tokens_per_second": 50.0,
+                "accuracy": None,
                 "peak_memory_bytes": 1_000_000,
             }
         )

@@ -33,6 +33,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16"),
         help="number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)",
     )
+    group.add_argument(
+        "--bits",
+        type=int,
+        choices=(2, 3, 4, 5, 6, 8),
+        help="quantize the model to this many bits per weight (default: as it is on disk)",
+    )
     add_config(parser, GenerateConfig, title="sampling")
 
 
@@ -43,7 +49,9 @@ def run(args: Namespace, out: Output) -> int:
     if not prompt.strip():
         message = "the prompt is empty"
         raise ConfigError(message)
-    model, tokenizer = load(args.model_path, args.adapter_path, args.dtype, show_progress=not out.quiet)
+    model, tokenizer = load(
+        args.model_path, args.adapter_path, args.dtype, bits=args.bits, show_progress=not out.quiet
+    )
     if args.no_chat_template:
         question = prompt if args.system is None else f"{args.system}\n\n{prompt}"
     else:

@@ -45,7 +45,9 @@ def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
     given = training_config(args)
     config = given.with_defaults_filled()
-    model, tokenizer = load(given.model_path, dtype=config.dtype, show_progress=not out.quiet)
+    model, tokenizer = load(
+        given.model_path, dtype=config.dtype, bits=config.bits, show_progress=not out.quiet
+    )
     out.note(table(_header(given, config, model)))
     prompt = args.prompt or first_prompt(Path(str(config.data)))
     before = _answer(model, tokenizer, prompt)
@@ -144,6 +146,8 @@ def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) 
         words += ["--adapter-path", str(result.adapter_path)]
     if given.dtype is not None:
         words += ["--dtype", given.dtype]
+    if given.bits is not None:
+        words += ["--bits", str(given.bits)]
     return shlex.join([*words, "--prompt", prompt])
 
 

@@ -70,7 +70,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
     check("hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory")
     loaded: tuple[Model, Tokenizer] | None = check(
         "model",
-        lambda: load(filled.model_path, dtype=filled.dtype, show_progress=show_progress),
+        lambda: load(filled.model_path, dtype=filled.dtype, bits=filled.bits, show_progress=show_progress),
         lambda pair: _describe_model(*pair),
     )
     if loaded is None:

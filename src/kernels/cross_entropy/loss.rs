@@ -14,6 +14,7 @@ use super::super::math::exp;
 use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
 use super::super::pool::run;
 use super::super::scratch;
+use super::super::sum::max;
 use super::{Options, head};
 
 /// Positions at once, and tokens of the vocabulary at once: their logits take 4 MiB.
@@ -147,7 +148,7 @@ impl<'a> Problem<'a> {
     pub(super) fn logits(&self, hidden: &Packed, chunk: &dyn Rows, logits: &mut [f32]) {
         let (out, columns) = (Disjoint::new(logits), chunk.shape().0);
         multiply(self.isa, &[(hidden, Lanes::rows(chunk))], |tile| {
-            store(self.isa, tile, None, &out, columns)
+            store(self.isa, tile, None, &out, columns);
         });
     }
 
@@ -179,10 +180,10 @@ impl<'a> Problem<'a> {
                     row.logits += line.iter().map(|&x| f64::from(x)).sum::<f64>();
                 }
                 let max = largest(isa, line).max(row.max);
-                let shrink = exp(row.max - max);
+                let before = std::mem::replace(&mut row.max, max);
+                let shrink = exp(before - max);
                 row.sum = row.sum * shrink + exponentials(isa, line, max);
-                row.max = max;
-                if gradient && shrink != 1.0 {
+                if gradient && max > before {
                     // SAFETY: as above.
                     scale(isa, unsafe { shared_sums.part(i * width..(i + 1) * width) }, shrink);
                 }
@@ -250,14 +251,7 @@ const LANES: usize = 32;
 
 vectorized! {
     fn largest(row: &[f32]) -> f32 {
-        let mut most = [f32::NEG_INFINITY; LANES];
-        let (chunks, rest) = row.as_chunks::<LANES>();
-        for chunk in chunks {
-            for (most, &x) in most.iter_mut().zip(chunk) {
-                *most = if x > *most { x } else { *most };
-            }
-        }
-        most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &x| most.max(x))
+        max(row)
     }
 
     /// Replaces each `x` by `exp(x - max)`; their sum.

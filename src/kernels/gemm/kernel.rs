@@ -78,6 +78,7 @@ fn portable_6x16(a: &[u32], b: &[u32], c: &mut [f32], stride: usize) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::wildcard_imports, reason = "names of instructions")]
 mod x86 {
     use std::arch::x86_64::*;
 

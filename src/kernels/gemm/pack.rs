@@ -116,7 +116,9 @@ pub(super) fn pack_panels(
         let mut first = scratch::take::<f32>(panels * width);
         let mut pair = [scratch::take::<bf16>(panels * width), scratch::take::<bf16>(panels * width)];
         first.fill(0.0);
-        pair.iter_mut().for_each(|line| line.fill(bf16::ZERO));
+        for line in &mut pair {
+            line.fill(bf16::ZERO);
+        }
         for step in 0..steps {
             match precision {
                 Precision::F32 => {

@@ -38,6 +38,10 @@ fn turned(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect()
 }
 
+fn operand<R: Rows>(matrix: &R, turn: bool) -> Lanes<'_> {
+    if turn { Lanes::columns(matrix) } else { Lanes::rows(matrix) }
+}
+
 fn check<T: Element>(isa: Isa, precision: Precision, m: usize, n: usize, depths: &[usize], turn: [bool; 2]) {
     let terms: Vec<_> = depths
         .iter()
@@ -59,9 +63,6 @@ fn check<T: Element>(isa: Isa, precision: Precision, m: usize, n: usize, depths:
             (Dense::new(&left[1..], shape(m, turn[0])), Dense::new(&right[1..], shape(n, turn[1])))
         })
         .collect();
-    fn operand<R: Rows>(matrix: &R, turn: bool) -> Lanes<'_> {
-        if turn { Lanes::columns(matrix) } else { Lanes::rows(matrix) }
-    }
     let packed: Vec<_> =
         matrices.iter().map(|(left, _)| Packed::new(isa, precision, operand(left, turn[0]))).collect();
     let products: Vec<_> =

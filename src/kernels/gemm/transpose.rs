@@ -24,6 +24,7 @@ pub(in crate::kernels) fn transpose(isa: Isa, block: &[u32], depth: usize, width
 }
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::wildcard_imports, reason = "names of instructions")]
 mod x86 {
     use std::arch::x86_64::*;
 

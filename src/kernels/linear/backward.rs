@@ -162,7 +162,7 @@ impl<'a> Pass<'a> {
         let dy = Packed::new(self.isa, precision(&self.inputs[0]), Lanes::columns(&*self.dys[layer]));
         let (out, columns) = (Disjoint::new(out), self.x.shape().1);
         multiply(self.isa, &[(&dy, Lanes::columns(&*self.x))], |tile| {
-            store(self.isa, tile, None, &out, columns)
+            store(self.isa, tile, None, &out, columns);
         });
     }
 
@@ -197,7 +197,7 @@ impl<'a> Pass<'a> {
         let dy = &self.dys[layer];
         let (out, columns) = (Disjoint::new(out), dy.shape().1);
         multiply(self.isa, &[(&low, Lanes::columns(&**dy))], |tile| {
-            store(self.isa, tile, None, &out, columns)
+            store(self.isa, tile, None, &out, columns);
         });
     }
 }

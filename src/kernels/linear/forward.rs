@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 
 use super::super::disjoint::Disjoint;
-use super::super::element::{narrow_to, widened};
+use super::super::element::{Element as _, narrow_to, widened};
 use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
 use super::super::isa::Isa;
 use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
@@ -34,9 +34,10 @@ impl HostOp for Forward {
         let wide = self.layers.iter().any(direct).then(|| widened(&inputs[0].data));
         let blocked = rank > 0 || !self.layers.iter().all(direct);
         let packed = blocked.then(|| Packed::new(isa, precision, Lanes::rows(&*x)));
-        let low = low.first_mut().zip(packed.as_ref()).map(|(output, x)| match &mut output.data {
-            SliceMut::F32(low) => &**project(isa, x, &self.layers, inputs, low),
-            _ => unreachable!("the low-rank output is f32"),
+        let low = low.first_mut().zip(packed.as_ref()).map(|(output, x)| {
+            let low = f32::of_mut(&mut output.data);
+            project(isa, x, &self.layers, inputs, low);
+            &*low
         });
         let mut first = 0;
         for (layer, output) in self.layers.iter().zip(outputs) {
@@ -101,13 +102,7 @@ fn add_to(isa: Isa, y: &mut [f32], columns: usize, low_rank: Option<(&Packed, La
 }
 
 /// `low = x·[s₁A₁ s₂A₂ …]`: `[rows, Σ rank]`
-fn project<'a, 'b>(
-    isa: Isa,
-    x: &Packed,
-    layers: &[Slots],
-    inputs: &[Operand],
-    low: &'b mut &'a mut [f32],
-) -> &'b mut &'a mut [f32] {
+fn project(isa: Isa, x: &Packed, layers: &[Slots], inputs: &[Operand], low: &mut [f32]) {
     let parts: Vec<_> = layers.iter().filter_map(|layer| layer.low_rank).collect();
     let matrices: Vec<_> = parts.iter().map(|slots| matrix(&inputs[slots.a])).collect();
     let side_by_side = SideBySide(matrices.iter().map(|matrix| &**matrix).collect());
@@ -116,7 +111,6 @@ fn project<'a, 'b>(
     multiply(isa, &[(x, Lanes::columns(&side_by_side))], |tile| {
         store(isa, scaled(tile, &scales), None, &out, scales.len());
     });
-    low
 }
 
 /// The scale of each column of all low-rank parts side by side.

@@ -2,8 +2,11 @@
 
 use std::cell::Cell;
 
+use serde::{Deserialize, Serialize};
+
 /// How products are computed, at least; sums are f32 in all cases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Accuracy {
     /// In f32.
     F32,

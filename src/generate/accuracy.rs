@@ -1,0 +1,103 @@
+//! How exactly a quantized model computes, chosen by what it costs in the answer.
+
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::{Array, Dtype};
+
+use crate::kernels::quantized::Accuracy;
+use crate::kernels::{eval, on_cpu};
+use crate::models::Model;
+use crate::{Error, Result};
+
+/// Tokens the models read for the comparison.
+const TOKENS: i32 = 48;
+
+/// Mean divergence from the exact distributions up to which a faster way is taken, in nats. Quantizing
+/// to 4 bits costs ten times as much and more.
+const TOLERATED: f64 = 5e-3;
+
+/// The fastest accuracy that changes the distribution of the next token by less than [`TOLERATED`],
+/// measured as Kullback-Leibler divergence from the one in f32 over a short made-up text; `None` for models that
+/// are not quantized, and on a GPU.
+///
+/// # Errors
+/// What MLX raises.
+pub fn choose(model: &dyn Model) -> Result<Option<Accuracy>> {
+    let quantized = model.parameters().flatten().values().any(|array| array.dtype() == Dtype::Uint32);
+    if !quantized || !on_cpu() {
+        return Ok(None);
+    }
+    let exact = distributions(model, Accuracy::F32)?;
+    for accuracy in Accuracy::ALL.into_iter().rev() {
+        let divergence = divergence(&exact, &distributions(model, accuracy)?)?;
+        if accuracy == Accuracy::F32 || divergence < TOLERATED {
+            log::info!("{} for packed weights: divergence {divergence:.1e} nats", accuracy.name());
+            return Ok(Some(accuracy));
+        }
+    }
+    Ok(Some(Accuracy::F32))
+}
+
+/// Logs of the probabilities after each of the last tokens: `[tokens, vocab]`.
+fn distributions(model: &dyn Model, accuracy: Accuracy) -> Result<Array> {
+    /// Positions compared: the first ones have little context.
+    const COMPARED: i32 = 16;
+    let vocab = model.vocab_size();
+    // Any tokens do, as long as they are spread over the vocabulary.
+    let ids: Vec<i32> = (1..=TOKENS).map(|i| (i64::from(i) * 7_919 % i64::from(vocab)) as i32).collect();
+    let ids = Array::from_slice(&ids, &[1, TOKENS]);
+    let logits = accuracy.scope(|| {
+        let hidden = model.hidden(&ids, None)?.try_index((0, TOKENS - COMPARED.., ..))?;
+        Ok::<_, Error>(crate::kernels::linear::linears(&hidden, &[model.head()])?.swap_remove(0))
+    })?;
+    let logits = logits.as_dtype(Dtype::Float32)?;
+    let probabilities = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
+    eval([&probabilities])?;
+    Ok(probabilities)
+}
+
+fn divergence(exact: &Array, other: &Array) -> Result<f64> {
+    let terms = exact.exp()?.multiply(exact.subtract(other)?)?;
+    let mean = terms.sum_axis(-1, false)?.mean(None)?;
+    eval([&mean])?;
+    Ok(f64::from(mean.item_exact::<f32>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kernels::quantized::Format;
+    use crate::models;
+
+    fn model() -> Box<dyn Model> {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "vocab_size": 96, "tie_word_embeddings": true
+        });
+        let mut model = models::create(&config).unwrap();
+        models::initialize(model.as_mut(), 0.05, 1).unwrap();
+        model
+    }
+
+    #[test]
+    fn dense_models_have_no_choice_and_quantized_ones_take_what_is_close() {
+        let mut model = model();
+        assert_eq!(choose(model.as_ref()).unwrap(), None);
+        let format = Format::affine(4, 32).unwrap();
+        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?)).unwrap();
+        let exact = distributions(model.as_ref(), Accuracy::F32).unwrap();
+        for accuracy in Accuracy::ALL {
+            let divergence = divergence(&exact, &distributions(model.as_ref(), accuracy).unwrap()).unwrap();
+            assert!((-1e-6..TOLERATED).contains(&divergence), "{accuracy:?}: {divergence}");
+        }
+        assert_eq!(choose(model.as_ref()).unwrap(), Some(Accuracy::Int8));
+    }
+
+    #[test]
+    fn divergence_of_different_distributions_is_positive() {
+        let logs = |p: [f32; 2]| Array::from_slice(&p.map(f32::ln), &[1, 2]);
+        let divergence = divergence(&logs([0.5, 0.5]), &logs([0.9, 0.1])).unwrap();
+        assert!((divergence - 0.510_825_6).abs() < 1e-6, "{divergence}");
+    }
+}
