@@ -68,7 +68,9 @@ mod tests {
         for (total, len) in [(0, 3), (7, 3), (9, 3), (5, 100), (3, 0)] {
             let mut slice = vec![0; total];
             run_chunks(&mut slice, len, |index, chunk| {
-                chunk.iter_mut().for_each(|x| *x += index + 1);
+                for x in chunk {
+                    *x += index + 1;
+                }
             });
             let expected: Vec<usize> = (0..total).map(|i| i / len.max(1) + 1).collect();
             assert_eq!(slice, expected);
