@@ -73,6 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "small integers are exact")]
     fn every_element_counts_once() {
         for len in [0, 1, 31, 32, 33, 100] {
             let row: Vec<f32> = (0..len).map(|i| i as f32).collect();
