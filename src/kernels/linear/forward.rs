@@ -8,7 +8,7 @@ use super::super::disjoint::Disjoint;
 use super::super::element::{Element as _, narrow_to, widened};
 use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
 use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
+use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, with_floats};
 use super::super::quantized::Accuracy;
 use super::super::scratch;
 use super::Slots;
