@@ -39,7 +39,7 @@ class Model:
     @property
     def dtype(self, /) -> str:
         """
-        Number format of the embedding, and so of all computation: float32, float16 or bfloat16.
+        Number format of activations: float32, float16 or bfloat16.
         """
     @property
     def model_type(self, /) -> str:
@@ -121,12 +121,13 @@ def hardware() -> str:
     The machine, the device in use and the limits set on MLX's allocator, as JSON.
     """
 
-def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None) -> tuple[Model, Tokenizer]:
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = 64) -> tuple[Model, Tokenizer]:
     """
     Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
-    the checkpoint's own on a GPU.
+    the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+    (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
     """
 
 def start() -> None:
