@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 
 /// Rounds a worker waits awake for the next job before it sleeps: kernels come in quick succession.
-const SPINS: u32 = 4_000;
+const SPINS: u32 = 20_000;
 
 /// Variables that set the number of threads, the first one found; the second is what numeric
 /// libraries share.

@@ -262,7 +262,7 @@ impl<'a> QuantizedRows<'a> {
     pub(super) fn read_groups(&self, isa: Isa, range: Range<usize>, scales: &mut [f32], biases: &mut [f32]) {
         let read = |numbers: &GroupNumbers, wide: &mut [f32]| match numbers {
             GroupNumbers::F32(x) => wide.copy_from_slice(&x[range.clone()]),
-            GroupNumbers::F16(x) => widen(isa, &x[range.clone()], wide),
+            GroupNumbers::F16(x) => widen_f16(isa, &x[range.clone()], wide),
             GroupNumbers::Bf16(x) => widen(isa, &x[range.clone()], wide),
             GroupNumbers::E8m0(x) => widen_powers(isa, &x[range.clone()], wide),
         };
@@ -289,6 +289,15 @@ fn half_power(exponent: u8) -> f32 {
     let exponent = u32::from(exponent);
     // The two smallest powers are subnormal.
     f32::from_bits(if exponent > 1 { (exponent - 1) << 23 } else { 0x20_0000 << exponent })
+}
+
+fn widen_f16(isa: Isa, row: &[f16], wide: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: the level of `isa` is the processor's.
+        return unsafe { super::unpack_avx512::widen_f16(row, wide) };
+    }
+    widen(isa, row, wide);
 }
 
 vectorized! {

@@ -147,6 +147,10 @@ impl Prepared {
     }
 }
 
+/// Bytes between a load of codes and the request for those that follow: the processor's own prefetcher does
+/// not run far enough ahead.
+const AHEAD: usize = 2048;
+
 /// Some rows of weights.
 #[derive(Clone, Copy)]
 struct Block<'a> {
@@ -178,16 +182,25 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
         let lane: [i32; LANES] = std::array::from_fn(|i| (i * K::LANE / block.group) as i32);
         let lane = _mm512_loadu_si512(lane.as_ptr().cast());
         let table = K::table(&prepared.levels);
+        let whole = row_bytes / 64;
+        let mask = |groups: usize| ((1_u16 << groups) - 1) as u8;
+        let (unit_mask, rest_mask) = (mask(unit_groups), mask(block.groups - whole * unit_groups));
         for (i, out) in out.chunks_exact_mut(M).enumerate() {
             let codes = block.codes.as_ptr().add(i * row_bytes);
             let scales = block.scales.as_ptr().add(i * block.groups);
             let biases = block.biases.as_ptr().add(i * block.groups);
             let mut sums = [_mm512_setzero_ps(); M];
             for u in 0..units {
-                let bytes = (row_bytes - u * 64).min(64);
-                let codes = _mm512_maskz_loadu_epi8(u64::MAX >> (64 - bytes), codes.add(u * 64).cast());
-                let groups = (block.groups - u * unit_groups).min(unit_groups);
-                let scale = _mm_maskz_loadu_ps((1 << groups) - 1, scales.add(u * unit_groups));
+                let codes = codes.add(u * 64);
+                // Also beyond the end: a hint never faults.
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+                let (codes, scale) = if u < whole {
+                    (_mm512_loadu_si512(codes.cast()), scales.add(u * unit_groups))
+                } else {
+                    let mask = u64::MAX >> (64 - (row_bytes - u * 64));
+                    (_mm512_maskz_loadu_epi8(mask, codes.cast()), scales.add(u * unit_groups))
+                };
+                let scale = _mm_maskz_loadu_ps(if u < whole { unit_mask } else { rest_mask }, scale);
                 let scale = _mm512_permutevar_ps(_mm512_broadcast_f32x4(scale), lane);
                 let x = prepared.words.as_ptr().add(u * prepared.unit);
                 let dots = K::dot::<M>(codes, table, x, stride);
