@@ -3,7 +3,7 @@
 use super::super::disjoint::Disjoint;
 use super::super::element::Element;
 use super::super::isa::{Isa, vectorized};
-use super::super::pool::run;
+use super::super::pool::{run, threads};
 use super::super::scratch;
 
 /// Rows of activations that share one pass over the weights.
@@ -52,7 +52,7 @@ pub(in crate::kernels) fn dense<T: Weight>(
         weight.len(),
         out.len()
     );
-    let step = (TASK_BYTES / (columns * size_of::<T>())).max(1);
+    let step = (TASK_BYTES / (columns * size_of::<T>())).min(n.div_ceil(4 * threads())).max(1);
     for (x, out) in x.chunks(MOST_ROWS * columns).zip(out.chunks_mut(MOST_ROWS * n)) {
         let rows = x.len() / columns;
         let shared = Disjoint::new(out);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::disjoint::Disjoint;
 use super::super::isa::{Isa, vectorized};
-use super::super::pool::run;
+use super::super::pool::{run, threads};
 use super::super::scratch::{self, Scratch};
 use super::Accuracy;
 use super::activations::{Int8, MOST_GROUP, round_bf16, sum_groups};
@@ -36,7 +36,8 @@ pub(super) fn gemv(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedR
 fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, out: &mut [f32]) {
     let (n, rows) = (weights.rows, x.len() / weights.columns);
     let prepared = Prepared::of(isa, accuracy, x, weights);
-    let step = (TASK_BYTES / weights.row_bytes()).max(1);
+    // Small matrices are cut finer, so that every thread has a share.
+    let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(4 * threads())).max(1);
     let shared = Disjoint::new(out);
     run(n.div_ceil(step), |task| {
         let range = task * step..((task + 1) * step).min(n);
