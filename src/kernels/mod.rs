@@ -24,6 +24,7 @@ pub mod activation;
 pub mod adamw;
 pub mod append;
 pub mod attention;
+pub mod blas;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
