@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from efficientai_toolkit import exceptions, lora
 from efficientai_toolkit._engine import core as _core
+from efficientai_toolkit.accelerate import accelerate_mlx
 from efficientai_toolkit.generation import GenerateConfig, generate, load
 from efficientai_toolkit.hardware import HardwareReport, hardware
 
@@ -23,6 +24,7 @@ __all__ = [
     "HardwareReport",
     "__version__",
     "_core",
+    "accelerate_mlx",
     "exceptions",
     "generate",
     "hardware",

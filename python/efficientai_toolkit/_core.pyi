@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "convert", "create_model", "defaults", "generate", "hardware", "load", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -90,6 +90,12 @@ class Tokenizer:
         Number of tokens.
         """
 
+def accelerate_mlx() -> bool:
+    """
+    Lets MLX multiply float32 matrices on the CPU with the engine's kernel; ``False`` if it has no
+    function that could be replaced.
+    """
+
 def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dtype: str) -> None:
     """
     Writes a copy of a model folder with its weights in another number format.
@@ -128,6 +134,11 @@ def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = N
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
     the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    """
+
+def sgemm_calls() -> int:
+    """
+    How often MLX has called the engine for a product of float32 matrices.
     """
 
 def start() -> None:

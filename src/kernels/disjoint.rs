@@ -23,6 +23,14 @@ impl<'a, T> Disjoint<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// A slice that may have gaps others use: only the parts asked for are ever touched.
+    ///
+    /// # Safety
+    /// These elements can be written, and nobody else uses the parts asked for.
+    pub(super) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
+        Self { data, len, slice: PhantomData }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

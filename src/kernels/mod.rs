@@ -16,7 +16,7 @@
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
 //! | [`quantized_linear`](quantized::quantized_linear) | packed weights, read once, as they are | `mlx::quantized_matmul` |
-//! | [`matmul`](matmul::matmul) | `gemm` crate, all cores, f32 accumulation | `mlx::matmul` |
+//! | [`matmul`](matmul::matmul) | blocks in panels, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
@@ -24,6 +24,7 @@ pub mod activation;
 pub mod adamw;
 pub mod append;
 pub mod attention;
+pub mod blas;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;

@@ -6,6 +6,7 @@ use pyo3::sync::PyOnceLock;
 use super::enter::enter;
 use super::json::json;
 use crate::hardware as engine;
+use crate::kernels::blas;
 
 /// What `start` found; configuring again would undo what the user has set since.
 static REPORT: PyOnceLock<String> = PyOnceLock::new();
@@ -26,4 +27,17 @@ pub(super) fn start(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(super) fn hardware(py: Python<'_>) -> PyResult<String> {
     REPORT.get_or_try_init(py, || enter(py, || json(&engine::configure()?))).cloned()
+}
+
+/// Lets MLX multiply float32 matrices on the CPU with the engine's kernel; ``False`` if it has no
+/// function that could be replaced.
+#[pyfunction]
+pub(super) fn accelerate_mlx() -> bool {
+    blas::accelerate()
+}
+
+/// How often MLX has called the engine for a product of float32 matrices.
+#[pyfunction]
+pub(super) fn sgemm_calls() -> u64 {
+    blas::sgemm_calls()
 }

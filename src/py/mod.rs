@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]
-    use super::hardware::{hardware, start};
+    use super::hardware::{accelerate_mlx, hardware, sgemm_calls, start};
     #[pymodule_export]
     use super::lora::{defaults, train_lora, validate_lora};
     #[pymodule_export]

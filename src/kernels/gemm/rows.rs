@@ -34,6 +34,13 @@ impl<'a, T> Dense<'a, T> {
         Self { data, shape, stride: shape.1 }
     }
 
+    /// Rows begin `stride` elements apart.
+    pub(in crate::kernels) fn strided(data: &'a [T], shape: (usize, usize), stride: usize) -> Self {
+        let last = shape.0.checked_sub(1).map_or(0, |last| last * stride + shape.1);
+        assert!(stride >= shape.1 && data.len() >= last, "gemm: a matrix of {shape:?}, rows {stride} apart");
+        Self { data, shape, stride }
+    }
+
     /// Some of the columns.
     pub(in crate::kernels) fn columns(self, columns: Range<usize>) -> Self {
         let data = self.data.get(columns.start..).unwrap_or_default();

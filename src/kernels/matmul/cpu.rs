@@ -1,109 +1,108 @@
-//! The CPU kernel: the `gemm` crate on every core, in f32 whatever the operands are.
+//! The CPU kernel: blocks for many rows, weights where they lie for few; sums in f32.
 //!
 //! Rows and columns of the result are split among threads, never the sum over `k`, so
 //! the result does not depend on how many threads there are.
 
-use gemm::Parallelism;
-use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
+use half::{bf16, f16};
 
+use super::super::disjoint::{Disjoint, run_chunks};
+use super::super::gemm::gemv::{self, Weight};
+use super::super::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
+use super::super::isa::{Isa, vectorized};
 use super::super::op::{Slice, SliceMut};
+use super::super::pool::threads;
+use super::super::scratch;
 use super::{Geometry, Transpose};
 
-/// Work below which waking other threads costs more than it saves, in multiply-adds.
-const SERIAL_BELOW: usize = 1 << 16;
+/// Rows of the result for which `b` is best read where it is.
+const DIRECT_ROWS: usize = 8;
+/// Multiply-adds that one task of a batch has at least.
+const TASK: usize = 1 << 16;
 
-pub(super) fn run(geometry: Geometry, transpose: Transpose, a: &Slice, b: &Slice, out: &mut SliceMut) {
-    let (a, b) = (to_f32(a), to_f32(b));
+pub(super) fn run(
+    isa: Isa,
+    geometry: Geometry,
+    transpose: Transpose,
+    a: &Slice,
+    b: &Slice,
+    out: &mut SliceMut,
+) {
     match out {
-        SliceMut::F32(out) => products(geometry, transpose, &a, &b, out),
-        SliceMut::F16(out) => {
-            let mut wide = vec![0.0; out.len()];
-            products(geometry, transpose, &a, &b, &mut wide);
-            out.convert_from_f32_slice(&wide);
-        }
-        SliceMut::Bf16(out) => {
-            let mut wide = vec![0.0; out.len()];
-            products(geometry, transpose, &a, &b, &mut wide);
-            out.convert_from_f32_slice(&wide);
-        }
+        SliceMut::F32(out) => products::<f32>(isa, Precision::F32, geometry, transpose, a, b, out),
+        SliceMut::F16(out) => products::<f16>(isa, Precision::F32, geometry, transpose, a, b, out),
+        SliceMut::Bf16(out) => products::<bf16>(isa, Precision::Bf16, geometry, transpose, a, b, out),
     }
 }
 
-fn to_f32<'a>(slice: &Slice<'a>) -> std::borrow::Cow<'a, [f32]> {
-    match slice {
-        Slice::F32(data) => (*data).into(),
-        Slice::F16(data) => data.to_f32_vec().into(),
-        Slice::Bf16(data) => data.to_f32_vec().into(),
-        _ => unreachable!("matmul takes floats"),
-    }
-}
-
-fn products(geometry: Geometry, transpose: Transpose, a: &[f32], b: &[f32], out: &mut [f32]) {
+fn products<T: Weight>(
+    isa: Isa,
+    precision: Precision,
+    geometry: Geometry,
+    transpose: Transpose,
+    a: &Slice,
+    b: &Slice,
+    out: &mut [T],
+) {
     let Geometry { batch, m, n, k, shared_b } = geometry;
+    let (a, b) = (T::of(a), T::of(b));
     if out.is_empty() {
         return;
     }
     if k == 0 {
-        return out.fill(0.0);
+        return out.fill(T::from_f32(0.0));
     }
+    let product = |size, a: &[T], b: &[T], out: &mut [T]| product(isa, precision, size, transpose, a, b, out);
     // With one shared `b` the batch is just more rows.
     if shared_b && !transpose.a {
-        return product([batch * m, n, k], transpose, a, b, out, parallelism(batch * m * n * k));
+        return product([batch * m, n, k], a, b, out);
     }
-    let b_of = |i: usize| if shared_b { b } else { &b[i * k * n..][..k * n] };
-    let one = |(i, out): (usize, &mut [f32]), threads| {
-        product([m, n, k], transpose, &a[i * m * k..][..m * k], b_of(i), out, threads);
+    let one = |i: usize, out: &mut [T]| {
+        let b = if shared_b { b } else { &b[i * k * n..][..k * n] };
+        product([m, n, k], &a[i * m * k..][..m * k], b, out);
     };
-    if batch > 1 && batch * m * n * k >= SERIAL_BELOW {
-        out.par_chunks_mut(m * n).enumerate().for_each(|item| one(item, Parallelism::None));
+    // A product within a task runs on the task's thread; a few large ones take all threads one by one.
+    if batch >= 2 * threads() {
+        let at_once = (TASK / (m * n * k)).max(1);
+        run_chunks(out, at_once * m * n, |task, out| {
+            out.chunks_mut(m * n).enumerate().for_each(|(i, out)| one(task * at_once + i, out));
+        });
     } else {
-        out.chunks_mut(m * n).enumerate().for_each(|item| one(item, parallelism(m * n * k)));
+        out.chunks_mut(m * n).enumerate().for_each(|(i, out)| one(i, out));
     }
 }
 
-fn parallelism(work: usize) -> Parallelism {
-    // 0: as many threads as rayon has.
-    if work < SERIAL_BELOW { Parallelism::None } else { Parallelism::Rayon(0) }
-}
-
-fn product(
+fn product<T: Weight>(
+    isa: Isa,
+    precision: Precision,
     [m, n, k]: [usize; 3],
     transpose: Transpose,
-    a: &[f32],
-    b: &[f32],
-    out: &mut [f32],
-    threads: Parallelism,
+    a: &[T],
+    b: &[T],
+    out: &mut [T],
 ) {
-    assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n, "matmul: operand sizes");
-    let strides = |turned: bool, rows: usize, cols: usize| {
-        if turned { (rows as isize, 1) } else { (1, cols as isize) }
+    if m <= DIRECT_ROWS && transpose == Transpose::B {
+        let (mut x, mut y) = (scratch::take::<f32>(m * k), scratch::take::<f32>(m * n));
+        widen(isa, a, &mut x);
+        gemv::dense(isa, &x, b, k, &mut y);
+        return narrow(isa, &y, out);
+    }
+    let matrix = |data, turned, rows, columns| {
+        Dense::new(data, if turned { (columns, rows) } else { (rows, columns) })
     };
-    let (a_cs, a_rs) = strides(transpose.a, m, k);
-    let (b_cs, b_rs) = strides(transpose.b, k, n);
-    // SAFETY: the strides address exactly the elements whose number was just checked, and
-    // `out` is borrowed mutably, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.as_ptr(),
-            a_cs,
-            a_rs,
-            b.as_ptr(),
-            b_cs,
-            b_rs,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
-        );
+    let (a, b) = (matrix(a, transpose.a, m, k), matrix(b, transpose.b, k, n));
+    let left = if transpose.a { Lanes::columns(&a) } else { Lanes::rows(&a) };
+    let right = if transpose.b { Lanes::rows(&b) } else { Lanes::columns(&b) };
+    let left = Packed::new(isa, precision, left);
+    let out = Disjoint::new(out);
+    multiply(isa, &[(&left, right)], |tile| store(isa, tile, None, &out, n));
+}
+
+vectorized! {
+    fn widen<T: Weight>(row: &[T], wide: &mut [f32]) {
+        T::widen(row, wide);
+    }
+
+    fn narrow<T: Weight>(wide: &[f32], row: &mut [T]) {
+        T::narrow(wide, row);
     }
 }

@@ -13,6 +13,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
+use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply};
 
 mod cpu;
@@ -100,7 +101,7 @@ impl HostOp for MatMul {
         let (a, b) = (&inputs[0], &inputs[1]);
         // Checked when the node was built; the shapes are the same ones.
         if let Ok(geometry) = Geometry::of(a.shape, b.shape, self.transpose) {
-            cpu::run(geometry, self.transpose, &a.data, &b.data, &mut outputs[0].data);
+            cpu::run(Isa::current(), geometry, self.transpose, &a.data, &b.data, &mut outputs[0].data);
         }
     }
 
