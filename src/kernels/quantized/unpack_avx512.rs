@@ -180,7 +180,7 @@ pub(super) unsafe fn widen_f16(row: &[half::f16], wide: &mut [f32]) {
         _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(ahead).cast());
         // SAFETY: 16 numbers on each side.
         unsafe {
-            _mm512_storeu_ps(wide.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(row.as_ptr().cast())))
+            _mm512_storeu_ps(wide.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(row.as_ptr().cast())));
         };
     }
     for (wide, x) in rest.iter_mut().zip(row_rest) {
