@@ -42,7 +42,7 @@ def accelerate_mlx() -> None:
     before = core.sgemm_calls()
     if core.accelerate_mlx():
         ones = mx.ones((2, 2), dtype=mx.float32)
-        mx.eval(mx.matmul(ones, ones, stream=mx.cpu))
+        mx.eval(mx.matmul(ones, ones, stream=mx.cpu))  # pyright: ignore[reportUnknownMemberType]
     if core.sgemm_calls() == before:
         message = (
             "this build of MLX does not multiply matrices with a function that can be replaced; "
