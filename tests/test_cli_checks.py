@@ -10,7 +10,7 @@ from efficientai_toolkit.cli import lora_info, main
 from efficientai_toolkit.cli.options import flag
 from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import TrainingConfig
-from support.fake_engine import HARDWARE, FakeEngine
+from support.fake_engine import HARDWARE, KERNELS, FakeEngine
 
 VALIDATE = "lora-finetuning-mlx:validate"
 
@@ -112,3 +112,17 @@ def test_info_of_the_toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "memory 6.0 GB, cache 1.0 GB, wired 0.0 GB" in out
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hardware"] == HARDWARE
+
+
+def test_the_report_of_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernels", "--quiet"]) == 0
+    outcome = capsys.readouterr()
+    assert outcome.err == ""
+    lines = [line.split("  ") for line in outcome.out.splitlines()]
+    cells = [[cell.strip() for cell in line if cell] for line in lines]
+    assert cells[0][1] == "avx2 (the processor's best: avx512), 2 threads"
+    assert cells[2] == ["peaks", "f32 100 GFLOP/s, memory 20 GB/s"]
+    assert cells[-2] == ["linear", "8x8x8", "f32", "avx2 6x16", "2.00 ms", "80 GFLOP/s", "80% compute"]
+    assert cells[-1] == ["softmax", "8x8", "f32", "avx2", "1.00 ms", "10.0 GB/s", "50% memory"]
+    assert main(["kernels", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == KERNELS

@@ -10,7 +10,7 @@ sets the limits that :func:`hardware` reports.
 
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit import exceptions, lora
+from efficientai_toolkit import exceptions, kernels, lora
 from efficientai_toolkit._engine import core as _core
 from efficientai_toolkit.accelerate import accelerate_mlx
 from efficientai_toolkit.generation import GenerateConfig, generate, load
@@ -28,6 +28,7 @@ __all__ = [
     "exceptions",
     "generate",
     "hardware",
+    "kernels",
     "load",
     "lora",
 ]

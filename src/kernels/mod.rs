@@ -29,6 +29,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
 pub mod matmul;
+pub mod measure;
 pub mod norm;
 pub mod quantized;
 pub mod rope;

@@ -10,6 +10,7 @@ mod error;
 mod generate;
 mod hardware;
 mod json;
+mod kernels;
 mod lora;
 mod model;
 mod observer;
@@ -22,6 +23,8 @@ mod _core {
     use super::generate::generate;
     #[pymodule_export]
     use super::hardware::{accelerate_mlx, hardware, sgemm_calls, start};
+    #[pymodule_export]
+    use super::kernels::{measure_kernel, report_kernels};
     #[pymodule_export]
     use super::lora::{defaults, train_lora, validate_lora};
     #[pymodule_export]

@@ -58,6 +58,38 @@ HARDWARE = {
     "note": None,
 }
 
+KERNELS: dict[str, Any] = {
+    "isa": "avx2",
+    "highest_isa": "avx512",
+    "threads": 2,
+    "gpu": False,
+    "peaks": {"f32_gflops": 100.0, "bf16_gflops": None, "int8_gops": None, "read_gbs": 20.0},
+    "rows": [
+        {
+            "operation": "linear",
+            "size": "8x8x8",
+            "format": "f32",
+            "path": "avx2 6x16",
+            "seconds": 0.002,
+            "gflops": 80.0,
+            "gbs": 1.0,
+            "bound": "compute",
+            "share": 0.8,
+        },
+        {
+            "operation": "softmax",
+            "size": "8x8",
+            "format": "f32",
+            "path": "avx2",
+            "seconds": 0.001,
+            "gflops": 0.0,
+            "gbs": 10.0,
+            "bound": "memory",
+            "share": 0.5,
+        },
+    ],
+}
+
 
 class Model:
     path = "model"
@@ -90,6 +122,9 @@ class FakeEngine(types.ModuleType):
 
     def hardware(self) -> str:
         return json.dumps(HARDWARE)
+
+    def report_kernels(self) -> str:
+        return json.dumps(KERNELS)
 
     def load(
         self, path: str, adapter_path: str | None, dtype: str | None, bits: int | None, group_size: int

@@ -45,6 +45,9 @@ class Command:
 COMMANDS = (
     Command(name="info", summary="show the version, the device and its limits", module="info"),
     Command(
+        name="kernels", summary="measure the operations beside what the machine allows", module="kernels"
+    ),
+    Command(
         name=f"{LORA}:train",
         summary="fine-tune a language model; without options, a small embedded one in about a minute",
         module="lora_train",

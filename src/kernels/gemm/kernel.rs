@@ -38,6 +38,15 @@ impl Kernel {
         Self { precision, left, right, isa }
     }
 
+    /// Its instruction set and the block it keeps in registers.
+    pub(super) fn describe(self) -> String {
+        let level = match self.precision {
+            Precision::Bf16 => Isa::Avx512Bf16,
+            Precision::F32 => self.isa.min(Isa::Avx512),
+        };
+        format!("{} {}x{}", level.name(), self.left, self.right)
+    }
+
     /// Adds `a·bᵀ` to the block at the start of `c`, whose rows are `stride` apart.
     pub(super) fn accumulate(self, a: &[u32], b: &[u32], c: &mut [f32], stride: usize) {
         let steps = a.len() / self.left;

@@ -90,6 +90,11 @@ pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Til
     }
 }
 
+/// How products of `precision` are computed, for reports.
+pub(super) fn describe(isa: Isa, precision: Precision) -> String {
+    Kernel::choose(isa, precision).describe()
+}
+
 /// Rows of a tile: a whole number of panels.
 fn tile_rows(kernel: Kernel) -> usize {
     TILE_ROWS / kernel.left * kernel.left

@@ -13,7 +13,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
 use super::disjoint::Disjoint;
-use super::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
+use super::gemm::{self, Dense, Lanes, Packed, Precision, multiply, store};
 use super::isa::Isa;
 use super::op::{MlxResult, Operand};
 
@@ -167,6 +167,19 @@ pub(super) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &Quantize
     let x = Packed::new(isa, accuracy.precision(), Lanes::rows(&x));
     let y = Disjoint::new(y);
     multiply(isa, &[(&x, Lanes::rows(weights))], |tile| store(isa, tile, None, &y, n));
+}
+
+/// How [`linear`] computes a product with `rows` rows of activations, for reports.
+pub(super) fn describe(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> String {
+    if !is_direct(isa, accuracy, rows) {
+        return format!("{} unpacked", gemm::describe(isa, accuracy.precision()));
+    }
+    let level = match accuracy {
+        Accuracy::Int8 => isa.min(Isa::Avx512Vnni),
+        Accuracy::Bf16 if format.bits() == 4 && isa >= Isa::Avx512Bf16 => isa,
+        Accuracy::Bf16 | Accuracy::F32 => isa.min(Isa::Avx512),
+    };
+    format!("{} packed", level.name())
 }
 
 #[cfg(test)]

@@ -1,0 +1,21 @@
+"""``kernels``: how fast each operation runs, beside what the machine allows."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from efficientai_toolkit.cli.output import Output
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare nothing beyond the common options."""
+
+
+def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
+    """Print the report."""
+    import efficientai_toolkit as eat
+
+    out.note("measuring, for a few seconds …")
+    report = eat.kernels.report()
+    out.line(str(report))
+    out.result(asdict(report))
+    return 0

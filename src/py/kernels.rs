@@ -1,0 +1,19 @@
+//! Measuring the kernels.
+
+use pyo3::prelude::*;
+
+use super::enter::enter;
+use super::json::{json, parse};
+use crate::kernels::measure;
+
+/// Median seconds of one call of a kernel; ``request`` is the JSON of what to measure.
+#[pyfunction]
+pub(super) fn measure_kernel(py: Python<'_>, request: &str) -> PyResult<f64> {
+    enter(py, || measure::measure(&parse(request)?))
+}
+
+/// Every kernel beside what the machine allows, as JSON.
+#[pyfunction]
+pub(super) fn report_kernels(py: Python<'_>) -> PyResult<String> {
+    enter(py, || json(&measure::report()?))
+}
