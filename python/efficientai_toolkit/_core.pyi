@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "measure_kernel", "report_kernels", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -134,6 +134,16 @@ def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = N
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
     the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    """
+
+def measure_kernel(request: str) -> float:
+    """
+    Median seconds of one call of a kernel; ``request`` is the JSON of what to measure.
+    """
+
+def report_kernels() -> str:
+    """
+    Every kernel beside what the machine allows, as JSON.
     """
 
 def sgemm_calls() -> int:
