@@ -1,11 +1,8 @@
 //! Working memory of kernels, kept between calls: fresh pages cost more than many a kernel.
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
-
-/// Buffers kept for reuse at most, and the bytes of all of them together.
-const KEPT: usize = 32;
-const KEPT_BYTES: usize = 256 << 20;
 
 /// A cache line: buffers start on one.
 const LINE: usize = 64;
@@ -14,7 +11,50 @@ const LINE: usize = 64;
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-static FREE: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+/// Lines up to which a buffer stays with the thread that used it last, which needs no lock.
+const NEAR: usize = (64 << 10) / LINE;
+
+/// Lines of all buffers that one place keeps.
+const KEPT_NEAR: usize = (2 << 20) / LINE;
+const KEPT_FAR: usize = (256 << 20) / LINE;
+
+static FAR: Mutex<Free> = Mutex::new(Free::new());
+
+thread_local! {
+    static OWN: RefCell<Free> = const { RefCell::new(Free::new()) };
+}
+
+/// Buffers that nobody uses, the longest unused first.
+struct Free {
+    buffers: Vec<Vec<Line>>,
+    lines: usize,
+}
+
+impl Free {
+    const fn new() -> Self {
+        Self { buffers: Vec::new(), lines: 0 }
+    }
+
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        let index = self.buffers.iter().rposition(|buffer| buffer.len() == lines)?;
+        self.lines -= lines;
+        Some(self.buffers.remove(index))
+    }
+
+    fn give(&mut self, buffer: Vec<Line>, kept: usize) {
+        self.lines += buffer.len();
+        self.buffers.push(buffer);
+        while self.lines > kept {
+            self.lines -= self.buffers.remove(0).len();
+        }
+    }
+}
+
+/// `lines` rounded up to one of few sizes, so that a buffer serves needs of about its size.
+fn size_class(lines: usize) -> usize {
+    let step = (lines.next_power_of_two() / 8).max(1);
+    lines.next_multiple_of(step)
+}
 
 /// Plain numbers, for which every pattern of bits is a value.
 pub(super) trait Plain: bytemuck::Pod + Send + Sync {}
@@ -29,17 +69,12 @@ pub(super) struct Scratch<T> {
 
 /// A buffer of `len` elements on a cache line, of unspecified content.
 pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
-    let wanted = (len * size_of::<T>()).div_ceil(LINE);
-    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    // The smallest that is large enough.
-    let fit = free
-        .iter()
-        .enumerate()
-        .filter(|(_, lines)| lines.len() >= wanted)
-        .min_by_key(|(_, lines)| lines.len())
-        .map(|(index, _)| index);
-    let recycled = fit.map(|index| free.swap_remove(index));
-    drop(free);
+    let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
+    let recycled = if wanted <= NEAR {
+        OWN.with_borrow_mut(|free| free.take(wanted))
+    } else {
+        FAR.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
+    };
     let lines = recycled.unwrap_or_else(|| vec![Line([0; LINE]); wanted]);
     Scratch { lines, len, element: std::marker::PhantomData }
 }
@@ -47,12 +82,11 @@ pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
 impl<T> Drop for Scratch<T> {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        free.push(lines);
-        while free.len() > KEPT || free.iter().map(|lines| lines.len() * LINE).sum::<usize>() > KEPT_BYTES {
-            let largest =
-                free.iter().enumerate().max_by_key(|(_, lines)| lines.len()).map(|(index, _)| index);
-            largest.map(|index| free.swap_remove(index));
+        if lines.len() <= NEAR {
+            // Fails only while the thread ends; the buffer is then freed.
+            let _ = OWN.try_with(|free| free.borrow_mut().give(lines, KEPT_NEAR));
+        } else {
+            FAR.lock().unwrap_or_else(PoisonError::into_inner).give(lines, KEPT_FAR);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::disjoint::Disjoint;
 use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
+use super::super::isa::{Isa, prefetch, vectorized};
 use super::super::math::exp;
 use super::super::pool;
 use super::super::scratch;
@@ -148,18 +148,6 @@ fn join<T: Element>(isa: Isa, geometry: &Geometry, parts: &[f32], out: &mut [T],
         }
         panel::write(isa, &sums, out);
     }
-}
-
-/// Asks for memory that is read soon.
-fn prefetch<T>(numbers: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in numbers.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, which cannot fail.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = numbers;
 }
 
 vectorized! {

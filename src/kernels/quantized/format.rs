@@ -12,7 +12,7 @@ use mlx_rs::Dtype;
 use mlx_rs::error::Exception;
 
 use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
+use super::super::isa::{Isa, prefetch, vectorized};
 use super::super::op::{MlxResult, Slice};
 
 /// How codes become numbers.
@@ -243,6 +243,19 @@ impl<'a> QuantizedRows<'a> {
         };
         let numbers = if self.biases.is_some() { 2 } else { 1 };
         self.columns * self.format.bits / 8 + self.groups() * numbers * number
+    }
+
+    /// Asks for the scales and biases of some rows, which are read soon.
+    pub(super) fn prefetch_groups(&self, rows: Range<usize>) {
+        let range = rows.start * self.groups()..rows.end * self.groups();
+        for numbers in [Some(&self.scales), self.biases.as_ref()].into_iter().flatten() {
+            match numbers {
+                GroupNumbers::F32(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::F16(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::Bf16(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::E8m0(x) => prefetch(&x[range.clone()]),
+            }
+        }
     }
 
     /// Scale, bias and zero of the group `index`, counted over all rows.

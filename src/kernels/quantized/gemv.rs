@@ -16,6 +16,9 @@ pub(super) const MOST_ROWS: usize = 8;
 /// Bytes of packed weights per task.
 const TASK_BYTES: usize = 64 << 10;
 
+/// Rows of weights whose scales are widened at once.
+const BLOCK: usize = 16;
+
 /// `out = x·weightsᵀ` for rows of `x`, all row-major; best for at most a few rows.
 ///
 /// On processors without the instructions for `accuracy` the product is at least as accurate.
@@ -40,15 +43,21 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
     let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(4 * threads())).max(1);
     let shared = Disjoint::new(out);
     run(n.div_ceil(step), |task| {
-        let range = task * step..((task + 1) * step).min(n);
-        let groups = Groups::of(isa, weights, range.clone());
-        let mut block = scratch::take::<f32>(range.len() * rows);
-        prepared.multiply(weights, range.clone(), &groups, &mut block);
-        for i in 0..rows {
-            // SAFETY: tasks have different ranges of every row.
-            let place = unsafe { shared.part(i * n + range.start..i * n + range.end) };
-            for (y, products) in place.iter_mut().zip(block.chunks_exact(rows)) {
-                *y = products[i];
+        let end = ((task + 1) * step).min(n);
+        for start in (task * step..end).step_by(BLOCK) {
+            let range = start..(start + BLOCK).min(end);
+            // Their memory comes while the codes of this block are read.
+            weights.prefetch_groups(range.end..(range.end + BLOCK).min(n));
+            let groups = Groups::of(isa, weights, range.clone());
+            let mut products = [0.0; BLOCK * MOST_ROWS];
+            let products = &mut products[..range.len() * rows];
+            prepared.multiply(weights, range.clone(), &groups, products);
+            for i in 0..rows {
+                // SAFETY: tasks have different ranges of every row.
+                let place = unsafe { shared.part(i * n + range.start..i * n + range.end) };
+                for (y, products) in place.iter_mut().zip(products.chunks_exact(rows)) {
+                    *y = products[i];
+                }
             }
         }
     });
