@@ -137,4 +137,3 @@ pub(super) fn prefetch<T>(numbers: &[T]) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = numbers;
 }
-

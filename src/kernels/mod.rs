@@ -8,6 +8,7 @@
 //! | [`linears`](linear::linears) | layers of one input in one node, bias and low rank included | composition |
 //! | [`attention`](attention::attention) | blocks of keys, no matrix of scores, own gradient | `mlx::fast::scaled_dot_product_attention` |
 //! | [`rope`](rope::rope) | queries and keys in one pass, angles in f64 | `mlx::fast::rope` |
+//! | [`cached_attention`](cached_attention::cached_attention) | the three around a cache in one node | composition |
 //! | [`append`](append::append) | new rows written in place | `mlx` slice update |
 //! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
 //! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
@@ -15,7 +16,7 @@
 //! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
-//! | [`quantized_linear`](quantized::quantized_linear) | packed weights, read once, as they are | `mlx::quantized_matmul` |
+//! | [`quantized`] layers | packed weights, read once, as they are | `mlx::quantized_matmul` |
 //! | [`matmul`](matmul::matmul) | blocks in panels, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //!
 //! This is the only room of the crate with `unsafe` code.
@@ -25,6 +26,7 @@ pub mod adamw;
 pub mod append;
 pub mod attention;
 pub mod blas;
+pub mod cached_attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;

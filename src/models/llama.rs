@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{Model, config};
 use crate::kernels::activation::{Activation, gated};
 use crate::kernels::attention::{Keys, Mask, attention};
+use crate::kernels::cached_attention::Query;
 use crate::kernels::linear::Layer;
 use crate::kernels::rope::Positions;
 use crate::nn::linear::forward_all;
@@ -307,17 +308,24 @@ impl Attention {
 
     /// `x`: `[batch, time, hidden]` → same shape.
     fn forward(&self, x: &Array, cache: Option<&mut KvCache>) -> nn::Result<Array> {
+        let [q, k, v] = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let scale = (self.head_dim as f32).sqrt().recip();
+        if let Some(cache) = cache {
+            let query = Query {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                head_dim: self.head_dim,
+                rotation: Some(self.rope.rotation()),
+                scale,
+                mask: self.mask,
+            };
+            return self.o_proj.forward(&cache.attend([&q, &k, &v], query)?);
+        }
         let (batch, time) = (x.dim(0), x.dim(1));
         let heads = |y: Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
-        let positions = Positions::From(cache.as_ref().map_or(0, |cache| cache.len()));
-        let [q, k, v] = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
         let (q, k, v) = (heads(q, self.heads)?, heads(k, self.kv_heads)?, heads(v, self.kv_heads)?);
-        let (q, k) = self.rope.forward(&q, &k, positions)?;
-        let keys = match cache {
-            Some(cache) => cache.update(&k, &v)?,
-            None => Keys::all(&k, &v),
-        };
-        let y = attention(&q, keys, (self.head_dim as f32).sqrt().recip(), self.mask, None)?;
+        let (q, k) = self.rope.forward(&q, &k, Positions::From(0))?;
+        let y = attention(&q, Keys::all(&k, &v), scale, self.mask, None)?;
         self.o_proj.forward(&y.reshape(&[batch, time, -1])?)
     }
 }

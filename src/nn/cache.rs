@@ -1,11 +1,9 @@
 //! What a model remembers between calls while it generates.
 
 use mlx_rs::Array;
-use mlx_rs::error::Exception;
 
 use super::Result;
-use crate::kernels::append::append;
-use crate::kernels::attention::Keys;
+use crate::kernels::cached_attention::{Query, Store, cached_attention};
 
 /// Keys and values of one attention layer, in buffers with room to spare.
 ///
@@ -13,42 +11,33 @@ use crate::kernels::attention::Keys;
 /// nothing.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
-    keys: Option<Array>,
-    values: Option<Array>,
-    len: i32,
+    store: Store,
 }
 
 impl KvCache {
     /// Positions stored; the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
-        self.len
+        self.store.len
     }
 
     /// Whether nothing is stored yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.store.len == 0
     }
 
-    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`; returns all so far.
+    /// Appends `k`, `v` and lets `q` attend to all so far; shapes are those of [`cached_attention`].
     ///
     /// # Errors
-    /// Shapes that differ from those stored.
-    pub fn update(&mut self, k: &Array, v: &Array) -> Result<Keys<'_>> {
-        // Taken, not cloned: a buffer that nobody else holds is written in place.
-        self.keys = Some(append(self.keys.take(), k, self.len)?);
-        self.values = Some(append(self.values.take(), v, self.len)?);
-        self.len += k.dim(1);
-        match (&self.keys, &self.values) {
-            (Some(k), Some(v)) => Ok(Keys { k, v, len: self.len }),
-            _ => Err(Exception::custom("a cache without keys")),
-        }
+    /// Shapes that do not fit each other or what is stored, which is then gone.
+    pub fn attend(&mut self, qkv: [&Array; 3], query: Query) -> Result<Array> {
+        cached_attention(qkv, query, &mut self.store)
     }
 
     /// The stored arrays, to be evaluated with the logits so that no graph piles up.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.keys.iter().chain(&self.values)
+        self.store.k.iter().chain(&self.store.v)
     }
 }
 
@@ -75,24 +64,31 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::attention::Mask;
     use crate::kernels::eval;
 
     #[test]
-    fn returns_everything_appended_in_order() {
-        let mut cache = KvCache::default();
-        let step = |n: i32, from: i32| {
-            let values: Vec<f32> = (from..from + n).map(|i| i as f32).collect();
-            Array::from_slice(&values, &[1, n, 1, 1])
+    fn token_by_token_is_all_at_once() {
+        let query =
+            Query { heads: 2, kv_heads: 1, head_dim: 16, rotation: None, scale: 0.25, mask: Mask::Causal };
+        let of = |from: i32, to: i32, width: i32| {
+            let values: Vec<f32> = (from * width..to * width).map(|i| (i as f32 * 0.7).sin()).collect();
+            Array::from_slice(&values, &[1, to - from, width])
         };
-        for (n, from) in [(3, 0), (1, 3), (300, 4), (1, 304)] {
-            let Keys { k, v, len } = cache.update(&step(n, from), &step(n, from)).unwrap();
-            assert_eq!(len, from + n);
-            eval([k, v]).unwrap();
-            let expected: Vec<f32> = (0..len).map(|i| i as f32).collect();
-            for array in [k, v] {
-                assert_eq!(array.to_vec_exact::<f32>().unwrap()[..expected.len()], expected);
+        let attend = |cache: &mut KvCache, from: i32, to: i32| {
+            let y = cache.attend([&of(from, to, 32), &of(from, to, 16), &of(from, to, 16)], query).unwrap();
+            eval([&y]).unwrap();
+            y.as_slice::<f32>().to_vec()
+        };
+        let mut cache = KvCache::default();
+        let all = attend(&mut cache, 0, 5);
+        let (kept, mut cache) = (cache, KvCache::default());
+        for i in 0..5_usize {
+            let one = attend(&mut cache, i as i32, i as i32 + 1);
+            for (x, expected) in one.iter().zip(&all[i * 32..]) {
+                assert!((x - expected).abs() < 1e-6, "{i}: {x}, not {expected}");
             }
         }
-        assert_eq!(cache.len(), 305);
+        assert_eq!((cache.len(), kept.len(), kept.is_empty()), (5, 5, false));
     }
 }

@@ -49,6 +49,12 @@ impl Rope {
         Self { rotation: Rotation::new(&periods, scale) }
     }
 
+    /// How fast each pair turns.
+    #[must_use]
+    pub fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
     /// `q`, `k`: `[batch, time, heads, head_dim]` → both turned, same shapes.
     ///
     /// # Errors

@@ -28,23 +28,7 @@ const BLOCK: u32 = 256;
 /// # Errors
 /// Rows that do not fit the buffer; a `len` beyond it.
 pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array> {
-    let room = buffer.as_ref().map_or(0, |buffer| buffer.dim(1));
-    let misfit = || {
-        let buffer = buffer.as_ref().map(Array::shape);
-        Exception::custom(format!("append: {:?} after {len} rows of {buffer:?}", rows.shape()))
-    };
-    if rows.ndim() < 2 || !(0..=room).contains(&len) {
-        return Err(misfit());
-    }
-    let mut shape = rows.shape().to_vec();
-    let end = len + shape[1];
-    shape[1] = if end <= room { room } else { end.unsigned_abs().next_multiple_of(BLOCK).cast_signed() };
-    if let Some(buffer) = &buffer {
-        let same = buffer.shape()[..1] == shape[..1] && buffer.shape()[2..] == shape[2..];
-        if !same || buffer.dtype() != rows.dtype() {
-            return Err(misfit());
-        }
-    }
+    let shape = grown(buffer.as_ref(), rows.shape(), rows.dtype(), len)?;
     let float = matches!(rows.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float {
         return reference(buffer, rows, len, &shape);
@@ -52,6 +36,31 @@ pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array>
     let op = Append { len: len.unsigned_abs() as usize };
     let inputs: Vec<&Array> = std::iter::once(rows).chain(&buffer).collect();
     apply(op, &inputs, &shape, rows.dtype())
+}
+
+/// Shape of the result.
+///
+/// # Errors
+/// Rows that do not fit the buffer; a `len` beyond it.
+pub(super) fn grown(buffer: Option<&Array>, rows: &[i32], dtype: Dtype, len: i32) -> MlxResult<Vec<i32>> {
+    let room = buffer.map_or(0, |buffer| buffer.dim(1));
+    let misfit = || {
+        let buffer = buffer.map(Array::shape);
+        Exception::custom(format!("append: {rows:?} after {len} rows of {buffer:?}"))
+    };
+    if rows.len() < 2 || !(0..=room).contains(&len) {
+        return Err(misfit());
+    }
+    let mut shape = rows.to_vec();
+    let end = len + shape[1];
+    shape[1] = if end <= room { room } else { end.unsigned_abs().next_multiple_of(BLOCK).cast_signed() };
+    if let Some(buffer) = buffer {
+        let same = buffer.shape()[..1] == shape[..1] && buffer.shape()[2..] == shape[2..];
+        if !same || buffer.dtype() != dtype {
+            return Err(misfit());
+        }
+    }
+    Ok(shape)
 }
 
 /// The same function in MLX's own operations; `shape` is the result's.
@@ -101,22 +110,46 @@ impl HostOp for Append {
 impl Append {
     fn write<T: Element>(&self, inputs: &[Operand], out: &mut OperandMut) {
         let size = |shape: &[i32]| shape.iter().map(|&dim| dim.unsigned_abs() as usize).product::<usize>();
-        let (row, room) = (size(&out.shape[2..]), size(&out.shape[1..2]));
-        let (count, rows) = (size(&inputs[0].shape[1..2]), T::of(&inputs[0].data));
-        // Of one sequence; no elements where the output has them already.
-        let old = inputs.get(1).map_or(&[][..], |buffer| T::of(&buffer.data));
-        let old_room = inputs.get(1).map_or(0, |buffer| size(&buffer.shape[1..2]));
-        let fresh = inputs.len() == 1 || !old.is_empty();
-        let (start, end) = (self.len * row, (self.len + count) * row);
-        for (i, out) in T::of_mut(&mut out.data).chunks_exact_mut((room * row).max(1)).enumerate() {
-            if fresh {
-                if !old.is_empty() {
-                    out[..start].copy_from_slice(&old[i * old_room * row..][..start]);
-                }
-                out[end..].fill(T::from_f32(0.0));
+        let extent = Extent {
+            row: size(&out.shape[2..]),
+            len: self.len,
+            count: size(&inputs[0].shape[1..2]),
+            room: size(&out.shape[1..2]),
+            old_room: inputs.get(1).map_or(0, |buffer| size(&buffer.shape[1..2])),
+        };
+        let old = inputs.get(1).map(|buffer| T::of(&buffer.data));
+        write(extent, old, T::of(&inputs[0].data), T::of_mut(&mut out.data));
+    }
+}
+
+/// Sizes of one sequence.
+pub(super) struct Extent {
+    /// Numbers of a row.
+    pub row: usize,
+    /// Rows stored.
+    pub len: usize,
+    /// Rows that come.
+    pub count: usize,
+    /// Rows that the result has room for.
+    pub room: usize,
+    /// Rows that the buffer had room for.
+    pub old_room: usize,
+}
+
+/// Writes `rows` behind those that `out` holds. It holds them already where `old` has no elements; otherwise
+/// they come from `old`, and room to spare is cleared.
+pub(super) fn write<T: Element>(extent: Extent, old: Option<&[T]>, rows: &[T], out: &mut [T]) {
+    let Extent { row, len, count, room, old_room } = extent;
+    let fresh = old.is_none_or(|old| !old.is_empty());
+    let (start, end) = (len * row, (len + count) * row);
+    for (i, out) in out.chunks_exact_mut((room * row).max(1)).enumerate() {
+        if fresh {
+            if let Some(old) = old {
+                out[..start].copy_from_slice(&old[i * old_room * row..][..start]);
             }
-            out[start..end].copy_from_slice(&rows[i * count * row..][..count * row]);
+            out[end..].fill(T::from_f32(0.0));
         }
+        out[start..end].copy_from_slice(&rows[i * count * row..][..count * row]);
     }
 }
 

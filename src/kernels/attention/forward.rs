@@ -25,7 +25,7 @@ const PART: usize = 512;
 const SERIAL_BELOW: usize = 1 << 20;
 
 /// Fills `out`, as `q`, and `log_sums`, `[batch, time, heads]`: the logarithm of each softmax' denominator.
-pub(super) fn forward<T: Load>(
+pub(in crate::kernels) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,

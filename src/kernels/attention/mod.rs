@@ -26,8 +26,9 @@ use super::device::on_cpu;
 use super::element::Element;
 use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
-use panel::{Geometry, Inputs};
-use vector::Load;
+pub(super) use forward::forward;
+pub(super) use panel::{Geometry, Inputs};
+pub(super) use vector::Load;
 
 mod backward;
 mod decode;
@@ -100,7 +101,17 @@ impl Mask {
 /// # Errors
 /// Shapes that do not fit.
 pub fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Array> {
-    let geometry = geometry(q, keys, scale, mask, starts)?;
+    if keys.v.shape() != keys.k.shape() {
+        let (k, v) = (keys.k.shape(), keys.v.shape());
+        return Err(Exception::custom(format!("attention: keys {k:?} and values {v:?} do not fit")));
+    }
+    let geometry = geometry(q.shape(), keys.k.shape(), keys.len, scale, mask)?;
+    if let Some(starts) = starts
+        && (starts.shape() != &q.shape()[..2] || starts.dtype() != Dtype::Int32)
+    {
+        let message = format!("attention: starts are [batch, time] of i32, not {:?}", starts.shape());
+        return Err(Exception::custom(message));
+    }
     let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || [keys.k.dtype(), keys.v.dtype()] != [q.dtype(); 2] {
         return reference(q, keys, scale, mask, starts);
@@ -131,33 +142,24 @@ pub fn reference(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&
     heads_first(&result?)
 }
 
-fn geometry(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Geometry> {
-    let misfit = |what: &str| {
-        let (q, k, v) = (q.shape(), keys.k.shape(), keys.v.shape());
-        let starts = starts.map(Array::shape);
-        Exception::custom(format!(
-            "attention: {what}: q {q:?}, k {k:?}, v {v:?}, {} keys, {mask:?}, starts {starts:?}",
-            keys.len
-        ))
-    };
-    let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q.shape(), keys.k.shape())
-    else {
+/// Sizes of queries of shape `q` for keys of shape `k`, `len` of them in use.
+pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scale: f32, mask: Mask) -> MlxResult<Geometry> {
+    let misfit =
+        |what: &str| Exception::custom(format!("attention: {what}: q {q:?}, k {k:?}, {len} keys, {mask:?}"));
+    let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q, k) else {
         return Err(misfit("queries and keys have four dimensions"));
     };
-    if keys.v.shape() != keys.k.shape() || k_batch != batch || k_dim != head_dim {
-        return Err(misfit("queries, keys and values do not fit"));
+    if k_batch != batch || k_dim != head_dim {
+        return Err(misfit("queries and keys do not fit"));
     }
     if kv_heads == 0 || heads % kv_heads != 0 {
         return Err(misfit("the heads of keys do not divide those of queries"));
     }
-    if !(time..=room).contains(&keys.len) {
+    if !(time..=room).contains(&len) {
         return Err(misfit("every query needs a key at its position"));
     }
     if mask.window() < 1 {
         return Err(misfit("a window holds at least the query itself"));
-    }
-    if starts.is_some_and(|starts| starts.shape() != [batch, time] || starts.dtype() != Dtype::Int32) {
-        return Err(misfit("starts are [batch, time] of i32"));
     }
     let size = |dim: i32| dim.unsigned_abs() as usize;
     Ok(Geometry {
@@ -167,7 +169,7 @@ fn geometry(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array
         kv_heads: size(kv_heads),
         head_dim: size(head_dim),
         room: size(room),
-        keys: size(keys.len),
+        keys: size(len),
         scale,
         window: size(mask.window()),
     })
@@ -210,7 +212,7 @@ impl HostOp for Attention {
 
 impl Attention {
     fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
-        forward::forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
+        forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) const KEYS: usize = 64;
 
 /// Sizes of a call and what its queries see.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
+pub(in crate::kernels) struct Geometry {
     pub batch: usize,
     pub time: usize,
     pub heads: usize,
@@ -43,7 +43,7 @@ pub(super) struct Place {
 /// Operands: `q` `[batch, time, heads, head_dim]`, `k` and `v` `[batch, room, kv_heads, head_dim]`, and
 /// perhaps the first key that each query sees, `[batch, time]`.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a, T> {
+pub(in crate::kernels) struct Inputs<'a, T> {
     pub q: &'a [T],
     pub k: &'a [T],
     pub v: &'a [T],

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use super::super::element::Element;
 
 /// A register of f32.
-pub(super) trait Vector: Copy {
+pub(in crate::kernels) trait Vector: Copy {
     const LEN: usize;
     /// Vectors of columns that a product computes at once.
     const GROUP: usize;

@@ -15,7 +15,7 @@ const STEPS: usize = 64;
 
 /// Positions of the tokens.
 #[derive(Clone, Copy)]
-pub(super) enum Positions<'a> {
+pub(in crate::kernels) enum Positions<'a> {
     From { first: i32, time: usize },
     Each(&'a [i32]),
 }
@@ -30,7 +30,7 @@ impl Positions<'_> {
 }
 
 /// Turns each input into its output; `speeds` are angles per position.
-pub(super) fn turn<T: Element>(
+pub(in crate::kernels) fn turn<T: Element>(
     isa: Isa,
     speeds: &[f64],
     positions: Positions,

@@ -24,7 +24,7 @@ use super::element::Element;
 use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
 
-mod cpu;
+pub(super) mod cpu;
 
 /// How fast each pair turns.
 #[derive(Debug, Clone)]
@@ -57,6 +57,19 @@ impl Rotation {
             periods: Array::from_slice(&narrow, &[periods.len() as i32]),
             speeds: periods.iter().map(|period| scale / period).collect(),
         }
+    }
+
+    /// Angle of each pair at position 1, for heads of `head_dim` numbers.
+    ///
+    /// # Errors
+    /// Heads with fewer numbers than are turned.
+    pub(super) fn speeds(&self, head_dim: i32) -> MlxResult<Arc<[f64]>> {
+        if self.dims > head_dim {
+            let message =
+                format!("rope: heads of {head_dim} numbers do not fit {} turned dimensions", self.dims);
+            return Err(Exception::custom(message));
+        }
+        Ok(self.speeds.clone())
     }
 
     /// Periods `theta^(2i/dims)`.
