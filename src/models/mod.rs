@@ -10,7 +10,7 @@ use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::nn::packed::Slots;
 use crate::nn::{self, Cache, Linear};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 
 pub mod llama;
 
@@ -98,6 +98,10 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     if let Some(format) = quantize {
         model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?))?;
     }
+    let parameters = model.parameters().flatten();
+    kernels::eval(parameters.values().copied())?;
+    kernels::use_large_pages(parameters.values().copied());
+    drop(parameters);
     Ok(model)
 }
 

@@ -7,6 +7,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "mlx/allocator.h"
 
@@ -18,6 +21,21 @@ using mlx::core::allocator::Buffer;
 constexpr size_t kSmallest = 1 << 17;
 // A buffer may be larger than the request by one part in this many.
 constexpr size_t kTightness = 4;
+
+// Where the system has pages of this size, touching fresh memory for the first
+// time and looking up its addresses cost a fraction.
+constexpr size_t kLargePage = 2 << 20;
+
+void advise_large_pages(void* data, size_t size) {
+#if defined(__linux__)
+  const auto start = reinterpret_cast<size_t>(data);
+  const auto first = (start + kLargePage - 1) / kLargePage * kLargePage;
+  const auto end = (start + size) / kLargePage * kLargePage;
+  if (end > first) {
+    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+  }
+#endif
+}
 
 size_t limit() {
 #if defined(_SC_PHYS_PAGES)
@@ -94,6 +112,7 @@ void allocate_cached(mlx::core::array& a) {
   Buffer buffer = cache().take(size);
   if (buffer.ptr() == nullptr) {
     buffer = mlx::core::allocator::malloc(size);
+    advise_large_pages(buffer.raw_ptr(), size);
   }
   const size_t whole = mlx::core::allocator::allocator().size(buffer);
   a.set_data(buffer, [whole](Buffer buffer) { cache().give(buffer, whole); });

@@ -14,7 +14,7 @@ use super::format::QuantizedRows;
 pub(super) const MOST_ROWS: usize = 8;
 
 /// Bytes of packed weights per task.
-const TASK_BYTES: usize = 64 << 10;
+const TASK_BYTES: usize = 256 << 10;
 
 /// Rows of weights whose scales are widened at once.
 const BLOCK: usize = 16;
