@@ -82,7 +82,7 @@ fn answer(
     }
     memory::reset_peak_memory()?;
     let mut sampler = Sampler::new(config);
-    let mut cache = Cache::new(model.num_layers());
+    let mut cache = model.new_cache();
     let mut history = prompt.to_vec();
     let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
     let started = Instant::now();

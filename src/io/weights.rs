@@ -41,24 +41,26 @@ pub fn load(
             if model.ignores(&name) {
                 continue;
             }
-            let array = match dtype {
-                _ if packed.contains(&name) => array,
-                _ if !is_float(array.dtype()) => {
-                    return Err(Error::ModelLoading(format!(
-                        "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
-                        path.display(),
-                        array.dtype()
-                    )));
-                }
-                Some(dtype) if array.dtype() != dtype => {
-                    let cast = array.as_dtype(dtype)?;
-                    // Now, so that the stored copy is freed before the next tensor is read.
-                    kernels::eval([&cast])?;
-                    cast
-                }
-                _ => array,
-            };
-            loaded.insert(name, array);
+            if !packed.contains(&name) && !is_float(array.dtype()) {
+                return Err(Error::ModelLoading(format!(
+                    "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                    path.display(),
+                    array.dtype()
+                )));
+            }
+            let cast = dtype.filter(|&dtype| !packed.contains(&name) && array.dtype() != dtype);
+            for (name, part) in model.adopt(name, array)? {
+                let part = match cast {
+                    Some(dtype) => {
+                        let part = part.as_dtype(dtype)?;
+                        // Now, so that the stored copy is freed before the next tensor is read.
+                        kernels::eval([&part])?;
+                        part
+                    }
+                    None => part,
+                };
+                loaded.insert(name, part);
+            }
         }
     }
     let misfit = |problem| {
@@ -154,12 +156,13 @@ pub fn save(folder: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()
         Some(dtype) if is_float(x.dtype()) => x.as_dtype(dtype),
         _ => Ok(x.clone()),
     };
-    let tensors: Tensors = model
+    let parameters: Tensors = model
         .parameters()
         .flatten()
         .into_iter()
         .map(|(name, x)| Ok((name.to_string(), cast(x)?)))
         .collect::<Result<_>>()?;
+    let tensors = model.export(parameters)?;
     // transformers refuses files without a format.
     tensors::write(&folder.join(FILE), &tensors, &[("format", "pt")])
 }

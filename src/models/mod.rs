@@ -6,21 +6,28 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use crate::io::tensors::Tensors;
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
+use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
 use crate::nn::{self, Cache, Linear};
 use crate::{Error, Result};
 
-pub mod llama;
-
+mod block;
 mod config;
+mod decoder;
 mod init;
+mod llama;
 mod quantization;
+mod shape;
 
 pub use config::read as read_config;
 pub use init::initialize;
 pub use quantization::Quantization;
+
+/// Every `model_type` that [`create`] knows.
+const SUPPORTED: &str = "llama, mistral";
 
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
@@ -39,8 +46,23 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// Shapes that do not fit.
     fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
-        Ok(linears(&self.hidden(ids, cache)?, &[self.head()])?.swap_remove(0))
+        self.logits(&self.hidden(ids, cache)?)
     }
+
+    /// `hidden`: `[..., hidden]` → logits `[..., vocab]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn logits(&self, hidden: &Array) -> nn::Result<Array> {
+        let logits = linears(hidden, &[self.head()])?.swap_remove(0);
+        self.softcap().map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))
+    }
+
+    /// `c` of `c · tanh(logits / c)`, the last step to the logits of some models.
+    fn softcap(&self) -> Option<f32>;
+
+    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet.
+    fn new_cache(&self) -> Cache;
 
     /// Calls `visit` on every linear layer of the blocks with its key path, in order.
     ///
@@ -57,7 +79,7 @@ pub trait Model: ModuleParameters + Send {
     /// The first error of `visit`.
     fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()>;
 
-    /// Number of blocks, which is also the number of caches.
+    /// Number of blocks.
     fn num_layers(&self) -> usize;
 
     /// Number of tokens the head tells apart.
@@ -68,6 +90,18 @@ pub trait Model: ModuleParameters + Send {
 
     /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
     fn ignores(&self, key: &str) -> bool;
+
+    /// One tensor of a checkpoint as the parameters it holds.
+    ///
+    /// # Errors
+    /// A tensor of a shape that cannot be taken apart.
+    fn adopt(&self, name: String, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
+
+    /// All parameters as the tensors of a checkpoint that others read.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn export(&self, parameters: Tensors) -> nn::Result<Tensors>;
 }
 
 /// An empty model of the architecture that `config` (a `config.json`) describes.
@@ -75,12 +109,14 @@ pub trait Model: ModuleParameters + Send {
 /// # Errors
 /// An unknown `model_type`; a key that is missing or out of range.
 pub fn create(config: &Value) -> Result<Box<dyn Model>> {
-    match config::string(config, "model_type")? {
-        "llama" | "mistral" => Ok(Box::new(llama::Llama::new(&llama::Config::parse(config)?)?)),
-        other => Err(Error::ModelLoading(format!(
-            "model_type \"{other}\" is not supported; supported are: llama, mistral"
-        ))),
-    }
+    Ok(match config::string(config, "model_type")? {
+        "llama" | "mistral" => Box::new(llama::create(config)?),
+        other => {
+            return Err(Error::ModelLoading(format!(
+                "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
+            )));
+        }
+    })
 }
 
 /// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are

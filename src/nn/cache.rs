@@ -52,23 +52,48 @@ impl KvCache {
     }
 }
 
-/// One cache per layer, in order.
+/// What one layer remembers.
+#[derive(Debug, Clone)]
+pub enum LayerCache {
+    /// Attention: keys and values.
+    Kv(KvCache),
+}
+
+impl LayerCache {
+    /// The cache of an attention layer.
+    ///
+    /// # Errors
+    /// A cache of another kind.
+    pub fn kv(&mut self) -> Result<&mut KvCache> {
+        match self {
+            Self::Kv(cache) => Ok(cache),
+        }
+    }
+
+    fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Kv(cache) => cache.arrays().collect(),
+        }
+    }
+}
+
+impl Default for LayerCache {
+    fn default() -> Self {
+        Self::Kv(KvCache::default())
+    }
+}
+
+/// One cache per layer, in order; a model makes an empty one.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     /// Indexed by layer.
-    pub layers: Vec<KvCache>,
+    pub layers: Vec<LayerCache>,
 }
 
 impl Cache {
-    /// An empty cache for `layers` attention layers.
-    #[must_use]
-    pub fn new(layers: usize) -> Self {
-        Self { layers: vec![KvCache::default(); layers] }
-    }
-
     /// All stored arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(KvCache::arrays)
+        self.layers.iter().flat_map(LayerCache::arrays)
     }
 }
 
