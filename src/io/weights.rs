@@ -31,36 +31,37 @@ pub fn load(
 ) -> Result<()> {
     let mut loaded = Tensors::new();
     for path in files(folder)? {
-        let tensors = tensors::read(&path)?;
+        let mut tensors = Tensors::new();
+        for (name, array) in tensors::read(&path)? {
+            if !model.ignores(&name) {
+                let parts = model.adopt(&name, array).map_err(|error| {
+                    let why = error.what();
+                    Error::ModelLoading(format!("{}: tensor \"{name}\": {why}", path.display()))
+                })?;
+                tensors.extend(parts);
+            }
+        }
         let is_packed = |name: &str| {
             let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
             quantization.of(layer).is_some() && tensors.contains_key(&format!("{layer}.scales"))
         };
         let packed: BTreeSet<_> = tensors.keys().filter(|name| is_packed(name)).cloned().collect();
         for (name, array) in tensors {
-            if model.ignores(&name) {
-                continue;
-            }
-            if !packed.contains(&name) && !is_float(array.dtype()) {
-                return Err(Error::ModelLoading(format!(
-                    "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
-                    path.display(),
-                    array.dtype()
-                )));
-            }
-            let cast = dtype.filter(|&dtype| !packed.contains(&name) && array.dtype() != dtype);
-            for (name, part) in model.adopt(name, array)? {
-                let part = match cast {
-                    Some(dtype) => {
-                        let part = part.as_dtype(dtype)?;
-                        // Now, so that the stored copy is freed before the next tensor is read.
-                        kernels::eval([&part])?;
-                        part
-                    }
-                    None => part,
-                };
-                loaded.insert(name, part);
-            }
+            let array = match dtype {
+                _ if packed.contains(&name) => array,
+                _ if !is_float(array.dtype()) => {
+                    return Err(Error::ModelLoading(format!(
+                        "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                        path.display(),
+                        array.dtype()
+                    )));
+                }
+                Some(dtype) => array.as_dtype(dtype)?,
+                None => array,
+            };
+            // Now, so that the stored copy is freed before the next tensor is read.
+            kernels::eval([&array])?;
+            loaded.insert(name, array);
         }
     }
     let misfit = |problem| {

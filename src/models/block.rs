@@ -29,8 +29,8 @@ impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
         Ok(Self {
             self_attn,
             mlp,
-            input_layernorm: RmsNorm::new(shape.hidden, shape.norm_eps)?,
-            post_attention_layernorm: RmsNorm::new(shape.hidden, shape.norm_eps)?,
+            input_layernorm: shape.norm(shape.hidden)?,
+            post_attention_layernorm: shape.norm(shape.hidden)?,
         })
     }
 }

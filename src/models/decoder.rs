@@ -30,18 +30,21 @@ pub(super) trait Block: ModuleParameters + Send {
     }
 }
 
+/// Parameters that one tensor of a checkpoint holds, with their names.
+pub(super) type Adopted = Vec<(String, Array)>;
+
 /// How a family's checkpoints differ from its parameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// One tensor of a checkpoint as the parameters it holds.
-    pub(super) adopt: fn(String, Array) -> nn::Result<Vec<(String, Array)>>,
+    pub(super) adopt: fn(&str, Array) -> nn::Result<Adopted>,
     /// All parameters as the tensors of a checkpoint.
     pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { adopt: |name, tensor| Ok(vec![(name, tensor)]), export: Ok }
+        Self { adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]), export: Ok }
     }
 }
 
@@ -80,13 +83,23 @@ impl<B: Block> Decoder<B> {
             model: Stack {
                 embed_tokens: Embedding::new(shape.vocab, shape.hidden)?,
                 layers: layers?,
-                norm: RmsNorm::new(shape.hidden, shape.norm_eps)?,
+                norm: shape.norm(shape.hidden)?,
             },
             lm_head: head,
             embedding_scale: None,
             softcap: None,
             layout: Layout::default(),
         })
+    }
+
+    /// With embeddings multiplied by `scale`.
+    pub(super) fn with_embedding_scale(self, scale: f32) -> Self {
+        Self { embedding_scale: Some(scale), ..self }
+    }
+
+    /// With logits capped to `±softcap`.
+    pub(super) fn with_softcap(self, softcap: Option<f32>) -> Self {
+        Self { softcap, ..self }
     }
 
     /// With checkpoints that differ from the parameters.
@@ -152,7 +165,7 @@ impl<B: Block> Model for Decoder<B> {
         key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
     }
 
-    fn adopt(&self, name: String, tensor: Array) -> nn::Result<Vec<(String, Array)>> {
+    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Adopted> {
         (self.layout.adopt)(name, tensor)
     }
 

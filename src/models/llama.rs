@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::block::PreNormBlock;
 use super::decoder::Decoder;
 use super::shape::{Defaults, Shape};
-use super::{config, shape};
+use super::{Model, config, shape};
 use crate::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
@@ -28,7 +28,7 @@ struct File {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Decoder<PreNormBlock<Attention, Mlp>>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let shape = Shape::parse(json, Defaults::default())?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -36,9 +36,10 @@ pub(super) fn create(json: &Value) -> Result<Decoder<PreNormBlock<Attention, Mlp
     let mask = shape::window(json)?.unwrap_or(Mask::Causal);
     let rope = shape.rope(json, 10_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    Decoder::new(&shape, |_| {
+    let decoder = Decoder::new(&shape, |_| {
         let attention = Attention::new(shape.hidden, shape.heads(mask, Some(rope.clone())), biases)?;
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, attention, mlp)
-    })
+    })?;
+    Ok(Box::new(decoder))
 }

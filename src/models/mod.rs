@@ -19,15 +19,23 @@ mod config;
 mod decoder;
 mod init;
 mod llama;
+mod phi3;
 mod quantization;
+mod qwen;
+mod qwen2;
+mod qwen3;
 mod shape;
+mod smollm3;
 
 pub use config::read as read_config;
 pub use init::initialize;
 pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
-const SUPPORTED: &str = "llama, mistral";
+const SUPPORTED: &str = "llama, mistral, phi3, qwen2, qwen3, smollm3";
+
+/// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
+const ROUTERS: [&str; 2] = [".gate", ".router"];
 
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
@@ -95,7 +103,7 @@ pub trait Model: ModuleParameters + Send {
     ///
     /// # Errors
     /// A tensor of a shape that cannot be taken apart.
-    fn adopt(&self, name: String, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
+    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
 
     /// All parameters as the tensors of a checkpoint that others read.
     ///
@@ -109,14 +117,16 @@ pub trait Model: ModuleParameters + Send {
 /// # Errors
 /// An unknown `model_type`; a key that is missing or out of range.
 pub fn create(config: &Value) -> Result<Box<dyn Model>> {
-    Ok(match config::string(config, "model_type")? {
-        "llama" | "mistral" => Box::new(llama::create(config)?),
-        other => {
-            return Err(Error::ModelLoading(format!(
-                "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
-            )));
-        }
-    })
+    match config::string(config, "model_type")? {
+        "llama" | "mistral" => llama::create(config),
+        "phi3" => phi3::create(config),
+        "qwen2" => qwen2::create(config),
+        "qwen3" => qwen3::create(config),
+        "smollm3" => smollm3::create(config),
+        other => Err(Error::ModelLoading(format!(
+            "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
+        ))),
+    }
 }
 
 /// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are
@@ -132,7 +142,12 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     let quantization = Quantization::parse(&config).map_err(named)?;
     crate::io::weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
-        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?))?;
+        model.visit_packable(&mut |path, slots| {
+            if ROUTERS.iter().any(|name| path.ends_with(name)) {
+                return Ok(());
+            }
+            Ok(slots.quantize(format)?)
+        })?;
     }
     Ok(model)
 }

@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
-use crate::nn::{Heads, Rope, RopeScaling};
+use crate::kernels::norm::Rms;
+use crate::nn::{self, Heads, RmsNorm, Rope, RopeScaling};
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, Deserialize)]
@@ -17,8 +18,8 @@ struct File {
     num_key_value_heads: Option<i64>,
     head_dim: Option<i64>,
     vocab_size: i64,
-    #[serde(alias = "norm_eps")]
     rms_norm_eps: Option<f32>,
+    norm_eps: Option<f32>,
     tie_word_embeddings: Option<bool>,
 }
 
@@ -29,12 +30,14 @@ pub(super) struct Defaults {
     /// `None` for `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<i64>,
     pub(super) norm_eps: f32,
+    /// Added to the weights of norms: Gemma stores their distance from one.
+    pub(super) norm_offset: f32,
     pub(super) tied: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { kv_heads: None, head_dim: None, norm_eps: 1e-6, tied: false }
+        Self { kv_heads: None, head_dim: None, norm_eps: 1e-6, norm_offset: 0.0, tied: false }
     }
 }
 
@@ -47,7 +50,7 @@ pub(super) struct Shape {
     pub(super) kv_heads: i32,
     pub(super) head_dim: i32,
     pub(super) vocab: i32,
-    pub(super) norm_eps: f32,
+    norm: Rms,
     pub(super) tied: bool,
 }
 
@@ -68,7 +71,7 @@ impl Shape {
                 "\"num_attention_heads\" ({heads}) is not a multiple of \"num_key_value_heads\" ({kv_heads})"
             )));
         }
-        let norm_eps = file.rms_norm_eps.unwrap_or(defaults.norm_eps);
+        let norm_eps = file.rms_norm_eps.or(file.norm_eps).unwrap_or(defaults.norm_eps);
         if norm_eps.is_nan() || norm_eps < 0.0 {
             let message = format!("\"rms_norm_eps\" is {norm_eps}, expected 0 or more");
             return Err(Error::ModelLoading(message));
@@ -83,9 +86,17 @@ impl Shape {
             kv_heads,
             head_dim: config::size("head_dim", head_dim, 1 << 14)?,
             vocab: config::size("vocab_size", file.vocab_size, 1 << 24)?,
-            norm_eps,
+            norm: Rms { eps: norm_eps, offset: defaults.norm_offset },
             tied: file.tie_word_embeddings.unwrap_or(defaults.tied),
         })
+    }
+
+    /// A norm over `size` numbers.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn norm(&self, size: i32) -> nn::Result<RmsNorm> {
+        RmsNorm::new(size, self.norm)
     }
 
     /// Heads of this shape.
@@ -112,14 +123,14 @@ impl Shape {
         let theta = fields["rope_theta"].as_f64().unwrap_or(theta);
         let scaling = scaling(json, fields)?;
         let dims = (f64::from(self.head_dim) * partial) as i32;
-        if !(theta.is_finite() && theta > 0.0 && scaling.is_valid(dims)) {
-            return Err(Error::ModelLoading(format!("RoPE cannot have theta {theta} and {scaling:?}")));
-        }
         if !(partial <= 1.0 && dims >= 2 && dims % 2 == 0) {
             return Err(Error::ModelLoading(format!(
                 "\"partial_rotary_factor\" {partial} of \"head_dim\" {} is {dims}, expected an even number",
                 self.head_dim
             )));
+        }
+        if !(theta.is_finite() && theta > 0.0 && scaling.is_valid(dims)) {
+            return Err(Error::ModelLoading(format!("RoPE cannot have theta {theta} and {scaling:?}")));
         }
         Ok(Rope::new(self.head_dim, dims, theta, &scaling))
     }

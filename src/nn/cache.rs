@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::Result;
+use super::{ConvState, Result};
 use crate::kernels::append::append;
 use crate::kernels::attention::Keys;
 
@@ -57,6 +57,8 @@ impl KvCache {
 pub enum LayerCache {
     /// Attention: keys and values.
     Kv(KvCache),
+    /// Short convolution: its last inputs.
+    Conv(ConvState),
 }
 
 impl LayerCache {
@@ -67,12 +69,25 @@ impl LayerCache {
     pub fn kv(&mut self) -> Result<&mut KvCache> {
         match self {
             Self::Kv(cache) => Ok(cache),
+            Self::Conv(_) => Err(Exception::custom("a convolution's cache for a layer of attention")),
+        }
+    }
+
+    /// The cache of a short convolution.
+    ///
+    /// # Errors
+    /// A cache of another kind.
+    pub fn conv(&mut self) -> Result<&mut ConvState> {
+        match self {
+            Self::Conv(state) => Ok(state),
+            Self::Kv(_) => Err(Exception::custom("a cache of attention for a convolution")),
         }
     }
 
     fn arrays(&self) -> Vec<&Array> {
         match self {
             Self::Kv(cache) => cache.arrays().collect(),
+            Self::Conv(state) => state.last.iter().collect(),
         }
     }
 }

@@ -3,15 +3,18 @@
 
 pub mod attention;
 pub mod cache;
+pub mod either;
 pub mod embedding;
 pub mod linear;
 pub mod mlp;
+pub mod moe;
 pub mod norm;
 pub mod packed;
 pub mod part;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
+pub mod short_conv;
 
 mod scores;
 
@@ -24,6 +27,7 @@ pub use norm::RmsNorm;
 pub use residual::Residual;
 pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
+pub use short_conv::{ConvState, ShortConv};
 
 /// What `forward` of every layer returns.
 pub type Result<T> = std::result::Result<T, mlx_rs::error::Exception>;

@@ -38,6 +38,7 @@ pub fn named<'a, const N: usize>(layers: [(&str, &'a mut Linear); N]) -> Linears
 }
 
 /// The layers of a part that stands under `path`.
+#[must_use]
 pub fn under<'a>(path: &str, layers: Linears<'a>) -> Linears<'a> {
     layers.into_iter().map(|(name, layer)| (format!("{path}.{name}"), layer)).collect()
 }

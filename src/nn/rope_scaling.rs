@@ -112,7 +112,7 @@ impl RopeScaling {
         }
     }
 
-    /// New `periods` over 2π for those of plain RoPE with base `theta`.
+    /// New `periods` over 2π for those of plain rotations with base `theta`.
     #[must_use]
     pub fn stretch(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         match self {
@@ -165,7 +165,7 @@ impl Yarn {
             (low, high) = (low.floor(), high.ceil());
         }
         let (low, high) = (low.max(0.0), high.min(2.0 * pairs - 1.0));
-        let width = if high > low || high < low { high - low } else { 0.001 };
+        let width = if (high - low).abs() < f64::EPSILON { 0.001 } else { high - low };
         let stretched = |(i, &period): (usize, &f64)| {
             blend(period, self.factor, 1.0 - ((i as f64 - low) / width).clamp(0.0, 1.0))
         };
