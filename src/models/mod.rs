@@ -17,6 +17,9 @@ use crate::{Error, Result};
 mod block;
 mod config;
 mod decoder;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
 mod init;
 mod llama;
 mod phi3;
@@ -32,7 +35,7 @@ pub use init::initialize;
 pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
-const SUPPORTED: &str = "llama, mistral, phi3, qwen2, qwen3, smollm3";
+const SUPPORTED: &str = "gemma2, gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3";
 
 /// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
@@ -118,6 +121,8 @@ pub trait Model: ModuleParameters + Send {
 /// An unknown `model_type`; a key that is missing or out of range.
 pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     match config::string(config, "model_type")? {
+        "gemma2" => gemma2::create(config),
+        "gemma3_text" => gemma3_text::create(config),
         "llama" | "mistral" => llama::create(config),
         "phi3" => phi3::create(config),
         "qwen2" => qwen2::create(config),
