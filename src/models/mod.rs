@@ -17,16 +17,19 @@ use crate::{Error, Result};
 mod block;
 mod config;
 mod decoder;
+mod experts;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
 mod init;
 mod llama;
+mod mixtral;
 mod phi3;
 mod quantization;
 mod qwen;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod shape;
 mod smollm3;
 
@@ -35,7 +38,8 @@ pub use init::initialize;
 pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
-const SUPPORTED: &str = "gemma2, gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3";
+const SUPPORTED: &str =
+    "gemma2, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
 
 /// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
@@ -124,9 +128,11 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
         "llama" | "mistral" => llama::create(config),
+        "mixtral" => mixtral::create(config),
         "phi3" => phi3::create(config),
         "qwen2" => qwen2::create(config),
         "qwen3" => qwen3::create(config),
+        "qwen3_moe" => qwen3_moe::create(config),
         "smollm3" => smollm3::create(config),
         other => Err(Error::ModelLoading(format!(
             "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
