@@ -22,6 +22,8 @@ mod gemma;
 mod gemma2;
 mod gemma3_text;
 mod init;
+mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod mixtral;
 mod phi3;
@@ -39,7 +41,7 @@ pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
 const SUPPORTED: &str =
-    "gemma2, gemma3_text, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
+    "gemma2, gemma3_text, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
 
 /// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
@@ -127,6 +129,8 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
+        "lfm2" => lfm2::create(config),
+        "lfm2_moe" => lfm2_moe::create(config),
         "llama" | "mistral" => llama::create(config),
         "mixtral" => mixtral::create(config),
         "phi3" => phi3::create(config),
