@@ -21,6 +21,8 @@ mod experts;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gpt_oss;
+mod gpt_oss_layout;
 mod init;
 mod lfm2;
 mod lfm2_moe;
@@ -40,8 +42,7 @@ pub use init::initialize;
 pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
-const SUPPORTED: &str =
-    "gemma2, gemma3_text, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
+const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
 
 /// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
@@ -129,6 +130,7 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
+        "gpt_oss" => gpt_oss::create(config),
         "lfm2" => lfm2::create(config),
         "lfm2_moe" => lfm2_moe::create(config),
         "llama" | "mistral" => llama::create(config),
