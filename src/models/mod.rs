@@ -182,3 +182,6 @@ pub fn check_tokens<'a>(ids: impl IntoIterator<Item = &'a u32>, vocab: i32) -> R
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;
