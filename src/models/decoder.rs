@@ -11,7 +11,7 @@ use crate::io::tensors::Tensors;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
-use crate::nn::{self, Cache, Embedding, LayerCache, Linear, Residual, RmsNorm};
+use crate::nn::{self, Cache, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm};
 
 /// One layer of a decoder.
 pub(super) trait Block: ModuleParameters + Send {
@@ -24,9 +24,9 @@ pub(super) trait Block: ModuleParameters + Send {
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;
 
-    /// An empty cache of this layer.
-    fn new_cache(&self) -> LayerCache {
-        LayerCache::default()
+    /// An empty cache of this layer for a text of which `planned` tokens are known.
+    fn new_cache(&self, planned: i32) -> LayerCache {
+        LayerCache::Kv(KvCache::new(planned))
     }
 }
 
@@ -58,6 +58,7 @@ pub(super) struct Decoder<B: Block> {
     /// Factor of the embeddings.
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
+    turning_point: Option<i32>,
     layout: Layout,
 }
 
@@ -88,6 +89,7 @@ impl<B: Block> Decoder<B> {
             lm_head: head,
             embedding_scale: None,
             softcap: None,
+            turning_point: None,
             layout: Layout::default(),
         })
     }
@@ -100,6 +102,11 @@ impl<B: Block> Decoder<B> {
     /// With logits capped to `±softcap`.
     pub(super) fn with_softcap(self, softcap: Option<f32>) -> Self {
         Self { softcap, ..self }
+    }
+
+    /// With texts that turn otherwise where they are longer than this.
+    pub(super) fn with_turning_point(self, turning_point: Option<i32>) -> Self {
+        Self { turning_point, ..self }
     }
 
     /// With checkpoints that differ from the parameters.
@@ -129,8 +136,12 @@ impl<B: Block> Model for Decoder<B> {
         self.softcap
     }
 
-    fn new_cache(&self) -> Cache {
-        Cache { layers: self.model.layers.iter().map(Block::new_cache).collect() }
+    fn new_cache(&self, planned: i32) -> Cache {
+        Cache { layers: self.model.layers.iter().map(|block| block.new_cache(planned)).collect() }
+    }
+
+    fn turning_point(&self) -> Option<i32> {
+        self.turning_point
     }
 
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {

@@ -42,7 +42,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let parameters = &json["rope_parameters"];
     let (global, local) = (&parameters["full_attention"], &parameters["sliding_attention"]);
     let global = if global.is_null() { &json["rope_scaling"] } else { global };
-    let rope = |fields: &Value, theta: f64| gemma.shape.rope_of(json, fields, theta, 1.0);
+    let rope = |fields: &Value, theta: f64| gemma.shape.rope_of(json, fields, theta);
     let global = rope(global, file.rope_theta.unwrap_or(1_000_000.0))?;
     let local = rope(local, file.rope_local_base_freq.unwrap_or(10_000.0))?;
     Ok(Box::new(gemma.decoder(json, |i| {

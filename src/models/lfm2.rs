@@ -15,7 +15,7 @@ use crate::nn::attention::Learned;
 use crate::nn::linear::forward_all;
 use crate::nn::part::{FeedForward, Linears, Mixer, named, under};
 use crate::nn::{
-    self, ConvState, Heads, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope, ShortConv,
+    self, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope, ShortConv,
 };
 
 /// What `config.json` has beside the [`Shape`].
@@ -201,10 +201,10 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
         layers
     }
 
-    fn new_cache(&self) -> LayerCache {
+    fn new_cache(&self, planned: i32) -> LayerCache {
         match self.conv {
             Some(_) => LayerCache::Conv(ConvState::default()),
-            None => LayerCache::default(),
+            None => LayerCache::Kv(KvCache::new(planned)),
         }
     }
 }

@@ -79,8 +79,12 @@ pub trait Model: ModuleParameters + Send {
     /// `c` of `c · tanh(logits / c)`, the last step to the logits of some models.
     fn softcap(&self) -> Option<f32>;
 
-    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet.
-    fn new_cache(&self) -> Cache;
+    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet, of a text of which `planned` tokens
+    /// are known.
+    fn new_cache(&self, planned: i32) -> Cache;
+
+    /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
+    fn turning_point(&self) -> Option<i32>;
 
     /// Calls `visit` on every linear layer of the blocks with its key path, in order.
     ///

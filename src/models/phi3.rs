@@ -42,12 +42,12 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let fields = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
     let theta = json["rope_theta"].as_f64().unwrap_or(10_000.0);
     let partial = fields["partial_rotary_factor"].as_f64().or(file.partial_rotary_factor).unwrap_or(1.0);
-    let rope = shape.rope_of(json, &fields, theta, partial)?;
+    let rope = shape.any_rope(json, &fields, theta, partial)?;
     let decoder = Decoder::new(&shape, |_| {
         let attention = FusedAttention::new(shape.hidden, shape.heads(mask, Some(rope.clone())))?;
         PreNormBlock::new(&shape, attention, FusedMlp::new(shape.hidden, intermediate, activation)?)
     })?;
-    Ok(Box::new(decoder))
+    Ok(Box::new(decoder.with_turning_point(rope.turning_point())))
 }
 
 #[derive(Debug, Clone, ModuleParameters)]

@@ -111,15 +111,28 @@ impl Shape {
     pub(super) fn rope(&self, json: &Value, theta: f64) -> Result<Rope> {
         let fields = [&json["rope_parameters"], &json["rope_scaling"]].into_iter().find(|x| x.is_object());
         let theta = json["rope_theta"].as_f64().unwrap_or(theta);
-        self.rope_of(json, fields.unwrap_or(&Value::Null), theta, 1.0)
+        self.rope_of(json, fields.unwrap_or(&Value::Null), theta)
     }
 
-    /// The rotation that `fields` describes, of the first `partial` of each head. What they leave out stands in
-    /// `json` or is `theta`.
+    /// The rotation that `fields` describes. What they leave out stands in `json` or is `theta`.
     ///
     /// # Errors
     /// As [`rope`](Self::rope).
-    pub(super) fn rope_of(&self, json: &Value, fields: &Value, theta: f64, partial: f64) -> Result<Rope> {
+    pub(super) fn rope_of(&self, json: &Value, fields: &Value, theta: f64) -> Result<Rope> {
+        let rope = self.any_rope(json, fields, theta, 1.0)?;
+        if rope.turning_point().is_some() {
+            let message = "\"rope_scaling\" is longrope, which this family does not have";
+            return Err(Error::ModelLoading(message.to_owned()));
+        }
+        Ok(rope)
+    }
+
+    /// As [`rope_of`](Self::rope_of), of the first `partial` of each head; long texts may turn otherwise than
+    /// short ones.
+    ///
+    /// # Errors
+    /// As [`rope`](Self::rope).
+    pub(super) fn any_rope(&self, json: &Value, fields: &Value, theta: f64, partial: f64) -> Result<Rope> {
         let theta = fields["rope_theta"].as_f64().unwrap_or(theta);
         let scaling = scaling(json, fields)?;
         let dims = (f64::from(self.head_dim) * partial) as i32;

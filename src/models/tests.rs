@@ -66,7 +66,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
         initialize(model.as_mut(), 0.3, 7).unwrap();
         let ids = Array::from_iter((0..24).map(|i| (i * 7) % 40), &[2, 12]);
         let whole = model.forward(&ids, None).unwrap();
-        let mut cache = model.new_cache();
+        let mut cache = model.new_cache(0);
         let mut parts = Vec::new();
         for range in [0..5, 5..6, 6..7, 7..10, 10..11, 11..12] {
             parts.push(model.forward(&ids.try_index((.., range)).unwrap(), Some(&mut cache)).unwrap());
@@ -81,20 +81,61 @@ fn token_by_token_is_the_same_as_all_at_once() {
     }
 }
 
-#[test]
-fn lfm2_has_the_published_number_of_parameters() {
-    let mut config = json!({
+/// Configurations of published models, as far as they shape them, and how many numbers those have.
+fn published() -> Vec<(usize, Value)> {
+    let sizes = |model_type: &str,
+                 [vocab, hidden, intermediate, layers, heads, kv_heads]: [i64; 6],
+                 more: Value| {
+        let mut config = json!({
+            "model_type": model_type, "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let tied = json!({"tie_word_embeddings": true});
+    let qwen3_moe =
+        json!({"head_dim": 128, "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8});
+    vec![
+        (494_032_768, sizes("qwen2", [151_936, 896, 4864, 24, 14, 2], tied.clone())),
+        (596_049_920, sizes("qwen3", [151_936, 1024, 3072, 28, 16, 8], tied)),
+        (30_532_122_624, sizes("qwen3_moe", [151_936, 2048, 6144, 48, 32, 4], qwen3_moe)),
+        (3_075_098_624, sizes("smollm3", [128_256, 2048, 11_008, 36, 16, 4], json!({}))),
+        (3_821_079_552, sizes("phi3", [32_064, 3072, 8192, 32, 32, 32], json!({}))),
+        (2_614_341_888, sizes("gemma2", [256_000, 2304, 9216, 26, 8, 4], json!({}))),
+        (999_885_952, sizes("gemma3_text", [262_144, 1152, 6912, 26, 4, 1], json!({}))),
+        (46_702_792_704, sizes("mixtral", [32_000, 4096, 14_336, 32, 32, 8], json!({}))),
+        (
+            20_914_757_184,
+            sizes("gpt_oss", [201_088, 2880, 2880, 24, 64, 8], json!({"num_local_experts": 32})),
+        ),
+        (1_170_340_608, lfm2()),
+    ]
+}
+
+/// LFM2-1.2B, as its first `config.json` had it.
+fn lfm2() -> Value {
+    json!({
         "model_type": "lfm2", "vocab_size": 65536, "hidden_size": 2048, "num_hidden_layers": 16,
         "num_attention_heads": 32, "num_key_value_heads": 8, "norm_eps": 1e-5, "rope_theta": 1e6,
         "block_ff_dim": 12288, "block_auto_adjust_ff_dim": true, "block_ffn_dim_multiplier": 1.0,
         "block_multiple_of": 256, "conv_L_cache": 3, "conv_bias": false, "tie_embedding": true,
         "full_attn_idxs": [2, 5, 8, 10, 12, 14],
-    });
-    assert_eq!(numbers(create(&config).unwrap().as_ref()), 1_170_340_608);
-    let kinds: Vec<_> =
-        (0..16).map(|i| if [2, 5, 8, 10, 12, 14].contains(&i) { "full_attention" } else { "conv" }).collect();
-    config.as_object_mut().unwrap().remove("full_attn_idxs");
-    config["layer_types"] = json!(kinds);
+    })
+}
+
+#[test]
+fn published_models_have_as_many_parameters() {
+    for (expected, config) in published() {
+        assert_eq!(numbers(create(&config).unwrap().as_ref()), expected, "{}", config["model_type"]);
+    }
+    let mut config = lfm2();
+    let attention = config.as_object_mut().unwrap().remove("full_attn_idxs").unwrap();
+    let kind =
+        |i: i64| if attention.as_array().unwrap().contains(&i.into()) { "full_attention" } else { "conv" };
+    config["layer_types"] = (0..16).map(kind).collect();
     assert_eq!(numbers(create(&config).unwrap().as_ref()), 1_170_340_608);
 }
 

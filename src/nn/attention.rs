@@ -62,13 +62,14 @@ impl Heads {
         let heads = |y: Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
         let cache = cache.map(LayerCache::kv).transpose()?;
         let positions = Positions::From(cache.as_ref().map_or(0, |cache| cache.len()));
+        let length = cache.as_ref().map_or(time, |cache| cache.text_length(time));
         let (mut q, mut k) = (heads(q, self.heads)?, heads(k, self.kv_heads)?);
         let v = heads(v, self.kv_heads)?;
         if let Some((q_norm, k_norm)) = learned.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         if let Some(rope) = &self.rope {
-            (q, k) = rope.forward(&q, &k, positions)?;
+            (q, k) = rope.forward(&q, &k, positions, length)?;
         }
         let keys = match cache {
             Some(cache) => cache.update(&k, &v)?,

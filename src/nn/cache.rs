@@ -16,9 +16,23 @@ pub struct KvCache {
     keys: Option<Array>,
     values: Option<Array>,
     len: i32,
+    planned: i32,
 }
 
 impl KvCache {
+    /// An empty cache for a text of which `planned` tokens are known: long ones may turn otherwise than short ones, from
+    /// the first position on.
+    #[must_use]
+    pub fn new(planned: i32) -> Self {
+        Self { planned, ..Self::default() }
+    }
+
+    /// Length of the text after `more` positions, as far as it is known.
+    #[must_use]
+    pub fn text_length(&self, more: i32) -> i32 {
+        self.planned.max(self.len + more)
+    }
+
     /// Positions stored; the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
@@ -89,12 +103,6 @@ impl LayerCache {
             Self::Kv(cache) => cache.arrays().collect(),
             Self::Conv(state) => state.last.iter().collect(),
         }
-    }
-}
-
-impl Default for LayerCache {
-    fn default() -> Self {
-        Self::Kv(KvCache::default())
     }
 }
 

@@ -33,17 +33,17 @@ impl Rope {
         Self { rotation: rotation(&scaling.stretch(&powers, theta)), beyond, amplitude }
     }
 
-    /// `q`, `k`: `[batch, time, heads, head_dim]` → both turned, same shapes.
-    ///
-    /// Where long texts turn otherwise than short ones, keys that a cache holds keep the rotation they came with.
+    /// Up to how many positions a text turns as a short one; `None` where all do the same.
+    #[must_use]
+    pub fn turning_point(&self) -> Option<i32> {
+        self.beyond.as_ref().map(|(limit, _)| *limit)
+    }
+
+    /// `q`, `k`: `[batch, time, heads, head_dim]` → both turned, same shapes. `length` is that of the whole text.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn forward(&self, q: &Array, k: &Array, positions: Positions) -> Result<(Array, Array)> {
-        let length = match positions {
-            Positions::From(first) => first + q.dim(1),
-            Positions::Each(_) => q.dim(1),
-        };
+    pub fn forward(&self, q: &Array, k: &Array, positions: Positions, length: i32) -> Result<(Array, Array)> {
         let rotation = match &self.beyond {
             Some((limit, rotation)) if length > *limit => rotation,
             _ => &self.rotation,
@@ -65,7 +65,7 @@ mod tests {
         for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear { factor: 2.0 }, 2.0)] {
             let rope = Rope::new(2, 2, 10_000.0, &scaling);
             let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
-            let (q, k) = rope.forward(&x, &x, Positions::From(3)).unwrap();
+            let (q, k) = rope.forward(&x, &x, Positions::From(3), 5).unwrap();
             eval([&q, &k]).unwrap();
             let angles = [3.0_f32 / stretch, 4.0 / stretch];
             let expected = angles.map(|angle| [angle.cos(), angle.sin()]).concat();

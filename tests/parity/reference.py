@@ -125,6 +125,8 @@ CASES |= {
     "smollm3": small("smollm3", num_hidden_layers=3, no_rope_layer_interval=2),
     "phi3": small("phi3"),
     "phi3_short": small("phi3", **longrope(128)),
+    # The prompt is short, the end of the continuation long.
+    "phi3_crossing": small("phi3", **longrope(32)),
     "phi3_long": small("phi3", **longrope(6)),
     # Caps as low as this one change every score.
     "gemma2": small("gemma2", attn_logit_softcapping=1.0, final_logit_softcapping=1.0, **GEMMA),

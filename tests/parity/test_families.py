@@ -125,3 +125,74 @@ def test_a_quantized_model_computes_with_rounded_weights(case: str, tmp_path: Pa
     want = logits(folder, ids)
     assert largest(want, logits(MODELS / case, ids)) > 1e-3
     figure(f"{case} of 8 bits", largest(np.asarray(packed(ids)), want), 1e-4)
+
+
+def unpacked(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """MXFP4 as transformers reads it: ``blocks`` [..., groups, 16], ``scales`` [..., groups]."""
+    half = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
+    numbers = np.concatenate([half, -half])
+    pairs = np.stack([numbers[blocks & 15], numbers[blocks >> 4]], axis=-1)
+    groups = pairs.reshape(*blocks.shape[:-1], 32)
+    factors = np.exp2(scales.astype(np.float32) - 127)
+    return np.reshape(groups * factors[..., None], (*scales.shape[:-1], -1))
+
+
+def test_gpt_oss_in_mxfp4(tmp_path: Path, figure: Check) -> None:
+    """As it is published: packed experts beside dense other layers."""
+    config = json.loads((MODELS / "gpt_oss" / "config.json").read_text()) | {"intermediate_size": 64}
+    _core.create_model(json.dumps(config | {"initializer_range": 0.3}), str(tmp_path / "base"), 1)
+    shutil.copy(MODELS / "gpt_oss" / "tokenizer.json", tmp_path / "base")
+    dense, packed = (shutil.copytree(tmp_path / "base", tmp_path / name) for name in ("dense", "packed"))
+    generator = np.random.default_rng(2)
+    wide, narrow = {}, {}
+    for name, weight in mx.load(str(tmp_path / "base" / "model.safetensors")).items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            wide[name] = narrow[name] = weight
+            continue
+        experts, inputs, outputs = weight.shape
+        blocks = generator.integers(0, 256, (experts, outputs, inputs // 32, 16), dtype=np.uint8)
+        scales = generator.integers(122, 126, blocks.shape[:-1], dtype=np.uint8)
+        wide[name] = mx.array(unpacked(blocks, scales).swapaxes(-1, -2).copy())
+        narrow |= {f"{name}_blocks": mx.array(blocks), f"{name}_scales": mx.array(scales)}
+    mx.save_safetensors(str(dense / "model.safetensors"), wide)
+    mx.save_safetensors(str(packed / "model.safetensors"), narrow)
+    (packed / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}})
+    )
+    ids = np.arange(3, 15)[None]
+    want = logits(dense, ids)
+    assert want.std() > 0.1
+    figure("gpt_oss in mxfp4", largest(logits(packed, ids), want), 1e-4)
+
+
+def test_stacks_of_packed_experts(tmp_path: Path, figure: Check) -> None:
+    """As MLX quantizes Mixtral: one tensor for all experts of a layer; rows of 48 stay dense."""
+    source, dense, packed = MODELS / "mixtral", tmp_path / "dense", tmp_path / "packed"
+    wide, narrow = {}, {}
+    stacks: dict[tuple[str, str], list[mx.array]] = {}
+    for name, weight in sorted(mx.load(str(source / "model.safetensors")).items()):
+        layer, found, rest = name.partition(".experts.")
+        if found:
+            stacks.setdefault((layer, rest.split(".")[1]), []).append(weight.astype(mx.float32))
+        else:
+            wide[name] = narrow[name] = weight.astype(mx.float32)
+    for (layer, theirs), experts in stacks.items():
+        stack, ours = mx.stack(experts), {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}[theirs]
+        parts = {"weight": stack}
+        if stack.shape[-1] % 32 == 0:
+            parts = dict(zip(("weight", "scales", "biases"), mx.quantize(stack, 32, 4), strict=True))
+            stack = mx.dequantize(*parts.values(), 32, 4)
+        narrow |= {f"{layer}.switch_mlp.{ours}.{part}": value for part, value in parts.items()}
+        wide |= {f"{layer}.experts.{i}.{theirs}.weight": expert for i, expert in enumerate(stack)}
+    config = json.loads((source / "config.json").read_text())
+    for folder, weights, more in [
+        (dense, wide, {}),
+        (packed, narrow, {"quantization": {"bits": 4, "group_size": 32}}),
+    ]:
+        shutil.copytree(source, folder)
+        mx.save_safetensors(str(folder / "model.safetensors"), weights)
+        (folder / "config.json").write_text(json.dumps(config | more))
+    ids = np.arange(3, 15)[None]
+    want = logits(dense, ids)
+    assert largest(want, logits(source, ids)) > 1e-2
+    figure("mixtral with stacks of 4 bits", largest(logits(packed, ids), want), 1e-4)

@@ -41,6 +41,7 @@ CASES = [
     "mistral_window",
     "mixtral",
     "phi3",
+    "phi3_crossing",
     "phi3_long",
     "phi3_short",
     "qwen2",
