@@ -3,6 +3,8 @@
 # ruff: noqa: PLR0917, because pytest passes fixtures by name
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -222,3 +224,47 @@ def test_greedy_generation(mlx_lm: ModuleType, adapter: Path | None, figure: Che
     ours = continuation(MODEL, prompt, 32, adapter)
     different = sum(a != b for a, b in zip(ours, theirs, strict=True))
     figure(f"mlx-lm greedy tokens that differ of 32 ({'adapter' if adapter else 'base'})", different, 0)
+
+
+# Families that mlx-lm computes as these fixtures ask for, and what it misses in their configurations.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "lfm2": {"block_dim": 32, "block_ff_dim": 48, "block_ffn_dim_multiplier": 1.0, "conv_dim": 32},
+    "mixtral": {},
+    "phi3": {},
+    "qwen3_moe": {"num_experts": 6},
+    "smollm3": {},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_as_mlx_lm_stores_them(
+    mlx_lm: ModuleType, family: str, tmp_path: Path, figure: Check
+) -> None:
+    """With experts in stacks and convolutions turned around; where it can, in 8 bits too."""
+    config = json.loads((MODELS / family / "config.json").read_text())
+    config |= FAMILIES[family] | {"rope_theta": config["rope_parameters"]["rope_theta"]}
+    model, _ = mlx_lm.utils.load_model(MODELS / family, model_config=config)
+    model.set_dtype(mx.float32)
+    expected = tensors(FIXTURES / "expected" / f"{family}.safetensors")
+    ids, want = expected["ids"], expected["logits"]
+    figure(f"mlx-lm {family} logits", largest(their_logits(model, ids), want), LOGITS)
+
+    def stored(config: dict[str, Any]) -> Path:
+        folder = shutil.copytree(MODELS / family, tmp_path / f"model{len(config)}")
+        mlx_lm.utils.save_model(folder, model)
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    figure(f"mlx-lm stores {family}", largest(logits(stored(config), ids), want), LOGITS)
+    if "experts" in str(config):
+        return
+    nn.quantize(model, group_size=32, bits=8, class_predicate=lambda _, m: fits(m))
+    packed = stored(config | {"quantization": {"group_size": 32, "bits": 8}})
+    figure(
+        f"mlx-lm stores {family} in 8 bits", largest(logits(packed, ids), their_logits(model, ids)), LOGITS
+    )
+
+
+def fits(module: Any) -> bool:
+    """Whether the rows of a layer are whole groups of 32."""
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % 32 == 0

@@ -47,7 +47,7 @@ fn distributions(model: &dyn Model, accuracy: Accuracy) -> Result<Array> {
     let ids = Array::from_slice(&ids, &[1, TOKENS]);
     let logits = accuracy.scope(|| {
         let hidden = model.hidden(&ids, None)?.try_index((0, TOKENS - COMPARED.., ..))?;
-        Ok::<_, Error>(crate::kernels::linear::linears(&hidden, &[model.head()])?.swap_remove(0))
+        Ok::<_, Error>(model.logits(&hidden)?)
     })?;
     let logits = logits.as_dtype(Dtype::Float32)?;
     let probabilities = logits.subtract(logits.logsumexp_axis(-1, true)?)?;

@@ -82,18 +82,12 @@ fn answer(
     }
     memory::reset_peak_memory()?;
     let mut sampler = Sampler::new(config);
-    let mut cache = Cache::new(model.num_layers());
     let mut history = prompt.to_vec();
     let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
     let started = Instant::now();
     models::check_tokens(prompt, model.vocab_size())?;
-    let (before, last) = prompt.split_at(prompt.len() - 1);
-    for chunk in before.chunks(PREFILL) {
-        // An empty text: nothing to show, but a chance to stop.
-        proceed(on_text(""))?;
-        prefill(model, chunk, &mut cache)?;
-    }
-    let mut logits = last_logits(model, last, &mut cache)?;
+    let mut cache = read_before_last(model, prompt, &mut |nothing| proceed(on_text(nothing)))?;
+    let mut logits = last_logits(model, &prompt[prompt.len() - 1..], &mut cache)?;
     let prefill_secs = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut text = String::new();
@@ -115,6 +109,9 @@ fn answer(
             break;
         }
         if index + 1 < config.max_tokens {
+            if model.turning_point().is_some_and(|longest| history.len() == longest as usize + 1) {
+                cache = read_before_last(model, &history, &mut emit)?;
+            }
             logits = last_logits(model, &[token], &mut cache)?;
         }
     }
@@ -141,6 +138,21 @@ fn proceed(flow: ControlFlow<()>) -> Result<()> {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Interrupted),
     }
+}
+
+/// What the model remembers of all of `ids` but the last; `on_text` gets empty texts: nothing to show, but a chance to
+/// stop.
+fn read_before_last(
+    model: &dyn Model,
+    ids: &[u32],
+    on_text: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Cache> {
+    let mut cache = model.new_cache(ids.len() as i32);
+    for chunk in ids[..ids.len() - 1].chunks(PREFILL) {
+        on_text("")?;
+        prefill(model, chunk, &mut cache)?;
+    }
+    Ok(cache)
 }
 
 /// Feeds `ids` for the cache alone: the logits are never evaluated.

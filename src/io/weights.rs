@@ -31,16 +31,22 @@ pub fn load(
 ) -> Result<()> {
     let mut loaded = Tensors::new();
     for path in files(folder)? {
-        let tensors = tensors::read(&path)?;
+        let mut tensors = Tensors::new();
+        for (name, array) in tensors::read(&path)? {
+            if !model.ignores(&name) {
+                let parts = model.adopt(&name, array).map_err(|error| {
+                    let why = error.what();
+                    Error::ModelLoading(format!("{}: tensor \"{name}\": {why}", path.display()))
+                })?;
+                tensors.extend(parts);
+            }
+        }
         let is_packed = |name: &str| {
             let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
             quantization.of(layer).is_some() && tensors.contains_key(&format!("{layer}.scales"))
         };
         let packed: BTreeSet<_> = tensors.keys().filter(|name| is_packed(name)).cloned().collect();
         for (name, array) in tensors {
-            if model.ignores(&name) {
-                continue;
-            }
             let array = match dtype {
                 _ if packed.contains(&name) => array,
                 _ if !is_float(array.dtype()) => {
@@ -50,14 +56,11 @@ pub fn load(
                         array.dtype()
                     )));
                 }
-                Some(dtype) if array.dtype() != dtype => {
-                    let cast = array.as_dtype(dtype)?;
-                    // Now, so that the stored copy is freed before the next tensor is read.
-                    kernels::eval([&cast])?;
-                    cast
-                }
-                _ => array,
+                Some(dtype) => array.as_dtype(dtype)?,
+                None => array,
             };
+            // Now, so that the stored copy is freed before the next tensor is read.
+            kernels::eval([&array])?;
             loaded.insert(name, array);
         }
     }
@@ -154,12 +157,13 @@ pub fn save(folder: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()
         Some(dtype) if is_float(x.dtype()) => x.as_dtype(dtype),
         _ => Ok(x.clone()),
     };
-    let tensors: Tensors = model
+    let parameters: Tensors = model
         .parameters()
         .flatten()
         .into_iter()
         .map(|(name, x)| Ok((name.to_string(), cast(x)?)))
         .collect::<Result<_>>()?;
+    let tensors = model.export(parameters)?;
     // transformers refuses files without a format.
     tensors::write(&folder.join(FILE), &tensors, &[("format", "pt")])
 }

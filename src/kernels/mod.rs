@@ -12,6 +12,7 @@
 //! | [`append`](append::append) | new rows written in place | `mlx` slice update |
 //! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
 //! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
+//! | [`softcap`](softcap::softcap) | composition | composition |
 //! | [`softmax`](softmax::softmax) | f32 inside | `mlx::softmax` |
 //! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
@@ -35,6 +36,7 @@ pub mod measure;
 pub mod norm;
 pub mod quantized;
 pub mod rope;
+pub mod softcap;
 pub mod softmax;
 
 mod device;

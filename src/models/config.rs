@@ -42,6 +42,17 @@ pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
     serde_path_to_error::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
 }
 
+/// `config` with numbers for keys that it does not have; a key that is null stays so.
+pub(super) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
+    let mut config = config.clone();
+    for &(key, number) in defaults {
+        if let Some(fields) = config.as_object_mut() {
+            fields.entry(key).or_insert_with(|| number.into());
+        }
+    }
+    config
+}
+
 /// `value` if it lies in `1..=max`.
 pub(super) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
     match i32::try_from(value) {

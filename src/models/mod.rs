@@ -6,21 +6,46 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use crate::io::tensors::Tensors;
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
+use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
 use crate::nn::{self, Cache, Linear};
 use crate::{Error, Result, kernels};
 
-pub mod llama;
-
+mod block;
 mod config;
+mod decoder;
+mod experts;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod gpt_oss;
+mod gpt_oss_layout;
 mod init;
+mod lfm2;
+mod lfm2_moe;
+mod llama;
+mod mixtral;
+mod phi3;
 mod quantization;
+mod qwen;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod shape;
+mod smollm3;
 
 pub use config::read as read_config;
 pub use init::initialize;
 pub use quantization::Quantization;
+
+/// Every `model_type` that [`create`] knows.
+const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
+
+/// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
+const ROUTERS: [&str; 2] = [".gate", ".router"];
 
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
@@ -39,8 +64,27 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// Shapes that do not fit.
     fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
-        Ok(linears(&self.hidden(ids, cache)?, &[self.head()])?.swap_remove(0))
+        self.logits(&self.hidden(ids, cache)?)
     }
+
+    /// `hidden`: `[..., hidden]` → logits `[..., vocab]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn logits(&self, hidden: &Array) -> nn::Result<Array> {
+        let logits = linears(hidden, &[self.head()])?.swap_remove(0);
+        self.softcap().map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))
+    }
+
+    /// `c` of `c · tanh(logits / c)`, the last step to the logits of some models.
+    fn softcap(&self) -> Option<f32>;
+
+    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet, of a text of which `planned` tokens
+    /// are known.
+    fn new_cache(&self, planned: i32) -> Cache;
+
+    /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
+    fn turning_point(&self) -> Option<i32>;
 
     /// Calls `visit` on every linear layer of the blocks with its key path, in order.
     ///
@@ -57,7 +101,7 @@ pub trait Model: ModuleParameters + Send {
     /// The first error of `visit`.
     fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()>;
 
-    /// Number of blocks, which is also the number of caches.
+    /// Number of blocks.
     fn num_layers(&self) -> usize;
 
     /// Number of tokens the head tells apart.
@@ -68,6 +112,18 @@ pub trait Model: ModuleParameters + Send {
 
     /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
     fn ignores(&self, key: &str) -> bool;
+
+    /// One tensor of a checkpoint as the parameters it holds.
+    ///
+    /// # Errors
+    /// A tensor of a shape that cannot be taken apart.
+    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
+
+    /// All parameters as the tensors of a checkpoint that others read.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn export(&self, parameters: Tensors) -> nn::Result<Tensors>;
 }
 
 /// An empty model of the architecture that `config` (a `config.json`) describes.
@@ -76,9 +132,20 @@ pub trait Model: ModuleParameters + Send {
 /// An unknown `model_type`; a key that is missing or out of range.
 pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     match config::string(config, "model_type")? {
-        "llama" | "mistral" => Ok(Box::new(llama::Llama::new(&llama::Config::parse(config)?)?)),
+        "gemma2" => gemma2::create(config),
+        "gemma3_text" => gemma3_text::create(config),
+        "gpt_oss" => gpt_oss::create(config),
+        "lfm2" => lfm2::create(config),
+        "lfm2_moe" => lfm2_moe::create(config),
+        "llama" | "mistral" => llama::create(config),
+        "mixtral" => mixtral::create(config),
+        "phi3" => phi3::create(config),
+        "qwen2" => qwen2::create(config),
+        "qwen3" => qwen3::create(config),
+        "qwen3_moe" => qwen3_moe::create(config),
+        "smollm3" => smollm3::create(config),
         other => Err(Error::ModelLoading(format!(
-            "model_type \"{other}\" is not supported; supported are: llama, mistral"
+            "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
         ))),
     }
 }
@@ -96,7 +163,12 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     let quantization = Quantization::parse(&config).map_err(named)?;
     crate::io::weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
-        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?))?;
+        model.visit_packable(&mut |path, slots| {
+            if ROUTERS.iter().any(|name| path.ends_with(name)) {
+                return Ok(());
+            }
+            Ok(slots.quantize(format)?)
+        })?;
     }
     let parameters = model.parameters().flatten();
     kernels::eval(parameters.values().copied())?;
@@ -118,3 +190,6 @@ pub fn check_tokens<'a>(ids: impl IntoIterator<Item = &'a u32>, vocab: i32) -> R
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
 /// Key of `config.json`. mlx-lm writes the same again as `quantization_config`, a key that other formats
-/// share, so that one is not read.
+/// share; of those, MXFP4 as gpt-oss has it is read.
 const KEY: &str = "quantization";
 
 /// Formats by layer.
@@ -38,7 +38,10 @@ impl Quantization {
     /// # Errors
     /// A format that there is no kernel for.
     pub fn parse(config: &Value) -> Result<Self> {
-        let Some(fields) = config[KEY].as_object() else { return Ok(Self::default()) };
+        let Some(fields) = config[KEY].as_object() else {
+            let mxfp4 = config["quantization_config"]["quant_method"] == "mxfp4";
+            return Ok(Self { default: mxfp4.then_some(Format::MXFP4), layers: BTreeMap::new() });
+        };
         let default = Some(format(KEY, &config[KEY])?);
         // Other values, such as `false` for a layer left dense, are told by the tensors themselves.
         let layers = fields

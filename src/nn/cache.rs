@@ -1,8 +1,11 @@
 //! What a model remembers between calls while it generates.
 
 use mlx_rs::Array;
+use mlx_rs::error::Exception;
 
-use super::Result;
+use super::{ConvState, Result};
+use crate::kernels::append::append;
+use crate::kernels::attention::Keys;
 use crate::kernels::cached_attention::{Query, Store, cached_attention};
 
 /// Keys and values of one attention layer, in buffers with room to spare.
@@ -12,9 +15,23 @@ use crate::kernels::cached_attention::{Query, Store, cached_attention};
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
     store: Store,
+    planned: i32,
 }
 
 impl KvCache {
+    /// An empty cache for a text of which `planned` tokens are known: long ones may turn otherwise than short ones, from
+    /// the first position on.
+    #[must_use]
+    pub fn new(planned: i32) -> Self {
+        Self { planned, ..Self::default() }
+    }
+
+    /// Length of the text after `more` positions, as far as it is known.
+    #[must_use]
+    pub fn text_length(&self, more: i32) -> i32 {
+        self.planned.max(self.store.len + more)
+    }
+
     /// Positions stored; the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
@@ -35,29 +52,75 @@ impl KvCache {
         cached_attention(qkv, query, &mut self.store)
     }
 
+    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`; returns all so far.
+    ///
+    /// # Errors
+    /// Shapes that differ from those stored, which are then gone.
+    pub fn update(&mut self, k: &Array, v: &Array) -> Result<Keys<'_>> {
+        // Taken, not cloned: a buffer that nobody else holds is written in place.
+        let Store { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
+        self.store.len = len + k.dim(1);
+        let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
+        Ok(Keys { k: self.store.k.insert(k), v: self.store.v.insert(v), len: self.store.len })
+    }
+
     /// The stored arrays, to be evaluated with the logits so that no graph piles up.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.store.k.iter().chain(&self.store.v)
     }
 }
 
-/// One cache per layer, in order.
+/// What one layer remembers.
+#[derive(Debug, Clone)]
+pub enum LayerCache {
+    /// Attention: keys and values.
+    Kv(KvCache),
+    /// Short convolution: its last inputs.
+    Conv(ConvState),
+}
+
+impl LayerCache {
+    /// The cache of an attention layer.
+    ///
+    /// # Errors
+    /// A cache of another kind.
+    pub fn kv(&mut self) -> Result<&mut KvCache> {
+        match self {
+            Self::Kv(cache) => Ok(cache),
+            Self::Conv(_) => Err(Exception::custom("a convolution's cache for a layer of attention")),
+        }
+    }
+
+    /// The cache of a short convolution.
+    ///
+    /// # Errors
+    /// A cache of another kind.
+    pub fn conv(&mut self) -> Result<&mut ConvState> {
+        match self {
+            Self::Conv(state) => Ok(state),
+            Self::Kv(_) => Err(Exception::custom("a cache of attention for a convolution")),
+        }
+    }
+
+    fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Kv(cache) => cache.arrays().collect(),
+            Self::Conv(state) => state.last.iter().collect(),
+        }
+    }
+}
+
+/// One cache per layer, in order; a model makes an empty one.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     /// Indexed by layer.
-    pub layers: Vec<KvCache>,
+    pub layers: Vec<LayerCache>,
 }
 
 impl Cache {
-    /// An empty cache for `layers` attention layers.
-    #[must_use]
-    pub fn new(layers: usize) -> Self {
-        Self { layers: vec![KvCache::default(); layers] }
-    }
-
     /// All stored arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(KvCache::arrays)
+        self.layers.iter().flat_map(LayerCache::arrays)
     }
 }
 

@@ -1,20 +1,33 @@
 //! Layers: plain structs with an inherent `forward`, whose field names are the keys of
 //! a checkpoint.
 
+pub mod attention;
 pub mod cache;
+pub mod either;
 pub mod embedding;
 pub mod linear;
+pub mod mlp;
+pub mod moe;
 pub mod norm;
 pub mod packed;
+pub mod part;
 pub mod residual;
 pub mod rope;
+pub mod rope_scaling;
+pub mod short_conv;
 
-pub use cache::{Cache, KvCache};
+mod scores;
+
+pub use attention::{Attention, Heads};
+pub use cache::{Cache, KvCache, LayerCache};
 pub use embedding::Embedding;
 pub use linear::{Linear, LowRank};
+pub use mlp::{Mlp, NumberedMlp};
 pub use norm::RmsNorm;
 pub use residual::Residual;
 pub use rope::Rope;
+pub use rope_scaling::RopeScaling;
+pub use short_conv::{ConvState, ShortConv};
 
 /// What `forward` of every layer returns.
 pub type Result<T> = std::result::Result<T, mlx_rs::error::Exception>;

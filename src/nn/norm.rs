@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 use super::Result;
 use crate::kernels::norm::{Rms, residual_rms_norm, rms_norm};
 
-/// `x / sqrt(mean(x²) + eps) · weight` over the last dimension ([RMSNorm](https://arxiv.org/abs/1910.07467)).
+/// `x / sqrt(mean(x²) + eps) · (weight + offset)` over the last dimension ([RMSNorm](https://arxiv.org/abs/1910.07467)).
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct RmsNorm {
     /// `[hidden]`
@@ -18,13 +18,13 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Weights of one.
+    /// Weights that, with the offset, are one.
     ///
     /// # Errors
     /// What MLX raises.
-    pub fn new(hidden: i32, eps: f32) -> Result<Self> {
-        let weight = Param::new(Array::ones::<f32>(&[hidden])?);
-        Ok(Self { weight, rms: Rms { eps, offset: 0.0 } })
+    pub fn new(hidden: i32, rms: Rms) -> Result<Self> {
+        let weight = Array::full::<f32>(&[hidden], Array::from_f32(1.0 - rms.offset))?;
+        Ok(Self { weight: Param::new(weight), rms })
     }
 
     /// `x`: `[..., hidden]` → same shape and dtype.

@@ -1,95 +1,56 @@
 //! Rotary position embeddings ([RoPE](https://arxiv.org/abs/2104.09864)), half-split layout.
 
-use std::f64::consts::TAU;
-
 use mlx_rs::Array;
-use serde::Deserialize;
 
-use super::Result;
-use crate::kernels::rope::{Positions, Rotation, rope};
+use super::rope_scaling::RopeScaling;
+use crate::kernels::rope::Rotation;
 
-/// Turns pairs `(x[i], x[i + head_dim/2])` by `position · theta^(-2i/head_dim)`, stretched as the
-/// checkpoint says.
+/// Turns pairs `(x[i], x[i + dims/2])` of the first `dims` numbers of a head by `position · theta^(-2i/dims)`,
+/// stretched as the checkpoint says.
 #[derive(Debug, Clone)]
 pub struct Rope {
     rotation: Rotation,
-}
-
-/// How a checkpoint stretches its positions, as `config.json` spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(tag = "rope_type", rename_all = "lowercase")]
-pub enum RopeScaling {
-    /// Not at all.
-    Default,
-    /// Positions divided by `factor` ([position interpolation](https://arxiv.org/abs/2306.15595)).
-    Linear {
-        /// Ratio of new to old context length.
-        factor: f64,
-    },
-    /// Long periods stretched, short ones kept, a ramp between ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
-    Llama3 {
-        /// Stretch of the long periods.
-        factor: f64,
-        /// Periods above `original / low_freq_factor` are long.
-        low_freq_factor: f64,
-        /// Periods below `original / high_freq_factor` are short.
-        high_freq_factor: f64,
-        /// Context length before stretching.
-        original_max_position_embeddings: f64,
-    },
+    /// The rotation of texts longer than this.
+    beyond: Option<(i32, Rotation)>,
+    /// What queries are multiplied with, `[head_dim]`.
+    amplitude: Option<Array>,
 }
 
 impl Rope {
-    /// For heads of `dims` numbers.
+    /// For heads of `head_dim` numbers of which the first `dims` turn.
     #[must_use]
-    pub fn new(dims: i32, theta: f64, scaling: RopeScaling) -> Self {
-        let periods: Vec<f64> =
-            Rotation::powers(theta, dims).into_iter().map(|period| scaling.stretch(period)).collect();
-        let scale = if let RopeScaling::Linear { factor } = scaling { factor.recip() } else { 1.0 };
-        Self { rotation: Rotation::new(&periods, scale) }
+    pub fn new(head_dim: i32, dims: i32, theta: f64, scaling: &RopeScaling) -> Self {
+        let powers = Rotation::powers(theta, dims);
+        let rotation = |periods: &[f64]| Rotation::new(periods, scaling.pace());
+        let beyond = scaling.beyond(&powers).map(|(limit, periods)| (limit, rotation(&periods)));
+        // Queries and keys have the same factor, and only their products are used: queries take both.
+        let factor = scaling.amplitude().powi(2) as f32;
+        let amplitude = ((scaling.amplitude() - 1.0).abs() > f64::EPSILON).then(|| {
+            let factors: Vec<f32> = (0..head_dim).map(|i| if i < dims { factor } else { 1.0 }).collect();
+            Array::from_slice(&factors, &[head_dim])
+        });
+        Self { rotation: rotation(&scaling.stretch(&powers, theta)), beyond, amplitude }
     }
 
-    /// How fast each pair turns.
+    /// Up to how many positions a text turns as a short one; `None` where all do the same.
     #[must_use]
-    pub fn rotation(&self) -> &Rotation {
-        &self.rotation
+    pub fn turning_point(&self) -> Option<i32> {
+        self.beyond.as_ref().map(|(limit, _)| *limit)
     }
 
-    /// `q`, `k`: `[batch, time, heads, head_dim]` → both turned, same shapes.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(&self, q: &Array, k: &Array, positions: Positions) -> Result<(Array, Array)> {
-        rope(q, k, &self.rotation, positions)
-    }
-}
-
-impl RopeScaling {
-    /// Whether every number makes sense.
+    /// How fast each pair turns in a text of `length` positions.
     #[must_use]
-    pub fn is_valid(self) -> bool {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        match self {
-            Self::Default => true,
-            Self::Linear { factor } => positive(factor),
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                [factor, low_freq_factor, original_max_position_embeddings].into_iter().all(positive)
-                    && high_freq_factor.is_finite()
-                    && high_freq_factor > low_freq_factor
-            }
+    pub fn rotation(&self, length: i32) -> &Rotation {
+        match &self.beyond {
+            Some((limit, rotation)) if length > *limit => rotation,
+            _ => &self.rotation,
         }
     }
 
-    /// New period for `period`, both over 2π.
-    fn stretch(self, period: f64) -> f64 {
-        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-            self
-        else {
-            return period;
-        };
-        let turns = original_max_position_embeddings / (TAU * period);
-        let ramp = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-        period / ((1.0 - ramp) / factor + ramp)
+    /// What queries are multiplied with before they turn, `[head_dim]`.
+    #[must_use]
+    pub fn amplitude(&self) -> Option<&Array> {
+        self.amplitude.as_ref()
     }
 }
 
@@ -97,13 +58,14 @@ impl RopeScaling {
 mod tests {
     use super::*;
     use crate::kernels::eval;
+    use crate::kernels::rope::{Positions, rope};
 
     #[test]
     fn turns_by_stretched_position() {
         for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear { factor: 2.0 }, 2.0)] {
-            let rope = Rope::new(2, 10_000.0, scaling);
+            let turns = Rope::new(2, 2, 10_000.0, &scaling);
             let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
-            let (q, k) = rope.forward(&x, &x, Positions::From(3)).unwrap();
+            let (q, k) = rope(&x, &x, turns.rotation(5), Positions::From(3)).unwrap();
             eval([&q, &k]).unwrap();
             let angles = [3.0_f32 / stretch, 4.0 / stretch];
             let expected = angles.map(|angle| [angle.cos(), angle.sin()]).concat();
@@ -113,20 +75,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn llama3_keeps_short_and_stretches_long_periods() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192.0,
-        };
-        assert!((scaling.stretch(1.0) - 1.0).abs() < 1e-12);
-        assert!((scaling.stretch(1e5) - 8e5).abs() < 1e-6);
-        // Half-way along the ramp: 2.5 turns in the original context.
-        let period = 8192.0 / (TAU * 2.5);
-        assert!((scaling.stretch(period) - period / (0.5 / 8.0 + 0.5)).abs() < 1e-9);
     }
 }

@@ -31,7 +31,7 @@ impl Inputs {
 
     fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
         let hidden = model.hidden(&self.ids, None)?;
-        let options = Options { smoothing: 0.0, gradient };
+        let options = Options { softcap: model.softcap(), gradient, ..Options::default() };
         cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
     }
 }

@@ -17,14 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 disable_progress_bar()
@@ -51,6 +44,10 @@ class Case:
     settings: dict[str, Any]
     family: str = "llama"
     dtype: torch.dtype = torch.float32
+    trains: bool = False
+    """Whether the losses of a training of all parameters are stored too."""
+    words: int = 256
+    """Size of the vocabulary."""
     max_shard_size: str = "1GB"
     old_config: bool = False
     """Write ``rope_theta``, ``rope_scaling`` and ``torch_dtype`` as transformers 4 did."""
@@ -93,10 +90,74 @@ CASES: dict[str, Case] = {
 }
 
 
+def small(family: str, **settings: Any) -> Case:
+    """A case of few and narrow numbers, so that every family can have some."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48}
+    return Case({**sizes, **settings}, family=family, dtype=torch.bfloat16, words=96, trains=True)
+
+
+def longrope(original: int) -> dict[str, Any]:
+    """Settings of a LongRoPE of 3 pairs whose short context ends at ``original``."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "short_factor": [1.0, 1.1, 1.3],
+        "long_factor": [1.0, 2.0, 8.0],
+    }
+    return {"original_max_position_embeddings": original, "rope_parameters": rope}
+
+
+WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+GEMMA = {
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 20,
+    "tie_word_embeddings": True,
+}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+MIXED = ["conv", "full_attention", "conv"]
+
+CASES |= {
+    "qwen2": small("qwen2", **WINDOW),
+    "qwen3": small("qwen3", head_dim=16, **WINDOW),
+    "smollm3": small("smollm3", num_hidden_layers=3, no_rope_layer_interval=2),
+    "phi3": small("phi3"),
+    "phi3_short": small("phi3", **longrope(128)),
+    # The prompt is short, the end of the continuation long.
+    "phi3_crossing": small("phi3", **longrope(32)),
+    "phi3_long": small("phi3", **longrope(6)),
+    # Caps as low as this one change every score.
+    "gemma2": small("gemma2", attn_logit_softcapping=1.0, final_logit_softcapping=1.0, **GEMMA),
+    "gemma3_text": small(
+        "gemma3_text",
+        sliding_window_pattern=2,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+        },
+        **GEMMA,
+    ),
+    "gpt_oss": small("gpt_oss", head_dim=16, sliding_window=6, num_local_experts=4, num_experts_per_tok=2),
+    "mixtral": small("mixtral", num_local_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": small(
+        "qwen3_moe", head_dim=16, num_hidden_layers=3, mlp_only_layers=[1], norm_topk_prob=True, **EXPERTS
+    ),
+    "qwen3_moe_unnormalised": small("qwen3_moe", head_dim=16, norm_topk_prob=False, **EXPERTS),
+    "lfm2": small(
+        "lfm2", num_hidden_layers=3, layer_types=MIXED, block_multiple_of=16, tie_word_embeddings=True
+    ),
+    "lfm2_moe": small(
+        "lfm2_moe", num_hidden_layers=3, layer_types=MIXED, num_dense_layers=1, conv_bias=True, **EXPERTS
+    ),
+}
+
+
 def build(case: Case, seed: int, **overrides: Any) -> torch.nn.Module:
     """A model whose weights are wide enough that its logits are far from uniform."""
     settings = {
-        "vocab_size": 256,
+        "vocab_size": case.words,
         "hidden_size": 48,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
@@ -112,16 +173,23 @@ def build(case: Case, seed: int, **overrides: Any) -> torch.nn.Module:
         **case.settings,
         **overrides,
     }
-    if case.family == "mistral":
-        model = MistralForCausalLM(MistralConfig(**settings))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**settings))
+    if case.family.startswith("lfm2"):
+        settings["norm_eps"] = settings.pop("rms_norm_eps")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(case.family, **settings))
+    gemma = case.family.startswith("gemma")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
+        # Buffers that are stored, such as the bias of a choice of experts, count as parameters.
+        for name, parameter in sorted(model.state_dict(keep_vars=True).items()):
+            if name == "lm_head.weight" and model.config.tie_word_embeddings:
+                continue
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name:
-                parameter.copy_(1 + 0.2 * noise)
+                # Gemma stores the distance from one.
+                parameter.copy_((0 if gemma else 1) + 0.2 * noise)
+            elif gemma and "embed" in name:
+                # It multiplies embeddings by the root of their size: wide ones would only repeat themselves.
+                parameter.copy_(0.05 * noise)
             else:
                 parameter.copy_(0.3 * noise)
     return model.eval()

@@ -18,7 +18,17 @@ import pytest
 
 from support.command import run as run_command
 from support.command import train_command
-from support.engine import continuation, largest, logits, recovered_gradients, tensors, train, write_adapter
+from support.engine import (
+    FIXTURES,
+    MODELS,
+    continuation,
+    largest,
+    logits,
+    recovered_gradients,
+    tensors,
+    train,
+    write_adapter,
+)
 from support.rows import write_jsonl, write_words
 
 if TYPE_CHECKING:
@@ -32,7 +42,8 @@ pytestmark = [
 ]
 
 SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
-CASES = sorted(path.stem for path in (Path(__file__).parent / "fixtures" / "expected").iterdir())
+CASES = sorted(path.stem for path in (FIXTURES / "expected").iterdir())
+FAMILIES = [name for name in CASES if "losses" in tensors(FIXTURES / "expected" / f"{name}.safetensors")]
 LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-4, 1e-3
 
 
@@ -123,6 +134,17 @@ def test_full_training_and_back_to_transformers(
     figure("live torch full loss, 10 steps", largest(list(run.losses.values()), want), LOSSES)
     theirs = ref.logits(ref.load(run.output), ids).numpy()
     figure("live transformers reads our full model", largest(logits(run.output, ids.numpy()), theirs), LOGITS)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_transformers_reads_what_we_save(ref: ModuleType, name: str, tmp_path: Path, figure: Check) -> None:
+    stored = tensors(FIXTURES / "expected" / f"{name}.safetensors")
+    data = write_words(tmp_path / "data", stored["rows"][:, :-1].tolist())
+    run = train(MODELS / name, data, tmp_path / "run", method="full", iters=2, lr=1e-2)
+    ids = stored["ids"]
+    assert largest(logits(run.output, ids), stored["logits"]) > 0.05
+    theirs = ref.logits(ref.load(run.output), ref.torch.tensor(ids).long()).numpy()
+    figure(f"live transformers reads our {name}", largest(logits(run.output, ids), theirs), LOGITS)
 
 
 def test_peft_reads_our_adapter(

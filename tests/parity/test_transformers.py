@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from support.figures import Check
 
 CASES = [
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "lfm2",
+    "lfm2_moe",
     "llama_bf16_sharded",
     "llama_bias",
     "llama_fp16_old",
@@ -34,6 +39,16 @@ CASES = [
     "llama_rope",
     "llama_tied",
     "mistral_window",
+    "mixtral",
+    "phi3",
+    "phi3_crossing",
+    "phi3_long",
+    "phi3_short",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_moe_unnormalised",
+    "smollm3",
 ]
 
 LOGITS, GRADIENTS, LOSSES, TENSORS = 1e-4, 1e-4, 1e-3, 1e-4

@@ -13,7 +13,8 @@ ABOUT = """\
 Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \
 (Hu et al. 2021, arXiv:2106.09685) and leaves the model itself untouched; `--method full` trains \
 every number.
-Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, Mistral, SmolLM2).
+Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, SmolLM2), mistral, \
+mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3, smollm3, lfm2, lfm2_moe or gpt_oss.
 Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; prompts are not learned.
 Result: adapters.safetensors and adapter_config.json as mlx-lm reads and writes them."""
 

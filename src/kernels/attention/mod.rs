@@ -76,7 +76,10 @@ impl Mask {
 
     /// `true` where query (row) may see key (column): `[time, keys]`, or `[batch, 1, time, keys]` with
     /// `starts`; `None` when all may.
-    fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
         let window = self.window();
         if time == 1 && window >= keys && starts.is_none() {
             return Ok(None);

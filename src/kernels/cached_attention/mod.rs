@@ -2,10 +2,10 @@
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `q` | `[batch, time, heads · head_dim]` |
-//! | `k`, `v` | `[batch, time, kv_heads · head_dim]` |
+//! | `q` | `[batch, time, heads, head_dim]` or `[batch, time, heads · head_dim]` |
+//! | `k`, `v` | the same with `kv_heads` |
 //! | stored | `[batch, room, kv_heads, head_dim]`, the first `len` rows of it in use |
-//! | result | as `q` |
+//! | result | `[batch, time, heads · head_dim]` |
 //!
 //! Queries and keys are turned, keys and values appended, and the queries attend to all so far. On the CPU
 //! that is one node: with one query the nodes themselves would take as long as their work.
@@ -61,6 +61,7 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     let Store { k: old_k, v: old_v, len } = std::mem::take(store);
     let split = |x: &Array, heads: i32| match *x.shape() {
         [batch, time, width] if width == heads * query.head_dim => Ok([batch, time, heads, query.head_dim]),
+        [batch, time, own, dim] if (own, dim) == (heads, query.head_dim) => Ok([batch, time, own, dim]),
         _ => Err(Exception::custom(format!("attention: {:?} is not {heads} heads: {query:?}", x.shape()))),
     };
     let (q_shape, k_shape) = (split(q, query.heads)?, split(k, query.kv_heads)?);
@@ -87,7 +88,8 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     let geometry = attention::geometry(&q_shape, &stored, len + time, query.scale, query.mask)?;
     let op = CachedAttention { geometry, speeds };
     let inputs: Vec<&Array> = [q, k, v].into_iter().chain(&old_k).chain(&old_v).collect();
-    let outputs = [(q.shape(), q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
+    let flat = [q_shape[0], time, query.heads * query.head_dim];
+    let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
     let arrays = apply_many(op, &inputs, &outputs)?;
     let [y, k, v] =
         <[Array; 3]>::try_from(arrays).map_err(|_| Exception::custom("attention: three results expected"))?;

@@ -13,7 +13,8 @@
 //!
 //! On the CPU the vocabulary is walked once, in chunks, with a running maximum as in
 //! [online softmax](https://arxiv.org/abs/1805.02867); the gradient of `hidden` is a by-product of the same
-//! walk, so nothing is computed twice. Positions of weight 0 cost nothing.
+//! walk, so nothing is computed twice. Positions of weight 0 cost nothing. With a softcap the composition runs
+//! everywhere.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -21,6 +22,7 @@ use mlx_rs::{Array, Dtype};
 use super::device::on_cpu;
 use super::linear::{Layer, Weight, WeightSlot, is_float, reference as linears};
 use super::op::{MlxResult, apply_many};
+use super::softcap::softcap;
 
 mod head;
 mod loss;
@@ -30,6 +32,8 @@ mod loss;
 pub struct Options {
     /// Label smoothing, ε.
     pub smoothing: f32,
+    /// [`softcap`](super::softcap) of the logits.
+    pub softcap: Option<f32>,
     /// Whether a gradient will be asked for.
     pub gradient: bool,
 }
@@ -64,7 +68,7 @@ pub fn cross_entropy(
         Weight::Packed(_) => true,
     };
     let supported = is_float(hidden) && dense;
-    if !(on_cpu() && plain && supported) {
+    if !(on_cpu() && plain && supported && options.softcap.is_none()) {
         return reference(hidden, head, targets, weights, options);
     }
     let (targets, weights) = (targets.as_dtype(Dtype::Uint32)?, weights.as_dtype(Dtype::Float32)?);
@@ -90,7 +94,10 @@ pub fn reference(
     weights: &Array,
     options: Options,
 ) -> MlxResult<Array> {
-    let logits = linears(hidden, &[*head])?.swap_remove(0).as_dtype(Dtype::Float32)?;
+    let mut logits = linears(hidden, &[*head])?.swap_remove(0).as_dtype(Dtype::Float32)?;
+    if let Some(cap) = options.softcap {
+        logits = softcap(&logits, cap)?;
+    }
     let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let total = logits.logsumexp_axis(-1, false)?;
     let mut surprise = total.subtract(chosen)?;

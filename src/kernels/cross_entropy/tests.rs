@@ -27,7 +27,7 @@ type Function = fn(&Array, &Layer, &Array, &Array, Options) -> MlxResult<Array>;
 fn value_and_gradients(f: Function, operands: &[Array; 4], smoothing: f32) -> Vec<Array> {
     let loss = |trained: &[Array]| -> MlxResult<Vec<Array>> {
         let head = Layer::plain(Weight::Dense(&trained[1]));
-        let options = Options { smoothing, gradient: true };
+        let options = Options { smoothing, gradient: true, ..Options::default() };
         Ok(vec![f(&trained[0], &head, &operands[2], &operands[3], options)?.multiply(Array::from_f32(0.25))?])
     };
     let argnums: &[i32] = &[0, 1];

@@ -1,0 +1,51 @@
+//! The block of most families: a norm before each of two parts.
+
+use mlx_macros::ModuleParameters;
+
+use super::decoder::Block;
+use super::shape::Shape;
+use crate::nn::part::{FeedForward, Linears, Mixer, under};
+use crate::nn::{self, LayerCache, Residual, RmsNorm};
+
+/// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct PreNormBlock<A: Mixer, F: FeedForward> {
+    #[param]
+    self_attn: A,
+    #[param]
+    mlp: F,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+}
+
+impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
+    /// With norms of the size of `shape`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn new(shape: &Shape, self_attn: A, mlp: F) -> nn::Result<Self> {
+        Ok(Self {
+            self_attn,
+            mlp,
+            input_layernorm: shape.norm(shape.hidden)?,
+            post_attention_layernorm: shape.norm(shape.hidden)?,
+        })
+    }
+}
+
+impl<A: Mixer, F: FeedForward> Block for PreNormBlock<A, F> {
+    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+        x.add(attended)?;
+        let transformed = self.mlp.forward(&x.normed(&self.post_attention_layernorm)?)?;
+        x.add(transformed)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = under("self_attn", self.self_attn.linears());
+        layers.extend(under("mlp", self.mlp.linears()));
+        layers
+    }
+}

@@ -1,0 +1,186 @@
+//! What all families share: tokens in, blocks, a norm, a head.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::module::ModuleParameters;
+use mlx_rs::{Array, Dtype};
+
+use super::Model;
+use super::shape::Shape;
+use crate::Result;
+use crate::io::tensors::Tensors;
+use crate::kernels::linear::Layer;
+use crate::nn::packed::Slots;
+use crate::nn::part::Linears;
+use crate::nn::{self, Cache, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm};
+
+/// One layer of a decoder.
+pub(super) trait Block: ModuleParameters + Send {
+    /// Adds to `x`: `[batch, time, hidden]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()>;
+
+    /// Every linear layer, in order.
+    fn linears(&mut self) -> Linears<'_>;
+
+    /// An empty cache of this layer for a text of which `planned` tokens are known.
+    fn new_cache(&self, planned: i32) -> LayerCache {
+        LayerCache::Kv(KvCache::new(planned))
+    }
+}
+
+/// Parameters that one tensor of a checkpoint holds, with their names.
+pub(super) type Adopted = Vec<(String, Array)>;
+
+/// How a family's checkpoints differ from its parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// One tensor of a checkpoint as the parameters it holds.
+    pub(super) adopt: fn(&str, Array) -> nn::Result<Adopted>,
+    /// All parameters as the tensors of a checkpoint.
+    pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]), export: Ok }
+    }
+}
+
+/// `[batch, time]` of ids → `[batch, time, vocab]`.
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct Decoder<B: Block> {
+    #[param]
+    model: Stack<B>,
+    #[param]
+    lm_head: Option<Linear>,
+    /// Factor of the embeddings.
+    embedding_scale: Option<f32>,
+    softcap: Option<f32>,
+    turning_point: Option<i32>,
+    layout: Layout,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Stack<B: Block> {
+    #[param]
+    embed_tokens: Embedding,
+    #[param]
+    layers: Vec<B>,
+    #[param]
+    norm: RmsNorm,
+}
+
+impl<B: Block> Decoder<B> {
+    /// A model of zeros to be filled from a checkpoint; `block` makes the block of each number.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn new(shape: &Shape, block: impl FnMut(usize) -> nn::Result<B>) -> Result<Self> {
+        let layers: nn::Result<Vec<B>> = (0..shape.layers).map(block).collect();
+        let head = if shape.tied { None } else { Some(Linear::new(shape.hidden, shape.vocab, false)?) };
+        Ok(Self {
+            model: Stack {
+                embed_tokens: Embedding::new(shape.vocab, shape.hidden)?,
+                layers: layers?,
+                norm: shape.norm(shape.hidden)?,
+            },
+            lm_head: head,
+            embedding_scale: None,
+            softcap: None,
+            turning_point: None,
+            layout: Layout::default(),
+        })
+    }
+
+    /// With embeddings multiplied by `scale`.
+    pub(super) fn with_embedding_scale(self, scale: f32) -> Self {
+        Self { embedding_scale: Some(scale), ..self }
+    }
+
+    /// With logits capped to `±softcap`.
+    pub(super) fn with_softcap(self, softcap: Option<f32>) -> Self {
+        Self { softcap, ..self }
+    }
+
+    /// With texts that turn otherwise where they are longer than this.
+    pub(super) fn with_turning_point(self, turning_point: Option<i32>) -> Self {
+        Self { turning_point, ..self }
+    }
+
+    /// With checkpoints that differ from the parameters.
+    pub(super) fn with_layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+}
+
+impl<B: Block> Model for Decoder<B> {
+    fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+        let mut x = self.model.embed_tokens.forward(ids, self.dtype())?;
+        if let Some(scale) = self.embedding_scale {
+            x = x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?)?;
+        }
+        let mut x = Residual::new(x);
+        for (i, block) in self.model.layers.iter().enumerate() {
+            block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+        }
+        x.normed(&self.model.norm)
+    }
+
+    fn head(&self) -> Layer<'_> {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.as_linear(), Linear::operands)
+    }
+
+    fn softcap(&self) -> Option<f32> {
+        self.softcap
+    }
+
+    fn new_cache(&self, planned: i32) -> Cache {
+        Cache { layers: self.model.layers.iter().map(|block| block.new_cache(planned)).collect() }
+    }
+
+    fn turning_point(&self) -> Option<i32> {
+        self.turning_point
+    }
+
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
+        for (i, block) in self.model.layers.iter_mut().enumerate() {
+            for (name, layer) in block.linears() {
+                visit(&format!("model.layers.{i}.{name}"), layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()> {
+        visit("model.embed_tokens", self.model.embed_tokens.slots())?;
+        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))?;
+        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
+    }
+
+    fn num_layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn vocab_size(&self) -> i32 {
+        self.model.embed_tokens.table().shape().0
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.model.norm.weight.dtype()
+    }
+
+    fn ignores(&self, key: &str) -> bool {
+        // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
+        key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
+    }
+
+    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Adopted> {
+        (self.layout.adopt)(name, tensor)
+    }
+
+    fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
+        (self.layout.export)(parameters)
+    }
+}

@@ -1,0 +1,81 @@
+//! What families with experts share: how many there are, and checkpoints that stack them.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config;
+use super::decoder::Adopted;
+use super::shape::Shape;
+use crate::nn;
+use crate::nn::moe::{Routing, Scoring};
+use crate::{Error, Result};
+
+/// Most experts of a whole model; real ones have a few ten thousand.
+const MAX: usize = 1 << 17;
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the keys of a config.json")]
+struct File {
+    num_experts: Option<i64>,
+    num_local_experts: Option<i64>,
+    num_experts_per_tok: Option<i64>,
+}
+
+/// The number of experts and a [`Routing`] by a softmax. `defaults` are the number of experts and how many a token has.
+///
+/// # Errors
+/// Numbers out of range.
+pub(super) fn routing(json: &Value, shape: &Shape, defaults: (i64, i64)) -> Result<(i32, Routing)> {
+    let file: File = config::parse(json)?;
+    let experts = file.num_experts.or(file.num_local_experts).unwrap_or(defaults.0);
+    let experts = config::size("num_experts", experts, 1 << 14)?;
+    if shape.layers * experts as usize > MAX {
+        return Err(Error::ModelLoading(format!(
+            "\"num_experts\" is {experts} in each of {} layers, more than {MAX} in all",
+            shape.layers
+        )));
+    }
+    let top_k = file.num_experts_per_tok.unwrap_or(defaults.1);
+    let top_k = config::size("num_experts_per_tok", top_k, experts)? as usize;
+    Ok((experts, Routing { top_k, scoring: Scoring::Softmax, normalized: true, scale: 1.0 }))
+}
+
+/// A tensor of all experts at once, `[experts, ...]`, as one tensor per expert: `a.{stacked}.gate_proj.weight`
+/// becomes `a.experts.{i}.gate_proj.weight`. `names` renames the layer. Other tensors stay as they are.
+///
+/// # Errors
+/// A tensor without dimensions.
+pub(super) fn unstack(
+    name: &str,
+    tensor: Array,
+    stacked: &str,
+    names: &[(&str, &str)],
+) -> nn::Result<Adopted> {
+    let Some((before, after)) = name.split_once(&format!(".{stacked}.")) else {
+        return Ok(vec![(name.to_owned(), tensor)]);
+    };
+    // Already apart: `experts.3.gate_proj.weight`.
+    if after.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(vec![(name.to_owned(), tensor)]);
+    }
+    let (layer, leaf) = after.split_once('.').unwrap_or((after, ""));
+    let layer = names.iter().find(|(theirs, _)| *theirs == layer).map_or(layer, |(_, ours)| ours);
+    let parts = each(&tensor)?.into_iter().enumerate();
+    Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
+}
+
+/// `[experts, ...]` → one array per expert.
+///
+/// # Errors
+/// A tensor without dimensions.
+pub(super) fn each(tensor: &Array) -> nn::Result<Vec<Array>> {
+    let [experts, rest @ ..] = tensor.shape() else {
+        return Err(Exception::custom("a stack of experts without dimensions"));
+    };
+    if *experts < 1 {
+        return Err(Exception::custom("a stack of no experts"));
+    }
+    tensor.split_equal(*experts, 0)?.iter().map(|part| part.reshape(rest)).collect()
+}

@@ -1,0 +1,161 @@
+//! What the Gemma families share.
+
+use mlx_macros::ModuleParameters;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::{Block, Decoder};
+use super::shape::{Defaults, Shape};
+use super::{config, shape};
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::Mask;
+use crate::nn::attention::Biases;
+use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
+use crate::nn::{self, Attention, LayerCache, Mlp, Residual, RmsNorm, Rope};
+use crate::{Error, Result};
+
+/// What the sizes are where `config.json` is silent.
+const DEFAULTS: Defaults =
+    Defaults { kv_heads: Some(4), head_dim: Some(256), norm_eps: 1e-6, norm_offset: 1.0, tied: true };
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: i64,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default = "default_scalar")]
+    query_pre_attn_scalar: f32,
+    #[serde(default)]
+    use_bidirectional_attention: Option<bool>,
+}
+
+fn default_scalar() -> f32 {
+    256.0
+}
+
+/// Sizes and settings of a Gemma, checked.
+#[derive(Debug, Clone)]
+pub(super) struct Gemma {
+    pub(super) shape: Shape,
+    intermediate: i32,
+    activation: Activation,
+    bias: bool,
+    /// Factor of the scores of attention.
+    scale: f32,
+}
+
+/// A norm before and after each of two parts: `x += norm(self_attn(norm(x))); x += norm(mlp(norm(x)))`.
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct SandwichBlock {
+    #[param]
+    self_attn: Attention,
+    #[param]
+    mlp: Mlp,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+    #[param]
+    pre_feedforward_layernorm: RmsNorm,
+    #[param]
+    post_feedforward_layernorm: RmsNorm,
+}
+
+impl Gemma {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// A key that is missing, of the wrong type or out of range.
+    pub(super) fn parse(json: &Value) -> Result<Self> {
+        let shape = Shape::parse(json, DEFAULTS)?;
+        let file: File = config::parse(json)?;
+        if file.use_bidirectional_attention == Some(true) {
+            let message =
+                "\"use_bidirectional_attention\" is true, expected a model that reads from left to right";
+            return Err(Error::ModelLoading(message.to_owned()));
+        }
+        let scalar = positive("query_pre_attn_scalar", file.query_pre_attn_scalar)?;
+        Ok(Self {
+            shape,
+            intermediate: config::size("intermediate_size", file.intermediate_size, 1 << 22)?,
+            activation: shape::activation(json, "hidden_activation", Activation::GeluTanh)?,
+            bias: file.attention_bias,
+            scale: scalar.sqrt().recip(),
+        })
+    }
+
+    /// Attention of this shape.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn attention(&self, mask: Mask, rope: &Rope, softcap: Option<f32>) -> nn::Result<Attention> {
+        let mut heads = self.shape.heads(mask, Some(rope.clone()));
+        (heads.scale, heads.softcap) = (self.scale, softcap);
+        Attention::new(self.shape.hidden, heads, Biases { qkv: self.bias, output: self.bias })
+    }
+
+    /// A block around `self_attn`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn block(&self, self_attn: Attention) -> nn::Result<SandwichBlock> {
+        let norm = || self.shape.norm(self.shape.hidden);
+        Ok(SandwichBlock {
+            self_attn,
+            mlp: Mlp::new(self.shape.hidden, self.intermediate, false, self.activation)?,
+            input_layernorm: norm()?,
+            post_attention_layernorm: norm()?,
+            pre_feedforward_layernorm: norm()?,
+            post_feedforward_layernorm: norm()?,
+        })
+    }
+
+    /// The model of blocks that `block` makes: its embeddings are scaled, its logits capped as `json` says.
+    ///
+    /// # Errors
+    /// A cap out of range; what MLX raises.
+    pub(super) fn decoder(
+        &self,
+        json: &Value,
+        block: impl FnMut(usize) -> nn::Result<SandwichBlock>,
+    ) -> Result<Decoder<SandwichBlock>> {
+        let decoder = Decoder::new(&self.shape, block)?;
+        let scale = (self.shape.hidden as f32).sqrt();
+        Ok(decoder.with_embedding_scale(scale).with_softcap(cap(json, "final_logit_softcapping")?))
+    }
+}
+
+/// The softcap that `json[key]` holds.
+///
+/// # Errors
+/// Something else than a positive number or nothing.
+pub(super) fn cap(json: &Value, key: &str) -> Result<Option<f32>> {
+    match &json[key] {
+        Value::Null => Ok(None),
+        // A string gives NaN, which is refused.
+        value => positive(key, value.as_f64().unwrap_or(f64::NAN) as f32).map(Some),
+    }
+}
+
+fn positive(key: &str, value: f32) -> Result<f32> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::ModelLoading(format!("\"{key}\" is {value}, expected a positive number")))
+}
+
+impl Block for SandwichBlock {
+    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+        x.add(self.post_attention_layernorm.forward(&attended)?)?;
+        let transformed = self.mlp.forward(&x.normed(&self.pre_feedforward_layernorm)?)?;
+        x.add(self.post_feedforward_layernorm.forward(&transformed)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = under("self_attn", self.self_attn.linears());
+        layers.extend(under("mlp", self.mlp.linears()));
+        layers
+    }
+}

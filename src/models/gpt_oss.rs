@@ -1,0 +1,165 @@
+//! [gpt-oss](https://arxiv.org/abs/2508.10925): experts with a clamped gate, attention with sinks, a window in every
+//! other layer.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::module::Param;
+use mlx_rs::ops::{clip, sigmoid};
+use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::block::PreNormBlock;
+use super::decoder::{Decoder, Layout};
+use super::shape::{Defaults, Shape};
+use super::{Model, config, experts, gpt_oss_layout, shape};
+use crate::kernels::attention::Mask;
+use crate::nn::attention::Biases;
+use crate::nn::linear::forward_all;
+use crate::nn::moe::{Routing, expert_linears, mix};
+use crate::nn::part::{FeedForward, Linears, named};
+use crate::nn::{self, Attention, Linear};
+use crate::{Error, Result};
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: i64,
+    #[serde(default = "yes")]
+    attention_bias: bool,
+    #[serde(default = "default_alpha")]
+    swiglu_alpha: f32,
+    #[serde(default = "default_limit")]
+    swiglu_limit: f32,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_alpha() -> f32 {
+    1.702
+}
+
+fn default_limit() -> f32 {
+    7.0
+}
+
+/// The router and its experts.
+#[derive(Debug, Clone, ModuleParameters)]
+#[expect(clippy::struct_field_names, reason = "field names are the keys of a checkpoint")]
+struct Experts {
+    #[param]
+    router: Linear,
+    #[param]
+    experts: Vec<Expert>,
+    routing: Routing,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+struct Expert {
+    #[param]
+    gate_proj: Linear,
+    #[param]
+    up_proj: Linear,
+    #[param]
+    down_proj: Linear,
+    gate: Gate,
+}
+
+/// `(up + 1) · gate · sigmoid(alpha · gate)`, `gate` at most `limit`, `up` within `±limit`.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    alpha: f32,
+    limit: f32,
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { kv_heads: Some(8), head_dim: Some(64), norm_eps: 1e-5, ..Defaults::default() };
+    let shape = Shape::parse(json, defaults)?;
+    let file: File = config::parse(json)?;
+    let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
+    let gate = Gate { alpha: file.swiglu_alpha, limit: file.swiglu_limit };
+    if !(gate.alpha.is_finite() && gate.limit > 0.0) {
+        return Err(Error::ModelLoading(format!("experts cannot have {gate:?}")));
+    }
+    let (count, routing) = experts::routing(json, &shape, (128, 4))?;
+    let window = shape::window(json)?.unwrap_or(Mask::Sliding(128));
+    let masks = shape::masks(json, shape.layers, Some(window), |i| i % 2 == 0)?;
+    let rope = shape.rope(&with_rotation(json), 150_000.0)?;
+    let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
+    let decoder = Decoder::new(&shape, |i| {
+        let heads = shape.heads(masks[i], Some(rope.clone()));
+        let mut attention = Attention::new(shape.hidden, heads, biases)?;
+        attention.sinks = Param::new(Some(Array::zeros::<f32>(&[shape.heads])?));
+        PreNormBlock::new(&shape, attention, Experts::new(shape.hidden, intermediate, count, routing, gate)?)
+    })?;
+    let layout = Layout { adopt: gpt_oss_layout::adopt, export: gpt_oss_layout::export };
+    Ok(Box::new(decoder.with_layout(layout)))
+}
+
+/// `json` with the rotation of the published models where it has none.
+fn with_rotation(json: &Value) -> Value {
+    let mut json = json.clone();
+    if json["rope_parameters"].is_null() && json["rope_scaling"].is_null() {
+        json["rope_scaling"] = json!({
+            "rope_type": "yarn", "factor": 32.0, "truncate": false, "original_max_position_embeddings": 4096,
+        });
+    }
+    json
+}
+
+impl Experts {
+    fn new(hidden: i32, intermediate: i32, count: i32, routing: Routing, gate: Gate) -> nn::Result<Self> {
+        let expert = |_| {
+            Ok(Expert {
+                gate_proj: Linear::new(hidden, intermediate, true)?,
+                up_proj: Linear::new(hidden, intermediate, true)?,
+                down_proj: Linear::new(intermediate, hidden, true)?,
+                gate,
+            })
+        };
+        let experts = (0..count).map(expert).collect::<nn::Result<_>>()?;
+        Ok(Self { router: Linear::new(hidden, count, true)?, experts, routing })
+    }
+}
+
+impl FeedForward for Experts {
+    fn forward(&self, x: &Array) -> nn::Result<Array> {
+        // A softmax over the chosen ones is one over all, divided by the sum over the chosen.
+        mix(x, &self.router, None, self.routing, &self.experts)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = named([("router", &mut self.router)]);
+        layers.extend(expert_linears(&mut self.experts));
+        layers
+    }
+}
+
+impl FeedForward for Expert {
+    fn forward(&self, x: &Array) -> nn::Result<Array> {
+        let [gate, up] = forward_all(x, [&self.gate_proj, &self.up_proj])?;
+        self.down_proj.forward(&self.gate.forward(&gate, &up)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let Self { gate_proj, up_proj, down_proj, .. } = self;
+        named([("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)])
+    }
+}
+
+impl Gate {
+    /// `gate`, `up`, result: the same shape.
+    fn forward(self, gate: &Array, up: &Array) -> nn::Result<Array> {
+        let constant = |x: f32| Array::from_f32(x).as_dtype(gate.dtype());
+        let dtype: Dtype = gate.dtype();
+        let gate = clip(gate, ((), constant(self.limit)?))?;
+        let up = clip(up, (constant(-self.limit)?, constant(self.limit)?))?;
+        let swish = gate.multiply(sigmoid(gate.multiply(constant(self.alpha)?)?)?)?;
+        up.add(constant(1.0)?)?.multiply(swish)?.as_dtype(dtype)
+    }
+}

@@ -1,0 +1,256 @@
+//! [LFM2](https://arxiv.org/abs/2511.23404): short convolutions in most layers, attention in some.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::{Adopted, Block, Decoder, Layout};
+use super::shape::{Defaults, Shape};
+use super::{Model, config, shape};
+use crate::Result;
+use crate::io::tensors::Tensors;
+use crate::kernels::attention::Mask;
+use crate::nn::attention::Learned;
+use crate::nn::linear::forward_all;
+use crate::nn::part::{FeedForward, Linears, Mixer, named, under};
+use crate::nn::{
+    self, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope, ShortConv,
+};
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: Option<i64>,
+    block_ff_dim: Option<i64>,
+    #[serde(default = "yes")]
+    block_auto_adjust_ff_dim: bool,
+    #[serde(default = "default_multiplier")]
+    block_ffn_dim_multiplier: Option<f64>,
+    #[serde(default = "default_multiple")]
+    block_multiple_of: i64,
+    full_attn_idxs: Option<Vec<usize>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "null is another value than none at all")]
+fn default_multiplier() -> Option<f64> {
+    Some(1.0)
+}
+
+fn default_multiple() -> i64 {
+    256
+}
+
+/// What the LFM2 families share, checked.
+#[derive(Debug, Clone)]
+pub(super) struct Lfm2 {
+    pub(super) shape: Shape,
+    /// Whether each layer is attention.
+    attends: Vec<bool>,
+    taps: i32,
+    conv_bias: bool,
+    rope: Rope,
+}
+
+/// `x += operator(norm(x)); x += feed_forward(norm(x))`; the operator is attention or a convolution.
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct Lfm2Block<F: FeedForward> {
+    #[param]
+    self_attn: Option<Attention>,
+    #[param]
+    conv: Option<ShortConv>,
+    #[param]
+    feed_forward: F,
+    #[param]
+    operator_norm: RmsNorm,
+    #[param]
+    ffn_norm: RmsNorm,
+}
+
+/// Attention with normed heads and names of its own.
+#[derive(Debug, Clone, ModuleParameters)]
+struct Attention {
+    #[param]
+    q_proj: Linear,
+    #[param]
+    k_proj: Linear,
+    #[param]
+    v_proj: Linear,
+    #[param]
+    out_proj: Linear,
+    #[param]
+    q_layernorm: RmsNorm,
+    #[param]
+    k_layernorm: RmsNorm,
+    heads: Heads,
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let file: File = config::parse(json)?;
+    let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
+    let size = feed_forward_size(&file)?;
+    let decoder = Decoder::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
+    Ok(Box::new(decoder.with_layout(Layout { adopt, export })))
+}
+
+/// As the original code sizes it: two thirds, times a factor, rounded up.
+fn feed_forward_size(file: &File) -> Result<i32> {
+    let largest = 1 << 22;
+    let size = file.block_ff_dim.or(file.intermediate_size).unwrap_or(12_288);
+    let mut size = i64::from(config::size("intermediate_size", size, largest)?);
+    if file.block_auto_adjust_ff_dim {
+        size = 2 * size / 3;
+        if let Some(multiplier) = file.block_ffn_dim_multiplier {
+            let multiple = i64::from(config::size("block_multiple_of", file.block_multiple_of, largest)?);
+            size = (size as f64 * multiplier) as i64;
+            size = (size + multiple - 1) / multiple * multiple;
+        }
+    }
+    config::size("intermediate_size, adjusted,", size, largest)
+}
+
+impl Lfm2 {
+    /// Reads a `config.json`; `attention` are the numbers of the attention layers where it has no `layer_types`, or
+    /// all layers.
+    ///
+    /// # Errors
+    /// A key that is missing, of the wrong type or out of range.
+    pub(super) fn parse(json: &Value, attention: Option<&[usize]>) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[expect(non_snake_case, reason = "the key of a checkpoint")]
+        struct File {
+            #[serde(default = "default_taps")]
+            conv_L_cache: i64,
+            #[serde(default)]
+            conv_bias: bool,
+            tie_embedding: Option<bool>,
+        }
+        fn default_taps() -> i64 {
+            3
+        }
+        let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, tied: true, ..Defaults::default() };
+        let mut shape = Shape::parse(json, defaults)?;
+        let file: File = config::parse(json)?;
+        shape.tied = file.tie_embedding.unwrap_or(shape.tied);
+        let attends = match shape::layer_types(json, shape.layers)? {
+            None => (0..shape.layers).map(|i| attention.is_none_or(|layers| layers.contains(&i))).collect(),
+            Some(types) => types
+                .iter()
+                .map(|kind| match kind.as_str() {
+                    "full_attention" => Ok(true),
+                    "conv" => Ok(false),
+                    other => Err(shape::unknown_type(other, "full_attention or conv")),
+                })
+                .collect::<Result<_>>()?,
+        };
+        Ok(Self {
+            attends,
+            taps: config::size("conv_L_cache", file.conv_L_cache, 1 << 10)?,
+            conv_bias: file.conv_bias,
+            rope: shape.rope(json, 1_000_000.0)?,
+            shape,
+        })
+    }
+
+    /// Layer number `i`, around `feed_forward`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub(super) fn block<F: FeedForward>(&self, i: usize, feed_forward: F) -> nn::Result<Lfm2Block<F>> {
+        let (hidden, attends) = (self.shape.hidden, self.attends[i]);
+        let (self_attn, conv) = if attends {
+            (Some(Attention::new(&self.shape, &self.rope)?), None)
+        } else {
+            (None, Some(ShortConv::new(hidden, self.taps, self.conv_bias)?))
+        };
+        let (operator_norm, ffn_norm) = (self.shape.norm(hidden)?, self.shape.norm(hidden)?);
+        Ok(Lfm2Block { self_attn, conv, feed_forward, operator_norm, ffn_norm })
+    }
+}
+
+impl<F: FeedForward> Lfm2Block<F> {
+    fn operator(&self) -> nn::Result<&dyn Mixer> {
+        let attention = self.self_attn.as_ref().map(|attention| attention as &dyn Mixer);
+        attention
+            .or(self.conv.as_ref().map(|conv| conv as &dyn Mixer))
+            .ok_or_else(|| mlx_rs::error::Exception::custom("a layer without operator"))
+    }
+}
+
+impl<F: FeedForward> Block for Lfm2Block<F> {
+    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
+        let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, cache)?;
+        x.add(mixed)?;
+        let transformed = self.feed_forward.forward(&x.normed(&self.ffn_norm)?)?;
+        x.add(transformed)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = Vec::new();
+        layers.extend(self.self_attn.iter_mut().flat_map(|part| under("self_attn", part.linears())));
+        layers.extend(self.conv.iter_mut().flat_map(|part| under("conv", part.linears())));
+        layers.extend(under("feed_forward", self.feed_forward.linears()));
+        layers
+    }
+
+    fn new_cache(&self, planned: i32) -> LayerCache {
+        match self.conv {
+            Some(_) => LayerCache::Conv(ConvState::default()),
+            None => LayerCache::Kv(KvCache::new(planned)),
+        }
+    }
+}
+
+impl Attention {
+    fn new(shape: &Shape, rope: &Rope) -> nn::Result<Self> {
+        let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+        Ok(Self {
+            q_proj: Linear::new(shape.hidden, queries, false)?,
+            k_proj: Linear::new(shape.hidden, keys, false)?,
+            v_proj: Linear::new(shape.hidden, keys, false)?,
+            out_proj: Linear::new(queries, shape.hidden, false)?,
+            q_layernorm: shape.norm(shape.head_dim)?,
+            k_layernorm: shape.norm(shape.head_dim)?,
+            heads: shape.heads(Mask::Causal, Some(rope.clone())),
+        })
+    }
+}
+
+impl Mixer for Attention {
+    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> nn::Result<Array> {
+        let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let learned = Learned { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
+        self.out_proj.forward(&self.heads.forward(qkv, learned, cache)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let Self { q_proj, k_proj, v_proj, out_proj, .. } = self;
+        named([("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("out_proj", out_proj)])
+    }
+}
+
+/// The last norm has another name, and MLX stores the taps of a convolution as `[hidden, taps, 1]`.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
+    let turned = name.ends_with(".conv.conv.weight") && tensor.ndim() == 3 && tensor.dim(1) > tensor.dim(2);
+    let tensor = if turned { tensor.transpose_axes(&[0, 2, 1])?.contiguous()? } else { tensor };
+    Ok(vec![(name.replace("model.embedding_norm.", "model.norm."), tensor)])
+}
+
+/// The last norm by its name.
+#[expect(clippy::unnecessary_wraps, reason = "the type of a layout")]
+pub(super) fn export(parameters: Tensors) -> nn::Result<Tensors> {
+    let renamed =
+        |(name, tensor): (String, Array)| (name.replace("model.norm.", "model.embedding_norm."), tensor);
+    Ok(parameters.into_iter().map(renamed).collect())
+}

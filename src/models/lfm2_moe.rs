@@ -1,0 +1,90 @@
+//! [LFM2](https://arxiv.org/abs/2511.23404) with experts in all but its first layers.
+
+use mlx_rs::Array;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::{Adopted, Decoder, Layout};
+use super::lfm2::{self, Lfm2};
+use super::{Model, config, experts};
+use crate::nn::either::Either;
+use crate::nn::moe::{Moe, Routing, Scoring};
+use crate::nn::{self, NumberedMlp};
+use crate::{Error, Result};
+
+/// What `config.json` has beside what all LFM2s have.
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: i64,
+    moe_intermediate_size: i64,
+    #[serde(default = "default_dense")]
+    num_dense_layers: u64,
+    #[serde(default = "yes")]
+    use_expert_bias: bool,
+    #[serde(default = "yes")]
+    norm_topk_prob: bool,
+    #[serde(default = "default_scale")]
+    routed_scaling_factor: f32,
+}
+
+fn default_dense() -> u64 {
+    2
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_scale() -> f32 {
+    1.0
+}
+
+/// The names that MLX gives to the layers of an expert, and those of the paper.
+const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let file: File = config::parse(json)?;
+    let lfm2 = Lfm2::parse(json, None)?;
+    let (shape, hidden) = (&lfm2.shape, lfm2.shape.hidden);
+    let dense_size = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
+    let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;
+    if !file.routed_scaling_factor.is_finite() {
+        let message = format!("\"routed_scaling_factor\" is {}", file.routed_scaling_factor);
+        return Err(Error::ModelLoading(message));
+    }
+    let (count, routing) = experts::routing(json, shape, (32, 4))?;
+    let routing = Routing {
+        scoring: Scoring::Sigmoid,
+        normalized: file.norm_topk_prob,
+        scale: file.routed_scaling_factor,
+        ..routing
+    };
+    let decoder = Decoder::new(shape, |i| {
+        if (i as u64) < file.num_dense_layers {
+            return lfm2.block(i, Either::A(NumberedMlp::new(hidden, dense_size)?));
+        }
+        let mut moe = Moe::new(hidden, count, routing, || NumberedMlp::new(hidden, expert_size))?;
+        if file.use_expert_bias {
+            *moe.expert_bias = Some(Array::zeros::<f32>(&[count])?);
+        }
+        lfm2.block(i, Either::B(moe))
+    })?;
+    Ok(Box::new(decoder.with_layout(Layout { adopt, export: lfm2::export })))
+}
+
+/// As for LFM2; MLX stacks the experts, and renames all feed-forward layers.
+fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
+    let mut name = name.to_owned();
+    for (theirs, ours) in NAMES {
+        name = name.replace(&format!(".feed_forward.{theirs}."), &format!(".feed_forward.{ours}."));
+    }
+    let mut adopted = Vec::new();
+    for (name, tensor) in experts::unstack(&name, tensor, "switch_mlp", &NAMES)? {
+        adopted.extend(lfm2::adopt(&name, tensor)?);
+    }
+    Ok(adopted)
+}

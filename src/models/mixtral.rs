@@ -1,0 +1,85 @@
+//! [Mixtral](https://arxiv.org/abs/2401.04088): Mistral with experts.
+
+use mlx_macros::ModuleParameters;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::{Block, Decoder, Layout};
+use super::shape::{Defaults, Shape};
+use super::{Model, config, experts, shape};
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::Mask;
+use crate::nn::attention::Biases;
+use crate::nn::moe::Moe;
+use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
+use crate::nn::{self, Attention, LayerCache, NumberedMlp, Residual, RmsNorm};
+use crate::{Error, Result};
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: i64,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct MixtralBlock {
+    #[param]
+    self_attn: Attention,
+    #[param]
+    block_sparse_moe: Moe<NumberedMlp>,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, ..Defaults::default() };
+    let shape = Shape::parse(json, defaults)?;
+    let file: File = config::parse(json)?;
+    let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
+    let (count, routing) = experts::routing(json, &shape, (8, 2))?;
+    if shape::activation(json, "hidden_act", Activation::Silu)? != Activation::Silu {
+        return Err(Error::ModelLoading("\"hidden_act\" is not \"silu\", which the experts need".to_owned()));
+    }
+    let mask = shape::window(json)?.unwrap_or(Mask::Causal);
+    let rope = shape.rope(json, 1_000_000.0)?;
+    let decoder = Decoder::new(&shape, |_| {
+        let heads = shape.heads(mask, Some(rope.clone()));
+        let expert = || NumberedMlp::new(shape.hidden, intermediate);
+        Ok(MixtralBlock {
+            self_attn: Attention::new(shape.hidden, heads, Biases::default())?,
+            block_sparse_moe: Moe::new(shape.hidden, count, routing, expert)?,
+            input_layernorm: shape.norm(shape.hidden)?,
+            post_attention_layernorm: shape.norm(shape.hidden)?,
+        })
+    })?;
+    let names = |name: &str, tensor| {
+        experts::unstack(
+            name,
+            tensor,
+            "switch_mlp",
+            &[("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")],
+        )
+    };
+    Ok(Box::new(decoder.with_layout(Layout { adopt: names, ..Layout::default() })))
+}
+
+impl Block for MixtralBlock {
+    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+        x.add(attended)?;
+        let transformed = self.block_sparse_moe.forward(&x.normed(&self.post_attention_layernorm)?)?;
+        x.add(transformed)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = under("self_attn", self.self_attn.linears());
+        layers.extend(under("block_sparse_moe", self.block_sparse_moe.linears()));
+        layers
+    }
+}

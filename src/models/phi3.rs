@@ -1,0 +1,118 @@
+//! [Phi-3](https://arxiv.org/abs/2404.14219), Phi-3.5 and [Phi-4](https://arxiv.org/abs/2412.08905): Llama with one matrix for
+//! queries, keys and values, and one for the gate and what it gates.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::block::PreNormBlock;
+use super::decoder::Decoder;
+use super::shape::{Defaults, Shape};
+use super::{Model, config, shape};
+use crate::Result;
+use crate::kernels::activation::{Activation, gated};
+use crate::kernels::attention::Mask;
+use crate::nn::attention::Learned;
+use crate::nn::part::{FeedForward, Linears, Mixer, named};
+use crate::nn::{self, Heads, LayerCache, Linear};
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: i64,
+    partial_rotary_factor: Option<f64>,
+    #[serde(default)]
+    rope_parameters: Option<Value>,
+    #[serde(default)]
+    rope_scaling: Option<Value>,
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let shape = Shape::parse(json, Defaults { norm_eps: 1e-5, ..Defaults::default() })?;
+    let file: File = config::parse(json)?;
+    let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
+    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
+    let mask = shape::window(json)?.unwrap_or(Mask::Causal);
+    let fields = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
+    let theta = json["rope_theta"].as_f64().unwrap_or(10_000.0);
+    let partial = fields["partial_rotary_factor"].as_f64().or(file.partial_rotary_factor).unwrap_or(1.0);
+    let rope = shape.any_rope(json, &fields, theta, partial)?;
+    let decoder = Decoder::new(&shape, |_| {
+        let attention = FusedAttention::new(shape.hidden, shape.heads(mask, Some(rope.clone())))?;
+        PreNormBlock::new(&shape, attention, FusedMlp::new(shape.hidden, intermediate, activation)?)
+    })?;
+    Ok(Box::new(decoder.with_turning_point(rope.turning_point())))
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct FusedAttention {
+    #[param]
+    qkv_proj: Linear,
+    #[param]
+    o_proj: Linear,
+    heads: Heads,
+}
+
+#[derive(Debug, Clone, ModuleParameters)]
+pub(super) struct FusedMlp {
+    #[param]
+    gate_up_proj: Linear,
+    #[param]
+    down_proj: Linear,
+    activation: Activation,
+}
+
+impl FusedAttention {
+    fn new(hidden: i32, heads: Heads) -> nn::Result<Self> {
+        let Heads { heads: queries, kv_heads, head_dim, .. } = heads;
+        Ok(Self {
+            qkv_proj: Linear::new(hidden, (queries + 2 * kv_heads) * head_dim, false)?,
+            o_proj: Linear::new(queries * head_dim, hidden, false)?,
+            heads,
+        })
+    }
+}
+
+impl Mixer for FusedAttention {
+    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> nn::Result<Array> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let ends = [heads * head_dim, (heads + kv_heads) * head_dim];
+        let qkv = parts(self.qkv_proj.forward(x)?.split_at_indices(&ends, -1)?)?;
+        self.o_proj.forward(&self.heads.forward(qkv, Learned::default(), cache)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        named([("qkv_proj", &mut self.qkv_proj), ("o_proj", &mut self.o_proj)])
+    }
+}
+
+impl FusedMlp {
+    fn new(hidden: i32, intermediate: i32, activation: Activation) -> nn::Result<Self> {
+        Ok(Self {
+            gate_up_proj: Linear::new(hidden, 2 * intermediate, false)?,
+            down_proj: Linear::new(intermediate, hidden, false)?,
+            activation,
+        })
+    }
+}
+
+impl FeedForward for FusedMlp {
+    fn forward(&self, x: &Array) -> nn::Result<Array> {
+        let [gate, up] = parts(self.gate_up_proj.forward(x)?.split_equal(2, -1)?)?;
+        self.down_proj.forward(&gated(self.activation, &gate, &up)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        named([("gate_up_proj", &mut self.gate_up_proj), ("down_proj", &mut self.down_proj)])
+    }
+}
+
+fn parts<const N: usize>(arrays: Vec<Array>) -> nn::Result<[Array; N]> {
+    arrays.try_into().map_err(|_| Exception::custom("a split into another number of parts"))
+}

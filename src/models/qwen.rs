@@ -1,0 +1,30 @@
+//! What the Qwen families share.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{config, shape};
+use crate::Result;
+use crate::kernels::attention::Mask;
+
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    #[serde(default)]
+    use_sliding_window: bool,
+    #[serde(default = "default_layers")]
+    max_window_layers: u64,
+}
+
+fn default_layers() -> u64 {
+    28
+}
+
+/// The mask of each layer: a window, if it is to be used at all, from `max_window_layers` on.
+///
+/// # Errors
+/// A window out of range.
+pub(super) fn masks(json: &Value, layers: usize) -> Result<Vec<Mask>> {
+    let file: File = config::parse(json)?;
+    let window = if file.use_sliding_window { shape::window(json)? } else { None };
+    shape::masks(json, layers, window, |i| window.is_some() && i as u64 >= file.max_window_layers)
+}

@@ -1,0 +1,69 @@
+//! [Qwen3](https://arxiv.org/abs/2505.09388) with experts in all or some of its layers.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::block::PreNormBlock;
+use super::decoder::{Decoder, Layout};
+use super::shape::{Defaults, Shape};
+use super::{Model, config, experts, qwen3, shape};
+use crate::Result;
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::Mask;
+use crate::nn::Mlp;
+use crate::nn::either::Either;
+use crate::nn::moe::{Moe, Routing};
+
+/// What `config.json` has beside the [`Shape`].
+#[derive(Debug, Clone, Deserialize)]
+struct File {
+    intermediate_size: Option<i64>,
+    moe_intermediate_size: i64,
+    #[serde(default)]
+    norm_topk_prob: bool,
+    #[serde(default = "default_step")]
+    decoder_sparse_step: i64,
+    #[serde(default)]
+    mlp_only_layers: Option<Vec<usize>>,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    use_sliding_window: bool,
+}
+
+fn default_step() -> i64 {
+    1
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// A key that is missing, of the wrong type or out of range.
+pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+    let shape = Shape::parse(json, Defaults { kv_heads: Some(4), head_dim: None, ..qwen3::DEFAULTS })?;
+    let file: File = config::parse(json)?;
+    let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;
+    let step = config::size("decoder_sparse_step", file.decoder_sparse_step, i32::MAX)? as usize;
+    let dense_layers = file.mlp_only_layers.unwrap_or_default();
+    let is_dense = |i: usize| dense_layers.contains(&i) || !(i + 1).is_multiple_of(step);
+    let dense_size = match file.intermediate_size {
+        None if !(0..shape.layers).any(is_dense) => 1,
+        size => config::size("intermediate_size", size.unwrap_or(6144), 1 << 22)?,
+    };
+    let (count, routing) = experts::routing(json, &shape, (128, 8))?;
+    let routing = Routing { normalized: file.norm_topk_prob, ..routing };
+    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
+    let mask = shape::window(json)?.filter(|_| file.use_sliding_window).unwrap_or(Mask::Causal);
+    let rope = shape.rope(json, 10_000.0)?;
+    let decoder = Decoder::new(&shape, |i| {
+        let mlp = |size: i32| Mlp::new(shape.hidden, size, false, activation);
+        let mlp = if is_dense(i) {
+            Either::A(mlp(dense_size)?)
+        } else {
+            Either::B(Moe::new(shape.hidden, count, routing, || mlp(expert_size))?)
+        };
+        PreNormBlock::new(&shape, qwen3::attention(&shape, mask, &rope, file.attention_bias)?, mlp)
+    })?;
+    let adopt = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
+    Ok(Box::new(decoder.with_layout(Layout { adopt, ..Layout::default() })))
+}

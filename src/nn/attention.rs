@@ -1,0 +1,179 @@
+//! Self-attention with grouped queries ([GQA](https://arxiv.org/abs/2305.13245)).
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use mlx_rs::module::Param;
+
+use super::linear::forward_all;
+use super::part::{Linears, Mixer, named};
+use super::scores::{self, Extras};
+use super::{LayerCache, Linear, Result, RmsNorm, Rope};
+use crate::kernels::attention::{Keys, Mask, attention};
+use crate::kernels::cached_attention::Query;
+use crate::kernels::rope::{Positions, rope};
+
+/// Everything about attention that is not a parameter.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// Of queries.
+    pub heads: i32,
+    /// Of keys and values; divides `heads`.
+    pub kv_heads: i32,
+    /// Numbers per head.
+    pub head_dim: i32,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// `c` of `c · tanh(scores / c)`.
+    pub softcap: Option<f32>,
+    /// How positions enter; `None` where they do not
+    /// ([NoPE](https://arxiv.org/abs/2305.19466)).
+    pub rope: Option<Rope>,
+}
+
+/// What some families learn beside the projections.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Learned<'a> {
+    /// Norms of each head of the queries and of the keys.
+    pub norms: Option<(&'a RmsNorm, &'a RmsNorm)>,
+    /// One score per head for nothing at all, `[heads]`.
+    pub sinks: Option<&'a Array>,
+}
+
+impl Heads {
+    /// Plain heads: scores over the root of `head_dim`, no softcap.
+    #[must_use]
+    pub fn new(heads: i32, kv_heads: i32, head_dim: i32, mask: Mask, rope: Option<Rope>) -> Self {
+        let scale = (head_dim as f32).sqrt().recip();
+        Self { heads, kv_heads, head_dim, scale, mask, softcap: None, rope }
+    }
+
+    /// `q`: `[batch, time, heads · head_dim]`, `k`, `v`: `[batch, time, kv_heads · head_dim]` → as `q`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; a cache of another kind.
+    pub fn forward(
+        &self,
+        [q, k, v]: [Array; 3],
+        learned: Learned,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Array> {
+        let (batch, time) = (q.dim(0), q.dim(1));
+        let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
+        let cache = cache.map(LayerCache::kv).transpose()?;
+        let first = cache.as_ref().map_or(0, |cache| cache.len());
+        let length = cache.as_ref().map_or(time, |cache| cache.text_length(time));
+        let (mut q, mut k) = (q, k);
+        if let Some((q_norm, k_norm)) = learned.norms {
+            q = q_norm.forward(&heads(&q, self.heads)?)?;
+            k = k_norm.forward(&heads(&k, self.kv_heads)?)?;
+        }
+        if let Some(amplitude) = self.rope.as_ref().and_then(Rope::amplitude) {
+            q = heads(&q, self.heads)?.multiply(amplitude.as_dtype(q.dtype())?)?;
+        }
+        let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
+        let extras = Extras { softcap: self.softcap, sinks: learned.sinks };
+        let cache = match cache {
+            Some(cache) if extras.is_empty() => {
+                let &Self { heads, kv_heads, head_dim, scale, mask, .. } = self;
+                let query = Query { heads, kv_heads, head_dim, rotation, scale, mask };
+                return cache.attend([&q, &k, &v], query);
+            }
+            cache => cache,
+        };
+        let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
+        let v = heads(&v, self.kv_heads)?;
+        if let Some(rotation) = rotation {
+            (q, k) = rope(&q, &k, rotation, Positions::From(first))?;
+        }
+        let keys = match cache {
+            Some(cache) => cache.update(&k, &v)?,
+            None => Keys::all(&k, &v),
+        };
+        let y = if extras.is_empty() {
+            attention(&q, keys, self.scale, self.mask, None)?
+        } else {
+            scores::attention(&q, keys, self.scale, self.mask, extras)?
+        };
+        y.reshape(&[batch, time, -1])
+    }
+}
+
+/// Attention with the layers and names of Llama, and what its descendants added.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Attention {
+    /// Queries.
+    #[param]
+    pub q_proj: Linear,
+    /// Keys.
+    #[param]
+    pub k_proj: Linear,
+    /// Values.
+    #[param]
+    pub v_proj: Linear,
+    /// Back to `hidden`.
+    #[param]
+    pub o_proj: Linear,
+    /// Of each head of the queries.
+    #[param]
+    pub q_norm: Option<RmsNorm>,
+    /// Of each head of the keys.
+    #[param]
+    pub k_norm: Option<RmsNorm>,
+    /// One score per head for nothing at all, `[heads]`.
+    #[param]
+    pub sinks: Param<Option<Array>>,
+    /// The rest.
+    pub heads: Heads,
+}
+
+/// Which projections have a bias.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Biases {
+    /// Those of queries, keys and values.
+    pub qkv: bool,
+    /// The one back to `hidden`.
+    pub output: bool,
+}
+
+impl Attention {
+    /// Layers of zeros to be filled from a checkpoint, without norms and sinks.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(hidden: i32, heads: Heads, biases: Biases) -> Result<Self> {
+        let (q, kv) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+        Ok(Self {
+            q_proj: Linear::new(hidden, q, biases.qkv)?,
+            k_proj: Linear::new(hidden, kv, biases.qkv)?,
+            v_proj: Linear::new(hidden, kv, biases.qkv)?,
+            o_proj: Linear::new(q, hidden, biases.output)?,
+            q_norm: None,
+            k_norm: None,
+            sinks: Param::new(None),
+            heads,
+        })
+    }
+
+    /// With a norm of each head of queries and keys before positions enter.
+    #[must_use]
+    pub fn with_norms(mut self, norm: &RmsNorm) -> Self {
+        (self.q_norm, self.k_norm) = (Some(norm.clone()), Some(norm.clone()));
+        self
+    }
+}
+
+impl Mixer for Attention {
+    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array> {
+        let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let learned =
+            Learned { norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()), sinks: (*self.sinks).as_ref() };
+        self.o_proj.forward(&self.heads.forward(qkv, learned, cache)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
+        named([("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)])
+    }
+}

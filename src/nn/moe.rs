@@ -1,0 +1,210 @@
+//! Mixture of experts ([Shazeer et al.](https://arxiv.org/abs/1701.06538)): every token goes through a few of many
+//! feed-forward layers.
+//!
+//! The choice is made on the host, so every expert reads only the rows that are meant for it, with the kernels
+//! of any other linear layer. That costs one evaluation of the graph per layer.
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::error::Exception;
+use mlx_rs::module::Param;
+use mlx_rs::ops::{concatenate, sigmoid};
+use mlx_rs::{Array, Dtype};
+
+use super::part::{FeedForward, Linears, under};
+use super::{Linear, Result};
+use crate::kernels::embedding::embedding;
+use crate::kernels::eval;
+use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::softmax::softmax;
+
+/// How a router's outputs become the weights of experts.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing {
+    /// Experts per token.
+    pub top_k: usize,
+    /// From outputs to scores.
+    pub scoring: Scoring,
+    /// Whether the weights of a token sum up to one.
+    pub normalized: bool,
+    /// Factor of the weights.
+    pub scale: f32,
+}
+
+/// From a router's outputs to scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// A distribution over all experts.
+    Softmax,
+    /// Each expert for itself.
+    Sigmoid,
+}
+
+/// A router and its experts.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Moe<F: FeedForward> {
+    /// The router, `hidden` to the number of experts.
+    #[param]
+    pub gate: Linear,
+    /// Who does the work.
+    #[param]
+    pub experts: Vec<F>,
+    /// Added to the scores when experts are chosen, not to their weights, `[experts]`.
+    #[param]
+    pub expert_bias: Param<Option<Array>>,
+    /// How experts are chosen.
+    pub routing: Routing,
+}
+
+impl<F: FeedForward> Moe<F> {
+    /// A router of zeros over `experts` experts made by `expert`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(hidden: i32, experts: i32, routing: Routing, expert: impl Fn() -> Result<F>) -> Result<Self> {
+        Ok(Self {
+            gate: Linear::new(hidden, experts, false)?,
+            experts: (0..experts).map(|_| expert()).collect::<Result<_>>()?,
+            expert_bias: Param::new(None),
+            routing,
+        })
+    }
+}
+
+impl<F: FeedForward> FeedForward for Moe<F> {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        mix(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        let mut layers = vec![("gate".to_owned(), &mut self.gate)];
+        layers.extend(expert_linears(&mut self.experts));
+        layers
+    }
+}
+
+/// The layers of `experts`.
+pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
+    let layers = |(i, expert)| under(&format!("experts.{i}"), F::linears(expert));
+    experts.iter_mut().enumerate().flat_map(layers).collect()
+}
+
+/// `x`: `[..., hidden]` → the weighted sum of the experts that `gate` chooses for each row, same shape. `bias` counts
+/// for the choice alone.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn mix<F: FeedForward>(
+    x: &Array,
+    gate: &Linear,
+    bias: Option<&Array>,
+    routing: Routing,
+    experts: &[F],
+) -> Result<Array> {
+    let hidden = x.dim(-1);
+    let rows = x.reshape(&[-1, hidden])?;
+    let scores = gate.forward(&rows)?.as_dtype(Dtype::Float32)?;
+    let scores = match routing.scoring {
+        Scoring::Softmax => softmax(&scores)?,
+        Scoring::Sigmoid => sigmoid(&scores)?,
+    };
+    let ranks = match bias {
+        Some(bias) => scores.add(bias.as_dtype(Dtype::Float32)?)?,
+        None => scores.clone(),
+    };
+    eval([&scores, &ranks]).map_err(|error| Exception::custom(error.to_string()))?;
+    let ranks = ranks.to_vec_exact::<f32>().map_err(|error| Exception::custom(error.to_string()))?;
+    let chosen = best(&ranks, experts.len(), routing.top_k);
+    let (tokens, top_k) = (rows.dim(0), routing.top_k as i32);
+    let mut weights = scores.take_along_axis(Array::from_slice(&chosen, &[tokens, top_k]), -1)?;
+    if routing.normalized {
+        let total = weights.sum_axis(-1, true)?;
+        weights = match routing.scoring {
+            Scoring::Softmax => weights.divide(total)?,
+            // All scores of a token may be tiny.
+            Scoring::Sigmoid => weights.divide(total.add(Array::from_f32(1e-6))?)?,
+        };
+    }
+    let weights = weights.multiply(Array::from_f32(routing.scale))?.as_dtype(x.dtype())?;
+    let plan = Plan::new(&chosen, experts.len(), routing.top_k);
+    let sorted = embedding(&rows, &Array::from_slice(&plan.rows, &[tokens * top_k]))?;
+    let parts = sorted.split_at_indices(&plan.ends, 0)?;
+    let done: Result<Vec<Array>> =
+        plan.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
+    let back = Array::from_slice(&plan.places, &[tokens, top_k]);
+    let outputs = embedding(&concatenate(&done?, 0)?, &back)?;
+    let weights = weights.expand_dims(1)?;
+    matmul(&weights, &outputs, Transpose::NONE)?.reshape(x.shape())
+}
+
+/// The `top_k` best of each row of `experts` numbers, best first, the first of equals first.
+fn best(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
+    let row = |ranks: &[f32]| {
+        let mut order: Vec<u32> = (0..experts as u32).collect();
+        order.sort_by(|&a, &b| ranks[b as usize].total_cmp(&ranks[a as usize]));
+        order.truncate(top_k);
+        order
+    };
+    ranks.chunks_exact(experts).flat_map(row).collect()
+}
+
+/// Who works on what: rows sorted by expert.
+struct Plan {
+    /// Experts with anything to do, in order.
+    experts: Vec<usize>,
+    /// Where the rows of all of them but the last end.
+    ends: Vec<i32>,
+    /// Row of `x` at each place.
+    rows: Vec<u32>,
+    /// Place of each choice.
+    places: Vec<u32>,
+}
+
+impl Plan {
+    /// `chosen`: an expert per token and choice.
+    fn new(chosen: &[u32], experts: usize, top_k: usize) -> Self {
+        let mut order: Vec<usize> = (0..chosen.len()).collect();
+        order.sort_by_key(|&choice| chosen[choice]);
+        let mut places = vec![0; chosen.len()];
+        for (place, &choice) in order.iter().enumerate() {
+            places[choice] = place as u32;
+        }
+        let mut counts = vec![0; experts];
+        for &expert in chosen {
+            counts[expert as usize] += 1;
+        }
+        let busy: Vec<usize> = (0..experts).filter(|&expert| counts[expert] > 0).collect();
+        let mut ends: Vec<i32> = busy
+            .iter()
+            .scan(0, |end, &expert| {
+                *end += counts[expert];
+                Some(*end)
+            })
+            .collect();
+        ends.pop();
+        let rows = order.iter().map(|&choice| (choice / top_k) as u32).collect();
+        Self { experts: busy, ends, rows, places }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_come_first() {
+        assert_eq!(best(&[0.1, 0.5, 0.4, 0.3, 0.3, 0.2], 3, 2), [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn every_choice_finds_its_place() {
+        let chosen = [3, 1, 1, 0, 3, 0];
+        let plan = Plan::new(&chosen, 5, 2);
+        assert_eq!(plan.experts, [0, 1, 3]);
+        assert_eq!(plan.ends, [2, 4]);
+        for (choice, &place) in plan.places.iter().enumerate() {
+            assert_eq!(plan.rows[place as usize], choice as u32 / 2);
+            let part = plan.ends.iter().filter(|&&end| end <= place as i32).count();
+            assert_eq!(plan.experts[part], chosen[choice] as usize);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The gated short convolution of [LFM2](https://arxiv.org/abs/2511.23404).
+
+use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::module::Param;
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::ops::{concatenate, zeros_dtype};
+
+use super::part::{Linears, Mixer, named};
+use super::{LayerCache, Linear, Result};
+
+/// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)`; the convolution of each channel for itself
+/// looks at a position and the few before.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct ShortConv {
+    /// `hidden` to `b`, `c` and `x`.
+    #[param]
+    pub in_proj: Linear,
+    /// The taps.
+    #[param]
+    pub conv: Taps,
+    /// Back to `hidden`.
+    #[param]
+    pub out_proj: Linear,
+}
+
+/// A convolution of each channel for itself.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Taps {
+    /// `[hidden, 1, taps]`, the last tap for the position itself.
+    #[param]
+    pub weight: Param<Array>,
+    /// `[hidden]`
+    #[param]
+    pub bias: Param<Option<Array>>,
+}
+
+/// The inputs that the next position still sees.
+#[derive(Debug, Clone, Default)]
+pub struct ConvState {
+    /// `[batch, taps - 1, hidden]`
+    pub(super) last: Option<Array>,
+}
+
+impl ShortConv {
+    /// Layers of zeros to be filled from a checkpoint.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn new(hidden: i32, taps: i32, bias: bool) -> Result<Self> {
+        let conv_bias = if bias { Some(Array::zeros::<f32>(&[hidden])?) } else { None };
+        Ok(Self {
+            in_proj: Linear::new(hidden, 3 * hidden, bias)?,
+            conv: Taps {
+                weight: Param::new(Array::zeros::<f32>(&[hidden, 1, taps])?),
+                bias: Param::new(conv_bias),
+            },
+            out_proj: Linear::new(hidden, hidden, bias)?,
+        })
+    }
+}
+
+impl Mixer for ShortConv {
+    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array> {
+        let state = cache.map(LayerCache::conv).transpose()?;
+        let parts = self.in_proj.forward(x)?.split_equal(3, -1)?;
+        let [b, c, x] = &parts[..] else { return Err(Exception::custom("three parts expected")) };
+        let y = self.conv.forward(&b.multiply(x)?, state)?;
+        self.out_proj.forward(&c.multiply(y)?)
+    }
+
+    fn linears(&mut self) -> Linears<'_> {
+        named([("in_proj", &mut self.in_proj), ("out_proj", &mut self.out_proj)])
+    }
+}
+
+impl Taps {
+    /// `x`: `[batch, time, hidden]` → same shape. Before the first position stands what `state` holds, or zeros.
+    fn forward(&self, x: &Array, state: Option<&mut ConvState>) -> Result<Array> {
+        let (batch, time, hidden, taps) = (x.dim(0), x.dim(1), x.dim(2), self.weight.dim(-1));
+        let last = match state.as_ref().and_then(|state| state.last.clone()) {
+            Some(last) => last,
+            None => zeros_dtype(&[batch, taps - 1, hidden], x.dtype())?,
+        };
+        let padded = concatenate(&[&last, x], 1)?;
+        if let Some(state) = state {
+            state.last = Some(padded.try_index((.., time..))?);
+        }
+        let mut sum: Option<Array> = None;
+        for tap in 0..taps {
+            let weight = self.weight.try_index((.., 0, tap))?;
+            let term = padded.try_index((.., tap..tap + time))?.multiply(weight)?;
+            sum = Some(match sum {
+                Some(sum) => sum.add(term)?,
+                None => term,
+            });
+        }
+        let sum = sum.ok_or_else(|| Exception::custom("a convolution without taps"))?;
+        match &*self.bias {
+            Some(bias) => sum.add(bias),
+            None => Ok(sum),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::eval;
+
+    #[test]
+    fn sees_the_positions_before_across_calls() {
+        let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
+        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[1, 4, 1]);
+        let whole = taps.forward(&x, None).unwrap();
+        let mut state = ConvState::default();
+        let mut parts = Vec::new();
+        for range in [0..2, 2..3, 3..4] {
+            parts.push(taps.forward(&x.try_index((.., range)).unwrap(), Some(&mut state)).unwrap());
+        }
+        let parts = concatenate(&parts, 1).unwrap();
+        eval([&whole, &parts]).unwrap();
+        for y in [whole, parts] {
+            assert_eq!(y.to_vec_exact::<f32>().unwrap(), [1.0, 12.0, 123.0, 234.0]);
+        }
+    }
+}
