@@ -2,6 +2,7 @@
 
 pub mod accuracy;
 pub mod config;
+pub mod decoder;
 pub mod run;
 pub mod sampler;
 pub mod stop;

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use mlx_rs::ops::indexing::TryIndexOp as _;
-use mlx_rs::{Array, Dtype, memory};
+use mlx_rs::{Array, memory};
 use serde::Serialize;
 
 use super::config::GenerateConfig;
+use super::decoder::Decoder;
 use super::sampler::Sampler;
 use super::stop::StopStrings;
 use crate::data::Tokenizer;
@@ -86,8 +86,9 @@ fn answer(
     let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
     let started = Instant::now();
     models::check_tokens(prompt, model.vocab_size())?;
-    let mut cache = read_before_last(model, prompt, &mut |nothing| proceed(on_text(nothing)))?;
-    let mut logits = last_logits(model, &prompt[prompt.len() - 1..], &mut cache)?;
+    let cache = read_before_last(model, prompt, &mut |nothing| proceed(on_text(nothing)))?;
+    let mut decoder = Decoder::new(model, cache);
+    let mut logits = decoder.step(prompt[prompt.len() - 1])?;
     let prefill_secs = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut text = String::new();
@@ -110,9 +111,9 @@ fn answer(
         }
         if index + 1 < config.max_tokens {
             if model.turning_point().is_some_and(|longest| history.len() == longest as usize + 1) {
-                cache = read_before_last(model, &history, &mut emit)?;
+                decoder = Decoder::new(model, read_before_last(model, &history, &mut emit)?);
             }
-            logits = last_logits(model, &[token], &mut cache)?;
+            logits = decoder.step(token)?;
         }
     }
     if !stops.hit() {
@@ -159,13 +160,4 @@ fn read_before_last(
 fn prefill(model: &dyn Model, ids: &[u32], cache: &mut Cache) -> Result<()> {
     model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), Some(cache))?;
     kernels::eval(cache.arrays())
-}
-
-/// Feeds `ids` and returns the logits after the last of them.
-fn last_logits(model: &dyn Model, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-    let ids = Array::from_slice(ids, &[1, ids.len() as i32]);
-    let logits = model.forward(&ids, Some(cache))?;
-    let last = logits.try_index((0, -1, ..))?.as_dtype(Dtype::Float32)?;
-    kernels::eval(std::iter::once(&last).chain(cache.arrays()))?;
-    Ok(last.as_slice::<f32>().to_vec())
 }

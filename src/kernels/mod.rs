@@ -38,6 +38,7 @@ pub mod quantized;
 pub mod rope;
 pub mod softcap;
 pub mod softmax;
+pub mod tape;
 
 mod device;
 mod disjoint;

@@ -2,13 +2,14 @@
 
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{eat_buffer, eat_host_op, mlx_array};
 
+use super::tape;
 use crate::{Error, Result};
 
 /// What a kernel must tell to become a node.
@@ -31,6 +32,46 @@ pub(super) trait HostOp: Send + Sync + 'static {
 
     /// Gradients of the inputs named by `argnums`, in that order.
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>>;
+
+    /// How often `eval` can follow the first one on a [tape](super::tape); fewer than always only where outputs
+    /// continue their donors.
+    fn runs_left(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Comes before each further `eval` on a tape. Outputs that continue a donor hold what the last one left.
+    fn advance(&self) {}
+}
+
+/// A [`HostOp`] of any type.
+pub(super) trait AnyOp: Send + Sync {
+    fn name(&self) -> &'static CStr;
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
+    fn donors(&self, inputs: usize, outputs: usize) -> Vec<Option<usize>>;
+    fn runs_left(&self) -> usize;
+    fn advance(&self);
+}
+
+impl<O: HostOp> AnyOp for O {
+    fn name(&self) -> &'static CStr {
+        O::NAME
+    }
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        HostOp::eval(self, inputs, outputs);
+    }
+
+    fn donors(&self, inputs: usize, outputs: usize) -> Vec<Option<usize>> {
+        HostOp::donors(self, inputs, outputs)
+    }
+
+    fn runs_left(&self) -> usize {
+        HostOp::runs_left(self)
+    }
+
+    fn advance(&self) {
+        HostOp::advance(self);
+    }
 }
 
 /// What a gradient is computed from.
@@ -104,9 +145,18 @@ static FAILURE: Mutex<Option<String>> = Mutex::new(None);
 /// What MLX raised, or the message of a kernel that panicked.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let outcome = mlx_rs::transforms::eval(arrays);
+    failure()?;
+    Ok(outcome?)
+}
+
+/// Reports what went wrong in a kernel since the last call.
+///
+/// # Errors
+/// The message of a kernel that panicked.
+pub(super) fn failure() -> Result<()> {
     match FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(message) => Err(Error::Hardware(format!("a CPU kernel failed: {message}"))),
-        None => Ok(outcome?),
+        None => Ok(()),
     }
 }
 
@@ -122,14 +172,12 @@ pub(super) fn apply_many<O: HostOp>(
     inputs: &[&Array],
     outputs: &[(&[i32], Dtype)],
 ) -> MlxResult<Vec<Array>> {
-    let donors = op
-        .donors(inputs.len(), outputs.len())
-        .into_iter()
-        .map(|donor| donor.map_or(-1, |input| input as i32));
-    let donors: Vec<i32> = donors.collect();
+    let donors = HostOp::donors(&op, inputs.len(), outputs.len());
+    let donors: Vec<i32> = donors.into_iter().map(|donor| donor.map_or(-1, |input| input as i32)).collect();
     debug_assert_eq!(donors.len(), outputs.len());
+    let op = Arc::new(op);
     let host_op = eat_host_op {
-        context: Box::into_raw(Box::new(op)).cast::<c_void>(),
+        context: Arc::into_raw(op.clone()).cast_mut().cast::<c_void>(),
         name: O::NAME.as_ptr(),
         eval: Some(eval_trampoline::<O>),
         vjp: Some(vjp_trampoline::<O>),
@@ -156,9 +204,12 @@ pub(super) fn apply_many<O: HostOp>(
             outputs.len(),
             stream.as_ptr(),
         );
-        let results = results.into_iter().map(|result| Array::from_ptr(result)).collect();
+        let results: Vec<Array> = results.into_iter().map(|result| Array::from_ptr(result)).collect();
         match status {
-            0 => Ok(results),
+            0 => {
+                tape::note(|| (op, inputs, &results));
+                Ok(results)
+            }
             _ => Err(Exception::custom(format!("MLX rejected the operation {:?}", O::NAME))),
         }
     }
@@ -171,13 +222,20 @@ unsafe extern "C" fn eval_trampoline<O: HostOp>(
     outputs: *const eat_buffer,
     num_outputs: usize,
 ) {
+    // SAFETY: `apply_many` put an `O` behind `context`; the shim passes `num_inputs` live, row-major buffers
+    // and `num_outputs` that nothing else refers to.
+    unsafe {
+        let inputs = std::slice::from_raw_parts(inputs, num_inputs);
+        run(&*context.cast::<O>(), inputs, std::slice::from_raw_parts(outputs, num_outputs));
+    }
+}
+
+/// Evaluates `op`; a panic is kept for [`eval`](self::eval()).
+///
+/// # Safety
+/// The buffers are live, row-major and of dtypes that `op` takes; nothing else refers to `outputs` meanwhile.
+pub(super) unsafe fn run(op: &dyn AnyOp, inputs: &[eat_buffer], outputs: &[eat_buffer]) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `apply` put a boxed `O` behind `context`; the shim passes `num_inputs` live,
-        // row-major buffers and `num_outputs` that nothing else refers to.
-        let (op, inputs, outputs) = unsafe {
-            let inputs = std::slice::from_raw_parts(inputs, num_inputs);
-            (&*context.cast::<O>(), inputs, std::slice::from_raw_parts(outputs, num_outputs))
-        };
         let inputs: Vec<Operand> = inputs.iter().map(operand).collect();
         let mut outputs: Vec<OperandMut> = outputs.iter().map(operand_mut).collect();
         op.eval(&inputs, &mut outputs);
@@ -188,7 +246,7 @@ unsafe extern "C" fn eval_trampoline<O: HostOp>(
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("panic without a message");
-        note_failure(O::NAME, message);
+        note_failure(op.name(), message);
     }
 }
 
@@ -213,7 +271,7 @@ unsafe extern "C" fn vjp_trampoline<O: HostOp>(
     grads: *mut mlx_array,
 ) -> i32 {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `context` as above; the handles are live for the call, and `grads` has
+        // SAFETY: `context` as in `eval_trampoline`; the handles are live for the call, and `grads` has
         // room for `num_argnums` handles.
         let (op, pass, argnums, grads) = unsafe {
             (
@@ -243,8 +301,8 @@ unsafe extern "C" fn vjp_trampoline<O: HostOp>(
 }
 
 unsafe extern "C" fn drop_trampoline<O: HostOp>(context: *mut c_void) {
-    // SAFETY: the shim calls this once, with the pointer `apply` made from a box.
-    drop(unsafe { Box::from_raw(context.cast::<O>()) });
+    // SAFETY: the shim calls this once, with the pointer that `apply_many` got from an `Arc`.
+    drop(unsafe { Arc::from_raw(context.cast::<O>()) });
 }
 
 /// New references to the arrays behind borrowed handles.
@@ -263,7 +321,21 @@ unsafe fn borrow(handles: *const mlx_array, count: usize) -> Vec<Array> {
         .collect()
 }
 
-fn operand(buffer: &eat_buffer) -> Operand<'_> {
+/// Puts `numbers` in the place of those of `buffer`.
+///
+/// # Safety
+/// The buffer is live, and nothing else refers to it.
+pub(super) unsafe fn overwrite(buffer: &eat_buffer, numbers: &[u32]) -> Result<()> {
+    if buffer.dtype != mlx_sys::mlx_dtype__MLX_UINT32 || buffer.size != numbers.len() {
+        let message = format!("{} numbers for a place of {}", numbers.len(), buffer.size);
+        return Err(Error::Hardware(message));
+    }
+    // SAFETY: the caller vouches for the buffer, and the size was just compared.
+    unsafe { slice_mut::<u32>(buffer.data.cast(), buffer.size) }.copy_from_slice(numbers);
+    Ok(())
+}
+
+pub(super) fn operand(buffer: &eat_buffer) -> Operand<'_> {
     // SAFETY: the shim's buffers hold `size` elements of `dtype` and `ndim` dimensions, and
     // live as long as the task that borrows them.
     unsafe {

@@ -64,6 +64,11 @@ impl KvCache {
         Ok(Keys { k: self.store.k.insert(k), v: self.store.v.insert(v), len: self.store.len })
     }
 
+    /// Counts one more position, which is stored already.
+    fn advance(&mut self) {
+        self.store.len += 1;
+    }
+
     /// The stored arrays, to be evaluated with the logits so that no graph piles up.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.store.k.iter().chain(&self.store.v)
@@ -118,6 +123,15 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// Counts one more position, which a [tape](crate::kernels::tape) has stored behind the others.
+    pub fn advance(&mut self) {
+        for layer in &mut self.layers {
+            if let LayerCache::Kv(cache) = layer {
+                cache.advance();
+            }
+        }
+    }
+
     /// All stored arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(LayerCache::arrays)

@@ -12,6 +12,7 @@
 
 use std::ffi::CStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -86,7 +87,7 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     }
     let speeds = query.rotation.map(|rotation| rotation.speeds(query.head_dim)).transpose()?;
     let geometry = attention::geometry(&q_shape, &stored, len + time, query.scale, query.mask)?;
-    let op = CachedAttention { geometry, speeds };
+    let op = CachedAttention { geometry, added: AtomicUsize::new(0), speeds };
     let inputs: Vec<&Array> = [q, k, v].into_iter().chain(&old_k).chain(&old_v).collect();
     let flat = [q_shape[0], time, query.heads * query.head_dim];
     let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
@@ -100,6 +101,8 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
 /// Inputs `q`, `k`, `v` and perhaps the stored keys and values; outputs the result and what is stored now.
 struct CachedAttention {
     geometry: Geometry,
+    /// Positions added since on a tape.
+    added: AtomicUsize,
     /// Angle of each pair at position 1.
     speeds: Option<Arc<[f64]>>,
 }
@@ -125,11 +128,23 @@ impl HostOp for CachedAttention {
     fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
+
+    fn runs_left(&self) -> usize {
+        // The cache grows in place only, and at least one position of it must be there to continue.
+        let Geometry { time, keys, room, .. } = self.geometry;
+        if time == 1 && keys > 1 { room - keys } else { 0 }
+    }
+
+    fn advance(&self) {
+        self.added.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl CachedAttention {
     fn run<T: Load>(&self, inputs: &[Operand], y: &mut [T], k: &mut [T], v: &mut [T]) {
-        let Geometry { batch, time, heads, kv_heads, head_dim, room, keys, .. } = self.geometry;
+        let mut geometry = self.geometry;
+        geometry.keys += self.added.load(Ordering::Relaxed);
+        let Geometry { batch, time, heads, kv_heads, head_dim, room, keys, .. } = geometry;
         let isa = Isa::current();
         let mut q = T::of(&inputs[0].data);
         let (mut new_k, new_v) = (T::of(&inputs[1].data), T::of(&inputs[2].data));
@@ -150,7 +165,7 @@ impl CachedAttention {
             append::write(extent, old.map(|old| T::of(&old.data)), rows, out);
         }
         let mut log_sums = scratch::take(batch * time * heads);
-        attention::forward(isa, &self.geometry, &Inputs { q, k, v, starts: None }, y, &mut log_sums);
+        attention::forward(isa, &geometry, &Inputs { q, k, v, starts: None }, y, &mut log_sums);
     }
 }
 

@@ -1,0 +1,53 @@
+//! A model that is fed one token at a time.
+
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::{Array, Dtype};
+
+use crate::kernels::tape::{Tape, record};
+use crate::models::Model;
+use crate::nn::Cache;
+use crate::{Result, kernels};
+
+/// A model and what it remembers. The kernels of its first step are repeated for the next ones, where the model
+/// consists of such that can be.
+pub struct Decoder<'a> {
+    model: &'a dyn Model,
+    cache: Cache,
+    tape: Option<Tape>,
+    /// Whether a tape is worth a try.
+    repeats: bool,
+}
+
+impl<'a> Decoder<'a> {
+    /// Continues what `cache` holds.
+    #[must_use]
+    pub fn new(model: &'a dyn Model, cache: Cache) -> Self {
+        Self { model, cache, tape: None, repeats: true }
+    }
+
+    /// Feeds a token and returns the logits after it.
+    ///
+    /// # Errors
+    /// What a kernel or MLX raises.
+    pub fn step(&mut self, token: u32) -> Result<Vec<f32>> {
+        if let Some(tape) = &mut self.tape {
+            if let Some(logits) = tape.run(&[token])? {
+                self.cache.advance();
+                return Ok(logits);
+            }
+            // The cache has to grow, which only a new graph can do; it may take the memory that the tape held.
+            self.tape = None;
+        }
+        let ids = Array::from_slice(&[token], &[1, 1]);
+        let (logits, recording) = record(|| self.model.forward(&ids, Some(&mut self.cache)));
+        let logits = logits?;
+        let last = logits.try_index((0, -1, ..))?.as_dtype(Dtype::Float32)?;
+        kernels::eval([&last, &logits].into_iter().chain(self.cache.arrays()))?;
+        if self.repeats {
+            let parameters = self.model.parameters().flatten();
+            self.tape = recording.tape(&ids, parameters.values().copied(), &logits);
+            self.repeats = self.tape.is_some();
+        }
+        Ok(last.as_slice::<f32>().to_vec())
+    }
+}
