@@ -59,8 +59,10 @@ impl KvCache {
     pub fn update(&mut self, k: &Array, v: &Array) -> Result<Keys<'_>> {
         // Taken, not cloned: a buffer that nobody else holds is written in place.
         let Store { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
-        self.store.len = len + k.dim(1);
+        let count = k.dim(1);
         let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
+        // Only now: what does not fit leaves nothing behind.
+        self.store.len = len + count;
         Ok(Keys { k: self.store.k.insert(k), v: self.store.v.insert(v), len: self.store.len })
     }
 

@@ -123,6 +123,7 @@ impl Append {
 }
 
 /// Sizes of one sequence.
+#[derive(Clone, Copy)]
 pub(super) struct Extent {
     /// Numbers of a row.
     pub row: usize,

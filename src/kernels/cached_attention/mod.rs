@@ -66,8 +66,11 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
         _ => Err(Exception::custom(format!("attention: {:?} is not {heads} heads: {query:?}", x.shape()))),
     };
     let (q_shape, k_shape) = (split(q, query.heads)?, split(k, query.kv_heads)?);
-    split(v, query.kv_heads)?;
     let time = q_shape[1];
+    if split(v, query.kv_heads)? != k_shape || k_shape[..2] != q_shape[..2] {
+        let (q, k, v) = (q.shape(), k.shape(), v.shape());
+        return Err(Exception::custom(format!("attention: q {q:?}, k {k:?} and v {v:?} do not fit")));
+    }
     let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let same = [k, v].into_iter().chain(&old_k).chain(&old_v).all(|x| x.dtype() == q.dtype());
     if !on_cpu() || !float || !same {
