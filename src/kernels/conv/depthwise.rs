@@ -8,7 +8,7 @@ use super::super::isa::{Isa, vectorized};
 use super::super::pool::run_ranges;
 use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
-use super::grid::Grid;
+use super::grid::{Grid, Place};
 
 /// Multiply-adds that one task has at least.
 const GRAIN: usize = 1 << 15;
@@ -16,8 +16,8 @@ const GRAIN: usize = 1 << 15;
 const MOST_TASKS: usize = 64;
 /// Channels whose sums stay in registers.
 const LANES: usize = 64;
-/// Channels whose sums for all elements of the kernel stay in the first-level cache.
-const BLOCK: usize = 256;
+/// Sums, of some channels and all elements of the kernel, that stay in the first-level cache.
+const SUMS: usize = 4096;
 
 pub(super) fn forward<T: Element>(isa: Isa, geometry: &Geometry, x: &[T], w: &[T], y: &mut [T]) {
     gather(isa, geometry, &geometry.forward(), x, &turned(geometry, w), &Disjoint::new(y));
@@ -39,8 +39,9 @@ pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T]
     run_chunks(&mut sums, taps * channels, |task, sums| {
         sums.fill(0.0);
         let rows = task * at_once..rows.min((task + 1) * at_once);
-        for start in (0..channels).step_by(BLOCK) {
-            let block = start..channels.min(start + BLOCK);
+        let at_once = (SUMS / taps).max(LANES);
+        for start in (0..channels).step_by(at_once) {
+            let block = start..channels.min(start + at_once);
             accumulate(isa, geometry, &grid, rows.clone(), block, x, dy, sums);
         }
     });
@@ -80,11 +81,11 @@ fn gather<T: Element>(
 }
 
 /// Where the channels of each pixel read for `row` begin, and those of its element of the kernel.
-fn find_terms(geometry: &Geometry, grid: &Grid, row: usize, terms: &mut Vec<(usize, usize)>) {
+fn find_terms(geometry: &Geometry, grid: &Grid, row: Place, terms: &mut Vec<(usize, usize)>) {
     let start =
         |[y, x]: [usize; 2], pixel| (pixel * geometry.inputs, (y * geometry.kernel[1] + x) * geometry.inputs);
     terms.clear();
-    terms.extend(grid.window(row).taps().map(|(element, pixel)| start(element, pixel)));
+    terms.extend(grid.elements(row).map(|(element, pixel)| start(element, pixel)));
 }
 
 vectorized! {
@@ -98,7 +99,7 @@ vectorized! {
     ) {
         let channels = geometry.inputs;
         let mut terms = Vec::with_capacity(grid.taps());
-        for row in rows {
+        for row in grid.places(rows) {
             find_terms(geometry, grid, row, &mut terms);
             let start = grid.pixel(row) * channels;
             // SAFETY: rows of one grid are different pixels, and so are those of grids of one gradient.
@@ -139,9 +140,9 @@ vectorized! {
     ) {
         let channels = geometry.inputs;
         let mut terms = Vec::with_capacity(grid.taps());
-        for row in rows {
+        for (row, place) in rows.clone().zip(grid.places(rows)) {
             let dy = &dy[row * channels..][block.clone()];
-            find_terms(geometry, grid, row, &mut terms);
+            find_terms(geometry, grid, place, &mut terms);
             for &(pixel, element) in &terms {
                 let (x, sums) = (&x[pixel..][block.clone()], &mut sums[element..][block.clone()]);
                 for ((sum, x), dy) in sums.iter_mut().zip(x).zip(dy) {

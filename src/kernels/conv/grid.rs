@@ -1,5 +1,7 @@
 //! Which pixels are read for which pixel: the same description for a convolution and for its gradient.
 
+use std::ops::Range;
+
 /// One dimension of space. The `i`-th of the pixels written reads the pixels `i·step + offset` of its taps, as
 /// far as there are such.
 pub(super) struct Axis {
@@ -57,16 +59,31 @@ impl Grid {
         self.axes.iter().map(|axis| axis.taps.len()).product()
     }
 
-    /// The number of `row` among all pixels of the images written.
-    pub(super) fn pixel(&self, row: usize) -> usize {
-        let ([y, x], [image, i, j]) = (&self.axes, self.split(row));
-        (image * y.target + y.first + i * y.every) * x.target + x.first + j * x.every
+    /// Where `rows` stand.
+    pub(super) fn places(&self, rows: Range<usize>) -> impl Iterator<Item = Place> {
+        let [height, width] = [self.axes[0].count(), self.axes[1].count()];
+        // Counted on, because divisions take longer than all else that is done for a row.
+        let mut next = match rows.start {
+            0 => Place { image: 0, i: 0, j: 0 },
+            row => Place { image: row / (height * width), i: row / width % height, j: row % width },
+        };
+        rows.map(move |_| {
+            let place = next;
+            next.j += 1;
+            if next.j == width {
+                (next.i, next.j) = (next.i + 1, 0);
+            }
+            if next.i == height {
+                (next.image, next.i) = (next.image + 1, 0);
+            }
+            place
+        })
     }
 
-    /// What `row` reads.
-    pub(super) fn window(&self, row: usize) -> Window<'_> {
-        let ([y, x], [image, i, j]) = (&self.axes, self.split(row));
-        Window { grid: self, image, y: y.base(i), x: x.base(j) }
+    /// The number of a row among all pixels of the images written.
+    pub(super) fn pixel(&self, Place { image, i, j }: Place) -> usize {
+        let [y, x] = &self.axes;
+        (image * y.target + y.first + i * y.every) * x.target + x.first + j * x.every
     }
 
     /// How many taps of a line follow each other in memory: 1, or all of them.
@@ -75,45 +92,37 @@ impl Grid {
         if x.is_dense() { x.taps.len() } else { 1 }
     }
 
-    fn split(&self, row: usize) -> [usize; 3] {
-        let [height, width] = [self.axes[0].count(), self.axes[1].count()];
-        [row / (height * width), row / width % height, row % width]
-    }
-}
-
-/// The taps of one row.
-#[derive(Clone, Copy)]
-pub(super) struct Window<'a> {
-    grid: &'a Grid,
-    image: usize,
-    y: isize,
-    x: isize,
-}
-
-impl Window<'_> {
-    /// What the taps `(y, x)` to `(y, x + span - 1)` read: the first of them that is inside of the image, the
-    /// end of those, and the pixel of the first.
-    pub(super) fn read(&self, y: usize, x: usize, span: usize) -> (usize, usize, usize) {
-        let [rows, columns] = &self.grid.axes;
-        let line = self.y + rows.taps[y].offset;
-        let start = self.x + columns.taps[x].offset;
+    /// What the taps `(y, x)` to `(y, x + span - 1)` read for a row: the first of them that is inside of the
+    /// image, the end of those, and the pixel of the first.
+    pub(super) fn read(&self, place: Place, [y, x]: [usize; 2], span: usize) -> (usize, usize, usize) {
+        let [rows, columns] = &self.axes;
+        let line = rows.base(place.i) + rows.taps[y].offset;
+        let start = columns.base(place.j) + columns.taps[x].offset;
         let (height, width, span) =
             (rows.source.cast_signed(), columns.source.cast_signed(), span.cast_signed());
         let (first, end) = ((-start).clamp(0, span), (width - start).clamp(0, span));
         if !(0..height).contains(&line) || first >= end {
             return (0, 0, 0);
         }
-        let pixel = (self.image.cast_signed() * height + line) * width + start + first;
+        let pixel = (place.image.cast_signed() * height + line) * width + start + first;
         (first.cast_unsigned(), end.cast_unsigned(), pixel.cast_unsigned())
     }
 
-    /// The place in the kernel and the pixel of each tap that is not outside.
-    pub(super) fn taps(&self) -> impl Iterator<Item = ([usize; 2], usize)> {
-        let [rows, columns] = &self.grid.axes;
-        let all = (0..rows.taps.len()).flat_map(|y| (0..columns.taps.len()).map(move |x| (y, x)));
-        all.filter_map(|(y, x)| match self.read(y, x, 1) {
+    /// The place in the kernel and the pixel of each tap of a row that is not outside.
+    pub(super) fn elements(&self, place: Place) -> impl Iterator<Item = ([usize; 2], usize)> {
+        let [rows, columns] = &self.axes;
+        let all = (0..rows.taps.len()).flat_map(|y| (0..columns.taps.len()).map(move |x| [y, x]));
+        all.filter_map(move |tap @ [y, x]| match self.read(place, tap, 1) {
             (0, 1, pixel) => Some(([rows.taps[y].kernel, columns.taps[x].kernel], pixel)),
             _ => None,
         })
     }
+}
+
+/// One row: the image and the numbers along both axes.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    image: usize,
+    i: usize,
+    j: usize,
 }

@@ -8,7 +8,7 @@ use half::bf16;
 use super::super::element::Element;
 use super::super::gemm::Rows;
 use super::super::isa::{Isa, vectorized};
-use super::grid::{Grid, Window};
+use super::grid::{Grid, Place};
 
 /// Images, and the channels of them that are seen.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub(super) struct Pixels<'a, T> {
 pub(super) struct Patches<'a, T> {
     pixels: Pixels<'a, T>,
     grid: &'a Grid,
-    rows: Range<usize>,
+    rows: Vec<Place>,
     /// Taps read at once.
     span: usize,
 }
@@ -32,28 +32,26 @@ impl<'a, T: Element> Patches<'a, T> {
     pub(super) fn new(pixels: &Pixels<'a, T>, grid: &'a Grid, rows: Range<usize>) -> Self {
         // Neighbours are contiguous only with all their channels.
         let span = if pixels.part.len() == pixels.channels { grid.span() } else { 1 };
-        Self { pixels: pixels.clone(), grid, rows, span }
+        Self { pixels: pixels.clone(), grid, rows: grid.places(rows).collect(), span }
     }
 
     /// What `columns` of `row` consist of.
     fn runs(&self, row: usize, columns: Range<usize>) -> Runs<'_, T> {
-        assert!(self.rows.start + row < self.rows.end);
-        let window = self.grid.window(self.rows.start + row);
-        let (mut tap, mut skip) = ((0, 0), 0);
+        let (mut tap, mut skip) = ([0; 2], 0);
         if !columns.is_empty() {
             let (run, line) = (self.span * self.pixels.part.len(), self.grid.axes[1].taps.len());
             let first = columns.start / run * self.span;
-            (tap, skip) = ((first / line, first % line), columns.start % run);
+            (tap, skip) = ([first / line, first % line], columns.start % run);
         }
-        Runs { patches: self, window, tap, skip, left: columns.len() }
+        Runs { patches: self, place: self.rows[row], tap, skip, left: columns.len() }
     }
 }
 
 /// Goes through a part of a row.
 struct Runs<'a, T> {
     patches: &'a Patches<'a, T>,
-    window: Window<'a>,
-    tap: (usize, usize),
+    place: Place,
+    tap: [usize; 2],
     /// Elements of the next run that are not asked for.
     skip: usize,
     left: usize,
@@ -74,9 +72,9 @@ impl<'a, T> Iterator for Runs<'a, T> {
             return None;
         }
         let Patches { pixels, grid, span, .. } = self.patches;
-        let (width, (y, x)) = (pixels.part.len(), self.tap);
+        let (width, [y, x]) = (pixels.part.len(), self.tap);
         let (skip, end) = (self.skip, (span * width).min(self.skip + self.left));
-        let (first, last, pixel) = self.window.read(y, x, *span);
+        let (first, last, pixel) = grid.read(self.place, self.tap, *span);
         let inside = (first * width).clamp(skip, end)..(last * width).clamp(skip, end);
         let data = if inside.is_empty() {
             &[]
@@ -86,7 +84,7 @@ impl<'a, T> Iterator for Runs<'a, T> {
         };
         self.left -= end - skip;
         self.skip = 0;
-        self.tap = if x + span < grid.axes[1].taps.len() { (y, x + span) } else { (y + 1, 0) };
+        self.tap = if x + span < grid.axes[1].taps.len() { [y, x + span] } else { [y + 1, 0] };
         Some(Run { before: inside.start - skip, data, after: end - inside.end })
     }
 }

@@ -17,9 +17,10 @@ use super::grid::Grid;
 use super::patches::{Patches, Pixels};
 
 /// Words of packed patches at once, to stay in the last-level cache …
-const WORDS: usize = 1 << 20;
-/// … but as many rows at least, because the other operand is packed once for all of them.
-const LEAST_ROWS: usize = 1024;
+const WORDS: usize = 2 << 20;
+/// … but as many rows at least, because the other operand is packed once for all of them, and in multiples of
+/// this, so that threads have equally many tiles.
+const ROWS: usize = 896;
 /// Rows summed over at once for the gradient of the weight.
 const DEPTH: usize = 4096;
 
@@ -119,14 +120,15 @@ fn gather<T: Element>(
     first: usize,
 ) {
     let depth = grid.taps() * pixels.part.len();
-    let at_once = (WORDS / depth.max(1)).max(LEAST_ROWS);
+    let at_once = (WORDS / depth.max(1) / ROWS).max(1) * ROWS;
     for rows in chunks(grid.rows(), at_once) {
         let start = rows.start;
         let patches = Patches::new(pixels, grid, rows);
         let patches = Packed::new(isa, precision, Lanes::rows(&patches));
         multiply(isa, &[(&patches, right)], |mut tile| {
-            for i in 0..tile.rows {
-                let place = grid.pixel(start + tile.row + i) * target.channels + first + tile.column;
+            let first_row = start + tile.row;
+            for (i, place) in grid.places(first_row..first_row + tile.rows).enumerate() {
+                let place = grid.pixel(place) * target.channels + first + tile.column;
                 // SAFETY: tiles of one product do not overlap; grids of one convolution have different pixels,
                 // and groups different channels.
                 let place = unsafe { target.data.part(place..place + tile.columns) };
