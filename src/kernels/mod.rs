@@ -19,6 +19,7 @@
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
 //! | [`quantized`] layers | packed weights, read once, as they are | `mlx::quantized_matmul` |
 //! | [`matmul`](matmul::matmul) | blocks in panels, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
+//! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | a blocked product that packs from the pixels; a direct loop where channels do not mix | `mlx::conv1d`, `mlx::conv2d` |
 //!
 //! This is the only room of the crate with `unsafe` code.
 
@@ -28,6 +29,7 @@ pub mod append;
 pub mod attention;
 pub mod blas;
 pub mod cached_attention;
+pub mod conv;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;

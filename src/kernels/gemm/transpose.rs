@@ -37,6 +37,8 @@ mod x86 {
         let count = 16.min(width - first);
         let steps = panel.len() / width;
         let mask = u16::MAX >> (16 - count);
+        // What is stored beyond the lanes belongs to the next step, which follows: stores with a mask are slow.
+        let whole = count == 16 || first == 0;
         let mut rows = [_mm512_setzero_si512(); 16];
         for start in (0..steps).step_by(16) {
             for (i, row) in rows.iter_mut().enumerate().take(count) {
@@ -44,10 +46,15 @@ mod x86 {
                 *row = unsafe { _mm512_loadu_si512(block.as_ptr().add(i * depth + start).cast()) };
             }
             for (s, column) in columns(rows).into_iter().enumerate().take(steps - start) {
+                let place = (start + s) * width + first;
                 // SAFETY: step `start + s` is within the panel, and the mask keeps to its lanes.
                 unsafe {
-                    let place = panel.as_mut_ptr().add((start + s) * width + first);
-                    _mm512_mask_storeu_epi32(place.cast(), mask, column);
+                    let at = panel.as_mut_ptr().add(place);
+                    if whole && place + 16 <= panel.len() {
+                        _mm512_storeu_si512(at.cast(), column);
+                    } else {
+                        _mm512_mask_storeu_epi32(at.cast(), mask, column);
+                    }
                 }
             }
         }

@@ -6,6 +6,7 @@ use mlx_rs::{Array, Dtype};
 use super::super::activation::{Activation, gated};
 use super::super::adamw::{Step, Tensor, adamw};
 use super::super::attention::{Keys, Mask, attention};
+use super::super::conv::{self, conv1d, conv2d};
 use super::super::cross_entropy::{Options, cross_entropy};
 use super::super::embedding::embedding;
 use super::super::gemm::{self, Precision};
@@ -52,6 +53,10 @@ pub(super) const CASES: &[Make] = &[
     |isa| quantized_linear(isa, Accuracy::Int8, PREFILL),
     |isa| attend(isa, false),
     |isa| attend(isa, true),
+    |isa| convolve(isa, Dtype::Float32, false),
+    |isa| convolve(isa, Dtype::Float32, true),
+    |isa| convolve(isa, Dtype::Bfloat16, false),
+    short_convolve,
     normalize,
     swiglu,
     rotate,
@@ -73,10 +78,7 @@ const WIDE: [usize; 2] = [4096, 2048];
 fn linear(isa: Isa, dtype: Dtype, backward: bool) -> MlxResult<Case> {
     let [rows, inputs, outputs] = TRAINING;
     let (x, weight) = (floats(&[rows, inputs], dtype, 1)?, floats(&[outputs, inputs], dtype, 2)?);
-    let (precision, arithmetic, format) = match dtype {
-        Dtype::Bfloat16 => (Precision::Bf16, Arithmetic::Bf16, "bf16"),
-        _ => (Precision::F32, Arithmetic::F32, "f32"),
-    };
+    let (precision, arithmetic, format) = products_of(dtype);
     let run = |operands: &[Array]| linears(&operands[0], &[Layer::plain(Weight::Dense(&operands[1]))]);
     let passes = if backward { 2 } else { 1 };
     let moved = (rows * inputs + outputs * inputs) * passes + rows * outputs;
@@ -164,6 +166,42 @@ fn attend(isa: Isa, backward: bool) -> MlxResult<Case> {
         operations: (product * if backward { 5 } else { 2 }) as f64,
         build: pass(run, vec![q, kv(2)?, kv(3)?], &[&[1, time, heads, head_dim]], Dtype::Float32, backward)?,
         ..streaming(isa, numbers)
+    })
+}
+
+fn convolve(isa: Isa, dtype: Dtype, backward: bool) -> MlxResult<Case> {
+    let (batch, side, inputs, outputs, kernel) = (8, 56, 64, 128, 3);
+    let x = floats(&[batch, side, side, inputs], dtype, 1)?;
+    let w = floats(&[outputs, kernel, kernel, inputs], dtype, 2)?;
+    let options = conv::Options { padding: [1, 1], ..conv::Options::default() };
+    let run = move |operands: &[Array]| Ok(vec![conv2d(&operands[0], &operands[1], options)?]);
+    let (pixels, depth) = (batch * side * side, kernel * kernel * inputs);
+    let passes = if backward { 2 } else { 1 };
+    let moved = (pixels * inputs + outputs * depth) * passes + pixels * outputs;
+    let (precision, arithmetic, format) = products_of(dtype);
+    Ok(Case {
+        operation: if backward { "conv2d backward" } else { "conv2d" },
+        size: format!("{batch} of {side}x{side}, {inputs} to {outputs}, kernel {kernel}x{kernel}"),
+        format,
+        path: gemm::describe(isa, precision),
+        operations: (2 * pixels * depth * outputs * passes) as f64,
+        bytes: (moved * size_of_element(dtype)) as f64,
+        arithmetic,
+        build: pass(run, vec![x, w], &[&[batch, side, side, outputs]], dtype, backward)?,
+    })
+}
+
+/// Each channel by itself.
+fn short_convolve(isa: Isa) -> MlxResult<Case> {
+    let (time, width, kernel) = (2048, 2048, 3);
+    let (x, w) =
+        (floats(&[1, time, width], Dtype::Float32, 1)?, floats(&[width, kernel, 1], Dtype::Float32, 2)?);
+    let options = conv::Options { padding: [kernel - 1], groups: width, ..conv::Options::default() };
+    Ok(Case {
+        operation: "depthwise conv1d",
+        size: format!("{time} tokens, {width} channels, kernel {kernel}"),
+        build: Box::new(move || Ok(Work::of(vec![conv1d(&x, &w, options)?]))),
+        ..streaming(isa, 2 * time * width)
     })
 }
 
@@ -307,6 +345,14 @@ fn pass(
         let (before, timed) = fallible_vjp(&run, &operands, &cotangents)?;
         Ok(Work { before, timed })
     }))
+}
+
+/// How products of operands of `dtype` are computed.
+fn products_of(dtype: Dtype) -> (Precision, Arithmetic, &'static str) {
+    match dtype {
+        Dtype::Bfloat16 => (Precision::Bf16, Arithmetic::Bf16, "bf16"),
+        _ => (Precision::F32, Arithmetic::F32, "f32"),
+    }
 }
 
 fn size_of_element(dtype: Dtype) -> usize {

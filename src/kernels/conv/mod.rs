@@ -1,0 +1,196 @@
+//! Convolution over one or two dimensions of space, as networks define it: a correlation.
+//!
+//! `y[n, i, o] = Σ x[n, i·stride + k·dilation - padding, c]·w[o, k, c]` over the places `k` of the kernel and
+//! the channels `c` of the group of `o`; outside of `x` there are zeros.
+//!
+//! | operand | [`conv1d`] | [`conv2d`] |
+//! |---|---|---|
+//! | `x` | `[batch, length, in]` | `[batch, height, width, in]` |
+//! | `w` | `[out, kernel, in/groups]` | `[out, kernel height, kernel width, in/groups]` |
+//! | result | `[batch, length', out]` | `[batch, height', width', out]` |
+//!
+//! in one dtype, accumulated in f32, with `length' = ⌊(length + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1`.
+//!
+//! On the CPU a convolution is a matrix product whose one operand holds, for each pixel, what the kernel sees
+//! of it ([Chellapilla et al.](https://inria.hal.science/inria-00112631)). That matrix is never made: the product
+//! packs its panels from the pixels. Where each channel has a kernel of its own there is nothing to multiply
+//! matrices with, and a direct loop takes over.
+
+use std::ffi::CStr;
+
+use mlx_rs::{Array, Dtype, ops};
+
+use super::device::on_cpu;
+use super::element::{Element as _, with_element};
+use super::isa::Isa;
+use super::linear::precision;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use geometry::Geometry;
+
+mod depthwise;
+mod geometry;
+mod grid;
+mod patches;
+mod product;
+
+/// How the kernel moves over `D` dimensions of space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options<const D: usize> {
+    /// Pixels from one place of the kernel to the next.
+    pub stride: [usize; D],
+    /// Zeros before the first pixel, and as many behind the last.
+    pub padding: [usize; D],
+    /// Pixels from one element of the kernel to the next.
+    pub dilation: [usize; D],
+    /// Parts of the channels that do not see each other.
+    pub groups: usize,
+}
+
+impl<const D: usize> Default for Options<D> {
+    fn default() -> Self {
+        Self { stride: [1; D], padding: [0; D], dilation: [1; D], groups: 1 }
+    }
+}
+
+/// See the [module](self) for shapes.
+///
+/// # Errors
+/// Shapes and options that do not fit; the one at fault is named.
+pub fn conv1d(x: &Array, w: &Array, options: Options<1>) -> MlxResult<Array> {
+    convolve("conv1d", x, w, options, conv1d_reference)
+}
+
+/// See the [module](self) for shapes.
+///
+/// # Errors
+/// Shapes and options that do not fit; the one at fault is named.
+pub fn conv2d(x: &Array, w: &Array, options: Options<2>) -> MlxResult<Array> {
+    convolve("conv2d", x, w, options, conv2d_reference)
+}
+
+/// [`conv1d`] by MLX.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn conv1d_reference(x: &Array, w: &Array, options: Options<1>) -> MlxResult<Array> {
+    let [stride, padding, dilation] =
+        [options.stride, options.padding, options.dilation].map(|[length]| length as i32);
+    ops::conv1d(x, w, stride, padding, dilation, options.groups as i32)
+}
+
+/// [`conv2d`] by MLX.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn conv2d_reference(x: &Array, w: &Array, options: Options<2>) -> MlxResult<Array> {
+    let [stride, padding, dilation] = [options.stride, options.padding, options.dilation]
+        .map(|[height, width]| (height as i32, width as i32));
+    ops::conv2d(x, w, stride, padding, dilation, options.groups as i32)
+}
+
+fn convolve<const D: usize>(
+    name: &str,
+    x: &Array,
+    w: &Array,
+    options: Options<D>,
+    reference: fn(&Array, &Array, Options<D>) -> MlxResult<Array>,
+) -> MlxResult<Array> {
+    let geometry = Geometry::of(name, x.shape(), w.shape(), options)?;
+    let float = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    if !on_cpu() || !float || x.dtype() != w.dtype() {
+        return reference(x, w, options);
+    }
+    let mut shape = x.shape().to_vec();
+    let last = geometry.target.into_iter().chain([geometry.outputs]).rev();
+    for (dim, extent) in shape[1..].iter_mut().rev().zip(last) {
+        *dim = extent as i32;
+    }
+    apply(Conv { geometry }, &[x, w], &shape, x.dtype())
+}
+
+/// Inputs `x` and `w`.
+struct Conv {
+    geometry: Geometry,
+}
+
+impl HostOp for Conv {
+    const NAME: &'static CStr = c"EatConv";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (isa, geometry, precision) = (Isa::current(), &self.geometry, precision(&inputs[0]));
+        let (x, w) = (&inputs[0].data, &inputs[1].data);
+        with_element!(x, T => {
+            let (x, w, y) = (T::of(x), T::of(w), T::of_mut(&mut outputs[0].data));
+            if geometry.is_depthwise() {
+                depthwise::forward(isa, geometry, x, w, y);
+            } else {
+                product::forward(isa, precision, geometry, x, w, y);
+            }
+        });
+    }
+
+    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (geometry, grad) = (self.geometry, &pass.cotangents[0]);
+        let [x, w] = [&pass.inputs[0], &pass.inputs[1]];
+        let gradient = |&n: &usize| match n {
+            0 => apply(InputGradient { geometry }, &[grad, w], x.shape(), x.dtype()),
+            _ => apply(WeightGradient { geometry }, &[x, grad], w.shape(), w.dtype()),
+        };
+        argnums.iter().map(gradient).collect()
+    }
+}
+
+/// Inputs the gradient of the result and `w`; output the gradient of `x`.
+struct InputGradient {
+    geometry: Geometry,
+}
+
+impl HostOp for InputGradient {
+    const NAME: &'static CStr = c"EatConvInputGradient";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (isa, geometry, precision) = (Isa::current(), &self.geometry, precision(&inputs[0]));
+        let (dy, w) = (&inputs[0].data, &inputs[1].data);
+        with_element!(dy, T => {
+            let (dy, w, dx) = (T::of(dy), T::of(w), T::of_mut(&mut outputs[0].data));
+            if geometry.is_depthwise() {
+                depthwise::input_gradient(isa, geometry, dy, w, dx);
+            } else {
+                product::input_gradient(isa, precision, geometry, dy, w, dx);
+            }
+        });
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+/// Inputs `x` and the gradient of the result; output the gradient of `w`.
+struct WeightGradient {
+    geometry: Geometry,
+}
+
+impl HostOp for WeightGradient {
+    const NAME: &'static CStr = c"EatConvWeightGradient";
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let (isa, geometry, precision) = (Isa::current(), &self.geometry, precision(&inputs[0]));
+        let (x, dy) = (&inputs[0].data, &inputs[1].data);
+        with_element!(x, T => {
+            let (x, dy, dw) = (T::of(x), T::of(dy), T::of_mut(&mut outputs[0].data));
+            if geometry.is_depthwise() {
+                depthwise::weight_gradient(isa, geometry, x, dy, dw);
+            } else {
+                product::weight_gradient(isa, precision, geometry, x, dy, dw);
+            }
+        });
+    }
+
+    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests;

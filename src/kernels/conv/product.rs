@@ -1,0 +1,163 @@
+//! Convolution and its gradients as matrix products, one per group:
+//!
+//! ```text
+//! y = patches(x)·wᵀ     dx = patches(dy)·w     dw = dyᵀ·patches(x)
+//! ```
+
+use std::ops::Range;
+
+use super::super::disjoint::Disjoint;
+use super::super::element::Element;
+use super::super::gemm::{Dense, Lanes, Packed, Picked, Precision, multiply};
+use super::super::isa::{Isa, vectorized};
+use super::super::pool::{run, threads};
+use super::super::scratch;
+use super::geometry::Geometry;
+use super::grid::Grid;
+use super::patches::{Patches, Pixels};
+
+/// Words of packed patches at once, to stay in the last-level cache …
+const WORDS: usize = 2 << 20;
+/// … but as many rows at least, because the other operand is packed once for all of them, and in multiples of
+/// this, so that threads have equally many tiles.
+const ROWS: usize = 896;
+/// Rows summed over at once for the gradient of the weight.
+const DEPTH: usize = 4096;
+
+pub(super) fn forward<T: Element>(
+    isa: Isa,
+    precision: Precision,
+    geometry: &Geometry,
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+) {
+    let (grid, (inputs, outputs)) = (geometry.forward(), geometry.group());
+    let depth = geometry.taps() * inputs;
+    let y = Target { data: Disjoint::new(y), channels: geometry.outputs };
+    each_group(geometry, |group| {
+        let x = Pixels { data: x, channels: geometry.inputs, part: part(group, inputs) };
+        let w = Dense::new(&w[group * outputs * depth..][..outputs * depth], (outputs, depth));
+        gather(isa, precision, &x, &grid, Lanes::rows(&w), &y, group * outputs);
+    });
+}
+
+pub(super) fn input_gradient<T: Element>(
+    isa: Isa,
+    precision: Precision,
+    geometry: &Geometry,
+    dy: &[T],
+    w: &[T],
+    dx: &mut [T],
+) {
+    let (inputs, outputs) = geometry.group();
+    let [height, width] = geometry.kernel;
+    let w = Dense::new(w, (geometry.outputs * height * width, inputs));
+    let dx = Target { data: Disjoint::new(dx), channels: geometry.inputs };
+    for grid in geometry.backward() {
+        let [y, x] = &grid.axes;
+        each_group(geometry, |group| {
+            let dy = Pixels { data: dy, channels: geometry.outputs, part: part(group, outputs) };
+            // In the order of the patches: taps, then outputs.
+            let map = |row: usize| {
+                let (tap, output) = (row / outputs, group * outputs + row % outputs);
+                let (y, x) = (y.taps[tap / x.taps.len()], x.taps[tap % x.taps.len()]);
+                (output * height + y.kernel) * width + x.kernel
+            };
+            let turned = Picked { matrix: &w, rows: grid.taps() * outputs, map };
+            gather(isa, precision, &dy, &grid, Lanes::columns(&turned), &dx, group * inputs);
+        });
+    }
+}
+
+pub(super) fn weight_gradient<T: Element>(
+    isa: Isa,
+    precision: Precision,
+    geometry: &Geometry,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
+) {
+    let (grid, (inputs, outputs)) = (geometry.forward(), geometry.group());
+    let depth = geometry.taps() * inputs;
+    let mut sums = scratch::take::<f32>(dw.len());
+    sums.fill(0.0);
+    let shared = Disjoint::new(&mut sums);
+    each_group(geometry, |group| {
+        let x = Pixels { data: x, channels: geometry.inputs, part: part(group, inputs) };
+        for rows in chunks(grid.rows(), DEPTH) {
+            let dy = &dy[rows.start * geometry.outputs..rows.end * geometry.outputs];
+            let dy = Dense::new(dy, (rows.len(), geometry.outputs)).columns(part(group, outputs));
+            let patches = Patches::new(&x, &grid, rows);
+            let dy = Packed::new(isa, precision, Lanes::columns(&dy));
+            multiply(isa, &[(&dy, Lanes::columns(&patches))], |mut tile| {
+                for i in 0..tile.rows {
+                    let start = (group * outputs + tile.row + i) * depth + tile.column;
+                    // SAFETY: tiles of one product do not overlap, and groups have different rows.
+                    let place = unsafe { shared.part(start..start + tile.columns) };
+                    place.iter_mut().zip(tile.row_mut(i)).for_each(|(sum, x)| *sum += *x);
+                }
+            });
+        }
+    });
+    narrow(isa, &sums, dw);
+}
+
+/// Images written.
+struct Target<'a, T> {
+    data: Disjoint<'a, T>,
+    channels: usize,
+}
+
+/// `patches·rightᵀ`, written to the pixels of `grid`, from channel `first` on.
+fn gather<T: Element>(
+    isa: Isa,
+    precision: Precision,
+    pixels: &Pixels<T>,
+    grid: &Grid,
+    right: Lanes,
+    target: &Target<T>,
+    first: usize,
+) {
+    let depth = grid.taps() * pixels.part.len();
+    let at_once = (WORDS / depth.max(1) / ROWS).max(1) * ROWS;
+    for rows in chunks(grid.rows(), at_once) {
+        let start = rows.start;
+        let patches = Patches::new(pixels, grid, rows);
+        let patches = Packed::new(isa, precision, Lanes::rows(&patches));
+        multiply(isa, &[(&patches, right)], |mut tile| {
+            let first_row = start + tile.row;
+            for (i, place) in grid.places(first_row..first_row + tile.rows).enumerate() {
+                let place = grid.pixel(place) * target.channels + first + tile.column;
+                // SAFETY: tiles of one product do not overlap; grids of one convolution have different pixels,
+                // and groups different channels.
+                let place = unsafe { target.data.part(place..place + tile.columns) };
+                narrow(isa, tile.row_mut(i), place);
+            }
+        });
+    }
+}
+
+/// One group after the other on all threads, or many at once on one thread each.
+fn each_group(geometry: &Geometry, task: impl Fn(usize) + Sync) {
+    if geometry.groups >= 2 * threads() {
+        run(geometry.groups, task);
+    } else {
+        (0..geometry.groups).for_each(task);
+    }
+}
+
+/// The channels of a group of `len`.
+fn part(group: usize, len: usize) -> Range<usize> {
+    group * len..(group + 1) * len
+}
+
+fn chunks(len: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(at_once).map(move |start| start..len.min(start + at_once))
+}
+
+vectorized! {
+    fn narrow<T: Element>(wide: &[f32], row: &mut [T]) {
+        T::narrow(wide, row);
+    }
+}
