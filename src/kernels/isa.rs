@@ -21,7 +21,7 @@ pub enum Isa {
 }
 
 /// Name of the variable that lowers the level, for comparing and for finding faults.
-const VARIABLE: &str = "EAT_ISA";
+pub(super) const VARIABLE: &str = "EAT_ISA";
 
 impl Isa {
     /// All levels, lowest first.

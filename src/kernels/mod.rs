@@ -52,6 +52,8 @@ mod op;
 mod pages;
 mod pool;
 mod scratch;
+#[cfg(test)]
+mod shapes;
 mod sum;
 #[cfg(test)]
 mod testing;

@@ -84,8 +84,10 @@ impl Recording {
                 return None;
             }
             tape.runs_left = tape.runs_left.min(op.runs_left());
+            // What outputs continue is not read again: without it a cache is held once.
+            let read = inputs.into_iter().zip(&buffers).filter(|(_, buffer)| !buffer.data.is_null());
+            tape.arrays.extend(read.map(|(input, _)| input).chain(outputs));
             tape.steps.push(Step { op, inputs: buffers, outputs: written });
-            tape.arrays.extend(inputs.into_iter().chain(outputs));
         }
         let wrote = |step: &Step| step.outputs.iter().any(|output| output.data == tape.result.data);
         tape.steps.iter().any(wrote).then_some(tape)
@@ -159,4 +161,96 @@ fn buffer(array: &Array) -> Option<eat_buffer> {
         ndim: array.ndim(),
         dtype: array.dtype().into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::Dtype;
+
+    use super::*;
+    use crate::kernels::attention::Mask;
+    use crate::kernels::cached_attention::{Query, Store, cached_attention};
+    use crate::kernels::embedding::embedding;
+    use crate::kernels::eval;
+    use crate::kernels::linear::{Layer, Weight, linears};
+    use crate::kernels::op::MlxResult;
+    use crate::kernels::testing::{draw, values};
+
+    const WIDTH: i32 = 16;
+    const QUERY: Query =
+        Query { heads: 1, kv_heads: 1, head_dim: WIDTH, rotation: None, scale: 0.25, mask: Mask::Causal };
+
+    /// A table of tokens and four matrices.
+    fn parameters() -> Vec<Array> {
+        let shapes = [[50, WIDTH], [WIDTH, WIDTH], [WIDTH, WIDTH], [WIDTH, WIDTH], [50, WIDTH]];
+        shapes.iter().zip(0..).map(|(shape, seed)| draw(shape, Dtype::Float32, seed)).collect()
+    }
+
+    fn pass(parameters: &[Array], ids: &Array, store: &mut Store) -> MlxResult<Array> {
+        let x = embedding(&parameters[0], ids)?;
+        let layers: Vec<Layer> = parameters[1..4].iter().map(|w| Layer::plain(Weight::Dense(w))).collect();
+        let qkv = linears(&x, &layers)?;
+        // A view of the same memory, as models have them.
+        let v = qkv[2].reshape(&[1, 1, 1, WIDTH])?;
+        let y = cached_attention([&qkv[0], &qkv[1], &v], QUERY, store)?;
+        Ok(linears(&y, &[Layer::plain(Weight::Dense(&parameters[4]))])?.remove(0))
+    }
+
+    fn ids(token: u32) -> Array {
+        Array::from_slice(&[token], &[1, 1])
+    }
+
+    fn wide(numbers: &[f32]) -> Vec<f64> {
+        numbers.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    #[test]
+    fn repeats_a_pass_until_the_cache_is_full() {
+        let parameters = parameters();
+        let (mut ours, mut theirs) = (Store::default(), Store::default());
+        let mut tape: Option<Tape> = None;
+        let (mut taped, mut recorded) = (0, 0);
+        for token in (0..300).map(|i| i * 7 % 50) {
+            let expected = pass(&parameters, &ids(token), &mut theirs).unwrap();
+            let repeated = tape.as_mut().and_then(|tape| tape.run(&[token]).unwrap());
+            let logits = if let Some(logits) = repeated {
+                ours.len += 1;
+                taped += 1;
+                wide(&logits)
+            } else {
+                let place = ids(token);
+                let (logits, recording) = record(|| pass(&parameters, &place, &mut ours).unwrap());
+                eval([&logits].into_iter().chain(&ours.k).chain(&ours.v)).unwrap();
+                tape = recording.tape(&place, &parameters, &logits);
+                assert!(tape.is_some());
+                recorded += 1;
+                values(&logits)
+            };
+            assert_eq!(logits, values(&expected), "after {} tokens", theirs.len);
+        }
+        // The first token has nothing to continue, and one that finds 256 positions taken has no room.
+        assert_eq!((taped, recorded), (297, 3));
+        assert!(tape.unwrap().run(&[1, 2]).is_err());
+    }
+
+    #[test]
+    fn a_pass_with_other_parts_has_no_tape() {
+        let parameters = parameters();
+        let refused = |known: &[Array], build: &dyn Fn(&Array, &mut Store) -> Array| {
+            let (place, mut store) = (ids(1), Store::default());
+            let (result, recording) = record(|| build(&place, &mut store));
+            eval([&result]).unwrap();
+            recording.tape(&place, known, &result).is_none()
+        };
+        let whole = |ids: &Array, store: &mut Store| pass(&parameters, ids, store).unwrap();
+        assert!(!refused(&parameters, &whole));
+        assert!(refused(&parameters[1..], &whole), "a parameter that nobody vouches for");
+        assert!(refused(&parameters, &|ids, store| whole(ids, store).square().unwrap()), "an end of MLX's");
+        let doubled = |ids: &Array, _: &mut Store| {
+            let x = embedding(&parameters[0], ids).unwrap();
+            let x = x.add(&x).unwrap();
+            linears(&x, &[Layer::plain(Weight::Dense(&parameters[1]))]).unwrap().remove(0)
+        };
+        assert!(refused(&parameters, &doubled), "a part of MLX's in the middle");
+    }
 }

@@ -193,4 +193,4 @@ impl HostOp for WeightGradient {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -47,7 +47,7 @@ fn wide<T: Element>(row: &[T]) -> Vec<f64> {
 }
 
 /// Calls `term` with where `y`, `x` and `w` meet, for each product of the definition.
-fn products(
+pub(in crate::kernels) fn products(
     [batch, height, width, inputs]: [i32; 4],
     [outputs, rows, columns, depth]: [i32; 4],
     [out_height, out_width]: [usize; 2],
