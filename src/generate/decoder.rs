@@ -39,11 +39,17 @@ impl<'a> Decoder<'a> {
             self.tape = None;
         }
         let ids = Array::from_slice(&[token], &[1, 1]);
-        let (logits, recording) = record(|| self.model.forward(&ids, Some(&mut self.cache)));
-        let logits = logits?;
+        let mut forward = || self.model.forward(&ids, Some(&mut self.cache));
+        // A recording holds what it notes, so caches are copied instead of written in place: not in vain.
+        let (logits, recording) = if self.repeats {
+            let (logits, recording) = record(forward);
+            (logits?, Some(recording))
+        } else {
+            (forward()?, None)
+        };
         let last = logits.try_index((0, -1, ..))?.as_dtype(Dtype::Float32)?;
         kernels::eval([&last, &logits].into_iter().chain(self.cache.arrays()))?;
-        if self.repeats {
+        if let Some(recording) = recording {
             let parameters = self.model.parameters().flatten();
             self.tape = recording.tape(&ids, parameters.values().copied(), &logits);
             self.repeats = self.tape.is_some();

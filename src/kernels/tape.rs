@@ -44,6 +44,14 @@ pub struct Recording(Vec<Note>);
 
 /// Calls `build` and notes the nodes it builds.
 pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
+    /// Ends the recording, also when `build` panics.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            NOTES.take();
+        }
+    }
+    let _end = End;
     NOTES.set(Some(Vec::new()));
     let result = build();
     (result, Recording(NOTES.take().unwrap_or_default()))
