@@ -11,7 +11,7 @@ use crate::io::tensors::Tensors;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
-use crate::nn::{self, Cache, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm};
+use crate::nn::{self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm, Segments};
 
 /// One layer of a decoder.
 pub(super) trait Block: ModuleParameters + Send {
@@ -19,7 +19,7 @@ pub(super) trait Block: ModuleParameters + Send {
     ///
     /// # Errors
     /// Shapes that do not fit.
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()>;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
 
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;
@@ -113,19 +113,28 @@ impl<B: Block> Decoder<B> {
     pub(super) fn with_layout(self, layout: Layout) -> Self {
         Self { layout, ..self }
     }
-}
 
-impl<B: Block> Model for Decoder<B> {
-    fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+    /// What the head takes, of `ids`: `[batch, time]`.
+    fn read(&self, ids: &Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = self.model.embed_tokens.forward(ids, self.dtype())?;
         if let Some(scale) = self.embedding_scale {
             x = x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?)?;
         }
         let mut x = Residual::new(x);
         for (i, block) in self.model.layers.iter().enumerate() {
-            block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+            block.forward(&mut x, context.layer(i))?;
         }
         x.normed(&self.model.norm)
+    }
+}
+
+impl<B: Block> Model for Decoder<B> {
+    fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
+        self.read(ids, cache.map_or(Context::Whole, Context::Cached))
+    }
+
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array> {
+        self.read(ids, Context::Segmented(segments))
     }
 
     fn head(&self) -> Layer<'_> {

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod context;
 pub mod either;
 pub mod embedding;
 pub mod linear;
@@ -20,6 +21,7 @@ mod scores;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, KvCache, LayerCache};
+pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use linear::{Linear, LowRank};
 pub use mlp::{Mlp, NumberedMlp};
