@@ -9,6 +9,7 @@ use crate::io::tensors::Tensors;
 use crate::kernels::adamw::squared_norm;
 use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
+use crate::nn::Segments;
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels, nn};
 
@@ -17,20 +18,26 @@ struct Inputs {
     ids: Array,
     targets: Array,
     weights: Array,
+    segments: Option<Segments>,
 }
 
 impl Inputs {
-    fn new(batch: &Batch) -> Self {
+    fn new(batch: &Batch) -> nn::Result<Self> {
         let shape = [batch.rows as i32, batch.time as i32];
-        Self {
+        let segments = batch.starts.as_ref().map(|starts| Segments::new(starts, shape[0], shape[1]));
+        Ok(Self {
             ids: Array::from_slice(&batch.ids, &shape),
             targets: Array::from_slice(&batch.targets, &shape),
             weights: Array::from_slice(&batch.weights, &shape),
-        }
+            segments: segments.transpose()?,
+        })
     }
 
     fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
-        let hidden = model.hidden(&self.ids, None)?;
+        let hidden = match &self.segments {
+            Some(segments) => model.hidden_segmented(&self.ids, segments)?,
+            None => model.hidden(&self.ids, None)?,
+        };
         let options = Options { softcap: model.softcap(), gradient, ..Options::default() };
         cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
     }
@@ -41,7 +48,7 @@ impl Inputs {
 /// # Errors
 /// What MLX raises.
 pub fn loss(model: &dyn Model, batch: &Batch) -> Result<Array> {
-    Ok(Inputs::new(batch).loss(model, false)?)
+    Ok(Inputs::new(batch)?.loss(model, false)?)
 }
 
 /// Current values of the parameters called `names`.
@@ -71,7 +78,7 @@ pub fn gradients(
     batch: &Batch,
     tokens: f32,
 ) -> Result<(Array, Tensors)> {
-    let inputs = Inputs::new(batch);
+    let inputs = Inputs::new(batch)?;
     let values: Vec<Array> = parameters.values().cloned().collect();
     let argnums: Vec<i32> = (0..values.len() as i32).collect();
     let traced = |arrays: &[Array]| -> std::result::Result<Vec<Array>, Exception> {
