@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mlx_rs::{Array, Dtype, random};
 
-use super::config::TrainingConfig;
+use super::config::{Method, TrainingConfig};
 use crate::io::adapters::{LoraParameters, is_adapter};
 use crate::models::Model;
 use crate::nn::LowRank;
@@ -24,6 +24,8 @@ pub struct Adapter<'a> {
     pub scale: f32,
     /// Share of inputs zeroed in training.
     pub dropout: f32,
+    /// Whether each row has a magnitude ([DoRA](crate::nn::dora)).
+    pub magnitude: bool,
 }
 
 impl<'a> Adapter<'a> {
@@ -34,8 +36,9 @@ impl<'a> Adapter<'a> {
             modules: config.target_modules.as_deref(),
             num_layers: config.num_layers,
             rank: config.lora_rank,
-            scale: (config.lora_alpha / f64::from(config.lora_rank)) as f32,
+            scale: config.scale() as f32,
             dropout: config.lora_dropout as f32,
+            magnitude: config.method == Method::Dora,
         }
     }
 }
@@ -46,7 +49,7 @@ impl<'a> Adapter<'a> {
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
-        (*layer.lora_a, *layer.lora_b) = (None, None);
+        (*layer.lora_a, *layer.lora_b, *layer.m) = (None, None, None);
         layer.low_rank = LowRank::default();
         Ok(())
     })
@@ -59,20 +62,29 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
 pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
-        for slot in [&mut *layer.lora_a, &mut *layer.lora_b].into_iter().flatten() {
+        layer.low_rank.norms.factor = None;
+        for slot in [&mut *layer.lora_a, &mut *layer.lora_b, &mut *layer.m].into_iter().flatten() {
             *slot = slot.as_dtype(Dtype::Float32)?;
         }
         Ok(())
     })
 }
 
+/// Gets trained adapters ready for use.
+///
+/// # Errors
+/// What MLX raises.
+pub fn settle(model: &mut dyn Model) -> Result<()> {
+    model.visit_linears(&mut |_, layer| layer.settle())
+}
+
 /// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet; returns
-/// where they sit, relative to their block.
+/// where they sit, relative to their block. Magnitudes are those of the rows as they are.
 ///
 /// # Errors
 /// A module that fits no layer; more blocks than the model has.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<LoraParameters> {
-    let &Adapter { modules, num_layers, rank, scale, dropout } = adapter;
+    let &Adapter { modules, num_layers, rank, scale, dropout, magnitude } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
     let mut keys = BTreeSet::new();
     let mut available = BTreeSet::new();
@@ -94,7 +106,10 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
         let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
         *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
         *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
-        layer.low_rank = LowRank { scale, dropout, dropout_key: None };
+        layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
+        if magnitude {
+            layer.open_magnitude()?;
+        }
         keys.insert(name.to_owned());
         Ok(())
     })?;

@@ -106,6 +106,7 @@ pub fn run(
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
+    attach::settle(model)?;
     save(model, source, adapter.as_ref(), output.folder())?;
     let report = Report {
         steps: plan.steps,
@@ -182,25 +183,31 @@ fn prepare(
         model.visit_packable(&mut |path, slots| match slots.format {
             None => Ok(()),
             Some(_) => Err(Error::Config(format!(
-                "method \"full\" trains every weight, but {path} is quantized; load a dense model or use \"lora\""
+                "method \"full\" trains every weight, but {path} is quantized; load a dense model or train adapters"
             ))),
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
         return Ok((names, None));
     }
+    let kind = if config.method == Method::Dora { adapters::DORA } else { adapters::LORA };
     let adapter = if let Some(folder) = &config.init_adapter {
         let mut adapter = adapters::load(Path::new(folder), model)?;
         // The adapter brings its shape and scale; precision and dropout belong to this run.
         attach::prepare(model, config.lora_dropout as f32)?;
         match &mut adapter.lora_parameters {
-            Some(lora) if adapter.fine_tune_type == "lora" => lora.dropout = config.lora_dropout as f32,
-            _ => return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter"))),
+            Some(lora) if adapter.fine_tune_type == kind => lora.dropout = config.lora_dropout as f32,
+            _ => {
+                let other = &adapter.fine_tune_type;
+                return Err(Error::Config(format!(
+                    "init_adapter: {folder} holds an adapter of type \"{other}\", which method \"{kind}\" cannot go on with"
+                )));
+            }
         }
         adapter
     } else {
         AdapterConfig {
-            fine_tune_type: "lora".into(),
+            fine_tune_type: kind.into(),
             num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
             lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
             model: None,
