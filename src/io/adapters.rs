@@ -3,7 +3,7 @@
 //! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`), `.lora_b` (`[rank, out]`) and, of type
 //! `dora`, `.m` (`[out]`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -55,6 +55,9 @@ pub struct LoraParameters {
     /// Layers inside a block that carry an adapter; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<BTreeSet<String>>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
 fn lora() -> String {
@@ -110,7 +113,7 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<AdapterConfig> {
 /// Whether a parameter belongs to an adapter.
 #[must_use]
 pub fn is_adapter(name: &str) -> bool {
-    [".lora_a", ".lora_b", ".m"].iter().any(|slot| name.ends_with(slot))
+    [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
 /// Opens the low-rank slots for which `loaded` has tensors; `dora` says that there are magnitudes.
