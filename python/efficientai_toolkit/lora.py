@@ -37,16 +37,40 @@ class TrainingConfig(Config):
         "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "full"] = setting("lora", "train low-rank adapters, or every number of the model")
+    method: Literal["lora", "dora", "adalora", "full"] = setting(
+        "lora",
+        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
+        " they matter), or every number of the model",
+    )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
     batch_size: int = setting(4, "rows that go through the model together")
     grad_accumulation: int = setting(1, "batches per optimizer step")
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
-    lora_rank: int = setting(8, "rank of the adapters")
+    lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
+    use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
+    loraplus_lr_ratio: float | None = setting(
+        None, "learning rate of the matrices B as a multiple of lr: LoRA+ (default: the same)"
+    )
+    lora_init: str = setting(
+        "default",
+        "what the adapters start from: default, pissa (principal parts of the weights; saved with twice"
+        " the rank, for the untouched model), or pissa_niter_N (the same by N iterations, faster)",
+    )
+    adalora_init_rank: int | None = setting(
+        None, "rank that adalora starts with (default: one and a half times the rank)"
+    )
+    adalora_tinit: int = setting(0, "steps of adalora before ranks fall")
+    adalora_tfinal: int = setting(0, "steps of adalora after the last change of ranks")
+    adalora_delta_t: int = setting(1, "steps of adalora between changes of ranks")
+    adalora_beta1: float = setting(0.85, "decay of adalora's mean of sensitivities")
+    adalora_beta2: float = setting(0.85, "decay of adalora's mean of their deviations")
+    adalora_orth_reg_weight: float = setting(
+        0.5, "weight of adalora's penalty on matrices that are not orthogonal"
+    )
     target_modules: list[str] | None = setting(
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )

@@ -1,5 +1,6 @@
 //! From a loaded model and a configuration to an adapter or a model folder on disk.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,10 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::json;
 
+use super::adalora::Allocator;
 use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
+use super::method::LoraInit;
 use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
@@ -19,7 +22,8 @@ use crate::progress::{Event, Observer};
 use crate::train::adamw::AdamW;
 use crate::train::checkpoint::{Checkpoints, History};
 use crate::train::evaluate::EvaluationPlan;
-use crate::train::fit::{Data, Plan, batches_per_epoch, fit};
+use crate::train::fit::{Data, Plan, Trained, batches_per_epoch, fit};
+use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
@@ -64,6 +68,8 @@ pub struct Report {
     pub adapter_path: PathBuf,
     /// Step this run continued from; 0 for a fresh one.
     pub resumed_from: u64,
+    /// Ranks that `AdaLoRA` left, by layer.
+    pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
 /// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
@@ -97,7 +103,7 @@ pub fn run(
     }
     let results = [REPORT, adapters::TENSORS, adapters::CONFIG, weights::FILE, "config.json"];
     let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
-    let (names, adapter) = prepare(model, source, config)?;
+    let (names, mut adapter) = prepare(model, source, config)?;
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
@@ -105,7 +111,17 @@ pub fn run(
     let plan = plan(config, data.train.len(), tokenizer.pad_id());
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
-    let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
+    let mut allocator = match config.method {
+        Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
+        _ => None,
+    };
+    let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
+    let trained = Trained { names: &names, hook };
+    let history = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let measured = report(model, &names, history)?;
+    if let Some(AdapterConfig { lora_parameters: Some(lora), .. }) = &mut adapter {
+        attach::settle(model, lora)?;
+    }
     save(model, source, adapter.as_ref(), output.folder())?;
     let report = Report {
         steps: plan.steps,
@@ -113,7 +129,8 @@ pub fn run(
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
-        ..report(model, &names, history)?
+        rank_pattern: adapter.and_then(|adapter| adapter.lora_parameters?.rank_pattern),
+        ..measured
     };
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
@@ -166,7 +183,9 @@ pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingC
     let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
     let splits = read_splits(Path::new(data), config.seed)?;
     let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    prepare(model, Path::new(""), config)?;
+    // Decomposing every matrix would check nothing more.
+    let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
+    prepare(model, Path::new(""), &config)?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -182,25 +201,31 @@ fn prepare(
         model.visit_packable(&mut |path, slots| match slots.format {
             None => Ok(()),
             Some(_) => Err(Error::Config(format!(
-                "method \"full\" trains every weight, but {path} is quantized; load a dense model or use \"lora\""
+                "method \"full\" trains every weight, but {path} is quantized; load a dense model or train adapters"
             ))),
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
         return Ok((names, None));
     }
+    let kind = if config.method == Method::Dora { adapters::DORA } else { adapters::LORA };
     let adapter = if let Some(folder) = &config.init_adapter {
         let mut adapter = adapters::load(Path::new(folder), model)?;
         // The adapter brings its shape and scale; precision and dropout belong to this run.
         attach::prepare(model, config.lora_dropout as f32)?;
         match &mut adapter.lora_parameters {
-            Some(lora) if adapter.fine_tune_type == "lora" => lora.dropout = config.lora_dropout as f32,
-            _ => return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter"))),
+            Some(lora) if adapter.fine_tune_type == kind => lora.dropout = config.lora_dropout as f32,
+            _ => {
+                let other = &adapter.fine_tune_type;
+                return Err(Error::Config(format!(
+                    "init_adapter: {folder} holds an adapter of type \"{other}\", which method \"{kind}\" cannot go on with"
+                )));
+            }
         }
         adapter
     } else {
         AdapterConfig {
-            fine_tune_type: "lora".into(),
+            fine_tune_type: kind.into(),
             num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
             lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
             model: None,
@@ -218,6 +243,7 @@ fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
         batch_size: config.batch_size,
         accumulation: config.grad_accumulation,
         lr: config.lr,
+        lr_factors: config.lr_factors(),
         schedule: config.schedule,
         warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
         optimizer: AdamW {

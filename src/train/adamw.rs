@@ -1,5 +1,6 @@
 //! [AdamW](https://arxiv.org/abs/1711.05101): decoupled weight decay, bias-corrected moments.
 
+use super::lr_factors::LrFactors;
 use crate::io::tensors::Tensors;
 use crate::kernels::adamw::{Step, Tensor, Updated, adamw};
 use crate::{Result, kernels};
@@ -30,9 +31,11 @@ pub struct Moments {
 
 /// What changes from step to step.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct Pace<'a> {
     /// Learning rate.
     pub lr: f64,
+    /// What it is multiplied with.
+    pub factors: &'a LrFactors,
     /// What gradients are multiplied with, to clip them.
     pub grad_scale: f32,
 }
@@ -54,14 +57,15 @@ impl AdamW {
         parameters: &mut Tensors,
         mut grads: Tensors,
         moments: &mut Moments,
-        pace: Pace,
+        pace: Pace<'_>,
         mut replaced: impl FnMut(&Tensors),
     ) -> Result<()> {
         moments.updates += 1;
         let &Self { beta1, beta2, eps, weight_decay } = self;
-        let Pace { lr, grad_scale } = pace;
-        let step = Step { beta1, beta2, eps, weight_decay, lr, update: moments.updates, grad_scale };
-        for names in groups(parameters) {
+        let Pace { lr, factors, grad_scale } = pace;
+        let update = moments.updates;
+        for (factor, names) in groups(parameters).into_iter().flat_map(|names| factors.split(names)) {
+            let step = Step { beta1, beta2, eps, weight_decay, lr: lr * factor, update, grad_scale };
             let tensors: Vec<Tensor> = names
                 .iter()
                 .map(|name| Tensor {
@@ -122,7 +126,7 @@ mod tests {
         let mut held = Tensors::new();
         for _ in 0..3 {
             let grads = [("p".to_owned(), parameters["p"].square().unwrap())].into();
-            let pace = Pace { lr: 0.1, grad_scale: 1.0 };
+            let pace = Pace { lr: 0.1, factors: &LrFactors::default(), grad_scale: 1.0 };
             let replaced = |values: &Tensors| held = values.clone();
             optimizer.step(&mut parameters, grads, &mut moments, pace, replaced).unwrap();
         }

@@ -5,6 +5,7 @@
 //!     parameters.safetensors   the trained parameters
 //!     first.safetensors        AdamW's moments
 //!     second.safetensors
+//!     method.safetensors       what the method remembers, if anything
 //!     state.json               step, curves, and what the run was started with
 //! ```
 //! Dropout masks and the order of the data are functions of the seed and the step, so
@@ -22,6 +23,7 @@ use crate::io::tensors::{self, Tensors};
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";
+const METHOD: &str = "method.safetensors";
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub struct State {
     pub parameters: Tensors,
     /// The optimizer's memory.
     pub moments: Moments,
+    /// The memory of the method.
+    pub method: Tensors,
     /// Curves so far.
     pub history: History,
 }
@@ -84,6 +88,9 @@ impl Checkpoints {
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
         tensors::write(&folder.path().join("first.safetensors"), &state.moments.first, &[])?;
         tensors::write(&folder.path().join("second.safetensors"), &state.moments.second, &[])?;
+        if !state.method.is_empty() {
+            tensors::write(&folder.path().join(METHOD), &state.method, &[])?;
+        }
         let file = File {
             step: state.step,
             updates: state.moments.updates,
@@ -143,6 +150,7 @@ impl Checkpoints {
                 second: read("second.safetensors")?,
                 updates: file.updates,
             },
+            method: if folder.join(METHOD).exists() { read(METHOD)? } else { Tensors::new() },
             history: file.history,
         })
     }
@@ -177,7 +185,7 @@ mod tests {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
         let moments = Moments { first: tensors.clone(), second: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
-        State { step, parameters: tensors, moments, history }
+        State { step, parameters: tensors.clone(), moments, method: tensors, history }
     }
 
     #[test]
@@ -192,6 +200,7 @@ mod tests {
         assert_eq!((back.step, back.moments.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.method["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
     }
 

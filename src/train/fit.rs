@@ -8,6 +8,8 @@ use mlx_rs::memory;
 use super::adamw::{AdamW, Moments, Pace};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
+use super::hook::StepHook;
+use super::lr_factors::LrFactors;
 use super::schedule::Schedule;
 use super::step;
 use crate::data::{Batch, Sample, collate, epoch_batches};
@@ -36,6 +38,8 @@ pub struct Plan {
     pub accumulation: u64,
     /// Peak learning rate.
     pub lr: f64,
+    /// Parameters that learn faster or slower.
+    pub lr_factors: LrFactors,
     /// Its course.
     pub schedule: Schedule,
     /// Steps until the peak.
@@ -54,13 +58,21 @@ pub struct Plan {
     pub evaluation: EvaluationPlan,
 }
 
+/// What to train.
+pub struct Trained<'a> {
+    /// The parameters.
+    pub names: &'a [String],
+    /// What the method does besides.
+    pub hook: Option<&'a mut dyn StepHook>,
+}
+
 /// Batches in one pass over `rows` rows.
 #[must_use]
 pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
     rows.div_ceil(batch_size.max(1)) as u64
 }
 
-/// Trains the parameters called `names` and returns the curves; the model holds the result.
+/// Trains some parameters and returns the curves; the model holds the result.
 ///
 /// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
 /// first and the error is [`Error::Interrupted`].
@@ -69,24 +81,34 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 /// A loss that is not a number; what MLX or the disk report.
 pub fn fit(
     model: &mut dyn Model,
-    names: &[String],
+    trained: Trained,
     data: &Data,
     plan: &Plan,
     checkpoints: &Checkpoints,
     resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<History> {
+    let Trained { names, mut hook } = trained;
     let parameters = step::parameters(model, names);
     let state = match resumed {
         Some(state) => {
             check(&state, &parameters, plan.steps)?;
+            if let Some(hook) = &mut hook {
+                hook.restore(state.method.clone(), &state.parameters)?;
+            }
             state
         }
-        None => State { step: 0, parameters, moments: Moments::default(), history: History::default() },
+        None => State {
+            step: 0,
+            parameters,
+            moments: Moments::default(),
+            method: Tensors::new(),
+            history: History::default(),
+        },
     };
     step::set_parameters(model, &state.parameters);
     memory::reset_peak_memory()?;
-    let run = Run { model, data, plan, checkpoints, observer, order: None };
+    let run = Run { model, data, plan, checkpoints, hook, observer, order: None };
     run.train(state)
 }
 
@@ -117,17 +139,18 @@ fn check(state: &State, parameters: &Tensors, steps: u64) -> Result<()> {
     Ok(())
 }
 
-struct Run<'a> {
+struct Run<'a, 'h> {
     model: &'a mut dyn Model,
     data: &'a Data,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
+    hook: Option<&'h mut dyn StepHook>,
     observer: &'a mut dyn Observer,
     /// Epoch and its batches.
     order: Option<(u64, Vec<Vec<usize>>)>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn train(mut self, mut state: State) -> Result<History> {
         let steps = self.plan.steps;
         self.emit(
@@ -174,17 +197,27 @@ impl Run<'_> {
             sum = Some(step::accumulate(sum, grads)?);
         }
         step::set_dropout(self.model, None)?;
-        let grads = sum.unwrap_or_default();
+        let mut grads = sum.unwrap_or_default();
+        if let Some(hook) = &self.hook {
+            hook.gradients(&state.parameters, &mut grads)?;
+        }
         let grad_norm = step::norm(&grads)?;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.diverged(state, loss, grad_norm.into()));
         }
         let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
-        let pace = Pace { lr, grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm) };
+        let grad_scale = step::clip_factor(grad_norm, self.plan.max_grad_norm);
+        let pace = Pace { lr, factors: &self.plan.lr_factors, grad_scale };
+        let seen = self.hook.is_some().then(|| grads.clone());
         let State { parameters, moments, .. } = state;
         let replaced = |values: &Tensors| step::set_parameters(self.model, values);
         self.plan.optimizer.step(parameters, grads, moments, pace, replaced)?;
         state.step += 1;
+        if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
+            hook.updated(state.step, &grads, grad_scale, &mut state.parameters)?;
+            state.method = hook.state();
+            step::set_parameters(self.model, &state.parameters);
+        }
         let secs = started.elapsed().as_secs_f64();
         let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
         state.history.train_losses.push(loss);
