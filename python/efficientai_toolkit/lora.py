@@ -62,14 +62,38 @@ class TrainingConfig(Config):
         None, "quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits: QLoRA (default: as they are on disk)"
     )
     seed: int = setting(0, "seed of everything random in the run")
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
-    beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
-    beta2: float = setting(0.999, "decay of AdamW's mean of squared gradients")
-    eps: float = setting(1e-8, "keeps AdamW from dividing by zero")
-    schedule: Literal["constant", "linear", "cosine"] = setting(
-        "cosine", "course of the learning rate after the warm-up"
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
+        "adamw",
+        "what turns gradients into steps; adam, adafactor and muon want an lr like adamw, lion a tenth to a "
+        "third of it, sgd 100 to 1000 times as much",
+    )
+    momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
+    nesterov: bool = setting(False, "let sgd look ahead along its momentum")
+    weight_decay: float | None = setting(
+        None, "pull of weights to 0, times lr (default: 0.01 for adamw, lion and muon, 0 for the others)"
+    )
+    beta1: float = setting(0.9, "decay of the mean of gradients in adam, adamw and lion")
+    beta2: float | None = setting(
+        None, "decay of the mean of squared gradients in adam and adamw (0.999), of lion's momentum (0.99)"
+    )
+    eps: float = setting(1e-8, "keeps adam and adamw from dividing by zero")
+    schedule: Literal[
+        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
+    ] = setting(
+        "cosine",
+        "course of the learning rate after the warm-up; wsd: constant, with a decay at the end; table: lr_table",
     )
     warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
+    lr_min_ratio: float = setting(0.0, "share of lr that is left at the end of the schedule")
+    lr_cycles: int = setting(2, "cosines of the schedule cosine_with_restarts")
+    lr_power: float = setting(2.0, "exponent of the schedule polynomial; 1: a straight line")
+    lr_decay_ratio: float = setting(0.2, "share of the steps in which the schedule wsd decays")
+    lr_table: list[str] | None = setting(
+        None,
+        "course of the schedule table, without other warm-up: points such as 0=0.1,50=1,500=0.2, after so many "
+        "steps this share of lr, joined by straight lines",
+        separator=",",
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
     eval_every: int = setting(100, "steps between validations; 0: only before and after")
     eval_batches: int = setting(25, "validation batches; 0: all")

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod config;
+mod plan;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};

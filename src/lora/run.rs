@@ -10,16 +10,15 @@ use serde_json::json;
 
 use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
+use super::plan::plan;
 use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
-use crate::train::adamw::AdamW;
 use crate::train::checkpoint::{Checkpoints, History};
-use crate::train::evaluate::EvaluationPlan;
-use crate::train::fit::{Data, Plan, batches_per_epoch, fit};
+use crate::train::fit::{Data, fit};
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
@@ -102,7 +101,7 @@ pub fn run(
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
     let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
-    let plan = plan(config, data.train.len(), tokenizer.pad_id());
+    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
@@ -208,35 +207,6 @@ fn prepare(
     };
     let model_name = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
     Ok((attach::parameter_names(model), Some(AdapterConfig { model: Some(model_name), ..adapter })))
-}
-
-fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
-    let batches = batches_per_epoch(rows, config.batch_size) as f64 * config.epochs;
-    let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
-    Plan {
-        steps,
-        batch_size: config.batch_size,
-        accumulation: config.grad_accumulation,
-        lr: config.lr,
-        schedule: config.schedule,
-        warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
-        optimizer: AdamW {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
-        },
-        max_grad_norm: config.max_grad_norm as f32,
-        seed: config.seed,
-        eval_every: config.eval_every,
-        save_every: config.save_every,
-        evaluation: EvaluationPlan {
-            batch_size: config.batch_size,
-            max_batches: config.eval_batches,
-            max_seq_length: config.max_seq_length,
-            pad,
-        },
-    }
 }
 
 /// Tells two data sets apart when a run is resumed.

@@ -3,8 +3,7 @@
 //! ```text
 //! checkpoints/step-0000100/
 //!     parameters.safetensors   the trained parameters
-//!     first.safetensors        AdamW's moments
-//!     second.safetensors
+//!     optimizer.safetensors    what the optimizer remembers
 //!     state.json               step, curves, and what the run was started with
 //! ```
 //! Dropout masks and the order of the data are functions of the seed and the step, so
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::adamw::Moments;
+use super::optimizer::Memory;
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors::{self, Tensors};
 use crate::{Error, Result};
@@ -44,7 +43,7 @@ pub struct State {
     /// The trained parameters.
     pub parameters: Tensors,
     /// The optimizer's memory.
-    pub moments: Moments,
+    pub memory: Memory,
     /// Curves so far.
     pub history: History,
 }
@@ -82,11 +81,10 @@ impl Checkpoints {
         let target = self.folder.join(format!("{PREFIX}{:07}", state.step));
         let folder = NewFolder::begin(&target)?;
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
-        tensors::write(&folder.path().join("first.safetensors"), &state.moments.first, &[])?;
-        tensors::write(&folder.path().join("second.safetensors"), &state.moments.second, &[])?;
+        tensors::write(&folder.path().join("optimizer.safetensors"), &state.memory.tensors, &[])?;
         let file = File {
             step: state.step,
-            updates: state.moments.updates,
+            updates: state.memory.updates,
             history: state.history.clone(),
             identity: self.identity.clone(),
         };
@@ -138,11 +136,7 @@ impl Checkpoints {
         Ok(State {
             step: file.step,
             parameters: read("parameters.safetensors")?,
-            moments: Moments {
-                first: read("first.safetensors")?,
-                second: read("second.safetensors")?,
-                updates: file.updates,
-            },
+            memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
             history: file.history,
         })
     }
@@ -175,9 +169,9 @@ mod tests {
 
     fn state(step: u64) -> State {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
-        let moments = Moments { first: tensors.clone(), second: tensors.clone(), updates: step };
+        let memory = Memory { tensors: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
-        State { step, parameters: tensors, moments, history }
+        State { step, parameters: tensors, memory, history }
     }
 
     #[test]
@@ -189,9 +183,10 @@ mod tests {
             checkpoints.save(&state(step)).unwrap();
         }
         let back = checkpoints.latest().unwrap();
-        assert_eq!((back.step, back.moments.updates), (10, 10));
+        assert_eq!((back.step, back.memory.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.memory.tensors["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
     }
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use mlx_rs::memory;
 
-use super::adamw::{AdamW, Moments, Pace};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
-use super::schedule::Schedule;
+use super::optimizer::{Memory, Optimizer, Pace};
+use super::schedule::Course;
 use super::step;
 use crate::data::{Batch, Sample, collate, epoch_batches};
 use crate::io::tensors::Tensors;
@@ -37,11 +37,11 @@ pub struct Plan {
     /// Peak learning rate.
     pub lr: f64,
     /// Its course.
-    pub schedule: Schedule,
+    pub course: Course,
     /// Steps until the peak.
     pub warmup_steps: u64,
     /// The optimizer.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Gradient norm above which gradients are scaled down; 0 for never.
     pub max_grad_norm: f32,
     /// Seed of data order and dropout.
@@ -79,10 +79,10 @@ pub fn fit(
     let parameters = step::parameters(model, names);
     let state = match resumed {
         Some(state) => {
-            check(&state, &parameters, plan.steps)?;
+            check(&state, &parameters, plan)?;
             state
         }
-        None => State { step: 0, parameters, moments: Moments::default(), history: History::default() },
+        None => State { step: 0, parameters, memory: Memory::default(), history: History::default() },
     };
     step::set_parameters(model, &state.parameters);
     memory::reset_peak_memory()?;
@@ -96,19 +96,18 @@ fn is_due(step: u64, every: u64) -> bool {
 }
 
 /// Refuses a state whose parameters are not those that are to be trained.
-fn check(state: &State, parameters: &Tensors, steps: u64) -> Result<()> {
-    if state.step > steps {
+fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
+    if state.step > plan.steps {
         return Err(Error::Config(format!(
-            "the run ends after {steps} steps (iters, epochs), but it has already taken {}",
-            state.step
+            "the run ends after {} steps (iters, epochs), but it has already taken {}",
+            plan.steps, state.step
         )));
     }
     let shapes = |tensors: &Tensors| -> Vec<(String, Vec<i32>)> {
         tensors.iter().map(|(name, x)| (name.clone(), x.shape().to_vec())).collect()
     };
-    let expected = shapes(parameters);
-    let State { parameters, moments, .. } = state;
-    if [parameters, &moments.first, &moments.second].into_iter().any(|stored| shapes(stored) != expected) {
+    let fits = shapes(&state.parameters) == shapes(parameters);
+    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
         return Err(Error::Training(format!(
             "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
             state.step
@@ -179,11 +178,11 @@ impl Run<'_> {
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.diverged(state, loss, grad_norm.into()));
         }
-        let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
         let pace = Pace { lr, grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm) };
-        let State { parameters, moments, .. } = state;
+        let State { parameters, memory, .. } = state;
         let replaced = |values: &Tensors| step::set_parameters(self.model, values);
-        self.plan.optimizer.step(parameters, grads, moments, pace, replaced)?;
+        self.plan.optimizer.step(parameters, grads, memory, pace, replaced)?;
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
         let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
