@@ -81,7 +81,7 @@ class TrainingConfig(Config):
         "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
     ] = setting(
         "cosine",
-        "course of the learning rate after the warm-up; wsd: constant, with a decay at the end; table: lr_table",
+        "course of the learning rate after the warm-up; wsd: constant with a decay at the end",
     )
     warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
     lr_min_ratio: float = setting(0.0, "share of lr that is left at the end of the schedule")
@@ -90,11 +90,24 @@ class TrainingConfig(Config):
     lr_decay_ratio: float = setting(0.2, "share of the steps in which the schedule wsd decays")
     lr_table: list[str] | None = setting(
         None,
-        "course of the schedule table, without other warm-up: points such as 0=0.1,50=1,500=0.2, after so many "
-        "steps this share of lr, joined by straight lines",
+        "points of the schedule table, which has no other warm-up: 0=0.1,50=1 means a tenth of lr at first, "
+        "all of it after 50 steps, and a straight line between",
         separator=",",
     )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
+    early_stopping_patience: int | None = setting(
+        None, "stop after so many validations without a lower loss (default: never)"
+    )
+    early_stopping_threshold: float = setting(0.0, "how much lower a validation loss must be to count")
+    keep_best: bool = setting(
+        True, "the result has the weights of the lowest validation loss, not of the last step"
+    )
+    grad_checkpoint: int = setting(
+        0, "save memory: keep activations of every so many blocks only, compute the rest again; 0: keep all"
+    )
+    neftune_alpha: float | None = setting(
+        None, "strength of noise on the embeddings while training, such as 5 (default: none)"
+    )
     eval_every: int = setting(100, "steps between validations; 0: only before and after")
     eval_batches: int = setting(25, "validation batches; 0: all")
     save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
@@ -147,13 +160,13 @@ class TrainingResult:
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     perplexity: float | None
-    """On the validation data, after training."""
+    """Of the result on the validation data."""
     adapter_path: Path
     """Folder of the adapters; of the whole model after ``method="full"``."""
     metrics: dict[str, Any]
     """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
     ``validation_losses`` (pairs of step and loss), ``perplexity_before``,
-    ``trainable_parameters``, ``total_parameters``, ``steps``, …"""
+    ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod
     def from_report(cls, text: str) -> "TrainingResult":

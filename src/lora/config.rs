@@ -93,6 +93,17 @@ pub struct TrainingConfig {
     pub lr_table: Option<Vec<String>>,
     /// Gradient norm above which gradients are scaled down; 0 for never.
     pub max_grad_norm: f64,
+    /// Evaluations without a lower validation loss after which the run ends; `None` for never.
+    pub early_stopping_patience: Option<u64>,
+    /// By how much the validation loss must fall, in nats, to count as lower.
+    pub early_stopping_threshold: f64,
+    /// The result has the weights of the lowest validation loss, or else those of the last step.
+    pub keep_best: bool,
+    /// Blocks between two states that are kept for the gradient, the rest being computed again
+    /// ([checkpointing](https://arxiv.org/abs/1604.06174)); 0 to keep everything.
+    pub grad_checkpoint: usize,
+    /// Strength of noise on embeddings in training ([NEFTune](https://arxiv.org/abs/2310.05914)).
+    pub neftune_alpha: Option<f64>,
     /// Steps between evaluations; 0 for before and after only.
     pub eval_every: u64,
     /// Validation batches scored; 0 for all.
@@ -145,6 +156,11 @@ impl Default for TrainingConfig {
             lr_decay_ratio: 0.2,
             lr_table: None,
             max_grad_norm: 1.0,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            keep_best: true,
+            grad_checkpoint: 0,
+            neftune_alpha: None,
             eval_every: 100,
             eval_batches: 25,
             save_every: 100,
@@ -235,6 +251,8 @@ impl TrainingConfig {
                 "output",
                 "epochs",
                 "iters",
+                "early_stopping_patience",
+                "early_stopping_threshold",
                 "eval_every",
                 "eval_batches",
                 "save_every",
@@ -275,6 +293,10 @@ mod tests {
             (r#"{"schedule": "table"}"#, ["lr_table", "schedule \"table\""]),
             (r#"{"lr_table": ["0=1"]}"#, ["lr_table", "schedule \"table\""]),
             (r#"{"schedule": "table", "lr_table": ["1:2"]}"#, ["lr_table", "1:2"]),
+            (r#"{"early_stopping_patience": 0}"#, ["early_stopping_patience is 0", "above 0"]),
+            (r#"{"early_stopping_patience": 2, "eval_every": 0}"#, ["early_stopping_patience", "eval_every"]),
+            (r#"{"early_stopping_threshold": -0.1}"#, ["early_stopping_threshold is -0.1", "0 or more"]),
+            (r#"{"neftune_alpha": 0}"#, ["neftune_alpha is 0", "above 0"]),
             (r#"{"lr_cycles": 0}"#, ["lr_cycles is 0", "above 0"]),
             (r#"{"lr_min_ratio": 2.0}"#, ["lr_min_ratio is 2", "0 to 1"]),
         ] {

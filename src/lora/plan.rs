@@ -5,6 +5,7 @@ use crate::train::evaluate::EvaluationPlan;
 use crate::train::fit::{Plan, batches_per_epoch};
 use crate::train::optimizer::{Optimizer, Settings};
 use crate::train::schedule::{Course, Schedule, parse_table};
+use crate::train::watch::Patience;
 use crate::{Error, Result};
 
 /// How `config` trains on `rows` rows padded with `pad`.
@@ -24,6 +25,12 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
         optimizer: optimizer(config)?,
         max_grad_norm: config.max_grad_norm as f32,
         seed: config.seed,
+        grad_checkpoint: config.grad_checkpoint,
+        neftune_alpha: config.neftune_alpha.map(|alpha| alpha as f32),
+        patience: config
+            .early_stopping_patience
+            .map(|evaluations| Patience { evaluations, threshold: config.early_stopping_threshold }),
+        keep_best: config.keep_best,
         eval_every: config.eval_every,
         save_every: config.save_every,
         evaluation: EvaluationPlan {
@@ -35,22 +42,30 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
     })
 }
 
-/// Checks the settings of the optimizer and the schedule.
+/// Checks the settings of the optimizer, the schedule and the loop.
 ///
 /// # Errors
 /// The first key at fault.
 pub(super) fn check(config: &TrainingConfig) -> Result<()> {
     let ratio = 0.0..=1.0;
+    let (patience, threshold) = (config.early_stopping_patience, config.early_stopping_threshold);
+    let alpha = config.neftune_alpha.unwrap_or(1.0);
     let checks = [
         ("lr_min_ratio", config.lr_min_ratio, ratio.contains(&config.lr_min_ratio), "0 to 1"),
         ("lr_cycles", config.lr_cycles.into(), config.lr_cycles > 0, "above 0"),
         ("lr_power", config.lr_power, config.lr_power > 0.0 && config.lr_power.is_finite(), "above 0"),
         ("lr_decay_ratio", config.lr_decay_ratio, ratio.contains(&config.lr_decay_ratio), "0 to 1"),
+        ("early_stopping_patience", patience.unwrap_or(1) as f64, patience != Some(0), "above 0"),
+        ("early_stopping_threshold", threshold, threshold >= 0.0 && threshold.is_finite(), "0 or more"),
+        ("neftune_alpha", alpha, alpha > 0.0 && alpha.is_finite(), "above 0"),
     ];
     for (key, value, holds, range) in checks {
         if !holds {
             return Err(Error::Config(format!("{key} is {value}, expected {range}")));
         }
+    }
+    if patience.is_some() && config.eval_every == 0 {
+        return Err(Error::Config("early_stopping_patience needs eval_every above 0".into()));
     }
     optimizer(config)?;
     course(config)?;

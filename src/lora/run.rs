@@ -17,8 +17,8 @@ use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
-use crate::train::checkpoint::{Checkpoints, History};
-use crate::train::fit::{Data, fit};
+use crate::train::checkpoint::Checkpoints;
+use crate::train::fit::{Data, Outcome, fit};
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
@@ -45,8 +45,12 @@ pub struct Report {
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
     pub trained_tokens: u64,
-    /// Optimizer steps.
+    /// Optimizer steps taken.
     pub steps: u64,
+    /// Whether the validation loss ended the run before its last step.
+    pub stopped_early: bool,
+    /// Steps taken before the weights of the result, where the best ones were kept.
+    pub best_step: Option<u64>,
     /// Loss of every step.
     pub train_losses: Vec<f64>,
     /// `[steps taken, validation loss]`
@@ -89,6 +93,11 @@ pub fn run(
         None => Err(Error::Config(format!("{key} is missing"))),
     };
     let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
+    if config.early_stopping_patience.is_some() && data.valid.is_empty() {
+        return Err(Error::Config(
+            "early_stopping_patience needs validation rows, which data has not".into(),
+        ));
+    }
     let folder = path("output", &config.output)?;
     if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
     {
@@ -104,21 +113,21 @@ pub fn run(
     let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
-    let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
+    let outcome = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
     save(model, source, adapter.as_ref(), output.folder())?;
     let report = Report {
-        steps: plan.steps,
+        stopped_early: outcome.steps < plan.steps,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
-        ..report(model, &names, history)?
+        ..report(model, &names, outcome)?
     };
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
     atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
     // The result is safe on disk: a request to stop has nothing left to stop.
-    let _ = observer.on(&Event::Finished { step: plan.steps, path: output.folder().to_owned() });
+    let _ = observer.on(&Event::Finished { step: report.steps, path: output.folder().to_owned() });
     Ok(report)
 }
 
@@ -226,11 +235,12 @@ fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, targe
 }
 
 /// What the curves and the model tell; the rest is at its zero value.
-fn report(model: &dyn Model, names: &[String], history: History) -> Result<Report> {
+fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Report> {
+    let Outcome { steps, history, best } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
     let loss_before = scored(history.validation_losses.first());
-    let loss_after = scored(history.validation_losses.last());
+    let loss_after = scored(best.as_ref().or(history.validation_losses.last()));
     Ok(Report {
         final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
         training_time_secs: history.training_secs,
@@ -241,6 +251,8 @@ fn report(model: &dyn Model, names: &[String], history: History) -> Result<Repor
         perplexity_after: loss_after.map(f64::exp),
         tokens_per_second: history.trained_tokens as f64 / history.training_secs,
         trained_tokens: history.trained_tokens,
+        steps,
+        best_step: best.map(|(step, _)| step),
         trainable_parameters: names.iter().map(|name| parameters[name.as_str()].size() as u64).sum(),
         total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
         train_losses: history.train_losses,

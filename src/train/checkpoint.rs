@@ -4,6 +4,7 @@
 //! checkpoints/step-0000100/
 //!     parameters.safetensors   the trained parameters
 //!     optimizer.safetensors    what the optimizer remembers
+//!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
 //!     state.json               step, curves, and what the run was started with
 //! ```
 //! Dropout masks and the order of the data are functions of the seed and the step, so
@@ -15,7 +16,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::loss_scale::LossScale;
 use super::optimizer::Memory;
+use super::watch::Best;
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors::{self, Tensors};
 use crate::{Error, Result};
@@ -46,6 +49,10 @@ pub struct State {
     pub memory: Memory,
     /// Curves so far.
     pub history: History,
+    /// The parameters of the lowest validation loss, where the run keeps them.
+    pub best: Option<Best>,
+    /// Factor of the loss, in float16.
+    pub loss_scale: Option<LossScale>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +60,9 @@ struct File {
     step: u64,
     updates: u64,
     history: History,
+    /// Step and loss of the best parameters.
+    best: Option<(u64, f64)>,
+    loss_scale: Option<LossScale>,
     /// What decides the loss curve: a run with other values cannot go on from here.
     identity: Value,
 }
@@ -82,10 +92,15 @@ impl Checkpoints {
         let folder = NewFolder::begin(&target)?;
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
         tensors::write(&folder.path().join("optimizer.safetensors"), &state.memory.tensors, &[])?;
+        if let Some(best) = &state.best {
+            tensors::write(&folder.path().join("best.safetensors"), &best.parameters, &[])?;
+        }
         let file = File {
             step: state.step,
             updates: state.memory.updates,
             history: state.history.clone(),
+            best: state.best.as_ref().map(|best| (best.step, best.loss)),
+            loss_scale: state.loss_scale,
             identity: self.identity.clone(),
         };
         let json = serde_json::to_string(&file)
@@ -133,11 +148,17 @@ impl Checkpoints {
             .map_err(|error| Error::Training(format!("{}: {error}", path.display())))?;
         self.check(&file.identity, folder)?;
         let read = |name: &str| -> Result<Tensors> { tensors::read(&folder.join(name)) };
+        let best = match file.best {
+            Some((step, loss)) => Some(Best { step, loss, parameters: read("best.safetensors")? }),
+            None => None,
+        };
         Ok(State {
             step: file.step,
             parameters: read("parameters.safetensors")?,
             memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
             history: file.history,
+            best,
+            loss_scale: file.loss_scale,
         })
     }
 
@@ -171,7 +192,9 @@ mod tests {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
         let memory = Memory { tensors: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
-        State { step, parameters: tensors, memory, history }
+        let best = Some(Best { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
+        let loss_scale = Some(LossScale { scale: 2.0, good_steps: 3 });
+        State { step, parameters: tensors, memory, history, best, loss_scale }
     }
 
     #[test]
@@ -187,6 +210,10 @@ mod tests {
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(back.memory.tensors["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.loss_scale, Some(LossScale { scale: 2.0, good_steps: 3 }));
+        let best = back.best.unwrap();
+        assert_eq!((best.step, best.loss), (5, 0.1 + 0.2));
+        assert_eq!(best.parameters["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
     }
 

@@ -3,6 +3,8 @@
 pub mod checkpoint;
 pub mod evaluate;
 pub mod fit;
+pub mod loss_scale;
 pub mod optimizer;
 pub mod schedule;
 pub mod step;
+pub mod watch;

@@ -148,7 +148,7 @@ impl Optimizer {
         mut grads: Tensors,
         memory: &mut Memory,
         pace: Pace,
-        mut replaced: impl FnMut(&Tensors),
+        mut replaced: impl FnMut(&Tensors) -> Result<()>,
     ) -> Result<()> {
         memory.updates += 1;
         for names in self.groups(parameters) {
@@ -173,7 +173,7 @@ impl Optimizer {
                 memory.tensors.extend(keys.zip(new));
                 values.insert(name, parameter);
             }
-            replaced(&values);
+            replaced(&values)?;
             parameters.append(&mut values);
         }
         Ok(())
