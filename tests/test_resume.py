@@ -65,18 +65,15 @@ def interrupt(data: Path, output: Path, error: type[BaseException], **settings: 
         (KeyboardInterrupt, {"lora_init": "pissa_niter_2", "use_rslora": True}),
         (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 3, "adalora_delta_t": 2}),
         (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 8, "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"optimizer": "adam", "weight_decay": 0.1, "schedule": "wsd"}),
+        (KeyboardInterrupt, {"optimizer": "sgd", "nesterov": True, "schedule": "cosine_with_restarts"}),
+        (KeyboardInterrupt, {"optimizer": "adafactor", "method": "full"}),
+        (KeyboardInterrupt, {"optimizer": "lion", "schedule": "polynomial"}),
+        (KeyboardInterrupt, {"optimizer": "muon", "method": "full"}),
+        (KeyboardInterrupt, {"neftune_alpha": 5.0, "grad_checkpoint": 1}),
+        (KeyboardInterrupt, {"dtype": "float16"}),
     ],
-    ids=[
-        "exception",
-        "Ctrl-C, dropout",
-        "Ctrl-C, accumulation",
-        "Ctrl-C, full",
-        "Ctrl-C, DoRA",
-        "Ctrl-C, PiSSA and LoRA+",
-        "Ctrl-C, iterated PiSSA",
-        "Ctrl-C, AdaLoRA while ranks fall",
-        "Ctrl-C, AdaLoRA with its last ranks",
-    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else ", ".join(map(str, value.values())),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     data: Path, tmp_path: Path, error: type[BaseException], extra: dict[str, Any]

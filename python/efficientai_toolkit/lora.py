@@ -86,15 +86,52 @@ class TrainingConfig(Config):
         None, "quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits: QLoRA (default: as they are on disk)"
     )
     seed: int = setting(0, "seed of everything random in the run")
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
-    beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
-    beta2: float = setting(0.999, "decay of AdamW's mean of squared gradients")
-    eps: float = setting(1e-8, "keeps AdamW from dividing by zero")
-    schedule: Literal["constant", "linear", "cosine"] = setting(
-        "cosine", "course of the learning rate after the warm-up"
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
+        "adamw",
+        "what turns gradients into steps; adam, adafactor and muon want an lr like adamw, lion a tenth to a "
+        "third of it, sgd 100 to 1000 times as much",
+    )
+    momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
+    nesterov: bool = setting(False, "let sgd look ahead along its momentum")
+    weight_decay: float | None = setting(
+        None, "pull of weights to 0, times lr (default: 0.01 for adamw, lion and muon, 0 for the others)"
+    )
+    beta1: float = setting(0.9, "decay of the mean of gradients in adam, adamw and lion")
+    beta2: float | None = setting(
+        None, "decay of the mean of squared gradients in adam and adamw (0.999), of lion's momentum (0.99)"
+    )
+    eps: float = setting(1e-8, "keeps adam and adamw from dividing by zero")
+    schedule: Literal[
+        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
+    ] = setting(
+        "cosine",
+        "course of the learning rate after the warm-up; wsd: constant with a decay at the end",
     )
     warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
+    lr_min_ratio: float = setting(0.0, "share of lr that is left at the end of the schedule")
+    lr_cycles: int = setting(2, "cosines of the schedule cosine_with_restarts")
+    lr_power: float = setting(2.0, "exponent of the schedule polynomial; 1: a straight line")
+    lr_decay_ratio: float = setting(0.2, "share of the steps in which the schedule wsd decays")
+    lr_table: list[str] | None = setting(
+        None,
+        "points of the schedule table, which has no other warm-up: 0=0.1,50=1 means a tenth of lr at first, "
+        "all of it after 50 steps, and a straight line between",
+        separator=",",
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
+    early_stopping_patience: int | None = setting(
+        None, "stop after so many validations without a lower loss (default: never)"
+    )
+    early_stopping_threshold: float = setting(0.0, "how much lower a validation loss must be to count")
+    keep_best: bool = setting(
+        True, "the result has the weights of the lowest validation loss, not of the last step"
+    )
+    grad_checkpoint: int = setting(
+        0, "save memory: keep activations of every so many blocks only, compute the rest again; 0: keep all"
+    )
+    neftune_alpha: float | None = setting(
+        None, "strength of noise on the embeddings while training, such as 5 (default: none)"
+    )
     eval_every: int = setting(100, "steps between validations; 0: only before and after")
     eval_batches: int = setting(25, "validation batches; 0: all")
     save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
@@ -147,13 +184,13 @@ class TrainingResult:
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     perplexity: float | None
-    """On the validation data, after training."""
+    """Of the result on the validation data."""
     adapter_path: Path
     """Folder of the adapters; of the whole model after ``method="full"``."""
     metrics: dict[str, Any]
     """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
     ``validation_losses`` (pairs of step and loss), ``perplexity_before``,
-    ``trainable_parameters``, ``total_parameters``, ``steps``, …"""
+    ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod
     def from_report(cls, text: str) -> "TrainingResult":

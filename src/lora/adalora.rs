@@ -213,9 +213,9 @@ fn threshold(mut scores: Vec<f32>, removed: u64) -> Option<f32> {
 
 impl StepHook for Allocator {
     /// Adds those of the penalty.
-    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors) -> Result<()> {
+    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()> {
         let count = parameters.keys().filter(|name| !name.ends_with(E)).count();
-        let weight = self.orth_reg_weight / count.max(1) as f32;
+        let weight = scale * self.orth_reg_weight / count.max(1) as f32;
         for (name, matrix) in parameters {
             let is_a = name.ends_with(A);
             if !is_a && !name.ends_with(B) {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod config;
 pub mod method;
 pub mod pissa;
+mod plan;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};

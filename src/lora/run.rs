@@ -13,16 +13,15 @@ use super::adalora::Allocator;
 use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
+use super::plan::plan;
 use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
-use crate::train::adamw::AdamW;
-use crate::train::checkpoint::{Checkpoints, History};
-use crate::train::evaluate::EvaluationPlan;
-use crate::train::fit::{Data, Plan, Trained, batches_per_epoch, fit};
+use crate::train::checkpoint::Checkpoints;
+use crate::train::fit::{Data, Outcome, Trained, fit};
 use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 
@@ -50,8 +49,12 @@ pub struct Report {
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
     pub trained_tokens: u64,
-    /// Optimizer steps.
+    /// Optimizer steps taken.
     pub steps: u64,
+    /// Whether the validation loss ended the run before its last step.
+    pub stopped_early: bool,
+    /// Steps taken before the weights of the result, where the best ones were kept.
+    pub best_step: Option<u64>,
     /// Loss of every step.
     pub train_losses: Vec<f64>,
     /// `[steps taken, validation loss]`
@@ -96,6 +99,11 @@ pub fn run(
         None => Err(Error::Config(format!("{key} is missing"))),
     };
     let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
+    if config.early_stopping_patience.is_some() && data.valid.is_empty() {
+        return Err(Error::Config(
+            "early_stopping_patience needs validation rows, which data has not".into(),
+        ));
+    }
     let folder = path("output", &config.output)?;
     if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
     {
@@ -108,7 +116,7 @@ pub fn run(
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
     let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
-    let plan = plan(config, data.train.len(), tokenizer.pad_id());
+    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let mut allocator = match config.method {
@@ -117,14 +125,15 @@ pub fn run(
     };
     let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
     let trained = Trained { names: &names, hook };
-    let history = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
-    let measured = report(model, &names, history)?;
+    let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let stopped_early = outcome.steps < plan.steps;
+    let measured = report(model, &names, outcome)?;
     if let Some(AdapterConfig { lora_parameters: Some(lora), .. }) = &mut adapter {
         attach::settle(model, lora)?;
     }
     save(model, source, adapter.as_ref(), output.folder())?;
     let report = Report {
-        steps: plan.steps,
+        stopped_early,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
@@ -136,7 +145,7 @@ pub fn run(
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
     atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
     // The result is safe on disk: a request to stop has nothing left to stop.
-    let _ = observer.on(&Event::Finished { step: plan.steps, path: output.folder().to_owned() });
+    let _ = observer.on(&Event::Finished { step: report.steps, path: output.folder().to_owned() });
     Ok(report)
 }
 
@@ -235,36 +244,6 @@ fn prepare(
     Ok((attach::parameter_names(model), Some(AdapterConfig { model: Some(model_name), ..adapter })))
 }
 
-fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
-    let batches = batches_per_epoch(rows, config.batch_size) as f64 * config.epochs;
-    let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
-    Plan {
-        steps,
-        batch_size: config.batch_size,
-        accumulation: config.grad_accumulation,
-        lr: config.lr,
-        lr_factors: config.lr_factors(),
-        schedule: config.schedule,
-        warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
-        optimizer: AdamW {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
-        },
-        max_grad_norm: config.max_grad_norm as f32,
-        seed: config.seed,
-        eval_every: config.eval_every,
-        save_every: config.save_every,
-        evaluation: EvaluationPlan {
-            batch_size: config.batch_size,
-            max_batches: config.eval_batches,
-            max_seq_length: config.max_seq_length,
-            pad,
-        },
-    }
-}
-
 /// Tells two data sets apart when a run is resumed.
 fn fingerprint(samples: &[Sample]) -> String {
     let numbers = samples.iter().flat_map(|sample| {
@@ -282,11 +261,12 @@ fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, targe
 }
 
 /// What the curves and the model tell; the rest is at its zero value.
-fn report(model: &dyn Model, names: &[String], history: History) -> Result<Report> {
+fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Report> {
+    let Outcome { steps, history, best } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
     let loss_before = scored(history.validation_losses.first());
-    let loss_after = scored(history.validation_losses.last());
+    let loss_after = scored(best.as_ref().or(history.validation_losses.last()));
     Ok(Report {
         final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
         training_time_secs: history.training_secs,
@@ -297,6 +277,8 @@ fn report(model: &dyn Model, names: &[String], history: History) -> Result<Repor
         perplexity_after: loss_after.map(f64::exp),
         tokens_per_second: history.trained_tokens as f64 / history.training_secs,
         trained_tokens: history.trained_tokens,
+        steps,
+        best_step: best.map(|(step, _)| step),
         trainable_parameters: names.iter().map(|name| parameters[name.as_str()].size() as u64).sum(),
         total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
         train_losses: history.train_losses,

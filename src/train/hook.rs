@@ -9,11 +9,12 @@ use crate::io::tensors::Tensors;
 /// gradients of all micro-batches ─► gradients ─► clipping ─► optimizer ─► updated
 /// ```
 pub trait StepHook {
-    /// Changes the gradients, such as by those of a penalty; both by parameter name.
+    /// Changes the gradients, which are `scale` times those of the loss, such as by those of a penalty; both by
+    /// parameter name.
     ///
     /// # Errors
     /// What MLX raises.
-    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors) -> Result<()>;
+    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()>;
 
     /// Follows the update of `step` (1-based) and may change the parameters again. The optimizer saw `grads`
     /// times `grad_scale`.
