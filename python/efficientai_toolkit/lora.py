@@ -34,7 +34,9 @@ class TrainingConfig(Config):
     )
     data: str | None = setting(
         None,
-        "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
+        "folder with train.jsonl, valid.jsonl, test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or "
+        "several separated by commas, each perhaps with =WEIGHT, how often its rows come "
+        "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
     method: Literal["lora", "dora", "adalora", "full"] = setting(
@@ -79,6 +81,17 @@ class TrainingConfig(Config):
         None, "folder or hub id of adapters to start from (default: fresh ones)"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    columns: list[str] | None = setting(
+        None,
+        "which columns of the data are read as what, such as prompt=question,completion=answer "
+        "(default: their own names)",
+        separator=",",
+    )
+    packing: bool = setting(
+        False,
+        "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
+        "batch-size counts packed rows",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
     )
@@ -154,16 +167,29 @@ class TrainingConfig(Config):
         if self.resume and self.output is None:
             message = "`resume` needs `output`, the folder of the run to continue"
             raise ConfigError(message)
-        if self.data is not None and not Path(self.data).expanduser().exists():
-            message = f"there is no folder or file {self.data}"
-            raise DatasetError(message)
         return replace(
             self,
             model_path=self.model_path or str(MODEL),
             init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
-            data=str(INSTRUCTIONS if self.data is None else Path(self.data).expanduser()),
+            data=str(INSTRUCTIONS) if self.data is None else _expanded(self.data),
             output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )
+
+
+def _expanded(data: str) -> str:
+    """Fill home folders into ``data``, in each part of a list; a part that is not there is an error."""
+    if (whole := Path(data).expanduser()).exists():
+        return str(whole)
+    parts: list[str] = []
+    for part in data.split(","):
+        path, equals, weight = part.strip(), "", ""
+        if "=" in path and not Path(path).expanduser().exists():
+            path, equals, weight = path.rpartition("=")
+        if not (expanded := Path(path.strip()).expanduser()).exists():
+            message = f"there is no folder or file {path.strip() or data}"
+            raise DatasetError(message)
+        parts.append(f"{expanded}{equals}{weight}")
+    return ",".join(parts)
 
 
 def _new_run(runs: Path) -> Path:

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
 use super::plan;
+use crate::data::Columns;
 use crate::train::optimizer;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
@@ -42,7 +43,8 @@ impl Method {
 pub struct TrainingConfig {
     /// Folder or hub id; `None` for the embedded model.
     pub model_path: Option<String>,
-    /// Folder with train/valid/test.jsonl, or one file; `None` for the bundled instructions.
+    /// Folder with train/valid/test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or several of both separated by
+    /// commas, each perhaps with `=weight`; `None` for the bundled instructions.
     pub data: Option<String>,
     /// Folder of the result; `None` for a new numbered one under `runs/`.
     pub output: Option<String>,
@@ -94,6 +96,11 @@ pub struct TrainingConfig {
     pub init_adapter: Option<String>,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
+    /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
+    pub columns: Option<Vec<String>>,
+    /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
+    /// counts packed rows.
+    pub packing: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
     /// Bits per weight to which the frozen matrices are quantized when the model is loaded
@@ -186,6 +193,8 @@ impl Default for TrainingConfig {
             num_layers: None,
             init_adapter: None,
             mask_prompt: true,
+            columns: None,
+            packing: false,
             dtype: None,
             bits: None,
             seed: 0,
@@ -269,6 +278,9 @@ impl TrainingConfig {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
         }
         self.validate_method()?;
+        if let Some(columns) = &self.columns {
+            Columns::parse(columns)?;
+        }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
         }
@@ -289,6 +301,7 @@ impl TrainingConfig {
             for key in [
                 "model_path",
                 "data",
+                "columns",
                 "output",
                 "epochs",
                 "iters",

@@ -14,7 +14,7 @@ use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::plan::plan;
-use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
+use crate::data::{Columns, DataReport, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
@@ -94,17 +94,13 @@ pub fn run(
         TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
         _ => Existing::Keep,
     };
-    let path = |key: &str, value: &Option<String>| match value {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => Err(Error::Config(format!("{key} is missing"))),
-    };
-    let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
+    let (data, dropped) = read_data(tokenizer, config, model.vocab_size())?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
         return Err(Error::Config(
             "early_stopping_patience needs validation rows, which data has not".into(),
         ));
     }
-    let folder = path("output", &config.output)?;
+    let folder = PathBuf::from(given("output", config.output.as_deref())?);
     if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
     {
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
@@ -156,13 +152,8 @@ struct Losses {
 }
 
 /// The data as tokens, each of them below `vocab`.
-fn read_data(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    config: &TrainingConfig,
-    vocab: i32,
-) -> Result<(Data, Losses)> {
-    let splits = read_splits(path, config.seed)?;
+fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
+    let splits = read(config)?;
     let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
@@ -174,13 +165,23 @@ fn read_data(
     if losses.truncated + losses.dropped > 0 {
         log::warn!(
             "{}: {} rows were cut to max_seq_length ({}), {} left out for having nothing to learn",
-            path.display(),
+            config.data.as_deref().unwrap_or_default(),
             losses.truncated,
             config.max_seq_length,
             losses.dropped
         );
     }
-    Ok((Data { train: train.samples, valid: valid.samples }, losses))
+    let train = if config.packing { pack(&train.samples, config.max_seq_length) } else { train.samples };
+    Ok((Data { train, valid: valid.samples }, losses))
+}
+
+fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
+    value.ok_or_else(|| Error::Config(format!("{key} is missing")))
+}
+
+fn read(config: &TrainingConfig) -> Result<Splits> {
+    let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
+    read_splits(given("data", config.data.as_deref())?, &columns, config.seed)
 }
 
 /// Checks `config` and its data without training; what the data hold.
@@ -189,9 +190,7 @@ fn read_data(
 /// As [`run`], as far as they show before the first step.
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
-    let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
-    let splits = read_splits(Path::new(data), config.seed)?;
-    let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    let report = describe(&read(config)?, tokenizer, config.mask_prompt, config.max_seq_length)?;
     // Decomposing every matrix would check nothing more.
     let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
     prepare(model, Path::new(""), &config)?;

@@ -12,7 +12,7 @@ use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
-use crate::nn::{self, Cache, Embedding, Linear};
+use crate::nn::{self, Cache, Embedding, Linear, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
@@ -67,6 +67,12 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// Shapes that do not fit.
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// As [`hidden`](Self::hidden), of rows that are several texts each.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
 
     /// The layer that turns hidden states into logits.
     fn head(&self) -> Layer<'_>;

@@ -69,7 +69,7 @@ fn the_penalty_pulls_towards_orthogonality() {
     let parameters: Tensors = [("x.lora_a".to_owned(), a), ("x.lora_b".to_owned(), eye)].into();
     let zero = Array::zeros::<f32>(&[2, 2]).unwrap();
     let mut grads: Tensors = [("x.lora_a".to_owned(), zero.clone()), ("x.lora_b".to_owned(), zero)].into();
-    allocator.gradients(&parameters, &mut grads).unwrap();
+    allocator.gradients(&parameters, &mut grads, 1.0).unwrap();
     assert_eq!(grads["x.lora_a"].as_slice::<f32>(), [2.0, 0.0, 0.0, 0.0]);
     assert_eq!(grads["x.lora_b"].as_slice::<f32>(), [0.0; 4]);
 }
