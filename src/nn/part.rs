@@ -9,7 +9,7 @@ use super::{Context, Linear, Result};
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
 
 /// Mixes positions: attention, or what stands in its place.
-pub trait Mixer: ModuleParameters + Send {
+pub trait Mixer: ModuleParameters + Send + 'static {
     /// `x`: `[batch, time, hidden]` → same shape. With a cache, `x` continues what it holds.
     ///
     /// # Errors
@@ -21,7 +21,7 @@ pub trait Mixer: ModuleParameters + Send {
 }
 
 /// Transforms each position for itself.
-pub trait FeedForward: ModuleParameters + Send {
+pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
     /// `x`: `[..., hidden]` → same shape.
     ///
     /// # Errors
