@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ MODEL = MODELS / "llama_gqa"
 ROWS = [{"prompt": words(ids[:4]), "completion": words(ids[4:])} for ids in random_ids(9, [7, 12, 9], seed=5)]
 
 
-def losses(data: Path | str, output: Path, **settings: object) -> list[float]:
+def losses(data: Path | str, output: Path, **settings: Any) -> list[float]:
     return list(train(MODEL, Path(data), output, iters=4, **settings).losses.values())
 
 
@@ -45,11 +46,13 @@ def test_a_weight_is_how_often_rows_come(tmp_path: Path) -> None:
     assert report["steps"] == 7
 
 
-@pytest.mark.parametrize("family", ["llama_gqa", "gemma2", "lfm2"])
+@pytest.mark.parametrize(
+    "family", ["llama_gqa", "mistral_window", "gemma2", "gpt_oss", "lfm2", "phi3_crossing", "smollm3"]
+)
 def test_packed_rows_learn_what_they_learn_alone(tmp_path: Path, family: str) -> None:
     ids = random_ids(9, [7, 12, 9, 4], seed=6, vocab_size=96)
     data = write_words(tmp_path / "data", ids)
-    settings = {"iters": 4, "batch_size": len(ids), "max_seq_length": 32}
+    settings: dict[str, Any] = {"iters": 4, "batch_size": len(ids), "max_seq_length": 32}
     alone = train(MODELS / family, data, tmp_path / "alone", **settings)
     packed = train(MODELS / family, data, tmp_path / "packed", **settings, packing=True)
     np.testing.assert_allclose(list(packed.losses.values()), list(alone.losses.values()), rtol=2e-5)
@@ -60,7 +63,7 @@ def test_packed_rows_learn_what_they_learn_alone(tmp_path: Path, family: str) ->
 
 def test_a_packed_epoch_has_fewer_steps(tmp_path: Path) -> None:
     data = write_words(tmp_path / "data", random_ids(40, [7, 12, 9, 4], seed=7))
-    settings = {"epochs": 1.0, "batch_size": 2, "max_seq_length": 64}
+    settings: dict[str, Any] = {"epochs": 1.0, "batch_size": 2, "max_seq_length": 64}
     alone = train(MODEL, data, tmp_path / "alone", **settings).report
     packed = train(MODEL, data, tmp_path / "packed", **settings, packing=True).report
     assert (alone["steps"], packed["steps"]) == (20, 3)

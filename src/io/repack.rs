@@ -126,7 +126,7 @@ impl Matrix {
             ));
         }
         let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
-        kernels::eval([&scales]).map_err(|error| error.what().to_owned())?;
+        kernels::eval([&scales]).map_err(|error| error.to_string())?;
         let (codes, zeros) = match format.packing {
             Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
             Packing::Gptq { offset, .. } => {
