@@ -52,6 +52,7 @@ COMMANDS = (
         summary="fine-tune a language model; without options, a small embedded one in about a minute",
         module="lora_train",
     ),
+    Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora_optimize"),
     Command(
         name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
     ),
