@@ -20,9 +20,19 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit.comparison import compare
     from efficientai_toolkit.optimization import optimize
 
-__all__ = ["RUNS", "MLXTrainer", "TrainingConfig", "TrainingResult", "new_run", "optimize"]
+__all__ = [
+    "RUNS",
+    "MLXTrainer",
+    "TrainingConfig",
+    "TrainingResult",
+    "compare",
+    "evaluate",
+    "new_run",
+    "optimize",
+]
 
 RUNS = "runs"
 """Folder, below the current one, of the runs whose output is not named."""
@@ -211,7 +221,7 @@ class MLXTrainer:
         self.callback.on(parse_event(text))
 
 
-_ELSEWHERE = {"optimize": "optimization"}
+_ELSEWHERE = {"compare": "comparison", "optimize": "optimization"}
 """Functions of this module that stand in packages of their own, imported when they are asked for."""
 
 

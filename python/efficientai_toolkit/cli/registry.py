@@ -54,6 +54,11 @@ COMMANDS = (
     ),
     Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora_optimize"),
     Command(
+        name=f"{LORA}:compare",
+        summary="compare LoRA, QLoRA and full fine-tuning on your data, and recommend one",
+        module="lora_compare",
+    ),
+    Command(
         name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
     ),
     Command(

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit._figures import new_figure, save
 
 if TYPE_CHECKING:
     from efficientai_toolkit.optimization.run import OptimizationResult
 
-_SIZE = (7, 4)
 _UNITS = {
     "loss": "validation loss, nats",
     "time": "time, s",
@@ -54,20 +54,3 @@ def _front(result: "OptimizationResult", x: str, y: str) -> None:
     axes.set(xlabel=_UNITS[x], ylabel=_UNITS[y])
     axes.legend()
     save(figure, result.output / "front.png")
-
-
-def new_figure() -> tuple[Any, Any]:
-    """A figure that no window shows, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a PNG at once."""
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
