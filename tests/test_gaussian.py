@@ -18,7 +18,7 @@ def branin(x: float, y: float) -> float:
     return curve**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
 
 
-def search(sampler: Any, trials: int = 20) -> optuna.Study:
+def search(sampler: Any, trials: int = 26) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler)
     study.optimize(
@@ -61,7 +61,7 @@ def test_choices_whole_numbers_and_logarithms() -> None:
             # A run that failed teaches nothing, and harms nothing.
             message = "out of memory"
             raise MemoryError(message)
-        return (math.log10(lr) + 3) ** 2 + (math.log2(rank) - 3) ** 2 / 4 + (kind != "b")
+        return float((math.log10(lr) + 3) ** 2 + (math.log2(rank) - 3) ** 2 / 4 + (kind != "b"))
 
     study = optuna.create_study(sampler=GaussianProcessSampler(seed=1))
     study.optimize(cost, n_trials=18, catch=(MemoryError,))

@@ -21,6 +21,7 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
     from efficientai_toolkit.comparison import compare
+    from efficientai_toolkit.evaluation import evaluate
     from efficientai_toolkit.optimization import optimize
 
 __all__ = [
@@ -221,7 +222,7 @@ class MLXTrainer:
         self.callback.on(parse_event(text))
 
 
-_ELSEWHERE = {"compare": "comparison", "optimize": "optimization"}
+_ELSEWHERE = {"compare": "comparison", "evaluate": "evaluation", "optimize": "optimization"}
 """Functions of this module that stand in packages of their own, imported when they are asked for."""
 
 

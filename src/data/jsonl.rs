@@ -24,6 +24,15 @@ pub struct Located {
 }
 
 impl Located {
+    /// Reads the row in `text`, which a caller took from line `line` of `path`.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
+    pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
+        let row = Row::parse(text).map_err(|reason| located(path, line, &reason))?;
+        Ok(Self { row, path: Arc::clone(path), line })
+    }
+
     /// Puts `path:line: ` in front of an [`Error::Dataset`]; other errors pass unchanged.
     #[must_use]
     pub fn blame(&self, error: Error) -> Error {
@@ -67,8 +76,7 @@ fn read_lines(mut reader: impl BufRead, path: &Arc<Path>, longest: usize) -> Res
             content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         }
         if !content.trim_ascii().is_empty() {
-            let row = Row::parse(content).map_err(|reason| located(path, line, &reason))?;
-            rows.push(Located { row, path: Arc::clone(path), line });
+            rows.push(Located::parse(content, path, line)?);
         }
     }
     if rows.is_empty() {

@@ -62,6 +62,11 @@ COMMANDS = (
         name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
     ),
     Command(
+        name=f"{LORA}:evaluate",
+        summary="measure a model: perplexity, token accuracy, answers against right ones, lm-eval tasks",
+        module="lora_evaluate",
+    ),
+    Command(
         name=f"{LORA}:validate",
         summary="check environment, model and data before a run",
         module="lora_validate",
