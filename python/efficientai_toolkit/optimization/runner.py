@@ -14,8 +14,10 @@ from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
 
-_KEPT_WEIGHTS = ("lora",)
-"""Methods that leave the weights of a loaded model as they were."""
+
+def _keeps_weights(config: TrainingConfig) -> bool:
+    """Whether the loaded model is as before once the adapters are taken off."""
+    return config.method in {"lora", "dora"} and config.lora_init == "default"
 
 
 class Runner:
@@ -65,7 +67,7 @@ class Runner:
                 on_loss(count, event.loss)
 
         model, tokenizer = self._load(config)
-        if config.method not in _KEPT_WEIGHTS:
+        if not _keeps_weights(config):
             self.forget()
         result = MLXTrainer(config, callback=observe, model=model, tokenizer=tokenizer).train()
         loss = result.metrics["loss_after"]
@@ -88,7 +90,7 @@ class Runner:
         """
         from efficientai_toolkit._engine import core
 
-        key = (config.data, config.max_seq_length, config.mask_prompt)
+        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing)
         if key not in self._rows:
             model, tokenizer = self._load(config)
             report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
@@ -97,7 +99,8 @@ class Runner:
                     f"{config.data}: there are no validation rows to compare runs on; give at least two rows"
                 )
                 raise ConfigError(message)
-            self._rows[key] = report["train"]["rows"] - report["train"]["dropped"]
+            train = report["train"]
+            self._rows[key] = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
         return self._rows[key]
 
     def _load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":

@@ -139,7 +139,7 @@ class SearchSpace:
         """
         config = base.with_values({**self.fixed, **drawn})
         is_coupled = "lora_rank" in drawn and not {"lora_alpha"} & {*drawn, *self.fixed}
-        if not is_coupled or getattr(config, "use_rslora", False):
+        if not is_coupled or config.use_rslora:
             return config
         root = (config.lora_rank / base.lora_rank) ** 0.5
         return config.with_values({"lora_alpha": base.lora_alpha * root})
