@@ -15,6 +15,7 @@ pub mod models;
 pub mod train;
 
 // Capabilities
+pub mod evaluate;
 pub mod generate;
 pub mod lora;
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
@@ -143,7 +143,7 @@ class Config:
         where = f"{source}: " if source else ""
         for key in values:
             if key not in known:
-                message = f"{where}unknown key `{key}`{_closest(str(key), known)}"
+                message = f"{where}unknown key `{key}`{closest_key(str(key), known)}"
                 raise ConfigError(message)
         try:
             return type(self)(**{**asdict(self), **values})
@@ -162,16 +162,29 @@ class Config:
         ConfigError
             The file cannot be read, or names an unknown key or a value of a wrong type.
         """
-        values = _read(Path(path))
-        if not isinstance(values, dict):
-            message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
-            raise ConfigError(message)
-        return cls().with_values(cast("dict[str, object]", values), source=str(path))
+        return cls().with_values(read_pairs(Path(path)), source=str(path))
 
 
-def _closest(key: str, known: Mapping[str, Option]) -> str:
+def read_pairs(path: Path) -> dict[str, object]:
+    """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or holds something else.
+    """
+    values = _read(path)
+    if not isinstance(values, dict):
+        message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
+        raise ConfigError(message)
+    return cast("dict[str, object]", values)
+
+
+def closest_key(key: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown key: the right one if one is close, else all."""
     from difflib import get_close_matches
 
+    known = list(known)
     match = get_close_matches(key.replace("-", "_"), known, n=1)
     if match:
         return f"; did you mean `{match[0]}`?"

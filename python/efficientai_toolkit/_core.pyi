@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "measure_kernel", "report_kernels", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -144,6 +144,22 @@ def measure_kernel(request: str) -> float:
 def report_kernels() -> str:
     """
     Every kernel beside what the machine allows, as JSON.
+    """
+
+def score_rows(model: Model, tokenizer: Tokenizer, path: str | PathLike[str], rows: SupportsGetItem[int, tuple[SupportsIndex, str]], settings: str) -> str:
+    """
+    Loss and token accuracy on rows of data, as JSON.
+
+    ``rows`` are lines of ``path``, each with its number and its text, a JSON object as training reads it; ``settings`` is
+    the JSON of ``batch_size``, ``max_seq_length`` and ``mask_prompt``.
+    """
+
+def score_tokens(model: Model, rows: SupportsGetItem[int, tuple[SupportsGetItem[int, SupportsIndex], SupportsIndex]], batch_size: SupportsIndex = 8) -> list[list[tuple[float, bool]]]:
+    """
+    For each row of token ids and each of its tokens from ``start`` on: the natural logarithm of its
+    probability after the tokens before it, and whether no other token is likelier there.
+
+    ``rows`` are pairs of token ids and ``start``, which is at least 1; ``batch_size`` rows go through the model together.
     """
 
 def sgemm_calls() -> int:

@@ -150,12 +150,17 @@ def generation(
     prompt: str | Messages,
     config: GenerateConfig,
     stream: Callable[[str], object] | None = None,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Generation:
-    """:func:`generate` with token counts, speed and memory beside the text."""
+    """:func:`generate` with token counts, speed and memory beside the text.
+
+    ``tools`` are JSON schemas for the chat template, where the prompt is messages.
+    """
     from efficientai_toolkit._engine import core
 
     is_text = isinstance(prompt, str)
-    text = prompt if isinstance(prompt, str) else render(tokenizer, prompt)
+    text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, tools)
     # A rendered conversation holds its special tokens already.
     report = core.generate(model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text)
     return Generation(**json.loads(report))

@@ -20,6 +20,20 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit.comparison import compare
+    from efficientai_toolkit.evaluation import evaluate
+    from efficientai_toolkit.optimization import optimize
+
+__all__ = [
+    "RUNS",
+    "MLXTrainer",
+    "TrainingConfig",
+    "TrainingResult",
+    "compare",
+    "evaluate",
+    "new_run",
+    "optimize",
+]
 
 RUNS = "runs"
 """Folder, below the current one, of the runs whose output is not named."""
@@ -172,7 +186,7 @@ class TrainingConfig(Config):
             model_path=self.model_path or str(MODEL),
             init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
             data=str(INSTRUCTIONS) if self.data is None else _expanded(self.data),
-            output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
+            output=str(new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )
 
 
@@ -192,11 +206,11 @@ def _expanded(data: str) -> str:
     return ",".join(parts)
 
 
-def _new_run(runs: Path) -> Path:
+def new_run(runs: Path, kind: str = "lora") -> Path:
     """The first free name ``lora-0001``, ``lora-0002``, … after those taken."""
     names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
-    taken = [int(match[1]) for name in names if (match := re.fullmatch(r"lora-(\d+)", name))]
-    return runs / f"lora-{max(taken, default=0) + 1:04}"
+    taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
+    return runs / f"{kind}-{max(taken, default=0) + 1:04}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,3 +307,16 @@ class MLXTrainer:
 
     def _observe(self, text: str) -> None:
         self.callback.on(parse_event(text))
+
+
+_ELSEWHERE = {"compare": "comparison", "evaluate": "evaluation", "optimize": "optimization"}
+"""Functions of this module that stand in packages of their own, imported when they are asked for."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _ELSEWHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"efficientai_toolkit.{_ELSEWHERE[name]}"), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

@@ -7,6 +7,7 @@ use pyo3::pymodule;
 mod array;
 mod enter;
 mod error;
+mod evaluate;
 mod generate;
 mod hardware;
 mod json;
@@ -19,6 +20,8 @@ mod tokenizer;
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::evaluate::{score_rows, score_tokens};
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]

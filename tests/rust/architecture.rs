@@ -19,9 +19,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("io", &["error", "rng", "kernels", "models", "nn"]),
     ("models", &["error", "kernels", "nn", "io", "rng"]),
     ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),
+    ("evaluate", &["error", "progress", "kernels", "data", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
     ("lora", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models", "train"]),
-    ("py", &["error", "progress", "hardware", "kernels", "data", "io", "models", "generate", "lora"]),
+    (
+        "py",
+        &["error", "progress", "hardware", "kernels", "data", "io", "models", "evaluate", "generate", "lora"],
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -4,21 +4,17 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+from efficientai_toolkit.cli.model import add_model, load_model
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig, as_question, generation, load
+from efficientai_toolkit.generation import GenerateConfig, as_question, generation
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare model, prompt and the fields of :class:`GenerateConfig`."""
-    group = parser.add_argument_group("model and prompt")
-    group.add_argument(
-        "--model-path",
-        metavar="TEXT",
-        help="folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)",
-    )
-    group.add_argument("--adapter-path", metavar="TEXT", help="folder or hub id of LoRA adapters")
+    add_model(parser)
+    group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt", metavar="TEXT", required=True, help="what to answer or continue; - reads stdin"
     )
@@ -27,17 +23,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--no-chat-template",
         action="store_true",
         help="give the prompt to the model as it is, also where it has a chat template",
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)",
-    )
-    group.add_argument(
-        "--bits",
-        type=int,
-        choices=(2, 3, 4, 5, 6, 8),
-        help="quantize the model to this many bits per weight (default: as it is on disk)",
     )
     add_config(parser, GenerateConfig, title="sampling")
 
@@ -49,9 +34,7 @@ def run(args: Namespace, out: Output) -> int:
     if not prompt.strip():
         message = "the prompt is empty"
         raise ConfigError(message)
-    model, tokenizer = load(
-        args.model_path, args.adapter_path, args.dtype, bits=args.bits, show_progress=not out.quiet
-    )
+    model, tokenizer = load_model(args, out)
     if args.no_chat_template:
         question = prompt if args.system is None else f"{args.system}\n\n{prompt}"
     else:

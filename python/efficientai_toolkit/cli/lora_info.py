@@ -6,8 +6,11 @@ from efficientai_toolkit._config import Config, Option, options
 from efficientai_toolkit.cli.options import describe_default, flag
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import COMMANDS, LORA
+from efficientai_toolkit.comparison import ComparisonConfig
+from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.optimization import OptimizationConfig
 
 ABOUT = """\
 Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \
@@ -17,6 +20,15 @@ Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3,
 mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3, smollm3, lfm2, lfm2_moe or gpt_oss.
 Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; prompts are not learned.
 Result: adapters.safetensors and adapter_config.json as mlx-lm reads and writes them."""
+
+_CONFIGS: dict[str, type[Config]] = {
+    "train": TrainingConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluationConfig,
+    "optimize": OptimizationConfig,
+    "compare": ComparisonConfig,
+}
+"""The settings of each command."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +41,7 @@ def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     out.line(paragraph(ABOUT, indent=""))
     out.line("\ncommands")
     out.line(table([(f"  {command.name}", command.summary) for command in commands]))
-    for title, config in (("train", TrainingConfig), ("generate", GenerateConfig)):
+    for title, config in _CONFIGS.items():
         out.line(f"\noptions of :{title} and their defaults")
         out.line(table([(f"  {flag(option.name)}", _explain(option)) for option in options(config)]))
     out.result(
@@ -37,7 +49,7 @@ def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
             "namespace": LORA,
             "about": ABOUT,
             "commands": {command.name: command.summary for command in commands},
-            "defaults": {"train": _defaults(TrainingConfig), "generate": _defaults(GenerateConfig)},
+            "defaults": {title: config().to_dict() for title, config in _CONFIGS.items()},
         }
     )
     return 0
@@ -46,7 +58,3 @@ def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
 def _explain(option: Option) -> str:
     default = describe_default(option)
     return f"[{default}] {option.help}" if default else option.help
-
-
-def _defaults(config: type[Config]) -> dict[str, object]:
-    return config().to_dict()

@@ -35,23 +35,26 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_config(parser: argparse.ArgumentParser, config: type[Config], *, title: str) -> None:
-    """Declare ``--config`` and one option per field.
+def add_config(
+    parser: argparse.ArgumentParser, config: type[Config], *, title: str, with_file: bool = True
+) -> None:
+    """Declare ``--config``, unless another configuration has it, and one option per field.
 
     An option that is not given leaves no trace in the namespace, so that a file's value or
     the default shows through.
     """
     group = parser.add_argument_group(title)
-    group.add_argument(
-        "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
-    )
+    if with_file:
+        group.add_argument(
+            "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
+        )
     for option in options(config):
         _add(group.add_argument, option)
 
 
-def config_from(args: argparse.Namespace, config: type[C]) -> C:
+def config_from(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
     """Build a configuration: options beat the file, the file beats the defaults."""
-    base = config() if args.config is None else config.from_file(args.config)
+    base = config.from_file(args.config) if with_file and args.config is not None else config()
     given = {option.name: getattr(args, option.name) for option in options(config) if option.name in args}
     return base.with_values({name: _flatten(value) for name, value in given.items()})
 
@@ -60,6 +63,8 @@ def describe_default(option: Option) -> str:
     """The default as a user would type it; empty where the help text explains it."""
     if option.default is None or option.default == []:
         return ""
+    if isinstance(option.default, list):
+        return (option.separator or ",").join(option.default)
     if isinstance(option.default, bool):
         return "yes" if option.default else "no"
     return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)

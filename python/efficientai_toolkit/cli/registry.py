@@ -52,8 +52,19 @@ COMMANDS = (
         summary="fine-tune a language model; without options, a small embedded one in about a minute",
         module="lora_train",
     ),
+    Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora_optimize"),
+    Command(
+        name=f"{LORA}:compare",
+        summary="compare LoRA, QLoRA and full fine-tuning on your data, and recommend one",
+        module="lora_compare",
+    ),
     Command(
         name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
+    ),
+    Command(
+        name=f"{LORA}:evaluate",
+        summary="measure a model: perplexity, token accuracy, answers against right ones, lm-eval tasks",
+        module="lora_evaluate",
     ),
     Command(
         name=f"{LORA}:validate",

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Columns, Row};
+use super::{Columns, Row, row};
 use crate::{Error, Result};
 
 mod csv;
@@ -62,6 +62,16 @@ pub struct Located {
 }
 
 impl Located {
+    /// Reads the row in `text`, which a caller took from line `line` of `path`.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
+    pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
+        let place = Place::Line(line);
+        let row = row::json(text).and_then(Row::of).map_err(|reason| located(path, place, &reason))?;
+        Ok(Self { row, path: Arc::clone(path), place })
+    }
+
     /// Puts `path:line: ` in front of an [`Error::Dataset`]; other errors pass unchanged.
     #[must_use]
     pub fn blame(&self, error: Error) -> Error {

@@ -1,0 +1,80 @@
+"""``lora-finetuning-mlx:compare``: ways to fine-tune beside each other."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+
+from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.comparison import ComparisonConfig, Measurement, compare
+from efficientai_toolkit.lora import TrainingConfig
+
+_LINES = 4
+"""Lines of progress per method."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what is compared, and the run."""
+    add_config(parser, ComparisonConfig, title="comparison", with_file=False)
+    add_config(parser, TrainingConfig, title="the run, the same for every method")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print the table and the recommendation; 2 when no method has trained to the end."""
+    config = config_from(args, ComparisonConfig, with_file=False)
+    comparison = compare(training_config(args), config, on_event=_progress(args, out))
+    out.note()
+    out.line(table_of(comparison.rows))
+    for row in comparison.rows:
+        if row.error is not None:
+            out.line(f"{row.method} failed: {row.error}")
+    choice = comparison.recommendation
+    out.line(f"\nrecommended: {choice.method or 'none'}\n  {choice.reason}")
+    out.line(f"saved in {comparison.output}")
+    out.result(asdict(comparison))
+    return 0 if any(row.error is None for row in comparison.rows) else 2
+
+
+def _progress(args: Namespace, out: Output) -> Callable[[str, Event], None]:
+    def show(method: str, event: Event) -> None:
+        if args.progress == "json":
+            sys.stderr.write(json.dumps({"method": method, **json.loads(event_to_json(event))}) + "\n")
+        elif args.progress == "bar":
+            match event:
+                case Started():
+                    out.note(f"{method}: {event.trainable_parameters:,} parameters, {event.steps:,} steps")
+                case Step() if event.step % max(event.steps // _LINES, 1) == 0:
+                    out.note(f"{method}: {event.step}/{event.steps}  loss {event.loss:.3f}")
+                case _:
+                    pass
+
+    return show
+
+
+def table_of(rows: list[Measurement]) -> str:
+    """One line per method that went well."""
+    cells = [("method", "loss", "perplexity", "time", "tok/s", "memory", "on disk", "trained")]
+    cells += [_cells(row) for row in rows if row.error is None]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines: list[str] = []
+    for name, *numbers in cells:
+        texts = [f"{text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([f"{name:<{widths[0]}}", *texts]))
+    return "\n".join(lines)
+
+
+def _cells(row: Measurement) -> tuple[str, str, str, str, str, str, str, str]:
+    return (
+        row.method,
+        f"{row.loss_before:.3f} → {row.loss_after:.3f}",
+        f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}",
+        f"{row.seconds:,.1f} s",
+        f"{row.tokens_per_second:,.0f}",
+        f"{row.peak_memory_gb:.2f} GB",
+        f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
+        f"{row.trainable_parameters:,}",
+    )

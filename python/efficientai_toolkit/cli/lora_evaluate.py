@@ -1,0 +1,94 @@
+"""``lora-finetuning-mlx:evaluate``: measure a model on data, or on tasks of lm-evaluation-harness."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+
+from efficientai_toolkit.cli.model import add_model, load_model
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit.evaluation import EvaluationConfig, EvaluationResult, evaluate
+from efficientai_toolkit.exceptions import ConfigError
+
+_NOTES = 10
+"""About as many lines of progress there are, whatever the number of rows."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the model and the fields of :class:`EvaluationConfig`."""
+    add_model(parser)
+    add_config(parser, EvaluationConfig, title="task")
+    group = parser.add_argument_group("lm-evaluation-harness")
+    group.add_argument(
+        "--harness",
+        metavar="A,B",
+        help="run these tasks of lm-evaluation-harness instead; --limit counts too",
+    )
+    group.add_argument("--num-fewshot", metavar="N", type=int, help="examples in front of each question")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print one line per metric."""
+    task = config_from(args, EvaluationConfig)
+    task.check()
+    if args.harness is not None:
+        return _run_harness(args, task, out)
+    model, tokenizer = load_model(args, out)
+    result = evaluate(model, tokenizer, task, on_answer=_progress(args, out))
+    out.line(_summary(result))
+    out.result(
+        {
+            "model_path": str(model.path),
+            "adapter_path": args.adapter_path,
+            "task": task.to_dict(),
+            **asdict(result),
+        }
+    )
+    return 0
+
+
+def _summary(result: EvaluationResult) -> str:
+    rows = [("data", f"{result.data}, {result.rows:,} rows")]
+    if result.tokens is not None:
+        scored = f"{result.tokens:,} scored"
+        if result.truncated_rows or result.dropped_rows:
+            scored += f"; {result.truncated_rows:,} rows cut, {result.dropped_rows:,} left with none"
+        rows.append(("tokens", scored))
+    rows += [(name, f"{value:,.4f}") for name, value in result.metrics.items()]
+    rows.append(("time", f"{result.seconds:,.1f} s"))
+    lines = [table(rows)]
+    for answer in result.answers[:1]:
+        for title, text in (("first answer", answer.text), ("right answer", answer.reference)):
+            lines += ["", title, paragraph(text, max_lines=6)]
+    return "\n".join(lines)
+
+
+def _progress(args: Namespace, out: Output) -> Callable[[int, int], None]:
+    def show(done: int, total: int) -> None:
+        if args.progress == "json":
+            sys.stderr.write(json.dumps({"event": "answer", "answers": done, "rows": total}) + "\n")
+        elif args.progress == "bar" and (done % max(total // _NOTES, 1) == 0 or done == total):
+            out.note(f"{done}/{total} answers")
+
+    return show
+
+
+def _run_harness(args: Namespace, task: EvaluationConfig, out: Output) -> int:
+    from efficientai_toolkit.evaluation.harness import run_tasks
+
+    names = [name.strip() for name in args.harness.split(",") if name.strip()]
+    if not names:
+        message = "--harness names no task"
+        raise ConfigError(message)
+    model, tokenizer = load_model(args, out)
+    scores = run_tasks(
+        model, tokenizer, names, limit=task.limit, num_fewshot=args.num_fewshot, batch_size=task.batch_size
+    )
+    rows = [
+        (f"{name} {key}", f"{value:,.4f}") for name, values in scores.items() for key, value in values.items()
+    ]
+    out.line(table(rows))
+    out.result({"model_path": str(model.path), "adapter_path": args.adapter_path, "harness": scores})
+    return 0

@@ -1,0 +1,83 @@
+"""``lora-finetuning-mlx:optimize``: search for the settings of a run."""
+
+import json
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.registry import LORA, program
+from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the search, and the run it is for."""
+    add_config(parser, OptimizationConfig, title="search", with_file=False)
+    add_config(parser, TrainingConfig, title="the run; --output, --resume and --overwrite concern the search")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print one line per run, then the best settings."""
+    config = config_from(args, OptimizationConfig, with_file=False)
+    training = training_config(args)
+    if training.output is None and not training.resume:
+        training = training.with_values({"output": str(new_run(Path(RUNS), "search"))})
+    try:
+        result = optimize(training, config, on_trial=_progress(args, out, config))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_resume(args.argv, training)) from None
+    out.note()
+    out.line(_summary(result))
+    out.result(asdict(result))
+    return 0
+
+
+def _progress(args: Namespace, out: Output, config: OptimizationConfig) -> Callable[[Trial], None]:
+    def show(trial: Trial) -> None:
+        if args.progress == "json":
+            sys.stderr.write(json.dumps({"event": "trial", **asdict(trial)}) + "\n")
+        elif args.progress == "bar":
+            settings = "  ".join(f"{name} {_short(value)}" for name, value in trial.settings.items())
+            outcome = trial.reason or trial.state
+            if trial.values is not None:
+                outcome = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
+            out.note(
+                f"run {trial.number + 1}/{config.trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
+            )
+
+    return show
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _summary(result: OptimizationResult) -> str:
+    states = [trial.state for trial in result.trials]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states)
+    rows = [("runs", counts), ("best", f"run {result.best + 1}")]
+    rows += [(f"  {name}", _short(value)) for name, value in result.best_values.items()]
+    rows += [(f"  {name}", _short(value)) for name, value in result.best_settings.items()]
+    if len(result.best_values) > 1:
+        rows.append(("Pareto front", ", ".join(f"run {number + 1}" for number in result.front)))
+    if result.importance:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
+        rows.append(("what mattered", shares))
+    rows.append(("saved in", str(result.output)))
+    command = shlex.join([*program(), f"{LORA}:train", "--config", str(result.output / "best.yaml")])
+    return f"{table(rows)}\n\ntrain with it\n  {command}"
+
+
+def _how_to_resume(argv: list[str], training: TrainingConfig) -> str:
+    words = [*program(), *(word for word in argv if word != "--overwrite")]
+    if "--output" not in argv:
+        words += ["--output", str(training.output)]
+    if "--resume" not in argv:
+        words.append("--resume")
+    return f"interrupted: the search is saved; continue with `{shlex.join(words)}`"

@@ -1,0 +1,21 @@
+"""Ways to fine-tune beside each other: the same model, data, steps and seed.
+
+>>> import efficientai_toolkit as eat
+>>> comparison = eat.lora.compare(eat.lora.TrainingConfig(iters=100))  # doctest: +SKIP
+>>> print(comparison.recommendation.reason)  # doctest: +SKIP
+"""
+
+from efficientai_toolkit.comparison.config import ComparisonConfig, available_methods
+from efficientai_toolkit.comparison.measurement import Measurement
+from efficientai_toolkit.comparison.recommendation import Recommendation, recommend
+from efficientai_toolkit.comparison.run import Comparison, compare
+
+__all__ = [
+    "Comparison",
+    "ComparisonConfig",
+    "Measurement",
+    "Recommendation",
+    "available_methods",
+    "compare",
+    "recommend",
+]

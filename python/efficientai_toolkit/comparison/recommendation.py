@@ -1,0 +1,53 @@
+"""Which method to take, and why.
+
+The rule: of the methods that fit into the memory budget, those count whose validation loss is within
+``tolerance`` % of the lowest one; of these, the one that needs the least memory (or time).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from efficientai_toolkit.comparison.config import ComparisonConfig
+from efficientai_toolkit.comparison.measurement import Measurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """The outcome of the rule."""
+
+    method: str | None
+    """``None`` where no method fits."""
+    reason: str
+
+
+def recommend(rows: Sequence[Measurement], config: ComparisonConfig) -> Recommendation:
+    """Apply the rule of this module."""
+    done = [(row, _numbers(row)) for row in rows if row.error is None]
+    if not done:
+        return Recommendation(method=None, reason="no method has trained to the end")
+    budget = config.memory_budget_gb
+    fitting = [(row, numbers) for row, numbers in done if budget is None or numbers[1] <= budget]
+    if not fitting:
+        row, (_, memory, _) = min(done, key=lambda pair: pair[1][1])
+        reason = f"no method trains within {budget:g} GB; {row.method} needs the least, {memory:.2f} GB"
+        return Recommendation(method=None, reason=reason)
+    best, (lowest, _, _) = min(fitting, key=lambda pair: pair[1][0])
+    # Losses are positive, so a share of the lowest one is a distance from it.
+    limit = lowest * (1 + config.tolerance / 100)
+    enough = [(row, numbers) for row, numbers in fitting if numbers[0] <= limit]
+    key = (1, 2) if config.prefer == "memory" else (2, 1)
+    row, (loss, memory, seconds) = min(enough, key=lambda pair: (pair[1][key[0]], pair[1][key[1]]))
+    share = f"{config.tolerance:g} %"
+    quality = f"its validation loss of {loss:.3f} is "
+    quality += "the lowest" if row is best else f"within {share} of the lowest ({lowest:.3f}, {best.method})"
+    need = f"{memory:.2f} GB of memory" if config.prefer == "memory" else f"{seconds:.1f} s"
+    cost = f"of the {len(enough)} that are good enough it needs the least {config.prefer}: {need}"
+    if len(enough) == 1:
+        cost = f"no other comes within {share}; it needs {need}"
+    within = "" if budget is None else f", within the budget of {budget:g} GB"
+    return Recommendation(method=row.method, reason=f"{quality}, and {cost}{within}")
+
+
+def _numbers(row: Measurement) -> tuple[float, float, float]:
+    """Loss, memory in GB and seconds of a run that went well."""
+    return (row.loss_after or 0.0, row.peak_memory_gb or 0.0, row.seconds or 0.0)

@@ -1,0 +1,14 @@
+"""How good a model is: perplexity, token accuracy, and answers compared with the right ones.
+
+>>> import efficientai_toolkit as eat
+>>> model, tokenizer = eat.load(adapter_path="runs/lora-0001")  # doctest: +SKIP
+>>> eat.lora.evaluate(model, tokenizer, metrics=["perplexity", "f1"]).metrics  # doctest: +SKIP
+
+:mod:`efficientai_toolkit.evaluation.harness` runs the tasks of lm-evaluation-harness.
+"""
+
+from efficientai_toolkit.evaluation.metrics import METRICS
+from efficientai_toolkit.evaluation.run import Answer, EvaluationResult, evaluate
+from efficientai_toolkit.evaluation.task import EvaluationConfig
+
+__all__ = ["METRICS", "Answer", "EvaluationConfig", "EvaluationResult", "evaluate"]

@@ -1,0 +1,90 @@
+"""Scores of generated answers against the right ones.
+
+==================  ==========  =====================================================================
+name                range       what it is
+==================  ==========  =====================================================================
+``exact_match``     0 to 1      share of answers that equal the right one, white space around aside
+``f1``              0 to 1      overlap of words, as `SQuAD <https://arxiv.org/abs/1606.05250>`_ counts it
+``bleu``            0 to 100    `BLEU <https://aclanthology.org/P02-1040>`_ of the corpus, by sacrebleu
+``rouge1``          0 to 1      `ROUGE <https://aclanthology.org/W04-1013>`_ F-measure of words
+``rouge2``          0 to 1      … of pairs of words
+``rougeL``          0 to 1      … of the longest common subsequence
+==================  ==========  =====================================================================
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from efficientai_toolkit._extras import require
+
+SCORED = ("perplexity", "token_accuracy")
+"""Metrics of the right answers' tokens; nothing is generated for them."""
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> list[str]:
+    """Words as SQuAD compares them: lower case, without punctuation and articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def word_f1(answer: str, reference: str) -> float:
+    """Harmonic mean of precision and recall of words; 1 where both texts have none."""
+    given, right = normalise(answer), normalise(reference)
+    if not given or not right:
+        return float(given == right)
+    shared = (Counter(given) & Counter(right)).total()
+    return 2 * shared / (len(given) + len(right))
+
+
+def _exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
+    return fmean(a.strip() == r.strip() for a, r in zip(answers, references, strict=True))
+
+
+def _f1(answers: Sequence[str], references: Sequence[str]) -> float:
+    return fmean(map(word_f1, answers, references))
+
+
+def _bleu(answers: Sequence[str], references: Sequence[str]) -> float:
+    sacrebleu = require("sacrebleu", extra="evaluation", purpose="metric `bleu`")
+    return float(sacrebleu.corpus_bleu(list(answers), [list(references)]).score)
+
+
+def _rouge(kind: str) -> Callable[[Sequence[str], Sequence[str]], float]:
+    def score(answers: Sequence[str], references: Sequence[str]) -> float:
+        rouge = require("rouge_score.rouge_scorer", extra="evaluation", purpose=f"metric `{kind}`")
+        scorer = rouge.RougeScorer([kind])
+        return fmean(scorer.score(r, a)[kind].fmeasure for a, r in zip(answers, references, strict=True))
+
+    return score
+
+
+GENERATED: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
+    "exact_match": _exact_match,
+    "f1": _f1,
+    "bleu": _bleu,
+    "rouge1": _rouge("rouge1"),
+    "rouge2": _rouge("rouge2"),
+    "rougeL": _rouge("rougeL"),
+}
+"""From answers and references, one each per row, to a score."""
+
+METRICS = (*SCORED, *GENERATED)
+"""Every metric there is."""
+
+
+def check_installed(metrics: Sequence[str]) -> None:
+    """Fail before the model has worked for hours, not after.
+
+    Raises
+    ------
+    DependencyError
+        A library that one of ``metrics`` needs is missing.
+    """
+    for name in metrics:
+        if name in GENERATED:
+            GENERATED[name]([""], [""])

@@ -1,0 +1,14 @@
+"""Searching for the settings of a training run.
+
+>>> import efficientai_toolkit as eat
+>>> study = eat.lora.optimize(eat.lora.TrainingConfig(iters=100), trials=20)  # doctest: +SKIP
+>>> study.best_settings, study.best_values  # doctest: +SKIP
+
+Needs the extra ``optimize``.
+"""
+
+from efficientai_toolkit.optimization.config import OBJECTIVES, OptimizationConfig
+from efficientai_toolkit.optimization.run import OptimizationResult, Trial, optimize
+from efficientai_toolkit.optimization.space import SearchSpace
+
+__all__ = ["OBJECTIVES", "OptimizationConfig", "OptimizationResult", "SearchSpace", "Trial", "optimize"]

@@ -1,0 +1,33 @@
+"""What a search leaves on disk beside Optuna's storage."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from efficientai_toolkit._config import options
+from efficientai_toolkit._files import write_text
+from efficientai_toolkit.lora import TrainingConfig
+
+if TYPE_CHECKING:
+    from efficientai_toolkit.optimization.run import OptimizationResult
+
+_OWN = {"output", "resume", "overwrite"}
+
+
+def write_best(folder: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Write ``best.yaml``, which ``train --config`` takes; what it holds."""
+    settings = {
+        option.name: value
+        for option in options(TrainingConfig)
+        if option.name not in _OWN and (value := getattr(config, option.name)) != option.default
+    }
+    write_text(folder / "best.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return settings
+
+
+def write_trials(result: "OptimizationResult") -> None:
+    """Write ``trials.json``: the whole result for programs."""
+    write_text(result.output / "trials.json", json.dumps(asdict(result), indent=2, default=str) + "\n")

@@ -1,0 +1,121 @@
+"""One run of a search: its settings, its model, and what it tells while it trains."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efficientai_toolkit.callbacks import Evaluated, Event
+from efficientai_toolkit.exceptions import ConfigError, TrainingError
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+
+def _keeps_weights(config: TrainingConfig) -> bool:
+    """Whether the loaded model is as before once the adapters are taken off."""
+    return config.method in {"lora", "dora"} and config.lora_init == "default"
+
+
+class Runner:
+    """Trains one configuration after the other, on one loaded model where that is possible.
+
+    Parameters
+    ----------
+    evaluations
+        Validations within each run.
+    """
+
+    def __init__(self, *, evaluations: int) -> None:
+        self._evaluations = evaluations
+        self._loaded: tuple[tuple[Any, ...], Model, Tokenizer] | None = None
+        self._rows: dict[tuple[Any, ...], int] = {}
+
+    def train(
+        self, config: TrainingConfig, output: Path, on_loss: Callable[[int, float], object]
+    ) -> TrainingResult:
+        """Train into the folder ``output``.
+
+        Parameters
+        ----------
+        config
+            The run; its own ``output``, ``resume``, ``overwrite`` and checkpoints are not asked for.
+        output
+            Folder of the result, replaced if it is there.
+        on_loss
+            Receives each validation but the first: its number, from 1, and its loss. What it raises
+            stops the run and comes back.
+
+        Raises
+        ------
+        ToolkitError
+            The run is impossible, or its loss is no number any more.
+        """
+        every = max(math.ceil(self._steps(config) / self._evaluations), 1)
+        config = replace(
+            config, output=str(output), eval_every=every, save_every=0, resume=False, overwrite=True
+        )
+        count = 0
+
+        def observe(event: Event) -> None:
+            nonlocal count
+            if isinstance(event, Evaluated) and event.step > 0:
+                count += 1
+                on_loss(count, event.loss)
+
+        model, tokenizer = self._load(config)
+        if not _keeps_weights(config):
+            self.forget()
+        result = MLXTrainer(config, callback=observe, model=model, tokenizer=tokenizer).train()
+        loss = result.metrics["loss_after"]
+        if not math.isfinite(loss):
+            message = f"the validation loss is {loss}"
+            raise TrainingError(message)
+        return result
+
+    def forget(self) -> None:
+        """Load the model anew for the next run."""
+        self._loaded = None
+
+    def count_rows(self, config: TrainingConfig) -> int:
+        """Rows that are learned from.
+
+        Raises
+        ------
+        ConfigError, DatasetError
+            The run could not start, or there is nothing to validate on.
+        """
+        from efficientai_toolkit._engine import core
+
+        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing)
+        if key not in self._rows:
+            model, tokenizer = self._load(config)
+            report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
+            if not report["valid"]["rows"]:
+                message = (
+                    f"{config.data}: there are no validation rows to compare runs on; give at least two rows"
+                )
+                raise ConfigError(message)
+            train = report["train"]
+            self._rows[key] = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
+        return self._rows[key]
+
+    def _load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
+        """The model of the run before, where that has not changed its weights."""
+        from efficientai_toolkit.generation import load
+
+        key = (config.model_path, config.dtype, config.bits)
+        if self._loaded is None or self._loaded[0] != key:
+            # First, so that two models are never in memory together.
+            self._loaded = None
+            self._loaded = (key, *load(config.model_path, dtype=config.dtype, bits=config.bits))
+        return self._loaded[1:]
+
+    def _steps(self, config: TrainingConfig) -> int:
+        if config.iters is not None:
+            return config.iters
+        batches = math.ceil(self.count_rows(config) / config.batch_size) * config.epochs
+        return math.ceil(batches / config.grad_accumulation)

@@ -1,0 +1,200 @@
+"""Which settings are tried, with which values.
+
+A file of them has one key per field of :class:`~efficientai_toolkit.lora.TrainingConfig`::
+
+    lr: {low: 1.0e-5, high: 1.0e-2, log: true}
+    lora_rank: {choices: [4, 8, 16]}
+    lora_dropout: {low: 0, high: 0.2}
+    batch_size: 4                              # the same in every run
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from efficientai_toolkit._config import Option, closest_key, options, read_pairs
+from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.lora import TrainingConfig
+
+_OWN = ("output", "resume", "overwrite")
+"""They belong to the search as a whole."""
+
+_COMPARED = ("model_path", "data", "eval_batches", "eval_every", "mask_prompt", "max_seq_length")
+"""Losses of runs that differ here cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Numbers between two bounds, both included."""
+
+    low: float
+    high: float
+    log: bool
+    """Whether it is the logarithm that is drawn evenly."""
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """One of a few values."""
+
+    values: tuple[str | int | float | bool | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSpace:
+    """What is tried, and what is the same in every run."""
+
+    searched: dict[str, Range | Choices]
+    fixed: dict[str, Any]
+
+    @classmethod
+    def default(cls) -> "SearchSpace":
+        """What matters most for low-rank adapters."""
+        return cls(
+            searched={
+                "lr": Range(low=1e-5, high=1e-2, log=True, whole=False),
+                "lora_rank": Range(low=4, high=64, log=True, whole=True),
+                "lora_dropout": Range(low=0.0, high=0.2, log=False, whole=False),
+                "batch_size": Choices(values=(2, 4, 8)),
+            },
+            fixed={},
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "SearchSpace":
+        """Read a file of the form above.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, or an entry is impossible; its key is named.
+        """
+        return cls.from_mapping(read_pairs(Path(path)), source=str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object], *, source: str = "search space") -> "SearchSpace":
+        """Read entries of the form above.
+
+        Raises
+        ------
+        ConfigError
+            An entry is impossible; its key is named.
+        """
+        known = {option.name: option for option in options(TrainingConfig)}
+        searched: dict[str, Range | Choices] = {}
+        fixed: dict[str, Any] = {}
+        for key, value in values.items():
+            try:
+                if key not in known:
+                    message = f"unknown key `{key}`{closest_key(str(key), known)}"
+                    raise ConfigError(message)
+                if key in _OWN:
+                    message = f"`{key}` belongs to the search as a whole; give it as an option"
+                    raise ConfigError(message)
+                if isinstance(value, dict):
+                    searched[key] = _entry(known[key], cast("dict[str, object]", value))
+                else:
+                    fixed[key] = known[key].convert(value)
+            except ConfigError as error:
+                message = f"{source}: {error}"
+                raise ConfigError(message) from None
+        if not searched:
+            message = (
+                f"{source}: nothing is searched; give at least one key as `{{low, high}}` or `{{choices}}`"
+            )
+            raise ConfigError(message)
+        return cls(searched=searched, fixed=fixed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries as a file has them."""
+        entries: dict[str, Any] = dict(self.fixed)
+        for name, entry in self.searched.items():
+            if isinstance(entry, Choices):
+                entries[name] = {"choices": list(entry.values)}
+            else:
+                entries[name] = {"low": entry.low, "high": entry.high, "log": entry.log}
+        return entries
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """Ask an Optuna trial for a value of each searched setting."""
+        drawn: dict[str, Any] = {}
+        for name, entry in self.searched.items():
+            if isinstance(entry, Choices):
+                drawn[name] = trial.suggest_categorical(name, entry.values)
+            elif entry.whole:
+                drawn[name] = trial.suggest_int(name, int(entry.low), int(entry.high), log=entry.log)
+            else:
+                drawn[name] = trial.suggest_float(name, entry.low, entry.high, log=entry.log)
+        return drawn
+
+    def apply(self, base: TrainingConfig, drawn: Mapping[str, object]) -> TrainingConfig:
+        """A run with the drawn settings.
+
+        Where the rank is searched and ``lora_alpha`` is not, alpha follows it so that the factor of the
+        adapters falls with the root of the rank, as `rsLoRA <https://arxiv.org/abs/2312.03732>`_ asks for:
+        one learning rate then suits all ranks.
+        """
+        config = base.with_values({**self.fixed, **drawn})
+        is_coupled = "lora_rank" in drawn and not {"lora_alpha"} & {*drawn, *self.fixed}
+        if not is_coupled or config.use_rslora:
+            return config
+        root = (config.lora_rank / base.lora_rank) ** 0.5
+        return config.with_values({"lora_alpha": base.lora_alpha * root})
+
+    def first(self, base: TrainingConfig) -> dict[str, Any] | None:
+        """The settings of ``base``, if the space holds them: a good place to begin."""
+        values: dict[str, Any] = {}
+        for name, entry in self.searched.items():
+            option = next(option for option in options(TrainingConfig) if option.name == name)
+            value = _plain(option, getattr(base, name))
+            held = (
+                value in entry.values
+                if isinstance(entry, Choices)
+                else value is not None and entry.low <= value <= entry.high
+            )
+            if not held:
+                return None
+            values[name] = value
+        return values
+
+
+def _entry(option: Option, entry: dict[str, object]) -> Range | Choices:
+    name = option.name
+    if name in _COMPARED:
+        message = f"`{name}` must be the same in every run, or their losses cannot be compared"
+        raise ConfigError(message)
+    if set(entry) == {"choices"}:
+        choices = entry["choices"]
+        if not isinstance(choices, list) or not choices:
+            message = f"`{name}`: `choices` must be a list of at least one value, not {choices!r}"
+            raise ConfigError(message)
+        values = [option.convert(value) for value in cast("list[object]", choices)]
+        return Choices(values=tuple(_plain(option, value) for value in values))
+    if not {"low", "high"} <= set(entry) <= {"low", "high", "log"}:
+        message = (
+            f"`{name}` has the keys {', '.join(map(str, entry)) or '(none)'}; "
+            "expected `low`, `high` and perhaps `log`, or `choices`"
+        )
+        raise ConfigError(message)
+    if option.kind not in {int, float} or option.repeated:
+        message = f"`{name}` is no number; give its values as `choices`"
+        raise ConfigError(message)
+    low, high, log = option.convert(entry["low"]), option.convert(entry["high"]), entry.get("log", False)
+    if low is None or high is None or not low < high:
+        message = f"`{name}`: `low` must be below `high`, not {entry['low']!r} and {entry['high']!r}"
+        raise ConfigError(message)
+    if not isinstance(log, bool):
+        message = f"`{name}`: `log` must be true or false, not {log!r}"
+        raise ConfigError(message)
+    if log and low <= 0:
+        message = f"`{name}`: `low` must be above 0 where `log` is true, not {low}"
+        raise ConfigError(message)
+    return Range(low=low, high=high, log=log, whole=option.kind is int)
+
+
+def _plain(option: Option, value: Any) -> Any:
+    """A value as a storage keeps it: lists become text again."""
+    return (option.separator or ",").join(cast("list[str]", value)) if isinstance(value, list) else value

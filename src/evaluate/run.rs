@@ -1,0 +1,73 @@
+//! Perplexity and token accuracy of a model on rows of data.
+
+use serde::{Deserialize, Serialize};
+
+use super::score::score_samples;
+use crate::data::{Located, Tokenizer, tokenize};
+use crate::models::Model;
+use crate::progress::Observer;
+use crate::{Error, Result};
+
+/// How rows are read and scored.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Rows per forward pass.
+    pub batch_size: usize,
+    /// Tokens per row beyond which a row is cut.
+    pub max_seq_length: usize,
+    /// Score answers only, not prompts.
+    pub mask_prompt: bool,
+}
+
+/// How well the model foresees the rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Mean cross-entropy per target token, in nats.
+    pub loss: f64,
+    /// `exp(loss)`
+    pub perplexity: f64,
+    /// Share of target tokens that the model holds for the likeliest after those before.
+    pub token_accuracy: f64,
+    /// Target tokens.
+    pub tokens: usize,
+    /// Rows that were scored.
+    pub rows: usize,
+    /// Rows cut to `max_seq_length`.
+    pub truncated_rows: usize,
+    /// Rows without a target token, or only behind the cut.
+    pub dropped_rows: usize,
+}
+
+/// Scores `rows`, tokenised as for training.
+///
+/// # Errors
+/// Settings of 0; rows that cannot be tokenised, by file and line; what MLX raises; [`Error::Interrupted`].
+pub fn run(
+    model: &dyn Model,
+    tokenizer: &Tokenizer,
+    rows: &[Located],
+    settings: &Settings,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    for (name, value) in [("batch_size", settings.batch_size), ("max_seq_length", settings.max_seq_length)] {
+        if value == 0 {
+            return Err(Error::Config(format!("{name} is 0; it must be at least 1")));
+        }
+    }
+    let data = tokenize(rows, tokenizer, settings.mask_prompt, settings.max_seq_length)?;
+    let scores = score_samples(model, &data.samples, settings.batch_size, observer)?;
+    let tokens = scores.iter().map(Vec::len).sum::<usize>();
+    let sum: f64 = scores.iter().flatten().map(|score| f64::from(score.logprob)).sum();
+    let right = scores.iter().flatten().filter(|score| score.likeliest).count();
+    let loss = -sum / tokens as f64;
+    Ok(Report {
+        loss,
+        perplexity: loss.exp(),
+        token_accuracy: right as f64 / tokens as f64,
+        tokens,
+        rows: data.samples.len(),
+        truncated_rows: data.report.truncated,
+        dropped_rows: data.report.dropped,
+    })
+}

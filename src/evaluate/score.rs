@@ -1,0 +1,204 @@
+//! The log-probability of each token after those before it, and whether the model would have said it.
+//!
+//! Only the positions that are asked for go through the head, and so many at a time that their logits stay below
+//! a fixed size: `[positions, vocab]` of a whole batch is never in memory.
+
+use std::ops::ControlFlow;
+
+use mlx_rs::{Array, Dtype};
+
+use crate::data::{Sample, collate};
+use crate::kernels::eval;
+use crate::models::Model;
+use crate::progress::Observer;
+use crate::{Error, Result, models};
+
+/// Logits at once: 64 MiB in f32.
+const LOGITS: i32 = 1 << 24;
+
+/// What the model thinks of one token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of its probability after the tokens before it.
+    pub logprob: f32,
+    /// Whether no other token is likelier there.
+    pub likeliest: bool,
+}
+
+/// A row of token ids, of which those from `start` on are scored; `start` is at least 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The whole row.
+    pub ids: Vec<u32>,
+    /// Index of the first token to score.
+    pub start: usize,
+}
+
+/// Scores of the tokens of each span from its start on.
+///
+/// # Errors
+/// A span without a token before its start, a token that the model does not have; what MLX raises;
+/// [`Error::Interrupted`] when the observer stops it.
+pub fn score_spans(
+    model: &dyn Model,
+    spans: &[Span],
+    batch_size: usize,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Vec<TokenScore>>> {
+    let mut samples = Vec::with_capacity(spans.len());
+    for (index, Span { ids, start }) in spans.iter().enumerate() {
+        if *start == 0 || *start >= ids.len() {
+            return Err(Error::Config(format!(
+                "row {index} has {} tokens, of which those from {start} on are to be scored; the start must \
+                 be between 1 and the last token",
+                ids.len()
+            )));
+        }
+        samples.push(Sample::new(ids.clone(), |token| token >= *start));
+    }
+    score_samples(model, &samples, batch_size, observer)
+}
+
+/// Scores of the tokens of each sample that are learned, in order. Rows go through the model
+/// `batch_size` at a time, sorted by length so that little is padded.
+///
+/// # Errors
+/// As [`score_spans`].
+pub(super) fn score_samples(
+    model: &dyn Model,
+    samples: &[Sample],
+    batch_size: usize,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Vec<TokenScore>>> {
+    models::check_tokens(samples.iter().flat_map(|sample| &sample.ids), model.vocab_size())?;
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&row| std::cmp::Reverse(samples[row].len()));
+    let mut scores = vec![Vec::new(); samples.len()];
+    for rows in order.chunks(batch_size.max(1)) {
+        if observer.poll() == ControlFlow::Break(()) {
+            return Err(Error::Interrupted);
+        }
+        let batch: Vec<&Sample> = rows.iter().map(|&row| &samples[row]).collect();
+        for (&row, scored) in rows.iter().zip(score_batch(model, &batch)?) {
+            scores[row] = scored;
+        }
+    }
+    Ok(scores)
+}
+
+fn score_batch(model: &dyn Model, samples: &[&Sample]) -> Result<Vec<Vec<TokenScore>>> {
+    let batch = collate(samples, usize::MAX, 0);
+    let places: Vec<usize> = (0..batch.weights.len()).filter(|&place| batch.weights[place] > 0.0).collect();
+    let mut scores = vec![Vec::new(); samples.len()];
+    if places.is_empty() {
+        return Ok(scores);
+    }
+    let hidden =
+        model.hidden(&Array::from_slice(&batch.ids, &[batch.rows as i32, batch.time as i32]), None)?;
+    let hidden = hidden.reshape(&[-1, hidden.dim(-1)])?;
+    let at_once = (LOGITS / model.vocab_size()).max(1) as usize;
+    for places in places.chunks(at_once) {
+        let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+        let targets: Vec<i32> = places.iter().map(|&place| batch.targets[place]).collect();
+        let picked = hidden.take_axis(Array::from_slice(&indices, &[indices.len() as i32]), 0)?;
+        let (logprobs, likeliest) = judge(model, &picked, &targets)?;
+        for ((&place, &logprob), &likeliest) in places.iter().zip(&logprobs).zip(&likeliest) {
+            scores[place / batch.time].push(TokenScore { logprob, likeliest });
+        }
+    }
+    Ok(scores)
+}
+
+/// `hidden`: `[positions, hidden]`, `targets`: one per position.
+fn judge(model: &dyn Model, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
+    let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
+    let targets = Array::from_slice(targets, &[targets.len() as i32, 1]);
+    let chosen = logits.take_along_axis(&targets, -1)?.squeeze_axes(&[-1])?;
+    let logprobs = chosen.subtract(logits.logsumexp_axis(-1, false)?)?;
+    let likeliest = chosen.ge(logits.max_axis(-1, false)?)?;
+    eval([&logprobs, &likeliest])?;
+    Ok((logprobs.as_slice::<f32>().to_vec(), likeliest.as_slice::<bool>().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::progress::Silent;
+
+    fn model() -> Box<dyn Model> {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "vocab_size": 40, "tie_word_embeddings": true
+        });
+        let mut model = models::create(&config).unwrap();
+        models::initialize(model.as_mut(), 0.3, 1).unwrap();
+        model
+    }
+
+    /// Log-probabilities in f64 from all logits of one row, without padding.
+    fn expected(model: &dyn Model, span: &Span) -> Vec<(f64, bool)> {
+        let ids: Vec<i32> = span.ids.iter().map(|&id| id as i32).collect();
+        let logits = model.forward(&Array::from_slice(&ids, &[1, ids.len() as i32]), None).unwrap();
+        eval([&logits]).unwrap();
+        let rows: Vec<Vec<f64>> = logits
+            .as_slice::<f32>()
+            .chunks(40)
+            .map(|row| row.iter().map(|&x| f64::from(x)).collect())
+            .collect();
+        (span.start..ids.len())
+            .map(|place| {
+                let row = &rows[place - 1];
+                let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+                let top = row.iter().copied().fold(f64::MIN, f64::max);
+                let chosen = row[ids[place] as usize];
+                (chosen - total, chosen >= top)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn scores_are_those_of_all_logits_whatever_stands_beside() {
+        let model = model();
+        let row = |len: u32, start| Span { ids: (0..len).map(|i| (i * 7 + len) % 40).collect(), start };
+        let spans = [row(3, 1), row(17, 9), row(2, 1), row(8, 7), row(11, 1)];
+        for batch_size in [1, 2, 64] {
+            let scores = score_spans(model.as_ref(), &spans, batch_size, &mut Silent).unwrap();
+            for (span, scores) in spans.iter().zip(&scores) {
+                let expected = expected(model.as_ref(), span);
+                assert_eq!(scores.len(), expected.len());
+                for (score, (logprob, likeliest)) in scores.iter().zip(expected) {
+                    assert!((f64::from(score.logprob) - logprob).abs() < 1e-4, "{score:?}, {logprob}");
+                    assert_eq!(score.likeliest, likeliest);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_likeliest_token_is_recognised() {
+        let model = model();
+        let ids = Array::from_slice(&[5, 6, 7], &[1, 3]);
+        let logits = model.forward(&ids, None).unwrap();
+        eval([&logits]).unwrap();
+        let last = &logits.as_slice::<f32>()[80..];
+        let top = (0..40).max_by(|&a, &b| last[a as usize].total_cmp(&last[b as usize])).unwrap();
+        let spans = [0, 1].map(|other| Span { ids: vec![5, 6, 7, (top + other) % 40], start: 3 });
+        let scores = score_spans(model.as_ref(), &spans, 2, &mut Silent).unwrap();
+        assert_eq!(scores.iter().map(|row| row[0].likeliest).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn impossible_spans_are_named() {
+        let model = model();
+        let refused = |ids: &[u32], start| {
+            let spans = [Span { ids: vec![1, 2], start: 1 }, Span { ids: ids.to_vec(), start }];
+            score_spans(model.as_ref(), &spans, 1, &mut Silent).unwrap_err().to_string()
+        };
+        for (ids, start) in [(&[1, 2][..], 0), (&[1, 2], 2), (&[], 1)] {
+            assert!(refused(ids, start).starts_with("row 1 has "), "{}", refused(ids, start));
+        }
+        assert!(refused(&[1, 40], 1).contains("token 40"));
+    }
+}

@@ -1,0 +1,141 @@
+"""Ways to fine-tune beside each other, on a model of two small blocks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import efficientai_toolkit as eat
+from efficientai_toolkit.cli import main
+from efficientai_toolkit.comparison import (
+    ComparisonConfig,
+    Measurement,
+    available_methods,
+    compare,
+    recommend,
+)
+from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+from support.engine import MODELS
+from support.rows import random_ids, write_words
+
+if TYPE_CHECKING:
+    from efficientai_toolkit.callbacks import Event
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> TrainingConfig:
+    rows = random_ids(6, [6, 9], seed=1)
+    data = write_words(tmp_path / "data", rows, rows)
+    return TrainingConfig(
+        model_path=str(MODELS / "llama_gqa"), data=str(data), output=str(tmp_path / "out"), iters=3, lr=1e-2
+    )
+
+
+def test_methods_are_measured_beside_each_other(training: TrainingConfig) -> None:
+    events: list[tuple[str, Event]] = []
+    comparison = compare(
+        training, methods=["lora", "full"], on_event=lambda method, event: events.append((method, event))
+    )
+    lora, full = comparison.rows
+    assert [method for method, event in events if type(event).__name__ == "Finished"] == ["lora", "full"]
+    assert (lora.error, full.error) == (None, None)
+    assert lora.lr == 1e-2
+    assert full.lr == pytest.approx(1e-3)
+    assert lora.loss_before == full.loss_before
+    assert (lora.trainable_parameters or 0) < (full.trainable_parameters or 0)
+    # As the same run without a comparison.
+    alone = MLXTrainer(training.with_values({"output": str(training.output) + "-alone"})).train()
+    assert lora.loss_after == pytest.approx(alone.metrics["loss_after"], abs=1e-6)
+    assert lora.disk_bytes == (alone.adapter_path / "adapters.safetensors").stat().st_size
+    assert 0 < (lora.peak_memory_gb or 0) < (lora.process_memory_gb or 0)
+    report = json.loads((comparison.output / "comparison.json").read_text())
+    assert report["recommendation"]["method"] in {"lora", "full"}
+    with (comparison.output / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["lora", "full"]
+    assert float(rows[0]["loss_after"]) == lora.loss_after
+    assert (comparison.output / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TrainingError, match="holds a comparison; choose another output"):
+        compare(training, methods=["lora"])
+    # What is done is not done again.
+    again = compare(training.with_values({"resume": True}), methods=["lora", "full"])
+    assert again.rows == comparison.rows
+
+
+def test_a_method_that_fails_is_a_row(training: TrainingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lora-finetuning-mlx:compare", "--methods", "lora", "--target-modules", "nope", "--no-plots"]
+    words += ["--output", str(training.output), "--model-path", str(training.model_path)]
+    assert main([*words, "--data", str(training.data), "--iters", "1"]) == 2
+    out = capsys.readouterr().out
+    assert 'lora failed: target_modules names "nope"' in out
+    assert "recommended: none\n  no method has trained to the end" in out
+
+
+def row(method: str, loss: float, memory: float, seconds: float) -> Measurement:
+    return Measurement(method=method, loss_after=loss, peak_memory_gb=memory, seconds=seconds)
+
+
+ROWS = [row("full", 2.0, 8.0, 50.0), row("lora", 2.05, 4.0, 30.0), row("qlora", 2.09, 2.0, 60.0)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "reason"),
+    [
+        (
+            {},
+            "qlora",
+            "within 5 % of the lowest (2.000, full), and of the 3 that are good enough it needs the least",
+        ),
+        ({"prefer": "time"}, "lora", "it needs the least time: 30.0 s"),
+        ({"tolerance": 3}, "lora", "loss of 2.050 is within 3 %"),
+        (
+            {"tolerance": 0},
+            "full",
+            "is the lowest, and no other comes within 0 %; it needs 8.00 GB of memory",
+        ),
+        ({"tolerance": 0, "memory_budget_gb": 5}, "lora", "within the budget of 5 GB"),
+        ({"memory_budget_gb": 1}, None, "no method trains within 1 GB; qlora needs the least, 2.00 GB"),
+    ],
+)
+def test_the_rule(settings: dict[str, Any], method: str | None, reason: str) -> None:
+    choice = recommend([*ROWS, Measurement(method="dora", error="broken")], ComparisonConfig(**settings))
+    assert choice.method == method
+    assert reason in choice.reason
+
+
+def test_methods_follow_the_training_configuration() -> None:
+    assert {"lora", "full", "qlora"} <= set(available_methods())
+    base = TrainingConfig(lr=1e-2, bits=8)
+    config = ComparisonConfig()
+    assert config.apply("lora", base).bits is None
+    assert (config.apply("qlora", base).bits, config.apply("qlora", TrainingConfig()).bits) == (8, 4)
+    assert config.apply("full", base).lr == pytest.approx(1e-3)
+    assert ComparisonConfig(full_lr=0.5).apply("full", base).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["lara"]}, "`methods` names the unknown `lara`; there are lora"),
+        ({"methods": []}, "must name each of its methods once"),
+        ({"methods": ["lora", "lora"]}, "must name each of its methods once"),
+        ({"tolerance": -1}, "`tolerance` must not be below 0"),
+        ({"memory_budget_gb": 0}, "`memory_budget_gb` must be above 0"),
+        ({"prefer": "money"}, "`prefer` must be one of memory, time"),
+    ],
+)
+def test_wrong_settings_are_explained(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        eat.lora.compare(TrainingConfig(), **settings)
+
+
+def test_plots_need_a_library(training: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(DependencyError, match=r"pip install 'efficientai-toolkit\[plots\]'"):
+        compare(training)
