@@ -52,7 +52,10 @@ class TrainingConfig(Config):
     )
     num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
     init_adapter: str | None = setting(
-        None, "folder or hub id of adapters to start from (default: fresh ones)"
+        None, "folder or hub id of adapters to start from, in either format (default: fresh ones)"
+    )
+    adapter_format: Literal["mlx", "peft"] = setting(
+        "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(

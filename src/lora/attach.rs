@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mlx_rs::{Array, Dtype, random};
 
 use super::config::TrainingConfig;
-use crate::io::adapters::{LoraParameters, is_adapter};
+use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
 use crate::nn::LowRank;
 use crate::rng::{self, Purpose};
@@ -66,15 +66,13 @@ pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     })
 }
 
-/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet; returns
-/// where they sit, relative to their block.
+/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet.
 ///
 /// # Errors
 /// A module that fits no layer; more blocks than the model has.
-pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<LoraParameters> {
+pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()> {
     let &Adapter { modules, num_layers, rank, scale, dropout } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
-    let mut keys = BTreeSet::new();
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
@@ -95,7 +93,6 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
         *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
         *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
         layer.low_rank = LowRank { scale, dropout, dropout_key: None };
-        keys.insert(name.to_owned());
         Ok(())
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
@@ -106,7 +103,7 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
             available.join(", ")
         )));
     }
-    Ok(LoraParameters { rank, scale, dropout, keys: Some(keys) })
+    Ok(())
 }
 
 /// Sorted names of all adapter parameters.
@@ -121,13 +118,6 @@ pub fn parameter_names(model: &dyn Model) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// `model.layers.3.self_attn.q_proj` → `(3, "self_attn.q_proj")`
-fn split(path: &str) -> Option<(usize, &str)> {
-    let (_, rest) = path.split_once("layers.")?;
-    let (block, name) = rest.split_once('.')?;
-    Some((block.parse().ok()?, name))
 }
 
 /// Whether `target` is `name` or its last parts.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::io::adapters::Format;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -52,6 +53,8 @@ pub struct TrainingConfig {
     pub num_layers: Option<u32>,
     /// Folder of an adapter to start from.
     pub init_adapter: Option<String>,
+    /// How the adapter is written.
+    pub adapter_format: Format,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
@@ -108,6 +111,7 @@ impl Default for TrainingConfig {
             target_modules: None,
             num_layers: None,
             init_adapter: None,
+            adapter_format: Format::Mlx,
             mask_prompt: true,
             dtype: None,
             bits: None,
@@ -201,6 +205,7 @@ impl TrainingConfig {
                 "model_path",
                 "data",
                 "output",
+                "adapter_format",
                 "epochs",
                 "iters",
                 "eval_every",

@@ -2,7 +2,11 @@
 
 pub mod attach;
 pub mod config;
+pub mod fuse;
+pub mod library;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};
+pub use fuse::{FuseReport, fuse};
+pub use library::Library;
 pub use run::{Report, run, validate};

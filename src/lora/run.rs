@@ -8,10 +8,10 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::attach::{self, Adapter};
+use super::attach;
 use super::config::{Method, TrainingConfig};
 use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
-use crate::io::adapters::{self, AdapterConfig};
+use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
@@ -23,7 +23,8 @@ use crate::train::fit::{Data, Plan, batches_per_epoch, fit};
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
-const CHECKPOINTS: &str = "checkpoints";
+/// Folder of an unfinished run in its output.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run did. Losses are in nats per target token, times in seconds, memory in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -95,9 +96,10 @@ pub fn run(
     {
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
     }
-    let results = [REPORT, adapters::TENSORS, adapters::CONFIG, weights::FILE, "config.json"];
+    let mut results = vec![REPORT, weights::FILE, "config.json"];
+    results.extend(adapters::FILES);
     let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
-    let (names, adapter) = prepare(model, source, config)?;
+    let names = prepare(model, config)?;
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
@@ -106,7 +108,7 @@ pub fn run(
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
-    save(model, source, adapter.as_ref(), output.folder())?;
+    save(model, source, config, output.folder())?;
     let report = Report {
         steps: plan.steps,
         resumed_from,
@@ -166,17 +168,13 @@ pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingC
     let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
     let splits = read_splits(Path::new(data), config.seed)?;
     let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    prepare(model, Path::new(""), config)?;
+    prepare(model, config)?;
     attach::detach(model)?;
     Ok(report)
 }
 
-/// Opens what is trained; names of its parameters, and how an adapter describes itself.
-fn prepare(
-    model: &mut dyn Model,
-    source: &Path,
-    config: &TrainingConfig,
-) -> Result<(Vec<String>, Option<AdapterConfig>)> {
+/// Opens what is trained; names of its parameters.
+fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>> {
     attach::detach(model)?;
     if config.method == Method::Full {
         model.visit_packable(&mut |path, slots| match slots.format {
@@ -187,27 +185,19 @@ fn prepare(
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
-        return Ok((names, None));
+        return Ok(names);
     }
-    let adapter = if let Some(folder) = &config.init_adapter {
-        let mut adapter = adapters::load(Path::new(folder), model)?;
-        // The adapter brings its shape and scale; precision and dropout belong to this run.
-        attach::prepare(model, config.lora_dropout as f32)?;
-        match &mut adapter.lora_parameters {
-            Some(lora) if adapter.fine_tune_type == "lora" => lora.dropout = config.lora_dropout as f32,
-            _ => return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter"))),
+    match &config.init_adapter {
+        Some(folder) => {
+            if let Stored::Full(_) = adapters::load(Path::new(folder), model)? {
+                return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter")));
+            }
+            // The adapter brings its shape and scale; precision and dropout belong to this run.
+            attach::prepare(model, config.lora_dropout as f32)?;
         }
-        adapter
-    } else {
-        AdapterConfig {
-            fine_tune_type: "lora".into(),
-            num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
-            lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
-            model: None,
-        }
-    };
-    let model_name = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
-    Ok((attach::parameter_names(model), Some(AdapterConfig { model: Some(model_name), ..adapter })))
+        None => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
+    }
+    Ok(attach::parameter_names(model))
 }
 
 fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
@@ -248,11 +238,13 @@ fn fingerprint(samples: &[Sample]) -> String {
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
-fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, target: &Path) -> Result<()> {
-    if let Some(config) = adapter {
-        return adapters::save(target, model, config);
+fn save(model: &mut dyn Model, source: &Path, config: &TrainingConfig, target: &Path) -> Result<()> {
+    if config.method == Method::Full {
+        return folder::save(source, target, model);
     }
-    folder::save(source, target, model)
+    let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
+    let adapter = Adapter::of(model, Some(base))?;
+    adapters::write(target, &adapter, config.adapter_format, Some(model))
 }
 
 /// What the curves and the model tell; the rest is at its zero value.

@@ -40,11 +40,17 @@ pub(super) struct Layout {
     pub(super) adopt: fn(&str, Array) -> nn::Result<Adopted>,
     /// All parameters as the tensors of a checkpoint.
     pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
+    /// What mlx-lm calls a layer, and its place where mlx-lm stacks experts.
+    pub(super) mlx_name: fn(&str) -> (String, Option<usize>),
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]), export: Ok }
+        Self {
+            adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]),
+            export: Ok,
+            mlx_name: |path| (path.to_owned(), None),
+        }
     }
 }
 
@@ -182,5 +188,9 @@ impl<B: Block> Model for Decoder<B> {
 
     fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
         (self.layout.export)(parameters)
+    }
+
+    fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
+        (self.layout.mlx_name)(path)
     }
 }

@@ -66,6 +66,18 @@ pub(super) fn unstack(
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
 }
 
+/// The reverse of the names of [`unstack`]: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. A path without experts stays
+/// as it is.
+pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) -> (String, Option<usize>) {
+    let parts = path.split_once(".experts.").and_then(|(before, after)| {
+        let (expert, layer) = after.split_once('.')?;
+        Some((before, expert.parse().ok()?, layer))
+    });
+    let Some((before, expert, layer)) = parts else { return (path.to_owned(), None) };
+    let layer = names.iter().find(|(_, ours)| *ours == layer).map_or(layer, |(theirs, _)| theirs);
+    (format!("{before}.{stacked}.{layer}"), Some(expert))
+}
+
 /// `[experts, ...]` → one array per expert.
 ///
 /// # Errors
