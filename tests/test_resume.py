@@ -60,8 +60,9 @@ def interrupt(data: Path, output: Path, error: type[BaseException], **settings: 
         (KeyboardInterrupt, {"lora_dropout": 0.2}),
         (KeyboardInterrupt, {"grad_accumulation": 2}),
         (KeyboardInterrupt, {"method": "full"}),
+        (KeyboardInterrupt, {"method": "dora", "lora_dropout": 0.2}),
     ],
-    ids=["exception", "Ctrl-C, dropout", "Ctrl-C, accumulation", "Ctrl-C, full"],
+    ids=["exception", "Ctrl-C, dropout", "Ctrl-C, accumulation", "Ctrl-C, full", "Ctrl-C, DoRA"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     data: Path, tmp_path: Path, error: type[BaseException], extra: dict[str, Any]

@@ -38,7 +38,9 @@ class TrainingConfig(Config):
         "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "full"] = setting("lora", "train low-rank adapters, or every number of the model")
+    method: Literal["lora", "dora", "full"] = setting(
+        "lora", "train low-rank adapters (dora: with a magnitude per row), or every number of the model"
+    )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
@@ -48,6 +50,7 @@ class TrainingConfig(Config):
     lora_rank: int = setting(8, "rank of the adapters")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
+    use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
     target_modules: list[str] | None = setting(
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mlx_rs::{Array, Dtype, random};
 
-use super::config::TrainingConfig;
+use super::config::{Method, TrainingConfig};
 use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
 use crate::nn::LowRank;
@@ -24,6 +24,8 @@ pub struct Adapter<'a> {
     pub scale: f32,
     /// Share of inputs zeroed in training.
     pub dropout: f32,
+    /// Whether each row has a magnitude ([DoRA](crate::nn::dora)).
+    pub magnitude: bool,
 }
 
 impl<'a> Adapter<'a> {
@@ -34,8 +36,9 @@ impl<'a> Adapter<'a> {
             modules: config.target_modules.as_deref(),
             num_layers: config.num_layers,
             rank: config.lora_rank,
-            scale: (config.lora_alpha / f64::from(config.lora_rank)) as f32,
+            scale: config.scale() as f32,
             dropout: config.lora_dropout as f32,
+            magnitude: config.method == Method::Dora,
         }
     }
 }
@@ -46,7 +49,7 @@ impl<'a> Adapter<'a> {
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
-        (*layer.lora_a, *layer.lora_b) = (None, None);
+        (*layer.lora_a, *layer.lora_b, *layer.m) = (None, None, None);
         layer.low_rank = LowRank::default();
         Ok(())
     })
@@ -59,19 +62,29 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
 pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
-        for slot in [&mut *layer.lora_a, &mut *layer.lora_b].into_iter().flatten() {
+        layer.low_rank.norms.factor = None;
+        for slot in [&mut *layer.lora_a, &mut *layer.lora_b, &mut *layer.m].into_iter().flatten() {
             *slot = slot.as_dtype(Dtype::Float32)?;
         }
         Ok(())
     })
 }
 
-/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet.
+/// Gets trained adapters ready for use.
+///
+/// # Errors
+/// What MLX raises.
+pub fn settle(model: &mut dyn Model) -> Result<()> {
+    model.visit_linears(&mut |_, layer| layer.settle())
+}
+
+/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet. Magnitudes
+/// are those of the rows as they are.
 ///
 /// # Errors
 /// A module that fits no layer; more blocks than the model has.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()> {
-    let &Adapter { modules, num_layers, rank, scale, dropout } = adapter;
+    let &Adapter { modules, num_layers, rank, scale, dropout, magnitude } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
@@ -92,7 +105,10 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()>
         let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
         *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
         *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
-        layer.low_rank = LowRank { scale, dropout, dropout_key: None };
+        layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
+        if magnitude {
+            layer.open_magnitude()?;
+        }
         Ok(())
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 pub enum Method {
     /// Low-rank adapters on frozen weights.
     Lora,
+    /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
+    Dora,
     /// Every weight.
     Full,
 }
@@ -43,10 +45,12 @@ pub struct TrainingConfig {
     pub max_seq_length: usize,
     /// Inner dimension of the adapters.
     pub lora_rank: u32,
-    /// The adapters are scaled by `lora_alpha / lora_rank`.
+    /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
     pub lora_alpha: f64,
     /// Share of an adapter's inputs zeroed in training.
     pub lora_dropout: f64,
+    /// Scale the adapters by `lora_alpha / √lora_rank`.
+    pub use_rslora: bool,
     /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
     pub target_modules: Option<Vec<String>>,
     /// The last this many blocks get adapters; `None` for all.
@@ -108,6 +112,7 @@ impl Default for TrainingConfig {
             lora_rank: 8,
             lora_alpha: 16.0,
             lora_dropout: 0.0,
+            use_rslora: false,
             target_modules: None,
             num_layers: None,
             init_adapter: None,
@@ -178,7 +183,7 @@ impl TrainingConfig {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
         }
         if self.method == Method::Full && self.init_adapter.is_some() {
-            return Err(Error::Config("init_adapter needs method \"lora\", not \"full\"".into()));
+            return Err(Error::Config("init_adapter is for methods with adapters, not for \"full\"".into()));
         }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
@@ -189,11 +194,19 @@ impl TrainingConfig {
             }
             if self.method == Method::Full {
                 return Err(Error::Config(
-                    "bits is for method \"lora\": quantized weights cannot be trained".into(),
+                    "bits is for methods with adapters, not for \"full\": quantized weights cannot be trained".into(),
                 ));
             }
         }
         self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
+    }
+
+    /// Factor of the low-rank part: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
+    /// has it, which keeps the outputs of adapters of any rank equally large.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        let rank = f64::from(self.lora_rank);
+        self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
     /// The keys that decide the loss curve, for recognising a run.

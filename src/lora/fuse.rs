@@ -1,5 +1,6 @@
 //! Merging an adapter into the weights it was trained beside: `W' = W + s·(A·B)ᵀ`
-//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1).
+//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with its rows stretched to their
+//! [magnitudes](crate::nn::dora).
 //!
 //! Before anything is written, the merged model answers for itself: rounding to the checkpoint's number format, and even more
 //! so to a few bits, may take away what the adapter has learned.
@@ -9,6 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use mlx_rs::module::ModuleParameters as _;
+use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
@@ -20,8 +22,9 @@ use crate::io::{folder, weights};
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::Mode;
 use crate::models::{self, Model};
-use crate::nn::Linear;
+use crate::nn::dora::SHORTEST;
 use crate::nn::packed::is_float;
+use crate::nn::{self, Linear};
 use crate::{Error, Result, kernels, rng};
 
 /// Texts and tokens per text that both models read.
@@ -152,7 +155,10 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
         )));
     }
     layer.slots().dequantize(Dtype::Float32)?;
-    let weight = wide(&layer.weight)?.add(delta)?;
+    let mut weight = wide(&layer.weight)?.add(delta)?;
+    if let Some(m) = &*layer.m {
+        weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
+    }
     *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
     // Now, so that the old matrix goes before the next one comes.
     kernels::eval([&*layer.weight])?;
@@ -160,6 +166,12 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
         layer.slots().quantize(format)?;
     }
     Ok(())
+}
+
+/// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
+fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
+    let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
+    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
 }
 
 /// The coarsest number format that merged weights are rounded to.

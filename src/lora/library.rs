@@ -9,7 +9,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
 use super::attach;
-use crate::io::adapters::{Adapter, AdapterLayer};
+use crate::io::adapters::{Adapter, AdapterLayer, DORA};
 use crate::models::Model;
 use crate::{Error, Result, kernels, nn};
 
@@ -115,6 +115,12 @@ impl Library {
 
 /// The weighted sum of `adapters` as one.
 fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
+    let alone = matches!(adapters, [(_, 1.0)]);
+    if !alone && adapters.iter().any(|(adapter, _)| adapter.kind() == DORA) {
+        return Err(Error::Config(
+            "an adapter with magnitudes (DoRA) cannot be weighted or blended: its effect is no sum; set it alone".into(),
+        ));
+    }
     let dropout = match adapters {
         [(adapter, _)] => adapter.dropout,
         _ => 0.0,
@@ -141,7 +147,7 @@ fn sum(mut parts: Vec<AdapterLayer>) -> Result<AdapterLayer> {
     let b: nn::Result<Vec<Array>> = parts.iter().map(scaled).collect();
     let (a, b) = (concatenate(&a?, 1)?, concatenate(&b?, 0)?);
     kernels::eval([&a, &b])?;
-    Ok(AdapterLayer { a, b, scale: 1.0 })
+    Ok(AdapterLayer { a, b, m: None, scale: 1.0 })
 }
 
 #[cfg(test)]
@@ -152,6 +158,7 @@ mod tests {
         AdapterLayer {
             a: Array::from_slice(&numbers[..2], &[2, 1]),
             b: Array::from_slice(&numbers[2..], &[1, 2]),
+            m: None,
             scale,
         }
     }

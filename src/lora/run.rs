@@ -108,6 +108,7 @@ pub fn run(
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
+    attach::settle(model)?;
     save(model, source, config, output.folder())?;
     let report = Report {
         steps: plan.steps,
@@ -180,7 +181,7 @@ fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>
         model.visit_packable(&mut |path, slots| match slots.format {
             None => Ok(()),
             Some(_) => Err(Error::Config(format!(
-                "method \"full\" trains every weight, but {path} is quantized; load a dense model or use \"lora\""
+                "method \"full\" trains every weight, but {path} is quantized; load a dense model or train adapters"
             ))),
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
@@ -188,16 +189,26 @@ fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>
         return Ok(names);
     }
     match &config.init_adapter {
-        Some(folder) => {
-            if let Stored::Full(_) = adapters::load(Path::new(folder), model)? {
-                return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter")));
-            }
-            // The adapter brings its shape and scale; precision and dropout belong to this run.
-            attach::prepare(model, config.lora_dropout as f32)?;
-        }
+        Some(folder) => start_from(folder, model, config)?,
         None => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
     }
     Ok(attach::parameter_names(model))
+}
+
+/// Attaches the adapter in `folder`, ready to be trained.
+fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
+    let wanted = adapters::kind(config.method == Method::Dora);
+    let found = match adapters::load(Path::new(folder), model)? {
+        Stored::Full(_) => "full",
+        Stored::LowRank(adapter) => adapter.kind(),
+    };
+    if found != wanted {
+        return Err(Error::Config(format!(
+            "init_adapter: {folder} holds an adapter of type \"{found}\", which method \"{wanted}\" cannot go on with"
+        )));
+    }
+    // The adapter brings its shape and scale; precision and dropout belong to this run.
+    attach::prepare(model, config.lora_dropout as f32)
 }
 
 fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {

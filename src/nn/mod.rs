@@ -3,9 +3,11 @@
 
 pub mod attention;
 pub mod cache;
+pub mod dora;
 pub mod either;
 pub mod embedding;
 pub mod linear;
+pub mod low_rank;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
@@ -21,7 +23,8 @@ mod scores;
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, KvCache, LayerCache};
 pub use embedding::Embedding;
-pub use linear::{Linear, LowRank};
+pub use linear::Linear;
+pub use low_rank::LowRank;
 pub use mlp::{Mlp, NumberedMlp};
 pub use norm::RmsNorm;
 pub use residual::Residual;

@@ -5,6 +5,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
     uv run --group parity python tests/parity/generate.py
     uv run --group parity python tests/parity/generate.py qwen3 gemma2  # these cases alone
     uv run --group parity python tests/parity/generate.py peft          # PEFT's adapters alone
+    uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
 
 The same versions on the same machine write the same bytes.
 """
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 # Run as a script, this file sees only its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity import chat_reference, peft_reference
+from parity import chat_reference, methods, peft_reference
 from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -133,12 +134,16 @@ def main() -> None:
         return
     if names := sys.argv[1:]:
         for name in names:
-            store_model(name, ref.CASES[name])
+            if name == "methods":
+                methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
+            else:
+                store_model(name, ref.CASES[name])
         return
     shutil.rmtree(FIXTURES, ignore_errors=True)
     for name, case in ref.CASES.items():
         store_model(name, case)
     store_lora(FIXTURES / "models" / "llama_gqa")
+    methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
     store_full(FIXTURES / "models" / "llama_tied")
     store_peft(FIXTURES / "models" / "llama_gqa")
     chat_reference.store(FIXTURES / "models" / "chat", FIXTURES / "chat.json", versions())

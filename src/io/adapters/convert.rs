@@ -54,7 +54,7 @@ pub fn convert(
         Format::Peft => Format::Mlx,
     });
     if let Some(model) = &mut model {
-        adapter.attach(model.as_mut()).map_err(|problem| {
+        adapter.check(model.as_mut()).map_err(|problem| {
             Error::ModelLoading(format!("{} does not fit the model: {problem}", source.display()))
         })?;
     } else if to == Format::Mlx && adapter.layers.keys().any(|path| path.contains(".experts.")) {

@@ -1,7 +1,7 @@
 //! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
 //!
-//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`); those of experts
-//! are [stacked](super::stacks). All of them have one rank and one scale.
+//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, of type
+//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::stacks). All of them have one rank and one scale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::stacks::{apart, together};
 use super::uniform::uniform;
-use super::{Adapter, AdapterLayer, CONFIG, Stored, split};
+use super::{Adapter, AdapterLayer, CONFIG, DORA, LORA, Stored, split};
 use crate::io::tensors::{self, Tensors};
 use crate::io::{atomic, weights};
 use crate::models::Model;
@@ -24,7 +24,7 @@ pub const TENSORS: &str = "adapters.safetensors";
 /// The part of `adapter_config.json` that readers need; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct AdapterConfig {
-    /// `"lora"`, or `"full"` for plain parameters.
+    /// [`LORA`], [`DORA`], or `"full"` for plain parameters.
     #[serde(default = "lora")]
     fine_tune_type: String,
     /// The adapter sits in this many last blocks; -1 for all.
@@ -52,7 +52,7 @@ struct LoraParameters {
 }
 
 fn lora() -> String {
-    "lora".to_owned()
+    LORA.to_owned()
 }
 
 /// The adapter in `folder`, whose configuration is `json`.
@@ -61,42 +61,46 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Model>) -> Res
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let config: AdapterConfig = serde_json::from_value(json).map_err(|error| broken(error.to_string()))?;
     match (config.fine_tune_type.as_str(), config.lora_parameters) {
-        ("lora", Some(lora)) => {
+        (kind @ (LORA | DORA), Some(lora)) => {
             let path = folder.join(TENSORS);
-            let layers = layers(tensors::read(&path)?, lora.scale, model)
+            let layers = layers(tensors::read(&path)?, lora.scale, kind == DORA, model)
                 .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
             Ok(Stored::LowRank(Adapter { layers, dropout: lora.dropout, base_model: config.model }))
         }
-        ("lora", None) => Err(broken("\"lora_parameters\" is missing".into())),
+        (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),
         ("full", _) => Ok(Stored::Full(tensors::read(&folder.join(TENSORS))?)),
-        (other, _) => Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora or full"))),
+        (other, _) => Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora, dora or full"))),
     }
 }
 
-/// Pairs of matrices by layer.
+/// Matrices by layer; `dora` says that there are magnitudes.
 fn layers(
     loaded: Tensors,
     scale: f32,
+    dora: bool,
     model: Option<&dyn Model>,
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
-    let mut pairs: BTreeMap<String, [Option<Array>; 2]> = BTreeMap::new();
+    let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
     for (name, tensor) in loaded {
         for (name, tensor) in apart(&name, tensor, model)? {
             match name.rsplit_once('.') {
-                Some((path, "lora_a")) => pairs.entry(path.to_owned()).or_default()[0] = Some(tensor),
-                Some((path, "lora_b")) => pairs.entry(path.to_owned()).or_default()[1] = Some(tensor),
+                Some((path, "lora_a")) => groups.entry(path.to_owned()).or_default()[0] = Some(tensor),
+                Some((path, "lora_b")) => groups.entry(path.to_owned()).or_default()[1] = Some(tensor),
+                Some((path, "m")) if dora => groups.entry(path.to_owned()).or_default()[2] = Some(tensor),
                 _ => problems.push(format!("unexpected tensor \"{name}\"")),
             }
         }
     }
     let mut layers = BTreeMap::new();
-    for (path, pair) in pairs {
-        match pair {
-            [Some(a), Some(b)] => match AdapterLayer::new(&path, a, b, scale) {
+    for (path, group) in groups {
+        match group {
+            [Some(_), Some(_), None] if dora => problems.push(format!("\"{path}.m\" is missing")),
+            [Some(a), Some(b), m] => match AdapterLayer::new(&path, a, b, m, scale) {
                 Ok(layer) => drop(layers.insert(path, layer)),
                 Err(problem) => problems.push(problem),
             },
+            [None, None, Some(_)] => problems.push(format!("\"{path}\" has a magnitude but no lora_a")),
             _ => problems.push(format!("\"{path}\" has only one of lora_a and lora_b")),
         }
     }
@@ -114,7 +118,7 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Mod
     let paths = tensors.keys().filter_map(|name| name.strip_suffix(".lora_a"));
     let keys = paths.filter_map(|path| Some(split(path)?.1.to_owned())).collect();
     let config = AdapterConfig {
-        fine_tune_type: lora(),
+        fine_tune_type: adapter.kind().to_owned(),
         num_layers,
         lora_parameters: Some(LoraParameters {
             rank: even.rank as u32,

@@ -31,6 +31,11 @@ pub const CONFIG: &str = "adapter_config.json";
 /// Every file of an adapter, in either format.
 pub const FILES: [&str; 3] = [CONFIG, mlx_lm::TENSORS, peft::TENSORS];
 
+/// Type of plain low-rank adapters.
+pub const LORA: &str = "lora";
+/// Type of low-rank adapters with [magnitudes](crate::nn::dora).
+pub const DORA: &str = "dora";
+
 /// Largest `adapter_config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 64_000_000;
 
@@ -55,13 +60,15 @@ pub struct Adapter {
     pub base_model: Option<String>,
 }
 
-/// The low-rank part of one layer: `s·(x·A)·B`.
+/// The low-rank part of one layer, `s·(x·A)·B`, and its [magnitude](crate::nn::dora).
 #[derive(Debug, Clone)]
 pub struct AdapterLayer {
     /// `A`, `[in, rank]`
     pub a: Array,
     /// `B`, `[rank, out]`
     pub b: Array,
+    /// `m`, `[out]`, of an adapter with magnitudes.
+    pub m: Option<Array>,
     /// `s`
     pub scale: f32,
 }
@@ -86,13 +93,19 @@ impl AdapterLayer {
     ///
     /// # Errors
     /// Matrices that do not, or a scale that is no number.
-    fn new(path: &str, a: Array, b: Array, scale: f32) -> std::result::Result<Self, String> {
+    fn new(
+        path: &str,
+        a: Array,
+        b: Array,
+        m: Option<Array>,
+        scale: f32,
+    ) -> std::result::Result<Self, String> {
         let fits = a.ndim() == 2 && b.ndim() == 2 && a.dim(1) == b.dim(0) && a.dim(1) > 0;
         if !fits {
             let (a, b) = (a.shape(), b.shape());
             return Err(format!("\"{path}\": A of shape {a:?} and B of shape {b:?} do not belong together"));
         }
-        for x in [&a, &b] {
+        for x in [&a, &b].into_iter().chain(&m) {
             if !is_float(x.dtype()) {
                 return Err(format!("\"{path}\" is {:?}, expected floating-point numbers", x.dtype()));
             }
@@ -100,11 +113,17 @@ impl AdapterLayer {
         if !scale.is_finite() {
             return Err(format!("\"{path}\" is scaled by {scale}, expected a finite number"));
         }
-        Ok(Self { a, b, scale })
+        Ok(Self { a, b, m, scale })
     }
 }
 
 impl Adapter {
+    /// [`LORA`] or [`DORA`].
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        kind(self.layers.values().any(|layer| layer.m.is_some()))
+    }
+
     /// What is attached to `model`.
     ///
     /// # Errors
@@ -113,9 +132,9 @@ impl Adapter {
         let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model };
         model.visit_linears(&mut |path, layer| {
             if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
-                let layer_of_adapter =
-                    AdapterLayer { a: a.clone(), b: b.clone(), scale: layer.low_rank.scale };
-                adapter.layers.insert(path.to_owned(), layer_of_adapter);
+                let (a, b, m) = (a.clone(), b.clone(), (*layer.m).clone());
+                let part = AdapterLayer { a, b, m, scale: layer.low_rank.scale };
+                adapter.layers.insert(path.to_owned(), part);
                 adapter.dropout = layer.low_rank.dropout;
             }
             Ok(())
@@ -131,7 +150,7 @@ impl Adapter {
         let mut problems = Vec::new();
         let mut unknown: BTreeSet<&String> = self.layers.keys().collect();
         let visited = model.visit_linears(&mut |path, layer| {
-            let Some((path, AdapterLayer { a, b, .. })) = self.layers.get_key_value(path) else {
+            let Some((path, AdapterLayer { a, b, m, .. })) = self.layers.get_key_value(path) else {
                 return Ok(());
             };
             unknown.remove(path);
@@ -140,6 +159,12 @@ impl Adapter {
                 let (a, b) = (a.shape(), b.shape());
                 problems.push(format!(
                     "A {a:?} and B {b:?} of \"{path}\" do not fit a layer from {inputs} to {outputs}"
+                ));
+            }
+            if let Some(m) = m.as_ref().filter(|m| m.shape() != [outputs]) {
+                let shape = m.shape();
+                problems.push(format!(
+                    "the magnitude {shape:?} of \"{path}\" does not fit a layer with {outputs} outputs"
                 ));
             }
             Ok(())
@@ -158,9 +183,10 @@ impl Adapter {
     pub fn attach(&self, model: &mut dyn Model) -> Result<(), String> {
         self.check(model)?;
         let set = model.visit_linears(&mut |path, layer| {
-            if let Some(AdapterLayer { a, b, scale }) = self.layers.get(path) {
-                (*layer.lora_a, *layer.lora_b) = (Some(a.clone()), Some(b.clone()));
+            if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
+                (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
                 layer.low_rank = LowRank { scale: *scale, dropout: self.dropout, ..LowRank::default() };
+                layer.settle()?;
             }
             Ok(())
         });
@@ -169,8 +195,14 @@ impl Adapter {
 
     /// The arrays of all matrices.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.values().flat_map(|layer| [&layer.a, &layer.b])
+        self.layers.values().flat_map(|layer| [&layer.a, &layer.b].into_iter().chain(&layer.m))
     }
+}
+
+/// The type of an adapter.
+#[must_use]
+pub fn kind(has_magnitudes: bool) -> &'static str {
+    if has_magnitudes { DORA } else { LORA }
 }
 
 /// Key paths of every layer that an adapter may sit on, in order.
@@ -189,7 +221,7 @@ pub fn layer_names(model: &mut dyn Model) -> Result<Vec<String>> {
 /// Whether a parameter belongs to an adapter.
 #[must_use]
 pub fn is_adapter(name: &str) -> bool {
-    name.ends_with(".lora_a") || name.ends_with(".lora_b")
+    [".lora_a", ".lora_b", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
 /// Reads the adapter in `folder` and which format it is in. The names of experts that mlx-lm stacks are known only

@@ -1,7 +1,7 @@
 //! Low-rank adapters in PEFT's format: `adapter_model.safetensors` + `adapter_config.json`.
 //!
 //! Tensors are called `base_model.model.<path of the layer>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight`
-//! (`[out, rank]`). A layer is scaled by `alpha / rank`, both of which may be its own.
+//! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of which may be its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::peft_config::PeftConfig;
 use super::uniform::most_frequent;
-use super::{Adapter, AdapterLayer, CONFIG, layer_names};
+use super::{Adapter, AdapterLayer, CONFIG, DORA, layer_names};
 use crate::io::tensors::{self, Tensors};
 use crate::io::{atomic, weights};
 use crate::models::Model;
@@ -21,6 +21,8 @@ use crate::{Error, Result};
 pub const TENSORS: &str = "adapter_model.safetensors";
 /// Tensors that only Python could read, and that could run anything there.
 const PICKLED: &str = "adapter_model.bin";
+/// The end of a magnitude's name, in newer and in older versions.
+const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
 const PREFIX: &str = "base_model.model.";
 
 /// The adapter in `folder`, whose configuration is `json`.
@@ -40,26 +42,28 @@ pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model })
 }
 
-/// Pairs of matrices by layer, each with its scale.
+/// Matrices by layer, with its scale.
 fn layers(
     loaded: Tensors,
     config: &PeftConfig,
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
-    let mut pairs: BTreeMap<String, [Option<Array>; 2]> = BTreeMap::new();
+    let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
     for (name, tensor) in loaded {
         let path = name.strip_prefix(PREFIX).unwrap_or(&name);
         if let Some(path) = path.strip_suffix(".lora_A.weight") {
-            pairs.entry(path.to_owned()).or_default()[0] = Some(tensor);
+            groups.entry(path.to_owned()).or_default()[0] = Some(tensor);
         } else if let Some(path) = path.strip_suffix(".lora_B.weight") {
-            pairs.entry(path.to_owned()).or_default()[1] = Some(tensor);
+            groups.entry(path.to_owned()).or_default()[1] = Some(tensor);
+        } else if let Some(path) = MAGNITUDES.iter().find_map(|leaf| path.strip_suffix(leaf)) {
+            groups.entry(path.to_owned()).or_default()[2] = Some(tensor);
         } else {
             problems.push(format!("tensor \"{name}\" {}", unknown(path)));
         }
     }
     let mut layers = BTreeMap::new();
-    for (path, pair) in pairs {
-        match layer(&path, pair, config) {
+    for (path, group) in groups {
+        match layer(&path, group, config) {
             Ok(layer) => drop(layers.insert(path, layer)),
             Err(problem) => problems.push(problem),
         }
@@ -82,12 +86,16 @@ fn unknown(path: &str) -> &'static str {
 
 fn layer(
     path: &str,
-    pair: [Option<Array>; 2],
+    group: [Option<Array>; 3],
     config: &PeftConfig,
 ) -> std::result::Result<AdapterLayer, String> {
-    let [Some(a), Some(b)] = pair else {
+    let [Some(a), Some(b), m] = group else {
         return Err(format!("\"{path}\" has only one of lora_A and lora_B"));
     };
+    if m.is_some() != config.use_dora {
+        let (found, said) = (if m.is_some() { "a" } else { "no" }, config.use_dora);
+        return Err(format!("\"{path}\" has {found} magnitude, but {CONFIG} says use_dora: {said}"));
+    }
     if a.ndim() != 2 || b.ndim() != 2 {
         return Err(format!("\"{path}\" has matrices of shapes {:?} and {:?}", a.shape(), b.shape()));
     }
@@ -98,16 +106,19 @@ fn layer(
     if i64::from(a.dim(0)) != i64::try_from(rank).unwrap_or(-1) {
         return Err(format!("\"{path}\" has rank {}, but {CONFIG} says {rank}", a.dim(0)));
     }
-    AdapterLayer::new(path, a.t(), b.t(), scale)
+    AdapterLayer::new(path, a.t(), b.t(), m, scale)
 }
 
 /// Writes `adapter` to `folder`.
 pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Model>) -> Result<()> {
     let all = model.map(layer_names).transpose()?;
     let mut tensors = Tensors::new();
-    for (path, AdapterLayer { a, b, .. }) in &adapter.layers {
+    for (path, AdapterLayer { a, b, m, .. }) in &adapter.layers {
         tensors.insert(format!("{PREFIX}{path}.lora_A.weight"), a.t());
         tensors.insert(format!("{PREFIX}{path}.lora_B.weight"), b.t());
+        if let Some(m) = m {
+            tensors.insert(format!("{PREFIX}{path}{}", MAGNITUDES[0]), m.clone());
+        }
     }
     // PEFT gives the tensors of torch no other format.
     tensors::write(&folder.join(TENSORS), &tensors, &[("format", "pt")])?;
@@ -146,7 +157,7 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
         "rank_pattern": rank_pattern,
         "alpha_pattern": alpha_pattern,
         "use_rslora": false,
-        "use_dora": false,
+        "use_dora": adapter.kind() == DORA,
         "bias": "none",
         "fan_in_fan_out": false,
         "modules_to_save": null,
@@ -194,7 +205,7 @@ mod tests {
         let layer = |&(path, rank, scale): &(&str, i32, f32)| {
             let a = Array::zeros::<f32>(&[6, rank]).unwrap();
             let b = Array::zeros::<f32>(&[rank, 4]).unwrap();
-            (path.to_owned(), AdapterLayer { a, b, scale })
+            (path.to_owned(), AdapterLayer { a, b, m: None, scale })
         };
         Adapter { layers: layers.iter().map(layer).collect(), dropout: 0.1, base_model: None }
     }

@@ -10,7 +10,7 @@ use super::names::{Names, Patterns, expression};
 
 /// Keys that change what the model computes in a way that low-rank matrices beside linear layers do not represent,
 /// unless they are empty, with what would be right.
-const REFUSED: [(&str, &str); 15] = [
+const REFUSED: [(&str, &str); 14] = [
     ("modules_to_save", "merge the saved modules into the model, or train without them"),
     ("trainable_token_indices", "merge the trained tokens into the model, or train without them"),
     ("target_parameters", "name linear layers in target_modules instead"),
@@ -24,7 +24,6 @@ const REFUSED: [(&str, &str); 15] = [
     ("monteclora_config", "merge the adapter with PEFT first"),
     ("megatron_config", "parallel layers are not supported"),
     ("velora_config", "train without it"),
-    ("use_dora", "weight-decomposed adapters are not supported"),
     ("bias", "train with bias \"none\""),
 ];
 
@@ -40,6 +39,7 @@ struct File {
     r: u64,
     lora_alpha: f64,
     use_rslora: bool,
+    use_dora: bool,
     rank_pattern: Option<Map<String, Value>>,
     alpha_pattern: Option<Map<String, Value>>,
     target_modules: Option<OneOrMany<String>>,
@@ -72,6 +72,7 @@ impl Default for File {
             r: 8,
             lora_alpha: 8.0,
             use_rslora: false,
+            use_dora: false,
             rank_pattern: None,
             alpha_pattern: None,
             target_modules: None,
@@ -87,6 +88,7 @@ impl Default for File {
 pub(super) struct PeftConfig {
     pub(super) base_model: Option<String>,
     pub(super) dropout: f32,
+    pub(super) use_dora: bool,
     rank: u64,
     alpha: f64,
     use_rslora: bool,
@@ -135,6 +137,7 @@ impl PeftConfig {
         Ok(Self {
             base_model: file.base_model_name_or_path,
             dropout: file.lora_dropout,
+            use_dora: file.use_dora,
             rank: file.r,
             alpha: file.lora_alpha,
             use_rslora: file.use_rslora,

@@ -50,8 +50,10 @@ pub(super) fn together(
             let (name, expert) = model.mlx_name(&path);
             let layer = layers.remove(&path);
             match (expert, layer) {
+                // mlx-lm has no magnitudes of experts.
+                (Some(_), Some(layer)) if layer.m.is_some() => insert(&mut tensors, &path, layer),
                 (Some(_), layer) => stacks.entry(name).or_default().push(layer),
-                (None, Some(layer)) => insert(&mut tensors, &name, layer.a, layer.b),
+                (None, Some(layer)) => insert(&mut tensors, &name, layer),
                 (None, None) => {}
             }
         }
@@ -64,17 +66,18 @@ pub(super) fn together(
                     };
                     stack(&experts.iter().map(matrix).collect::<nn::Result<Vec<_>>>()?, 0)
                 };
-                insert(&mut tensors, &name, all(|layer| &layer.a)?, all(|layer| &layer.b)?);
+                let (a, b) = (all(|layer| &layer.a)?, all(|layer| &layer.b)?);
+                insert(&mut tensors, &name, AdapterLayer { a, b, ..first });
             }
         }
     }
     for (path, layer) in layers {
-        insert(&mut tensors, &path, layer.a, layer.b);
+        insert(&mut tensors, &path, layer);
     }
     Ok(tensors)
 }
 
-fn insert(tensors: &mut Tensors, name: &str, a: Array, b: Array) {
-    tensors.insert(format!("{name}.lora_a"), a);
-    tensors.insert(format!("{name}.lora_b"), b);
+fn insert(tensors: &mut Tensors, name: &str, AdapterLayer { a, b, m, .. }: AdapterLayer) {
+    let parts = [("lora_a", Some(a)), ("lora_b", Some(b)), ("m", m)];
+    tensors.extend(parts.into_iter().filter_map(|(leaf, part)| Some((format!("{name}.{leaf}"), part?))));
 }

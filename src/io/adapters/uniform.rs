@@ -30,7 +30,8 @@ pub(super) fn uniform(adapter: &Adapter) -> Result<Uniform> {
             1.0 => layer.b.clone(),
             factor => layer.b.multiply(Array::from_f32(factor).as_dtype(layer.b.dtype())?)?,
         };
-        Ok((path.clone(), AdapterLayer { a: fill(&layer.a, 1, rank)?, b: fill(&b, 0, rank)?, scale }))
+        let (a, b) = (fill(&layer.a, 1, rank)?, fill(&b, 0, rank)?);
+        Ok((path.clone(), AdapterLayer { a, b, m: layer.m.clone(), scale }))
     };
     let layers = adapter.layers.iter().map(even).collect::<nn::Result<_>>()?;
     Ok(Uniform { rank, scale, layers })
@@ -65,7 +66,7 @@ mod tests {
         let count = |n: i32| Array::arange::<_, f32>(None, n, None).unwrap();
         let a = count(3 * rank).reshape(&[3, rank]).unwrap();
         let b = count(2 * rank).reshape(&[rank, 2]).unwrap();
-        AdapterLayer { a, b, scale }
+        AdapterLayer { a, b, m: None, scale }
     }
 
     fn product(layer: &AdapterLayer) -> Vec<f32> {
