@@ -18,6 +18,7 @@ mod block;
 mod config;
 mod decoder;
 mod experts;
+mod foreign;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -38,6 +39,7 @@ mod shape;
 mod smollm3;
 
 pub use config::read as read_config;
+pub use foreign::{Foreign, Packing};
 pub use init::initialize;
 pub use quantization::Quantization;
 
@@ -154,7 +156,7 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 }
 
 /// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are
-/// quantized on disk, as MLX does it, stay so; with `quantize` the others are quantized too.
+/// quantized on disk stay so, in MLX's layout; with `quantize` the others are quantized too.
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.
