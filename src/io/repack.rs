@@ -31,7 +31,7 @@ const TILE: usize = 16;
 ///
 /// # Errors
 /// Tensors whose shapes or dtypes do not fit each other, by name.
-pub fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
+pub(super) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
     let mut ready = Tensors::new();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
@@ -126,7 +126,7 @@ impl Matrix {
             ));
         }
         let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
-        kernels::eval([&scales]).map_err(|error| error.what().to_owned())?;
+        kernels::eval([&scales]).map_err(|error| error.to_string())?;
         let (codes, zeros) = match format.packing {
             Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
             Packing::Gptq { offset, .. } => {

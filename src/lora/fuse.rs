@@ -74,6 +74,9 @@ pub fn fuse(
     if existing == Existing::Keep {
         Output::check(output, &results, CHECKPOINTS)?;
     }
+    if !dequantize {
+        rewritable(model_path)?;
+    }
     let mut model = models::load(model_path, None, None)?;
     let Stored::LowRank(adapter) = adapters::read(adapter_path, Some(model.as_ref()))?.0 else {
         return Err(Error::Config(format!(
@@ -85,6 +88,18 @@ pub fn fuse(
     let output = Output::open(output, &results, CHECKPOINTS, existing)?;
     folder::save(model_path, output.folder(), model.as_ref())?;
     Ok(report)
+}
+
+/// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
+fn rewritable(model: &Path) -> Result<()> {
+    let config = models::read_config(model)?;
+    match config["quantization_config"]["quant_method"].as_str() {
+        Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
+            "{} is quantized as \"{method}\", in which weights cannot be written again: set dequantize",
+            model.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn named(error: Error, adapter: &Path) -> Error {
@@ -147,9 +162,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
     let format = layer.format;
     let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
-    if let (Some(format), None) = (format, dense)
-        && format.mode() == Mode::Mxfp4
-    {
+    if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
         return Err(Error::Config(format!(
             "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
         )));

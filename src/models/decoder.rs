@@ -4,8 +4,8 @@ use mlx_macros::ModuleParameters;
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
-use super::Model;
 use super::shape::Shape;
+use super::{Model, experts};
 use crate::Result;
 use crate::io::tensors::Tensors;
 use crate::kernels::linear::Layer;
@@ -187,7 +187,7 @@ impl<B: Block> Model for Decoder<B> {
     }
 
     fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
-        (self.layout.export)(parameters)
+        experts::restack((self.layout.export)(parameters)?, self.layout.mlx_name)
     }
 
     fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
