@@ -32,7 +32,7 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model.model.layers"
 QUERY = f"{PREFIX}.0.self_attn.q_proj"
 IDS = np.arange(3, 19)[None]
-CASES = ["lora", "rslora", "patterns", "regex", "last_layer"]
+CASES = ["lora", "rslora", "patterns", "regex", "dora", "last_layer"]
 CLOSE = 1e-4
 
 
@@ -112,6 +112,7 @@ def setting(**changes: Any) -> Callable[[Path], None]:
         (setting(peft_type="IA3"), ["peft_type", "IA3"]),
         (setting(modules_to_save=["lm_head"]), ["modules_to_save", "lm_head"]),
         (setting(lora_bias=True), ["lora_bias"]),
+        (setting(use_dora=True), ["down_proj", "no magnitude", "use_dora"]),
         (setting(bias="all"), ["bias", "all"]),
         (setting(trainable_token_indices=[1]), ["trainable_token_indices"]),
         (setting(target_parameters=["experts.w"]), ["target_parameters"]),
@@ -139,6 +140,10 @@ def setting(**changes: Any) -> Callable[[Path], None]:
         (
             tensor("base_model.model.lm_head.weight", lambda _: mx.ones((4, 9)), WEIGHTS),
             ["lm_head.weight", "modules_to_save"],
+        ),
+        (
+            tensor(f"{QUERY}.lora_magnitude_vector", lambda _: mx.ones(48), WEIGHTS),
+            ["q_proj", "a magnitude", "use_dora"],
         ),
         (tensor(f"{QUERY}.lora_B.bias", lambda _: mx.ones(4), WEIGHTS), ["lora_bias"]),
         (
@@ -186,7 +191,7 @@ def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
         convert_adapter(MLX, tmp_path / "other", adapter_format="gguf")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("adapter", [MLX, PEFT / "patterns"], ids=["mlx", "peft"])
+@pytest.mark.parametrize("adapter", [MLX, PEFT / "patterns", PEFT / "dora"], ids=["mlx", "peft", "dora"])
 def test_a_merged_model_is_model_and_adapter(adapter: Path, tmp_path: Path, figure: Check) -> None:
     result = fuse(MODEL, adapter, tmp_path / "merged")
     assert (result.quantized, result.dtype) == (False, "float32")
@@ -353,6 +358,59 @@ def test_adapters_that_cannot_be_exchanged(tmp_path: Path) -> None:
     other, _ = eat.load(MODELS / "llama_tied")
     with pytest.raises(ModelLoadingError, match="does not fit the model"):
         other.load_adapter(MLX, "one")
+
+
+def test_an_adapter_with_magnitudes_stands_alone() -> None:
+    model, _ = eat.load(MODEL)
+    model.load_adapter(PEFT / "dora", "one")
+    model.load_adapter(MLX, "two")
+    model.set_adapter("two")
+    model.set_adapter("one")
+    assert largest(model(IDS), logits(MODEL, IDS, PEFT / "dora")) == 0
+    with pytest.raises(ConfigError, match="DoRA"):
+        model.set_adapter({"one": 0.5})
+    with pytest.raises(ConfigError, match="DoRA"):
+        model.set_adapter({"one": 1.0, "two": 1.0})
+    model.set_adapter("two")
+    assert largest(model(IDS), logits(MODEL, IDS, MLX)) == 0
+
+
+EXPERTS = {
+    "gpt_oss": ("mlp.experts.up_proj", "mlp.experts.{}.up_proj"),
+    "lfm2_moe": ("feed_forward.switch_mlp.up_proj", "feed_forward.experts.{}.w3"),
+    "mixtral": ("block_sparse_moe.switch_mlp.up_proj", "block_sparse_moe.experts.{}.w3"),
+    "qwen3_moe": ("mlp.switch_mlp.up_proj", "mlp.experts.{}.up_proj"),
+}
+"""What mlx-lm calls a stack, and what transformers 4 calls its parts."""
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_adapters_of_experts(family: str, tmp_path: Path, figure: Check) -> None:
+    """Stacked by mlx-lm, apart in PEFT, and the same function; merged into the model too."""
+    model, (stacked, apart) = MODELS / family, EXPERTS[family]
+    data = write_words(tmp_path / "data", [[5, 6, 7, 8]])
+    target = apart.rpartition(".")[2]
+    run = train(model, data, tmp_path / "run", iters=3, lr=1e-2, target_modules=[target])
+    name = next(name for name in run.adapter if stacked in name and name.endswith(".lora_a"))
+    experts, rank, _ = run.adapter[name].shape
+    convert_adapter(run.output, tmp_path / "peft", model_path=model)
+    parts = tensors(tmp_path / "peft" / WEIGHTS)
+    for i in range(experts):
+        path = name.replace(stacked, apart.format(i)).removesuffix(".lora_a")
+        part = parts[f"base_model.model.{path}.lora_A.weight"]
+        assert largest(part, run.adapter[name][i]) == 0
+        assert part.shape[0] == rank
+    want = logits(model, IDS, run.output)
+    assert largest(want, logits(model, IDS)) > 1e-3
+    assert largest(logits(model, IDS, tmp_path / "peft"), want) == 0
+    convert_adapter(tmp_path / "peft", tmp_path / "mlx", model_path=model)
+    assert {n: v.tolist() for n, v in tensors(tmp_path / "mlx" / "adapters.safetensors").items()} == {
+        n: v.tolist() for n, v in run.adapter.items()
+    }
+    with pytest.raises(ConfigError, match="give model_path"):
+        convert_adapter(tmp_path / "peft", tmp_path / "none")
+    with pytest.raises(ModelLoadingError, match="give model_path"):
+        convert_adapter(run.output, tmp_path / "none")
 
 
 def test_a_trained_adapter_is_the_default(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"layers.0.self_attn.q_proj": 7, "down_proj": 1},
     },
     "regex": {"r": 3, "lora_alpha": 3, "target_modules": r".*\.self_attn\.(k|o)_proj"},
+    "dora": {"r": 3, "lora_alpha": 6, "use_dora": True, "target_modules": ["q_proj", "up_proj"]},
     "last_layer": {"r": 3, "lora_alpha": 9, "target_modules": ["up_proj"], "layers_to_transform": [1]},
 }
 
@@ -34,8 +35,11 @@ def make(model: torch.nn.Module, settings: dict[str, Any], seed: int, std: float
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(adapted.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
             if ".lora_A." in name or ".lora_B." in name:
-                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(std * noise)
+            elif ".lora_magnitude_vector." in name:
+                parameter.mul_(1 + std * noise)
     return adapted
 
 
