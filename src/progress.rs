@@ -4,6 +4,7 @@
 //! Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
 //!                            └──────┘
 //! ```
+//! `Overflow` may stand in the place of a `Step`, and `Stopped` after the last `Evaluated`.
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -46,6 +47,18 @@ pub enum Event {
         /// Peak of MLX's allocator so far, in bytes.
         peak_memory: u64,
     },
+    /// In place of [`Step`](Self::Step) where gradients overflowed in float16: nothing was changed, and the loss is
+    /// multiplied with less from now on.
+    Overflow {
+        /// 1-based.
+        step: u64,
+        /// Optimizer steps in the whole run.
+        steps: u64,
+        /// Mean cross-entropy per target token of this step's batch, in nats.
+        loss: f64,
+        /// What the loss is multiplied with from now on.
+        loss_scale: f64,
+    },
     /// The validation set was scored.
     Evaluated {
         /// Steps taken before; 0 is the untouched model.
@@ -54,6 +67,11 @@ pub enum Event {
         loss: f64,
         /// `exp(loss)`.
         perplexity: f64,
+    },
+    /// The validation loss has not improved for long enough: there are no more steps.
+    Stopped {
+        /// Steps taken.
+        step: u64,
     },
     /// A checkpoint is on disk.
     Checkpoint {

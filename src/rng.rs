@@ -15,6 +15,8 @@ pub enum Purpose {
     Dropout = 2,
     /// Initial values of adapters.
     Adapter = 3,
+    /// Noise on embeddings.
+    Noise = 4,
 }
 
 /// PRNG key for `purpose` at `path` (for example step, layer) under `seed`.

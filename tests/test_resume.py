@@ -61,8 +61,19 @@ def interrupt(data: Path, output: Path, error: type[BaseException], **settings: 
         (KeyboardInterrupt, {"grad_accumulation": 2}),
         (KeyboardInterrupt, {"method": "full"}),
         (KeyboardInterrupt, {"method": "dora", "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"lora_init": "pissa", "loraplus_lr_ratio": 4.0, "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"lora_init": "pissa_niter_2", "use_rslora": True}),
+        (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 3, "adalora_delta_t": 2}),
+        (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 8, "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"optimizer": "adam", "weight_decay": 0.1, "schedule": "wsd"}),
+        (KeyboardInterrupt, {"optimizer": "sgd", "nesterov": True, "schedule": "cosine_with_restarts"}),
+        (KeyboardInterrupt, {"optimizer": "adafactor", "method": "full"}),
+        (KeyboardInterrupt, {"optimizer": "lion", "schedule": "polynomial"}),
+        (KeyboardInterrupt, {"optimizer": "muon", "method": "full"}),
+        (KeyboardInterrupt, {"neftune_alpha": 5.0, "grad_checkpoint": 1}),
+        (KeyboardInterrupt, {"dtype": "float16"}),
     ],
-    ids=["exception", "Ctrl-C, dropout", "Ctrl-C, accumulation", "Ctrl-C, full", "Ctrl-C, DoRA"],
+    ids=lambda value: value.__name__ if isinstance(value, type) else ", ".join(map(str, value.values())),
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     data: Path, tmp_path: Path, error: type[BaseException], extra: dict[str, Any]
@@ -81,6 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     # Also the part that went through a file.
     assert rest.report["train_losses"] == whole.report["train_losses"]
     assert rest.report["validation_losses"] == whole.report["validation_losses"]
+    assert rest.report["rank_pattern"] == whole.report["rank_pattern"]
     for old, new in zip(reversed(whole.of("step")), reversed(rest.of("step")), strict=False):
         assert (old["step"], old["lr"], old["epoch"]) == (new["step"], new["lr"], new["epoch"])
         assert old["grad_norm"] == new["grad_norm"]

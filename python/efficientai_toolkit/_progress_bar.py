@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from efficientai_toolkit.callbacks import Callback, Evaluated, Event, Started, Step
+from efficientai_toolkit.callbacks import Callback, Evaluated, Event, Overflow, Started, Step, Stopped
 
 _LOG_LINES = 10
 """About as many progress lines a log gets, whatever the length of the run."""
@@ -45,6 +45,12 @@ class ProgressBar(Callback):
                     f"validation after {event.step} steps: "
                     f"loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}"
                 )
+            case Overflow():
+                self._console.print(
+                    f"step {event.step} skipped: gradients overflowed, loss scale is now {event.loss_scale:g}"
+                )
+            case Stopped():
+                self._console.print(f"stopped after {event.step} steps: validation has not improved")
             case _:
                 pass
 

@@ -5,6 +5,8 @@
     Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
                                └──────┘
 
+``Overflow`` may stand in the place of a ``Step``, and ``Stopped`` after the last ``Evaluated``.
+
 Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
 Raising an exception in it stops the work; the exception reaches the caller unchanged.
 """
@@ -26,10 +28,12 @@ __all__ = [
     "Event",
     "Finished",
     "JsonLines",
+    "Overflow",
     "ProgressBar",
     "Silent",
     "Started",
     "Step",
+    "Stopped",
     "as_callback",
     "event_to_json",
     "parse_event",
@@ -70,6 +74,20 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Overflow:
+    """In place of a :class:`Step` whose gradients overflowed in float16: nothing was changed."""
+
+    step: int
+    """1-based."""
+    steps: int
+    """Optimizer steps in the whole run."""
+    loss: float
+    """Mean cross-entropy per target token of this step's batch, in nats."""
+    loss_scale: float
+    """What the loss is multiplied with from now on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
     """The validation set was scored."""
 
@@ -79,6 +97,14 @@ class Evaluated:
     """Mean cross-entropy per target token, in nats."""
     perplexity: float
     """``exp(loss)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """The validation loss has not improved for long enough: there are no more steps."""
+
+    step: int
+    """Steps taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +123,15 @@ class Finished:
     path: str
 
 
-Event = Started | Step | Evaluated | Checkpoint | Finished
+Event = Started | Step | Overflow | Evaluated | Stopped | Checkpoint | Finished
 """Any of the events above."""
 
 _EVENTS: dict[str, Callable[..., Event]] = {
     "started": Started,
     "step": Step,
+    "overflow": Overflow,
     "evaluated": Evaluated,
+    "stopped": Stopped,
     "checkpoint": Checkpoint,
     "finished": Finished,
 }

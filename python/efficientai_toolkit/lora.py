@@ -35,11 +35,15 @@ class TrainingConfig(Config):
     )
     data: str | None = setting(
         None,
-        "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
+        "folder with train.jsonl, valid.jsonl, test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or "
+        "several separated by commas, each perhaps with =WEIGHT, how often its rows come "
+        "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "dora", "full"] = setting(
-        "lora", "train low-rank adapters (dora: with a magnitude per row), or every number of the model"
+    method: Literal["lora", "dora", "adalora", "full"] = setting(
+        "lora",
+        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
+        " they matter), or every number of the model",
     )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
@@ -47,10 +51,29 @@ class TrainingConfig(Config):
     batch_size: int = setting(4, "rows that go through the model together")
     grad_accumulation: int = setting(1, "batches per optimizer step")
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
-    lora_rank: int = setting(8, "rank of the adapters")
+    lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
     use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
+    loraplus_lr_ratio: float | None = setting(
+        None, "learning rate of the matrices B as a multiple of lr: LoRA+ (default: the same)"
+    )
+    lora_init: str = setting(
+        "default",
+        "what the adapters start from: default, pissa (principal parts of the weights; saved with twice"
+        " the rank, for the untouched model), or pissa_niter_N (the same by N iterations, faster)",
+    )
+    adalora_init_rank: int | None = setting(
+        None, "rank that adalora starts with (default: one and a half times the rank)"
+    )
+    adalora_tinit: int = setting(0, "steps of adalora before ranks fall")
+    adalora_tfinal: int = setting(0, "steps of adalora after the last change of ranks")
+    adalora_delta_t: int = setting(1, "steps of adalora between changes of ranks")
+    adalora_beta1: float = setting(0.85, "decay of adalora's mean of sensitivities")
+    adalora_beta2: float = setting(0.85, "decay of adalora's mean of their deviations")
+    adalora_orth_reg_weight: float = setting(
+        0.5, "weight of adalora's penalty on matrices that are not orthogonal"
+    )
     target_modules: list[str] | None = setting(
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )
@@ -62,6 +85,17 @@ class TrainingConfig(Config):
         "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    columns: list[str] | None = setting(
+        None,
+        "which columns of the data are read as what, such as prompt=question,completion=answer "
+        "(default: their own names)",
+        separator=",",
+    )
+    packing: bool = setting(
+        False,
+        "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
+        "batch-size counts packed rows",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
     )
@@ -69,15 +103,52 @@ class TrainingConfig(Config):
         None, "quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits: QLoRA (default: as they are on disk)"
     )
     seed: int = setting(0, "seed of everything random in the run")
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
-    beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
-    beta2: float = setting(0.999, "decay of AdamW's mean of squared gradients")
-    eps: float = setting(1e-8, "keeps AdamW from dividing by zero")
-    schedule: Literal["constant", "linear", "cosine"] = setting(
-        "cosine", "course of the learning rate after the warm-up"
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
+        "adamw",
+        "what turns gradients into steps; adam, adafactor and muon want an lr like adamw, lion a tenth to a "
+        "third of it, sgd 100 to 1000 times as much",
+    )
+    momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
+    nesterov: bool = setting(False, "let sgd look ahead along its momentum")
+    weight_decay: float | None = setting(
+        None, "pull of weights to 0, times lr (default: 0.01 for adamw, lion and muon, 0 for the others)"
+    )
+    beta1: float = setting(0.9, "decay of the mean of gradients in adam, adamw and lion")
+    beta2: float | None = setting(
+        None, "decay of the mean of squared gradients in adam and adamw (0.999), of lion's momentum (0.99)"
+    )
+    eps: float = setting(1e-8, "keeps adam and adamw from dividing by zero")
+    schedule: Literal[
+        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
+    ] = setting(
+        "cosine",
+        "course of the learning rate after the warm-up; wsd: constant with a decay at the end",
     )
     warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
+    lr_min_ratio: float = setting(0.0, "share of lr that is left at the end of the schedule")
+    lr_cycles: int = setting(2, "cosines of the schedule cosine_with_restarts")
+    lr_power: float = setting(2.0, "exponent of the schedule polynomial; 1: a straight line")
+    lr_decay_ratio: float = setting(0.2, "share of the steps in which the schedule wsd decays")
+    lr_table: list[str] | None = setting(
+        None,
+        "points of the schedule table, which has no other warm-up: 0=0.1,50=1 means a tenth of lr at first, "
+        "all of it after 50 steps, and a straight line between",
+        separator=",",
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
+    early_stopping_patience: int | None = setting(
+        None, "stop after so many validations without a lower loss (default: never)"
+    )
+    early_stopping_threshold: float = setting(0.0, "how much lower a validation loss must be to count")
+    keep_best: bool = setting(
+        True, "the result has the weights of the lowest validation loss, not of the last step"
+    )
+    grad_checkpoint: int = setting(
+        0, "save memory: keep activations of every so many blocks only, compute the rest again; 0: keep all"
+    )
+    neftune_alpha: float | None = setting(
+        None, "strength of noise on the embeddings while training, such as 5 (default: none)"
+    )
     eval_every: int = setting(100, "steps between validations; 0: only before and after")
     eval_batches: int = setting(25, "validation batches; 0: all")
     save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
@@ -100,16 +171,29 @@ class TrainingConfig(Config):
         if self.resume and self.output is None:
             message = "`resume` needs `output`, the folder of the run to continue"
             raise ConfigError(message)
-        if self.data is not None and not Path(self.data).expanduser().exists():
-            message = f"there is no folder or file {self.data}"
-            raise DatasetError(message)
         return replace(
             self,
             model_path=self.model_path or str(MODEL),
             init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
-            data=str(INSTRUCTIONS if self.data is None else Path(self.data).expanduser()),
+            data=str(INSTRUCTIONS) if self.data is None else _expanded(self.data),
             output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )
+
+
+def _expanded(data: str) -> str:
+    """Fill home folders into ``data``, in each part of a list; a part that is not there is an error."""
+    if (whole := Path(data).expanduser()).exists():
+        return str(whole)
+    parts: list[str] = []
+    for part in data.split(","):
+        path, equals, weight = part.strip(), "", ""
+        if "=" in path and not Path(path).expanduser().exists():
+            path, equals, weight = path.rpartition("=")
+        if not (expanded := Path(path.strip()).expanduser()).exists():
+            message = f"there is no folder or file {path.strip() or data}"
+            raise DatasetError(message)
+        parts.append(f"{expanded}{equals}{weight}")
+    return ",".join(parts)
 
 
 def _new_run(runs: Path) -> Path:
@@ -130,13 +214,13 @@ class TrainingResult:
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     perplexity: float | None
-    """On the validation data, after training."""
+    """Of the result on the validation data."""
     adapter_path: Path
     """Folder of the adapters; of the whole model after ``method="full"``."""
     metrics: dict[str, Any]
     """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
     ``validation_losses`` (pairs of step and loss), ``perplexity_before``,
-    ``trainable_parameters``, ``total_parameters``, ``steps``, …"""
+    ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod
     def from_report(cls, text: str) -> "TrainingResult":

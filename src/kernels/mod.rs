@@ -29,6 +29,7 @@ pub mod append;
 pub mod attention;
 pub mod blas;
 pub mod cached_attention;
+pub mod checkpoint;
 pub mod conv;
 pub mod cross_entropy;
 pub mod embedding;

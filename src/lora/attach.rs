@@ -1,15 +1,18 @@
 //! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::{Array, Dtype, random};
 
 use super::config::{Method, TrainingConfig};
+use super::method::LoraInit;
+use super::pissa::Decomposition;
+use super::{adalora, pissa};
 use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
-use crate::nn::LowRank;
+use crate::nn::{Linear, LowRank};
 use crate::rng::{self, Purpose};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 
 /// What is attached, and where.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +27,32 @@ pub struct Adapter<'a> {
     pub scale: f32,
     /// Share of inputs zeroed in training.
     pub dropout: f32,
-    /// Whether each row has a magnitude ([DoRA](crate::nn::dora)).
-    pub magnitude: bool,
+    /// What the matrices are at first.
+    pub start: Start,
+}
+
+/// What adapters start from. None of them changes the model yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
+    Random,
+    /// The same, with the lengths of the rows as magnitudes ([DoRA](crate::nn::dora)).
+    Magnitude,
+    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](super::adalora)).
+    Triplets,
+    /// Principal parts of the matrices ([PiSSA](super::pissa)).
+    Principal(Decomposition),
+}
+
+impl Start {
+    fn of(config: &TrainingConfig) -> Self {
+        match (config.method, config.lora_init) {
+            (Method::Dora, _) => Self::Magnitude,
+            (Method::Adalora, _) => Self::Triplets,
+            (_, LoraInit::Pissa(decomposition)) => Self::Principal(decomposition),
+            (_, LoraInit::Default) => Self::Random,
+        }
+    }
 }
 
 impl<'a> Adapter<'a> {
@@ -35,10 +62,10 @@ impl<'a> Adapter<'a> {
         Self {
             modules: config.target_modules.as_deref(),
             num_layers: config.num_layers,
-            rank: config.lora_rank,
+            rank: config.initial_rank(),
             scale: config.scale() as f32,
             dropout: config.lora_dropout as f32,
-            magnitude: config.method == Method::Dora,
+            start: Start::of(config),
         }
     }
 }
@@ -49,7 +76,7 @@ impl<'a> Adapter<'a> {
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
-        (*layer.lora_a, *layer.lora_b, *layer.m) = (None, None, None);
+        (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
         layer.low_rank = LowRank::default();
         Ok(())
     })
@@ -70,21 +97,32 @@ pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     })
 }
 
-/// Gets trained adapters ready for use.
+/// Makes of trained adapters what is saved and used: plain matrices `A` and `B`, with magnitudes where there are any,
+/// all of one rank, as mlx-lm reads them. Returns what is left of each layer's rank where that changed.
 ///
 /// # Errors
 /// What MLX raises.
-pub fn settle(model: &mut dyn Model) -> Result<()> {
-    model.visit_linears(&mut |_, layer| layer.settle())
+pub fn settle(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
+    let pattern = adalora::ranks(model)?;
+    let most = pattern.values().max().copied();
+    model.visit_linears(&mut |_, layer| {
+        if let Some(most) = most {
+            adalora::gather(layer, most)?;
+        }
+        layer.merge_parts()?;
+        let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
+        kernels::eval(parts)?;
+        layer.settle()
+    })?;
+    Ok(pattern)
 }
 
-/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet. Magnitudes
-/// are those of the rows as they are.
+/// Adds adapters, so that nothing changes yet.
 ///
 /// # Errors
-/// A module that fits no layer; more blocks than the model has.
+/// A module that fits no layer; more blocks than the model has; a rank that a matrix does not have.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()> {
-    let &Adapter { modules, num_layers, rank, scale, dropout, magnitude } = adapter;
+    let &Adapter { modules, num_layers, rank, scale, dropout, start } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
@@ -100,15 +138,9 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()>
         if block < first_block || target == Some(None) {
             return Ok(());
         }
-        let (inputs, outputs) = layer.size();
-        let (rank, bound) = (rank as i32, f64::from(inputs).sqrt().recip() as f32);
         let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
-        *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
-        *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
         layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
-        if magnitude {
-            layer.open_magnitude()?;
-        }
+        fill(layer, rank as i32, start, &key)?;
         Ok(())
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
@@ -120,6 +152,28 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()>
         )));
     }
     Ok(())
+}
+
+/// Gives `layer` the matrices it starts with.
+fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> {
+    let (inputs, outputs) = layer.size();
+    match start {
+        Start::Principal(decomposition) => pissa::attach(layer, rank, decomposition, key),
+        Start::Triplets => {
+            let (key_a, key_b) = random::split(key, 2)?;
+            let normal = |shape: &[i32], key: &Array| random::normal::<f32>(shape, None, 0.02, key);
+            *layer.lora_a = Some(normal(&[inputs, rank], &key_a)?);
+            *layer.lora_b = Some(normal(&[rank, outputs], &key_b)?);
+            *layer.lora_e = Some(Array::zeros::<f32>(&[rank])?);
+            Ok(())
+        }
+        Start::Random | Start::Magnitude => {
+            let bound = f64::from(inputs).sqrt().recip() as f32;
+            *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], key)?);
+            *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
+            if start == Start::Magnitude { layer.open_magnitude() } else { Ok(()) }
+        }
+    }
 }
 
 /// Sorted names of all adapter parameters.

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::method::LoraInit;
+use super::plan;
+use crate::data::Columns;
 use crate::io::adapters::Format;
+use crate::train::optimizer;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -14,8 +18,23 @@ pub enum Method {
     Lora,
     /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
     Dora,
+    /// Low-rank adapters whose ranks move to where they matter ([AdaLoRA](super::adalora)).
+    Adalora,
     /// Every weight.
     Full,
+}
+
+impl Method {
+    /// As settings spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "lora",
+            Self::Dora => "dora",
+            Self::Adalora => "adalora",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// Settings of one run. This is the one truth for defaults; the Python dataclass and the
@@ -25,7 +44,8 @@ pub enum Method {
 pub struct TrainingConfig {
     /// Folder or hub id; `None` for the embedded model.
     pub model_path: Option<String>,
-    /// Folder with train/valid/test.jsonl, or one file; `None` for the bundled instructions.
+    /// Folder with train/valid/test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or several of both separated by
+    /// commas, each perhaps with `=weight`; `None` for the bundled instructions.
     pub data: Option<String>,
     /// Folder of the result; `None` for a new numbered one under `runs/`.
     pub output: Option<String>,
@@ -43,7 +63,7 @@ pub struct TrainingConfig {
     pub grad_accumulation: u64,
     /// Tokens per row beyond which a row is cut.
     pub max_seq_length: usize,
-    /// Inner dimension of the adapters.
+    /// Inner dimension of the adapters; for `AdaLoRA` the mean of all of them at the end.
     pub lora_rank: u32,
     /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
     pub lora_alpha: f64,
@@ -51,6 +71,24 @@ pub struct TrainingConfig {
     pub lora_dropout: f64,
     /// Scale the adapters by `lora_alpha / √lora_rank`.
     pub use_rslora: bool,
+    /// Learning rate of `B` and of magnitudes as a multiple of that of `A`; `None` for 1.
+    pub loraplus_lr_ratio: Option<f64>,
+    /// What the adapters start from.
+    pub lora_init: LoraInit,
+    /// Rank from which `AdaLoRA` starts; `None` for one and a half times `lora_rank`.
+    pub adalora_init_rank: Option<u32>,
+    /// Steps of `AdaLoRA` before ranks fall.
+    pub adalora_tinit: u64,
+    /// Steps of `AdaLoRA` after the last change of ranks.
+    pub adalora_tfinal: u64,
+    /// Steps of `AdaLoRA` between two changes of ranks.
+    pub adalora_delta_t: u64,
+    /// `AdaLoRA`'s decay of the mean sensitivity.
+    pub adalora_beta1: f64,
+    /// `AdaLoRA`'s decay of the mean deviation from it.
+    pub adalora_beta2: f64,
+    /// Weight of `AdaLoRA`'s penalty on matrices that are not orthogonal.
+    pub adalora_orth_reg_weight: f64,
     /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
     pub target_modules: Option<Vec<String>>,
     /// The last this many blocks get adapters; `None` for all.
@@ -61,6 +99,11 @@ pub struct TrainingConfig {
     pub adapter_format: Format,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
+    /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
+    pub columns: Option<Vec<String>>,
+    /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
+    /// counts packed rows.
+    pub packing: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
     /// Bits per weight to which the frozen matrices are quantized when the model is loaded
@@ -68,20 +111,47 @@ pub struct TrainingConfig {
     pub bits: Option<u32>,
     /// Seed of everything random.
     pub seed: u64,
-    /// `AdamW`'s decoupled weight decay.
-    pub weight_decay: f64,
-    /// `AdamW`'s decay of the first moment.
+    /// What turns gradients into steps.
+    pub optimizer: optimizer::Kind,
+    /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
+    pub momentum: Option<f64>,
+    /// Whether SGD looks ahead.
+    pub nesterov: bool,
+    /// Pull of parameters to 0; `None` for 0.01 with `AdamW`, Lion and Muon, 0 with the others.
+    pub weight_decay: Option<f64>,
+    /// Decay of the first moment of Adam and `AdamW`; of the interpolation of Lion.
     pub beta1: f64,
-    /// `AdamW`'s decay of the second moment.
-    pub beta2: f64,
-    /// `AdamW`'s guard against division by zero.
+    /// Decay of the second moment of Adam and `AdamW` (`None`: 0.999); of the momentum of Lion (`None`: 0.99).
+    pub beta2: Option<f64>,
+    /// Guard of Adam and `AdamW` against division by zero.
     pub eps: f64,
     /// Course of the learning rate after the warm-up.
     pub schedule: Schedule,
     /// Share of all steps in which the learning rate rises to `lr`.
     pub warmup_ratio: f64,
+    /// Share of `lr` that is left at the end of the schedule.
+    pub lr_min_ratio: f64,
+    /// Cosines of the schedule `cosine_with_restarts`.
+    pub lr_cycles: u32,
+    /// Exponent of the schedule `polynomial`.
+    pub lr_power: f64,
+    /// Share of all steps in which the schedule `wsd` decays.
+    pub lr_decay_ratio: f64,
+    /// Points `step=factor` of the schedule `table`.
+    pub lr_table: Option<Vec<String>>,
     /// Gradient norm above which gradients are scaled down; 0 for never.
     pub max_grad_norm: f64,
+    /// Evaluations without a lower validation loss after which the run ends; `None` for never.
+    pub early_stopping_patience: Option<u64>,
+    /// By how much the validation loss must fall, in nats, to count as lower.
+    pub early_stopping_threshold: f64,
+    /// The result has the weights of the lowest validation loss, or else those of the last step.
+    pub keep_best: bool,
+    /// Blocks between two states that are kept for the gradient, the rest being computed again
+    /// ([checkpointing](https://arxiv.org/abs/1604.06174)); 0 to keep everything.
+    pub grad_checkpoint: usize,
+    /// Strength of noise on embeddings in training ([NEFTune](https://arxiv.org/abs/2310.05914)).
+    pub neftune_alpha: Option<f64>,
     /// Steps between evaluations; 0 for before and after only.
     pub eval_every: u64,
     /// Validation batches scored; 0 for all.
@@ -113,21 +183,45 @@ impl Default for TrainingConfig {
             lora_alpha: 16.0,
             lora_dropout: 0.0,
             use_rslora: false,
+            loraplus_lr_ratio: None,
+            lora_init: LoraInit::Default,
+            adalora_init_rank: None,
+            adalora_tinit: 0,
+            adalora_tfinal: 0,
+            adalora_delta_t: 1,
+            adalora_beta1: 0.85,
+            adalora_beta2: 0.85,
+            adalora_orth_reg_weight: 0.5,
             target_modules: None,
             num_layers: None,
             init_adapter: None,
             adapter_format: Format::Mlx,
             mask_prompt: true,
+            columns: None,
+            packing: false,
             dtype: None,
             bits: None,
             seed: 0,
-            weight_decay: 0.01,
+            optimizer: optimizer::Kind::AdamW,
+            momentum: None,
+            nesterov: false,
+            weight_decay: None,
             beta1: 0.9,
-            beta2: 0.999,
+            beta2: None,
             eps: 1e-8,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.05,
+            lr_min_ratio: 0.0,
+            lr_cycles: 2,
+            lr_power: 2.0,
+            lr_decay_ratio: 0.2,
+            lr_table: None,
             max_grad_norm: 1.0,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            keep_best: true,
+            grad_checkpoint: 0,
+            neftune_alpha: None,
             eval_every: 100,
             eval_batches: 25,
             save_every: 100,
@@ -166,9 +260,14 @@ impl TrainingConfig {
                 "0 to below 1",
             ),
             ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
+            (
+                "weight_decay",
+                self.weight_decay.unwrap_or(0.0),
+                self.weight_decay.unwrap_or(0.0) >= 0.0,
+                "0 or more",
+            ),
             ("beta1", self.beta1, share.contains(&self.beta1), "0 to below 1"),
-            ("beta2", self.beta2, share.contains(&self.beta2), "0 to below 1"),
+            ("beta2", self.beta2.unwrap_or(0.0), share.contains(&self.beta2.unwrap_or(0.0)), "0 to below 1"),
             ("eps", self.eps, self.eps > 0.0, "above 0"),
             ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 or more"),
@@ -182,8 +281,9 @@ impl TrainingConfig {
         if self.target_modules.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
         }
-        if self.method == Method::Full && self.init_adapter.is_some() {
-            return Err(Error::Config("init_adapter is for methods with adapters, not for \"full\"".into()));
+        self.validate_method()?;
+        if let Some(columns) = &self.columns {
+            Columns::parse(columns)?;
         }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
@@ -192,21 +292,9 @@ impl TrainingConfig {
             if ![2, 3, 4, 5, 6, 8].contains(&bits) {
                 return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
             }
-            if self.method == Method::Full {
-                return Err(Error::Config(
-                    "bits is for methods with adapters, not for \"full\": quantized weights cannot be trained".into(),
-                ));
-            }
         }
+        plan::check(self)?;
         self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
-    }
-
-    /// Factor of the low-rank part: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
-    /// has it, which keeps the outputs of adapters of any rank equally large.
-    #[must_use]
-    pub fn scale(&self) -> f64 {
-        let rank = f64::from(self.lora_rank);
-        self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
     /// The keys that decide the loss curve, for recognising a run.
@@ -217,10 +305,13 @@ impl TrainingConfig {
             for key in [
                 "model_path",
                 "data",
+                "columns",
                 "output",
                 "adapter_format",
                 "epochs",
                 "iters",
+                "early_stopping_patience",
+                "early_stopping_threshold",
                 "eval_every",
                 "eval_batches",
                 "save_every",
@@ -256,6 +347,17 @@ mod tests {
             (r#"{"method": "qlora"}"#, ["qlora", "`lora`"]),
             (r#"{"dtype": "int8"}"#, ["int8", "bfloat16"]),
             (r#"{"resume": true, "overwrite": true}"#, ["resume", "overwrite"]),
+            (r#"{"optimizer": "adamx"}"#, ["adamx", "`adafactor`"]),
+            (r#"{"optimizer": "lion", "momentum": 0.9}"#, ["momentum", "\"sgd\" or \"muon\""]),
+            (r#"{"schedule": "table"}"#, ["lr_table", "schedule \"table\""]),
+            (r#"{"lr_table": ["0=1"]}"#, ["lr_table", "schedule \"table\""]),
+            (r#"{"schedule": "table", "lr_table": ["1:2"]}"#, ["lr_table", "1:2"]),
+            (r#"{"early_stopping_patience": 0}"#, ["early_stopping_patience is 0", "above 0"]),
+            (r#"{"early_stopping_patience": 2, "eval_every": 0}"#, ["early_stopping_patience", "eval_every"]),
+            (r#"{"early_stopping_threshold": -0.1}"#, ["early_stopping_threshold is -0.1", "0 or more"]),
+            (r#"{"neftune_alpha": 0}"#, ["neftune_alpha is 0", "above 0"]),
+            (r#"{"lr_cycles": 0}"#, ["lr_cycles is 0", "above 0"]),
+            (r#"{"lr_min_ratio": 2.0}"#, ["lr_min_ratio is 2", "0 to 1"]),
         ] {
             let parsed = serde_json::from_str::<TrainingConfig>(json);
             let message = match parsed {

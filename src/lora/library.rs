@@ -133,7 +133,7 @@ fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
         }
     }
     let layers: Result<_> = parts.into_iter().map(|(path, parts)| Ok((path.clone(), sum(parts)?))).collect();
-    Ok(Adapter { layers: layers?, dropout, base_model: None })
+    Ok(Adapter { layers: layers?, dropout, base_model: None, ranks: BTreeMap::new() })
 }
 
 /// Low-rank parts of one layer as one; the factors of several go into their `B`, in f32.
@@ -175,6 +175,7 @@ mod tests {
             layers: [("x".to_owned(), layer)].into(),
             dropout: 0.0,
             base_model: None,
+            ranks: BTreeMap::new(),
         };
         let (one, two) =
             (adapter(layer(&[1.0, 2.0, 3.0, 4.0], 2.0)), adapter(layer(&[-1.0, 0.5, 2.0, 8.0], 0.5)));

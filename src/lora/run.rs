@@ -1,5 +1,6 @@
 //! From a loaded model and a configuration to an adapter or a model folder on disk.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,18 +9,20 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::json;
 
+use super::adalora::Allocator;
 use super::attach;
 use super::config::{Method, TrainingConfig};
-use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
+use super::method::LoraInit;
+use super::plan::plan;
+use crate::data::{Columns, DataReport, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize};
 use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
-use crate::train::adamw::AdamW;
-use crate::train::checkpoint::{Checkpoints, History};
-use crate::train::evaluate::EvaluationPlan;
-use crate::train::fit::{Data, Plan, batches_per_epoch, fit};
+use crate::train::checkpoint::Checkpoints;
+use crate::train::fit::{Data, Outcome, Trained, fit};
+use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
@@ -47,8 +50,12 @@ pub struct Report {
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
     pub trained_tokens: u64,
-    /// Optimizer steps.
+    /// Optimizer steps taken.
     pub steps: u64,
+    /// Whether the validation loss ended the run before its last step.
+    pub stopped_early: bool,
+    /// Steps taken before the weights of the result, where the best ones were kept.
+    pub best_step: Option<u64>,
     /// Loss of every step.
     pub train_losses: Vec<f64>,
     /// `[steps taken, validation loss]`
@@ -65,6 +72,8 @@ pub struct Report {
     pub adapter_path: PathBuf,
     /// Step this run continued from; 0 for a fresh one.
     pub resumed_from: u64,
+    /// Ranks that `AdaLoRA` left, by layer.
+    pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
 /// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
@@ -86,12 +95,13 @@ pub fn run(
         TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
         _ => Existing::Keep,
     };
-    let path = |key: &str, value: &Option<String>| match value {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => Err(Error::Config(format!("{key} is missing"))),
-    };
-    let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
-    let folder = path("output", &config.output)?;
+    let (data, dropped) = read_data(tokenizer, config, model.vocab_size())?;
+    if config.early_stopping_patience.is_some() && data.valid.is_empty() {
+        return Err(Error::Config(
+            "early_stopping_patience needs validation rows, which data has not".into(),
+        ));
+    }
+    let folder = PathBuf::from(given("output", config.output.as_deref())?);
     if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
     {
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
@@ -104,25 +114,34 @@ pub fn run(
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
     let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
-    let plan = plan(config, data.train.len(), tokenizer.pad_id());
+    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
-    let history = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
-    attach::settle(model)?;
-    save(model, source, config, output.folder())?;
+    let mut allocator = match config.method {
+        Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
+        _ => None,
+    };
+    let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
+    let trained = Trained { names: &names, hook };
+    let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let stopped_early = outcome.steps < plan.steps;
+    let measured = report(model, &names, outcome)?;
+    let ranks = attach::settle(model)?;
+    save(model, source, config, ranks.clone(), output.folder())?;
     let report = Report {
-        steps: plan.steps,
+        stopped_early,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
-        ..report(model, &names, history)?
+        rank_pattern: (!ranks.is_empty()).then_some(ranks),
+        ..measured
     };
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
     atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
     // The result is safe on disk: a request to stop has nothing left to stop.
-    let _ = observer.on(&Event::Finished { step: plan.steps, path: output.folder().to_owned() });
+    let _ = observer.on(&Event::Finished { step: report.steps, path: output.folder().to_owned() });
     Ok(report)
 }
 
@@ -133,13 +152,8 @@ struct Losses {
 }
 
 /// The data as tokens, each of them below `vocab`.
-fn read_data(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    config: &TrainingConfig,
-    vocab: i32,
-) -> Result<(Data, Losses)> {
-    let splits = read_splits(path, config.seed)?;
+fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
+    let splits = read(config)?;
     let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
@@ -151,13 +165,23 @@ fn read_data(
     if losses.truncated + losses.dropped > 0 {
         log::warn!(
             "{}: {} rows were cut to max_seq_length ({}), {} left out for having nothing to learn",
-            path.display(),
+            config.data.as_deref().unwrap_or_default(),
             losses.truncated,
             config.max_seq_length,
             losses.dropped
         );
     }
-    Ok((Data { train: train.samples, valid: valid.samples }, losses))
+    let train = if config.packing { pack(&train.samples, config.max_seq_length) } else { train.samples };
+    Ok((Data { train, valid: valid.samples }, losses))
+}
+
+fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
+    value.ok_or_else(|| Error::Config(format!("{key} is missing")))
+}
+
+fn read(config: &TrainingConfig) -> Result<Splits> {
+    let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
+    read_splits(given("data", config.data.as_deref())?, &columns, config.seed)
 }
 
 /// Checks `config` and its data without training; what the data hold.
@@ -166,10 +190,10 @@ fn read_data(
 /// As [`run`], as far as they show before the first step.
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
-    let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
-    let splits = read_splits(Path::new(data), config.seed)?;
-    let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    prepare(model, config)?;
+    let report = describe(&read(config)?, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    // Decomposing every matrix would check nothing more.
+    let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
+    prepare(model, &config)?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -211,35 +235,6 @@ fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> R
     attach::prepare(model, config.lora_dropout as f32)
 }
 
-fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Plan {
-    let batches = batches_per_epoch(rows, config.batch_size) as f64 * config.epochs;
-    let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
-    Plan {
-        steps,
-        batch_size: config.batch_size,
-        accumulation: config.grad_accumulation,
-        lr: config.lr,
-        schedule: config.schedule,
-        warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
-        optimizer: AdamW {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: config.weight_decay,
-        },
-        max_grad_norm: config.max_grad_norm as f32,
-        seed: config.seed,
-        eval_every: config.eval_every,
-        save_every: config.save_every,
-        evaluation: EvaluationPlan {
-            batch_size: config.batch_size,
-            max_batches: config.eval_batches,
-            max_seq_length: config.max_seq_length,
-            pad,
-        },
-    }
-}
-
 /// Tells two data sets apart when a run is resumed.
 fn fingerprint(samples: &[Sample]) -> String {
     let numbers = samples.iter().flat_map(|sample| {
@@ -249,21 +244,28 @@ fn fingerprint(samples: &[Sample]) -> String {
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
-fn save(model: &mut dyn Model, source: &Path, config: &TrainingConfig, target: &Path) -> Result<()> {
+fn save(
+    model: &mut dyn Model,
+    source: &Path,
+    config: &TrainingConfig,
+    ranks: BTreeMap<String, u32>,
+    target: &Path,
+) -> Result<()> {
     if config.method == Method::Full {
         return folder::save(source, target, model);
     }
     let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
-    let adapter = Adapter::of(model, Some(base))?;
+    let adapter = Adapter { ranks, ..Adapter::of(model, Some(base))? };
     adapters::write(target, &adapter, config.adapter_format, Some(model))
 }
 
 /// What the curves and the model tell; the rest is at its zero value.
-fn report(model: &dyn Model, names: &[String], history: History) -> Result<Report> {
+fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Report> {
+    let Outcome { steps, history, best } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
     let loss_before = scored(history.validation_losses.first());
-    let loss_after = scored(history.validation_losses.last());
+    let loss_after = scored(best.as_ref().or(history.validation_losses.last()));
     Ok(Report {
         final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
         training_time_secs: history.training_secs,
@@ -274,6 +276,8 @@ fn report(model: &dyn Model, names: &[String], history: History) -> Result<Repor
         perplexity_after: loss_after.map(f64::exp),
         tokens_per_second: history.trained_tokens as f64 / history.training_secs,
         trained_tokens: history.trained_tokens,
+        steps,
+        best_step: best.map(|(step, _)| step),
         trainable_parameters: names.iter().map(|name| parameters[name.as_str()].size() as u64).sum(),
         total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
         train_losses: history.train_losses,

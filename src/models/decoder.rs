@@ -1,25 +1,29 @@
 //! What all families share: tokens in, blocks, a norm, a head.
 
+use std::collections::BTreeSet;
+
 use mlx_macros::ModuleParameters;
+use mlx_rs::error::Exception;
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
-use super::{Model, experts};
+use super::{Checkpointing, Model, experts};
 use crate::Result;
 use crate::io::tensors::Tensors;
+use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
-use crate::nn::{self, Cache, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm};
+use crate::nn::{self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm, Segments};
 
 /// One layer of a decoder.
-pub(super) trait Block: ModuleParameters + Send {
+pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
     /// Adds to `x`: `[batch, time, hidden]`.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()>;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
 
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;
@@ -66,6 +70,7 @@ pub(super) struct Decoder<B: Block> {
     softcap: Option<f32>,
     turning_point: Option<i32>,
     layout: Layout,
+    checkpointing: Option<Checkpointing>,
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
@@ -97,6 +102,7 @@ impl<B: Block> Decoder<B> {
             softcap: None,
             turning_point: None,
             layout: Layout::default(),
+            checkpointing: None,
         })
     }
 
@@ -119,19 +125,40 @@ impl<B: Block> Decoder<B> {
     pub(super) fn with_layout(self, layout: Layout) -> Self {
         Self { layout, ..self }
     }
-}
 
-impl<B: Block> Model for Decoder<B> {
-    fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+    /// What the head takes, of `ids`: `[batch, time]`.
+    fn read(&self, ids: &Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = self.model.embed_tokens.forward(ids, self.dtype())?;
         if let Some(scale) = self.embedding_scale {
             x = x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?)?;
         }
         let mut x = Residual::new(x);
+        let segments = match context {
+            Context::Cached(_) => None,
+            Context::Whole => Some(None),
+            Context::Segmented(segments) => Some(Some(segments)),
+        };
+        if let Some((checkpointing, segments)) = self.checkpointing.as_ref().zip(segments) {
+            let every = checkpointing.every.max(1);
+            for (i, blocks) in self.model.layers.chunks(every).enumerate() {
+                x = recomputed(x, segments, blocks, i * every, &checkpointing.trained)?;
+            }
+            return x.normed(&self.model.norm);
+        }
         for (i, block) in self.model.layers.iter().enumerate() {
-            block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+            block.forward(&mut x, context.layer(i))?;
         }
         x.normed(&self.model.norm)
+    }
+}
+
+impl<B: Block> Model for Decoder<B> {
+    fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
+        self.read(ids, cache.map_or(Context::Whole, Context::Cached))
+    }
+
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array> {
+        self.read(ids, Context::Segmented(segments))
     }
 
     fn head(&self) -> Layer<'_> {
@@ -165,6 +192,14 @@ impl<B: Block> Model for Decoder<B> {
         self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
     }
 
+    fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>) {
+        self.checkpointing = checkpointing;
+    }
+
+    fn embedding_mut(&mut self) -> &mut Embedding {
+        &mut self.model.embed_tokens
+    }
+
     fn num_layers(&self) -> usize {
         self.model.layers.len()
     }
@@ -193,4 +228,57 @@ impl<B: Block> Model for Decoder<B> {
     fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
         (self.layout.mlx_name)(path)
     }
+}
+
+/// `x` after `blocks`, the first of which is number `first`, of which nothing else is kept for the gradient of `x` and of
+/// the parameters in `trained`.
+fn recomputed<B: Block>(
+    x: Residual,
+    segments: Option<&Segments>,
+    blocks: &[B],
+    first: usize,
+    trained: &BTreeSet<String>,
+) -> nn::Result<Residual> {
+    let mut inputs = x.into_parts();
+    let streams = inputs.len();
+    // Names of the trained parameters of each block, whose values follow the streams in this order.
+    let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
+    for (i, block) in blocks.iter().enumerate() {
+        let prefix = format!("model.layers.{}.", first + i);
+        let mut of_block = Vec::new();
+        for (name, value) in block.parameters().flatten() {
+            if trained.contains(&format!("{prefix}{name}")) {
+                of_block.push(name.to_string());
+                inputs.push(value.clone());
+            }
+        }
+        names.push(of_block);
+    }
+    let (blocks, segments) = (blocks.to_vec(), segments.cloned());
+    let outputs = checkpoint(&inputs, move |inputs| {
+        let mut blocks = blocks.clone();
+        let (parts, mut values) = inputs.split_at(streams);
+        for (block, names) in blocks.iter_mut().zip(&names) {
+            let mut parameters = block.parameters_mut().flatten();
+            for name in names {
+                let (Some((value, rest)), Some(slot)) =
+                    (values.split_first(), parameters.get_mut(name.as_str()))
+                else {
+                    return Err(no_part());
+                };
+                **slot = value.clone();
+                values = rest;
+            }
+        }
+        let mut x = Residual::from_parts(parts).ok_or_else(no_part)?;
+        for block in &blocks {
+            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
+        }
+        Ok(x.into_parts())
+    })?;
+    Residual::from_parts(&outputs).ok_or_else(no_part)
+}
+
+fn no_part() -> Exception {
+    Exception::custom("a checkpointed block lacks an input")
 }

@@ -1,5 +1,6 @@
 //! One file per architecture; [`load`] and [`create`] choose by `model_type`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use mlx_rs::module::ModuleParameters;
@@ -11,7 +12,7 @@ use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
-use crate::nn::{self, Cache, Linear};
+use crate::nn::{self, Cache, Embedding, Linear, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
@@ -49,6 +50,15 @@ const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mi
 /// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
 
+/// Which activations are not kept for the gradient.
+#[derive(Debug, Clone)]
+pub struct Checkpointing {
+    /// Blocks between two states that are kept.
+    pub every: usize,
+    /// Names of all parameters of which a gradient is asked.
+    pub trained: BTreeSet<String>,
+}
+
 /// What every language model does.
 pub trait Model: ModuleParameters + Send {
     /// `ids`: `[batch, time]` → what the head takes, `[batch, time, hidden]`. With a cache, `ids` continue
@@ -57,6 +67,12 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// Shapes that do not fit.
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// As [`hidden`](Self::hidden), of rows that are several texts each.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
 
     /// The layer that turns hidden states into logits.
     fn head(&self) -> Layer<'_>;
@@ -102,6 +118,14 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// The first error of `visit`.
     fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()>;
+
+    /// From now on, without a cache, `hidden` keeps for the gradient what every so many blocks pass on to the next, and
+    /// computes what lies between again; `trained` are the names of all parameters of which a gradient is asked.
+    /// `None` to keep everything.
+    fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>);
+
+    /// The table of token embeddings.
+    fn embedding_mut(&mut self) -> &mut Embedding;
 
     /// Number of blocks.
     fn num_layers(&self) -> usize;

@@ -97,18 +97,18 @@ impl Linear {
     }
 
     /// `f ∘ y`, in the dtype of `y`.
-    pub(super) fn stretch(&self, y: &Array, factor: &Array) -> Result<Array> {
-        y.multiply(factor)?.as_dtype(y.dtype())
+    pub(super) fn stretch(&self, y: &Array) -> Result<Array> {
+        y.multiply(self.factor()?)?.as_dtype(y.dtype())
     }
 
     /// `y + (f - 1) ∘ x̃·Wᵀ + f ∘ s·(x̃·A)·B`, where `y` is the layer without adapter and `x̃` has dropout.
     pub(super) fn stretch_dropped(&self, y: &Array, x: &Array, key: &Array) -> Result<Array> {
-        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y.clone()) };
-        let x = self.low_rank.dropped(&x.as_dtype(a.dtype())?, key)?;
+        let Some(low) = self.trained()? else { return Ok(y.clone()) };
+        let x = self.dropped(x, key)?;
         let factor = self.factor()?;
         let base = linears(&x, &[Layer::plain(self.matrix())])?.swap_remove(0);
         let base = base.multiply(factor.subtract(Array::from_f32(1.0))?)?;
-        let low = self.low_rank.product(&x, a, b)?.multiply(factor)?;
+        let low = low.product(&x, self.low_rank.scale)?.multiply(factor)?;
         y.add(base.add(low)?.as_dtype(y.dtype())?)
     }
 }
@@ -216,7 +216,7 @@ mod tests {
         let key = random::key(9).unwrap();
         layer.low_rank = LowRank { dropout: 0.5, dropout_key: Some(key.clone()), ..layer.low_rank };
         let x = normal(&[1, IN], 7);
-        let dropped = values(&layer.low_rank.dropped(&x, &key).unwrap());
+        let dropped = values(&layer.dropped(&x, &key).unwrap());
         let (m, bias, inputs) =
             (values(layer.m.as_ref().unwrap()), values(layer.bias.as_ref().unwrap()), values(&x));
         let [base, adapted] = rows(&layer);

@@ -2,7 +2,7 @@
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::module::Param;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
 use super::packed::{self, Slots};
@@ -24,6 +24,27 @@ pub struct Embedding {
     pub biases: Param<Option<Array>>,
     /// How the table is quantized.
     pub format: Option<Format>,
+    /// What is added in training.
+    pub noise: Option<Noise>,
+}
+
+/// Noise on embeddings ([NEFTune](https://arxiv.org/abs/2310.05914)): uniform between `±alpha / √(time · hidden)`.
+#[derive(Debug, Clone)]
+pub struct Noise {
+    /// Strength.
+    pub alpha: f32,
+    /// PRNG key.
+    pub key: Array,
+}
+
+impl Noise {
+    /// `x`: `[batch, time, hidden]` with noise.
+    fn on(&self, x: &Array) -> Result<Array> {
+        let numbers: i32 = x.shape().iter().skip(1).product();
+        let bound = self.alpha / (numbers as f32).sqrt();
+        let noise = random::uniform::<_, f32>(-bound, bound, x.shape(), &self.key)?;
+        x.add(noise.as_dtype(x.dtype())?)
+    }
 }
 
 impl Embedding {
@@ -37,6 +58,7 @@ impl Embedding {
             scales: Param::new(None),
             biases: Param::new(None),
             format: None,
+            noise: None,
         })
     }
 
@@ -46,10 +68,11 @@ impl Embedding {
     /// # Errors
     /// What MLX raises. An id out of range is an error of `eval` on the CPU, and not noticed on a GPU.
     pub fn forward(&self, ids: &Array, dtype: Dtype) -> Result<Array> {
-        match self.table() {
+        let vectors = match self.table() {
             Weight::Dense(table) => embedding(table, ids),
             Weight::Packed(table) => quantized::embedding(table, ids, dtype),
-        }
+        }?;
+        self.noise.as_ref().map_or(Ok(vectors.clone()), |noise| noise.on(&vectors))
     }
 
     /// The table, `[vocab, hidden]`.
@@ -72,5 +95,28 @@ impl Embedding {
     #[must_use]
     pub fn as_linear(&self) -> Layer<'_> {
         Layer::plain(self.table())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_bounded_as_in_the_paper_and_that_of_its_key() {
+        let mut table = Embedding::new(8, 4).unwrap();
+        let ids = Array::from_slice(&[0_u32; 32], &[2, 16]);
+        let with =
+            |table: &Embedding| table.forward(&ids, Dtype::Float32).unwrap().as_slice::<f32>().to_vec();
+        assert!(with(&table).iter().all(|&x| x == 0.0));
+        table.noise = Some(Noise { alpha: 5.0, key: random::key(1).unwrap() });
+        let noise = with(&table);
+        // α / √(L d) = 5 / √(16 · 4)
+        assert!(noise.iter().all(|x| x.abs() <= 0.625));
+        let variance = noise.iter().map(|x| x * x).sum::<f32>() / noise.len() as f32;
+        assert!((variance - 0.625 * 0.625 / 3.0).abs() < 0.03, "{variance}");
+        assert_eq!(noise, with(&table));
+        table.noise = Some(Noise { alpha: 5.0, key: random::key(2).unwrap() });
+        assert_ne!(noise, with(&table));
     }
 }

@@ -6,7 +6,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 
 use super::Result;
-use super::low_rank::LowRank;
+use super::low_rank::{LowRank, Matrices};
 use super::packed::{self, Slots};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
@@ -20,6 +20,7 @@ use crate::kernels::quantized::Format;
 /// | `scales`, `biases` | `[out, in/group_size]`, of a quantized matrix |
 /// | `bias` | `[out]` |
 /// | `lora_a`, `lora_b` | `[in, rank]`, `[rank, out]` |
+/// | `lora_e` | `[rank]`, factors of the rows of `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)) |
 /// | `m` | `[out]` |
 ///
 /// Slots are optional so that a checkpoint's keys are the same with and without an adapter.
@@ -45,6 +46,9 @@ pub struct Linear {
     /// `B`
     #[param]
     pub lora_b: Param<Option<Array>>,
+    /// `E`
+    #[param]
+    pub lora_e: Param<Option<Array>>,
     /// `m`, the length of each row of the adapted matrix.
     #[param]
     pub m: Param<Option<Array>>,
@@ -67,6 +71,7 @@ impl Linear {
             bias: Param::new(bias),
             lora_a: Param::new(None),
             lora_b: Param::new(None),
+            lora_e: Param::new(None),
             m: Param::new(None),
             low_rank: LowRank::default(),
         })
@@ -104,33 +109,31 @@ impl Linear {
         Ok(y)
     }
 
-    /// What the kernel takes: no low-rank part where dropout gives that an input of its own, and no bias
-    /// where a magnitude comes before it.
+    /// The layer without its adapter, as the kernel takes it.
     #[must_use]
     pub fn operands(&self) -> Layer<'_> {
-        let (Some(a), Some(b), None) = (&*self.lora_a, &*self.lora_b, &self.low_rank.dropout_key) else {
-            return self.base();
-        };
-        let bias = if self.m.is_some() { None } else { (*self.bias).as_ref() };
-        Layer { weight: self.matrix(), bias, low_rank: Some(self.low_rank.operand(a, b)) }
-    }
-
-    /// The layer without its adapter.
-    fn base(&self) -> Layer<'_> {
         Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank: None }
     }
 
-    /// What is left to do after the kernel, which made `y` of [`operands`](Self::operands).
+    /// The layer with the low-rank part `low`, without a bias where a magnitude comes before it.
+    fn adapted<'a>(&'a self, low: Option<&'a Matrices>) -> Layer<'a> {
+        let base = self.operands();
+        let Some(low) = low else { return base };
+        let bias = if self.m.is_some() { None } else { base.bias };
+        Layer { bias, low_rank: Some(low.operand(self.low_rank.scale)), ..base }
+    }
+
+    /// What is left to do after the kernel, which made `y` of [`adapted`](Self::adapted).
     fn finish(&self, y: Array, x: &Array) -> Result<Array> {
-        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
         match (&*self.m, &self.low_rank.dropout_key) {
             (None, None) => Ok(y),
             (None, Some(key)) => {
-                let x = self.low_rank.dropped(&x.as_dtype(a.dtype())?, key)?;
-                y.add(self.low_rank.product(&x, a, b)?.as_dtype(y.dtype())?)
+                let Some(low) = self.trained()? else { return Ok(y) };
+                let low = low.product(&self.dropped(x, key)?, self.low_rank.scale)?;
+                y.add(low.as_dtype(y.dtype())?)
             }
             (Some(_), None) => {
-                let y = self.stretch(&y, &self.factor()?)?;
+                let y = self.stretch(&y)?;
                 (*self.bias).as_ref().map_or(Ok(y.clone()), |bias| y.add(bias.as_dtype(y.dtype())?))
             }
             (Some(_), Some(key)) => self.stretch_dropped(&y, x, key),
@@ -143,7 +146,10 @@ impl Linear {
 /// # Errors
 /// A last dimension of `x` that does not fit.
 pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
-    let mut outputs = linears(x, &layers.map(Linear::operands))?;
+    let low = layers.iter().map(|layer| layer.undropped()).collect::<Result<Vec<_>>>()?;
+    let adapted: Vec<Layer> =
+        layers.iter().zip(&low).map(|(layer, low)| layer.adapted(low.as_ref())).collect();
+    let mut outputs = linears(x, &adapted)?;
     for (y, layer) in outputs.iter_mut().zip(layers) {
         *y = layer.finish(y.clone(), x)?;
     }

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod context;
 pub mod dora;
 pub mod either;
 pub mod embedding;
@@ -22,6 +23,7 @@ mod scores;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, KvCache, LayerCache};
+pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use low_rank::LowRank;

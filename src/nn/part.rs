@@ -3,25 +3,25 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
-use super::{LayerCache, Linear, Result};
+use super::{Context, Linear, Result};
 
 /// Linear layers with their key paths below the part that holds them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
 
 /// Mixes positions: attention, or what stands in its place.
-pub trait Mixer: ModuleParameters + Send {
+pub trait Mixer: ModuleParameters + Send + 'static {
     /// `x`: `[batch, time, hidden]` → same shape. With a cache, `x` continues what it holds.
     ///
     /// # Errors
     /// Shapes that do not fit; a cache of another kind.
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array>;
+    fn forward(&self, x: &Array, context: Context) -> Result<Array>;
 
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;
 }
 
 /// Transforms each position for itself.
-pub trait FeedForward: ModuleParameters + Send {
+pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
     /// `x`: `[..., hidden]` → same shape.
     ///
     /// # Errors

@@ -19,6 +19,19 @@ impl Residual {
         Self { sum: x, delta: None }
     }
 
+    /// As `into_parts` gave it.
+    #[must_use]
+    pub fn from_parts(parts: &[Array]) -> Option<Self> {
+        let (sum, delta) = parts.split_first()?;
+        Some(Self { sum: sum.clone(), delta: delta.first().cloned() })
+    }
+
+    /// The sum, and the last addition where it waits.
+    #[must_use]
+    pub fn into_parts(self) -> Vec<Array> {
+        std::iter::once(self.sum).chain(self.delta).collect()
+    }
+
     /// Adds the output of a layer.
     ///
     /// # Errors

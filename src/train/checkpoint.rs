@@ -3,8 +3,9 @@
 //! ```text
 //! checkpoints/step-0000100/
 //!     parameters.safetensors   the trained parameters
-//!     first.safetensors        AdamW's moments
-//!     second.safetensors
+//!     optimizer.safetensors    what the optimizer remembers
+//!     method.safetensors       what the method remembers, if anything
+//!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
 //!     state.json               step, curves, and what the run was started with
 //! ```
 //! Dropout masks and the order of the data are functions of the seed and the step, so
@@ -16,12 +17,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::adamw::Moments;
+use super::loss_scale::LossScale;
+use super::optimizer::Memory;
+use super::watch::Best;
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors::{self, Tensors};
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";
+const METHOD: &str = "method.safetensors";
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -44,9 +48,15 @@ pub struct State {
     /// The trained parameters.
     pub parameters: Tensors,
     /// The optimizer's memory.
-    pub moments: Moments,
+    pub memory: Memory,
+    /// The memory of the method.
+    pub method: Tensors,
     /// Curves so far.
     pub history: History,
+    /// The parameters of the lowest validation loss, where the run keeps them.
+    pub best: Option<Best>,
+    /// Factor of the loss, in float16.
+    pub loss_scale: Option<LossScale>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +64,9 @@ struct File {
     step: u64,
     updates: u64,
     history: History,
+    /// Step and loss of the best parameters.
+    best: Option<(u64, f64)>,
+    loss_scale: Option<LossScale>,
     /// What decides the loss curve: a run with other values cannot go on from here.
     identity: Value,
 }
@@ -82,12 +95,19 @@ impl Checkpoints {
         let target = self.folder.join(format!("{PREFIX}{:07}", state.step));
         let folder = NewFolder::begin(&target)?;
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
-        tensors::write(&folder.path().join("first.safetensors"), &state.moments.first, &[])?;
-        tensors::write(&folder.path().join("second.safetensors"), &state.moments.second, &[])?;
+        tensors::write(&folder.path().join("optimizer.safetensors"), &state.memory.tensors, &[])?;
+        if !state.method.is_empty() {
+            tensors::write(&folder.path().join(METHOD), &state.method, &[])?;
+        }
+        if let Some(best) = &state.best {
+            tensors::write(&folder.path().join("best.safetensors"), &best.parameters, &[])?;
+        }
         let file = File {
             step: state.step,
-            updates: state.moments.updates,
+            updates: state.memory.updates,
             history: state.history.clone(),
+            best: state.best.as_ref().map(|best| (best.step, best.loss)),
+            loss_scale: state.loss_scale,
             identity: self.identity.clone(),
         };
         let json = serde_json::to_string(&file)
@@ -135,15 +155,18 @@ impl Checkpoints {
             .map_err(|error| Error::Training(format!("{}: {error}", path.display())))?;
         self.check(&file.identity, folder)?;
         let read = |name: &str| -> Result<Tensors> { tensors::read(&folder.join(name)) };
+        let best = match file.best {
+            Some((step, loss)) => Some(Best { step, loss, parameters: read("best.safetensors")? }),
+            None => None,
+        };
         Ok(State {
             step: file.step,
             parameters: read("parameters.safetensors")?,
-            moments: Moments {
-                first: read("first.safetensors")?,
-                second: read("second.safetensors")?,
-                updates: file.updates,
-            },
+            memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
+            method: if folder.join(METHOD).exists() { read(METHOD)? } else { Tensors::new() },
             history: file.history,
+            best,
+            loss_scale: file.loss_scale,
         })
     }
 
@@ -175,9 +198,11 @@ mod tests {
 
     fn state(step: u64) -> State {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
-        let moments = Moments { first: tensors.clone(), second: tensors.clone(), updates: step };
+        let memory = Memory { tensors: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
-        State { step, parameters: tensors, moments, history }
+        let best = Some(Best { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
+        let loss_scale = Some(LossScale { scale: 2.0, good_steps: 3 });
+        State { step, parameters: tensors.clone(), memory, method: tensors, history, best, loss_scale }
     }
 
     #[test]
@@ -189,9 +214,15 @@ mod tests {
             checkpoints.save(&state(step)).unwrap();
         }
         let back = checkpoints.latest().unwrap();
-        assert_eq!((back.step, back.moments.updates), (10, 10));
+        assert_eq!((back.step, back.memory.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.method["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.memory.tensors["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.loss_scale, Some(LossScale { scale: 2.0, good_steps: 3 }));
+        let best = back.best.unwrap();
+        assert_eq!((best.step, best.loss), (5, 0.1 + 0.2));
+        assert_eq!(best.parameters["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
     }
 

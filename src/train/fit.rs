@@ -3,16 +3,20 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use mlx_rs::memory;
+use mlx_rs::{Dtype, memory};
 
-use super::adamw::{AdamW, Moments, Pace};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
-use super::schedule::Schedule;
+use super::hook::StepHook;
+use super::loss_scale::LossScale;
+use super::lr_factors::LrFactors;
+use super::optimizer::{Memory, Optimizer, Pace};
+use super::schedule::Course;
 use super::step;
+use super::watch::{Best, Patience};
 use crate::data::{Batch, Sample, collate, epoch_batches};
 use crate::io::tensors::Tensors;
-use crate::models::Model;
+use crate::models::{Checkpointing, Model};
 use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
 
@@ -36,22 +40,51 @@ pub struct Plan {
     pub accumulation: u64,
     /// Peak learning rate.
     pub lr: f64,
+    /// Parameters that learn faster or slower.
+    pub lr_factors: LrFactors,
     /// Its course.
-    pub schedule: Schedule,
+    pub course: Course,
     /// Steps until the peak.
     pub warmup_steps: u64,
     /// The optimizer.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Gradient norm above which gradients are scaled down; 0 for never.
     pub max_grad_norm: f32,
-    /// Seed of data order and dropout.
+    /// Blocks between two states that are kept for the gradient; 0 to keep everything.
+    pub grad_checkpoint: usize,
+    /// Strength of the noise on embeddings.
+    pub neftune_alpha: Option<f32>,
+    /// Seed of data order, dropout and noise.
     pub seed: u64,
     /// Steps between evaluations; 0 for before and after only.
     pub eval_every: u64,
+    /// When to stop early.
+    pub patience: Option<Patience>,
+    /// Whether the result is what had the lowest validation loss, or else what the last step left.
+    pub keep_best: bool,
     /// Steps between checkpoints; 0 for none but on interruption.
     pub save_every: u64,
     /// How the validation set is scored.
     pub evaluation: EvaluationPlan,
+}
+
+/// What to train.
+pub struct Trained<'a> {
+    /// The parameters.
+    pub names: &'a [String],
+    /// What the method does besides.
+    pub hook: Option<&'a mut dyn StepHook>,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Steps taken.
+    pub steps: u64,
+    /// The curves.
+    pub history: History,
+    /// `(steps taken, validation loss)` of the result, where the best one was kept.
+    pub best: Option<(u64, f64)>,
 }
 
 /// Batches in one pass over `rows` rows.
@@ -60,7 +93,7 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
     rows.div_ceil(batch_size.max(1)) as u64
 }
 
-/// Trains the parameters called `names` and returns the curves; the model holds the result.
+/// Trains some parameters and returns what became of it; the model holds the result.
 ///
 /// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
 /// first and the error is [`Error::Interrupted`].
@@ -69,25 +102,46 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 /// A loss that is not a number; what MLX or the disk report.
 pub fn fit(
     model: &mut dyn Model,
-    names: &[String],
+    trained: Trained,
     data: &Data,
     plan: &Plan,
     checkpoints: &Checkpoints,
     resumed: Option<State>,
     observer: &mut dyn Observer,
-) -> Result<History> {
-    let parameters = step::parameters(model, names);
-    let state = match resumed {
+) -> Result<Outcome> {
+    let Trained { names, mut hook } = trained;
+    let parameters = step::parameters(model, names)?;
+    let mut state = match resumed {
         Some(state) => {
-            check(&state, &parameters, plan.steps)?;
+            check(&state, &parameters, plan)?;
+            if let Some(hook) = &mut hook {
+                hook.restore(state.method.clone(), &state.parameters)?;
+            }
             state
         }
-        None => State { step: 0, parameters, moments: Moments::default(), history: History::default() },
+        None => State {
+            step: 0,
+            parameters,
+            memory: Memory::default(),
+            method: Tensors::new(),
+            history: History::default(),
+            best: None,
+            loss_scale: None,
+        },
     };
-    step::set_parameters(model, &state.parameters);
+    // Other formats have the range of f32.
+    let scaled = model.dtype() == Dtype::Float16;
+    state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
+    step::set_parameters(model, &state.parameters)?;
+    model.set_checkpointing(
+        (plan.grad_checkpoint > 0)
+            .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
+    );
     memory::reset_peak_memory()?;
-    let run = Run { model, data, plan, checkpoints, observer, order: None };
-    run.train(state)
+    let run = Run { model: &mut *model, data, plan, checkpoints, hook, observer, order: None };
+    let outcome = run.train(state);
+    model.set_checkpointing(None);
+    outcome
 }
 
 /// Whether something done `every` so many steps (0: never) is to be done after `step` steps.
@@ -96,19 +150,20 @@ fn is_due(step: u64, every: u64) -> bool {
 }
 
 /// Refuses a state whose parameters are not those that are to be trained.
-fn check(state: &State, parameters: &Tensors, steps: u64) -> Result<()> {
-    if state.step > steps {
+fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
+    if state.step > plan.steps {
         return Err(Error::Config(format!(
-            "the run ends after {steps} steps (iters, epochs), but it has already taken {}",
-            state.step
+            "the run ends after {} steps (iters, epochs), but it has already taken {}",
+            plan.steps, state.step
         )));
     }
     let shapes = |tensors: &Tensors| -> Vec<(String, Vec<i32>)> {
         tensors.iter().map(|(name, x)| (name.clone(), x.shape().to_vec())).collect()
     };
     let expected = shapes(parameters);
-    let State { parameters, moments, .. } = state;
-    if [parameters, &moments.first, &moments.second].into_iter().any(|stored| shapes(stored) != expected) {
+    let best = state.best.as_ref().map(|best| &best.parameters);
+    let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
+    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
         return Err(Error::Training(format!(
             "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
             state.step
@@ -117,18 +172,19 @@ fn check(state: &State, parameters: &Tensors, steps: u64) -> Result<()> {
     Ok(())
 }
 
-struct Run<'a> {
+struct Run<'a, 'h> {
     model: &'a mut dyn Model,
     data: &'a Data,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
+    hook: Option<&'h mut dyn StepHook>,
     observer: &'a mut dyn Observer,
     /// Epoch and its batches.
     order: Option<(u64, Vec<Vec<usize>>)>,
 }
 
-impl Run<'_> {
-    fn train(mut self, mut state: State) -> Result<History> {
+impl Run<'_, '_> {
+    fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
         self.emit(
             &state,
@@ -142,8 +198,13 @@ impl Run<'_> {
         loop {
             // First thing, so that a run that stopped between a step and its evaluation makes up for it.
             self.evaluate_if_due(&mut state)?;
-            if state.step == steps {
-                return Ok(state.history);
+            let exhausted = |patience: &Patience| patience.is_exhausted(&state.history.validation_losses);
+            let stops = state.step < steps && self.plan.patience.as_ref().is_some_and(exhausted);
+            if stops {
+                self.emit(&state, &Event::Stopped { step: state.step })?;
+            }
+            if stops || state.step == steps {
+                return self.finish(state);
             }
             self.step(&mut state)?;
             if is_due(state.step, self.plan.save_every) && state.step < steps {
@@ -151,6 +212,14 @@ impl Run<'_> {
                 self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
             }
         }
+    }
+
+    fn finish(self, state: State) -> Result<Outcome> {
+        let State { step, history, best, .. } = state;
+        if let Some(best) = &best {
+            step::set_parameters(self.model, &best.parameters)?;
+        }
+        Ok(Outcome { steps: step, history, best: best.map(|best| (best.step, best.loss)) })
     }
 
     /// One optimizer step. Nothing changes before loss and gradient are known to be finite.
@@ -161,6 +230,7 @@ impl Run<'_> {
             .collect();
         // All micro-batches share one divisor, so a token counts the same in each of them.
         let targets: f32 = batches.iter().flat_map(|batch| &batch.weights).sum();
+        let scale = state.loss_scale.map(|scale| scale.scale);
         let (mut loss, mut sum) = (0.0, None);
         for (i, batch) in batches.iter().enumerate() {
             if self.observer.poll() == ControlFlow::Break(()) {
@@ -168,28 +238,53 @@ impl Run<'_> {
             }
             let micro = state.step * self.plan.accumulation + i as u64;
             step::set_dropout(self.model, Some((self.plan.seed, micro)))?;
-            let (part, grads) = step::gradients(self.model, &state.parameters, batch, targets)?;
+            step::set_noise(self.model, self.plan.neftune_alpha, Some((self.plan.seed, micro)))?;
+            let (part, grads) = step::gradients(self.model, &state.parameters, batch, targets, scale)?;
             kernels::eval(std::iter::once(&part).chain(grads.values()))?;
             loss += f64::from(part.item_exact::<f32>());
             sum = Some(step::accumulate(sum, grads)?);
         }
         step::set_dropout(self.model, None)?;
-        let grads = sum.unwrap_or_default();
-        let grad_norm = step::norm(&grads)?;
-        if !(loss.is_finite() && grad_norm.is_finite()) {
+        step::set_noise(self.model, None, None)?;
+        let mut grads = sum.unwrap_or_default();
+        let unscale = scale.map_or(1.0, f32::recip);
+        if let Some(hook) = &self.hook {
+            hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
+        }
+        let grad_norm = step::norm(&grads)? * unscale;
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        // A loss that is not finite is not the fault of the scale.
+        let overflow =
+            loss.is_finite() && !finite && state.loss_scale.as_mut().is_some_and(LossScale::shrink);
+        if !(finite || overflow) {
             return Err(self.diverged(state, loss, grad_norm.into()));
         }
-        let lr = self.plan.schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
-        let pace = Pace { lr, grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm) };
-        let State { parameters, moments, .. } = state;
-        let replaced = |values: &Tensors| step::set_parameters(self.model, values);
-        self.plan.optimizer.step(parameters, grads, moments, pace, replaced)?;
+        let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        if !overflow {
+            let clip = step::clip_factor(grad_norm, self.plan.max_grad_norm);
+            let pace = Pace { lr, grad_scale: unscale * clip };
+            let seen = self.hook.is_some().then(|| grads.clone());
+            let State { parameters, memory, .. } = state;
+            let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
+            self.plan.optimizer.step(parameters, grads, memory, pace, &self.plan.lr_factors, replaced)?;
+            if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
+                hook.updated(state.step + 1, &grads, pace.grad_scale, &mut state.parameters)?;
+                state.method = hook.state();
+                step::set_parameters(self.model, &state.parameters)?;
+            }
+            state.loss_scale.iter_mut().for_each(LossScale::grow);
+        }
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
         let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
         state.history.train_losses.push(loss);
         state.history.trained_tokens += tokens;
         state.history.training_secs += secs;
+        if overflow {
+            let loss_scale = state.loss_scale.unwrap_or_default().scale.into();
+            let (step, steps) = (state.step, self.plan.steps);
+            return self.emit(state, &Event::Overflow { step, steps, loss, loss_scale });
+        }
         let per_epoch = batches_per_epoch(self.data.train.len(), self.plan.batch_size);
         self.emit(
             state,
@@ -237,6 +332,9 @@ impl Run<'_> {
             return Err(self.diverged(state, loss, f64::NAN));
         }
         state.history.validation_losses.push((state.step, loss));
+        if self.plan.keep_best {
+            Best::offer(&mut state.best, state.step, loss, &state.parameters);
+        }
         self.emit(state, &Event::Evaluated { step: state.step, loss, perplexity: loss.exp() })
     }
 

@@ -1,8 +1,12 @@
 //! Training, whatever is trained: the loop, its parts, and checkpoints.
 
-pub mod adamw;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod fit;
+pub mod hook;
+pub mod loss_scale;
+pub mod lr_factors;
+pub mod optimizer;
 pub mod schedule;
 pub mod step;
+pub mod watch;

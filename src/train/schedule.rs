@@ -1,50 +1,134 @@
 //! The learning rate of each step.
 //!
-//! Of `total` steps the first w warm up. With s the 0-based step, b the base rate and
-//! p = (s − w) / (total − w):
+//! Of `total` steps the first w warm up. With s the 0-based step, b the base rate, m the share of it that is left at
+//! the end, and p = (s − w) / (total − w), the rate is b · (m + (1 − m) · f):
 //!
-//! | phase                | rate                          |
-//! |----------------------|-------------------------------|
-//! | warm-up, s < w       | b · (s + 1) / w               |
-//! | constant             | b                             |
-//! | linear               | b · (1 − p)                   |
-//! | cosine               | b · (1 + cos πp) / 2          |
+//! | phase                | f                                         |
+//! |----------------------|-------------------------------------------|
+//! | warm-up, s < w       | (s + 1) / w, with m = 0                   |
+//! | constant             | 1                                         |
+//! | linear               | 1 − p                                     |
+//! | cosine               | (1 + cos πp) / 2                          |
+//! | cosine with restarts | (1 + cos π(np mod 1)) / 2, n cycles       |
+//! | polynomial           | (1 − p)ᵏ                                  |
+//! | wsd                  | 1, in the last d steps 1 − √(1 − rest / d)|
+//! | table                | straight lines between given factors      |
 //!
-//! From step w on this is `get_{constant,linear,cosine}_schedule_with_warmup` of transformers at step
+//! From step w on this is `get_{constant,linear,cosine,…}_schedule_with_warmup` of transformers at step
 //! s. During warm-up it is theirs at step s + 1, because theirs starts with a step of rate 0 that
-//! changes nothing. The decay reaches 0 at s = total, after the last step, so no step is wasted.
+//! changes nothing. The decay reaches its end at s = total, after the last step, so no step is wasted. A table is the
+//! whole course: it has no other warm-up, and m = 0.
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// How the learning rate goes on after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Stays.
     Constant,
-    /// Falls in a straight line to 0.
+    /// Falls in a straight line.
     Linear,
-    /// Falls along half a cosine to 0 (<https://arxiv.org/abs/1608.03983>, without restarts).
+    /// Falls along half a cosine (<https://arxiv.org/abs/1608.03983>, without restarts).
     #[default]
     Cosine,
+    /// Falls along half a cosine and starts again at the top, several times (<https://arxiv.org/abs/1608.03983>).
+    CosineWithRestarts,
+    /// Falls along a power of what is left.
+    Polynomial,
+    /// Stays, and falls at the end along a root (warm-up, stable, decay: <https://arxiv.org/abs/2405.18392>).
+    Wsd,
+    /// Goes as a table says.
+    Table,
 }
 
-impl Schedule {
+/// A schedule with its numbers; each schedule takes what it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Course {
+    /// Which one.
+    pub schedule: Schedule,
+    /// Share of the base rate that is left at the end.
+    pub min_ratio: f64,
+    /// Cosines of [`Schedule::CosineWithRestarts`].
+    pub cycles: u32,
+    /// Exponent of [`Schedule::Polynomial`].
+    pub power: f64,
+    /// Share of all steps in which [`Schedule::Wsd`] decays.
+    pub decay_ratio: f64,
+    /// Steps taken before and factors of the base rate, for [`Schedule::Table`]; from [`parse_table`].
+    pub table: Vec<(u64, f64)>,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "runs have fewer than 2⁵² steps")]
+impl Course {
     /// The learning rate of 0-based `step` out of `total`, `warmup_steps` of which warm up to `base`.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "runs have fewer than 2⁵² steps")]
-    pub fn lr_at(self, step: u64, total: u64, warmup_steps: u64, base: f64) -> f64 {
+    pub fn lr_at(&self, step: u64, total: u64, warmup_steps: u64, base: f64) -> f64 {
+        if self.schedule == Schedule::Table {
+            return base * self.tabulated(step);
+        }
         if step < warmup_steps {
             return base * (step + 1) as f64 / warmup_steps as f64;
         }
         let decaying = total.saturating_sub(warmup_steps).max(1);
         let progress = ((step - warmup_steps) as f64 / decaying as f64).min(1.0);
-        base * match self {
-            Self::Constant => 1.0,
-            Self::Linear => 1.0 - progress,
-            Self::Cosine => f64::midpoint(1.0, (std::f64::consts::PI * progress).cos()),
+        let cosine = |progress: f64| f64::midpoint(1.0, (std::f64::consts::PI * progress).cos());
+        let factor = match self.schedule {
+            Schedule::Constant | Schedule::Table => 1.0,
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Cosine => cosine(progress),
+            Schedule::CosineWithRestarts if progress < 1.0 => {
+                cosine((f64::from(self.cycles) * progress).fract())
+            }
+            Schedule::CosineWithRestarts => 0.0,
+            Schedule::Polynomial => (1.0 - progress).powf(self.power),
+            Schedule::Wsd => {
+                let last = (total as f64 * self.decay_ratio).round().clamp(1.0, decaying as f64);
+                let rest = total.saturating_sub(step) as f64;
+                1.0 - (1.0 - rest / last).max(0.0).sqrt()
+            }
+        };
+        base * (self.min_ratio + (1.0 - self.min_ratio) * factor)
+    }
+
+    fn tabulated(&self, step: u64) -> f64 {
+        let after = self.table.partition_point(|&(at, _)| at <= step);
+        let (before, after) = (after.checked_sub(1).map(|i| self.table[i]), self.table.get(after));
+        match (before, after) {
+            (Some((from, low)), Some(&(to, high))) => {
+                low + (high - low) * (step - from) as f64 / (to - from) as f64
+            }
+            (Some((_, factor)), None) | (None, Some(&(_, factor))) => factor,
+            (None, None) => 1.0,
         }
     }
+}
+
+/// Reads points such as `100=0.5`: after 100 steps half the base rate.
+///
+/// # Errors
+/// The first point that is no such pair, or not after the one before it.
+pub fn parse_table(points: &[String]) -> Result<Vec<(u64, f64)>> {
+    let mut table: Vec<(u64, f64)> = Vec::with_capacity(points.len());
+    for point in points {
+        let refuse = |why: &str| Err(Error::Config(format!("lr_table: \"{point}\" {why}")));
+        let pair = point.split_once('=').and_then(|(step, factor)| {
+            Some((step.trim().parse::<u64>().ok()?, factor.trim().parse::<f64>().ok()?))
+        });
+        let Some((step, factor)) = pair.filter(|(_, factor)| factor.is_finite() && *factor >= 0.0) else {
+            return refuse("is no step=factor, such as 100=0.5");
+        };
+        if table.last().is_some_and(|&(last, _)| last >= step) {
+            return refuse("is not after the point before it");
+        }
+        table.push((step, factor));
+    }
+    if table.is_empty() {
+        return Err(Error::Config("lr_table is empty, expected step=factor, such as 0=1,100=0.5".into()));
+    }
+    Ok(table)
 }
 
 #[cfg(test)]
@@ -94,11 +178,40 @@ mod tests {
     ];
     const CONSTANT_4: [f64; 11] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5];
 
+    // The same of transformers 5.24.
+    const RESTARTS_3_4_10: [f64; 11] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.25, 0.5, 0.25, 0.5, 0.25, 0.0];
+    const POLYNOMIAL_2_4_10_TO_A_TENTH: [f64; 11] =
+        [0.0, 0.125, 0.25, 0.375, 0.5, 0.3625, 0.25, 0.1625, 0.1, 0.0625, 0.05];
+    const COSINE_4_10_TO_A_TENTH: [f64; 11] = [
+        0.0,
+        0.125,
+        0.25,
+        0.375,
+        0.5,
+        0.469_855_715_851_498_7,
+        0.3875,
+        0.275,
+        0.162_5,
+        0.080_144_284_148_501_29,
+        0.05,
+    ];
+    // With `decay_type="1-sqrt"`; where theirs begins at the tenth, our warm-up begins lower.
+    const WSD_2_4_4_TO_A_TENTH: [f64; 11] =
+        [0.0, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.275, 0.181_801_948_466_053_58, 0.110_288_568_297_002_63, 0.05];
+
+    fn course(schedule: Schedule) -> Course {
+        Course { schedule, min_ratio: 0.0, cycles: 3, power: 2.0, decay_ratio: 0.4, table: Vec::new() }
+    }
+
     fn assert_matches(schedule: Schedule, warmup: usize, theirs: &[f64; 11]) {
+        assert_course_matches(&course(schedule), warmup, theirs);
+    }
+
+    fn assert_course_matches(course: &Course, warmup: usize, theirs: &[f64; 11]) {
         for step in 0..=10 {
             let at = if step < warmup { step + 1 } else { step };
-            let lr = schedule.lr_at(step as u64, 10, warmup as u64, 0.5);
-            assert!((lr - theirs[at]).abs() < 1e-15, "step {step}: {lr}, transformers {}", theirs[at]);
+            let lr = course.lr_at(step as u64, 10, warmup as u64, 0.5);
+            assert!((lr - theirs[at]).abs() < 1e-14, "step {step}: {lr}, transformers {}", theirs[at]);
         }
     }
 
@@ -108,11 +221,52 @@ mod tests {
         assert_matches(Schedule::Cosine, 4, &COSINE_4_10);
         assert_matches(Schedule::Linear, 4, &LINEAR_4_10);
         assert_matches(Schedule::Constant, 4, &CONSTANT_4);
+        assert_matches(Schedule::CosineWithRestarts, 4, &RESTARTS_3_4_10);
+    }
+
+    #[test]
+    fn a_share_may_be_left_at_the_end() {
+        let to_a_tenth = |schedule| Course { min_ratio: 0.1, ..course(schedule) };
+        assert_course_matches(&to_a_tenth(Schedule::Cosine), 4, &COSINE_4_10_TO_A_TENTH);
+        assert_course_matches(&to_a_tenth(Schedule::Polynomial), 4, &POLYNOMIAL_2_4_10_TO_A_TENTH);
+        assert_course_matches(&to_a_tenth(Schedule::Wsd), 2, &WSD_2_4_4_TO_A_TENTH);
+    }
+
+    #[test]
+    fn a_table_is_joined_by_straight_lines() {
+        let points = ["2=1", " 4 = 0.5", "8=0"].map(str::to_owned);
+        let table = Course { table: parse_table(&points).unwrap(), ..course(Schedule::Table) };
+        let rates: Vec<f64> = (0..10).map(|step| table.lr_at(step, 10, 3, 2.0)).collect();
+        assert_eq!(rates, [2.0, 2.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn points_that_are_none_are_named() {
+        for (points, part) in [
+            (&["5"][..], "\"5\" is no step=factor"),
+            (&["5=x"], "\"5=x\" is no step=factor"),
+            (&["1=-1"], "\"1=-1\" is no step=factor"),
+            (&["1=inf"], "\"1=inf\" is no step=factor"),
+            (&["3=1", "3=0.5"], "\"3=0.5\" is not after"),
+            (&[], "lr_table is empty"),
+        ] {
+            let points: Vec<String> = points.iter().map(ToString::to_string).collect();
+            let message = parse_table(&points).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]
     fn no_step_of_a_run_has_rate_zero() {
-        for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+        for schedule in [
+            Schedule::Constant,
+            Schedule::Linear,
+            Schedule::Cosine,
+            Schedule::CosineWithRestarts,
+            Schedule::Polynomial,
+            Schedule::Wsd,
+        ] {
+            let schedule = course(schedule);
             for (total, warmup) in [(1, 0), (1, 1), (2, 1), (7, 3), (3, 9)] {
                 assert!((0..total).all(|step| schedule.lr_at(step, total, warmup, 1.0) > 0.0));
             }
@@ -121,17 +275,17 @@ mod tests {
 
     #[test]
     fn after_the_end_the_rate_stays() {
-        assert_eq!(Schedule::Linear.lr_at(99, 10, 2, 1.0), 0.0);
-        assert_eq!(Schedule::Cosine.lr_at(99, 10, 2, 1.0), 0.0);
-        assert_eq!(Schedule::Constant.lr_at(99, 10, 2, 1.0), 1.0);
-        assert_eq!(Schedule::Cosine.lr_at(0, 0, 0, 1.0), 1.0);
+        assert_eq!(course(Schedule::Linear).lr_at(99, 10, 2, 1.0), 0.0);
+        assert_eq!(course(Schedule::Cosine).lr_at(99, 10, 2, 1.0), 0.0);
+        assert_eq!(course(Schedule::Constant).lr_at(99, 10, 2, 1.0), 1.0);
+        assert_eq!(course(Schedule::Cosine).lr_at(0, 0, 0, 1.0), 1.0);
     }
 
     #[test]
-    fn names_are_lower_case() {
-        let names = r#"["constant","linear","cosine"]"#;
-        let schedules: [Schedule; 3] = serde_json::from_str(names).unwrap();
-        assert_eq!(schedules, [Schedule::Constant, Schedule::Linear, Schedule::Cosine]);
+    fn names_are_lower_case_with_underscores() {
+        let names = r#"["constant","linear","cosine_with_restarts","wsd"]"#;
+        let schedules: [Schedule; 4] = serde_json::from_str(names).unwrap();
+        assert_eq!(schedules[2], Schedule::CosineWithRestarts);
         assert_eq!(serde_json::to_string(&schedules).unwrap(), names);
         assert!(serde_json::from_str::<Schedule>("\"Cosine\"").is_err());
     }

@@ -1,14 +1,16 @@
 //! One optimizer step: gradients of the micro-batches, clipping, update.
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
+use mlx_rs::{Array, Dtype};
 
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
 use crate::kernels::adamw::squared_norm;
 use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
+use crate::nn::Segments;
+use crate::nn::embedding::Noise;
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels, nn};
 
@@ -17,20 +19,30 @@ struct Inputs {
     ids: Array,
     targets: Array,
     weights: Array,
+    segments: Option<Segments>,
 }
 
 impl Inputs {
-    fn new(batch: &Batch) -> Self {
+    /// With every weight times `factor`.
+    fn new(batch: &Batch, factor: f32) -> nn::Result<Self> {
         let shape = [batch.rows as i32, batch.time as i32];
-        Self {
+        let segments = batch.starts.as_ref().map(|starts| Segments::new(starts, shape[0], shape[1]));
+        Ok(Self {
             ids: Array::from_slice(&batch.ids, &shape),
             targets: Array::from_slice(&batch.targets, &shape),
-            weights: Array::from_slice(&batch.weights, &shape),
-        }
+            weights: Array::from_slice(
+                &batch.weights.iter().map(|weight| factor * weight).collect::<Vec<_>>(),
+                &shape,
+            ),
+            segments: segments.transpose()?,
+        })
     }
 
     fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
-        let hidden = model.hidden(&self.ids, None)?;
+        let hidden = match &self.segments {
+            Some(segments) => model.hidden_segmented(&self.ids, segments)?,
+            None => model.hidden(&self.ids, None)?,
+        };
         let options = Options { softcap: model.softcap(), gradient, ..Options::default() };
         cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
     }
@@ -41,27 +53,39 @@ impl Inputs {
 /// # Errors
 /// What MLX raises.
 pub fn loss(model: &dyn Model, batch: &Batch) -> Result<Array> {
-    Ok(Inputs::new(batch).loss(model, false)?)
+    Ok(Inputs::new(batch, 1.0)?.loss(model, false)?)
 }
 
-/// Current values of the parameters called `names`.
-pub fn parameters(model: &dyn Model, names: &[String]) -> Tensors {
+/// Current values of the parameters called `names`, in f32 whatever the model computes in: steps may be smaller than
+/// what half precision tells apart ([mixed precision](https://arxiv.org/abs/1710.03740)).
+///
+/// # Errors
+/// What MLX raises.
+pub fn parameters(model: &dyn Model, names: &[String]) -> Result<Tensors> {
     let all = model.parameters().flatten();
-    names.iter().filter_map(|name| Some((name.clone(), (*all.get(name.as_str())?).clone()))).collect()
+    let values = names.iter().filter_map(|name| Some((name, *all.get(name.as_str())?)));
+    values.map(|(name, value)| Ok((name.clone(), value.as_dtype(Dtype::Float32)?))).collect()
 }
 
-/// Puts `values` into `model`.
-pub fn set_parameters(model: &mut dyn Model, values: &Tensors) {
+/// Puts `values` into `model`, each in the number format the model has there.
+///
+/// # Errors
+/// What MLX raises.
+pub fn set_parameters(model: &mut dyn Model, values: &Tensors) -> nn::Result<()> {
     let mut all = model.parameters_mut().flatten();
     for (name, value) in values {
         if let Some(slot) = all.get_mut(name.as_str()) {
-            **slot = value.clone();
+            **slot = value.as_dtype(slot.dtype())?;
         }
     }
+    Ok(())
 }
 
 /// Sum of the loss over the target tokens of `batch` divided by `tokens`, and its gradient
 /// with respect to `parameters`. The model holds `parameters` afterwards as before.
+///
+/// With a `scale` the gradient, but not the loss, is that of `scale` times the loss. It enters at the weights of the
+/// tokens, so that everything behind the head is computed from scaled numbers.
 ///
 /// # Errors
 /// What MLX raises.
@@ -70,19 +94,22 @@ pub fn gradients(
     parameters: &Tensors,
     batch: &Batch,
     tokens: f32,
+    scale: Option<f32>,
 ) -> Result<(Array, Tensors)> {
-    let inputs = Inputs::new(batch);
+    let (factor, divisor) = scale.map_or((1.0, tokens), |scale| (scale / tokens, 1.0));
+    let inputs = Inputs::new(batch, factor)?;
     let values: Vec<Array> = parameters.values().cloned().collect();
     let argnums: Vec<i32> = (0..values.len() as i32).collect();
     let traced = |arrays: &[Array]| -> std::result::Result<Vec<Array>, Exception> {
-        set_parameters(model, &parameters.keys().cloned().zip(arrays.iter().cloned()).collect());
-        Ok(vec![inputs.loss(model, true)?.divide(Array::from_f32(tokens))?])
+        set_parameters(model, &parameters.keys().cloned().zip(arrays.iter().cloned()).collect())?;
+        Ok(vec![inputs.loss(model, true)?.divide(Array::from_f32(divisor))?])
     };
     let outcome = value_and_grad_with_argnums(traced, argnums.as_slice())(&values);
     // Tracing left placeholders in the model.
-    set_parameters(model, parameters);
+    set_parameters(model, parameters)?;
     let (mut loss, grads) = outcome?;
     let loss = loss.pop().ok_or_else(|| Error::Training("the loss has no value".into()))?;
+    let loss = loss.divide(Array::from_f32(scale.unwrap_or(1.0)))?;
     Ok((loss, parameters.keys().cloned().zip(grads).collect()))
 }
 
@@ -136,4 +163,16 @@ pub fn set_dropout(model: &mut dyn Model, draw: Option<(u64, u64)>) -> Result<()
         };
         Ok(())
     })
+}
+
+/// Gives the embedding its noise of strength `alpha` for one micro-batch, or (`None`) turns it off.
+///
+/// # Errors
+/// What MLX raises.
+pub fn set_noise(model: &mut dyn Model, alpha: Option<f32>, draw: Option<(u64, u64)>) -> Result<()> {
+    let noise = alpha.zip(draw).map(|(alpha, (seed, micro))| {
+        rng::key(seed, Purpose::Noise, &[micro]).map(|key| Noise { alpha, key })
+    });
+    model.embedding_mut().noise = noise.transpose()?;
+    Ok(())
 }

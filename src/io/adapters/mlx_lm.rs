@@ -49,6 +49,9 @@ struct LoraParameters {
     /// Layers inside a block that carry an adapter; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<BTreeSet<String>>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rank_pattern: BTreeMap<String, u32>,
 }
 
 fn lora() -> String {
@@ -65,7 +68,12 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Model>) -> Res
             let path = folder.join(TENSORS);
             let layers = layers(tensors::read(&path)?, lora.scale, kind == DORA, model)
                 .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-            Ok(Stored::LowRank(Adapter { layers, dropout: lora.dropout, base_model: config.model }))
+            Ok(Stored::LowRank(Adapter {
+                layers,
+                dropout: lora.dropout,
+                base_model: config.model,
+                ranks: lora.rank_pattern,
+            }))
         }
         (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),
         ("full", _) => Ok(Stored::Full(tensors::read(&folder.join(TENSORS))?)),
@@ -125,6 +133,7 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Mod
             scale: even.scale,
             dropout: adapter.dropout,
             keys: Some(keys),
+            rank_pattern: adapter.ranks.clone(),
         }),
         model: adapter.base_model.clone(),
     };

@@ -58,6 +58,8 @@ pub struct Adapter {
     pub dropout: f32,
     /// Model the adapter was trained on, as far as is known.
     pub base_model: Option<String>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    pub ranks: BTreeMap<String, u32>,
 }
 
 /// The low-rank part of one layer, `s·(x·A)·B`, and its [magnitude](crate::nn::dora).
@@ -129,7 +131,7 @@ impl Adapter {
     /// # Errors
     /// None of its own.
     pub fn of(model: &mut dyn Model, base_model: Option<String>) -> Result<Self> {
-        let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model };
+        let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model, ranks: BTreeMap::new() };
         model.visit_linears(&mut |path, layer| {
             if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
                 let (a, b, m) = (a.clone(), b.clone(), (*layer.m).clone());
@@ -221,7 +223,7 @@ pub fn layer_names(model: &mut dyn Model) -> Result<Vec<String>> {
 /// Whether a parameter belongs to an adapter.
 #[must_use]
 pub fn is_adapter(name: &str) -> bool {
-    [".lora_a", ".lora_b", ".m"].iter().any(|slot| name.ends_with(slot))
+    [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
 /// Reads the adapter in `folder` and which format it is in. The names of experts that mlx-lm stacks are known only

@@ -39,7 +39,7 @@ pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     }
     let layers = layers(tensors::read(&path)?, &config)
         .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model })
+    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
 }
 
 /// Matrices by layer, with its scale.
@@ -207,7 +207,12 @@ mod tests {
             let b = Array::zeros::<f32>(&[rank, 4]).unwrap();
             (path.to_owned(), AdapterLayer { a, b, m: None, scale })
         };
-        Adapter { layers: layers.iter().map(layer).collect(), dropout: 0.1, base_model: None }
+        Adapter {
+            layers: layers.iter().map(layer).collect(),
+            dropout: 0.1,
+            base_model: None,
+            ranks: BTreeMap::new(),
+        }
     }
 
     #[test]

@@ -1,0 +1,63 @@
+//! [Adafactor](https://arxiv.org/abs/1804.04235): second moments of a matrix as the product of those of its rows and
+//! columns, without a first moment.
+//!
+//! ```text
+//! β ← 1 - t⁻⁰·⁸
+//! r ← βr + (1-β) · mean over columns of g² + ε        c ← βc + (1-β) · mean over rows of g² + ε
+//! u ← g / √(r cᵀ / mean r)
+//! p ← p·(1 - lr·λ) - lr · u / max(1, rms u)
+//! ```
+//! The step is neither relative to the parameter nor to t: the schedule has the say, as where transformers'
+//! `Trainer` uses it.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+
+const EPS: f32 = 1e-30;
+const DECAY: f64 = -0.8;
+
+/// Settings that stay the same through a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Adafactor {
+    /// Share of each parameter removed per unit of learning rate.
+    pub(super) weight_decay: f64,
+}
+
+impl Rule for Adafactor {
+    fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
+        match shape {
+            [lead @ .., rows, columns] => vec![
+                Slot { name: "rows", shape: [lead, &[*rows]].concat() },
+                Slot { name: "columns", shape: [lead, &[*columns]].concat() },
+            ],
+            _ => vec![like("second", shape)],
+        }
+    }
+
+    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let beta = 1.0 - (count as f64).powf(DECAY);
+        let update = |tensor: &Tensor| {
+            let grad = tensor.gradient(pace)?;
+            let square = grad.square()?.add(Array::from_f32(EPS))?;
+            let old = |slot: usize| tensor.memory.as_ref().and_then(|memory| memory.get(slot).copied());
+            let (factor, memory) = if grad.ndim() < 2 {
+                let second = average(old(0), &square, beta)?;
+                (second.rsqrt()?, vec![second])
+            } else {
+                let rows = average(old(0), &square.mean_axis(-1, false)?, beta)?;
+                let columns = average(old(1), &square.mean_axis(-2, false)?, beta)?;
+                let row_factor = rows.divide(rows.mean_axis(-1, true)?)?.rsqrt()?.expand_dims(-1)?;
+                let factor = row_factor.multiply(columns.rsqrt()?.expand_dims(-2)?)?;
+                (factor, vec![rows, columns])
+            };
+            let step = grad.multiply(factor)?;
+            let size = step.square()?.mean(None)?.sqrt()?;
+            let step = step.divide(mlx_rs::ops::maximum(size, Array::from_f32(1.0))?)?;
+            let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
+            tensor.becomes(&kept.subtract(times(&step, pace.lr)?)?, memory)
+        };
+        tensors.iter().map(update).collect()
+    }
+}

@@ -1,0 +1,48 @@
+//! [Adam](https://arxiv.org/abs/1412.6980): bias-corrected moments. Weight decay λ, where it is asked for, is the
+//! penalty `λ/2 · |p|²` of the loss as in `torch.optim.Adam`: `g ← g + λp` before the moments.
+
+use mlx_rs::error::Exception;
+
+use super::adamw::AdamW;
+use super::rule::{Pace, Rule, Slot, Tensor, Updated, times};
+
+/// Settings that stay the same through a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Adam {
+    /// Decay of the first moment.
+    pub(super) beta1: f64,
+    /// Decay of the second moment.
+    pub(super) beta2: f64,
+    /// Keeps the division finite.
+    pub(super) eps: f64,
+    /// Strength of the penalty.
+    pub(super) weight_decay: f64,
+}
+
+impl Adam {
+    fn undecayed(&self) -> AdamW {
+        let &Self { beta1, beta2, eps, .. } = self;
+        AdamW { beta1, beta2, eps, weight_decay: 0.0 }
+    }
+}
+
+impl Rule for Adam {
+    fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot> {
+        self.undecayed().slots(name, shape)
+    }
+
+    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        if self.weight_decay == 0.0 {
+            return self.undecayed().update(pace, count, tensors);
+        }
+        let penalised =
+            |tensor: &Tensor| tensor.gradient(pace)?.add(times(&tensor.value()?, self.weight_decay)?);
+        let grads = tensors.iter().map(penalised).collect::<Result<Vec<_>, Exception>>()?;
+        let tensors: Vec<Tensor> = tensors
+            .iter()
+            .zip(&grads)
+            .map(|(tensor, grad)| Tensor { grad, memory: tensor.memory.clone(), ..*tensor })
+            .collect();
+        self.undecayed().update(Pace { grad_scale: 1.0, ..pace }, count, &tensors)
+    }
+}

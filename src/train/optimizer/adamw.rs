@@ -1,0 +1,45 @@
+//! [AdamW](https://arxiv.org/abs/1711.05101): decoupled weight decay, bias-corrected moments. The formula
+//! stands at [the kernel](crate::kernels::adamw).
+
+use mlx_rs::error::Exception;
+
+use super::rule::{Pace, Rule, Slot, Tensor, Updated, like};
+use crate::kernels::adamw::{self as kernel, adamw};
+
+/// Settings that stay the same through a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AdamW {
+    /// Decay of the first moment.
+    pub(super) beta1: f64,
+    /// Decay of the second moment.
+    pub(super) beta2: f64,
+    /// Keeps the division finite.
+    pub(super) eps: f64,
+    /// Share of each parameter removed per unit of learning rate.
+    pub(super) weight_decay: f64,
+}
+
+impl Rule for AdamW {
+    fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
+        vec![like("first", shape), like("second", shape)]
+    }
+
+    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let &Self { beta1, beta2, eps, weight_decay } = self;
+        let Pace { lr, grad_scale } = pace;
+        let step = kernel::Step { beta1, beta2, eps, weight_decay, lr, update: count, grad_scale };
+        let moments = |memory: &Vec<_>| <[_; 2]>::try_from(memory.as_slice()).ok();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|tensor| kernel::Tensor {
+                parameter: tensor.parameter,
+                grad: tensor.grad,
+                moments: tensor.memory.as_ref().and_then(moments),
+            })
+            .collect();
+        let updated = adamw(&step, &tensors)?.into_iter();
+        Ok(updated
+            .map(|new| Updated { parameter: new.parameter, memory: vec![new.first, new.second] })
+            .collect())
+    }
+}

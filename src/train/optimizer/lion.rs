@@ -1,0 +1,39 @@
+//! [Lion](https://arxiv.org/abs/2302.06675): the sign of an interpolated momentum, so every number moves by the
+//! learning rate.
+//!
+//! ```text
+//! p ← p·(1 - lr·λ) - lr · sign(β₁m + (1-β₁)g)
+//! m ← β₂m + (1-β₂)g
+//! ```
+
+use mlx_rs::error::Exception;
+
+use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+
+/// Settings that stay the same through a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lion {
+    /// Weight of the momentum in a step.
+    pub(super) beta1: f64,
+    /// Decay of the momentum.
+    pub(super) beta2: f64,
+    /// Share of each parameter removed per unit of learning rate.
+    pub(super) weight_decay: f64,
+}
+
+impl Rule for Lion {
+    fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
+        vec![like("momentum", shape)]
+    }
+
+    fn update(&self, pace: Pace, _count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let update = |tensor: &Tensor| {
+            let grad = tensor.gradient(pace)?;
+            let direction = mlx_rs::ops::sign(average(tensor.remembered(), &grad, self.beta1)?)?;
+            let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
+            let momentum = average(tensor.remembered(), &grad, self.beta2)?;
+            tensor.becomes(&kept.subtract(times(&direction, pace.lr)?)?, vec![momentum])
+        };
+        tensors.iter().map(update).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! Optimizers: what a gradient does to a parameter.
+//!
+//! | name | remembers of a parameter `[m, n]` | wants a learning rate of |
+//! |---|---|---|
+//! | [`adamw`](adamw) | two moments, 2mn | 1e-4 to 3e-4 for adapters, 1e-5 to 5e-5 for every weight |
+//! | [`adam`](adam) | two moments, 2mn | the same |
+//! | [`sgd`](sgd) | a velocity, mn; nothing without momentum | 100 to 1000 times that |
+//! | [`adafactor`](adafactor) | means of rows and columns, m + n | the same to 3 times that |
+//! | [`lion`](lion) | a momentum, mn | a tenth to a third of that, with a larger decay |
+//! | [`muon`](muon) | a momentum, mn | the same |
+//!
+//! All that is remembered is f32, in named tensors, so that a checkpoint holds it exactly.
+
+use serde::{Deserialize, Serialize};
+
+use super::lr_factors::LrFactors;
+use crate::io::tensors::Tensors;
+use crate::kernels::eval;
+use crate::{Error, Result};
+
+mod adafactor;
+mod adam;
+mod adamw;
+mod lion;
+mod muon;
+mod rule;
+mod sgd;
+
+use adafactor::Adafactor;
+use adam::Adam;
+use adamw::AdamW;
+use lion::Lion;
+use muon::Muon;
+pub use rule::Pace;
+use rule::{Rule, Slot, Tensor, Updated};
+use sgd::Sgd;
+
+/// The name of an optimizer in configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// [`adamw`]
+    #[default]
+    AdamW,
+    /// [`adam`]
+    Adam,
+    /// [`sgd`]
+    Sgd,
+    /// [`adafactor`]
+    Adafactor,
+    /// [`lion`]
+    Lion,
+    /// [`muon`]
+    Muon,
+}
+
+/// The settings of every optimizer; each takes what it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Which one.
+    pub kind: Kind,
+    /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
+    pub momentum: Option<f64>,
+    /// Whether SGD looks ahead.
+    pub nesterov: bool,
+    /// Pull of parameters to 0; `None` for 0.01 where it is decoupled by custom (`AdamW`, Lion, Muon), else 0.
+    pub weight_decay: Option<f64>,
+    /// Decay of the first moment of Adam and `AdamW`, and of Lion's interpolation.
+    pub beta1: f64,
+    /// Decay of the second moment of Adam and `AdamW` (`None`: 0.999), and of Lion's momentum (`None`: 0.99).
+    pub beta2: Option<f64>,
+    /// Keeps the division of Adam and `AdamW` finite.
+    pub eps: f64,
+}
+
+/// An optimizer with its settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Optimizer {
+    rule: AnyRule,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum AnyRule {
+    AdamW(AdamW),
+    Adam(Adam),
+    Sgd(Sgd),
+    Adafactor(Adafactor),
+    Lion(Lion),
+    Muon(Muon),
+}
+
+/// What an optimizer remembers.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// Tensors called `<slot>.<parameter>`, f32.
+    pub tensors: Tensors,
+    /// Updates so far.
+    pub updates: u64,
+}
+
+/// Bytes of new values that are computed at once. Old values go as soon as their group is done, so this
+/// is about what an update needs in addition to what it changes.
+const GROUP_BYTES: usize = 64 << 20;
+
+impl Optimizer {
+    /// The optimizer that `settings` describe.
+    ///
+    /// # Errors
+    /// A setting out of range, or one that this optimizer does not have, by its key.
+    pub fn new(settings: &Settings) -> Result<Self> {
+        let &Settings { kind, momentum, nesterov, weight_decay, beta1, beta2, eps } = settings;
+        let refuse = |message: String| Err(Error::Config(message));
+        if momentum.is_some() && !matches!(kind, Kind::Sgd | Kind::Muon) {
+            return refuse("momentum is for optimizer \"sgd\" or \"muon\"; others have beta1".into());
+        }
+        if let Some(momentum) = momentum.filter(|momentum| !(0.0..1.0).contains(momentum)) {
+            return refuse(format!("momentum is {momentum}, expected 0 to below 1"));
+        }
+        if nesterov && (kind != Kind::Sgd || momentum == Some(0.0)) {
+            return refuse("nesterov is for optimizer \"sgd\" with a momentum above 0".into());
+        }
+        let decoupled = matches!(kind, Kind::AdamW | Kind::Lion | Kind::Muon);
+        let weight_decay = weight_decay.unwrap_or(if decoupled { 0.01 } else { 0.0 });
+        let beta2 = beta2.unwrap_or(if kind == Kind::Lion { 0.99 } else { 0.999 });
+        let adamw = AdamW { beta1, beta2, eps, weight_decay };
+        let rule = match kind {
+            Kind::AdamW => AnyRule::AdamW(adamw),
+            Kind::Adam => AnyRule::Adam(Adam { beta1, beta2, eps, weight_decay }),
+            Kind::Sgd => AnyRule::Sgd(Sgd { momentum: momentum.unwrap_or(0.9), nesterov, weight_decay }),
+            Kind::Adafactor => AnyRule::Adafactor(Adafactor { weight_decay }),
+            Kind::Lion => AnyRule::Lion(Lion { beta1, beta2, weight_decay }),
+            Kind::Muon => {
+                AnyRule::Muon(Muon { momentum: momentum.unwrap_or(0.95), weight_decay, rest: adamw })
+            }
+        };
+        Ok(Self { rule })
+    }
+
+    /// Takes one step along `grads` (same names and shapes as `parameters`).
+    ///
+    /// Parameters are updated in groups; `replaced` is called with the new values of each, so that who
+    /// else holds the old ones can let go of them. `factors` are those of the learning rate.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; what a kernel reports. Some parameters are updated and some are not then.
+    pub fn step(
+        &self,
+        parameters: &mut Tensors,
+        mut grads: Tensors,
+        memory: &mut Memory,
+        pace: Pace,
+        factors: &LrFactors,
+        mut replaced: impl FnMut(&Tensors) -> Result<()>,
+    ) -> Result<()> {
+        memory.updates += 1;
+        let groups = self.groups(parameters).into_iter();
+        for (factor, names) in groups.flat_map(|names| factors.split(names)) {
+            let pace = Pace { lr: pace.lr * factor, ..pace };
+            let tensors: Vec<Tensor> = names
+                .iter()
+                .map(|name| Tensor {
+                    name,
+                    parameter: &parameters[name],
+                    grad: &grads[name],
+                    memory: self
+                        .keys(name, parameters[name].shape())
+                        .map(|(key, _)| memory.tensors.get(&key))
+                        .collect(),
+                })
+                .collect();
+            let updated = self.rule().update(pace, memory.updates, &tensors)?;
+            eval(updated.iter().flat_map(|new| std::iter::once(&new.parameter).chain(&new.memory)))?;
+            let mut values = Tensors::new();
+            for (name, Updated { parameter, memory: new }) in names.into_iter().zip(updated) {
+                grads.remove(&name);
+                let keys = self.keys(&name, parameter.shape()).map(|(key, _)| key);
+                memory.tensors.extend(keys.zip(new));
+                values.insert(name, parameter);
+            }
+            replaced(&values)?;
+            parameters.append(&mut values);
+        }
+        Ok(())
+    }
+
+    /// Whether `memory` is what this optimizer remembers of `parameters`.
+    #[must_use]
+    pub fn knows(&self, memory: &Memory, parameters: &Tensors) -> bool {
+        if memory.updates == 0 {
+            return memory.tensors.is_empty();
+        }
+        let mut expected: Vec<_> =
+            parameters.iter().flat_map(|(name, x)| self.keys(name, x.shape())).collect();
+        expected.sort();
+        expected
+            .iter()
+            .map(|(key, shape)| (key, shape.as_slice()))
+            .eq(memory.tensors.iter().map(|(key, x)| (key, x.shape())))
+    }
+
+    fn rule(&self) -> &dyn Rule {
+        match &self.rule {
+            AnyRule::AdamW(rule) => rule,
+            AnyRule::Adam(rule) => rule,
+            AnyRule::Sgd(rule) => rule,
+            AnyRule::Adafactor(rule) => rule,
+            AnyRule::Lion(rule) => rule,
+            AnyRule::Muon(rule) => rule,
+        }
+    }
+
+    /// Names and shapes of what is remembered of one parameter.
+    fn keys(&self, name: &str, shape: &[i32]) -> impl Iterator<Item = (String, Vec<i32>)> {
+        let slots = self.rule().slots(name, shape);
+        slots.into_iter().map(move |Slot { name: slot, shape }| (format!("{slot}.{name}"), shape))
+    }
+
+    /// Names of `parameters` in groups whose new values take about [`GROUP_BYTES`], at least one in each.
+    fn groups(&self, parameters: &Tensors) -> Vec<Vec<String>> {
+        let mut groups: Vec<Vec<String>> = Vec::new();
+        let mut room = 0;
+        for (name, parameter) in parameters {
+            let numbers =
+                |(_, shape): (_, Vec<i32>)| shape.iter().map(|&dim| dim as usize).product::<usize>();
+            let remembered: usize = self.keys(name, parameter.shape()).map(numbers).sum();
+            let bytes = parameter.nbytes() + size_of::<f32>() * remembered;
+            match groups.last_mut() {
+                Some(group) if bytes <= room => {
+                    group.push(name.clone());
+                    room -= bytes;
+                }
+                _ => {
+                    groups.push(vec![name.clone()]);
+                    room = GROUP_BYTES.saturating_sub(bytes);
+                }
+            }
+        }
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests;

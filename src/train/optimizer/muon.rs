@@ -1,0 +1,85 @@
+//! [Muon](https://kellerjordan.github.io/posts/muon/): momentum whose singular values are all made about 1.
+//!
+//! ```text
+//! m ← μm + (1-μ)g
+//! u ← Newton–Schulz((1-μ)g + μm)
+//! p ← p·(1 - lr·λ) - lr · 0.2 √max(rows, columns) · u
+//! ```
+//! The factor gives a step the size of one of `AdamW` ([Moonlight](https://arxiv.org/abs/2502.16982)), so that both
+//! want the same learning rate; it is `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`. `AdamW` takes
+//! vectors, the embedding and the head.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::adamw::AdamW;
+use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+
+/// Coefficients of the polynomial, which trade exactness for speed.
+const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
+const ITERATIONS: usize = 5;
+const EPS: f32 = 1e-7;
+
+/// Settings that stay the same through a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Muon {
+    /// Decay of the momentum, μ.
+    pub(super) momentum: f64,
+    /// Share of each parameter removed per unit of learning rate.
+    pub(super) weight_decay: f64,
+    /// What takes the rest.
+    pub(super) rest: AdamW,
+}
+
+impl Rule for Muon {
+    fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot> {
+        if takes(name, shape) { vec![like("momentum", shape)] } else { self.rest.slots(name, shape) }
+    }
+
+    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let mut updated = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            if takes(tensor.name, tensor.parameter.shape()) {
+                updated.push(self.turn(pace, tensor)?);
+            } else {
+                updated.append(&mut self.rest.update(pace, count, std::slice::from_ref(tensor))?);
+            }
+        }
+        Ok(updated)
+    }
+}
+
+impl Muon {
+    fn turn(&self, pace: Pace, tensor: &Tensor) -> Result<Updated, Exception> {
+        let grad = tensor.gradient(pace)?;
+        let momentum = average(tensor.remembered(), &grad, self.momentum)?;
+        let step = orthogonal(&average(Some(&momentum), &grad, self.momentum)?)?;
+        let shape = tensor.parameter.shape();
+        let longest = shape[shape.len() - 2..].iter().copied().max().unwrap_or(1);
+        let size = 0.2 * f64::from(longest).sqrt();
+        let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
+        tensor.becomes(&kept.subtract(times(&step, pace.lr * size)?)?, vec![momentum])
+    }
+}
+
+/// Whether a parameter is a matrix of a hidden layer, or a stack of them.
+fn takes(name: &str, shape: &[i32]) -> bool {
+    let hidden = !(name.contains("embed_tokens") || name.contains("lm_head"));
+    hidden && matches!(shape, [rows, columns] | [_, rows, columns] if *rows > 1 && *columns > 1)
+}
+
+/// Five iterations of Newton–Schulz on each matrix of `x`: `[..., rows, columns]`.
+fn orthogonal(x: &Array) -> Result<Array, Exception> {
+    let shape = x.shape();
+    let tall = shape[shape.len() - 2] > shape[shape.len() - 1];
+    let mut x = if tall { x.swap_axes(-2, -1)? } else { x.clone() };
+    let norm = x.square()?.sum_axes(&[-2, -1], true)?.sqrt()?;
+    x = x.divide(norm.add(Array::from_f32(EPS))?)?;
+    let [a, b, c] = QUINTIC;
+    for _ in 0..ITERATIONS {
+        let gram = x.matmul(x.swap_axes(-2, -1)?)?;
+        let polynomial = times(&gram, b)?.add(times(&gram.matmul(&gram)?, c)?)?;
+        x = times(&x, a)?.add(polynomial.matmul(&x)?)?;
+    }
+    if tall { x.swap_axes(-2, -1) } else { Ok(x) }
+}

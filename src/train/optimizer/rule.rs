@@ -1,0 +1,95 @@
+//! The seam between the loop and an optimizer.
+
+use std::fmt::Debug;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+/// What changes from step to step.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Learning rate.
+    pub lr: f64,
+    /// What gradients are multiplied with, to clip or unscale them.
+    pub grad_scale: f32,
+}
+
+/// A tensor an optimizer remembers of one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) name: &'static str,
+    pub(super) shape: Vec<i32>,
+}
+
+/// One parameter before an update.
+#[derive(Debug)]
+pub(super) struct Tensor<'a> {
+    pub(super) name: &'a str,
+    pub(super) parameter: &'a Array,
+    /// Its gradient, not yet multiplied with [`Pace::grad_scale`].
+    pub(super) grad: &'a Array,
+    /// What is remembered, in the order of [`Rule::slots`]; `None` before the first update.
+    pub(super) memory: Option<Vec<&'a Array>>,
+}
+
+/// One parameter after an update.
+#[derive(Debug)]
+pub(super) struct Updated {
+    /// In the dtype it had.
+    pub(super) parameter: Array,
+    /// In the order of [`Rule::slots`].
+    pub(super) memory: Vec<Array>,
+}
+
+/// What an optimizer is.
+pub(super) trait Rule: Debug {
+    /// What is remembered of a parameter.
+    fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot>;
+
+    /// The `count`-th update (from 1) of each of `tensors`, unevaluated.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception>;
+}
+
+/// One slot of the shape of the parameter.
+pub(super) fn like(name: &'static str, shape: &[i32]) -> Slot {
+    Slot { name, shape: shape.to_vec() }
+}
+
+impl Tensor<'_> {
+    /// Its value in f32.
+    pub(super) fn value(&self) -> Result<Array, Exception> {
+        self.parameter.as_dtype(Dtype::Float32)
+    }
+
+    /// Its gradient in f32, scaled.
+    pub(super) fn gradient(&self, pace: Pace) -> Result<Array, Exception> {
+        times(&self.grad.as_dtype(Dtype::Float32)?, pace.grad_scale.into())
+    }
+
+    /// The only slot.
+    pub(super) fn remembered(&self) -> Option<&Array> {
+        self.memory.as_ref()?.first().copied()
+    }
+
+    /// `value`, in f32, as the new one.
+    pub(super) fn becomes(&self, value: &Array, memory: Vec<Array>) -> Result<Updated, Exception> {
+        Ok(Updated { parameter: value.as_dtype(self.parameter.dtype())?, memory })
+    }
+}
+
+/// `factor · x` in f32.
+pub(super) fn times(x: &Array, factor: f64) -> Result<Array, Exception> {
+    x.multiply(Array::from_f32(factor as f32))
+}
+
+/// `share · old + (1 - share) · new`, where nothing old is 0.
+pub(super) fn average(old: Option<&Array>, new: &Array, share: f64) -> Result<Array, Exception> {
+    let new = times(new, 1.0 - share)?;
+    match old {
+        Some(old) => times(old, share)?.add(&new),
+        None => Ok(new),
+    }
+}

@@ -1,0 +1,85 @@
+//! Which weights were the best so far, and when no better ones are to be expected.
+
+use crate::io::tensors::Tensors;
+
+/// When a run ends before its last step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// Evaluations in a row that may go by without an improvement.
+    pub evaluations: u64,
+    /// By how much the validation loss, in nats, must fall below its last improvement to be one.
+    pub threshold: f64,
+}
+
+impl Patience {
+    /// Whether the validation losses so far, `(steps taken, loss)` from the untouched model on, exhaust it.
+    ///
+    /// It depends on nothing else, so a resumed run stops where the first one would have.
+    #[must_use]
+    pub fn is_exhausted(&self, losses: &[(u64, f64)]) -> bool {
+        let (mut best, mut waited) = (f64::INFINITY, 0);
+        losses.iter().any(|&(_, loss)| {
+            if loss < best - self.threshold {
+                (best, waited) = (loss, 0);
+            } else {
+                waited += 1;
+            }
+            waited >= self.evaluations
+        })
+    }
+}
+
+/// The trained weights of the lowest validation loss.
+#[derive(Debug, Clone)]
+pub struct Best {
+    /// Steps taken before the evaluation.
+    pub step: u64,
+    /// Its loss, in nats per target token.
+    pub loss: f64,
+    /// The trained parameters.
+    pub parameters: Tensors,
+}
+
+impl Best {
+    /// Takes over `parameters` as the better ones where `loss` is lower than that of `best`. The untouched model
+    /// (step 0) is no candidate.
+    pub fn offer(best: &mut Option<Self>, step: u64, loss: f64, parameters: &Tensors) {
+        if step > 0 && best.as_ref().is_none_or(|best| loss < best.loss) {
+            *best = Some(Self { step, loss, parameters: parameters.clone() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stops_after(losses: &[f64], evaluations: u64, threshold: f64) -> Option<usize> {
+        let points: Vec<(u64, f64)> = losses.iter().enumerate().map(|(i, &loss)| (i as u64, loss)).collect();
+        let patience = Patience { evaluations, threshold };
+        (1..=points.len()).find(|&count| patience.is_exhausted(&points[..count])).map(|count| count - 1)
+    }
+
+    #[test]
+    fn patience_counts_evaluations_in_a_row() {
+        assert_eq!(stops_after(&[3.0, 2.0, 2.5, 1.9, 2.0, 2.0], 2, 0.0), Some(5));
+        assert_eq!(stops_after(&[3.0, 2.0, 2.5, 1.9, 2.0], 2, 0.0), None);
+        assert_eq!(stops_after(&[3.0, 3.0], 1, 0.0), Some(1));
+    }
+
+    #[test]
+    fn small_improvements_add_up_to_the_threshold() {
+        // Each is below 0.1, but two of them are not.
+        assert_eq!(stops_after(&[3.0, 2.94, 2.88, 2.82, 2.76], 2, 0.1), None);
+        assert_eq!(stops_after(&[3.0, 2.98, 2.96, 2.94], 2, 0.1), Some(2));
+    }
+
+    #[test]
+    fn the_first_of_equals_is_the_best_and_the_untouched_model_is_none() {
+        let mut best = None;
+        for (step, loss) in [(0, 1.0), (2, 3.0), (4, 2.0), (6, 2.0), (8, 2.5)] {
+            Best::offer(&mut best, step, loss, &Tensors::new());
+        }
+        assert_eq!(best.map(|best| (best.step, best.loss)), Some((4, 2.0)));
+    }
+}
