@@ -17,6 +17,7 @@ from mlx import nn
 from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten
 
+from efficientai_toolkit.adapters import fuse
 from support.engine import FIXTURES, MODELS, continuation, largest, logits, tensors, train
 from support.rows import EOS, random_ids, write_words
 
@@ -289,3 +290,63 @@ def test_families_as_mlx_lm_stores_them(
 def fits(module: Any) -> bool:
     """Whether the rows of a layer are whole groups of 32."""
     return hasattr(module, "to_quantized") and module.weight.shape[-1] % 32 == 0
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "lfm2_moe"])
+def test_adapters_of_experts_both_ways(
+    mlx_lm: ModuleType, family: str, ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
+    ids %= 90
+    config = json.loads((MODELS / family / "config.json").read_text())
+    config |= {"rope_theta": config["rope_parameters"]["rope_theta"], "num_experts": 6, **FAMILIES["lfm2"]}
+    data = write_words(tmp_path / "data", [[5, 6, 7, 8]])
+    run = train(MODELS / family, data, tmp_path / "run", iters=3, lr=1e-2)
+    model, _ = mlx_lm.utils.load_model(MODELS / family, model_config=config)
+    model.set_dtype(mx.float32)
+    model = mlx_lm.tuner.utils.load_adapters(model, str(run.output))
+    ours = logits(MODELS / family, ids, run.output)
+    assert largest(ours, logits(MODELS / family, ids)) > 1e-2
+    figure(f"mlx-lm reads our adapter of {family}", largest(ours, their_logits(model, ids)), LOGITS)
+
+    noise = {
+        name: 0.02 * mx.random.normal(value.shape)
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith("lora_b")
+    }
+    model.load_weights(list(noise.items()), strict=False)
+    changed = {
+        name: value
+        for name, value in tree_flatten(model.parameters())
+        if name.rpartition(".")[2] in {"lora_a", "lora_b"}
+    }
+    folder = tmp_path / "theirs"
+    shutil.copytree(run.output, folder)
+    mx.save_safetensors(str(folder / "adapters.safetensors"), changed)
+    figure(
+        f"we read mlx-lm's adapter of {family}",
+        largest(logits(MODELS / family, ids, folder), their_logits(model, ids)),
+        LOGITS,
+    )
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_mlx_lm_reads_a_merged_model(
+    mlx_lm: ModuleType, bits: int | None, ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
+    base = MODEL
+    if bits:
+        base = Path(shutil.copytree(MODEL, tmp_path / "base"))
+        model, _ = mlx_lm.load(str(MODEL))
+        nn.quantize(model, group_size=32, bits=bits, class_predicate=lambda _, m: fits(m))
+        mlx_lm.utils.save_model(base, model)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(
+            json.dumps(config | {"quantization": {"group_size": 32, "bits": bits}})
+        )
+    adapter = FIXTURES / "lora" / "gradient"
+    fuse(base, adapter, tmp_path / "merged")
+    model, _ = mlx_lm.load(str(tmp_path / "merged"))
+    theirs = their_logits(model, ids)
+    figure(f"mlx-lm reads a merged model ({bits})", largest(logits(tmp_path / "merged", ids), theirs), LOGITS)
+    effect = largest(logits(base, ids), logits(base, ids, adapter))
+    assert largest(theirs, logits(base, ids, adapter)) < (0.3 * effect if bits else LOGITS)

@@ -3,13 +3,14 @@ The engine of `efficientai_toolkit`; use the package around it.
 """
 
 from _typeshed import SupportsGetItem
+from collections.abc import Mapping
 from numpy import float32
 from numpy.typing import ArrayLike, NDArray
 from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "create_model", "defaults", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -32,6 +33,11 @@ class Model:
         """
     def __repr__(self, /) -> str: ...
     @property
+    def adapters(self, /) -> dict[str, float]:
+        """
+        Adapters by name, with their weights; 0 for those that are not in use.
+        """
+    @property
     def config(self, /) -> Any:
         """
         The parsed `config.json`.
@@ -40,6 +46,10 @@ class Model:
     def dtype(self, /) -> str:
         """
         Number format of activations: float32, float16 or bfloat16.
+        """
+    def load_adapter(self, /, path: str | PathLike[str], name: str) -> None:
+        """
+        Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
         """
     @property
     def model_type(self, /) -> str:
@@ -55,6 +65,15 @@ class Model:
     def path(self, /) -> Path:
         """
         Folder the model came from.
+        """
+    def set_adapter(self, /, adapters: str | Mapping[str, float] | None) -> None:
+        """
+        Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
+        on it; `None` takes all off.
+        """
+    def unload_adapter(self, /, name: str) -> None:
+        """
+        Forgets the adapter of this name; others in use stay.
         """
 
 @final
@@ -101,6 +120,13 @@ def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dty
     Writes a copy of a model folder with its weights in another number format.
     """
 
+def convert_adapter(adapter_path: str | PathLike[str], output: str | PathLike[str], format: str | None = None, model_path: str | PathLike[str] | None = None, overwrite: bool = False) -> str:
+    """
+    Writes a copy of an adapter in another format and returns a JSON report.
+
+    ``format`` is ``mlx`` or ``peft``; ``None`` takes the one that the adapter is not in.
+    """
+
 def create_model(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dtype: str = "float32") -> None:
     """
     Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
@@ -112,6 +138,11 @@ def create_model(config: str, folder: str | PathLike[str], seed: SupportsIndex =
 def defaults(room: str) -> str:
     """
     Default settings of a room (``lora`` or ``generate``) as JSON.
+    """
+
+def fuse_adapter(model_path: str | PathLike[str], adapter_path: str | PathLike[str], output: str | PathLike[str], dequantize: bool = False, overwrite: bool = False) -> str:
+    """
+    Merges an adapter into its model, writes the result to ``output`` and returns a JSON report.
     """
 
 def generate(model: Model, tokenizer: Tokenizer, prompt: str, config: str, on_text: Any | None = None, add_special_tokens: bool = True) -> str:

@@ -71,7 +71,8 @@ def load(
         A folder in Hugging Face format or a hub id ``org/name[@revision]``; ``None`` loads
         the small model inside this package.
     adapter_path
-        A folder or hub id with LoRA adapters to put on the model.
+        A folder or hub id with LoRA adapters to put on the model, in mlx-lm's or PEFT's format. More can be
+        added with ``model.load_adapter(path, name)`` and exchanged or blended with ``model.set_adapter``.
     dtype
         ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and the
         checkpoint's own on a GPU.

@@ -92,7 +92,10 @@ class TrainingConfig(Config):
     )
     num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
     init_adapter: str | None = setting(
-        None, "folder or hub id of adapters to start from (default: fresh ones)"
+        None, "folder or hub id of adapters to start from, in either format (default: fresh ones)"
+    )
+    adapter_format: Literal["mlx", "peft"] = setting(
+        "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
     columns: list[str] | None = setting(
@@ -309,8 +312,14 @@ class MLXTrainer:
         self.callback.on(parse_event(text))
 
 
-_ELSEWHERE = {"compare": "comparison", "evaluate": "evaluation", "optimize": "optimization"}
-"""Functions of this module that stand in packages of their own, imported when they are asked for."""
+_ELSEWHERE = {
+    "compare": "comparison",
+    "convert_adapter": "adapters",
+    "evaluate": "evaluation",
+    "fuse": "adapters",
+    "optimize": "optimization",
+}
+"""Functions of this module that stand in modules of their own, imported when they are asked for."""
 
 
 def __getattr__(name: str) -> object:

@@ -24,12 +24,17 @@ const DESCRIPTION: [&str; 11] = [
     "chat_template.jinja",
 ];
 
+/// Keys of a configuration that are for packed weights.
+const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
+
 /// Writes `model` to the folder `target`, with what describes it in `source`: configuration,
-/// tokenizer and chat template. The configuration names the number format of the weights.
+/// tokenizer and chat template. The configuration names the number format of the weights, and says nothing of
+/// quantization where no matrix is packed.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
+    let is_packed = model.parameters().flatten().keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in DESCRIPTION {
         let path = source.join(name);
@@ -41,6 +46,11 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
     // transformers 5 writes "dtype", older versions "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
+    if !is_packed && let Some(fields) = config.as_object_mut() {
+        for key in QUANTIZATION {
+            fields.shift_remove(key);
+        }
+    }
     atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
     weights::save(target, model, None)
 }

@@ -64,6 +64,14 @@ impl Output {
         Ok(output)
     }
 
+    /// Whether `folder` could be opened to keep what it holds, before any work is done for it.
+    ///
+    /// # Errors
+    /// A folder that holds a run.
+    pub fn check(folder: &Path, results: &[&str], checkpoints: &str) -> Result<()> {
+        refuse(folder, results, &folder.join(checkpoints))
+    }
+
     /// Where the result goes.
     #[must_use]
     pub fn folder(&self) -> &Path {

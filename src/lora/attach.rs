@@ -1,6 +1,6 @@
 //! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::{Array, Dtype, random};
 
@@ -8,7 +8,7 @@ use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::pissa::Decomposition;
 use super::{adalora, pissa};
-use crate::io::adapters::{LoraParameters, is_adapter};
+use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
 use crate::nn::{Linear, LowRank};
 use crate::rng::{self, Purpose};
@@ -102,10 +102,9 @@ pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
 ///
 /// # Errors
 /// What MLX raises.
-pub fn settle(model: &mut dyn Model, parameters: &mut LoraParameters) -> Result<()> {
+pub fn settle(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
     let pattern = adalora::ranks(model)?;
     let most = pattern.values().max().copied();
-    let mut rank = None;
     model.visit_linears(&mut |_, layer| {
         if let Some(most) = most {
             adalora::gather(layer, most)?;
@@ -113,22 +112,18 @@ pub fn settle(model: &mut dyn Model, parameters: &mut LoraParameters) -> Result<
         layer.merge_parts()?;
         let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
         kernels::eval(parts)?;
-        rank = rank.or((*layer.lora_b).as_ref().map(|b| b.dim(0).unsigned_abs()));
         layer.settle()
     })?;
-    parameters.rank = rank.unwrap_or(parameters.rank);
-    parameters.rank_pattern = (!pattern.is_empty()).then_some(pattern);
-    Ok(())
+    Ok(pattern)
 }
 
-/// Adds adapters, so that nothing changes yet; returns where they sit, relative to their block.
+/// Adds adapters, so that nothing changes yet.
 ///
 /// # Errors
 /// A module that fits no layer; more blocks than the model has; a rank that a matrix does not have.
-pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<LoraParameters> {
+pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()> {
     let &Adapter { modules, num_layers, rank, scale, dropout, start } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
-    let mut keys = BTreeSet::new();
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
@@ -146,7 +141,6 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
         let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
         layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
         fill(layer, rank as i32, start, &key)?;
-        keys.insert(name.to_owned());
         Ok(())
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
@@ -157,7 +151,7 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
             available.join(", ")
         )));
     }
-    Ok(LoraParameters { rank, scale, dropout, keys: Some(keys), rank_pattern: None })
+    Ok(())
 }
 
 /// Gives `layer` the matrices it starts with.
@@ -194,13 +188,6 @@ pub fn parameter_names(model: &dyn Model) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// `model.layers.3.self_attn.q_proj` → `(3, "self_attn.q_proj")`
-fn split(path: &str) -> Option<(usize, &str)> {
-    let (_, rest) = path.split_once("layers.")?;
-    let (block, name) = rest.split_once('.')?;
-    Some((block.parse().ok()?, name))
 }
 
 /// Whether `target` is `name` or its last parts.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::method::LoraInit;
 use super::plan;
 use crate::data::Columns;
+use crate::io::adapters::Format;
 use crate::train::optimizer;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
@@ -94,6 +95,8 @@ pub struct TrainingConfig {
     pub num_layers: Option<u32>,
     /// Folder of an adapter to start from.
     pub init_adapter: Option<String>,
+    /// How the adapter is written.
+    pub adapter_format: Format,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
     /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
@@ -192,6 +195,7 @@ impl Default for TrainingConfig {
             target_modules: None,
             num_layers: None,
             init_adapter: None,
+            adapter_format: Format::Mlx,
             mask_prompt: true,
             columns: None,
             packing: false,
@@ -303,6 +307,7 @@ impl TrainingConfig {
                 "data",
                 "columns",
                 "output",
+                "adapter_format",
                 "epochs",
                 "iters",
                 "early_stopping_patience",

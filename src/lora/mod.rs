@@ -3,10 +3,14 @@
 pub mod adalora;
 pub mod attach;
 pub mod config;
+pub mod fuse;
+pub mod library;
 pub mod method;
 pub mod pissa;
 mod plan;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};
+pub use fuse::{FuseReport, fuse};
+pub use library::Library;
 pub use run::{Report, run, validate};

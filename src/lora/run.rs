@@ -10,12 +10,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::adalora::Allocator;
-use super::attach::{self, Adapter};
+use super::attach;
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::plan::plan;
 use crate::data::{Columns, DataReport, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize};
-use crate::io::adapters::{self, AdapterConfig};
+use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
@@ -26,7 +26,8 @@ use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
-const CHECKPOINTS: &str = "checkpoints";
+/// Folder of an unfinished run in its output.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run did. Losses are in nats per target token, times in seconds, memory in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -105,9 +106,10 @@ pub fn run(
     {
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
     }
-    let results = [REPORT, adapters::TENSORS, adapters::CONFIG, weights::FILE, "config.json"];
+    let mut results = vec![REPORT, weights::FILE, "config.json"];
+    results.extend(adapters::FILES);
     let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
-    let (names, mut adapter) = prepare(model, source, config)?;
+    let names = prepare(model, config)?;
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
@@ -124,17 +126,15 @@ pub fn run(
     let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
     let stopped_early = outcome.steps < plan.steps;
     let measured = report(model, &names, outcome)?;
-    if let Some(AdapterConfig { lora_parameters: Some(lora), .. }) = &mut adapter {
-        attach::settle(model, lora)?;
-    }
-    save(model, source, adapter.as_ref(), output.folder())?;
+    let ranks = attach::settle(model)?;
+    save(model, source, config, ranks.clone(), output.folder())?;
     let report = Report {
         stopped_early,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
-        rank_pattern: adapter.and_then(|adapter| adapter.lora_parameters?.rank_pattern),
+        rank_pattern: (!ranks.is_empty()).then_some(ranks),
         ..measured
     };
     let text =
@@ -193,17 +193,13 @@ pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingC
     let report = describe(&read(config)?, tokenizer, config.mask_prompt, config.max_seq_length)?;
     // Decomposing every matrix would check nothing more.
     let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
-    prepare(model, Path::new(""), &config)?;
+    prepare(model, &config)?;
     attach::detach(model)?;
     Ok(report)
 }
 
-/// Opens what is trained; names of its parameters, and how an adapter describes itself.
-fn prepare(
-    model: &mut dyn Model,
-    source: &Path,
-    config: &TrainingConfig,
-) -> Result<(Vec<String>, Option<AdapterConfig>)> {
+/// Opens what is trained; names of its parameters.
+fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>> {
     attach::detach(model)?;
     if config.method == Method::Full {
         model.visit_packable(&mut |path, slots| match slots.format {
@@ -214,33 +210,29 @@ fn prepare(
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
-        return Ok((names, None));
+        return Ok(names);
     }
-    let kind = if config.method == Method::Dora { adapters::DORA } else { adapters::LORA };
-    let adapter = if let Some(folder) = &config.init_adapter {
-        let mut adapter = adapters::load(Path::new(folder), model)?;
-        // The adapter brings its shape and scale; precision and dropout belong to this run.
-        attach::prepare(model, config.lora_dropout as f32)?;
-        match &mut adapter.lora_parameters {
-            Some(lora) if adapter.fine_tune_type == kind => lora.dropout = config.lora_dropout as f32,
-            _ => {
-                let other = &adapter.fine_tune_type;
-                return Err(Error::Config(format!(
-                    "init_adapter: {folder} holds an adapter of type \"{other}\", which method \"{kind}\" cannot go on with"
-                )));
-            }
-        }
-        adapter
-    } else {
-        AdapterConfig {
-            fine_tune_type: kind.into(),
-            num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
-            lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
-            model: None,
-        }
+    match &config.init_adapter {
+        Some(folder) => start_from(folder, model, config)?,
+        None => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
+    }
+    Ok(attach::parameter_names(model))
+}
+
+/// Attaches the adapter in `folder`, ready to be trained.
+fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
+    let wanted = adapters::kind(config.method == Method::Dora);
+    let found = match adapters::load(Path::new(folder), model)? {
+        Stored::Full(_) => "full",
+        Stored::LowRank(adapter) => adapter.kind(),
     };
-    let model_name = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
-    Ok((attach::parameter_names(model), Some(AdapterConfig { model: Some(model_name), ..adapter })))
+    if found != wanted {
+        return Err(Error::Config(format!(
+            "init_adapter: {folder} holds an adapter of type \"{found}\", which method \"{wanted}\" cannot go on with"
+        )));
+    }
+    // The adapter brings its shape and scale; precision and dropout belong to this run.
+    attach::prepare(model, config.lora_dropout as f32)
 }
 
 /// Tells two data sets apart when a run is resumed.
@@ -252,11 +244,19 @@ fn fingerprint(samples: &[Sample]) -> String {
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
-fn save(model: &dyn Model, source: &Path, adapter: Option<&AdapterConfig>, target: &Path) -> Result<()> {
-    if let Some(config) = adapter {
-        return adapters::save(target, model, config);
+fn save(
+    model: &mut dyn Model,
+    source: &Path,
+    config: &TrainingConfig,
+    ranks: BTreeMap<String, u32>,
+    target: &Path,
+) -> Result<()> {
+    if config.method == Method::Full {
+        return folder::save(source, target, model);
     }
-    folder::save(source, target, model)
+    let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
+    let adapter = Adapter { ranks, ..Adapter::of(model, Some(base))? };
+    adapters::write(target, &adapter, config.adapter_format, Some(model))
 }
 
 /// What the curves and the model tell; the rest is at its zero value.

@@ -8,7 +8,7 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
-use super::{Checkpointing, Model};
+use super::{Checkpointing, Model, experts};
 use crate::Result;
 use crate::io::tensors::Tensors;
 use crate::kernels::checkpoint::checkpoint;
@@ -44,11 +44,17 @@ pub(super) struct Layout {
     pub(super) adopt: fn(&str, Array) -> nn::Result<Adopted>,
     /// All parameters as the tensors of a checkpoint.
     pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
+    /// What mlx-lm calls a layer, and its place where mlx-lm stacks experts.
+    pub(super) mlx_name: fn(&str) -> (String, Option<usize>),
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]), export: Ok }
+        Self {
+            adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]),
+            export: Ok,
+            mlx_name: |path| (path.to_owned(), None),
+        }
     }
 }
 
@@ -216,7 +222,11 @@ impl<B: Block> Model for Decoder<B> {
     }
 
     fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
-        (self.layout.export)(parameters)
+        experts::restack((self.layout.export)(parameters)?, self.layout.mlx_name)
+    }
+
+    fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
+        (self.layout.mlx_name)(path)
     }
 }
 

@@ -1,13 +1,17 @@
 //! What families with experts share: how many there are, and checkpoints that stack them.
 
+use std::collections::BTreeMap;
+
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::config;
 use super::decoder::Adopted;
 use super::shape::Shape;
+use crate::io::tensors::Tensors;
 use crate::nn;
 use crate::nn::moe::{Routing, Scoring};
 use crate::{Error, Result};
@@ -64,6 +68,48 @@ pub(super) fn unstack(
     let layer = names.iter().find(|(theirs, _)| *theirs == layer).map_or(layer, |(_, ours)| ours);
     let parts = each(&tensor)?.into_iter().enumerate();
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
+}
+
+/// The reverse of the names of [`unstack`]: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. A path without experts stays
+/// as it is.
+pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) -> (String, Option<usize>) {
+    let parts = path.split_once(".experts.").and_then(|(before, after)| {
+        let (expert, layer) = after.split_once('.')?;
+        Some((before, expert.parse().ok()?, layer))
+    });
+    let Some((before, expert, layer)) = parts else { return (path.to_owned(), None) };
+    let layer = names.iter().find(|(_, ours)| *ours == layer).map_or(layer, |(theirs, _)| theirs);
+    (format!("{before}.{stacked}.{layer}"), Some(expert))
+}
+
+/// All parameters of a model with packed experts as MLX, the only reader of those, stores them; those of others stay as they
+/// are. `mlx_name` tells the name of a layer, and its place in a stack.
+///
+/// # Errors
+/// Experts of different shapes.
+pub(super) fn restack(
+    tensors: Tensors,
+    mlx_name: fn(&str) -> (String, Option<usize>),
+) -> nn::Result<Tensors> {
+    if !tensors.keys().any(|name| name.contains(".experts.") && name.ends_with(".scales")) {
+        return Ok(tensors);
+    }
+    let mut stored = Tensors::new();
+    let mut stacks: BTreeMap<String, BTreeMap<usize, Array>> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let (path, leaf) = name.rsplit_once('.').unwrap_or((&name, ""));
+        match mlx_name(path) {
+            (stack, Some(expert)) => {
+                stacks.entry(format!("{stack}.{leaf}")).or_default().insert(expert, tensor);
+            }
+            (_, None) if leaf.is_empty() => drop(stored.insert(name, tensor)),
+            (path, None) => drop(stored.insert(format!("{path}.{leaf}"), tensor)),
+        }
+    }
+    for (name, experts) in stacks {
+        stored.insert(name, stack(&experts.into_values().collect::<Vec<_>>(), 0)?);
+    }
+    Ok(stored)
 }
 
 /// `[experts, ...]` → one array per expert.

@@ -97,7 +97,8 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         attention.sinks = Param::new(Some(Array::zeros::<f32>(&[shape.heads])?));
         PreNormBlock::new(&shape, attention, Experts::new(shape.hidden, intermediate, count, routing, gate)?)
     })?;
-    let layout = Layout { adopt: gpt_oss_layout::adopt, export: gpt_oss_layout::export };
+    let mlx_name = |path: &str| experts::stacked_name(path, "experts", &[]);
+    let layout = Layout { adopt: gpt_oss_layout::adopt, export: gpt_oss_layout::export, mlx_name };
     Ok(Box::new(decoder.with_layout(layout)))
 }
 

@@ -33,7 +33,7 @@ pub(super) fn adopt(name: &str, tensor: Array) -> Result<Adopted> {
         ("_bias", 2) => (tensor, "bias"),
         ("_blocks", 4) if tensor.dtype() == Dtype::Uint8 => (codes(&tensor)?, "weight"),
         ("_scales", 3) => (tensor, "scales"),
-        (".weight" | ".bias" | ".scales" | ".biases", _) => return unstack(name, tensor, "experts", &[]),
+        (kind, _) if kind.starts_with('.') => return unstack(name, tensor, "experts", &[]),
         _ => return Err(Exception::custom(format!("\"{name}\" has shape {:?}", tensor.shape()))),
     };
     let mut adopted = Adopted::new();

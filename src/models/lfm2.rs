@@ -99,7 +99,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
     let size = feed_forward_size(&file)?;
     let decoder = Decoder::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
-    Ok(Box::new(decoder.with_layout(Layout { adopt, export })))
+    Ok(Box::new(decoder.with_layout(Layout { adopt, export, ..Layout::default() })))
 }
 
 /// As the original code sizes it: two thirds, times a factor, rounded up.

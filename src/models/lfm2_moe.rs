@@ -73,7 +73,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         }
         lfm2.block(i, Either::B(moe))
     })?;
-    Ok(Box::new(decoder.with_layout(Layout { adopt, export: lfm2::export })))
+    Ok(Box::new(decoder.with_layout(Layout { adopt, export: lfm2::export, mlx_name })))
 }
 
 /// As for LFM2; MLX stacks the experts, and renames all feed-forward layers.
@@ -87,4 +87,15 @@ fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
         adopted.extend(lfm2::adopt(&name, tensor)?);
     }
     Ok(adopted)
+}
+
+/// What [`adopt`] renames, the other way round.
+fn mlx_name(path: &str) -> (String, Option<usize>) {
+    let (mut path, expert) = experts::stacked_name(path, "switch_mlp", &NAMES);
+    if let Some((before, layer)) = path.split_once(".feed_forward.")
+        && let Some((theirs, _)) = NAMES.iter().find(|(_, ours)| *ours == layer)
+    {
+        path = format!("{before}.feed_forward.{theirs}");
+    }
+    (path, expert)
 }

@@ -15,6 +15,9 @@ use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
 use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
+/// The names that MLX gives to the layers of an expert, and those of the paper.
+const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
+
 /// What `config.json` has beside the [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
@@ -58,15 +61,9 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
             post_attention_layernorm: shape.norm(shape.hidden)?,
         })
     })?;
-    let names = |name: &str, tensor| {
-        experts::unstack(
-            name,
-            tensor,
-            "switch_mlp",
-            &[("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")],
-        )
-    };
-    Ok(Box::new(decoder.with_layout(Layout { adopt: names, ..Layout::default() })))
+    let adopt = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &NAMES);
+    let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &NAMES);
+    Ok(Box::new(decoder.with_layout(Layout { adopt, mlx_name, ..Layout::default() })))
 }
 
 impl Block for MixtralBlock {

@@ -145,6 +145,9 @@ pub trait Model: ModuleParameters + Send {
     /// A tensor of a shape that cannot be taken apart.
     fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
 
+    /// What mlx-lm calls the linear layer at `path`, and which of its experts it is where mlx-lm stacks them.
+    fn mlx_name(&self, path: &str) -> (String, Option<usize>);
+
     /// All parameters as the tensors of a checkpoint that others read.
     ///
     /// # Errors

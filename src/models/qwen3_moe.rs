@@ -65,5 +65,6 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         PreNormBlock::new(&shape, qwen3::attention(&shape, mask, &rope, file.attention_bias)?, mlp)
     })?;
     let adopt = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
-    Ok(Box::new(decoder.with_layout(Layout { adopt, ..Layout::default() })))
+    let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &[]);
+    Ok(Box::new(decoder.with_layout(Layout { adopt, mlx_name, ..Layout::default() })))
 }

@@ -25,7 +25,7 @@ use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::{Accuracy, dequantize};
 
 /// Shortest length that a row is taken to have: a row of zeros has no direction, and stays one.
-const SHORTEST: f32 = 1e-6;
+pub const SHORTEST: f32 = 1e-6;
 
 /// Lengths of the rows of one layer, `[out]` in f32.
 #[derive(Debug, Clone, Default)]

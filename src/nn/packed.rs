@@ -6,7 +6,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Result;
 use crate::kernels::linear::Weight;
-use crate::kernels::quantized::{Format, Mode, PackedWeight};
+use crate::kernels::quantized::{self, Format, Mode, PackedWeight};
 
 /// The slots of one layer, to be filled or changed.
 #[derive(Debug)]
@@ -70,6 +70,20 @@ impl Slots<'_> {
         mlx_rs::transforms::eval([&codes, &scales, &biases])?;
         (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), Some(biases));
         *self.format = Some(format);
+        Ok(())
+    }
+
+    /// Makes a packed matrix dense, in `dtype`; a dense one stays as it is.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    pub fn dequantize(self, dtype: Dtype) -> Result<()> {
+        let dense = match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
+            Weight::Dense(_) => return Ok(()),
+            Weight::Packed(weight) => quantized::dequantize(weight, dtype)?,
+        };
+        mlx_rs::transforms::eval([&dense])?;
+        (*self.weight, *self.scales, *self.biases, *self.format) = (dense, None, None, None);
         Ok(())
     }
 }

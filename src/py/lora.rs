@@ -1,5 +1,7 @@
 //! Fine-tuning.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 
 use super::enter::enter;
@@ -9,7 +11,9 @@ use super::observer::observed;
 use super::tokenizer::Tokenizer;
 use crate::Error;
 use crate::generate::GenerateConfig;
-use crate::lora::{TrainingConfig, run, validate};
+use crate::io::adapters;
+use crate::io::output::Existing;
+use crate::lora::{Library, TrainingConfig, fuse, run, validate};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
 ///
@@ -26,7 +30,10 @@ pub(super) fn train_lora(
     observed(py, Some(observer), |caller| {
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
-        json(&run(inner.as_mut(), tokenizer, model.folder(), &config, caller)?)
+        let report = run(inner.as_mut(), tokenizer, model.folder(), &config, caller);
+        // A run that stops early leaves its adapter on the model too.
+        *model.library() = Library::of(inner.as_mut())?;
+        json(&report?)
     })
 }
 
@@ -44,7 +51,48 @@ pub(super) fn validate_lora(
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     enter(py, || {
         let config: TrainingConfig = parse(config)?;
-        json(&validate(model.lock()?.as_mut(), tokenizer, &config)?)
+        let mut inner = model.lock()?;
+        let report = validate(inner.as_mut(), tokenizer, &config);
+        *model.library() = Library::of(inner.as_mut())?;
+        json(&report?)
+    })
+}
+
+/// Merges an adapter into its model, writes the result to ``output`` and returns a JSON report.
+#[pyfunction]
+#[pyo3(signature = (model_path, adapter_path, output, dequantize=false, overwrite=false))]
+pub(super) fn fuse_adapter(
+    py: Python<'_>,
+    model_path: PathBuf,
+    adapter_path: PathBuf,
+    output: PathBuf,
+    dequantize: bool,
+    overwrite: bool,
+) -> PyResult<String> {
+    enter(py, || json(&fuse(&model_path, &adapter_path, &output, dequantize, existing(overwrite))?))
+}
+
+fn existing(overwrite: bool) -> Existing {
+    if overwrite { Existing::Overwrite } else { Existing::Keep }
+}
+
+/// Writes a copy of an adapter in another format and returns a JSON report.
+///
+/// ``format`` is ``mlx`` or ``peft``; ``None`` takes the one that the adapter is not in.
+#[pyfunction]
+#[pyo3(signature = (adapter_path, output, format=None, model_path=None, overwrite=false))]
+pub(super) fn convert_adapter(
+    py: Python<'_>,
+    adapter_path: PathBuf,
+    output: PathBuf,
+    format: Option<&str>,
+    model_path: Option<PathBuf>,
+    overwrite: bool,
+) -> PyResult<String> {
+    enter(py, || {
+        let format = format.map(|name| parse(&format!("{name:?}"))).transpose()?;
+        let model = model_path.as_deref();
+        json(&adapters::convert(&adapter_path, &output, format, model, existing(overwrite))?)
     })
 }
 

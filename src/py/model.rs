@@ -1,7 +1,8 @@
 //! `Model`, and ways to get one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
@@ -10,14 +11,18 @@ use pyo3::prelude::*;
 use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::tokenizer::Tokenizer;
-use crate::io::{adapters, folder, tensors, weights};
+use crate::io::adapters::{self, Stored};
+use crate::io::{folder, tensors, weights};
 use crate::kernels::quantized::{Accuracy, Format};
+use crate::lora::Library;
 use crate::{Error, Result, data, generate, kernels, models};
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
 pub(super) struct Model {
     inner: Mutex<Box<dyn models::Model>>,
+    /// Taken only while `inner` is held.
+    library: Mutex<Library>,
     folder: PathBuf,
     config: serde_json::Value,
     /// How exactly packed weights are used in generation, once it is known.
@@ -37,6 +42,11 @@ impl Model {
         }
     }
 
+    /// The adapters of the model; `inner` is held by whoever asks.
+    pub(super) fn library(&self) -> MutexGuard<'_, Library> {
+        self.library.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The fastest way to use packed weights that is close enough; measured at the first call.
     pub(super) fn accuracy(&self) -> Result<Option<Accuracy>> {
         if let Some(&accuracy) = self.accuracy.get() {
@@ -49,6 +59,13 @@ impl Model {
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// One adapter, or several with weights.
+#[derive(FromPyObject)]
+pub(super) enum Choice {
+    Name(String),
+    Weights(BTreeMap<String, f32>),
 }
 
 #[pymethods]
@@ -81,6 +98,52 @@ impl Model {
     #[getter]
     fn num_parameters(&self, py: Python<'_>) -> PyResult<usize> {
         enter(py, || Ok(self.lock()?.parameters().flatten().values().map(|x| x.size()).sum()))
+    }
+
+    /// Adapters by name, with their weights; 0 for those that are not in use.
+    #[getter]
+    fn adapters(&self, py: Python<'_>) -> PyResult<BTreeMap<String, f32>> {
+        enter(py, || {
+            let _model = self.lock()?;
+            Ok(self.library().weights())
+        })
+    }
+
+    /// Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
+    fn load_adapter(&self, py: Python<'_>, path: PathBuf, name: &str) -> PyResult<()> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            match adapters::read(&path, Some(model.as_ref()))?.0 {
+                Stored::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
+                Stored::Full(_) => Err(Error::Config(format!(
+                    "{} holds plain parameters, which would replace the model's: only low-rank adapters can be exchanged",
+                    path.display()
+                ))),
+            }
+        })
+    }
+
+    /// Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
+    /// on it; `None` takes all off.
+    #[pyo3(signature = (adapters))]
+    fn set_adapter(&self, py: Python<'_>, adapters: Option<Choice>) -> PyResult<()> {
+        enter(py, || {
+            let weights = match adapters {
+                None => BTreeMap::new(),
+                Some(Choice::Name(name)) => [(name, 1.0)].into(),
+                Some(Choice::Weights(weights)) => weights,
+            };
+            let mut model = self.lock()?;
+            self.library().set(model.as_mut(), &weights)
+        })
+    }
+
+    /// Forgets the adapter of this name; others in use stay.
+    fn unload_adapter(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            self.library().remove(model.as_mut(), name)
+        })
     }
 
     /// Logits for token ids.
@@ -153,9 +216,13 @@ pub(super) fn load(
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }
+        let library = Mutex::new(Library::of(model.as_mut())?);
         let tokenizer = data::Tokenizer::from_folder(&path)?;
         let accuracy = OnceLock::new();
-        Ok((Model { inner: Mutex::new(model), folder: path, config, accuracy }, Tokenizer::new(tokenizer)))
+        Ok((
+            Model { inner: Mutex::new(model), library, folder: path, config, accuracy },
+            Tokenizer::new(tokenizer),
+        ))
     })
 }
 

@@ -4,6 +4,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
 
     uv run --group parity python tests/parity/generate.py
     uv run --group parity python tests/parity/generate.py qwen3 gemma2  # these cases alone
+    uv run --group parity python tests/parity/generate.py peft          # PEFT's adapters alone
     uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
 
 The same versions on the same machine write the same bytes.
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 # Run as a script, this file sees only its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity import chat_reference, methods
+from parity import chat_reference, methods, peft_reference
 from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -110,10 +111,27 @@ def store_full(base: Path) -> None:
     print(f"full: {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 
+def store_peft(base: Path) -> None:
+    """Adapters as PEFT saves them, and their logits."""
+    folder = FIXTURES / "peft"
+    shutil.rmtree(folder, ignore_errors=True)
+    ids = ref.random_ids((1, 12), ref.load(base).config.vocab_size, seed=5)
+    expected = {"ids": ids.int()}
+    for seed, (name, settings) in enumerate(peft_reference.CASES.items()):
+        adapted = peft_reference.make(ref.load(base), settings, seed)
+        peft_reference.save(adapted, folder / name)
+        expected[name] = ref.logits(adapted, ids)
+    store(folder / "expected.safetensors", expected)
+    print(f"peft: {', '.join(peft_reference.CASES)}")
+
+
 def main() -> None:
     versions()
     # Sums over threads come in any order.
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["peft"]:
+        store_peft(FIXTURES / "models" / "llama_gqa")
+        return
     if names := sys.argv[1:]:
         for name in names:
             if name == "methods":
@@ -127,6 +145,7 @@ def main() -> None:
     store_lora(FIXTURES / "models" / "llama_gqa")
     methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
     store_full(FIXTURES / "models" / "llama_tied")
+    store_peft(FIXTURES / "models" / "llama_gqa")
     chat_reference.store(FIXTURES / "models" / "chat", FIXTURES / "chat.json", versions())
     total = sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file())
     print(f"{total / 1e6:.2f} MB in {FIXTURES}")

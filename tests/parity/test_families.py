@@ -48,6 +48,9 @@ TARGETS = {
 }
 """Names that an adapter may be put on, and all of them: the case is called like its family."""
 
+STORED = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+"""What mlx-lm, and so an adapter's file, calls the layers of experts."""
+
 CASES = sorted(path.stem for path in (FIXTURES / "expected").iterdir() if "losses" in tensors(path))
 
 LOSSES = 1e-3
@@ -86,7 +89,8 @@ def test_an_adapter_trains_every_target(case: str, rows: Path, tmp_path: Path) -
     first = train(MODELS / case, rows, tmp_path / "first", iters=1, target_modules=TARGETS[case])
     adapter = first.adapter
     found = {re.sub(r".*\.", "", name.rpartition(".")[0]) for name in adapter}
-    assert found == set(TARGETS[case])
+    stacked = case in {"mixtral", "lfm2_moe"}
+    assert found == {STORED.get(name, name) if stacked else name for name in TARGETS[case]}
     assert first.report["trainable_parameters"] == sum(value.size for value in adapter.values())
     everywhere = train(MODELS / case, rows, tmp_path / "everywhere", iters=1)
     assert everywhere.adapter.keys() == adapter.keys(), "no layer is without a name"

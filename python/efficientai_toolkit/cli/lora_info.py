@@ -19,7 +19,9 @@ every number.
 Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, SmolLM2), mistral, \
 mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3, smollm3, lfm2, lfm2_moe or gpt_oss.
 Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; prompts are not learned.
-Result: adapters.safetensors and adapter_config.json as mlx-lm reads and writes them."""
+Result: adapters as mlx-lm reads and writes them, or with `--adapter-format peft` as Hugging Face PEFT \
+does; both are read wherever adapters are. `:convert` turns one into the other, `:fuse` merges an adapter \
+into its model."""
 
 _CONFIGS: dict[str, type[Config]] = {
     "train": TrainingConfig,

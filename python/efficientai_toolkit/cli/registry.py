@@ -72,6 +72,16 @@ COMMANDS = (
         module="lora_validate",
     ),
     Command(
+        name=f"{LORA}:fuse",
+        summary="merge an adapter into its model, after checking that nothing is lost",
+        module="lora_fuse",
+    ),
+    Command(
+        name=f"{LORA}:convert",
+        summary="write an adapter in the other format, of mlx-lm or Hugging Face PEFT",
+        module="lora_convert",
+    ),
+    Command(
         name=f"{LORA}:info", summary="explain fine-tuning, its commands and defaults", module="lora_info"
     ),
 )

@@ -1,0 +1,144 @@
+//! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
+//!
+//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, of type
+//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::stacks). All of them have one rank and one scale.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use mlx_rs::Array;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::stacks::{apart, together};
+use super::uniform::uniform;
+use super::{Adapter, AdapterLayer, CONFIG, DORA, LORA, Stored, split};
+use crate::io::tensors::{self, Tensors};
+use crate::io::{atomic, weights};
+use crate::models::Model;
+use crate::{Error, Result};
+
+/// Tensors of an adapter.
+pub const TENSORS: &str = "adapters.safetensors";
+
+/// The part of `adapter_config.json` that readers need; others are ignored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct AdapterConfig {
+    /// [`LORA`], [`DORA`], or `"full"` for plain parameters.
+    #[serde(default = "lora")]
+    fine_tune_type: String,
+    /// The adapter sits in this many last blocks; -1 for all.
+    num_layers: i64,
+    /// Shape and scale of the low-rank part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora_parameters: Option<LoraParameters>,
+    /// Model the adapter was trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LoraParameters {
+    /// Inner dimension.
+    rank: u32,
+    /// Factor of the low-rank part, `alpha / rank` in other libraries.
+    scale: f32,
+    /// Share of inputs zeroed in training.
+    #[serde(default)]
+    dropout: f32,
+    /// Layers inside a block that carry an adapter; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keys: Option<BTreeSet<String>>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rank_pattern: BTreeMap<String, u32>,
+}
+
+fn lora() -> String {
+    LORA.to_owned()
+}
+
+/// The adapter in `folder`, whose configuration is `json`.
+pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Model>) -> Result<Stored> {
+    let path = folder.join(CONFIG);
+    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
+    let config: AdapterConfig = serde_json::from_value(json).map_err(|error| broken(error.to_string()))?;
+    match (config.fine_tune_type.as_str(), config.lora_parameters) {
+        (kind @ (LORA | DORA), Some(lora)) => {
+            let path = folder.join(TENSORS);
+            let layers = layers(tensors::read(&path)?, lora.scale, kind == DORA, model)
+                .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
+            Ok(Stored::LowRank(Adapter {
+                layers,
+                dropout: lora.dropout,
+                base_model: config.model,
+                ranks: lora.rank_pattern,
+            }))
+        }
+        (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),
+        ("full", _) => Ok(Stored::Full(tensors::read(&folder.join(TENSORS))?)),
+        (other, _) => Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora, dora or full"))),
+    }
+}
+
+/// Matrices by layer; `dora` says that there are magnitudes.
+fn layers(
+    loaded: Tensors,
+    scale: f32,
+    dora: bool,
+    model: Option<&dyn Model>,
+) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
+    let mut problems = Vec::new();
+    let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
+    for (name, tensor) in loaded {
+        for (name, tensor) in apart(&name, tensor, model)? {
+            match name.rsplit_once('.') {
+                Some((path, "lora_a")) => groups.entry(path.to_owned()).or_default()[0] = Some(tensor),
+                Some((path, "lora_b")) => groups.entry(path.to_owned()).or_default()[1] = Some(tensor),
+                Some((path, "m")) if dora => groups.entry(path.to_owned()).or_default()[2] = Some(tensor),
+                _ => problems.push(format!("unexpected tensor \"{name}\"")),
+            }
+        }
+    }
+    let mut layers = BTreeMap::new();
+    for (path, group) in groups {
+        match group {
+            [Some(_), Some(_), None] if dora => problems.push(format!("\"{path}.m\" is missing")),
+            [Some(a), Some(b), m] => match AdapterLayer::new(&path, a, b, m, scale) {
+                Ok(layer) => drop(layers.insert(path, layer)),
+                Err(problem) => problems.push(problem),
+            },
+            [None, None, Some(_)] => problems.push(format!("\"{path}\" has a magnitude but no lora_a")),
+            _ => problems.push(format!("\"{path}\" has only one of lora_a and lora_b")),
+        }
+    }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+}
+
+/// Writes `adapter` to `folder`.
+pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Model>) -> Result<()> {
+    let even = uniform(adapter)?;
+    let blocks = adapter.layers.keys().filter_map(|path| Some(split(path)?.0));
+    let first = blocks.min().unwrap_or(0);
+    // Without a model, all blocks: where there are no matrices, mlx-lm adds zeros.
+    let num_layers = model.as_ref().map_or(-1, |model| model.num_layers() as i64 - first as i64);
+    let tensors = together(even.layers, model)?;
+    let paths = tensors.keys().filter_map(|name| name.strip_suffix(".lora_a"));
+    let keys = paths.filter_map(|path| Some(split(path)?.1.to_owned())).collect();
+    let config = AdapterConfig {
+        fine_tune_type: adapter.kind().to_owned(),
+        num_layers,
+        lora_parameters: Some(LoraParameters {
+            rank: even.rank as u32,
+            scale: even.scale,
+            dropout: adapter.dropout,
+            keys: Some(keys),
+            rank_pattern: adapter.ranks.clone(),
+        }),
+        model: adapter.base_model.clone(),
+    };
+    tensors::write(&folder.join(TENSORS), &tensors, &[("format", "mlx")])?;
+    let json = serde_json::to_string_pretty(&config)
+        .map_err(|error| Error::Training(format!("cannot write {CONFIG}: {error}")))?;
+    atomic::write_text(&folder.join(CONFIG), &(json + "\n"))
+}

@@ -1,0 +1,248 @@
+//! Low-rank adapters in PEFT's format: `adapter_model.safetensors` + `adapter_config.json`.
+//!
+//! Tensors are called `base_model.model.<path of the layer>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight`
+//! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of which may be its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use mlx_rs::Array;
+use serde_json::{Map, Value, json};
+
+use super::peft_config::PeftConfig;
+use super::uniform::most_frequent;
+use super::{Adapter, AdapterLayer, CONFIG, DORA, layer_names};
+use crate::io::tensors::{self, Tensors};
+use crate::io::{atomic, weights};
+use crate::models::Model;
+use crate::{Error, Result};
+
+/// Tensors of an adapter.
+pub const TENSORS: &str = "adapter_model.safetensors";
+/// Tensors that only Python could read, and that could run anything there.
+const PICKLED: &str = "adapter_model.bin";
+/// The end of a magnitude's name, in newer and in older versions.
+const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
+const PREFIX: &str = "base_model.model.";
+
+/// The adapter in `folder`, whose configuration is `json`.
+pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
+    let path = folder.join(CONFIG);
+    let config =
+        PeftConfig::parse(json).map_err(|why| Error::ModelLoading(format!("{}: {why}", path.display())))?;
+    let path = folder.join(TENSORS);
+    if !path.exists() && folder.join(PICKLED).exists() {
+        return Err(Error::ModelLoading(format!(
+            "{}: pickled weights are not read; save the adapter with safe_serialization=True",
+            folder.join(PICKLED).display()
+        )));
+    }
+    let layers = layers(tensors::read(&path)?, &config)
+        .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
+    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
+}
+
+/// Matrices by layer, with its scale.
+fn layers(
+    loaded: Tensors,
+    config: &PeftConfig,
+) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
+    let mut problems = Vec::new();
+    let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
+    for (name, tensor) in loaded {
+        let path = name.strip_prefix(PREFIX).unwrap_or(&name);
+        if let Some(path) = path.strip_suffix(".lora_A.weight") {
+            groups.entry(path.to_owned()).or_default()[0] = Some(tensor);
+        } else if let Some(path) = path.strip_suffix(".lora_B.weight") {
+            groups.entry(path.to_owned()).or_default()[1] = Some(tensor);
+        } else if let Some(path) = MAGNITUDES.iter().find_map(|leaf| path.strip_suffix(leaf)) {
+            groups.entry(path.to_owned()).or_default()[2] = Some(tensor);
+        } else {
+            problems.push(format!("tensor \"{name}\" {}", unknown(path)));
+        }
+    }
+    let mut layers = BTreeMap::new();
+    for (path, group) in groups {
+        match layer(&path, group, config) {
+            Ok(layer) => drop(layers.insert(path, layer)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+}
+
+/// Why a tensor cannot be used.
+fn unknown(path: &str) -> &'static str {
+    if path.contains(".lora_embedding_") {
+        "adapts an embedding, which is not supported"
+    } else if path.ends_with(".lora_B.bias") {
+        "is a bias of B (lora_bias), which is not supported"
+    } else if path.contains(".lora_") {
+        "belongs to no kind of adapter that is supported"
+    } else {
+        "is a whole module (modules_to_save), which is not supported; merge it into the model"
+    }
+}
+
+fn layer(
+    path: &str,
+    group: [Option<Array>; 3],
+    config: &PeftConfig,
+) -> std::result::Result<AdapterLayer, String> {
+    let [Some(a), Some(b), m] = group else {
+        return Err(format!("\"{path}\" has only one of lora_A and lora_B"));
+    };
+    if m.is_some() != config.use_dora {
+        let (found, said) = (if m.is_some() { "a" } else { "no" }, config.use_dora);
+        return Err(format!("\"{path}\" has {found} magnitude, but {CONFIG} says use_dora: {said}"));
+    }
+    if a.ndim() != 2 || b.ndim() != 2 {
+        return Err(format!("\"{path}\" has matrices of shapes {:?} and {:?}", a.shape(), b.shape()));
+    }
+    if !config.targets(path) {
+        return Err(format!("\"{path}\" is none of the layers that {CONFIG} names in target_modules"));
+    }
+    let (rank, scale) = config.shape(path);
+    if i64::from(a.dim(0)) != i64::try_from(rank).unwrap_or(-1) {
+        return Err(format!("\"{path}\" has rank {}, but {CONFIG} says {rank}", a.dim(0)));
+    }
+    AdapterLayer::new(path, a.t(), b.t(), m, scale)
+}
+
+/// Writes `adapter` to `folder`.
+pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Model>) -> Result<()> {
+    let all = model.map(layer_names).transpose()?;
+    let mut tensors = Tensors::new();
+    for (path, AdapterLayer { a, b, m, .. }) in &adapter.layers {
+        tensors.insert(format!("{PREFIX}{path}.lora_A.weight"), a.t());
+        tensors.insert(format!("{PREFIX}{path}.lora_B.weight"), b.t());
+        if let Some(m) = m {
+            tensors.insert(format!("{PREFIX}{path}{}", MAGNITUDES[0]), m.clone());
+        }
+    }
+    // PEFT gives the tensors of torch no other format.
+    tensors::write(&folder.join(TENSORS), &tensors, &[("format", "pt")])?;
+    let config = configuration(adapter, all.as_deref());
+    atomic::write_text(&folder.join(CONFIG), &format!("{config:#}\n"))
+}
+
+/// The keys that every version of PEFT knows.
+fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
+    let ranks = adapter.layers.values().map(|layer| layer.rank() as f32);
+    let rank = most_frequent(ranks).unwrap_or(8.0) as i32;
+    let alphas = adapter.layers.values().map(|layer| alpha(layer) as f32);
+    let common = most_frequent(alphas).unwrap_or(8.0);
+    let mut usual = 0.0;
+    let (mut rank_pattern, mut alpha_pattern) = (Map::new(), Map::new());
+    for (path, layer) in &adapter.layers {
+        if layer.rank() != rank {
+            rank_pattern.insert(path.clone(), layer.rank().into());
+        }
+        if alpha(layer) as f32 == common {
+            usual = alpha(layer);
+        } else {
+            alpha_pattern.insert(path.clone(), number(alpha(layer)));
+        }
+    }
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base_model,
+        "revision": null,
+        "inference_mode": true,
+        "r": rank,
+        "lora_alpha": number(usual),
+        "lora_dropout": decimal(adapter.dropout),
+        "target_modules": targets(adapter, all),
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
+        "use_rslora": false,
+        "use_dora": adapter.kind() == DORA,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "modules_to_save": null,
+        "layers_to_transform": null,
+        "layers_pattern": null,
+        "init_lora_weights": true,
+        "auto_mapping": null,
+    })
+}
+
+/// `scale · rank`, the whole number that gives the same scale where there is one.
+fn alpha(layer: &AdapterLayer) -> f64 {
+    let rank = f64::from(layer.rank());
+    let exact = f64::from(layer.scale) * rank;
+    let whole = exact.round();
+    if (whole / rank) as f32 == layer.scale { whole } else { exact }
+}
+
+/// The shortest number that is `x`: `0.1`, not `0.10000000149`.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| f64::from(x))
+}
+
+fn number(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e15 { (x as i64).into() } else { x.into() }
+}
+
+/// Last parts of names, such as `q_proj`, where they choose the layers of `adapter` from `all` and no others;
+/// otherwise whole paths.
+fn targets(adapter: &Adapter, all: Option<&[String]>) -> Vec<String> {
+    let last = |path: &String| path.rsplit('.').next().unwrap_or(path).to_owned();
+    let short: BTreeSet<String> = adapter.layers.keys().map(last).collect();
+    let chosen = |all: &[String]| all.iter().filter(|path| short.contains(&last(path))).count();
+    match all {
+        Some(all) if chosen(all) == adapter.layers.len() => short.into_iter().collect(),
+        _ => adapter.layers.keys().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(layers: &[(&str, i32, f32)]) -> Adapter {
+        let layer = |&(path, rank, scale): &(&str, i32, f32)| {
+            let a = Array::zeros::<f32>(&[6, rank]).unwrap();
+            let b = Array::zeros::<f32>(&[rank, 4]).unwrap();
+            (path.to_owned(), AdapterLayer { a, b, m: None, scale })
+        };
+        Adapter {
+            layers: layers.iter().map(layer).collect(),
+            dropout: 0.1,
+            base_model: None,
+            ranks: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_configuration_says_what_the_layers_are() {
+        let adapter = adapter(&[
+            ("model.layers.0.mlp.up_proj", 8, 2.0),
+            ("model.layers.1.mlp.up_proj", 8, 2.0),
+            ("model.layers.1.mlp.down_proj", 3, 1.0 / 3.0),
+        ]);
+        let json = configuration(&adapter, None);
+        assert_eq!(json["r"], 8);
+        assert_eq!(json["lora_alpha"], 16);
+        assert_eq!(json["rank_pattern"], json!({"model.layers.1.mlp.down_proj": 3}));
+        assert_eq!(json["alpha_pattern"], json!({"model.layers.1.mlp.down_proj": 1}));
+        let config = PeftConfig::parse(&json).unwrap();
+        for (path, layer) in &adapter.layers {
+            assert_eq!(config.shape(path), (layer.rank() as u64, layer.scale), "{path}");
+            assert!(config.targets(path));
+        }
+    }
+
+    #[test]
+    fn targets_are_as_short_as_the_other_layers_allow() {
+        let adapter = adapter(&[("model.layers.0.a.x", 1, 1.0), ("model.layers.1.a.x", 1, 1.0)]);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let whole = names(&["model.layers.0.a.x", "model.layers.1.a.x"]);
+        let all = names(&["model.layers.0.a.x", "model.layers.0.a.y", "model.layers.1.a.x"]);
+        assert_eq!(targets(&adapter, Some(&all)), ["x"]);
+        let more = names(&["model.layers.0.a.x", "model.layers.1.a.x", "model.layers.1.b.x"]);
+        assert_eq!(targets(&adapter, Some(&more)), whole);
+        assert_eq!(targets(&adapter, None), whole);
+    }
+}

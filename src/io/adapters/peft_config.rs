@@ -1,0 +1,311 @@
+//! `adapter_config.json` of PEFT: which layers are meant, and how each is scaled.
+
+use std::collections::HashSet;
+
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::names::{Names, Patterns, expression};
+
+/// Keys that change what the model computes in a way that low-rank matrices beside linear layers do not represent,
+/// unless they are empty, with what would be right.
+const REFUSED: [(&str, &str); 14] = [
+    ("modules_to_save", "merge the saved modules into the model, or train without them"),
+    ("trainable_token_indices", "merge the trained tokens into the model, or train without them"),
+    ("target_parameters", "name linear layers in target_modules instead"),
+    ("layer_replication", "merge the adapter with PEFT first"),
+    ("lora_bias", "train without a bias in B"),
+    ("alora_invocation_tokens", "activated LoRA is not supported"),
+    ("use_qalora", "QA-LoRA is not supported"),
+    ("use_bdlora", "merge the adapter with PEFT first"),
+    ("arrow_config", "choose one of the adapters instead"),
+    ("kasa_config", "merge the adapter with PEFT first"),
+    ("monteclora_config", "merge the adapter with PEFT first"),
+    ("megatron_config", "parallel layers are not supported"),
+    ("velora_config", "train without it"),
+    ("bias", "train with bias \"none\""),
+];
+
+/// Ways to begin that change the frozen weights too: the adapter alone is then not the whole difference.
+const CHANGING_BASE: [&str; 5] = ["pissa", "corda", "olora", "loftq", "lora_ga"];
+
+/// Keys of PEFT's `LoraConfig`, with its defaults.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+struct File {
+    base_model_name_or_path: Option<String>,
+    lora_dropout: f32,
+    r: u64,
+    lora_alpha: f64,
+    use_rslora: bool,
+    use_dora: bool,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
+    target_modules: Option<OneOrMany<String>>,
+    exclude_modules: Option<OneOrMany<String>>,
+    layers_to_transform: Option<OneOrMany<usize>>,
+    layers_pattern: Option<OneOrMany<String>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    fn all(self) -> Vec<T> {
+        match self {
+            Self::One(value) => vec![value],
+            Self::Many(values) => values,
+        }
+    }
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            base_model_name_or_path: None,
+            lora_dropout: 0.0,
+            r: 8,
+            lora_alpha: 8.0,
+            use_rslora: false,
+            use_dora: false,
+            rank_pattern: None,
+            alpha_pattern: None,
+            target_modules: None,
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: None,
+        }
+    }
+}
+
+/// What a configuration says of layers.
+#[derive(Debug, Clone)]
+pub(super) struct PeftConfig {
+    pub(super) base_model: Option<String>,
+    pub(super) dropout: f32,
+    pub(super) use_dora: bool,
+    rank: u64,
+    alpha: f64,
+    use_rslora: bool,
+    ranks: Patterns<u64>,
+    alphas: Patterns<f64>,
+    targets: Names,
+    excluded: Names,
+    blocks: Option<Blocks>,
+}
+
+/// `layers_to_transform`: the numbers of blocks, and expressions that find the number in a path.
+#[derive(Debug, Clone)]
+struct Blocks {
+    numbers: Vec<usize>,
+    expressions: Vec<Regex>,
+}
+
+type Outcome<T> = std::result::Result<T, String>;
+
+impl PeftConfig {
+    /// Reads `json`, refusing what cannot be represented.
+    ///
+    /// # Errors
+    /// The key at fault.
+    pub(super) fn parse(json: &Value) -> Outcome<Self> {
+        refuse(json)?;
+        let file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
+        let rank = |key: &str, value: &Value| {
+            value.as_u64().ok_or_else(|| format!("{key} is {value}, expected a whole number"))
+        };
+        let alpha = |key: &str, value: &Value| {
+            value.as_f64().ok_or_else(|| format!("{key} is {value}, expected a number"))
+        };
+        let targets = match file.target_modules {
+            None => Names::All,
+            Some(OneOrMany::One(name)) if name.eq_ignore_ascii_case("all-linear") => Names::All,
+            Some(targets) => names("target_modules", targets)?,
+        };
+        let excluded = match file.exclude_modules {
+            None => Names::Ending(HashSet::new()),
+            Some(excluded) => names("exclude_modules", excluded)?,
+        };
+        // PEFT has it for lists only.
+        let is_list = matches!(targets, Names::Ending(_));
+        let blocks = blocks(file.layers_to_transform.filter(|_| is_list), file.layers_pattern)?;
+        Ok(Self {
+            base_model: file.base_model_name_or_path,
+            dropout: file.lora_dropout,
+            use_dora: file.use_dora,
+            rank: file.r,
+            alpha: file.lora_alpha,
+            use_rslora: file.use_rslora,
+            ranks: patterns("rank_pattern", file.rank_pattern, rank)?,
+            alphas: patterns("alpha_pattern", file.alpha_pattern, alpha)?,
+            targets,
+            excluded,
+            blocks,
+        })
+    }
+
+    /// `(rank, scale)` of the layer at `path`.
+    pub(super) fn shape(&self, path: &str) -> (u64, f32) {
+        let rank = self.ranks.get(path).unwrap_or(self.rank);
+        let alpha = self.alphas.get(path).unwrap_or(self.alpha);
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        (rank, (alpha / divisor) as f32)
+    }
+
+    /// Whether PEFT would put an adapter onto the layer at `path`.
+    pub(super) fn targets(&self, path: &str) -> bool {
+        let in_blocks = self.blocks.as_ref().is_none_or(|blocks| blocks.contain(path));
+        self.targets.contain(path) && !self.excluded.contain(path) && in_blocks
+    }
+}
+
+impl Blocks {
+    fn contain(&self, path: &str) -> bool {
+        let number =
+            |expression: &Regex| expression.captures(path)?.name("block")?.as_str().parse::<usize>().ok();
+        self.expressions.iter().find_map(number).is_some_and(|number| self.numbers.contains(&number))
+    }
+}
+
+/// Refuses what low-rank matrices beside linear layers do not represent.
+fn refuse(json: &Value) -> Outcome<()> {
+    match &json["peft_type"] {
+        Value::String(kind) if kind == "LORA" => {}
+        other => return Err(format!("\"peft_type\" is {other}, expected \"LORA\"")),
+    }
+    for (key, instead) in REFUSED {
+        let value = &json[key];
+        let empty = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::String(text) => text.is_empty() || (key == "bias" && text == "none"),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(true) | Value::Number(_) => false,
+        };
+        if !empty {
+            return Err(format!("\"{key}\" is {value}, which cannot be represented; {instead}"));
+        }
+    }
+    match json["init_lora_weights"].as_str().map(str::to_lowercase) {
+        Some(name) if CHANGING_BASE.iter().any(|prefix| name.starts_with(prefix)) => Err(format!(
+            "\"init_lora_weights\" is \"{name}\", which changes the model itself; convert the adapter with PEFT's \
+             save_pretrained(path_initial_model_for_weight_conversion=...) first"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn names(key: &str, names: OneOrMany<String>) -> Outcome<Names> {
+    Ok(match names {
+        OneOrMany::One(pattern) => Names::Fitting(expression(key, &format!("(?:{pattern})$"))?),
+        OneOrMany::Many(names) => Names::Ending(names.into_iter().collect()),
+    })
+}
+
+fn patterns<T: Copy>(
+    key: &str,
+    entries: Option<Map<String, Value>>,
+    number: impl Fn(&str, &Value) -> Outcome<T>,
+) -> Outcome<Patterns<T>> {
+    let numbers = entries.unwrap_or_default().into_iter().map(|(pattern, value)| {
+        let number = number(&format!("\"{key}\" for \"{pattern}\""), &value)?;
+        Ok((pattern, number))
+    });
+    Patterns::new(key, numbers.collect::<Outcome<Vec<_>>>()?)
+}
+
+fn blocks(numbers: Option<OneOrMany<usize>>, patterns: Option<OneOrMany<String>>) -> Outcome<Option<Blocks>> {
+    const KEY: &str = "layers_pattern";
+    let numbers = numbers.map(OneOrMany::all).unwrap_or_default();
+    if numbers.is_empty() {
+        return Ok(None);
+    }
+    let patterns = patterns.map(OneOrMany::all).unwrap_or_default();
+    let expressions = if patterns.is_empty() {
+        vec![expression(KEY, r".*?\.[^.]*\.(?<block>\d+)\.")?]
+    } else {
+        let find = |pattern: &String| expression(KEY, &format!(r"(?:|.*?\.)(?:{pattern})\.(?<block>\d+)\."));
+        patterns.iter().map(find).collect::<Outcome<_>>()?
+    };
+    Ok(Some(Blocks { numbers, expressions }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(fields: Value) -> PeftConfig {
+        let mut json = json!({"peft_type": "LORA"});
+        json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        PeftConfig::parse(&json).unwrap()
+    }
+
+    const Q: &str = "model.layers.1.self_attn.q_proj";
+    const EXPERT: &str = "model.layers.1.mlp.experts.7.up_proj";
+
+    #[test]
+    fn patterns_choose_rank_and_scale() {
+        let config = config(json!({
+            "r": 4, "lora_alpha": 8, "rank_pattern": {"v_proj": 1, "layers.1.self_attn.(q|k)_proj": 2},
+            "alpha_pattern": {"proj": 100, "self_attn.q_proj": 3.0},
+        }));
+        assert_eq!(config.shape(Q), (2, 1.5));
+        assert_eq!(config.shape("model.layers.0.self_attn.q_proj"), (4, 0.75));
+        assert_eq!(config.shape(EXPERT), (4, 2.0));
+    }
+
+    #[test]
+    fn the_root_of_the_rank_divides_with_rslora() {
+        assert_eq!(config(json!({"r": 16, "lora_alpha": 8, "use_rslora": true})).shape(Q), (16, 2.0));
+    }
+
+    #[test]
+    fn targets_are_named_in_three_ways() {
+        let chooses = |fields| config(fields).targets(Q);
+        assert!(chooses(json!({"target_modules": "all-linear"})));
+        assert!(chooses(json!({"target_modules": ["v_proj", "q_proj"]})));
+        assert!(chooses(json!({"target_modules": [Q]})));
+        assert!(!chooses(json!({"target_modules": ["proj", "layers.0.self_attn.q_proj"]})));
+        assert!(chooses(json!({"target_modules": r".*\.(q|v)_proj"})));
+        assert!(!chooses(json!({"target_modules": r".*\.layers"})));
+        assert!(!chooses(json!({"target_modules": ["q_proj"], "exclude_modules": ["self_attn.q_proj"]})));
+    }
+
+    #[test]
+    fn blocks_are_counted_where_the_first_number_stands() {
+        let chooses = |fields: Value, path| config(fields).targets(path);
+        let blocks = |blocks: Value| json!({"target_modules": ["up_proj"], "layers_to_transform": blocks});
+        assert!(chooses(blocks(json!(1)), EXPERT));
+        assert!(!chooses(blocks(json!([0, 7])), EXPERT));
+        let pattern = json!({
+            "target_modules": ["up_proj"], "layers_to_transform": [7], "layers_pattern": "experts",
+        });
+        assert!(chooses(pattern, EXPERT));
+    }
+
+    #[test]
+    fn what_cannot_be_represented_is_named() {
+        let message = |fields: Value| {
+            let mut json = json!({"peft_type": "LORA"});
+            json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            PeftConfig::parse(&json).unwrap_err()
+        };
+        for (key, _) in REFUSED {
+            assert!(message(json!({ key: ["x"] })).contains(key));
+        }
+        assert!(message(json!({"bias": "all"})).contains("bias"));
+        assert!(message(json!({"init_lora_weights": "pissa_niter_4"})).contains("pissa_niter_4"));
+        assert!(message(json!({"peft_type": "IA3"})).contains("IA3"));
+        assert!(message(json!({"r": "many"})).contains('r'));
+        let wrong = message(json!({"rank_pattern": {"(q_proj": 1}}));
+        assert!(wrong.contains("rank_pattern") && wrong.contains("(q_proj"), "{wrong}");
+        assert!(message(json!({"alpha_pattern": {"q_proj": "x"}})).contains("q_proj"));
+    }
+}

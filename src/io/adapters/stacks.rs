@@ -1,0 +1,83 @@
+//! The adapters of experts, which mlx-lm keeps in one tensor per matrix for all experts of a layer:
+//! `A` is `[experts, rank, in]`, `B` is `[experts, out, rank]`.
+
+use std::collections::BTreeMap;
+
+use mlx_rs::Array;
+use mlx_rs::ops::stack;
+
+use super::{AdapterLayer, layer_names};
+use crate::io::tensors::Tensors;
+use crate::models::Model;
+use crate::{Result, nn};
+
+/// A stack as the matrices of each expert, in the orientation of any other layer and under the names that `model` has
+/// for them; other tensors as they are.
+///
+/// # Errors
+/// A stack without a model that tells the names.
+pub(super) fn apart(
+    name: &str,
+    tensor: Array,
+    model: Option<&dyn Model>,
+) -> std::result::Result<Vec<(String, Array)>, String> {
+    let Some(model) = model else {
+        return match tensor.ndim() {
+            3 => Err(format!(
+                "\"{name}\" is a stack of experts: give model_path, the folder of the model that knows their names"
+            )),
+            _ => Ok(vec![(name.to_owned(), tensor)]),
+        };
+    };
+    let stacked = tensor.ndim() == 3;
+    let parts = model.adopt(name, tensor).map_err(|error| error.what().to_owned())?;
+    let turned = |(name, part): (String, Array)| (name, if stacked { part.t() } else { part });
+    Ok(parts.into_iter().map(turned).collect())
+}
+
+/// Tensors under mlx-lm's names. Experts of a stack that have no adapter get one of zeros.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn together(
+    mut layers: BTreeMap<String, AdapterLayer>,
+    model: Option<&mut dyn Model>,
+) -> Result<Tensors> {
+    let mut tensors = Tensors::new();
+    if let Some(model) = model {
+        let mut stacks: BTreeMap<String, Vec<Option<AdapterLayer>>> = BTreeMap::new();
+        for path in layer_names(model)? {
+            let (name, expert) = model.mlx_name(&path);
+            let layer = layers.remove(&path);
+            match (expert, layer) {
+                // mlx-lm has no magnitudes of experts.
+                (Some(_), Some(layer)) if layer.m.is_some() => insert(&mut tensors, &path, layer),
+                (Some(_), layer) => stacks.entry(name).or_default().push(layer),
+                (None, Some(layer)) => insert(&mut tensors, &name, layer),
+                (None, None) => {}
+            }
+        }
+        for (name, experts) in stacks {
+            if let Some(first) = experts.iter().flatten().next().cloned() {
+                let all = |part: fn(&AdapterLayer) -> &Array| {
+                    let matrix = |expert: &Option<AdapterLayer>| match expert {
+                        Some(layer) => Ok(part(layer).t()),
+                        None => part(&first).t().multiply(Array::from_f32(0.0)),
+                    };
+                    stack(&experts.iter().map(matrix).collect::<nn::Result<Vec<_>>>()?, 0)
+                };
+                let (a, b) = (all(|layer| &layer.a)?, all(|layer| &layer.b)?);
+                insert(&mut tensors, &name, AdapterLayer { a, b, ..first });
+            }
+        }
+    }
+    for (path, layer) in layers {
+        insert(&mut tensors, &path, layer);
+    }
+    Ok(tensors)
+}
+
+fn insert(tensors: &mut Tensors, name: &str, AdapterLayer { a, b, m, .. }: AdapterLayer) {
+    let parts = [("lora_a", Some(a)), ("lora_b", Some(b)), ("m", m)];
+    tensors.extend(parts.into_iter().filter_map(|(leaf, part)| Some((format!("{name}.{leaf}"), part?))));
+}

@@ -1,0 +1,311 @@
+//! Merging an adapter into the weights it was trained beside: `W' = W + s·(A·B)ᵀ`
+//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with its rows stretched to their
+//! [magnitudes](crate::nn::dora).
+//!
+//! Before anything is written, the merged model answers for itself: rounding to the checkpoint's number format, and even more
+//! so to a few bits, may take away what the adapter has learned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use mlx_rs::module::ModuleParameters as _;
+use mlx_rs::ops::maximum;
+use mlx_rs::{Array, Dtype};
+use serde::Serialize;
+
+use super::attach;
+use super::run::CHECKPOINTS;
+use crate::io::adapters::{self, Adapter, Stored};
+use crate::io::output::{Existing, Output};
+use crate::io::{folder, weights};
+use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::quantized::Mode;
+use crate::models::{self, Model};
+use crate::nn::dora::SHORTEST;
+use crate::nn::packed::is_float;
+use crate::nn::{self, Linear};
+use crate::{Error, Result, kernels, rng};
+
+/// Texts and tokens per text that both models read.
+const TEXTS: [i32; 2] = [2, 16];
+
+/// What was merged, and how close the result is. Differences are root mean squares over the logits of a few texts.
+#[derive(Debug, Clone, Serialize)]
+pub struct FuseReport {
+    /// Layers that were merged.
+    pub layers: usize,
+    /// Whether matrices of the result are quantized.
+    pub quantized: bool,
+    /// Number format of the result, beside quantized matrices.
+    pub dtype: String,
+    /// Difference that the adapter makes to the model.
+    pub effect: f64,
+    /// Difference between the merged model and the model with the adapter.
+    pub error: f64,
+    /// Share of `effect` that the merged model has.
+    pub kept: f64,
+}
+
+/// Merges the adapter in `adapter_path` into the model in `model_path` and writes the result to `output`, in the number
+/// format of the model. Quantized matrices are quantized again in the same way; with `dequantize`, all matrices
+/// become dense.
+///
+/// # Errors
+/// A model or adapter that cannot be read; an adapter that does not fit the model; a result that is too far from model and
+/// adapter for its number format, or in which the adapter is lost; a folder that cannot be written.
+pub fn fuse(
+    model_path: &Path,
+    adapter_path: &Path,
+    output: &Path,
+    dequantize: bool,
+    existing: Existing,
+) -> Result<FuseReport> {
+    for source in [model_path, adapter_path] {
+        if fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to)) {
+            return Err(Error::Config(format!(
+                "output is the folder that is read, {}: choose another one",
+                output.display()
+            )));
+        }
+    }
+    let mut results = vec![weights::FILE, "config.json"];
+    results.extend(adapters::FILES);
+    if existing == Existing::Keep {
+        Output::check(output, &results, CHECKPOINTS)?;
+    }
+    if !dequantize {
+        rewritable(model_path)?;
+    }
+    let mut model = models::load(model_path, None, None)?;
+    let Stored::LowRank(adapter) = adapters::read(adapter_path, Some(model.as_ref()))?.0 else {
+        return Err(Error::Config(format!(
+            "{} holds plain parameters, not low-rank matrices: there is nothing to merge",
+            adapter_path.display()
+        )));
+    };
+    let report = merge(model.as_mut(), &adapter, dequantize).map_err(|error| named(error, adapter_path))?;
+    let output = Output::open(output, &results, CHECKPOINTS, existing)?;
+    folder::save(model_path, output.folder(), model.as_ref())?;
+    Ok(report)
+}
+
+/// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
+fn rewritable(model: &Path) -> Result<()> {
+    let config = models::read_config(model)?;
+    match config["quantization_config"]["quant_method"].as_str() {
+        Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
+            "{} is quantized as \"{method}\", in which weights cannot be written again: set dequantize",
+            model.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn named(error: Error, adapter: &Path) -> Error {
+    match error {
+        Error::ModelLoading(problem) => Error::ModelLoading(format!("{}: {problem}", adapter.display())),
+        Error::Training(problem) => Error::Training(format!("{}: {problem}", adapter.display())),
+        other => other,
+    }
+}
+
+/// Merges `adapter` into `model` in place.
+///
+/// # Errors
+/// As [`fuse`].
+pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
+    let dtype = model.dtype();
+    // Activations in f32, so that the only differences are those of the weights.
+    let narrow = widen(model)?;
+    let ids = texts(model.vocab_size())?;
+    let base = logits(model, &ids)?;
+    let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
+    adapter.attach(model).map_err(misfit)?;
+    let wanted = logits(model, &ids)?;
+    let mut coarsest = Rounding::default();
+    model.visit_linears(&mut |path, layer| {
+        if adapter.layers.contains_key(path) {
+            coarsest.include(layer, dequantize);
+            merge_layer(path, layer, dequantize.then_some(dtype))?;
+        }
+        Ok(())
+    })?;
+    if dequantize {
+        model.visit_packable(&mut |_, slots| Ok(slots.dequantize(dtype)?))?;
+    }
+    attach::detach(model)?;
+    let merged = logits(model, &ids)?;
+    let mut report = FuseReport {
+        layers: adapter.layers.len(),
+        quantized: false,
+        dtype: format!("{dtype:?}").to_lowercase(),
+        effect: difference(&wanted, &base),
+        error: difference(&merged, &wanted),
+        kept: kept(&base, &wanted, &merged),
+    };
+    coarsest.judge(&report, spread(&wanted))?;
+    cast(model, |name| narrow.get(name).copied())?;
+    model.visit_packable(&mut |_, slots| {
+        report.quantized |= slots.format.is_some();
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// `W' = W + s·(A·B)ᵀ`, summed in f32. The matrix stays in its number format or, if it is quantized, becomes
+/// dense in `dense`.
+fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
+    let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
+    let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
+    let format = layer.format;
+    let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
+    if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
+        return Err(Error::Config(format!(
+            "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
+        )));
+    }
+    layer.slots().dequantize(Dtype::Float32)?;
+    let mut weight = wide(&layer.weight)?.add(delta)?;
+    if let Some(m) = &*layer.m {
+        weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
+    }
+    *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
+    // Now, so that the old matrix goes before the next one comes.
+    kernels::eval([&*layer.weight])?;
+    if let (Some(format), None) = (format, dense) {
+        layer.slots().quantize(format)?;
+    }
+    Ok(())
+}
+
+/// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
+fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
+    let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
+    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
+}
+
+/// The coarsest number format that merged weights are rounded to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rounding {
+    layers: usize,
+    bits: Option<usize>,
+    /// Largest relative error of a weight.
+    step: f64,
+}
+
+impl Rounding {
+    fn include(&mut self, layer: &Linear, dequantize: bool) {
+        self.layers += 1;
+        let scales = (*layer.scales).as_ref();
+        self.step = self.step.max(match scales.unwrap_or(&layer.weight).dtype() {
+            Dtype::Bfloat16 => f64::from(f32::EPSILON) * 65_536.0,
+            Dtype::Float16 => f64::from(f32::EPSILON) * 8_192.0,
+            _ => f64::from(f32::EPSILON),
+        });
+        if let (Some(format), false) = (layer.format, dequantize) {
+            self.bits = Some(self.bits.map_or(format.bits(), |bits| bits.min(format.bits())));
+        }
+    }
+
+    /// Whether `report` is what rounding explains, for logits that spread by `spread`.
+    ///
+    /// # Errors
+    /// The figures.
+    fn judge(&self, report: &FuseReport, spread: f64) -> Result<()> {
+        let FuseReport { effect, error, kept, .. } = *report;
+        if !error.is_finite() || !effect.is_finite() {
+            return Err(Error::Training("the logits of the model are no numbers".into()));
+        }
+        // Errors of layers add up like those of independent draws.
+        let tolerance = 4.0 * self.step * (self.layers as f64).sqrt() * spread;
+        if self.bits.is_none() && error > tolerance {
+            return Err(Error::Training(format!(
+                "the merged model differs from model and adapter by {error:.2e}, more than the {tolerance:.2e} that \
+                 rounding explains; nothing was written"
+            )));
+        }
+        if 2.0 * error > effect {
+            let format = match self.bits {
+                Some(bits) => format!("{bits} bits: set dequantize, or keep the adapter beside the model"),
+                None => "the model's number format: keep the adapter beside the model".into(),
+            };
+            return Err(Error::Training(format!(
+                "merging would lose the adapter: its effect on the logits is {effect:.2e}, the error of rounding \
+                 {error:.2e}, and {:.0}% of the effect would be left; it is too small for {format}",
+                100.0 * kept.clamp(0.0, 1.0)
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Casts everything but the matrices of linear layers and packed ones to f32; what it was before.
+fn widen(model: &mut dyn Model) -> Result<BTreeMap<String, Dtype>> {
+    let layers: BTreeSet<String> = adapters::layer_names(model)?.into_iter().collect();
+    let is_matrix = |name: &str| match name.rsplit_once('.') {
+        Some((layer, "weight")) => layers.contains(layer),
+        Some((_, leaf)) => leaf == "scales" || leaf == "biases",
+        None => false,
+    };
+    let narrow: BTreeMap<String, Dtype> = model
+        .parameters()
+        .flatten()
+        .into_iter()
+        .map(|(name, x)| (name.to_string(), x.dtype()))
+        .filter(|(name, dtype)| is_float(*dtype) && !is_matrix(name))
+        .collect();
+    cast(model, |name| narrow.contains_key(name).then_some(Dtype::Float32))?;
+    Ok(narrow)
+}
+
+/// Casts the parameters for which there is a `dtype`.
+fn cast(model: &mut dyn Model, dtype: impl Fn(&str) -> Option<Dtype>) -> Result<()> {
+    model.parameters_mut().flatten().into_iter().try_for_each(|(name, slot)| {
+        if let Some(dtype) = dtype(&name) {
+            *slot = slot.as_dtype(dtype)?;
+        }
+        Ok(())
+    })
+}
+
+/// Token ids that depend on nothing but the vocabulary.
+fn texts(vocab: i32) -> Result<Array> {
+    let count = TEXTS.iter().product::<i32>() as u64;
+    let ids: Vec<i32> = (0..count).map(|i| (rng::digest([i]) % vocab.unsigned_abs() as u64) as i32).collect();
+    Ok(Array::from_slice(&ids, &TEXTS))
+}
+
+fn logits(model: &dyn Model, ids: &Array) -> Result<Vec<f32>> {
+    let logits = model.forward(ids, None)?.as_dtype(Dtype::Float32)?;
+    kernels::eval([&logits])?;
+    Ok(logits.as_slice::<f32>().to_vec())
+}
+
+fn mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.map(|x| x * x).sum::<f64>() / count
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    mean_square(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b))).sqrt()
+}
+
+/// Standard deviation.
+fn spread(a: &[f32]) -> f64 {
+    let mean = a.iter().copied().map(f64::from).sum::<f64>() / a.len() as f64;
+    mean_square(a.iter().map(|&a| f64::from(a) - mean)).sqrt()
+}
+
+/// How far `merged` is on the way from `base` to `wanted`.
+fn kept(base: &[f32], wanted: &[f32], merged: &[f32]) -> f64 {
+    let (mut along, mut length) = (0.0, 0.0);
+    for ((&base, &wanted), &merged) in base.iter().zip(wanted).zip(merged) {
+        let way = f64::from(wanted) - f64::from(base);
+        along += way * (f64::from(merged) - f64::from(base));
+        length += way * way;
+    }
+    if length > 0.0 { along / length } else { 1.0 }
+}

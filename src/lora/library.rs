@@ -1,0 +1,187 @@
+//! Several adapters for one model in memory: one at a time, or a weighted sum, without reading the model again.
+//!
+//! Low-rank parts add up exactly when their ranks stand beside each other:
+//! `Σ wᵢ·sᵢ·Aᵢ·Bᵢ = [A₁ A₂ …]·[w₁s₁B₁; w₂s₂B₂; …]`.
+
+use std::collections::BTreeMap;
+
+use mlx_rs::ops::concatenate;
+use mlx_rs::{Array, Dtype};
+
+use super::attach;
+use crate::io::adapters::{Adapter, AdapterLayer, DORA};
+use crate::models::Model;
+use crate::{Error, Result, kernels, nn};
+
+/// Name of the adapter that a model was loaded or trained with.
+pub const DEFAULT: &str = "default";
+
+/// Adapters by name, and the weights of those that are on the model.
+#[derive(Debug, Clone, Default)]
+pub struct Library {
+    adapters: BTreeMap<String, Adapter>,
+    active: BTreeMap<String, f32>,
+}
+
+impl Library {
+    /// What is on `model`, under the name [`DEFAULT`]; empty if nothing is.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn of(model: &mut dyn Model) -> Result<Self> {
+        let adapter = Adapter::of(model, None)?;
+        let mut library = Self::default();
+        if !adapter.layers.is_empty() {
+            library.adapters.insert(DEFAULT.into(), adapter);
+            library.active.insert(DEFAULT.into(), 1.0);
+        }
+        Ok(library)
+    }
+
+    /// Every adapter, with its weight; 0 for those that are not in use.
+    #[must_use]
+    pub fn weights(&self) -> BTreeMap<String, f32> {
+        let weight = |name: &String| self.active.get(name).copied().unwrap_or_default();
+        self.adapters.keys().map(|name| (name.clone(), weight(name))).collect()
+    }
+
+    /// Adds `adapter` without using it yet.
+    ///
+    /// # Errors
+    /// A name that is empty or taken; matrices that do not fit `model`.
+    pub fn add(&mut self, model: &mut dyn Model, name: &str, adapter: Adapter) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::Config("the name of an adapter is empty".into()));
+        }
+        if self.adapters.contains_key(name) {
+            return Err(Error::Config(format!(
+                "there is an adapter \"{name}\" already; choose another name, or unload that one first"
+            )));
+        }
+        kernels::eval(adapter.arrays())?;
+        adapter.check(model).map_err(|problem| {
+            Error::ModelLoading(format!("adapter \"{name}\" does not fit the model: {problem}"))
+        })?;
+        self.adapters.insert(name.to_owned(), adapter);
+        Ok(())
+    }
+
+    /// Puts the adapters that `weights` names onto `model`, each times its weight, and takes all others off.
+    ///
+    /// # Errors
+    /// A name that is not loaded; a weight that is no number. The model then stays as it was.
+    pub fn set(&mut self, model: &mut dyn Model, weights: &BTreeMap<String, f32>) -> Result<()> {
+        let mut chosen = Vec::new();
+        for (name, &weight) in weights {
+            let adapter = self.adapters.get(name).ok_or_else(|| self.unknown(name))?;
+            if !weight.is_finite() {
+                return Err(Error::Config(format!(
+                    "the weight of adapter \"{name}\" is {weight}, expected a finite number"
+                )));
+            }
+            chosen.push((adapter, weight));
+        }
+        let blend = blend(&chosen)?;
+        attach::detach(model)?;
+        blend.attach(model).map_err(Error::ModelLoading)?;
+        self.active.clone_from(weights);
+        Ok(())
+    }
+
+    /// Forgets an adapter; if it is in use, the others stay.
+    ///
+    /// # Errors
+    /// A name that is not loaded.
+    pub fn remove(&mut self, model: &mut dyn Model, name: &str) -> Result<()> {
+        if !self.adapters.contains_key(name) {
+            return Err(self.unknown(name));
+        }
+        if self.active.contains_key(name) {
+            let mut rest = self.active.clone();
+            rest.remove(name);
+            self.set(model, &rest)?;
+        }
+        self.adapters.remove(name);
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let names: Vec<String> = self.adapters.keys().map(|name| format!("\"{name}\"")).collect();
+        let loaded =
+            if names.is_empty() { "none is".to_owned() } else { format!("loaded: {}", names.join(", ")) };
+        Error::Config(format!("no adapter is called \"{name}\"; {loaded}"))
+    }
+}
+
+/// The weighted sum of `adapters` as one.
+fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
+    let alone = matches!(adapters, [(_, 1.0)]);
+    if !alone && adapters.iter().any(|(adapter, _)| adapter.kind() == DORA) {
+        return Err(Error::Config(
+            "an adapter with magnitudes (DoRA) cannot be weighted or blended: its effect is no sum; set it alone".into(),
+        ));
+    }
+    let dropout = match adapters {
+        [(adapter, _)] => adapter.dropout,
+        _ => 0.0,
+    };
+    let mut parts: BTreeMap<&String, Vec<AdapterLayer>> = BTreeMap::new();
+    for (adapter, weight) in adapters {
+        for (path, layer) in &adapter.layers {
+            let layer = AdapterLayer { scale: layer.scale * weight, ..layer.clone() };
+            parts.entry(path).or_default().push(layer);
+        }
+    }
+    let layers: Result<_> = parts.into_iter().map(|(path, parts)| Ok((path.clone(), sum(parts)?))).collect();
+    Ok(Adapter { layers: layers?, dropout, base_model: None, ranks: BTreeMap::new() })
+}
+
+/// Low-rank parts of one layer as one; the factors of several go into their `B`, in f32.
+fn sum(mut parts: Vec<AdapterLayer>) -> Result<AdapterLayer> {
+    if parts.len() == 1 {
+        return Ok(parts.swap_remove(0));
+    }
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let a: nn::Result<Vec<Array>> = parts.iter().map(|part| wide(&part.a)).collect();
+    let scaled = |part: &AdapterLayer| wide(&part.b)?.multiply(Array::from_f32(part.scale));
+    let b: nn::Result<Vec<Array>> = parts.iter().map(scaled).collect();
+    let (a, b) = (concatenate(&a?, 1)?, concatenate(&b?, 0)?);
+    kernels::eval([&a, &b])?;
+    Ok(AdapterLayer { a, b, m: None, scale: 1.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(numbers: &[f32], scale: f32) -> AdapterLayer {
+        AdapterLayer {
+            a: Array::from_slice(&numbers[..2], &[2, 1]),
+            b: Array::from_slice(&numbers[2..], &[1, 2]),
+            m: None,
+            scale,
+        }
+    }
+
+    fn product(layer: &AdapterLayer) -> Vec<f32> {
+        let x = layer.a.matmul(&layer.b).unwrap().multiply(Array::from_f32(layer.scale)).unwrap();
+        kernels::eval([&x]).unwrap();
+        x.as_slice::<f32>().to_vec()
+    }
+
+    #[test]
+    fn ranks_beside_each_other_add_up() {
+        let adapter = |layer: AdapterLayer| Adapter {
+            layers: [("x".to_owned(), layer)].into(),
+            dropout: 0.0,
+            base_model: None,
+            ranks: BTreeMap::new(),
+        };
+        let (one, two) =
+            (adapter(layer(&[1.0, 2.0, 3.0, 4.0], 2.0)), adapter(layer(&[-1.0, 0.5, 2.0, 8.0], 0.5)));
+        let both = blend(&[(&one, 0.25), (&two, -2.0)]).unwrap();
+        let (one, two) = (product(&one.layers["x"]), product(&two.layers["x"]));
+        let want: Vec<f32> = one.iter().zip(two).map(|(one, two)| 0.25 * one - 2.0 * two).collect();
+        assert_eq!(product(&both.layers["x"]), want);
+    }
+}
