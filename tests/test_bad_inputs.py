@@ -228,6 +228,44 @@ def test_data(tmp_path: Path, lines: list[str | bytes], line: int | None, door: 
     assert not (tmp_path / "run" / "adapters.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.json", "[]", "the file holds no rows"),
+        ("train.json", '[{"text": "t5"}, {"text": 5}]', 'row 2: "text" must be a string'),
+        ("train.json", '[{"text": "t5"}', r"invalid JSON \(EOF"),
+        ("train.csv", "text,label\nt5\n", ": row 1: the row has 1 cells but the first line names 2 columns"),
+        ("train.csv", "a,b\n1,2\n", ': row 1: found keys "a", "b"; a row needs "text"'),
+        ("train.tsv", "text\ttext\n1\t2\n", 'two columns are called "text"'),
+        ("train.parquet", "PAR1", "cannot be read"),
+        ("train.jsonl", '{"instruction": "a", "output": 1}', ':1: "output" must be a string, found a number'),
+        (
+            "train.jsonl",
+            '{"conversations": [{"from": "bot", "value": ""}]}',
+            r':1: conversations\[0\] is from "bot"',
+        ),
+    ],
+)
+def test_data_of_other_formats(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=f"{re.escape(name)}.*{message}"):
+        train(MODEL, tmp_path / "data", tmp_path / "run", iters=1)
+
+
+def test_mixed_data(tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "a.jsonl", [{"text": "t5"}])
+    pair = (*_core.load(str(MODEL), None, None),)
+    with pytest.raises(ConfigError, match=r"a\.jsonl=0.*weight above 0"):
+        _core.validate_lora(*pair, json.dumps({"data": f"{rows}=0"}))
+    with pytest.raises(DatasetError, match="nowhere"):
+        _core.validate_lora(*pair, json.dumps({"data": f"{rows},nowhere"}))
+    with pytest.raises(DatasetError, match="nowhere"):
+        TrainingConfig(data=f"{rows}=2,nowhere").with_defaults_filled()
+    with pytest.raises(ConfigError, match=r"columns holds .*answer=text.*rows are made of text, prompt"):
+        _core.validate_lora(*pair, json.dumps({"data": str(rows), "columns": ["answer=text"]}))
+
+
 def test_wrong_validation_rows_are_found_before_training(tmp_path: Path) -> None:
     data = write_words(tmp_path / "data", [[5, 6]])
     write_jsonl(data / "valid.jsonl", [{"text": "t5"}, {"txt": "t5"}])

@@ -26,11 +26,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: FakeEngin
 def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([VALIDATE]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith((" ", "ready")) and line] == [
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("ok", "FAIL", "skip"))] == [
         "ok"
     ] * 6
     assert "train 9 rows, 90 tokens, longest 20, 1 cut" in out
+    assert "\ntrain\n" in out
+    assert "\ntest\n" not in out
+    for line in (
+        "  rows             9 (9 text), 2 repeat an earlier one",
+        "  learned          60 of 80 tokens (75.0%)",
+        "  with packing     5 rows, 80.0% filled",
+        f"      0-9  {'█' * 32} 4",
+        f"    10-20  {'█' * 40} 5",
+    ):
+        assert f"{line}\n" in out
     assert out.endswith("\nready to train\n")
+
+
+def test_the_numbers_of_the_data_are_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([VALIDATE, "--json"]) == 0
+    numbers = {check["name"]: check["numbers"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert numbers["model"] is None
+    assert numbers["data"]["train"]["lengths"]["p95"] == 20
 
 
 def test_what_is_wrong_where(

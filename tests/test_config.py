@@ -45,7 +45,11 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("run.json", '{"lr": null}', "run.json: `lr` must be a number, not None"),
         ("run.json", '{"lr": NaN}', "run.json: `lr` must be a number, not nan"),
         ("run.json", '{"resume": 1}', "run.json: `resume` must be true or false, not 1"),
-        ("run.json", '{"method": "lara"}', "run.json: `method` must be one of lora, full, not 'lara'"),
+        (
+            "run.json",
+            '{"method": "lara"}',
+            "run.json: `method` must be one of lora, dora, adalora, full, not 'lara'",
+        ),
         ("run.json", '{"target_modules": [1]}', "run.json: `target_modules` must be text, not 1"),
         ("run.json", '{"target_modules": 1}', "run.json: `target_modules` must be a list, not 1"),
         ("run.json", "[1, 2]", "run.json: expected `key: value` pairs, found list"),

@@ -63,12 +63,14 @@ def their_logits(model: Any, ids: np.ndarray) -> np.ndarray:
     return np.array(model(mx.array(ids)))
 
 
-def with_their_lora(mlx_lm: ModuleType, parameters: dict[str, Any], num_layers: int, b_std: float) -> Any:
+def with_their_lora(
+    mlx_lm: ModuleType, parameters: dict[str, Any], num_layers: int, b_std: float, dora: bool = False
+) -> Any:
     """mlx-lm's model with its own LoRA layers; its B is zero unless ``b_std`` is not."""
     model, _ = mlx_lm.load(str(MODEL))
     model.freeze()
     mx.random.seed(7)
-    mlx_lm.tuner.utils.linear_to_lora_layers(model, num_layers, parameters)
+    mlx_lm.tuner.utils.linear_to_lora_layers(model, num_layers, parameters, use_dora=dora)
     noise = {
         name: b_std * mx.random.normal(value.shape)
         for name, value in tree_flatten(model.trainable_parameters())
@@ -79,7 +81,12 @@ def with_their_lora(mlx_lm: ModuleType, parameters: dict[str, Any], num_layers: 
 
 
 def save_theirs(
-    mlx_lm: ModuleType, model: Any, folder: Path, parameters: dict[str, Any], num_layers: int
+    mlx_lm: ModuleType,
+    model: Any,
+    folder: Path,
+    parameters: dict[str, Any],
+    num_layers: int,
+    kind: str = "lora",
 ) -> Path:
     """The files that ``mlx_lm.lora`` leaves behind: the adapter and a dump of all its settings."""
     folder.mkdir()
@@ -89,6 +96,7 @@ def save_theirs(
         **mlx_lm.lora.CONFIG_DEFAULTS,
         "lora_parameters": parameters,
         "num_layers": num_layers,
+        "fine_tune_type": kind,
         "adapter_path": str(folder),
     }
     mlx_lm.utils.save_config(settings, folder / "adapter_config.json")
@@ -108,8 +116,11 @@ def test_logits(mlx_lm: ModuleType, name: str, ids: np.ndarray, figure: Check) -
         {},
         {"lora_rank": 4, "lora_alpha": 12.0, "num_layers": 1},
         {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1},
+        {"use_rslora": True},
+        {"method": "dora"},
+        {"method": "dora", "lora_rank": 4, "num_layers": 1, "lora_dropout": 0.1},
     ],
-    ids=["every layer", "last block", "chosen layers"],
+    ids=["every layer", "last block", "chosen layers", "rsLoRA", "DoRA", "DoRA of the last block"],
 )
 def test_mlx_lm_reads_our_adapter(
     mlx_lm: ModuleType,
@@ -136,34 +147,43 @@ def test_mlx_lm_reads_our_adapter(
 
 
 @pytest.mark.parametrize(
-    ("parameters", "num_layers"),
+    ("parameters", "num_layers", "kind"),
     [
-        ({"rank": 4, "scale": 20.0, "dropout": 0.0}, 2),
-        ({"rank": 8, "scale": 2.0, "dropout": 0.1}, 1),
-        ({"rank": 2, "scale": 10.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.down_proj"]}, 2),
+        ({"rank": 4, "scale": 20.0, "dropout": 0.0}, 2, "lora"),
+        ({"rank": 8, "scale": 2.0, "dropout": 0.1}, 1, "lora"),
+        (
+            {"rank": 2, "scale": 10.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.down_proj"]},
+            2,
+            "lora",
+        ),
+        ({"rank": 4, "scale": 20.0, "dropout": 0.0}, 2, "dora"),
     ],
-    ids=["every layer", "last block", "chosen layers"],
+    ids=["every layer", "last block", "chosen layers", "DoRA"],
 )
 def test_we_read_an_adapter_of_mlx_lm(
     mlx_lm: ModuleType,
     parameters: dict[str, Any],
     num_layers: int,
+    kind: str,
     ids: np.ndarray,
     tmp_path: Path,
     figure: Check,
 ) -> None:
-    model = with_their_lora(mlx_lm, parameters, num_layers, b_std=0.02)
-    folder = save_theirs(mlx_lm, model, tmp_path / "adapter", parameters, num_layers)
+    model = with_their_lora(mlx_lm, parameters, num_layers, b_std=0.02, dora=kind == "dora")
+    folder = save_theirs(mlx_lm, model, tmp_path / "adapter", parameters, num_layers, kind)
     ours = logits(MODEL, ids, folder)
     assert largest(ours, logits(MODEL, ids)) > 0.05
     what = "keys" if "keys" in parameters else f"last {num_layers}"
-    figure(f"we read mlx-lm's adapter ({what})", largest(ours, their_logits(model, ids)), LOGITS)
+    figure(f"we read mlx-lm's {kind} adapter ({what})", largest(ours, their_logits(model, ids)), LOGITS)
 
 
-def test_lora_loss_curve(mlx_lm: ModuleType, rows: list[list[int]], tmp_path: Path, figure: Check) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_loss_curve(
+    mlx_lm: ModuleType, rows: list[list[int]], kind: str, tmp_path: Path, figure: Check
+) -> None:
     parameters = {"rank": 8, "scale": 2.0, "dropout": 0.0}
-    model = with_their_lora(mlx_lm, parameters, num_layers=2, b_std=0.0)
-    initial = save_theirs(mlx_lm, model, tmp_path / "initial", parameters, num_layers=2)
+    model = with_their_lora(mlx_lm, parameters, num_layers=2, b_std=0.0, dora=kind == "dora")
+    initial = save_theirs(mlx_lm, model, tmp_path / "initial", parameters, 2, kind)
 
     batch = mx.array([[*row, EOS] for row in rows])
     # The mask of default_loss ends after target number `length`. Their batches are padded to one
@@ -187,13 +207,14 @@ def test_lora_loss_curve(mlx_lm: ModuleType, rows: list[list[int]], tmp_path: Pa
         tmp_path / "run",
         iters=STEPS,
         weight_decay=0.01,
+        method=kind,
         init_adapter=str(initial),
     )
     assert theirs[0] - theirs[-1] > 1
-    figure(f"mlx-lm lora loss, {STEPS} steps", largest(list(run.losses.values()), theirs), LOSSES)
+    figure(f"mlx-lm {kind} loss, {STEPS} steps", largest(list(run.losses.values()), theirs), LOSSES)
     trained = dict(tree_flatten(model.trainable_parameters()))
     stray = np.mean([np.abs(value - np.array(trained[name])).mean() for name, value in run.adapter.items()])
-    figure("mlx-lm lora matrices after training, mean", stray, LOGITS)
+    figure(f"mlx-lm {kind} matrices after training, mean", stray, LOGITS)
 
 
 def test_a_full_model_of_ours(

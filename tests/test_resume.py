@@ -60,6 +60,11 @@ def interrupt(data: Path, output: Path, error: type[BaseException], **settings: 
         (KeyboardInterrupt, {"lora_dropout": 0.2}),
         (KeyboardInterrupt, {"grad_accumulation": 2}),
         (KeyboardInterrupt, {"method": "full"}),
+        (KeyboardInterrupt, {"method": "dora", "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"lora_init": "pissa", "loraplus_lr_ratio": 4.0, "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"lora_init": "pissa_niter_2", "use_rslora": True}),
+        (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 3, "adalora_delta_t": 2}),
+        (KeyboardInterrupt, {"method": "adalora", "adalora_tfinal": 8, "lora_dropout": 0.2}),
         (KeyboardInterrupt, {"optimizer": "adam", "weight_decay": 0.1, "schedule": "wsd"}),
         (KeyboardInterrupt, {"optimizer": "sgd", "nesterov": True, "schedule": "cosine_with_restarts"}),
         (KeyboardInterrupt, {"optimizer": "adafactor", "method": "full"}),
@@ -87,6 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     # Also the part that went through a file.
     assert rest.report["train_losses"] == whole.report["train_losses"]
     assert rest.report["validation_losses"] == whole.report["validation_losses"]
+    assert rest.report["rank_pattern"] == whole.report["rank_pattern"]
     for old, new in zip(reversed(whole.of("step")), reversed(rest.of("step")), strict=False):
         assert (old["step"], old["lr"], old["epoch"]) == (new["step"], new["lr"], new["epoch"])
         assert old["grad_norm"] == new["grad_norm"]

@@ -34,19 +34,45 @@ class TrainingConfig(Config):
     )
     data: str | None = setting(
         None,
-        "folder with train.jsonl, valid.jsonl, test.jsonl, or one file (default: the bundled instructions)",
+        "folder with train.jsonl, valid.jsonl, test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or "
+        "several separated by commas, each perhaps with =WEIGHT, how often its rows come "
+        "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "full"] = setting("lora", "train low-rank adapters, or every number of the model")
+    method: Literal["lora", "dora", "adalora", "full"] = setting(
+        "lora",
+        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
+        " they matter), or every number of the model",
+    )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
     batch_size: int = setting(4, "rows that go through the model together")
     grad_accumulation: int = setting(1, "batches per optimizer step")
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
-    lora_rank: int = setting(8, "rank of the adapters")
+    lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
+    use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
+    loraplus_lr_ratio: float | None = setting(
+        None, "learning rate of the matrices B as a multiple of lr: LoRA+ (default: the same)"
+    )
+    lora_init: str = setting(
+        "default",
+        "what the adapters start from: default, pissa (principal parts of the weights; saved with twice"
+        " the rank, for the untouched model), or pissa_niter_N (the same by N iterations, faster)",
+    )
+    adalora_init_rank: int | None = setting(
+        None, "rank that adalora starts with (default: one and a half times the rank)"
+    )
+    adalora_tinit: int = setting(0, "steps of adalora before ranks fall")
+    adalora_tfinal: int = setting(0, "steps of adalora after the last change of ranks")
+    adalora_delta_t: int = setting(1, "steps of adalora between changes of ranks")
+    adalora_beta1: float = setting(0.85, "decay of adalora's mean of sensitivities")
+    adalora_beta2: float = setting(0.85, "decay of adalora's mean of their deviations")
+    adalora_orth_reg_weight: float = setting(
+        0.5, "weight of adalora's penalty on matrices that are not orthogonal"
+    )
     target_modules: list[str] | None = setting(
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )
@@ -55,6 +81,17 @@ class TrainingConfig(Config):
         None, "folder or hub id of adapters to start from (default: fresh ones)"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    columns: list[str] | None = setting(
+        None,
+        "which columns of the data are read as what, such as prompt=question,completion=answer "
+        "(default: their own names)",
+        separator=",",
+    )
+    packing: bool = setting(
+        False,
+        "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
+        "batch-size counts packed rows",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
     )
@@ -130,16 +167,29 @@ class TrainingConfig(Config):
         if self.resume and self.output is None:
             message = "`resume` needs `output`, the folder of the run to continue"
             raise ConfigError(message)
-        if self.data is not None and not Path(self.data).expanduser().exists():
-            message = f"there is no folder or file {self.data}"
-            raise DatasetError(message)
         return replace(
             self,
             model_path=self.model_path or str(MODEL),
             init_adapter=None if self.init_adapter is None else str(hub.resolve(self.init_adapter)),
-            data=str(INSTRUCTIONS if self.data is None else Path(self.data).expanduser()),
+            data=str(INSTRUCTIONS) if self.data is None else _expanded(self.data),
             output=str(_new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )
+
+
+def _expanded(data: str) -> str:
+    """Fill home folders into ``data``, in each part of a list; a part that is not there is an error."""
+    if (whole := Path(data).expanduser()).exists():
+        return str(whole)
+    parts: list[str] = []
+    for part in data.split(","):
+        path, equals, weight = part.strip(), "", ""
+        if "=" in path and not Path(path).expanduser().exists():
+            path, equals, weight = path.rpartition("=")
+        if not (expanded := Path(path.strip()).expanduser()).exists():
+            message = f"there is no folder or file {path.strip() or data}"
+            raise DatasetError(message)
+        parts.append(f"{expanded}{equals}{weight}")
+    return ",".join(parts)
 
 
 def _new_run(runs: Path) -> Path:

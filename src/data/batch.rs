@@ -18,11 +18,13 @@ pub struct Batch {
     pub targets: Vec<i32>,
     /// 1 where the target is learned, 0 on padding and masked prompts.
     pub weights: Vec<f32>,
-    /// Samples in the batch.
+    /// The column where the sample of each column begins, where rows hold several samples; else `None`.
+    pub starts: Option<Vec<i32>>,
+    /// Rows in the batch.
     pub rows: usize,
     /// Tokens per row, padding included.
     pub time: usize,
-    /// Tokens in `ids` that are not padding.
+    /// Tokens in `ids` that are not padding and have a successor.
     pub tokens: usize,
 }
 
@@ -40,6 +42,7 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
         ids: Vec::with_capacity(size),
         targets: Vec::with_capacity(size),
         weights: Vec::with_capacity(size),
+        starts: samples.iter().any(|sample| !sample.begins.is_empty()).then(|| Vec::with_capacity(size)),
         rows,
         time,
         tokens: 0,
@@ -56,7 +59,17 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
         batch.ids.resize(end, pad as i32);
         batch.targets.resize(end, pad as i32);
         batch.weights.resize(end, 0.0);
-        batch.tokens += filled;
+        let begins = sample.begins.iter().copied().filter(|&begin| begin < filled);
+        if let Some(starts) = &mut batch.starts {
+            starts.resize(row * time + filled, 0);
+            for begin in begins.clone() {
+                starts[row * time + begin..].fill(begin as i32);
+            }
+            // Padding is a text of its own.
+            starts.resize(end, filled as i32);
+        }
+        // What stands last in a sample predicts nothing.
+        batch.tokens += filled - begins.count().saturating_sub(1);
     }
     batch
 }
@@ -98,6 +111,18 @@ mod tests {
         assert_eq!(batch.ids, [1, 2, 3, 7, 9, 9]);
         assert_eq!(batch.targets, [2, 3, 4, 8, 9, 9]);
         assert_eq!(batch.weights, [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn packed_rows_know_where_samples_begin() {
+        let samples = [Sample::new(vec![1, 2, 3], |_| true), Sample::new(vec![4, 5], |_| true)];
+        let packed = Sample::joined(samples.iter());
+        let batch = collate(&[&packed, &samples[1], &packed], 10, 9);
+        assert_eq!(batch.ids, [1, 2, 3, 4, 4, 9, 9, 9, 1, 2, 3, 4]);
+        assert_eq!(batch.weights, [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]);
+        assert_eq!(batch.starts, Some(vec![0, 0, 0, 3, 0, 1, 1, 1, 0, 0, 0, 3]));
+        assert_eq!(batch.tokens, 3 + 1 + 3);
+        assert_eq!(collate(&[&samples[0]], 10, 9).starts, None);
     }
 
     #[test]

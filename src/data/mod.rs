@@ -1,16 +1,22 @@
 //! Text to train on: from files on disk to padded batches of token ids. Nothing here knows MLX.
 //!
 //! ```text
-//! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── epoch_batches, collate ──► Batch
+//! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── pack ──► Sample ── epoch_batches, collate ──► Batch
 //! ```
 
+mod alpaca;
 mod batch;
 mod chat;
+mod columns;
+mod formats;
 mod jinja;
-mod jsonl;
+mod pack;
 mod row;
 mod sample;
+mod sharegpt;
+mod sources;
 mod splits;
+mod statistics;
 mod stream;
 mod tojson;
 mod tokenize;
@@ -20,12 +26,16 @@ mod turns;
 #[cfg(test)]
 mod fixture;
 
+pub use alpaca::Instruction;
 pub use batch::{Batch, collate, epoch_batches};
 pub use chat::ChatTemplate;
-pub use jsonl::{Located, read_rows};
+pub use columns::Columns;
+pub use formats::{Located, Place, read_rows};
+pub use pack::pack;
 pub use row::Row;
 pub use sample::Sample;
 pub use splits::{Splits, read_splits};
+pub use statistics::{Bar, DataReport, Lengths, SplitStatistics, describe};
 pub use stream::TextStream;
-pub use tokenize::{DataReport, SplitReport, Tokenized, describe, tokenize};
+pub use tokenize::{SplitReport, Tokenized, tokenize};
 pub use tokenizer::Tokenizer;

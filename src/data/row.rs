@@ -1,14 +1,22 @@
-//! One training example as a jsonl file holds it.
+//! One training example as a file holds it.
 //!
-//! | keys                              | row                    | learned                       |
-//! |-----------------------------------|------------------------|-------------------------------|
-//! | `prompt`, `completion`            | [`Row::Completion`]    | the completion                |
-//! | `messages`, optionally `tools`    | [`Row::Chat`]          | the turns of the assistant    |
-//! | `text`                            | [`Row::Text`]          | everything                    |
+//! | keys                                                                    | row                  | learned            |
+//! |-------------------------------------------------------------------------|----------------------|--------------------|
+//! | `prompt`, `completion`                                                  | [`Row::Completion`]  | the completion     |
+//! | `messages`, optionally `tools`                                          | [`Row::Chat`]        | assistant's turns  |
+//! | `conversations`, optionally `system`, `tools` ([ShareGPT](super::sharegpt)) | [`Row::Chat`]    | assistant's turns  |
+//! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))      | [`Row::Instruction`] | assistant's turns  |
+//! | `text`                                                                  | [`Row::Text`]        | everything         |
 //!
 //! The first line of the table that fits decides; other keys are ignored (as mlx-lm does).
 
 use serde_json::{Map, Value};
+
+use super::alpaca::Instruction;
+use super::sharegpt;
+
+/// Ends the message about a row of which nothing fits.
+pub(super) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output""#;
 
 /// A training example before tokenisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,27 +37,24 @@ pub enum Row {
         /// JSON schemas of the tools the assistant may call: an array.
         tools: Option<Value>,
     },
+    /// An instruction and its answer; only answers are learned when prompts are masked.
+    Instruction(Instruction),
 }
 
 impl Row {
-    /// The name reports use: `text`, `completion` or `chat`.
+    /// The name reports use: `text`, `completion`, `chat` or `instruction`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
             Self::Completion { .. } => "completion",
             Self::Chat { .. } => "chat",
+            Self::Instruction(_) => "instruction",
         }
     }
 
-    /// Reads one line of a jsonl file; the error is the reason alone.
-    pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
-        let line = std::str::from_utf8(line).map_err(|e| {
-            let byte = line[e.valid_up_to()];
-            format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
-        })?;
-        let value = serde_json::from_str(line)
-            .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))?;
+    /// What a JSON object holds; the error is the reason alone.
+    pub(super) fn of(value: Value) -> Result<Self, String> {
         let Value::Object(mut keys) = value else {
             return Err(format!("a row must be a JSON object, found {}", name_of(&value)));
         };
@@ -60,39 +65,77 @@ impl Row {
         }
         if let Some(messages) = keys.remove("messages") {
             let tools = tools(keys.remove("tools"))?;
-            return Ok(Self::Chat { messages: conversation(messages)?, tools });
+            return Ok(Self::Chat { messages: conversation("messages", messages)?, tools });
+        }
+        if keys.contains_key("conversations") {
+            let tools = tools(keys.remove("tools"))?;
+            return Ok(Self::Chat { messages: sharegpt::messages(&mut keys)?, tools });
+        }
+        if keys.contains_key("instruction") && keys.contains_key("output") {
+            return Instruction::parse(&mut keys).map(Self::Instruction);
         }
         if keys.contains_key("text") {
             return Ok(Self::Text(string(&mut keys, "text")?));
         }
-        Err(format!(r#"{}; a row needs "text", or "prompt" and "completion", or "messages""#, found(&keys)))
+        Err(format!("{}; {RIGHT}", found(&keys)))
     }
 }
 
-fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+/// The JSON of one line of a file; the error is the reason alone.
+pub(super) fn json(line: &[u8]) -> Result<Value, String> {
+    let line = std::str::from_utf8(line).map_err(|e| {
+        let byte = line[e.valid_up_to()];
+        format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
+    })?;
+    serde_json::from_str(line)
+        .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
+}
+
+pub(super) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match keys.remove(key) {
         Some(Value::String(text)) => Ok(text),
         other => Err(format!(r#""{key}" must be a string, found {}"#, name_of(&other.unwrap_or_default()))),
     }
 }
 
-fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
+/// A nested value that may be JSON in a string, as tables store it; an empty one is null.
+pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
     match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(tools @ Value::Array(_)) => Ok(Some(tools)),
-        Some(other) => Err(format!(r#""tools" must be an array, found {}"#, name_of(&other))),
+        Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| format!(r#""{key}" is a string that is not JSON ({error})"#)),
+        value => Ok(value),
     }
 }
 
-fn conversation(value: Value) -> Result<Vec<Value>, String> {
+/// Entries without the wrapping `{"type": "function", "function": …}`, as ShareGPT's are, get it: chat templates
+/// expect it.
+fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
+    let wrapped = |tool: Value| {
+        if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
+            serde_json::json!({"type": "function", "function": tool})
+        } else {
+            tool
+        }
+    };
+    match nested("tools", value.unwrap_or_default())? {
+        Value::Null => Ok(None),
+        Value::Array(tools) => Ok(Some(tools.into_iter().map(wrapped).collect())),
+        other => Err(format!(r#""tools" must be an array, found {}"#, name_of(&other))),
+    }
+}
+
+/// Checks the messages that stand under `key`.
+pub(super) fn conversation(key: &str, value: Value) -> Result<Vec<Value>, String> {
+    let value = nested(key, value)?;
     let Value::Array(messages) = value else {
-        return Err(format!(r#""messages" must be an array, found {}"#, name_of(&value)));
+        return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&value)));
     };
     if messages.is_empty() {
-        return Err(r#""messages" is empty"#.to_owned());
+        return Err(format!(r#""{key}" is empty"#));
     }
     for (index, message) in messages.iter().enumerate() {
-        check_message(message).map_err(|reason| format!("messages[{index}] {reason}"))?;
+        check_message(message).map_err(|reason| format!("{key}[{index}] {reason}"))?;
     }
     Ok(messages)
 }
@@ -116,7 +159,7 @@ fn check_message(message: &Value) -> Result<(), String> {
     }
 }
 
-fn name_of(value: &Value) -> &'static str {
+pub(super) fn name_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -128,7 +171,7 @@ fn name_of(value: &Value) -> &'static str {
 }
 
 /// "found keys "a", "b"", short enough to print whatever the file holds.
-fn found(keys: &Map<String, Value>) -> String {
+pub(super) fn found(keys: &Map<String, Value>) -> String {
     const SHOWN: usize = 8;
     if keys.is_empty() {
         return "found no keys".to_owned();
@@ -150,7 +193,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Row, String> {
-        Row::parse(line.as_bytes())
+        Row::of(super::json(line.as_bytes())?)
     }
 
     #[test]
@@ -180,6 +223,19 @@ mod tests {
     }
 
     #[test]
+    fn instructions_and_conversations_of_others() {
+        // tatsu-lab/alpaca has the rendered text beside the parts.
+        let row = parse(r#"{"instruction":"add","input":"","output":"3","text":"Below is"}"#).unwrap();
+        let expected =
+            Instruction { instruction: "add".into(), output: "3".into(), ..Instruction::default() };
+        assert_eq!((row.kind(), &row), ("instruction", &Row::Instruction(expected)));
+        let row = parse(r#"{"conversations":[{"from":"gpt","value":"a"}],"tools":"[{\"name\":\"f\"}]"}"#);
+        let messages = vec![json!({"role": "assistant", "content": "a"})];
+        let tools = Some(json!([{"type": "function", "function": {"name": "f"}}]));
+        assert_eq!(row, Ok(Row::Chat { messages, tools }));
+    }
+
+    #[test]
     fn a_message_may_be_parts_or_calls() {
         for message in [
             r#"{"role":"user","content":[{"type":"text","text":"a"}]}"#,
@@ -192,16 +248,19 @@ mod tests {
 
     #[test]
     fn a_wrong_row_is_told_what_is_right() {
-        let right = r#"a row needs "text", or "prompt" and "completion", or "messages""#;
         for (line, reason) in [
-            (r#"{"input":"a","output":"b"}"#, format!(r#"found keys "input", "output"; {right}"#)),
-            (r#"{"prompt":"a"}"#, format!(r#"found keys "prompt"; {right}"#)),
-            ("{}", format!("found no keys; {right}")),
+            (r#"{"input":"a","output":"b"}"#, format!(r#"found keys "input", "output"; {RIGHT}"#)),
+            (r#"{"prompt":"a"}"#, format!(r#"found keys "prompt"; {RIGHT}"#)),
+            ("{}", format!("found no keys; {RIGHT}")),
             ("[1]", "a row must be a JSON object, found an array".into()),
             ("3", "a row must be a JSON object, found a number".into()),
             (r#"{"text":7}"#, r#""text" must be a string, found a number"#.into()),
             (r#"{"prompt":"a","completion":null}"#, r#""completion" must be a string, found null"#.into()),
-            (r#"{"messages":"hi"}"#, r#""messages" must be an array, found a string"#.into()),
+            (
+                r#"{"messages":"hi"}"#,
+                r#""messages" is a string that is not JSON (expected value at line 1 column 1)"#.into(),
+            ),
+            (r#"{"messages":"{}"}"#, r#""messages" must be an array, found an object"#.into()),
             (r#"{"messages":[]}"#, r#""messages" is empty"#.into()),
             (r#"{"messages":[true]}"#, "messages[0] must be an object, found a boolean".into()),
             (
@@ -221,6 +280,10 @@ mod tests {
                 r#"messages[0] has a "content" that is null, not a string"#.into(),
             ),
             (
+                r#"{"messages":[{"role":"user","content":"x"}],"tools":"add"}"#,
+                r#""tools" is a string that is not JSON (expected value at line 1 column 1)"#.into(),
+            ),
+            (
                 r#"{"messages":[{"role":"user","content":"x"}],"tools":{}}"#,
                 r#""tools" must be an array, found an object"#.into(),
             ),
@@ -231,7 +294,7 @@ mod tests {
 
     #[test]
     fn broken_bytes_and_json_are_explained() {
-        assert_eq!(Row::parse(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
+        assert_eq!(super::json(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
         assert_eq!(
             parse(r#"{"text":"#),
             Err("invalid JSON (EOF while parsing a value at line 1 column 8); \
@@ -253,7 +316,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Row::parse(&bytes);
+            let _ = super::json(&bytes).and_then(Row::of);
         }
 
         #[test]
@@ -269,8 +332,25 @@ mod tests {
 
     /// JSON made of the words that rows are made of.
     fn arbitrary_json() -> impl Strategy<Value = Value> {
-        let word =
-            || prop::sample::select(vec!["text", "prompt", "completion", "messages", "role", "content", "x"]);
+        let word = || {
+            prop::sample::select(vec![
+                "text",
+                "prompt",
+                "completion",
+                "messages",
+                "role",
+                "content",
+                "conversations",
+                "from",
+                "value",
+                "instruction",
+                "output",
+                "history",
+                "tools",
+                "function_call",
+                "x",
+            ])
+        };
         let leaf =
             prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), word().prop_map(Value::from)];
         leaf.prop_recursive(4, 32, 4, move |inner| {

@@ -1,12 +1,13 @@
 //! One training example as token ids, and which of them are learned.
 //!
-//! | row        | tokens                                                      | learned                    |
-//! |------------|-------------------------------------------------------------|----------------------------|
-//! | text       | the text with special tokens, end of text appended          | all                        |
-//! | completion | prompt with special tokens, completion without, end of text | the completion and the end |
-//! | chat       | the rendered template, which holds its special tokens       | the assistant's turns      |
+//! | row         | tokens                                                      | learned                    |
+//! |-------------|-------------------------------------------------------------|----------------------------|
+//! | text        | the text with special tokens, end of text appended          | all                        |
+//! | completion  | prompt with special tokens, completion without, end of text | the completion and the end |
+//! | chat        | the rendered template, which holds its special tokens       | the assistant's turns      |
+//! | instruction | as a completion, after the prompt of Alpaca                 | the output and the end     |
 //!
-//! With a chat template a completion is a chat of two messages. Without masking all is learned.
+//! With a chat template completions and instructions are chats. Without masking all is learned.
 
 use serde_json::json;
 
@@ -23,6 +24,8 @@ pub struct Sample {
     /// `trained[i]`: token `i` is a target of the loss. As long as `ids`; the first is always
     /// false, because nothing precedes it that could predict it.
     pub trained: Vec<bool>,
+    /// Where the samples [packed](super::pack) into this one begin; empty where it is a single one.
+    pub begins: Vec<usize>,
 }
 
 impl Sample {
@@ -30,11 +33,23 @@ impl Sample {
     #[must_use]
     pub fn new(ids: Vec<u32>, is_trained: impl Fn(usize) -> bool) -> Self {
         let trained = (0..ids.len()).map(|index| index > 0 && is_trained(index)).collect();
-        Self { ids, trained }
+        Self { ids, trained, begins: Vec::new() }
+    }
+
+    /// One row of all `samples`, one after the other.
+    pub(super) fn joined<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
+        let mut row = Self::new(Vec::new(), |_| false);
+        for sample in samples {
+            row.begins.push(row.ids.len());
+            row.ids.extend(&sample.ids);
+            row.trained.extend(&sample.trained);
+        }
+        row
     }
 
     /// Cuts the end off so that at most `max_len` tokens remain.
     pub fn truncate(&mut self, max_len: usize) {
+        self.begins.retain(|&begin| begin < max_len);
         self.ids.truncate(max_len);
         self.trained.truncate(max_len);
     }
@@ -73,11 +88,18 @@ impl Tokenizer {
                 Ok(Sample::new(ids, |_| true))
             }
             (Row::Completion { prompt, completion }, None) => {
-                let mut ids = self.encode_prompt(prompt)?;
-                let boundary = ids.len();
-                ids.extend(self.encode(completion, false)?);
-                ids.extend(self.eos_ids().first());
-                Ok(Sample::new(ids, |index| !mask_prompt || index >= boundary))
+                self.completion(prompt, completion, mask_prompt)
+            }
+            (Row::Instruction(row), None) if row.history.is_empty() => {
+                self.completion(&row.prompt(), &row.output, mask_prompt)
+            }
+            (Row::Instruction(_), None) => Err(Error::Dataset(
+                "the row has a \"history\" but the tokenizer has no chat template to tell turns apart; \
+                 use a model with a chat template"
+                    .to_owned(),
+            )),
+            (Row::Instruction(row), Some(template)) => {
+                self.chat(template, &row.messages(), None, mask_prompt)
             }
             (Row::Completion { prompt, completion }, Some(template)) => {
                 let messages = [
@@ -95,6 +117,14 @@ impl Tokenizer {
                     .to_owned(),
             )),
         }
+    }
+
+    fn completion(&self, prompt: &str, completion: &str, mask_prompt: bool) -> Result<Sample> {
+        let mut ids = self.encode_prompt(prompt)?;
+        let boundary = ids.len();
+        ids.extend(self.encode(completion, false)?);
+        ids.extend(self.eos_ids().first());
+        Ok(Sample::new(ids, |index| !mask_prompt || index >= boundary))
     }
 
     fn chat(
@@ -116,6 +146,7 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Instruction;
     use crate::data::fixture::{self, BOS, CHATML, END, EOS, SPACE_A, TURN};
 
     fn bytes(text: &str) -> Vec<u32> {
@@ -211,6 +242,26 @@ mod tests {
         let everything = tokenizer.sample(&row, false).unwrap();
         assert_eq!(everything.ids, masked.ids);
         assert_eq!(learned(&everything), masked.ids[1..]);
+    }
+
+    #[test]
+    fn an_instruction_is_a_chat_or_the_prompt_of_alpaca() {
+        let row = Instruction { instruction: "é?".into(), output: " A".into(), ..Instruction::default() };
+        let chat = fixture::tokenizer(Some(CHATML));
+        let as_chat = chat.sample(&Row::Instruction(row.clone()), true).unwrap();
+        assert_eq!(as_chat, chat.sample(&completion("é?", " A"), true).unwrap());
+        let base = fixture::tokenizer(None);
+        let prompt = row.prompt();
+        let as_prompt = base.sample(&Row::Instruction(row.clone()), true).unwrap();
+        assert_eq!(as_prompt, base.sample(&completion(&prompt, " A"), true).unwrap());
+        assert_eq!(learned(&as_prompt), [SPACE_A, EOS]);
+        let longer = Instruction { history: vec![["a".into(), "b".into()]], ..row };
+        assert_eq!(
+            learned(&chat.sample(&Row::Instruction(longer.clone()), true).unwrap())[..2],
+            [u32::from(b'b'), END]
+        );
+        let error = base.sample(&Row::Instruction(longer), true).unwrap_err();
+        assert!(error.to_string().starts_with("the row has a \"history\""), "{error}");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The three parts of a data set: what is learned, what watches over it, what judges at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Located, read_rows};
+use super::formats::ENDINGS;
+use super::sources::{self, Source};
+use super::{Columns, Located, read_rows};
 use crate::{Error, Result};
 
 /// Most rows that are held out when there is no validation file.
@@ -26,36 +28,64 @@ pub struct Splits {
     pub test: Vec<Located>,
 }
 
-/// Reads a folder with `train.jsonl` and, if they are there, `valid.jsonl` and `test.jsonl`;
-/// or a single jsonl file, which is then the training set.
+/// Reads the data sets that `data` names: a folder with `train.jsonl` and, if they are there, `valid.jsonl` and
+/// `test.jsonl` (or other [formats](super::formats)); a single file, which is then the training set; or several of
+/// both, separated by commas, each perhaps with `=weight`, which says how often its training rows come in an epoch.
 ///
-/// Without a validation file 10 % of the training rows (at least 1, at most 500), drawn with `seed`,
+/// Where there is no validation file 10 % of the training rows (at least 1, at most 500), drawn with `seed`,
 /// are held out; a single row stays in the training set.
 ///
 /// # Errors
 /// [`Error::Dataset`] naming the path when there is no training file, and what [`read_rows`] finds.
-pub fn read_splits(path: &Path, seed: u64) -> Result<Splits> {
+pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
+    let mut all = Splits::default();
+    for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
+        let splits = read_source(&path, columns, seed)?;
+        all.train.extend(sources::weighted(splits.train, weight, seed, number));
+        all.valid.extend(splits.valid);
+        all.test.extend(splits.test);
+    }
+    Ok(all)
+}
+
+fn read_source(path: &Path, columns: &Columns, seed: u64) -> Result<Splits> {
     let mut splits = if path.is_dir() {
-        let part = |name: &str| {
-            let file = path.join(name);
-            if file.exists() { read_rows(&file) } else { Ok(Vec::new()) }
+        let part = |name: &str| match file_of(path, name)? {
+            Some(file) => read_rows(&file, columns),
+            None => Ok(Vec::new()),
         };
-        Splits { train: part("train.jsonl")?, valid: part("valid.jsonl")?, test: part("test.jsonl")? }
+        Splits { train: part("train")?, valid: part("valid")?, test: part("test")? }
     } else if path.exists() {
-        Splits { train: read_rows(path)?, ..Splits::default() }
+        Splits { train: read_rows(path, columns)?, ..Splits::default() }
     } else {
         return Err(Error::Dataset(format!("{}: no such file or folder", path.display())));
     };
     if splits.train.is_empty() {
         return Err(Error::Dataset(format!(
-            "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl",
-            path.display()
+            "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
+             (or {})",
+            path.display(),
+            ENDINGS[1..].join(", ")
         )));
     }
     if splits.valid.is_empty() {
         (splits.train, splits.valid) = hold_out(splits.train, seed);
     }
     Ok(splits)
+}
+
+/// The file of a split, in whichever format it is.
+fn file_of(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let mut files =
+        ENDINGS.iter().map(|ending| folder.join(format!("{name}.{ending}"))).filter(|file| file.exists());
+    match (files.next(), files.next()) {
+        (Some(one), Some(other)) => Err(Error::Dataset(format!(
+            "{} and {} are both there; which one holds the rows?",
+            one.display(),
+            other.display()
+        ))),
+        (file, _) => Ok(file),
+    }
 }
 
 /// Draws the held-out rows; both parts keep the order of the file.
@@ -78,6 +108,11 @@ mod tests {
 
     use super::*;
     use crate::data::Row;
+    use crate::data::formats::Place;
+
+    fn read(path: &Path, seed: u64) -> Result<Splits> {
+        read_splits(path.to_str().unwrap(), &Columns::default(), seed)
+    }
 
     fn write(folder: &Path, name: &str, texts: &[&str]) {
         let lines: Vec<_> = texts.iter().map(|text| format!("{{\"text\":\"{text}\"}}\n")).collect();
@@ -99,11 +134,11 @@ mod tests {
         write(folder.path(), "train.jsonl", &["a", "b"]);
         write(folder.path(), "valid.jsonl", &["c"]);
         write(folder.path(), "test.jsonl", &["d"]);
-        let splits = read_splits(folder.path(), 0).unwrap();
+        let splits = read(folder.path(), 0).unwrap();
         assert_eq!(texts(&splits.train), ["a", "b"]);
         assert_eq!(texts(&splits.valid), ["c"]);
         assert_eq!(texts(&splits.test), ["d"]);
-        assert_eq!(splits.train[1].line, 2);
+        assert_eq!(splits.train[1].place, Place::Line(2));
         assert_eq!(&*splits.train[1].path, folder.path().join("train.jsonl"));
     }
 
@@ -111,8 +146,36 @@ mod tests {
     fn a_file_is_the_training_set_and_gives_rows_to_validation() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "notes.jsonl", &["a", "b", "c"]);
-        let splits = read_splits(&folder.path().join("notes.jsonl"), 1).unwrap();
+        let splits = read(&folder.path().join("notes.jsonl"), 1).unwrap();
         assert_eq!((splits.train.len(), splits.valid.len(), splits.test.len()), (2, 1, 0));
+    }
+
+    #[test]
+    fn several_sources_are_mixed() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "a.jsonl", &["a"]);
+        fs::write(folder.path().join("b.csv"), "body\nb\nb\n").unwrap();
+        fs::create_dir(folder.path().join("c")).unwrap();
+        write(&folder.path().join("c"), "train.jsonl", &["c", "d"]);
+        write(&folder.path().join("c"), "valid.jsonl", &["e"]);
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let data = format!("{}=3,{}", at("a.jsonl"), at("c"));
+        let splits = read_splits(&data, &Columns::default(), 0).unwrap();
+        assert_eq!((texts(&splits.train), texts(&splits.valid)), (vec!["a", "a", "a", "c", "d"], vec!["e"]));
+        let columns = Columns::parse(&["text=body".to_owned()]).unwrap();
+        assert_eq!(read_splits(&at("b.csv"), &columns, 0).unwrap().train.len(), 1);
+        let error = read_splits(&format!("{},nowhere", at("a.jsonl")), &Columns::default(), 0).unwrap_err();
+        assert_eq!(error.to_string(), "nowhere: no such file or folder");
+    }
+
+    #[test]
+    fn a_split_in_two_formats_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("train.csv"), "text\na\nb\n").unwrap();
+        assert_eq!(texts(&read(folder.path(), 0).unwrap().train).len(), 1);
+        write(folder.path(), "train.jsonl", &["a"]);
+        let error = read(folder.path(), 0).unwrap_err().to_string();
+        assert!(error.ends_with("train.csv are both there; which one holds the rows?"), "{error}");
     }
 
     #[test]
@@ -134,10 +197,10 @@ mod tests {
     fn missing_files_and_folders_are_named() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "test.jsonl", &["d"]);
-        let error = read_splits(folder.path(), 0).unwrap_err();
+        let error = read(folder.path(), 0).unwrap_err();
         let start = format!("{}: no train.jsonl; a data folder holds", folder.path().display());
         assert!(error.to_string().starts_with(&start), "{error}");
-        let error = read_splits(Path::new("/no/where"), 0).unwrap_err();
+        let error = read(Path::new("/no/where"), 0).unwrap_err();
         assert_eq!(error.to_string(), "/no/where: no such file or folder");
     }
 
@@ -146,7 +209,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "train.jsonl", &["a"]);
         write(folder.path(), "valid.jsonl", &[]);
-        let error = read_splits(folder.path(), 0).unwrap_err();
+        let error = read(folder.path(), 0).unwrap_err();
         let expected = format!("{}: the file holds no rows", folder.path().join("valid.jsonl").display());
         assert_eq!(error.to_string(), expected);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Located, Sample, Splits, Tokenizer};
+use super::{Located, Sample, Tokenizer};
 use crate::{Error, Result};
 
 /// What a split holds.
@@ -23,17 +23,6 @@ pub struct SplitReport {
     pub dropped: usize,
     /// Rows by [kind](super::Row::kind).
     pub kinds: BTreeMap<&'static str, usize>,
-}
-
-/// What a data set holds. A split that is not there has no rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct DataReport {
-    /// Rows to learn from.
-    pub train: SplitReport,
-    /// Rows that measure progress.
-    pub valid: SplitReport,
-    /// Rows for a final measurement.
-    pub test: SplitReport,
 }
 
 /// Rows as token ids, in the order of the file.
@@ -56,15 +45,30 @@ pub fn tokenize(
     mask_prompt: bool,
     max_seq_length: usize,
 ) -> Result<Tokenized> {
+    cut(rows, samples(rows, tokenizer, mask_prompt)?, max_seq_length)
+}
+
+/// Tokenises rows in parallel, each of them whole.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
+pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, mask_prompt: bool) -> Result<Vec<Sample>> {
     // Collected before errors are looked at: whichever thread fails first, the first row is reported.
     let results: Vec<_> = rows
         .par_iter()
         .map(|located| tokenizer.sample(&located.row, mask_prompt).map_err(|e| located.blame(e)))
         .collect();
+    results.into_iter().collect()
+}
+
+/// Cuts the `samples` of `rows` to `max_seq_length` tokens and leaves out those that teach nothing then.
+///
+/// # Errors
+/// [`Error::Dataset`] when no row is left to learn from.
+pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -> Result<Tokenized> {
     let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
     let mut samples = Vec::with_capacity(rows.len());
-    for (located, result) in rows.iter().zip(results) {
-        let mut sample = result?;
+    for (located, mut sample) in rows.iter().zip(whole) {
         *report.kinds.entry(located.row.kind()).or_default() += 1;
         report.tokens += sample.len();
         report.longest = report.longest.max(sample.len());
@@ -89,25 +93,6 @@ pub fn tokenize(
     Ok(Tokenized { samples, report })
 }
 
-/// Tokenises every split and reports what is there.
-///
-/// # Errors
-/// As [`tokenize`].
-pub fn describe(
-    splits: &Splits,
-    tokenizer: &Tokenizer,
-    mask_prompt: bool,
-    max_seq_length: usize,
-) -> Result<DataReport> {
-    let report =
-        |rows: &[Located]| tokenize(rows, tokenizer, mask_prompt, max_seq_length).map(|it| it.report);
-    Ok(DataReport {
-        train: report(&splits.train)?,
-        valid: report(&splits.valid)?,
-        test: report(&splits.test)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -116,11 +101,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::data::{Row, fixture};
+    use crate::data::{Place, Row, fixture};
 
     fn located(rows: Vec<Row>) -> Vec<Located> {
         let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
-        (1..).zip(rows).map(|(line, row)| Located { row, path: Arc::clone(&path), line }).collect()
+        (1..)
+            .zip(rows)
+            .map(|(line, row)| Located { row, path: Arc::clone(&path), place: Place::Line(line) })
+            .collect()
     }
 
     fn text(text: &str) -> Row {
@@ -183,24 +171,6 @@ mod tests {
             error.to_string(),
             "d/train.jsonl: none of the 2 rows has anything to learn within 6 tokens; \
              the longest has 14 (max_seq_length, mask_prompt)"
-        );
-    }
-
-    #[test]
-    fn a_data_set_is_described_by_split() {
-        let splits = Splits {
-            train: located(vec![text("ab"), text("c")]),
-            valid: located(vec![completion("p", "c")]),
-            test: Vec::new(),
-        };
-        let report = describe(&splits, &fixture::tokenizer(None), true, 64).unwrap();
-        assert_eq!(
-            serde_json::to_value(report).unwrap(),
-            json!({
-                "train": {"rows": 2, "tokens": 7, "longest": 4, "truncated": 0, "dropped": 0, "kinds": {"text": 2}},
-                "valid": {"rows": 1, "tokens": 4, "longest": 4, "truncated": 0, "dropped": 0, "kinds": {"completion": 1}},
-                "test": {"rows": 0, "tokens": 0, "longest": 0, "truncated": 0, "dropped": 0, "kinds": {}},
-            })
         );
     }
 }

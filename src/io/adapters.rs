@@ -1,16 +1,19 @@
 //! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
 //!
-//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`).
+//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`), `.lora_b` (`[rank, out]`) and, of type
+//! `dora`, `.m` (`[out]`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{self, Tensors};
 use super::{atomic, weights};
 use crate::models::Model;
+use crate::nn::LowRank;
 use crate::{Error, Result, kernels};
 
 /// Tensors of an adapter.
@@ -18,10 +21,15 @@ pub const TENSORS: &str = "adapters.safetensors";
 /// What an adapter says of itself.
 pub const CONFIG: &str = "adapter_config.json";
 
+/// Type of plain low-rank adapters.
+pub const LORA: &str = "lora";
+/// Type of low-rank adapters with [magnitudes](crate::nn::dora).
+pub const DORA: &str = "dora";
+
 /// The part of `adapter_config.json` that readers need; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdapterConfig {
-    /// `"lora"`, or `"full"` for plain parameters.
+    /// [`LORA`], [`DORA`], or `"full"` for plain parameters.
     #[serde(default = "lora")]
     pub fine_tune_type: String,
     /// The adapter sits in this many last blocks; -1 for all.
@@ -47,10 +55,13 @@ pub struct LoraParameters {
     /// Layers inside a block that carry an adapter; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<BTreeSet<String>>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
 fn lora() -> String {
-    "lora".to_owned()
+    LORA.to_owned()
 }
 
 /// Writes the adapter attached to `model`; the configuration comes last, so a folder with
@@ -86,11 +97,11 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<AdapterConfig> {
     let config: AdapterConfig = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
     let loaded = tensors::read(&folder.join(TENSORS))?;
     match (config.fine_tune_type.as_str(), &config.lora_parameters) {
-        ("lora", Some(lora)) => attach(model, loaded, lora),
-        ("lora", None) => return Err(broken("\"lora_parameters\" is missing".into())),
+        (kind @ (LORA | DORA), Some(lora)) => attach(model, loaded, lora, kind == DORA),
+        (LORA | DORA, None) => return Err(broken("\"lora_parameters\" is missing".into())),
         ("full", _) => replace(model, loaded),
         (other, _) => {
-            return Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora or full")));
+            return Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora, dora or full")));
         }
     }
     .map_err(|problem| {
@@ -102,27 +113,34 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<AdapterConfig> {
 /// Whether a parameter belongs to an adapter.
 #[must_use]
 pub fn is_adapter(name: &str) -> bool {
-    name.ends_with(".lora_a") || name.ends_with(".lora_b")
+    [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
-/// Opens the low-rank slots for which `loaded` has tensors.
+/// Opens the low-rank slots for which `loaded` has tensors; `dora` says that there are magnitudes.
 fn attach(
     model: &mut dyn Model,
     mut loaded: Tensors,
     lora: &LoraParameters,
+    dora: bool,
 ) -> std::result::Result<(), String> {
     let mut problems = Vec::new();
     let visited = model.visit_linears(&mut |name, layer| {
         let (a, b) = (loaded.remove(&format!("{name}.lora_a")), loaded.remove(&format!("{name}.lora_b")));
+        let m = if dora { loaded.remove(&format!("{name}.m")) } else { None };
+        if let Some(problem) = misfit_of_magnitude(name, layer.size().1, dora && a.is_some(), m.as_ref()) {
+            problems.push(problem);
+            return Ok(());
+        }
         let (inputs, outputs) = layer.size();
         match (a, b) {
             (None, None) => {}
             (Some(a), Some(b)) => {
                 let rank = b.dim(0);
                 if a.shape() == [inputs, rank] && b.shape() == [rank, outputs] {
-                    (*layer.lora_a, *layer.lora_b) = (Some(a), Some(b));
-                    layer.low_rank.scale = lora.scale;
-                    layer.low_rank.dropout = lora.dropout;
+                    (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a), Some(b), m);
+                    layer.low_rank =
+                        LowRank { scale: lora.scale, dropout: lora.dropout, ..LowRank::default() };
+                    layer.settle()?;
                 } else {
                     problems.push(format!(
                         "\"{name}.lora_a\" {:?} and \"{name}.lora_b\" {:?} do not fit a layer from {inputs} to {outputs}",
@@ -140,6 +158,19 @@ fn attach(
     }
     problems.extend(loaded.keys().map(|name| format!("unexpected tensor \"{name}\"")));
     if problems.is_empty() { Ok(()) } else { Err(weights::summary(&problems)) }
+}
+
+/// What is wrong with the magnitude `m` of a layer with `outputs` outputs, `expected` or not.
+fn misfit_of_magnitude(name: &str, outputs: i32, expected: bool, m: Option<&Array>) -> Option<String> {
+    match m {
+        None if expected => Some(format!("\"{name}.m\" is missing")),
+        Some(_) if !expected => Some(format!("\"{name}\" has a magnitude but no lora_a")),
+        Some(m) if m.shape() != [outputs] => {
+            let shape = m.shape();
+            Some(format!("\"{name}.m\" {shape:?} does not fit a layer with {outputs} outputs"))
+        }
+        _ => None,
+    }
 }
 
 /// Replaces the plain parameters for which `loaded` has tensors.

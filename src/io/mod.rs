@@ -4,5 +4,6 @@ pub mod adapters;
 pub mod atomic;
 pub mod folder;
 pub mod output;
+mod repack;
 pub mod tensors;
 pub mod weights;

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use super::repack::repack;
 use super::tensors::{self, Tensors};
 use crate::models::{Model, Quantization};
 use crate::nn::packed::is_float;
@@ -30,9 +31,17 @@ pub fn load(
     quantization: &Quantization,
 ) -> Result<()> {
     let mut loaded = Tensors::new();
+    // Parts of matrices whose other parts may stand in the next file.
+    let mut unpaired = Tensors::new();
     for path in files(folder)? {
+        let mut stored = tensors::read(&path)?;
+        if let Some(format) = quantization.foreign() {
+            unpaired.append(&mut stored);
+            stored = repack(&mut unpaired, format)
+                .map_err(|error| Error::ModelLoading(format!("{}: {error}", path.display())))?;
+        }
         let mut tensors = Tensors::new();
-        for (name, array) in tensors::read(&path)? {
+        for (name, array) in stored {
             if !model.ignores(&name) {
                 let parts = model.adopt(&name, array).map_err(|error| {
                     let why = error.what();
@@ -64,6 +73,16 @@ pub fn load(
             loaded.insert(name, array);
         }
     }
+    if let Some(name) = unpaired.keys().next() {
+        return Err(Error::ModelLoading(format!(
+            "{}: \"{name}\" lacks the other parts of its matrix: qweight, qzeros, scales and, where inputs are \
+             ordered, g_idx",
+            folder.display()
+        )));
+    }
+    if quantization.foreign().is_some() {
+        drop_empty_biases(model, &mut loaded)?;
+    }
     let misfit = |problem| {
         Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
     };
@@ -77,6 +96,24 @@ pub fn load(
     model.visit_packable(&mut |path, slots| {
         slots.check().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
+}
+
+/// Removes the zeros that AutoGPTQ stores as bias of layers that have none.
+fn drop_empty_biases(model: &dyn Model, loaded: &mut Tensors) -> Result<()> {
+    let parameters = model.parameters().flatten();
+    let spare: Vec<String> = loaded
+        .keys()
+        .filter(|name| name.ends_with(".bias") && !parameters.contains_key(name.as_str()))
+        .cloned()
+        .collect();
+    for name in spare {
+        let empty = loaded[&name].eq(Array::from_f32(0.0))?.all(None)?;
+        kernels::eval([&empty])?;
+        if empty.item_exact::<bool>() {
+            loaded.remove(&name);
+        }
+    }
+    Ok(())
 }
 
 /// Files that hold the weights, sorted.

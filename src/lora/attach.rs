@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use mlx_rs::{Array, Dtype, random};
 
-use super::config::TrainingConfig;
+use super::config::{Method, TrainingConfig};
+use super::method::LoraInit;
+use super::pissa::Decomposition;
+use super::{adalora, pissa};
 use crate::io::adapters::{LoraParameters, is_adapter};
 use crate::models::Model;
-use crate::nn::LowRank;
+use crate::nn::{Linear, LowRank};
 use crate::rng::{self, Purpose};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 
 /// What is attached, and where.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +27,32 @@ pub struct Adapter<'a> {
     pub scale: f32,
     /// Share of inputs zeroed in training.
     pub dropout: f32,
+    /// What the matrices are at first.
+    pub start: Start,
+}
+
+/// What adapters start from. None of them changes the model yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
+    Random,
+    /// The same, with the lengths of the rows as magnitudes ([DoRA](crate::nn::dora)).
+    Magnitude,
+    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](super::adalora)).
+    Triplets,
+    /// Principal parts of the matrices ([PiSSA](super::pissa)).
+    Principal(Decomposition),
+}
+
+impl Start {
+    fn of(config: &TrainingConfig) -> Self {
+        match (config.method, config.lora_init) {
+            (Method::Dora, _) => Self::Magnitude,
+            (Method::Adalora, _) => Self::Triplets,
+            (_, LoraInit::Pissa(decomposition)) => Self::Principal(decomposition),
+            (_, LoraInit::Default) => Self::Random,
+        }
+    }
 }
 
 impl<'a> Adapter<'a> {
@@ -33,9 +62,10 @@ impl<'a> Adapter<'a> {
         Self {
             modules: config.target_modules.as_deref(),
             num_layers: config.num_layers,
-            rank: config.lora_rank,
-            scale: (config.lora_alpha / f64::from(config.lora_rank)) as f32,
+            rank: config.initial_rank(),
+            scale: config.scale() as f32,
             dropout: config.lora_dropout as f32,
+            start: Start::of(config),
         }
     }
 }
@@ -46,7 +76,7 @@ impl<'a> Adapter<'a> {
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
-        (*layer.lora_a, *layer.lora_b) = (None, None);
+        (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
         layer.low_rank = LowRank::default();
         Ok(())
     })
@@ -59,20 +89,44 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
 pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
-        for slot in [&mut *layer.lora_a, &mut *layer.lora_b].into_iter().flatten() {
+        layer.low_rank.norms.factor = None;
+        for slot in [&mut *layer.lora_a, &mut *layer.lora_b, &mut *layer.m].into_iter().flatten() {
             *slot = slot.as_dtype(Dtype::Float32)?;
         }
         Ok(())
     })
 }
 
-/// Adds adapters with `A ~ U(-1/√in, 1/√in)` and `B = 0`, so that nothing changes yet; returns
-/// where they sit, relative to their block.
+/// Makes of trained adapters what is saved and used: plain matrices `A` and `B`, with magnitudes where there are any,
+/// all of one rank, as mlx-lm reads them. Returns what is left of each layer's rank where that changed.
 ///
 /// # Errors
-/// A module that fits no layer; more blocks than the model has.
+/// What MLX raises.
+pub fn settle(model: &mut dyn Model, parameters: &mut LoraParameters) -> Result<()> {
+    let pattern = adalora::ranks(model)?;
+    let most = pattern.values().max().copied();
+    let mut rank = None;
+    model.visit_linears(&mut |_, layer| {
+        if let Some(most) = most {
+            adalora::gather(layer, most)?;
+        }
+        layer.merge_parts()?;
+        let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
+        kernels::eval(parts)?;
+        rank = rank.or((*layer.lora_b).as_ref().map(|b| b.dim(0).unsigned_abs()));
+        layer.settle()
+    })?;
+    parameters.rank = rank.unwrap_or(parameters.rank);
+    parameters.rank_pattern = (!pattern.is_empty()).then_some(pattern);
+    Ok(())
+}
+
+/// Adds adapters, so that nothing changes yet; returns where they sit, relative to their block.
+///
+/// # Errors
+/// A module that fits no layer; more blocks than the model has; a rank that a matrix does not have.
 pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<LoraParameters> {
-    let &Adapter { modules, num_layers, rank, scale, dropout } = adapter;
+    let &Adapter { modules, num_layers, rank, scale, dropout, start } = adapter;
     let first_block = first_block(model.num_layers(), num_layers)?;
     let mut keys = BTreeSet::new();
     let mut available = BTreeSet::new();
@@ -89,12 +143,9 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
         if block < first_block || target == Some(None) {
             return Ok(());
         }
-        let (inputs, outputs) = layer.size();
-        let (rank, bound) = (rank as i32, f64::from(inputs).sqrt().recip() as f32);
         let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
-        *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], &key)?);
-        *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
-        layer.low_rank = LowRank { scale, dropout, dropout_key: None };
+        layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
+        fill(layer, rank as i32, start, &key)?;
         keys.insert(name.to_owned());
         Ok(())
     })?;
@@ -106,7 +157,29 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<Lor
             available.join(", ")
         )));
     }
-    Ok(LoraParameters { rank, scale, dropout, keys: Some(keys) })
+    Ok(LoraParameters { rank, scale, dropout, keys: Some(keys), rank_pattern: None })
+}
+
+/// Gives `layer` the matrices it starts with.
+fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> {
+    let (inputs, outputs) = layer.size();
+    match start {
+        Start::Principal(decomposition) => pissa::attach(layer, rank, decomposition, key),
+        Start::Triplets => {
+            let (key_a, key_b) = random::split(key, 2)?;
+            let normal = |shape: &[i32], key: &Array| random::normal::<f32>(shape, None, 0.02, key);
+            *layer.lora_a = Some(normal(&[inputs, rank], &key_a)?);
+            *layer.lora_b = Some(normal(&[rank, outputs], &key_b)?);
+            *layer.lora_e = Some(Array::zeros::<f32>(&[rank])?);
+            Ok(())
+        }
+        Start::Random | Start::Magnitude => {
+            let bound = f64::from(inputs).sqrt().recip() as f32;
+            *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], key)?);
+            *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
+            if start == Start::Magnitude { layer.open_magnitude() } else { Ok(()) }
+        }
+    }
 }
 
 /// Sorted names of all adapter parameters.

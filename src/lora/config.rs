@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::method::LoraInit;
 use super::plan;
+use crate::data::Columns;
 use crate::train::optimizer;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
@@ -13,8 +15,25 @@ use crate::{Error, Result};
 pub enum Method {
     /// Low-rank adapters on frozen weights.
     Lora,
+    /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
+    Dora,
+    /// Low-rank adapters whose ranks move to where they matter ([AdaLoRA](super::adalora)).
+    Adalora,
     /// Every weight.
     Full,
+}
+
+impl Method {
+    /// As settings spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "lora",
+            Self::Dora => "dora",
+            Self::Adalora => "adalora",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// Settings of one run. This is the one truth for defaults; the Python dataclass and the
@@ -24,7 +43,8 @@ pub enum Method {
 pub struct TrainingConfig {
     /// Folder or hub id; `None` for the embedded model.
     pub model_path: Option<String>,
-    /// Folder with train/valid/test.jsonl, or one file; `None` for the bundled instructions.
+    /// Folder with train/valid/test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or several of both separated by
+    /// commas, each perhaps with `=weight`; `None` for the bundled instructions.
     pub data: Option<String>,
     /// Folder of the result; `None` for a new numbered one under `runs/`.
     pub output: Option<String>,
@@ -42,12 +62,32 @@ pub struct TrainingConfig {
     pub grad_accumulation: u64,
     /// Tokens per row beyond which a row is cut.
     pub max_seq_length: usize,
-    /// Inner dimension of the adapters.
+    /// Inner dimension of the adapters; for `AdaLoRA` the mean of all of them at the end.
     pub lora_rank: u32,
-    /// The adapters are scaled by `lora_alpha / lora_rank`.
+    /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
     pub lora_alpha: f64,
     /// Share of an adapter's inputs zeroed in training.
     pub lora_dropout: f64,
+    /// Scale the adapters by `lora_alpha / √lora_rank`.
+    pub use_rslora: bool,
+    /// Learning rate of `B` and of magnitudes as a multiple of that of `A`; `None` for 1.
+    pub loraplus_lr_ratio: Option<f64>,
+    /// What the adapters start from.
+    pub lora_init: LoraInit,
+    /// Rank from which `AdaLoRA` starts; `None` for one and a half times `lora_rank`.
+    pub adalora_init_rank: Option<u32>,
+    /// Steps of `AdaLoRA` before ranks fall.
+    pub adalora_tinit: u64,
+    /// Steps of `AdaLoRA` after the last change of ranks.
+    pub adalora_tfinal: u64,
+    /// Steps of `AdaLoRA` between two changes of ranks.
+    pub adalora_delta_t: u64,
+    /// `AdaLoRA`'s decay of the mean sensitivity.
+    pub adalora_beta1: f64,
+    /// `AdaLoRA`'s decay of the mean deviation from it.
+    pub adalora_beta2: f64,
+    /// Weight of `AdaLoRA`'s penalty on matrices that are not orthogonal.
+    pub adalora_orth_reg_weight: f64,
     /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
     pub target_modules: Option<Vec<String>>,
     /// The last this many blocks get adapters; `None` for all.
@@ -56,6 +96,11 @@ pub struct TrainingConfig {
     pub init_adapter: Option<String>,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
+    /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
+    pub columns: Option<Vec<String>>,
+    /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
+    /// counts packed rows.
+    pub packing: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
     /// Bits per weight to which the frozen matrices are quantized when the model is loaded
@@ -134,10 +179,22 @@ impl Default for TrainingConfig {
             lora_rank: 8,
             lora_alpha: 16.0,
             lora_dropout: 0.0,
+            use_rslora: false,
+            loraplus_lr_ratio: None,
+            lora_init: LoraInit::Default,
+            adalora_init_rank: None,
+            adalora_tinit: 0,
+            adalora_tfinal: 0,
+            adalora_delta_t: 1,
+            adalora_beta1: 0.85,
+            adalora_beta2: 0.85,
+            adalora_orth_reg_weight: 0.5,
             target_modules: None,
             num_layers: None,
             init_adapter: None,
             mask_prompt: true,
+            columns: None,
+            packing: false,
             dtype: None,
             bits: None,
             seed: 0,
@@ -220,8 +277,9 @@ impl TrainingConfig {
         if self.target_modules.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
         }
-        if self.method == Method::Full && self.init_adapter.is_some() {
-            return Err(Error::Config("init_adapter needs method \"lora\", not \"full\"".into()));
+        self.validate_method()?;
+        if let Some(columns) = &self.columns {
+            Columns::parse(columns)?;
         }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
@@ -229,11 +287,6 @@ impl TrainingConfig {
         if let Some(bits) = self.bits {
             if ![2, 3, 4, 5, 6, 8].contains(&bits) {
                 return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
-            }
-            if self.method == Method::Full {
-                return Err(Error::Config(
-                    "bits is for method \"lora\": quantized weights cannot be trained".into(),
-                ));
             }
         }
         plan::check(self)?;
@@ -248,6 +301,7 @@ impl TrainingConfig {
             for key in [
                 "model_path",
                 "data",
+                "columns",
                 "output",
                 "epochs",
                 "iters",

@@ -1,7 +1,10 @@
 //! Fine-tuning a language model: low-rank adapters, or every weight.
 
+pub mod adalora;
 pub mod attach;
 pub mod config;
+pub mod method;
+pub mod pissa;
 mod plan;
 pub mod run;
 

@@ -20,6 +20,7 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
         batch_size: config.batch_size,
         accumulation: config.grad_accumulation,
         lr: config.lr,
+        lr_factors: config.lr_factors(),
         course: course(config)?,
         warmup_steps: (steps as f64 * config.warmup_ratio).round() as u64,
         optimizer: optimizer(config)?,

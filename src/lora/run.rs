@@ -1,5 +1,6 @@
 //! From a loaded model and a configuration to an adapter or a model folder on disk.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,17 +9,20 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::json;
 
+use super::adalora::Allocator;
 use super::attach::{self, Adapter};
 use super::config::{Method, TrainingConfig};
+use super::method::LoraInit;
 use super::plan::plan;
-use crate::data::{DataReport, Sample, Tokenizer, describe, read_splits, tokenize};
+use crate::data::{Columns, DataReport, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize};
 use crate::io::adapters::{self, AdapterConfig};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
 use crate::train::checkpoint::Checkpoints;
-use crate::train::fit::{Data, Outcome, fit};
+use crate::train::fit::{Data, Outcome, Trained, fit};
+use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
@@ -67,6 +71,8 @@ pub struct Report {
     pub adapter_path: PathBuf,
     /// Step this run continued from; 0 for a fresh one.
     pub resumed_from: u64,
+    /// Ranks that `AdaLoRA` left, by layer.
+    pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
 /// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
@@ -88,24 +94,20 @@ pub fn run(
         TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
         _ => Existing::Keep,
     };
-    let path = |key: &str, value: &Option<String>| match value {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => Err(Error::Config(format!("{key} is missing"))),
-    };
-    let (data, dropped) = read_data(&path("data", &config.data)?, tokenizer, config, model.vocab_size())?;
+    let (data, dropped) = read_data(tokenizer, config, model.vocab_size())?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
         return Err(Error::Config(
             "early_stopping_patience needs validation rows, which data has not".into(),
         ));
     }
-    let folder = path("output", &config.output)?;
+    let folder = PathBuf::from(given("output", config.output.as_deref())?);
     if fs::canonicalize(&folder).is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|base| base == folder))
     {
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
     }
     let results = [REPORT, adapters::TENSORS, adapters::CONFIG, weights::FILE, "config.json"];
     let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
-    let (names, adapter) = prepare(model, source, config)?;
+    let (names, mut adapter) = prepare(model, source, config)?;
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
@@ -113,15 +115,27 @@ pub fn run(
     let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
-    let outcome = fit(model, &names, &data, &plan, &checkpoints, resumed, observer)?;
+    let mut allocator = match config.method {
+        Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
+        _ => None,
+    };
+    let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
+    let trained = Trained { names: &names, hook };
+    let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let stopped_early = outcome.steps < plan.steps;
+    let measured = report(model, &names, outcome)?;
+    if let Some(AdapterConfig { lora_parameters: Some(lora), .. }) = &mut adapter {
+        attach::settle(model, lora)?;
+    }
     save(model, source, adapter.as_ref(), output.folder())?;
     let report = Report {
-        stopped_early: outcome.steps < plan.steps,
+        stopped_early,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
         adapter_path: output.folder().to_owned(),
-        ..report(model, &names, outcome)?
+        rank_pattern: adapter.and_then(|adapter| adapter.lora_parameters?.rank_pattern),
+        ..measured
     };
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
@@ -138,13 +152,8 @@ struct Losses {
 }
 
 /// The data as tokens, each of them below `vocab`.
-fn read_data(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    config: &TrainingConfig,
-    vocab: i32,
-) -> Result<(Data, Losses)> {
-    let splits = read_splits(path, config.seed)?;
+fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
+    let splits = read(config)?;
     let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
     let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
@@ -156,13 +165,23 @@ fn read_data(
     if losses.truncated + losses.dropped > 0 {
         log::warn!(
             "{}: {} rows were cut to max_seq_length ({}), {} left out for having nothing to learn",
-            path.display(),
+            config.data.as_deref().unwrap_or_default(),
             losses.truncated,
             config.max_seq_length,
             losses.dropped
         );
     }
-    Ok((Data { train: train.samples, valid: valid.samples }, losses))
+    let train = if config.packing { pack(&train.samples, config.max_seq_length) } else { train.samples };
+    Ok((Data { train, valid: valid.samples }, losses))
+}
+
+fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
+    value.ok_or_else(|| Error::Config(format!("{key} is missing")))
+}
+
+fn read(config: &TrainingConfig) -> Result<Splits> {
+    let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
+    read_splits(given("data", config.data.as_deref())?, &columns, config.seed)
 }
 
 /// Checks `config` and its data without training; what the data hold.
@@ -171,10 +190,10 @@ fn read_data(
 /// As [`run`], as far as they show before the first step.
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
-    let Some(data) = &config.data else { return Err(Error::Config("data is missing".into())) };
-    let splits = read_splits(Path::new(data), config.seed)?;
-    let report = describe(&splits, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    prepare(model, Path::new(""), config)?;
+    let report = describe(&read(config)?, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    // Decomposing every matrix would check nothing more.
+    let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
+    prepare(model, Path::new(""), &config)?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -190,25 +209,31 @@ fn prepare(
         model.visit_packable(&mut |path, slots| match slots.format {
             None => Ok(()),
             Some(_) => Err(Error::Config(format!(
-                "method \"full\" trains every weight, but {path} is quantized; load a dense model or use \"lora\""
+                "method \"full\" trains every weight, but {path} is quantized; load a dense model or train adapters"
             ))),
         })?;
         let mut names: Vec<String> = model.parameters().flatten().keys().map(ToString::to_string).collect();
         names.sort();
         return Ok((names, None));
     }
+    let kind = if config.method == Method::Dora { adapters::DORA } else { adapters::LORA };
     let adapter = if let Some(folder) = &config.init_adapter {
         let mut adapter = adapters::load(Path::new(folder), model)?;
         // The adapter brings its shape and scale; precision and dropout belong to this run.
         attach::prepare(model, config.lora_dropout as f32)?;
         match &mut adapter.lora_parameters {
-            Some(lora) if adapter.fine_tune_type == "lora" => lora.dropout = config.lora_dropout as f32,
-            _ => return Err(Error::Config(format!("init_adapter: {folder} holds no low-rank adapter"))),
+            Some(lora) if adapter.fine_tune_type == kind => lora.dropout = config.lora_dropout as f32,
+            _ => {
+                let other = &adapter.fine_tune_type;
+                return Err(Error::Config(format!(
+                    "init_adapter: {folder} holds an adapter of type \"{other}\", which method \"{kind}\" cannot go on with"
+                )));
+            }
         }
         adapter
     } else {
         AdapterConfig {
-            fine_tune_type: "lora".into(),
+            fine_tune_type: kind.into(),
             num_layers: config.num_layers.map_or(model.num_layers() as i64, i64::from),
             lora_parameters: Some(attach::attach(model, &Adapter::of(config), config.seed)?),
             model: None,

@@ -5,7 +5,7 @@ use mlx_macros::ModuleParameters;
 use super::decoder::Block;
 use super::shape::Shape;
 use crate::nn::part::{FeedForward, Linears, Mixer, under};
-use crate::nn::{self, LayerCache, Residual, RmsNorm};
+use crate::nn::{self, Context, Residual, RmsNorm};
 
 /// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.
 #[derive(Debug, Clone, ModuleParameters)]
@@ -36,8 +36,8 @@ impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
 }
 
 impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
-        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
         x.add(attended)?;
         let transformed = self.mlp.forward(&x.normed(&self.post_attention_layernorm)?)?;
         x.add(transformed)

@@ -15,7 +15,7 @@ use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
-use crate::nn::{self, Cache, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm};
+use crate::nn::{self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm, Segments};
 
 /// One layer of a decoder.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
@@ -23,7 +23,7 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
     ///
     /// # Errors
     /// Shapes that do not fit.
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()>;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
 
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;
@@ -119,26 +119,40 @@ impl<B: Block> Decoder<B> {
     pub(super) fn with_layout(self, layout: Layout) -> Self {
         Self { layout, ..self }
     }
-}
 
-impl<B: Block> Model for Decoder<B> {
-    fn hidden(&self, ids: &Array, mut cache: Option<&mut Cache>) -> nn::Result<Array> {
+    /// What the head takes, of `ids`: `[batch, time]`.
+    fn read(&self, ids: &Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = self.model.embed_tokens.forward(ids, self.dtype())?;
         if let Some(scale) = self.embedding_scale {
             x = x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?)?;
         }
         let mut x = Residual::new(x);
-        if let (Some(checkpointing), None) = (&self.checkpointing, &cache) {
+        let segments = match context {
+            Context::Cached(_) => None,
+            Context::Whole => Some(None),
+            Context::Segmented(segments) => Some(Some(segments)),
+        };
+        if let Some((checkpointing, segments)) = self.checkpointing.as_ref().zip(segments) {
             let every = checkpointing.every.max(1);
             for (i, blocks) in self.model.layers.chunks(every).enumerate() {
-                x = recomputed(x, blocks, i * every, &checkpointing.trained)?;
+                x = recomputed(x, segments, blocks, i * every, &checkpointing.trained)?;
             }
             return x.normed(&self.model.norm);
         }
         for (i, block) in self.model.layers.iter().enumerate() {
-            block.forward(&mut x, cache.as_mut().map(|cache| &mut cache.layers[i]))?;
+            block.forward(&mut x, context.layer(i))?;
         }
         x.normed(&self.model.norm)
+    }
+}
+
+impl<B: Block> Model for Decoder<B> {
+    fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
+        self.read(ids, cache.map_or(Context::Whole, Context::Cached))
+    }
+
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array> {
+        self.read(ids, Context::Segmented(segments))
     }
 
     fn head(&self) -> Layer<'_> {
@@ -210,6 +224,7 @@ impl<B: Block> Model for Decoder<B> {
 /// the parameters in `trained`.
 fn recomputed<B: Block>(
     x: Residual,
+    segments: Option<&Segments>,
     blocks: &[B],
     first: usize,
     trained: &BTreeSet<String>,
@@ -229,7 +244,7 @@ fn recomputed<B: Block>(
         }
         names.push(of_block);
     }
-    let blocks = blocks.to_vec();
+    let (blocks, segments) = (blocks.to_vec(), segments.cloned());
     let outputs = checkpoint(&inputs, move |inputs| {
         let mut blocks = blocks.clone();
         let (parts, mut values) = inputs.split_at(streams);
@@ -247,7 +262,7 @@ fn recomputed<B: Block>(
         }
         let mut x = Residual::from_parts(parts).ok_or_else(no_part)?;
         for block in &blocks {
-            block.forward(&mut x, None)?;
+            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
         }
         Ok(x.into_parts())
     })?;

@@ -11,7 +11,7 @@ use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
-use crate::nn::{self, Attention, LayerCache, Mlp, Residual, RmsNorm, Rope};
+use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
 
 /// What the sizes are where `config.json` is silent.
@@ -146,8 +146,8 @@ fn positive(key: &str, value: f32) -> Result<f32> {
 }
 
 impl Block for SandwichBlock {
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
-        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
         x.add(self.post_attention_layernorm.forward(&attended)?)?;
         let transformed = self.mlp.forward(&x.normed(&self.pre_feedforward_layernorm)?)?;
         x.add(self.post_feedforward_layernorm.forward(&transformed)?)

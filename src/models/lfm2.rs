@@ -15,7 +15,8 @@ use crate::nn::attention::Learned;
 use crate::nn::linear::forward_all;
 use crate::nn::part::{FeedForward, Linears, Mixer, named, under};
 use crate::nn::{
-    self, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope, ShortConv,
+    self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
+    ShortConv,
 };
 
 /// What `config.json` has beside the [`Shape`].
@@ -186,8 +187,8 @@ impl<F: FeedForward> Lfm2Block<F> {
 }
 
 impl<F: FeedForward> Block for Lfm2Block<F> {
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
-        let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, cache)?;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
+        let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, context)?;
         x.add(mixed)?;
         let transformed = self.feed_forward.forward(&x.normed(&self.ffn_norm)?)?;
         x.add(transformed)
@@ -225,10 +226,10 @@ impl Attention {
 }
 
 impl Mixer for Attention {
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> nn::Result<Array> {
+    fn forward(&self, x: &Array, context: Context) -> nn::Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
         let learned = Learned { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
-        self.out_proj.forward(&self.heads.forward(qkv, learned, cache)?)
+        self.out_proj.forward(&self.heads.forward(qkv, learned, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

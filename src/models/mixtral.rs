@@ -12,7 +12,7 @@ use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::moe::Moe;
 use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
-use crate::nn::{self, Attention, LayerCache, NumberedMlp, Residual, RmsNorm};
+use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
 /// What `config.json` has beside the [`Shape`].
@@ -70,8 +70,8 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
 }
 
 impl Block for MixtralBlock {
-    fn forward(&self, x: &mut Residual, cache: Option<&mut LayerCache>) -> nn::Result<()> {
-        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, cache)?;
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
+        let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
         x.add(attended)?;
         let transformed = self.block_sparse_moe.forward(&x.normed(&self.post_attention_layernorm)?)?;
         x.add(transformed)

@@ -12,13 +12,14 @@ use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
-use crate::nn::{self, Cache, Embedding, Linear};
+use crate::nn::{self, Cache, Embedding, Linear, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
 mod config;
 mod decoder;
 mod experts;
+mod foreign;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -39,6 +40,7 @@ mod shape;
 mod smollm3;
 
 pub use config::read as read_config;
+pub use foreign::{Foreign, Packing};
 pub use init::initialize;
 pub use quantization::Quantization;
 
@@ -65,6 +67,12 @@ pub trait Model: ModuleParameters + Send {
     /// # Errors
     /// Shapes that do not fit.
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// As [`hidden`](Self::hidden), of rows that are several texts each.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
 
     /// The layer that turns hidden states into logits.
     fn head(&self) -> Layer<'_>;
@@ -169,7 +177,7 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 }
 
 /// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are
-/// quantized on disk, as MLX does it, stay so; with `quantize` the others are quantized too.
+/// quantized on disk stay so, in MLX's layout; with `quantize` the others are quantized too.
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.

@@ -16,7 +16,7 @@ use crate::kernels::activation::{Activation, gated};
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Learned;
 use crate::nn::part::{FeedForward, Linears, Mixer, named};
-use crate::nn::{self, Heads, LayerCache, Linear};
+use crate::nn::{self, Context, Heads, Linear};
 
 /// What `config.json` has beside the [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
@@ -80,11 +80,11 @@ impl FusedAttention {
 }
 
 impl Mixer for FusedAttention {
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> nn::Result<Array> {
+    fn forward(&self, x: &Array, context: Context) -> nn::Result<Array> {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
         let ends = [heads * head_dim, (heads + kv_heads) * head_dim];
         let qkv = parts(self.qkv_proj.forward(x)?.split_at_indices(&ends, -1)?)?;
-        self.o_proj.forward(&self.heads.forward(qkv, Learned::default(), cache)?)
+        self.o_proj.forward(&self.heads.forward(qkv, Learned::default(), context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

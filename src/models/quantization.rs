@@ -1,4 +1,4 @@
-//! The part of `config.json` that tells how MLX quantized a checkpoint.
+//! The part of `config.json` that tells how a checkpoint was quantized.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,22 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config;
+use super::foreign::Foreign;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
-/// Key of `config.json`. mlx-lm writes the same again as `quantization_config`, a key that other formats
-/// share; of those, MXFP4 as gpt-oss has it is read.
+/// Key of `config.json` for MLX's own formats. mlx-lm writes the same again under [`FOREIGN`].
 const KEY: &str = "quantization";
+
+/// Key of `config.json` that other formats share.
+const FOREIGN: &str = "quantization_config";
 
 /// Formats by layer.
 #[derive(Debug, Clone, Default)]
 pub struct Quantization {
     default: Option<Format>,
     layers: BTreeMap<String, Format>,
+    foreign: Option<Foreign>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,10 +42,7 @@ impl Quantization {
     /// # Errors
     /// A format that there is no kernel for.
     pub fn parse(config: &Value) -> Result<Self> {
-        let Some(fields) = config[KEY].as_object() else {
-            let mxfp4 = config["quantization_config"]["quant_method"] == "mxfp4";
-            return Ok(Self { default: mxfp4.then_some(Format::MXFP4), layers: BTreeMap::new() });
-        };
+        let Some(fields) = config[KEY].as_object() else { return Self::foreign_to_mlx(&config[FOREIGN]) };
         let default = Some(format(KEY, &config[KEY])?);
         // Other values, such as `false` for a layer left dense, are told by the tensors themselves.
         let layers = fields
@@ -49,7 +50,22 @@ impl Quantization {
             .filter(|(_, value)| value.is_object())
             .map(|(path, value)| Ok((path.clone(), format(path, value)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { default, layers })
+        Ok(Self { default, layers, foreign: None })
+    }
+
+    fn foreign_to_mlx(config: &Value) -> Result<Self> {
+        if config["quant_method"] == "mxfp4" {
+            return Ok(Self { default: Some(Format::MXFP4), ..Self::default() });
+        }
+        let foreign =
+            Foreign::parse(config).map_err(|error| Error::ModelLoading(format!("\"{FOREIGN}\": {error}")))?;
+        Ok(Self { default: foreign.as_ref().and_then(Foreign::mlx), layers: BTreeMap::new(), foreign })
+    }
+
+    /// How matrices are stored that have to be repacked.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_ref()
     }
 
     /// The format of the layer at `path`; `None` if the checkpoint is not said to be quantized.

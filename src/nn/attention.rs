@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 use super::linear::forward_all;
 use super::part::{Linears, Mixer, named};
 use super::scores::{self, Extras};
-use super::{LayerCache, Linear, Result, RmsNorm, Rope};
+use super::{Context, Linear, Result, RmsNorm, Rope};
 use crate::kernels::attention::{Keys, Mask, attention};
 use crate::kernels::cached_attention::Query;
 use crate::kernels::rope::{Positions, rope};
@@ -53,17 +53,18 @@ impl Heads {
     ///
     /// # Errors
     /// Shapes that do not fit; a cache of another kind.
-    pub fn forward(
-        &self,
-        [q, k, v]: [Array; 3],
-        learned: Learned,
-        cache: Option<&mut LayerCache>,
-    ) -> Result<Array> {
+    pub fn forward(&self, [q, k, v]: [Array; 3], learned: Learned, context: Context) -> Result<Array> {
         let (batch, time) = (q.dim(0), q.dim(1));
         let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
-        let cache = cache.map(LayerCache::kv).transpose()?;
+        let (cache, segments) = context.kv()?;
         let first = cache.as_ref().map_or(0, |cache| cache.len());
-        let length = cache.as_ref().map_or(time, |cache| cache.text_length(time));
+        let positions = segments.map_or(Positions::From(first), |texts| Positions::Each(&texts.positions));
+        let starts = segments.map(|texts| &texts.starts);
+        let length = match (&cache, segments) {
+            (Some(cache), _) => cache.text_length(time),
+            (None, Some(texts)) => texts.longest,
+            (None, None) => time,
+        };
         let (mut q, mut k) = (q, k);
         if let Some((q_norm, k_norm)) = learned.norms {
             q = q_norm.forward(&heads(&q, self.heads)?)?;
@@ -85,16 +86,16 @@ impl Heads {
         let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
         let v = heads(&v, self.kv_heads)?;
         if let Some(rotation) = rotation {
-            (q, k) = rope(&q, &k, rotation, Positions::From(first))?;
+            (q, k) = rope(&q, &k, rotation, positions)?;
         }
         let keys = match cache {
             Some(cache) => cache.update(&k, &v)?,
             None => Keys::all(&k, &v),
         };
         let y = if extras.is_empty() {
-            attention(&q, keys, self.scale, self.mask, None)?
+            attention(&q, keys, self.scale, self.mask, starts)?
         } else {
-            scores::attention(&q, keys, self.scale, self.mask, extras)?
+            scores::attention(&q, keys, self.scale, self.mask, starts, extras)?
         };
         y.reshape(&[batch, time, -1])
     }
@@ -165,11 +166,11 @@ impl Attention {
 }
 
 impl Mixer for Attention {
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array> {
+    fn forward(&self, x: &Array, context: Context) -> Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
         let learned =
             Learned { norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()), sinks: (*self.sinks).as_ref() };
-        self.o_proj.forward(&self.heads.forward(qkv, learned, cache)?)
+        self.o_proj.forward(&self.heads.forward(qkv, learned, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

@@ -1,17 +1,18 @@
-//! The linear layer of every model, dense or with a low-rank adapter.
+//! The linear layer of every model, dense or quantized, with an adapter or without.
 
 use mlx_macros::ModuleParameters;
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
-use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
+use super::low_rank::{LowRank, Matrices};
 use super::packed::{self, Slots};
-use crate::kernels::linear::{self as kernel, Layer, Weight, linears};
-use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
-/// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685).
+/// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685); with a
+/// magnitude `m` after [DoRA](super::dora).
 ///
 /// | slot | shape |
 /// |---|---|
@@ -19,6 +20,8 @@ use crate::kernels::quantized::Format;
 /// | `scales`, `biases` | `[out, in/group_size]`, of a quantized matrix |
 /// | `bias` | `[out]` |
 /// | `lora_a`, `lora_b` | `[in, rank]`, `[rank, out]` |
+/// | `lora_e` | `[rank]`, factors of the rows of `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)) |
+/// | `m` | `[out]` |
 ///
 /// Slots are optional so that a checkpoint's keys are the same with and without an adapter.
 #[derive(Debug, Clone, ModuleParameters)]
@@ -43,19 +46,14 @@ pub struct Linear {
     /// `B`
     #[param]
     pub lora_b: Param<Option<Array>>,
+    /// `E`
+    #[param]
+    pub lora_e: Param<Option<Array>>,
+    /// `m`, the length of each row of the adapted matrix.
+    #[param]
+    pub m: Param<Option<Array>>,
     /// How `A` and `B` enter.
     pub low_rank: LowRank,
-}
-
-/// Settings of the low-rank part.
-#[derive(Debug, Clone, Default)]
-pub struct LowRank {
-    /// `s`, usually `alpha / rank`.
-    pub scale: f32,
-    /// Share of `x` that is zeroed before `A`; the rest is scaled up.
-    pub dropout: f32,
-    /// PRNG key of this step's dropout mask; `None` outside training.
-    pub dropout_key: Option<Array>,
 }
 
 impl Linear {
@@ -73,6 +71,8 @@ impl Linear {
             bias: Param::new(bias),
             lora_a: Param::new(None),
             lora_b: Param::new(None),
+            lora_e: Param::new(None),
+            m: Param::new(None),
             low_rank: LowRank::default(),
         })
     }
@@ -109,27 +109,35 @@ impl Linear {
         Ok(y)
     }
 
-    /// What the kernel takes, without the low-rank part when that has dropout.
+    /// The layer without its adapter, as the kernel takes it.
     #[must_use]
     pub fn operands(&self) -> Layer<'_> {
-        let low_rank = match (&*self.lora_a, &*self.lora_b) {
-            (Some(a), Some(b)) if self.low_rank.dropout_key.is_none() => {
-                Some(kernel::LowRank { a, b, scale: self.low_rank.scale })
-            }
-            _ => None,
-        };
-        Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank }
+        Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank: None }
     }
 
-    /// `y + s·(dropout(x)·A)·B` where there is dropout, `y` otherwise. Its input differs from that of the
-    /// other layers, so it cannot share their pass over `x`.
-    fn add_dropped(&self, y: Array, x: &Array) -> Result<Array> {
-        let LowRank { scale, dropout: p, dropout_key: Some(key) } = &self.low_rank else { return Ok(y) };
-        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
-        let x = dropout(&x.as_dtype(a.dtype())?, *p, key)?;
-        let low = matmul(&matmul(&x, a, Transpose::NONE)?, b, Transpose::NONE)?;
-        let low = low.multiply(Array::from_f32(*scale).as_dtype(low.dtype())?)?;
-        y.add(low.as_dtype(y.dtype())?)
+    /// The layer with the low-rank part `low`, without a bias where a magnitude comes before it.
+    fn adapted<'a>(&'a self, low: Option<&'a Matrices>) -> Layer<'a> {
+        let base = self.operands();
+        let Some(low) = low else { return base };
+        let bias = if self.m.is_some() { None } else { base.bias };
+        Layer { bias, low_rank: Some(low.operand(self.low_rank.scale)), ..base }
+    }
+
+    /// What is left to do after the kernel, which made `y` of [`adapted`](Self::adapted).
+    fn finish(&self, y: Array, x: &Array) -> Result<Array> {
+        match (&*self.m, &self.low_rank.dropout_key) {
+            (None, None) => Ok(y),
+            (None, Some(key)) => {
+                let Some(low) = self.trained()? else { return Ok(y) };
+                let low = low.product(&self.dropped(x, key)?, self.low_rank.scale)?;
+                y.add(low.as_dtype(y.dtype())?)
+            }
+            (Some(_), None) => {
+                let y = self.stretch(&y)?;
+                (*self.bias).as_ref().map_or(Ok(y.clone()), |bias| y.add(bias.as_dtype(y.dtype())?))
+            }
+            (Some(_), Some(key)) => self.stretch_dropped(&y, x, key),
+        }
     }
 }
 
@@ -138,18 +146,14 @@ impl Linear {
 /// # Errors
 /// A last dimension of `x` that does not fit.
 pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
-    let mut outputs = linears(x, &layers.map(Linear::operands))?;
+    let low = layers.iter().map(|layer| layer.undropped()).collect::<Result<Vec<_>>>()?;
+    let adapted: Vec<Layer> =
+        layers.iter().zip(&low).map(|(layer, low)| layer.adapted(low.as_ref())).collect();
+    let mut outputs = linears(x, &adapted)?;
     for (y, layer) in outputs.iter_mut().zip(layers) {
-        *y = layer.add_dropped(y.clone(), x)?;
+        *y = layer.finish(y.clone(), x)?;
     }
     outputs.try_into().map_err(|_| Exception::custom("linear: one output per layer"))
-}
-
-/// Zeroes each element with probability `p` and divides the others by `1 - p`.
-fn dropout(x: &Array, p: f32, key: &Array) -> Result<Array> {
-    let keep = random::bernoulli(&Array::from_f32(1.0 - p), x.shape(), key)?;
-    let scale = Array::from_f32(1.0 / (1.0 - p));
-    x.multiply(keep.as_dtype(Dtype::Float32)?.multiply(scale)?.as_dtype(x.dtype())?)
 }
 
 #[cfg(test)]
@@ -195,14 +199,5 @@ mod tests {
         assert_eq!(keys(&layer), ["bias", "weight"]);
         *layer.lora_a = Some(Array::from_f32(0.0));
         assert_eq!(keys(&layer), ["bias", "lora_a", "weight"]);
-    }
-
-    #[test]
-    fn dropout_keeps_the_mean() {
-        let x = Array::ones::<f32>(&[10_000]).unwrap();
-        let y = values(&dropout(&x, 0.25, &random::key(3).unwrap()).unwrap());
-        let mean = y.iter().sum::<f32>() / 10_000.0;
-        assert!((mean - 1.0).abs() < 0.02, "{mean}");
-        assert!(y.iter().all(|&y| y == 0.0 || (y - 4.0 / 3.0).abs() < 1e-6));
     }
 }

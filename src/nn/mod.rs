@@ -3,9 +3,12 @@
 
 pub mod attention;
 pub mod cache;
+pub mod context;
+pub mod dora;
 pub mod either;
 pub mod embedding;
 pub mod linear;
+pub mod low_rank;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
@@ -20,8 +23,10 @@ mod scores;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, KvCache, LayerCache};
+pub use context::{Context, Segments};
 pub use embedding::Embedding;
-pub use linear::{Linear, LowRank};
+pub use linear::Linear;
+pub use low_rank::LowRank;
 pub use mlp::{Mlp, NumberedMlp};
 pub use norm::RmsNorm;
 pub use residual::Residual;

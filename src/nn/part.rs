@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
-use super::{LayerCache, Linear, Result};
+use super::{Context, Linear, Result};
 
 /// Linear layers with their key paths below the part that holds them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
@@ -14,7 +14,7 @@ pub trait Mixer: ModuleParameters + Send + 'static {
     ///
     /// # Errors
     /// Shapes that do not fit; a cache of another kind.
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array>;
+    fn forward(&self, x: &Array, context: Context) -> Result<Array>;
 
     /// Every linear layer, in order.
     fn linears(&mut self) -> Linears<'_>;

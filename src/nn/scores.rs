@@ -32,11 +32,19 @@ impl Extras<'_> {
     }
 }
 
-/// `q`: `[batch, time, heads, head_dim]`, `keys`: `[batch, room, kv_heads, head_dim]` → as `q`.
+/// `q`: `[batch, time, heads, head_dim]`, `keys`: `[batch, room, kv_heads, head_dim]` → as `q`; `starts` as for
+/// [the kernel](crate::kernels::attention).
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub(super) fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, extras: Extras) -> Result<Array> {
+pub(super) fn attention(
+    q: &Array,
+    keys: Keys,
+    scale: f32,
+    mask: Mask,
+    starts: Option<&Array>,
+    extras: Extras,
+) -> Result<Array> {
     let &[batch, time, heads, head_dim] = q.shape() else {
         return Err(Exception::custom(format!("attention: queries of shape {:?}", q.shape())));
     };
@@ -51,7 +59,7 @@ pub(super) fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, extras: E
     if let Some(cap) = extras.softcap {
         scores = softcap(&scores, cap)?;
     }
-    if let Some(seen) = mask.array(time, len, None)? {
+    if let Some(seen) = mask.array(time, len, starts)? {
         scores = select(seen, scores, Array::from_f32(f32::NEG_INFINITY))?;
     }
     if let Some(sinks) = extras.sinks {
@@ -86,10 +94,10 @@ mod tests {
             let plain = kernel::attention(&q, keys, 0.3, mask, None).unwrap();
             // Far from its bounds, a softcap changes nothing.
             let far = Extras { softcap: Some(1e4), sinks: None };
-            assert!(distance(&attention(&q, keys, 0.3, mask, far).unwrap(), &plain) < 1e-4);
+            assert!(distance(&attention(&q, keys, 0.3, mask, None, far).unwrap(), &plain) < 1e-4);
             let closed = Array::from_slice(&[f32::NEG_INFINITY; 4], &[4]);
             let closed = Extras { softcap: None, sinks: Some(&closed) };
-            assert!(distance(&attention(&q, keys, 0.3, mask, closed).unwrap(), &plain) < 1e-5);
+            assert!(distance(&attention(&q, keys, 0.3, mask, None, closed).unwrap(), &plain) < 1e-5);
         }
     }
 
@@ -100,7 +108,7 @@ mod tests {
         let v = Array::ones::<f32>(&[1, 1, 1, 2]).unwrap();
         let sink = Array::zeros::<f32>(&[1]).unwrap();
         let extras = Extras { softcap: None, sinks: Some(&sink) };
-        let y = attention(&zero, Keys::all(&zero, &v), 1.0, Mask::Causal, extras).unwrap();
+        let y = attention(&zero, Keys::all(&zero, &v), 1.0, Mask::Causal, None, extras).unwrap();
         assert!(distance(&y, &Array::from_f32(0.5)) < 1e-6);
     }
 }

@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::part::{Linears, Mixer, named};
-use super::{LayerCache, Linear, Result};
+use super::{Context, Linear, Result, Segments};
 
 /// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)`; the convolution of each channel for itself
 /// looks at a position and the few before.
@@ -62,11 +62,11 @@ impl ShortConv {
 }
 
 impl Mixer for ShortConv {
-    fn forward(&self, x: &Array, cache: Option<&mut LayerCache>) -> Result<Array> {
-        let state = cache.map(LayerCache::conv).transpose()?;
+    fn forward(&self, x: &Array, context: Context) -> Result<Array> {
+        let (state, segments) = context.conv()?;
         let parts = self.in_proj.forward(x)?.split_equal(3, -1)?;
         let [b, c, x] = &parts[..] else { return Err(Exception::custom("three parts expected")) };
-        let y = self.conv.forward(&b.multiply(x)?, state)?;
+        let y = self.conv.forward(&b.multiply(x)?, state, segments)?;
         self.out_proj.forward(&c.multiply(y)?)
     }
 
@@ -76,8 +76,14 @@ impl Mixer for ShortConv {
 }
 
 impl Taps {
-    /// `x`: `[batch, time, hidden]` → same shape. Before the first position stands what `state` holds, or zeros.
-    fn forward(&self, x: &Array, state: Option<&mut ConvState>) -> Result<Array> {
+    /// `x`: `[batch, time, hidden]` → same shape. Before the first position of a text stands what `state` holds, or
+    /// zeros.
+    fn forward(
+        &self,
+        x: &Array,
+        state: Option<&mut ConvState>,
+        segments: Option<&Segments>,
+    ) -> Result<Array> {
         let (batch, time, hidden, taps) = (x.dim(0), x.dim(1), x.dim(2), self.weight.dim(-1));
         let last = match state.as_ref().and_then(|state| state.last.clone()) {
             Some(last) => last,
@@ -90,7 +96,10 @@ impl Taps {
         let mut sum: Option<Array> = None;
         for tap in 0..taps {
             let weight = self.weight.try_index((.., 0, tap))?;
-            let term = padded.try_index((.., tap..tap + time))?.multiply(weight)?;
+            let mut term = padded.try_index((.., tap..tap + time))?.multiply(weight)?;
+            if let (Some(segments), 1..) = (segments, taps - 1 - tap) {
+                term = term.multiply(segments.reaches(taps - 1 - tap, x.dtype())?)?;
+            }
             sum = Some(match sum {
                 Some(sum) => sum.add(term)?,
                 None => term,
@@ -114,16 +123,27 @@ mod tests {
         let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
         let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
         let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[1, 4, 1]);
-        let whole = taps.forward(&x, None).unwrap();
+        let whole = taps.forward(&x, None, None).unwrap();
         let mut state = ConvState::default();
         let mut parts = Vec::new();
         for range in [0..2, 2..3, 3..4] {
-            parts.push(taps.forward(&x.try_index((.., range)).unwrap(), Some(&mut state)).unwrap());
+            parts.push(taps.forward(&x.try_index((.., range)).unwrap(), Some(&mut state), None).unwrap());
         }
         let parts = concatenate(&parts, 1).unwrap();
         eval([&whole, &parts]).unwrap();
         for y in [whole, parts] {
             assert_eq!(y.to_vec_exact::<f32>().unwrap(), [1.0, 12.0, 123.0, 234.0]);
         }
+    }
+
+    #[test]
+    fn texts_in_one_row_do_not_see_each_other() {
+        let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
+        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0], &[1, 5, 1]);
+        let segments = Segments::new(&[0, 0, 2, 2, 2], 1, 5).unwrap();
+        let y = taps.forward(&x, None, Some(&segments)).unwrap();
+        eval([&y]).unwrap();
+        assert_eq!(y.to_vec_exact::<f32>().unwrap(), [1.0, 12.0, 3.0, 34.0, 345.0]);
     }
 }

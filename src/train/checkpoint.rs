@@ -4,6 +4,7 @@
 //! checkpoints/step-0000100/
 //!     parameters.safetensors   the trained parameters
 //!     optimizer.safetensors    what the optimizer remembers
+//!     method.safetensors       what the method remembers, if anything
 //!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
 //!     state.json               step, curves, and what the run was started with
 //! ```
@@ -24,6 +25,7 @@ use crate::io::tensors::{self, Tensors};
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";
+const METHOD: &str = "method.safetensors";
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub struct State {
     pub parameters: Tensors,
     /// The optimizer's memory.
     pub memory: Memory,
+    /// The memory of the method.
+    pub method: Tensors,
     /// Curves so far.
     pub history: History,
     /// The parameters of the lowest validation loss, where the run keeps them.
@@ -92,6 +96,9 @@ impl Checkpoints {
         let folder = NewFolder::begin(&target)?;
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
         tensors::write(&folder.path().join("optimizer.safetensors"), &state.memory.tensors, &[])?;
+        if !state.method.is_empty() {
+            tensors::write(&folder.path().join(METHOD), &state.method, &[])?;
+        }
         if let Some(best) = &state.best {
             tensors::write(&folder.path().join("best.safetensors"), &best.parameters, &[])?;
         }
@@ -156,6 +163,7 @@ impl Checkpoints {
             step: file.step,
             parameters: read("parameters.safetensors")?,
             memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
+            method: if folder.join(METHOD).exists() { read(METHOD)? } else { Tensors::new() },
             history: file.history,
             best,
             loss_scale: file.loss_scale,
@@ -194,7 +202,7 @@ mod tests {
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
         let best = Some(Best { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
         let loss_scale = Some(LossScale { scale: 2.0, good_steps: 3 });
-        State { step, parameters: tensors, memory, history, best, loss_scale }
+        State { step, parameters: tensors.clone(), memory, method: tensors, history, best, loss_scale }
     }
 
     #[test]
@@ -209,6 +217,7 @@ mod tests {
         assert_eq!((back.step, back.memory.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.method["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(back.memory.tensors["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(back.loss_scale, Some(LossScale { scale: 2.0, good_steps: 3 }));
         let best = back.best.unwrap();

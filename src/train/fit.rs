@@ -7,7 +7,9 @@ use mlx_rs::{Dtype, memory};
 
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
+use super::hook::StepHook;
 use super::loss_scale::LossScale;
+use super::lr_factors::LrFactors;
 use super::optimizer::{Memory, Optimizer, Pace};
 use super::schedule::Course;
 use super::step;
@@ -38,6 +40,8 @@ pub struct Plan {
     pub accumulation: u64,
     /// Peak learning rate.
     pub lr: f64,
+    /// Parameters that learn faster or slower.
+    pub lr_factors: LrFactors,
     /// Its course.
     pub course: Course,
     /// Steps until the peak.
@@ -64,6 +68,14 @@ pub struct Plan {
     pub evaluation: EvaluationPlan,
 }
 
+/// What to train.
+pub struct Trained<'a> {
+    /// The parameters.
+    pub names: &'a [String],
+    /// What the method does besides.
+    pub hook: Option<&'a mut dyn StepHook>,
+}
+
 /// What became of a run.
 #[derive(Debug)]
 pub struct Outcome {
@@ -81,7 +93,7 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
     rows.div_ceil(batch_size.max(1)) as u64
 }
 
-/// Trains the parameters called `names` and returns what became of it; the model holds the result.
+/// Trains some parameters and returns what became of it; the model holds the result.
 ///
 /// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
 /// first and the error is [`Error::Interrupted`].
@@ -90,23 +102,28 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 /// A loss that is not a number; what MLX or the disk report.
 pub fn fit(
     model: &mut dyn Model,
-    names: &[String],
+    trained: Trained,
     data: &Data,
     plan: &Plan,
     checkpoints: &Checkpoints,
     resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    let Trained { names, mut hook } = trained;
     let parameters = step::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
             check(&state, &parameters, plan)?;
+            if let Some(hook) = &mut hook {
+                hook.restore(state.method.clone(), &state.parameters)?;
+            }
             state
         }
         None => State {
             step: 0,
             parameters,
             memory: Memory::default(),
+            method: Tensors::new(),
             history: History::default(),
             best: None,
             loss_scale: None,
@@ -121,7 +138,7 @@ pub fn fit(
             .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
     );
     memory::reset_peak_memory()?;
-    let run = Run { model: &mut *model, data, plan, checkpoints, observer, order: None };
+    let run = Run { model: &mut *model, data, plan, checkpoints, hook, observer, order: None };
     let outcome = run.train(state);
     model.set_checkpointing(None);
     outcome
@@ -155,17 +172,18 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-struct Run<'a> {
+struct Run<'a, 'h> {
     model: &'a mut dyn Model,
     data: &'a Data,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
+    hook: Option<&'h mut dyn StepHook>,
     observer: &'a mut dyn Observer,
     /// Epoch and its batches.
     order: Option<(u64, Vec<Vec<usize>>)>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
         self.emit(
@@ -228,8 +246,11 @@ impl Run<'_> {
         }
         step::set_dropout(self.model, None)?;
         step::set_noise(self.model, None, None)?;
-        let grads = sum.unwrap_or_default();
+        let mut grads = sum.unwrap_or_default();
         let unscale = scale.map_or(1.0, f32::recip);
+        if let Some(hook) = &self.hook {
+            hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
+        }
         let grad_norm = step::norm(&grads)? * unscale;
         let finite = loss.is_finite() && grad_norm.is_finite();
         // A loss that is not finite is not the fault of the scale.
@@ -242,9 +263,15 @@ impl Run<'_> {
         if !overflow {
             let clip = step::clip_factor(grad_norm, self.plan.max_grad_norm);
             let pace = Pace { lr, grad_scale: unscale * clip };
+            let seen = self.hook.is_some().then(|| grads.clone());
             let State { parameters, memory, .. } = state;
             let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
-            self.plan.optimizer.step(parameters, grads, memory, pace, replaced)?;
+            self.plan.optimizer.step(parameters, grads, memory, pace, &self.plan.lr_factors, replaced)?;
+            if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
+                hook.updated(state.step + 1, &grads, pace.grad_scale, &mut state.parameters)?;
+                state.method = hook.state();
+                step::set_parameters(self.model, &state.parameters)?;
+            }
             state.loss_scale.iter_mut().for_each(LossScale::grow);
         }
         state.step += 1;

@@ -3,7 +3,9 @@
 pub mod checkpoint;
 pub mod evaluate;
 pub mod fit;
+pub mod hook;
 pub mod loss_scale;
+pub mod lr_factors;
 pub mod optimizer;
 pub mod schedule;
 pub mod step;

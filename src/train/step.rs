@@ -9,6 +9,7 @@ use crate::io::tensors::Tensors;
 use crate::kernels::adamw::squared_norm;
 use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
+use crate::nn::Segments;
 use crate::nn::embedding::Noise;
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels, nn};
@@ -18,24 +19,30 @@ struct Inputs {
     ids: Array,
     targets: Array,
     weights: Array,
+    segments: Option<Segments>,
 }
 
 impl Inputs {
     /// With every weight times `factor`.
-    fn new(batch: &Batch, factor: f32) -> Self {
+    fn new(batch: &Batch, factor: f32) -> nn::Result<Self> {
         let shape = [batch.rows as i32, batch.time as i32];
-        Self {
+        let segments = batch.starts.as_ref().map(|starts| Segments::new(starts, shape[0], shape[1]));
+        Ok(Self {
             ids: Array::from_slice(&batch.ids, &shape),
             targets: Array::from_slice(&batch.targets, &shape),
             weights: Array::from_slice(
                 &batch.weights.iter().map(|weight| factor * weight).collect::<Vec<_>>(),
                 &shape,
             ),
-        }
+            segments: segments.transpose()?,
+        })
     }
 
     fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
-        let hidden = model.hidden(&self.ids, None)?;
+        let hidden = match &self.segments {
+            Some(segments) => model.hidden_segmented(&self.ids, segments)?,
+            None => model.hidden(&self.ids, None)?,
+        };
         let options = Options { softcap: model.softcap(), gradient, ..Options::default() };
         cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
     }
@@ -46,7 +53,7 @@ impl Inputs {
 /// # Errors
 /// What MLX raises.
 pub fn loss(model: &dyn Model, batch: &Batch) -> Result<Array> {
-    Ok(Inputs::new(batch, 1.0).loss(model, false)?)
+    Ok(Inputs::new(batch, 1.0)?.loss(model, false)?)
 }
 
 /// Current values of the parameters called `names`, in f32 whatever the model computes in: steps may be smaller than
@@ -90,7 +97,7 @@ pub fn gradients(
     scale: Option<f32>,
 ) -> Result<(Array, Tensors)> {
     let (factor, divisor) = scale.map_or((1.0, tokens), |scale| (scale / tokens, 1.0));
-    let inputs = Inputs::new(batch, factor);
+    let inputs = Inputs::new(batch, factor)?;
     let values: Vec<Array> = parameters.values().cloned().collect();
     let argnums: Vec<i32> = (0..values.len() as i32).collect();
     let traced = |arrays: &[Array]| -> std::result::Result<Vec<Array>, Exception> {

@@ -4,6 +4,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
 
     uv run --group parity python tests/parity/generate.py
     uv run --group parity python tests/parity/generate.py qwen3 gemma2  # these cases alone
+    uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
 
 The same versions on the same machine write the same bytes.
 """
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 # Run as a script, this file sees only its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity import chat_reference
+from parity import chat_reference, methods
 from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -115,12 +116,16 @@ def main() -> None:
     torch.set_num_threads(1)
     if names := sys.argv[1:]:
         for name in names:
-            store_model(name, ref.CASES[name])
+            if name == "methods":
+                methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
+            else:
+                store_model(name, ref.CASES[name])
         return
     shutil.rmtree(FIXTURES, ignore_errors=True)
     for name, case in ref.CASES.items():
         store_model(name, case)
     store_lora(FIXTURES / "models" / "llama_gqa")
+    methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
     store_full(FIXTURES / "models" / "llama_tied")
     chat_reference.store(FIXTURES / "models" / "chat", FIXTURES / "chat.json", versions())
     total = sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file())

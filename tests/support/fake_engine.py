@@ -174,5 +174,16 @@ class FakeEngine(types.ModuleType):
 
     def validate_lora(self, model: Model, tokenizer: Tokenizer, config: str) -> str:
         self.calls.append(("validate_lora", json.loads(config)))
-        train = {"rows": 9, "tokens": 90, "longest": 20, "truncated": 1, "dropped": 0, "kinds": {"text": 9}}
+        train: dict[str, Any] = {
+            "rows": 9,
+            "tokens": 90,
+            "longest": 20,
+            "truncated": 1,
+            "dropped": 0,
+            "kinds": {"text": 9},
+        }
+        train["lengths"] = {"min": 4, "median": 10, "mean": 10.0, "p95": 20, "max": 20}
+        train["histogram"] = [{"from": 0, "to": 9, "rows": 4}, {"from": 10, "to": 20, "rows": 5}]
+        more = {"kept_tokens": 80, "trained_tokens": 60, "duplicates": 2, "vocabulary": 30}
+        train |= {**more, "packed_rows": 5, "packing_efficiency": 0.8}
         return json.dumps({"train": train, "test": dict.fromkeys(train, 0)})

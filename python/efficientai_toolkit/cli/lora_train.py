@@ -127,7 +127,7 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
     if cut or dropped:
         rows.append(("rows", f"{cut:,} cut to --max-seq-length, {dropped:,} left with nothing to learn"))
     rows.append(("peak memory", f"{result.peak_memory_gb:.2f} GB"))
-    saved = "adapter saved in" if config.method == "lora" else "model saved in"
+    saved = "model saved in" if config.method == "full" else "adapter saved in"
     rows.append((saved, str(result.adapter_path)))
     parts = [table(rows)]
     for title, text in (("prompt", answers.prompt), ("before", answers.before), ("after", answers.after)):

@@ -7,9 +7,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from efficientai_toolkit import _link
+from efficientai_toolkit.cli import data_report
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, table
 from efficientai_toolkit.cli.training import training_config
@@ -29,6 +30,8 @@ class Check:
     name: str
     status: Literal["ok", "FAIL", "skipped"]
     detail: str
+    numbers: dict[str, dict[str, Any]] | None = None
+    """Of the data: what each split holds."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -37,11 +40,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Print a line per check; 2 when one fails."""
+    """Print a line per check and what the data hold; 2 when a check fails."""
     config = training_config(args)
     checks = inspect(config, show_progress=not out.quiet)
     passed = all(check.status == "ok" for check in checks)
     out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks]))
+    for data in filter(None, (check.numbers for check in checks)):
+        out.line(f"\n{data_report.details(data)}")
     out.line("\nready to train" if passed else "\nnot ready to train")
     out.result({"ok": passed, "checks": [asdict(check) for check in checks]})
     return 0 if passed else 2
@@ -57,7 +62,8 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
         except (ToolkitError, OSError) as error:
             checks.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
             return None
-        checks.append(Check(name=name, status="ok", detail=describe(value)))
+        numbers = cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
+        checks.append(Check(name=name, status="ok", detail=describe(value), numbers=numbers))
         return value
 
     engine = check("environment", _environment, str)
@@ -76,7 +82,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
     if loaded is None:
         checks.append(Check(name="data", status="skipped", detail="needs the model's tokenizer"))
     else:
-        check("data", lambda: _data(*loaded, filled), _describe_data)
+        check("data", lambda: _data(*loaded, filled), data_report.summary)
     check("output", lambda: _output(filled), str)
     return checks
 
@@ -100,22 +106,6 @@ def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dic
 
     report: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
     return report
-
-
-def _describe_data(report: dict[str, dict[str, Any]]) -> str:
-    parts: list[str] = []
-    for split, numbers in report.items():
-        if not numbers["rows"]:
-            continue
-        part = (
-            f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
-        )
-        if numbers["truncated"]:
-            part += f", {numbers['truncated']:,} cut"
-        if numbers["dropped"]:
-            part += f", {numbers['dropped']:,} left with nothing to learn"
-        parts.append(part)
-    return "; ".join(parts)
 
 
 def _output(config: TrainingConfig) -> str:

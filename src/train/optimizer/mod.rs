@@ -13,6 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lr_factors::LrFactors;
 use crate::io::tensors::Tensors;
 use crate::kernels::eval;
 use crate::{Error, Result};
@@ -138,7 +139,7 @@ impl Optimizer {
     /// Takes one step along `grads` (same names and shapes as `parameters`).
     ///
     /// Parameters are updated in groups; `replaced` is called with the new values of each, so that who
-    /// else holds the old ones can let go of them.
+    /// else holds the old ones can let go of them. `factors` are those of the learning rate.
     ///
     /// # Errors
     /// Shapes that do not fit; what a kernel reports. Some parameters are updated and some are not then.
@@ -148,10 +149,13 @@ impl Optimizer {
         mut grads: Tensors,
         memory: &mut Memory,
         pace: Pace,
+        factors: &LrFactors,
         mut replaced: impl FnMut(&Tensors) -> Result<()>,
     ) -> Result<()> {
         memory.updates += 1;
-        for names in self.groups(parameters) {
+        let groups = self.groups(parameters).into_iter();
+        for (factor, names) in groups.flat_map(|names| factors.split(names)) {
+            let pace = Pace { lr: pace.lr * factor, ..pace };
             let tensors: Vec<Tensor> = names
                 .iter()
                 .map(|name| Tensor {

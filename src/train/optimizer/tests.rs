@@ -34,7 +34,7 @@ fn three_steps(settings: &Settings, mut parameters: Tensors) -> (Tensors, Memory
         let grads = parameters.iter().map(|(name, p)| (name.clone(), gradient(p).unwrap())).collect();
         let pace = Pace { lr: 0.1, grad_scale: 0.5 };
         optimizer
-            .step(&mut parameters, grads, &mut memory, pace, |values| {
+            .step(&mut parameters, grads, &mut memory, pace, &LrFactors::default(), |values| {
                 held.extend(values.clone());
                 Ok(())
             })

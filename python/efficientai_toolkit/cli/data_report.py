@@ -1,0 +1,68 @@
+"""What the engine counted in a data set, for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from efficientai_toolkit.cli.output import table, width
+
+_BAR = 40
+"""Characters of the longest bar, where the terminal has room."""
+
+
+def summary(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line: rows and tokens of each split that is there."""
+    parts: list[str] = []
+    for split, numbers in report.items():
+        if not numbers["rows"]:
+            continue
+        part = (
+            f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
+        )
+        if numbers["truncated"]:
+            part += f", {numbers['truncated']:,} cut"
+        if numbers["dropped"]:
+            part += f", {numbers['dropped']:,} left with nothing to learn"
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def details(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table and a histogram of lengths for each split that is there."""
+    return "\n\n".join(_split(name, numbers) for name, numbers in report.items() if numbers["rows"])
+
+
+def _split(name: str, numbers: Mapping[str, Any]) -> str:
+    lengths = numbers["lengths"]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
+    learned = numbers["trained_tokens"] / max(numbers["kept_tokens"], 1)
+    rows = [
+        ("rows", f"{numbers['rows']:,} ({kinds}), {numbers['duplicates']:,} repeat an earlier one"),
+        (
+            "tokens per row",
+            f"shortest {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
+            f"95 % within {lengths['p95']:,}, longest {lengths['max']:,}",
+        ),
+        ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
+        ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
+        ("vocabulary used", f"{numbers['vocabulary']:,} tokens"),
+        (
+            "with packing",
+            f"{numbers['packed_rows']:,} rows, {numbers['packing_efficiency']:.1%} filled",
+        ),
+    ]
+    return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"
+
+
+def _histogram(bars: list[dict[str, int]]) -> str:
+    labels = [
+        f"{bar['from']:,}" if bar["from"] == bar["to"] else f"{bar['from']:,}-{bar['to']:,}" for bar in bars
+    ]
+    margin = max(len(label) for label in labels)
+    most = max(bar["rows"] for bar in bars)
+    room = min(_BAR, max(width() - margin - 16, 8))
+    lines = ["  rows by tokens"]
+    for label, bar in zip(labels, bars, strict=True):
+        # A bar that is not empty is seen.
+        drawn = "█" * max(round(bar["rows"] / most * room), bool(bar["rows"]))
+        lines.append(f"    {label:>{margin}}  {drawn}{' ' if drawn else ''}{bar['rows']:,}")
+    return "\n".join(lines)

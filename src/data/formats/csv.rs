@@ -1,0 +1,157 @@
+//! Tables of text ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) whose first line names the columns.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use ::csv::{ByteRecord, ReaderBuilder};
+use serde_json::{Map, Value};
+
+use super::{LONGEST_ROW, Place, Rows, broken, located};
+use crate::{Error, Result};
+
+/// Reads a table whose cells stand between `delimiter`s. Rows are counted below the first line: cells may hold lines.
+///
+/// # Errors
+/// As [`read_rows`](super::read_rows); rows that are longer or shorter than the first line.
+pub(super) fn read(file: impl Read, delimiter: u8, rows: &mut Rows) -> Result<()> {
+    let budget = Rc::new(Cell::new(LONGEST_ROW));
+    let bounded = Bounded { file, budget: Rc::clone(&budget) };
+    let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bounded);
+    let header = reader.byte_headers().map_err(|error| unreadable(rows, Place::Line(1), error))?;
+    let names: Vec<String> =
+        header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+    check_names(rows, &names)?;
+    let mut record = ByteRecord::new();
+    for place in (1..).map(Place::Row) {
+        budget.set(LONGEST_ROW);
+        if !reader.read_byte_record(&mut record).map_err(|error| unreadable(rows, place, error))? {
+            break;
+        }
+        rows.push(place, cells(&names, &record))?;
+    }
+    Ok(())
+}
+
+fn check_names(rows: &Rows, names: &[String]) -> Result<()> {
+    let twice = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name));
+    match twice {
+        Some((_, name)) => {
+            let name: String = name.chars().take(40).collect();
+            Err(broken(
+                &rows.path,
+                format!("two columns are called \"{name}\"; the first line names the columns"),
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+fn cells(names: &[String], record: &ByteRecord) -> Result<Value, String> {
+    if record.len() != names.len() {
+        return Err(format!(
+            "the row has {} cells but the first line names {} columns; quote cells that hold delimiters",
+            record.len(),
+            names.len()
+        ));
+    }
+    let cell = |(name, cell): (&String, &[u8])| match std::str::from_utf8(cell) {
+        Ok(text) => Ok((name.clone(), Value::String(text.to_owned()))),
+        Err(_) => Err(format!("the cell of column \"{name}\" is not UTF-8")),
+    };
+    names.iter().zip(record).map(cell).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+}
+
+fn unreadable(rows: &Rows, place: Place, error: ::csv::Error) -> Error {
+    match error.into_kind() {
+        ::csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            let reason = format!("the row is longer than {LONGEST_ROW} bytes; is a quote left open?");
+            located(&rows.path, place, &reason)
+        }
+        ::csv::ErrorKind::Io(error) => Error::io("read", &rows.path)(error),
+        other => located(&rows.path, place, &format!("{other:?}")),
+    }
+}
+
+/// A file of which `budget` more bytes may be read: an open quote would take in the rest of any file.
+struct Bounded<R> {
+    file: R,
+    budget: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.budget.get() == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let read = self.file.read(buffer)?;
+        self.budget.set(self.budget.get().saturating_sub(read));
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::{Columns, Located, Row};
+
+    fn rows(file: impl Read) -> Result<Vec<Located>> {
+        let columns = Columns::default();
+        let mut rows = Rows::new(Path::new("d/a.csv"), &columns);
+        read(file, b',', &mut rows)?;
+        rows.finish()
+    }
+
+    #[test]
+    fn cells_may_hold_lines_quotes_and_json() {
+        let text = "\u{feff}tools,messages\r\n\r\n,\"[{\"\"role\"\": \"\"user\"\",\n \"\"content\"\": \"\"a,b\"\"}]\"\n";
+        let rows = rows(text.as_bytes()).unwrap();
+        let messages = vec![serde_json::json!({"role": "user", "content": "a,b"})];
+        assert_eq!(rows[0].row, Row::Chat { messages, tools: None });
+        assert_eq!(rows[0].place, Place::Row(1));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_column() {
+        for (text, reason) in [
+            ("", "d/a.csv: the file holds no rows"),
+            ("text\n", "d/a.csv: the file holds no rows"),
+            ("text,a,a\n1,2,3\n", "d/a.csv: two columns are called \"a\"; the first line names the columns"),
+            (
+                "text,b\nx,y\nx\n",
+                "d/a.csv: row 2: the row has 1 cells but the first line names 2 columns; quote cells that hold delimiters",
+            ),
+            (
+                "messages\nhi\n",
+                "d/a.csv: row 1: \"messages\" is a string that is not JSON (expected value at line 1 column 1)",
+            ),
+        ] {
+            assert_eq!(rows(text.as_bytes()).unwrap_err().to_string(), reason);
+        }
+        let error = rows(&b"text\na\n\xff\n"[..]).unwrap_err().to_string();
+        assert_eq!(error, "d/a.csv: row 2: the cell of column \"text\" is not UTF-8");
+        let error = rows("question,answer\na,b\n".as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("d/a.csv: row 1: found keys \"question\", \"answer\"; a row needs"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_open_quote_does_not_take_in_an_endless_file() {
+        let endless = (&b"text\na\n\""[..]).chain(io::repeat(b'x'));
+        let error = rows(endless).unwrap_err().to_string();
+        assert_eq!(error, "d/a.csv: row 2: the row is longer than 16777216 bytes; is a quote left open?");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = rows(&[b"text,a\n", bytes.as_slice()].concat()[..]);
+        }
+    }
+}

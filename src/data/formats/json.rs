@@ -1,0 +1,119 @@
+//! One array of objects.
+
+use std::fmt;
+use std::io::{BufRead, Read as _};
+
+use serde::Deserializer as _;
+use serde::de::{self, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::{LONGEST_ROW, Place, Rows, broken, jsonl};
+use crate::{Error, Result};
+
+/// Reads the objects of an array one by one; a file that begins with an object has one on each line.
+///
+/// # Errors
+/// As [`read_rows`](super::read_rows).
+pub(super) fn read(mut reader: impl BufRead, rows: &mut Rows) -> Result<()> {
+    let start = reader.fill_buf().map_err(Error::io("read", &rows.path))?;
+    let mark = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    let first = start[mark..].trim_ascii_start().first().copied();
+    reader.consume(mark);
+    match first {
+        Some(b'{') => return jsonl::read(reader, LONGEST_ROW, rows),
+        Some(b'[') => {}
+        // An empty array and an empty file are the same mistake.
+        None if reader.by_ref().bytes().next().is_none() => return Ok(()),
+        _ => {
+            return Err(broken(
+                &rows.path,
+                "a .json file must be an array of rows, or have one JSON object per line",
+            ));
+        }
+    }
+    let path = rows.path.clone();
+    let mut refused = None;
+    let mut json = serde_json::Deserializer::from_reader(reader);
+    let outcome = json.deserialize_seq(Elements { rows, refused: &mut refused }).and_then(|()| json.end());
+    match (refused, outcome) {
+        (Some(error), _) => Err(error),
+        (None, Err(error)) => Err(broken(&path, format!("invalid JSON ({error})"))),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+/// Gives every element to `rows` as it is read, so that the array never exists as a whole.
+struct Elements<'a, 'r> {
+    rows: &'a mut Rows<'r>,
+    refused: &'a mut Option<Error>,
+}
+
+impl<'de> Visitor<'de> for Elements<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an array of rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
+        let mut number = 0;
+        while let Some(value) = elements.next_element::<Value>()? {
+            number += 1;
+            if let Err(error) = self.rows.push(Place::Row(number), Ok(value)) {
+                *self.refused = Some(error);
+                return Err(de::Error::custom("refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::{Columns, Located, Row};
+
+    fn rows(text: &[u8]) -> Result<Vec<Located>> {
+        let columns = Columns::default();
+        let mut rows = Rows::new(Path::new("d/a.json"), &columns);
+        read(text, &mut rows)?;
+        rows.finish()
+    }
+
+    #[test]
+    fn an_array_of_rows() {
+        let rows = rows(b"\xef\xbb\xbf [{\"text\": \"a\"},\n {\"text\": \"b\"}]\n").unwrap();
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.place, row.row)).collect();
+        assert_eq!(rows, [(Place::Row(1), Row::Text("a".into())), (Place::Row(2), Row::Text("b".into()))]);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_row() {
+        for (text, reason) in [
+            ("", "d/a.json: the file holds no rows"),
+            ("[]", "d/a.json: the file holds no rows"),
+            ("3", "d/a.json: a .json file must be an array of rows, or have one JSON object per line"),
+            (
+                "[{\"text\": \"a\"}, {\"text\": 1}]",
+                "d/a.json: row 2: \"text\" must be a string, found a number",
+            ),
+            ("[[]]", "d/a.json: row 1: a row must be a JSON object, found an array"),
+            ("[{\"text\": \"a\"}", "d/a.json: invalid JSON (EOF while parsing a list at line 1 column 15)"),
+            ("[{\"text\": \"a\"}] x", "d/a.json: invalid JSON (trailing characters at line 1 column 18)"),
+            ("{\"text\": 1}", "d/a.json:1: \"text\" must be a string, found a number"),
+        ] {
+            assert_eq!(rows(text.as_bytes()).unwrap_err().to_string(), reason);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = rows(&[b"[{\"text\":", bytes.as_slice()].concat());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a data set amounts to, before anybody trains on it.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use super::pack::plan;
+use super::tokenize::{cut, samples};
+use super::{Located, Sample, SplitReport, Splits, Tokenizer};
+use crate::Result;
+
+/// Bars of a histogram, at most.
+const BARS: usize = 12;
+
+/// Tokens per row, before anything is cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Lengths {
+    /// The shortest.
+    pub min: usize,
+    /// As many rows are shorter as longer.
+    pub median: usize,
+    /// All tokens over all rows.
+    pub mean: f64,
+    /// 95 % of the rows are not longer.
+    pub p95: usize,
+    /// The longest.
+    pub max: usize,
+}
+
+/// One bar of the histogram of lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Bar {
+    /// Fewest tokens of the rows counted here.
+    pub from: usize,
+    /// Most tokens.
+    pub to: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+/// What a split holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SplitStatistics {
+    /// Rows, tokens, and what is cut or left out.
+    #[serde(flatten)]
+    pub report: SplitReport,
+    /// Tokens per row.
+    pub lengths: Lengths,
+    /// Rows by length, in bars of one width, from the shortest to the longest.
+    pub histogram: Vec<Bar>,
+    /// Tokens that remain when rows are cut and left out.
+    pub kept_tokens: usize,
+    /// Those of them that are learned.
+    pub trained_tokens: usize,
+    /// Rows whose tokens an earlier row has too.
+    pub duplicates: usize,
+    /// Different tokens.
+    pub vocabulary: usize,
+    /// Rows of the longest sequence allowed that hold all samples when they are packed.
+    pub packed_rows: usize,
+    /// Share of those rows that is not padding.
+    pub packing_efficiency: f64,
+}
+
+/// What a data set holds. A split that is not there has no rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DataReport {
+    /// Rows to learn from.
+    pub train: SplitStatistics,
+    /// Rows that measure progress.
+    pub valid: SplitStatistics,
+    /// Rows for a final measurement.
+    pub test: SplitStatistics,
+}
+
+/// Tokenises every split and reports what is there.
+///
+/// # Errors
+/// As [`tokenize`](super::tokenize).
+pub fn describe(
+    splits: &Splits,
+    tokenizer: &Tokenizer,
+    mask_prompt: bool,
+    max_seq_length: usize,
+) -> Result<DataReport> {
+    let split = |rows: &[Located]| statistics(rows, tokenizer, mask_prompt, max_seq_length);
+    Ok(DataReport { train: split(&splits.train)?, valid: split(&splits.valid)?, test: split(&splits.test)? })
+}
+
+fn statistics(
+    rows: &[Located],
+    tokenizer: &Tokenizer,
+    mask_prompt: bool,
+    max_seq_length: usize,
+) -> Result<SplitStatistics> {
+    let whole = samples(rows, tokenizer, mask_prompt)?;
+    let different = whole.iter().map(|sample| sample.ids.as_slice()).collect::<HashSet<_>>().len();
+    let vocabulary = whole.iter().flat_map(|sample| &sample.ids).collect::<HashSet<_>>().len();
+    let mut sizes: Vec<usize> = whole.iter().map(Sample::len).collect();
+    sizes.sort_unstable();
+    let kept = cut(rows, whole, max_seq_length)?;
+    let kept_sizes: Vec<usize> = kept.samples.iter().map(Sample::len).collect();
+    let kept_tokens: usize = kept_sizes.iter().sum();
+    let packed_rows = plan(&kept_sizes, max_seq_length).len();
+    let trained = kept.samples.iter().flat_map(|sample| &sample.trained).filter(|&&trained| trained);
+    Ok(SplitStatistics {
+        trained_tokens: trained.count(),
+        lengths: lengths(&sizes),
+        histogram: histogram(&sizes),
+        kept_tokens,
+        duplicates: rows.len() - different,
+        vocabulary,
+        packed_rows,
+        packing_efficiency: kept_tokens as f64 / (packed_rows * max_seq_length).max(1) as f64,
+        report: kept.report,
+    })
+}
+
+/// Of sizes in ascending order.
+fn lengths(sorted: &[usize]) -> Lengths {
+    let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Lengths::default() };
+    // The nearest rank, so that every number is the length of some row.
+    let rank = |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).max(1) - 1];
+    let mean = sorted.iter().sum::<usize>() as f64 / sorted.len() as f64;
+    Lengths { min, median: rank(0.5), mean, p95: rank(0.95), max }
+}
+
+/// Of sizes in ascending order: at most [`BARS`] bars, whose width is 1, 2 or 5 times a power of ten.
+fn histogram(sorted: &[usize]) -> Vec<Bar> {
+    let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Vec::new() };
+    let widths = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_usize.pow(power)));
+    let fits = |width: &usize| max / width - min / width < BARS;
+    let width = widths.take(30).find(fits).unwrap_or(max);
+    let bar = |number: usize| {
+        let (from, to) = (number * width, (number + 1) * width - 1);
+        let rows = sorted.partition_point(|&size| size <= to) - sorted.partition_point(|&size| size < from);
+        Bar { from, to, rows }
+    };
+    (min / width..=max / width).map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::{Place, Row, fixture};
+
+    fn located(rows: Vec<Row>) -> Vec<Located> {
+        let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
+        let located = |(line, row)| Located { row, path: Arc::clone(&path), place: Place::Line(line) };
+        (1..).zip(rows).map(located).collect()
+    }
+
+    #[test]
+    fn a_data_set_is_described_by_split() {
+        let text = |text: &str| Row::Text(text.to_owned());
+        let splits = Splits {
+            train: located(vec![text("ab"), text("c"), text("ab"), text("abcdef")]),
+            valid: located(vec![Row::Completion { prompt: "p".into(), completion: "c".into() }]),
+            test: Vec::new(),
+        };
+        let report = describe(&splits, &fixture::tokenizer(None), true, 7).unwrap();
+        assert_eq!(
+            serde_json::to_value(&report.train).unwrap(),
+            json!({
+                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4},
+                "lengths": {"min": 3, "median": 4, "mean": 4.75, "p95": 8, "max": 8},
+                "histogram": [
+                    {"from": 3, "to": 3, "rows": 1}, {"from": 4, "to": 4, "rows": 2}, {"from": 5, "to": 5, "rows": 0},
+                    {"from": 6, "to": 6, "rows": 0}, {"from": 7, "to": 7, "rows": 0}, {"from": 8, "to": 8, "rows": 1},
+                ],
+                "kept_tokens": 18, "trained_tokens": 14, "duplicates": 1, "vocabulary": 8,
+                "packed_rows": 3, "packing_efficiency": 18.0 / 21.0,
+            })
+        );
+        assert_eq!((report.valid.report.rows, report.valid.trained_tokens), (1, 2));
+        assert_eq!(report.test, SplitStatistics::default());
+    }
+
+    #[test]
+    fn bars_have_round_widths_and_hold_every_row() {
+        let sizes: Vec<usize> = (3..=217).collect();
+        let bars = histogram(&sizes);
+        assert_eq!(bars.len(), 11);
+        assert_eq!(
+            (bars[0], bars[10]),
+            (Bar { from: 0, to: 19, rows: 17 }, Bar { from: 200, to: 219, rows: 18 })
+        );
+        assert_eq!(bars.iter().map(|bar| bar.rows).sum::<usize>(), sizes.len());
+        assert_eq!(histogram(&[0]), [Bar { from: 0, to: 0, rows: 1 }]);
+    }
+}

@@ -1,0 +1,283 @@
+//! Matrices that GPTQ or AWQ packed, in MLX's layout.
+//!
+//! Both store `scale·(code − zero)` with one scale and zero per group of inputs; MLX stores `scale·code + bias`, so
+//! `bias = −scale·zero`. Codes are the same numbers in another order:
+//!
+//! | tensor | GPTQ | AWQ | MLX |
+//! |---|---|---|---|
+//! | codes | `qweight` `[in·bits/32, out]` | `qweight` `[in, out/8]` | `weight` `[out, in·bits/32]` |
+//! | zeros | `qzeros` `[groups, out·bits/32]` | `qzeros` `[groups, out/8]` | `biases` `[out, groups]` |
+//! | scales | `scales` `[groups, out]` | `scales` `[groups, out]` | `scales` `[out, groups]` |
+//!
+//! Words of 32 bits hold codes from the lowest bit up; AWQ shuffles the eight of a word.
+//! Sources: [GPTQ](https://arxiv.org/abs/2210.17323), [AWQ](https://arxiv.org/abs/2306.00978) and the
+//! checkpoints that AutoGPTQ and AutoAWQ write.
+
+use mlx_rs::{Array, Dtype};
+use rayon::prelude::*;
+
+use super::tensors::Tensors;
+use crate::models::{Foreign, Packing};
+use crate::{Error, Result, kernels};
+
+/// Which of the eight codes of a word of AWQ is the n-th output.
+const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Outputs that are turned together, so that a line of memory is read once.
+const TILE: usize = 16;
+
+/// Takes every complete matrix of `found` apart into MLX's `weight`, `scales` and `biases`. What lacks a part,
+/// which another file may hold, is left in `found`.
+///
+/// # Errors
+/// Tensors whose shapes or dtypes do not fit each other, by name.
+pub fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
+    let mut ready = Tensors::new();
+    let layers: Vec<String> =
+        found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
+    for layer in &layers {
+        let name = |part: &str| format!("{layer}.{part}");
+        let needs: &[&str] = match format.packing {
+            Packing::Gptq { ordered: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
+            _ => &["qweight", "qzeros", "scales"],
+        };
+        if !needs.iter().all(|part| found.contains_key(&name(part))) {
+            continue;
+        }
+        let mut take = |part: &str| found.remove(&name(part));
+        let (codes, zeros, scales) = (take("qweight"), take("qzeros"), take("scales"));
+        let (Some(codes), Some(zeros), Some(scales)) = (codes, zeros, scales) else { continue };
+        let order = take("g_idx");
+        let matrix = Matrix { codes, zeros, scales, order };
+        let parts = matrix
+            .read(format)
+            .and_then(|plain| plain.parts(format))
+            .map_err(|why| Error::ModelLoading(format!("\"{layer}.qweight\": {why}")))?;
+        ready.extend(parts.into_iter().map(|(part, array)| (name(part), array)));
+    }
+    let is_part = |name: &str| {
+        let (_, part) = name.rsplit_once('.').unwrap_or_default();
+        matches!(part, "qweight" | "qzeros" | "scales" | "g_idx")
+    };
+    let others: Vec<String> = found.keys().filter(|name| !is_part(name)).cloned().collect();
+    ready.extend(others.into_iter().filter_map(|name| found.remove_entry(&name)));
+    Ok(ready)
+}
+
+type Outcome<T> = std::result::Result<T, String>;
+
+/// The tensors of one layer, as stored.
+struct Matrix {
+    codes: Array,
+    zeros: Array,
+    scales: Array,
+    /// Group of each input, where inputs were sorted before they were grouped.
+    order: Option<Array>,
+}
+
+/// The same as numbers.
+struct Plain {
+    inputs: usize,
+    outputs: usize,
+    /// `[in, out]`
+    codes: Vec<u8>,
+    /// `[groups, out]`
+    zeros: Vec<u8>,
+    /// `[groups, out]`
+    scales: Vec<f32>,
+    dtype: Dtype,
+    /// Group of each input, unless groups are neighbours.
+    order: Option<Vec<usize>>,
+}
+
+impl Matrix {
+    fn read(&self, format: &Foreign) -> Outcome<Plain> {
+        let dtype = self.scales.dtype();
+        let (codes, zeros) = (words(&self.codes, "qweight")?, words(&self.zeros, "qzeros")?);
+        let &[groups, outputs] = self.scales.shape() else {
+            return Err(format!("\"scales\" has shape {:?}, expected [groups, out]", self.scales.shape()));
+        };
+        if !matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32) {
+            return Err(format!("\"scales\" is {dtype:?}, expected Float16, Bfloat16 or Float32"));
+        }
+        let (groups, outputs, bits) = (groups as usize, outputs as usize, format.bits);
+        let rows = self.codes.dim(0) as usize;
+        let inputs = if matches!(format.packing, Packing::Awq) { rows } else { rows * 32 / bits };
+        let packed = |count: usize| count * bits / 32;
+        let expected_codes = if matches!(format.packing, Packing::Awq) {
+            [inputs, packed(outputs)]
+        } else {
+            [packed(inputs), outputs]
+        };
+        let group = format.group_size.unwrap_or(inputs);
+        let shapes = [
+            ("qweight", &self.codes, expected_codes),
+            ("qzeros", &self.zeros, [groups, packed(outputs)]),
+            ("scales", &self.scales, [inputs.div_ceil(group.max(1)), outputs]),
+        ];
+        for (name, array, expected) in shapes {
+            if !array.shape().iter().map(|&dim| dim as usize).eq(expected) {
+                return Err(format!("\"{name}\" has shape {:?}, expected {expected:?}", array.shape()));
+            }
+        }
+        if inputs == 0 || outputs == 0 || !(outputs * bits).is_multiple_of(32) {
+            return Err(format!(
+                "{inputs} inputs and {outputs} outputs cannot be packed in words of 32 bits"
+            ));
+        }
+        let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
+        kernels::eval([&scales]).map_err(|error| error.what().to_owned())?;
+        let (codes, zeros) = match format.packing {
+            Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
+            Packing::Gptq { offset, .. } => {
+                let mut zeros = unpack_rows(zeros, groups, outputs, bits);
+                zeros.iter_mut().for_each(|zero| *zero += offset);
+                (unpack_columns(codes, inputs, outputs, bits), zeros)
+            }
+        };
+        Ok(Plain {
+            inputs,
+            outputs,
+            codes,
+            zeros,
+            scales: scales.as_slice::<f32>().to_vec(),
+            dtype,
+            order: self.order(inputs, groups, group)?,
+        })
+    }
+
+    /// Group of each input; `None` where neighbours share one, as MLX has it.
+    fn order(&self, inputs: usize, groups: usize, group: usize) -> Outcome<Option<Vec<usize>>> {
+        let Some(order) = &self.order else { return Ok(None) };
+        let order = words(order, "g_idx")?;
+        let order: Vec<usize> = order.iter().map(|&group| group as usize).collect();
+        if order.len() != inputs || order.iter().any(|&group| group >= groups) {
+            return Err(format!(
+                "\"g_idx\" must name one of {groups} groups for each of {inputs} inputs, it has {} numbers",
+                order.len()
+            ));
+        }
+        let neighbours = order.iter().enumerate().all(|(input, &found)| found == input / group);
+        Ok((!neighbours).then_some(order))
+    }
+}
+
+impl Plain {
+    fn parts(&self, format: &Foreign) -> Outcome<Vec<(&'static str, Array)>> {
+        let parts = match (&self.order, format.mlx()) {
+            (None, Some(mlx)) if self.inputs.is_multiple_of(mlx.group_size()) => {
+                self.packed(format.bits, mlx.group_size(), format.group_size.unwrap_or(self.inputs))
+            }
+            (order, _) => self.dense(order.as_deref(), format.group_size.unwrap_or(self.inputs)),
+        };
+        parts.map_err(|error| error.what().to_owned())
+    }
+
+    /// Codes turned and packed again, groups of `from` inputs cut into groups of `group`, which divides it.
+    fn packed(
+        &self,
+        bits: usize,
+        group: usize,
+        from: usize,
+    ) -> crate::nn::Result<Vec<(&'static str, Array)>> {
+        let Self { inputs, outputs, .. } = *self;
+        let width = inputs * bits / 32;
+        let mut words = vec![0_u32; outputs * width];
+        words.par_chunks_mut(TILE * width).enumerate().for_each(|(tile, words)| {
+            for input in 0..inputs {
+                let (word, shift) = (input * bits / 32, input * bits % 32);
+                let first = input * outputs + tile * TILE;
+                for (row, words) in words.chunks_mut(width).enumerate() {
+                    let code = u64::from(self.codes[first + row]) << shift;
+                    words[word] |= code as u32;
+                    if shift + bits > 32 {
+                        words[word + 1] |= (code >> 32) as u32;
+                    }
+                }
+            }
+        });
+        let groups = inputs / group;
+        let at = |output: usize, index: usize| (index * group / from) * outputs + output;
+        let turned = |value: &dyn Fn(usize) -> f32| -> crate::nn::Result<Array> {
+            let values: Vec<f32> = (0..outputs)
+                .flat_map(|output| (0..groups).map(move |index| (output, index)))
+                .map(|(output, index)| value(at(output, index)))
+                .collect();
+            Array::from_slice(&values, &[outputs as i32, groups as i32]).as_dtype(self.dtype)
+        };
+        Ok(vec![
+            ("weight", Array::from_slice(&words, &[outputs as i32, width as i32])),
+            ("scales", turned(&|i| self.scales[i])?),
+            ("biases", turned(&|i| -self.scales[i] * f32::from(self.zeros[i]))?),
+        ])
+    }
+
+    /// The weights themselves, for groups that MLX cannot express.
+    fn dense(&self, order: Option<&[usize]>, from: usize) -> crate::nn::Result<Vec<(&'static str, Array)>> {
+        let Self { inputs, outputs, .. } = *self;
+        let mut weights = vec![0.0_f32; outputs * inputs];
+        weights.par_chunks_mut(inputs).enumerate().for_each(|(output, row)| {
+            for (input, weight) in row.iter_mut().enumerate() {
+                let group = order.map_or(input / from, |order| order[input]);
+                let at = group * outputs + output;
+                let code = f32::from(self.codes[input * outputs + output]);
+                *weight = self.scales[at] * (code - f32::from(self.zeros[at]));
+            }
+        });
+        let weights = Array::from_slice(&weights, &[outputs as i32, inputs as i32]);
+        Ok(vec![("weight", weights.as_dtype(self.dtype)?)])
+    }
+}
+
+/// The 32-bit words of `array`.
+fn words<'a>(array: &'a Array, name: &str) -> Outcome<&'a [i32]> {
+    match array.dtype() {
+        Dtype::Int32 => Ok(array.as_slice::<i32>()),
+        other => Err(format!("\"{name}\" is {other:?}, expected Int32")),
+    }
+}
+
+/// Code `index` of codes that follow each other from the lowest bit of `word(0)` on.
+fn code(word: impl Fn(usize) -> i32, index: usize, bits: usize) -> u8 {
+    let (at, shift) = (index * bits / 32, index * bits % 32);
+    let mut pair = u64::from(word(at).cast_unsigned());
+    if shift + bits > 32 {
+        pair |= u64::from(word(at + 1).cast_unsigned()) << 32;
+    }
+    (pair >> shift) as u8 & ((1_u16 << bits) - 1) as u8
+}
+
+/// `[rows·bits/32, columns]` of words along rows → `[rows, columns]` of codes.
+fn unpack_columns(words: &[i32], rows: usize, columns: usize, bits: usize) -> Vec<u8> {
+    let mut codes = vec![0; rows * columns];
+    codes.par_chunks_mut(columns).enumerate().for_each(|(row, codes)| {
+        for (column, found) in codes.iter_mut().enumerate() {
+            *found = code(|word| words[word * columns + column], row, bits);
+        }
+    });
+    codes
+}
+
+/// `[rows, columns·bits/32]` of words along columns → `[rows, columns]` of codes.
+fn unpack_rows(words: &[i32], rows: usize, columns: usize, bits: usize) -> Vec<u8> {
+    let width = columns * bits / 32;
+    let mut codes = vec![0; rows * columns];
+    for (codes, words) in codes.chunks_mut(columns).zip(words.chunks(width)) {
+        for (column, found) in codes.iter_mut().enumerate() {
+            *found = code(|word| words[word], column, bits);
+        }
+    }
+    codes
+}
+
+/// `[rows, columns/8]` of AWQ's words → `[rows, columns]` of codes.
+fn unpack_awq(words: &[i32], columns: usize) -> Vec<u8> {
+    let rows = words.len() * 8 / columns;
+    let mut codes = vec![0; rows * columns];
+    codes.par_chunks_mut(8).zip(words).for_each(|(codes, &word)| {
+        for (found, from) in codes.iter_mut().zip(AWQ_ORDER) {
+            *found = (word.cast_unsigned() >> (4 * from)) as u8 & 15;
+        }
+    });
+    codes
+}

@@ -1,0 +1,286 @@
+//! Adaptive budget allocation ([AdaLoRA](https://arxiv.org/abs/2303.10512)): adapters start with a higher rank than
+//! they may keep, and what matters least goes, wherever it is.
+//!
+//! ```text
+//! y = x·Wᵀ + s·(x·A)·diag(E)·B        loss + w·(mean of ‖AᵀA - I‖ and ‖B·Bᵀ - I‖ over all matrices)
+//! I = |p ∘ ∇p|        Ī ← β₁Ī + (1-β₁)I        Ū ← β₂Ū + (1-β₂)|I - Ī|
+//! S_r = ĪŪ(E_r) + mean ĪŪ(A_r) + mean ĪŪ(B_r)
+//! ```
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `A`, `E`, `B` of each layer | `[in, rank]`, `[rank]`, `[rank, out]` |
+//! | `S` | one number per rank of each layer |
+//!
+//! After each allocation the `E_r` with the smallest `S_r` of all layers are zero, so many that the rest is the
+//! budget of the step; until the last allocation they may come back. Formulas, order and rounding of the budget
+//! are PEFT's, with steps counted from 1.
+
+use std::collections::BTreeMap;
+
+use mlx_rs::Array;
+
+use super::config::TrainingConfig;
+use crate::io::tensors::Tensors;
+use crate::kernels::matmul::{Transpose, matmul};
+use crate::models::Model;
+use crate::nn::Linear;
+use crate::train::hook::StepHook;
+use crate::{Error, Result, kernels};
+
+const MEAN: &str = "mean.";
+const SPREAD: &str = "spread.";
+const MASK: &str = "mask.";
+const A: &str = ".lora_a";
+const B: &str = ".lora_b";
+const E: &str = ".lora_e";
+
+/// How many ranks all layers together may have at which step.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Ranks at first.
+    pub initial: u64,
+    /// Ranks at the end.
+    pub target: u64,
+    /// Steps before the budget falls.
+    pub tinit: u64,
+    /// Step of the last allocation.
+    pub end: u64,
+    /// Steps between two allocations.
+    pub delta_t: u64,
+}
+
+impl Budget {
+    /// The budget of `step`, and whether it is allocated then.
+    fn at(&self, step: u64) -> (u64, bool) {
+        let &Self { initial, target, tinit, end, delta_t } = self;
+        if step <= tinit {
+            return (initial, false);
+        }
+        if step >= end {
+            return (target, step == end);
+        }
+        let left = 1.0 - (step - tinit) as f64 / (end - tinit) as f64;
+        let budget = ((initial - target) as f64 * left.powi(3) + target as f64) as u64;
+        (budget, step.is_multiple_of(delta_t))
+    }
+}
+
+/// Watches what matters and allocates ranks.
+#[derive(Debug)]
+pub struct Allocator {
+    budget: Budget,
+    beta1: f32,
+    beta2: f32,
+    orth_reg_weight: f32,
+    /// `Ī` and `Ū` by parameter, and the last mask by `E`.
+    state: Tensors,
+}
+
+impl Allocator {
+    /// The allocator that `config` describes, for a run of `steps` that trains parameters called `names`.
+    ///
+    /// # Errors
+    /// A run too short for its phases.
+    pub fn new(config: &TrainingConfig, names: &[String], steps: u64) -> Result<Self> {
+        let layers = names.iter().filter(|name| name.ends_with(E)).count() as u64;
+        let (tinit, tfinal) = (config.adalora_tinit, config.adalora_tfinal);
+        let end = steps.saturating_sub(tfinal);
+        if end <= tinit.max(1) {
+            return Err(Error::Config(format!(
+                "adalora_tinit ({tinit}) and adalora_tfinal ({tfinal}) leave no step of {steps} to lower the ranks in; \
+                 expected fewer, or more steps (iters, epochs)"
+            )));
+        }
+        Ok(Self {
+            budget: Budget {
+                initial: layers * u64::from(config.initial_rank()),
+                target: layers * u64::from(config.lora_rank),
+                tinit,
+                end,
+                delta_t: config.adalora_delta_t,
+            },
+            beta1: config.adalora_beta1 as f32,
+            beta2: config.adalora_beta2 as f32,
+            orth_reg_weight: config.adalora_orth_reg_weight as f32,
+            state: Tensors::new(),
+        })
+    }
+
+    /// `Ī` and `Ū` after one more step.
+    fn observe(&mut self, grads: &Tensors, grad_scale: f32, parameters: &Tensors) -> Result<()> {
+        let average = |old: Option<&Array>, new: &Array, beta: f32| {
+            let share = new.multiply(Array::from_f32(1.0 - beta))?;
+            old.map_or(Ok(share.clone()), |old| old.multiply(Array::from_f32(beta))?.add(share))
+        };
+        let mut state = Tensors::new();
+        for (name, value) in parameters {
+            let Some(grad) = grads.get(name) else { continue };
+            let (mean, spread) = (format!("{MEAN}{name}"), format!("{SPREAD}{name}"));
+            let now = value.multiply(grad.multiply(Array::from_f32(grad_scale))?)?.abs()?;
+            let new_mean = average(self.state.get(&mean), &now, self.beta1)?;
+            let distance = now.subtract(&new_mean)?.abs()?;
+            state.insert(spread.clone(), average(self.state.get(&spread), &distance, self.beta2)?);
+            state.insert(mean, new_mean);
+        }
+        kernels::eval(state.values())?;
+        self.state.extend(state);
+        Ok(())
+    }
+
+    /// `ĪŪ` of one parameter.
+    fn sensitivity(&self, name: &str) -> Result<Array> {
+        match (self.state.get(&format!("{MEAN}{name}")), self.state.get(&format!("{SPREAD}{name}"))) {
+            (Some(mean), Some(spread)) => Ok(mean.multiply(spread)?),
+            _ => Err(Error::Training(format!("AdaLoRA has not watched {name} yet"))),
+        }
+    }
+
+    /// `S` of the layer at `path`.
+    fn scores(&self, path: &str) -> Result<Vec<f32>> {
+        let [a, b, e] = [A, B, E].map(|slot| self.sensitivity(&format!("{path}{slot}")));
+        let vectors = a?.mean_axis(0, false)?.add(b?.mean_axis(1, false)?)?;
+        let scores = e?.add(vectors)?;
+        kernels::eval([&scores])?;
+        Ok(scores.as_slice::<f32>().to_vec())
+    }
+
+    /// Leaves `budget` ranks and masks the others.
+    fn allocate(&mut self, budget: u64, parameters: &mut Tensors) -> Result<()> {
+        let paths: Vec<String> =
+            parameters.keys().filter_map(|name| name.strip_suffix(E)).map(String::from).collect();
+        let scores: Vec<Vec<f32>> = paths.iter().map(|path| self.scores(path)).collect::<Result<_>>()?;
+        let Some(threshold) = threshold(scores.concat(), self.budget.initial.saturating_sub(budget)) else {
+            return Ok(());
+        };
+        for (path, scores) in paths.iter().zip(scores) {
+            let mask: Vec<f32> = scores.iter().map(|&score| f32::from(score > threshold)).collect();
+            let mask = Array::from_slice(&mask, &[mask.len() as i32]);
+            self.state.insert(format!("{MASK}{path}{E}"), mask);
+        }
+        self.mask(parameters)
+    }
+
+    /// Zeroes what the last allocation took away.
+    fn mask(&self, parameters: &mut Tensors) -> Result<()> {
+        for (name, mask) in &self.state {
+            let Some(e) = name.strip_prefix(MASK).and_then(|name| parameters.get_mut(name)) else { continue };
+            *e = e.multiply(mask)?;
+            kernels::eval([&*e])?;
+        }
+        Ok(())
+    }
+}
+
+/// Ranks that are left, by layer.
+///
+/// # Errors
+/// What MLX raises.
+pub fn ranks(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
+    let mut ranks = BTreeMap::new();
+    model.visit_linears(&mut |path, layer| {
+        if let Some(e) = &*layer.lora_e {
+            kernels::eval([e])?;
+            let left = e.as_slice::<f32>().iter().filter(|&&e| e != 0.0).count();
+            ranks.insert(path.to_owned(), left as u32);
+        }
+        Ok(())
+    })?;
+    Ok(ranks)
+}
+
+/// Leaves the first `most` ranks of `layer`, those that are not zero before those that are.
+///
+/// # Errors
+/// What MLX raises.
+pub fn gather(layer: &mut Linear, most: u32) -> Result<()> {
+    let (Some(a), Some(e), Some(b)) = (&*layer.lora_a, &*layer.lora_e, &*layer.lora_b) else { return Ok(()) };
+    let values = e.as_slice::<f32>();
+    let (left, gone): (Vec<u32>, Vec<u32>) =
+        (0..values.len() as u32).partition(|&i| values[i as usize] != 0.0);
+    let order: Vec<u32> = left.into_iter().chain(gone).take(most as usize).collect();
+    let order = Array::from_slice(&order, &[order.len() as i32]);
+    let [a, e, b] = [a.take_axis(&order, 1)?, e.take_axis(&order, 0)?, b.take_axis(&order, 0)?];
+    (*layer.lora_a, *layer.lora_e, *layer.lora_b) = (Some(a), Some(e), Some(b));
+    Ok(())
+}
+
+/// The `removed`-th smallest of `scores`; `None` if nothing is to be removed.
+fn threshold(mut scores: Vec<f32>, removed: u64) -> Option<f32> {
+    scores.sort_by(f32::total_cmp);
+    scores.get(usize::try_from(removed).ok()?.checked_sub(1)?).copied()
+}
+
+impl StepHook for Allocator {
+    /// Adds those of the penalty.
+    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()> {
+        let count = parameters.keys().filter(|name| !name.ends_with(E)).count();
+        let weight = scale * self.orth_reg_weight / count.max(1) as f32;
+        for (name, matrix) in parameters {
+            let is_a = name.ends_with(A);
+            if !is_a && !name.ends_with(B) {
+                continue;
+            }
+            let gram = matmul(matrix, matrix, Transpose { a: is_a, b: !is_a })?;
+            let off = gram.subtract(Array::eye::<f32>(gram.dim(0), None, None)?)?;
+            let length = off.square()?.sum(None)?.sqrt()?;
+            // A matrix that is orthogonal already has no direction to go.
+            let length = mlx_rs::ops::maximum(length, Array::from_f32(f32::MIN_POSITIVE))?;
+            let product = if is_a {
+                matmul(matrix, &off, Transpose::NONE)?
+            } else {
+                matmul(&off, matrix, Transpose::NONE)?
+            };
+            let penalty = product.multiply(Array::from_f32(2.0 * weight).divide(length)?)?;
+            if let Some(grad) = grads.get_mut(name) {
+                *grad = grad.add(penalty)?;
+            }
+        }
+        kernels::eval(grads.values())?;
+        Ok(())
+    }
+
+    fn updated(
+        &mut self,
+        step: u64,
+        grads: &Tensors,
+        grad_scale: f32,
+        parameters: &mut Tensors,
+    ) -> Result<()> {
+        if step > self.budget.end {
+            return self.mask(parameters);
+        }
+        if step < self.budget.end {
+            self.observe(grads, grad_scale, parameters)?;
+        }
+        let (budget, due) = self.budget.at(step);
+        if due {
+            self.allocate(budget, parameters)?;
+        }
+        if step == self.budget.end {
+            self.state.retain(|name, _| name.starts_with(MASK));
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Tensors {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: Tensors, parameters: &Tensors) -> Result<()> {
+        let fits = |(name, x): (&String, &Array)| {
+            let parameter = [MEAN, SPREAD, MASK].iter().find_map(|kind| name.strip_prefix(kind));
+            parameter.and_then(|name| parameters.get(name)).is_some_and(|p| p.shape() == x.shape())
+        };
+        if let Some((name, _)) = state.iter().find(|&entry| !fits(entry)) {
+            return Err(Error::Training(format!(
+                "the checkpoint is damaged: {name} of AdaLoRA belongs to no parameter of this run"
+            )));
+        }
+        self.state = state;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

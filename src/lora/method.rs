@@ -1,0 +1,218 @@
+//! Settings of the ways to adapt a model, and which of them go together.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Method, TrainingConfig};
+use super::pissa::Decomposition;
+use crate::train::lr_factors::LrFactors;
+use crate::{Error, Result};
+
+/// Most power iterations of `pissa_niter_N`: each is two products with every matrix.
+const MOST_ITERATIONS: u32 = 1024;
+
+/// What low-rank adapters start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LoraInit {
+    /// `A` random and `B` zero: `"default"`.
+    #[default]
+    Default,
+    /// The principal part of the matrix: `"pissa"`, or `"pissa_niter_N"`, which is faster and approximate.
+    Pissa(Decomposition),
+}
+
+impl TryFrom<String> for LoraInit {
+    type Error = String;
+
+    fn try_from(name: String) -> std::result::Result<Self, String> {
+        let iterations = |digits: &str| digits.parse().ok().filter(|n| (1..=MOST_ITERATIONS).contains(n));
+        match name.as_str() {
+            "default" => Ok(Self::Default),
+            "pissa" => Ok(Self::Pissa(Decomposition::Exact)),
+            other => match other.strip_prefix("pissa_niter_").and_then(iterations) {
+                Some(n) => Ok(Self::Pissa(Decomposition::Iterated(n))),
+                None => Err(format!(
+                    "lora_init is \"{name}\", expected \"default\", \"pissa\" or \"pissa_niter_N\" with N from 1 to \
+                     {MOST_ITERATIONS}"
+                )),
+            },
+        }
+    }
+}
+
+impl From<LoraInit> for String {
+    fn from(init: LoraInit) -> Self {
+        match init {
+            LoraInit::Default => "default".into(),
+            LoraInit::Pissa(Decomposition::Exact) => "pissa".into(),
+            LoraInit::Pissa(Decomposition::Iterated(n)) => format!("pissa_niter_{n}"),
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// The rank adapters start with: higher than `lora_rank` for `AdaLoRA`.
+    #[must_use]
+    pub fn initial_rank(&self) -> u32 {
+        match self.method {
+            // 12 for a rank of 8, as in PEFT.
+            Method::Adalora => self.adalora_init_rank.unwrap_or(self.lora_rank + self.lora_rank.div_ceil(2)),
+            _ => self.lora_rank,
+        }
+    }
+
+    /// Factor of the low-rank part: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
+    /// has it, which keeps the outputs of adapters of any rank equally large.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        let rank = f64::from(self.initial_rank());
+        match self.method {
+            // What PEFT divides by.
+            Method::Adalora => self.lora_alpha / (rank + 1e-5),
+            _ if self.use_rslora => self.lora_alpha / rank.sqrt(),
+            _ => self.lora_alpha / rank,
+        }
+    }
+
+    /// The learning rates of [LoRA+](https://arxiv.org/abs/2402.12354): `B` and magnitudes learn faster than `A`, by
+    /// `loraplus_lr_ratio`.
+    #[must_use]
+    pub fn lr_factors(&self) -> LrFactors {
+        let faster = |ratio: f64| vec![(".lora_b", ratio), (".m", ratio)];
+        self.loraplus_lr_ratio.map_or_else(LrFactors::default, |ratio| LrFactors::by_ending(faster(ratio)))
+    }
+
+    /// Checks what belongs to some methods only.
+    ///
+    /// # Errors
+    /// The first key out of range, or that the method has no use for.
+    pub(super) fn validate_method(&self) -> Result<()> {
+        let share = |value: f64| value > 0.0 && value < 1.0;
+        let checks = [
+            (
+                "loraplus_lr_ratio",
+                self.loraplus_lr_ratio.unwrap_or(1.0),
+                self.loraplus_lr_ratio.is_none_or(|ratio| ratio > 0.0 && ratio.is_finite()),
+                "above 0",
+            ),
+            ("adalora_delta_t", self.adalora_delta_t as f64, self.adalora_delta_t > 0, "above 0"),
+            ("adalora_beta1", self.adalora_beta1, share(self.adalora_beta1), "above 0 and below 1"),
+            ("adalora_beta2", self.adalora_beta2, share(self.adalora_beta2), "above 0 and below 1"),
+            (
+                "adalora_orth_reg_weight",
+                self.adalora_orth_reg_weight,
+                self.adalora_orth_reg_weight >= 0.0 && self.adalora_orth_reg_weight.is_finite(),
+                "0 or more",
+            ),
+        ];
+        for (key, value, holds, range) in checks {
+            if !holds {
+                return Err(Error::Config(format!("{key} is {value}, expected {range}")));
+            }
+        }
+        let rank = self.lora_rank;
+        if let Some(initial) = self.adalora_init_rank
+            && (initial <= rank || initial > 1 << 16)
+        {
+            return Err(Error::Config(format!(
+                "adalora_init_rank is {initial}, expected more than lora_rank ({rank}) and at most 65536"
+            )));
+        }
+        self.check_combinations()
+    }
+
+    fn check_combinations(&self) -> Result<()> {
+        use Method::{Adalora, Dora, Full, Lora};
+        let default = Self::default();
+        let of_adalora = |config: &Self| {
+            [
+                ("adalora_init_rank", config.adalora_init_rank.map(f64::from)),
+                ("adalora_tinit", Some(config.adalora_tinit as f64)),
+                ("adalora_tfinal", Some(config.adalora_tfinal as f64)),
+                ("adalora_delta_t", Some(config.adalora_delta_t as f64)),
+                ("adalora_beta1", Some(config.adalora_beta1)),
+                ("adalora_beta2", Some(config.adalora_beta2)),
+                ("adalora_orth_reg_weight", Some(config.adalora_orth_reg_weight)),
+            ]
+        };
+        let adalora = of_adalora(self).into_iter().zip(of_adalora(&default));
+        let adalora = adalora.map(|((key, value), (_, default))| (key, value != default, &[Adalora][..]));
+        let others = [
+            ("use_rslora", self.use_rslora, &[Lora, Dora][..]),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some(), &[Lora, Dora, Adalora]),
+            ("lora_init", self.lora_init != LoraInit::Default, &[Lora]),
+            ("init_adapter", self.init_adapter.is_some(), &[Lora, Dora]),
+            ("bits", self.bits.is_some(), &[Lora, Dora, Adalora]),
+        ];
+        for (key, given, methods) in others.into_iter().chain(adalora) {
+            if given && !methods.contains(&self.method) {
+                let names: Vec<String> =
+                    methods.iter().map(|method| format!("\"{}\"", method.name())).collect();
+                let why = if (key, self.method) == ("bits", Full) {
+                    ": quantized weights cannot be trained"
+                } else {
+                    ""
+                };
+                return Err(Error::Config(format!(
+                    "{key} is for method {}, not for \"{}\"{why}",
+                    names.join(" or "),
+                    self.method.name()
+                )));
+            }
+        }
+        if self.init_adapter.is_some() && self.lora_init != LoraInit::Default {
+            return Err(Error::Config("lora_init and init_adapter exclude each other".into()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
+        let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn mistakes_name_key_and_remedy() {
+        for (json, parts) in [
+            (r#"{"lora_init": "pizza"}"#, ["lora_init is \"pizza\"", "pissa_niter_N"]),
+            (r#"{"lora_init": "pissa_niter_0"}"#, ["pissa_niter_0", "from 1"]),
+            (r#"{"lora_init": "pissa", "method": "dora"}"#, ["lora_init", "method \"lora\""]),
+            (r#"{"lora_init": "pissa", "init_adapter": "x"}"#, ["lora_init", "exclude"]),
+            (r#"{"loraplus_lr_ratio": 0}"#, ["loraplus_lr_ratio is 0", "above 0"]),
+            (r#"{"loraplus_lr_ratio": 4, "method": "full"}"#, ["loraplus_lr_ratio", "not for \"full\""]),
+            (r#"{"use_rslora": true, "method": "adalora"}"#, ["use_rslora", "\"lora\" or \"dora\""]),
+            (r#"{"bits": 4, "method": "full"}"#, ["bits is for method", "cannot be trained"]),
+            (r#"{"adalora_tinit": 5}"#, ["adalora_tinit is for method \"adalora\"", "\"lora\""]),
+            (r#"{"method": "adalora", "adalora_init_rank": 8}"#, ["adalora_init_rank is 8", "lora_rank (8)"]),
+            (r#"{"method": "adalora", "adalora_beta1": 1}"#, ["adalora_beta1 is 1", "below 1"]),
+            (r#"{"method": "adalora", "init_adapter": "x"}"#, ["init_adapter", "not for \"adalora\""]),
+        ] {
+            let message = parse(json).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
+        }
+    }
+
+    #[test]
+    fn scales_and_ranks_are_those_of_peft() {
+        let scale = |json: &str| parse(json).unwrap().scale();
+        assert!((scale("{}") - 2.0).abs() < 1e-12);
+        assert!((scale(r#"{"use_rslora": true, "lora_rank": 64}"#) - 2.0).abs() < 1e-12);
+        let adalora = parse(r#"{"method": "adalora"}"#).unwrap();
+        assert_eq!(adalora.initial_rank(), 12);
+        assert!((adalora.scale() - 16.0 / 12.00001).abs() < 1e-12);
+    }
+
+    #[test]
+    fn starts_survive_json() {
+        for name in ["default", "pissa", "pissa_niter_16"] {
+            let config = parse(&format!(r#"{{"lora_init": "{name}"}}"#)).unwrap();
+            assert_eq!(serde_json::to_value(&config).unwrap()["lora_init"], name);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Quantized checkpoints of other makers, as their `quantization_config` describes them.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config;
+use crate::kernels::quantized::Format;
+use crate::{Error, Result};
+
+/// A quantization whose matrices are not in MLX's layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// Who packed them.
+    pub packing: Packing,
+    /// Bits per code: 2, 3, 4 or 8.
+    pub bits: usize,
+    /// Inputs that share a scale; `None` for all of a row.
+    pub group_size: Option<usize>,
+}
+
+/// How codes lie in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// [GPTQ](https://arxiv.org/abs/2210.17323)
+    Gptq {
+        /// What is added to stored zeros: 1 but in version 2 of the format.
+        offset: u8,
+        /// Whether inputs were ordered by how active they are before they were grouped.
+        ordered: bool,
+    },
+    /// [AWQ](https://arxiv.org/abs/2306.00978), version `gemm`.
+    Awq,
+}
+
+#[derive(Debug, Deserialize)]
+struct File {
+    #[serde(alias = "w_bit")]
+    bits: usize,
+    #[serde(alias = "q_group_size")]
+    group_size: i64,
+    #[serde(default)]
+    desc_act: bool,
+    checkpoint_format: Option<String>,
+    version: Option<String>,
+}
+
+impl Foreign {
+    /// Reads a `quantization_config`; `None` where its method is not one of these.
+    ///
+    /// # Errors
+    /// A variant of the format that is not known, by key.
+    pub(super) fn parse(config: &Value) -> Result<Option<Self>> {
+        let method = match config["quant_method"].as_str() {
+            Some(method @ ("gptq" | "awq")) => method,
+            _ => return Ok(None),
+        };
+        let File { bits, group_size, desc_act, checkpoint_format, version } = config::parse(config)?;
+        let wrong = |key: &str, found: String, expected: &str| {
+            Err(Error::ModelLoading(format!("\"{key}\" is {found}, expected {expected}")))
+        };
+        let group_size = match usize::try_from(group_size) {
+            Ok(size) if size > 0 => Some(size),
+            _ if group_size == -1 => None,
+            _ => return wrong("group_size", group_size.to_string(), "-1 or above 0"),
+        };
+        let packing = if method == "awq" {
+            match version.as_deref() {
+                None | Some("gemm" | "GEMM") => Packing::Awq,
+                Some(other) => return wrong("version", format!("\"{other}\""), "\"gemm\""),
+            }
+        } else {
+            match checkpoint_format.as_deref() {
+                None | Some("gptq") => Packing::Gptq { offset: 1, ordered: desc_act },
+                Some("gptq_v2") => Packing::Gptq { offset: 0, ordered: desc_act },
+                Some(other) => {
+                    return wrong("checkpoint_format", format!("\"{other}\""), "\"gptq\" or \"gptq_v2\"");
+                }
+            }
+        };
+        match (packing, bits) {
+            (Packing::Gptq { .. }, 2 | 3 | 4 | 8) | (Packing::Awq, 4) => {}
+            (Packing::Awq, _) => return wrong("bits", bits.to_string(), "4"),
+            _ => return wrong("bits", bits.to_string(), "2, 3, 4 or 8"),
+        }
+        Ok(Some(Self { packing, bits, group_size }))
+    }
+
+    /// The format of the same codes in MLX, whose groups are a part of these; `None` where groups are too
+    /// small or odd for that.
+    #[must_use]
+    pub fn mlx(&self) -> Option<Format> {
+        // Rows that are one group are cut into groups that most sizes are a multiple of.
+        let group = self.group_size.unwrap_or(64);
+        let part = [128, 64, 32].into_iter().find(|&part| group.is_multiple_of(part))?;
+        Format::affine(self.bits, part).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn versions_and_groups_are_told_apart() {
+        let parse = |config: Value| Foreign::parse(&config).unwrap().unwrap();
+        let old = parse(json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true}));
+        assert_eq!(old.packing, Packing::Gptq { offset: 1, ordered: true });
+        let new =
+            json!({"quant_method": "gptq", "bits": 3, "group_size": -1, "checkpoint_format": "gptq_v2"});
+        let new = parse(new);
+        assert_eq!((new.packing, new.group_size), (Packing::Gptq { offset: 0, ordered: false }, None));
+        let awq = parse(json!({"quant_method": "awq", "w_bit": 4, "q_group_size": 256}));
+        assert_eq!(awq.mlx(), Some(Format::affine(4, 128).unwrap()));
+        assert_eq!(Foreign { group_size: Some(16), ..awq }.mlx(), None);
+        assert_eq!(Foreign::parse(&json!({"quant_method": "bitsandbytes"})).unwrap(), None);
+    }
+
+    #[test]
+    fn unknown_variants_are_named() {
+        for (extra, part) in [
+            (json!({"checkpoint_format": "marlin"}), "marlin"),
+            (json!({"bits": 5}), "\"bits\" is 5"),
+            (json!({"group_size": 0}), "\"group_size\" is 0"),
+            (json!({"quant_method": "awq", "version": "gemv"}), "gemv"),
+            (json!({"quant_method": "awq", "bits": 8}), "expected 4"),
+        ] {
+            let mut config = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
+            for (key, value) in extra.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            let message = Foreign::parse(&config).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

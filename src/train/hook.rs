@@ -1,0 +1,40 @@
+//! What a way of fine-tuning may do besides following the gradient of the loss.
+
+use crate::Result;
+use crate::io::tensors::Tensors;
+
+/// Takes part in every step, and has a memory that goes into checkpoints.
+///
+/// ```text
+/// gradients of all micro-batches ─► gradients ─► clipping ─► optimizer ─► updated
+/// ```
+pub trait StepHook {
+    /// Changes the gradients, which are `scale` times those of the loss, such as by those of a penalty; both by
+    /// parameter name.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()>;
+
+    /// Follows the update of `step` (1-based) and may change the parameters again. The optimizer saw `grads`
+    /// times `grad_scale`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn updated(
+        &mut self,
+        step: u64,
+        grads: &Tensors,
+        grad_scale: f32,
+        parameters: &mut Tensors,
+    ) -> Result<()>;
+
+    /// Everything it remembers from step to step.
+    fn state(&self) -> Tensors;
+
+    /// Takes back what [`state`](Self::state) gave; `parameters` are those of the same step.
+    ///
+    /// # Errors
+    /// A state that does not belong to such parameters.
+    fn restore(&mut self, state: Tensors, parameters: &Tensors) -> Result<()>;
+}

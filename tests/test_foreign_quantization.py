@@ -1,0 +1,212 @@
+"""GPTQ and AWQ checkpoints, packed here as AutoGPTQ and AutoAWQ pack them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from efficientai_toolkit import _core
+from efficientai_toolkit.exceptions import ModelLoadingError
+from support.engine import MODELS, largest, logits
+from support.rows import random_ids
+
+if TYPE_CHECKING:
+    from support.figures import Check
+
+MODEL = MODELS / "llama_tied"
+WEIGHTS = "model.safetensors"
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""The n-th code of a word is that of this output of the eight."""
+
+Packer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+def words(codes: np.ndarray, bits: int) -> np.ndarray:
+    """``[n, m]`` → ``[n·bits/32, m]``: the codes of a column follow each other from the lowest bit on."""
+    stream = (codes[:, None, :] >> np.arange(bits)[None, :, None]) & 1
+    stream = stream.reshape(-1, 32, codes.shape[1]).astype(np.uint64)
+    packed = (stream << np.arange(32, dtype=np.uint64)[None, :, None]).sum(axis=1)
+    return packed.astype(np.uint32).view(np.int32)
+
+
+def awq_words(codes: np.ndarray) -> np.ndarray:
+    """``[n, m]`` → ``[n, m/8]``."""
+    grouped = codes.reshape(codes.shape[0], -1, 8)[:, :, AWQ_ORDER].astype(np.uint64)
+    packed = (grouped << (4 * np.arange(8, dtype=np.uint64))).sum(axis=2)
+    return packed.astype(np.uint32).view(np.int32)
+
+
+def gptq(bits: int, offset: int) -> Packer:
+    """AutoGPTQ's words; ``offset`` is what readers have to add to zeros."""
+    return lambda codes, zeros: {
+        "qweight": words(codes, bits),
+        "qzeros": np.ascontiguousarray(words((zeros - offset).T, bits).T),
+    }
+
+
+def awq(codes: np.ndarray, zeros: np.ndarray) -> dict[str, np.ndarray]:
+    """AutoAWQ's words."""
+    return {"qweight": awq_words(codes), "qzeros": awq_words(zeros)}
+
+
+class Checkpoint:
+    """A model whose linear layers are rounded, packed and, beside it, dense."""
+
+    def __init__(self, root: Path, quantization: dict[str, Any], pack: Packer, *, ordered: bool = False) -> None:
+        self.folder, self.dense = root / "packed", root / "dense"
+        bits, group = quantization["bits"], quantization["group_size"]
+        packed: dict[str, np.ndarray] = {}
+        dense: dict[str, np.ndarray] = {}
+        rng = np.random.default_rng(3)
+        for name, value in load_file(MODEL / WEIGHTS).items():
+            dense[name] = packed[name] = value
+            # Words of 32 bits must hold whole rows of zeros.
+            if not name.endswith("_proj.weight") or value.shape[0] * bits % 32:
+                continue
+            inputs = value.shape[1]
+            size = inputs if group == -1 else group
+            groups = np.arange(inputs) // size
+            if ordered:
+                groups = rng.permutation(groups)
+            count = groups.max() + 1
+            rows = [value.T[groups == index] for index in range(count)]
+            low = np.stack([row.min(axis=0) for row in rows])
+            high = np.stack([row.max(axis=0) for row in rows])
+            levels = 2**bits - 1
+            # Scales that float16 holds, so that both forms are the same numbers.
+            scales = ((high - low) / levels).astype(np.float16)
+            zeros = np.clip(np.round(-low / scales), 1, levels).astype(np.int64)
+            codes = np.clip(np.round(value.T / scales[groups]) + zeros[groups], 0, levels).astype(np.int64)
+            dense[name] = np.ascontiguousarray(
+                (scales[groups].astype(np.float32) * (codes - zeros[groups])).T.astype(np.float32)
+            )
+            layer = name.removesuffix("weight")
+            del packed[name]
+            parts = pack(codes, zeros) | {"scales": scales, "bias": np.zeros(value.shape[0], np.float16)}
+            if quantization["quant_method"] == "gptq":
+                parts["g_idx"] = groups.astype(np.int32)
+            packed |= {layer + part: np.ascontiguousarray(array) for part, array in parts.items()}
+        for folder, tensors in ((self.folder, packed), (self.dense, dense)):
+            shutil.copytree(MODEL, folder)
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        self.configure(quantization)
+
+    def configure(self, quantization: dict[str, Any]) -> None:
+        """Write what ``config.json`` tells about the packing."""
+        path = self.folder / "config.json"
+        config = json.loads(path.read_text()) | {"quantization_config": quantization}
+        path.write_text(json.dumps(config))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What is stored."""
+        return load_file(self.folder / WEIGHTS)
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    return np.array(random_ids(3, [17], seed=5), dtype=np.int32)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "ordered"),
+    [
+        ({}, False),
+        ({"checkpoint_format": "gptq_v2"}, False),
+        ({"bits": 2}, False),
+        ({"bits": 3}, False),
+        ({"bits": 8}, False),
+        ({"group_size": 64}, False),
+        ({"group_size": -1}, False),
+        ({"group_size": 16}, False),
+        ({"desc_act": True}, True),
+    ],
+    ids=["v1", "v2", "2 bits", "3 bits", "8 bits", "groups of 64", "one group", "groups of 16", "ordered"],
+)
+def test_gptq_is_read_as_the_numbers_it_stands_for(
+    change: dict[str, Any], ordered: bool, ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
+    quantization = GPTQ | change
+    offset = 0 if quantization.get("checkpoint_format") == "gptq_v2" else 1
+    checkpoint = Checkpoint(tmp_path, quantization, gptq(quantization["bits"], offset), ordered=ordered)
+    name = f"GPTQ {', '.join(f'{key} {value}' for key, value in change.items())} logits"
+    # `biases` of MLX are rounded to float16 as the scales are.
+    figure(name, largest(logits(checkpoint.folder, ids), logits(checkpoint.dense, ids)), 2e-3)
+
+
+def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check) -> None:
+    checkpoint = Checkpoint(tmp_path, AWQ, awq)
+    ours = logits(checkpoint.folder, ids)
+    figure("AWQ logits", largest(ours, logits(checkpoint.dense, ids)), 2e-3)
+    tensors = checkpoint.tensors()
+    save_file(
+        {name: value for name, value in tensors.items() if not name.endswith(".bias")},
+        checkpoint.folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    mx.disable_compile()
+    try:
+        import mlx_lm
+
+        model, _ = mlx_lm.load(str(checkpoint.folder))
+        theirs = np.array(model(mx.array(ids)).astype(mx.float32))
+    finally:
+        mx.enable_compile()
+        mx.set_default_device(device)
+    figure("AWQ logits of mlx-lm", largest(ours, theirs), 2e-2)
+
+
+def test_codes_stay_packed(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, AWQ, awq)
+    model, _ = _core.load(str(checkpoint.folder))
+    dense, _ = _core.load(str(checkpoint.dense))
+    assert model.num_parameters < dense.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, layer: tensors.pop(f"{layer}.qzeros"), "lacks the other parts"),
+        (lambda tensors, layer: tensors.update({f"{layer}.scales": tensors[f"{layer}.scales"][:1]}), "shape"),
+        (lambda tensors, layer: tensors[f"{layer}.g_idx"].fill(99), "g_idx"),
+        (lambda tensors, layer: tensors[f"{layer}.bias"].fill(1), "bias"),
+        (
+            lambda tensors, layer: tensors.update(
+                {f"{layer}.qweight": tensors[f"{layer}.qweight"].astype(np.float32)}
+            ),
+            "expected Int32",
+        ),
+    ],
+    ids=["missing", "shape", "groups", "bias", "dtype"],
+)
+def test_damaged_matrices_are_named(
+    change: Callable[[dict[str, np.ndarray], str], Any], message: str, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, GPTQ, gptq(4, 1))
+    tensors = {name: value.copy() for name, value in checkpoint.tensors().items()}
+    layer = "model.layers.0.mlp.down_proj"
+    change(tensors, layer)
+    save_file(tensors, checkpoint.folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ModelLoadingError, match=message) as raised:
+        _core.load(str(checkpoint.folder))
+    assert layer in str(raised.value)
+
+
+def test_unknown_variants_are_named(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, AWQ, awq)
+    checkpoint.configure(AWQ | {"version": "gemv"})
+    with pytest.raises(ModelLoadingError, match='"version" is "gemv"'):
+        _core.load(str(checkpoint.folder))
