@@ -60,7 +60,9 @@ def awq(codes: np.ndarray, zeros: np.ndarray) -> dict[str, np.ndarray]:
 class Checkpoint:
     """A model whose linear layers are rounded, packed and, beside it, dense."""
 
-    def __init__(self, root: Path, quantization: dict[str, Any], pack: Packer, *, ordered: bool = False) -> None:
+    def __init__(
+        self, root: Path, quantization: dict[str, Any], pack: Packer, *, ordered: bool = False
+    ) -> None:
         self.folder, self.dense = root / "packed", root / "dense"
         bits, group = quantization["bits"], quantization["group_size"]
         packed: dict[str, np.ndarray] = {}
