@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,9 @@ def test_adapters_of_peft_that_are_refused(
 def test_names_that_reach_outside_are_no_layers(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(PEFT / "lora", tmp_path / "adapter"))
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
-    for leaf, shape in (("A", (4, 48)), ("B", (48, 4))):
-        tensor(f"base_model.model.../../x.lora_{leaf}.weight", lambda _, s=shape: mx.ones(s), WEIGHTS)(folder)
+    for leaf, matrix in (("A", mx.ones((4, 48))), ("B", mx.ones((48, 4)))):
+        add = partial(lambda x, _: x, matrix)
+        tensor(f"base_model.model.../../x.lora_{leaf}.weight", add, WEIGHTS)(folder)
     with pytest.raises(ModelLoadingError, match=r"no layer \"\.\./\.\./x\""):
         _core.load(str(MODEL), str(folder), "float32")
 
