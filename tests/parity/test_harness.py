@@ -13,7 +13,7 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit.exceptions import ConfigError
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(600)]
 
 TASK = """\
 task: colours
@@ -98,7 +98,8 @@ def test_a_task_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "colours.yaml").write_text(TASK.format(data=data))
     model, tokenizer = eat.load()
-    scores = run_tasks(model, tokenizer, ["colours"], limit=2, include_path=str(tmp_path))
+    own: dict[str, Any] = {"include_path": str(tmp_path), "include_defaults": False}
+    scores = run_tasks(model, tokenizer, ["colours"], limit=2, **own)
     assert scores["colours"]["acc"] == 1.0
     with pytest.raises(ConfigError, match="lm-evaluation-harness has no task `no-such-task`"):
-        run_tasks(model, tokenizer, ["no-such-task"])
+        run_tasks(model, tokenizer, ["no-such-task"], **own)

@@ -191,6 +191,7 @@ def run_tasks(
     num_fewshot: int | None = None,
     batch_size: int = 8,
     include_path: str | None = None,
+    include_defaults: bool = True,
 ) -> dict[str, dict[str, float]]:
     """Run tasks of the harness by name.
 
@@ -208,6 +209,8 @@ def run_tasks(
         Rows that go through the model together.
     include_path
         Folder with task files of your own.
+    include_defaults
+        Whether the harness's own tasks are to be found too, which takes it a while.
 
     Returns
     -------
@@ -219,7 +222,7 @@ def run_tasks(
     ConfigError
         There is no such task.
     """
-    manager = TaskManager(include_path=include_path)
+    manager = TaskManager(include_path=include_path, include_defaults=include_defaults)
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
         message = f"lm-evaluation-harness has no task `{unknown[0]}`; `lm-eval ls tasks` lists them"
