@@ -34,14 +34,16 @@ def words(codes: np.ndarray, bits: int) -> np.ndarray:
     stream = (codes[:, None, :] >> np.arange(bits)[None, :, None]) & 1
     stream = stream.reshape(-1, 32, codes.shape[1]).astype(np.uint64)
     packed = (stream << np.arange(32, dtype=np.uint64)[None, :, None]).sum(axis=1)
-    return packed.astype(np.uint32).view(np.int32)
+    result: np.ndarray = packed.astype(np.uint32).view(np.int32)
+    return result
 
 
 def awq_words(codes: np.ndarray) -> np.ndarray:
     """``[n, m]`` → ``[n, m/8]``."""
     grouped = codes.reshape(codes.shape[0], -1, 8)[:, :, AWQ_ORDER].astype(np.uint64)
     packed = (grouped << (4 * np.arange(8, dtype=np.uint64))).sum(axis=2)
-    return packed.astype(np.uint32).view(np.int32)
+    result: np.ndarray = packed.astype(np.uint32).view(np.int32)
+    return result
 
 
 def gptq(bits: int, offset: int) -> Packer:
@@ -55,6 +57,22 @@ def gptq(bits: int, offset: int) -> Packer:
 def awq(codes: np.ndarray, zeros: np.ndarray) -> dict[str, np.ndarray]:
     """AutoAWQ's words."""
     return {"qweight": awq_words(codes), "qzeros": awq_words(zeros)}
+
+
+def is_packed(inputs: int, group: int, ordered: bool) -> bool:
+    """Whether MLX has groups that these are made of."""
+    part = next((part for part in (128, 64, 32) if (64 if group == -1 else group) % part == 0), None)
+    return part is not None and inputs % part == 0 and not ordered
+
+
+def rounded(scales: np.ndarray, codes: np.ndarray, zeros: np.ndarray, packed: bool) -> np.ndarray:
+    """What codes stand for, with what is stored in float16 rounded to it: sums in MLX, else the weights."""
+    factors = scales.astype(np.float32)
+    if packed:
+        weights = factors * codes + (-factors * zeros).astype(np.float16)
+    else:
+        weights = (factors * (codes - zeros)).astype(np.float16)
+    return np.ascontiguousarray(weights.T.astype(np.float32))
 
 
 class Checkpoint:
@@ -87,9 +105,7 @@ class Checkpoint:
             scales = ((high - low) / levels).astype(np.float16)
             zeros = np.clip(np.round(-low / scales), 1, levels).astype(np.int64)
             codes = np.clip(np.round(value.T / scales[groups]) + zeros[groups], 0, levels).astype(np.int64)
-            dense[name] = np.ascontiguousarray(
-                (scales[groups].astype(np.float32) * (codes - zeros[groups])).T.astype(np.float32)
-            )
+            dense[name] = rounded(scales[groups], codes, zeros[groups], is_packed(inputs, group, ordered))
             layer = name.removesuffix("weight")
             del packed[name]
             parts = pack(codes, zeros) | {"scales": scales, "bias": np.zeros(value.shape[0], np.float16)}
@@ -139,18 +155,17 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "z
 def test_gptq_is_read_as_the_numbers_it_stands_for(
     change: dict[str, Any], ordered: bool, ids: np.ndarray, tmp_path: Path, figure: Check
 ) -> None:
-    quantization = GPTQ | change
+    quantization: dict[str, Any] = GPTQ | change
     offset = 0 if quantization.get("checkpoint_format") == "gptq_v2" else 1
     checkpoint = Checkpoint(tmp_path, quantization, gptq(quantization["bits"], offset), ordered=ordered)
     name = f"GPTQ {', '.join(f'{key} {value}' for key, value in change.items())} logits"
-    # `biases` of MLX are rounded to float16 as the scales are.
-    figure(name, largest(logits(checkpoint.folder, ids), logits(checkpoint.dense, ids)), 2e-3)
+    figure(name, largest(logits(checkpoint.folder, ids), logits(checkpoint.dense, ids)), 1e-4)
 
 
 def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check) -> None:
     checkpoint = Checkpoint(tmp_path, AWQ, awq)
     ours = logits(checkpoint.folder, ids)
-    figure("AWQ logits", largest(ours, logits(checkpoint.dense, ids)), 2e-3)
+    figure("AWQ logits", largest(ours, logits(checkpoint.dense, ids)), 1e-4)
     tensors = checkpoint.tensors()
     save_file(
         {name: value for name, value in tensors.items() if not name.endswith(".bias")},

@@ -86,7 +86,11 @@ def test_magnitudes_of_files_are_checked(tmp_path: Path) -> None:
     short = values | {name: values[name][:-1]}
     alone = {key: value for key, value in values.items() if key != name.replace(".m", ".lora_a")}
     for i, (damaged, message) in enumerate(
-        [(without, 'q_proj.m" is missing'), (short, "does not fit a layer with 48"), (alone, "no lora_a")]
+        [
+            (without, 'q_proj.m" is missing'),
+            (short, "does not fit a layer with 48"),
+            (alone, "only one of lora_a and lora_b"),
+        ]
     ):
         folder = write_adapter(tmp_path / str(i), damaged, made / "adapter_config.json")
         with pytest.raises(ModelLoadingError, match=message):

@@ -49,7 +49,7 @@ PEERS: dict[str, Any] = {
 def test_two_steps_are_those_of_mlx(tmp_path: Path, optimizer: str) -> None:
     # One batch holds all rows, so that every step sees the same.
     data = write_words(tmp_path / "data", random_ids(4, [5, 9, 14, 20], seed=1))
-    settings = {"optimizer": optimizer, "lr": LR, "weight_decay": 0.0, "keep_best": False}
+    settings: dict[str, Any] = {"optimizer": optimizer, "lr": LR, "weight_decay": 0.0, "keep_best": False}
 
     def run(steps: int) -> Path:
         output = tmp_path / f"after{steps}"
