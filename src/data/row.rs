@@ -4,7 +4,7 @@
 //! |-------------------------------------------------------------------------|----------------------|--------------------|
 //! | `prompt`, `completion`                                                  | [`Row::Completion`]  | the completion     |
 //! | `messages`, optionally `tools`                                          | [`Row::Chat`]        | assistant's turns  |
-//! | `conversations`, optionally `system`, `tools` ([ShareGPT](super::sharegpt)) | [`Row::Chat`]    | assistant's turns  |
+//! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]  | assistant's turns  |
 //! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))      | [`Row::Instruction`] | assistant's turns  |
 //! | `text`                                                                  | [`Row::Text`]        | everything         |
 //!
@@ -108,7 +108,7 @@ pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
     }
 }
 
-/// Entries without the wrapping `{"type": "function", "function": …}`, as ShareGPT's are, get it: chat templates
+/// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
 /// expect it.
 fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
     let wrapped = |tool: Value| {

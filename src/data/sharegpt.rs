@@ -1,4 +1,4 @@
-//! Conversations in the words of ShareGPT: `{"conversations": [{"from": "human", "value": "Hi"}, …]}`.
+//! Conversations in the words of `ShareGPT`: `{"conversations": [{"from": "human", "value": "Hi"}, …]}`.
 //!
 //! | `from`                                 | role                                                       |
 //! |----------------------------------------|------------------------------------------------------------|

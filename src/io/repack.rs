@@ -11,7 +11,7 @@
 //!
 //! Words of 32 bits hold codes from the lowest bit up; AWQ shuffles the eight of a word.
 //! Sources: [GPTQ](https://arxiv.org/abs/2210.17323), [AWQ](https://arxiv.org/abs/2306.00978) and the
-//! checkpoints that AutoGPTQ and AutoAWQ write.
+//! checkpoints that `AutoGPTQ` and `AutoAWQ` write.
 
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
@@ -131,7 +131,9 @@ impl Matrix {
             Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
             Packing::Gptq { offset, .. } => {
                 let mut zeros = unpack_rows(zeros, groups, outputs, bits);
-                zeros.iter_mut().for_each(|zero| *zero += offset);
+                for zero in &mut zeros {
+                    *zero += offset;
+                }
                 (unpack_columns(codes, inputs, outputs, bits), zeros)
             }
         };

@@ -98,12 +98,12 @@ pub fn load(
     })
 }
 
-/// Removes the zeros that AutoGPTQ stores as bias of layers that have none.
+/// Removes the zeros that `AutoGPTQ` stores as bias of layers that have none.
 fn drop_empty_biases(model: &dyn Model, loaded: &mut Tensors) -> Result<()> {
     let parameters = model.parameters().flatten();
     let spare: Vec<String> = loaded
         .keys()
-        .filter(|name| name.ends_with(".bias") && !parameters.contains_key(name.as_str()))
+        .filter(|name| name.rsplit('.').next() == Some("bias") && !parameters.contains_key(name.as_str()))
         .cloned()
         .collect();
     for name in spare {

@@ -30,7 +30,7 @@ where
 {
     let failure = Failure::default();
     let call = Box::new(Call { function, failure: failure.clone() });
-    let handles: Vec<mlx_array> = inputs.iter().map(|array| array.as_ptr()).collect();
+    let handles: Vec<mlx_array> = inputs.iter().map(Array::as_ptr).collect();
     // SAFETY: MLX owns the payload from here on and gives it to `call` until it gives it to `drop_call`, once.
     // All other handles are made, used and freed here; `arrays` adds references of its own.
     let (status, outputs) = unsafe {
@@ -72,7 +72,7 @@ where
         let outcome = outcome.unwrap_or_else(|_| Err(Exception::custom("a checkpointed function panicked")));
         match outcome {
             Ok(outputs) => {
-                let handles: Vec<mlx_array> = outputs.iter().map(|array| array.as_ptr()).collect();
+                let handles: Vec<mlx_array> = outputs.iter().map(Array::as_ptr).collect();
                 let vector = mlx_sys::mlx_vector_array_new_data(handles.as_ptr(), handles.len());
                 let status = mlx_sys::mlx_vector_array_set(results, vector);
                 mlx_sys::mlx_vector_array_free(vector);

@@ -36,11 +36,11 @@ pub struct Adapter<'a> {
 pub enum Start {
     /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
     Random,
-    /// The same, with the lengths of the rows as magnitudes ([DoRA](crate::nn::dora)).
+    /// The same, with the lengths of the rows as magnitudes ([`DoRA`](crate::nn::dora)).
     Magnitude,
-    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](super::adalora)).
+    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([`AdaLoRA`](super::adalora)).
     Triplets,
-    /// Principal parts of the matrices ([PiSSA](super::pissa)).
+    /// Principal parts of the matrices ([`PiSSA`](super::pissa)).
     Principal(Decomposition),
 }
 

@@ -18,7 +18,7 @@ pub enum Method {
     Lora,
     /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
     Dora,
-    /// Low-rank adapters whose ranks move to where they matter ([AdaLoRA](super::adalora)).
+    /// Low-rank adapters whose ranks move to where they matter ([`AdaLoRA`](super::adalora)).
     Adalora,
     /// Every weight.
     Full,
@@ -41,6 +41,7 @@ impl Method {
 /// command line are held equal to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by the user")]
 pub struct TrainingConfig {
     /// Folder or hub id; `None` for the embedded model.
     pub model_path: Option<String>,
@@ -288,10 +289,10 @@ impl TrainingConfig {
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
         }
-        if let Some(bits) = self.bits {
-            if ![2, 3, 4, 5, 6, 8].contains(&bits) {
-                return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
-            }
+        if let Some(bits) = self.bits
+            && ![2, 3, 4, 5, 6, 8].contains(&bits)
+        {
+            return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
         }
         plan::check(self)?;
         self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))

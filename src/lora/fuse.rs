@@ -118,7 +118,7 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
     let dtype = model.dtype();
     // Activations in f32, so that the only differences are those of the weights.
     let narrow = widen(model)?;
-    let ids = texts(model.vocab_size())?;
+    let ids = texts(model.vocab_size());
     let base = logits(model, &ids)?;
     let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
     adapter.attach(model).map_err(misfit)?;
@@ -272,10 +272,11 @@ fn cast(model: &mut dyn Model, dtype: impl Fn(&str) -> Option<Dtype>) -> Result<
 }
 
 /// Token ids that depend on nothing but the vocabulary.
-fn texts(vocab: i32) -> Result<Array> {
+fn texts(vocab: i32) -> Array {
     let count = TEXTS.iter().product::<i32>() as u64;
-    let ids: Vec<i32> = (0..count).map(|i| (rng::digest([i]) % vocab.unsigned_abs() as u64) as i32).collect();
-    Ok(Array::from_slice(&ids, &TEXTS))
+    let ids: Vec<i32> =
+        (0..count).map(|i| (rng::digest([i]) % u64::from(vocab.unsigned_abs())) as i32).collect();
+    Array::from_slice(&ids, &TEXTS)
 }
 
 fn logits(model: &dyn Model, ids: &Array) -> Result<Vec<f32>> {

@@ -117,7 +117,7 @@ mod tests {
         for (inputs, outputs) in [(6, 9), (9, 6), (7, 7)] {
             let mut layer = layer(inputs, outputs);
             attach(&mut layer, inputs.min(outputs), Decomposition::Exact, &random::key(2).unwrap()).unwrap();
-            let (a, b) = (layer.lora_a.as_ref().unwrap(), layer.lora_b.as_ref().unwrap());
+            let (a, b) = (layer.lora_a.value.as_ref().unwrap(), layer.lora_b.value.as_ref().unwrap());
             let product = a.matmul(b).unwrap().multiply(Array::from_f32(2.0)).unwrap();
             assert!(largest(&product.t().subtract(&*layer.weight).unwrap()) < 1e-5);
         }
@@ -129,8 +129,9 @@ mod tests {
         let key = random::key(2).unwrap();
         attach(&mut exact, 4, Decomposition::Exact, &key).unwrap();
         attach(&mut iterated, 4, Decomposition::Iterated(16), &key).unwrap();
-        let product =
-            |layer: &Linear| layer.lora_a.as_ref().unwrap().matmul(layer.lora_b.as_ref().unwrap()).unwrap();
+        let product = |layer: &Linear| {
+            layer.lora_a.value.as_ref().unwrap().matmul(layer.lora_b.value.as_ref().unwrap()).unwrap()
+        };
         assert!(largest(&product(&exact).subtract(product(&iterated)).unwrap()) < 1e-3);
     }
 
@@ -146,7 +147,7 @@ mod tests {
             attach(&mut layer, 4, Decomposition::Exact, &random::key(2).unwrap()).unwrap();
             assert!(largest(&layer.forward(&x).unwrap().subtract(&before).unwrap()) < 1e-4);
             layer.merge_parts().unwrap();
-            assert_eq!(layer.lora_a.as_ref().unwrap().shape(), [64, 8]);
+            assert_eq!(layer.lora_a.value.as_ref().unwrap().shape(), [64, 8]);
             assert!(largest(&layer.forward(&x).unwrap().subtract(&before).unwrap()) < 1e-4);
         }
     }

@@ -245,12 +245,14 @@ fn recomputed<B: Block>(
     let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
     for (i, block) in blocks.iter().enumerate() {
         let prefix = format!("model.layers.{}.", first + i);
-        let mut of_block = Vec::new();
-        for (name, value) in block.parameters().flatten() {
-            if trained.contains(&format!("{prefix}{name}")) {
-                of_block.push(name.to_string());
-                inputs.push(value.clone());
-            }
+        let parameters = block.parameters().flatten();
+        let of_block = trained
+            .iter()
+            .filter_map(|name| name.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        for name in &of_block {
+            inputs.push((*parameters.get(name.as_str()).ok_or_else(no_part)?).clone());
         }
         names.push(of_block);
     }

@@ -50,9 +50,8 @@ impl Foreign {
     /// # Errors
     /// A variant of the format that is not known, by key.
     pub(super) fn parse(config: &Value) -> Result<Option<Self>> {
-        let method = match config["quant_method"].as_str() {
-            Some(method @ ("gptq" | "awq")) => method,
-            _ => return Ok(None),
+        let Some(method @ ("gptq" | "awq")) = config["quant_method"].as_str() else {
+            return Ok(None);
         };
         let File { bits, group_size, desc_act, checkpoint_format, version } = config::parse(config)?;
         let wrong = |key: &str, found: String, expected: &str| {

@@ -147,7 +147,7 @@ mod tests {
             layer.slots().quantize(Format::affine(bits, 32).unwrap()).unwrap();
         }
         layer.open_magnitude().unwrap();
-        *layer.m = Some(layer.m.as_ref().unwrap().add(normal(&[OUT], 5).abs().unwrap()).unwrap());
+        *layer.m = Some(layer.m.value.as_ref().unwrap().add(normal(&[OUT], 5).abs().unwrap()).unwrap());
         (*layer.lora_a, *layer.lora_b) = (Some(normal(&[IN, RANK], 3)), Some(normal(&[RANK, OUT], 4)));
         layer.low_rank.scale = 0.5;
         layer
@@ -166,7 +166,8 @@ mod tests {
             Weight::Packed(weight) => dequantize(weight, Dtype::Float32).unwrap(),
         };
         let weight = values(&weight);
-        let (a, b) = (values(layer.lora_a.as_ref().unwrap()), values(layer.lora_b.as_ref().unwrap()));
+        let (a, b) =
+            (values(layer.lora_a.value.as_ref().unwrap()), values(layer.lora_b.value.as_ref().unwrap()));
         let [inputs, outputs, rank] = [IN, OUT, RANK].map(|dim| dim as usize);
         let base: Vec<Vec<f64>> = weight.chunks_exact(inputs).map(<[f64]>::to_vec).collect();
         let adapted = base
@@ -196,8 +197,11 @@ mod tests {
         for bits in [None, Some(8), Some(4)] {
             let mut layer = layer(bits);
             let x = normal(&[1, IN], 7);
-            let (m, bias, inputs) =
-                (values(layer.m.as_ref().unwrap()), values(layer.bias.as_ref().unwrap()), values(&x));
+            let (m, bias, inputs) = (
+                values(layer.m.value.as_ref().unwrap()),
+                values(layer.bias.value.as_ref().unwrap()),
+                values(&x),
+            );
             let [_, adapted] = rows(&layer);
             let expected: Vec<f64> = adapted
                 .iter()
@@ -218,7 +222,7 @@ mod tests {
         let x = normal(&[1, IN], 7);
         let dropped = values(&layer.dropped(&x, &key).unwrap());
         let (m, bias, inputs) =
-            (values(layer.m.as_ref().unwrap()), values(layer.bias.as_ref().unwrap()), values(&x));
+            (values(layer.m.value.as_ref().unwrap()), values(layer.bias.value.as_ref().unwrap()), values(&x));
         let [base, adapted] = rows(&layer);
         let expected: Vec<f64> = (0..OUT as usize)
             .map(|o| {

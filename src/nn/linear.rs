@@ -12,7 +12,7 @@ use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
 /// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685); with a
-/// magnitude `m` after [DoRA](super::dora).
+/// magnitude `m` after [`DoRA`](super::dora).
 ///
 /// | slot | shape |
 /// |---|---|

@@ -62,8 +62,8 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
         except (ToolkitError, OSError) as error:
             checks.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
             return None
-        numbers = cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
-        checks.append(Check(name=name, status="ok", detail=describe(value), numbers=numbers))
+        detail = describe(value)
+        checks.append(Check(name=name, status="ok", detail=detail, numbers=_numbers(value)))
         return value
 
     engine = check("environment", _environment, str)
@@ -90,6 +90,10 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
 def _environment() -> str:
     _link.check_backends(_link.installed_backends())
     return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
+
+
+def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
+    return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
 
 
 def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:

@@ -63,7 +63,7 @@ def describe_default(option: Option) -> str:
     """The default as a user would type it; empty where the help text explains it."""
     if option.default is None or option.default == []:
         return ""
-    if isinstance(option.default, list):
+    if option.repeated:
         return (option.separator or ",").join(option.default)
     if isinstance(option.default, bool):
         return "yes" if option.default else "no"

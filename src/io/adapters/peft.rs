@@ -138,7 +138,7 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
         if layer.rank() != rank {
             rank_pattern.insert(path.clone(), layer.rank().into());
         }
-        if alpha(layer) as f32 == common {
+        if (alpha(layer) as f32).total_cmp(&common).is_eq() {
             usual = alpha(layer);
         } else {
             alpha_pattern.insert(path.clone(), number(alpha(layer)));
@@ -173,7 +173,7 @@ fn alpha(layer: &AdapterLayer) -> f64 {
     let rank = f64::from(layer.rank());
     let exact = f64::from(layer.scale) * rank;
     let whole = exact.round();
-    if (whole / rank) as f32 == layer.scale { whole } else { exact }
+    if ((whole / rank) as f32).total_cmp(&layer.scale).is_eq() { whole } else { exact }
 }
 
 /// The shortest number that is `x`: `0.1`, not `0.10000000149`.

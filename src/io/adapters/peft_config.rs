@@ -241,10 +241,13 @@ mod tests {
 
     use super::*;
 
+    fn parse(mut fields: Value) -> Result<PeftConfig, String> {
+        fields.as_object_mut().unwrap().entry("peft_type").or_insert("LORA".into());
+        PeftConfig::parse(&fields)
+    }
+
     fn config(fields: Value) -> PeftConfig {
-        let mut json = json!({"peft_type": "LORA"});
-        json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        PeftConfig::parse(&json).unwrap()
+        parse(fields).unwrap()
     }
 
     const Q: &str = "model.layers.1.self_attn.q_proj";
@@ -292,11 +295,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_represented_is_named() {
-        let message = |fields: Value| {
-            let mut json = json!({"peft_type": "LORA"});
-            json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            PeftConfig::parse(&json).unwrap_err()
-        };
+        let message = |fields: Value| parse(fields).unwrap_err();
         for (key, _) in REFUSED {
             assert!(message(json!({ key: ["x"] })).contains(key));
         }
