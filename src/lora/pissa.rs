@@ -96,7 +96,7 @@ mod tests {
         let key = random::key(1).unwrap();
         // Singular values that fall off, so that iterations find the first ones.
         let weight = random::normal::<f32>(&[outputs, inputs], None, None, &key).unwrap();
-        let fall = Array::arange::<_, f32>(None, inputs, None).unwrap().multiply(Array::from_f32(-0.2));
+        let fall = Array::arange::<_, f32>(None, inputs, None).unwrap().multiply(Array::from_f32(-0.5));
         *layer.weight = weight.multiply(fall.unwrap().exp().unwrap()).unwrap();
         layer.low_rank = LowRank { scale: 2.0, ..LowRank::default() };
         layer

@@ -16,7 +16,7 @@ use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype, random};
 
-/// The longest beyond the windows of the fixtures; all on one side of where LongRoPE turns otherwise.
+/// The longest beyond the windows of the fixtures; all on one side of where `LongRoPE` turns otherwise.
 const LENGTHS: [usize; 4] = [17, 9, 12, 8];
 
 fn fixtures() -> Vec<PathBuf> {

@@ -102,8 +102,8 @@ mod tests {
                 "d/a.json: row 2: \"text\" must be a string, found a number",
             ),
             ("[[]]", "d/a.json: row 1: a row must be a JSON object, found an array"),
-            ("[{\"text\": \"a\"}", "d/a.json: invalid JSON (EOF while parsing a list at line 1 column 15)"),
-            ("[{\"text\": \"a\"}] x", "d/a.json: invalid JSON (trailing characters at line 1 column 18)"),
+            ("[{\"text\": \"a\"}", "d/a.json: invalid JSON (EOF while parsing a list at line 1 column 14)"),
+            ("[{\"text\": \"a\"}] x", "d/a.json: invalid JSON (trailing characters at line 1 column 17)"),
             ("{\"text\": 1}", "d/a.json:1: \"text\" must be a string, found a number"),
         ] {
             assert_eq!(rows(text.as_bytes()).unwrap_err().to_string(), reason);
