@@ -3,12 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
-use super::plan;
-use crate::data::Columns;
 use crate::io::adapters::Format;
 use crate::train::optimizer;
 use crate::train::schedule::Schedule;
-use crate::{Error, Result};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,70 +231,6 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// Checks every value on its own.
-    ///
-    /// # Errors
-    /// The first key out of range, with its value and the range.
-    pub fn validate(&self) -> Result<()> {
-        let share = 0.0..1.0;
-        let checks = [
-            ("epochs", self.epochs, self.epochs > 0.0 && self.epochs.is_finite(), "above 0"),
-            ("iters", self.iters.unwrap_or(1) as f64, self.iters != Some(0), "above 0"),
-            ("lr", self.lr, self.lr > 0.0 && self.lr.is_finite(), "above 0"),
-            ("batch_size", self.batch_size as f64, self.batch_size > 0, "above 0"),
-            (
-                "grad_accumulation",
-                self.grad_accumulation as f64,
-                (1..=1 << 16).contains(&self.grad_accumulation),
-                "1 to 65536",
-            ),
-            ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
-            ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
-            ("lora_alpha", self.lora_alpha, self.lora_alpha > 0.0, "above 0"),
-            (
-                "lora_dropout",
-                self.lora_dropout,
-                share.contains(&self.lora_dropout) && (self.lora_dropout as f32) < 1.0,
-                "0 to below 1",
-            ),
-            ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
-            (
-                "weight_decay",
-                self.weight_decay.unwrap_or(0.0),
-                self.weight_decay.unwrap_or(0.0) >= 0.0,
-                "0 or more",
-            ),
-            ("beta1", self.beta1, share.contains(&self.beta1), "0 to below 1"),
-            ("beta2", self.beta2.unwrap_or(0.0), share.contains(&self.beta2.unwrap_or(0.0)), "0 to below 1"),
-            ("eps", self.eps, self.eps > 0.0, "above 0"),
-            ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
-            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 or more"),
-            ("keep_checkpoints", self.keep_checkpoints as f64, self.keep_checkpoints > 0, "above 0"),
-        ];
-        for (key, value, holds, range) in checks {
-            if !holds {
-                return Err(Error::Config(format!("{key} is {value}, expected {range}")));
-            }
-        }
-        if self.target_modules.as_ref().is_some_and(Vec::is_empty) {
-            return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
-        }
-        self.validate_method()?;
-        if let Some(columns) = &self.columns {
-            Columns::parse(columns)?;
-        }
-        if self.resume && self.overwrite {
-            return Err(Error::Config("resume and overwrite exclude each other".into()));
-        }
-        if let Some(bits) = self.bits
-            && ![2, 3, 4, 5, 6, 8].contains(&bits)
-        {
-            return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
-        }
-        plan::check(self)?;
-        self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
-    }
-
     /// The keys that decide the loss curve, for recognising a run.
     #[must_use]
     pub fn identity(&self) -> serde_json::Value {
@@ -324,48 +257,5 @@ impl TrainingConfig {
             }
         }
         json
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_are_valid_and_survive_json() {
-        let config = TrainingConfig::default();
-        config.validate().unwrap();
-        let json = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<TrainingConfig>(&json).unwrap(), config);
-    }
-
-    #[test]
-    fn errors_name_key_value_and_range() {
-        for (json, parts) in [
-            (r#"{"lr": -1}"#, ["lr is -1", "above 0"]),
-            (r#"{"lora_dropout": 1.0}"#, ["lora_dropout is 1", "below 1"]),
-            (r#"{"learning_rate": 1}"#, ["learning_rate", "unknown field"]),
-            (r#"{"method": "qlora"}"#, ["qlora", "`lora`"]),
-            (r#"{"dtype": "int8"}"#, ["int8", "bfloat16"]),
-            (r#"{"resume": true, "overwrite": true}"#, ["resume", "overwrite"]),
-            (r#"{"optimizer": "adamx"}"#, ["adamx", "`adafactor`"]),
-            (r#"{"optimizer": "lion", "momentum": 0.9}"#, ["momentum", "\"sgd\" or \"muon\""]),
-            (r#"{"schedule": "table"}"#, ["lr_table", "schedule \"table\""]),
-            (r#"{"lr_table": ["0=1"]}"#, ["lr_table", "schedule \"table\""]),
-            (r#"{"schedule": "table", "lr_table": ["1:2"]}"#, ["lr_table", "1:2"]),
-            (r#"{"early_stopping_patience": 0}"#, ["early_stopping_patience is 0", "above 0"]),
-            (r#"{"early_stopping_patience": 2, "eval_every": 0}"#, ["early_stopping_patience", "eval_every"]),
-            (r#"{"early_stopping_threshold": -0.1}"#, ["early_stopping_threshold is -0.1", "0 or more"]),
-            (r#"{"neftune_alpha": 0}"#, ["neftune_alpha is 0", "above 0"]),
-            (r#"{"lr_cycles": 0}"#, ["lr_cycles is 0", "above 0"]),
-            (r#"{"lr_min_ratio": 2.0}"#, ["lr_min_ratio is 2", "0 to 1"]),
-        ] {
-            let parsed = serde_json::from_str::<TrainingConfig>(json);
-            let message = match parsed {
-                Ok(config) => config.validate().unwrap_err().to_string(),
-                Err(error) => error.to_string(),
-            };
-            assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
-        }
     }
 }

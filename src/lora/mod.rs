@@ -2,6 +2,7 @@
 
 pub mod adalora;
 pub mod attach;
+mod check;
 pub mod config;
 pub mod fuse;
 pub mod library;

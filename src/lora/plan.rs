@@ -1,8 +1,9 @@
 //! From settings to the numbers of the training loop.
 
 use super::config::TrainingConfig;
+use crate::train::batches::batches_per_epoch;
 use crate::train::evaluate::EvaluationPlan;
-use crate::train::fit::{Plan, batches_per_epoch};
+use crate::train::fit::Plan;
 use crate::train::optimizer::{Optimizer, Settings};
 use crate::train::schedule::{Course, Schedule, parse_table};
 use crate::train::watch::Patience;

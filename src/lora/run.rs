@@ -20,8 +20,9 @@ use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
 use crate::progress::{Event, Observer};
+use crate::train::batches::Data;
 use crate::train::checkpoint::Checkpoints;
-use crate::train::fit::{Data, Outcome, Trained, fit};
+use crate::train::fit::{Outcome, Trained, fit};
 use crate::train::hook::StepHook;
 use crate::{Error, Result, rng};
 

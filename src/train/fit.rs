@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use mlx_rs::{Dtype, memory};
 
+use super::batches::{Batches, Data};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{EvaluationPlan, evaluate};
 use super::hook::StepHook;
@@ -14,20 +15,11 @@ use super::optimizer::{Memory, Optimizer, Pace};
 use super::schedule::Course;
 use super::step;
 use super::watch::{Best, Patience};
-use crate::data::{Batch, Sample, collate, epoch_batches};
+use crate::data::Batch;
 use crate::io::tensors::Tensors;
 use crate::models::{Checkpointing, Model};
 use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
-
-/// What to train on.
-#[derive(Debug)]
-pub struct Data {
-    /// Rows to learn.
-    pub train: Vec<Sample>,
-    /// Rows to score; may be empty.
-    pub valid: Vec<Sample>,
-}
 
 /// How to train. Every number comes from the configuration of the caller.
 #[derive(Debug, Clone)]
@@ -87,12 +79,6 @@ pub struct Outcome {
     pub best: Option<(u64, f64)>,
 }
 
-/// Batches in one pass over `rows` rows.
-#[must_use]
-pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
-    rows.div_ceil(batch_size.max(1)) as u64
-}
-
 /// Trains some parameters and returns what became of it; the model holds the result.
 ///
 /// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
@@ -138,7 +124,8 @@ pub fn fit(
             .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
     );
     memory::reset_peak_memory()?;
-    let run = Run { model: &mut *model, data, plan, checkpoints, hook, observer, order: None };
+    let batches = Batches::new(&data.train, plan.batch_size, plan.seed, plan.evaluation);
+    let run = Run { model: &mut *model, data, plan, checkpoints, hook, observer, batches };
     let outcome = run.train(state);
     model.set_checkpointing(None);
     outcome
@@ -179,8 +166,7 @@ struct Run<'a, 'h> {
     checkpoints: &'a Checkpoints,
     hook: Option<&'h mut dyn StepHook>,
     observer: &'a mut dyn Observer,
-    /// Epoch and its batches.
-    order: Option<(u64, Vec<Vec<usize>>)>,
+    batches: Batches<'a>,
 }
 
 impl Run<'_, '_> {
@@ -226,7 +212,7 @@ impl Run<'_, '_> {
     fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
         let batches: Vec<Batch> = (0..self.plan.accumulation)
-            .map(|i| self.batch(state.step * self.plan.accumulation + i))
+            .map(|i| self.batches.get(state.step * self.plan.accumulation + i))
             .collect();
         // All micro-batches share one divisor, so a token counts the same in each of them.
         let targets: f32 = batches.iter().flat_map(|batch| &batch.weights).sum();
@@ -285,13 +271,12 @@ impl Run<'_, '_> {
             let (step, steps) = (state.step, self.plan.steps);
             return self.emit(state, &Event::Overflow { step, steps, loss, loss_scale });
         }
-        let per_epoch = batches_per_epoch(self.data.train.len(), self.plan.batch_size);
         self.emit(
             state,
             &Event::Step {
                 step: state.step,
                 steps: self.plan.steps,
-                epoch: (state.step * self.plan.accumulation) as f64 / per_epoch as f64,
+                epoch: (state.step * self.plan.accumulation) as f64 / self.batches.per_epoch() as f64,
                 loss,
                 lr,
                 grad_norm: grad_norm.into(),
@@ -299,21 +284,6 @@ impl Run<'_, '_> {
                 peak_memory: memory::peak_memory()? as u64,
             },
         )
-    }
-
-    /// The `index`-th batch of the endless sequence of epochs.
-    fn batch(&mut self, index: u64) -> Batch {
-        let Plan { batch_size, seed, evaluation, .. } = *self.plan;
-        let samples = &self.data.train;
-        let per_epoch = batches_per_epoch(samples.len(), batch_size);
-        let epoch = index / per_epoch;
-        if self.order.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-            self.order = Some((epoch, epoch_batches(&lengths, batch_size, seed, epoch)));
-        }
-        let rows = self.order.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
-        let rows: Vec<&Sample> = rows.map(|&row| &samples[row]).collect();
-        collate(&rows, evaluation.max_seq_length, evaluation.pad)
     }
 
     fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Training, whatever is trained: the loop, its parts, and checkpoints.
 
+pub mod batches;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod fit;
