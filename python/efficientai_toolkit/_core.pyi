@@ -3,12 +3,11 @@ The engine of `efficientai_toolkit`; use the package around it.
 """
 
 from _typeshed import SupportsGetItem
-from collections.abc import Mapping
 from numpy import float32
 from numpy.typing import ArrayLike, NDArray
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsIndex, final
+from typing import Any, SupportsFloat, SupportsIndex, final
 
 __all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
@@ -66,7 +65,7 @@ class Model:
         """
         Folder the model came from.
         """
-    def set_adapter(self, /, adapters: str | Mapping[str, float] | None) -> None:
+    def set_adapter(self, /, adapters: str | dict[str, SupportsFloat | SupportsIndex] | None) -> None:
         """
         Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
         on it; `None` takes all off.
