@@ -1,6 +1,7 @@
 //! What the model reads in which step.
 
 use super::evaluate::EvaluationPlan;
+use super::memory::PassSize;
 use crate::data::{Batch, Sample, collate, epoch_batches};
 
 /// What to train on.
@@ -40,8 +41,8 @@ impl<'a> Batches<'a> {
         batches_per_epoch(self.samples.len(), self.batch_size)
     }
 
-    /// Batch number `index`.
-    pub(super) fn get(&mut self, index: u64) -> Batch {
+    /// Batch number `index`, in parts of at most `size`.
+    pub(super) fn get(&mut self, index: u64, size: PassSize) -> Vec<Batch> {
         let &mut Self { samples, batch_size, seed, cut, .. } = self;
         let per_epoch = self.per_epoch();
         let epoch = index / per_epoch;
@@ -50,7 +51,12 @@ impl<'a> Batches<'a> {
             self.order = Some((epoch, epoch_batches(&lengths, batch_size, seed, epoch)));
         }
         let rows = self.order.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
-        let rows: Vec<&Sample> = rows.map(|&row| &samples[row]).collect();
-        collate(&rows, cut.max_seq_length, cut.pad)
+        divide(&rows.map(|&row| &samples[row]).collect::<Vec<_>>(), cut, size)
     }
+}
+
+/// `rows` in batches of at most `size`, each as long as its own longest row.
+pub(super) fn divide(rows: &[&Sample], cut: EvaluationPlan, size: PassSize) -> Vec<Batch> {
+    let longest = rows.iter().map(|row| row.len().min(cut.max_seq_length)).max().unwrap_or(0);
+    rows.chunks(size.rows(longest)).map(|part| collate(part, cut.max_seq_length, cut.pad)).collect()
 }
