@@ -42,8 +42,7 @@ class ProgressBar(Callback):
                     # The first validation says nothing about the pace of the steps.
                     self._started = (time.monotonic(), event.step)
                 self._console.print(
-                    f"validation after {event.step} steps: "
-                    f"loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}"
+                    f"validation after {event.step} steps: loss {event.loss:.3f}, {_quality(event)}"
                 )
             case Overflow():
                 self._console.print(
@@ -92,10 +91,18 @@ class ProgressBar(Callback):
             self._console.print(status)
 
 
+def _quality(event: Evaluated) -> str:
+    """What the loss amounts to."""
+    if event.reward_accuracy is None or event.reward_margin is None:
+        return f"perplexity {event.perplexity:,.2f}"
+    return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
+
+
 def describe(event: Step, *, secs_left: float) -> str:
     """One step in at most 77 columns, for up to 99,999 steps."""
+    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"won {event.reward_accuracy:.0%}"
     return (
-        f"{event.step}/{event.steps}  loss {event.loss:.3f}  lr {event.lr:.1e}  "
+        f"{event.step}/{event.steps}  loss {event.loss:.3f}  {rate}  "
         f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"
     )
 

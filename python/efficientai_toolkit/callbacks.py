@@ -63,7 +63,7 @@ class Step:
     epoch: float
     """Passes over the data so far."""
     loss: float
-    """Mean cross-entropy per target token of this step's batch, in nats."""
+    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
     lr: float
     grad_norm: float
     """Before clipping."""
@@ -71,6 +71,10 @@ class Step:
     """Tokens that went through the model, padding not counted, since the last step."""
     peak_memory: int
     """Of MLX's allocator so far, in bytes."""
+    reward_accuracy: float | None = None
+    """Share of this step's pairs whose chosen answer has the higher reward."""
+    reward_margin: float | None = None
+    """Mean of the chosen answer's reward less the other's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +86,7 @@ class Overflow:
     steps: int
     """Optimizer steps in the whole run."""
     loss: float
-    """Mean cross-entropy per target token of this step's batch, in nats."""
+    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
     loss_scale: float
     """What the loss is multiplied with from now on."""
 
@@ -94,9 +98,13 @@ class Evaluated:
     step: int
     """Steps taken before; 0 is the untouched model."""
     loss: float
-    """Mean cross-entropy per target token, in nats."""
-    perplexity: float
-    """``exp(loss)``."""
+    """For ``sft`` the mean cross-entropy per target token, in nats."""
+    perplexity: float | None
+    """``exp(loss)``, for ``sft``."""
+    reward_accuracy: float | None = None
+    """Share of pairs whose chosen answer has the higher reward."""
+    reward_margin: float | None = None
+    """Mean of the chosen answer's reward less the other's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

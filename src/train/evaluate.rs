@@ -2,42 +2,55 @@
 
 use std::ops::ControlFlow;
 
-use super::step;
-use crate::data::{Batch, Sample, collate};
+use super::objective::{Objective, Totals};
+use super::rewards::{RewardSum, Rewards};
+use crate::data::{Batch, Examples};
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
-/// Mean cross-entropy per target token, in nats, over the first `max_batches` batches of
-/// `batch_size` (0: all of them).
+/// What an evaluation found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The loss of the objective; of SFT in nats per target token.
+    pub loss: f64,
+    /// Of pairs.
+    pub rewards: Option<Rewards>,
+}
+
+/// The loss over the first `max_batches` batches of `batch_size` (0: all of them), as if they were one.
 ///
 /// # Errors
 /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
 pub fn evaluate(
     model: &dyn Model,
-    samples: &[Sample],
+    objective: &Objective,
+    examples: &Examples,
     plan: &EvaluationPlan,
     observer: &mut dyn Observer,
-) -> Result<f64> {
-    let (mut total, mut tokens) = (0.0, 0.0);
+) -> Result<Evaluation> {
+    let order: Vec<usize> = (0..examples.len()).collect();
     let limit = if plan.max_batches == 0 { usize::MAX } else { plan.max_batches };
-    for rows in samples.chunks(plan.batch_size).take(limit) {
+    let batch = |rows: &[usize]| -> Batch { examples.batch(rows, plan.max_seq_length, plan.pad) };
+    let batches = || order.chunks(plan.batch_size).take(limit).map(batch);
+    let totals = batches().fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
+    let (mut loss, mut rewards) = (0.0, RewardSum::default());
+    for batch in batches() {
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let batch: Batch = collate(&rows.iter().collect::<Vec<_>>(), plan.max_seq_length, plan.pad);
-        let loss = step::loss(model, &batch)?;
-        kernels::eval([&loss])?;
-        total += f64::from(loss.item_exact::<f32>());
-        tokens += batch.weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
+        let scored = objective.loss(model, &batch, totals, None, false)?;
+        kernels::eval(std::iter::once(&scored.loss).chain(&scored.rewards))?;
+        loss += f64::from(scored.loss.item_exact::<f32>());
+        scored.rewards.iter().for_each(|of_rows| rewards.add(of_rows));
     }
-    Ok(total / tokens)
+    Ok(Evaluation { loss, rewards: rewards.mean() })
 }
 
 /// How [`evaluate`] cuts the data.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationPlan {
-    /// Rows per forward pass.
+    /// Rows or pairs per forward pass.
     pub batch_size: usize,
     /// Batches scored; 0 for all.
     pub max_batches: usize,

@@ -7,11 +7,13 @@ use mlx_rs::{Dtype, memory};
 
 use super::batches::{Batches, Data};
 use super::checkpoint::{Checkpoints, History, State};
-use super::evaluate::{EvaluationPlan, evaluate};
+use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
 use super::hook::StepHook;
 use super::loss_scale::LossScale;
 use super::lr_factors::LrFactors;
+use super::objective::Objective;
 use super::optimizer::{Memory, Optimizer, Pace};
+use super::rewards::RewardSum;
 use super::schedule::Course;
 use super::step;
 use super::watch::{Best, Patience};
@@ -26,7 +28,9 @@ use crate::{Error, Result, kernels};
 pub struct Plan {
     /// Optimizer steps.
     pub steps: u64,
-    /// Rows per forward pass.
+    /// What the rows are to teach.
+    pub objective: Objective,
+    /// Rows or pairs per forward pass.
     pub batch_size: usize,
     /// Forward passes per optimizer step.
     pub accumulation: u64,
@@ -215,9 +219,9 @@ impl Run<'_, '_> {
             .map(|i| self.batches.get(state.step * self.plan.accumulation + i))
             .collect();
         // All micro-batches share one divisor, so a token counts the same in each of them.
-        let targets: f32 = batches.iter().flat_map(|batch| &batch.weights).sum();
+        let totals = self.plan.objective.totals(&batches);
         let scale = state.loss_scale.map(|scale| scale.scale);
-        let (mut loss, mut sum) = (0.0, None);
+        let (mut loss, mut rewards, mut sum) = (0.0, RewardSum::default(), None);
         for (i, batch) in batches.iter().enumerate() {
             if self.observer.poll() == ControlFlow::Break(()) {
                 return Err(self.interrupt(state));
@@ -225,9 +229,12 @@ impl Run<'_, '_> {
             let micro = state.step * self.plan.accumulation + i as u64;
             step::set_dropout(self.model, Some((self.plan.seed, micro)))?;
             step::set_noise(self.model, self.plan.neftune_alpha, Some((self.plan.seed, micro)))?;
-            let (part, grads) = step::gradients(self.model, &state.parameters, batch, targets, scale)?;
-            kernels::eval(std::iter::once(&part).chain(grads.values()))?;
-            loss += f64::from(part.item_exact::<f32>());
+            let objective = &self.plan.objective;
+            let (part, grads) =
+                step::gradients(self.model, &state.parameters, objective, batch, totals, scale)?;
+            kernels::eval(std::iter::once(&part.loss).chain(&part.rewards).chain(grads.values()))?;
+            loss += f64::from(part.loss.item_exact::<f32>());
+            part.rewards.iter().for_each(|of_rows| rewards.add(of_rows));
             sum = Some(step::accumulate(sum, grads)?);
         }
         step::set_dropout(self.model, None)?;
@@ -263,7 +270,9 @@ impl Run<'_, '_> {
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
         let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
+        let rewards = rewards.mean();
         state.history.train_losses.push(loss);
+        state.history.train_rewards.extend(rewards);
         state.history.trained_tokens += tokens;
         state.history.training_secs += secs;
         if overflow {
@@ -282,6 +291,8 @@ impl Run<'_, '_> {
                 grad_norm: grad_norm.into(),
                 tokens_per_second: tokens as f64 / secs,
                 peak_memory: memory::peak_memory()? as u64,
+                reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+                reward_margin: rewards.map(|rewards| rewards.margin),
             },
         )
     }
@@ -293,8 +304,9 @@ impl Run<'_, '_> {
         if !due || done || self.data.valid.is_empty() {
             return Ok(());
         }
-        let scored = evaluate(self.model, &self.data.valid, &self.plan.evaluation, self.observer);
-        let loss = match scored {
+        let Plan { objective, evaluation, .. } = self.plan;
+        let scored = evaluate(self.model, objective, &self.data.valid, evaluation, self.observer);
+        let Evaluation { loss, rewards } = match scored {
             Err(Error::Interrupted) => return Err(self.interrupt(state)),
             other => other?,
         };
@@ -302,10 +314,18 @@ impl Run<'_, '_> {
             return Err(self.diverged(state, loss, f64::NAN));
         }
         state.history.validation_losses.push((state.step, loss));
+        state.history.validation_rewards.extend(rewards.map(|rewards| (state.step, rewards)));
         if self.plan.keep_best {
             Best::offer(&mut state.best, state.step, loss, &state.parameters);
         }
-        self.emit(state, &Event::Evaluated { step: state.step, loss, perplexity: loss.exp() })
+        let event = Event::Evaluated {
+            step: state.step,
+            loss,
+            perplexity: rewards.is_none().then(|| loss.exp()),
+            reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+            reward_margin: rewards.map(|rewards| rewards.margin),
+        };
+        self.emit(state, &event)
     }
 
     fn emit(&mut self, state: &State, event: &Event) -> Result<()> {

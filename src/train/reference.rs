@@ -1,0 +1,82 @@
+//! Log-probabilities of answers before the training, from which DPO measures.
+//!
+//! They are computed once, with the model as training finds it, and kept beside the checkpoints: a resumed run holds
+//! other weights.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::evaluate::EvaluationPlan;
+use super::objective::surprises;
+use crate::data::Examples;
+use crate::models::Model;
+use crate::progress::Observer;
+use crate::{Error, Result, kernels};
+
+/// Name of their file in the folder of the checkpoints.
+pub const FILE: &str = "reference.json";
+
+/// Log-probabilities of the samples of both splits, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// What model and data they belong to.
+    pub fingerprint: String,
+    /// Of the rows to learn.
+    pub train: Vec<f32>,
+    /// Of the rows to score.
+    pub valid: Vec<f32>,
+}
+
+impl Reference {
+    /// What an earlier run stored in the file `path`, if it belongs to `fingerprint`.
+    #[must_use]
+    pub fn stored(path: &Path, fingerprint: &str) -> Option<Self> {
+        let text = std::fs::read_to_string(path).ok()?;
+        serde_json::from_str(&text).ok().filter(|stored: &Self| stored.fingerprint == fingerprint)
+    }
+
+    /// The content of its file.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub fn text(&self) -> Result<String> {
+        if let Some(number) = self.train.iter().chain(&self.valid).find(|number| !number.is_finite()) {
+            return Err(Error::Training(format!(
+                "the log-probability of an answer is {number} before the first step; check the weights for values \
+                 that are not finite"
+            )));
+        }
+        serde_json::to_string(self)
+            .map_err(|error| Error::Training(format!("cannot store the reference: {error}")))
+    }
+}
+
+/// Log-probability of each answer under `model`, in the order of the samples. Pairs go through the model `batch_size`
+/// at a time, sorted by length so that little is padded.
+///
+/// # Errors
+/// What MLX raises; [`Error::Interrupted`] when the observer stops it.
+pub fn log_probabilities(
+    model: &dyn Model,
+    examples: &Examples,
+    cut: &EvaluationPlan,
+    observer: &mut dyn Observer,
+) -> Result<Vec<f32>> {
+    let lengths = examples.lengths();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&pair| std::cmp::Reverse(lengths[pair]));
+    let mut values = vec![0.0; 2 * examples.len()];
+    for pairs in order.chunks(cut.batch_size) {
+        if observer.poll() == ControlFlow::Break(()) {
+            return Err(Error::Interrupted);
+        }
+        let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
+        kernels::eval([&surprises])?;
+        for (pair, surprises) in pairs.iter().zip(surprises.as_slice::<f32>().chunks_exact(2)) {
+            values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
+        }
+    }
+    Ok(values)
+}
