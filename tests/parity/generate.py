@@ -130,7 +130,6 @@ def store_preferences(base: Path) -> None:
     """Curves of TRL, which nothing else here needs."""
     from parity import preferences
 
-    print(f"trl {version('trl')}")
     preferences.store_all(store, base, FIXTURES / "preferences")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def pairs(vocab_size: int, seed: int) -> list[dict[str, str]]:
     for lengths in LENGTHS:
         seed += 1
         ids = ref.random_ids((sum(lengths),), vocab_size, seed)
-        texts = [ref.words(part.tolist()) for part in ids.split(list(lengths))]
-        rows.append(dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)))
+        prompt, *answers = [ref.words(part.tolist()) for part in ids.split(list(lengths))]
+        # TRL reads prompt and answer as one text.
+        rows.append({"prompt": prompt, "chosen": f" {answers[0]}", "rejected": f" {answers[1]}"})
     return rows
 
 
@@ -163,7 +165,8 @@ def store_all(store: Store, base: Path, folder: Path) -> None:
     gradients = ref.adapter(moved, gradients=True)
     expected |= {f"orpo_answers.gradient.{key}": value for key, value in gradients.items()}
     store(folder / "expected.safetensors", expected)
-    (folder / "pairs.json").write_text(json.dumps(rows, indent=1) + "\n")
+    made = {"trl": version("trl"), "beta": BETA, "smoothing": SMOOTHING, "lambda": LAMBDA, "pairs": rows}
+    (folder / "pairs.json").write_text(json.dumps(made, indent=1) + "\n")
     for name in ("dpo", "orpo", "smoothed_dpo", "orpo_answers"):
         losses = expected[f"{name}.losses"]
         print(f"{name}: {losses[0]:.4f} -> {losses[-1]:.4f}")  # noqa: T201
