@@ -108,7 +108,10 @@ impl Pair {
                 Some(Prompt::Chat { messages: sharegpt::turns("prompt", messages)?, tools: tools.clone() })
             }
             Some(other) => {
-                return Err(format!(r#""prompt" must be a text or a list of messages, found {}"#, name_of(&other)));
+                return Err(format!(
+                    r#""prompt" must be a text or a list of messages, found {}"#,
+                    name_of(&other)
+                ));
             }
         };
         match (prompt, answers) {
@@ -122,15 +125,17 @@ impl Pair {
     fn of_texts(chosen: &str, rejected: &str) -> Result<Self, String> {
         let alike = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
         // White space before a word belongs to it, as in the tokens of most models.
-        let word = |at: usize| chosen.is_char_boundary(at) && chosen[..at].ends_with(|c: char| !c.is_whitespace());
+        let word =
+            |at: usize| chosen.is_char_boundary(at) && chosen[..at].ends_with(|c: char| !c.is_whitespace());
         let parts = |at: &usize| {
-            let follows = |text: &str| text.get(*at..).is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()));
+            let follows = |text: &str| {
+                text.get(*at..).is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()))
+            };
             word(*at) && follows(chosen) && follows(rejected)
         };
         let Some(start) = (1..=alike).rev().find(parts) else {
             return Err(
-                r#"has no "prompt", and "chosen" and "rejected" do not begin with the same words"#
-                    .to_owned(),
+                r#"has no "prompt", and "chosen" and "rejected" do not begin with the same words"#.to_owned()
             );
         };
         let rest = |text: &str| Answer::Text(text[start..].to_owned());
@@ -162,7 +167,8 @@ impl Pair {
         };
         if messages.is_empty() {
             return Err(
-                r#""chosen" and "rejected" differ in their prompt: they have no first message in common"#.to_owned(),
+                r#""chosen" and "rejected" differ in their prompt: they have no first message in common"#
+                    .to_owned(),
             );
         }
         for (key, answer) in SIDES.into_iter().zip([&chosen, &rejected]) {
@@ -199,4 +205,65 @@ impl Prompt {
 
 fn said_by_assistant(message: Option<&Value>) -> bool {
     message.is_some_and(|message| message["role"] == "assistant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: Value) -> Result<Pair, String> {
+        let Value::Object(mut keys) = value else { panic!("no object") };
+        Pair::parse(&mut keys)
+    }
+
+    fn texts(chosen: &str, rejected: &str) -> [Answer; 2] {
+        [chosen, rejected].map(|text| Answer::Text(text.to_owned()))
+    }
+
+    #[test]
+    fn texts_part_where_a_word_differs() {
+        for (chosen, rejected, prompt) in [
+            ("Q: a?\nA: the cat", "Q: a?\nA: the car", "Q: a?\nA: the"),
+            ("é ö ü", "é ö û", "é ö"),
+            ("one two", "one", "one"),
+            ("one", "one two", "one"),
+            ("a  b", "a  c", "a"),
+        ] {
+            let pair = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap();
+            let answers = texts(&chosen[prompt.len()..], &rejected[prompt.len()..]);
+            assert_eq!(pair, Pair { prompt: Prompt::Beginning(prompt.to_owned()), answers });
+        }
+        for (chosen, rejected) in [("cat", "car"), ("", "a"), (" a", " b"), ("é", "è")] {
+            let error = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap_err();
+            assert!(error.contains("do not begin with the same words"), "{error}");
+        }
+    }
+
+    #[test]
+    fn instructions_and_tools_stay_with_the_prompt() {
+        let pair =
+            parse(json!({"instruction": "add", "input": "1", "chosen": "2", "rejected": "3"})).unwrap();
+        let instruction =
+            Instruction { instruction: "add".into(), input: "1".into(), ..Instruction::default() };
+        assert_eq!(pair, Pair { prompt: Prompt::Instruction(instruction), answers: texts("2", "3") });
+        let asked = json!([{"from": "human", "value": "a"}]);
+        let row =
+            json!({"conversations": asked, "system": "s", "tools": "[]", "chosen": "b", "rejected": "c"});
+        let messages =
+            vec![json!({"role": "system", "content": "s"}), json!({"role": "user", "content": "a"})];
+        let prompt = Prompt::Chat { messages, tools: Some(json!([])) };
+        assert_eq!(parse(row), Ok(Pair { prompt, answers: texts("b", "c") }));
+    }
+
+    #[test]
+    fn turns_behind_the_first_answer_belong_to_the_answers() {
+        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let start = [said("user", "a"), said("assistant", "b"), said("user", "c")];
+        let chosen =
+            [&start[..], &[said("assistant", "d"), said("user", "e"), said("assistant", "f")]].concat();
+        let rejected = [&start[..], &[said("assistant", "g")]].concat();
+        let pair = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap();
+        assert_eq!(pair.prompt, Prompt::Chat { messages: start.to_vec(), tools: None });
+        assert_eq!(pair.answers, [&chosen[3..], &rejected[3..]].map(|rest| Answer::Messages(rest.to_vec())));
+    }
 }

@@ -41,9 +41,8 @@ pub(super) fn turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
     if entries[0].get("role").is_some() {
         return conversation(key, turns);
     }
-    let turn = |(index, entry): (usize, &Value)| {
-        message(entry).map_err(|reason| format!("{key}[{index}] {reason}"))
-    };
+    let turn =
+        |(index, entry): (usize, &Value)| message(entry).map_err(|reason| format!("{key}[{index}] {reason}"));
     entries.iter().enumerate().map(turn).collect()
 }
 

@@ -162,7 +162,8 @@ mod tests {
             text("abcdefgh"),
             completion("pq", "rs"),
         ]);
-        let Tokenized { samples, report } = tokenize(&rows, &fixture::tokenizer(None), Learned::Answers, 5).unwrap();
+        let Tokenized { samples, report } =
+            tokenize(&rows, &fixture::tokenizer(None), Learned::Answers, 5).unwrap();
         let lengths: Vec<_> = samples.iter().map(Sample::len).collect();
         assert_eq!(lengths, [4, 5, 5]);
         assert_eq!(samples[2].trained, [false, false, false, true, true]);

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
 use crate::io::adapters::Format;
-use crate::train::{objective, optimizer};
 use crate::train::schedule::Schedule;
+use crate::train::{objective, optimizer};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -120,10 +120,16 @@ mod tests {
         for (json, parts) in [
             (r#"{"objective": "ppo"}"#, ["ppo", "`orpo`"]),
             (r#"{"objective": "dpo", "dpo_beta": 0}"#, ["dpo_beta is 0", "above 0"]),
-            (r#"{"objective": "dpo", "dpo_label_smoothing": 0.5}"#, ["dpo_label_smoothing is 0.5", "below 0.5"]),
+            (
+                r#"{"objective": "dpo", "dpo_label_smoothing": 0.5}"#,
+                ["dpo_label_smoothing is 0.5", "below 0.5"],
+            ),
             (r#"{"objective": "orpo", "orpo_lambda": -1}"#, ["orpo_lambda is -1", "above 0"]),
             (r#"{"dpo_beta": 0.2}"#, ["dpo_beta is for objective \"dpo\"", "not for \"sft\""]),
-            (r#"{"objective": "dpo", "orpo_lambda": 0.2}"#, ["orpo_lambda is for objective \"orpo\"", "\"dpo\""]),
+            (
+                r#"{"objective": "dpo", "orpo_lambda": 0.2}"#,
+                ["orpo_lambda is for objective \"orpo\"", "\"dpo\""],
+            ),
             (r#"{"objective": "orpo", "packing": true}"#, ["packing is for objective \"sft\"", "pair"]),
         ] {
             let message = match serde_json::from_str::<TrainingConfig>(json) {

@@ -144,7 +144,8 @@ impl Objective {
             }
             _ => {
                 // In the weights the scale acts on everything behind the head.
-                let (factor, divisor) = if scale == 1.0 { (1.0, totals.tokens) } else { (scale / totals.tokens, 1.0) };
+                let (factor, divisor) =
+                    if scale == 1.0 { (1.0, totals.tokens) } else { (scale / totals.tokens, 1.0) };
                 let weights: Vec<f32> = batch.weights.iter().map(|weight| factor * weight).collect();
                 let loss = read.surprises(&weights)?.sum(None)?.divide(number(divisor))?;
                 Ok(Scored { loss, rewards: None })
@@ -168,8 +169,11 @@ impl Objective {
         let [chosen, _] = sides(surprises)?;
         let of_answers = chosen.sum(None)?;
         let weights = self.likelihood_weights(batch, pairs);
-        let prompts: Vec<f32> =
-            weights.iter().zip(&batch.weights).map(|(&all, &answer)| if answer > 0.0 { 0.0 } else { all }).collect();
+        let prompts: Vec<f32> = weights
+            .iter()
+            .zip(&batch.weights)
+            .map(|(&all, &answer)| if answer > 0.0 { 0.0 } else { all })
+            .collect();
         if prompts.iter().all(|&weight| weight == 0.0) {
             return Ok(of_answers);
         }
@@ -207,7 +211,8 @@ impl<'a> Read<'a> {
     /// `Σ weights · -log p(target)` of each row, `[rows]`.
     fn surprises(&self, weights: &[f32]) -> nn::Result<Array> {
         let weights = Array::from_slice(weights, self.targets.shape());
-        let options = Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
+        let options =
+            Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
         cross_entropy_rows(&self.hidden, &self.model.head(), &self.targets, &weights, options)
     }
 }
@@ -233,4 +238,54 @@ fn minus_log_sigmoid(x: &Array) -> nn::Result<Array> {
 fn log_odds(log_p: &Array) -> nn::Result<Array> {
     let log_p = minimum(log_p, Array::from_f32(-f32::EPSILON))?;
     log_p.subtract(expm1(&log_p)?.negative()?.log()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::eval;
+
+    fn values(x: &Array) -> Vec<f32> {
+        eval([x]).unwrap();
+        x.as_slice::<f32>().to_vec()
+    }
+
+    #[test]
+    fn odds_are_finite_and_exact() {
+        let log_p = [0.0_f32, -1e-6, -0.1, -std::f32::consts::LN_2, -5.0, -80.0];
+        let odds = values(&log_odds(&Array::from_slice(&log_p, &[6])).unwrap());
+        assert!(odds[0].is_finite() && odds[0] >= odds[1]);
+        for (&log_p, &odds) in log_p[1..].iter().zip(&odds[1..]) {
+            let exact = f64::from(log_p) - (-f64::from(log_p).exp_m1()).ln();
+            assert!(
+                (f64::from(odds) - exact).abs() < 2e-6 * exact.abs().max(1.0),
+                "{log_p}: {odds}, {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_far_advantage_stays_finite() {
+        let losses = values(&minus_log_sigmoid(&Array::from_slice(&[-1e4_f32, 0.0, 1e4], &[3])).unwrap());
+        assert_eq!([losses[0], losses[2]], [1e4, 0.0]);
+        assert!((losses[1] - std::f32::consts::LN_2).abs() < 1e-6);
+    }
+
+    #[test]
+    fn likely_are_the_tokens_of_chosen_rows() {
+        let batch = Batch {
+            ids: vec![5; 8],
+            targets: vec![5; 8],
+            weights: vec![0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0],
+            starts: None,
+            rows: 2,
+            time: 4,
+            tokens: 7,
+            pairs: Some(Pairs { lengths: vec![3, 4], reference: Vec::new() }),
+        };
+        let totals =
+            |learns_prompts| Objective::Orpo { lambda: 0.1, learns_prompts }.totals([&batch, &batch]);
+        assert_eq!(totals(false), Totals { tokens: 4.0, pairs: 2.0 });
+        assert_eq!(totals(true), Totals { tokens: 6.0, pairs: 2.0 });
+    }
 }

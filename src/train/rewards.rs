@@ -33,8 +33,7 @@ impl RewardSum {
     /// `None` where there were no pairs.
     pub(super) fn mean(self) -> Option<Rewards> {
         let pairs = self.pairs as f64;
-        (self.pairs > 0)
-            .then(|| Rewards { accuracy: self.wins as f64 / pairs, margin: self.margin / pairs })
+        (self.pairs > 0).then(|| Rewards { accuracy: self.wins as f64 / pairs, margin: self.margin / pairs })
     }
 }
 
