@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +132,21 @@ def test_texts_that_begin_alike(tmp_path: Path) -> None:
             '"rejected" holds no answer, only the prompt',
         ),
         ({"prompt": [user("a")], "chosen": "b", "rejected": "c"}, "no chat template; use rows with .*texts"),
-        ({"prompt": "t5", "completion": "t6"}, 'kind "completion", but objective "dpo" or "orpo" learns from'),
+        (
+            {"prompt": "t5", "completion": "t6"},
+            'kind "completion", but objective "dpo" or "orpo" learns from',
+        ),
     ],
 )
 @pytest.mark.parametrize("door", ["validate", "train"])
 def test_rows_that_are_no_pairs(tmp_path: Path, row: Row, message: str, door: str) -> None:
     data = write(tmp_path / "data", [*random_pairs(1, seed=1), row])
+    doors: dict[str, Callable[[], object]] = {
+        "train": lambda: train(SMALL, data, tmp_path / "run", iters=1, objective="dpo"),
+        "validate": lambda: validate(SMALL, data, objective="orpo"),
+    }
     with pytest.raises(DatasetError, match=rf"train\.jsonl:2: .*{message}"):
-        if door == "train":
-            train(SMALL, data, tmp_path / "run", iters=1, objective="dpo")
-        else:
-            validate(SMALL, data, objective="orpo")
+        doors[door]()
 
 
 def validate(model: Path, data: Path, **settings: Any) -> dict[str, Any]:
@@ -255,7 +260,9 @@ def test_every_method_learns(name: str, objective: str, data: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("extra", [{}, {"grad_accumulation": 2}, {"method": "full", "grad_checkpoint": 1}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{}, {"grad_accumulation": 2}, {"method": "full", "grad_checkpoint": 1}], ids=str
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
     objective: str, extra: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
@@ -298,7 +305,9 @@ def test_the_reference_is_kept(data: Path, tmp_path: Path) -> None:
     stored = json.loads(file.read_text())
     assert (len(stored["train"]), len(stored["valid"])) == (20, 6)
     # What is stored is taken, and not computed anew: a mark in it shows.
-    file.write_text(json.dumps({**stored, "valid": [number + 1 for number in stored["valid"][:1]] + stored["valid"][1:]}))
+    file.write_text(
+        json.dumps({**stored, "valid": [number + 1 for number in stored["valid"][:1]] + stored["valid"][1:]})
+    )
     marked = train(SMALL, data, part.output, resume=True, **settings)
     whole = train(SMALL, data, tmp_path / "whole", **settings)
     assert marked.report["train_losses"] == whole.report["train_losses"]
@@ -328,7 +337,7 @@ def test_a_model_without_numbers_has_no_reference(data: Path, tmp_path: Path) ->
     weights = tensors(SMALL / "model.safetensors")
     weights["model.norm.weight"][:] = np.nan
     mx.save_safetensors(str(folder / "model.safetensors"), {name: mx.array(x) for name, x in weights.items()})
-    with pytest.raises(TrainingError, match="log-probability of an answer is .* before the first step"):
+    with pytest.raises(TrainingError, match=r"log-probability of an answer is .* before the first step"):
         train(folder, data, tmp_path / "run", iters=1, objective="dpo")
 
 
@@ -348,7 +357,14 @@ def test_the_embedded_model_learns_a_preference(objective: str, tmp_path: Path) 
     """On rows that it has not seen: it would not have written in capitals."""
     data = write(tmp_path / "data", capitals("train"), capitals("valid"))
     run = train(
-        Path(MODEL), data, tmp_path / "run", iters=15, lr=1e-3, objective=objective, num_layers=2, eval_batches=5
+        Path(MODEL),
+        data,
+        tmp_path / "run",
+        iters=15,
+        lr=1e-3,
+        objective=objective,
+        num_layers=2,
+        eval_batches=5,
     )
     before, after = run.report["rewards_before"], run.report["rewards_after"]
     assert before["accuracy"] == 0
@@ -361,7 +377,13 @@ def test_the_embedded_model_learns_a_preference(objective: str, tmp_path: Path) 
 def test_quantized_weights(objective: Any, tmp_path: Path) -> None:
     data = write(tmp_path / "data", capitals("valid")[:12], capitals("valid")[12:16])
     config = TrainingConfig(
-        data=str(data), output=str(tmp_path / "run"), objective=objective, bits=4, iters=6, lr=1e-3, num_layers=2
+        data=str(data),
+        output=str(tmp_path / "run"),
+        objective=objective,
+        bits=4,
+        iters=6,
+        lr=1e-3,
+        num_layers=2,
     )
     metrics = MLXTrainer(config).train().metrics
     before, after = metrics["rewards_before"], metrics["rewards_after"]

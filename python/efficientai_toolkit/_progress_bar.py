@@ -100,7 +100,7 @@ def _quality(event: Evaluated) -> str:
 
 def describe(event: Step, *, secs_left: float) -> str:
     """One step in at most 77 columns, for up to 99,999 steps."""
-    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"won {event.reward_accuracy:.0%}"
+    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
     return (
         f"{event.step}/{event.steps}  loss {event.loss:.3f}  {rate}  "
         f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"

@@ -1,16 +1,8 @@
-//! Settings of what training is for, and the reference that preferences are measured from.
-
-use std::path::Path;
+//! Settings of what training is for.
 
 use super::config::TrainingConfig;
-use crate::data::{Examples, Learned};
-use crate::models::Model;
-use crate::progress::Observer;
-use crate::train::batches::Data;
-use crate::train::checkpoint::Checkpoints;
-use crate::train::evaluate::EvaluationPlan;
+use crate::data::Learned;
 use crate::train::objective::{Kind, Objective};
-use crate::train::reference::{self, Reference};
 use crate::{Error, Result};
 
 impl TrainingConfig {
@@ -76,39 +68,6 @@ impl TrainingConfig {
         }
         Ok(())
     }
-}
-
-/// Gives `data` the log-probabilities of `model`, which is as training finds it, where `objective` measures from
-/// them: those in `folder` where they are still those of `fingerprint`, or else new ones, which the checkpoints then keep.
-///
-/// # Errors
-/// What MLX raises; [`Error::Interrupted`] when the observer stops it.
-pub(super) fn with_reference(
-    model: &dyn Model,
-    data: Data,
-    checkpoints: Checkpoints,
-    (folder, fingerprint): (&Path, String),
-    (objective, cut): (&Objective, &EvaluationPlan),
-    observer: &mut dyn Observer,
-) -> Result<(Data, Checkpoints)> {
-    if !matches!(objective, Objective::Dpo { .. }) {
-        return Ok((data, checkpoints));
-    }
-    let stored = Reference::stored(&folder.join(reference::FILE), &fingerprint);
-    let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
-    let stored = stored.filter(|stored| fits(&stored.train, &data.train) && fits(&stored.valid, &data.valid));
-    let (reference, checkpoints) = match stored {
-        Some(reference) => (reference, checkpoints),
-        None => {
-            let mut of = |examples| reference::log_probabilities(model, examples, cut, observer);
-            let reference = Reference { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint };
-            let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
-            (reference, checkpoints)
-        }
-    };
-    let Reference { train, valid, .. } = reference;
-    let data = Data { train: data.train.with_reference(train), valid: data.valid.with_reference(valid) };
-    Ok((data, checkpoints))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::adalora::Allocator;
 use super::attach;
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
-use super::objective::with_reference;
 use super::plan::plan;
 use crate::data::{
     Columns, DataReport, Examples, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize,
@@ -27,6 +26,8 @@ use crate::train::batches::Data;
 use crate::train::checkpoint::Checkpoints;
 use crate::train::fit::{Outcome, Trained, fit};
 use crate::train::hook::StepHook;
+use crate::train::objective::Objective;
+use crate::train::reference::{self, Reference};
 use crate::train::rewards::Rewards;
 use crate::{Error, Result, rng};
 
@@ -126,7 +127,7 @@ pub fn run(
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
-    let begun = format!("{identity}, {}", fingerprint(&data.valid));
+    let start = format!("{identity}, {}", fingerprint(&data.valid));
     let folder = output.folder().join(CHECKPOINTS);
     let checkpoints = Checkpoints::new(folder.clone(), identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
@@ -136,8 +137,15 @@ pub fn run(
         Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
         _ => None,
     };
-    let lesson = (&plan.objective, &plan.evaluation);
-    let (data, checkpoints) = with_reference(model, data, checkpoints, (&folder, begun), lesson, observer)?;
+    let (data, checkpoints) = match plan.objective {
+        Objective::Dpo { .. } => {
+            let cut = &plan.evaluation;
+            let reference = Reference::of(model, &data, &folder.join(reference::FILE), start, cut, observer)?;
+            let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
+            (reference.attach(data), checkpoints)
+        }
+        Objective::Sft | Objective::Orpo { .. } => (data, checkpoints),
+    };
     let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
     let trained = Trained { names: &names, hook };
     let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;

@@ -95,12 +95,12 @@ pub struct Scored {
 impl Objective {
     /// What all of `batches` are to be divided by.
     pub fn totals<'a>(&self, batches: impl IntoIterator<Item = &'a Batch>) -> Totals {
-        let totals = |batch: &Batch| Totals {
-            tokens: match &batch.pairs {
-                Some(pairs) => self.likelihood_weights(batch, pairs).iter().sum(),
-                None => batch.weights.iter().sum(),
+        let totals = |batch: &Batch| match &batch.pairs {
+            Some(pairs) => Totals {
+                tokens: self.likelihood_weights(batch, pairs).iter().sum(),
+                pairs: (batch.rows / 2) as f32,
             },
-            pairs: (batch.rows / 2) as f32,
+            None => Totals { tokens: batch.weights.iter().sum(), pairs: 0.0 },
         };
         batches.into_iter().map(totals).fold(Totals::default(), std::ops::Add::add)
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::batches::Data;
 use super::evaluate::EvaluationPlan;
 use super::objective::surprises;
 use crate::data::Examples;
@@ -30,11 +31,37 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// What an earlier run stored in the file `path`, if it belongs to `fingerprint`.
+    /// What an earlier run stored in the file `path`, where it belongs to `fingerprint`, or else that of `model`, which
+    /// is as training finds it.
+    ///
+    /// # Errors
+    /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
+    pub fn of(
+        model: &dyn Model,
+        data: &Data,
+        path: &Path,
+        fingerprint: String,
+        cut: &EvaluationPlan,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
+        let belongs = |stored: &Self| {
+            stored.fingerprint == fingerprint
+                && fits(&stored.train, &data.train)
+                && fits(&stored.valid, &data.valid)
+        };
+        if let Some(stored) = stored.filter(belongs) {
+            return Ok(stored);
+        }
+        let mut of = |examples| log_probabilities(model, examples, cut, observer);
+        Ok(Self { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint })
+    }
+
+    /// `data` with these log-probabilities.
     #[must_use]
-    pub fn stored(path: &Path, fingerprint: &str) -> Option<Self> {
-        let text = std::fs::read_to_string(path).ok()?;
-        serde_json::from_str(&text).ok().filter(|stored: &Self| stored.fingerprint == fingerprint)
+    pub fn attach(self, data: Data) -> Data {
+        Data { train: data.train.with_reference(self.train), valid: data.valid.with_reference(self.valid) }
     }
 
     /// The content of its file.
@@ -55,10 +82,7 @@ impl Reference {
 
 /// Log-probability of each answer under `model`, in the order of the samples. Pairs go through the model `batch_size`
 /// at a time, sorted by length so that little is padded.
-///
-/// # Errors
-/// What MLX raises; [`Error::Interrupted`] when the observer stops it.
-pub fn log_probabilities(
+fn log_probabilities(
     model: &dyn Model,
     examples: &Examples,
     cut: &EvaluationPlan,

@@ -6,7 +6,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
     uv run --group parity python tests/parity/generate.py qwen3 gemma2  # these cases alone
     uv run --group parity python tests/parity/generate.py peft          # PEFT's adapters alone
     uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
-    uv run --group parity --with trl python tests/parity/generate.py preferences  # what preferences.py computes
+    uv run --group parity python tests/parity/generate.py preferences   # what TRL computes
 
 The same versions on the same machine write the same bytes.
 """

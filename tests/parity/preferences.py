@@ -62,7 +62,9 @@ def settings(folder: str) -> dict[str, Any]:
     }
 
 
-def train(kind: Any, config: Any, model: torch.nn.Module, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
+def train(
+    kind: Any, config: Any, model: torch.nn.Module, rows: list[dict[str, str]]
+) -> dict[str, torch.Tensor]:
     """Loss, reward margin and reward accuracy of each step."""
     losses: list[torch.Tensor] = []
 
@@ -93,7 +95,9 @@ def ids_of(text: str) -> list[int]:
     return [int(word.removeprefix("t")) for word in text.split()]
 
 
-def log_probabilities(model: torch.nn.Module, rows: list[dict[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probabilities(
+    model: torch.nn.Module, rows: list[dict[str, str]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each answer of each pair: the sum over its tokens, [pairs, 2], and how many they are."""
     sums, counts = [], []
     for row in rows:
