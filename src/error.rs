@@ -52,4 +52,12 @@ impl Error {
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.as_ref().to_owned(), source }
     }
+
+    /// Whether a smaller job could succeed: MLX found no memory for an array.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        // What the allocators of the CPU, of Metal and of CUDA say.
+        const SIGNS: [&str; 3] = ["Unable to allocate", "out of memory", "maximum allowed buffer size"];
+        matches!(self, Self::Mlx(error) if SIGNS.iter().any(|sign| error.what().contains(sign)))
+    }
 }

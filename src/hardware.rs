@@ -79,9 +79,9 @@ fn set_limits(memory_bytes: usize, gpu: Option<&Gpu>) -> Result<(usize, usize, u
         memory::set_cache_limit(limit / 4)?;
         return Ok((limit, limit / 4, 0));
     }
-    // A tenth stays for the system and Python. On a CPU the system's own allocator reuses memory
-    // well, and whatever MLX keeps is missing elsewhere; a GPU's buffers are dear to make.
-    let (limit, cache) = (memory_bytes / 10 * 9, memory_bytes / if gpu.is_some() { 4 } else { 32 });
+    // A tenth stays for the system and Python. On a CPU the system recycles small buffers well and `kernels` keep
+    // the large ones; a GPU's are dear to make.
+    let (limit, cache) = (memory_bytes / 10 * 9, if gpu.is_some() { memory_bytes / 4 } else { 0 });
     memory::set_memory_limit(limit)?;
     memory::set_cache_limit(cache)?;
     let wired = match gpu.and_then(|gpu| gpu.recommended_working_set) {

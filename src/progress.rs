@@ -1,10 +1,11 @@
 //! What long work tells its caller while it runs.
 //!
 //! ```text
-//! Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
-//!                            └──────┘
+//! Started ─► Estimated ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
+//!                                         └──────┘
 //! ```
-//! `Overflow` may stand in the place of a `Step`, and `Stopped` after the last `Evaluated`.
+//! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
+//! the last `Evaluated`.
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -12,6 +13,25 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::Serialize;
+
+/// What a training run takes of MLX's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct MemoryEstimate {
+    /// The model, and what is trained in f32 where the model has another format.
+    pub weights: u64,
+    /// Gradients, what the optimizer remembers, and the best weights so far.
+    pub optimizer: u64,
+    /// What a pass over the longest rows keeps for its gradient.
+    pub activations: u64,
+    /// What an update of the parameters takes for a moment, when activations are gone.
+    pub update: u64,
+    /// Weights, optimizer, and the larger one of activations and update.
+    pub peak: u64,
+    /// What there is: the budget, or else the device's memory.
+    pub available: u64,
+    /// The longest rows that go through the model at once, at most a batch; the rest of a batch follows.
+    pub rows: usize,
+}
 
 /// A typed report; serialised with its name under `"event"`.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +48,8 @@ pub enum Event {
         /// Numbers in the model, adapters included.
         total_parameters: u64,
     },
+    /// What the run is expected to take.
+    Estimated(MemoryEstimate),
     /// One optimizer step was taken.
     Step {
         /// 1-based.
@@ -62,6 +84,13 @@ pub enum Event {
         loss: f64,
         /// What the loss is multiplied with from now on.
         loss_scale: f64,
+    },
+    /// Memory ran out: what was computed is computed again, with fewer rows at once.
+    OutOfMemory {
+        /// 1-based; the step that begins again, or that follows the evaluation that does.
+        step: u64,
+        /// The longest rows that go through the model at once from now on.
+        rows: usize,
     },
     /// The validation set was scored.
     Evaluated {

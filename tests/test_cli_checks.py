@@ -28,7 +28,7 @@ def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if line.startswith(("ok", "FAIL", "skip"))] == [
         "ok"
-    ] * 6
+    ] * 7
     assert "train 9 rows, 90 tokens, longest 20, 1 cut" in out
     assert "\ntrain\n" in out
     assert "\ntest\n" not in out

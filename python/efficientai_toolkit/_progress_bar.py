@@ -8,7 +8,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from efficientai_toolkit.callbacks import Callback, Evaluated, Event, Overflow, Started, Step, Stopped
+from efficientai_toolkit.callbacks import (
+    Callback,
+    Estimated,
+    Evaluated,
+    Event,
+    OutOfMemory,
+    Overflow,
+    Started,
+    Step,
+    Stopped,
+)
 
 _LOG_LINES = 10
 """About as many progress lines a log gets, whatever the length of the run."""
@@ -35,6 +45,8 @@ class ProgressBar(Callback):
         match event:
             case Started():
                 self._start(event)
+            case Estimated():
+                self._console.print(f"memory: {describe_memory(event)}")
             case Step():
                 self._step(event)
             case Evaluated():
@@ -48,6 +60,8 @@ class ProgressBar(Callback):
                 self._console.print(
                     f"step {event.step} skipped: gradients overflowed, loss scale is now {event.loss_scale:g}"
                 )
+            case OutOfMemory():
+                self._console.print(f"memory ran out: going on with {event.rows:,} rows at once")
             case Stopped():
                 self._console.print(f"stopped after {event.step} steps: validation has not improved")
             case _:
@@ -96,6 +110,16 @@ def _quality(event: Evaluated) -> str:
     if event.reward_accuracy is None or event.reward_margin is None:
         return f"perplexity {event.perplexity:,.2f}"
     return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
+
+
+def describe_memory(event: Estimated) -> str:
+    """What a run is expected to take, in one line."""
+    parts = {"weights": event.weights, "optimizer": event.optimizer, "activations": event.activations}
+    told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    return (
+        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}) "
+        f"with {event.rows:,} of the longest rows at once"
+    )
 
 
 def describe(event: Step, *, secs_left: float) -> str:

@@ -2,10 +2,11 @@
 
 ::
 
-    Started ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
-                               └──────┘
+    Started ─► Estimated ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
+                                            └──────┘
 
-``Overflow`` may stand in the place of a ``Step``, and ``Stopped`` after the last ``Evaluated``.
+``Overflow`` may stand in the place of a ``Step``, ``OutOfMemory`` before a ``Step`` or an ``Evaluated``,
+and ``Stopped`` after the last ``Evaluated``.
 
 Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
 Raising an exception in it stops the work; the exception reaches the caller unchanged.
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Callback",
     "Checkpoint",
+    "Estimated",
     "Evaluated",
     "Event",
     "Finished",
     "JsonLines",
+    "OutOfMemory",
     "Overflow",
     "ProgressBar",
     "Silent",
@@ -50,6 +53,26 @@ class Started:
     """Step this run continues from; 0 for a fresh one."""
     trainable_parameters: int
     total_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimated:
+    """What the run is expected to take of MLX's memory, in bytes."""
+
+    weights: int
+    """The model, and what is trained in float32 where the model has another format."""
+    optimizer: int
+    """Gradients, what the optimizer remembers, and the best weights so far."""
+    activations: int
+    """What a pass over the longest rows keeps for its gradient."""
+    update: int
+    """What an update of the parameters takes for a moment, when activations are gone."""
+    peak: int
+    """Weights, optimizer, and the larger one of activations and update."""
+    available: int
+    """What there is: the budget, or else the device's memory."""
+    rows: int
+    """The longest rows that go through the model at once, at most a batch; the rest of a batch follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +115,16 @@ class Overflow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfMemory:
+    """Memory ran out: what was computed is computed again, with fewer rows at once."""
+
+    step: int
+    """1-based; the step that begins again, or that follows the validation that does."""
+    rows: int
+    """The longest rows that go through the model at once from now on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
     """The validation set was scored."""
 
@@ -131,18 +164,21 @@ class Finished:
     path: str
 
 
-Event = Started | Step | Overflow | Evaluated | Stopped | Checkpoint | Finished
+Event = Started | Estimated | Step | Overflow | OutOfMemory | Evaluated | Stopped | Checkpoint | Finished
 """Any of the events above."""
 
-_EVENTS: dict[str, Callable[..., Event]] = {
+_EVENTS: dict[str, type[Event]] = {
     "started": Started,
+    "estimated": Estimated,
     "step": Step,
     "overflow": Overflow,
+    "out_of_memory": OutOfMemory,
     "evaluated": Evaluated,
     "stopped": Stopped,
     "checkpoint": Checkpoint,
     "finished": Finished,
 }
+_NAMES = {event: name for name, event in _EVENTS.items()}
 
 
 def parse_event(text: str) -> Event:
@@ -155,7 +191,7 @@ def event_to_json(event: Event) -> str:
     """Write an event as one line of JSON; the inverse of :func:`parse_event`."""
     # Not `asdict`, which copies deeply: events hold plain values only.
     values = {name: getattr(event, name) for name in event.__slots__}
-    return json.dumps({"event": type(event).__name__.lower(), **values})
+    return json.dumps({"event": _NAMES[type(event)], **values})
 
 
 class Callback(ABC):

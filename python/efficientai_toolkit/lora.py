@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from efficientai_toolkit import hub
 from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._config import Config, setting
-from efficientai_toolkit.callbacks import Callback, Event, as_callback, parse_event
+from efficientai_toolkit.callbacks import Callback, Estimated, Event, as_callback, parse_event
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -61,8 +61,13 @@ class TrainingConfig(Config):
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
-    batch_size: int = setting(4, "rows, or pairs of answers, that go through the model together")
+    batch_size: int = setting(4, "rows, or pairs of answers, per batch")
     grad_accumulation: int = setting(1, "batches per optimizer step")
+    memory_budget_gb: float | None = setting(
+        None,
+        "stay below so many 10⁹ bytes: a batch that would take more goes through the model in parts, "
+        "with the same result (default: what the device has)",
+    )
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
     lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
@@ -242,8 +247,8 @@ class TrainingResult:
     """Folder of the adapters; of the whole model after ``method="full"``."""
     metrics: dict[str, Any]
     """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
-    ``validation_losses`` (pairs of step and loss), ``perplexity_before``, of preferences
-    ``rewards_before`` and ``rewards_after`` (``accuracy`` and ``margin``), ``train_rewards``,
+    ``validation_losses`` (pairs of step and loss), ``memory`` (what was expected), ``perplexity_before``,
+    of preferences ``rewards_before``, ``rewards_after`` (``accuracy``, ``margin``) and ``train_rewards``,
     ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod
@@ -307,17 +312,35 @@ class MLXTrainer:
         """
         from efficientai_toolkit._engine import core
 
+        model, tokenizer = self._load()
+        try:
+            report = core.train_lora(model, tokenizer, self.config.to_json(), self._observe)
+        finally:
+            self.callback.close()
+        return TrainingResult.from_report(report)
+
+    def estimate_memory(self) -> Estimated:
+        """Try two short rows to tell what :meth:`train` is going to take, and throw the result away.
+
+        Raises
+        ------
+        ConfigError
+            Not even one row at a time fits into ``memory_budget_gb``; or as :meth:`train`.
+        DatasetError, ModelLoadingError
+            As :meth:`train`.
+        """
+        from efficientai_toolkit._engine import core
+
+        return Estimated(**json.loads(core.estimate_memory(*self._load(), self.config.to_json())))
+
+    def _load(self) -> "tuple[Model, Tokenizer]":
         if self.model is None or self.tokenizer is None:
             from efficientai_toolkit.generation import load
 
             self.model, self.tokenizer = load(
                 self.config.model_path, dtype=self.config.dtype, bits=self.config.bits
             )
-        try:
-            report = core.train_lora(self.model, self.tokenizer, self.config.to_json(), self._observe)
-        finally:
-            self.callback.close()
-        return TrainingResult.from_report(report)
+        return self.model, self.tokenizer
 
     def _observe(self, text: str) -> None:
         self.callback.on(parse_event(text))

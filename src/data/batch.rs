@@ -30,6 +30,14 @@ pub struct Batch {
     pub pairs: Option<Pairs>,
 }
 
+impl Batch {
+    /// Whether more than one row, or pair of rows, could do without the others.
+    #[must_use]
+    pub const fn is_divisible(&self) -> bool {
+        self.rows > if self.pairs.is_some() { 2 } else { 1 }
+    }
+}
+
 /// Rows `2i` and `2i + 1` of a batch are the preferred and the other answer to one prompt and cannot do without each
 /// other. Both lists are by row.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -32,7 +32,7 @@ impl Examples {
     /// Number of examples.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.samples.len() / self.learned.samples_per_row()
+        self.samples.len() / self.rows_per_example()
     }
 
     /// Whether there are none.
@@ -41,17 +41,29 @@ impl Examples {
         self.samples.is_empty()
     }
 
-    /// Tokens of each example, of a pair those of the longer one.
+    /// Rows of one example.
+    #[must_use]
+    pub const fn rows_per_example(&self) -> usize {
+        self.learned.samples_per_row()
+    }
+
+    /// Tokens of the example of this number, of a pair those of the longer answer.
+    #[must_use]
+    pub fn length(&self, number: usize) -> usize {
+        let rows = self.rows_per_example();
+        self.samples[rows * number..rows * (number + 1)].iter().map(Sample::len).max().unwrap_or(0)
+    }
+
+    /// Tokens of each example.
     #[must_use]
     pub fn lengths(&self) -> Vec<usize> {
-        let longest = |samples: &[Sample]| samples.iter().map(Sample::len).max().unwrap_or(0);
-        self.samples.chunks(self.learned.samples_per_row()).map(longest).collect()
+        (0..self.len()).map(|number| self.length(number)).collect()
     }
 
     /// The examples of these numbers side by side, cut and padded as by [`collate`].
     #[must_use]
     pub fn batch(&self, examples: &[usize], max_len: usize, pad: u32) -> Batch {
-        let per_example = self.learned.samples_per_row();
+        let per_example = self.rows_per_example();
         let places = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
         let samples: Vec<&Sample> = places.clone().map(|place| &self.samples[place]).collect();
         let pairs = (self.learned == Learned::Preferences).then(|| Pairs {

@@ -36,6 +36,7 @@ pub mod embedding;
 pub mod linear;
 pub mod matmul;
 pub mod measure;
+pub mod memory;
 pub mod norm;
 pub mod quantized;
 pub mod rope;

@@ -23,6 +23,12 @@ impl TrainingConfig {
                 (1..=1 << 16).contains(&self.grad_accumulation),
                 "1 to 65536",
             ),
+            (
+                "memory_budget_gb",
+                self.memory_budget_gb.unwrap_or(1.0),
+                self.memory_budget_gb.is_none_or(|budget| budget > 0.0 && budget.is_finite()),
+                "above 0",
+            ),
             ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
             ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
             ("lora_alpha", self.lora_alpha, self.lora_alpha > 0.0, "above 0"),
@@ -102,6 +108,7 @@ mod tests {
             (r#"{"early_stopping_patience": 2, "eval_every": 0}"#, ["early_stopping_patience", "eval_every"]),
             (r#"{"early_stopping_threshold": -0.1}"#, ["early_stopping_threshold is -0.1", "0 or more"]),
             (r#"{"neftune_alpha": 0}"#, ["neftune_alpha is 0", "above 0"]),
+            (r#"{"memory_budget_gb": 0}"#, ["memory_budget_gb is 0", "above 0"]),
             (r#"{"lr_cycles": 0}"#, ["lr_cycles is 0", "above 0"]),
             (r#"{"lr_min_ratio": 2.0}"#, ["lr_min_ratio is 2", "0 to 1"]),
         ] {

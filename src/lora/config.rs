@@ -55,10 +55,13 @@ pub struct TrainingConfig {
     pub iters: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
-    /// Rows, or pairs of them, per forward pass.
+    /// Rows, or pairs of them, per batch.
     pub batch_size: usize,
-    /// Forward passes per optimizer step.
+    /// Batches per optimizer step.
     pub grad_accumulation: u64,
+    /// 10⁹ bytes of MLX's memory to stay below: where a whole batch would take more, it goes through the model in
+    /// parts, with the same step. `None` for what the device has.
+    pub memory_budget_gb: Option<f64>,
     /// Tokens per row beyond which a row is cut.
     pub max_seq_length: usize,
     /// Inner dimension of the adapters; for `AdaLoRA` the mean of all of them at the end.
@@ -184,6 +187,7 @@ impl Default for TrainingConfig {
             lr: 2e-4,
             batch_size: 4,
             grad_accumulation: 1,
+            memory_budget_gb: None,
             max_seq_length: 2048,
             lora_rank: 8,
             lora_alpha: 16.0,
@@ -253,6 +257,7 @@ impl TrainingConfig {
                 "data",
                 "columns",
                 "output",
+                "memory_budget_gb",
                 "adapter_format",
                 "epochs",
                 "iters",

@@ -15,4 +15,4 @@ pub mod run;
 pub use config::{Method, TrainingConfig};
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
-pub use run::{Report, run, validate};
+pub use run::{Report, estimate_memory, run, validate};

@@ -21,6 +21,7 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
         objective: config.objective(),
         batch_size: config.batch_size,
         accumulation: config.grad_accumulation,
+        memory_budget: config.memory_budget_gb.map(|budget| (budget * 1e9) as u64),
         lr: config.lr,
         lr_factors: config.lr_factors(),
         course: course(config)?,

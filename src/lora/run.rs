@@ -21,11 +21,12 @@ use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::models::{self, Model};
-use crate::progress::{Event, Observer};
+use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::train::batches::Data;
 use crate::train::checkpoint::Checkpoints;
 use crate::train::fit::{Outcome, Trained, fit};
 use crate::train::hook::StepHook;
+use crate::train::memory::expect;
 use crate::train::objective::Objective;
 use crate::train::reference::{self, Reference};
 use crate::train::rewards::Rewards;
@@ -40,6 +41,8 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 pub struct Report {
     /// Loss of the last step.
     pub final_loss: f64,
+    /// What it was expected to take.
+    pub memory: MemoryEstimate,
     /// Time spent in steps.
     pub training_time_secs: f64,
     /// Peak of MLX's allocator.
@@ -139,8 +142,8 @@ pub fn run(
     };
     let (data, checkpoints) = match plan.objective {
         Objective::Dpo { .. } => {
-            let cut = &plan.evaluation;
-            let reference = Reference::of(model, &data, &folder.join(reference::FILE), start, cut, observer)?;
+            let path = folder.join(reference::FILE);
+            let reference = Reference::of(model, &data, &path, start, &plan, observer)?;
             let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
             (reference.attach(data), checkpoints)
         }
@@ -218,11 +221,31 @@ fn read(config: &TrainingConfig) -> Result<Splits> {
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
     let report = describe(&read(config)?, tokenizer, config.learned(), config.max_seq_length)?;
-    // Decomposing every matrix would check nothing more.
-    let config = TrainingConfig { lora_init: LoraInit::Default, ..config.clone() };
-    prepare(model, &config)?;
+    prepare(model, &undecomposed(config))?;
     attach::detach(model)?;
     Ok(report)
+}
+
+/// What [`run`] is expected to take of MLX's memory, found by trying two short rows.
+///
+/// # Errors
+/// As [`run`], as far as they show before the first step; a budget in which not even one row fits.
+pub fn estimate_memory(
+    model: &mut dyn Model,
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+) -> Result<MemoryEstimate> {
+    config.validate()?;
+    let (data, _) = read_data(tokenizer, config, model.vocab_size())?;
+    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
+    let found = prepare(model, &undecomposed(config)).and_then(|names| expect(model, &names, &plan, &data));
+    attach::detach(model)?;
+    found
+}
+
+/// `config` without the decomposition of every matrix, which would show nothing more.
+fn undecomposed(config: &TrainingConfig) -> TrainingConfig {
+    TrainingConfig { lora_init: LoraInit::Default, ..config.clone() }
 }
 
 /// Opens what is trained; names of its parameters.
@@ -288,7 +311,7 @@ fn save(
 
 /// What the curves and the model tell; the rest is at its zero value.
 fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Report> {
-    let Outcome { steps, history, best } = outcome;
+    let Outcome { steps, history, best, memory: expected } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
     let perplexity = |loss: Option<f64>| loss.filter(|_| history.train_rewards.is_empty()).map(f64::exp);
@@ -299,6 +322,7 @@ fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Repor
     let loss_after = scored(best.as_ref().or(history.validation_losses.last()));
     Ok(Report {
         final_loss: history.train_losses.last().copied().unwrap_or(f64::NAN),
+        memory: expected,
         training_time_secs: history.training_secs,
         peak_memory_bytes: memory::peak_memory()?,
         loss_before,

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::generate::GenerateConfig;
 use crate::io::adapters;
 use crate::io::output::Existing;
-use crate::lora::{Library, TrainingConfig, fuse, run, validate};
+use crate::lora::{self, Library, TrainingConfig, fuse, run, validate};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
 ///
@@ -55,6 +55,26 @@ pub(super) fn validate_lora(
         let report = validate(inner.as_mut(), tokenizer, &config);
         *model.library() = Library::of(inner.as_mut())?;
         json(&report?)
+    })
+}
+
+/// What a run with this configuration is expected to take of MLX's memory: JSON of a ``MemoryEstimate``.
+///
+/// ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in.
+#[pyfunction]
+pub(super) fn estimate_memory(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    config: &str,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    enter(py, || {
+        let config: TrainingConfig = parse(config)?;
+        let mut inner = model.lock()?;
+        let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config);
+        *model.library() = Library::of(inner.as_mut())?;
+        json(&estimate?)
     })
 }
 

@@ -1,6 +1,7 @@
 //! What the model reads in which step.
 
 use super::evaluate::EvaluationPlan;
+use super::memory::PassSize;
 use crate::data::{Batch, Examples, epoch_batches};
 
 /// What to train on.
@@ -40,8 +41,8 @@ impl<'a> Batches<'a> {
         batches_per_epoch(self.examples.len(), self.batch_size)
     }
 
-    /// Batch number `index`.
-    pub(super) fn get(&mut self, index: u64) -> Batch {
+    /// Batch number `index`, in parts of at most `size`.
+    pub(super) fn get(&mut self, index: u64, size: PassSize) -> Vec<Batch> {
         let &mut Self { examples, batch_size, seed, cut, .. } = self;
         let per_epoch = self.per_epoch();
         let epoch = index / per_epoch;
@@ -49,6 +50,18 @@ impl<'a> Batches<'a> {
             self.order = Some((epoch, epoch_batches(&examples.lengths(), batch_size, seed, epoch)));
         }
         let order = self.order.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
-        examples.batch(&order.copied().collect::<Vec<_>>(), cut.max_seq_length, cut.pad)
+        divide(examples, &order.copied().collect::<Vec<_>>(), cut, size)
     }
+}
+
+/// The examples of these numbers in batches of at most `size`, each as long as its own longest row. Pairs stay whole.
+pub(super) fn divide(
+    examples: &Examples,
+    numbers: &[usize],
+    cut: EvaluationPlan,
+    size: PassSize,
+) -> Vec<Batch> {
+    let longest = numbers.iter().map(|&number| examples.length(number).min(cut.max_seq_length)).max();
+    let at_once = (size.rows(longest.unwrap_or(0)) / examples.rows_per_example()).max(1);
+    numbers.chunks(at_once).map(|part| examples.batch(part, cut.max_seq_length, cut.pad)).collect()
 }

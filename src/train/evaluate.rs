@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use super::batches::divide;
+use super::memory::PassSize;
 use super::objective::{Objective, Totals};
 use super::rewards::{RewardSum, Rewards};
 use crate::data::{Batch, Examples};
@@ -18,7 +20,8 @@ pub struct Evaluation {
     pub rewards: Option<Rewards>,
 }
 
-/// The loss over the first `max_batches` batches of `batch_size` (0: all of them), as if they were one.
+/// The loss over the first `max_batches` batches of `batch_size` (0: all of them), as if they were one, of which `size`
+/// goes through the model at once.
 ///
 /// # Errors
 /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
@@ -26,13 +29,14 @@ pub fn evaluate(
     model: &dyn Model,
     objective: &Objective,
     examples: &Examples,
-    plan: &EvaluationPlan,
+    plan: EvaluationPlan,
+    size: PassSize,
     observer: &mut dyn Observer,
 ) -> Result<Evaluation> {
     let order: Vec<usize> = (0..examples.len()).collect();
     let limit = if plan.max_batches == 0 { usize::MAX } else { plan.max_batches };
-    let batch = |rows: &[usize]| -> Batch { examples.batch(rows, plan.max_seq_length, plan.pad) };
-    let batches = || order.chunks(plan.batch_size).take(limit).map(batch);
+    let batch = |rows: &[usize]| -> Vec<Batch> { divide(examples, rows, plan, size) };
+    let batches = || order.chunks(plan.batch_size).take(limit).flat_map(batch);
     let totals = batches().fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
     for batch in batches() {

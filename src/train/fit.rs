@@ -3,25 +3,28 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use mlx_rs::{Dtype, memory};
+use mlx_rs::Dtype;
+use mlx_rs::memory::{peak_memory, reset_peak_memory};
 
-use super::batches::{Batches, Data};
+use super::batches::{Batches, Data, divide};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
 use super::hook::StepHook;
 use super::loss_scale::LossScale;
 use super::lr_factors::LrFactors;
+use super::memory::{self, Limit, PassSize};
 use super::objective::Objective;
 use super::optimizer::{Memory, Optimizer, Pace};
-use super::rewards::RewardSum;
+use super::passes::{self, Summed};
 use super::schedule::Course;
 use super::step;
 use super::watch::{Best, Patience};
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
-use crate::models::{Checkpointing, Model};
-use crate::progress::{Event, Observer};
-use crate::{Error, Result, kernels};
+use crate::kernels::memory::clear_cache;
+use crate::models::Model;
+use crate::progress::{Event, MemoryEstimate, Observer};
+use crate::{Error, Result};
 
 /// How to train. Every number comes from the configuration of the caller.
 #[derive(Debug, Clone)]
@@ -30,10 +33,12 @@ pub struct Plan {
     pub steps: u64,
     /// What the rows are to teach.
     pub objective: Objective,
-    /// Rows or pairs per forward pass.
+    /// Rows or pairs per batch.
     pub batch_size: usize,
-    /// Forward passes per optimizer step.
+    /// Batches per optimizer step.
     pub accumulation: u64,
+    /// Bytes of MLX's memory to stay below; `None` for the device's.
+    pub memory_budget: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
     /// Parameters that learn faster or slower.
@@ -81,6 +86,8 @@ pub struct Outcome {
     pub history: History,
     /// `(steps taken, validation loss)` of the result, where the best one was kept.
     pub best: Option<(u64, f64)>,
+    /// Memory that was expected.
+    pub memory: MemoryEstimate,
 }
 
 /// Trains some parameters and returns what became of it; the model holds the result.
@@ -123,15 +130,14 @@ pub fn fit(
     let scaled = model.dtype() == Dtype::Float16;
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
     step::set_parameters(model, &state.parameters)?;
-    model.set_checkpointing(
-        (plan.grad_checkpoint > 0)
-            .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
-    );
-    memory::reset_peak_memory()?;
-    let batches = Batches::new(&data.train, plan.batch_size, plan.seed, plan.evaluation);
-    let run = Run { model: &mut *model, data, plan, checkpoints, hook, observer, batches };
-    let outcome = run.train(state);
-    model.set_checkpointing(None);
+    let outcome = memory::checkpointed(model, names, plan, |model| {
+        let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
+        let _limit = Limit::lower(plan.memory_budget)?;
+        reset_peak_memory()?;
+        let batches = Batches::new(&data.train, plan.batch_size, plan.seed, plan.evaluation);
+        Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+    });
+    clear_cache()?;
     outcome
 }
 
@@ -171,6 +177,8 @@ struct Run<'a, 'h> {
     hook: Option<&'h mut dyn StepHook>,
     observer: &'a mut dyn Observer,
     batches: Batches<'a>,
+    expected: MemoryEstimate,
+    size: PassSize,
 }
 
 impl Run<'_, '_> {
@@ -185,6 +193,7 @@ impl Run<'_, '_> {
                 total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
             },
         )?;
+        self.emit(&state, &Event::Estimated(self.expected))?;
         loop {
             // First thing, so that a run that stopped between a step and its evaluation makes up for it.
             self.evaluate_if_due(&mut state)?;
@@ -209,37 +218,15 @@ impl Run<'_, '_> {
         if let Some(best) = &best {
             step::set_parameters(self.model, &best.parameters)?;
         }
-        Ok(Outcome { steps: step, history, best: best.map(|best| (best.step, best.loss)) })
+        let best = best.map(|best| (best.step, best.loss));
+        Ok(Outcome { steps: step, history, best, memory: self.expected })
     }
 
     /// One optimizer step. Nothing changes before loss and gradient are known to be finite.
     fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
-        let batches: Vec<Batch> = (0..self.plan.accumulation)
-            .map(|i| self.batches.get(state.step * self.plan.accumulation + i))
-            .collect();
-        // All micro-batches share one divisor, so a token counts the same in each of them.
-        let totals = self.plan.objective.totals(&batches);
         let scale = state.loss_scale.map(|scale| scale.scale);
-        let (mut loss, mut rewards, mut sum) = (0.0, RewardSum::default(), None);
-        for (i, batch) in batches.iter().enumerate() {
-            if self.observer.poll() == ControlFlow::Break(()) {
-                return Err(self.interrupt(state));
-            }
-            let micro = state.step * self.plan.accumulation + i as u64;
-            step::set_dropout(self.model, Some((self.plan.seed, micro)))?;
-            step::set_noise(self.model, self.plan.neftune_alpha, Some((self.plan.seed, micro)))?;
-            let objective = &self.plan.objective;
-            let (part, grads) =
-                step::gradients(self.model, &state.parameters, objective, batch, totals, scale)?;
-            kernels::eval(std::iter::once(&part.loss).chain(&part.rewards).chain(grads.values()))?;
-            loss += f64::from(part.loss.item_exact::<f32>());
-            part.rewards.iter().for_each(|of_rows| rewards.add(of_rows));
-            sum = Some(step::accumulate(sum, grads)?);
-        }
-        step::set_dropout(self.model, None)?;
-        step::set_noise(self.model, None, None)?;
-        let mut grads = sum.unwrap_or_default();
+        let Summed { loss, rewards, mut grads, tokens } = self.gradients(state, scale)?;
         let unscale = scale.map_or(1.0, f32::recip);
         if let Some(hook) = &self.hook {
             hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
@@ -269,8 +256,6 @@ impl Run<'_, '_> {
         }
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
-        let tokens: u64 = batches.iter().map(|batch| batch.tokens as u64).sum();
-        let rewards = rewards.mean();
         state.history.train_losses.push(loss);
         state.history.train_rewards.extend(rewards);
         state.history.trained_tokens += tokens;
@@ -290,11 +275,48 @@ impl Run<'_, '_> {
                 lr,
                 grad_norm: grad_norm.into(),
                 tokens_per_second: tokens as f64 / secs,
-                peak_memory: memory::peak_memory()? as u64,
+                peak_memory: peak_memory()? as u64,
                 reward_accuracy: rewards.map(|rewards| rewards.accuracy),
                 reward_margin: rewards.map(|rewards| rewards.margin),
             },
         )
+    }
+
+    /// Loss and gradient of the next step, of which as much goes through the model at once as memory allows.
+    fn gradients(&mut self, state: &State, scale: Option<f32>) -> Result<Summed> {
+        let Plan { accumulation, .. } = *self.plan;
+        loop {
+            let numbers = state.step * accumulation..(state.step + 1) * accumulation;
+            let batches: Vec<Vec<Batch>> =
+                numbers.map(|number| self.batches.get(number, self.size)).collect();
+            let step = (state.step, &batches[..]);
+            match passes::sum(self.model, &state.parameters, self.plan, step, scale, self.observer) {
+                Err(Error::Interrupted) => return Err(self.interrupt(state)),
+                Err(error) if error.is_out_of_memory() => {
+                    self.shrink(state, batches.iter().flatten(), error)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Lets less through the model at once than what `error` came of.
+    fn shrink<'b>(
+        &mut self,
+        state: &State,
+        batches: impl IntoIterator<Item = &'b Batch> + Clone,
+        error: Error,
+    ) -> Result<()> {
+        let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
+        let Some(size) = PassSize::half_of(batches) else {
+            return Err(Error::Hardware(format!(
+                "memory ran out with a single row of {longest} tokens ({error}); lower max_seq_length, or set \
+                 grad_checkpoint or bits"
+            )));
+        };
+        self.size = size;
+        clear_cache()?;
+        self.emit(state, &Event::OutOfMemory { step: state.step + 1, rows: size.rows(longest) })
     }
 
     fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {
@@ -304,11 +326,20 @@ impl Run<'_, '_> {
         if !due || done || self.data.valid.is_empty() {
             return Ok(());
         }
-        let Plan { objective, evaluation, .. } = self.plan;
-        let scored = evaluate(self.model, objective, &self.data.valid, evaluation, self.observer);
-        let Evaluation { loss, rewards } = match scored {
-            Err(Error::Interrupted) => return Err(self.interrupt(state)),
-            other => other?,
+        let Plan { objective, evaluation: cut, .. } = *self.plan;
+        let rows = &self.data.valid;
+        let Evaluation { loss, rewards } = loop {
+            match evaluate(self.model, &objective, rows, cut, self.size, self.observer) {
+                Err(Error::Interrupted) => return Err(self.interrupt(state)),
+                Err(error) if error.is_out_of_memory() => {
+                    let numbers: Vec<usize> = (0..rows.len()).collect();
+                    let whole = numbers.chunks(cut.batch_size);
+                    let batches: Vec<Batch> =
+                        whole.flat_map(|numbers| divide(rows, numbers, cut, self.size)).collect();
+                    self.shrink(state, &batches, error)?;
+                }
+                other => break other?,
+            }
         };
         if !loss.is_finite() {
             return Err(self.diverged(state, loss, f64::NAN));

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::Data;
 use super::evaluate::EvaluationPlan;
+use super::fit::Plan;
+use super::memory::Limit;
 use super::objective::surprises;
 use crate::data::Examples;
+use crate::kernels::memory::clear_cache;
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
@@ -41,7 +44,7 @@ impl Reference {
         data: &Data,
         path: &Path,
         fingerprint: String,
-        cut: &EvaluationPlan,
+        plan: &Plan,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
@@ -54,7 +57,8 @@ impl Reference {
         if let Some(stored) = stored.filter(belongs) {
             return Ok(stored);
         }
-        let mut of = |examples| log_probabilities(model, examples, cut, observer);
+        let _limit = Limit::lower(plan.memory_budget)?;
+        let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, observer);
         Ok(Self { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint })
     }
 
@@ -92,15 +96,25 @@ fn log_probabilities(
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&pair| std::cmp::Reverse(lengths[pair]));
     let mut values = vec![0.0; 2 * examples.len()];
-    for pairs in order.chunks(cut.batch_size) {
+    let (mut done, mut at_once) = (0, cut.batch_size);
+    while done < order.len() {
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
+        let pairs = &order[done..order.len().min(done + at_once)];
         let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
-        kernels::eval([&surprises])?;
+        match kernels::eval([&surprises]) {
+            Err(error) if error.is_out_of_memory() && pairs.len() > 1 => {
+                at_once = pairs.len() / 2;
+                clear_cache()?;
+                continue;
+            }
+            other => other?,
+        }
         for (pair, surprises) in pairs.iter().zip(surprises.as_slice::<f32>().chunks_exact(2)) {
             values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
         }
+        done += pairs.len();
     }
     Ok(values)
 }

@@ -142,7 +142,7 @@ def fit(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> torch.Tenso
 
 
 def store_all(store: Store, base: Path, folder: Path) -> None:
-    """Everything that ``test_preferences.py`` compares with; adapters begin as ``lora/initial``."""
+    """Everything that ``test_trl.py`` compares with; adapters begin as ``lora/initial``."""
 
     def fresh() -> torch.nn.Module:
         return ref.with_lora(ref.load(base), seed=3, b_std=0.0)

@@ -5,8 +5,19 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+MEMORY = {
+    "weights": 200_000_000,
+    "optimizer": 10_000_000,
+    "activations": 90_000_000,
+    "update": 20_000_000,
+    "peak": 300_000_000,
+    "available": 6_000_000_000,
+    "rows": 4,
+}
+
 EVENTS: list[dict[str, Any]] = [
     {"event": "started", "steps": 4, "first_step": 0, "trainable_parameters": 50, "total_parameters": 1000},
+    {"event": "estimated", **MEMORY},
     {"event": "evaluated", "step": 0, "loss": 3.0, "perplexity": 20.0},
     *(
         {
@@ -171,6 +182,10 @@ class FakeEngine(types.ModuleType):
             self.during_training(settings)
         model.trained = True
         return json.dumps({**REPORT, "adapter_path": settings["output"]})
+
+    def estimate_memory(self, model: Model, tokenizer: Tokenizer, config: str) -> str:
+        self.calls.append(("estimate_memory", json.loads(config)))
+        return json.dumps(MEMORY)
 
     def validate_lora(self, model: Model, tokenizer: Tokenizer, config: str) -> str:
         self.calls.append(("validate_lora", json.loads(config)))

@@ -64,6 +64,12 @@ int eat_host_op_apply(
     size_t num_outputs,
     mlx_stream stream);
 
+/* Bytes of dead outputs that are kept for the next ones. */
+size_t eat_buffer_cache_bytes(void);
+
+/* Gives them back to the system. */
+void eat_buffer_cache_clear(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from efficientai_toolkit import _link
+from efficientai_toolkit._progress_bar import describe_memory
 from efficientai_toolkit.cli import data_report
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, table
@@ -17,7 +18,7 @@ from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from efficientai_toolkit.generation import load
 from efficientai_toolkit.hardware import hardware
-from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
@@ -69,7 +70,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
     engine = check("environment", _environment, str)
     filled = check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
     if engine is None or filled is None:
-        names = ("hardware", "model", "data", "output")
+        names = ("hardware", "model", "data", "memory", "output")
         return checks + [
             Check(name=name, status="skipped", detail="an earlier check failed") for name in names
         ]
@@ -81,8 +82,15 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
     )
     if loaded is None:
         checks.append(Check(name="data", status="skipped", detail="needs the model's tokenizer"))
+        checks.append(Check(name="memory", status="skipped", detail="needs the model"))
+    elif check("data", lambda: _data(*loaded, filled), data_report.summary) is None:
+        checks.append(Check(name="memory", status="skipped", detail="needs the data"))
     else:
-        check("data", lambda: _data(*loaded, filled), data_report.summary)
+        check(
+            "memory",
+            MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1]).estimate_memory,
+            describe_memory,
+        )
     check("output", lambda: _output(filled), str)
     return checks
 

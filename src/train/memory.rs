@@ -1,0 +1,260 @@
+//! How much memory a run needs, and how many rows may therefore go through the model at once.
+//!
+//! Nothing is derived from the architecture: two short rows are trained on, and the result is thrown away. What they
+//! took beyond the model tells what longer rows and more of them take, with whatever kernels the device has.
+
+use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
+
+use super::batches::Data;
+use super::fit::Plan;
+use super::lr_factors::LrFactors;
+use super::objective::{Objective, Totals};
+use super::optimizer::{Memory, Pace};
+use super::step;
+use crate::data::{Batch, Sample, collate};
+use crate::io::tensors::Tensors;
+use crate::kernels::memory::{active, clear_cache};
+use crate::models::{Checkpointing, Model};
+use crate::progress::MemoryEstimate;
+use crate::{Error, Result, kernels};
+
+/// Tokens of the longest row that is tried; more would take longer than it tells.
+const PROBE: usize = 512;
+
+/// Tokens, padding counted, that go through the model at once. A row is never divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassSize(usize);
+
+impl PassSize {
+    /// Whole batches.
+    pub const UNLIMITED: Self = Self(usize::MAX);
+
+    /// Rows of `time` tokens per pass.
+    #[must_use]
+    pub fn rows(self, time: usize) -> usize {
+        (self.0 / time.max(1)).max(1)
+    }
+
+    /// Half of the largest pass among `batches`; `None` where they are single rows or pairs already.
+    #[must_use]
+    pub fn half_of<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Option<Self> {
+        let divisible = batches.into_iter().filter(|batch| batch.is_divisible());
+        divisible.map(|batch| Self(batch.rows * batch.time / 2)).max_by_key(|size| size.0)
+    }
+}
+
+/// Bytes of activations of a row, by its tokens.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    per_token: f64,
+    /// Where scores of attention are kept.
+    per_token_squared: f64,
+}
+
+impl Growth {
+    /// Through two measurements `(tokens, bytes)`, the shorter row first.
+    fn through((short, less): (f64, f64), (long, more): (f64, f64)) -> Self {
+        let squared = (more / long - less / short) / (long - short).max(1.0);
+        let per_token_squared = if squared.is_finite() { squared.max(0.0) } else { 0.0 };
+        Self { per_token: (more / long - per_token_squared * long).max(0.0), per_token_squared }
+    }
+
+    fn at(self, tokens: usize) -> u64 {
+        let tokens = tokens as f64;
+        (tokens * (self.per_token + self.per_token_squared * tokens)).ceil() as u64
+    }
+}
+
+/// What training `parameters` of `model` as `plan` says takes, and how much of a batch therefore goes through the model
+/// at once. Where not even one row fits, that is an error if the plan has a budget, and a warning if not.
+///
+/// # Errors
+/// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
+pub(super) fn estimate(
+    model: &mut dyn Model,
+    parameters: &Tensors,
+    plan: &Plan,
+    data: &Data,
+) -> Result<(MemoryEstimate, PassSize)> {
+    let samples = data.train.samples();
+    let keeps_best = plan.keep_best && !data.valid.is_empty();
+    let evaluation = plan.evaluation;
+    let columns = |sample: &Sample| sample.len().min(evaluation.max_seq_length).saturating_sub(1);
+    let Some(longest) = samples.iter().max_by_key(|sample| columns(sample)) else {
+        return Err(Error::Dataset("there are no rows to train on".into()));
+    };
+    let time = columns(longest).max(1);
+    let mut probe = |tokens: usize| {
+        let mut batch = collate(&[longest], tokens + 1, evaluation.pad);
+        // Heads skip what is not learned, but the next row may be learned in full.
+        batch.weights.fill(1.0);
+        measure(model, parameters, &batch)
+    };
+    let long = time.min(PROBE);
+    let short = long.div_ceil(2);
+    // The first pass also packs weights and fills caches.
+    probe(short)?;
+    let (less, _) = probe(short)?;
+    let (more, grads) = probe(long)?;
+    let growth = Growth::through((short as f64, less as f64), (long as f64, more as f64));
+    let (moments, update) = measure_update(parameters, grads, plan)?;
+    clear_cache()?;
+    let weights = active()? as u64;
+    let trained: u64 = parameters.values().map(|x| x.nbytes() as u64).sum();
+
+    let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
+    let row = growth.at(time).max(1);
+    let together = data.train.rows_per_example();
+    let whole = together * plan.batch_size.min(data.train.len()).max(1);
+    let expected = |rows: usize| {
+        let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
+        let optimizer = moments + trained * (summed + u64::from(keeps_best));
+        let activations = rows as u64 * row;
+        let peak = weights + optimizer + activations.max(update);
+        MemoryEstimate { weights, optimizer, activations, update, peak, available, rows }
+    };
+    // What is not foreseen needs room too.
+    let reserve = available / 16;
+    let fitting = (together..=whole)
+        .rev()
+        .step_by(together)
+        .map(expected)
+        .find(|expected| expected.peak + reserve <= available);
+    let expected = match (fitting, plan.memory_budget) {
+        (Some(expected), _) => expected,
+        (None, Some(budget)) => {
+            let needed = expected(together);
+            return Err(Error::Config(format!(
+                "memory_budget_gb is {:.3}, but with one {} of {time} tokens at a time this run needs about {:.3}: \
+                 {:.3} for the weights, {:.3} for gradients and optimizer, {:.3} for the row. Raise it, lower \
+                 max_seq_length, or set grad_checkpoint or bits",
+                gigabytes(budget),
+                if together > 1 { "pair" } else { "row" },
+                gigabytes(needed.peak),
+                gigabytes(weights),
+                gigabytes(needed.optimizer),
+                gigabytes(row.max(update)),
+            )));
+        }
+        (None, None) => {
+            let needed = expected(together);
+            log::warn!(
+                "this run needs about {:.2} GB of {:.2} GB; lower max_seq_length, or set grad_checkpoint or bits",
+                gigabytes(needed.peak),
+                gigabytes(available)
+            );
+            needed
+        }
+    };
+    let size = if expected.rows < whole { PassSize(expected.rows * time) } else { PassSize::UNLIMITED };
+    Ok((expected, size))
+}
+
+/// [`estimate`] of a run that is not to begin yet.
+///
+/// # Errors
+/// As [`estimate`].
+pub fn expect(model: &mut dyn Model, names: &[String], plan: &Plan, data: &Data) -> Result<MemoryEstimate> {
+    let parameters = step::parameters(model, names)?;
+    checkpointed(model, names, plan, |model| Ok(estimate(model, &parameters, plan, data)?.0))
+}
+
+/// `work` on the model while it keeps as few activations as `plan` says.
+pub(super) fn checkpointed<T>(
+    model: &mut dyn Model,
+    names: &[String],
+    plan: &Plan,
+    work: impl FnOnce(&mut dyn Model) -> Result<T>,
+) -> Result<T> {
+    model.set_checkpointing(
+        (plan.grad_checkpoint > 0)
+            .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
+    );
+    let outcome = work(model);
+    model.set_checkpointing(None);
+    outcome
+}
+
+/// MLX's memory limit while a run has a budget.
+pub(super) struct Limit {
+    before: usize,
+}
+
+impl Limit {
+    /// Lowers it to `budget` until this value goes.
+    pub(super) fn lower(budget: Option<u64>) -> Result<Self> {
+        let before = memory_limit()?;
+        set_memory_limit(budget.map_or(before, |budget| before.min(budget as usize)))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        // It was in force before, so it can be again.
+        let _ = set_memory_limit(self.before);
+    }
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// Bytes that a pass over `batch` took beyond the model and its gradients, which are returned too.
+fn measure(model: &mut dyn Model, parameters: &Tensors, batch: &Batch) -> Result<(u64, Tensors)> {
+    clear_cache()?;
+    let before = active()?;
+    reset_peak_memory()?;
+    let tokens: f32 = batch.weights.iter().sum();
+    // Preferences read rows in the same way.
+    let totals = Totals { tokens, pairs: 0.0 };
+    let (scored, grads) = step::gradients(model, parameters, &Objective::Sft, batch, totals, None)?;
+    kernels::eval(std::iter::once(&scored.loss).chain(grads.values()))?;
+    let kept: usize = grads.values().map(mlx_rs::Array::nbytes).sum();
+    Ok((peak_memory()?.saturating_sub(before + kept) as u64, grads))
+}
+
+/// Bytes that the optimizer remembers, and that an update takes for a moment besides.
+fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
+    let (mut parameters, mut remembered) = (parameters.clone(), Memory::default());
+    let mut update = |grads| {
+        let (pace, factors) = (Pace { lr: 0.0, grad_scale: 1.0 }, LrFactors::default());
+        plan.optimizer.step(&mut parameters, grads, &mut remembered, pace, &factors, |_| Ok(()))
+    };
+    // The first one has nothing to remember yet.
+    update(grads.clone())?;
+    clear_cache()?;
+    let before = active()?;
+    reset_peak_memory()?;
+    update(grads)?;
+    let besides = peak_memory()?.saturating_sub(before) as u64;
+    Ok((remembered.tensors.values().map(|x| x.nbytes() as u64).sum(), besides))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_goes_through_what_was_measured() {
+        let linear = Growth::through((256.0, 256e3), (512.0, 512e3));
+        assert_eq!(linear.at(2048), 2_048_000);
+        let square = Growth::through((256.0, 256e3 + 65536.0), (512.0, 512e3 + 262_144.0));
+        assert_eq!(square.at(1024), 1_024_000 + 1_048_576);
+        // What is needed whatever the length counts as part of the longer row.
+        assert_eq!(Growth::through((10.0, 1100.0), (20.0, 1200.0)).at(40), 2400);
+        assert_eq!(Growth::through((1.0, 8.0), (1.0, 8.0)).at(3), 24);
+    }
+
+    #[test]
+    fn passes_are_halved_down_to_single_rows() {
+        let batch = |rows: usize, time| {
+            let sample = Sample::new(vec![1; time + 1], |_| true);
+            collate(&vec![&sample; rows], 64, 0)
+        };
+        assert_eq!(PassSize::UNLIMITED.rows(64), usize::MAX / 64);
+        let size = PassSize::half_of(&[batch(5, 10), batch(1, 60)]).unwrap();
+        assert_eq!((size.rows(10), size.rows(5), size.rows(60)), (2, 5, 1));
+        assert_eq!(PassSize::half_of(&[batch(1, 60), batch(1, 2)]), None);
+    }
+}
