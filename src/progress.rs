@@ -5,7 +5,7 @@
 //!                                         └──────┘
 //! ```
 //! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
-//! the last `Evaluated`.
+//! the last `Evaluated`. Where the objective measures from the untouched model, `Referenced` comes before `Started`.
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -37,6 +37,13 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The untouched model has read some of the pairs from whose log-probabilities training measures.
+    Referenced {
+        /// Pairs so far.
+        pairs: u64,
+        /// All of them.
+        total: u64,
+    },
     /// Everything is loaded; the first step follows.
     Started {
         /// Optimizer steps in the whole run.

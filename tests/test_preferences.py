@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from efficientai_toolkit import _core
 from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
-from efficientai_toolkit.callbacks import Evaluated, Step, parse_event
+from efficientai_toolkit.callbacks import Evaluated, ProgressBar, Referenced, Step, parse_event
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import FIXTURES, MODELS, Event, Run, tensors, train
@@ -219,6 +220,21 @@ def test_events_and_report(objective: str, data: Path, tmp_path: Path) -> None:
     assert report["loss_after"] == min(loss for step, loss in report["validation_losses"] if step > 0)
     # Ten pairs make three batches.
     assert steps[2].epoch == 1
+    told = [event for event in events if isinstance(event, Referenced)]
+    assert told == events[: len(told)]
+    assert [(event.pairs, event.total) for event in told][-1:] == [(13, 13)] * (objective == "dpo")
+
+
+def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efficientai_toolkit._progress_bar._SILENT_SECS", -1.0)
+    stream = io.StringIO()
+    bar = ProgressBar(stream)
+    bar.on(Referenced(pairs=1200, total=12000))
+    bar.on(Evaluated(step=0, loss=0.6, perplexity=None, reward_accuracy=0.75, reward_margin=0.25))
+    assert stream.getvalue().splitlines() == [
+        "the untouched model has read 1,200 of 12,000 pairs",
+        "validation after 0 steps: loss 0.600, reward accuracy 75.0%, margin 0.250",
+    ]
 
 
 def test_dpo_begins_at_log_2(data: Path, tmp_path: Path) -> None:
@@ -396,3 +412,21 @@ def test_rows_of_both_kinds_are_told_apart(tmp_path: Path) -> None:
     write_jsonl(data / "train.jsonl", random_pairs(3, seed=1))
     with pytest.raises(DatasetError, match=r'valid\.jsonl:1: .*kind "text"'):
         train(SMALL, data, tmp_path / "run", iters=1, objective="dpo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_budget_divides_batches_but_no_pair(objective: str, tmp_path: Path) -> None:
+    data = write(tmp_path / "data", capitals("train")[:60], capitals("valid")[:12])
+    settings: dict[str, Any] = {"iters": 4, "batch_size": 8, "objective": objective, "num_layers": 2}
+    free = train(Path(MODEL), data, tmp_path / "free", **settings)
+    tight = train(Path(MODEL), data, tmp_path / "tight", **settings, memory_budget_gb=0.06)
+    assert free.report["memory"]["rows"] == 16
+    assert tight.report["memory"]["rows"] in (2, 4, 6, 8)
+    assert tight.report["memory"]["peak"] <= 60_000_000
+    for losses in ("train_losses", "validation_losses"):
+        np.testing.assert_allclose(tight.report[losses], free.report[losses], rtol=1e-4, atol=1e-5)
+    for key in ("accuracy", "margin"):
+        assert tight.report["rewards_after"][key] == pytest.approx(
+            free.report["rewards_after"][key], rel=1e-3
+        )

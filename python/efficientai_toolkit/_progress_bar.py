@@ -15,6 +15,7 @@ from efficientai_toolkit.callbacks import (
     Event,
     OutOfMemory,
     Overflow,
+    Referenced,
     Started,
     Step,
     Stopped,
@@ -22,6 +23,7 @@ from efficientai_toolkit.callbacks import (
 
 _LOG_LINES = 10
 """About as many progress lines a log gets, whatever the length of the run."""
+_SILENT_SECS = 2.0
 
 
 class ProgressBar(Callback):
@@ -39,10 +41,13 @@ class ProgressBar(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._started = (0.0, 0)
+        self._told = time.monotonic()
 
     def on(self, event: Event) -> None:
         """Draw the event."""
         match event:
+            case Referenced():
+                self._reference(event)
             case Started():
                 self._start(event)
             case Estimated():
@@ -72,6 +77,12 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _reference(self, event: Referenced) -> None:
+        # What takes a moment is not worth a line.
+        if time.monotonic() - self._told > _SILENT_SECS:
+            self._told = time.monotonic()
+            self._console.print(f"the untouched model has read {event.pairs:,} of {event.total:,} pairs")
 
     def _start(self, event: Started) -> None:
         share = event.trainable_parameters / max(event.total_parameters, 1)

@@ -6,7 +6,8 @@
                                             └──────┘
 
 ``Overflow`` may stand in the place of a ``Step``, ``OutOfMemory`` before a ``Step`` or an ``Evaluated``,
-and ``Stopped`` after the last ``Evaluated``.
+and ``Stopped`` after the last ``Evaluated``. Where the objective measures from the untouched model,
+``Referenced`` comes before ``Started``.
 
 Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
 Raising an exception in it stops the work; the exception reaches the caller unchanged.
@@ -33,6 +34,7 @@ __all__ = [
     "OutOfMemory",
     "Overflow",
     "ProgressBar",
+    "Referenced",
     "Silent",
     "Started",
     "Step",
@@ -41,6 +43,16 @@ __all__ = [
     "event_to_json",
     "parse_event",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Referenced:
+    """The untouched model has read some of the pairs from whose log-probabilities training measures."""
+
+    pairs: int
+    """Pairs so far."""
+    total: int
+    """All of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,10 +176,22 @@ class Finished:
     path: str
 
 
-Event = Started | Estimated | Step | Overflow | OutOfMemory | Evaluated | Stopped | Checkpoint | Finished
+Event = (
+    Referenced
+    | Started
+    | Estimated
+    | Step
+    | Overflow
+    | OutOfMemory
+    | Evaluated
+    | Stopped
+    | Checkpoint
+    | Finished
+)
 """Any of the events above."""
 
 _EVENTS: dict[str, type[Event]] = {
+    "referenced": Referenced,
     "started": Started,
     "estimated": Estimated,
     "step": Step,

@@ -101,12 +101,16 @@ pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -
     let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
     let mut samples = Vec::with_capacity(rows.len());
     let per_row = whole.len() / rows.len().max(1);
-    for (located, mut of_row) in rows.iter().zip(whole.chunks(per_row.max(1)).map(<[Sample]>::to_vec)) {
+    let mut whole = whole.into_iter();
+    for located in rows {
+        let mut of_row: Vec<Sample> = whole.by_ref().take(per_row).collect();
         *report.kinds.entry(located.row.kind()).or_default() += 1;
         let longest = of_row.iter().map(Sample::len).max().unwrap_or(0);
         report.tokens += of_row.iter().map(Sample::len).sum::<usize>();
         report.longest = report.longest.max(longest);
-        of_row.iter_mut().for_each(|sample| sample.truncate(max_seq_length));
+        for sample in &mut of_row {
+            sample.truncate(max_seq_length);
+        }
         // Answers that differ behind the cut alone are none the better.
         let differ = of_row.windows(2).all(|pair| pair[0] != pair[1]);
         if differ && of_row.iter().all(Sample::teaches) {

@@ -46,13 +46,16 @@ impl TrainingConfig {
                 return Err(Error::Config(format!("{key} is {value}, expected {range}")));
             }
         }
-        let default = Self::default();
-        for (key, differs, objective) in [
-            ("dpo_beta", beta != default.dpo_beta, Kind::Dpo),
-            ("dpo_label_smoothing", smoothing != default.dpo_label_smoothing, Kind::Dpo),
-            ("orpo_lambda", lambda != default.orpo_lambda, Kind::Orpo),
-        ] {
-            if differs && self.objective != objective {
+        let of_one = |config: &Self| {
+            [
+                ("dpo_beta", Kind::Dpo, Some(config.dpo_beta)),
+                ("dpo_label_smoothing", Kind::Dpo, Some(config.dpo_label_smoothing)),
+                ("orpo_lambda", Kind::Orpo, Some(config.orpo_lambda)),
+            ]
+        };
+        for (given, default) in of_one(self).into_iter().zip(of_one(&Self::default())) {
+            let (key, objective, _) = given;
+            if given != default && self.objective != objective {
                 return Err(Error::Config(format!(
                     "{key} is for objective \"{}\", not for \"{}\"",
                     objective.name(),

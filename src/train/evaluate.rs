@@ -46,7 +46,7 @@ pub fn evaluate(
         let scored = objective.loss(model, &batch, totals, None, false)?;
         kernels::eval(std::iter::once(&scored.loss).chain(&scored.rewards))?;
         loss += f64::from(scored.loss.item_exact::<f32>());
-        scored.rewards.iter().for_each(|of_rows| rewards.add(of_rows));
+        rewards.add(scored.rewards.as_ref());
     }
     Ok(Evaluation { loss, rewards: rewards.mean() })
 }

@@ -293,7 +293,7 @@ impl Run<'_, '_> {
             match passes::sum(self.model, &state.parameters, self.plan, step, scale, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    self.shrink(state, batches.iter().flatten(), error)?;
+                    self.shrink(state, batches.iter().flatten(), &error)?;
                 }
                 other => return other,
             }
@@ -305,7 +305,7 @@ impl Run<'_, '_> {
         &mut self,
         state: &State,
         batches: impl IntoIterator<Item = &'b Batch> + Clone,
-        error: Error,
+        error: &Error,
     ) -> Result<()> {
         let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
         let Some(size) = PassSize::half_of(batches) else {
@@ -336,7 +336,7 @@ impl Run<'_, '_> {
                     let whole = numbers.chunks(cut.batch_size);
                     let batches: Vec<Batch> =
                         whole.flat_map(|numbers| divide(rows, numbers, cut, self.size)).collect();
-                    self.shrink(state, &batches, error)?;
+                    self.shrink(state, &batches, &error)?;
                 }
                 other => break other?,
             }

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn passes_are_halved_down_to_single_rows() {
-        let batch = |rows: usize, time| {
+        let batch = |rows: usize, time: usize| {
             let sample = Sample::new(vec![1; time + 1], |_| true);
             collate(&vec![&sample; rows], 64, 0)
         };

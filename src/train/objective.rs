@@ -118,8 +118,8 @@ impl Objective {
         gradient: bool,
     ) -> nn::Result<Scored> {
         let read = Read::new(model, batch, gradient)?;
-        let scale = scale.unwrap_or(1.0);
         let number = Array::from_f32;
+        let factor = scale.unwrap_or(1.0);
         match (*self, &batch.pairs) {
             (Self::Dpo { beta, label_smoothing }, Some(pairs)) => {
                 let reference = Array::from_slice(&pairs.reference, &[batch.rows as i32]);
@@ -127,7 +127,7 @@ impl Objective {
                 let advantage = advantage(&rewards)?;
                 let wrong = minus_log_sigmoid(&advantage.negative()?)?.multiply(number(label_smoothing))?;
                 let right = minus_log_sigmoid(&advantage)?.multiply(number(1.0 - label_smoothing))?;
-                let loss = right.add(wrong)?.sum(None)?.multiply(number(scale / totals.pairs))?;
+                let loss = right.add(wrong)?.sum(None)?.multiply(number(factor / totals.pairs))?;
                 Ok(Scored { loss, rewards: Some(rewards) })
             }
             (Self::Orpo { lambda, .. }, Some(pairs)) => {
@@ -138,14 +138,14 @@ impl Objective {
                 let preference = minus_log_sigmoid(&advantage(&log_odds(&mean)?)?)?.sum(None)?;
                 let likelihood = self.likelihood(&read, batch, pairs, &surprises)?;
                 let loss = likelihood
-                    .multiply(number(scale / totals.tokens))?
-                    .add(preference.multiply(number(scale * lambda / totals.pairs))?)?;
+                    .multiply(number(factor / totals.tokens))?
+                    .add(preference.multiply(number(factor * lambda / totals.pairs))?)?;
                 Ok(Scored { loss, rewards: Some(mean.multiply(number(lambda))?) })
             }
             _ => {
                 // In the weights the scale acts on everything behind the head.
                 let (factor, divisor) =
-                    if scale == 1.0 { (1.0, totals.tokens) } else { (scale / totals.tokens, 1.0) };
+                    scale.map_or((1.0, totals.tokens), |scale| (scale / totals.tokens, 1.0));
                 let weights: Vec<f32> = batch.weights.iter().map(|weight| factor * weight).collect();
                 let loss = read.surprises(&weights)?.sum(None)?.divide(number(divisor))?;
                 Ok(Scored { loss, rewards: None })

@@ -49,7 +49,7 @@ pub(super) fn sum(
             let (share, grads) = step::gradients(model, parameters, &plan.objective, batch, totals, scale)?;
             kernels::eval(std::iter::once(&share.loss).chain(&share.rewards).chain(grads.values()))?;
             loss += f64::from(share.loss.item_exact::<f32>());
-            share.rewards.iter().for_each(|of_rows| rewards.add(of_rows));
+            rewards.add(share.rewards.as_ref());
             sum = Some(step::accumulate(sum, grads)?);
         }
     }

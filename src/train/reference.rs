@@ -16,7 +16,7 @@ use super::objective::surprises;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
 
 /// Name of their file in the folder of the checkpoints.
@@ -58,7 +58,9 @@ impl Reference {
             return Ok(stored);
         }
         let _limit = Limit::lower(plan.memory_budget)?;
-        let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, observer);
+        let total = data.train.len() + data.valid.len();
+        let mut tally = Tally { done: 0, total, observer };
+        let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, &mut tally);
         Ok(Self { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint })
     }
 
@@ -84,13 +86,32 @@ impl Reference {
     }
 }
 
+/// Tells of every tenth of the work.
+struct Tally<'a> {
+    done: usize,
+    total: usize,
+    observer: &'a mut dyn Observer,
+}
+
+impl Tally<'_> {
+    /// Counts `pairs` more.
+    fn add(&mut self, pairs: usize) -> Result<()> {
+        let tenth = |done: usize| 10 * done / self.total.max(1);
+        let told = tenth(self.done);
+        self.done += pairs;
+        let event = Event::Referenced { pairs: self.done as u64, total: self.total as u64 };
+        let next = if tenth(self.done) > told { self.observer.on(&event) } else { self.observer.poll() };
+        if next == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
 /// Log-probability of each answer under `model`, in the order of the samples. Pairs go through the model `batch_size`
 /// at a time, sorted by length so that little is padded.
 fn log_probabilities(
     model: &dyn Model,
     examples: &Examples,
     cut: &EvaluationPlan,
-    observer: &mut dyn Observer,
+    tally: &mut Tally,
 ) -> Result<Vec<f32>> {
     let lengths = examples.lengths();
     let mut order: Vec<usize> = (0..examples.len()).collect();
@@ -98,9 +119,6 @@ fn log_probabilities(
     let mut values = vec![0.0; 2 * examples.len()];
     let (mut done, mut at_once) = (0, cut.batch_size);
     while done < order.len() {
-        if observer.poll() == ControlFlow::Break(()) {
-            return Err(Error::Interrupted);
-        }
         let pairs = &order[done..order.len().min(done + at_once)];
         let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
         match kernels::eval([&surprises]) {
@@ -115,6 +133,7 @@ fn log_probabilities(
             values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
         }
         done += pairs.len();
+        tally.add(pairs.len())?;
     }
     Ok(values)
 }

@@ -21,9 +21,9 @@ pub(super) struct RewardSum {
 }
 
 impl RewardSum {
-    /// Adds those of one batch, `[rows]`, evaluated.
-    pub(super) fn add(&mut self, rewards: &Array) {
-        for pair in rewards.as_slice::<f32>().chunks_exact(2) {
+    /// Adds those of one batch, `[rows]`, evaluated; `None` where it holds no pairs.
+    pub(super) fn add(&mut self, rewards: Option<&Array>) {
+        for pair in rewards.iter().flat_map(|rewards| rewards.as_slice::<f32>().chunks_exact(2)) {
             self.pairs += 1;
             self.wins += usize::from(pair[0] > pair[1]);
             self.margin += f64::from(pair[0]) - f64::from(pair[1]);
@@ -45,8 +45,9 @@ mod tests {
     fn a_draw_is_no_win() {
         let mut sum = RewardSum::default();
         assert_eq!(sum.mean(), None);
-        sum.add(&Array::from_slice(&[1.0_f32, 0.5, 2.0, 2.0], &[4]));
-        sum.add(&Array::from_slice(&[0.0_f32, 2.0, 0.25, 0.0], &[4]));
+        sum.add(Some(&Array::from_slice(&[1.0_f32, 0.5, 2.0, 2.0], &[4])));
+        sum.add(None);
+        sum.add(Some(&Array::from_slice(&[0.0_f32, 2.0, 0.25, 0.0], &[4])));
         assert_eq!(sum.mean(), Some(Rewards { accuracy: 0.5, margin: -0.3125 }));
     }
 }
