@@ -23,9 +23,9 @@ pub struct MemoryEstimate {
     pub optimizer: u64,
     /// What a pass over the longest rows keeps for its gradient.
     pub activations: u64,
-    /// What an update of the parameters takes for a moment, when activations are gone.
+    /// What an update of the parameters takes for a moment.
     pub update: u64,
-    /// Weights, optimizer, and the larger one of activations and update.
+    /// All of it.
     pub peak: u64,
     /// What there is: the budget, or else the device's memory.
     pub available: u64,

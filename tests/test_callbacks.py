@@ -46,7 +46,7 @@ def test_a_log_gets_plain_lines() -> None:
     lines = stream.getvalue().splitlines()
     assert lines[0] == "training 50 of 1,000 parameters (5.00%) for 4 steps"
     assert lines[1].startswith(
-        "memory: about 0.30 of 6.00 GB (weights 0.20, optimizer 0.01, activations 0.09)"
+        "memory: about 0.32 of 6.00 GB (weights 0.20, optimizer 0.03, activations 0.09)"
     )
     assert lines[2] == "validation after 0 steps: loss 3.000, perplexity 20.00"
     assert lines[3].startswith("1/4  loss 3.000  lr 1.0e-04  1,234 tok/s  0.31 GB  0:0")

@@ -78,9 +78,9 @@ class Estimated:
     activations: int
     """What a pass over the longest rows keeps for its gradient."""
     update: int
-    """What an update of the parameters takes for a moment, when activations are gone."""
+    """What an update of the parameters takes for a moment."""
     peak: int
-    """Weights, optimizer, and the larger one of activations and update."""
+    """All of it."""
     available: int
     """What there is: the budget, or else the device's memory."""
     rows: int

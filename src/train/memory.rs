@@ -110,7 +110,8 @@ pub(super) fn estimate(
         let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
         let optimizer = moments + trained * (summed + u64::from(keeps_best));
         let activations = rows as u64 * row;
-        let peak = weights + optimizer + activations.max(update);
+        // Memory of dead activations is kept for the next pass, even while parameters are updated.
+        let peak = weights + optimizer + activations + update;
         MemoryEstimate { weights, optimizer, activations, update, peak, available, rows }
     };
     // What is not foreseen needs room too.
@@ -132,8 +133,8 @@ pub(super) fn estimate(
                 if together > 1 { "pair" } else { "row" },
                 gigabytes(needed.peak),
                 gigabytes(weights),
-                gigabytes(needed.optimizer),
-                gigabytes(row.max(update)),
+                gigabytes(needed.optimizer + update),
+                gigabytes(row),
             )));
         }
         (None, None) => {

@@ -10,7 +10,7 @@ MEMORY = {
     "optimizer": 10_000_000,
     "activations": 90_000_000,
     "update": 20_000_000,
-    "peak": 300_000_000,
+    "peak": 320_000_000,
     "available": 6_000_000_000,
     "rows": 4,
 }

@@ -35,9 +35,6 @@ class ComparisonConfig(Config):
         5.0, "a method is good enough when its validation loss is within so many % of the best"
     )
     prefer: Literal["memory", "time"] = setting("memory", "what the recommended one needs the least of")
-    memory_budget_gb: float | None = setting(
-        None, "recommend only what trains within so many GB (default: no limit)"
-    )
     plots: bool = setting(True, "draw comparison.png; needs matplotlib")
 
     def check(self) -> None:
@@ -59,11 +56,9 @@ class ComparisonConfig(Config):
         if self.tolerance < 0:
             message = f"`tolerance` must not be below 0, but is {self.tolerance}"
             raise ConfigError(message)
-        for name in ("full_lr", "memory_budget_gb"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                message = f"`{name}` must be above 0, not {value}"
-                raise ConfigError(message)
+        if self.full_lr is not None and self.full_lr <= 0:
+            message = f"`full_lr` must be above 0, not {self.full_lr}"
+            raise ConfigError(message)
 
     def apply(self, method: str, base: TrainingConfig) -> TrainingConfig:
         """The run of one method."""

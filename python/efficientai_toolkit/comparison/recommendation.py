@@ -1,6 +1,6 @@
 """Which method to take, and why.
 
-The rule: of the methods that fit into the memory budget, those count whose validation loss is within
+The rule: of the methods that trained to the end, those count whose validation loss is within
 ``tolerance`` % of the lowest one; of these, the one that needs the least memory (or time).
 """
 
@@ -16,7 +16,7 @@ class Recommendation:
     """The outcome of the rule."""
 
     method: str | None
-    """``None`` where no method fits."""
+    """``None`` where none has trained to the end."""
     reason: str
 
 
@@ -25,16 +25,10 @@ def recommend(rows: Sequence[Measurement], config: ComparisonConfig) -> Recommen
     done = [(row, _numbers(row)) for row in rows if row.error is None]
     if not done:
         return Recommendation(method=None, reason="no method has trained to the end")
-    budget = config.memory_budget_gb
-    fitting = [(row, numbers) for row, numbers in done if budget is None or numbers[1] <= budget]
-    if not fitting:
-        row, (_, memory, _) = min(done, key=lambda pair: pair[1][1])
-        reason = f"no method trains within {budget:g} GB; {row.method} needs the least, {memory:.2f} GB"
-        return Recommendation(method=None, reason=reason)
-    best, (lowest, _, _) = min(fitting, key=lambda pair: pair[1][0])
+    best, (lowest, _, _) = min(done, key=lambda pair: pair[1][0])
     # Losses are positive, so a share of the lowest one is a distance from it.
     limit = lowest * (1 + config.tolerance / 100)
-    enough = [(row, numbers) for row, numbers in fitting if numbers[0] <= limit]
+    enough = [(row, numbers) for row, numbers in done if numbers[0] <= limit]
     key = (1, 2) if config.prefer == "memory" else (2, 1)
     row, (loss, memory, seconds) = min(enough, key=lambda pair: (pair[1][key[0]], pair[1][key[1]]))
     share = f"{config.tolerance:g} %"
@@ -44,8 +38,7 @@ def recommend(rows: Sequence[Measurement], config: ComparisonConfig) -> Recommen
     cost = f"of the {len(enough)} that are good enough it needs the least {config.prefer}: {need}"
     if len(enough) == 1:
         cost = f"no other comes within {share}; it needs {need}"
-    within = "" if budget is None else f", within the budget of {budget:g} GB"
-    return Recommendation(method=row.method, reason=f"{quality}, and {cost}{within}")
+    return Recommendation(method=row.method, reason=f"{quality}, and {cost}")
 
 
 def _numbers(row: Measurement) -> tuple[float, float, float]:
