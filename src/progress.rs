@@ -5,7 +5,7 @@
 //!                                         └──────┘
 //! ```
 //! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
-//! the last `Evaluated`.
+//! the last `Evaluated`. Where the objective measures from the untouched model, `Referenced` comes before `Started`.
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -37,6 +37,13 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The untouched model has read some of the pairs from whose log-probabilities training measures.
+    Referenced {
+        /// Pairs so far.
+        pairs: u64,
+        /// All of them.
+        total: u64,
+    },
     /// Everything is loaded; the first step follows.
     Started {
         /// Optimizer steps in the whole run.
@@ -58,7 +65,7 @@ pub enum Event {
         steps: u64,
         /// Passes over the data so far, fractional.
         epoch: f64,
-        /// Mean cross-entropy per target token of this step's batch, in nats.
+        /// The loss of this step's batch; of SFT the mean cross-entropy per target token, in nats.
         loss: f64,
         /// Learning rate of this step.
         lr: f64,
@@ -68,6 +75,10 @@ pub enum Event {
         tokens_per_second: f64,
         /// Peak of MLX's allocator so far, in bytes.
         peak_memory: u64,
+        /// Share of this step's pairs whose chosen answer has the higher reward.
+        reward_accuracy: Option<f64>,
+        /// Mean of the chosen answer's reward less the other's.
+        reward_margin: Option<f64>,
     },
     /// In place of [`Step`](Self::Step) where gradients overflowed in float16: nothing was changed, and the loss is
     /// multiplied with less from now on.
@@ -76,7 +87,7 @@ pub enum Event {
         step: u64,
         /// Optimizer steps in the whole run.
         steps: u64,
-        /// Mean cross-entropy per target token of this step's batch, in nats.
+        /// The loss of this step's batch; of SFT the mean cross-entropy per target token, in nats.
         loss: f64,
         /// What the loss is multiplied with from now on.
         loss_scale: f64,
@@ -92,10 +103,14 @@ pub enum Event {
     Evaluated {
         /// Steps taken before; 0 is the untouched model.
         step: u64,
-        /// Mean cross-entropy per target token, in nats.
+        /// The loss; of SFT the mean cross-entropy per target token, in nats.
         loss: f64,
-        /// `exp(loss)`.
-        perplexity: f64,
+        /// `exp(loss)`, of SFT.
+        perplexity: Option<f64>,
+        /// Share of pairs whose chosen answer has the higher reward.
+        reward_accuracy: Option<f64>,
+        /// Mean of the chosen answer's reward less the other's.
+        reward_margin: Option<f64>,
     },
     /// The validation loss has not improved for long enough: there are no more steps.
     Stopped {

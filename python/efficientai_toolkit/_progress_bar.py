@@ -15,6 +15,7 @@ from efficientai_toolkit.callbacks import (
     Event,
     OutOfMemory,
     Overflow,
+    Referenced,
     Started,
     Step,
     Stopped,
@@ -22,6 +23,7 @@ from efficientai_toolkit.callbacks import (
 
 _LOG_LINES = 10
 """About as many progress lines a log gets, whatever the length of the run."""
+_SILENT_SECS = 2.0
 
 
 class ProgressBar(Callback):
@@ -39,10 +41,13 @@ class ProgressBar(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._started = (0.0, 0)
+        self._told = time.monotonic()
 
     def on(self, event: Event) -> None:
         """Draw the event."""
         match event:
+            case Referenced():
+                self._reference(event)
             case Started():
                 self._start(event)
             case Estimated():
@@ -54,8 +59,7 @@ class ProgressBar(Callback):
                     # The first validation says nothing about the pace of the steps.
                     self._started = (time.monotonic(), event.step)
                 self._console.print(
-                    f"validation after {event.step} steps: "
-                    f"loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}"
+                    f"validation after {event.step} steps: loss {event.loss:.3f}, {_quality(event)}"
                 )
             case Overflow():
                 self._console.print(
@@ -73,6 +77,12 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _reference(self, event: Referenced) -> None:
+        # What takes a moment is not worth a line.
+        if time.monotonic() - self._told > _SILENT_SECS:
+            self._told = time.monotonic()
+            self._console.print(f"the untouched model has read {event.pairs:,} of {event.total:,} pairs")
 
     def _start(self, event: Started) -> None:
         share = event.trainable_parameters / max(event.total_parameters, 1)
@@ -106,6 +116,13 @@ class ProgressBar(Callback):
             self._console.print(status)
 
 
+def _quality(event: Evaluated) -> str:
+    """What the loss amounts to."""
+    if event.reward_accuracy is None or event.reward_margin is None:
+        return f"perplexity {event.perplexity:,.2f}"
+    return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
+
+
 def describe_memory(event: Estimated) -> str:
     """What a run is expected to take, in one line."""
     parts = {
@@ -122,8 +139,9 @@ def describe_memory(event: Estimated) -> str:
 
 def describe(event: Step, *, secs_left: float) -> str:
     """One step in at most 77 columns, for up to 99,999 steps."""
+    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
     return (
-        f"{event.step}/{event.steps}  loss {event.loss:.3f}  lr {event.lr:.1e}  "
+        f"{event.step}/{event.steps}  loss {event.loss:.3f}  {rate}  "
         f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"
     )
 

@@ -6,7 +6,8 @@
                                             └──────┘
 
 ``Overflow`` may stand in the place of a ``Step``, ``OutOfMemory`` before a ``Step`` or an ``Evaluated``,
-and ``Stopped`` after the last ``Evaluated``.
+and ``Stopped`` after the last ``Evaluated``. Where the objective measures from the untouched model,
+``Referenced`` comes before ``Started``.
 
 Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
 Raising an exception in it stops the work; the exception reaches the caller unchanged.
@@ -33,6 +34,7 @@ __all__ = [
     "OutOfMemory",
     "Overflow",
     "ProgressBar",
+    "Referenced",
     "Silent",
     "Started",
     "Step",
@@ -41,6 +43,16 @@ __all__ = [
     "event_to_json",
     "parse_event",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Referenced:
+    """The untouched model has read some of the pairs from whose log-probabilities training measures."""
+
+    pairs: int
+    """Pairs so far."""
+    total: int
+    """All of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +98,7 @@ class Step:
     epoch: float
     """Passes over the data so far."""
     loss: float
-    """Mean cross-entropy per target token of this step's batch, in nats."""
+    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
     lr: float
     grad_norm: float
     """Before clipping."""
@@ -94,6 +106,10 @@ class Step:
     """Tokens that went through the model, padding not counted, since the last step."""
     peak_memory: int
     """Of MLX's allocator so far, in bytes."""
+    reward_accuracy: float | None = None
+    """Share of this step's pairs whose chosen answer has the higher reward."""
+    reward_margin: float | None = None
+    """Mean of the chosen answer's reward less the other's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +121,7 @@ class Overflow:
     steps: int
     """Optimizer steps in the whole run."""
     loss: float
-    """Mean cross-entropy per target token of this step's batch, in nats."""
+    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
     loss_scale: float
     """What the loss is multiplied with from now on."""
 
@@ -127,9 +143,13 @@ class Evaluated:
     step: int
     """Steps taken before; 0 is the untouched model."""
     loss: float
-    """Mean cross-entropy per target token, in nats."""
-    perplexity: float
-    """``exp(loss)``."""
+    """For ``sft`` the mean cross-entropy per target token, in nats."""
+    perplexity: float | None
+    """``exp(loss)``, for ``sft``."""
+    reward_accuracy: float | None = None
+    """Share of pairs whose chosen answer has the higher reward."""
+    reward_margin: float | None = None
+    """Mean of the chosen answer's reward less the other's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,10 +176,22 @@ class Finished:
     path: str
 
 
-Event = Started | Estimated | Step | Overflow | OutOfMemory | Evaluated | Stopped | Checkpoint | Finished
+Event = (
+    Referenced
+    | Started
+    | Estimated
+    | Step
+    | Overflow
+    | OutOfMemory
+    | Evaluated
+    | Stopped
+    | Checkpoint
+    | Finished
+)
 """Any of the events above."""
 
 _EVENTS: dict[str, type[Event]] = {
+    "referenced": Referenced,
     "started": Started,
     "estimated": Estimated,
     "step": Step,

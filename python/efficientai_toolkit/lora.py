@@ -61,7 +61,7 @@ class TrainingConfig(Config):
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
-    batch_size: int = setting(4, "rows per batch")
+    batch_size: int = setting(4, "rows, or pairs of answers, per batch")
     grad_accumulation: int = setting(1, "batches per optimizer step")
     memory_budget_gb: float | None = setting(
         None,
@@ -103,6 +103,16 @@ class TrainingConfig(Config):
         "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    objective: Literal["sft", "dpo", "orpo"] = setting(
+        "sft",
+        "what the rows are to teach: sft to say what they say; dpo and orpo to prefer one of two answers,"
+        " which they hold as chosen and rejected",
+    )
+    dpo_beta: float = setting(0.1, "how close dpo stays to where the model began; more is closer")
+    dpo_label_smoothing: float = setting(0.0, "share of pairs that dpo takes to be the wrong way round")
+    orpo_lambda: float = setting(
+        0.1, "weight of the preference in orpo, beside the likelihood of chosen answers"
+    )
     columns: list[str] | None = setting(
         None,
         "which columns of the data are read as what, such as prompt=question,completion=answer "
@@ -226,18 +236,19 @@ class TrainingResult:
     """What a finished run achieved."""
 
     final_loss: float
-    """Training loss of the last step, in nats per target token."""
+    """Training loss of the last step; of ``sft`` in nats per target token."""
     training_time: float
     """Seconds, without loading."""
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     perplexity: float | None
-    """Of the result on the validation data."""
+    """Of the result on the validation data; ``None`` for preferences."""
     adapter_path: Path
     """Folder of the adapters; of the whole model after ``method="full"``."""
     metrics: dict[str, Any]
     """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
     ``validation_losses`` (pairs of step and loss), ``memory`` (what was expected), ``perplexity_before``,
+    of preferences ``rewards_before``, ``rewards_after`` (``accuracy``, ``margin``) and ``train_rewards``,
     ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod

@@ -26,6 +26,26 @@ pub struct Batch {
     pub time: usize,
     /// Tokens in `ids` that are not padding and have a successor.
     pub tokens: usize,
+    /// What is known of the rows where they are pairs.
+    pub pairs: Option<Pairs>,
+}
+
+impl Batch {
+    /// Whether more than one row, or pair of rows, could do without the others.
+    #[must_use]
+    pub const fn is_divisible(&self) -> bool {
+        self.rows > if self.pairs.is_some() { 2 } else { 1 }
+    }
+}
+
+/// Rows `2i` and `2i + 1` of a batch are the preferred and the other answer to one prompt and cannot do without each
+/// other. Both lists are by row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pairs {
+    /// Columns that are not padding.
+    pub lengths: Vec<usize>,
+    /// Log-probability of the answer before the training; empty where nothing asks for it.
+    pub reference: Vec<f32>,
 }
 
 /// Pads `samples` with `pad` to the longest of them, each cut to `max_len` tokens first.
@@ -46,6 +66,7 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
         rows,
         time,
         tokens: 0,
+        pairs: None,
     };
     for (row, sample) in samples.iter().enumerate() {
         let filled = columns(sample);

@@ -6,7 +6,7 @@ use super::row::found;
 use crate::{Error, Result};
 
 /// The names that rows are made of, and whether a row may lack it.
-const NAMES: [(&str, bool); 11] = [
+const NAMES: [(&str, bool); 13] = [
     ("text", false),
     ("prompt", false),
     ("completion", false),
@@ -14,6 +14,8 @@ const NAMES: [(&str, bool); 11] = [
     ("conversations", false),
     ("instruction", false),
     ("output", false),
+    ("chosen", false),
+    ("rejected", false),
     ("input", true),
     ("system", true),
     ("history", true),
@@ -112,7 +114,7 @@ mod tests {
             ("question", "expected entries such as prompt=question"),
             (
                 "answer=a",
-                "but rows are made of text, prompt, completion, messages, conversations, instruction, output, input, system, history, tools",
+                "but rows are made of text, prompt, completion, messages, conversations, instruction, output, chosen, rejected, input, system, history, tools",
             ),
             ("text=", "expected each name once, with a column"),
         ] {

@@ -1,16 +1,18 @@
 //! Text to train on: from files on disk to padded batches of token ids. Nothing here knows MLX.
 //!
 //! ```text
-//! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── pack ──► Sample ── epoch_batches, collate ──► Batch
+//! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── pack ──► Examples ── epoch_batches, batch ──► Batch
 //! ```
 
 mod alpaca;
 mod batch;
 mod chat;
 mod columns;
+mod examples;
 mod formats;
 mod jinja;
 mod pack;
+mod pair;
 mod row;
 mod sample;
 mod sharegpt;
@@ -27,15 +29,17 @@ mod turns;
 mod fixture;
 
 pub use alpaca::Instruction;
-pub use batch::{Batch, collate, epoch_batches};
+pub use batch::{Batch, Pairs, collate, epoch_batches};
 pub use chat::ChatTemplate;
 pub use columns::Columns;
+pub use examples::Examples;
 pub use formats::{Located, Place, read_rows};
 pub use pack::pack;
+pub use pair::{Answer, Pair, Prompt};
 pub use row::Row;
 pub use sample::Sample;
 pub use splits::{Splits, read_splits};
-pub use statistics::{Bar, DataReport, Lengths, SplitStatistics, describe};
+pub use statistics::{Bar, DataReport, Lengths, PairStatistics, SplitStatistics, describe};
 pub use stream::TextStream;
-pub use tokenize::{SplitReport, Tokenized, tokenize};
+pub use tokenize::{Learned, SplitReport, Tokenized, tokenize};
 pub use tokenizer::Tokenizer;

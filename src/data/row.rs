@@ -2,6 +2,7 @@
 //!
 //! | keys                                                                    | row                  | learned            |
 //! |-------------------------------------------------------------------------|----------------------|--------------------|
+//! | `chosen`, `rejected`, mostly a prompt too ([pairs](super::pair))        | [`Row::Pair`]        | which to prefer    |
 //! | `prompt`, `completion`                                                  | [`Row::Completion`]  | the completion     |
 //! | `messages`, optionally `tools`                                          | [`Row::Chat`]        | assistant's turns  |
 //! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]  | assistant's turns  |
@@ -13,10 +14,11 @@
 use serde_json::{Map, Value};
 
 use super::alpaca::Instruction;
+use super::pair::{Pair, SIDES};
 use super::sharegpt;
 
 /// Ends the message about a row of which nothing fits.
-pub(super) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output""#;
+pub(super) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
 
 /// A training example before tokenisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,10 +41,12 @@ pub enum Row {
     },
     /// An instruction and its answer; only answers are learned when prompts are masked.
     Instruction(Instruction),
+    /// Two answers to one prompt, of which the first is to be preferred.
+    Pair(Pair),
 }
 
 impl Row {
-    /// The name reports use: `text`, `completion`, `chat` or `instruction`.
+    /// The name reports use: `text`, `completion`, `chat`, `instruction` or `pair`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -50,6 +54,7 @@ impl Row {
             Self::Completion { .. } => "completion",
             Self::Chat { .. } => "chat",
             Self::Instruction(_) => "instruction",
+            Self::Pair(_) => "pair",
         }
     }
 
@@ -58,6 +63,9 @@ impl Row {
         let Value::Object(mut keys) = value else {
             return Err(format!("a row must be a JSON object, found {}", name_of(&value)));
         };
+        if SIDES.iter().all(|&side| keys.contains_key(side)) {
+            return Pair::parse(&mut keys).map(Self::Pair);
+        }
         if keys.contains_key("prompt") && keys.contains_key("completion") {
             let prompt = string(&mut keys, "prompt")?;
             let completion = string(&mut keys, "completion")?;
@@ -76,6 +84,9 @@ impl Row {
         }
         if keys.contains_key("text") {
             return Ok(Self::Text(string(&mut keys, "text")?));
+        }
+        if SIDES.iter().any(|&side| keys.contains_key(side)) {
+            return Pair::parse(&mut keys).map(Self::Pair);
         }
         Err(format!("{}; {RIGHT}", found(&keys)))
     }
@@ -110,7 +121,7 @@ pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
 
 /// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
 /// expect it.
-fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
+pub(super) fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
     let wrapped = |tool: Value| {
         if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
             serde_json::json!({"type": "function", "function": tool})

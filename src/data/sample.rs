@@ -6,13 +6,15 @@
 //! | completion  | prompt with special tokens, completion without, end of text | the completion and the end |
 //! | chat        | the rendered template, which holds its special tokens       | the assistant's turns      |
 //! | instruction | as a completion, after the prompt of Alpaca                 | the output and the end     |
+//! | pair        | two samples, each as one of the above                       | all behind the prompt      |
 //!
 //! With a chat template completions and instructions are chats. Without masking all is learned.
 
 use serde_json::json;
 
 use super::chat::ChatTemplate;
-use super::turns::transcript;
+use super::pair::{Answer, Pair, Prompt};
+use super::turns::{answered, transcript};
 use super::{Row, Tokenizer};
 use crate::{Error, Result};
 
@@ -71,6 +73,12 @@ impl Sample {
     pub fn teaches(&self) -> bool {
         self.trained.contains(&true)
     }
+
+    /// Tokens that are learned.
+    #[must_use]
+    pub fn targets(&self) -> usize {
+        self.trained.iter().filter(|&&trained| trained).count()
+    }
 }
 
 impl Tokenizer {
@@ -93,11 +101,7 @@ impl Tokenizer {
             (Row::Instruction(row), None) if row.history.is_empty() => {
                 self.completion(&row.prompt(), &row.output, mask_prompt)
             }
-            (Row::Instruction(_), None) => Err(Error::Dataset(
-                "the row has a \"history\" but the tokenizer has no chat template to tell turns apart; \
-                 use a model with a chat template"
-                    .to_owned(),
-            )),
+            (Row::Instruction(_), None) => Err(no_template_for_history()),
             (Row::Instruction(row), Some(template)) => {
                 self.chat(template, &row.messages(), None, mask_prompt)
             }
@@ -111,11 +115,56 @@ impl Tokenizer {
             (Row::Chat { messages, tools }, Some(template)) => {
                 self.chat(template, messages, tools.as_ref(), mask_prompt)
             }
-            (Row::Chat { .. }, None) => Err(Error::Dataset(
-                "the row holds messages but the tokenizer has no chat template; \
-                 use rows with \"prompt\" and \"completion\", or a model with a chat template"
+            (Row::Chat { .. }, None) => Err(no_template_for_messages("\"prompt\" and \"completion\"")),
+            (Row::Pair(_), _) => Err(Error::Dataset(
+                "the row is a pair of answers (\"chosen\" and \"rejected\"), which objective \"dpo\" or \"orpo\" \
+                 learns from; for \"sft\" name other columns, such as columns prompt=prompt,completion=chosen"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// Tokens of a pair: the preferred answer, and the other one, each behind the prompt.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
+    pub fn pair(&self, row: &Row) -> Result<[Sample; 2]> {
+        let Row::Pair(Pair { prompt, answers: [chosen, rejected] }) = row else {
+            return Err(Error::Dataset(format!(
+                "the row is of the kind \"{}\", but objective \"dpo\" or \"orpo\" learns from pairs of answers, \
+                 \"chosen\" and \"rejected\"; such rows are for objective \"sft\"",
+                row.kind()
+            )));
+        };
+        let pair = [self.answer(prompt, chosen)?, self.answer(prompt, rejected)?];
+        if pair[0].ids == pair[1].ids {
+            return Err(Error::Dataset(
+                "\"chosen\" and \"rejected\" are the same tokens, so neither can be preferred".to_owned(),
+            ));
+        }
+        Ok(pair)
+    }
+
+    fn answer(&self, prompt: &Prompt, answer: &Answer) -> Result<Sample> {
+        match (prompt, answer, self.template()) {
+            (Prompt::Beginning(text), Answer::Text(answer), _)
+            | (Prompt::Question(text), Answer::Text(answer), None) => self.completion(text, answer, true),
+            (Prompt::Instruction(row), Answer::Text(answer), None) if row.history.is_empty() => {
+                self.completion(&row.prompt(), answer, true)
+            }
+            (Prompt::Instruction(_), _, None) => Err(no_template_for_history()),
+            (_, _, None) => {
+                Err(no_template_for_messages("\"prompt\", \"chosen\" and \"rejected\" that are texts"))
+            }
+            (_, _, Some(template)) => {
+                let tools = match prompt {
+                    Prompt::Chat { tools, .. } => tools.as_ref(),
+                    _ => None,
+                };
+                let transcript = answered(template, &prompt.messages(), &answer.messages(), tools)?;
+                let (ids, ends) = self.encode_with_ends(&transcript.text)?;
+                Ok(Sample::new(ids, |index| transcript.is_answer(ends[index])))
+            }
         }
     }
 
@@ -141,6 +190,21 @@ impl Tokenizer {
         let (ids, ends) = self.encode_with_ends(&transcript.text)?;
         Ok(Sample::new(ids, |index| transcript.is_answer(ends[index])))
     }
+}
+
+fn no_template_for_messages(instead: &str) -> Error {
+    Error::Dataset(format!(
+        "the row holds messages but the tokenizer has no chat template; use rows with {instead}, or a model with a \
+         chat template"
+    ))
+}
+
+fn no_template_for_history() -> Error {
+    Error::Dataset(
+        "the row has a \"history\" but the tokenizer has no chat template to tell turns apart; \
+         use a model with a chat template"
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]

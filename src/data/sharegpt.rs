@@ -21,25 +21,29 @@ pub(super) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Value>, Stri
         None | Some(Value::Null) => String::new(),
         Some(_) => string(keys, "system")?,
     };
-    let turns = nested("conversations", keys.remove("conversations").unwrap_or_default())?;
-    let Value::Array(entries) = &turns else {
-        return Err(format!(r#""conversations" must be an array, found {}"#, name_of(&turns)));
-    };
-    // Some data sets have the name of the one format and the entries of the other.
-    let mut messages = if entries.first().is_some_and(|entry| entry.get("role").is_some()) {
-        conversation("conversations", turns)?
-    } else if entries.is_empty() {
-        return Err(r#""conversations" is empty"#.to_owned());
-    } else {
-        let turn = |(index, entry): (usize, &Value)| {
-            message(entry).map_err(|reason| format!("conversations[{index}] {reason}"))
-        };
-        entries.iter().enumerate().map(turn).collect::<Result<_, _>>()?
-    };
+    let mut messages = turns("conversations", keys.remove("conversations").unwrap_or_default())?;
     if !system.is_empty() {
         messages.insert(0, json!({"role": "system", "content": system}));
     }
     Ok(messages)
+}
+
+/// The messages that stand under `key`, in these words or in those of chat templates: some data sets have the name of
+/// the one format and the entries of the other.
+pub(super) fn turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
+    let turns = nested(key, turns)?;
+    let Value::Array(entries) = &turns else {
+        return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&turns)));
+    };
+    if entries.is_empty() {
+        return Err(format!(r#""{key}" is empty"#));
+    }
+    if entries[0].get("role").is_some() {
+        return conversation(key, turns);
+    }
+    let turn =
+        |(index, entry): (usize, &Value)| message(entry).map_err(|reason| format!("{key}[{index}] {reason}"));
+    entries.iter().enumerate().map(turn).collect()
 }
 
 fn message(entry: &Value) -> Result<Value, String> {

@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::pack::plan;
 use super::tokenize::{cut, samples};
-use super::{Located, Sample, SplitReport, Splits, Tokenizer};
+use super::{Learned, Located, Sample, SplitReport, Splits, Tokenizer};
 use crate::Result;
 
 /// Bars of a histogram, at most.
 const BARS: usize = 12;
 
-/// Tokens per row, before anything is cut.
+/// Tokens per row, before anything is cut; of a pair those of the longer one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Lengths {
     /// The shortest.
@@ -38,6 +38,18 @@ pub struct Bar {
     pub rows: usize,
 }
 
+/// The answers of pairs, before anything is cut. Where the preferred ones are longer throughout, a model learns to be
+/// long.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PairStatistics {
+    /// Tokens of the preferred answers.
+    pub chosen: Lengths,
+    /// Tokens of the others.
+    pub rejected: Lengths,
+    /// Share of pairs whose preferred answer is the longer one.
+    pub chosen_longer: f64,
+}
+
 /// What a split holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SplitStatistics {
@@ -56,10 +68,12 @@ pub struct SplitStatistics {
     pub duplicates: usize,
     /// Different tokens.
     pub vocabulary: usize,
-    /// Rows of the longest sequence allowed that hold all samples when they are packed.
+    /// Rows of the longest sequence allowed that hold all samples when they are packed; pairs are not.
     pub packed_rows: usize,
     /// Share of those rows that is not padding.
     pub packing_efficiency: f64,
+    /// The answers, where rows are pairs.
+    pub pairs: Option<PairStatistics>,
 }
 
 /// What a data set holds. A split that is not there has no rows.
@@ -80,40 +94,63 @@ pub struct DataReport {
 pub fn describe(
     splits: &Splits,
     tokenizer: &Tokenizer,
-    mask_prompt: bool,
+    learned: Learned,
     max_seq_length: usize,
 ) -> Result<DataReport> {
-    let split = |rows: &[Located]| statistics(rows, tokenizer, mask_prompt, max_seq_length);
+    let split = |rows: &[Located]| statistics(rows, tokenizer, learned, max_seq_length);
     Ok(DataReport { train: split(&splits.train)?, valid: split(&splits.valid)?, test: split(&splits.test)? })
 }
 
 fn statistics(
     rows: &[Located],
     tokenizer: &Tokenizer,
-    mask_prompt: bool,
+    learned: Learned,
     max_seq_length: usize,
 ) -> Result<SplitStatistics> {
-    let whole = samples(rows, tokenizer, mask_prompt)?;
-    let different = whole.iter().map(|sample| sample.ids.as_slice()).collect::<HashSet<_>>().len();
+    let whole = samples(rows, tokenizer, learned)?;
+    let per_row = learned.samples_per_row();
+    let of_rows = whole.chunks(per_row);
+    let ids = |row: &[Sample]| row.iter().map(|sample| sample.ids.clone()).collect::<Vec<_>>();
+    let different = of_rows.clone().map(ids).collect::<HashSet<_>>().len();
     let vocabulary = whole.iter().flat_map(|sample| &sample.ids).collect::<HashSet<_>>().len();
-    let mut sizes: Vec<usize> = whole.iter().map(Sample::len).collect();
-    sizes.sort_unstable();
+    let longest = |row: &[Sample]| row.iter().map(Sample::len).max().unwrap_or(0);
+    let sizes = sorted(of_rows.map(longest));
+    let pairs = (learned == Learned::Preferences && !rows.is_empty()).then(|| pairs(&whole));
     let kept = cut(rows, whole, max_seq_length)?;
     let kept_sizes: Vec<usize> = kept.samples.iter().map(Sample::len).collect();
     let kept_tokens: usize = kept_sizes.iter().sum();
-    let packed_rows = plan(&kept_sizes, max_seq_length).len();
-    let trained = kept.samples.iter().flat_map(|sample| &sample.trained).filter(|&&trained| trained);
+    let packed_rows = if per_row == 1 { plan(&kept_sizes, max_seq_length).len() } else { 0 };
+    let room = (packed_rows * max_seq_length) as f64;
     Ok(SplitStatistics {
-        trained_tokens: trained.count(),
+        trained_tokens: kept.samples.iter().map(Sample::targets).sum(),
         lengths: lengths(&sizes),
         histogram: histogram(&sizes),
         kept_tokens,
         duplicates: rows.len() - different,
         vocabulary,
         packed_rows,
-        packing_efficiency: kept_tokens as f64 / (packed_rows * max_seq_length).max(1) as f64,
+        packing_efficiency: if packed_rows > 0 { kept_tokens as f64 / room } else { 0.0 },
+        pairs,
         report: kept.report,
     })
+}
+
+/// Of samples of which each second one is that of a preferred answer.
+fn pairs(samples: &[Sample]) -> PairStatistics {
+    let targets = |first: usize| samples.iter().skip(first).step_by(2).map(Sample::targets);
+    let (chosen, rejected) = (targets(0), targets(1));
+    let longer = chosen.clone().zip(rejected.clone()).filter(|(chosen, rejected)| chosen > rejected).count();
+    PairStatistics {
+        chosen_longer: longer as f64 / (samples.len() / 2).max(1) as f64,
+        chosen: lengths(&sorted(chosen)),
+        rejected: lengths(&sorted(rejected)),
+    }
+}
+
+fn sorted(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut sizes: Vec<usize> = sizes.collect();
+    sizes.sort_unstable();
+    sizes
 }
 
 /// Of sizes in ascending order.
@@ -163,7 +200,7 @@ mod tests {
             valid: located(vec![Row::Completion { prompt: "p".into(), completion: "c".into() }]),
             test: Vec::new(),
         };
-        let report = describe(&splits, &fixture::tokenizer(None), true, 7).unwrap();
+        let report = describe(&splits, &fixture::tokenizer(None), Learned::Answers, 7).unwrap();
         assert_eq!(
             serde_json::to_value(&report.train).unwrap(),
             json!({
@@ -174,7 +211,7 @@ mod tests {
                     {"from": 6, "to": 6, "rows": 0}, {"from": 7, "to": 7, "rows": 0}, {"from": 8, "to": 8, "rows": 1},
                 ],
                 "kept_tokens": 18, "trained_tokens": 14, "duplicates": 1, "vocabulary": 8,
-                "packed_rows": 3, "packing_efficiency": 18.0 / 21.0,
+                "packed_rows": 3, "packing_efficiency": 18.0 / 21.0, "pairs": null,
             })
         );
         assert_eq!((report.valid.report.rows, report.valid.trained_tokens), (1, 2));

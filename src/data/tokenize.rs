@@ -5,8 +5,36 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Located, Sample, Tokenizer};
+use super::{Located, Row, Sample, Tokenizer};
 use crate::{Error, Result};
+
+/// What is learned from rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// Every token.
+    Everything,
+    /// Answers, not the prompts before them.
+    Answers,
+    /// Which of two answers to prefer; of each row two samples come one after the other, the preferred one first.
+    Preferences,
+}
+
+impl Learned {
+    /// From rows that are no pairs.
+    #[must_use]
+    pub const fn from_text(mask_prompt: bool) -> Self {
+        if mask_prompt { Self::Answers } else { Self::Everything }
+    }
+
+    /// Samples of one row.
+    #[must_use]
+    pub const fn samples_per_row(self) -> usize {
+        match self {
+            Self::Everything | Self::Answers => 1,
+            Self::Preferences => 2,
+        }
+    }
+}
 
 /// What a split holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -28,7 +56,7 @@ pub struct SplitReport {
 /// Rows as token ids, in the order of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tokenized {
-    /// Each has something to learn and at most `max_seq_length` tokens.
+    /// Each has something to learn and at most `max_seq_length` tokens; [so many](Learned::samples_per_row) of a row.
     pub samples: Vec<Sample>,
     /// Counts, the dropped rows among them.
     pub report: SplitReport,
@@ -42,41 +70,52 @@ pub struct Tokenized {
 pub fn tokenize(
     rows: &[Located],
     tokenizer: &Tokenizer,
-    mask_prompt: bool,
+    learned: Learned,
     max_seq_length: usize,
 ) -> Result<Tokenized> {
-    cut(rows, samples(rows, tokenizer, mask_prompt)?, max_seq_length)
+    cut(rows, samples(rows, tokenizer, learned)?, max_seq_length)
 }
 
 /// Tokenises rows in parallel, each of them whole.
 ///
 /// # Errors
 /// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
-pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, mask_prompt: bool) -> Result<Vec<Sample>> {
+pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, learned: Learned) -> Result<Vec<Sample>> {
+    let of_row = |row: &Row| match learned {
+        Learned::Everything => tokenizer.sample(row, false).map(|sample| vec![sample]),
+        Learned::Answers => tokenizer.sample(row, true).map(|sample| vec![sample]),
+        Learned::Preferences => tokenizer.pair(row).map(Vec::from),
+    };
     // Collected before errors are looked at: whichever thread fails first, the first row is reported.
-    let results: Vec<_> = rows
-        .par_iter()
-        .map(|located| tokenizer.sample(&located.row, mask_prompt).map_err(|e| located.blame(e)))
-        .collect();
-    results.into_iter().collect()
+    let results: Vec<_> =
+        rows.par_iter().map(|located| of_row(&located.row).map_err(|e| located.blame(e))).collect();
+    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Cuts the `samples` of `rows` to `max_seq_length` tokens and leaves out those that teach nothing then.
+/// Cuts the samples of `rows`, as many of each, to `max_seq_length` tokens and leaves out the rows that teach nothing
+/// then.
 ///
 /// # Errors
 /// [`Error::Dataset`] when no row is left to learn from.
 pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -> Result<Tokenized> {
     let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
     let mut samples = Vec::with_capacity(rows.len());
-    for (located, mut sample) in rows.iter().zip(whole) {
+    let per_row = whole.len() / rows.len().max(1);
+    let mut whole = whole.into_iter();
+    for located in rows {
+        let mut of_row: Vec<Sample> = whole.by_ref().take(per_row).collect();
         *report.kinds.entry(located.row.kind()).or_default() += 1;
-        report.tokens += sample.len();
-        report.longest = report.longest.max(sample.len());
-        let is_too_long = sample.len() > max_seq_length;
-        sample.truncate(max_seq_length);
-        if sample.teaches() {
-            report.truncated += usize::from(is_too_long);
-            samples.push(sample);
+        let longest = of_row.iter().map(Sample::len).max().unwrap_or(0);
+        report.tokens += of_row.iter().map(Sample::len).sum::<usize>();
+        report.longest = report.longest.max(longest);
+        for sample in &mut of_row {
+            sample.truncate(max_seq_length);
+        }
+        // Answers that differ behind the cut alone are none the better.
+        let differ = of_row.windows(2).all(|pair| pair[0] != pair[1]);
+        if differ && of_row.iter().all(Sample::teaches) {
+            report.truncated += usize::from(longest > max_seq_length);
+            samples.append(&mut of_row);
         } else {
             report.dropped += 1;
         }
@@ -127,7 +166,8 @@ mod tests {
             text("abcdefgh"),
             completion("pq", "rs"),
         ]);
-        let Tokenized { samples, report } = tokenize(&rows, &fixture::tokenizer(None), true, 5).unwrap();
+        let Tokenized { samples, report } =
+            tokenize(&rows, &fixture::tokenizer(None), Learned::Answers, 5).unwrap();
         let lengths: Vec<_> = samples.iter().map(Sample::len).collect();
         assert_eq!(lengths, [4, 5, 5]);
         assert_eq!(samples[2].trained, [false, false, false, true, true]);
@@ -141,7 +181,7 @@ mod tests {
     fn a_thousand_rows_stay_in_order() {
         let rows = located((0..1000).map(|i| text(&format!("{i}"))).collect());
         let tokenizer = fixture::tokenizer(None);
-        let samples = tokenize(&rows, &tokenizer, true, 64).unwrap().samples;
+        let samples = tokenize(&rows, &tokenizer, Learned::Answers, 64).unwrap().samples;
         for (i, sample) in samples.iter().enumerate() {
             assert_eq!(tokenizer.decode(&sample.ids, true).unwrap(), i.to_string());
         }
@@ -151,22 +191,22 @@ mod tests {
     fn the_first_bad_row_is_named() {
         let chat = || Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
         let rows = located(vec![text("a"), chat(), chat()]);
-        let error = tokenize(&rows, &fixture::tokenizer(None), true, 64).unwrap_err().to_string();
+        let error = tokenize(&rows, &fixture::tokenizer(None), Learned::Answers, 64).unwrap_err().to_string();
         assert!(
             error.starts_with(
                 "d/train.jsonl:2: the row holds messages but the tokenizer has no chat template"
             )
         );
         let template = fixture::tokenizer(Some(fixture::CHATML));
-        let error = tokenize(&rows, &template, true, 64).unwrap_err().to_string();
+        let error = tokenize(&rows, &template, Learned::Answers, 64).unwrap_err().to_string();
         assert!(error.starts_with("d/train.jsonl:2: no message has the role \"assistant\""), "{error}");
-        assert!(tokenize(&rows, &template, false, 64).is_ok());
+        assert!(tokenize(&rows, &template, Learned::Everything, 64).is_ok());
     }
 
     #[test]
     fn a_split_with_nothing_to_learn_is_an_error() {
         let rows = located(vec![completion("a prompt", "x"), completion("another one", "y")]);
-        let error = tokenize(&rows, &fixture::tokenizer(None), true, 6).unwrap_err();
+        let error = tokenize(&rows, &fixture::tokenizer(None), Learned::Answers, 6).unwrap_err();
         assert_eq!(
             error.to_string(),
             "d/train.jsonl: none of the 2 rows has anything to learn within 6 tokens; \

@@ -80,6 +80,29 @@ pub(super) fn transcript(
     Ok(Transcript { text, answers })
 }
 
+/// Renders `prompt` and `answer`, all of which is one answer, and finds where it begins.
+///
+/// # Errors
+/// [`Error::Dataset`] with the reason alone when the template refuses the messages, or when the answer cannot be told
+/// from its prompt.
+pub(super) fn answered(
+    template: &ChatTemplate,
+    prompt: &[Value],
+    answer: &[Value],
+    tools: Option<&Value>,
+) -> Result<Transcript> {
+    let conversation = template.conversation(&[prompt, answer].concat(), tools)?;
+    let text = conversation.render(prompt.len() + answer.len(), false)?;
+    let answer = self::answer(&conversation, &text, prompt.len(), true).ok_or_else(|| {
+        Error::Dataset(
+            "the chat template renders the prompt differently once an answer is there, so prompt and answer cannot \
+             be told apart"
+                .to_owned(),
+        )
+    })?;
+    Ok(Transcript { text, answers: vec![answer] })
+}
+
 /// The bytes of message `turn` in `text`; `None` when the template does not render it in place.
 fn answer(conversation: &Conversation<'_>, text: &str, turn: usize, is_last: bool) -> Option<Range<usize>> {
     let history = conversation.render(turn, false).ok()?;

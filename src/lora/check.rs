@@ -61,6 +61,7 @@ impl TrainingConfig {
             return Err(Error::Config("target_modules is empty, expected names such as q_proj".into()));
         }
         self.validate_method()?;
+        self.validate_objective()?;
         if let Some(columns) = &self.columns {
             Columns::parse(columns)?;
         }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
 use crate::io::adapters::Format;
-use crate::train::optimizer;
 use crate::train::schedule::Schedule;
+use crate::train::{objective, optimizer};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub struct TrainingConfig {
     pub iters: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
-    /// Rows per batch.
+    /// Rows, or pairs of them, per batch.
     pub batch_size: usize,
     /// Batches per optimizer step.
     pub grad_accumulation: u64,
@@ -100,6 +100,14 @@ pub struct TrainingConfig {
     pub adapter_format: Format,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
+    /// What the rows are to teach; all but `sft` need pairs of answers.
+    pub objective: objective::Kind,
+    /// How close DPO stays to where the model began; more is closer.
+    pub dpo_beta: f64,
+    /// Share of pairs that DPO takes to be the wrong way round.
+    pub dpo_label_smoothing: f64,
+    /// Weight of ORPO's preference beside the likelihood of chosen answers.
+    pub orpo_lambda: f64,
     /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
     pub columns: Option<Vec<String>>,
     /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
@@ -199,6 +207,10 @@ impl Default for TrainingConfig {
             init_adapter: None,
             adapter_format: Format::Mlx,
             mask_prompt: true,
+            objective: objective::Kind::Sft,
+            dpo_beta: 0.1,
+            dpo_label_smoothing: 0.0,
+            orpo_lambda: 0.1,
             columns: None,
             packing: false,
             dtype: None,

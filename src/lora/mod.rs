@@ -7,6 +7,7 @@ pub mod config;
 pub mod fuse;
 pub mod library;
 pub mod method;
+mod objective;
 pub mod pissa;
 mod plan;
 pub mod run;

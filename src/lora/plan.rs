@@ -9,7 +9,7 @@ use crate::train::schedule::{Course, Schedule, parse_table};
 use crate::train::watch::Patience;
 use crate::{Error, Result};
 
-/// How `config` trains on `rows` rows padded with `pad`.
+/// How `config` trains on so many rows, or pairs, padded with `pad`.
 ///
 /// # Errors
 /// As [`check`].
@@ -18,6 +18,7 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
     let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
     Ok(Plan {
         steps,
+        objective: config.objective(),
         batch_size: config.batch_size,
         accumulation: config.grad_accumulation,
         memory_budget: config.memory_budget_gb.map(|budget| (budget * 1e9) as u64),

@@ -14,7 +14,9 @@ use super::attach;
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::plan::plan;
-use crate::data::{Columns, DataReport, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize};
+use crate::data::{
+    Columns, DataReport, Examples, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize,
+};
 use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
@@ -25,13 +27,16 @@ use crate::train::checkpoint::Checkpoints;
 use crate::train::fit::{Outcome, Trained, fit};
 use crate::train::hook::StepHook;
 use crate::train::memory::expect;
+use crate::train::objective::Objective;
+use crate::train::reference::{self, Reference};
+use crate::train::rewards::Rewards;
 use crate::{Error, Result, rng};
 
 const REPORT: &str = "training.json";
 /// Folder of an unfinished run in its output.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
-/// What a run did. Losses are in nats per target token, times in seconds, memory in bytes.
+/// What a run did. Losses are those of the objective, of SFT in nats per target token, times in seconds, memory in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Loss of the last step.
@@ -46,10 +51,14 @@ pub struct Report {
     pub loss_before: Option<f64>,
     /// Validation loss of the result.
     pub loss_after: Option<f64>,
-    /// `exp(loss_before)`
+    /// `exp(loss_before)`, of SFT
     pub perplexity_before: Option<f64>,
-    /// `exp(loss_after)`
+    /// `exp(loss_after)`, of SFT
     pub perplexity_after: Option<f64>,
+    /// Of the validation pairs under the untouched model.
+    pub rewards_before: Option<Rewards>,
+    /// Of the validation pairs under the result.
+    pub rewards_after: Option<Rewards>,
     /// Tokens (padding not counted) per second of `training_time_secs`.
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
@@ -64,6 +73,10 @@ pub struct Report {
     pub train_losses: Vec<f64>,
     /// `[steps taken, validation loss]`
     pub validation_losses: Vec<(u64, f64)>,
+    /// Rewards of every step, where rows are pairs.
+    pub train_rewards: Vec<Rewards>,
+    /// `[steps taken, rewards of the validation pairs]`
+    pub validation_rewards: Vec<(u64, Rewards)>,
     /// Numbers that were trained.
     pub trainable_parameters: u64,
     /// Numbers in the model, adapters included.
@@ -117,13 +130,24 @@ pub fn run(
     let mut identity = config.identity();
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
-    let checkpoints = Checkpoints::new(output.folder().join(CHECKPOINTS), identity, config.keep_checkpoints);
+    let start = format!("{identity}, {}", fingerprint(&data.valid));
+    let folder = output.folder().join(CHECKPOINTS);
+    let checkpoints = Checkpoints::new(folder.clone(), identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let mut allocator = match config.method {
         Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
         _ => None,
+    };
+    let (data, checkpoints) = match plan.objective {
+        Objective::Dpo { .. } => {
+            let path = folder.join(reference::FILE);
+            let reference = Reference::of(model, &data, &path, start, &plan, observer)?;
+            let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
+            (reference.attach(data), checkpoints)
+        }
+        Objective::Sft | Objective::Orpo { .. } => (data, checkpoints),
     };
     let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
     let trained = Trained { names: &names, hook };
@@ -158,8 +182,9 @@ struct Losses {
 /// The data as tokens, each of them below `vocab`.
 fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
     let splits = read(config)?;
-    let train = tokenize(&splits.train, tokenizer, config.mask_prompt, config.max_seq_length)?;
-    let valid = tokenize(&splits.valid, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    let learned = config.learned();
+    let train = tokenize(&splits.train, tokenizer, learned, config.max_seq_length)?;
+    let valid = tokenize(&splits.valid, tokenizer, learned, config.max_seq_length)?;
     let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
     models::check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)?;
     let losses = Losses {
@@ -176,7 +201,8 @@ fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Resu
         );
     }
     let train = if config.packing { pack(&train.samples, config.max_seq_length) } else { train.samples };
-    Ok((Data { train, valid: valid.samples }, losses))
+    let examples = |samples| Examples::new(samples, learned);
+    Ok((Data { train: examples(train), valid: examples(valid.samples) }, losses))
 }
 
 fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
@@ -194,7 +220,7 @@ fn read(config: &TrainingConfig) -> Result<Splits> {
 /// As [`run`], as far as they show before the first step.
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
-    let report = describe(&read(config)?, tokenizer, config.mask_prompt, config.max_seq_length)?;
+    let report = describe(&read(config)?, tokenizer, config.learned(), config.max_seq_length)?;
     prepare(model, &undecomposed(config))?;
     attach::detach(model)?;
     Ok(report)
@@ -260,11 +286,11 @@ fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> R
 }
 
 /// Tells two data sets apart when a run is resumed.
-fn fingerprint(samples: &[Sample]) -> String {
-    let numbers = samples.iter().flat_map(|sample| {
+fn fingerprint(examples: &Examples) -> String {
+    let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
         sample.ids.iter().zip(&sample.trained).map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
     });
-    format!("{} rows, {:016x}", samples.len(), rng::digest(numbers))
+    format!("{} rows, {:016x}", examples.len(), rng::digest(numbers))
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
@@ -288,6 +314,10 @@ fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Repor
     let Outcome { steps, history, best, memory: expected } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
+    let perplexity = |loss: Option<f64>| loss.filter(|_| history.train_rewards.is_empty()).map(f64::exp);
+    let rewards_after = |&(step, _): &(u64, f64)| {
+        history.validation_rewards.iter().find(|(at, _)| *at == step).map(|&(_, rewards)| rewards)
+    };
     let loss_before = scored(history.validation_losses.first());
     let loss_after = scored(best.as_ref().or(history.validation_losses.last()));
     Ok(Report {
@@ -297,8 +327,10 @@ fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Repor
         peak_memory_bytes: memory::peak_memory()?,
         loss_before,
         loss_after,
-        perplexity_before: loss_before.map(f64::exp),
-        perplexity_after: loss_after.map(f64::exp),
+        perplexity_before: perplexity(loss_before),
+        perplexity_after: perplexity(loss_after),
+        rewards_before: history.validation_rewards.first().map(|&(_, rewards)| rewards),
+        rewards_after: best.as_ref().or(history.validation_losses.last()).and_then(rewards_after),
         tokens_per_second: history.trained_tokens as f64 / history.training_secs,
         trained_tokens: history.trained_tokens,
         steps,
@@ -307,6 +339,8 @@ fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Repor
         total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
         train_losses: history.train_losses,
         validation_losses: history.validation_losses,
+        train_rewards: history.train_rewards,
+        validation_rewards: history.validation_rewards,
         ..Report::default()
     })
 }

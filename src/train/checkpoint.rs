@@ -7,6 +7,7 @@
 //!     method.safetensors       what the method remembers, if anything
 //!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
 //!     state.json               step, curves, and what the run was started with
+//! checkpoints/reference.json   what all of them need besides, if anything
 //! ```
 //! Dropout masks and the order of the data are functions of the seed and the step, so
 //! there is no other state.
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use super::loss_scale::LossScale;
 use super::optimizer::Memory;
+use super::rewards::Rewards;
 use super::watch::Best;
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors::{self, Tensors};
@@ -29,11 +31,16 @@ const METHOD: &str = "method.safetensors";
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct History {
-    /// Loss of every step, in nats per target token.
+    /// Loss of every step; of SFT in nats per target token.
     pub train_losses: Vec<f64>,
     /// `(steps taken, validation loss)`.
     pub validation_losses: Vec<(u64, f64)>,
+    /// Rewards of every step, where rows are pairs.
+    pub train_rewards: Vec<Rewards>,
+    /// `(steps taken, rewards of the validation set)`.
+    pub validation_rewards: Vec<(u64, Rewards)>,
     /// Tokens that went through the model, padding not counted.
     pub trained_tokens: u64,
     /// Time spent in steps, in seconds.
@@ -77,6 +84,8 @@ pub struct Checkpoints {
     folder: PathBuf,
     identity: Value,
     keep: usize,
+    /// Name and content of a file that every checkpoint needs.
+    companion: Option<(&'static str, String)>,
 }
 
 impl Checkpoints {
@@ -84,7 +93,13 @@ impl Checkpoints {
     /// all that decides the loss curve.
     #[must_use]
     pub fn new(folder: PathBuf, identity: Value, keep: usize) -> Self {
-        Self { folder, identity, keep: keep.max(1) }
+        Self { folder, identity, keep: keep.max(1), companion: None }
+    }
+
+    /// With a file beside the checkpoints that all of them need.
+    #[must_use]
+    pub fn with_companion(self, name: &'static str, text: String) -> Self {
+        Self { companion: Some((name, text)), ..self }
     }
 
     /// Stores `state`, complete or not at all, and removes the oldest; returns its folder.
@@ -113,6 +128,12 @@ impl Checkpoints {
         let json = serde_json::to_string(&file)
             .map_err(|error| Error::Training(format!("cannot store the state of the run: {error}")))?;
         atomic::write_text(&folder.path().join("state.json"), &json)?;
+        if let Some((name, text)) = &self.companion {
+            let path = self.folder.join(name);
+            if fs::read_to_string(&path).ok().as_ref() != Some(text) {
+                atomic::write_text(&path, text)?;
+            }
+        }
         folder.finish()?;
         let stored = self.stored();
         for (_, old) in &stored[..stored.len().saturating_sub(self.keep)] {

@@ -4,44 +4,57 @@ use std::ops::ControlFlow;
 
 use super::batches::divide;
 use super::memory::PassSize;
-use super::step;
-use crate::data::Sample;
+use super::objective::{Objective, Totals};
+use super::rewards::{RewardSum, Rewards};
+use crate::data::{Batch, Examples};
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
-/// Mean cross-entropy per target token, in nats, over the first `max_batches` batches of
-/// `batch_size` (0: all of them), of which `size` goes through the model at once.
+/// What an evaluation found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The loss of the objective; of SFT in nats per target token.
+    pub loss: f64,
+    /// Of pairs.
+    pub rewards: Option<Rewards>,
+}
+
+/// The loss over the first `max_batches` batches of `batch_size` (0: all of them), as if they were one, of which `size`
+/// goes through the model at once.
 ///
 /// # Errors
 /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
 pub fn evaluate(
     model: &dyn Model,
-    samples: &[Sample],
+    objective: &Objective,
+    examples: &Examples,
     plan: EvaluationPlan,
     size: PassSize,
     observer: &mut dyn Observer,
-) -> Result<f64> {
-    let (mut total, mut tokens) = (0.0, 0.0);
+) -> Result<Evaluation> {
+    let order: Vec<usize> = (0..examples.len()).collect();
     let limit = if plan.max_batches == 0 { usize::MAX } else { plan.max_batches };
-    for rows in samples.chunks(plan.batch_size).take(limit) {
-        for batch in divide(&rows.iter().collect::<Vec<_>>(), plan, size) {
-            if observer.poll() == ControlFlow::Break(()) {
-                return Err(Error::Interrupted);
-            }
-            let loss = step::loss(model, &batch)?;
-            kernels::eval([&loss])?;
-            total += f64::from(loss.item_exact::<f32>());
-            tokens += batch.weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
+    let batch = |rows: &[usize]| -> Vec<Batch> { divide(examples, rows, plan, size) };
+    let batches = || order.chunks(plan.batch_size).take(limit).flat_map(batch);
+    let totals = batches().fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
+    let (mut loss, mut rewards) = (0.0, RewardSum::default());
+    for batch in batches() {
+        if observer.poll() == ControlFlow::Break(()) {
+            return Err(Error::Interrupted);
         }
+        let scored = objective.loss(model, &batch, totals, None, false)?;
+        kernels::eval(std::iter::once(&scored.loss).chain(&scored.rewards))?;
+        loss += f64::from(scored.loss.item_exact::<f32>());
+        rewards.add(scored.rewards.as_ref());
     }
-    Ok(total / tokens)
+    Ok(Evaluation { loss, rewards: rewards.mean() })
 }
 
 /// How [`evaluate`] cuts the data.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationPlan {
-    /// Rows per forward pass.
+    /// Rows or pairs per forward pass.
     pub batch_size: usize,
     /// Batches scored; 0 for all.
     pub max_batches: usize,

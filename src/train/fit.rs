@@ -8,11 +8,12 @@ use mlx_rs::memory::{peak_memory, reset_peak_memory};
 
 use super::batches::{Batches, Data, divide};
 use super::checkpoint::{Checkpoints, History, State};
-use super::evaluate::{EvaluationPlan, evaluate};
+use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
 use super::hook::StepHook;
 use super::loss_scale::LossScale;
 use super::lr_factors::LrFactors;
 use super::memory::{self, Limit, PassSize};
+use super::objective::Objective;
 use super::optimizer::{Memory, Optimizer, Pace};
 use super::passes::{self, Summed};
 use super::schedule::Course;
@@ -30,7 +31,9 @@ use crate::{Error, Result};
 pub struct Plan {
     /// Optimizer steps.
     pub steps: u64,
-    /// Rows per batch.
+    /// What the rows are to teach.
+    pub objective: Objective,
+    /// Rows or pairs per batch.
     pub batch_size: usize,
     /// Batches per optimizer step.
     pub accumulation: u64,
@@ -223,7 +226,7 @@ impl Run<'_, '_> {
     fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
         let scale = state.loss_scale.map(|scale| scale.scale);
-        let Summed { loss, mut grads, tokens } = self.gradients(state, scale)?;
+        let Summed { loss, rewards, mut grads, tokens } = self.gradients(state, scale)?;
         let unscale = scale.map_or(1.0, f32::recip);
         if let Some(hook) = &self.hook {
             hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
@@ -254,6 +257,7 @@ impl Run<'_, '_> {
         state.step += 1;
         let secs = started.elapsed().as_secs_f64();
         state.history.train_losses.push(loss);
+        state.history.train_rewards.extend(rewards);
         state.history.trained_tokens += tokens;
         state.history.training_secs += secs;
         if overflow {
@@ -272,6 +276,8 @@ impl Run<'_, '_> {
                 grad_norm: grad_norm.into(),
                 tokens_per_second: tokens as f64 / secs,
                 peak_memory: peak_memory()? as u64,
+                reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+                reward_margin: rewards.map(|rewards| rewards.margin),
             },
         )
     }
@@ -287,7 +293,7 @@ impl Run<'_, '_> {
             match passes::sum(self.model, &state.parameters, self.plan, step, scale, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    self.shrink(state, batches.iter().flatten(), error)?;
+                    self.shrink(state, batches.iter().flatten(), &error)?;
                 }
                 other => return other,
             }
@@ -299,7 +305,7 @@ impl Run<'_, '_> {
         &mut self,
         state: &State,
         batches: impl IntoIterator<Item = &'b Batch> + Clone,
-        error: Error,
+        error: &Error,
     ) -> Result<()> {
         let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
         let Some(size) = PassSize::half_of(batches) else {
@@ -320,14 +326,17 @@ impl Run<'_, '_> {
         if !due || done || self.data.valid.is_empty() {
             return Ok(());
         }
-        let (rows, cut) = (&self.data.valid, self.plan.evaluation);
-        let loss = loop {
-            match evaluate(self.model, rows, cut, self.size, self.observer) {
+        let Plan { objective, evaluation: cut, .. } = *self.plan;
+        let rows = &self.data.valid;
+        let Evaluation { loss, rewards } = loop {
+            match evaluate(self.model, &objective, rows, cut, self.size, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    let whole = rows.chunks(cut.batch_size).map(|rows| rows.iter().collect::<Vec<_>>());
-                    let batches: Vec<Batch> = whole.flat_map(|rows| divide(&rows, cut, self.size)).collect();
-                    self.shrink(state, &batches, error)?;
+                    let numbers: Vec<usize> = (0..rows.len()).collect();
+                    let whole = numbers.chunks(cut.batch_size);
+                    let batches: Vec<Batch> =
+                        whole.flat_map(|numbers| divide(rows, numbers, cut, self.size)).collect();
+                    self.shrink(state, &batches, &error)?;
                 }
                 other => break other?,
             }
@@ -336,10 +345,18 @@ impl Run<'_, '_> {
             return Err(self.diverged(state, loss, f64::NAN));
         }
         state.history.validation_losses.push((state.step, loss));
+        state.history.validation_rewards.extend(rewards.map(|rewards| (state.step, rewards)));
         if self.plan.keep_best {
             Best::offer(&mut state.best, state.step, loss, &state.parameters);
         }
-        self.emit(state, &Event::Evaluated { step: state.step, loss, perplexity: loss.exp() })
+        let event = Event::Evaluated {
+            step: state.step,
+            loss,
+            perplexity: rewards.is_none().then(|| loss.exp()),
+            reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+            reward_margin: rewards.map(|rewards| rewards.margin),
+        };
+        self.emit(state, &event)
     }
 
     fn emit(&mut self, state: &State, event: &Event) -> Result<()> {

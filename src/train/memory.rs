@@ -8,6 +8,7 @@ use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_li
 use super::batches::Data;
 use super::fit::Plan;
 use super::lr_factors::LrFactors;
+use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Pace};
 use super::step;
 use crate::data::{Batch, Sample, collate};
@@ -34,10 +35,10 @@ impl PassSize {
         (self.0 / time.max(1)).max(1)
     }
 
-    /// Half of the largest pass among `batches`; `None` where they are single rows already.
+    /// Half of the largest pass among `batches`; `None` where they are single rows or pairs already.
     #[must_use]
     pub fn half_of<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Option<Self> {
-        let divisible = batches.into_iter().filter(|batch| batch.rows > 1);
+        let divisible = batches.into_iter().filter(|batch| batch.is_divisible());
         divisible.map(|batch| Self(batch.rows * batch.time / 2)).max_by_key(|size| size.0)
     }
 }
@@ -75,7 +76,7 @@ pub(super) fn estimate(
     plan: &Plan,
     data: &Data,
 ) -> Result<(MemoryEstimate, PassSize)> {
-    let samples = &data.train;
+    let samples = data.train.samples();
     let keeps_best = plan.keep_best && !data.valid.is_empty();
     let evaluation = plan.evaluation;
     let columns = |sample: &Sample| sample.len().min(evaluation.max_seq_length).saturating_sub(1);
@@ -103,27 +104,33 @@ pub(super) fn estimate(
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
     let row = growth.at(time).max(1);
+    let together = data.train.rows_per_example();
+    let whole = together * plan.batch_size.min(data.train.len()).max(1);
     let expected = |rows: usize| {
-        let summed = if rows < plan.batch_size || plan.accumulation > 1 { 2 } else { 1 };
+        let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
         let optimizer = moments + trained * (summed + u64::from(keeps_best));
         let activations = rows as u64 * row;
         // Memory of dead activations is kept for the next pass, even while parameters are updated.
         let peak = weights + optimizer + activations + update;
         MemoryEstimate { weights, optimizer, activations, update, peak, available, rows }
     };
-    let whole = plan.batch_size.min(samples.len()).max(1);
     // What is not foreseen needs room too.
     let reserve = available / 16;
-    let fitting = (1..=whole).rev().map(expected).find(|expected| expected.peak + reserve <= available);
+    let fitting = (together..=whole)
+        .rev()
+        .step_by(together)
+        .map(expected)
+        .find(|expected| expected.peak + reserve <= available);
     let expected = match (fitting, plan.memory_budget) {
         (Some(expected), _) => expected,
         (None, Some(budget)) => {
-            let needed = expected(1);
+            let needed = expected(together);
             return Err(Error::Config(format!(
-                "memory_budget_gb is {:.3}, but with one row of {time} tokens at a time this run needs about {:.3}: \
+                "memory_budget_gb is {:.3}, but with one {} of {time} tokens at a time this run needs about {:.3}: \
                  {:.3} for the weights, {:.3} for gradients and optimizer, {:.3} for the row. Raise it, lower \
                  max_seq_length, or set grad_checkpoint or bits",
                 gigabytes(budget),
+                if together > 1 { "pair" } else { "row" },
                 gigabytes(needed.peak),
                 gigabytes(weights),
                 gigabytes(needed.optimizer + update),
@@ -131,7 +138,7 @@ pub(super) fn estimate(
             )));
         }
         (None, None) => {
-            let needed = expected(1);
+            let needed = expected(together);
             log::warn!(
                 "this run needs about {:.2} GB of {:.2} GB; lower max_seq_length, or set grad_checkpoint or bits",
                 gigabytes(needed.peak),
@@ -200,8 +207,10 @@ fn measure(model: &mut dyn Model, parameters: &Tensors, batch: &Batch) -> Result
     let before = active()?;
     reset_peak_memory()?;
     let tokens: f32 = batch.weights.iter().sum();
-    let (loss, grads) = step::gradients(model, parameters, batch, tokens, None)?;
-    kernels::eval(std::iter::once(&loss).chain(grads.values()))?;
+    // Preferences read rows in the same way.
+    let totals = Totals { tokens, pairs: 0.0 };
+    let (scored, grads) = step::gradients(model, parameters, &Objective::Sft, batch, totals, None)?;
+    kernels::eval(std::iter::once(&scored.loss).chain(grads.values()))?;
     let kept: usize = grads.values().map(mlx_rs::Array::nbytes).sum();
     Ok((peak_memory()?.saturating_sub(before + kept) as u64, grads))
 }
@@ -240,7 +249,7 @@ mod tests {
 
     #[test]
     fn passes_are_halved_down_to_single_rows() {
-        let batch = |rows: usize, time| {
+        let batch = |rows: usize, time: usize| {
             let sample = Sample::new(vec![1; time + 1], |_| true);
             collate(&vec![&sample; rows], 64, 0)
         };

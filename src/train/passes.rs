@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::fit::Plan;
+use super::rewards::{RewardSum, Rewards};
 use super::step;
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
@@ -12,8 +13,10 @@ use crate::{Error, Result, kernels};
 
 /// Loss and gradient of a step, as if all its rows had gone through the model together.
 pub(super) struct Summed {
-    /// Mean loss per target token, in nats.
+    /// The loss; of SFT the mean per target token, in nats.
     pub(super) loss: f64,
+    /// Of pairs.
+    pub(super) rewards: Option<Rewards>,
     /// Its gradient by parameter name, times the scale of the loss.
     pub(super) grads: Tensors,
     /// Tokens that went through the model, padding not counted.
@@ -33,8 +36,8 @@ pub(super) fn sum(
     observer: &mut dyn Observer,
 ) -> Result<Summed> {
     // All passes share one divisor, so a token counts the same in each of them.
-    let targets: f32 = batches.iter().flatten().flat_map(|batch| &batch.weights).sum();
-    let (mut loss, mut sum) = (0.0, None);
+    let totals = plan.objective.totals(batches.iter().flatten());
+    let (mut loss, mut rewards, mut sum) = (0.0, RewardSum::default(), None);
     for (micro, parts) in (index * plan.accumulation..).zip(batches) {
         for (part, batch) in (0..).zip(parts) {
             if observer.poll() == ControlFlow::Break(()) {
@@ -43,14 +46,15 @@ pub(super) fn sum(
             let draw = Some((plan.seed, [micro, part]));
             step::set_dropout(model, draw)?;
             step::set_noise(model, plan.neftune_alpha, draw)?;
-            let (share, grads) = step::gradients(model, parameters, batch, targets, scale)?;
-            kernels::eval(std::iter::once(&share).chain(grads.values()))?;
-            loss += f64::from(share.item_exact::<f32>());
+            let (share, grads) = step::gradients(model, parameters, &plan.objective, batch, totals, scale)?;
+            kernels::eval(std::iter::once(&share.loss).chain(&share.rewards).chain(grads.values()))?;
+            loss += f64::from(share.loss.item_exact::<f32>());
+            rewards.add(share.rewards.as_ref());
             sum = Some(step::accumulate(sum, grads)?);
         }
     }
     step::set_dropout(model, None)?;
     step::set_noise(model, None, None)?;
     let tokens = batches.iter().flatten().map(|batch| batch.tokens as u64).sum();
-    Ok(Summed { loss, grads: sum.unwrap_or_default(), tokens })
+    Ok(Summed { loss, rewards: rewards.mean(), grads: sum.unwrap_or_default(), tokens })
 }

@@ -4,57 +4,14 @@ use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, Dtype};
 
+use super::objective::{Objective, Scored, Totals};
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
 use crate::kernels::adamw::squared_norm;
-use crate::kernels::cross_entropy::{Options, cross_entropy};
 use crate::models::Model;
-use crate::nn::Segments;
 use crate::nn::embedding::Noise;
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels, nn};
-
-/// A [`Batch`] as arrays.
-struct Inputs {
-    ids: Array,
-    targets: Array,
-    weights: Array,
-    segments: Option<Segments>,
-}
-
-impl Inputs {
-    /// With every weight times `factor`.
-    fn new(batch: &Batch, factor: f32) -> nn::Result<Self> {
-        let shape = [batch.rows as i32, batch.time as i32];
-        let segments = batch.starts.as_ref().map(|starts| Segments::new(starts, shape[0], shape[1]));
-        Ok(Self {
-            ids: Array::from_slice(&batch.ids, &shape),
-            targets: Array::from_slice(&batch.targets, &shape),
-            weights: Array::from_slice(
-                &batch.weights.iter().map(|weight| factor * weight).collect::<Vec<_>>(),
-                &shape,
-            ),
-            segments: segments.transpose()?,
-        })
-    }
-
-    fn loss(&self, model: &dyn Model, gradient: bool) -> nn::Result<Array> {
-        let hidden = match &self.segments {
-            Some(segments) => model.hidden_segmented(&self.ids, segments)?,
-            None => model.hidden(&self.ids, None)?,
-        };
-        let options = Options { softcap: model.softcap(), gradient, ..Options::default() };
-        cross_entropy(&hidden, &model.head(), &self.targets, &self.weights, options)
-    }
-}
-
-/// Sum of the loss over the target tokens of `batch`, unevaluated.
-///
-/// # Errors
-/// What MLX raises.
-pub fn loss(model: &dyn Model, batch: &Batch) -> Result<Array> {
-    Ok(Inputs::new(batch, 1.0)?.loss(model, false)?)
-}
 
 /// Current values of the parameters called `names`, in f32 whatever the model computes in: steps may be smaller than
 /// what half precision tells apart ([mixed precision](https://arxiv.org/abs/1710.03740)).
@@ -81,36 +38,38 @@ pub fn set_parameters(model: &mut dyn Model, values: &Tensors) -> nn::Result<()>
     Ok(())
 }
 
-/// Sum of the loss over the target tokens of `batch` divided by `tokens`, and its gradient
-/// with respect to `parameters`. The model holds `parameters` afterwards as before.
+/// The loss of `batch` divided by `totals`, and its gradient with respect to `parameters`. The model holds `parameters`
+/// afterwards as before.
 ///
-/// With a `scale` the gradient, but not the loss, is that of `scale` times the loss. It enters at the weights of the
-/// tokens, so that everything behind the head is computed from scaled numbers.
+/// With a `scale` the gradient, but not the loss, is that of `scale` times the loss.
 ///
 /// # Errors
 /// What MLX raises.
 pub fn gradients(
     model: &mut dyn Model,
     parameters: &Tensors,
+    objective: &Objective,
     batch: &Batch,
-    tokens: f32,
+    totals: Totals,
     scale: Option<f32>,
-) -> Result<(Array, Tensors)> {
-    let (factor, divisor) = scale.map_or((1.0, tokens), |scale| (scale / tokens, 1.0));
-    let inputs = Inputs::new(batch, factor)?;
+) -> Result<(Scored, Tensors)> {
     let values: Vec<Array> = parameters.values().cloned().collect();
     let argnums: Vec<i32> = (0..values.len() as i32).collect();
+    // The gradient is that of the first output alone.
     let traced = |arrays: &[Array]| -> std::result::Result<Vec<Array>, Exception> {
         set_parameters(model, &parameters.keys().cloned().zip(arrays.iter().cloned()).collect())?;
-        Ok(vec![inputs.loss(model, true)?.divide(Array::from_f32(divisor))?])
+        let Scored { loss, rewards } = objective.loss(model, batch, totals, scale, true)?;
+        Ok([loss].into_iter().chain(rewards).collect())
     };
     let outcome = value_and_grad_with_argnums(traced, argnums.as_slice())(&values);
     // Tracing left placeholders in the model.
     set_parameters(model, parameters)?;
-    let (mut loss, grads) = outcome?;
-    let loss = loss.pop().ok_or_else(|| Error::Training("the loss has no value".into()))?;
+    let (outputs, grads) = outcome?;
+    let mut outputs = outputs.into_iter();
+    let loss = outputs.next().ok_or_else(|| Error::Training("the loss has no value".into()))?;
     let loss = loss.divide(Array::from_f32(scale.unwrap_or(1.0)))?;
-    Ok((loss, parameters.keys().cloned().zip(grads).collect()))
+    let scored = Scored { loss, rewards: outputs.next() };
+    Ok((scored, parameters.keys().cloned().zip(grads).collect()))
 }
 
 /// Adds `more` to `sum`, name by name.

@@ -6,6 +6,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
     uv run --group parity python tests/parity/generate.py qwen3 gemma2  # these cases alone
     uv run --group parity python tests/parity/generate.py peft          # PEFT's adapters alone
     uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
+    uv run --group parity python tests/parity/generate.py preferences   # what TRL computes
 
 The same versions on the same machine write the same bytes.
 """
@@ -125,6 +126,13 @@ def store_peft(base: Path) -> None:
     print(f"peft: {', '.join(peft_reference.CASES)}")
 
 
+def store_preferences(base: Path) -> None:
+    """Curves of TRL, which nothing else here needs."""
+    from parity import preferences
+
+    preferences.store_all(store, base, FIXTURES / "preferences")
+
+
 def main() -> None:
     versions()
     # Sums over threads come in any order.
@@ -136,6 +144,8 @@ def main() -> None:
         for name in names:
             if name == "methods":
                 methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
+            elif name == "preferences":
+                store_preferences(FIXTURES / "models" / "llama_gqa")
             else:
                 store_model(name, ref.CASES[name])
         return
@@ -145,6 +155,7 @@ def main() -> None:
     store_lora(FIXTURES / "models" / "llama_gqa")
     methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
     store_full(FIXTURES / "models" / "llama_tied")
+    store_preferences(FIXTURES / "models" / "llama_gqa")
     store_peft(FIXTURES / "models" / "llama_gqa")
     chat_reference.store(FIXTURES / "models" / "chat", FIXTURES / "chat.json", versions())
     total = sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file())

@@ -11,6 +11,7 @@ use efficientai_toolkit::lora::TrainingConfig;
 use efficientai_toolkit::lora::attach::{Adapter, attach};
 use efficientai_toolkit::models::{self, Checkpointing, Model};
 use efficientai_toolkit::nn::Segments;
+use efficientai_toolkit::train::objective::{Objective, Scored};
 use efficientai_toolkit::train::step;
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::ops::indexing::TryIndexOp as _;
@@ -98,20 +99,23 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
         let parameters = step::parameters(model, &names).unwrap();
         let rows = pack(&samples, 26);
         let batch = collate(&rows.iter().collect::<Vec<_>>(), 26, 0);
-        let targets = batch.weights.iter().sum();
-        let (loss, packed) = step::gradients(model, &parameters, &batch, targets, None).unwrap();
+        let objective = Objective::Sft;
+        let totals = objective.totals([&batch]);
+        let (Scored { loss, .. }, packed) =
+            step::gradients(model, &parameters, &objective, &batch, totals, None).unwrap();
         let (mut alone, mut losses) = (None, Vec::new());
         for sample in &samples {
             let batch = collate(&[sample], 26, 0);
-            let (loss, gradients) = step::gradients(model, &parameters, &batch, targets, None).unwrap();
-            losses.push(loss);
+            let (scored, gradients) =
+                step::gradients(model, &parameters, &objective, &batch, totals, None).unwrap();
+            losses.push(scored.loss);
             alone = Some(step::accumulate(alone, gradients).unwrap());
         }
         let name = folder.display().to_string();
         let sum = losses.iter().skip(1).fold(losses[0].clone(), |sum, loss| sum.add(loss).unwrap());
         check(&name, "loss", &loss, &sum);
         model.set_checkpointing(Some(Checkpointing { every: 1, trained: names.iter().cloned().collect() }));
-        let (_, recomputed) = step::gradients(model, &parameters, &batch, targets, None).unwrap();
+        let (_, recomputed) = step::gradients(model, &parameters, &objective, &batch, totals, None).unwrap();
         for (key, gradient) in alone.unwrap() {
             check(&name, &key, &packed[&key], &gradient);
             check(&name, &format!("{key}, recomputed"), &recomputed[&key], &packed[&key]);

@@ -15,10 +15,12 @@ MEMORY = {
     "rows": 4,
 }
 
+NO_REWARDS = {"reward_accuracy": None, "reward_margin": None}
+
 EVENTS: list[dict[str, Any]] = [
     {"event": "started", "steps": 4, "first_step": 0, "trainable_parameters": 50, "total_parameters": 1000},
     {"event": "estimated", **MEMORY},
-    {"event": "evaluated", "step": 0, "loss": 3.0, "perplexity": 20.0},
+    {"event": "evaluated", "step": 0, "loss": 3.0, "perplexity": 20.0, **NO_REWARDS},
     *(
         {
             "event": "step",
@@ -30,10 +32,11 @@ EVENTS: list[dict[str, Any]] = [
             "grad_norm": 1.0,
             "tokens_per_second": 1234.5,
             "peak_memory": 310_000_000,
+            **NO_REWARDS,
         }
         for step in range(1, 5)
     ),
-    {"event": "evaluated", "step": 4, "loss": 1.6, "perplexity": 5.0},
+    {"event": "evaluated", "step": 4, "loss": 1.6, "perplexity": 5.0, **NO_REWARDS},
     {"event": "checkpoint", "step": 4, "path": "out/checkpoints/step-0000004"},
     {"event": "finished", "step": 4, "path": "out"},
 ]

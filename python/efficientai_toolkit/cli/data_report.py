@@ -45,12 +45,24 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
         ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
         ("vocabulary used", f"{numbers['vocabulary']:,} tokens"),
-        (
-            "with packing",
-            f"{numbers['packed_rows']:,} rows, {numbers['packing_efficiency']:.1%} filled",
-        ),
+        _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
     return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"
+
+
+def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:
+    filled = f"{numbers['packed_rows']:,} rows, {numbers['packing_efficiency']:.1%} filled"
+    return ("with packing", filled)
+
+
+def _answers(pairs: Mapping[str, Any]) -> tuple[str, str]:
+    chosen, rejected = pairs["chosen"], pairs["rejected"]
+    return (
+        "tokens per answer",
+        f"chosen {chosen['min']:,} to {chosen['max']:,}, mean {chosen['mean']:,.1f}; rejected "
+        f"{rejected['min']:,} to {rejected['max']:,}, mean {rejected['mean']:,.1f}; chosen is longer in "
+        f"{pairs['chosen_longer']:.1%}",
+    )
 
 
 def _histogram(bars: list[dict[str, int]]) -> str:

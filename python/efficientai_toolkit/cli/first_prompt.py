@@ -11,8 +11,8 @@ _OPENING_WORDS = 12
 def first_prompt(data: Path) -> str:
     """Prompt of the first row of ``data``, a jsonl file or a folder of them.
 
-    ``prompt`` of a prompt and completion, the first user message of a chat, the opening
-    words of a text. What cannot be read gives a default: training reports it properly.
+    ``prompt`` of a prompt and completion or of a pair of answers, the first user message of a chat, the
+    opening words of a text. What cannot be read gives a default: training reports it properly.
     """
     candidates = [data / name for name in ("valid.jsonl", "train.jsonl")] if data.is_dir() else [data]
     path = next((path for path in candidates if path.is_file()), None)
@@ -30,7 +30,7 @@ def _prompt_of(row: Any) -> str | None:
     match row:
         case {"prompt": str(prompt)}:
             return prompt
-        case {"messages": [*messages]}:
+        case {"messages": [*messages]} | {"prompt": [*messages]} | {"chosen": [*messages]}:
             for message in messages:
                 match message:
                     case {"role": "user", "content": str(content)}:

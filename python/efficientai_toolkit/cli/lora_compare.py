@@ -71,7 +71,10 @@ def _cells(row: Measurement) -> tuple[str, str, str, str, str, str, str, str]:
     return (
         row.method,
         f"{row.loss_before:.3f} → {row.loss_after:.3f}",
-        f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}",
+        # Preferences have none.
+        "–"
+        if row.perplexity_after is None
+        else f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}",
         f"{row.seconds:,.1f} s",
         f"{row.tokens_per_second:,.0f}",
         f"{row.peak_memory_gb:.2f} GB",

@@ -115,6 +115,10 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
     if before is not None and after is not None:
         change = after / before - 1
         rows.append(("validation perplexity", f"{before:,.2f} → {after:,.2f} ({change:+.1%})"))
+    first, last = metrics.get("rewards_before"), metrics.get("rewards_after")
+    if first is not None and last is not None:
+        rows.append(("reward accuracy", f"{first['accuracy']:.1%} → {last['accuracy']:.1%}"))
+        rows.append(("reward margin", f"{first['margin']:.3f} → {last['margin']:.3f}"))
     rows.append(("final training loss", f"{result.final_loss:.3f}"))
     rows.append(
         (

@@ -69,7 +69,7 @@ mod tests {
             refused(b"{\"text\":\"fine\"}\n\n{\"input\":\"a\",\"output\":\"b\"}\n"),
             "d/train.jsonl:3: found keys \"input\", \"output\"; \
              a row needs \"text\", or \"prompt\" and \"completion\", or \"messages\", or \"conversations\", \
-             or \"instruction\" and \"output\""
+             or \"instruction\" and \"output\", or \"chosen\" and \"rejected\""
         );
         assert_eq!(
             refused(b"{\"text\":\"a\"}\n{\"text\":\"\xff\"}"),

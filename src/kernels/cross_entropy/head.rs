@@ -21,7 +21,7 @@ struct HeadGradient {
     smoothing: f32,
 }
 
-/// `share · Σ weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden`, in shape and dtype of the head.
+/// `Σ share · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` with a share per row, in shape and dtype of the head.
 pub(super) fn gradient(
     head: WeightSlot,
     inputs: &[Array],
@@ -42,7 +42,7 @@ impl HostOp for HeadGradient {
             unreachable!("both are f32");
         };
         let problem = Problem::new(inputs, self.head, self.smoothing);
-        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share[0], out));
+        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share, out));
     }
 
     fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
@@ -50,9 +50,10 @@ impl HostOp for HeadGradient {
     }
 }
 
-fn walk<T: Element>(problem: &Problem, totals: &[f32], share: f32, out: &mut [T]) {
+fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut [T]) {
     let isa = Isa::current();
     let positions = &problem.positions;
+    let time = problem.weights.len() / share.len().max(1);
     let hidden = problem.picked(positions);
     let width = hidden.shape().1;
     let packed = Packed::new(isa, problem.precision, Lanes::rows(&hidden));
@@ -64,7 +65,7 @@ fn walk<T: Element>(problem: &Problem, totals: &[f32], share: f32, out: &mut [T]
         problem.logits(&packed, &chunk, logits);
         run_chunks(logits, tokens, |i, line| {
             let position = positions[i];
-            let weight = share * problem.weights[position];
+            let weight = share[position / time] * problem.weights[position];
             let even = weight * problem.smoothing / problem.vocab() as f32;
             shares(isa, line, totals[position], weight, even);
             let target = (problem.targets[position] as usize).checked_sub(first);

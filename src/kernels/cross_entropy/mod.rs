@@ -5,7 +5,7 @@
 //! | `hidden` | `[..., in]`, what the head takes |
 //! | `head` | a [`Layer`] of `vocab` outputs |
 //! | `targets`, `weights` | `[...]`, integers below `vocab` and f32 from 0 |
-//! | result | `[]`, f32, nats |
+//! | result | `[]`, f32, nats; of [`cross_entropy_rows`] one number per row, `[...]` without the last axis |
 //!
 //! `Σ weights · ((1-ε) · -log softmax(logits)[targets] + ε · mean over the vocabulary of -log softmax(logits))`
 //! with label smoothing ε ([Szegedy et al.](https://arxiv.org/abs/1512.00567)). A sum, not a mean, so that
@@ -49,9 +49,25 @@ pub fn cross_entropy(
     weights: &Array,
     options: Options,
 ) -> MlxResult<Array> {
+    cross_entropy_rows(hidden, head, targets, weights, options)?.sum(None)
+}
+
+/// The same sums, each over the last axis of `targets` alone. With weights of 1 on an answer and no smoothing, a sum
+/// is minus the log-probability of the answer.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn cross_entropy_rows(
+    hidden: &Array,
+    head: &Layer,
+    targets: &Array,
+    weights: &Array,
+    options: Options,
+) -> MlxResult<Array> {
     let lead = &hidden.shape()[..hidden.ndim().saturating_sub(1)];
     if targets.shape() != lead
         || weights.shape() != lead
+        || lead.is_empty()
         || hidden.shape().last() != Some(&head.weight.shape().1)
     {
         return Err(Exception::custom(format!(
@@ -69,10 +85,10 @@ pub fn cross_entropy(
     };
     let supported = is_float(hidden) && dense;
     if !(on_cpu() && plain && supported && options.softcap.is_none()) {
-        return reference(hidden, head, targets, weights, options);
+        return reference_rows(hidden, head, targets, weights, options);
     }
     let (targets, weights) = (targets.as_dtype(Dtype::Uint32)?, weights.as_dtype(Dtype::Float32)?);
-    let mut shapes = vec![(&[] as &[i32], Dtype::Float32)];
+    let mut shapes = vec![(&lead[..lead.len() - 1], Dtype::Float32)];
     if options.gradient {
         // The gradient of `hidden` and, for that of the head, each position's log of the sum of exponentials.
         shapes.extend([(hidden.shape(), hidden.dtype()), (lead, Dtype::Float32)]);
@@ -94,6 +110,16 @@ pub fn reference(
     weights: &Array,
     options: Options,
 ) -> MlxResult<Array> {
+    reference_rows(hidden, head, targets, weights, options)?.sum(None)
+}
+
+fn reference_rows(
+    hidden: &Array,
+    head: &Layer,
+    targets: &Array,
+    weights: &Array,
+    options: Options,
+) -> MlxResult<Array> {
     let mut logits = linears(hidden, &[*head])?.swap_remove(0).as_dtype(Dtype::Float32)?;
     if let Some(cap) = options.softcap {
         logits = softcap(&logits, cap)?;
@@ -106,7 +132,7 @@ pub fn reference(
         let share = |x: Array, share: f32| x.multiply(Array::from_f32(share));
         surprise = share(surprise, 1.0 - options.smoothing)?.add(share(even, options.smoothing)?)?;
     }
-    surprise.multiply(weights)?.sum(None)
+    surprise.multiply(weights)?.sum_axis(-1, false)
 }
 
 #[cfg(test)]

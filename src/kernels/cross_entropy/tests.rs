@@ -28,7 +28,10 @@ fn value_and_gradients(f: Function, operands: &[Array; 4], smoothing: f32) -> Ve
     let loss = |trained: &[Array]| -> MlxResult<Vec<Array>> {
         let head = Layer::plain(Weight::Dense(&trained[1]));
         let options = Options { smoothing, gradient: true, ..Options::default() };
-        Ok(vec![f(&trained[0], &head, &operands[2], &operands[3], options)?.multiply(Array::from_f32(0.25))?])
+        let sums = f(&trained[0], &head, &operands[2], &operands[3], options)?;
+        // Rows count differently.
+        let places = Array::arange::<_, f32>(1, 1 + sums.size() as i32, None)?.reshape(sums.shape())?;
+        Ok(vec![sums.multiply(places.multiply(Array::from_f32(0.25))?)?.sum(None)?, sums])
     };
     let argnums: &[i32] = &[0, 1];
     let (mut values, gradients) =
@@ -53,14 +56,18 @@ fn loss_and_gradients_equal_mlx() {
         for (lead, vocab) in [(vec![1], 5), (vec![2, 3], 70), (vec![3, 11], 2100)] {
             for smoothing in [0.0, 0.1] {
                 let operands = operands(&lead, vocab, dtype);
-                let ours = value_and_gradients(cross_entropy, &operands, smoothing);
-                let mlx = value_and_gradients(reference, &operands, smoothing);
-                for (i, (ours, mlx)) in ours.iter().zip(&mlx).enumerate() {
-                    let difference = difference(ours, mlx);
-                    assert!(
-                        difference < tolerance,
-                        "{dtype:?} {lead:?} {vocab} {smoothing} {i}: {difference}"
-                    );
+                let pairs: [[Function; 2]; 2] =
+                    [[cross_entropy, reference], [cross_entropy_rows, reference_rows]];
+                for [kernel, composition] in pairs {
+                    let ours = value_and_gradients(kernel, &operands, smoothing);
+                    let mlx = value_and_gradients(composition, &operands, smoothing);
+                    for (i, (ours, mlx)) in ours.iter().zip(&mlx).enumerate() {
+                        let difference = difference(ours, mlx);
+                        assert!(
+                            difference < tolerance,
+                            "{dtype:?} {lead:?} {vocab} {smoothing} {i}: {difference}"
+                        );
+                    }
                 }
             }
         }

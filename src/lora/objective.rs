@@ -1,0 +1,104 @@
+//! Settings of what training is for.
+
+use super::config::TrainingConfig;
+use crate::data::Learned;
+use crate::train::objective::{Kind, Objective};
+use crate::{Error, Result};
+
+impl TrainingConfig {
+    /// The loss.
+    #[must_use]
+    pub fn objective(&self) -> Objective {
+        match self.objective {
+            Kind::Sft => Objective::Sft,
+            Kind::Dpo => Objective::Dpo {
+                beta: self.dpo_beta as f32,
+                label_smoothing: self.dpo_label_smoothing as f32,
+            },
+            Kind::Orpo => {
+                Objective::Orpo { lambda: self.orpo_lambda as f32, learns_prompts: !self.mask_prompt }
+            }
+        }
+    }
+
+    /// What is learned from the rows.
+    #[must_use]
+    pub fn learned(&self) -> Learned {
+        match self.objective {
+            Kind::Sft => Learned::from_text(self.mask_prompt),
+            Kind::Dpo | Kind::Orpo => Learned::Preferences,
+        }
+    }
+
+    /// Checks what belongs to some objectives only.
+    ///
+    /// # Errors
+    /// The first key out of range, or that the objective has no use for.
+    pub(super) fn validate_objective(&self) -> Result<()> {
+        let (beta, smoothing, lambda) = (self.dpo_beta, self.dpo_label_smoothing, self.orpo_lambda);
+        let checks = [
+            ("dpo_beta", beta, beta > 0.0 && beta.is_finite(), "above 0"),
+            ("dpo_label_smoothing", smoothing, (0.0..0.5).contains(&smoothing), "0 to below 0.5"),
+            ("orpo_lambda", lambda, lambda > 0.0 && lambda.is_finite(), "above 0"),
+        ];
+        for (key, value, holds, range) in checks {
+            if !holds {
+                return Err(Error::Config(format!("{key} is {value}, expected {range}")));
+            }
+        }
+        let of_one = |config: &Self| {
+            [
+                ("dpo_beta", Kind::Dpo, Some(config.dpo_beta)),
+                ("dpo_label_smoothing", Kind::Dpo, Some(config.dpo_label_smoothing)),
+                ("orpo_lambda", Kind::Orpo, Some(config.orpo_lambda)),
+            ]
+        };
+        for (given, default) in of_one(self).into_iter().zip(of_one(&Self::default())) {
+            let (key, objective, _) = given;
+            if given != default && self.objective != objective {
+                return Err(Error::Config(format!(
+                    "{key} is for objective \"{}\", not for \"{}\"",
+                    objective.name(),
+                    self.objective.name()
+                )));
+            }
+        }
+        if self.packing && self.objective != Kind::Sft {
+            return Err(Error::Config(format!(
+                "packing is for objective \"sft\", not for \"{}\": the answers of a pair are rows of their own",
+                self.objective.name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_name_key_and_remedy() {
+        for (json, parts) in [
+            (r#"{"objective": "ppo"}"#, ["ppo", "`orpo`"]),
+            (r#"{"objective": "dpo", "dpo_beta": 0}"#, ["dpo_beta is 0", "above 0"]),
+            (
+                r#"{"objective": "dpo", "dpo_label_smoothing": 0.5}"#,
+                ["dpo_label_smoothing is 0.5", "below 0.5"],
+            ),
+            (r#"{"objective": "orpo", "orpo_lambda": -1}"#, ["orpo_lambda is -1", "above 0"]),
+            (r#"{"dpo_beta": 0.2}"#, ["dpo_beta is for objective \"dpo\"", "not for \"sft\""]),
+            (
+                r#"{"objective": "dpo", "orpo_lambda": 0.2}"#,
+                ["orpo_lambda is for objective \"orpo\"", "\"dpo\""],
+            ),
+            (r#"{"objective": "orpo", "packing": true}"#, ["packing is for objective \"sft\"", "pair"]),
+        ] {
+            let message = match serde_json::from_str::<TrainingConfig>(json) {
+                Ok(config) => config.validate().unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
+        }
+    }
+}

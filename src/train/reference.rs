@@ -1,0 +1,139 @@
+//! Log-probabilities of answers before the training, from which DPO measures.
+//!
+//! They are computed once, with the model as training finds it, and kept beside the checkpoints: a resumed run holds
+//! other weights.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::batches::Data;
+use super::evaluate::EvaluationPlan;
+use super::fit::Plan;
+use super::memory::Limit;
+use super::objective::surprises;
+use crate::data::Examples;
+use crate::kernels::memory::clear_cache;
+use crate::models::Model;
+use crate::progress::{Event, Observer};
+use crate::{Error, Result, kernels};
+
+/// Name of their file in the folder of the checkpoints.
+pub const FILE: &str = "reference.json";
+
+/// Log-probabilities of the samples of both splits, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// What model and data they belong to.
+    pub fingerprint: String,
+    /// Of the rows to learn.
+    pub train: Vec<f32>,
+    /// Of the rows to score.
+    pub valid: Vec<f32>,
+}
+
+impl Reference {
+    /// What an earlier run stored in the file `path`, where it belongs to `fingerprint`, or else that of `model`, which
+    /// is as training finds it.
+    ///
+    /// # Errors
+    /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
+    pub fn of(
+        model: &dyn Model,
+        data: &Data,
+        path: &Path,
+        fingerprint: String,
+        plan: &Plan,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
+        let belongs = |stored: &Self| {
+            stored.fingerprint == fingerprint
+                && fits(&stored.train, &data.train)
+                && fits(&stored.valid, &data.valid)
+        };
+        if let Some(stored) = stored.filter(belongs) {
+            return Ok(stored);
+        }
+        let _limit = Limit::lower(plan.memory_budget)?;
+        let total = data.train.len() + data.valid.len();
+        let mut tally = Tally { done: 0, total, observer };
+        let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, &mut tally);
+        Ok(Self { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint })
+    }
+
+    /// `data` with these log-probabilities.
+    #[must_use]
+    pub fn attach(self, data: Data) -> Data {
+        Data { train: data.train.with_reference(self.train), valid: data.valid.with_reference(self.valid) }
+    }
+
+    /// The content of its file.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub fn text(&self) -> Result<String> {
+        if let Some(number) = self.train.iter().chain(&self.valid).find(|number| !number.is_finite()) {
+            return Err(Error::Training(format!(
+                "the log-probability of an answer is {number} before the first step; check the weights for values \
+                 that are not finite"
+            )));
+        }
+        serde_json::to_string(self)
+            .map_err(|error| Error::Training(format!("cannot store the reference: {error}")))
+    }
+}
+
+/// Tells of every tenth of the work.
+struct Tally<'a> {
+    done: usize,
+    total: usize,
+    observer: &'a mut dyn Observer,
+}
+
+impl Tally<'_> {
+    /// Counts `pairs` more.
+    fn add(&mut self, pairs: usize) -> Result<()> {
+        let tenth = |done: usize| 10 * done / self.total.max(1);
+        let told = tenth(self.done);
+        self.done += pairs;
+        let event = Event::Referenced { pairs: self.done as u64, total: self.total as u64 };
+        let next = if tenth(self.done) > told { self.observer.on(&event) } else { self.observer.poll() };
+        if next == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Log-probability of each answer under `model`, in the order of the samples. Pairs go through the model `batch_size`
+/// at a time, sorted by length so that little is padded.
+fn log_probabilities(
+    model: &dyn Model,
+    examples: &Examples,
+    cut: &EvaluationPlan,
+    tally: &mut Tally,
+) -> Result<Vec<f32>> {
+    let lengths = examples.lengths();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&pair| std::cmp::Reverse(lengths[pair]));
+    let mut values = vec![0.0; 2 * examples.len()];
+    let (mut done, mut at_once) = (0, cut.batch_size);
+    while done < order.len() {
+        let pairs = &order[done..order.len().min(done + at_once)];
+        let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
+        match kernels::eval([&surprises]) {
+            Err(error) if error.is_out_of_memory() && pairs.len() > 1 => {
+                at_once = pairs.len() / 2;
+                clear_cache()?;
+                continue;
+            }
+            other => other?,
+        }
+        for (pair, surprises) in pairs.iter().zip(surprises.as_slice::<f32>().chunks_exact(2)) {
+            values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
+        }
+        done += pairs.len();
+        tally.add(pairs.len())?;
+    }
+    Ok(values)
+}
