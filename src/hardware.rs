@@ -24,7 +24,7 @@ pub struct Report {
     pub memory_bytes: u64,
     /// Version of the MLX library in use.
     pub mlx_version: String,
-    /// MLX's allocator frees its cache and waits above this many bytes.
+    /// Bytes above which MLX frees its cache and waits on a GPU, and memory has run out on a CPU.
     pub memory_limit_bytes: usize,
     /// Freed bytes MLX keeps for reuse.
     pub cache_limit_bytes: usize,

@@ -20,13 +20,33 @@ class HardwareReport:
     """Memory of the machine."""
     mlx_version: str
     memory_limit_bytes: int
-    """MLX's allocator waits or fails above it."""
+    """MLX waits above it on a GPU; on a CPU it is where memory has run out."""
     cache_limit_bytes: int
     """Freed memory MLX keeps for reuse."""
     wired_limit_bytes: int
     """Memory kept resident for the GPU; 0 where there is none."""
     note: str | None = None
     """Why a GPU is not used, where there could be one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessGroup:
+    """The processes that ``mlx.launch`` or ``mpirun`` started together."""
+
+    rank: int
+    """This process among them, from 0; the first one speaks and writes for all."""
+    size: int
+
+
+def process_group() -> ProcessGroup:
+    """Join the processes that were started together; one that was started alone is its own group.
+
+    Training divides each batch among them, so every process must train.
+    """
+    from efficientai_toolkit._engine import core
+
+    rank, size = core.process_group()
+    return ProcessGroup(rank=rank, size=size)
 
 
 def hardware() -> HardwareReport:

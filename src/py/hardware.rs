@@ -7,6 +7,7 @@ use super::enter::enter;
 use super::json::json;
 use crate::hardware as engine;
 use crate::kernels::blas;
+use crate::kernels::group::Group;
 
 /// What `start` found; configuring again would undo what the user has set since.
 static REPORT: PyOnceLock<String> = PyOnceLock::new();
@@ -27,6 +28,15 @@ pub(super) fn start(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(super) fn hardware(py: Python<'_>) -> PyResult<String> {
     REPORT.get_or_try_init(py, || enter(py, || json(&engine::configure()?))).cloned()
+}
+
+/// This process's rank among those that were started together, and their number; waits for them the first time.
+#[pyfunction]
+pub(super) fn process_group(py: Python<'_>) -> PyResult<(usize, usize)> {
+    enter(py, || {
+        let group = Group::join()?;
+        Ok((group.rank(), group.size()))
+    })
 }
 
 /// Lets MLX multiply float32 matrices on the CPU with the engine's kernel; ``False`` if it has no

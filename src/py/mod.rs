@@ -25,7 +25,7 @@ mod _core {
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]
-    use super::hardware::{accelerate_mlx, hardware, sgemm_calls, start};
+    use super::hardware::{accelerate_mlx, hardware, process_group, sgemm_calls, start};
     #[pymodule_export]
     use super::kernels::{measure_kernel, report_kernels};
     #[pymodule_export]

@@ -186,6 +186,9 @@ class FakeEngine(types.ModuleType):
         model.trained = True
         return json.dumps({**REPORT, "adapter_path": settings["output"]})
 
+    def process_group(self) -> tuple[int, int]:
+        return 0, 1
+
     def estimate_memory(self, model: Model, tokenizer: Tokenizer, config: str) -> str:
         self.calls.append(("estimate_memory", json.loads(config)))
         return json.dumps(MEMORY)

@@ -2,7 +2,7 @@
 
 import shlex
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import LORA, program
 from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.generation import GenerateConfig, as_question, generate, load
+from efficientai_toolkit.hardware import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 
 if TYPE_CHECKING:
@@ -43,12 +44,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
+    group = process_group()
+    if group.rank > 0:
+        out = replace(out, as_json=False, quiet=True)
     given = training_config(args)
     config = given.with_defaults_filled()
     model, tokenizer = load(
         given.model_path, dtype=config.dtype, bits=config.bits, show_progress=not out.quiet
     )
     out.note(table(_header(given, config, model)))
+    if group.size > 1:
+        out.note(f"{group.size} processes, each with its share of {group.size} times the batch size")
     prompt = args.prompt or first_prompt(Path(str(config.data)))
     before = _answer(model, tokenizer, prompt)
     trainer = MLXTrainer(config, callback=_callback(args), model=model, tokenizer=tokenizer)
@@ -57,6 +63,9 @@ def run(args: Namespace, out: Output) -> int:
     except KeyboardInterrupt:
         message = _how_to_resume(args.argv, Path(str(config.output)), given=given)
         raise KeyboardInterrupt(message) from None
+    if group.rank > 0:
+        # The first process speaks for all.
+        return 0
     answers = Answers(prompt=prompt, before=before, after=_answer(model, tokenizer, prompt))
     command = _command_to_try(given, result, prompt)
     out.note()
@@ -92,8 +101,6 @@ def _callback(args: Namespace) -> Callback:
 
 
 def _header(given: TrainingConfig, config: TrainingConfig, model: "Model") -> list[tuple[str, str]]:
-    from efficientai_toolkit.hardware import hardware
-
     device = hardware()
     name = given.model_path or "embedded"
     return [
