@@ -153,3 +153,16 @@ impl Observer for Silent {
         ControlFlow::Continue(())
     }
 }
+
+/// An observer that is told nothing, but may still stop the work.
+pub struct Quiet<'a>(pub &'a mut dyn Observer);
+
+impl Observer for Quiet<'_> {
+    fn on(&mut self, _: &Event) -> ControlFlow<()> {
+        self.0.poll()
+    }
+
+    fn poll(&mut self) -> ControlFlow<()> {
+        self.0.poll()
+    }
+}

@@ -132,8 +132,8 @@ def describe_memory(event: Estimated) -> str:
     }
     told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     return (
-        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}) "
-        f"with {event.rows:,} of the longest rows at once"
+        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}), "
+        f"{event.rows:,} rows at once"
     )
 
 

@@ -33,6 +33,7 @@ pub mod checkpoint;
 pub mod conv;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod group;
 pub mod linear;
 pub mod matmul;
 pub mod measure;

@@ -1,6 +1,7 @@
 //! From settings to the numbers of the training loop.
 
 use super::config::TrainingConfig;
+use crate::kernels::group::Group;
 use crate::train::batches::batches_per_epoch;
 use crate::train::evaluate::EvaluationPlan;
 use crate::train::fit::Plan;
@@ -9,17 +10,18 @@ use crate::train::schedule::{Course, Schedule, parse_table};
 use crate::train::watch::Patience;
 use crate::{Error, Result};
 
-/// How `config` trains on so many rows, or pairs, padded with `pad`.
+/// How the processes of `group` together train as `config` says on so many rows, or pairs, padded with `pad`.
 ///
 /// # Errors
 /// As [`check`].
-pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Plan> {
-    let batches = batches_per_epoch(rows, config.batch_size) as f64 * config.epochs;
+pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32, group: Group) -> Result<Plan> {
+    let batch_size = config.batch_size * group.size();
+    let batches = batches_per_epoch(rows, batch_size) as f64 * config.epochs;
     let steps = config.iters.unwrap_or_else(|| (batches / config.grad_accumulation as f64).ceil() as u64);
     Ok(Plan {
         steps,
         objective: config.objective(),
-        batch_size: config.batch_size,
+        batch_size,
         accumulation: config.grad_accumulation,
         memory_budget: config.memory_budget_gb.map(|budget| (budget * 1e9) as u64),
         lr: config.lr,
@@ -38,7 +40,8 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32) -> Result<Pla
         eval_every: config.eval_every,
         save_every: config.save_every,
         evaluation: EvaluationPlan {
-            batch_size: config.batch_size,
+            batch_size,
+            group,
             max_batches: config.eval_batches,
             max_seq_length: config.max_seq_length,
             pad,

@@ -20,8 +20,9 @@ use crate::data::{
 use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
+use crate::kernels::group::Group;
 use crate::models::{self, Model};
-use crate::progress::{Event, MemoryEstimate, Observer};
+use crate::progress::{Event, MemoryEstimate, Observer, Quiet};
 use crate::train::batches::Data;
 use crate::train::checkpoint::Checkpoints;
 use crate::train::fit::{Outcome, Trained, fit};
@@ -89,6 +90,8 @@ pub struct Report {
     pub adapter_path: PathBuf,
     /// Step this run continued from; 0 for a fresh one.
     pub resumed_from: u64,
+    /// Processes that trained together.
+    pub processes: usize,
     /// Ranks that `AdaLoRA` left, by layer.
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
@@ -107,6 +110,9 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Report> {
     config.validate()?;
+    let group = Group::join()?;
+    let mut quiet = Quiet(observer);
+    let observer: &mut dyn Observer = if group.leads() { quiet.0 } else { &mut quiet };
     let existing = match config {
         TrainingConfig { resume: true, .. } => Existing::Resume,
         TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
@@ -125,15 +131,18 @@ pub fn run(
     }
     let mut results = vec![REPORT, weights::FILE, "config.json"];
     results.extend(adapters::FILES);
-    let output = Output::open(&folder, &results, CHECKPOINTS, existing)?;
+    let _output =
+        group.leads().then(|| Output::open(&folder, &results, CHECKPOINTS, existing)).transpose()?;
+    group.wait()?;
     let names = prepare(model, config)?;
     let mut identity = config.identity();
+    identity["batch_size"] = json!(config.batch_size * group.size());
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
     let start = format!("{identity}, {}", fingerprint(&data.valid));
-    let folder = output.folder().join(CHECKPOINTS);
-    let checkpoints = Checkpoints::new(folder.clone(), identity, config.keep_checkpoints);
-    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
+    let unfinished = folder.join(CHECKPOINTS);
+    let checkpoints = Checkpoints::new(unfinished.clone(), identity, config.keep_checkpoints);
+    let plan = plan(config, data.train.len(), tokenizer.pad_id(), group)?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let mut allocator = match config.method {
@@ -142,7 +151,7 @@ pub fn run(
     };
     let (data, checkpoints) = match plan.objective {
         Objective::Dpo { .. } => {
-            let path = folder.join(reference::FILE);
+            let path = unfinished.join(reference::FILE);
             let reference = Reference::of(model, &data, &path, start, &plan, observer)?;
             let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
             (reference.attach(data), checkpoints)
@@ -155,22 +164,29 @@ pub fn run(
     let stopped_early = outcome.steps < plan.steps;
     let measured = report(model, &names, outcome)?;
     let ranks = attach::settle(model)?;
-    save(model, source, config, ranks.clone(), output.folder())?;
     let report = Report {
         stopped_early,
         resumed_from,
         truncated_rows: dropped.truncated,
         dropped_rows: dropped.dropped,
-        adapter_path: output.folder().to_owned(),
-        rank_pattern: (!ranks.is_empty()).then_some(ranks),
+        adapter_path: folder.clone(),
+        rank_pattern: (!ranks.is_empty()).then(|| ranks.clone()),
+        processes: group.size(),
         ..measured
     };
-    let text =
-        serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
-    atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
+    if group.leads() {
+        save(model, source, config, ranks, &folder)?;
+        write(&report, config, &folder)?;
+    }
+    group.wait()?;
     // The result is safe on disk: a request to stop has nothing left to stop.
-    let _ = observer.on(&Event::Finished { step: report.steps, path: output.folder().to_owned() });
+    let _ = observer.on(&Event::Finished { step: report.steps, path: folder });
     Ok(report)
+}
+
+fn write(report: &Report, config: &TrainingConfig, folder: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(&json!({"config": config, "report": report})).unwrap_or_default();
+    atomic::write_text(&folder.join(REPORT), &(text + "\n"))
 }
 
 /// Rows that did not go in whole.
@@ -237,7 +253,7 @@ pub fn estimate_memory(
 ) -> Result<MemoryEstimate> {
     config.validate()?;
     let (data, _) = read_data(tokenizer, config, model.vocab_size())?;
-    let plan = plan(config, data.train.len(), tokenizer.pad_id())?;
+    let plan = plan(config, data.train.len(), tokenizer.pad_id(), Group::ALONE)?;
     let found = prepare(model, &undecomposed(config)).and_then(|names| expect(model, &names, &plan, &data));
     attach::detach(model)?;
     found

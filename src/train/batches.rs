@@ -54,13 +54,16 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The examples of these numbers in batches of at most `size`, each as long as its own longest row. Pairs stay whole.
+/// This process's share of the examples of these numbers, in batches of at most `size`, each as long as its own longest
+/// row. Pairs stay whole.
 pub(super) fn divide(
     examples: &Examples,
     numbers: &[usize],
     cut: EvaluationPlan,
     size: PassSize,
 ) -> Vec<Batch> {
+    let numbers: Vec<usize> =
+        numbers.iter().skip(cut.group.rank()).step_by(cut.group.size()).copied().collect();
     let longest = numbers.iter().map(|&number| examples.length(number).min(cut.max_seq_length)).max();
     let at_once = (size.rows(longest.unwrap_or(0)) / examples.rows_per_example()).max(1);
     numbers.chunks(at_once).map(|part| examples.batch(part, cut.max_seq_length, cut.pad)).collect()

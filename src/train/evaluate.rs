@@ -7,6 +7,7 @@ use super::memory::PassSize;
 use super::objective::{Objective, Totals};
 use super::rewards::{RewardSum, Rewards};
 use crate::data::{Batch, Examples};
+use crate::kernels::group::Group;
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
@@ -35,11 +36,15 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let order: Vec<usize> = (0..examples.len()).collect();
     let limit = if plan.max_batches == 0 { usize::MAX } else { plan.max_batches };
-    let batch = |rows: &[usize]| -> Vec<Batch> { divide(examples, rows, plan, size) };
-    let batches = || order.chunks(plan.batch_size).take(limit).flat_map(batch);
-    let totals = batches().fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
+    let batches = |plan: EvaluationPlan| {
+        let batch = move |rows: &[usize]| -> Vec<Batch> { divide(examples, rows, plan, size) };
+        order.chunks(plan.batch_size).take(limit).flat_map(batch)
+    };
+    // Those of all processes, without asking them: who runs out of memory begins again while others go on.
+    let all = batches(EvaluationPlan { group: Group::ALONE, ..plan });
+    let totals = all.fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
-    for batch in batches() {
+    for batch in batches(plan) {
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
@@ -48,14 +53,17 @@ pub fn evaluate(
         loss += f64::from(scored.loss.item_exact::<f32>());
         rewards.add(scored.rewards.as_ref());
     }
-    Ok(Evaluation { loss, rewards: rewards.mean() })
+    let [loss, rest @ ..] = plan.group.all_sum_f64(rewards.with(loss))?;
+    Ok(Evaluation { loss, rewards: RewardSum::from(rest).mean() })
 }
 
 /// How [`evaluate`] cuts the data.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationPlan {
-    /// Rows or pairs per forward pass.
+    /// Rows or pairs per batch, of which each process of the group reads its share.
     pub batch_size: usize,
+    /// The processes.
+    pub group: Group,
     /// Batches scored; 0 for all.
     pub max_batches: usize,
     /// Tokens per row beyond which a row is cut.

@@ -13,7 +13,7 @@ use super::hook::StepHook;
 use super::loss_scale::LossScale;
 use super::lr_factors::LrFactors;
 use super::memory::{self, Limit, PassSize};
-use super::objective::Objective;
+use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Optimizer, Pace};
 use super::passes::{self, Summed};
 use super::schedule::Course;
@@ -206,7 +206,8 @@ impl Run<'_, '_> {
                 return self.finish(state);
             }
             self.step(&mut state)?;
-            if is_due(state.step, self.plan.save_every) && state.step < steps {
+            let due = is_due(state.step, self.plan.save_every) && state.step < steps;
+            if due && self.plan.evaluation.group.leads() {
                 let path = self.checkpoints.save(&state)?;
                 self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
             }
@@ -284,18 +285,25 @@ impl Run<'_, '_> {
 
     /// Loss and gradient of the next step, of which as much goes through the model at once as memory allows.
     fn gradients(&mut self, state: &State, scale: Option<f32>) -> Result<Summed> {
-        let Plan { accumulation, .. } = *self.plan;
+        let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
+        let numbers = state.step * accumulation..(state.step + 1) * accumulation;
+        let batches = |run: &mut Self| -> Vec<Vec<Batch>> {
+            numbers.clone().map(|number| run.batches.get(number, run.size)).collect()
+        };
+        let mut own = batches(self);
+        // All passes of all processes share one divisor, so a token counts the same in each of them.
+        let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
+        let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
+        let totals = Totals { tokens: tokens as f32, pairs: pairs as f32 };
         loop {
-            let numbers = state.step * accumulation..(state.step + 1) * accumulation;
-            let batches: Vec<Vec<Batch>> =
-                numbers.map(|number| self.batches.get(number, self.size)).collect();
-            let step = (state.step, &batches[..]);
+            let step = (state.step, &own[..], totals);
             match passes::sum(self.model, &state.parameters, self.plan, step, scale, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    self.shrink(state, batches.iter().flatten(), &error)?;
+                    self.shrink(state, own.iter().flatten(), &error)?;
+                    own = batches(self);
                 }
-                other => return other,
+                other => return other?.over(group, &state.parameters),
             }
         }
     }
@@ -368,7 +376,7 @@ impl Run<'_, '_> {
 
     /// Saves what there is; the error to return.
     fn interrupt(&mut self, state: &State) -> Error {
-        if state.step == 0 {
+        if state.step == 0 || !self.plan.evaluation.group.leads() {
             return Error::Interrupted;
         }
         match self.checkpoints.save(state) {

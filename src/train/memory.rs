@@ -105,7 +105,8 @@ pub(super) fn estimate(
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
     let row = growth.at(time).max(1);
     let together = data.train.rows_per_example();
-    let whole = together * plan.batch_size.min(data.train.len()).max(1);
+    let own_share = plan.batch_size.div_ceil(evaluation.group.size());
+    let whole = together * own_share.min(data.train.len()).max(1);
     let expected = |rows: usize| {
         let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
         let optimizer = moments + trained * (summed + u64::from(keeps_best));

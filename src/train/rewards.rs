@@ -15,25 +15,36 @@ pub struct Rewards {
 /// Rewards of the pairs so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RewardSum {
-    pairs: usize,
-    wins: usize,
+    pairs: f64,
+    wins: f64,
     margin: f64,
+}
+
+impl From<[f64; 3]> for RewardSum {
+    fn from([pairs, wins, margin]: [f64; 3]) -> Self {
+        Self { pairs, wins, margin }
+    }
 }
 
 impl RewardSum {
     /// Adds those of one batch, `[rows]`, evaluated; `None` where it holds no pairs.
     pub(super) fn add(&mut self, rewards: Option<&Array>) {
         for pair in rewards.iter().flat_map(|rewards| rewards.as_slice::<f32>().chunks_exact(2)) {
-            self.pairs += 1;
-            self.wins += usize::from(pair[0] > pair[1]);
+            self.pairs += 1.0;
+            self.wins += f64::from(pair[0] > pair[1]);
             self.margin += f64::from(pair[0]) - f64::from(pair[1]);
         }
     }
 
     /// `None` where there were no pairs.
     pub(super) fn mean(self) -> Option<Rewards> {
-        let pairs = self.pairs as f64;
-        (self.pairs > 0).then(|| Rewards { accuracy: self.wins as f64 / pairs, margin: self.margin / pairs })
+        let Self { pairs, wins, margin } = self;
+        (pairs > 0.0).then(|| Rewards { accuracy: wins / pairs, margin: margin / pairs })
+    }
+
+    /// `first` and these sums in one row of numbers, as other processes can add to.
+    pub(super) fn with(self, first: f64) -> [f64; 4] {
+        [first, self.pairs, self.wins, self.margin]
     }
 }
 

@@ -106,18 +106,18 @@ pub fn clip_factor(norm: f32, max_norm: f32) -> f32 {
     if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
-/// Gives every adapter with dropout its mask for one pass, named by seed, micro-batch and part of it, or (`None`) turns
-/// dropout off.
+/// Gives every adapter with dropout its mask for one pass, named by seed, micro-batch, part of it and process, or (`None`)
+/// turns dropout off.
 ///
 /// # Errors
 /// What MLX raises.
-pub fn set_dropout(model: &mut dyn Model, draw: Option<(u64, [u64; 2])>) -> Result<()> {
+pub fn set_dropout(model: &mut dyn Model, draw: Option<(u64, [u64; 3])>) -> Result<()> {
     let mut layer = 0;
     model.visit_linears(&mut |_, linear| {
         layer += 1;
         linear.low_rank.dropout_key = match draw {
-            Some((seed, [micro, part])) if linear.low_rank.dropout > 0.0 => {
-                Some(rng::key(seed, Purpose::Dropout, &[micro, part, layer])?)
+            Some((seed, [micro, part, rank])) if linear.low_rank.dropout > 0.0 => {
+                Some(rng::key(seed, Purpose::Dropout, &[micro, part, rank, layer])?)
             }
             _ => None,
         };
@@ -129,7 +129,7 @@ pub fn set_dropout(model: &mut dyn Model, draw: Option<(u64, [u64; 2])>) -> Resu
 ///
 /// # Errors
 /// What MLX raises.
-pub fn set_noise(model: &mut dyn Model, alpha: Option<f32>, draw: Option<(u64, [u64; 2])>) -> Result<()> {
+pub fn set_noise(model: &mut dyn Model, alpha: Option<f32>, draw: Option<(u64, [u64; 3])>) -> Result<()> {
     let noise = alpha
         .zip(draw)
         .map(|(alpha, (seed, pass))| rng::key(seed, Purpose::Noise, &pass).map(|key| Noise { alpha, key }));
