@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -137,6 +137,13 @@ def create_model(config: str, folder: str | PathLike[str], seed: SupportsIndex =
 def defaults(room: str) -> str:
     """
     Default settings of a room (``lora`` or ``generate``) as JSON.
+    """
+
+def estimate_memory(model: Model, tokenizer: Tokenizer, config: str) -> str:
+    """
+    What a run with this configuration is expected to take of MLX's memory: JSON of a ``MemoryEstimate``.
+
+    ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in.
     """
 
 def fuse_adapter(model_path: str | PathLike[str], adapter_path: str | PathLike[str], output: str | PathLike[str], dequantize: bool = False, overwrite: bool = False) -> str:

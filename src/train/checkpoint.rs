@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn newest_comes_back_exactly_and_oldest_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(folder.path().to_owned(), json!({"seed": 1}), 2);
+        let checkpoints = Checkpoints::new(folder.path().to_owned(), json!({"seed": 1}), 2)
+            .with_companion("all.json", "1".to_owned());
         assert!(checkpoints.latest().unwrap_err().to_string().contains("no run to resume"));
         for step in [2, 4, 10] {
             checkpoints.save(&state(step)).unwrap();
@@ -244,6 +245,7 @@ mod tests {
         let best = back.best.unwrap();
         assert_eq!((best.step, best.loss), (5, 0.1 + 0.2));
         assert_eq!(best.parameters["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(fs::read_to_string(folder.path().join("all.json")).unwrap(), "1");
         assert_eq!(checkpoints.stored().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 10]);
     }
 

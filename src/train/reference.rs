@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
 use super::batches::Data;
@@ -54,7 +55,12 @@ impl Reference {
                 && fits(&stored.train, &data.train)
                 && fits(&stored.valid, &data.valid)
         };
-        if let Some(stored) = stored.filter(belongs) {
+        let (stored, group) = (stored.filter(belongs), plan.evaluation.group);
+        // A process that lacks the file would wait for the others, so it counts only where all have it.
+        let [found] = group.all_sum_f64([f64::from(stored.is_some())])?;
+        if let Some(stored) = stored
+            && found >= group.size() as f64
+        {
             return Ok(stored);
         }
         let _limit = Limit::lower(plan.memory_budget)?;
@@ -94,19 +100,19 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
-    /// Counts `pairs` more.
+    /// Counts `pairs` more of all processes.
     fn add(&mut self, pairs: usize) -> Result<()> {
         let tenth = |done: usize| 10 * done / self.total.max(1);
         let told = tenth(self.done);
-        self.done += pairs;
+        self.done = (self.done + pairs).min(self.total);
         let event = Event::Referenced { pairs: self.done as u64, total: self.total as u64 };
         let next = if tenth(self.done) > told { self.observer.on(&event) } else { self.observer.poll() };
         if next == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 
-/// Log-probability of each answer under `model`, in the order of the samples. Pairs go through the model `batch_size`
-/// at a time, sorted by length so that little is padded.
+/// Log-probability of each answer under `model`, in the order of the samples. Each process reads its share of the pairs,
+/// as many at a time as of a batch, sorted by length so that little is padded.
 fn log_probabilities(
     model: &dyn Model,
     examples: &Examples,
@@ -116,10 +122,11 @@ fn log_probabilities(
     let lengths = examples.lengths();
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&pair| std::cmp::Reverse(lengths[pair]));
+    let own: Vec<usize> = order.into_iter().skip(cut.group.rank()).step_by(cut.group.size()).collect();
     let mut values = vec![0.0; 2 * examples.len()];
-    let (mut done, mut at_once) = (0, cut.batch_size);
-    while done < order.len() {
-        let pairs = &order[done..order.len().min(done + at_once)];
+    let (mut done, mut at_once) = (0, cut.batch_size.div_ceil(cut.group.size()));
+    while done < own.len() {
+        let pairs = &own[done..own.len().min(done + at_once)];
         let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
         match kernels::eval([&surprises]) {
             Err(error) if error.is_out_of_memory() && pairs.len() > 1 => {
@@ -133,7 +140,12 @@ fn log_probabilities(
             values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
         }
         done += pairs.len();
-        tally.add(pairs.len())?;
+        tally.add(pairs.len() * cut.group.size())?;
+    }
+    if cut.group.size() > 1 && !values.is_empty() {
+        let sum = cut.group.all_sum(&Array::from_slice(&values, &[values.len() as i32]))?;
+        kernels::eval([&sum])?;
+        values = sum.as_slice::<f32>().to_vec();
     }
     Ok(values)
 }
