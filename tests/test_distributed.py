@@ -91,7 +91,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, settings: di
 
 
 def test_a_run_of_one_is_continued_by_two_and_only_the_first_writes_and_speaks(tmp_path: Path) -> None:
-    settings = {"iters": 6, "batch_size": 4, "save_every": 2}
+    settings: dict[str, Any] = {"iters": 6, "batch_size": 4, "save_every": 2}
     whole = train(MODEL, INSTRUCTIONS, tmp_path / "whole", **settings)
 
     def stop(run: Any, event: dict[str, Any]) -> None:

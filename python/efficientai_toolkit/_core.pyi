@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -176,6 +176,11 @@ def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = N
 def measure_kernel(request: str) -> float:
     """
     Median seconds of one call of a kernel; ``request`` is the JSON of what to measure.
+    """
+
+def process_group() -> tuple[int, int]:
+    """
+    This process's rank among those that were started together, and their number; waits for them the first time.
     """
 
 def report_kernels() -> str:
