@@ -56,7 +56,7 @@ def token_loss(rows: list[list[int]], adapter: Path | None = None) -> float:
 def test_events_come_in_the_order_they_are_documented(data: Path, tmp_path: Path) -> None:
     run = train(MODEL, data, tmp_path / "run", iters=4, batch_size=2, eval_every=2, save_every=2)
     kinds = [event["event"] for event in run.events]
-    assert kinds[:2] == ["started", "evaluated"]
+    assert kinds[:3] == ["started", "estimated", "evaluated"]
     assert kinds[-1] == "finished"
     assert kinds.count("step") == 4
     assert [event["step"] for event in run.of("evaluated")] == [0, 2, 4]
