@@ -53,10 +53,12 @@ class TrainingConfig(Config):
         "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "dora", "adalora", "full"] = setting(
+    method: Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"] = setting(
         "lora",
         "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
-        " they matter), or every number of the model",
+        " they matter), virtual tokens before every text (prompt_tuning: embeddings; prefix_tuning: keys and"
+        " values; p_tuning: embeddings through a small network), which want an lr of 1e-2 or so, or every"
+        " number of the model",
     )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")
@@ -92,6 +94,19 @@ class TrainingConfig(Config):
     adalora_orth_reg_weight: float = setting(
         0.5, "weight of adalora's penalty on matrices that are not orthogonal"
     )
+    num_virtual_tokens: int = setting(
+        20, "virtual tokens before every text, of prompt_tuning, prefix_tuning and p_tuning"
+    )
+    prompt_tuning_init: Literal["random", "text", "sample_vocab"] = setting(
+        "random", "what prompt_tuning starts from: noise, the embeddings of a text, or those of random tokens"
+    )
+    prompt_tuning_init_text: str | None = setting(
+        None, "text of prompt_tuning_init=text, such as a description of the task"
+    )
+    prefix_projection: bool = setting(False, "learn the prefixes of prefix_tuning through a small network")
+    encoder_hidden_size: int | None = setting(
+        None, "width of the network of p_tuning and prefix_projection (default: that of what it learns)"
+    )
     target_modules: list[str] | None = setting(
         None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
     )
@@ -100,7 +115,7 @@ class TrainingConfig(Config):
         None, "folder or hub id of adapters to start from, in either format (default: fresh ones)"
     )
     adapter_format: Literal["mlx", "peft"] = setting(
-        "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does"
+        "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does (virtual tokens: always)"
     )
     mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
     objective: Literal["sft", "dpo", "orpo"] = setting(

@@ -148,7 +148,7 @@ fn read_before_last(
     ids: &[u32],
     on_text: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Cache> {
-    let mut cache = model.new_cache(ids.len() as i32);
+    let mut cache = model.new_cache(ids.len() as i32)?;
     for chunk in ids[..ids.len() - 1].chunks(PREFILL) {
         on_text("")?;
         prefill(model, chunk, &mut cache)?;

@@ -70,11 +70,12 @@ impl<'a> Adapter<'a> {
     }
 }
 
-/// Removes every adapter.
+/// Removes every adapter, and virtual tokens.
 ///
 /// # Errors
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
+    *model.prompt_mut() = None;
     model.visit_linears(&mut |_, layer| {
         (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
         layer.low_rank = LowRank::default();

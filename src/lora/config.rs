@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
+use super::prompt::PromptInit;
 use crate::io::adapters::Format;
 use crate::train::schedule::Schedule;
 use crate::train::{objective, optimizer};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Low-rank adapters on frozen weights.
     Lora,
@@ -17,6 +18,12 @@ pub enum Method {
     Dora,
     /// Low-rank adapters whose ranks move to where they matter ([`AdaLoRA`](super::adalora)).
     Adalora,
+    /// Embeddings before every text.
+    PromptTuning,
+    /// Keys and values before those of every text.
+    PrefixTuning,
+    /// Embeddings before every text, computed by a small network.
+    PTuning,
     /// Every weight.
     Full,
 }
@@ -29,6 +36,9 @@ impl Method {
             Self::Lora => "lora",
             Self::Dora => "dora",
             Self::Adalora => "adalora",
+            Self::PromptTuning => "prompt_tuning",
+            Self::PrefixTuning => "prefix_tuning",
+            Self::PTuning => "p_tuning",
             Self::Full => "full",
         }
     }
@@ -90,13 +100,23 @@ pub struct TrainingConfig {
     pub adalora_beta2: f64,
     /// Weight of `AdaLoRA`'s penalty on matrices that are not orthogonal.
     pub adalora_orth_reg_weight: f64,
+    /// Virtual tokens before every text ([`prompt`](super::prompt)).
+    pub num_virtual_tokens: u32,
+    /// What the virtual tokens of prompt tuning start from.
+    pub prompt_tuning_init: PromptInit,
+    /// Text that `prompt_tuning_init` `text` starts from.
+    pub prompt_tuning_init_text: Option<String>,
+    /// Learn prefixes through a small network.
+    pub prefix_projection: bool,
+    /// Numbers between the layers of the network over virtual tokens; `None` for as many as it takes.
+    pub encoder_hidden_size: Option<u32>,
     /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
     pub target_modules: Option<Vec<String>>,
     /// The last this many blocks get adapters; `None` for all.
     pub num_layers: Option<u32>,
     /// Folder of an adapter to start from.
     pub init_adapter: Option<String>,
-    /// How the adapter is written.
+    /// How the adapter is written; virtual tokens always as PEFT does.
     pub adapter_format: Format,
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
@@ -202,6 +222,11 @@ impl Default for TrainingConfig {
             adalora_beta1: 0.85,
             adalora_beta2: 0.85,
             adalora_orth_reg_weight: 0.5,
+            num_virtual_tokens: 20,
+            prompt_tuning_init: PromptInit::Random,
+            prompt_tuning_init_text: None,
+            prefix_projection: false,
+            encoder_hidden_size: None,
             target_modules: None,
             num_layers: None,
             init_adapter: None,

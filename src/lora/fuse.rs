@@ -78,11 +78,15 @@ pub fn fuse(
         rewritable(model_path)?;
     }
     let mut model = models::load(model_path, None, None)?;
-    let Stored::LowRank(adapter) = adapters::read(adapter_path, Some(model.as_ref()))?.0 else {
-        return Err(Error::Config(format!(
-            "{} holds plain parameters, not low-rank matrices: there is nothing to merge",
-            adapter_path.display()
-        )));
+    let adapter = match adapters::read(adapter_path, Some(model.as_ref()))?.0 {
+        Stored::LowRank(adapter) => adapter,
+        other => {
+            let what = if matches!(other, Stored::Full(_)) { "plain parameters" } else { "virtual tokens" };
+            return Err(Error::Config(format!(
+                "{} holds {what}, not low-rank matrices: there is nothing to merge",
+                adapter_path.display()
+            )));
+        }
     };
     let report = merge(model.as_mut(), &adapter, dequantize).map_err(|error| named(error, adapter_path))?;
     let output = Output::open(output, &results, CHECKPOINTS, existing)?;

@@ -50,6 +50,7 @@ impl Library {
     /// # Errors
     /// A name that is empty or taken; matrices that do not fit `model`.
     pub fn add(&mut self, model: &mut dyn Model, name: &str, adapter: Adapter) -> Result<()> {
+        refuse_prompt(model)?;
         if name.is_empty() {
             return Err(Error::Config("the name of an adapter is empty".into()));
         }
@@ -71,6 +72,7 @@ impl Library {
     /// # Errors
     /// A name that is not loaded; a weight that is no number. The model then stays as it was.
     pub fn set(&mut self, model: &mut dyn Model, weights: &BTreeMap<String, f32>) -> Result<()> {
+        refuse_prompt(model)?;
         let mut chosen = Vec::new();
         for (name, &weight) in weights {
             let adapter = self.adapters.get(name).ok_or_else(|| self.unknown(name))?;
@@ -111,6 +113,17 @@ impl Library {
             if names.is_empty() { "none is".to_owned() } else { format!("loaded: {}", names.join(", ")) };
         Error::Config(format!("no adapter is called \"{name}\"; {loaded}"))
     }
+}
+
+/// Refuses a model with virtual tokens, which would be lost.
+fn refuse_prompt(model: &mut dyn Model) -> Result<()> {
+    if model.prompt_mut().is_none() {
+        return Ok(());
+    }
+    Err(Error::Config(
+        "the model has virtual tokens, which cannot be exchanged; load it without them to use other adapters"
+            .into(),
+    ))
 }
 
 /// The weighted sum of `adapters` as one.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
 use super::pissa::Decomposition;
+use super::prompt::PromptInit;
 use crate::train::lr_factors::LrFactors;
 use crate::{Error, Result};
 
@@ -118,11 +119,12 @@ impl TrainingConfig {
                 "adalora_init_rank is {initial}, expected more than lora_rank ({rank}) and at most 65536"
             )));
         }
-        self.check_combinations()
+        self.check_combinations()?;
+        self.validate_prompt()
     }
 
     fn check_combinations(&self) -> Result<()> {
-        use Method::{Adalora, Dora, Full, Lora};
+        use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
         let default = Self::default();
         let of_adalora = |config: &Self| {
             [
@@ -141,10 +143,10 @@ impl TrainingConfig {
             ("use_rslora", self.use_rslora, &[Lora, Dora][..]),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some(), &[Lora, Dora, Adalora]),
             ("lora_init", self.lora_init != LoraInit::Default, &[Lora]),
-            ("init_adapter", self.init_adapter.is_some(), &[Lora, Dora]),
-            ("bits", self.bits.is_some(), &[Lora, Dora, Adalora]),
+            ("init_adapter", self.init_adapter.is_some(), &[Lora, Dora, PromptTuning, PrefixTuning]),
+            ("bits", self.bits.is_some(), &[Lora, Dora, Adalora, PromptTuning, PrefixTuning, PTuning]),
         ];
-        for (key, given, methods) in others.into_iter().chain(adalora) {
+        for (key, given, methods) in others.into_iter().chain(adalora).chain(self.keys_of_prompts()) {
             if given && !methods.contains(&self.method) {
                 let names: Vec<String> =
                     methods.iter().map(|method| format!("\"{}\"", method.name())).collect();
@@ -160,8 +162,14 @@ impl TrainingConfig {
                 )));
             }
         }
-        if self.init_adapter.is_some() && self.lora_init != LoraInit::Default {
-            return Err(Error::Config("lora_init and init_adapter exclude each other".into()));
+        for (key, given) in [
+            ("lora_init", self.lora_init != LoraInit::Default),
+            ("prompt_tuning_init", self.prompt_tuning_init != PromptInit::Random),
+            ("prefix_projection", self.prefix_projection),
+        ] {
+            if self.init_adapter.is_some() && given {
+                return Err(Error::Config(format!("{key} and init_adapter exclude each other")));
+            }
         }
         Ok(())
     }

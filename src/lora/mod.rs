@@ -1,4 +1,4 @@
-//! Fine-tuning a language model: low-rank adapters, or every weight.
+//! Fine-tuning a language model: low-rank adapters, virtual tokens, or every weight.
 
 pub mod adalora;
 pub mod attach;
@@ -10,6 +10,7 @@ pub mod method;
 mod objective;
 pub mod pissa;
 mod plan;
+pub mod prompt;
 pub mod run;
 
 pub use config::{Method, TrainingConfig};

@@ -14,10 +14,11 @@ use super::attach;
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::plan::plan;
+use super::prompt;
 use crate::data::{
     Columns, DataReport, Examples, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize,
 };
-use crate::io::adapters::{self, Adapter, Stored};
+use crate::io::adapters::{self, Adapter, SoftPrompt, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::group::Group;
@@ -134,7 +135,7 @@ pub fn run(
     let _output =
         group.leads().then(|| Output::open(&folder, &results, CHECKPOINTS, existing)).transpose()?;
     group.wait()?;
-    let names = prepare(model, config)?;
+    let names = prepare(model, tokenizer, config)?;
     let mut identity = config.identity();
     identity["batch_size"] = json!(config.batch_size * group.size());
     identity["data"] = json!(fingerprint(&data.train));
@@ -164,6 +165,7 @@ pub fn run(
     let stopped_early = outcome.steps < plan.steps;
     let measured = report(model, &names, outcome)?;
     let ranks = attach::settle(model)?;
+    prompt::settle(model)?;
     let report = Report {
         stopped_early,
         resumed_from,
@@ -237,7 +239,7 @@ fn read(config: &TrainingConfig) -> Result<Splits> {
 pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
     config.validate()?;
     let report = describe(&read(config)?, tokenizer, config.learned(), config.max_seq_length)?;
-    prepare(model, &undecomposed(config))?;
+    prepare(model, tokenizer, &undecomposed(config))?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -254,7 +256,7 @@ pub fn estimate_memory(
     config.validate()?;
     let (data, _) = read_data(tokenizer, config, model.vocab_size())?;
     let plan = plan(config, data.train.len(), tokenizer.pad_id(), Group::ALONE)?;
-    let found = prepare(model, &undecomposed(config)).and_then(|names| expect(model, &names, &plan, &data));
+    let found = prepare(model, tokenizer, &undecomposed(config)).and_then(|names| expect(model, &names, &plan, &data));
     attach::detach(model)?;
     found
 }
@@ -265,7 +267,7 @@ fn undecomposed(config: &TrainingConfig) -> TrainingConfig {
 }
 
 /// Opens what is trained; names of its parameters.
-fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>> {
+fn prepare(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Vec<String>> {
     attach::detach(model)?;
     if config.method == Method::Full {
         model.visit_packable(&mut |path, slots| match slots.format {
@@ -278,19 +280,21 @@ fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>
         names.sort();
         return Ok(names);
     }
-    match &config.init_adapter {
-        Some(folder) => start_from(folder, model, config)?,
-        None => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
+    match (&config.init_adapter, config.method.prompt()) {
+        (Some(folder), _) => start_from(folder, model, config)?,
+        (None, Some(kind)) => prompt::attach(model, tokenizer, kind, config)?,
+        (None, None) => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
     }
     Ok(attach::parameter_names(model))
 }
 
 /// Attaches the adapter in `folder`, ready to be trained.
 fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
-    let wanted = adapters::kind(config.method == Method::Dora);
+    let wanted = config.method.name();
     let found = match adapters::load(Path::new(folder), model)? {
         Stored::Full(_) => "full",
         Stored::LowRank(adapter) => adapter.kind(),
+        Stored::Prompt(prompt) => Method::of(prompt.kind).name(),
     };
     if found != wanted {
         return Err(Error::Config(format!(
@@ -321,6 +325,10 @@ fn save(
         return folder::save(source, target, model);
     }
     let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
+    if let (Some(kind), Some(prompt)) = (config.method.prompt(), model.prompt_mut()) {
+        let (embeddings, place) = ((*prompt.embedding).clone(), prompt.place);
+        return SoftPrompt { kind, embeddings }.write(target, place, &base);
+    }
     let adapter = Adapter { ranks, ..Adapter::of(model, Some(base))? };
     adapters::write(target, &adapter, config.adapter_format, Some(model))
 }

@@ -5,17 +5,22 @@ use std::collections::BTreeSet;
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
 use mlx_rs::module::ModuleParameters;
+use mlx_rs::ops::indexing::TryIndexOp as _;
+use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
 use super::{Checkpointing, Model, experts};
-use crate::Result;
 use crate::io::tensors::Tensors;
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
-use crate::nn::{self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Residual, RmsNorm, Segments};
+use crate::nn::prompt::Place;
+use crate::nn::{
+    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Prompt, Residual, RmsNorm, Segments,
+};
+use crate::{Result, kernels};
 
 /// One layer of a decoder.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
@@ -65,6 +70,11 @@ pub(super) struct Decoder<B: Block> {
     model: Stack<B>,
     #[param]
     lm_head: Option<Linear>,
+    /// Virtual tokens before every text.
+    #[param]
+    prompt: Option<Prompt>,
+    /// Heads of keys and values, and numbers per head.
+    keys: [i32; 2],
     /// Factor of the embeddings.
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
@@ -98,6 +108,8 @@ impl<B: Block> Decoder<B> {
                 norm: shape.norm(shape.hidden)?,
             },
             lm_head: head,
+            prompt: None,
+            keys: [shape.kv_heads, shape.head_dim],
             embedding_scale: None,
             softcap: None,
             turning_point: None,
@@ -127,14 +139,27 @@ impl<B: Block> Decoder<B> {
     }
 
     /// What the head takes, of `ids`: `[batch, time]`.
-    fn read(&self, ids: &Array, mut context: Context<Cache>) -> nn::Result<Array> {
-        let mut x = self.model.embed_tokens.forward(ids, self.dtype())?;
-        if let Some(scale) = self.embedding_scale {
-            x = x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?)?;
+    fn read(&self, ids: &Array, context: Context<Cache>) -> nn::Result<Array> {
+        let x = self.embed(ids)?;
+        let prompt = match (&self.prompt, &context) {
+            // A cache has read them.
+            (None, _) | (_, Context::Cached(_)) => return self.blocks(x, context),
+            (Some(prompt), Context::Whole) => prompt,
+            (Some(_), _) => return Err(Exception::custom("virtual tokens before rows of several texts")),
+        };
+        if let Place::Keys { .. } = prompt.place {
+            return self.blocks(x, Context::Prefixed(&prompt.keys()?));
         }
+        let first = prompt.forward()?.as_dtype(x.dtype())?;
+        let first = broadcast_to(first, &[x.dim(0), prompt.len(), x.dim(2)])?;
+        self.blocks(concatenate(&[first, x], 1)?, context)?.try_index((.., prompt.len()..))
+    }
+
+    /// What the head takes, of embeddings `x`: `[batch, time, hidden]`.
+    fn blocks(&self, x: Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = Residual::new(x);
         let segments = match context {
-            Context::Cached(_) => None,
+            Context::Cached(_) | Context::Prefixed(_) => None,
             Context::Whole => Some(None),
             Context::Segmented(segments) => Some(Some(segments)),
         };
@@ -169,12 +194,48 @@ impl<B: Block> Model for Decoder<B> {
         self.softcap
     }
 
-    fn new_cache(&self, planned: i32) -> Cache {
-        Cache { layers: self.model.layers.iter().map(|block| block.new_cache(planned)).collect() }
+    fn embed(&self, ids: &Array) -> nn::Result<Array> {
+        let x = self.model.embed_tokens.forward(ids, self.dtype())?;
+        match self.embedding_scale {
+            Some(scale) => x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?),
+            None => Ok(x),
+        }
+    }
+
+    fn new_cache(&self, planned: i32) -> Result<Cache> {
+        let more = self.prompt.as_ref().map_or(0, Prompt::len);
+        let layers = self.model.layers.iter().map(|block| block.new_cache(planned + more));
+        let mut cache = Cache { layers: layers.collect() };
+        let Some(prompt) = &self.prompt else { return Ok(cache) };
+        if let Place::Embeddings { hidden } = prompt.place {
+            let x = prompt.forward()?.as_dtype(self.dtype())?.reshape(&[1, more, hidden])?;
+            self.blocks(x, Context::Cached(&mut cache))?;
+        }
+        for (layer, [k, v]) in cache.layers.iter_mut().zip(prompt.keys()?) {
+            layer.kv()?.update(&k.as_dtype(self.dtype())?, &v.as_dtype(self.dtype())?)?;
+        }
+        kernels::eval(cache.arrays())?;
+        Ok(cache)
     }
 
     fn turning_point(&self) -> Option<i32> {
-        self.turning_point
+        let more = self.prompt.as_ref().map_or(0, Prompt::len);
+        self.turning_point.map(|longest| (longest - more).max(0))
+    }
+
+    fn prompt_mut(&mut self) -> &mut Option<Prompt> {
+        &mut self.prompt
+    }
+
+    fn embeddings_place(&self) -> Place {
+        Place::Embeddings { hidden: self.model.norm.weight.dim(0) }
+    }
+
+    fn keys_place(&self) -> Option<Place> {
+        let attends = |block: &B| matches!(block.new_cache(0), LayerCache::Kv(_));
+        let [kv_heads, head_dim] = self.keys;
+        let layers = self.model.layers.len() as i32;
+        self.model.layers.iter().all(attends).then_some(Place::Keys { layers, kv_heads, head_dim })
     }
 
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {

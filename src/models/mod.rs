@@ -12,7 +12,8 @@ use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
-use crate::nn::{self, Cache, Embedding, Linear, Segments};
+use crate::nn::prompt::Place;
+use crate::nn::{self, Cache, Embedding, Linear, Prompt, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
@@ -97,9 +98,18 @@ pub trait Model: ModuleParameters + Send {
     /// `c` of `c · tanh(logits / c)`, the last step to the logits of some models.
     fn softcap(&self) -> Option<f32>;
 
-    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet, of a text of which `planned` tokens
-    /// are known.
-    fn new_cache(&self, planned: i32) -> Cache;
+    /// `ids`: `[...]` → what goes into the first block, `[..., hidden]`.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn embed(&self, ids: &Array) -> nn::Result<Array>;
+
+    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet but the virtual tokens, of a text of
+    /// which `planned` tokens are known. Rows of a batch share virtual tokens, of which it holds one row.
+    ///
+    /// # Errors
+    /// What MLX raises.
+    fn new_cache(&self, planned: i32) -> Result<Cache>;
 
     /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
     fn turning_point(&self) -> Option<i32>;
@@ -123,6 +133,15 @@ pub trait Model: ModuleParameters + Send {
     /// computes what lies between again; `trained` are the names of all parameters of which a gradient is asked.
     /// `None` to keep everything.
     fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>);
+
+    /// Virtual tokens that [`hidden`](Self::hidden) reads before every text, of which it returns nothing.
+    fn prompt_mut(&mut self) -> &mut Option<Prompt>;
+
+    /// The place of virtual tokens beside the embeddings.
+    fn embeddings_place(&self) -> Place;
+
+    /// The place of virtual tokens among keys and values; `None` where not every layer is attention.
+    fn keys_place(&self) -> Option<Place>;
 
     /// The table of token embeddings.
     fn embedding_mut(&mut self) -> &mut Embedding;

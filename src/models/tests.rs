@@ -66,7 +66,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
         initialize(model.as_mut(), 0.3, 7).unwrap();
         let ids = Array::from_iter((0..24).map(|i| (i * 7) % 40), &[2, 12]);
         let whole = model.forward(&ids, None).unwrap();
-        let mut cache = model.new_cache(0);
+        let mut cache = model.new_cache(0).unwrap();
         let mut parts = Vec::new();
         for range in [0..5, 5..6, 6..7, 7..10, 10..11, 11..12] {
             parts.push(model.forward(&ids.try_index((.., range)).unwrap(), Some(&mut cache)).unwrap());

@@ -3,6 +3,7 @@
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 use mlx_rs::module::Param;
+use mlx_rs::ops::{broadcast_to, concatenate};
 
 use super::linear::forward_all;
 use super::part::{Linears, Mixer, named};
@@ -56,14 +57,16 @@ impl Heads {
     pub fn forward(&self, [q, k, v]: [Array; 3], learned: Learned, context: Context) -> Result<Array> {
         let (batch, time) = (q.dim(0), q.dim(1));
         let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
+        let prefix = context.prefix();
+        let before = prefix.map_or(0, |[k, _]| k.dim(1));
         let (cache, segments) = context.kv()?;
-        let first = cache.as_ref().map_or(0, |cache| cache.len());
+        let first = cache.as_ref().map_or(before, |cache| cache.len());
         let positions = segments.map_or(Positions::From(first), |texts| Positions::Each(&texts.positions));
         let starts = segments.map(|texts| &texts.starts);
         let length = match (&cache, segments) {
             (Some(cache), _) => cache.text_length(time),
             (None, Some(texts)) => texts.longest,
-            (None, None) => time,
+            (None, None) => before + time,
         };
         let (mut q, mut k) = (q, k);
         if let Some((q_norm, k_norm)) = learned.norms {
@@ -84,9 +87,12 @@ impl Heads {
             cache => cache,
         };
         let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
-        let v = heads(&v, self.kv_heads)?;
+        let mut v = heads(&v, self.kv_heads)?;
         if let Some(rotation) = rotation {
             (q, k) = rope(&q, &k, rotation, positions)?;
+        }
+        if let Some(prefix) = prefix {
+            (k, v) = (after(&prefix[0], &k)?, after(&prefix[1], &v)?);
         }
         let keys = match cache {
             Some(cache) => cache.update(&k, &v)?,
@@ -99,6 +105,13 @@ impl Heads {
         };
         y.reshape(&[batch, time, -1])
     }
+}
+
+/// `x`: `[batch, time, ...]` after `before`, `[1, more time, ...]`.
+fn after(before: &Array, x: &Array) -> Result<Array> {
+    let mut shape = before.shape().to_vec();
+    shape[0] = x.dim(0);
+    concatenate(&[&broadcast_to(before.as_dtype(x.dtype())?, &shape)?, x], 1)
 }
 
 /// Attention with the layers and names of Llama, and what its descendants added.

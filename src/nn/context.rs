@@ -12,6 +12,9 @@ pub enum Context<'a, C = LayerCache> {
     Whole,
     /// Each row is several texts, one after the other, that do not know of each other.
     Segmented(&'a Segments),
+    /// Each row is one text from its beginning, after keys and values, `[1, keys, kv_heads, head_dim]`, of each layer;
+    /// for a layer after its own.
+    Prefixed(&'a [[Array; 2]]),
     /// Each row goes on where the last call ended.
     Cached(&'a mut C),
 }
@@ -66,19 +69,29 @@ impl Context<'_, Cache> {
         match self {
             Self::Whole => Context::Whole,
             Self::Segmented(segments) => Context::Segmented(segments),
+            Self::Prefixed(keys) => Context::Prefixed(&keys[layer..=layer]),
             Self::Cached(cache) => Context::Cached(&mut cache.layers[layer]),
         }
     }
 }
 
 impl<'a> Context<'a> {
+    /// Keys and values before the text.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&'a [Array; 2]> {
+        match self {
+            Self::Prefixed(keys) => keys.first(),
+            _ => None,
+        }
+    }
+
     /// For attention: its cache, and the segments.
     ///
     /// # Errors
     /// A cache of another kind.
     pub fn kv(self) -> Result<(Option<&'a mut KvCache>, Option<&'a Segments>)> {
         Ok(match self {
-            Self::Whole => (None, None),
+            Self::Whole | Self::Prefixed(_) => (None, None),
             Self::Segmented(segments) => (None, Some(segments)),
             Self::Cached(cache) => (Some(cache.kv()?), None),
         })
@@ -87,11 +100,12 @@ impl<'a> Context<'a> {
     /// For a short convolution: its last inputs, and the segments.
     ///
     /// # Errors
-    /// A cache of another kind.
+    /// A cache of another kind; keys before the text.
     pub fn conv(self) -> Result<(Option<&'a mut ConvState>, Option<&'a Segments>)> {
         Ok(match self {
             Self::Whole => (None, None),
             Self::Segmented(segments) => (None, Some(segments)),
+            Self::Prefixed(_) => return Err(Exception::custom("keys before a convolution")),
             Self::Cached(cache) => (Some(cache.conv()?), None),
         })
     }

@@ -115,6 +115,10 @@ impl Model {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
                 Stored::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
+                Stored::Prompt(_) => Err(Error::Config(format!(
+                    "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
+                    path.display()
+                ))),
                 Stored::Full(_) => Err(Error::Config(format!(
                     "{} holds plain parameters, which would replace the model's: only low-rank adapters can be exchanged",
                     path.display()

@@ -7,6 +7,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
     uv run --group parity python tests/parity/generate.py peft          # PEFT's adapters alone
     uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
     uv run --group parity python tests/parity/generate.py preferences   # what TRL computes
+    uv run --group parity python tests/parity/generate.py prompts       # what prompts.py computes
 
 The same versions on the same machine write the same bytes.
 """
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 # Run as a script, this file sees only its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity import chat_reference, methods, peft_reference
+from parity import chat_reference, methods, peft_reference, prompts
 from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -146,6 +147,8 @@ def main() -> None:
                 methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
             elif name == "preferences":
                 store_preferences(FIXTURES / "models" / "llama_gqa")
+            elif name == "prompts":
+                prompts.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "prompts")
             else:
                 store_model(name, ref.CASES[name])
         return
@@ -154,6 +157,7 @@ def main() -> None:
         store_model(name, case)
     store_lora(FIXTURES / "models" / "llama_gqa")
     methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
+    prompts.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "prompts")
     store_full(FIXTURES / "models" / "llama_tied")
     store_preferences(FIXTURES / "models" / "llama_gqa")
     store_peft(FIXTURES / "models" / "llama_gqa")

@@ -43,11 +43,20 @@ pub fn convert(
         None => None,
     };
     let (stored, from) = read(source, model.as_deref())?;
-    let Stored::LowRank(adapter) = stored else {
-        return Err(Error::Config(format!(
-            "{} holds plain parameters, not low-rank matrices: only a model folder can hold them elsewhere",
-            source.display()
-        )));
+    let adapter = match stored {
+        Stored::LowRank(adapter) => adapter,
+        Stored::Full(_) => {
+            return Err(Error::Config(format!(
+                "{} holds plain parameters, not low-rank matrices: only a model folder can hold them elsewhere",
+                source.display()
+            )));
+        }
+        Stored::Prompt(_) => {
+            return Err(Error::Config(format!(
+                "{} holds virtual tokens, which only PEFT's format knows",
+                source.display()
+            )));
+        }
     };
     let to = format.unwrap_or(match from {
         Format::Mlx => Format::Peft,

@@ -21,10 +21,12 @@ pub mod mlx_lm;
 mod names;
 pub mod peft;
 mod peft_config;
+mod prompt;
 mod stacks;
 mod uniform;
 
 pub use convert::{Conversion, convert};
+pub use prompt::{PromptKind, SoftPrompt};
 
 /// What an adapter says of itself, in both formats.
 pub const CONFIG: &str = "adapter_config.json";
@@ -80,6 +82,8 @@ pub struct AdapterLayer {
 pub enum Stored {
     /// Low-rank matrices beside frozen weights.
     LowRank(Adapter),
+    /// Virtual tokens before every text.
+    Prompt(SoftPrompt),
     /// Plain parameters that replace those of the model, of mlx-lm's `fine_tune_type` `full`.
     Full(Tensors),
 }
@@ -223,7 +227,8 @@ pub fn layer_names(model: &mut dyn Model) -> Result<Vec<String>> {
 /// Whether a parameter belongs to an adapter.
 #[must_use]
 pub fn is_adapter(name: &str) -> bool {
-    [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
+    name.starts_with("prompt.")
+        || [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
 /// Reads the adapter in `folder` and which format it is in. The names of experts that mlx-lm stacks are known only
@@ -241,6 +246,9 @@ pub fn read(folder: &Path, model: Option<&dyn Model>) -> Result<(Stored, Format)
     }
     let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    if let Some(kind) = PromptKind::of(&json) {
+        return Ok((Stored::Prompt(prompt::read(folder, kind, &json)?), Format::Peft));
+    }
     if json.get("peft_type").is_some() {
         return Ok((Stored::LowRank(peft::read(folder, &json)?), Format::Peft));
     }
@@ -255,6 +263,7 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<Stored> {
     let (stored, _) = read(folder, Some(model))?;
     let outcome = match &stored {
         Stored::LowRank(adapter) => adapter.attach(model),
+        Stored::Prompt(prompt) => prompt.attach(model),
         Stored::Full(tensors) => replace(model, tensors),
     };
     outcome.map_err(|problem| {

@@ -30,16 +30,22 @@ pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     let path = folder.join(CONFIG);
     let config =
         PeftConfig::parse(json).map_err(|why| Error::ModelLoading(format!("{}: {why}", path.display())))?;
+    refuse_pickles(folder)?;
     let path = folder.join(TENSORS);
-    if !path.exists() && folder.join(PICKLED).exists() {
+    let layers = layers(tensors::read(&path)?, &config)
+        .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
+    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
+}
+
+/// Refuses a folder with pickled weights only.
+pub(super) fn refuse_pickles(folder: &Path) -> Result<()> {
+    if !folder.join(TENSORS).exists() && folder.join(PICKLED).exists() {
         return Err(Error::ModelLoading(format!(
             "{}: pickled weights are not read; save the adapter with safe_serialization=True",
             folder.join(PICKLED).display()
         )));
     }
-    let layers = layers(tensors::read(&path)?, &config)
-        .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
+    Ok(())
 }
 
 /// Matrices by layer, with its scale.

@@ -176,7 +176,11 @@ impl Blocks {
 fn refuse(json: &Value) -> Outcome<()> {
     match &json["peft_type"] {
         Value::String(kind) if kind == "LORA" => {}
-        other => return Err(format!("\"peft_type\" is {other}, expected \"LORA\"")),
+        other => {
+            return Err(format!(
+                "\"peft_type\" is {other}, expected \"LORA\", \"PROMPT_TUNING\", \"P_TUNING\" or \"PREFIX_TUNING\""
+            ));
+        }
     }
     for (key, instead) in REFUSED {
         let value = &json[key];

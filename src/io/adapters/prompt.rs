@@ -1,0 +1,182 @@
+//! Virtual tokens in PEFT's format: one tensor `prompt_embeddings`, `[virtual tokens, width]`. Those that a network computes
+//! in training are stored as what it computes.
+
+use std::path::Path;
+
+use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{CONFIG, peft};
+use crate::io::atomic;
+use crate::io::tensors::{self, Tensors};
+use crate::models::Model;
+use crate::nn::Prompt;
+use crate::nn::packed::is_float;
+use crate::nn::prompt::Place;
+use crate::{Error, Result};
+
+/// The tensor.
+const NAME: &str = "prompt_embeddings";
+
+/// How virtual tokens were learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptKind {
+    /// As embeddings ([prompt tuning](https://arxiv.org/abs/2104.08691)).
+    PromptTuning,
+    /// As embeddings that a network computes ([p-tuning](https://arxiv.org/abs/2103.10385)).
+    PTuning,
+    /// As keys and values ([prefix tuning](https://arxiv.org/abs/2101.00190)).
+    PrefixTuning,
+}
+
+/// Every kind.
+const KINDS: [PromptKind; 3] = [PromptKind::PromptTuning, PromptKind::PTuning, PromptKind::PrefixTuning];
+
+impl PromptKind {
+    /// PEFT's name of it.
+    #[must_use]
+    pub fn peft_type(self) -> &'static str {
+        match self {
+            Self::PromptTuning => "PROMPT_TUNING",
+            Self::PTuning => "P_TUNING",
+            Self::PrefixTuning => "PREFIX_TUNING",
+        }
+    }
+
+    /// The kind that `json` names, if it is one.
+    pub(super) fn of(json: &Value) -> Option<Self> {
+        KINDS.into_iter().find(|kind| json["peft_type"] == kind.peft_type())
+    }
+
+    /// Where its virtual tokens stand in `model`.
+    ///
+    /// # Errors
+    /// Keys and values of a model in which not every layer has any.
+    pub fn place(self, model: &dyn Model) -> std::result::Result<Place, String> {
+        match self {
+            Self::PromptTuning | Self::PTuning => Ok(model.embeddings_place()),
+            Self::PrefixTuning => model.keys_place().ok_or_else(|| {
+                "prefix tuning needs attention in every layer, but some layers of this model are convolutions: take \
+                 prompt_tuning or p_tuning"
+                    .to_owned()
+            }),
+        }
+    }
+}
+
+/// Virtual tokens on disk.
+#[derive(Debug, Clone)]
+pub struct SoftPrompt {
+    /// How they were learned.
+    pub kind: PromptKind,
+    /// `[virtual tokens, width]`
+    pub embeddings: Array,
+}
+
+/// Keys of PEFT's `PromptLearningConfig` that matter here.
+#[derive(Debug, Deserialize)]
+struct File {
+    num_virtual_tokens: u32,
+    #[serde(default)]
+    num_transformer_submodules: Option<u32>,
+    #[serde(default)]
+    modules_to_save: Option<Vec<String>>,
+}
+
+/// The virtual tokens in `folder`, whose configuration is `json`.
+pub(super) fn read(folder: &Path, kind: PromptKind, json: &Value) -> Result<SoftPrompt> {
+    let broken =
+        |name: &str, why: String| Error::ModelLoading(format!("{}: {why}", folder.join(name).display()));
+    let file: File =
+        serde_path_to_error::deserialize(json).map_err(|error| broken(CONFIG, error.to_string()))?;
+    if let Some(count) = file.num_transformer_submodules.filter(|&count| count != 1) {
+        let why = format!("\"num_transformer_submodules\" is {count}, expected 1: a model that only decodes");
+        return Err(broken(CONFIG, why));
+    }
+    if file.modules_to_save.is_some_and(|modules| !modules.is_empty()) {
+        return Err(broken(CONFIG, "\"modules_to_save\" is not supported beside virtual tokens".into()));
+    }
+    peft::refuse_pickles(folder)?;
+    let mut loaded = tensors::read(&folder.join(peft::TENSORS))?;
+    let Some(embeddings) = loaded.remove(NAME) else {
+        return Err(broken(peft::TENSORS, format!("there is no tensor \"{NAME}\"")));
+    };
+    if let Some(name) = loaded.keys().next() {
+        return Err(broken(peft::TENSORS, format!("unexpected tensor \"{name}\" beside \"{NAME}\"")));
+    }
+    let shape = embeddings.shape();
+    if !is_float(embeddings.dtype()) || shape.len() != 2 || shape.contains(&0) {
+        let why = format!(
+            "\"{NAME}\" is {:?} {shape:?}, expected floating-point numbers of shape [virtual tokens, width]",
+            embeddings.dtype()
+        );
+        return Err(broken(peft::TENSORS, why));
+    }
+    if i64::from(shape[0]) != i64::from(file.num_virtual_tokens) {
+        let why = format!(
+            "\"{NAME}\" has {} rows, but {CONFIG} says \"num_virtual_tokens\": {}",
+            shape[0], file.num_virtual_tokens
+        );
+        return Err(broken(peft::TENSORS, why));
+    }
+    Ok(SoftPrompt { kind, embeddings })
+}
+
+impl SoftPrompt {
+    /// Puts the virtual tokens before every text of `model`.
+    ///
+    /// # Errors
+    /// A width that does not fit.
+    pub(super) fn attach(&self, model: &mut dyn Model) -> std::result::Result<(), String> {
+        let place = self.kind.place(model)?;
+        let width = self.embeddings.dim(1);
+        if place.width() != Some(width) {
+            let expected = place.width().unwrap_or(i32::MAX);
+            return Err(format!("\"{NAME}\" has {width} numbers per virtual token, expected {expected}"));
+        }
+        let embeddings = self.embeddings.as_dtype(Dtype::Float32).map_err(|error| error.to_string())?;
+        *model.prompt_mut() = Some(Prompt::new(embeddings, place));
+        Ok(())
+    }
+
+    /// Writes the virtual tokens to `folder`, learned on `base_model`; the configuration comes last.
+    ///
+    /// # Errors
+    /// No space or no permission.
+    pub fn write(&self, folder: &Path, place: Place, base_model: &str) -> Result<()> {
+        let tensors: Tensors = [(NAME.to_owned(), self.embeddings.clone())].into();
+        tensors::write(&folder.join(peft::TENSORS), &tensors, &[("format", "pt")])?;
+        let mut config = json!({
+            "peft_type": self.kind.peft_type(),
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "revision": null,
+            "inference_mode": true,
+            "num_virtual_tokens": self.embeddings.dim(0),
+            "token_dim": place.token_dim(),
+            "num_transformer_submodules": 1,
+            "num_attention_heads": null,
+            "num_layers": null,
+            "auto_mapping": null,
+        });
+        if let Place::Keys { layers, kv_heads, .. } = place {
+            (config["num_layers"], config["num_attention_heads"]) = (layers.into(), kv_heads.into());
+        }
+        let more = match self.kind {
+            PromptKind::PromptTuning => json!({
+                "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": null, "tokenizer_name_or_path": null,
+            }),
+            PromptKind::PTuning => json!({
+                "encoder_reparameterization_type": "MLP", "encoder_hidden_size": place.token_dim(),
+                "encoder_num_layers": 2, "encoder_dropout": 0.0,
+            }),
+            // What a projection has computed is a prefix like any other.
+            PromptKind::PrefixTuning => json!({"encoder_hidden_size": null, "prefix_projection": false}),
+        };
+        for (key, value) in more.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        atomic::write_text(&folder.join(CONFIG), &format!("{config:#}\n"))
+    }
+}
