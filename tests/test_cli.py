@@ -127,7 +127,8 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "model_path": "model", "data": "data.jsonl", "output": "out", "method": "full", "epochs": 1.5,
         "iters": 7, "lr": 0.5, "batch_size": 2, "grad_accumulation": 3, "memory_budget_gb": 1.5,
         "max_seq_length": 99, "lora_rank": 5,
-        "lora_alpha": 2.5, "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 8.0,
+        "lora_alpha": 2.5, "rank_pattern": {"q_proj": 3, "k_proj": 0},
+        "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 8.0,
         "lora_init": "pissa", "adalora_init_rank": 9, "adalora_tinit": 2, "adalora_tfinal": 4,
         "adalora_delta_t": 5, "adalora_beta1": 0.7, "adalora_beta2": 0.6, "adalora_orth_reg_weight": 0.4,
         "target_modules": ["q_proj", "v_proj"], "num_layers": 6, "init_adapter": "first",
@@ -145,6 +146,8 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
     for name, value in wanted.items():
         if isinstance(value, bool):
             arguments.append(flag(name) if value else flag(name).replace("--", "--no-", 1))
+        elif isinstance(value, dict):
+            arguments += [flag(name), ",".join(f"{key}={number}" for key, number in value.items())]
         else:
             arguments += [flag(name), ",".join(value) if isinstance(value, list) else str(value)]
     config = settings(fake_engine, arguments)

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from efficientai_toolkit.comparison import compare
     from efficientai_toolkit.evaluation import evaluate
     from efficientai_toolkit.optimization import optimize
+    from efficientai_toolkit.ranks import analyze
 
 __all__ = [
     "RUNS",
     "MLXTrainer",
     "TrainingConfig",
     "TrainingResult",
+    "analyze",
     "compare",
     "evaluate",
     "new_run",
@@ -71,6 +73,12 @@ class TrainingConfig(Config):
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
     lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
+    rank_pattern: dict[str, int] | None = setting(
+        None,
+        "ranks of some layers by name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first "
+        "that fits counts, 0 means no adapter (default: the same rank everywhere)",
+        separator=",",
+    )
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
     use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
     loraplus_lr_ratio: float | None = setting(
@@ -347,6 +355,7 @@ class MLXTrainer:
 
 
 _ELSEWHERE = {
+    "analyze": "ranks",
     "compare": "comparison",
     "convert_adapter": "adapters",
     "evaluate": "evaluation",

@@ -1,6 +1,7 @@
 //! Fine-tuning a language model: low-rank adapters, or every weight.
 
 pub mod adalora;
+pub mod analyze;
 pub mod attach;
 mod check;
 pub mod config;
@@ -10,8 +11,11 @@ pub mod method;
 mod objective;
 pub mod pissa;
 mod plan;
+mod ranks;
 pub mod run;
+pub mod spectrum;
 
+pub use analyze::{Analysis, Probe, analyze};
 pub use config::{Method, TrainingConfig};
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;

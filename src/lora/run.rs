@@ -92,7 +92,7 @@ pub struct Report {
     pub resumed_from: u64,
     /// Processes that trained together.
     pub processes: usize,
-    /// Ranks that `AdaLoRA` left, by layer.
+    /// Ranks by layer, where they differ.
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
@@ -190,13 +190,17 @@ fn write(report: &Report, config: &TrainingConfig, folder: &Path) -> Result<()> 
 }
 
 /// Rows that did not go in whole.
-struct Losses {
+pub(super) struct Losses {
     truncated: usize,
     dropped: usize,
 }
 
 /// The data as tokens, each of them below `vocab`.
-fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
+pub(super) fn read_data(
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+    vocab: i32,
+) -> Result<(Data, Losses)> {
     let splits = read(config)?;
     let learned = config.learned();
     let train = tokenize(&splits.train, tokenizer, learned, config.max_seq_length)?;
@@ -225,7 +229,7 @@ fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
     value.ok_or_else(|| Error::Config(format!("{key} is missing")))
 }
 
-fn read(config: &TrainingConfig) -> Result<Splits> {
+pub(super) fn read(config: &TrainingConfig) -> Result<Splits> {
     let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
     read_splits(given("data", config.data.as_deref())?, &columns, config.seed)
 }
@@ -280,7 +284,7 @@ fn prepare(model: &mut dyn Model, config: &TrainingConfig) -> Result<Vec<String>
     }
     match &config.init_adapter {
         Some(folder) => start_from(folder, model, config)?,
-        None => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
+        None => attach::attach(model, config)?,
     }
     Ok(attach::parameter_names(model))
 }

@@ -44,7 +44,8 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         ),
         ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
         ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
-        ("vocabulary used", f"{numbers['vocabulary']:,} tokens"),
+        ("vocabulary used", f"{numbers['vocabulary']:,} tokens, {numbers['entropy']:.2f} bits per token"),
+        ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
     return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"

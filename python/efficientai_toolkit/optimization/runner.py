@@ -66,7 +66,7 @@ class Runner:
                 count += 1
                 on_loss(count, event.loss)
 
-        model, tokenizer = self._load(config)
+        model, tokenizer = self.load(config)
         if not _keeps_weights(config):
             self.forget()
         result = MLXTrainer(config, callback=observe, model=model, tokenizer=tokenizer).train()
@@ -92,7 +92,7 @@ class Runner:
 
         key = (config.data, config.max_seq_length, config.mask_prompt, config.packing)
         if key not in self._rows:
-            model, tokenizer = self._load(config)
+            model, tokenizer = self.load(config)
             report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
             if not report["valid"]["rows"]:
                 message = (
@@ -103,7 +103,7 @@ class Runner:
             self._rows[key] = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
         return self._rows[key]
 
-    def _load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
+    def load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
         """The model of the run before, where that has not changed its weights."""
         from efficientai_toolkit.generation import load
 

@@ -25,6 +25,7 @@ mod stacks;
 mod uniform;
 
 pub use convert::{Conversion, convert};
+pub use names::Patterns;
 
 /// What an adapter says of itself, in both formats.
 pub const CONFIG: &str = "adapter_config.json";
