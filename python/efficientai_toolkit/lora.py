@@ -132,6 +132,11 @@ class TrainingConfig(Config):
         "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
         "batch-size counts packed rows",
     )
+    streaming: bool = setting(
+        False,
+        "leave the training rows, which must be jsonl, on disk and read them as they are needed, for data "
+        "larger than memory; batches are the same",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
     )

@@ -58,6 +58,8 @@ pub struct SplitStatistics {
     /// Rows, tokens, and what is cut or left out.
     #[serde(flatten)]
     pub report: SplitReport,
+    /// Rows on disk of which those counted here were drawn.
+    pub sampled_from: Option<usize>,
     /// Tokens per row.
     pub lengths: Lengths,
     /// Rows by length, in bars of one width, from the shortest to the longest.
@@ -151,6 +153,7 @@ fn statistics(
         packed_rows,
         packing_efficiency: if packed_rows > 0 { kept_tokens as f64 / room } else { 0.0 },
         pairs,
+        sampled_from: None,
         report: kept.report,
     })
 }
@@ -231,7 +234,7 @@ mod tests {
         assert_eq!(
             train,
             json!({
-                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4},
+                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4}, "sampled_from": null,
                 "lengths": {"min": 3, "median": 4, "mean": 4.75, "p95": 8, "max": 8},
                 "histogram": [
                     {"from": 3, "to": 3, "rows": 1}, {"from": 4, "to": 4, "rows": 2}, {"from": 5, "to": 5, "rows": 0},

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
-use super::run::{read, read_data};
+use super::dataset::{self, Dataset};
 use super::spectrum::{Spectrum, spectra};
-use crate::data::{Batch, DataReport, Examples, Tokenizer, describe, epoch_batches};
+use crate::data::{Batch, DataReport, Examples, Tokenizer, epoch_batches};
 use crate::models::Model;
 use crate::progress::Observer;
+use crate::train::batches::{Training, windows};
 use crate::train::objective::Kind;
 use crate::{Error, Result};
 
@@ -57,14 +58,38 @@ pub fn analyze(
             probe.batches, probe.width
         )));
     }
-    let report = describe(&read(config)?, tokenizer, config.learned(), config.max_seq_length)?;
-    let (data, _) = read_data(tokenizer, config, model.vocab_size())?;
-    let batches = batches(&data.train, config, probe.batches, tokenizer.pad_id());
+    let report = dataset::report(tokenizer, config, observer)?;
+    let vocab = model.vocab_size();
+    let Dataset { data, .. } = Dataset::read(tokenizer, config, vocab, observer)?;
+    let batches = batches(&data.train, config, probe.batches, tokenizer.pad_id(), vocab)?;
     Ok(Analysis { data: report, layers: spectra(model, &batches, config, probe.width, observer)? })
 }
 
 /// The first `count` batches that a run would see.
-fn batches(rows: &Examples, config: &TrainingConfig, count: usize, pad: u32) -> Vec<Batch> {
-    let order = epoch_batches(&rows.lengths(), config.batch_size, config.seed, 0);
-    order.iter().take(count).map(|numbers| rows.batch(numbers, config.max_seq_length, pad)).collect()
+fn batches(
+    rows: &Training,
+    config: &TrainingConfig,
+    count: usize,
+    pad: u32,
+    vocab: i32,
+) -> Result<Vec<Batch>> {
+    let batch = |rows: &Examples, numbers: &Vec<usize>| rows.batch(numbers, config.max_seq_length, pad);
+    match rows {
+        Training::Whole(rows) => {
+            let order = epoch_batches(&rows.lengths(), config.batch_size, config.seed, 0);
+            Ok(order.iter().take(count).map(|numbers| batch(rows, numbers)).collect())
+        }
+        Training::Streamed(rows) => {
+            let mut batches = Vec::new();
+            for window in windows(rows, config.batch_size, config.seed, 0, vocab) {
+                let window = window?;
+                batches.extend(window.batches.iter().map(|numbers| batch(&window.examples, numbers)));
+                if batches.len() >= count || window.epochs[1] >= 1.0 {
+                    break;
+                }
+            }
+            batches.truncate(count);
+            Ok(batches)
+        }
+    }
 }

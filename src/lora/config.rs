@@ -117,6 +117,8 @@ pub struct TrainingConfig {
     /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
     /// counts packed rows.
     pub packing: bool,
+    /// Leave the rows to learn, which must be jsonl, on disk and read them as they are needed.
+    pub streaming: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
     /// Bits per weight to which the frozen matrices are quantized when the model is loaded
@@ -218,6 +220,7 @@ impl Default for TrainingConfig {
             orpo_lambda: 0.1,
             columns: None,
             packing: false,
+            streaming: false,
             dtype: None,
             bits: None,
             seed: 0,

@@ -5,6 +5,7 @@ pub mod analyze;
 pub mod attach;
 mod check;
 pub mod config;
+mod dataset;
 pub mod fuse;
 pub mod library;
 pub mod method;

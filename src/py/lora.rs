@@ -49,10 +49,10 @@ pub(super) fn validate_lora(
     config: &str,
 ) -> PyResult<String> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
-    enter(py, || {
+    observed(py, None, |caller| {
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
-        let report = validate(inner.as_mut(), tokenizer, &config);
+        let report = validate(inner.as_mut(), tokenizer, &config, caller);
         *model.library() = Library::of(inner.as_mut())?;
         json(&report?)
     })
@@ -92,10 +92,10 @@ pub(super) fn estimate_memory(
     config: &str,
 ) -> PyResult<String> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
-    enter(py, || {
+    observed(py, None, |caller| {
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
-        let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config);
+        let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config, caller);
         *model.library() = Library::of(inner.as_mut())?;
         json(&estimate?)
     })

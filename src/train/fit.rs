@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
+use std::thread::scope;
 use std::time::Instant;
 
 use mlx_rs::Dtype;
@@ -134,8 +135,11 @@ pub fn fit(
         let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
         reset_peak_memory()?;
-        let batches = Batches::new(&data.train, plan.batch_size, plan.seed, plan.evaluation);
-        Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+        let (vocab, first) = (model.vocab_size(), state.step * plan.accumulation);
+        scope(|scope| {
+            let batches = Batches::new(&data.train, plan, vocab, first, scope);
+            Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+        })
     });
     clear_cache()?;
     outcome
@@ -171,7 +175,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
 
 struct Run<'a, 'h> {
     model: &'a mut dyn Model,
-    data: &'a Data,
+    data: &'a Data<'a>,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
     hook: Option<&'h mut dyn StepHook>,
@@ -271,7 +275,7 @@ impl Run<'_, '_> {
             &Event::Step {
                 step: state.step,
                 steps: self.plan.steps,
-                epoch: (state.step * self.plan.accumulation) as f64 / self.batches.per_epoch() as f64,
+                epoch: self.batches.epoch(state.step * self.plan.accumulation),
                 loss,
                 lr,
                 grad_norm: grad_norm.into(),
@@ -287,10 +291,8 @@ impl Run<'_, '_> {
     fn gradients(&mut self, state: &State, scale: Option<f32>) -> Result<Summed> {
         let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
         let numbers = state.step * accumulation..(state.step + 1) * accumulation;
-        let batches = |run: &mut Self| -> Vec<Vec<Batch>> {
-            numbers.clone().map(|number| run.batches.get(number, run.size)).collect()
-        };
-        let mut own = batches(self);
+        let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.size);
+        let mut own = batches(self)?;
         // All passes of all processes share one divisor, so a token counts the same in each of them.
         let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
         let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
@@ -301,7 +303,7 @@ impl Run<'_, '_> {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
                     self.shrink(state, own.iter().flatten(), &error)?;
-                    own = batches(self);
+                    own = batches(self)?;
                 }
                 other => return other?.over(group, &state.parameters),
             }

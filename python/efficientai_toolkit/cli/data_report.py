@@ -15,9 +15,7 @@ def summary(report: Mapping[str, Mapping[str, Any]]) -> str:
     for split, numbers in report.items():
         if not numbers["rows"]:
             continue
-        part = (
-            f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
-        )
+        part = f"{split} {_rows(numbers)} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
         if numbers["truncated"]:
             part += f", {numbers['truncated']:,} cut"
         if numbers["dropped"]:
@@ -49,6 +47,11 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
     return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"
+
+
+def _rows(numbers: Mapping[str, Any]) -> str:
+    drawn = f" of {every:,}" if (every := numbers.get("sampled_from")) else ""
+    return f"{numbers['rows']:,}{drawn}"
 
 
 def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:

@@ -90,7 +90,7 @@ class Runner:
         """
         from efficientai_toolkit._engine import core
 
-        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing)
+        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing, config.streaming)
         if key not in self._rows:
             model, tokenizer = self.load(config)
             report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
@@ -100,7 +100,9 @@ class Runner:
                 )
                 raise ConfigError(message)
             train = report["train"]
-            self._rows[key] = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
+            rows = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
+            share = train["rows"] / (train["sampled_from"] or train["rows"])
+            self._rows[key] = round(rows / share)
         return self._rows[key]
 
     def load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
