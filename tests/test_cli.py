@@ -134,6 +134,7 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "target_modules": ["q_proj", "v_proj"], "num_layers": 6, "init_adapter": "first",
         "adapter_format": "peft", "mask_prompt": False, "objective": "dpo", "dpo_beta": 0.6,
         "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"], "packing": True,
+        "streaming": True,
         "dtype": "bfloat16", "bits": 4, "seed": 11, "optimizer": "lion", "momentum": 0.85, "nesterov": True,
         "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "schedule": "linear",
         "warmup_ratio": 0.3, "lr_min_ratio": 0.15, "lr_cycles": 3, "lr_power": 1.5, "lr_decay_ratio": 0.25,

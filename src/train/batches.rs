@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 
 use super::evaluate::EvaluationPlan;
-use super::fit::Plan;
 use super::memory::PassSize;
+use super::plan::Plan;
 use crate::data::{Batch, Examples, Sample, Streamed, Window, epoch_batches};
 use crate::models::check_tokens;
 use crate::{Error, Result};

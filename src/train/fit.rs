@@ -12,12 +12,11 @@ use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
 use super::hook::StepHook;
 use super::loss_scale::LossScale;
-use super::lr_factors::LrFactors;
 use super::memory::{self, Limit, PassSize};
-use super::objective::{Objective, Totals};
-use super::optimizer::{Memory, Optimizer, Pace};
+use super::objective::Totals;
+use super::optimizer::{Memory, Pace};
 use super::passes::{self, Summed};
-use super::schedule::Course;
+use super::plan::Plan;
 use super::step;
 use super::watch::{Best, Patience};
 use crate::data::Batch;
@@ -26,49 +25,6 @@ use crate::kernels::memory::clear_cache;
 use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
-
-/// How to train. Every number comes from the configuration of the caller.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// What the rows are to teach.
-    pub objective: Objective,
-    /// Rows or pairs per batch.
-    pub batch_size: usize,
-    /// Batches per optimizer step.
-    pub accumulation: u64,
-    /// Bytes of MLX's memory to stay below; `None` for the device's.
-    pub memory_budget: Option<u64>,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Parameters that learn faster or slower.
-    pub lr_factors: LrFactors,
-    /// Its course.
-    pub course: Course,
-    /// Steps until the peak.
-    pub warmup_steps: u64,
-    /// The optimizer.
-    pub optimizer: Optimizer,
-    /// Gradient norm above which gradients are scaled down; 0 for never.
-    pub max_grad_norm: f32,
-    /// Blocks between two states that are kept for the gradient; 0 to keep everything.
-    pub grad_checkpoint: usize,
-    /// Strength of the noise on embeddings.
-    pub neftune_alpha: Option<f32>,
-    /// Seed of data order, dropout and noise.
-    pub seed: u64,
-    /// Steps between evaluations; 0 for before and after only.
-    pub eval_every: u64,
-    /// When to stop early.
-    pub patience: Option<Patience>,
-    /// Whether the result is what had the lowest validation loss, or else what the last step left.
-    pub keep_best: bool,
-    /// Steps between checkpoints; 0 for none but on interruption.
-    pub save_every: u64,
-    /// How the validation set is scored.
-    pub evaluation: EvaluationPlan,
-}
 
 /// What to train.
 pub struct Trained<'a> {
@@ -135,9 +91,9 @@ pub fn fit(
         let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
         reset_peak_memory()?;
-        let (vocab, first) = (model.vocab_size(), state.step * plan.accumulation);
         scope(|scope| {
-            let batches = Batches::new(&data.train, plan, vocab, first, scope);
+            let first = state.step * plan.accumulation;
+            let batches = Batches::new(&data.train, plan, model.vocab_size(), first, scope);
             Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
         })
     });
@@ -212,8 +168,8 @@ impl Run<'_, '_> {
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
             if due && self.plan.evaluation.group.leads() {
-                let path = self.checkpoints.save(&state)?;
-                self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
+                let (step, path) = (state.step, self.checkpoints.save(&state)?);
+                self.emit(&state, &Event::Checkpoint { step, path })?;
             }
         }
     }

@@ -6,10 +6,10 @@
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::batches::Data;
-use super::fit::Plan;
 use super::lr_factors::LrFactors;
 use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Pace};
+use super::plan::Plan;
 use super::step;
 use crate::data::{Batch, collate};
 use crate::io::tensors::Tensors;

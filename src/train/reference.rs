@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::{Data, Training};
 use super::evaluate::EvaluationPlan;
-use super::fit::Plan;
 use super::memory::Limit;
 use super::objective::surprises;
+use super::plan::Plan;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;

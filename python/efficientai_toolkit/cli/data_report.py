@@ -34,7 +34,11 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
     learned = numbers["trained_tokens"] / max(numbers["kept_tokens"], 1)
     rows = [
-        ("rows", f"{numbers['rows']:,} ({kinds}), {numbers['duplicates']:,} repeat an earlier one"),
+        (
+            "rows",
+            f"{_rows(numbers)} ({kinds}), {numbers['duplicates']:,} repeat an earlier one, "
+            f"{numbers['near_duplicates']:,} almost",
+        ),
         (
             "tokens per row",
             f"shortest {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
