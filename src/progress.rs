@@ -5,7 +5,8 @@
 //!                                         └──────┘
 //! ```
 //! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
-//! the last `Evaluated`. Where the objective measures from the untouched model, `Referenced` comes before `Started`.
+//! the last `Evaluated`. Before `Started` come `Indexed`, where rows stay on disk, and `Referenced`, where the objective
+//! measures from the untouched model.
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -37,6 +38,15 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// Some of a file whose rows stay on disk was read for the first time.
+    Indexed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes so far.
+        bytes: u64,
+        /// All of them.
+        total: u64,
+    },
     /// The untouched model has read some of the pairs from whose log-probabilities training measures.
     Referenced {
         /// Pairs so far.

@@ -17,6 +17,8 @@ pub enum Purpose {
     Adapter = 3,
     /// Noise on embeddings.
     Noise = 4,
+    /// Directions in which gradients are looked at.
+    Sketch = 5,
 }
 
 /// PRNG key for `purpose` at `path` (for example step, layer) under `seed`.

@@ -127,12 +127,14 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "model_path": "model", "data": "data.jsonl", "output": "out", "method": "full", "epochs": 1.5,
         "iters": 7, "lr": 0.5, "batch_size": 2, "grad_accumulation": 3, "memory_budget_gb": 1.5,
         "max_seq_length": 99, "lora_rank": 5,
-        "lora_alpha": 2.5, "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 8.0,
+        "lora_alpha": 2.5, "rank_pattern": {"q_proj": 3, "k_proj": 0},
+        "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 8.0,
         "lora_init": "pissa", "adalora_init_rank": 9, "adalora_tinit": 2, "adalora_tfinal": 4,
         "adalora_delta_t": 5, "adalora_beta1": 0.7, "adalora_beta2": 0.6, "adalora_orth_reg_weight": 0.4,
         "target_modules": ["q_proj", "v_proj"], "num_layers": 6, "init_adapter": "first",
         "adapter_format": "peft", "mask_prompt": False, "objective": "dpo", "dpo_beta": 0.6,
         "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"], "packing": True,
+        "streaming": True,
         "dtype": "bfloat16", "bits": 4, "seed": 11, "optimizer": "lion", "momentum": 0.85, "nesterov": True,
         "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "schedule": "linear",
         "warmup_ratio": 0.3, "lr_min_ratio": 0.15, "lr_cycles": 3, "lr_power": 1.5, "lr_decay_ratio": 0.25,
@@ -145,6 +147,8 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
     for name, value in wanted.items():
         if isinstance(value, bool):
             arguments.append(flag(name) if value else flag(name).replace("--", "--no-", 1))
+        elif isinstance(value, dict):
+            arguments += [flag(name), ",".join(f"{key}={number}" for key, number in value.items())]
         else:
             arguments += [flag(name), ",".join(value) if isinstance(value, list) else str(value)]
     config = settings(fake_engine, arguments)

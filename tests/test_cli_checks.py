@@ -33,7 +33,9 @@ def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\ntrain\n" in out
     assert "\ntest\n" not in out
     for line in (
-        "  rows             9 (9 text), 2 repeat an earlier one",
+        "  rows             9 (9 text), 2 repeat an earlier one, 3 almost",
+        "  vocabulary used  30 tokens, 4.50 bits per token",
+        "  compressed       400 bytes of text to 100",
         "  learned          60 of 80 tokens (75.0%)",
         "  with packing     5 rows, 80.0% filled",
         f"      0-9  {'█' * 32} 4",

@@ -67,6 +67,7 @@ def together(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
         {"method": "full", "optimizer": "sgd"},
         {"method": "adalora", "lora_rank": 4, "grad_accumulation": 2, "max_grad_norm": 0.1},
         {"packing": True, "max_seq_length": 40, "keep_best": True, "eval_every": 2},
+        {"streaming": True},
     ],
     ids=str,
 )

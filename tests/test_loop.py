@@ -19,7 +19,7 @@ from support.rows import random_ids, write_words
 MODEL = MODELS / "llama_gqa"
 
 # Steps of this size soon do harm.
-HARMFUL: dict[str, Any] = {"iters": 20, "lr": 0.03, "eval_every": 1, "early_stopping_patience": 3}
+HARMFUL: dict[str, Any] = {"iters": 20, "lr": 0.03, "eval_every": 1, "early_stopping_patience": 3, "seed": 5}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_result_has_the_weights_of_the_lowest_validation_loss(data: Path, tm
     assert any(not np.array_equal(value, run.adapter[name]) for name, value in last.adapter.items())
 
 
-@pytest.mark.parametrize("interrupted", [2, 4])
+@pytest.mark.parametrize("interrupted", [2, 6])
 def test_stopping_and_the_best_survive_an_interruption(data: Path, tmp_path: Path, interrupted: int) -> None:
     whole = train(MODEL, data, tmp_path / "whole", **HARMFUL)
 

@@ -100,7 +100,10 @@ def test_magnitudes_of_files_are_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lora_init": "pissa", "lora_rank": 49}, "lora_rank is 49.*48 singular values"),
+        (
+            {"lora_init": "pissa", "lora_rank": 49},
+            r"rank .lora_rank, rank_pattern. is 49.*48 singular values",
+        ),
         ({"lora_init": "pizza"}, "pissa_niter_N"),
         ({"method": "adalora", "adalora_tinit": 3, "adalora_tfinal": 1}, r"adalora_tinit \(3\).*of 4"),
         ({"adalora_tinit": 3}, 'adalora_tinit is for method "adalora", not for "lora"'),

@@ -22,14 +22,16 @@ class Option:
 
     name: str
     kind: type
-    """``str``, ``int``, ``float`` or ``bool``; of the items where ``repeated``."""
+    """``str``, ``int``, ``float`` or ``bool``; of the items or values where ``repeated`` or ``keyed``."""
     choices: tuple[str, ...]
     optional: bool
     repeated: bool
+    keyed: bool
+    """Whether values have names, as in ``q_proj=4,v_proj=8``."""
     default: Any
     help: str
     separator: str | None
-    """Splits one text into items, where ``repeated``."""
+    """Splits one text into items, where ``repeated`` or ``keyed``."""
 
     def convert(self, value: object) -> Any:
         """``value`` as this option's type.
@@ -41,6 +43,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.keyed:
+            return self._mapping(value)
         if not self.repeated:
             return self._scalar(value)
         if isinstance(value, str) and self.separator is not None:
@@ -49,6 +53,21 @@ class Option:
             message = f"`{self.name}` must be a list, not {value!r}"
             raise ConfigError(message)
         return [self._scalar(item) for item in cast("Sequence[object]", value)]
+
+    def _mapping(self, value: object) -> dict[str, Any]:
+        if isinstance(value, str) and self.separator is not None:
+            # Names may hold an equals sign, numbers do not.
+            items = [item.rpartition("=") for item in value.split(self.separator)]
+            value = {name.strip(): _number(text) for name, _, text in items}
+        if not isinstance(value, Mapping):
+            message = f"`{self.name}` must be pairs of a name and a value, not {value!r}"
+            raise ConfigError(message)
+        pairs = cast("Mapping[object, object]", value)
+        for name in pairs:
+            if not isinstance(name, str) or not name:
+                message = f"`{self.name}` must have names before its values, not {name!r}"
+                raise ConfigError(message)
+        return {str(name): self._scalar(item) for name, item in pairs.items()}
 
     def _scalar(self, value: object) -> Any:
         if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -70,6 +89,14 @@ class Option:
         nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
         message = f"`{self.name}` must be {nouns[self.kind]}, not {value!r}"
         raise ConfigError(message)
+
+
+def _number(text: str) -> object:
+    """A whole number, or the text where it is none: whoever converts it then says so."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  # noqa: A002
@@ -94,6 +121,9 @@ def _option(name: str, hint: Any, f: Any) -> Option:
     repeated = get_origin(hint) is list
     if repeated:
         (hint,) = get_args(hint)
+    keyed = get_origin(hint) is dict
+    if keyed:
+        _, hint = get_args(hint)
     choices = tuple(get_args(hint)) if get_origin(hint) is Literal else ()
     return Option(
         name=name,
@@ -101,6 +131,7 @@ def _option(name: str, hint: Any, f: Any) -> Option:
         choices=choices,
         optional=optional,
         repeated=repeated,
+        keyed=keyed,
         default=f.default if f.default_factory is MISSING else f.default_factory(),
         help=f.metadata["help"],
         separator=f.metadata["separator"],

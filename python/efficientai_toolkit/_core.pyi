@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "analyze_lora", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -112,6 +112,15 @@ def accelerate_mlx() -> bool:
     """
     Lets MLX multiply float32 matrices on the CPU with the engine's kernel; ``False`` if it has no
     function that could be replaced.
+    """
+
+def analyze_lora(model: Model, tokenizer: Tokenizer, config: str, probe: str) -> str:
+    """
+    Looks at the data of ``config`` and at the gradient of each layer that it adapts, without training; returns
+    both as JSON.
+
+    ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in, ``probe`` that of ``batches``, whose mean
+    gradient is taken, and ``width``, how many singular values are looked for.
     """
 
 def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dtype: str) -> None:

@@ -13,6 +13,7 @@ from efficientai_toolkit.callbacks import (
     Estimated,
     Evaluated,
     Event,
+    Indexed,
     OutOfMemory,
     Overflow,
     Referenced,
@@ -46,12 +47,12 @@ class ProgressBar(Callback):
     def on(self, event: Event) -> None:
         """Draw the event."""
         match event:
+            case Indexed():
+                self._tell(f"{event.path}: {event.bytes / event.total:.0%} read")
             case Referenced():
-                self._reference(event)
+                self._tell(f"the untouched model has read {event.pairs:,} of {event.total:,} pairs")
             case Started():
                 self._start(event)
-            case Estimated():
-                self._console.print(f"memory: {describe_memory(event)}")
             case Step():
                 self._step(event)
             case Evaluated():
@@ -61,16 +62,9 @@ class ProgressBar(Callback):
                 self._console.print(
                     f"validation after {event.step} steps: loss {event.loss:.3f}, {_quality(event)}"
                 )
-            case Overflow():
-                self._console.print(
-                    f"step {event.step} skipped: gradients overflowed, loss scale is now {event.loss_scale:g}"
-                )
-            case OutOfMemory():
-                self._console.print(f"memory ran out: going on with {event.rows:,} rows at once")
-            case Stopped():
-                self._console.print(f"stopped after {event.step} steps: validation has not improved")
             case _:
-                pass
+                if remark := _remark(event):
+                    self._console.print(remark)
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
@@ -78,11 +72,11 @@ class ProgressBar(Callback):
             self._bar.stop()
             self._bar = None
 
-    def _reference(self, event: Referenced) -> None:
+    def _tell(self, text: str) -> None:
         # What takes a moment is not worth a line.
         if time.monotonic() - self._told > _SILENT_SECS:
             self._told = time.monotonic()
-            self._console.print(f"the untouched model has read {event.pairs:,} of {event.total:,} pairs")
+            self._console.print(text)
 
     def _start(self, event: Started) -> None:
         share = event.trainable_parameters / max(event.total_parameters, 1)
@@ -114,6 +108,21 @@ class ProgressBar(Callback):
         every = max(event.steps // _LOG_LINES, 1)
         if event.step % every == 0 or event.step == event.steps:
             self._console.print(status)
+
+
+def _remark(event: Event) -> str | None:
+    """One line about what the bar does not show."""
+    match event:
+        case Estimated():
+            return f"memory: {describe_memory(event)}"
+        case Overflow():
+            return f"step {event.step} skipped: gradients overflowed, loss scale is now {event.loss_scale:g}"
+        case OutOfMemory():
+            return f"memory ran out: going on with {event.rows:,} rows at once"
+        case Stopped():
+            return f"stopped after {event.step} steps: validation has not improved"
+        case _:
+            return None
 
 
 def _quality(event: Evaluated) -> str:

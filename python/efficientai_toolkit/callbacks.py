@@ -6,8 +6,8 @@
                                             └──────┘
 
 ``Overflow`` may stand in the place of a ``Step``, ``OutOfMemory`` before a ``Step`` or an ``Evaluated``,
-and ``Stopped`` after the last ``Evaluated``. Where the objective measures from the untouched model,
-``Referenced`` comes before ``Started``.
+and ``Stopped`` after the last ``Evaluated``. Before ``Started`` come ``Indexed``, where rows stay
+on disk, and ``Referenced``, where the objective measures from the untouched model.
 
 Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
 Raising an exception in it stops the work; the exception reaches the caller unchanged.
@@ -30,6 +30,7 @@ __all__ = [
     "Evaluated",
     "Event",
     "Finished",
+    "Indexed",
     "JsonLines",
     "OutOfMemory",
     "Overflow",
@@ -43,6 +44,17 @@ __all__ = [
     "event_to_json",
     "parse_event",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Indexed:
+    """Some of a file whose rows stay on disk was read for the first time."""
+
+    path: str
+    bytes: int
+    """Bytes so far."""
+    total: int
+    """All of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +189,8 @@ class Finished:
 
 
 Event = (
-    Referenced
+    Indexed
+    | Referenced
     | Started
     | Estimated
     | Step
@@ -191,6 +204,7 @@ Event = (
 """Any of the events above."""
 
 _EVENTS: dict[str, type[Event]] = {
+    "indexed": Indexed,
     "referenced": Referenced,
     "started": Started,
     "estimated": Estimated,

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from efficientai_toolkit.comparison import compare
     from efficientai_toolkit.evaluation import evaluate
     from efficientai_toolkit.optimization import optimize
+    from efficientai_toolkit.ranks import analyze
 
 __all__ = [
     "RUNS",
     "MLXTrainer",
     "TrainingConfig",
     "TrainingResult",
+    "analyze",
     "compare",
     "evaluate",
     "new_run",
@@ -73,6 +75,12 @@ class TrainingConfig(Config):
     max_seq_length: int = setting(2048, "rows are cut to this many tokens")
     lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
     lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
+    rank_pattern: dict[str, int] | None = setting(
+        None,
+        "ranks of some layers by name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first "
+        "that fits counts, 0 means no adapter (default: the same rank everywhere)",
+        separator=",",
+    )
     lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
     use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
     loraplus_lr_ratio: float | None = setting(
@@ -138,6 +146,11 @@ class TrainingConfig(Config):
         False,
         "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
         "batch-size counts packed rows",
+    )
+    streaming: bool = setting(
+        False,
+        "leave the training rows, which must be jsonl, on disk and read them as they are needed, for data "
+        "larger than memory; batches are the same",
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
         None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
@@ -362,6 +375,7 @@ class MLXTrainer:
 
 
 _ELSEWHERE = {
+    "analyze": "ranks",
     "compare": "comparison",
     "convert_adapter": "adapters",
     "evaluate": "evaluation",

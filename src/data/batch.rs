@@ -5,6 +5,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::Sample;
+use crate::rng::digest;
 
 /// Batches whose rows are sorted by length together; more is less padding but less chance.
 const WINDOW: usize = 32;
@@ -97,23 +98,52 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
 
 /// The order of one pass over the data: indices into `lengths`, grouped into batches.
 ///
-/// Every index comes once; only the last batch may be short. Rows are shuffled, sorted by length
-/// within windows of 32 batches so that a batch needs little padding, and the full batches
-/// are shuffled again. The result depends on the arguments alone, so a resumed run finds its place.
+/// Every index comes once; only the last batch may be short. Rows are [shuffled](epoch_order), and
+/// [each window](window_batches) becomes batches. The result depends on the arguments alone, so a resumed run finds its
+/// place.
 #[must_use]
 pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
+    let order = epoch_order(lengths.len(), seed, epoch);
+    let batches = (0..).zip(order.chunks(window_rows(batch_size))).flat_map(|(number, window)| {
+        let sizes: Vec<usize> = window.iter().map(|&index| lengths[index]).collect();
+        let batches = window_batches(&sizes, batch_size, seed, [epoch, number]);
+        batches.into_iter().map(|batch| batch.into_iter().map(|place| window[place]).collect())
+    });
+    batches.collect()
+}
+
+/// So many rows in the order of one pass over them.
+pub(super) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(&mut rng);
+    order
+}
 
+/// Rows that are put into batches together.
+pub(super) const fn window_rows(batch_size: usize) -> usize {
+    let size = if batch_size == 0 { 1 } else { batch_size };
+    size.saturating_mul(WINDOW)
+}
+
+/// The batches of the window that `[epoch, number]` names, of rows of these lengths: indices into `lengths`.
+///
+/// Rows are sorted by length, so that a batch needs little padding, and full batches are shuffled; only the last one may
+/// be short.
+pub(super) fn window_batches(
+    lengths: &[usize],
+    batch_size: usize,
+    seed: u64,
+    window: [u64; 2],
+) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&index| lengths[index]);
     let batch_size = batch_size.max(1);
-    for window in order.chunks_mut(batch_size.saturating_mul(WINDOW)) {
-        window.sort_by_key(|&index| lengths[index]);
-    }
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     let full = lengths.len() / batch_size;
-    batches[..full].shuffle(&mut rng);
+    let [epoch, number] = window;
+    batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, number])));
     batches
 }
 
@@ -178,7 +208,7 @@ mod tests {
     fn the_order_does_not_change_between_versions() {
         // A resumed run relies on this order; if it changes, old checkpoints do not resume exactly.
         let batches = epoch_batches(&[3, 1, 4, 1, 5, 9, 2, 6, 5], 2, 7, 3);
-        assert_eq!(batches, [vec![8, 7], vec![2, 4], vec![6, 0], vec![3, 1], vec![5]]);
+        assert_eq!(batches, [vec![8, 7], vec![2, 4], vec![3, 1], vec![6, 0], vec![5]]);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! ```text
 //! train.jsonl ── read_splits ──► Located ── tokenize ──► Sample ── pack ──► Examples ── epoch_batches, batch ──► Batch
 //! ```
+//!
+//! Rows that stay on disk: `read_streamed` ──► [`Streamed`] ── `windows` ──► [`Window`], which has [`Examples`] and their
+//! order.
 
 mod alpaca;
 mod batch;
@@ -10,7 +13,10 @@ mod chat;
 mod columns;
 mod examples;
 mod formats;
+mod information;
 mod jinja;
+mod lines;
+mod near;
 mod pack;
 mod pair;
 mod row;
@@ -20,6 +26,7 @@ mod sources;
 mod splits;
 mod statistics;
 mod stream;
+mod streamed;
 mod tojson;
 mod tokenize;
 mod tokenizer;
@@ -41,5 +48,6 @@ pub use sample::Sample;
 pub use splits::{Splits, read_splits};
 pub use statistics::{Bar, DataReport, Lengths, PairStatistics, SplitStatistics, describe};
 pub use stream::TextStream;
+pub use streamed::{Rows, Streamed, Window, read_streamed};
 pub use tokenize::{Learned, SplitReport, Tokenized, tokenize};
 pub use tokenizer::Tokenizer;

@@ -18,14 +18,20 @@ const MOST_HELD_OUT: usize = 500;
 const HOLD_OUT_STREAM: u64 = u64::MAX;
 
 /// Rows of a data set by use. Each row knows its file and line.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Splits {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Splits<Train = Located> {
     /// Rows to learn from; never empty.
-    pub train: Vec<Located>,
+    pub train: Vec<Train>,
     /// Rows that measure progress; empty only when the data set is a single row.
     pub valid: Vec<Located>,
     /// Rows for a final measurement; may be empty.
     pub test: Vec<Located>,
+}
+
+impl<Train> Default for Splits<Train> {
+    fn default() -> Self {
+        Self { train: Vec::new(), valid: Vec::new(), test: Vec::new() }
+    }
 }
 
 /// Reads the data sets that `data` names: a folder with `train.jsonl` and, if they are there, `valid.jsonl` and
@@ -38,9 +44,46 @@ pub struct Splits {
 /// # Errors
 /// [`Error::Dataset`] naming the path when there is no training file, and what [`read_rows`] finds.
 pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
+    read_splits_with(&mut InMemory(columns), data, columns, seed)
+}
+
+/// How rows to learn from are read.
+pub(super) trait TrainingRows {
+    /// What is kept of a row.
+    type Row: Clone;
+
+    /// The rows of a file, in order.
+    fn read(&mut self, file: &Path) -> Result<Vec<Self::Row>>;
+
+    /// All of these rows.
+    fn load(&mut self, rows: Vec<Self::Row>) -> Result<Vec<Located>>;
+}
+
+/// All of them at once.
+struct InMemory<'a>(&'a Columns);
+
+impl TrainingRows for InMemory<'_> {
+    type Row = Located;
+
+    fn read(&mut self, file: &Path) -> Result<Vec<Located>> {
+        read_rows(file, self.0)
+    }
+
+    fn load(&mut self, rows: Vec<Located>) -> Result<Vec<Located>> {
+        Ok(rows)
+    }
+}
+
+/// As [`read_splits`], with rows to learn from as `training` reads them.
+pub(super) fn read_splits_with<T: TrainingRows>(
+    training: &mut T,
+    data: &str,
+    columns: &Columns,
+    seed: u64,
+) -> Result<Splits<T::Row>> {
     let mut all = Splits::default();
     for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
-        let splits = read_source(&path, columns, seed)?;
+        let splits = read_source(training, &path, columns, seed)?;
         all.train.extend(sources::weighted(splits.train, weight, seed, number));
         all.valid.extend(splits.valid);
         all.test.extend(splits.test);
@@ -48,18 +91,27 @@ pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
     Ok(all)
 }
 
-fn read_source(path: &Path, columns: &Columns, seed: u64) -> Result<Splits> {
-    let mut splits = if path.is_dir() {
-        let part = |name: &str| match file_of(path, name)? {
+fn read_source<T: TrainingRows>(
+    training: &mut T,
+    path: &Path,
+    columns: &Columns,
+    seed: u64,
+) -> Result<Splits<T::Row>> {
+    let mut splits = Splits::default();
+    if path.is_dir() {
+        if let Some(file) = file_of(path, "train")? {
+            splits.train = training.read(&file)?;
+        }
+        let held_out = |name: &str| match file_of(path, name)? {
             Some(file) => read_rows(&file, columns),
             None => Ok(Vec::new()),
         };
-        Splits { train: part("train")?, valid: part("valid")?, test: part("test")? }
+        (splits.valid, splits.test) = (held_out("valid")?, held_out("test")?);
     } else if path.exists() {
-        Splits { train: read_rows(path, columns)?, ..Splits::default() }
+        splits.train = training.read(path)?;
     } else {
         return Err(Error::Dataset(format!("{}: no such file or folder", path.display())));
-    };
+    }
     if splits.train.is_empty() {
         return Err(Error::Dataset(format!(
             "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
@@ -69,7 +121,8 @@ fn read_source(path: &Path, columns: &Columns, seed: u64) -> Result<Splits> {
         )));
     }
     if splits.valid.is_empty() {
-        (splits.train, splits.valid) = hold_out(splits.train, seed);
+        let (train, valid) = hold_out(splits.train, seed);
+        (splits.train, splits.valid) = (train, training.load(valid)?);
     }
     Ok(splits)
 }

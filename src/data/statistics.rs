@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
+use super::information::{compress, entropy};
+use super::near::near_duplicates;
 use super::pack::plan;
 use super::tokenize::{cut, samples};
 use super::{Learned, Located, Sample, SplitReport, Splits, Tokenizer};
@@ -56,6 +58,8 @@ pub struct SplitStatistics {
     /// Rows, tokens, and what is cut or left out.
     #[serde(flatten)]
     pub report: SplitReport,
+    /// Rows on disk of which those counted here were drawn.
+    pub sampled_from: Option<usize>,
     /// Tokens per row.
     pub lengths: Lengths,
     /// Rows by length, in bars of one width, from the shortest to the longest.
@@ -66,8 +70,17 @@ pub struct SplitStatistics {
     pub trained_tokens: usize,
     /// Rows whose tokens an earlier row has too.
     pub duplicates: usize,
+    /// Rows that have four fifths of their sequences of five tokens in common with an earlier one; repeated rows among
+    /// them.
+    pub near_duplicates: usize,
     /// Different tokens.
     pub vocabulary: usize,
+    /// Bits per token for a reader who knows nothing but how frequent each is.
+    pub entropy: f64,
+    /// Bytes of all texts.
+    pub text_bytes: usize,
+    /// Bytes that zstd makes of them: the more they repeat, the fewer.
+    pub compressed_bytes: usize,
     /// Rows of the longest sequence allowed that hold all samples when they are packed; pairs are not.
     pub packed_rows: usize,
     /// Share of those rows that is not padding.
@@ -107,15 +120,20 @@ fn statistics(
     learned: Learned,
     max_seq_length: usize,
 ) -> Result<SplitStatistics> {
+    if rows.is_empty() {
+        return Ok(SplitStatistics::default());
+    }
     let whole = samples(rows, tokenizer, learned)?;
     let per_row = learned.samples_per_row();
     let of_rows = whole.chunks(per_row);
     let ids = |row: &[Sample]| row.iter().map(|sample| sample.ids.clone()).collect::<Vec<_>>();
     let different = of_rows.clone().map(ids).collect::<HashSet<_>>().len();
-    let vocabulary = whole.iter().flat_map(|sample| &sample.ids).collect::<HashSet<_>>().len();
+    let joined: Vec<Vec<u32>> = of_rows.clone().map(|row| ids(row).concat()).collect();
+    let (vocabulary, entropy) = entropy(&whole);
+    let (text_bytes, compressed_bytes) = compress(&whole, tokenizer)?;
     let longest = |row: &[Sample]| row.iter().map(Sample::len).max().unwrap_or(0);
     let sizes = sorted(of_rows.map(longest));
-    let pairs = (learned == Learned::Preferences && !rows.is_empty()).then(|| pairs(&whole));
+    let pairs = (learned == Learned::Preferences).then(|| pairs(&whole));
     let kept = cut(rows, whole, max_seq_length)?;
     let kept_sizes: Vec<usize> = kept.samples.iter().map(Sample::len).collect();
     let kept_tokens: usize = kept_sizes.iter().sum();
@@ -127,10 +145,15 @@ fn statistics(
         histogram: histogram(&sizes),
         kept_tokens,
         duplicates: rows.len() - different,
+        near_duplicates: near_duplicates(&joined),
         vocabulary,
+        entropy,
+        text_bytes,
+        compressed_bytes,
         packed_rows,
         packing_efficiency: if packed_rows > 0 { kept_tokens as f64 / room } else { 0.0 },
         pairs,
+        sampled_from: None,
         report: kept.report,
     })
 }
@@ -201,16 +224,24 @@ mod tests {
             test: Vec::new(),
         };
         let report = describe(&splits, &fixture::tokenizer(None), Learned::Answers, 7).unwrap();
+        let mut train = serde_json::to_value(&report.train).unwrap();
+        // Another version of zstd may make more or less of them.
+        let compressed = train.as_object_mut().unwrap().shift_remove("compressed_bytes").unwrap();
+        assert!((10..40).contains(&compressed.as_u64().unwrap()), "{compressed}");
+        // Of 19 tokens 4, 4, 3, 3, 2, 1, 1 and 1 are equal.
+        let entropy = train.as_object_mut().unwrap().shift_remove("entropy").unwrap();
+        assert!((entropy.as_f64().unwrap() - 2.800_044_618_479).abs() < 1e-9, "{entropy}");
         assert_eq!(
-            serde_json::to_value(&report.train).unwrap(),
+            train,
             json!({
-                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4},
+                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4}, "sampled_from": null,
                 "lengths": {"min": 3, "median": 4, "mean": 4.75, "p95": 8, "max": 8},
                 "histogram": [
                     {"from": 3, "to": 3, "rows": 1}, {"from": 4, "to": 4, "rows": 2}, {"from": 5, "to": 5, "rows": 0},
                     {"from": 6, "to": 6, "rows": 0}, {"from": 7, "to": 7, "rows": 0}, {"from": 8, "to": 8, "rows": 1},
                 ],
-                "kept_tokens": 18, "trained_tokens": 14, "duplicates": 1, "vocabulary": 8,
+                "kept_tokens": 18, "trained_tokens": 14, "duplicates": 1, "near_duplicates": 1, "vocabulary": 8,
+                "text_bytes": 14,
                 "packed_rows": 3, "packing_efficiency": 18.0 / 21.0, "pairs": null,
             })
         );

@@ -1,11 +1,12 @@
 //! All rows of a split at once, on all cores, and what they amount to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Located, Row, Sample, Tokenizer};
+use super::{Located, Sample, Tokenizer};
 use crate::{Error, Result};
 
 /// What is learned from rows.
@@ -81,15 +82,33 @@ pub fn tokenize(
 /// # Errors
 /// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
 pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, learned: Learned) -> Result<Vec<Sample>> {
-    let of_row = |row: &Row| match learned {
+    // Collected before errors are looked at: whichever thread fails first, the first row is reported.
+    let results: Vec<_> = rows.par_iter().map(|located| samples_of(located, tokenizer, learned)).collect();
+    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Tokenises one row, whole.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line.
+pub(super) fn samples_of(located: &Located, tokenizer: &Tokenizer, learned: Learned) -> Result<Vec<Sample>> {
+    let row = &located.row;
+    let samples = match learned {
         Learned::Everything => tokenizer.sample(row, false).map(|sample| vec![sample]),
         Learned::Answers => tokenizer.sample(row, true).map(|sample| vec![sample]),
         Learned::Preferences => tokenizer.pair(row).map(Vec::from),
     };
-    // Collected before errors are looked at: whichever thread fails first, the first row is reported.
-    let results: Vec<_> =
-        rows.par_iter().map(|located| of_row(&located.row).map_err(|e| located.blame(e))).collect();
-    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    samples.map_err(|error| located.blame(error))
+}
+
+/// Cuts the samples of one row to `max_seq_length` tokens; whether something can still be learned from them.
+pub(super) fn cut_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
+    for sample in &mut *samples {
+        sample.truncate(max_seq_length);
+    }
+    // Answers that differ behind the cut alone are none the better.
+    let differ = samples.windows(2).all(|pair| pair[0] != pair[1]);
+    differ && samples.iter().all(Sample::teaches)
 }
 
 /// Cuts the samples of `rows`, as many of each, to `max_seq_length` tokens and leaves out the rows that teach nothing
@@ -108,12 +127,7 @@ pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -
         let longest = of_row.iter().map(Sample::len).max().unwrap_or(0);
         report.tokens += of_row.iter().map(Sample::len).sum::<usize>();
         report.longest = report.longest.max(longest);
-        for sample in &mut of_row {
-            sample.truncate(max_seq_length);
-        }
-        // Answers that differ behind the cut alone are none the better.
-        let differ = of_row.windows(2).all(|pair| pair[0] != pair[1]);
-        if differ && of_row.iter().all(Sample::teaches) {
+        if cut_row(&mut of_row, max_seq_length) {
             report.truncated += usize::from(longest > max_seq_length);
             samples.append(&mut of_row);
         } else {
@@ -121,15 +135,18 @@ pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -
         }
     }
     if let (Some(located), []) = (rows.first(), samples.as_slice()) {
-        return Err(Error::Dataset(format!(
-            "{}: none of the {} rows has anything to learn within {max_seq_length} tokens; \
-             the longest has {} (max_seq_length, mask_prompt)",
-            located.path.display(),
-            report.rows,
-            report.longest,
-        )));
+        return Err(nothing_to_learn(&located.path, report.rows, report.longest, max_seq_length));
     }
     Ok(Tokenized { samples, report })
+}
+
+/// The error about so many rows of `path`, of which the longest has `longest` tokens.
+pub(super) fn nothing_to_learn(path: &Path, rows: usize, longest: usize, max_seq_length: usize) -> Error {
+    Error::Dataset(format!(
+        "{}: none of the {rows} rows has anything to learn within {max_seq_length} tokens; \
+         the longest has {longest} (max_seq_length, mask_prompt)",
+        path.display(),
+    ))
 }
 
 #[cfg(test)]

@@ -7,29 +7,13 @@ use mlx_rs::{Array, Dtype, random};
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
 use super::pissa::Decomposition;
-use super::{adalora, pissa};
+use super::ranks::Ranks;
+use super::{adalora, pissa, ranks};
 use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
 use crate::nn::{Linear, LowRank};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels};
-
-/// What is attached, and where.
-#[derive(Debug, Clone, Copy)]
-pub struct Adapter<'a> {
-    /// Names such as `q_proj` or `mlp.up_proj`; `None` for every linear layer of the blocks.
-    pub modules: Option<&'a [String]>,
-    /// The last this many blocks; `None` for all.
-    pub num_layers: Option<u32>,
-    /// Inner dimension.
-    pub rank: u32,
-    /// Factor of the low-rank part.
-    pub scale: f32,
-    /// Share of inputs zeroed in training.
-    pub dropout: f32,
-    /// What the matrices are at first.
-    pub start: Start,
-}
 
 /// What adapters start from. None of them changes the model yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,21 +35,6 @@ impl Start {
             (Method::Adalora, _) => Self::Triplets,
             (_, LoraInit::Pissa(decomposition)) => Self::Principal(decomposition),
             (_, LoraInit::Default) => Self::Random,
-        }
-    }
-}
-
-impl<'a> Adapter<'a> {
-    /// The adapter that `config` describes.
-    #[must_use]
-    pub fn of(config: &'a TrainingConfig) -> Self {
-        Self {
-            modules: config.target_modules.as_deref(),
-            num_layers: config.num_layers,
-            rank: config.initial_rank(),
-            scale: config.scale() as f32,
-            dropout: config.lora_dropout as f32,
-            start: Start::of(config),
         }
     }
 }
@@ -99,7 +68,7 @@ pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
 }
 
 /// Makes of trained adapters what is saved and used: plain matrices `A` and `B`, with magnitudes where there are any,
-/// all of one rank, as mlx-lm reads them. Returns what is left of each layer's rank where that changed.
+/// those of `AdaLoRA` of one rank. Returns the ranks of the layers where they differ, of `AdaLoRA` those that are left.
 ///
 /// # Errors
 /// What MLX raises.
@@ -115,16 +84,17 @@ pub fn settle(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
         kernels::eval(parts)?;
         layer.settle()
     })?;
-    Ok(pattern)
+    if most.is_some() { Ok(pattern) } else { ranks::differing(model) }
 }
 
-/// Adds adapters, so that nothing changes yet.
+/// Adds the adapters that `config` describes, so that nothing changes yet.
 ///
 /// # Errors
-/// A module that fits no layer; more blocks than the model has; a rank that a matrix does not have.
-pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()> {
-    let &Adapter { modules, num_layers, rank, scale, dropout, start } = adapter;
-    let first_block = first_block(model.num_layers(), num_layers)?;
+/// A module or a pattern that fits no layer; more blocks than the model has; a rank that a matrix does not have.
+pub fn attach(model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
+    let (modules, start) = (config.target_modules.as_deref(), Start::of(config));
+    let first_block = first_block(model.num_layers(), config.num_layers)?;
+    let mut ranks = Ranks::of(config)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
@@ -139,7 +109,12 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()>
         if block < first_block || target == Some(None) {
             return Ok(());
         }
-        let key = rng::key(seed, Purpose::Adapter, &[layer_index])?;
+        let rank = ranks.choose(path);
+        if rank == 0 {
+            return Ok(());
+        }
+        let key = rng::key(config.seed, Purpose::Adapter, &[layer_index])?;
+        let (scale, dropout) = (config.scale(rank) as f32, config.lora_dropout as f32);
         layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
         fill(layer, rank as i32, start, &key)?;
         Ok(())
@@ -152,7 +127,7 @@ pub fn attach(model: &mut dyn Model, adapter: &Adapter, seed: u64) -> Result<()>
             available.join(", ")
         )));
     }
-    Ok(())
+    ranks.check()
 }
 
 /// Gives `layer` the matrices it starts with.

@@ -65,6 +65,12 @@ impl TrainingConfig {
         if let Some(columns) = &self.columns {
             Columns::parse(columns)?;
         }
+        if self.streaming && self.packing && self.iters.is_none() {
+            return Err(Error::Config(
+                "packing with streaming needs iters: how many packed rows there are is known only at the end of the data"
+                    .into(),
+            ));
+        }
         if self.resume && self.overwrite {
             return Err(Error::Config("resume and overwrite exclude each other".into()));
         }
@@ -99,6 +105,11 @@ mod tests {
             (r#"{"method": "qlora"}"#, ["qlora", "`lora`"]),
             (r#"{"dtype": "int8"}"#, ["int8", "bfloat16"]),
             (r#"{"resume": true, "overwrite": true}"#, ["resume", "overwrite"]),
+            (r#"{"streaming": true, "packing": true}"#, ["packing with streaming", "iters"]),
+            (
+                r#"{"streaming": true, "objective": "dpo"}"#,
+                ["streaming is not for objective \"dpo\"", "\"orpo\" does not"],
+            ),
             (r#"{"optimizer": "adamx"}"#, ["adamx", "`adafactor`"]),
             (r#"{"optimizer": "lion", "momentum": 0.9}"#, ["momentum", "\"sgd\" or \"muon\""]),
             (r#"{"schedule": "table"}"#, ["lr_table", "schedule \"table\""]),

@@ -1,5 +1,6 @@
 //! Everything a user may set for fine-tuning, with its default.
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
@@ -78,6 +79,9 @@ pub struct TrainingConfig {
     pub lora_rank: u32,
     /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
     pub lora_alpha: f64,
+    /// Ranks of some layers by name or pattern, as [PEFT](https://github.com/huggingface/peft) reads them: of several
+    /// that fit, the first counts. 0 leaves a layer without an adapter.
+    pub rank_pattern: Option<IndexMap<String, u32>>,
     /// Share of an adapter's inputs zeroed in training.
     pub lora_dropout: f64,
     /// Scale the adapters by `lora_alpha / √lora_rank`.
@@ -133,6 +137,8 @@ pub struct TrainingConfig {
     /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
     /// counts packed rows.
     pub packing: bool,
+    /// Leave the rows to learn, which must be jsonl, on disk and read them as they are needed.
+    pub streaming: bool,
     /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
     pub dtype: Option<String>,
     /// Bits per weight to which the frozen matrices are quantized when the model is loaded
@@ -211,6 +217,7 @@ impl Default for TrainingConfig {
             max_seq_length: 2048,
             lora_rank: 8,
             lora_alpha: 16.0,
+            rank_pattern: None,
             lora_dropout: 0.0,
             use_rslora: false,
             loraplus_lr_ratio: None,
@@ -238,6 +245,7 @@ impl Default for TrainingConfig {
             orpo_lambda: 0.1,
             columns: None,
             packing: false,
+            streaming: false,
             dtype: None,
             bits: None,
             seed: 0,

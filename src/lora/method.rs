@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Method, TrainingConfig};
 use super::pissa::Decomposition;
 use super::prompt::PromptInit;
+use super::ranks::Ranks;
 use crate::train::lr_factors::LrFactors;
 use crate::{Error, Result};
 
@@ -62,11 +63,11 @@ impl TrainingConfig {
         }
     }
 
-    /// Factor of the low-rank part: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
+    /// Factor of a low-rank part of `rank`: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
     /// has it, which keeps the outputs of adapters of any rank equally large.
     #[must_use]
-    pub fn scale(&self) -> f64 {
-        let rank = f64::from(self.initial_rank());
+    pub fn scale(&self, rank: u32) -> f64 {
+        let rank = f64::from(rank);
         match self.method {
             // What PEFT divides by.
             Method::Adalora => self.lora_alpha / (rank + 1e-5),
@@ -144,6 +145,7 @@ impl TrainingConfig {
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some(), &[Lora, Dora, Adalora]),
             ("lora_init", self.lora_init != LoraInit::Default, &[Lora]),
             ("init_adapter", self.init_adapter.is_some(), &[Lora, Dora, PromptTuning, PrefixTuning]),
+            ("rank_pattern", self.rank_pattern.is_some(), &[Lora, Dora]),
             ("bits", self.bits.is_some(), &[Lora, Dora, Adalora, PromptTuning, PrefixTuning, PTuning]),
         ];
         for (key, given, methods) in others.into_iter().chain(adalora).chain(self.keys_of_prompts()) {
@@ -171,7 +173,12 @@ impl TrainingConfig {
                 return Err(Error::Config(format!("{key} and init_adapter exclude each other")));
             }
         }
-        Ok(())
+        if self.init_adapter.is_some() && self.rank_pattern.is_some() {
+            return Err(Error::Config(
+                "rank_pattern and init_adapter exclude each other: the adapter brings its ranks".into(),
+            ));
+        }
+        Ranks::of(self).map(|_| ())
     }
 }
 
@@ -199,6 +206,9 @@ mod tests {
             (r#"{"adalora_tinit": 5}"#, ["adalora_tinit is for method \"adalora\"", "\"lora\""]),
             (r#"{"method": "adalora", "adalora_init_rank": 8}"#, ["adalora_init_rank is 8", "lora_rank (8)"]),
             (r#"{"method": "adalora", "adalora_beta1": 1}"#, ["adalora_beta1 is 1", "below 1"]),
+            (r#"{"method": "adalora", "rank_pattern": {}}"#, ["rank_pattern", "\"lora\" or \"dora\""]),
+            (r#"{"rank_pattern": {"q_proj": 2}, "init_adapter": "x"}"#, ["rank_pattern", "exclude"]),
+            (r#"{"rank_pattern": {"(q": 2}}"#, ["rank_pattern", "(q"]),
             (r#"{"method": "adalora", "init_adapter": "x"}"#, ["init_adapter", "not for \"adalora\""]),
         ] {
             let message = parse(json).unwrap_err();
@@ -208,12 +218,13 @@ mod tests {
 
     #[test]
     fn scales_and_ranks_are_those_of_peft() {
-        let scale = |json: &str| parse(json).unwrap().scale();
-        assert!((scale("{}") - 2.0).abs() < 1e-12);
-        assert!((scale(r#"{"use_rslora": true, "lora_rank": 64}"#) - 2.0).abs() < 1e-12);
+        let scale = |json: &str, rank| parse(json).unwrap().scale(rank);
+        assert!((scale("{}", 8) - 2.0).abs() < 1e-12);
+        assert!((scale("{}", 2) - 8.0).abs() < 1e-12);
+        assert!((scale(r#"{"use_rslora": true}"#, 64) - 2.0).abs() < 1e-12);
         let adalora = parse(r#"{"method": "adalora"}"#).unwrap();
         assert_eq!(adalora.initial_rank(), 12);
-        assert!((adalora.scale() - 16.0 / 12.00001).abs() < 1e-12);
+        assert!((adalora.scale(12) - 16.0 / 12.00001).abs() < 1e-12);
     }
 
     #[test]

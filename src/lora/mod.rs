@@ -1,9 +1,11 @@
 //! Fine-tuning a language model: low-rank adapters, virtual tokens, or every weight.
 
 pub mod adalora;
+pub mod analyze;
 pub mod attach;
 mod check;
 pub mod config;
+mod dataset;
 pub mod fuse;
 pub mod library;
 pub mod method;
@@ -11,8 +13,11 @@ mod objective;
 pub mod pissa;
 mod plan;
 pub mod prompt;
+mod ranks;
 pub mod run;
+pub mod spectrum;
 
+pub use analyze::{Analysis, Probe, analyze};
 pub use config::{Method, TrainingConfig};
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;

@@ -69,6 +69,12 @@ impl TrainingConfig {
                 self.objective.name()
             )));
         }
+        if self.streaming && self.objective == Kind::Dpo {
+            return Err(Error::Config(
+                "streaming is not for objective \"dpo\", which reads every row before the first step; \"orpo\" does not"
+                    .into(),
+            ));
+        }
         Ok(())
     }
 }

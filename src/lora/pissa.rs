@@ -41,7 +41,7 @@ pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: 
     let (inputs, outputs) = layer.size();
     if rank > inputs.min(outputs) {
         return Err(Error::Config(format!(
-            "lora_rank is {rank}, but a layer from {inputs} to {outputs} has only {} singular values for lora_init",
+            "the rank (lora_rank, rank_pattern) is {rank}, but a layer from {inputs} to {outputs} has only {} singular values for lora_init",
             inputs.min(outputs)
         )));
     }
@@ -60,7 +60,10 @@ pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: 
 }
 
 /// `[U, Σ, Vᵀ]` of `[m, n]`, with `min(m, n)` singular values.
-fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
     if matrix.dim(0) < matrix.dim(1) {
         let [u, s, vt] = thin_svd(&matrix.t())?;
         return Ok([vt.t(), s, u.t()]);

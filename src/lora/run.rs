@@ -12,19 +12,18 @@ use serde_json::json;
 use super::adalora::Allocator;
 use super::attach;
 use super::config::{Method, TrainingConfig};
+use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
 use super::method::LoraInit;
 use super::plan::plan;
 use super::prompt;
-use crate::data::{
-    Columns, DataReport, Examples, Sample, Splits, Tokenizer, describe, pack, read_splits, tokenize,
-};
+use crate::data::{DataReport, Tokenizer};
 use crate::io::adapters::{self, Adapter, SoftPrompt, Stored};
 use crate::io::output::{Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::group::Group;
-use crate::models::{self, Model};
+use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer, Quiet};
-use crate::train::batches::Data;
+use crate::train::batches::{Data, Training};
 use crate::train::checkpoint::Checkpoints;
 use crate::train::fit::{Outcome, Trained, fit};
 use crate::train::hook::StepHook;
@@ -32,7 +31,7 @@ use crate::train::memory::expect;
 use crate::train::objective::Objective;
 use crate::train::reference::{self, Reference};
 use crate::train::rewards::Rewards;
-use crate::{Error, Result, rng};
+use crate::{Error, Result};
 
 const REPORT: &str = "training.json";
 /// Folder of an unfinished run in its output.
@@ -83,9 +82,10 @@ pub struct Report {
     pub trainable_parameters: u64,
     /// Numbers in the model, adapters included.
     pub total_parameters: u64,
-    /// Rows, validation included, that were cut to `max_seq_length`.
+    /// Rows, validation included, that were cut to `max_seq_length`; of rows on disk, those met in the first epoch.
     pub truncated_rows: usize,
-    /// Rows, validation included, that were left out because nothing in them is to be learned.
+    /// Rows, validation included, that were left out because nothing in them is to be learned; of rows on disk, those met
+    /// in the first epoch.
     pub dropped_rows: usize,
     /// Folder of the result.
     pub adapter_path: PathBuf,
@@ -93,7 +93,7 @@ pub struct Report {
     pub resumed_from: u64,
     /// Processes that trained together.
     pub processes: usize,
-    /// Ranks that `AdaLoRA` left, by layer.
+    /// Ranks by layer, where they differ.
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
@@ -119,7 +119,7 @@ pub fn run(
         TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
         _ => Existing::Keep,
     };
-    let (data, dropped) = read_data(tokenizer, config, model.vocab_size())?;
+    let Dataset { data, losses } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
         return Err(Error::Config(
             "early_stopping_patience needs validation rows, which data has not".into(),
@@ -140,7 +140,7 @@ pub fn run(
     identity["batch_size"] = json!(config.batch_size * group.size());
     identity["data"] = json!(fingerprint(&data.train));
     identity["model"] = json!(folder::fingerprint(source)?);
-    let start = format!("{identity}, {}", fingerprint(&data.valid));
+    let start = format!("{identity}, {}", fingerprint_of(&data.valid));
     let unfinished = folder.join(CHECKPOINTS);
     let checkpoints = Checkpoints::new(unfinished.clone(), identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), tokenizer.pad_id(), group)?;
@@ -150,14 +150,14 @@ pub fn run(
         Method::Adalora => Some(Allocator::new(config, &names, plan.steps)?),
         _ => None,
     };
-    let (data, checkpoints) = match plan.objective {
-        Objective::Dpo { .. } => {
+    let (data, checkpoints) = match (plan.objective, data) {
+        (Objective::Dpo { .. }, Data { train: Training::Whole(train), valid }) => {
             let path = unfinished.join(reference::FILE);
-            let reference = Reference::of(model, &data, &path, start, &plan, observer)?;
+            let reference = Reference::of(model, &train, &valid, &path, start, &plan, observer)?;
             let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
-            (reference.attach(data), checkpoints)
+            (reference.attach(train, valid), checkpoints)
         }
-        Objective::Sft | Objective::Orpo { .. } => (data, checkpoints),
+        (_, data) => (data, checkpoints),
     };
     let hook = allocator.as_mut().map(|allocator| allocator as &mut dyn StepHook);
     let trained = Trained { names: &names, hook };
@@ -166,11 +166,12 @@ pub fn run(
     let measured = report(model, &names, outcome)?;
     let ranks = attach::settle(model)?;
     prompt::settle(model)?;
+    let [truncated_rows, dropped_rows] = dataset::losses(losses, &data.train);
     let report = Report {
         stopped_early,
         resumed_from,
-        truncated_rows: dropped.truncated,
-        dropped_rows: dropped.dropped,
+        truncated_rows,
+        dropped_rows,
         adapter_path: folder.clone(),
         rank_pattern: (!ranks.is_empty()).then(|| ranks.clone()),
         processes: group.size(),
@@ -191,54 +192,18 @@ fn write(report: &Report, config: &TrainingConfig, folder: &Path) -> Result<()> 
     atomic::write_text(&folder.join(REPORT), &(text + "\n"))
 }
 
-/// Rows that did not go in whole.
-struct Losses {
-    truncated: usize,
-    dropped: usize,
-}
-
-/// The data as tokens, each of them below `vocab`.
-fn read_data(tokenizer: &Tokenizer, config: &TrainingConfig, vocab: i32) -> Result<(Data, Losses)> {
-    let splits = read(config)?;
-    let learned = config.learned();
-    let train = tokenize(&splits.train, tokenizer, learned, config.max_seq_length)?;
-    let valid = tokenize(&splits.valid, tokenizer, learned, config.max_seq_length)?;
-    let ids = train.samples.iter().chain(&valid.samples).flat_map(|sample| &sample.ids);
-    models::check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)?;
-    let losses = Losses {
-        truncated: train.report.truncated + valid.report.truncated,
-        dropped: train.report.dropped + valid.report.dropped,
-    };
-    if losses.truncated + losses.dropped > 0 {
-        log::warn!(
-            "{}: {} rows were cut to max_seq_length ({}), {} left out for having nothing to learn",
-            config.data.as_deref().unwrap_or_default(),
-            losses.truncated,
-            config.max_seq_length,
-            losses.dropped
-        );
-    }
-    let train = if config.packing { pack(&train.samples, config.max_seq_length) } else { train.samples };
-    let examples = |samples| Examples::new(samples, learned);
-    Ok((Data { train: examples(train), valid: examples(valid.samples) }, losses))
-}
-
-fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
-    value.ok_or_else(|| Error::Config(format!("{key} is missing")))
-}
-
-fn read(config: &TrainingConfig) -> Result<Splits> {
-    let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
-    read_splits(given("data", config.data.as_deref())?, &columns, config.seed)
-}
-
 /// Checks `config` and its data without training; what the data hold.
 ///
 /// # Errors
 /// As [`run`], as far as they show before the first step.
-pub fn validate(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<DataReport> {
+pub fn validate(
+    model: &mut dyn Model,
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+    observer: &mut dyn Observer,
+) -> Result<DataReport> {
     config.validate()?;
-    let report = describe(&read(config)?, tokenizer, config.learned(), config.max_seq_length)?;
+    let report = dataset::report(tokenizer, config, observer)?;
     prepare(model, tokenizer, &undecomposed(config))?;
     attach::detach(model)?;
     Ok(report)
@@ -252,11 +217,13 @@ pub fn estimate_memory(
     model: &mut dyn Model,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
+    observer: &mut dyn Observer,
 ) -> Result<MemoryEstimate> {
     config.validate()?;
-    let (data, _) = read_data(tokenizer, config, model.vocab_size())?;
+    let Dataset { data, .. } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     let plan = plan(config, data.train.len(), tokenizer.pad_id(), Group::ALONE)?;
-    let found = prepare(model, tokenizer, &undecomposed(config)).and_then(|names| expect(model, &names, &plan, &data));
+    let found = prepare(model, tokenizer, &undecomposed(config))
+        .and_then(|names| expect(model, &names, &plan, &data));
     attach::detach(model)?;
     found
 }
@@ -283,7 +250,7 @@ fn prepare(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig
     match (&config.init_adapter, config.method.prompt()) {
         (Some(folder), _) => start_from(folder, model, config)?,
         (None, Some(kind)) => prompt::attach(model, tokenizer, kind, config)?,
-        (None, None) => attach::attach(model, &attach::Adapter::of(config), config.seed)?,
+        (None, None) => attach::attach(model, config)?,
     }
     Ok(attach::parameter_names(model))
 }
@@ -303,14 +270,6 @@ fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> R
     }
     // The adapter brings its shape and scale; precision and dropout belong to this run.
     attach::prepare(model, config.lora_dropout as f32)
-}
-
-/// Tells two data sets apart when a run is resumed.
-fn fingerprint(examples: &Examples) -> String {
-    let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
-        sample.ids.iter().zip(&sample.trained).map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
-    });
-    format!("{} rows, {:016x}", examples.len(), rng::digest(numbers))
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.

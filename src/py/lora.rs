@@ -13,7 +13,7 @@ use crate::Error;
 use crate::generate::GenerateConfig;
 use crate::io::adapters;
 use crate::io::output::Existing;
-use crate::lora::{self, Library, TrainingConfig, fuse, run, validate};
+use crate::lora::{self, Library, Probe, TrainingConfig, analyze, fuse, run, validate};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
 ///
@@ -49,10 +49,33 @@ pub(super) fn validate_lora(
     config: &str,
 ) -> PyResult<String> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
-    enter(py, || {
+    observed(py, None, |caller| {
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
-        let report = validate(inner.as_mut(), tokenizer, &config);
+        let report = validate(inner.as_mut(), tokenizer, &config, caller);
+        *model.library() = Library::of(inner.as_mut())?;
+        json(&report?)
+    })
+}
+
+/// Looks at the data of ``config`` and at the gradient of each layer that it adapts, without training; returns
+/// both as JSON.
+///
+/// ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in, ``probe`` that of ``batches``, whose mean
+/// gradient is taken, and ``width``, how many singular values are looked for.
+#[pyfunction]
+pub(super) fn analyze_lora(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    config: &str,
+    probe: &str,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    observed(py, None, |caller| {
+        let (config, probe): (TrainingConfig, Probe) = (parse(config)?, parse(probe)?);
+        let mut inner = model.lock()?;
+        let report = analyze(inner.as_mut(), tokenizer, &config, &probe, caller);
         *model.library() = Library::of(inner.as_mut())?;
         json(&report?)
     })
@@ -69,10 +92,10 @@ pub(super) fn estimate_memory(
     config: &str,
 ) -> PyResult<String> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
-    enter(py, || {
+    observed(py, None, |caller| {
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
-        let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config);
+        let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config, caller);
         *model.library() = Library::of(inner.as_mut())?;
         json(&estimate?)
     })

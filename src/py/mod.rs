@@ -29,7 +29,9 @@ mod _core {
     #[pymodule_export]
     use super::kernels::{measure_kernel, report_kernels};
     #[pymodule_export]
-    use super::lora::{convert_adapter, defaults, estimate_memory, fuse_adapter, train_lora, validate_lora};
+    use super::lora::{
+        analyze_lora, convert_adapter, defaults, estimate_memory, fuse_adapter, train_lora, validate_lora,
+    };
     #[pymodule_export]
     use super::model::{Model, convert, create_model, load};
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
+use std::thread::scope;
 use std::time::Instant;
 
 use mlx_rs::Dtype;
@@ -11,12 +12,11 @@ use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
 use super::hook::StepHook;
 use super::loss_scale::LossScale;
-use super::lr_factors::LrFactors;
 use super::memory::{self, Limit, PassSize};
-use super::objective::{Objective, Totals};
-use super::optimizer::{Memory, Optimizer, Pace};
+use super::objective::Totals;
+use super::optimizer::{Memory, Pace};
 use super::passes::{self, Summed};
-use super::schedule::Course;
+use super::plan::Plan;
 use super::step;
 use super::watch::{Best, Patience};
 use crate::data::Batch;
@@ -25,49 +25,6 @@ use crate::kernels::memory::clear_cache;
 use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
-
-/// How to train. Every number comes from the configuration of the caller.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// What the rows are to teach.
-    pub objective: Objective,
-    /// Rows or pairs per batch.
-    pub batch_size: usize,
-    /// Batches per optimizer step.
-    pub accumulation: u64,
-    /// Bytes of MLX's memory to stay below; `None` for the device's.
-    pub memory_budget: Option<u64>,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Parameters that learn faster or slower.
-    pub lr_factors: LrFactors,
-    /// Its course.
-    pub course: Course,
-    /// Steps until the peak.
-    pub warmup_steps: u64,
-    /// The optimizer.
-    pub optimizer: Optimizer,
-    /// Gradient norm above which gradients are scaled down; 0 for never.
-    pub max_grad_norm: f32,
-    /// Blocks between two states that are kept for the gradient; 0 to keep everything.
-    pub grad_checkpoint: usize,
-    /// Strength of the noise on embeddings.
-    pub neftune_alpha: Option<f32>,
-    /// Seed of data order, dropout and noise.
-    pub seed: u64,
-    /// Steps between evaluations; 0 for before and after only.
-    pub eval_every: u64,
-    /// When to stop early.
-    pub patience: Option<Patience>,
-    /// Whether the result is what had the lowest validation loss, or else what the last step left.
-    pub keep_best: bool,
-    /// Steps between checkpoints; 0 for none but on interruption.
-    pub save_every: u64,
-    /// How the validation set is scored.
-    pub evaluation: EvaluationPlan,
-}
 
 /// What to train.
 pub struct Trained<'a> {
@@ -134,8 +91,11 @@ pub fn fit(
         let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
         reset_peak_memory()?;
-        let batches = Batches::new(&data.train, plan.batch_size, plan.seed, plan.evaluation);
-        Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+        scope(|scope| {
+            let first = state.step * plan.accumulation;
+            let batches = Batches::new(&data.train, plan, model.vocab_size(), first, scope);
+            Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+        })
     });
     clear_cache()?;
     outcome
@@ -171,7 +131,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
 
 struct Run<'a, 'h> {
     model: &'a mut dyn Model,
-    data: &'a Data,
+    data: &'a Data<'a>,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
     hook: Option<&'h mut dyn StepHook>,
@@ -208,8 +168,8 @@ impl Run<'_, '_> {
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
             if due && self.plan.evaluation.group.leads() {
-                let path = self.checkpoints.save(&state)?;
-                self.emit(&state, &Event::Checkpoint { step: state.step, path })?;
+                let (step, path) = (state.step, self.checkpoints.save(&state)?);
+                self.emit(&state, &Event::Checkpoint { step, path })?;
             }
         }
     }
@@ -271,7 +231,7 @@ impl Run<'_, '_> {
             &Event::Step {
                 step: state.step,
                 steps: self.plan.steps,
-                epoch: (state.step * self.plan.accumulation) as f64 / self.batches.per_epoch() as f64,
+                epoch: self.batches.epoch(state.step * self.plan.accumulation),
                 loss,
                 lr,
                 grad_norm: grad_norm.into(),
@@ -287,10 +247,8 @@ impl Run<'_, '_> {
     fn gradients(&mut self, state: &State, scale: Option<f32>) -> Result<Summed> {
         let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
         let numbers = state.step * accumulation..(state.step + 1) * accumulation;
-        let batches = |run: &mut Self| -> Vec<Vec<Batch>> {
-            numbers.clone().map(|number| run.batches.get(number, run.size)).collect()
-        };
-        let mut own = batches(self);
+        let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.size);
+        let mut own = batches(self)?;
         // All passes of all processes share one divisor, so a token counts the same in each of them.
         let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
         let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
@@ -301,7 +259,7 @@ impl Run<'_, '_> {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
                     self.shrink(state, own.iter().flatten(), &error)?;
-                    own = batches(self);
+                    own = batches(self)?;
                 }
                 other => return other?.over(group, &state.parameters),
             }

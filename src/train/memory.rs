@@ -6,12 +6,12 @@
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::batches::Data;
-use super::fit::Plan;
 use super::lr_factors::LrFactors;
 use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Pace};
+use super::plan::Plan;
 use super::step;
-use crate::data::{Batch, Sample, collate};
+use crate::data::{Batch, collate};
 use crate::io::tensors::Tensors;
 use crate::kernels::memory::{active, clear_cache};
 use crate::models::{Checkpointing, Model};
@@ -76,21 +76,20 @@ pub(super) fn estimate(
     plan: &Plan,
     data: &Data,
 ) -> Result<(MemoryEstimate, PassSize)> {
-    let samples = data.train.samples();
     let keeps_best = plan.keep_best && !data.valid.is_empty();
     let evaluation = plan.evaluation;
-    let columns = |sample: &Sample| sample.len().min(evaluation.max_seq_length).saturating_sub(1);
-    let Some(longest) = samples.iter().max_by_key(|sample| columns(sample)) else {
+    if data.train.is_empty() {
         return Err(Error::Dataset("there are no rows to train on".into()));
-    };
-    let time = columns(longest).max(1);
+    }
+    let time = data.train.longest(evaluation.max_seq_length).saturating_sub(1).max(1);
+    let long = time.min(PROBE);
+    let tried = data.train.probe(long + 1);
     let mut probe = |tokens: usize| {
-        let mut batch = collate(&[longest], tokens + 1, evaluation.pad);
+        let mut batch = collate(&[&tried], tokens + 1, evaluation.pad);
         // Heads skip what is not learned, but the next row may be learned in full.
         batch.weights.fill(1.0);
         measure(model, parameters, &batch)
     };
-    let long = time.min(PROBE);
     let short = long.div_ceil(2);
     // The first pass also packs weights and fills caches.
     probe(short)?;
@@ -236,6 +235,7 @@ fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Sample;
 
     #[test]
     fn growth_goes_through_what_was_measured() {

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod objective;
 pub mod optimizer;
 mod passes;
+pub mod plan;
 pub mod reference;
 pub mod rewards;
 pub mod schedule;

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, zeros_like};
 
-use super::fit::Plan;
 use super::objective::Totals;
+use super::plan::Plan;
 use super::rewards::{RewardSum, Rewards};
 use super::step;
 use crate::data::Batch;

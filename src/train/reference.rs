@@ -9,11 +9,11 @@ use std::path::Path;
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
-use super::batches::Data;
+use super::batches::{Data, Training};
 use super::evaluate::EvaluationPlan;
-use super::fit::Plan;
 use super::memory::Limit;
 use super::objective::surprises;
+use super::plan::Plan;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;
@@ -42,7 +42,8 @@ impl Reference {
     /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
     pub fn of(
         model: &dyn Model,
-        data: &Data,
+        train: &Examples,
+        valid: &Examples,
         path: &Path,
         fingerprint: String,
         plan: &Plan,
@@ -51,9 +52,7 @@ impl Reference {
         let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
         let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
         let belongs = |stored: &Self| {
-            stored.fingerprint == fingerprint
-                && fits(&stored.train, &data.train)
-                && fits(&stored.valid, &data.valid)
+            stored.fingerprint == fingerprint && fits(&stored.train, train) && fits(&stored.valid, valid)
         };
         let (stored, group) = (stored.filter(belongs), plan.evaluation.group);
         // A process that lacks the file would wait for the others, so it counts only where all have it.
@@ -64,16 +63,17 @@ impl Reference {
             return Ok(stored);
         }
         let _limit = Limit::lower(plan.memory_budget)?;
-        let total = data.train.len() + data.valid.len();
+        let total = train.len() + valid.len();
         let mut tally = Tally { done: 0, total, observer };
         let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, &mut tally);
-        Ok(Self { train: of(&data.train)?, valid: of(&data.valid)?, fingerprint })
+        Ok(Self { train: of(train)?, valid: of(valid)?, fingerprint })
     }
 
-    /// `data` with these log-probabilities.
+    /// Rows to learn and rows to score with these log-probabilities.
     #[must_use]
-    pub fn attach(self, data: Data) -> Data {
-        Data { train: data.train.with_reference(self.train), valid: data.valid.with_reference(self.valid) }
+    pub fn attach<'t>(self, train: Examples, valid: Examples) -> Data<'t> {
+        let train = Training::Whole(train.with_reference(self.train));
+        Data { train, valid: valid.with_reference(self.valid) }
     }
 
     /// The content of its file.

@@ -15,6 +15,7 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.adalora.layer import RankAllocator
 
+from parity import peft_reference
 from parity import reference as ref
 
 Store = Callable[[Path, dict[str, torch.Tensor]], None]
@@ -184,8 +185,33 @@ def scores(allocator: RankAllocator, path: str) -> list[float]:
     return combined
 
 
+RANKS = {"down_proj": 1, r"layers\.1\.mlp\..*_proj": 5, "model.layers.0.self_attn.o_proj": 7, "q_proj": 2}
+"""The first that fits counts, the others have the usual rank. In the order in which PEFT saves them."""
+
+
+def store_ranks(store: Store, base: Path, folder: Path) -> None:
+    """An adapter whose ranks differ by layer: scales, logits, and a loss curve from there."""
+    model = adapted(base, rank_pattern=RANKS)
+    generator = torch.Generator().manual_seed(15)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    peft_reference.save(model, folder / "initial")
+    ids = ref.rows(ROWS, TIME, model.config.vocab_size, seed=13)
+    expected = {"ids": ids.int(), "logits": ref.logits(model, ids[:2, :-1])}
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            path = name.removeprefix("base_model.model.")
+            expected[f"scale.{path}"] = torch.tensor(module.scaling["default"])
+    expected["losses"] = ref.fit(model, ids, STEPS)
+    store(folder / "expected.safetensors", expected)
+    print(f"ranks: {expected['losses'][0]:.4f} -> {expected['losses'][-1]:.4f}")  # noqa: T201
+
+
 def store_all(store: Store, base: Path, folder: Path) -> None:
     """Everything that ``test_methods.py`` and the engine's own tests compare with."""
     store_allocator(folder / "adalora" / "allocator.json")
     store_curves(store, base, folder / "curves")
+    store_ranks(store, base, folder / "ranks")
     store_dora(store, base, folder / "dora")

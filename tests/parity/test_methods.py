@@ -117,3 +117,37 @@ def test_pissa_is_saved_for_the_untouched_model(tmp_path: Path, figure: Check) -
     assert largest(ours, logits(MODEL, ids)) > 0.1
     # Adam divides noise by noise where a gradient is almost zero.
     figure("peft pissa logits after training", largest(ours, want["pissa_logits"]), 1e-2)
+
+
+def test_ranks_by_layer_are_those_of_peft(tmp_path: Path, figure: Check) -> None:
+    want = expected("ranks")
+    data, theirs = batch(want, tmp_path), METHODS / "ranks" / "initial"
+    settings = json.loads((theirs / "adapter_config.json").read_text())
+    made = train(
+        MODEL,
+        data,
+        tmp_path / "made",
+        iters=1,
+        lora_rank=settings["r"],
+        lora_alpha=settings["lora_alpha"],
+        rank_pattern=settings["rank_pattern"],
+        adapter_format="peft",
+    )
+    name = "adapter_model.safetensors"
+    shapes = [{key: x.shape for key, x in tensors(folder / name).items()} for folder in (made.output, theirs)]
+    assert shapes[0] == shapes[1]
+    ours = json.loads((made.output / "adapter_config.json").read_text())
+    scales = {key.removeprefix("scale."): float(x) for key, x in want.items() if key.startswith("scale.")}
+    assert len(scales) == 14
+    for path, scale in scales.items():
+        rank = ours["rank_pattern"].get(path, ours["r"])
+        alpha = ours["alpha_pattern"].get(path, ours["lora_alpha"])
+        assert alpha / rank == pytest.approx(scale, abs=1e-6), path
+    figure(
+        "peft rank_pattern logits",
+        largest(logits(MODEL, want["ids"][:2, :-1], theirs), want["logits"]),
+        LOGITS,
+    )
+    run = train(MODEL, data, tmp_path / "run", iters=len(want["losses"]), init_adapter=str(theirs))
+    assert want["losses"][0] - want["losses"][-1] > 1, "the fixture must learn something"
+    figure("peft rank_pattern loss, 20 steps", largest(list(run.losses.values()), want["losses"]), LOSSES)

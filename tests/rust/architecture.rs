@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hardware", &["error"]),
     ("kernels", &["error"]),
     ("nn", &["error", "kernels", "rng"]),
-    ("data", &["error"]),
+    ("data", &["error", "progress", "rng"]),
     ("io", &["error", "rng", "kernels", "models", "nn"]),
     ("models", &["error", "kernels", "nn", "io", "rng"]),
     ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),

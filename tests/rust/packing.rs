@@ -8,7 +8,7 @@ use efficientai_toolkit::data::{Sample, collate, pack};
 use efficientai_toolkit::io::tensors::Tensors;
 use efficientai_toolkit::kernels;
 use efficientai_toolkit::lora::TrainingConfig;
-use efficientai_toolkit::lora::attach::{Adapter, attach};
+use efficientai_toolkit::lora::attach::attach;
 use efficientai_toolkit::models::{self, Checkpointing, Model};
 use efficientai_toolkit::nn::Segments;
 use efficientai_toolkit::train::objective::{Objective, Scored};
@@ -37,7 +37,8 @@ fn samples(vocab: i32) -> Vec<Sample> {
 /// With adapters that do something, all in float32.
 fn adapted(folder: &Path) -> Box<dyn Model> {
     let mut model = models::load(folder, Some(Dtype::Float32), None).unwrap();
-    attach(model.as_mut(), &Adapter::of(&TrainingConfig::default()), 3).unwrap();
+    let config = TrainingConfig { seed: 3, ..TrainingConfig::default() };
+    attach(model.as_mut(), &config).unwrap();
     let shapes: BTreeMap<String, Vec<i32>> =
         model.parameters().flatten().iter().map(|(name, x)| (name.to_string(), x.shape().to_vec())).collect();
     let mut values = Tensors::new();

@@ -206,5 +206,6 @@ class FakeEngine(types.ModuleType):
         train["lengths"] = {"min": 4, "median": 10, "mean": 10.0, "p95": 20, "max": 20}
         train["histogram"] = [{"from": 0, "to": 9, "rows": 4}, {"from": 10, "to": 20, "rows": 5}]
         more = {"kept_tokens": 80, "trained_tokens": 60, "duplicates": 2, "vocabulary": 30}
-        train |= {**more, "packed_rows": 5, "packing_efficiency": 0.8}
+        more |= {"near_duplicates": 3, "text_bytes": 400, "compressed_bytes": 100}
+        train |= {**more, "entropy": 4.5, "packed_rows": 5, "packing_efficiency": 0.8}
         return json.dumps({"train": train, "test": dict.fromkeys(train, 0)})

@@ -15,9 +15,7 @@ def summary(report: Mapping[str, Mapping[str, Any]]) -> str:
     for split, numbers in report.items():
         if not numbers["rows"]:
             continue
-        part = (
-            f"{split} {numbers['rows']:,} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
-        )
+        part = f"{split} {_rows(numbers)} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
         if numbers["truncated"]:
             part += f", {numbers['truncated']:,} cut"
         if numbers["dropped"]:
@@ -36,7 +34,11 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
     learned = numbers["trained_tokens"] / max(numbers["kept_tokens"], 1)
     rows = [
-        ("rows", f"{numbers['rows']:,} ({kinds}), {numbers['duplicates']:,} repeat an earlier one"),
+        (
+            "rows",
+            f"{_rows(numbers)} ({kinds}), {numbers['duplicates']:,} repeat an earlier one, "
+            f"{numbers['near_duplicates']:,} almost",
+        ),
         (
             "tokens per row",
             f"shortest {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
@@ -44,10 +46,16 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         ),
         ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
         ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
-        ("vocabulary used", f"{numbers['vocabulary']:,} tokens"),
+        ("vocabulary used", f"{numbers['vocabulary']:,} tokens, {numbers['entropy']:.2f} bits per token"),
+        ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
     return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"
+
+
+def _rows(numbers: Mapping[str, Any]) -> str:
+    drawn = f" of {every:,}" if (every := numbers.get("sampled_from")) else ""
+    return f"{numbers['rows']:,}{drawn}"
 
 
 def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.optimization import OptimizationConfig
+from efficientai_toolkit.ranks import AnalysisConfig
 
 ABOUT = """\
 Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \
@@ -28,6 +29,7 @@ _CONFIGS: dict[str, type[Config]] = {
     "generate": GenerateConfig,
     "evaluate": EvaluationConfig,
     "optimize": OptimizationConfig,
+    "analyze": AnalysisConfig,
     "compare": ComparisonConfig,
 }
 """The settings of each command."""

@@ -83,6 +83,8 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
     if option.repeated:
         common["action"] = "append"
         metavar = "A,B" if option.separator else metavar
+    if option.keyed:
+        metavar = "A=N,B=N"
     add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
 
 
@@ -91,7 +93,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         value: object = text
-        if option.kind is int:
+        if option.kind is int and not option.keyed:
             # Left as text where it is no number: the option's own check then says so.
             with suppress(ValueError):
                 value = int(text)

@@ -54,6 +54,11 @@ COMMANDS = (
     ),
     Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora_optimize"),
     Command(
+        name=f"{LORA}:analyze",
+        summary="find a rank for each layer, from the data, the gradients and short runs",
+        module="lora_analyze",
+    ),
+    Command(
         name=f"{LORA}:compare",
         summary="compare LoRA, QLoRA and full fine-tuning on your data, and recommend one",
         module="lora_compare",

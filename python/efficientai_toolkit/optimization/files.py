@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _OWN = {"output", "resume", "overwrite"}
 
 
-def write_best(folder: Path, config: TrainingConfig) -> dict[str, Any]:
-    """Write ``best.yaml``, which ``train --config`` takes; what it holds."""
+def write_settings(path: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Write what differs from the defaults, which ``train --config`` takes; what it holds."""
     settings = {
         option.name: value
         for option in options(TrainingConfig)
         if option.name not in _OWN and (value := getattr(config, option.name)) != option.default
     }
-    write_text(folder / "best.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return settings
 
 

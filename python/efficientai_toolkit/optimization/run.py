@@ -12,7 +12,7 @@ from efficientai_toolkit._extras import require
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.lora import RUNS, TrainingConfig, TrainingResult, new_run
 from efficientai_toolkit.optimization.config import OBJECTIVES, OptimizationConfig
-from efficientai_toolkit.optimization.files import write_best, write_trials
+from efficientai_toolkit.optimization.files import write_settings, write_trials
 from efficientai_toolkit.optimization.runner import Runner
 from efficientai_toolkit.optimization.space import SearchSpace
 
@@ -285,7 +285,7 @@ class _Search:
         best = min(
             (trial for trial in complete if trial.number in front), key=lambda t: (t.values or {})[first]
         )
-        settings = write_best(self.output, self.space.apply(self.given, best.settings))
+        settings = write_settings(self.output / "best.yaml", self.space.apply(self.given, best.settings))
         result = OptimizationResult(
             output=self.output,
             best=best.number,

@@ -66,7 +66,7 @@ class Runner:
                 count += 1
                 on_loss(count, event.loss)
 
-        model, tokenizer = self._load(config)
+        model, tokenizer = self.load(config)
         if not _keeps_weights(config):
             self.forget()
         result = MLXTrainer(config, callback=observe, model=model, tokenizer=tokenizer).train()
@@ -90,9 +90,9 @@ class Runner:
         """
         from efficientai_toolkit._engine import core
 
-        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing)
+        key = (config.data, config.max_seq_length, config.mask_prompt, config.packing, config.streaming)
         if key not in self._rows:
-            model, tokenizer = self._load(config)
+            model, tokenizer = self.load(config)
             report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
             if not report["valid"]["rows"]:
                 message = (
@@ -100,10 +100,12 @@ class Runner:
                 )
                 raise ConfigError(message)
             train = report["train"]
-            self._rows[key] = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
+            rows = train["packed_rows"] if config.packing else train["rows"] - train["dropped"]
+            share = train["rows"] / (train["sampled_from"] or train["rows"])
+            self._rows[key] = round(rows / share)
         return self._rows[key]
 
-    def _load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
+    def load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
         """The model of the run before, where that has not changed its weights."""
         from efficientai_toolkit.generation import load
 

@@ -94,10 +94,10 @@ class SearchSpace:
                 if key in _OWN:
                     message = f"`{key}` belongs to the search as a whole; give it as an option"
                     raise ConfigError(message)
-                if isinstance(value, dict):
-                    searched[key] = _entry(known[key], cast("dict[str, object]", value))
-                else:
+                if known[key].keyed or not isinstance(value, dict):
                     fixed[key] = known[key].convert(value)
+                else:
+                    searched[key] = _entry(known[key], cast("dict[str, object]", value))
             except ConfigError as error:
                 message = f"{source}: {error}"
                 raise ConfigError(message) from None

@@ -1,39 +1,68 @@
 //! One JSON object per line.
 
 use std::io::{BufRead, Read as _};
+use std::path::Path;
 
 use super::{Place, Rows, located};
 use crate::data::row;
 use crate::{Error, Result};
 
+/// A line that is not blank.
+pub(in crate::data) struct Line<'a> {
+    /// Its number.
+    pub(in crate::data) place: Place,
+    /// The byte in the file at which it begins.
+    pub(in crate::data) offset: u64,
+    /// All of it, without a byte order mark.
+    pub(in crate::data) content: &'a [u8],
+}
+
 /// Reads every line of `reader` that is not blank, each of at most `longest` bytes.
 ///
 /// # Errors
 /// As [`read_rows`](super::read_rows).
-pub(super) fn read(mut reader: impl BufRead, longest: usize, rows: &mut Rows) -> Result<()> {
+pub(super) fn read(reader: impl BufRead, longest: usize, rows: &mut Rows) -> Result<()> {
+    let path = rows.path.clone();
+    each(reader, &path, longest, |line| rows.push(line.place, row::json(line.content)))
+}
+
+/// Calls `take` with every line of `reader`, which reads `path`, that is not blank; a line of more than `longest` bytes is
+/// refused.
+///
+/// # Errors
+/// What cannot be read; what `take` says.
+pub(in crate::data) fn each(
+    mut reader: impl BufRead,
+    path: &Path,
+    longest: usize,
+    mut take: impl FnMut(Line) -> Result<()>,
+) -> Result<()> {
     let mut bytes = Vec::new();
-    for line in 1.. {
+    let mut offset = 0;
+    for number in 1.. {
         bytes.clear();
         let limit = longest as u64 + 1;
         let read = reader.by_ref().take(limit).read_until(b'\n', &mut bytes);
-        let read = read.map_err(Error::io("read", &rows.path))?;
+        let read = read.map_err(Error::io("read", path))?;
         if read == 0 {
             break;
         }
-        let place = Place::Line(line);
+        let place = Place::Line(number);
         if read > longest && !bytes.ends_with(b"\n") {
-            return Err(located(&rows.path, place, &format!("the line is longer than {longest} bytes")));
+            return Err(located(path, place, &format!("the line is longer than {longest} bytes")));
         }
-        let mut content = bytes.as_slice();
-        if line == 1 {
-            content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-        }
+        let mark = if number == 1 && bytes.starts_with(MARK) { MARK.len() } else { 0 };
+        let content = &bytes[mark..];
         if !content.trim_ascii().is_empty() {
-            rows.push(place, row::json(content))?;
+            take(Line { place, offset: offset + mark as u64, content })?;
         }
+        offset += read as u64;
     }
     Ok(())
 }
+
+/// UTF-8's byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 #[cfg(test)]
 mod tests {

@@ -22,14 +22,14 @@ use crate::{Error, Result};
 
 mod csv;
 mod json;
-mod jsonl;
+pub(super) mod jsonl;
 mod parquet;
 
 /// Endings of the files that hold rows.
 pub(super) const ENDINGS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
 /// Bytes of the longest row that is read; a longer one is no training example but a broken file.
-const LONGEST_ROW: usize = 16 << 20;
+pub(super) const LONGEST_ROW: usize = 16 << 20;
 
 /// Where a row stands in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Place {
     Line(usize),
     /// 1-based row, in formats whose lines say nothing.
     Row(usize),
+    /// 0-based byte, in files that are not read from their beginning.
+    Byte(u64),
 }
 
 impl fmt::Display for Place {
@@ -45,6 +47,7 @@ impl fmt::Display for Place {
         match self {
             Self::Line(line) => write!(f, "{line}"),
             Self::Row(row) => write!(f, " row {row}"),
+            Self::Byte(byte) => write!(f, " byte {byte}"),
         }
     }
 }
@@ -67,8 +70,20 @@ impl Located {
     /// # Errors
     /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
     pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
-        let place = Place::Line(line);
-        let row = row::json(text).and_then(Row::of).map_err(|reason| located(path, place, &reason))?;
+        Self::of(row::json(text), &Columns::default(), path, Place::Line(line))
+    }
+
+    /// The row in the JSON `value`, or else the reason why there is none.
+    pub(super) fn of(
+        value: Result<Value, String>,
+        columns: &Columns,
+        path: &Arc<Path>,
+        place: Place,
+    ) -> Result<Self> {
+        let row = value
+            .and_then(|value| columns.rename(value))
+            .and_then(Row::of)
+            .map_err(|reason| located(path, place, &reason))?;
         Ok(Self { row, path: Arc::clone(path), place })
     }
 
@@ -104,11 +119,7 @@ impl<'a> Rows<'a> {
 
     /// Takes the JSON of one row, or the reason why there is none.
     fn push(&mut self, place: Place, value: Result<Value, String>) -> Result<()> {
-        let row = value
-            .and_then(|value| self.columns.rename(value))
-            .and_then(Row::of)
-            .map_err(|reason| located(&self.path, place, &reason))?;
-        self.read.push(Located { row, path: Arc::clone(&self.path), place });
+        self.read.push(Located::of(value, self.columns, &self.path, place)?);
         Ok(())
     }
 

@@ -26,6 +26,7 @@ mod stacks;
 mod uniform;
 
 pub use convert::{Conversion, convert};
+pub use names::Patterns;
 pub use prompt::{PromptKind, SoftPrompt};
 
 /// What an adapter says of itself, in both formats.

@@ -30,7 +30,7 @@ impl Names {
 
 /// Values by patterns for the last parts of paths; of several that fit, the first counts.
 #[derive(Debug, Clone)]
-pub(super) struct Patterns<T> {
+pub struct Patterns<T> {
     /// Values by names without special characters, with their place in the list.
     plain: HashMap<String, (usize, T)>,
     expressions: Vec<(usize, Regex, T)>,
@@ -41,7 +41,7 @@ impl<T: Copy> Patterns<T> {
     ///
     /// # Errors
     /// A pattern that is no regular expression.
-    pub(super) fn new(
+    pub fn new(
         key: &str,
         entries: impl IntoIterator<Item = (String, T)>,
     ) -> std::result::Result<Self, String> {
@@ -58,14 +58,22 @@ impl<T: Copy> Patterns<T> {
         Ok(patterns)
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<T> {
+    /// Value of the layer at `path`.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<T> {
+        self.find(path).map(|(_, value)| value)
+    }
+
+    /// Place in the list of the pattern that counts for the layer at `path`, and its value.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<(usize, T)> {
         let plain = ends(path).filter_map(|end| self.plain.get(end).copied());
         let expressions = self
             .expressions
             .iter()
             .filter(|(_, expression, _)| expression.is_match(path))
             .map(|&(place, _, value)| (place, value));
-        plain.chain(expressions).min_by_key(|&(place, _)| place).map(|(_, value)| value)
+        plain.chain(expressions).min_by_key(|&(place, _)| place)
     }
 }
 

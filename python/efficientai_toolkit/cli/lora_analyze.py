@@ -1,0 +1,75 @@
+"""``lora-finetuning-mlx:analyze``: a rank for each layer."""
+
+import json
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+
+from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.registry import LORA, program
+from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.ranks import Analysis, AnalysisConfig, ShortRun, analyze
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the analysis, and the run it is for."""
+    add_config(parser, AnalysisConfig, title="analysis", with_file=False)
+    add_config(parser, TrainingConfig, title="the run; --output and --overwrite concern the analysis")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print one line per short run, then the ranks."""
+    config = config_from(args, AnalysisConfig, with_file=False)
+    if args.progress == "bar":
+        out.note(f"looking at the data and the gradient of {config.batches} batches")
+    analysis = analyze(training_config(args), config, on_run=_progress(args, out))
+    out.note()
+    out.line(_summary(analysis))
+    out.result(asdict(analysis))
+    return 0
+
+
+def _progress(args: Namespace, out: Output) -> Callable[[ShortRun], None]:
+    def show(run: ShortRun) -> None:
+        if args.progress == "json":
+            sys.stderr.write(json.dumps({"event": "short_run", **asdict(run)}) + "\n")
+        elif args.progress == "bar":
+            candidate = run.candidate
+            outcome = run.reason if run.loss is None else f"loss {run.loss:.4f}"
+            out.note(
+                f"round {run.round}, {run.steps} steps  {outcome}  ({run.seconds:.1f} s)  "
+                f"{candidate.parameters:,} parameters, {candidate.form}, gain {candidate.gain:g}"
+            )
+
+    return show
+
+
+def _summary(analysis: Analysis) -> str:
+    data, choice = analysis.data, analysis.choice
+    smaller = data["text_bytes"] / max(data["compressed_bytes"], 1)
+    repeated = f"{data['duplicates']:,} rows repeat an earlier one, {data['near_duplicates']:,} almost"
+    rows = [
+        ("data", f"{data['rows']:,} rows, {data['tokens']:,} tokens; {repeated}"),
+        (
+            "  to learn",
+            f"at most {analysis.information_bits:,.0f} bits: {data['entropy']:.2f} per token by frequency, "
+            f"texts {smaller:.1f} times smaller when compressed",
+        ),
+        ("chosen", f"{choice.form}, {choice.parameters:,} parameters, a mean rank of {choice.mean_rank:.1f}"),
+    ]
+    rows += [(f"  {name}", ranks) for name, ranks in _by_name(choice.ranks).items()]
+    rows.append(("saved in", str(analysis.output)))
+    command = shlex.join([*program(), f"{LORA}:train", "--config", str(analysis.output / "ranked.yaml")])
+    return f"{table(rows)}\n\ntrain with it\n  {command}"
+
+
+def _by_name(ranks: dict[str, int]) -> dict[str, str]:
+    """The ranks of all blocks beside each other, by the last part of a layer's name."""
+    names: dict[str, list[str]] = {}
+    for path, rank in ranks.items():
+        names.setdefault(path.rpartition(".")[2], []).append(str(rank))
+    return {name: " ".join(values) for name, values in names.items()}

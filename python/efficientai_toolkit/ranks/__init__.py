@@ -1,0 +1,14 @@
+"""A rank for each layer, from the data and the gradient's spectrum, adjusted by short runs.
+
+>>> import efficientai_toolkit as eat
+>>> analysis = eat.lora.analyze(eat.lora.TrainingConfig(iters=500))  # doctest: +SKIP
+>>> analysis.choice.ranks, analysis.choice.parameters  # doctest: +SKIP
+"""
+
+from efficientai_toolkit.ranks.allocation import Layer, allocate
+from efficientai_toolkit.ranks.candidates import Candidate
+from efficientai_toolkit.ranks.config import AnalysisConfig
+from efficientai_toolkit.ranks.run import Analysis, analyze
+from efficientai_toolkit.ranks.short_run import ShortRun
+
+__all__ = ["Analysis", "AnalysisConfig", "Candidate", "Layer", "ShortRun", "allocate", "analyze"]

@@ -1,0 +1,28 @@
+"""The picture of an analysis."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from efficientai_toolkit._figures import new_figure, save
+from efficientai_toolkit.ranks.allocation import Layer
+from efficientai_toolkit.ranks.candidates import Candidate
+from efficientai_toolkit.ranks.short_run import ShortRun
+
+
+def draw(path: Path, layers: Sequence[Layer], choice: Candidate, runs: Sequence[ShortRun]) -> None:
+    """What the gradients look like, which ranks were chosen, and what the last short runs said."""
+    figure, (spectra, ranks, losses) = new_figure(columns=3)
+    for layer in layers:
+        spectra.plot(range(1, layer.most + 1), layer.singular_values, linewidth=0.8)
+    spectra.set(xlabel="number", ylabel="singular value of the gradient", yscale="log")
+    places = range(len(layers))
+    ranks.bar(places, [choice.ranks[layer.path] for layer in layers], label="rank")
+    ranks.plot(places, [layer.effective_rank for layer in layers], "k.", label="effective rank")
+    ranks.set(xlabel="layer, in the order of the model", ylabel="rank")
+    ranks.legend()
+    done = [run for run in runs if run.reason is None]
+    losses.plot([run.candidate.parameters for run in done], [run.loss for run in done], "o-")
+    losses.axvline(choice.parameters, linestyle=":", color="k", label="chosen")
+    losses.set(xlabel="parameters", ylabel=f"validation loss after {runs[0].steps} steps, nats", xscale="log")
+    losses.legend()
+    save(figure, path)

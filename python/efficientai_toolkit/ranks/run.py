@@ -1,0 +1,157 @@
+"""From a run to the same run with a rank for each layer."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficientai_toolkit._extras import require
+from efficientai_toolkit._files import write_text
+from efficientai_toolkit.exceptions import ConfigError, TrainingError
+from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.optimization.files import write_settings
+from efficientai_toolkit.optimization.runner import Runner
+from efficientai_toolkit.ranks.allocation import Layer
+from efficientai_toolkit.ranks.candidates import Candidate, candidates
+from efficientai_toolkit.ranks.config import AnalysisConfig
+from efficientai_toolkit.ranks.halving import choose, halve
+from efficientai_toolkit.ranks.information import information, largest_mean_rank
+from efficientai_toolkit.ranks.short_run import ShortRun, ShortRunner
+
+REPORT = "analysis.json"
+SETTINGS = "ranked.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """What an analysis found."""
+
+    output: Path
+    """Folder with ``ranked.yaml``, ``analysis.json`` and ``ranks.png``."""
+    data: dict[str, Any]
+    """Statistics of the training rows."""
+    information_bits: float
+    """What there is to learn from them, an upper bound."""
+    layers: list[Layer]
+    """Gradients, in the order of the model."""
+    runs: list[ShortRun]
+    """Every short run."""
+    choice: Candidate
+    settings: dict[str, Any]
+    """All settings of the run with these ranks that differ from the defaults, as in ``ranked.yaml``."""
+
+
+def analyze(
+    training: TrainingConfig | None = None,
+    config: AnalysisConfig | None = None,
+    *,
+    on_run: Callable[[ShortRun], object] | None = None,
+    **overrides: Any,
+) -> Analysis:
+    """Give each layer the rank that data and gradients ask for.
+
+    1. What the training rows hold, in bits, bounds the parameters that adapters can use
+       (:func:`~efficientai_toolkit.ranks.information.information`).
+    2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
+       tell where a rank takes up the most (:func:`~efficientai_toolkit.ranks.allocate`).
+    3. Short runs compare budgets, this allocation with one rank for all, and two scales; the fewest
+       parameters win whose loss is within ``config.tolerance`` of the best.
+
+    Parameters
+    ----------
+    training
+        The run. ``output`` is the folder of the analysis, ``overwrite`` concerns it too; ``lora_rank`` with
+        ``lora_alpha`` says how strongly adapters act.
+    config
+        How to look.
+    on_run
+        Receives each short run when it has ended.
+    **overrides
+        Fields of :class:`AnalysisConfig` that win over ``config``.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    ConfigError
+        A setting is impossible, or there is nothing to validate on; the key is named.
+    DatasetError
+        The data cannot be read.
+    TrainingError
+        The folder holds another analysis, or no short run has succeeded.
+    """
+    config = (config or AnalysisConfig()).with_values(overrides)
+    config.check()
+    if config.plots:
+        require("matplotlib", extra="plots", purpose="`plots` (switch it off, or install it)")
+    given = training or TrainingConfig()
+    _check(given)
+    if given.output is None:
+        given = replace(given, output=str(new_run(Path(RUNS), "analysis")))
+    base = given.with_defaults_filled()
+    output = Path(str(base.output))
+    if (output / REPORT).exists() and not base.overwrite:
+        message = f"{output} holds an analysis; choose another output, or give overwrite"
+        raise TrainingError(message)
+    output.mkdir(parents=True, exist_ok=True)
+    runner = Runner(evaluations=1)
+    runner.count_rows(base)
+    train, layers = _look(runner, base, config)
+    per_rank = sum(layer.cost for layer in layers)
+    budgets = candidates(layers, base, largest_mean_rank(train, per_rank, config.max_rank))
+    runs: list[ShortRun] = []
+
+    def tell(run: ShortRun) -> None:
+        runs.append(run)
+        if on_run is not None:
+            on_run(run)
+
+    shorts = ShortRunner(base, runner, output / "short-run", tell)
+    last = halve(budgets, shorts.run, config.steps)
+    choice = choose(last, config.tolerance)
+    settings = write_settings(output / SETTINGS, choice.apply(given))
+    analysis = Analysis(
+        output=output,
+        data=train,
+        information_bits=information(train),
+        layers=layers,
+        runs=runs,
+        choice=choice,
+        settings=settings,
+    )
+    if config.plots:
+        from efficientai_toolkit.ranks.plots import draw
+
+        draw(output / "ranks.png", layers, choice, last)
+    # The last of all: a folder with a report is complete.
+    write_text(output / REPORT, json.dumps(asdict(analysis), indent=2, default=str) + "\n")
+    return analysis
+
+
+def _check(training: TrainingConfig) -> None:
+    if training.method not in {"lora", "dora"}:
+        message = f"`method` is {training.method}, but ranks by layer are for lora and dora"
+        raise ConfigError(message)
+    if training.objective != "sft":
+        message = f"`objective` is {training.objective}, but ranks by layer are found for sft"
+        raise ConfigError(message)
+    for name in ("init_adapter", "rank_pattern"):
+        if getattr(training, name) is not None:
+            message = f"`{name}` says what the ranks are; an analysis finds them, so leave it out"
+            raise ConfigError(message)
+    if training.resume:
+        message = "`resume` is for runs and searches; an analysis starts anew"
+        raise ConfigError(message)
+
+
+def _look(runner: Runner, base: TrainingConfig, config: AnalysisConfig) -> tuple[dict[str, Any], list[Layer]]:
+    """Statistics of the training rows, and the gradient of each layer."""
+    from efficientai_toolkit._engine import core
+
+    model, tokenizer = runner.load(base)
+    probe = json.dumps({"batches": config.batches, "width": config.width})
+    report = json.loads(core.analyze_lora(model, tokenizer, base.to_json(), probe))
+    return report["data"]["train"], [Layer.of(entry) for entry in report["layers"]]

@@ -1,0 +1,131 @@
+//! The rows of a run: from settings to what is learned and what is scored.
+
+use super::config::TrainingConfig;
+use crate::data::{
+    Columns, DataReport, Examples, Rows, Sample, Splits, Streamed, Tokenizer, describe, pack, read_splits,
+    read_streamed, tokenize,
+};
+use crate::models::check_tokens;
+use crate::progress::Observer;
+use crate::rng::digest;
+use crate::train::batches::{Data, Training};
+use crate::{Error, Result};
+
+/// Rows on disk that are looked at to describe all of them.
+const DESCRIBED: usize = 10_000;
+
+/// The data of a run as tokens.
+pub(super) struct Dataset<'t> {
+    pub(super) data: Data<'t>,
+    /// Rows in memory that were cut, and that were left out because nothing is to be learned from them.
+    pub(super) losses: [usize; 2],
+}
+
+impl<'t> Dataset<'t> {
+    /// Reads and tokenises what `config` names; tokens are below `vocab`.
+    ///
+    /// # Errors
+    /// Data that cannot be read or used, by file and place; [`Error::Interrupted`].
+    pub(super) fn read(
+        tokenizer: &'t Tokenizer,
+        config: &TrainingConfig,
+        vocab: i32,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let (rows, splits) = read(config, observer)?;
+        let (learned, longest) = (config.learned(), config.max_seq_length);
+        let check = |samples: &[Sample]| {
+            let ids = samples.iter().flat_map(|sample| &sample.ids);
+            check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)
+        };
+        let mut reports = Vec::new();
+        let train = if let Some(rows) = rows {
+            Training::Streamed(Streamed::new(rows, tokenizer, learned, longest, config.packing))
+        } else {
+            let train = tokenize(&splits.train, tokenizer, learned, longest)?;
+            check(&train.samples)?;
+            reports.push(train.report);
+            let samples = if config.packing { pack(&train.samples, longest) } else { train.samples };
+            Training::Whole(Examples::new(samples, learned))
+        };
+        let valid = tokenize(&splits.valid, tokenizer, learned, longest)?;
+        check(&valid.samples)?;
+        reports.push(valid.report);
+        let truncated: usize = reports.iter().map(|report| report.truncated).sum();
+        let dropped: usize = reports.iter().map(|report| report.dropped).sum();
+        if truncated + dropped > 0 {
+            log::warn!(
+                "{}: {truncated} rows were cut to max_seq_length ({longest}), {dropped} left out for having nothing to \
+                 learn",
+                config.data.as_deref().unwrap_or_default(),
+            );
+        }
+        let data = Data { train, valid: Examples::new(valid.samples, learned) };
+        Ok(Self { data, losses: [truncated, dropped] })
+    }
+}
+
+/// Rows that were cut, and that were left out because nothing is to be learned from them: `in_memory`, and those that
+/// `train` has met on disk.
+pub(super) fn losses(in_memory: [usize; 2], train: &Training) -> [usize; 2] {
+    match train {
+        Training::Whole(_) => in_memory,
+        Training::Streamed(streamed) => {
+            let [truncated, dropped] = streamed.losses();
+            [in_memory[0] + truncated, in_memory[1] + dropped]
+        }
+    }
+}
+
+/// Statistics of the data that `config` names; of rows to learn that stay on disk, those of [some](DESCRIBED).
+///
+/// # Errors
+/// As [`Dataset::read`].
+pub(super) fn report(
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+    observer: &mut dyn Observer,
+) -> Result<DataReport> {
+    let (rows, mut splits) = read(config, observer)?;
+    if let Some(rows) = &rows {
+        splits.train = rows.sample(DESCRIBED, config.seed)?;
+    }
+    let mut report = describe(&splits, tokenizer, config.learned(), config.max_seq_length)?;
+    report.train.sampled_from = rows.map(|rows| rows.len()).filter(|&rows| rows > DESCRIBED);
+    Ok(report)
+}
+
+/// The data as text; rows to learn that stay on disk apart.
+fn read(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<Rows>, Splits)> {
+    let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
+    let data = given("data", config.data.as_deref())?;
+    if config.streaming {
+        let (rows, splits) = read_streamed(data, &columns, config.seed, observer)?;
+        return Ok((Some(rows), splits));
+    }
+    Ok((None, read_splits(data, &columns, config.seed)?))
+}
+
+/// Tells two data sets apart when a run is resumed.
+pub(super) fn fingerprint(train: &Training) -> String {
+    match train {
+        Training::Whole(examples) => fingerprint_of(examples),
+        Training::Streamed(streamed) => {
+            let rows = streamed.rows();
+            format!("{} rows, {:016x}", rows.len(), rows.digest())
+        }
+    }
+}
+
+/// Tells two sets of examples apart.
+pub(super) fn fingerprint_of(examples: &Examples) -> String {
+    let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
+        sample.ids.iter().zip(&sample.trained).map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
+    });
+    format!("{} rows, {:016x}", examples.len(), digest(numbers))
+}
+
+/// A setting that a run cannot do without.
+pub(super) fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
+    value.ok_or_else(|| Error::Config(format!("{key} is missing")))
+}

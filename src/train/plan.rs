@@ -1,0 +1,51 @@
+//! The numbers of a run.
+
+use super::evaluate::EvaluationPlan;
+use super::lr_factors::LrFactors;
+use super::objective::Objective;
+use super::optimizer::Optimizer;
+use super::schedule::Course;
+use super::watch::Patience;
+
+/// How to train. Every number comes from the configuration of the caller.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// What the rows are to teach.
+    pub objective: Objective,
+    /// Rows or pairs per batch.
+    pub batch_size: usize,
+    /// Batches per optimizer step.
+    pub accumulation: u64,
+    /// Bytes of MLX's memory to stay below; `None` for the device's.
+    pub memory_budget: Option<u64>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Parameters that learn faster or slower.
+    pub lr_factors: LrFactors,
+    /// Its course.
+    pub course: Course,
+    /// Steps until the peak.
+    pub warmup_steps: u64,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Gradient norm above which gradients are scaled down; 0 for never.
+    pub max_grad_norm: f32,
+    /// Blocks between two states that are kept for the gradient; 0 to keep everything.
+    pub grad_checkpoint: usize,
+    /// Strength of the noise on embeddings.
+    pub neftune_alpha: Option<f32>,
+    /// Seed of data order, dropout and noise.
+    pub seed: u64,
+    /// Steps between evaluations; 0 for before and after only.
+    pub eval_every: u64,
+    /// When to stop early.
+    pub patience: Option<Patience>,
+    /// Whether the result is what had the lowest validation loss, or else what the last step left.
+    pub keep_best: bool,
+    /// Steps between checkpoints; 0 for none but on interruption.
+    pub save_every: u64,
+    /// How the validation set is scored.
+    pub evaluation: EvaluationPlan,
+}
