@@ -16,6 +16,7 @@ use crate::io::adapters::PromptKind;
 use crate::models::{self, Model};
 use crate::nn::{Linear, Prompt};
 use crate::rng::{self, Purpose};
+use crate::train::objective::Kind;
 use crate::{Error, Result, kernels};
 
 /// Most virtual tokens, and most numbers between layers over them.
@@ -86,7 +87,7 @@ impl TrainingConfig {
 
     /// Keys that only virtual tokens have a use for, or that they have none for: whether each is given, and which methods it
     /// is for.
-    pub(super) fn keys_of_prompts(&self) -> [(&'static str, bool, &'static [Method]); 10] {
+    pub(super) fn keys_of_prompts(&self) -> [(&'static str, bool, &'static [Method]); 11] {
         use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
         const OTHERS: &[Method] = &[Lora, Dora, Adalora, Full];
         let default = Self::default();
@@ -105,6 +106,8 @@ impl TrainingConfig {
             ("num_layers", self.num_layers.is_some(), OTHERS),
             ("lora_dropout", self.lora_dropout > 0.0, OTHERS),
             ("packing", self.packing, OTHERS),
+            // What it measures from would be the model behind random virtual tokens.
+            ("objective \"dpo\"", self.objective == Kind::Dpo, OTHERS),
             // Keys before a text enter every layer, so that no layer can be computed again from its input.
             (
                 "grad_checkpoint",
@@ -196,4 +199,136 @@ pub(super) fn settle(model: &mut dyn Model) -> Result<()> {
         *prompt = Prompt::new(computed, prompt.place);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::data::{Sample, collate};
+    use crate::io::tensors;
+    use crate::train::lr_factors::LrFactors;
+    use crate::train::objective::{Objective, Totals};
+    use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
+    use crate::train::step;
+    use crate::{lora, train};
+
+    fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
+        let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn mistakes_name_key_and_remedy() {
+        for (json, parts) in [
+            (r#"{"method": "p_tuning", "num_virtual_tokens": 0}"#, ["num_virtual_tokens is 0", "1 to 65536"]),
+            (
+                r#"{"num_virtual_tokens": 5}"#,
+                ["num_virtual_tokens is for method \"prompt_tuning\"", "\"lora\""],
+            ),
+            (
+                r#"{"method": "p_tuning", "encoder_hidden_size": 100000}"#,
+                ["encoder_hidden_size is 100000", "65536"],
+            ),
+            (
+                r#"{"method": "prefix_tuning", "encoder_hidden_size": 8}"#,
+                ["encoder_hidden_size is for method \"p_tuning\"", "\"prefix_tuning\""],
+            ),
+            (
+                r#"{"method": "prompt_tuning", "prompt_tuning_init": "text"}"#,
+                ["prompt_tuning_init_text", "empty"],
+            ),
+            (
+                r#"{"method": "prompt_tuning", "prompt_tuning_init_text": "a"}"#,
+                ["prompt_tuning_init_text is for", "\"text\""],
+            ),
+            (r#"{"method": "prompt_tuning", "prompt_tuning_init": "words"}"#, ["words", "`sample_vocab`"]),
+            (
+                r#"{"method": "p_tuning", "prompt_tuning_init": "sample_vocab"}"#,
+                ["prompt_tuning_init is for method \"prompt_tuning\"", "\"p_tuning\""],
+            ),
+            (
+                r#"{"method": "p_tuning", "prefix_projection": true}"#,
+                ["prefix_projection", "\"prefix_tuning\""],
+            ),
+            (r#"{"method": "prompt_tuning", "packing": true}"#, ["packing is for", "\"prompt_tuning\""]),
+            (
+                r#"{"method": "prompt_tuning", "objective": "dpo"}"#,
+                ["objective \"dpo\"", "\"prompt_tuning\""],
+            ),
+            (
+                r#"{"method": "prefix_tuning", "grad_checkpoint": 1}"#,
+                ["grad_checkpoint", "\"prefix_tuning\""],
+            ),
+            (r#"{"method": "p_tuning", "init_adapter": "a"}"#, ["init_adapter", "not for \"p_tuning\""]),
+            (
+                r#"{"method": "prefix_tuning", "init_adapter": "a", "prefix_projection": true}"#,
+                ["prefix_projection", "exclude"],
+            ),
+            (r#"{"method": "prefix_tuning", "target_modules": ["q_proj"]}"#, ["target_modules", "not for"]),
+        ] {
+            let message = parse(json).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
+        }
+        parse(r#"{"method": "prefix_tuning", "prefix_projection": true, "encoder_hidden_size": 8}"#).unwrap();
+    }
+
+    #[test]
+    fn what_computes_virtual_tokens_learns_as_that_of_peft() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures");
+        let base = fixtures.join("models/llama_gqa");
+        let tokenizer = Tokenizer::from_folder(&base).unwrap();
+        let rows = tensors::read(&fixtures.join("prompts/rows.safetensors")).unwrap();
+        let samples: Vec<Sample> = rows["ids"]
+            .as_slice::<i32>()
+            .chunks(rows["ids"].dim(1) as usize)
+            .map(|ids| Sample::new(ids.iter().map(|&id| id as u32).collect(), |_| true))
+            .collect();
+        let batch = collate(&samples.iter().collect::<Vec<_>>(), usize::MAX, 0);
+        for (name, json) in [
+            ("p_tuning", r#"{"method": "p_tuning", "num_virtual_tokens": 5, "encoder_hidden_size": 20}"#),
+            (
+                "prefix_projection",
+                r#"{"method": "prefix_tuning", "prefix_projection": true, "num_virtual_tokens": 5,
+                    "encoder_hidden_size": 20}"#,
+            ),
+        ] {
+            let mut model = models::load(&base, None, None).unwrap();
+            let config = parse(json).unwrap();
+            attach(model.as_mut(), &tokenizer, config.method.prompt().unwrap(), &config).unwrap();
+            let names = lora::attach::parameter_names(model.as_mut());
+            let expected =
+                tensors::read(&fixtures.join("prompts").join(name).join("expected.safetensors")).unwrap();
+            let mut parameters = step::parameters(model.as_ref(), &names).unwrap();
+            for (name, value) in &mut parameters {
+                assert_eq!(value.shape(), expected[name].shape(), "{name}");
+                *value = expected[name].clone();
+            }
+            let optimizer = Optimizer::new(&Settings {
+                kind: train::optimizer::Kind::AdamW,
+                momentum: None,
+                nesterov: false,
+                weight_decay: None,
+                beta1: 0.9,
+                beta2: None,
+                eps: 1e-8,
+            })
+            .unwrap();
+            let (mut memory, totals) =
+                (Memory::default(), Totals { tokens: batch.weights.iter().sum(), pairs: 0.0 });
+            for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
+                let model = model.as_mut();
+                let (scored, grads) =
+                    step::gradients(model, &parameters, &Objective::Sft, &batch, totals, None).unwrap();
+                kernels::eval([&scored.loss]).unwrap();
+                let ours = scored.loss.item_exact::<f32>();
+                assert!((ours - loss).abs() < 1e-4, "{name}, step {number}: {ours} and {loss}");
+                let pace = Pace { lr: 1e-2, grad_scale: 1.0 };
+                let factors = LrFactors::default();
+                optimizer.step(&mut parameters, grads, &mut memory, pace, &factors, |_| Ok(())).unwrap();
+            }
+        }
+    }
 }

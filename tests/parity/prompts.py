@@ -1,6 +1,6 @@
 """Virtual tokens that PEFT learns and saves, one case per kind, and what they compute.
 
-Used by ``generate.py``, which stores them, and by ``test_prompts_live.py``. Needs torch, transformers and peft.
+Used by ``generate.py``, which stores them, and by ``test_prompts_live.py``. Needs torch, transformers, peft.
 """
 
 from __future__ import annotations
