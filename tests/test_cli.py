@@ -131,6 +131,8 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "lora_dropout": 0.1, "use_rslora": True, "loraplus_lr_ratio": 8.0,
         "lora_init": "pissa", "adalora_init_rank": 9, "adalora_tinit": 2, "adalora_tfinal": 4,
         "adalora_delta_t": 5, "adalora_beta1": 0.7, "adalora_beta2": 0.6, "adalora_orth_reg_weight": 0.4,
+        "num_virtual_tokens": 12, "prompt_tuning_init": "text", "prompt_tuning_init_text": "a b",
+        "prefix_projection": True, "encoder_hidden_size": 44,
         "target_modules": ["q_proj", "v_proj"], "num_layers": 6, "init_adapter": "first",
         "adapter_format": "peft", "mask_prompt": False, "objective": "dpo", "dpo_beta": 0.6,
         "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"], "packing": True,

@@ -68,6 +68,7 @@ def together(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
         {"method": "adalora", "lora_rank": 4, "grad_accumulation": 2, "max_grad_norm": 0.1},
         {"packing": True, "max_seq_length": 40, "keep_best": True, "eval_every": 2},
         {"streaming": True},
+        {"method": "prefix_tuning", "prefix_projection": True},
     ],
     ids=str,
 )
@@ -84,7 +85,8 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, settings: di
         assert report["trained_tokens"] == one.report["trained_tokens"]
         np.testing.assert_allclose(report["train_losses"], one.report["train_losses"], rtol=1e-5)
         np.testing.assert_allclose(report["validation_losses"], one.report["validation_losses"], rtol=1e-5)
-    name = "model.safetensors" if settings.get("method") == "full" else "adapters.safetensors"
+    names = {"full": "model.safetensors", "prefix_tuning": "adapter_model.safetensors"}
+    name = names.get(settings.get("method", "lora"), "adapters.safetensors")
     alone, shared = tensors(tmp_path / "one" / name), tensors(tmp_path / "two" / name)
     assert alone.keys() == shared.keys()
     for key, value in alone.items():

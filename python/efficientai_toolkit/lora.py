@@ -55,12 +55,14 @@ class TrainingConfig(Config):
         "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"] = setting(
-        "lora",
-        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
-        " they matter), virtual tokens before every text (prompt_tuning: embeddings; prefix_tuning: keys and"
-        " values; p_tuning: embeddings through a small network), which want an lr of 1e-2 or so, or every"
-        " number of the model",
+    method: Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"] = (
+        setting(
+            "lora",
+            "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
+            " they matter), virtual tokens before every text (prompt_tuning: embeddings; prefix_tuning: keys and"
+            " values; p_tuning: embeddings through a small network), which want an lr of 1e-2 or so, or every"
+            " number of the model",
+        )
     )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")

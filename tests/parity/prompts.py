@@ -1,6 +1,6 @@
 """Virtual tokens that PEFT learns and saves, one case per kind, and what they compute.
 
-Used by ``generate.py``, which stores them, and by ``test_prompts_live.py``. Needs torch, transformers, peft.
+Used by ``generate.py``, which stores them. Needs torch, transformers and peft.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def encoder(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def store_all(store: Store, base: Path, folder: Path) -> None:
-    """Everything that ``test_prompts.py`` and the engine's own tests compare with."""
+    """Everything that ``test_peft_prompts.py`` and the engine's own tests compare with."""
     vocab = ref.load(base).config.vocab_size
     ids = ref.rows(ROWS, TIME, vocab, seed=21)
     prompt = ref.random_ids((8,), vocab, seed=22)

@@ -89,3 +89,21 @@ def test_peft_reads_what_training_writes(
     figure(
         f"live peft reads our {method} of {case}", largest(theirs(ref, model, run.output, ids), ours), CLOSE
     )
+
+
+@pytest.mark.parametrize("kind", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_virtual_tokens(ref: ModuleType, kind: str, tmp_path: Path, figure: Check) -> None:
+    import torch
+    from peft import PeftModel
+
+    from parity import prompts
+
+    rng = random.Random(SEED)
+    rows = [[rng.randrange(3, 200) for _ in range(12)] for _ in range(4)]
+    data = write_words(tmp_path / "data", rows)
+    settings: dict[str, Any] = {"iters": 5, "lr": 1e-2, "num_virtual_tokens": 6}
+    run = train(MODEL, data, tmp_path / "run", method=kind, **settings)
+    reader = PeftModel.from_pretrained(ref.load(MODEL), str(run.output)).eval()
+    ours, peft = logits(MODEL, rows, run.output), prompts.logits(reader, torch.tensor(rows)).numpy()
+    assert largest(ours, logits(MODEL, rows)) > 0.1
+    figure(f"peft reads our {kind}", largest(ours, peft), CLOSE)
