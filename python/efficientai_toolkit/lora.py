@@ -59,9 +59,9 @@ class TrainingConfig(Config):
         setting(
             "lora",
             "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
-            " they matter), virtual tokens before every text (prompt_tuning: embeddings; prefix_tuning: keys and"
-            " values; p_tuning: embeddings through a small network), which want an lr of 1e-2 or so, or every"
-            " number of the model",
+            " they matter), virtual tokens before every text, which want an lr of 1e-2 or so (prompt_tuning:"
+            " embeddings; p_tuning: embeddings through a small network; prefix_tuning: keys and values), or"
+            " every number of the model",
         )
     )
     epochs: float = setting(3.0, "passes over the training data")

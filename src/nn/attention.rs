@@ -91,8 +91,8 @@ impl Heads {
         if let Some(rotation) = rotation {
             (q, k) = rope(&q, &k, rotation, positions)?;
         }
-        if let Some(prefix) = prefix {
-            (k, v) = (after(&prefix[0], &k)?, after(&prefix[1], &v)?);
+        if let Some([keys, values]) = prefix {
+            (k, v) = (after(keys, &k)?, after(values, &v)?);
         }
         let keys = match cache {
             Some(cache) => cache.update(&k, &v)?,

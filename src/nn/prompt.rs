@@ -55,7 +55,7 @@ pub struct Prompt {
     /// `[virtual tokens, width]`, or what `encoder` takes.
     #[param]
     pub embedding: Param<Array>,
-    /// Layers on the way to the virtual tokens; with ReLU between them for embeddings, with tanh for keys.
+    /// Layers on the way to the virtual tokens; with `ReLU` between them for embeddings, with tanh for keys.
     #[param]
     pub encoder: Vec<Linear>,
     /// Where they stand.
