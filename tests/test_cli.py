@@ -73,7 +73,11 @@ def test_an_unknown_command_suggests_the_closest(
         (["--bogus"], f"unknown option --bogus; see `efficientai-toolkit {TRAIN} --help`"),
         (["--lr", "fast"], "--lr must be a number, not 'fast'"),
         (["--iters", "1.5"], "--iters must be a whole number, not '1.5'"),
-        (["--method", "lara"], "--method must be one of lora, dora, adalora, full, not 'lara'"),
+        (
+            ["--method", "lara"],
+            "--method must be one of lora, dora, adalora, prompt_tuning, prefix_tuning, p_tuning, full, not "
+            "'lara'",
+        ),
         (["--lr"], "--lr expected one argument"),
         (
             ["--config", "missing.yaml"],

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "analyze_lora", "convert", "convert_adapter", "create_model", "defaults", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "analyze_lora", "convert", "convert_adapter", "create_model", "defaults", "epoch_batches", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -146,6 +146,12 @@ def create_model(config: str, folder: str | PathLike[str], seed: SupportsIndex =
 def defaults(room: str) -> str:
     """
     Default settings of a room (``lora`` or ``generate``) as JSON.
+    """
+
+def epoch_batches(lengths: SupportsGetItem[int, SupportsIndex], batch_size: SupportsIndex, seed: SupportsIndex, epoch: SupportsIndex) -> list[list[int]]:
+    """
+    Rows of each batch in one pass over rows of these lengths, in tokens: what another library has to read to learn from
+    the same batches.
     """
 
 def estimate_memory(model: Model, tokenizer: Tokenizer, config: str) -> str:

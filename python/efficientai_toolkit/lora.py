@@ -40,6 +40,9 @@ __all__ = [
 RUNS = "runs"
 """Folder, below the current one, of the runs whose output is not named."""
 
+Method = Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"]
+"""What is trained."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig(Config):
@@ -55,14 +58,12 @@ class TrainingConfig(Config):
         "(default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
-    method: Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"] = (
-        setting(
-            "lora",
-            "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
-            " they matter), virtual tokens before every text, which want an lr of 1e-2 or so (prompt_tuning:"
-            " embeddings; p_tuning: embeddings through a small network; prefix_tuning: keys and values), or"
-            " every number of the model",
-        )
+    method: Method = setting(
+        "lora",
+        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
+        " they matter), virtual tokens before every text, which want an lr of 1e-2 or so (prompt_tuning:"
+        " embeddings; p_tuning: embeddings through a small network; prefix_tuning: keys and values), or"
+        " every number of the model",
     )
     epochs: float = setting(3.0, "passes over the training data")
     iters: int | None = setting(None, "optimizer steps; overrides epochs")

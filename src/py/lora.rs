@@ -9,11 +9,11 @@ use super::json::{json, parse};
 use super::model::Model;
 use super::observer::observed;
 use super::tokenizer::Tokenizer;
-use crate::Error;
 use crate::generate::GenerateConfig;
 use crate::io::adapters;
 use crate::io::output::Existing;
 use crate::lora::{self, Library, Probe, TrainingConfig, analyze, fuse, run, validate};
+use crate::{Error, data};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.
 ///
@@ -137,6 +137,18 @@ pub(super) fn convert_adapter(
         let model = model_path.as_deref();
         json(&adapters::convert(&adapter_path, &output, format, model, existing(overwrite))?)
     })
+}
+
+/// Rows of each batch in one pass over rows of these lengths, in tokens: what another library has to read to learn from
+/// the same batches.
+#[pyfunction]
+pub(super) fn epoch_batches(
+    lengths: Vec<usize>,
+    batch_size: usize,
+    seed: u64,
+    epoch: u64,
+) -> Vec<Vec<usize>> {
+    data::epoch_batches(&lengths, batch_size, seed, epoch)
 }
 
 /// Default settings of a room (``lora`` or ``generate``) as JSON.

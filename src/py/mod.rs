@@ -30,7 +30,8 @@ mod _core {
     use super::kernels::{measure_kernel, report_kernels};
     #[pymodule_export]
     use super::lora::{
-        analyze_lora, convert_adapter, defaults, estimate_memory, fuse_adapter, train_lora, validate_lora,
+        analyze_lora, convert_adapter, defaults, epoch_batches, estimate_memory, fuse_adapter, train_lora,
+        validate_lora,
     };
     #[pymodule_export]
     use super::model::{Model, convert, create_model, load};
