@@ -48,8 +48,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         (
             "run.json",
             '{"method": "lara"}',
-            "run.json: `method` must be one of lora, dora, adalora, prompt_tuning, prefix_tuning, p_tuning, full,"
-            " not 'lara'",
+            "run.json: `method` must be one of lora, dora, adalora, prompt_tuning, prefix_tuning, p_tuning,"
+            " full, not 'lara'",
         ),
         ("run.json", '{"target_modules": [1]}', "run.json: `target_modules` must be text, not 1"),
         ("run.json", '{"target_modules": 1}', "run.json: `target_modules` must be a list, not 1"),
