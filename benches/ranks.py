@@ -18,9 +18,8 @@ from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.optimization.runner import Runner
 from efficientai_toolkit.ranks import AnalysisConfig, ShortRun, analyze
-from efficientai_toolkit.ranks.candidates import GAINS, neutral_alpha
+from efficientai_toolkit.ranks.candidates import GAINS, REFERENCE_RANKS, neutral_alpha
 
-FIXED = (4, 8, 16, 32)
 LOSS, PARAMETERS = 1.01, 0.6
 """What is claimed: the loss within 1 % of the best fixed rank, with at most 60 % of its parameters."""
 
@@ -40,9 +39,9 @@ def main() -> int:
         analysis = analyze(base, config_from(args, AnalysisConfig, with_file=False), on_run=tell)
         runner = Runner(evaluations=1)
         found = measure(runner, "analyze", analysis.choice.apply(base))
-        rows = [measure(runner, f"rank {r}", replace(base, lora_rank=r)) for r in FIXED]
+        rows = [measure(runner, f"rank {r}", replace(base, lora_rank=r)) for r in REFERENCE_RANKS]
         holds = verdict("the best fixed rank", rows, found)
-        for rank, gain in itertools.product(FIXED, GAINS if args.scales else ()):
+        for rank, gain in itertools.product(REFERENCE_RANKS, GAINS if args.scales else ()):
             rows.append(measure(runner, f"rank {rank}, scale x{gain:g}", with_gain(base, rank, gain)))
         if args.scales:
             verdict("the best fixed rank of any scale", rows, found)

@@ -18,7 +18,7 @@ from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.ranks import AnalysisConfig, Candidate, Layer, ShortRun, allocate, analyze
 from efficientai_toolkit.ranks.allocation import parameters, uniform
-from efficientai_toolkit.ranks.candidates import candidates
+from efficientai_toolkit.ranks.candidates import candidates, references
 from efficientai_toolkit.ranks.halving import choose, halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
 from support.engine import MODELS, train
@@ -149,9 +149,33 @@ def test_halving_keeps_every_budget_and_doubles_the_steps() -> None:
     ]
     assert [sum(number == n for number, *_ in told) for n in (1, 2, 3)] == [8, 4, 2]
     assert {steps for _, steps, *_ in told} == {5, 10, 20}
-    # 2.01 and 2.1: 4.5 % apart.
-    assert choose(last, 5.0).parameters == 10
-    assert choose(last, 4.0).parameters == 100
+
+
+def outcome(count: int, loss: float | None) -> ShortRun:
+    reason = "no luck" if loss is None else None
+    return ShortRun(candidate=candidate(count, 1.0), round=1, steps=1, loss=loss, reason=reason, seconds=0.0)
+
+
+def test_the_fewest_parameters_that_do_what_one_rank_does() -> None:
+    runs = [outcome(100, 2.0), outcome(50, 2.09), outcome(10, 2.2)]
+    usual = [outcome(80, 2.1), outcome(160, None)]
+    assert choose(runs, usual, 0.0).parameters == 50
+    assert choose(runs, usual, 5.0).parameters == 10
+    # One rank for all is a candidate too.
+    assert choose(runs, [outcome(8, 1.9)], 0.0).parameters == 8
+    # Nothing to be as good as: the best there is.
+    assert choose(runs, [outcome(80, None)], 0.0).parameters == 100
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_references_are_the_run_with_the_usual_ranks(rslora: bool) -> None:
+    layers = [layer("x.a", 8, 8, [1.0]), layer("x.b", 8, 4, [1.0])]
+    base = TrainingConfig(lora_rank=16, lora_alpha=32.0, use_rslora=rslora)
+    for rank, reference in zip((4, 8, 16, 32), references(layers, base), strict=True):
+        run = reference.apply(base)
+        assert (run.lora_rank, run.rank_pattern, reference.parameters) == (rank, None, 28 * rank)
+        scale = 32.0 / (rank**0.5 if rslora else rank)
+        assert run.lora_alpha / run.lora_rank**0.5 == pytest.approx(scale)
 
 
 def test_no_short_run_succeeds() -> None:

@@ -11,7 +11,10 @@ from efficientai_toolkit.ranks.allocation import Layer, allocate, parameters, un
 Form = Literal["spectrum", "uniform"]
 """Where the gradient has its energy, or the same rank everywhere."""
 
-_BUDGETS = 4
+REFERENCE_RANKS = (4, 8, 16, 32)
+"""Single ranks that people choose from."""
+
+_BUDGETS = 5
 GAINS = (1.0, 2.0)
 """Fewer parameters may need to move further."""
 
@@ -91,3 +94,22 @@ def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) ->
         if forms:
             budgets.append(forms)
     return budgets
+
+
+def references(layers: Sequence[Layer], base: TrainingConfig) -> list[Candidate]:
+    """``base`` with each of :data:`REFERENCE_RANKS`, scaled as it says itself."""
+    found: list[Candidate] = []
+    for rank in REFERENCE_RANKS:
+        ranks = {layer.path: rank for layer in layers}
+        alpha = base.lora_alpha if base.use_rslora else base.lora_alpha / rank**0.5
+        found.append(
+            Candidate(
+                mean_rank=float(rank),
+                form="uniform",
+                gain=alpha / neutral_alpha(base),
+                ranks=ranks,
+                parameters=parameters(layers, ranks),
+                lora_alpha=round(alpha, 6),
+            )
+        )
+    return found

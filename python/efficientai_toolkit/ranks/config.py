@@ -17,7 +17,8 @@ class AnalysisConfig(Config):
         15, "optimizer steps of the first short runs; each of the two later rounds has twice as many"
     )
     tolerance: float = setting(
-        1.0, "the fewest parameters win whose validation loss is within so many % of the best"
+        0.0,
+        "the fewest parameters win whose validation loss is within so many % of the best usual rank's",
     )
     plots: bool = setting(True, "draw ranks.png; needs matplotlib")
 

@@ -9,7 +9,13 @@ from efficientai_toolkit.ranks.candidates import Candidate
 from efficientai_toolkit.ranks.short_run import ShortRun
 
 
-def draw(path: Path, layers: Sequence[Layer], choice: Candidate, runs: Sequence[ShortRun]) -> None:
+def draw(
+    path: Path,
+    layers: Sequence[Layer],
+    choice: Candidate,
+    runs: Sequence[ShortRun],
+    references: Sequence[ShortRun],
+) -> None:
     """What the gradients look like, which ranks were chosen, and what the last short runs said."""
     figure, (spectra, ranks, losses) = new_figure(columns=3)
     for layer in layers:
@@ -20,8 +26,9 @@ def draw(path: Path, layers: Sequence[Layer], choice: Candidate, runs: Sequence[
     ranks.plot(places, [layer.effective_rank for layer in layers], "k.", label="effective rank")
     ranks.set(xlabel="layer, in the order of the model", ylabel="rank")
     ranks.legend()
-    done = [run for run in runs if run.reason is None]
-    losses.plot([run.candidate.parameters for run in done], [run.loss for run in done], "o-")
+    for title, marker, shown in (("found", "o-", runs), ("one rank for all", "x:", references)):
+        done = [run for run in shown if run.reason is None]
+        losses.plot([run.candidate.parameters for run in done], [run.loss for run in done], marker, label=title)
     losses.axvline(choice.parameters, linestyle=":", color="k", label="chosen")
     losses.set(xlabel="parameters", ylabel=f"validation loss after {runs[0].steps} steps, nats", xscale="log")
     losses.legend()

@@ -13,7 +13,7 @@ from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.optimization.files import write_settings
 from efficientai_toolkit.optimization.runner import Runner
 from efficientai_toolkit.ranks.allocation import Layer
-from efficientai_toolkit.ranks.candidates import Candidate, candidates
+from efficientai_toolkit.ranks.candidates import Candidate, candidates, references
 from efficientai_toolkit.ranks.config import AnalysisConfig
 from efficientai_toolkit.ranks.halving import choose, halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
@@ -55,8 +55,9 @@ def analyze(
        (:func:`~efficientai_toolkit.ranks.information.information`).
     2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
        tell where a rank takes up the most (:func:`~efficientai_toolkit.ranks.allocate`).
-    3. Short runs compare budgets, this allocation with one rank for all, and two scales; the fewest
-       parameters win whose loss is within ``config.tolerance`` of the best.
+    3. Short runs compare budgets, this allocation with one rank for all, and two scales, and in the last
+       round also the run as it is with one of the usual ranks. The fewest parameters win whose loss is
+       within ``config.tolerance`` of the best of those.
 
     Parameters
     ----------
@@ -111,7 +112,9 @@ def analyze(
 
     shorts = ShortRunner(base, runner, output / "short-run", tell)
     last = halve(budgets, shorts.run, config.steps)
-    choice = choose(last, config.tolerance)
+    number, steps = last[0].round, last[0].steps
+    usual = [shorts.run(candidate, number, steps) for candidate in references(layers, base)]
+    choice = choose(last, usual, config.tolerance)
     settings = write_settings(output / SETTINGS, choice.apply(given))
     analysis = Analysis(
         output=output,
@@ -125,7 +128,7 @@ def analyze(
     if config.plots:
         from efficientai_toolkit.ranks.plots import draw
 
-        draw(output / "ranks.png", layers, choice, last)
+        draw(output / "ranks.png", layers, choice, last, usual)
     # The last of all: a folder with a report is complete.
     write_text(output / REPORT, json.dumps(asdict(analysis), indent=2, default=str) + "\n")
     return analysis

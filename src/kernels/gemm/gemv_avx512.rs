@@ -10,6 +10,10 @@ use super::super::isa::Isa;
 
 const LANES: usize = 16;
 
+/// Bytes between a load of weights and the request for those that follow: the processor's own prefetcher does
+/// not run far enough ahead.
+const AHEAD: usize = 4096;
+
 /// A storage of weights that widens as it is loaded.
 pub(in crate::kernels) trait Load: Copy {
     /// The numbers from `data` on whose bit in `mask` is set, and zeros.
@@ -98,8 +102,12 @@ unsafe fn multiply_rows<T: Load, const M: usize, const R: usize, const U: usize>
             let mask = ((1_u32 << (columns - column).min(LANES)) - 1) as u16;
             // SAFETY: all columns read are less than `columns`, or masked.
             unsafe {
-                let w: [__m512; R] =
-                    std::array::from_fn(|r| T::load(weight.as_ptr().add(r * columns + column), mask));
+                let w: [__m512; R] = std::array::from_fn(|r| {
+                    let place = weight.as_ptr().add(r * columns + column);
+                    // Also beyond the end: a hint never faults.
+                    _mm_prefetch::<_MM_HINT_T1>(place.cast::<i8>().wrapping_add(AHEAD));
+                    T::load(place, mask)
+                });
                 #[allow(clippy::needless_range_loop)] // Loops of known length, unrolled.
                 for m in 0..M {
                     let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(m * columns + column));

@@ -44,11 +44,12 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
     let shared = Disjoint::new(out);
     run(n.div_ceil(step), |task| {
         let end = ((task + 1) * step).min(n);
+        let mut groups = Groups::room(weights, BLOCK.min(step));
         for start in (task * step..end).step_by(BLOCK) {
             let range = start..(start + BLOCK).min(end);
             // Their memory comes while the codes of this block are read.
             weights.prefetch_groups(range.end..(range.end + BLOCK).min(n));
-            let groups = Groups::of(isa, weights, range.clone());
+            groups.read(isa, weights, range.clone());
             let mut products = [0.0; BLOCK * MOST_ROWS];
             let products = &mut products[..range.len() * rows];
             prepared.multiply(weights, range.clone(), &groups, products);
@@ -73,20 +74,35 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
-        let parts = weights.format.group_size().div_ceil(MOST_GROUP);
+        let mut groups = Self::room(weights, rows.len());
+        groups.read(isa, weights, rows);
+        groups
+    }
+
+    /// Room for those of at most `rows` rows, of unspecified content.
+    fn room(weights: &QuantizedRows, rows: usize) -> Self {
+        let count = weights.groups() * Self::parts(weights);
+        Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count }
+    }
+
+    /// Groups here for each that is stored.
+    fn parts(weights: &QuantizedRows) -> usize {
+        weights.format.group_size().div_ceil(MOST_GROUP)
+    }
+
+    /// Those of `rows` come first.
+    fn read(&mut self, isa: Isa, weights: &QuantizedRows, rows: Range<usize>) {
+        let parts = Self::parts(weights);
         let stored = rows.start * weights.groups()..rows.end * weights.groups();
         let len = stored.len();
-        let mut scales = scratch::take::<f32>(len * parts);
-        let mut biases = scratch::take::<f32>(len * parts);
-        weights.read_groups(isa, stored, &mut scales[..len], &mut biases[..len]);
-        for numbers in [&mut scales, &mut biases] {
+        weights.read_groups(isa, stored, &mut self.scales[..len], &mut self.biases[..len]);
+        for numbers in [&mut self.scales, &mut self.biases] {
             if parts > 1 {
                 for i in (0..len * parts).rev() {
                     numbers[i] = numbers[i / parts];
                 }
             }
         }
-        Self { scales, biases, count: weights.groups() * parts }
     }
 }
 
