@@ -28,7 +28,9 @@ def draw(
     ranks.legend()
     for title, marker, shown in (("found", "o-", runs), ("one rank for all", "x:", references)):
         done = [run for run in shown if run.reason is None]
-        losses.plot([run.candidate.parameters for run in done], [run.loss for run in done], marker, label=title)
+        losses.plot(
+            [run.candidate.parameters for run in done], [run.loss for run in done], marker, label=title
+        )
     losses.axvline(choice.parameters, linestyle=":", color="k", label="chosen")
     losses.set(xlabel="parameters", ylabel=f"validation loss after {runs[0].steps} steps, nats", xscale="log")
     losses.legend()
