@@ -150,7 +150,12 @@ def run(row: Row, threads: int | None, timeout: float, measures: Iterable[str]) 
         except OSError as error:
             row.problem = f"cannot run {row.command[0]}: {error.strerror}"
             return
-        code, rss = _wait(child, timeout)
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            code = None
         out.seek(0)
         err.seek(0)
         lines, errors = out.read().splitlines(), err.read().splitlines()
@@ -165,7 +170,7 @@ def run(row: Row, threads: int | None, timeout: float, measures: Iterable[str]) 
         row.problem = f"not installed: {result['missing']}"
     else:
         row.versions = result.pop("versions")
-        row.peak_rss_mib.append(rss)
+        row.peak_rss_mib.append(result.pop("peak_rss_bytes") / 2**20)
         for name in measures:
             row.values.setdefault(name, []).append(result.pop(name))
         row.facts = result
@@ -229,25 +234,6 @@ def machine() -> str:
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, "
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{name}, {os.cpu_count()} cores, {memory}{platform.system()} {platform.machine()}, {load}"
-
-
-def _wait(child: subprocess.Popen[str], timeout: float) -> tuple[int | None, float]:
-    """Wait for the child; give its exit code (None: it ran too long) and its peak memory in MiB."""
-    import threading
-
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        child.kill()
-
-    timer = threading.Timer(timeout, stop)
-    timer.start()
-    _, status, usage = os.wait4(child.pid, 0)
-    timer.cancel()
-    child.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes.
-    return None if late.is_set() else child.returncode, usage.ru_maxrss * unit / 2**20
 
 
 def _pythons(overrides: list[str]) -> dict[str, str]:

@@ -28,9 +28,21 @@ def main(tasks: dict[str, Callable[[Job], Result]], packages: tuple[str, ...]) -
     try:
         result = tasks[job["task"]](job)
         result.setdefault("versions", {name: importlib.metadata.version(name) for name in packages})
+        result.setdefault("peak_rss_bytes", peak_rss())
     except ModuleNotFoundError as error:
         result = {"missing": error.name}
     print(json.dumps(result), flush=True)
+
+
+def peak_rss() -> int:
+    """Give the most bytes this process has held."""
+    if sys.platform == "linux":
+        # What `getrusage` tells begins with the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def rows(job: Job, split: str) -> list[list[int]]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
+import sys
 
 from _job import Job, Result, main
+
+UNIT = 1 if sys.platform == "darwin" else 1024
+"""macOS counts bytes, Linux kibibytes."""
 
 
 def generate(job: Job) -> Result:
@@ -24,6 +29,7 @@ def generate(job: Job) -> Result:
         "decode_tokens_per_second": decode["avg_ts"],
         "generated": decode["n_gen"],
         "ids": None,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * UNIT,
         "versions": {"llama.cpp": f"{decode['build_number']} ({decode['build_commit']})"},
     }
 
