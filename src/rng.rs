@@ -30,6 +30,16 @@ pub fn key(seed: u64, purpose: Purpose, path: &[u64]) -> Result<Array> {
     Ok(random::key(digest(numbers))?)
 }
 
+/// The [`key`] at each of `paths`, `[paths, 2]`.
+pub fn keys<const N: usize>(seed: u64, purpose: Purpose, paths: impl Iterator<Item = [u64; N]>) -> Array {
+    let words = |path| {
+        let state = digest([seed, purpose as u64].into_iter().chain(path));
+        [(state >> 32) as u32, state as u32]
+    };
+    let words: Vec<[u32; 2]> = paths.map(words).collect();
+    Array::from_slice(words.as_flattened(), &[words.len() as i32, 2])
+}
+
 /// One number that depends on all of `numbers` and their order, the same in every version.
 pub fn digest(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, |state, number| mix(state ^ mix(number)))
@@ -63,5 +73,7 @@ mod tests {
         };
         assert_eq!(bits(&[1, 2]), bits(&[1, 2]));
         assert_ne!(bits(&[1, 2]), bits(&[2, 1]));
+        let both = keys(0, Purpose::Dropout, [[1, 2], [2, 1]].into_iter());
+        assert_eq!(both.as_slice::<u32>(), [bits(&[1, 2]), bits(&[2, 1])].concat());
     }
 }

@@ -33,6 +33,7 @@ pub mod checkpoint;
 pub mod conv;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod graphs;
 pub mod group;
 pub mod linear;
 pub mod matmul;
@@ -45,6 +46,7 @@ pub mod softcap;
 pub mod softmax;
 pub mod tape;
 
+mod closure;
 mod device;
 mod disjoint;
 mod element;
@@ -63,6 +65,6 @@ mod testing;
 
 pub use device::on_cpu;
 pub use isa::Isa;
-pub use op::eval;
+pub use op::{async_eval, eval};
 pub use pages::use_large_pages;
 pub use pool::threads;

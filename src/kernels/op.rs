@@ -149,6 +149,14 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     Ok(outcome?)
 }
 
+/// Starts to evaluate `arrays`; what goes wrong in a kernel meanwhile is reported by the next [`eval`].
+///
+/// # Errors
+/// What MLX raised.
+pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
+    Ok(mlx_rs::transforms::async_eval(arrays)?)
+}
+
 /// Reports what went wrong in a kernel since the last call.
 ///
 /// # Errors

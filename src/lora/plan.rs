@@ -2,6 +2,7 @@
 
 use super::config::TrainingConfig;
 use crate::kernels::group::Group;
+use crate::kernels::on_cpu;
 use crate::train::batches::batches_per_epoch;
 use crate::train::evaluate::EvaluationPlan;
 use crate::train::optimizer::{Optimizer, Settings};
@@ -32,6 +33,7 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32, group: Group)
         max_grad_norm: config.max_grad_norm as f32,
         seed: config.seed,
         grad_checkpoint: config.grad_checkpoint,
+        keep_graphs: !on_cpu(),
         neftune_alpha: config.neftune_alpha.map(|alpha| alpha as f32),
         patience: config
             .early_stopping_patience

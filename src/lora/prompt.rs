@@ -208,6 +208,8 @@ mod tests {
     use super::*;
     use crate::data::{Sample, collate};
     use crate::io::tensors;
+    use crate::kernels::graphs::Graphs;
+    use crate::train::feed::Feed;
     use crate::train::lr_factors::LrFactors;
     use crate::train::objective::{Objective, Totals};
     use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
@@ -320,14 +322,20 @@ mod tests {
                 (Memory::default(), Totals { tokens: batch.weights.iter().sum(), pairs: 0.0 });
             for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
                 let model = model.as_mut();
+                let feed = Feed::new(&Objective::Sft, &batch, totals, None).unwrap();
                 let (scored, grads) =
-                    step::gradients(model, &parameters, &Objective::Sft, &batch, totals, None).unwrap();
+                    step::gradients(model, &parameters, &Objective::Sft, &feed, &Graphs::default()).unwrap();
                 kernels::eval([&scored.loss]).unwrap();
                 let ours = scored.loss.item_exact::<f32>();
                 assert!((ours - loss).abs() < 1e-4, "{name}, step {number}: {ours} and {loss}");
-                let pace = Pace { lr: 1e-2, grad_scale: 1.0 };
-                let factors = LrFactors::default();
-                optimizer.step(&mut parameters, grads, &mut memory, pace, &factors, |_| Ok(())).unwrap();
+                let pace = Pace {
+                    lr: 1e-2,
+                    factors: &LrFactors::default(),
+                    grad_scale: Array::from_f32(1.0),
+                    finite: None,
+                    graphs: &Graphs::default(),
+                };
+                optimizer.step(&mut parameters, grads, &mut memory, &pace, |_| Ok(())).unwrap();
             }
         }
     }

@@ -28,9 +28,11 @@ use super::method::LoraInit;
 use super::{attach, pissa};
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
+use crate::kernels::graphs::Graphs;
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::rng::{self, Purpose};
+use crate::train::feed::Feed;
 use crate::train::loss_scale::LossScale;
 use crate::train::objective::Objective;
 use crate::train::step;
@@ -166,12 +168,14 @@ fn gradient(
     let objective = Objective::Sft;
     let totals = objective.totals(batches);
     let scale = (model.dtype() == Dtype::Float16).then(|| LossScale::default().scale);
+    let graphs = Graphs::default();
     let mut sum = None;
     for batch in batches {
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let (_, grads) = step::gradients(model, &parameters, &objective, batch, totals, scale)?;
+        let feed = Feed::new(&objective, batch, totals, scale)?;
+        let (_, grads) = step::gradients(model, &parameters, &objective, &feed, &graphs)?;
         let grads = step::accumulate(sum, grads)?;
         kernels::eval(grads.values())?;
         sum = Some(grads);

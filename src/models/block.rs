@@ -36,6 +36,8 @@ impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
 }
 
 impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
+    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
         x.add(attended)?;

@@ -24,6 +24,9 @@ use crate::{Result, kernels};
 
 /// One layer of a decoder.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
+    /// Whether the host looks at numbers on the way.
+    const DECIDES_ON_HOST: bool = false;
+
     /// Adds to `x`: `[batch, time, hidden]`.
     ///
     /// # Errors
@@ -216,6 +219,10 @@ impl<B: Block> Model for Decoder<B> {
         }
         kernels::eval(cache.arrays())?;
         Ok(cache)
+    }
+
+    fn decides_on_host(&self) -> bool {
+        B::DECIDES_ON_HOST
     }
 
     fn turning_point(&self) -> Option<i32> {

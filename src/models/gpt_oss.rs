@@ -129,6 +129,8 @@ impl Experts {
 }
 
 impl FeedForward for Experts {
+    const DECIDES_ON_HOST: bool = true;
+
     fn forward(&self, x: &Array) -> nn::Result<Array> {
         // A softmax over the chosen ones is one over all, divided by the sum over the chosen.
         mix(x, &self.router, None, self.routing, &self.experts)

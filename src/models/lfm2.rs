@@ -187,6 +187,8 @@ impl<F: FeedForward> Lfm2Block<F> {
 }
 
 impl<F: FeedForward> Block for Lfm2Block<F> {
+    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, context)?;
         x.add(mixed)?;

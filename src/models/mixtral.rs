@@ -67,6 +67,8 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
 }
 
 impl Block for MixtralBlock {
+    const DECIDES_ON_HOST: bool = true;
+
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
         x.add(attended)?;

@@ -111,6 +111,9 @@ pub trait Model: ModuleParameters + Send {
     /// What MLX raises.
     fn new_cache(&self, planned: i32) -> Result<Cache>;
 
+    /// Whether the host looks at numbers within a pass, whose graph can then not be kept for others.
+    fn decides_on_host(&self) -> bool;
+
     /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
     fn turning_point(&self) -> Option<i32>;
 

@@ -60,6 +60,8 @@ impl<A: ModuleParameters, B: ModuleParameters> ModuleParameters for Either<A, B>
 }
 
 impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
+    const DECIDES_ON_HOST: bool = A::DECIDES_ON_HOST || B::DECIDES_ON_HOST;
+
     fn forward(&self, x: &Array) -> Result<Array> {
         each!(self, part => part.forward(x))
     }

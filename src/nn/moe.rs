@@ -71,6 +71,8 @@ impl<F: FeedForward> Moe<F> {
 }
 
 impl<F: FeedForward> FeedForward for Moe<F> {
+    const DECIDES_ON_HOST: bool = true;
+
     fn forward(&self, x: &Array) -> Result<Array> {
         mix(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
     }

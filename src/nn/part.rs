@@ -22,6 +22,9 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
 /// Transforms each position for itself.
 pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
+    /// Whether the host looks at numbers on the way.
+    const DECIDES_ON_HOST: bool = false;
+
     /// `x`: `[..., hidden]` → same shape.
     ///
     /// # Errors

@@ -3,8 +3,10 @@
 use std::ops::ControlFlow;
 
 use super::batches::divide;
+use super::feed::Feed;
 use super::memory::PassSize;
-use super::objective::{Objective, Totals};
+use super::objective::{Objective, Scored, Totals};
+use super::passes;
 use super::rewards::{RewardSum, Rewards};
 use crate::data::{Batch, Examples};
 use crate::kernels::group::Group;
@@ -44,15 +46,28 @@ pub fn evaluate(
     let all = batches(EvaluationPlan { group: Group::ALONE, ..plan });
     let totals = all.fold(Totals::default(), |sum, batch| sum + objective.totals([&batch]));
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
+    let mut add = |scored: &Scored| -> Result<()> {
+        let (of_batch, of_pairs) = passes::read(std::slice::from_ref(scored))?;
+        loss += of_batch;
+        rewards.merge(of_pairs);
+        Ok(())
+    };
+    // A GPU is given the next batch before the figures of the last one are read.
+    let mut pending: Option<Scored> = None;
     for batch in batches(plan) {
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let scored = objective.loss(model, &batch, totals, None, false)?;
-        kernels::eval(std::iter::once(&scored.loss).chain(&scored.rewards))?;
-        loss += f64::from(scored.loss.item_exact::<f32>());
-        rewards.add(scored.rewards.as_ref());
+        let feed = Feed::new(objective, &batch, totals, None)?;
+        let scored = objective.loss(model, &feed, false)?;
+        if kernels::on_cpu() {
+            add(&scored)?;
+        } else {
+            kernels::async_eval(scored.arrays())?;
+            pending.replace(scored).iter().try_for_each(&mut add)?;
+        }
     }
+    pending.iter().try_for_each(add)?;
     let [loss, rest @ ..] = plan.group.all_sum_f64(rewards.with(loss))?;
     Ok(Evaluation { loss, rewards: RewardSum::from(rest).mean() })
 }

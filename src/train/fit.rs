@@ -2,20 +2,16 @@
 
 use std::ops::ControlFlow;
 use std::thread::scope;
-use std::time::Instant;
 
 use mlx_rs::Dtype;
-use mlx_rs::memory::{peak_memory, reset_peak_memory};
+use mlx_rs::memory::reset_peak_memory;
 
 use super::batches::{Batches, Data, divide};
 use super::checkpoint::{Checkpoints, History, State};
-use super::evaluate::{Evaluation, EvaluationPlan, evaluate};
+use super::evaluate::{Evaluation, evaluate};
 use super::hook::StepHook;
-use super::loss_scale::LossScale;
 use super::memory::{self, Limit, PassSize};
-use super::objective::Totals;
-use super::optimizer::{Memory, Pace};
-use super::passes::{self, Summed};
+use super::optimizer::Memory;
 use super::plan::Plan;
 use super::step;
 use super::watch::{Best, Patience};
@@ -25,6 +21,10 @@ use crate::kernels::memory::clear_cache;
 use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
+
+mod advance;
+
+use advance::{Stride, Taken};
 
 /// What to train.
 pub struct Trained<'a> {
@@ -94,7 +94,10 @@ pub fn fit(
         scope(|scope| {
             let first = state.step * plan.accumulation;
             let batches = Batches::new(&data.train, plan, model.vocab_size(), first, scope);
-            Run { model, data, plan, checkpoints, hook, observer, batches, expected, size }.train(state)
+            let stride = Stride::new(model, plan, hook.is_some())?;
+            let pending = None;
+            Run { model, data, plan, checkpoints, hook, observer, batches, expected, size, stride, pending }
+                .train(state)
         })
     });
     clear_cache()?;
@@ -129,6 +132,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// A run.
 struct Run<'a, 'h> {
     model: &'a mut dyn Model,
     data: &'a Data<'a>,
@@ -139,37 +143,41 @@ struct Run<'a, 'h> {
     batches: Batches<'a>,
     expected: MemoryEstimate,
     size: PassSize,
+    stride: Stride,
+    /// What the device may still be busy with.
+    pending: Option<Taken>,
 }
 
 impl Run<'_, '_> {
     fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
-        self.emit(
-            &state,
-            &Event::Started {
-                steps,
-                first_step: state.step,
-                trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
-                total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
-            },
-        )?;
-        self.emit(&state, &Event::Estimated(self.expected))?;
+        let started = Event::Started {
+            steps,
+            first_step: state.step,
+            trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
+            total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
+        };
+        self.emit(&mut state, &started)?;
+        self.emit(&mut state, &Event::Estimated(self.expected))?;
         loop {
             // First thing, so that a run that stopped between a step and its evaluation makes up for it.
             self.evaluate_if_due(&mut state)?;
             let exhausted = |patience: &Patience| patience.is_exhausted(&state.history.validation_losses);
             let stops = state.step < steps && self.plan.patience.as_ref().is_some_and(exhausted);
             if stops {
-                self.emit(&state, &Event::Stopped { step: state.step })?;
+                let step = state.step;
+                self.emit(&mut state, &Event::Stopped { step })?;
             }
             if stops || state.step == steps {
+                self.settle(&mut state)?;
                 return self.finish(state);
             }
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
             if due && self.plan.evaluation.group.leads() {
+                self.settle(&mut state)?;
                 let (step, path) = (state.step, self.checkpoints.save(&state)?);
-                self.emit(&state, &Event::Checkpoint { step, path })?;
+                self.emit(&mut state, &Event::Checkpoint { step, path })?;
             }
         }
     }
@@ -183,108 +191,6 @@ impl Run<'_, '_> {
         Ok(Outcome { steps: step, history, best, memory: self.expected })
     }
 
-    /// One optimizer step. Nothing changes before loss and gradient are known to be finite.
-    fn step(&mut self, state: &mut State) -> Result<()> {
-        let started = Instant::now();
-        let scale = state.loss_scale.map(|scale| scale.scale);
-        let Summed { loss, rewards, mut grads, tokens } = self.gradients(state, scale)?;
-        let unscale = scale.map_or(1.0, f32::recip);
-        if let Some(hook) = &self.hook {
-            hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
-        }
-        let grad_norm = step::norm(&grads)? * unscale;
-        let finite = loss.is_finite() && grad_norm.is_finite();
-        // A loss that is not finite is not the fault of the scale.
-        let overflow =
-            loss.is_finite() && !finite && state.loss_scale.as_mut().is_some_and(LossScale::shrink);
-        if !(finite || overflow) {
-            return Err(self.diverged(state, loss, grad_norm.into()));
-        }
-        let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
-        if !overflow {
-            let clip = step::clip_factor(grad_norm, self.plan.max_grad_norm);
-            let pace = Pace { lr, grad_scale: unscale * clip };
-            let seen = self.hook.is_some().then(|| grads.clone());
-            let State { parameters, memory, .. } = state;
-            let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
-            self.plan.optimizer.step(parameters, grads, memory, pace, &self.plan.lr_factors, replaced)?;
-            if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
-                hook.updated(state.step + 1, &grads, pace.grad_scale, &mut state.parameters)?;
-                state.method = hook.state();
-                step::set_parameters(self.model, &state.parameters)?;
-            }
-            state.loss_scale.iter_mut().for_each(LossScale::grow);
-        }
-        state.step += 1;
-        let secs = started.elapsed().as_secs_f64();
-        state.history.train_losses.push(loss);
-        state.history.train_rewards.extend(rewards);
-        state.history.trained_tokens += tokens;
-        state.history.training_secs += secs;
-        if overflow {
-            let loss_scale = state.loss_scale.unwrap_or_default().scale.into();
-            let (step, steps) = (state.step, self.plan.steps);
-            return self.emit(state, &Event::Overflow { step, steps, loss, loss_scale });
-        }
-        self.emit(
-            state,
-            &Event::Step {
-                step: state.step,
-                steps: self.plan.steps,
-                epoch: self.batches.epoch(state.step * self.plan.accumulation),
-                loss,
-                lr,
-                grad_norm: grad_norm.into(),
-                tokens_per_second: tokens as f64 / secs,
-                peak_memory: peak_memory()? as u64,
-                reward_accuracy: rewards.map(|rewards| rewards.accuracy),
-                reward_margin: rewards.map(|rewards| rewards.margin),
-            },
-        )
-    }
-
-    /// Loss and gradient of the next step, of which as much goes through the model at once as memory allows.
-    fn gradients(&mut self, state: &State, scale: Option<f32>) -> Result<Summed> {
-        let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
-        let numbers = state.step * accumulation..(state.step + 1) * accumulation;
-        let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.size);
-        let mut own = batches(self)?;
-        // All passes of all processes share one divisor, so a token counts the same in each of them.
-        let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
-        let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
-        let totals = Totals { tokens: tokens as f32, pairs: pairs as f32 };
-        loop {
-            let step = (state.step, &own[..], totals);
-            match passes::sum(self.model, &state.parameters, self.plan, step, scale, self.observer) {
-                Err(Error::Interrupted) => return Err(self.interrupt(state)),
-                Err(error) if error.is_out_of_memory() => {
-                    self.shrink(state, own.iter().flatten(), &error)?;
-                    own = batches(self)?;
-                }
-                other => return other?.over(group, &state.parameters),
-            }
-        }
-    }
-
-    /// Lets less through the model at once than what `error` came of.
-    fn shrink<'b>(
-        &mut self,
-        state: &State,
-        batches: impl IntoIterator<Item = &'b Batch> + Clone,
-        error: &Error,
-    ) -> Result<()> {
-        let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
-        let Some(size) = PassSize::half_of(batches) else {
-            return Err(Error::Hardware(format!(
-                "memory ran out with a single row of {longest} tokens ({error}); lower max_seq_length, or set \
-                 grad_checkpoint or bits"
-            )));
-        };
-        self.size = size;
-        clear_cache()?;
-        self.emit(state, &Event::OutOfMemory { step: state.step + 1, rows: size.rows(longest) })
-    }
-
     fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {
         let Plan { steps, eval_every, .. } = *self.plan;
         let due = state.step == 0 || state.step == steps || is_due(state.step, eval_every);
@@ -292,6 +198,7 @@ impl Run<'_, '_> {
         if !due || done || self.data.valid.is_empty() {
             return Ok(());
         }
+        self.settle(state)?;
         let Plan { objective, evaluation: cut, .. } = *self.plan;
         let rows = &self.data.valid;
         let Evaluation { loss, rewards } = loop {
@@ -308,7 +215,7 @@ impl Run<'_, '_> {
             }
         };
         if !loss.is_finite() {
-            return Err(self.diverged(state, loss, f64::NAN));
+            return Err(self.diverged(state.step + 1, loss, f64::NAN));
         }
         state.history.validation_losses.push((state.step, loss));
         state.history.validation_rewards.extend(rewards.map(|rewards| (state.step, rewards)));
@@ -325,7 +232,7 @@ impl Run<'_, '_> {
         self.emit(state, &event)
     }
 
-    fn emit(&mut self, state: &State, event: &Event) -> Result<()> {
+    fn emit(&mut self, state: &mut State, event: &Event) -> Result<()> {
         match self.observer.on(event) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(self.interrupt(state)),
@@ -333,9 +240,13 @@ impl Run<'_, '_> {
     }
 
     /// Saves what there is; the error to return.
-    fn interrupt(&mut self, state: &State) -> Error {
+    fn interrupt(&mut self, state: &mut State) -> Error {
         if state.step == 0 || !self.plan.evaluation.group.leads() {
             return Error::Interrupted;
+        }
+        // What was taken belongs to what is saved.
+        if let Err(error) = self.settle_quietly(state) {
+            return error;
         }
         match self.checkpoints.save(state) {
             Ok(path) => {
@@ -347,12 +258,11 @@ impl Run<'_, '_> {
         }
     }
 
-    fn diverged(&self, state: &State, loss: f64, grad_norm: f64) -> Error {
+    fn diverged(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
         Error::Training(format!(
             "the loss is {loss} and the gradient norm {grad_norm} at step {} of {}; the checkpoint before is \
              intact. Try a lower lr, or check the weights and data for values that are not finite",
-            state.step + 1,
-            self.plan.steps
+            step, self.plan.steps
         ))
     }
 }

@@ -3,9 +3,11 @@
 //! Nothing is derived from the architecture: two short rows are trained on, and the result is thrown away. What they
 //! took beyond the model tells what longer rows and more of them take, with whatever kernels the device has.
 
+use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::batches::Data;
+use super::feed::Feed;
 use super::lr_factors::LrFactors;
 use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Pace};
@@ -13,6 +15,7 @@ use super::plan::Plan;
 use super::step;
 use crate::data::{Batch, collate};
 use crate::io::tensors::Tensors;
+use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
 use crate::models::{Checkpointing, Model};
 use crate::progress::MemoryEstimate;
@@ -209,9 +212,10 @@ fn measure(model: &mut dyn Model, parameters: &Tensors, batch: &Batch) -> Result
     let tokens: f32 = batch.weights.iter().sum();
     // Preferences read rows in the same way.
     let totals = Totals { tokens, pairs: 0.0 };
-    let (scored, grads) = step::gradients(model, parameters, &Objective::Sft, batch, totals, None)?;
-    kernels::eval(std::iter::once(&scored.loss).chain(grads.values()))?;
-    let kept: usize = grads.values().map(mlx_rs::Array::nbytes).sum();
+    let feed = Feed::new(&Objective::Sft, batch, totals, None)?;
+    let (scored, grads) = step::gradients(model, parameters, &Objective::Sft, &feed, &Graphs::default())?;
+    kernels::eval(scored.arrays().chain(grads.values()))?;
+    let kept: usize = grads.values().map(Array::nbytes).sum();
     Ok((peak_memory()?.saturating_sub(before + kept) as u64, grads))
 }
 
@@ -219,8 +223,14 @@ fn measure(model: &mut dyn Model, parameters: &Tensors, batch: &Batch) -> Result
 fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
     let (mut parameters, mut remembered) = (parameters.clone(), Memory::default());
     let mut update = |grads| {
-        let (pace, factors) = (Pace { lr: 0.0, grad_scale: 1.0 }, LrFactors::default());
-        plan.optimizer.step(&mut parameters, grads, &mut remembered, pace, &factors, |_| Ok(()))
+        let pace = Pace {
+            lr: 0.0,
+            factors: &LrFactors::default(),
+            grad_scale: Array::from_f32(1.0),
+            finite: None,
+            graphs: &Graphs::default(),
+        };
+        plan.optimizer.step(&mut parameters, grads, &mut remembered, &pace, |_| Ok(()))
     };
     // The first one has nothing to remember yet.
     update(grads.clone())?;

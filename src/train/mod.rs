@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod evaluate;
+pub mod feed;
 pub mod fit;
 pub mod hook;
 pub mod loss_scale;

@@ -17,10 +17,12 @@ use mlx_rs::Array;
 use mlx_rs::ops::{expm1, logaddexp, minimum, split_equal};
 use serde::{Deserialize, Serialize};
 
+use super::feed::Feed;
+use crate::Result;
 use crate::data::{Batch, Pairs};
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
 use crate::models::Model;
-use crate::nn::{self, Segments};
+use crate::nn;
 
 /// What training is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +94,13 @@ pub struct Scored {
     pub rewards: Option<Array>,
 }
 
+impl Scored {
+    /// Loss and rewards.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        std::iter::once(&self.loss).chain(&self.rewards)
+    }
+}
+
 impl Objective {
     /// What all of `batches` are to be divided by.
     pub fn totals<'a>(&self, batches: impl IntoIterator<Item = &'a Batch>) -> Totals {
@@ -105,51 +114,37 @@ impl Objective {
         batches.into_iter().map(totals).fold(Totals::default(), std::ops::Add::add)
     }
 
-    /// The loss of `batch` divided by `totals`, times `scale`. With `gradient` one may be asked for.
+    /// The loss of `feed`, with its scale. With `gradient` one may be asked for.
     ///
     /// # Errors
     /// What MLX raises.
-    pub(super) fn loss(
-        &self,
-        model: &dyn Model,
-        batch: &Batch,
-        totals: Totals,
-        scale: Option<f32>,
-        gradient: bool,
-    ) -> nn::Result<Scored> {
-        let read = Read::new(model, batch, gradient)?;
+    pub(super) fn loss(&self, model: &dyn Model, feed: &Feed, gradient: bool) -> nn::Result<Scored> {
+        let read = Read::new(model, feed, gradient)?;
         let number = Array::from_f32;
-        let factor = scale.unwrap_or(1.0);
-        match (*self, &batch.pairs) {
-            (Self::Dpo { beta, label_smoothing }, Some(pairs)) => {
-                let reference = Array::from_slice(&pairs.reference, &[batch.rows as i32]);
-                let rewards = read.surprises(&batch.weights)?.add(reference)?.multiply(number(-beta))?;
+        let surprises = read.surprises(&feed.weights)?;
+        match (*self, &feed.reference, &feed.counts) {
+            (Self::Dpo { beta, label_smoothing }, Some(reference), _) => {
+                let rewards = surprises.add(reference)?.multiply(number(-beta))?;
                 let advantage = advantage(&rewards)?;
                 let wrong = minus_log_sigmoid(&advantage.negative()?)?.multiply(number(label_smoothing))?;
                 let right = minus_log_sigmoid(&advantage)?.multiply(number(1.0 - label_smoothing))?;
-                let loss = right.add(wrong)?.sum(None)?.multiply(number(factor / totals.pairs))?;
+                let loss = right.add(wrong)?.sum(None)?.multiply(&feed.per_pair)?;
                 Ok(Scored { loss, rewards: Some(rewards) })
             }
-            (Self::Orpo { lambda, .. }, Some(pairs)) => {
-                let counts: Vec<f32> =
-                    batch.weights.chunks(batch.time.max(1)).map(|row| -row.iter().sum::<f32>()).collect();
-                let surprises = read.surprises(&batch.weights)?;
-                let mean = surprises.divide(Array::from_slice(&counts, &[batch.rows as i32]))?;
+            (Self::Orpo { lambda, .. }, _, Some(counts)) => {
+                let mean = surprises.divide(counts)?;
                 let preference = minus_log_sigmoid(&advantage(&log_odds(&mean)?)?)?.sum(None)?;
-                let likelihood = self.likelihood(&read, batch, pairs, &surprises)?;
+                let [chosen, _] = sides(&surprises)?;
+                let mut likelihood = chosen.sum(None)?;
+                if let Some(prompts) = &feed.prompts {
+                    likelihood = likelihood.add(read.surprises(prompts)?.sum(None)?)?;
+                }
                 let loss = likelihood
-                    .multiply(number(factor / totals.tokens))?
-                    .add(preference.multiply(number(factor * lambda / totals.pairs))?)?;
+                    .multiply(&feed.per_token)?
+                    .add(preference.multiply(number(lambda))?.multiply(&feed.per_pair)?)?;
                 Ok(Scored { loss, rewards: Some(mean.multiply(number(lambda))?) })
             }
-            _ => {
-                // In the weights the scale acts on everything behind the head.
-                let (factor, divisor) =
-                    scale.map_or((1.0, totals.tokens), |scale| (scale / totals.tokens, 1.0));
-                let weights: Vec<f32> = batch.weights.iter().map(|weight| factor * weight).collect();
-                let loss = read.surprises(&weights)?.sum(None)?.divide(number(divisor))?;
-                Ok(Scored { loss, rewards: None })
-            }
+            _ => Ok(Scored { loss: surprises.sum(None)?.multiply(&feed.per_token)?, rewards: None }),
         }
     }
 
@@ -164,20 +159,15 @@ impl Objective {
         batch.weights.iter().enumerate().map(weight).collect()
     }
 
-    /// Sum of `-log p` of the tokens that are to be likely; `surprises` are those of the answers.
-    fn likelihood(&self, read: &Read, batch: &Batch, pairs: &Pairs, surprises: &Array) -> nn::Result<Array> {
-        let [chosen, _] = sides(surprises)?;
-        let of_answers = chosen.sum(None)?;
+    /// Weights of the tokens of prompts that are to be likely; `None` where none are.
+    pub(super) fn prompt_weights(&self, batch: &Batch, pairs: &Pairs) -> Option<Vec<f32>> {
         let weights = self.likelihood_weights(batch, pairs);
         let prompts: Vec<f32> = weights
             .iter()
             .zip(&batch.weights)
             .map(|(&all, &answer)| if answer > 0.0 { 0.0 } else { all })
             .collect();
-        if prompts.iter().all(|&weight| weight == 0.0) {
-            return Ok(of_answers);
-        }
-        of_answers.add(read.surprises(&prompts)?.sum(None)?)
+        prompts.iter().any(|&weight| weight != 0.0).then_some(prompts)
     }
 }
 
@@ -185,35 +175,33 @@ impl Objective {
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn surprises(model: &dyn Model, batch: &Batch) -> nn::Result<Array> {
-    Read::new(model, batch, false)?.surprises(&batch.weights)
+pub(super) fn surprises(model: &dyn Model, batch: &Batch) -> Result<Array> {
+    let feed = Feed::new(&Objective::Sft, batch, Totals { tokens: 1.0, pairs: 0.0 }, None)?;
+    Ok(Read::new(model, &feed, false)?.surprises(&feed.weights)?)
 }
 
 /// A batch that a model has read up to its head.
 struct Read<'a> {
     model: &'a dyn Model,
     hidden: Array,
-    targets: Array,
+    targets: &'a Array,
     gradient: bool,
 }
 
 impl<'a> Read<'a> {
-    fn new(model: &'a dyn Model, batch: &Batch, gradient: bool) -> nn::Result<Self> {
-        let shape = [batch.rows as i32, batch.time as i32];
-        let ids = Array::from_slice(&batch.ids, &shape);
-        let hidden = match &batch.starts {
-            Some(starts) => model.hidden_segmented(&ids, &Segments::new(starts, shape[0], shape[1])?)?,
-            None => model.hidden(&ids, None)?,
+    fn new(model: &'a dyn Model, feed: &'a Feed, gradient: bool) -> nn::Result<Self> {
+        let hidden = match &feed.segments {
+            Some(segments) => model.hidden_segmented(&feed.ids, segments)?,
+            None => model.hidden(&feed.ids, None)?,
         };
-        Ok(Self { model, hidden, targets: Array::from_slice(&batch.targets, &shape), gradient })
+        Ok(Self { model, hidden, targets: &feed.targets, gradient })
     }
 
     /// `Σ weights · -log p(target)` of each row, `[rows]`.
-    fn surprises(&self, weights: &[f32]) -> nn::Result<Array> {
-        let weights = Array::from_slice(weights, self.targets.shape());
+    fn surprises(&self, weights: &Array) -> nn::Result<Array> {
         let options =
             Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
-        cross_entropy_rows(&self.hidden, &self.model.head(), &self.targets, &weights, options)
+        cross_entropy_rows(&self.hidden, &self.model.head(), self.targets, weights, options)
     }
 }
 

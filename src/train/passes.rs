@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, zeros_like};
 
-use super::objective::Totals;
+use super::feed::Feed;
+use super::objective::{Scored, Totals};
 use super::plan::Plan;
 use super::rewards::{RewardSum, Rewards};
 use super::step;
 use crate::data::Batch;
 use crate::io::tensors::Tensors;
+use crate::kernels::graphs::Graphs;
 use crate::kernels::group::Group;
 use crate::models::Model;
 use crate::progress::Observer;
@@ -19,12 +21,26 @@ use crate::{Error, Result, kernels};
 /// Bytes of gradients that processes exchange at once.
 const EXCHANGED: usize = 32 << 20;
 
-/// Sums over what one process reads in a step.
-pub(super) struct Sums {
-    loss: f64,
-    rewards: RewardSum,
-    grads: Tensors,
-    tokens: f64,
+/// How a step goes through the model.
+pub(super) struct Mode<'a> {
+    /// The numbers of the run.
+    pub(super) plan: &'a Plan,
+    /// What the loss is multiplied with for its gradient.
+    pub(super) scale: Option<f32>,
+    /// Graphs of passes.
+    pub(super) graphs: &'a Graphs,
+    /// Whether the device may still be busy with it afterwards.
+    pub(super) ahead: bool,
+}
+
+/// What one process reads in a step.
+pub(super) struct Passed {
+    /// Of each pass.
+    pub(super) scored: Vec<Scored>,
+    /// Their sum.
+    pub(super) grads: Tensors,
+    /// Tokens that went through the model, padding not counted.
+    pub(super) tokens: u64,
 }
 
 /// Loss and gradient of a step, as if all its rows had gone through the model together.
@@ -39,49 +55,65 @@ pub(super) struct Summed {
     pub(super) tokens: u64,
 }
 
-/// Sums over `batches`, this process's share of the batches of step `index` in their parts, divided by `totals`.
+/// The passes over `batches`, this process's share of the batches of step `index` in their parts, divided by `totals`.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when the observer stops it; what MLX raises.
-pub(super) fn sum(
+pub(super) fn run(
     model: &mut dyn Model,
     parameters: &Tensors,
-    plan: &Plan,
+    mode: &Mode,
     (index, batches, totals): (u64, &[Vec<Batch>], Totals),
-    scale: Option<f32>,
     observer: &mut dyn Observer,
-) -> Result<Sums> {
+) -> Result<Passed> {
+    let &Mode { plan, scale, graphs, ahead } = mode;
     let rank = plan.evaluation.group.rank() as u64;
-    let (mut loss, mut rewards, mut sum) = (0.0, RewardSum::default(), None);
+    let (mut scored, mut sum) = (Vec::new(), None);
     for (micro, parts) in (index * plan.accumulation..).zip(batches) {
         for (part, batch) in (0..).zip(parts) {
             if observer.poll() == ControlFlow::Break(()) {
                 return Err(Error::Interrupted);
             }
-            let draw = Some((plan.seed, [micro, part, rank]));
-            step::set_dropout(model, draw)?;
-            step::set_noise(model, plan.neftune_alpha, draw)?;
-            let (share, grads) = step::gradients(model, parameters, &plan.objective, batch, totals, scale)?;
-            kernels::eval(std::iter::once(&share.loss).chain(&share.rewards).chain(grads.values()))?;
-            loss += f64::from(share.loss.item_exact::<f32>());
-            rewards.add(share.rewards.as_ref());
-            sum = Some(step::accumulate(sum, grads)?);
+            let feed = Feed::new(&plan.objective, batch, totals, scale)?;
+            let feed = feed.with_draws(model, plan.neftune_alpha, plan.seed, [micro, part, rank])?;
+            let (share, grads) = step::gradients(model, parameters, &plan.objective, &feed, graphs)?;
+            if ahead {
+                sum = Some(step::accumulate(sum, grads)?);
+                kernels::async_eval(share.arrays().chain(sum.iter().flat_map(Tensors::values)))?;
+            } else {
+                kernels::eval(share.arrays().chain(grads.values()))?;
+                sum = Some(step::accumulate(sum, grads)?);
+            }
+            scored.push(share);
         }
     }
-    step::set_dropout(model, None)?;
-    step::set_noise(model, None, None)?;
-    let tokens = batches.iter().flatten().map(|batch| batch.tokens as f64).sum();
-    Ok(Sums { loss, rewards, grads: sum.unwrap_or_default(), tokens })
+    let tokens = batches.iter().flatten().map(|batch| batch.tokens as u64).sum();
+    Ok(Passed { scored, grads: sum.unwrap_or_default(), tokens })
 }
 
-impl Sums {
+/// Sums of losses and rewards, waited for.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn read(scored: &[Scored]) -> Result<(f64, RewardSum)> {
+    kernels::eval(scored.iter().flat_map(Scored::arrays))?;
+    let (mut loss, mut rewards) = (0.0, RewardSum::default());
+    for share in scored {
+        loss += f64::from(share.loss.item_exact::<f32>());
+        rewards.add(share.rewards.as_ref());
+    }
+    Ok((loss, rewards))
+}
+
+impl Passed {
     /// With those of the other processes; `parameters` are what the gradients are of.
     ///
     /// # Errors
     /// What MLX raises.
     pub(super) fn over(self, group: Group, parameters: &Tensors) -> Result<Summed> {
-        let Self { loss, rewards, mut grads, tokens } = self;
-        let [tokens, rest @ ..] = group.all_sum_f64(prepend(tokens, rewards.with(loss)))?;
+        let Self { scored, mut grads, tokens } = self;
+        let (loss, rewards) = read(&scored)?;
+        let [tokens, rest @ ..] = group.all_sum_f64(prepend(tokens as f64, rewards.with(loss)))?;
         let [loss, rewards @ ..] = rest;
         if group.size() > 1 {
             for (name, parameter) in parameters {

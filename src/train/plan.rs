@@ -36,6 +36,8 @@ pub struct Plan {
     pub grad_checkpoint: usize,
     /// Strength of the noise on embeddings.
     pub neftune_alpha: Option<f32>,
+    /// Whether the graphs of a step are kept for others, and the device is given a step before the last one is done.
+    pub keep_graphs: bool,
     /// Seed of data order, dropout and noise.
     pub seed: u64,
     /// Steps between evaluations; 0 for before and after only.

@@ -36,6 +36,13 @@ impl RewardSum {
         }
     }
 
+    /// Adds those of others.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.pairs += other.pairs;
+        self.wins += other.wins;
+        self.margin += other.margin;
+    }
+
     /// `None` where there were no pairs.
     pub(super) fn mean(self) -> Option<Rewards> {
         let Self { pairs, wins, margin } = self;

@@ -6,7 +6,7 @@ use super::super::element::{Element, with_element};
 use super::super::isa::{Isa, vectorized};
 use super::super::op::{Slice, SliceMut};
 use super::super::sum::dot;
-use super::Step;
+use super::Decays;
 
 /// Elements of one task.
 const PIECE: usize = 1 << 15;
@@ -14,39 +14,35 @@ const PIECE: usize = 1 << 15;
 /// Elements widened at a time, which stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// A [`Step`] as the factors of its formula.
+/// [`Decays`] in f32.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Factors {
-    pub grad_scale: f32,
+pub(super) struct Shares {
     /// `β₁` and `1 - β₁`
     pub first: [f32; 2],
     /// `β₂` and `1 - β₂`
     pub second: [f32; 2],
+    pub eps: f32,
+}
+
+impl Shares {
+    /// Computed in f64: `1 - β` loses most digits in f32.
+    pub(super) fn of(decays: &Decays) -> Self {
+        let shares = |beta: f64| [beta as f32, (1.0 - beta) as f32];
+        Self { first: shares(decays.beta1), second: shares(decays.beta2), eps: decays.eps as f32 }
+    }
+}
+
+/// All numbers of an update.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Factors {
+    pub shares: Shares,
+    pub grad_scale: f32,
     /// `1 / √(1 - β₂ᵗ)`
     pub root_scale: f32,
-    pub eps: f32,
     /// `lr / (1 - β₁ᵗ)`
     pub step_size: f32,
     /// `1 - lr·λ`
     pub keep: f32,
-}
-
-impl Factors {
-    /// Computed in f64: `1 - β` and powers near one lose most digits in f32.
-    pub(super) fn of(step: &Step) -> Self {
-        let exponent = i32::try_from(step.update).unwrap_or(i32::MAX);
-        let correction = |beta: f64| 1.0 - beta.powi(exponent);
-        let shares = |beta: f64| [beta as f32, (1.0 - beta) as f32];
-        Self {
-            grad_scale: step.grad_scale,
-            first: shares(step.beta1),
-            second: shares(step.beta2),
-            root_scale: correction(step.beta2).sqrt().recip() as f32,
-            eps: step.eps as f32,
-            step_size: (step.lr / correction(step.beta1)) as f32,
-            keep: (1.0 - step.lr * step.weight_decay) as f32,
-        }
-    }
 }
 
 /// The update of one piece.
@@ -138,8 +134,8 @@ vectorized! {
         first: &mut [f32],
         second: &mut [f32],
     ) {
-        let Factors { grad_scale, first: [beta1, share1], second: [beta2, share2], .. } = *factors;
-        let Factors { root_scale, eps, step_size, keep, .. } = *factors;
+        let Factors { shares, grad_scale, root_scale, step_size, keep } = *factors;
+        let Shares { first: [beta1, share1], second: [beta2, share2], eps } = shares;
         let moments = first.iter_mut().zip(second);
         for ((p, g), (m, v)) in parameter.iter_mut().zip(grad).zip(moments) {
             let g = g * grad_scale;

@@ -19,13 +19,15 @@ use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
 use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply, apply_many, no_gradient};
+use super::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply, apply_many, no_gradient,
+};
 
 mod cpu;
 
-/// The numbers of one update, the same for all tensors.
+/// Numbers that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
+pub struct Decays {
     /// Decay of the first moment, `β₁`.
     pub beta1: f64,
     /// Decay of the second moment, `β₂`.
@@ -34,12 +36,27 @@ pub struct Step {
     pub eps: f64,
     /// Share of each parameter removed per unit of learning rate, `λ`.
     pub weight_decay: f64,
-    /// Learning rate.
-    pub lr: f64,
-    /// Number of this update, from 1, `t`.
-    pub update: u64,
+}
+
+impl Decays {
+    /// What enters the update number `update` (from 1, `t`) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and
+    /// `1 - lr·λ`, in f64: powers near one lose most digits in f32.
+    #[must_use]
+    pub fn factors(&self, lr: f64, update: u64) -> [f64; 3] {
+        let exponent = i32::try_from(update).unwrap_or(i32::MAX);
+        let correction = |beta: f64| 1.0 - beta.powi(exponent);
+        let root_scale = correction(self.beta2).sqrt().recip();
+        [root_scale, lr / correction(self.beta1), 1.0 - lr * self.weight_decay]
+    }
+}
+
+/// Numbers of one update, `[]` in f32 each, so that one graph serves all updates.
+#[derive(Debug, Clone, Copy)]
+pub struct Scalars<'a> {
     /// What gradients are multiplied with, to clip them.
-    pub grad_scale: f32,
+    pub grad_scale: &'a Array,
+    /// Of [`Decays::factors`].
+    pub factors: [&'a Array; 3],
 }
 
 /// One tensor before an update; all parts have the same shape.
@@ -67,18 +84,26 @@ pub struct Updated {
 /// One update of each of `tensors`, see the [module](self).
 ///
 /// # Errors
-/// Parts whose shapes differ, with the shapes in the message.
-pub fn adamw(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+/// Parts whose shapes differ, with the shapes in the message; scalars of another shape or dtype.
+pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
     let float = |x: &Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let fits = |tensor: &Tensor| {
         let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
         float(tensor.parameter) && float(tensor.grad) && tensor.moments.is_none_or(f32)
     };
+    let Scalars { grad_scale, factors: [a, b, c] } = scalars;
+    if let Some(array) =
+        [grad_scale, a, b, c].into_iter().find(|x| x.ndim() != 0 || x.dtype() != Dtype::Float32)
+    {
+        let (shape, dtype) = (array.shape(), array.dtype());
+        return Err(Exception::custom(format!("adamw: {shape:?} of {dtype:?} in the place of a number")));
+    }
     tensors.iter().try_for_each(check)?;
     if tensors.is_empty() || !on_cpu() || !tensors.iter().all(fits) {
-        return reference(step, tensors);
+        return reference(decays, scalars, tensors);
     }
-    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
+    let (mut inputs, mut outputs) = (vec![grad_scale, root_scale, step_size, keep], Vec::new());
     for &Tensor { parameter, grad, moments } in tensors {
         inputs.extend([parameter, grad]);
         inputs.extend(moments.into_iter().flatten());
@@ -86,7 +111,7 @@ pub fn adamw(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
         outputs.extend([(parameter.shape(), parameter.dtype()), moment, moment]);
     }
     let has_moments = tensors.iter().map(|tensor| tensor.moments.is_some()).collect();
-    let mut arrays = apply_many(AdamW { step: *step, has_moments }, &inputs, &outputs)?.into_iter();
+    let mut arrays = apply_many(AdamW { decays: *decays, has_moments }, &inputs, &outputs)?.into_iter();
     let updated = std::iter::from_fn(|| {
         Some(Updated { parameter: arrays.next()?, first: arrays.next()?, second: arrays.next()? })
     });
@@ -97,22 +122,23 @@ pub fn adamw(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn reference(step: &Step, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
-    let factors = cpu::Factors::of(step);
+pub fn reference(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+    let shares = cpu::Shares::of(decays);
+    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
     let scalar = Array::from_f32;
     let average = |old: Option<&Array>, new: &Array, [beta, share]: [f32; 2]| {
         let new = new.multiply(scalar(share))?;
         old.map_or(Ok(new.clone()), |old| old.multiply(scalar(beta))?.add(&new))
     };
     let update = |&Tensor { parameter, grad, moments }: &Tensor| -> MlxResult<Updated> {
-        let grad = grad.as_dtype(Dtype::Float32)?.multiply(scalar(factors.grad_scale))?;
-        let first = average(moments.map(|[first, _]| first), &grad, factors.first)?;
-        let second = average(moments.map(|[_, second]| second), &grad.square()?, factors.second)?;
-        let root = second.sqrt()?.multiply(scalar(factors.root_scale))?.add(scalar(factors.eps))?;
+        let grad = grad.as_dtype(Dtype::Float32)?.multiply(grad_scale)?;
+        let first = average(moments.map(|[first, _]| first), &grad, shares.first)?;
+        let second = average(moments.map(|[_, second]| second), &grad.square()?, shares.second)?;
+        let root = second.sqrt()?.multiply(root_scale)?.add(scalar(shares.eps))?;
         let value = parameter
             .as_dtype(Dtype::Float32)?
-            .multiply(scalar(factors.keep))?
-            .subtract(first.divide(root)?.multiply(scalar(factors.step_size))?)?;
+            .multiply(keep)?
+            .subtract(first.divide(root)?.multiply(step_size)?)?;
         Ok(Updated { parameter: value.as_dtype(parameter.dtype())?, first, second })
     };
     tensors.iter().map(update).collect()
@@ -152,10 +178,10 @@ pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
     })
 }
 
-/// Inputs parameter, gradient and, where the tensor has them, moments of each tensor;
+/// Inputs the four [`Scalars`], then parameter, gradient and, where the tensor has them, moments of each tensor;
 /// outputs new parameter and moments of each.
 struct AdamW {
-    step: Step,
+    decays: Decays,
     has_moments: Vec<bool>,
 }
 
@@ -165,6 +191,12 @@ impl HostOp for AdamW {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let mut inputs = inputs.iter();
         let mut next = || inputs.next().map(|input| input.data);
+        let [grad_scale, root_scale, step_size, keep] = [(); 4].map(|()| match next() {
+            Some(Slice::F32([number])) => *number,
+            _ => f32::NAN,
+        });
+        let factors =
+            cpu::Factors { shares: cpu::Shares::of(&self.decays), grad_scale, root_scale, step_size, keep };
         let mut pieces = Vec::new();
         for (outputs, &has_moments) in outputs.chunks_exact_mut(3).zip(&self.has_moments) {
             let (Some(parameter), Some(grad)) = (next(), next()) else { return };
@@ -174,7 +206,7 @@ impl HostOp for AdamW {
                 cpu::cut(&mut pieces, parameter, grad, moments, updated);
             }
         }
-        cpu::update(Isa::current(), &cpu::Factors::of(&self.step), pieces);
+        cpu::update(Isa::current(), &factors, pieces);
     }
 
     fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {

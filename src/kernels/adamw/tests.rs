@@ -5,17 +5,32 @@ use crate::kernels::element::Element;
 use crate::kernels::op::Slice;
 use crate::kernels::testing::{FLOATS, assert_close, difference, draw, tolerance, unaligned, values};
 
-const STEP: Step =
-    Step { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, lr: 0.1, update: 3, grad_scale: 0.5 };
+const DECAYS: Decays = Decays { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const LR: f64 = 0.1;
+const UPDATE: u64 = 3;
+const GRAD_SCALE: f32 = 0.5;
+
+fn factors() -> [f32; 3] {
+    DECAYS.factors(LR, UPDATE).map(|factor| factor as f32)
+}
+
+fn updated(
+    of: fn(&Decays, Scalars, &[Tensor]) -> MlxResult<Vec<Updated>>,
+    tensors: &[Tensor],
+) -> MlxResult<Vec<Updated>> {
+    let (grad_scale, factors) = (Array::from_f32(GRAD_SCALE), factors().map(Array::from_f32));
+    of(&DECAYS, Scalars { grad_scale: &grad_scale, factors: factors.each_ref() }, tensors)
+}
 
 /// `(p, m, v)` after one update, in f64.
-fn exact(step: &Step, p: f64, g: f64, m: f64, v: f64) -> [f64; 3] {
-    let g = g * f64::from(step.grad_scale);
-    let m = step.beta1 * m + (1.0 - step.beta1) * g;
-    let v = step.beta2 * v + (1.0 - step.beta2) * g * g;
-    let correction = |beta: f64| 1.0 - beta.powi(step.update as i32);
-    let root = (v / correction(step.beta2)).sqrt() + step.eps;
-    [p * (1.0 - step.lr * step.weight_decay) - step.lr * m / correction(step.beta1) / root, m, v]
+fn exact([p, g, m, v]: [f64; 4]) -> [f64; 3] {
+    let Decays { beta1, beta2, eps, weight_decay } = DECAYS;
+    let g = g * f64::from(GRAD_SCALE);
+    let m = beta1 * m + (1.0 - beta1) * g;
+    let v = beta2 * v + (1.0 - beta2) * g * g;
+    let correction = |beta: f64| 1.0 - beta.powi(UPDATE as i32);
+    let root = (v / correction(beta2)).sqrt() + eps;
+    [p * (1.0 - LR * weight_decay) - LR * m / correction(beta1) / root, m, v]
 }
 
 fn slice_of<T: Element>(row: &[T], dtype: Dtype) -> Slice<'_> {
@@ -56,12 +71,15 @@ fn kernels_equal_f64<P: Element>(dtype: Dtype) {
         let old = (!fresh).then_some((Slice::F32(&m[1..]), Slice::F32(&v[1..])));
         let new = [&mut outputs.0, &mut outputs.1, &mut outputs.2];
         cpu::cut(&mut pieces, slice_of(&p[1..], dtype), Slice::Bf16(&g[1..]), old, new);
-        cpu::update(isa, &cpu::Factors::of(&STEP), pieces);
+        let [root_scale, step_size, keep] = factors();
+        let shares = cpu::Shares::of(&DECAYS);
+        let factors = cpu::Factors { shares, grad_scale: GRAD_SCALE, root_scale, step_size, keep };
+        cpu::update(isa, &factors, pieces);
 
         let expected: Vec<[f64; 3]> = (1..=len)
             .map(|i| {
                 let (m, v) = if fresh { (0.0, 0.0) } else { (f64::from(m[i]), f64::from(v[i])) };
-                exact(&STEP, f64::from(Element::to_f32(p[i])), f64::from(Element::to_f32(g[i])), m, v)
+                exact([f64::from(Element::to_f32(p[i])), f64::from(Element::to_f32(g[i])), m, v])
             })
             .collect();
         let column = |i: usize| -> Vec<f64> { expected.iter().map(|row| row[i]).collect() };
@@ -106,7 +124,7 @@ fn many_tensors_equal_mlx() {
                 moments: (!fresh).then_some([first, second]),
             })
             .collect();
-        let (ours, mlx) = (adamw(&STEP, &tensors).unwrap(), reference(&STEP, &tensors).unwrap());
+        let (ours, mlx) = (updated(adamw, &tensors).unwrap(), updated(reference, &tensors).unwrap());
         assert_eq!(ours.len(), arrays.len());
         for (x, y) in ours.iter().zip(&mlx) {
             assert_close(&x.parameter, &y.parameter, "parameter");
@@ -132,6 +150,10 @@ fn a_column_of_a_matrix_is_no_row_of_it() {
 fn misfit_names_both_shapes() {
     let (parameter, grad) = (draw(&[2, 3], Dtype::Float32, 1), draw(&[3], Dtype::Float32, 2));
     let tensor = Tensor { parameter: &parameter, grad: &grad, moments: None };
-    let message = adamw(&STEP, &[tensor]).unwrap_err().what().to_owned();
+    let message = updated(adamw, &[tensor]).unwrap_err().what().to_owned();
     assert!(message.contains("[2, 3]") && message.contains("[3]"), "{message}");
+    let [row, one] = [&[1.0_f32, 1.0][..], &[1.0]].map(|x| Array::from_slice(x, &[x.len() as i32]));
+    let scalars = Scalars { grad_scale: &row, factors: [&one; 3] };
+    let message = adamw(&DECAYS, scalars, &[]).unwrap_err().what().to_owned();
+    assert!(message.contains("[2]"), "{message}");
 }

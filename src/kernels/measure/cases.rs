@@ -4,7 +4,7 @@ use mlx_rs::transforms::fallible_vjp;
 use mlx_rs::{Array, Dtype};
 
 use super::super::activation::{Activation, gated};
-use super::super::adamw::{Step, Tensor, adamw};
+use super::super::adamw::{Decays, Scalars, Tensor, adamw};
 use super::super::attention::{Keys, Mask, attention};
 use super::super::conv::{self, conv1d, conv2d};
 use super::super::cross_entropy::{Options, cross_entropy};
@@ -289,21 +289,16 @@ fn update(isa: Isa) -> MlxResult<Case> {
     let shape = WIDE;
     let float = |seed| floats(&shape, Dtype::Float32, seed);
     let (parameter, grad, first, second) = (float(1)?, float(2)?, float(3)?, float(4)?.abs()?);
-    let step = Step {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        lr: 1e-4,
-        update: 10,
-        grad_scale: 1.0,
-    };
+    let decays = Decays { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    let grad_scale = Array::from_f32(1.0);
+    let factors = decays.factors(1e-4, 10).map(|factor| Array::from_f32(factor as f32));
     Ok(Case {
         operation: "adamw",
         size: times(&shape),
         build: Box::new(move || {
             let moments = Some([&first, &second]);
-            let updated = adamw(&step, &[Tensor { parameter: &parameter, grad: &grad, moments }])?;
+            let scalars = Scalars { grad_scale: &grad_scale, factors: factors.each_ref() };
+            let updated = adamw(&decays, scalars, &[Tensor { parameter: &parameter, grad: &grad, moments }])?;
             Ok(Work::of(updated.into_iter().flat_map(|u| [u.parameter, u.first, u.second]).collect()))
         }),
         ..streaming(isa, 7 * shape[0] * shape[1])

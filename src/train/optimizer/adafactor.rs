@@ -13,7 +13,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like, weigh};
 
 const EPS: f32 = 1e-30;
 const DECAY: f64 = -0.8;
@@ -36,18 +36,23 @@ impl Rule for Adafactor {
         }
     }
 
-    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
-        let beta = 1.0 - (count as f64).powf(DECAY);
+    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+        let share = (count as f64).powf(DECAY);
+        vec![lr, 1.0 - lr * self.weight_decay, 1.0 - share, share]
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let [lr, keep, beta, share] = scalars.first()?;
         let update = |tensor: &Tensor| {
-            let grad = tensor.gradient(pace)?;
+            let grad = tensor.gradient(scalars)?;
             let square = grad.square()?.add(Array::from_f32(EPS))?;
             let old = |slot: usize| tensor.memory.as_ref().and_then(|memory| memory.get(slot).copied());
             let (factor, memory) = if grad.ndim() < 2 {
-                let second = average(old(0), &square, beta)?;
+                let second = weigh(old(0), &square, [beta, share])?;
                 (second.rsqrt()?, vec![second])
             } else {
-                let rows = average(old(0), &square.mean_axis(-1, false)?, beta)?;
-                let columns = average(old(1), &square.mean_axis(-2, false)?, beta)?;
+                let rows = weigh(old(0), &square.mean_axis(-1, false)?, [beta, share])?;
+                let columns = weigh(old(1), &square.mean_axis(-2, false)?, [beta, share])?;
                 let row_factor = rows.divide(rows.mean_axis(-1, true)?)?.rsqrt()?.expand_dims(-1)?;
                 let factor = row_factor.multiply(columns.rsqrt()?.expand_dims(-2)?)?;
                 (factor, vec![rows, columns])
@@ -55,8 +60,8 @@ impl Rule for Adafactor {
             let step = grad.multiply(factor)?;
             let size = step.square()?.mean(None)?.sqrt()?;
             let step = step.divide(mlx_rs::ops::maximum(size, Array::from_f32(1.0))?)?;
-            let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
-            tensor.becomes(&kept.subtract(times(&step, pace.lr)?)?, memory)
+            let kept = tensor.value()?.multiply(keep)?;
+            tensor.becomes(&kept.subtract(step.multiply(lr)?)?, memory)
         };
         tensors.iter().map(update).collect()
     }

@@ -1,10 +1,11 @@
 //! [Adam](https://arxiv.org/abs/1412.6980): bias-corrected moments. Weight decay λ, where it is asked for, is the
 //! penalty `λ/2 · |p|²` of the loss as in `torch.optim.Adam`: `g ← g + λp` before the moments.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::adamw::AdamW;
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, times};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, times};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -31,18 +32,23 @@ impl Rule for Adam {
         self.undecayed().slots(name, shape)
     }
 
-    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+        self.undecayed().numbers(lr, count)
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
         if self.weight_decay == 0.0 {
-            return self.undecayed().update(pace, count, tensors);
+            return self.undecayed().update(scalars, tensors);
         }
         let penalised =
-            |tensor: &Tensor| tensor.gradient(pace)?.add(times(&tensor.value()?, self.weight_decay)?);
+            |tensor: &Tensor| tensor.gradient(scalars)?.add(times(&tensor.value()?, self.weight_decay)?);
         let grads = tensors.iter().map(penalised).collect::<Result<Vec<_>, Exception>>()?;
         let tensors: Vec<Tensor> = tensors
             .iter()
             .zip(&grads)
             .map(|(tensor, grad)| Tensor { grad, memory: tensor.memory.clone(), ..*tensor })
             .collect();
-        self.undecayed().update(Pace { grad_scale: 1.0, ..pace }, count, &tensors)
+        let grad_scale = &Array::from_f32(1.0);
+        self.undecayed().update(Scalars { grad_scale, ..scalars }, &tensors)
     }
 }

@@ -3,8 +3,8 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, like};
-use crate::kernels::adamw::{self as kernel, adamw};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like};
+use crate::kernels::adamw::{self as kernel, Decays, adamw};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -19,15 +19,24 @@ pub(super) struct AdamW {
     pub(super) weight_decay: f64,
 }
 
+impl AdamW {
+    const fn decays(&self) -> Decays {
+        let &Self { beta1, beta2, eps, weight_decay } = self;
+        Decays { beta1, beta2, eps, weight_decay }
+    }
+}
+
 impl Rule for AdamW {
     fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
         vec![like("first", shape), like("second", shape)]
     }
 
-    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
-        let &Self { beta1, beta2, eps, weight_decay } = self;
-        let Pace { lr, grad_scale } = pace;
-        let step = kernel::Step { beta1, beta2, eps, weight_decay, lr, update: count, grad_scale };
+    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+        self.decays().factors(lr, count).to_vec()
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let scalars = kernel::Scalars { grad_scale: scalars.grad_scale, factors: scalars.first()? };
         let moments = |memory: &Vec<_>| <[_; 2]>::try_from(memory.as_slice()).ok();
         let tensors: Vec<_> = tensors
             .iter()
@@ -37,7 +46,7 @@ impl Rule for AdamW {
                 moments: tensor.memory.as_ref().and_then(moments),
             })
             .collect();
-        let updated = adamw(&step, &tensors)?.into_iter();
+        let updated = adamw(&self.decays(), scalars, &tensors)?.into_iter();
         Ok(updated
             .map(|new| Updated { parameter: new.parameter, memory: vec![new.first, new.second] })
             .collect())

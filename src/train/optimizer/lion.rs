@@ -8,7 +8,7 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, average, like};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +26,18 @@ impl Rule for Lion {
         vec![like("momentum", shape)]
     }
 
-    fn update(&self, pace: Pace, _count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+    fn numbers(&self, lr: f64, _count: u64) -> Vec<f64> {
+        vec![lr, 1.0 - lr * self.weight_decay]
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let [lr, keep] = scalars.first()?;
         let update = |tensor: &Tensor| {
-            let grad = tensor.gradient(pace)?;
+            let grad = tensor.gradient(scalars)?;
             let direction = mlx_rs::ops::sign(average(tensor.remembered(), &grad, self.beta1)?)?;
-            let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
+            let kept = tensor.value()?.multiply(keep)?;
             let momentum = average(tensor.remembered(), &grad, self.beta2)?;
-            tensor.becomes(&kept.subtract(times(&direction, pace.lr)?)?, vec![momentum])
+            tensor.becomes(&kept.subtract(direction.multiply(lr)?)?, vec![momentum])
         };
         tensors.iter().map(update).collect()
     }

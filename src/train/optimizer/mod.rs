@@ -11,11 +11,15 @@
 //!
 //! All that is remembered is f32, in named tensors, so that a checkpoint holds it exactly.
 
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::ops::{select, zeros_like};
 use serde::{Deserialize, Serialize};
 
 use super::lr_factors::LrFactors;
 use crate::io::tensors::Tensors;
-use crate::kernels::eval;
+use crate::kernels::graphs::Graphs;
+use crate::kernels::{async_eval, eval};
 use crate::{Error, Result};
 
 mod adafactor;
@@ -31,8 +35,7 @@ use adam::Adam;
 use adamw::AdamW;
 use lion::Lion;
 use muon::Muon;
-pub use rule::Pace;
-use rule::{Rule, Slot, Tensor, Updated};
+use rule::{Rule, Scalars, Slot, Tensor};
 use sgd::Sgd;
 
 /// The name of an optimizer in configurations.
@@ -98,6 +101,30 @@ pub struct Memory {
     pub updates: u64,
 }
 
+/// How an update is taken.
+#[derive(Debug)]
+pub struct Pace<'a> {
+    /// Learning rate.
+    pub lr: f64,
+    /// Factors of it.
+    pub factors: &'a LrFactors,
+    /// What gradients are multiplied with, to clip or unscale them: `[]`, f32.
+    pub grad_scale: Array,
+    /// `[]`, bool: whether anything is to change; `None` where that is known.
+    pub finite: Option<Array>,
+    /// Graphs of updates. Where they are kept, so that a device is fed from afar, new values are not waited for.
+    pub graphs: &'a Graphs,
+}
+
+/// Where the parts of a group stand among the inputs of its update: the scalars, then each parameter with its gradient
+/// and memory, then perhaps whether all is finite.
+struct Layout {
+    /// Scalars.
+    shared: usize,
+    /// Tensors remembered of each parameter; none before the first update.
+    slots: Vec<usize>,
+}
+
 /// Bytes of new values that are computed at once. Old values go as soon as their group is done, so this
 /// is about what an update needs in addition to what it changes.
 const GROUP_BYTES: usize = 64 << 20;
@@ -139,7 +166,7 @@ impl Optimizer {
     /// Takes one step along `grads` (same names and shapes as `parameters`).
     ///
     /// Parameters are updated in groups; `replaced` is called with the new values of each, so that who
-    /// else holds the old ones can let go of them. `factors` are those of the learning rate.
+    /// else holds the old ones can let go of them.
     ///
     /// # Errors
     /// Shapes that do not fit; what a kernel reports. Some parameters are updated and some are not then.
@@ -148,39 +175,81 @@ impl Optimizer {
         parameters: &mut Tensors,
         mut grads: Tensors,
         memory: &mut Memory,
-        pace: Pace,
-        factors: &LrFactors,
+        pace: &Pace,
         mut replaced: impl FnMut(&Tensors) -> Result<()>,
     ) -> Result<()> {
         memory.updates += 1;
         let groups = self.groups(parameters).into_iter();
-        for (factor, names) in groups.flat_map(|names| factors.split(names)) {
-            let pace = Pace { lr: pace.lr * factor, ..pace };
-            let tensors: Vec<Tensor> = names
-                .iter()
-                .map(|name| Tensor {
-                    name,
-                    parameter: &parameters[name],
-                    grad: &grads[name],
-                    memory: self
-                        .keys(name, parameters[name].shape())
-                        .map(|(key, _)| memory.tensors.get(&key))
-                        .collect(),
-                })
-                .collect();
-            let updated = self.rule().update(pace, memory.updates, &tensors)?;
-            eval(updated.iter().flat_map(|new| std::iter::once(&new.parameter).chain(&new.memory)))?;
+        for (number, (factor, names)) in (0..).zip(groups.flat_map(|names| pace.factors.split(names))) {
+            let numbers = self.rule().numbers(pace.lr * factor, memory.updates);
+            let numbers = numbers.into_iter().map(|number| Array::from_f32(number as f32));
+            let mut inputs: Vec<Array> = std::iter::once(pace.grad_scale.clone()).chain(numbers).collect();
+            let mut layout = Layout { shared: inputs.len(), slots: Vec::with_capacity(names.len()) };
+            for name in &names {
+                let parameter = &parameters[name];
+                let keys = self.keys(name, parameter.shape()).map(|(key, _)| key);
+                let remembered: Vec<Array> = keys.filter_map(|key| memory.tensors.remove(&key)).collect();
+                layout.slots.push(remembered.len());
+                inputs.push(parameter.clone());
+                inputs.extend(grads.remove(name));
+                inputs.extend(remembered);
+            }
+            inputs.extend(pace.finite.clone());
+            let updated =
+                pace.graphs.call(&[number], &inputs, |inputs| self.updated(&names, &layout, inputs))?;
+            // What nothing else holds now may be overwritten.
+            drop(inputs);
+            if pace.graphs.are_kept() {
+                async_eval(&updated)?;
+            } else {
+                eval(&updated)?;
+            }
+            let mut updated = updated.into_iter();
             let mut values = Tensors::new();
-            for (name, Updated { parameter, memory: new }) in names.into_iter().zip(updated) {
-                grads.remove(&name);
-                let keys = self.keys(&name, parameter.shape()).map(|(key, _)| key);
-                memory.tensors.extend(keys.zip(new));
-                values.insert(name, parameter);
+            for name in names {
+                let parameter = updated.next();
+                let keys = self.keys(&name, parameters[&name].shape()).map(|(key, _)| key);
+                memory.tensors.extend(keys.zip(updated.by_ref()));
+                values.extend(parameter.map(|parameter| (name, parameter)));
             }
             replaced(&values)?;
             parameters.append(&mut values);
         }
         Ok(())
+    }
+
+    /// New values and memories of the parameters called `names`, one after the other, unevaluated.
+    fn updated(&self, names: &[String], layout: &Layout, inputs: &[Array]) -> Result<Vec<Array>, Exception> {
+        let (shared, rest) = inputs.split_at(layout.shared);
+        let [grad_scale, numbers @ ..] = shared else {
+            return Err(Exception::custom("an update of nothing"));
+        };
+        let mut rest = rest.iter();
+        let mut tensors = Vec::with_capacity(names.len());
+        for (name, &slots) in names.iter().zip(&layout.slots) {
+            let (Some(parameter), Some(grad)) = (rest.next(), rest.next()) else {
+                return Err(Exception::custom(format!("no gradient of {name}")));
+            };
+            let memory: Vec<&Array> = rest.by_ref().take(slots).collect();
+            tensors.push(Tensor { name, parameter, grad, memory: (slots > 0).then_some(memory) });
+        }
+        let finite = rest.next();
+        let unless_broken = |new: Array, old: Option<&Array>| match (finite, old) {
+            (None, _) => Ok(new),
+            (Some(finite), Some(old)) => select(finite, new, old),
+            (Some(finite), None) => select(finite, &new, zeros_like(&new)?),
+        };
+        let mut outputs = Vec::with_capacity(inputs.len());
+        for (new, old) in
+            self.rule().update(Scalars { grad_scale, numbers }, &tensors)?.into_iter().zip(&tensors)
+        {
+            outputs.push(unless_broken(new.parameter, Some(old.parameter))?);
+            for (slot, memory) in new.memory.into_iter().enumerate() {
+                let old = old.memory.as_ref().and_then(|old| old.get(slot).copied());
+                outputs.push(unless_broken(memory, old)?);
+            }
+        }
+        Ok(outputs)
     }
 
     /// Whether `memory` is what this optimizer remembers of `parameters`.

@@ -13,12 +13,14 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::adamw::AdamW;
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, average, like, times};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, average, like, times};
 
 /// Coefficients of the polynomial, which trade exactness for speed.
 const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
 const ITERATIONS: usize = 5;
 const EPS: f32 = 1e-7;
+/// Numbers of an update that come before those of the rest.
+const OWN: usize = 2;
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -36,13 +38,18 @@ impl Rule for Muon {
         if takes(name, shape) { vec![like("momentum", shape)] } else { self.rest.slots(name, shape) }
     }
 
-    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+        [vec![lr, 1.0 - lr * self.weight_decay], self.rest.numbers(lr, count)].concat()
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let of_rest = Scalars { numbers: &scalars.numbers[OWN.min(scalars.numbers.len())..], ..scalars };
         let mut updated = Vec::with_capacity(tensors.len());
         for tensor in tensors {
             if takes(tensor.name, tensor.parameter.shape()) {
-                updated.push(self.turn(pace, tensor)?);
+                updated.push(self.turn(scalars, tensor)?);
             } else {
-                updated.append(&mut self.rest.update(pace, count, std::slice::from_ref(tensor))?);
+                updated.append(&mut self.rest.update(of_rest, std::slice::from_ref(tensor))?);
             }
         }
         Ok(updated)
@@ -50,15 +57,16 @@ impl Rule for Muon {
 }
 
 impl Muon {
-    fn turn(&self, pace: Pace, tensor: &Tensor) -> Result<Updated, Exception> {
-        let grad = tensor.gradient(pace)?;
+    fn turn(&self, scalars: Scalars, tensor: &Tensor) -> Result<Updated, Exception> {
+        let [lr, keep] = scalars.first::<OWN>()?;
+        let grad = tensor.gradient(scalars)?;
         let momentum = average(tensor.remembered(), &grad, self.momentum)?;
         let step = orthogonal(&average(Some(&momentum), &grad, self.momentum)?)?;
         let shape = tensor.parameter.shape();
         let longest = shape[shape.len() - 2..].iter().copied().max().unwrap_or(1);
         let size = 0.2 * f64::from(longest).sqrt();
-        let kept = times(&tensor.value()?, 1.0 - pace.lr * self.weight_decay)?;
-        tensor.becomes(&kept.subtract(times(&step, pace.lr * size)?)?, vec![momentum])
+        let kept = tensor.value()?.multiply(keep)?;
+        tensor.becomes(&kept.subtract(times(&step, size)?.multiply(lr)?)?, vec![momentum])
     }
 }
 

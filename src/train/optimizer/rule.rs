@@ -5,13 +5,21 @@ use std::fmt::Debug;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-/// What changes from step to step.
+/// What changes from update to update, `[]` in f32 each, so that one graph serves all updates.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Learning rate.
-    pub lr: f64,
+pub(super) struct Scalars<'a> {
     /// What gradients are multiplied with, to clip or unscale them.
-    pub grad_scale: f32,
+    pub(super) grad_scale: &'a Array,
+    /// Of [`Rule::numbers`].
+    pub(super) numbers: &'a [Array],
+}
+
+impl<'a> Scalars<'a> {
+    /// The first `N` numbers.
+    pub(super) fn first<const N: usize>(self) -> Result<[&'a Array; N], Exception> {
+        let numbers = self.numbers.first_chunk::<N>().map(<[Array; N]>::each_ref);
+        numbers.ok_or_else(|| Exception::custom("an update without its numbers"))
+    }
 }
 
 /// A tensor an optimizer remembers of one parameter.
@@ -26,7 +34,7 @@ pub(super) struct Slot {
 pub(super) struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) parameter: &'a Array,
-    /// Its gradient, not yet multiplied with [`Pace::grad_scale`].
+    /// Its gradient, not yet multiplied with [`Scalars::grad_scale`].
     pub(super) grad: &'a Array,
     /// What is remembered, in the order of [`Rule::slots`]; `None` before the first update.
     pub(super) memory: Option<Vec<&'a Array>>,
@@ -46,11 +54,14 @@ pub(super) trait Rule: Debug {
     /// What is remembered of a parameter.
     fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot>;
 
-    /// The `count`-th update (from 1) of each of `tensors`, unevaluated.
+    /// What the host computes for the `count`-th update (from 1) at the learning rate `lr`.
+    fn numbers(&self, lr: f64, count: u64) -> Vec<f64>;
+
+    /// An update of each of `tensors`, unevaluated.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    fn update(&self, pace: Pace, count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception>;
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception>;
 }
 
 /// One slot of the shape of the parameter.
@@ -65,8 +76,8 @@ impl Tensor<'_> {
     }
 
     /// Its gradient in f32, scaled.
-    pub(super) fn gradient(&self, pace: Pace) -> Result<Array, Exception> {
-        times(&self.grad.as_dtype(Dtype::Float32)?, pace.grad_scale.into())
+    pub(super) fn gradient(&self, scalars: Scalars) -> Result<Array, Exception> {
+        self.grad.as_dtype(Dtype::Float32)?.multiply(scalars.grad_scale)
     }
 
     /// The only slot.
@@ -87,9 +98,14 @@ pub(super) fn times(x: &Array, factor: f64) -> Result<Array, Exception> {
 
 /// `share · old + (1 - share) · new`, where nothing old is 0.
 pub(super) fn average(old: Option<&Array>, new: &Array, share: f64) -> Result<Array, Exception> {
-    let new = times(new, 1.0 - share)?;
+    weigh(old, new, [share, 1.0 - share].map(|share| Array::from_f32(share as f32)).each_ref())
+}
+
+/// `a · old + b · new`, where nothing old is 0.
+pub(super) fn weigh(old: Option<&Array>, new: &Array, [a, b]: [&Array; 2]) -> Result<Array, Exception> {
+    let new = new.multiply(b)?;
     match old {
-        Some(old) => times(old, share)?.add(&new),
+        Some(old) => old.multiply(a)?.add(&new),
         None => Ok(new),
     }
 }

@@ -9,7 +9,7 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Pace, Rule, Slot, Tensor, Updated, like, times};
+use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like, times};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +27,15 @@ impl Rule for Sgd {
         if self.momentum > 0.0 { vec![like("velocity", shape)] } else { Vec::new() }
     }
 
-    fn update(&self, pace: Pace, _count: u64, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+    fn numbers(&self, lr: f64, _count: u64) -> Vec<f64> {
+        vec![lr]
+    }
+
+    fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
+        let [lr] = scalars.first()?;
         let update = |tensor: &Tensor| {
             let value = tensor.value()?;
-            let mut grad = tensor.gradient(pace)?;
+            let mut grad = tensor.gradient(scalars)?;
             if self.weight_decay > 0.0 {
                 grad = grad.add(times(&value, self.weight_decay)?)?;
             }
@@ -47,7 +52,7 @@ impl Rule for Sgd {
                 };
                 memory.push(velocity);
             }
-            tensor.becomes(&value.subtract(times(&grad, pace.lr)?)?, memory)
+            tensor.becomes(&value.subtract(grad.multiply(lr)?)?, memory)
         };
         tensors.iter().map(update).collect()
     }

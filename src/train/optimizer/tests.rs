@@ -32,9 +32,15 @@ fn three_steps(settings: &Settings, mut parameters: Tensors) -> (Tensors, Memory
     for _ in 0..3 {
         let gradient = |p: &Array| p.square().unwrap().multiply(Array::from_f32(2.0)).unwrap().subtract(p);
         let grads = parameters.iter().map(|(name, p)| (name.clone(), gradient(p).unwrap())).collect();
-        let pace = Pace { lr: 0.1, grad_scale: 0.5 };
+        let pace = Pace {
+            lr: 0.1,
+            factors: &LrFactors::default(),
+            grad_scale: Array::from_f32(0.5),
+            finite: None,
+            graphs: &Graphs::default(),
+        };
         optimizer
-            .step(&mut parameters, grads, &mut memory, pace, &LrFactors::default(), |values| {
+            .step(&mut parameters, grads, &mut memory, &pace, |values| {
                 held.extend(values.clone());
                 Ok(())
             })

@@ -1,0 +1,269 @@
+//! One optimizer step.
+//!
+//! On a CPU everything is waited for. A GPU is given the next step before the figures of this one are read, so that it
+//! never waits for the host; whether they are finite decides there, on the device, what the update leaves behind.
+
+use std::time::Instant;
+
+use mlx_rs::memory::peak_memory;
+use mlx_rs::{Array, Dtype};
+
+use super::Run;
+use crate::data::Batch;
+use crate::io::tensors::Tensors;
+use crate::kernels::graphs::Graphs;
+use crate::kernels::memory::clear_cache;
+use crate::models::Model;
+use crate::progress::Event;
+use crate::train::checkpoint::State;
+use crate::train::evaluate::EvaluationPlan;
+use crate::train::loss_scale::LossScale;
+use crate::train::memory::PassSize;
+use crate::train::objective::{Scored, Totals};
+use crate::train::optimizer::Pace;
+use crate::train::passes::{self, Passed, Summed};
+use crate::train::plan::Plan;
+use crate::train::rewards::Rewards;
+use crate::train::step;
+use crate::{Error, Result, kernels};
+
+/// What a run keeps to repeat its steps.
+pub(super) struct Stride {
+    passes: Graphs,
+    updates: Graphs,
+    /// Whether the next step may begin before the figures of this one are known.
+    ahead: bool,
+    /// When figures were last read.
+    read: Instant,
+}
+
+/// A step that was begun.
+pub(super) struct Taken {
+    step: u64,
+    lr: f64,
+    started: Instant,
+    tokens: u64,
+    scored: Vec<Scored>,
+    grad_norm: Array,
+}
+
+/// What is told of a step.
+struct Figures {
+    step: u64,
+    lr: f64,
+    secs: f64,
+    tokens: u64,
+    loss: f64,
+    grad_norm: f64,
+    rewards: Option<Rewards>,
+}
+
+impl Stride {
+    pub(super) fn new(model: &dyn Model, plan: &Plan, hooked: bool) -> Result<Self> {
+        let kept = plan.keep_graphs && !model.decides_on_host();
+        // Hooks, loss scales and other processes need numbers on the host within a step.
+        let alone = !hooked && model.dtype() != Dtype::Float16 && plan.evaluation.group.size() == 1;
+        Ok(Self {
+            passes: Graphs::new(kept)?,
+            updates: Graphs::new(kept)?,
+            ahead: kept && alone,
+            read: Instant::now(),
+        })
+    }
+}
+
+impl Run<'_, '_> {
+    /// One optimizer step. Nothing changes before loss and gradient are known to be finite, on the host or the device.
+    pub(super) fn step(&mut self, state: &mut State) -> Result<()> {
+        let started = Instant::now();
+        let scale = state.loss_scale.map(|scale| scale.scale);
+        let passed = self.pass(state, scale)?;
+        let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        if self.stride.ahead {
+            let Passed { scored, grads, tokens } = passed;
+            let grad_norm = step::norm(&grads)?;
+            self.update_ahead(state, grads, lr, &grad_norm, &scored)?;
+            state.step += 1;
+            let taken = Taken { step: state.step, lr, started, tokens, scored, grad_norm };
+            return self.pending.replace(taken).map_or(Ok(()), |before| self.tell(state, before));
+        }
+        let Summed { loss, rewards, mut grads, tokens } =
+            passed.over(self.plan.evaluation.group, &state.parameters)?;
+        let unscale = scale.map_or(1.0, f32::recip);
+        if let Some(hook) = &self.hook {
+            hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
+        }
+        let grad_norm = step::norm(&grads)?.multiply(Array::from_f32(unscale))?;
+        let clip = step::clip_factor(&grad_norm, self.plan.max_grad_norm)?;
+        kernels::eval([&grad_norm, &clip])?;
+        let (grad_norm, clip) = (f64::from(grad_norm.item_exact::<f32>()), clip.item_exact::<f32>());
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        // A loss that is not finite is not the fault of the scale.
+        let overflow =
+            loss.is_finite() && !finite && state.loss_scale.as_mut().is_some_and(LossScale::shrink);
+        if !(finite || overflow) {
+            return Err(self.diverged(state.step + 1, loss, grad_norm));
+        }
+        if !overflow {
+            self.update(state, grads, lr, unscale * clip)?;
+        }
+        state.step += 1;
+        let secs = started.elapsed().as_secs_f64();
+        let figures = Figures { step: state.step, lr, secs, tokens, loss, grad_norm, rewards };
+        record(state, &figures);
+        if overflow {
+            let loss_scale = state.loss_scale.unwrap_or_default().scale.into();
+            let (step, steps) = (state.step, self.plan.steps);
+            return self.emit(state, &Event::Overflow { step, steps, loss, loss_scale });
+        }
+        self.announce(state, &figures)
+    }
+
+    /// Waits for what the device is busy with.
+    pub(super) fn settle(&mut self, state: &mut State) -> Result<()> {
+        self.pending.take().map_or(Ok(()), |taken| self.tell(state, taken))
+    }
+
+    /// As [`settle`](Self::settle), without an event.
+    pub(super) fn settle_quietly(&mut self, state: &mut State) -> Result<()> {
+        let Some(taken) = self.pending.take() else { return Ok(()) };
+        let figures = self.read(taken)?;
+        record(state, &figures);
+        Ok(())
+    }
+
+    fn tell(&mut self, state: &mut State, taken: Taken) -> Result<()> {
+        let figures = self.read(taken)?;
+        record(state, &figures);
+        self.announce(state, &figures)
+    }
+
+    /// The figures of a step, waited for.
+    fn read(&mut self, taken: Taken) -> Result<Figures> {
+        let Taken { step, lr, started, tokens, scored, grad_norm } = taken;
+        let (loss, rewards) = passes::read(&scored)?;
+        kernels::eval([&grad_norm])?;
+        let grad_norm = f64::from(grad_norm.item_exact::<f32>());
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(self.diverged(step, loss, grad_norm));
+        }
+        // The device was busy with the step before until its figures were read.
+        let secs = started.max(self.stride.read).elapsed().as_secs_f64();
+        self.stride.read = Instant::now();
+        Ok(Figures { step, lr, secs, tokens, loss, grad_norm, rewards: rewards.mean() })
+    }
+
+    fn announce(&mut self, state: &mut State, figures: &Figures) -> Result<()> {
+        let &Figures { step, lr, secs, tokens, loss, grad_norm, rewards } = figures;
+        self.emit(
+            state,
+            &Event::Step {
+                step,
+                steps: self.plan.steps,
+                epoch: self.batches.epoch(step * self.plan.accumulation),
+                loss,
+                lr,
+                grad_norm,
+                tokens_per_second: tokens as f64 / secs,
+                peak_memory: peak_memory()? as u64,
+                reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+                reward_margin: rewards.map(|rewards| rewards.margin),
+            },
+        )
+    }
+
+    /// Follows finite `grads`, the hook included.
+    fn update(&mut self, state: &mut State, grads: Tensors, lr: f64, grad_scale: f32) -> Result<()> {
+        let pace = Pace {
+            lr,
+            factors: &self.plan.lr_factors,
+            grad_scale: Array::from_f32(grad_scale),
+            finite: None,
+            graphs: &self.stride.updates,
+        };
+        let seen = self.hook.is_some().then(|| grads.clone());
+        let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
+        let State { parameters, memory, .. } = state;
+        self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)?;
+        if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
+            hook.updated(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
+            state.method = hook.state();
+            step::set_parameters(self.model, &state.parameters)?;
+        }
+        state.loss_scale.iter_mut().for_each(LossScale::grow);
+        Ok(())
+    }
+
+    /// Follows `grads` where the device finds that they and the losses are finite.
+    fn update_ahead(
+        &mut self,
+        state: &mut State,
+        grads: Tensors,
+        lr: f64,
+        grad_norm: &Array,
+        scored: &[Scored],
+    ) -> Result<()> {
+        let sum = scored.iter().try_fold(grad_norm.clone(), |sum, share| sum.add(&share.loss))?;
+        let pace = Pace {
+            lr,
+            factors: &self.plan.lr_factors,
+            grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm)?,
+            finite: Some(sum.is_finite()?),
+            graphs: &self.stride.updates,
+        };
+        let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
+        let State { parameters, memory, .. } = state;
+        self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)
+    }
+
+    /// The passes of the next step, of which as much goes through the model at once as memory allows.
+    fn pass(&mut self, state: &mut State, scale: Option<f32>) -> Result<Passed> {
+        let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
+        let numbers = state.step * accumulation..(state.step + 1) * accumulation;
+        let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.size);
+        let mut own = batches(self)?;
+        // All passes of all processes share one divisor, so a token counts the same in each of them.
+        let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
+        let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
+        let totals = Totals { tokens: tokens as f32, pairs: pairs as f32 };
+        loop {
+            let Stride { passes: graphs, ahead, .. } = &self.stride;
+            let mode = passes::Mode { plan: self.plan, scale, graphs, ahead: *ahead };
+            let step = (state.step, &own[..], totals);
+            match passes::run(self.model, &state.parameters, &mode, step, self.observer) {
+                Err(Error::Interrupted) => return Err(self.interrupt(state)),
+                Err(error) if error.is_out_of_memory() => {
+                    self.shrink(state, own.iter().flatten(), &error)?;
+                    own = batches(self)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Lets less through the model at once than what `error` came of.
+    pub(super) fn shrink<'b>(
+        &mut self,
+        state: &mut State,
+        batches: impl IntoIterator<Item = &'b Batch> + Clone,
+        error: &Error,
+    ) -> Result<()> {
+        let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
+        let Some(size) = PassSize::half_of(batches) else {
+            return Err(Error::Hardware(format!(
+                "memory ran out with a single row of {longest} tokens ({error}); lower max_seq_length, or set \
+                 grad_checkpoint or bits"
+            )));
+        };
+        self.size = size;
+        clear_cache()?;
+        self.emit(state, &Event::OutOfMemory { step: state.step + 1, rows: size.rows(longest) })
+    }
+}
+
+fn record(state: &mut State, figures: &Figures) {
+    state.history.train_losses.push(figures.loss);
+    state.history.train_rewards.extend(figures.rewards);
+    state.history.trained_tokens += figures.tokens;
+    state.history.training_secs += figures.secs;
+}

@@ -1,0 +1,250 @@
+//! A graph that is kept does for other batches what one built for them does.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use efficientai_toolkit::data::{Batch, Examples, Learned, Pairs, Sample, collate, pack};
+use efficientai_toolkit::kernels::graphs::Graphs;
+use efficientai_toolkit::kernels::group::Group;
+use efficientai_toolkit::models::Model;
+use efficientai_toolkit::progress::{Event, Observer};
+use efficientai_toolkit::train::batches::{Data, Training};
+use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
+use efficientai_toolkit::train::evaluate::EvaluationPlan;
+use efficientai_toolkit::train::feed::Feed;
+use efficientai_toolkit::train::fit::{Trained, fit};
+use efficientai_toolkit::train::lr_factors::LrFactors;
+use efficientai_toolkit::train::objective::Objective;
+use efficientai_toolkit::train::optimizer::{Kind, Optimizer, Settings};
+use efficientai_toolkit::train::plan::Plan;
+use efficientai_toolkit::train::schedule::{Course, Schedule};
+use efficientai_toolkit::train::step;
+use efficientai_toolkit::{Error, Result};
+use mlx_rs::Array;
+use serde_json::json;
+
+use crate::fixtures::{adapted, check, fixtures};
+
+const VOCAB: usize = 60;
+
+fn sample(length: usize, seed: usize) -> Sample {
+    Sample::new((0..length).map(|i| ((i * 7 + seed * 13 + i * i * seed) % VOCAB) as u32).collect(), |i| i > 2)
+}
+
+fn names(model: &dyn Model) -> Vec<String> {
+    let all = model.parameters().flatten();
+    let mut names: Vec<String> =
+        all.keys().filter(|name| name.contains("lora_")).map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+/// Two batches of one shape for each form that a batch has.
+fn batches() -> Vec<(&'static str, Objective, [Batch; 2])> {
+    let plain = |seed| collate(&[&sample(12, seed), &sample(9, seed + 1)], 64, 0);
+    let packed = |lengths: [usize; 2], seed| {
+        let samples = lengths.map(|length| sample(length, seed));
+        collate(&pack(&samples, 21).iter().collect::<Vec<_>>(), 21, 0)
+    };
+    let pairs = |seed| {
+        let reference = vec![-3.0 - seed as f32, -4.0];
+        Batch { pairs: Some(Pairs { lengths: vec![11, 8], reference }), ..plain(seed) }
+    };
+    let dpo = Objective::Dpo { beta: 0.1, label_smoothing: 0.1 };
+    let orpo = Objective::Orpo { lambda: 0.1, learns_prompts: true };
+    vec![
+        ("plain", Objective::Sft, [plain(1), plain(5)]),
+        ("packed", Objective::Sft, [packed([12, 8], 1), packed([7, 13], 4)]),
+        ("dpo", dpo, [pairs(1), pairs(5)]),
+        ("orpo", orpo, [pairs(1), pairs(5)]),
+    ]
+}
+
+#[test]
+fn every_family_has_one_graph_for_all_batches_of_a_shape() {
+    let mut families = 0;
+    for folder in fixtures() {
+        let mut model = adapted(&folder);
+        let model = model.as_mut();
+        if model.decides_on_host() {
+            continue;
+        }
+        families += 1;
+        model
+            .visit_linears(&mut |_, linear| {
+                linear.low_rank.dropout = 0.1;
+                Ok(())
+            })
+            .unwrap();
+        let parameters = step::parameters(model, &names(model)).unwrap();
+        for (form, objective, batches) in batches() {
+            let (kept, none) = (Graphs::new(true).unwrap(), Graphs::default());
+            for (pass, batch) in (0..).zip(&batches) {
+                let feed = Feed::new(&objective, batch, objective.totals([batch]), None).unwrap();
+                let feed = feed.with_draws(model, Some(2.0), 7, [pass, 0, 0]).unwrap();
+                let [kept, new] = [&kept, &none]
+                    .map(|graphs| step::gradients(model, &parameters, &objective, &feed, graphs).unwrap());
+                let name = folder.display().to_string();
+                check(&name, &format!("{form} loss {pass}"), &kept.0.loss, &new.0.loss);
+                for (key, gradient) in &new.1 {
+                    check(&name, &format!("{form} {key} {pass}"), &kept.1[key], gradient);
+                }
+            }
+        }
+    }
+    assert!(families > 10, "{families} families");
+}
+
+/// What a run told.
+#[derive(Default)]
+struct Told {
+    steps: Vec<(u64, f64, f64)>,
+    evaluated_after: Vec<(u64, usize)>,
+    /// Stops the run when it hears of this step.
+    stop_at: Option<u64>,
+}
+
+impl Observer for Told {
+    fn on(&mut self, event: &Event) -> ControlFlow<()> {
+        match *event {
+            Event::Step { step, loss, grad_norm, .. } => {
+                self.steps.push((step, loss, grad_norm));
+                if self.stop_at == Some(step) {
+                    return ControlFlow::Break(());
+                }
+            }
+            Event::Evaluated { step, .. } => self.evaluated_after.push((step, self.steps.len())),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn plan(keep_graphs: bool, kind: Kind) -> Plan {
+    let optimizer = Optimizer::new(&Settings {
+        kind,
+        momentum: None,
+        nesterov: false,
+        weight_decay: None,
+        beta1: 0.9,
+        beta2: None,
+        eps: 1e-8,
+    });
+    Plan {
+        steps: 6,
+        objective: Objective::Sft,
+        batch_size: 2,
+        accumulation: 2,
+        memory_budget: None,
+        lr: 1e-2,
+        lr_factors: LrFactors::by_ending(vec![(".lora_b", 2.0)]),
+        course: Course {
+            schedule: Schedule::Linear,
+            min_ratio: 0.0,
+            cycles: 1,
+            power: 1.0,
+            decay_ratio: 0.1,
+            table: Vec::new(),
+        },
+        warmup_steps: 1,
+        optimizer: optimizer.unwrap(),
+        max_grad_norm: 0.5,
+        grad_checkpoint: 0,
+        neftune_alpha: None,
+        keep_graphs,
+        seed: 3,
+        eval_every: 3,
+        patience: None,
+        keep_best: false,
+        save_every: 4,
+        evaluation: EvaluationPlan {
+            batch_size: 2,
+            group: Group::ALONE,
+            max_batches: 0,
+            max_seq_length: 64,
+            pad: 0,
+        },
+    }
+}
+
+struct Run {
+    history: History,
+    values: Vec<Array>,
+    told: Told,
+}
+
+/// Trains a small model.
+fn train(plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
+    let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
+    let mut model = adapted(&of_llama);
+    let names = names(model.as_ref());
+    let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
+    let data = Data {
+        train: Training::Whole(Examples::new(rows(1), Learned::Everything)),
+        valid: Examples::new(rows(20), Learned::Everything),
+    };
+    let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
+    let trained = Trained { names: &names, hook: None };
+    let outcome = fit(model.as_mut(), trained, &data, plan, &checkpoints, None, &mut told);
+    let history = match &outcome {
+        Ok(outcome) => outcome.history.clone(),
+        Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
+    };
+    let values = step::parameters(model.as_ref(), &names).unwrap().into_values().collect();
+    (outcome.map(|outcome| outcome.history), Run { history, values, told })
+}
+
+#[test]
+fn a_run_ahead_of_its_figures_is_the_same_run() {
+    for kind in [Kind::AdamW, Kind::Adafactor, Kind::Muon] {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
+            let folder = folders[usize::from(ahead)].path();
+            train(&plan(ahead, kind), Told::default(), folder)
+        });
+        for (ahead, waiting) in ahead.values.iter().zip(&waiting.values) {
+            check(&format!("{kind:?}"), "parameter", ahead, waiting);
+        }
+        let numbers = |run: &Run| -> Vec<f64> {
+            let validation = run.history.validation_losses.iter().map(|&(_, loss)| loss);
+            run.history.train_losses.iter().copied().chain(validation).collect()
+        };
+        assert_eq!(numbers(&waiting).len(), 6 + 3);
+        for (ahead, waiting) in numbers(&ahead).into_iter().zip(numbers(&waiting)) {
+            assert!((ahead - waiting).abs() < 1e-5, "{kind:?}: {ahead} and {waiting}");
+        }
+        // Each step is told of once, and before what comes after it.
+        let steps: Vec<u64> = ahead.told.steps.iter().map(|&(step, ..)| step).collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(ahead.told.evaluated_after, [(0, 0), (3, 3), (6, 6)]);
+        assert_eq!(ahead.told.evaluated_after, waiting.told.evaluated_after);
+        for (ahead, waiting) in ahead.told.steps.iter().zip(&waiting.told.steps) {
+            assert!((ahead.2 - waiting.2).abs() < 1e-4 * waiting.2, "{ahead:?} and {waiting:?}");
+        }
+    }
+}
+
+#[test]
+fn a_run_ahead_that_is_stopped_saves_what_was_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = Told { stop_at: Some(2), ..Told::default() };
+    let (outcome, run) = train(&plan(true, Kind::AdamW), told, folder.path());
+    assert!(matches!(outcome, Err(Error::Interrupted)));
+    // The third step had begun when the second was told of.
+    assert_eq!(run.history.train_losses.len(), 3);
+}
+
+#[test]
+fn a_run_ahead_that_diverges_keeps_the_parameters_it_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan { lr: 1e30, ..plan(true, Kind::AdamW) };
+    let (outcome, run) = train(&plan, Told::default(), folder.path());
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("at step 2 of 6"), "{error}");
+    let steps: Vec<u64> = run.told.steps.iter().map(|&(step, ..)| step).collect();
+    assert_eq!(steps, [1]);
+    // Those after the first step are large, but numbers.
+    for value in &run.values {
+        assert!(value.as_slice::<f32>().iter().all(|x| x.is_finite()));
+    }
+}
