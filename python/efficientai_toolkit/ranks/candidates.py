@@ -15,7 +15,7 @@ REFERENCE_RANKS = (4, 8, 16, 32)
 """Single ranks that people choose from."""
 
 _BUDGETS = 5
-GAINS = (1.0, 2.0)
+GAINS = (1.0, 2.0, 4.0)
 """Fewer parameters may need to move further."""
 
 

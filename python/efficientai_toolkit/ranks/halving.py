@@ -7,13 +7,16 @@ from efficientai_toolkit.exceptions import TrainingError
 from efficientai_toolkit.ranks.candidates import Candidate
 from efficientai_toolkit.ranks.short_run import ShortRun
 
+_ETA = 3
+"""One of so many candidates is left after a round."""
+
 
 def halve(
     budgets: Sequence[Sequence[Candidate]], run: Callable[[Candidate, int, int], ShortRun], steps: int
 ) -> list[ShortRun]:
     """Find the best way to spend each budget, then run these for the longest.
 
-    In each round every budget keeps the better half of its candidates, and runs have twice the steps of the
+    In each round every budget keeps the best third of its candidates, and runs have twice the steps of the
     round before, from the start and through the whole course of the learning rate.
 
     Parameters
@@ -45,7 +48,9 @@ def halve(
         if all(len(budget) == 1 for budget in rounds):
             return runs
         best_first = [sorted(budget, key=_loss) for budget in rounds]
-        budgets = [[run.candidate for run in budget[: math.ceil(len(budget) / 2)]] for budget in best_first]
+        budgets = [
+            [run.candidate for run in budget[: math.ceil(len(budget) / _ETA)]] for budget in best_first
+        ]
         number, steps = number + 1, 2 * steps
 
 

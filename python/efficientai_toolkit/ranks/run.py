@@ -55,7 +55,7 @@ def analyze(
        (:func:`~efficientai_toolkit.ranks.information.information`).
     2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
        tell where a rank takes up the most (:func:`~efficientai_toolkit.ranks.allocate`).
-    3. Short runs compare budgets, this allocation with one rank for all, and two scales, and in the last
+    3. Short runs compare budgets, this allocation with one rank for all, and three scales, and in the last
        round also the run as it is with one of the usual ranks. The fewest parameters win whose loss is
        within ``config.tolerance`` of the best of those.
 
