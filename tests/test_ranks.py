@@ -19,7 +19,8 @@ from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.ranks import AnalysisConfig, Candidate, Layer, ShortRun, allocate, analyze
 from efficientai_toolkit.ranks.allocation import parameters, uniform
 from efficientai_toolkit.ranks.candidates import candidates, references
-from efficientai_toolkit.ranks.halving import choose, halve
+from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast
+from efficientai_toolkit.ranks.halving import halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
 from support.engine import MODELS, train
 from support.rows import random_ids, write_words
@@ -151,20 +152,38 @@ def test_halving_keeps_every_budget_and_doubles_the_steps() -> None:
     assert {steps for _, steps, *_ in told} == {5, 10, 20}
 
 
-def outcome(count: int, loss: float | None) -> ShortRun:
-    reason = "no luck" if loss is None else None
-    return ShortRun(candidate=candidate(count, 1.0), round=1, steps=1, loss=loss, reason=reason, seconds=0.0)
+def expected(count: int, loss: float | None) -> Forecast:
+    return Forecast(candidate=candidate(count, 1.0), loss=loss)
 
 
 def test_the_fewest_parameters_that_do_what_one_rank_does() -> None:
-    runs = [outcome(100, 2.0), outcome(50, 2.09), outcome(10, 2.2)]
-    usual = [outcome(80, 2.1), outcome(160, None)]
-    assert choose(runs, usual, 0.0).parameters == 50
-    assert choose(runs, usual, 5.0).parameters == 10
+    found = [expected(100, 2.0), expected(50, 2.09), expected(10, 2.2)]
+    usual = [expected(80, 2.1), expected(160, None)]
+    assert choose(found, usual, 0.0).parameters == 50
+    assert choose(found, usual, 5.0).parameters == 10
     # One rank for all is a candidate too.
-    assert choose(runs, [outcome(8, 1.9)], 0.0).parameters == 8
+    assert choose(found, [expected(8, 1.9)], 0.0).parameters == 8
     # Nothing to be as good as: the best there is.
-    assert choose(runs, [outcome(80, None)], 0.0).parameters == 100
+    assert choose(found, [expected(80, None)], 0.0).parameters == 100
+
+
+def short_run(steps: int, loss: float | None, gain: float = 1.0) -> ShortRun:
+    one = candidate(10, gain)
+    return ShortRun(candidate=one, round=1, steps=steps, loss=loss, reason=None, seconds=0.0)
+
+
+def test_a_curve_goes_on_as_it_went() -> None:
+    def loss(steps: int) -> float:
+        return 2.0 + 3.0 / math.sqrt(steps)
+
+    runs = [short_run(steps, loss(steps)) for steps in (60, 30, 15, 60)]
+    others = [short_run(steps, 9.0 / steps, gain=2.0) for steps in (30, 60)]
+    for whole in (60, 200, 5000):
+        assert forecast([*others, *runs], candidate(10, 1.0), whole).loss == pytest.approx(loss(whole))
+    # A whole run that is no longer than the short ones says it itself, and so does a single one.
+    assert forecast(runs, candidate(10, 1.0), 20).loss == loss(60)
+    assert forecast([short_run(15, 4.0)], candidate(10, 1.0), 200).loss == 4.0
+    assert forecast([short_run(15, 4.0), short_run(30, None)], candidate(10, 1.0), 200).loss is None
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -54,7 +54,7 @@ class Runner:
         ToolkitError
             The run is impossible, or its loss is no number any more.
         """
-        every = max(math.ceil(self._steps(config) / self._evaluations), 1)
+        every = max(math.ceil(self.steps(config) / self._evaluations), 1)
         config = replace(
             config, output=str(output), eval_every=every, save_every=0, resume=False, overwrite=True
         )
@@ -116,7 +116,8 @@ class Runner:
             self._loaded = (key, *load(config.model_path, dtype=config.dtype, bits=config.bits))
         return self._loaded[1:]
 
-    def _steps(self, config: TrainingConfig) -> int:
+    def steps(self, config: TrainingConfig) -> int:
+        """Optimizer steps of a run."""
         if config.iters is not None:
             return config.iters
         batches = math.ceil(self.count_rows(config) / config.batch_size) * config.epochs

@@ -18,7 +18,7 @@ class AnalysisConfig(Config):
     )
     tolerance: float = setting(
         0.0,
-        "the fewest parameters win whose validation loss is within so many % of the best usual rank's",
+        "the fewest parameters win whose validation loss will be within so many % of the best usual rank's",
     )
     plots: bool = setting(True, "draw ranks.png; needs matplotlib")
 

@@ -54,19 +54,5 @@ def halve(
         number, steps = number + 1, 2 * steps
 
 
-def choose(runs: Sequence[ShortRun], references: Sequence[ShortRun], tolerance: float) -> Candidate:
-    """The candidate with the fewest parameters that does what one rank for all layers does.
-
-    Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. Where none of
-    these succeeded, the best of ``runs`` counts instead.
-    """
-    target = min(map(_loss, references))
-    if math.isinf(target):
-        target = min(map(_loss, runs))
-    limit = target * (1 + tolerance / 100)
-    fit = (run.candidate for run in [*runs, *references] if _loss(run) <= limit)
-    return min(fit, key=lambda candidate: candidate.parameters)
-
-
 def _loss(run: ShortRun) -> float:
     return math.inf if run.loss is None else run.loss

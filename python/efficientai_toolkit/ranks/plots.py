@@ -6,17 +6,17 @@ from pathlib import Path
 from efficientai_toolkit._figures import new_figure, save
 from efficientai_toolkit.ranks.allocation import Layer
 from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.short_run import ShortRun
+from efficientai_toolkit.ranks.forecast import Forecast
 
 
 def draw(
     path: Path,
     layers: Sequence[Layer],
     choice: Candidate,
-    runs: Sequence[ShortRun],
-    references: Sequence[ShortRun],
+    forecasts: Sequence[Forecast],
+    references: Sequence[Forecast],
 ) -> None:
-    """What the gradients look like, which ranks were chosen, and what the last short runs said."""
+    """What the gradients look like, which ranks were chosen, and what the short runs promise."""
     figure, (spectra, ranks, losses) = new_figure(columns=3)
     for layer in layers:
         spectra.plot(range(1, layer.most + 1), layer.singular_values, linewidth=0.8)
@@ -26,12 +26,12 @@ def draw(
     ranks.plot(places, [layer.effective_rank for layer in layers], "k.", label="effective rank")
     ranks.set(xlabel="layer, in the order of the model", ylabel="rank")
     ranks.legend()
-    for title, marker, shown in (("found", "o-", runs), ("one rank for all", "x:", references)):
-        done = [run for run in shown if run.reason is None]
+    for title, marker, shown in (("found", "o-", forecasts), ("one rank for all", "x:", references)):
+        done = [one for one in shown if one.loss is not None]
         losses.plot(
-            [run.candidate.parameters for run in done], [run.loss for run in done], marker, label=title
+            [one.candidate.parameters for one in done], [one.loss for one in done], marker, label=title
         )
     losses.axvline(choice.parameters, linestyle=":", color="k", label="chosen")
-    losses.set(xlabel="parameters", ylabel=f"validation loss after {runs[0].steps} steps, nats", xscale="log")
+    losses.set(xlabel="parameters", ylabel="expected validation loss, nats", xscale="log")
     losses.legend()
     save(figure, path)

@@ -15,7 +15,8 @@ from efficientai_toolkit.optimization.runner import Runner
 from efficientai_toolkit.ranks.allocation import Layer
 from efficientai_toolkit.ranks.candidates import Candidate, candidates, references
 from efficientai_toolkit.ranks.config import AnalysisConfig
-from efficientai_toolkit.ranks.halving import choose, halve
+from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast
+from efficientai_toolkit.ranks.halving import halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
 from efficientai_toolkit.ranks.short_run import ShortRun, ShortRunner
 
@@ -37,6 +38,10 @@ class Analysis:
     """Gradients, in the order of the model."""
     runs: list[ShortRun]
     """Every short run."""
+    forecasts: list[Forecast]
+    """What the best candidate of each budget will reach in the whole run."""
+    references: list[Forecast]
+    """The same of the run as it is with each of the usual ranks."""
     choice: Candidate
     settings: dict[str, Any]
     """All settings of the run with these ranks that differ from the defaults, as in ``ranked.yaml``."""
@@ -55,9 +60,10 @@ def analyze(
        (:func:`~efficientai_toolkit.ranks.information.information`).
     2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
        tell where a rank takes up the most (:func:`~efficientai_toolkit.ranks.allocate`).
-    3. Short runs compare budgets, this allocation with one rank for all, and three scales, and in the last
-       round also the run as it is with one of the usual ranks. The fewest parameters win whose loss is
-       within ``config.tolerance`` of the best of those.
+    3. Short runs compare budgets, this allocation with one rank for all, and three scales; the last two
+       rounds also the run as it is with one of the usual ranks. The fewest parameters win whose loss will be
+       within ``config.tolerance`` of the best of those when the whole run ends
+       (:func:`~efficientai_toolkit.ranks.forecast.forecast`).
 
     Parameters
     ----------
@@ -112,9 +118,15 @@ def analyze(
 
     shorts = ShortRunner(base, runner, output / "short-run", tell)
     last = halve(budgets, shorts.run, config.steps)
-    number, steps = last[0].round, last[0].steps
-    usual = [shorts.run(candidate, number, steps) for candidate in references(layers, base)]
-    choice = choose(last, usual, config.tolerance)
+    usual = references(layers, base)
+    # Each of them too has a curve of two points.
+    for number, steps in sorted({(run.round, run.steps) for run in runs})[-2:]:
+        for candidate in usual:
+            shorts.run(candidate, number, steps)
+    whole = runner.steps(base)
+    found = [forecast(runs, run.candidate, whole) for run in last]
+    expected = [forecast(runs, candidate, whole) for candidate in usual]
+    choice = choose(found, expected, config.tolerance)
     settings = write_settings(output / SETTINGS, choice.apply(given))
     analysis = Analysis(
         output=output,
@@ -122,13 +134,15 @@ def analyze(
         information_bits=information(train),
         layers=layers,
         runs=runs,
+        forecasts=found,
+        references=expected,
         choice=choice,
         settings=settings,
     )
     if config.plots:
         from efficientai_toolkit.ranks.plots import draw
 
-        draw(output / "ranks.png", layers, choice, last, usual)
+        draw(output / "ranks.png", layers, choice, found, expected)
     # The last of all: a folder with a report is complete.
     write_text(output / REPORT, json.dumps(asdict(analysis), indent=2, default=str) + "\n")
     return analysis

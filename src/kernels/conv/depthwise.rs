@@ -16,8 +16,8 @@ const GRAIN: usize = 1 << 15;
 const MOST_TASKS: usize = 64;
 /// Channels whose sums stay in registers.
 const LANES: usize = 64;
-/// Sums, of some channels and all elements of the kernel, that stay in the first-level cache.
-const SUMS: usize = 4096;
+/// Pixels of which [`LANES`] channels stay in the first-level cache.
+const PIXELS: usize = 64;
 
 pub(super) fn forward<T: Element>(isa: Isa, geometry: &Geometry, x: &[T], w: &[T], y: &mut [T]) {
     gather(isa, geometry, &geometry.forward(), x, &turned(geometry, w), &Disjoint::new(y));
@@ -38,11 +38,14 @@ pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T]
     let mut sums = scratch::take::<f32>(rows.div_ceil(at_once) * taps * channels);
     run_chunks(&mut sums, taps * channels, |task, sums| {
         sums.fill(0.0);
-        let rows = task * at_once..rows.min((task + 1) * at_once);
-        let at_once = (SUMS / taps).max(LANES);
-        for start in (0..channels).step_by(at_once) {
-            let block = start..channels.min(start + at_once);
-            accumulate(isa, geometry, &grid, rows.clone(), block, x, dy, sums);
+        let (mut pairs, end) = (vec![Vec::new(); taps], rows.min((task + 1) * at_once));
+        for start in (task * at_once..end).step_by(PIXELS) {
+            find_pairs(geometry, &grid, start..end.min(start + PIXELS), &mut pairs);
+            for first in (0..channels).step_by(LANES) {
+                for (sums, pairs) in sums.chunks_exact_mut(channels).zip(&pairs) {
+                    accumulate(isa, pairs, first, x, dy, &mut sums[first..channels.min(first + LANES)]);
+                }
+            }
         }
     });
     let of = |tap: usize, channel: usize| -> f32 {
@@ -88,6 +91,16 @@ fn find_terms(geometry: &Geometry, grid: &Grid, row: Place, terms: &mut Vec<(usi
     terms.extend(grid.elements(row).map(|(element, pixel)| start(element, pixel)));
 }
 
+/// For each element of the kernel, where the channels of the pixels it reads for `rows` begin, and those of the rows.
+fn find_pairs(geometry: &Geometry, grid: &Grid, rows: Range<usize>, pairs: &mut [Vec<(usize, usize)>]) {
+    pairs.iter_mut().for_each(Vec::clear);
+    for (row, place) in rows.clone().zip(grid.places(rows)) {
+        for ([y, x], pixel) in grid.elements(place) {
+            pairs[y * geometry.kernel[1] + x].push((pixel * geometry.inputs, row * geometry.inputs));
+        }
+    }
+}
+
 vectorized! {
     fn pixels<T: Element>(
         geometry: &Geometry,
@@ -128,26 +141,25 @@ vectorized! {
         }
     }
 
-    /// Adds what `rows` of `grid` contribute to the channels `block` of `sums`, `[taps, channels]`.
-    fn accumulate<T: Element>(
-        geometry: &Geometry,
-        grid: &Grid,
-        rows: Range<usize>,
-        block: Range<usize>,
-        x: &[T],
-        dy: &[T],
-        sums: &mut [f32],
-    ) {
-        let channels = geometry.inputs;
-        let mut terms = Vec::with_capacity(grid.taps());
-        for (row, place) in rows.clone().zip(grid.places(rows)) {
-            let dy = &dy[row * channels..][block.clone()];
-            find_terms(geometry, grid, place, &mut terms);
-            for &(pixel, element) in &terms {
-                let (x, sums) = (&x[pixel..][block.clone()], &mut sums[element..][block.clone()]);
-                for ((sum, x), dy) in sums.iter_mut().zip(x).zip(dy) {
-                    *sum += Element::to_f32(*x) * Element::to_f32(*dy);
+    /// Adds `Σ x·dy` over `pairs`, where the channels of both begin, to `sums`, those from `first` on of one element of
+    /// the kernel.
+    fn accumulate<T: Element>(pairs: &[(usize, usize)], first: usize, x: &[T], dy: &[T], sums: &mut [f32]) {
+        let (blocks, rest) = sums.as_chunks_mut::<LANES>();
+        let whole = first + blocks.len() * LANES;
+        for (index, block) in blocks.iter_mut().enumerate() {
+            let (mut sums, first) = (*block, first + index * LANES);
+            for &(x_start, dy_start) in pairs {
+                let (x, dy) = (&x[x_start + first..][..LANES], &dy[dy_start + first..][..LANES]);
+                for i in 0..LANES {
+                    sums[i] += Element::to_f32(x[i]) * Element::to_f32(dy[i]);
                 }
+            }
+            *block = sums;
+        }
+        for &(x_start, dy_start) in pairs {
+            let (x, dy) = (&x[x_start + whole..], &dy[dy_start + whole..]);
+            for ((sum, x), dy) in rest.iter_mut().zip(x).zip(dy) {
+                *sum += Element::to_f32(*x) * Element::to_f32(*dy);
             }
         }
     }

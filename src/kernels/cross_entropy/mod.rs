@@ -13,17 +13,18 @@
 //!
 //! On the CPU the vocabulary is walked once, in chunks, with a running maximum as in
 //! [online softmax](https://arxiv.org/abs/1805.02867); the gradient of `hidden` is a by-product of the same
-//! walk, so nothing is computed twice. Positions of weight 0 cost nothing. With a softcap the composition runs
-//! everywhere.
+//! walk, so nothing is computed twice. Positions of weight 0 cost nothing. On a GPU, and everywhere with a softcap or
+//! a head that is adapted, the composition takes some positions at a time.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::linear::{Layer, Weight, WeightSlot, is_float, reference as linears};
+use super::linear::{self, Layer, Weight, WeightSlot, is_float};
 use super::op::{MlxResult, apply_many};
 use super::softcap::softcap;
 
+mod chunked;
 mod head;
 mod loss;
 
@@ -85,7 +86,7 @@ pub fn cross_entropy_rows(
     };
     let supported = is_float(hidden) && dense;
     if !(on_cpu() && plain && supported && options.softcap.is_none()) {
-        return reference_rows(hidden, head, targets, weights, options);
+        return chunked::rows(hidden, head, targets, weights, options, chunked::LOGITS);
     }
     let (targets, weights) = (targets.as_dtype(Dtype::Uint32)?, weights.as_dtype(Dtype::Float32)?);
     let mut shapes = vec![(&lead[..lead.len() - 1], Dtype::Float32)];
@@ -120,7 +121,13 @@ fn reference_rows(
     weights: &Array,
     options: Options,
 ) -> MlxResult<Array> {
-    let mut logits = linears(hidden, &[*head])?.swap_remove(0).as_dtype(Dtype::Float32)?;
+    let logits = linear::reference(hidden, &[*head])?.swap_remove(0);
+    surprises(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
+}
+
+/// What each position costs, in the shape of `targets`, given the outputs of the head.
+fn surprises(logits: &Array, targets: &Array, options: Options) -> MlxResult<Array> {
+    let mut logits = logits.as_dtype(Dtype::Float32)?;
     if let Some(cap) = options.softcap {
         logits = softcap(&logits, cap)?;
     }
@@ -132,7 +139,7 @@ fn reference_rows(
         let share = |x: Array, share: f32| x.multiply(Array::from_f32(share));
         surprise = share(surprise, 1.0 - options.smoothing)?.add(share(even, options.smoothing)?)?;
     }
-    surprise.multiply(weights)?.sum_axis(-1, false)
+    Ok(surprise)
 }
 
 #[cfg(test)]

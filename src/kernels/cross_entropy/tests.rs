@@ -2,7 +2,9 @@ use mlx_rs::random;
 
 use super::*;
 use crate::kernels::eval;
+use crate::kernels::linear::LowRank;
 use crate::kernels::op::{Operand, Slice};
+use crate::kernels::quantized::{Format, PackedWeight};
 
 /// `hidden`, `head`, `targets`, `weights`; every third weight is 0.
 fn operands(lead: &[i32], vocab: i32, dtype: Dtype) -> [Array; 4] {
@@ -71,6 +73,63 @@ fn loss_and_gradients_equal_mlx() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn chunks_equal_all_logits_at_once() {
+    let [hidden, dense, targets, weights] = operands(&[3, 11], 70, Dtype::Float32);
+    let draw = |shape: &[i32], seed| {
+        random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap()
+    };
+    let (bias, a, b) = (draw(&[70], 5), draw(&[19, 2], 6), draw(&[2, 70], 7));
+    let trained = [hidden, dense, bias, a, b];
+    for (smoothing, softcap) in [(0.0, None), (0.1, Some(3.0))] {
+        let of = |logits: Option<usize>, gradient: bool| {
+            let options = Options { smoothing, softcap, gradient };
+            let loss = |x: &[Array]| -> MlxResult<Vec<Array>> {
+                let low_rank = Some(LowRank { a: &x[3], b: &x[4], scale: 0.5 });
+                let head = Layer { weight: Weight::Dense(&x[1]), bias: Some(&x[2]), low_rank };
+                let sums = match logits {
+                    Some(logits) => chunked::rows(&x[0], &head, &targets, &weights, options, logits)?,
+                    None => reference_rows(&x[0], &head, &targets, &weights, options)?,
+                };
+                Ok(vec![sums.square()?.sum(None)?, sums])
+            };
+            let argnums: &[i32] = &[0, 1, 2, 3, 4];
+            let outputs = mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&trained).unwrap();
+            [outputs.0, outputs.1].concat()
+        };
+        // One position at a time, some, with some left over, and all.
+        for (logits, gradient) in [(1, true), (70 * 4, true), (70 * 33, true), (70 * 4, false)] {
+            for (i, (ours, all)) in of(Some(logits), gradient).iter().zip(&of(None, true)).enumerate() {
+                let difference = difference(ours, all);
+                assert!(difference < 1e-5, "{logits} {smoothing} {i}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_under_a_packed_head_reach_the_input() {
+    let hidden = random::normal::<f32>(&[9, 64], None, None, &random::key(1).unwrap()).unwrap();
+    let table = random::normal::<f32>(&[40, 64], None, None, &random::key(2).unwrap()).unwrap();
+    let (codes, scales, biases) = mlx_rs::ops::quantize(&table, 64, 4).unwrap();
+    let format = Format::Affine { bits: 4, group: 64 };
+    let weight = PackedWeight { codes: &codes, scales: &scales, biases: Some(&biases), format };
+    let head = Layer::plain(Weight::Packed(weight));
+    let targets = Array::from_slice(&(0..9).map(|i| i * 4).collect::<Vec<i32>>(), &[9]);
+    let weights = Array::ones::<f32>(&[9]).unwrap();
+    let options = Options { gradient: true, ..Options::default() };
+    let of = |logits: usize| {
+        let loss = |x: &[Array]| Ok(vec![chunked::rows(&x[0], &head, &targets, &weights, options, logits)?]);
+        let argnums: &[i32] = &[0];
+        let (values, gradients) =
+            mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&[hidden.clone()]).unwrap();
+        [values, gradients].concat()
+    };
+    for (ours, all) in of(100).iter().zip(&of(1000)) {
+        assert!(difference(ours, all) < 1e-5);
     }
 }
 

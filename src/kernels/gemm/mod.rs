@@ -8,7 +8,7 @@
 //!
 //! Packing costs 1/lanes of the product, so weights are packed in each call and never kept twice.
 
-use super::disjoint::{Disjoint, run_chunks};
+use super::disjoint::Disjoint;
 use super::isa::Isa;
 use super::pool::run;
 use super::scratch;
@@ -27,7 +27,6 @@ pub(super) use rows::{Dense, Picked, Rows, SideBySide};
 pub(super) use transpose::transpose;
 
 use kernel::Kernel;
-use pack::{pack_panels, panels_at_once};
 
 /// Lanes of a tile of C: the panels it needs and itself fit the second-level cache.
 const TILE_ROWS: usize = 112;
@@ -108,11 +107,7 @@ fn pack_right(isa: Isa, kernel: Kernel, terms: &[(&Packed, Lanes)], start: usize
     for (left, right) in terms {
         let (words, tail) = rest.split_at_mut(panels * kernel.right * left.steps);
         rest = tail;
-        let group = panels_at_once(panels);
-        run_chunks(words, group * kernel.right * left.steps, |index, words| {
-            let lane = start + index * group * kernel.right;
-            pack_panels(isa, kernel.precision, *right, lane, kernel.right, words);
-        });
+        pack::pack(isa, kernel.precision, *right, start, kernel.right, words);
     }
 }
 

@@ -1,0 +1,67 @@
+"""What short runs say about a long one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from efficientai_toolkit.ranks.candidates import Candidate
+from efficientai_toolkit.ranks.short_run import ShortRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a candidate will reach."""
+
+    candidate: Candidate
+    loss: float | None
+    """Of the validation data after the whole run, in nats per token; ``None`` where short runs failed."""
+
+
+def forecast(runs: Sequence[ShortRun], candidate: Candidate, steps: int) -> Forecast:
+    """Go on along the curve of ``candidate`` to ``steps``.
+
+    Losses follow `power laws <https://arxiv.org/abs/1712.00409>`_. One of exponent ½, ``a + b / √steps``, is
+    laid through the two longest runs: small candidates learn fast at first and are overtaken later.
+
+    Parameters
+    ----------
+    runs
+        All short runs.
+    candidate
+        One of theirs.
+    steps
+        Of the whole run.
+
+    Returns
+    -------
+    Forecast
+        The loss of the longest run itself where it is the only one, or no shorter than the whole run.
+    """
+    own = sorted((run for run in runs if run.candidate == candidate), key=lambda run: run.steps)
+    if not own or own[-1].loss is None:
+        return Forecast(candidate=candidate, loss=None)
+    last, loss = own[-1].steps, own[-1].loss
+    shorter = [(run.steps, run.loss) for run in own if run.steps < last and run.loss is not None]
+    if not shorter or steps <= last:
+        return Forecast(candidate=candidate, loss=loss)
+    steps_before, loss_before = shorter[-1]
+    slope = (loss_before - loss) / (steps_before**-0.5 - last**-0.5)
+    return Forecast(candidate=candidate, loss=loss - slope * (last**-0.5 - steps**-0.5))
+
+
+def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolerance: float) -> Candidate:
+    """The candidate with the fewest parameters that will do what one rank for all layers does.
+
+    Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. Where none of
+    these succeeded, the best of ``forecasts`` counts instead.
+    """
+    target = min(map(_loss, references))
+    if math.isinf(target):
+        target = min(map(_loss, forecasts))
+    limit = target * (1 + tolerance / 100)
+    fit = (one.candidate for one in [*forecasts, *references] if _loss(one) <= limit)
+    return min(fit, key=lambda candidate: candidate.parameters)
+
+
+def _loss(forecast: Forecast) -> float:
+    return math.inf if forecast.loss is None else forecast.loss
