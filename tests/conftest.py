@@ -1,11 +1,29 @@
 import sys
 import types
+from collections.abc import Iterator
 
+import mlx.core as mx
 import pytest
 
 from support.fake_engine import FakeEngine
 
 pytest_plugins = ["support.figures"]
+
+
+@pytest.fixture(scope="module")
+def mlx_lm() -> Iterator[types.ModuleType]:
+    """mlx-lm on the CPU; without compile, which would call a C++ compiler there."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    mx.disable_compile()
+    import mlx_lm
+    import mlx_lm.lora
+    import mlx_lm.tuner.trainer
+    import mlx_lm.tuner.utils
+
+    yield mlx_lm
+    mx.enable_compile()
+    mx.set_default_device(device)
 
 
 @pytest.fixture

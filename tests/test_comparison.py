@@ -22,6 +22,7 @@ from efficientai_toolkit.comparison import (
 from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import MODELS
+from support.models import wide_llama
 from support.rows import random_ids, write_words
 
 if TYPE_CHECKING:
@@ -66,6 +67,21 @@ def test_methods_are_measured_beside_each_other(training: TrainingConfig) -> Non
     # What is done is not done again.
     again = compare(training.with_values({"resume": True}), methods=["lora", "full"])
     assert again.rows == comparison.rows
+
+
+def test_the_methods_compared_by_default(training: TrainingConfig, tmp_path: Path) -> None:
+    model = wide_llama(tmp_path / "wide")
+    comparison = compare(training.with_values({"model_path": str(model)}), plots=False)
+    assert [(row.method, row.error) for row in comparison.rows] == [
+        (method, None) for method in ("lora", "qlora", "dora", "full")
+    ]
+    lora, qlora, dora, full = comparison.rows
+    assert all((row.loss_after or 9.0) < (row.loss_before or 0.0) for row in comparison.rows)
+    # Only weights of 4 bits are another model to begin with.
+    assert lora.loss_before == full.loss_before == pytest.approx(dora.loss_before, abs=1e-5)
+    assert qlora.loss_before != pytest.approx(lora.loss_before, abs=1e-3)
+    trained = [row.trainable_parameters or 0 for row in comparison.rows]
+    assert trained[0] == trained[1] < trained[2] < trained[3]
 
 
 def test_a_method_that_fails_is_a_row(training: TrainingConfig, capsys: pytest.CaptureFixture[str]) -> None:

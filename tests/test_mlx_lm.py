@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,22 +29,6 @@ READABLE = ["llama_gqa", "llama_bias", "llama_head_dim", "llama_fp16_old"]
 
 LOGITS, LOSSES = 1e-4, 1e-3
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def mlx_lm() -> Iterator[ModuleType]:
-    """mlx-lm on the CPU; without compile, which would call a C++ compiler there."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    mx.disable_compile()
-    import mlx_lm
-    import mlx_lm.lora
-    import mlx_lm.tuner.trainer
-    import mlx_lm.tuner.utils
-
-    yield mlx_lm
-    mx.enable_compile()
-    mx.set_default_device(device)
 
 
 @pytest.fixture
@@ -329,7 +312,7 @@ def test_adapters_of_experts_both_ways(
     )
 
 
-@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize("bits", [None, 8, 4])
 def test_mlx_lm_reads_a_merged_model(
     mlx_lm: ModuleType, bits: int | None, ids: np.ndarray, tmp_path: Path, figure: Check
 ) -> None:

@@ -76,9 +76,10 @@ def test_no_run_succeeds(training: TrainingConfig) -> None:
         optimize(training, space={"target_modules": {"choices": ["nope", "nor this"]}}, trials=2)
 
 
-def test_runs_that_lag_behind_are_stopped(training: TrainingConfig) -> None:
+@pytest.mark.parametrize(("pruner", "trials"), [("median", 12), ("hyperband", 8)])
+def test_runs_that_lag_behind_are_stopped(training: TrainingConfig, pruner: str, trials: int) -> None:
     space = {"lr": {"choices": [1e-2, 1e-12]}, "batch_size": 2}
-    result = optimize(training, space=space, trials=12, sampler="random", evaluations=4)
+    result = optimize(training, space=space, trials=trials, sampler="random", pruner=pruner, evaluations=4)
     pruned = [trial for trial in result.trials if trial.state == "pruned"]
     assert pruned
     assert {trial.settings["lr"] for trial in pruned} == {1e-12}

@@ -65,7 +65,7 @@ def test_what_is_stored_is_what_was_trained(kind: str, data: Path, tmp_path: Pat
     assert run.report["loss_after"] == pytest.approx(losses / count, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["prompt_tuning", "p_tuning", "prefix_projection"])
+@pytest.mark.parametrize("kind", ["prompt_tuning", "p_tuning", "prefix_tuning", "prefix_projection"])
 def test_a_run_that_was_interrupted_ends_alike(kind: str, data: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**KINDS[kind], "iters": 8, "lr": 1e-2, "eval_every": 2}
     whole = train(SMALL, data, tmp_path / "whole", **settings)

@@ -72,6 +72,12 @@ def interrupt(data: Path, output: Path, error: type[BaseException], **settings: 
         (KeyboardInterrupt, {"optimizer": "muon", "method": "full"}),
         (KeyboardInterrupt, {"neftune_alpha": 5.0, "grad_checkpoint": 1}),
         (KeyboardInterrupt, {"dtype": "float16"}),
+        (KeyboardInterrupt, {"dtype": "bfloat16", "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"dtype": "bfloat16", "method": "full"}),
+        (KeyboardInterrupt, {"bits": 4, "lora_dropout": 0.2}),
+        (KeyboardInterrupt, {"bits": 4, "method": "dora", "dtype": "bfloat16"}),
+        (KeyboardInterrupt, {"packing": True, "max_seq_length": 32}),
+        (KeyboardInterrupt, {"packing": True, "max_seq_length": 32, "bits": 4, "grad_accumulation": 2}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else ", ".join(map(str, value.values())),
 )

@@ -85,7 +85,7 @@ mod tests {
         let mut model = model();
         assert_eq!(choose(model.as_ref()).unwrap(), None);
         let format = Format::affine(4, 32).unwrap();
-        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format)?)).unwrap();
+        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format).map(drop)?)).unwrap();
         let exact = distributions(model.as_ref(), Accuracy::F32).unwrap();
         for accuracy in Accuracy::ALL {
             let divergence = divergence(&exact, &distributions(model.as_ref(), accuracy).unwrap()).unwrap();

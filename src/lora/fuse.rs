@@ -130,7 +130,7 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
     let mut coarsest = Rounding::default();
     model.visit_linears(&mut |path, layer| {
         if adapter.layers.contains_key(path) {
-            coarsest.include(layer, dequantize);
+            coarsest.include(layer, dequantize.then_some(dtype));
             merge_layer(path, layer, dequantize.then_some(dtype))?;
         }
         Ok(())
@@ -201,15 +201,16 @@ struct Rounding {
 }
 
 impl Rounding {
-    fn include(&mut self, layer: &Linear, dequantize: bool) {
+    /// `dense` is what quantized layers become.
+    fn include(&mut self, layer: &Linear, dense: Option<Dtype>) {
         self.layers += 1;
-        let scales = (*layer.scales).as_ref();
-        self.step = self.step.max(match scales.unwrap_or(&layer.weight).dtype() {
+        let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
+        self.step = self.step.max(match dense.filter(|_| layer.format.is_some()).unwrap_or(stored) {
             Dtype::Bfloat16 => f64::from(f32::EPSILON) * 65_536.0,
             Dtype::Float16 => f64::from(f32::EPSILON) * 8_192.0,
             _ => f64::from(f32::EPSILON),
         });
-        if let (Some(format), false) = (layer.format, dequantize) {
+        if let (Some(format), None) = (layer.format, dense) {
             self.bits = Some(self.bits.map_or(format.bits(), |bits| bits.min(format.bits())));
         }
     }

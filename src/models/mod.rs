@@ -205,7 +205,7 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 /// quantized on disk stay so, in MLX's layout; with `quantize` the others are quantized too.
 ///
 /// # Errors
-/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape.
+/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; nothing that could be quantized.
 pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn Model>> {
     let config = read_config(folder)?;
     let named =
@@ -214,12 +214,20 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     let quantization = Quantization::parse(&config).map_err(named)?;
     crate::io::weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
+        let mut any = false;
         model.visit_packable(&mut |path, slots| {
-            if ROUTERS.iter().any(|name| path.ends_with(name)) {
-                return Ok(());
+            if !ROUTERS.iter().any(|name| path.ends_with(name)) {
+                any |= slots.quantize(format)?;
             }
-            Ok(slots.quantize(format)?)
+            Ok(())
         })?;
+        if !any {
+            return Err(Error::ModelLoading(format!(
+                "{}: no matrix can be quantized, because their rows do not consist of groups of {}",
+                folder.display(),
+                format.group_size()
+            )));
+        }
     }
     let parameters = model.parameters().flatten();
     kernels::eval(parameters.values().copied())?;

@@ -55,14 +55,14 @@ impl Slots<'_> {
     }
 
     /// Quantizes a dense matrix; one whose rows are not a whole number of groups stays as it is. `format`
-    /// must be affine.
+    /// must be affine. Whether the matrix is quantized now.
     ///
     /// # Errors
     /// What MLX raises.
-    pub fn quantize(self, format: Format) -> Result<()> {
+    pub fn quantize(self, format: Format) -> Result<bool> {
         let columns = self.weight.dim(1) as usize;
         if self.format.is_some() || !columns.is_multiple_of(format.group_size()) {
-            return Ok(());
+            return Ok(self.format.is_some());
         }
         let (group, bits) = (format.group_size() as i32, format.bits() as i32);
         let (codes, scales, biases) = quantize(&*self.weight, group, bits)?;
@@ -70,7 +70,7 @@ impl Slots<'_> {
         mlx_rs::transforms::eval([&codes, &scales, &biases])?;
         (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), Some(biases));
         *self.format = Some(format);
-        Ok(())
+        Ok(true)
     }
 
     /// Makes a packed matrix dense, in `dtype`; a dense one stays as it is.

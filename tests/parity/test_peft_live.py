@@ -52,7 +52,7 @@ def theirs(ref: ModuleType, model: Path, adapter: Path, ids: Any) -> Any:
     return ref.logits(PeftModel.from_pretrained(ref.load(model), str(adapter)).eval(), ids).numpy()
 
 
-CASES = ["lora", "rslora", "patterns", "regex", "dora", "last_layer"]
+CASES = ["lora", "rslora", "patterns", "regex", "dora", "last_layer", "adalora"]
 
 
 @pytest.mark.parametrize("name", CASES)

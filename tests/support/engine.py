@@ -77,9 +77,12 @@ def train(
     run: Run | None = None,
     **settings: Any,
 ) -> Run:
-    """Train with :data:`PLAIN` settings unless told otherwise; ``run`` collects the events of a failure."""
+    """Train with :data:`PLAIN` settings unless told otherwise; ``run`` collects the events of a failure.
+
+    ``bits`` are in groups of 32, which the rows of the small models are made of.
+    """
     config = {**PLAIN, "model_path": str(model), "data": str(data), "output": str(output), **settings}
-    loaded, tokenizer = _core.load(str(model), None, config["dtype"])
+    loaded, tokenizer = _core.load(str(model), None, config["dtype"], config.get("bits"), 32)
     run = run or Run(output)
 
     def observe(text: str) -> None:
@@ -93,8 +96,11 @@ def train(
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a float32 or integer safetensors file."""
-    return {name: np.array(value) for name, value in mx.load(str(path)).items()}
+    """The arrays of a safetensors file; bfloat16, which NumPy does not have, as float32."""
+    return {
+        name: np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value)
+        for name, value in mx.load(str(path)).items()
+    }
 
 
 def write_adapter(folder: Path, values: dict[str, np.ndarray], config: Path) -> Path:

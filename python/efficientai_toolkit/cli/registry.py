@@ -60,7 +60,7 @@ COMMANDS = (
     ),
     Command(
         name=f"{LORA}:compare",
-        summary="compare LoRA, QLoRA and full fine-tuning on your data, and recommend one",
+        summary="compare LoRA, QLoRA, DoRA and full fine-tuning on your data, and recommend one",
         module="lora_compare",
     ),
     Command(

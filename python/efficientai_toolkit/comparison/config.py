@@ -24,7 +24,7 @@ class ComparisonConfig(Config):
     """What is compared, and what is recommended for; the run itself stands in the ``TrainingConfig``."""
 
     methods: list[str] = setting(
-        ["lora", "qlora", "full"],
+        ["lora", "qlora", "dora", "full"],
         f"ways to fine-tune to compare, of {', '.join(available_methods())}",
         separator=",",
     )

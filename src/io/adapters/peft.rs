@@ -1,7 +1,8 @@
 //! Low-rank adapters in PEFT's format: `adapter_model.safetensors` + `adapter_config.json`.
 //!
 //! Tensors are called `base_model.model.<path of the layer>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight`
-//! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of which may be its own.
+//! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of
+//! which may be its own. Those of AdaLoRA, `.lora_A`, `.lora_E` (`[rank, 1]`) and `.lora_B`, are read as a plain product.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,6 +16,7 @@ use super::{Adapter, AdapterLayer, CONFIG, DORA, layer_names};
 use crate::io::tensors::{self, Tensors};
 use crate::io::{atomic, weights};
 use crate::models::Model;
+use crate::nn::packed::is_float;
 use crate::{Error, Result};
 
 /// Tensors of an adapter.
@@ -54,15 +56,22 @@ fn layers(
     config: &PeftConfig,
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
-    let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let singular = config.singular;
     for (name, tensor) in loaded {
         let path = name.strip_prefix(PREFIX).unwrap_or(&name);
-        if let Some(path) = path.strip_suffix(".lora_A.weight") {
-            groups.entry(path.to_owned()).or_default()[0] = Some(tensor);
-        } else if let Some(path) = path.strip_suffix(".lora_B.weight") {
-            groups.entry(path.to_owned()).or_default()[1] = Some(tensor);
+        let matrix = |letter| {
+            let (leaf, weight) = (format!(".lora_{letter}"), if singular { "" } else { ".weight" });
+            path.strip_suffix(&format!("{leaf}{weight}"))
+        };
+        if let Some(path) = matrix('A') {
+            groups.entry(path.to_owned()).or_default().a = Some(tensor);
+        } else if let Some(path) = matrix('B') {
+            groups.entry(path.to_owned()).or_default().b = Some(tensor);
+        } else if let Some(path) = matrix('E').filter(|_| singular) {
+            groups.entry(path.to_owned()).or_default().e = Some(tensor);
         } else if let Some(path) = MAGNITUDES.iter().find_map(|leaf| path.strip_suffix(leaf)) {
-            groups.entry(path.to_owned()).or_default()[2] = Some(tensor);
+            groups.entry(path.to_owned()).or_default().m = Some(tensor);
         } else {
             problems.push(format!("tensor \"{name}\" {}", unknown(path)));
         }
@@ -70,7 +79,7 @@ fn layers(
     let mut layers = BTreeMap::new();
     for (path, group) in groups {
         match layer(&path, group, config) {
-            Ok(layer) => drop(layers.insert(path, layer)),
+            Ok(layer) => layers.extend(layer.map(|layer| (path, layer))),
             Err(problem) => problems.push(problem),
         }
     }
@@ -90,12 +99,20 @@ fn unknown(path: &str) -> &'static str {
     }
 }
 
-fn layer(
-    path: &str,
-    group: [Option<Array>; 3],
-    config: &PeftConfig,
-) -> std::result::Result<AdapterLayer, String> {
-    let [Some(a), Some(b), m] = group else {
+/// Tensors of one layer.
+#[derive(Default)]
+struct Group {
+    a: Option<Array>,
+    b: Option<Array>,
+    /// Singular values.
+    e: Option<Array>,
+    /// The magnitude.
+    m: Option<Array>,
+}
+
+/// `None` where no rank is left.
+fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<Option<AdapterLayer>, String> {
+    let Group { a: Some(mut a), b: Some(b), e, m } = group else {
         return Err(format!("\"{path}\" has only one of lora_A and lora_B"));
     };
     if m.is_some() != config.use_dora {
@@ -109,10 +126,23 @@ fn layer(
         return Err(format!("\"{path}\" is none of the layers that {CONFIG} names in target_modules"));
     }
     let (rank, scale) = config.shape(path);
-    if i64::from(a.dim(0)) != i64::try_from(rank).unwrap_or(-1) {
+    if config.singular {
+        let ranks = a.dim(0);
+        let e = e.filter(|e| e.shape() == [ranks, 1] && is_float(e.dtype()) && is_float(a.dtype()));
+        let e =
+            e.ok_or_else(|| format!("\"{path}\" has no singular value lora_E for each of {ranks} ranks"))?;
+        if u64::from(ranks.unsigned_abs()) > rank || b.dim(1) != ranks {
+            let (a, b) = (a.shape(), b.shape());
+            return Err(format!("\"{path}\" has matrices {a:?} and {b:?}, but {CONFIG} says init_r: {rank}"));
+        }
+        if ranks == 0 {
+            return Ok(None);
+        }
+        a = a.multiply(e).map_err(|error| error.to_string())?;
+    } else if i64::from(a.dim(0)) != i64::try_from(rank).unwrap_or(-1) {
         return Err(format!("\"{path}\" has rank {}, but {CONFIG} says {rank}", a.dim(0)));
     }
-    AdapterLayer::new(path, a.t(), b.t(), m, scale)
+    AdapterLayer::new(path, a.t(), b.t(), m, scale).map(Some)
 }
 
 /// Writes `adapter` to `folder`.

@@ -27,6 +27,9 @@ const REFUSED: [(&str, &str); 14] = [
     ("bias", "train with bias \"none\""),
 ];
 
+/// The type of adapters with singular values.
+const ADALORA: &str = "ADALORA";
+
 /// Ways to begin that change the frozen weights too: the adapter alone is then not the whole difference.
 const CHANGING_BASE: [&str; 5] = ["pissa", "corda", "olora", "loftq", "lora_ga"];
 
@@ -37,6 +40,8 @@ struct File {
     base_model_name_or_path: Option<String>,
     lora_dropout: f32,
     r: u64,
+    /// Of every layer of an adapter with singular values, before any were taken away.
+    init_r: u64,
     lora_alpha: f64,
     use_rslora: bool,
     use_dora: bool,
@@ -70,6 +75,7 @@ impl Default for File {
             base_model_name_or_path: None,
             lora_dropout: 0.0,
             r: 8,
+            init_r: 12,
             lora_alpha: 8.0,
             use_rslora: false,
             use_dora: false,
@@ -89,6 +95,8 @@ pub(super) struct PeftConfig {
     pub(super) base_model: Option<String>,
     pub(super) dropout: f32,
     pub(super) use_dora: bool,
+    /// Whether there are singular values between `A` and `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
+    pub(super) singular: bool,
     rank: u64,
     alpha: f64,
     use_rslora: bool,
@@ -115,7 +123,16 @@ impl PeftConfig {
     /// The key at fault.
     pub(super) fn parse(json: &Value) -> Outcome<Self> {
         refuse(json)?;
-        let file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
+        let mut file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
+        let singular = json["peft_type"] == ADALORA;
+        if singular {
+            // There it says which ranks are left, as the tensors do.
+            file.rank_pattern = None;
+            file.r = file.init_r;
+            if file.lora_alpha <= 0.0 {
+                file.lora_alpha = file.init_r as f64;
+            }
+        }
         let rank = |key: &str, value: &Value| {
             value.as_u64().ok_or_else(|| format!("{key} is {value}, expected a whole number"))
         };
@@ -138,6 +155,7 @@ impl PeftConfig {
             base_model: file.base_model_name_or_path,
             dropout: file.lora_dropout,
             use_dora: file.use_dora,
+            singular,
             rank: file.r,
             alpha: file.lora_alpha,
             use_rslora: file.use_rslora,
@@ -149,8 +167,12 @@ impl PeftConfig {
         })
     }
 
-    /// `(rank, scale)` of the layer at `path`.
+    /// `(rank, scale)` of the layer at `path`; with singular values the rank that it began with.
     pub(super) fn shape(&self, path: &str) -> (u64, f32) {
+        if self.singular {
+            // As PEFT keeps the division from failing.
+            return (self.rank, (self.alpha / (self.rank as f64 + 1e-5)) as f32);
+        }
         let rank = self.ranks.get(path).unwrap_or(self.rank);
         let alpha = self.alphas.get(path).unwrap_or(self.alpha);
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
@@ -175,10 +197,10 @@ impl Blocks {
 /// Refuses what low-rank matrices beside linear layers do not represent.
 fn refuse(json: &Value) -> Outcome<()> {
     match &json["peft_type"] {
-        Value::String(kind) if kind == "LORA" => {}
+        Value::String(kind) if kind == "LORA" || kind == ADALORA => {}
         other => {
             return Err(format!(
-                "\"peft_type\" is {other}, expected \"LORA\", \"PROMPT_TUNING\", \"P_TUNING\" or \"PREFIX_TUNING\""
+                "\"peft_type\" is {other}, expected \"LORA\", \"ADALORA\", \"PROMPT_TUNING\", \"P_TUNING\" or \"PREFIX_TUNING\""
             ));
         }
     }
@@ -271,6 +293,20 @@ mod tests {
     #[test]
     fn the_root_of_the_rank_divides_with_rslora() {
         assert_eq!(config(json!({"r": 16, "lora_alpha": 8, "use_rslora": true})).shape(Q), (16, 2.0));
+    }
+
+    #[test]
+    fn singular_values_are_scaled_by_the_first_rank() {
+        let fields = |alpha: i32| {
+            json!({
+                "peft_type": "ADALORA", "r": 8, "init_r": 4, "target_r": 2, "lora_alpha": alpha,
+                "rank_pattern": {"model.layers.1.self_attn.q_proj.lora_E": [true, false, true, false]},
+            })
+        };
+        let scale = |alpha| config(fields(alpha)).shape(Q);
+        assert_eq!(scale(8), (4, (8.0 / 4.00001) as f32));
+        assert_eq!(scale(0), (4, (4.0 / 4.00001) as f32));
+        assert!(config(fields(8)).singular);
     }
 
     #[test]

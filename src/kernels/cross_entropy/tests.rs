@@ -79,9 +79,8 @@ fn loss_and_gradients_equal_mlx() {
 #[test]
 fn chunks_equal_all_logits_at_once() {
     let [hidden, dense, targets, weights] = operands(&[3, 11], 70, Dtype::Float32);
-    let draw = |shape: &[i32], seed| {
-        random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap()
-    };
+    let draw =
+        |shape: &[i32], seed| random::normal::<f32>(shape, None, None, &random::key(seed).unwrap()).unwrap();
     let (bias, a, b) = (draw(&[70], 5), draw(&[19, 2], 6), draw(&[2, 70], 7));
     let trained = [hidden, dense, bias, a, b];
     for (smoothing, softcap) in [(0.0, None), (0.1, Some(3.0))] {
@@ -115,7 +114,7 @@ fn chunks_under_a_packed_head_reach_the_input() {
     let hidden = random::normal::<f32>(&[9, 64], None, None, &random::key(1).unwrap()).unwrap();
     let table = random::normal::<f32>(&[40, 64], None, None, &random::key(2).unwrap()).unwrap();
     let (codes, scales, biases) = mlx_rs::ops::quantize(&table, 64, 4).unwrap();
-    let format = Format::Affine { bits: 4, group: 64 };
+    let format = Format::affine(4, 64).unwrap();
     let weight = PackedWeight { codes: &codes, scales: &scales, biases: Some(&biases), format };
     let head = Layer::plain(Weight::Packed(weight));
     let targets = Array::from_slice(&(0..9).map(|i| i * 4).collect::<Vec<i32>>(), &[9]);

@@ -69,7 +69,7 @@ impl Packed {
         let (lanes, depth) = (operand.lanes(), operand.depth());
         let steps = depth.div_ceil(kernel.precision.depth_per_word());
         let mut words = scratch::take::<u32>(lanes.next_multiple_of(kernel.left) * steps);
-        pack(isa, precision, operand, 0, kernel.left, &mut words);
+        pack(isa, kernel.precision, operand, 0, kernel.left, &mut words);
         Self { words, kernel, lanes, depth, steps }
     }
 

@@ -63,7 +63,7 @@ impl<'a> PackedWeight<'a> {
     }
 
     /// The arrays in the order in which [`weights`] takes them.
-    pub(super) fn operands(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
+    pub(in crate::kernels) fn operands(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
         [self.codes, self.scales].into_iter().chain(self.biases)
     }
 }
