@@ -32,6 +32,21 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The same with columns of padding up to a multiple of `columns`, a text of their own where rows hold several.
+    #[must_use]
+    pub fn padded(&self, columns: usize, pad: u32) -> Self {
+        let time = self.time.next_multiple_of(columns.max(1));
+        Self {
+            ids: wider(&self.ids, self.time, time, pad as i32),
+            targets: wider(&self.targets, self.time, time, pad as i32),
+            weights: wider(&self.weights, self.time, time, 0.0),
+            starts: self.starts.as_ref().map(|starts| wider(starts, self.time, time, self.time as i32)),
+            time,
+            pairs: self.pairs.clone(),
+            ..*self
+        }
+    }
+
     /// Whether more than one row, or pair of rows, could do without the others.
     #[must_use]
     pub const fn is_divisible(&self) -> bool {
@@ -47,6 +62,12 @@ pub struct Pairs {
     pub lengths: Vec<usize>,
     /// Log-probability of the answer before the training; empty where nothing asks for it.
     pub reference: Vec<f32>,
+}
+
+/// Rows of `old` columns with `new`, the later ones filled with `value`.
+fn wider<T: Copy>(rows: &[T], old: usize, new: usize, value: T) -> Vec<T> {
+    let filling = std::iter::repeat_n(value, new - old);
+    rows.chunks(old.max(1)).flat_map(|row| row.iter().copied().chain(filling.clone())).collect()
 }
 
 /// Pads `samples` with `pad` to the longest of them, each cut to `max_len` tokens first.
@@ -174,6 +195,20 @@ mod tests {
         assert_eq!(batch.starts, Some(vec![0, 0, 0, 3, 0, 1, 1, 1, 0, 0, 0, 3]));
         assert_eq!(batch.tokens, 3 + 1 + 3);
         assert_eq!(collate(&[&samples[0]], 10, 9).starts, None);
+    }
+
+    #[test]
+    fn padding_makes_shapes_alike() {
+        let samples = [Sample::new(vec![1, 2, 3], |_| true), Sample::new(vec![4, 5], |_| true)];
+        let packed = Sample::joined(samples.iter());
+        let batch = collate(&[&packed, &samples[1]], 10, 9);
+        let wide = batch.padded(6, 9);
+        assert_eq!((wide.rows, wide.time, wide.tokens), (2, 6, batch.tokens));
+        assert_eq!(wide.ids, [1, 2, 3, 4, 9, 9, 4, 9, 9, 9, 9, 9]);
+        assert_eq!(wide.weights, [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(wide.starts, Some(vec![0, 0, 0, 3, 4, 4, 0, 1, 1, 1, 4, 4]));
+        assert_eq!(batch.padded(4, 9), batch);
+        assert_eq!(collate(&[], 8, 9).padded(4, 9).time, 0);
     }
 
     #[test]

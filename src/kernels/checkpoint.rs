@@ -15,7 +15,7 @@ pub fn checkpoint<F>(inputs: &[Array], function: F) -> MlxResult<Vec<Array>>
 where
     F: Fn(&[Array]) -> MlxResult<Vec<Array>> + Send + 'static,
 {
-    // SAFETY: the function lives as long as MLX keeps it, and may be called while it runs: it is `Fn`.
+    // SAFETY: the function lives as long as MLX keeps it, which calls it here and once more for the gradient.
     let closure = unsafe { Closure::new(function) };
     // SAFETY: the handles are those that `transformed` passes.
     let closure = closure.transformed(|to, from| unsafe { mlx_sys::mlx_checkpoint(to, from) })?;

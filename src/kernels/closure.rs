@@ -79,7 +79,7 @@ impl<'f> Closure<'f> {
         match (status, self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()) {
             (0, None) => Ok(outputs),
             (_, Some(error)) => Err(error),
-            (_, None) => Err(Exception::custom("MLX could not call a function")),
+            (_, None) => Err(Exception::custom("MLX rejected the graph of a function")),
         }
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn plan(config: &TrainingConfig, rows: usize, pad: u32, group: Group)
         max_grad_norm: config.max_grad_norm as f32,
         seed: config.seed,
         grad_checkpoint: config.grad_checkpoint,
-        keep_graphs: !on_cpu(),
+        // MLX would take the mask that a block draws again for the first one, and keep that.
+        keep_graphs: !on_cpu() && (config.grad_checkpoint == 0 || config.lora_dropout == 0.0),
         neftune_alpha: config.neftune_alpha.map(|alpha| alpha as f32),
         patience: config
             .early_stopping_patience

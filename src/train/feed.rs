@@ -165,13 +165,27 @@ impl Feed {
     }
 
     fn slots(&mut self) -> Vec<&mut Array> {
-        let Self { ids, targets, weights, segments, per_token, per_pair, reference, counts, prompts, .. } =
-            self;
+        // Every field by name, so that none is left out by accident and stays in a graph as it is.
+        let Self {
+            ids,
+            targets,
+            weights,
+            segments,
+            per_token,
+            per_pair,
+            reference,
+            counts,
+            prompts,
+            scale: _,
+            dropout,
+            noise,
+        } = self;
         let mut slots = vec![ids, targets, weights, per_token, per_pair];
-        slots
-            .extend(segments.iter_mut().flat_map(|segments| [&mut segments.starts, &mut segments.positions]));
-        slots.extend([reference, counts, prompts, &mut self.dropout].into_iter().flatten());
-        slots.extend(self.noise.as_mut().map(|noise| &mut noise.key));
+        if let Some(Segments { starts, positions, longest: _ }) = segments {
+            slots.extend([starts, positions]);
+        }
+        slots.extend([reference, counts, prompts, dropout].into_iter().flatten());
+        slots.extend(noise.as_mut().map(|Noise { alpha: _, key }| key));
         slots
     }
 }

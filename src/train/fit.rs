@@ -245,7 +245,7 @@ impl Run<'_, '_> {
             return Error::Interrupted;
         }
         // What was taken belongs to what is saved.
-        if let Err(error) = self.settle_quietly(state) {
+        if let Err(error) = self.settle_at_last(state) {
             return error;
         }
         match self.checkpoints.save(state) {

@@ -18,6 +18,8 @@ use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
+/// Where graphs are kept, rows have a multiple of so many columns, or else hardly two batches would share one.
+const COLUMNS: usize = 64;
 /// Bytes of gradients that processes exchange at once.
 const EXCHANGED: usize = 32 << 20;
 
@@ -74,15 +76,17 @@ pub(super) fn run(
             if observer.poll() == ControlFlow::Break(()) {
                 return Err(Error::Interrupted);
             }
-            let feed = Feed::new(&plan.objective, batch, totals, scale)?;
+            let alike = graphs.are_kept().then(|| batch.padded(COLUMNS, plan.evaluation.pad));
+            let feed = Feed::new(&plan.objective, alike.as_ref().unwrap_or(batch), totals, scale)?;
             let feed = feed.with_draws(model, plan.neftune_alpha, plan.seed, [micro, part, rank])?;
             let (share, grads) = step::gradients(model, parameters, &plan.objective, &feed, graphs)?;
+            let so_far = sum.take();
+            let grads = sum.insert(step::accumulate(so_far, grads)?);
+            let outputs = share.arrays().chain(grads.values());
             if ahead {
-                sum = Some(step::accumulate(sum, grads)?);
-                kernels::async_eval(share.arrays().chain(sum.iter().flat_map(Tensors::values)))?;
+                kernels::async_eval(outputs)?;
             } else {
-                kernels::eval(share.arrays().chain(grads.values()))?;
-                sum = Some(step::accumulate(sum, grads)?);
+                kernels::eval(outputs)?;
             }
             scored.push(share);
         }

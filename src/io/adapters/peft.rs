@@ -2,7 +2,7 @@
 //!
 //! Tensors are called `base_model.model.<path of the layer>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight`
 //! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of
-//! which may be its own. Those of AdaLoRA, `.lora_A`, `.lora_E` (`[rank, 1]`) and `.lora_B`, are read as a plain product.
+//! which may be its own. Those of `AdaLoRA`, `.lora_A`, `.lora_E` (`[rank, 1]`) and `.lora_B`, are read as a plain product.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -91,10 +91,9 @@ pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult
         let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
         float(tensor.parameter) && float(tensor.grad) && tensor.moments.is_none_or(f32)
     };
-    let Scalars { grad_scale, factors: [a, b, c] } = scalars;
-    if let Some(array) =
-        [grad_scale, a, b, c].into_iter().find(|x| x.ndim() != 0 || x.dtype() != Dtype::Float32)
-    {
+    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
+    let numbers = [grad_scale, root_scale, step_size, keep];
+    if let Some(array) = numbers.into_iter().find(|x| x.ndim() != 0 || x.dtype() != Dtype::Float32) {
         let (shape, dtype) = (array.shape(), array.dtype());
         return Err(Exception::custom(format!("adamw: {shape:?} of {dtype:?} in the place of a number")));
     }
@@ -102,8 +101,7 @@ pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult
     if tensors.is_empty() || !on_cpu() || !tensors.iter().all(fits) {
         return reference(decays, scalars, tensors);
     }
-    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
-    let (mut inputs, mut outputs) = (vec![grad_scale, root_scale, step_size, keep], Vec::new());
+    let (mut inputs, mut outputs) = (numbers.to_vec(), Vec::new());
     for &Tensor { parameter, grad, moments } in tensors {
         inputs.extend([parameter, grad]);
         inputs.extend(moments.into_iter().flatten());

@@ -124,7 +124,8 @@ fn chunks_under_a_packed_head_reach_the_input() {
         let loss = |x: &[Array]| Ok(vec![chunked::rows(&x[0], &head, &targets, &weights, options, logits)?]);
         let argnums: &[i32] = &[0];
         let (values, gradients) =
-            mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(&[hidden.clone()]).unwrap();
+            mlx_rs::transforms::value_and_grad_with_argnums(loss, argnums)(std::slice::from_ref(&hidden))
+                .unwrap();
         [values, gradients].concat()
     };
     for (ours, all) in of(100).iter().zip(&of(1000)) {

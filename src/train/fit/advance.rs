@@ -33,6 +33,8 @@ pub(super) struct Stride {
     updates: Graphs,
     /// Whether the next step may begin before the figures of this one are known.
     ahead: bool,
+    /// Whether all figures so far are numbers, `[]`, bool, as the device knows.
+    finite: Option<Array>,
     /// When figures were last read.
     read: Instant,
 }
@@ -67,6 +69,7 @@ impl Stride {
             passes: Graphs::new(kept)?,
             updates: Graphs::new(kept)?,
             ahead: kept && alone,
+            finite: None,
             read: Instant::now(),
         })
     }
@@ -124,11 +127,13 @@ impl Run<'_, '_> {
         self.pending.take().map_or(Ok(()), |taken| self.tell(state, taken))
     }
 
-    /// As [`settle`](Self::settle), without an event.
-    pub(super) fn settle_quietly(&mut self, state: &mut State) -> Result<()> {
+    /// As [`settle`](Self::settle), for an observer who has already asked to stop.
+    pub(super) fn settle_at_last(&mut self, state: &mut State) -> Result<()> {
         let Some(taken) = self.pending.take() else { return Ok(()) };
         let figures = self.read(taken)?;
         record(state, &figures);
+        let event = self.event(&figures)?;
+        let _ = self.observer.on(&event);
         Ok(())
     }
 
@@ -154,22 +159,24 @@ impl Run<'_, '_> {
     }
 
     fn announce(&mut self, state: &mut State, figures: &Figures) -> Result<()> {
+        let event = self.event(figures)?;
+        self.emit(state, &event)
+    }
+
+    fn event(&self, figures: &Figures) -> Result<Event> {
         let &Figures { step, lr, secs, tokens, loss, grad_norm, rewards } = figures;
-        self.emit(
-            state,
-            &Event::Step {
-                step,
-                steps: self.plan.steps,
-                epoch: self.batches.epoch(step * self.plan.accumulation),
-                loss,
-                lr,
-                grad_norm,
-                tokens_per_second: tokens as f64 / secs,
-                peak_memory: peak_memory()? as u64,
-                reward_accuracy: rewards.map(|rewards| rewards.accuracy),
-                reward_margin: rewards.map(|rewards| rewards.margin),
-            },
-        )
+        Ok(Event::Step {
+            step,
+            steps: self.plan.steps,
+            epoch: self.batches.epoch(step * self.plan.accumulation),
+            loss,
+            lr,
+            grad_norm,
+            tokens_per_second: tokens as f64 / secs,
+            peak_memory: peak_memory()? as u64,
+            reward_accuracy: rewards.map(|rewards| rewards.accuracy),
+            reward_margin: rewards.map(|rewards| rewards.margin),
+        })
     }
 
     /// Follows finite `grads`, the hook included.
@@ -204,11 +211,17 @@ impl Run<'_, '_> {
         scored: &[Scored],
     ) -> Result<()> {
         let sum = scored.iter().try_fold(grad_norm.clone(), |sum, share| sum.add(&share.loss))?;
+        // Nothing changes any more after a step that failed and is not yet told of.
+        let finite = match &self.stride.finite {
+            Some(before) => before.logical_and(sum.is_finite()?)?,
+            None => sum.is_finite()?,
+        };
+        self.stride.finite = Some(finite.clone());
         let pace = Pace {
             lr,
             factors: &self.plan.lr_factors,
             grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm)?,
-            finite: Some(sum.is_finite()?),
+            finite: Some(finite),
             graphs: &self.stride.updates,
         };
         let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
@@ -232,6 +245,11 @@ impl Run<'_, '_> {
             let step = (state.step, &own[..], totals);
             match passes::run(self.model, &state.parameters, &mode, step, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
+                Err(error) if error.is_out_of_memory() && self.pending.is_some() => {
+                    // Perhaps there is enough without the step before.
+                    self.settle(state)?;
+                    clear_cache()?;
+                }
                 Err(error) if error.is_out_of_memory() => {
                     self.shrink(state, own.iter().flatten(), &error)?;
                     own = batches(self)?;

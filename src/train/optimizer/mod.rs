@@ -191,7 +191,8 @@ impl Optimizer {
                 let remembered: Vec<Array> = keys.filter_map(|key| memory.tensors.remove(&key)).collect();
                 layout.slots.push(remembered.len());
                 inputs.push(parameter.clone());
-                inputs.extend(grads.remove(name));
+                let grad = grads.remove(name);
+                inputs.push(grad.ok_or_else(|| Error::Training(format!("there is no gradient of {name}")))?);
                 inputs.extend(remembered);
             }
             inputs.extend(pace.finite.clone());
@@ -228,7 +229,7 @@ impl Optimizer {
         let mut tensors = Vec::with_capacity(names.len());
         for (name, &slots) in names.iter().zip(&layout.slots) {
             let (Some(parameter), Some(grad)) = (rest.next(), rest.next()) else {
-                return Err(Exception::custom(format!("no gradient of {name}")));
+                return Err(Exception::custom(format!("an update of {name} without its tensors")));
             };
             let memory: Vec<&Array> = rest.by_ref().take(slots).collect();
             tensors.push(Tensor { name, parameter, grad, memory: (slots > 0).then_some(memory) });
