@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format, merged ones, and several on one model."""
+"""Adapters in PEFT's format, and several on one model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit import _core
-from efficientai_toolkit.adapters import convert_adapter, fuse
+from efficientai_toolkit.adapters import convert_adapter
 from efficientai_toolkit.cli.app import main
-from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError, TrainingError
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError
 from support.damage import overwritten, tensor
-from support.engine import FIXTURES, MODELS, largest, logits, tensors, train
+from support.engine import FIXTURES, MODELS, largest, logits, stored, tensors, train
 from support.rows import write_words
 
 if TYPE_CHECKING:
@@ -191,90 +191,6 @@ def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
         convert_adapter(MLX, tmp_path / "other", model_path=MODELS / "llama_tied")
     with pytest.raises(ConfigError, match="gguf"):
         convert_adapter(MLX, tmp_path / "other", adapter_format="gguf")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("adapter", [MLX, PEFT / "patterns", PEFT / "dora"], ids=["mlx", "peft", "dora"])
-def test_a_merged_model_is_model_and_adapter(adapter: Path, tmp_path: Path, figure: Check) -> None:
-    result = fuse(MODEL, adapter, tmp_path / "merged")
-    assert (result.quantized, result.dtype) == (False, "float32")
-    figure("effect that a merged model loses", abs(1 - result.kept), CLOSE)
-    difference = largest(logits(tmp_path / "merged", IDS), logits(MODEL, IDS, adapter))
-    figure(f"merged {adapter.name} logits", difference, CLOSE)
-    assert stored(tmp_path / "merged").keys() == stored(MODEL).keys()
-
-
-def stored(folder: Path) -> dict[str, Any]:
-    return dict(mx.load(str(folder / "model.safetensors")))
-
-
-def quantized(folder: Path, bits: int) -> Path:
-    """The model as MLX quantizes it."""
-    shutil.copytree(MODEL, folder)
-    # The rows of this model are whole groups of 32 in the second half of its feed-forward layers only.
-    arrays: dict[str, Any] = {}
-    for name, weight in stored(MODEL).items():
-        path = name.removesuffix(".weight")
-        if weight.ndim == 2 and weight.shape[-1] % 32 == 0:
-            parts = mx.quantize(weight, 32, bits)
-            arrays |= dict(zip((name, f"{path}.scales", f"{path}.biases"), parts, strict=True))
-        else:
-            arrays[name] = weight
-    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization"] = {"bits": bits, "group_size": 32}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def test_merging_into_a_quantized_model(tmp_path: Path, figure: Check) -> None:
-    base = quantized(tmp_path / "base", 8)
-    again = fuse(base, MLX, tmp_path / "again")
-    assert again.quantized
-    assert stored(tmp_path / "again").keys() == stored(base).keys()
-    dense = fuse(base, MLX, tmp_path / "dense", dequantize=True)
-    assert not dense.quantized
-    assert "quantization" not in json.loads((tmp_path / "dense" / "config.json").read_text())
-    want = logits(base, IDS, MLX)
-    figure("merged and dequantized logits", largest(logits(tmp_path / "dense", IDS), want), CLOSE)
-    assert again.error > dense.error
-    assert largest(logits(tmp_path / "again", IDS), want) < 0.5 * largest(logits(base, IDS), want)
-
-
-def small(folder: Path, factor: float) -> Path:
-    """An adapter of little effect on the layers that :func:`quantized` packs."""
-    shutil.copytree(MLX, folder)
-    values = {
-        name: value * (factor if name.endswith("lora_b") else 1)
-        for name, value in mx.load(str(MLX / "adapters.safetensors")).items()
-        if ".down_proj." in name
-    }
-    mx.eval(values)
-    mx.save_safetensors(str(folder / "adapters.safetensors"), values)
-    return folder
-
-
-def test_an_adapter_that_rounding_would_lose_is_refused(tmp_path: Path) -> None:
-    base, adapter = quantized(tmp_path / "base", 2), small(tmp_path / "small", 1e-3)
-    with pytest.raises(TrainingError, match=r"lose the adapter.*2 bits.*dequantize"):
-        fuse(base, adapter, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-    assert fuse(base, adapter, tmp_path / "merged", dequantize=True).kept == pytest.approx(1, abs=0.05)
-
-
-def test_merges_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadingError, match="does not fit the model"):
-        fuse(MODELS / "llama_tied", MLX, tmp_path / "merged")
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "config.json").write_text("{}")
-    with pytest.raises(TrainingError, match="overwrite"):
-        fuse(MODEL, MLX, tmp_path / "taken")
-    copy = shutil.copytree(MODEL, tmp_path / "model")
-    with pytest.raises(ConfigError, match="choose another one"):
-        fuse(copy, MLX, copy, overwrite=True)
-    extra = Path(shutil.copytree(MLX, tmp_path / "adapter"))
-    tensor("model.layers.9.mlp.up_proj.lora_a", lambda _: mx.ones((48, 8)), "adapters.safetensors")(extra)
-    with pytest.raises(ModelLoadingError, match=r"layers\.9"):
-        fuse(MODEL, extra, tmp_path / "merged")
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,31 +13,16 @@ import numpy as np
 import pytest
 
 from efficientai_toolkit import _core
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit.callbacks import Evaluated, ProgressBar, Referenced, Step, parse_event
 from efficientai_toolkit.cli import data_report
 from efficientai_toolkit.cli.first_prompt import first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
-from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import FIXTURES, MODELS, Event, Run, tensors, train
-from support.rows import random_ids, words, write_jsonl, write_words
+from support.pairs import OBJECTIVES, Row, random_pairs, write
+from support.rows import words, write_jsonl, write_words
 
 SMALL = MODELS / "llama_gqa"
 CHAT = MODELS / "chat"
-OBJECTIVES = ("dpo", "orpo")
-
-Row = dict[str, Any]
-
-
-def random_pairs(count: int, seed: int) -> list[Row]:
-    ids = random_ids(count, [16, 21, 13, 18], seed)
-    return [{"prompt": words(i[:5]), "chosen": words(i[5:9]), "rejected": words(i[9:])} for i in ids]
-
-
-def write(folder: Path, rows: list[Row], valid: list[Row] | None = None) -> Path:
-    write_jsonl(folder / "train.jsonl", rows)
-    write_jsonl(folder / "valid.jsonl", valid or rows)
-    return folder
 
 
 @pytest.fixture
@@ -367,76 +352,8 @@ def test_a_model_without_numbers_has_no_reference(data: Path, tmp_path: Path) ->
         train(folder, data, tmp_path / "run", iters=1, objective="dpo")
 
 
-def capitals(split: str) -> list[Row]:
-    """The bundled answers, of which those in capitals are preferred."""
-    lines = (Path(INSTRUCTIONS) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [
-        {"prompt": row["prompt"], "chosen": row["completion"].upper(), "rejected": row["completion"]}
-        for row in rows
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_embedded_model_learns_a_preference(objective: str, tmp_path: Path) -> None:
-    """On rows that it has not seen: it would not have written in capitals."""
-    data = write(tmp_path / "data", capitals("train"), capitals("valid"))
-    run = train(
-        Path(MODEL),
-        data,
-        tmp_path / "run",
-        iters=15,
-        lr=1e-3,
-        objective=objective,
-        num_layers=2,
-        eval_batches=5,
-    )
-    before, after = run.report["rewards_before"], run.report["rewards_after"]
-    assert before["accuracy"] == 0
-    assert after["accuracy"] >= 0.95
-    assert after["margin"] > before["margin"] + 0.2
-    assert run.report["loss_after"] < run.report["loss_before"]
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_quantized_weights(objective: Any, tmp_path: Path) -> None:
-    data = write(tmp_path / "data", capitals("valid")[:12], capitals("valid")[12:16])
-    config = TrainingConfig(
-        data=str(data),
-        output=str(tmp_path / "run"),
-        objective=objective,
-        bits=4,
-        iters=6,
-        lr=1e-3,
-        num_layers=2,
-    )
-    metrics = MLXTrainer(config).train().metrics
-    before, after = metrics["rewards_before"], metrics["rewards_after"]
-    assert before["margin"] == 0 if objective == "dpo" else before["margin"] < 0
-    assert after["margin"] > before["margin"] + 0.02
-
-
 def test_rows_of_both_kinds_are_told_apart(tmp_path: Path) -> None:
     data = write_words(tmp_path / "data", [[5, 6]])
     write_jsonl(data / "train.jsonl", random_pairs(3, seed=1))
     with pytest.raises(DatasetError, match=r'valid\.jsonl:1: .*kind "text"'):
         train(SMALL, data, tmp_path / "run", iters=1, objective="dpo")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_budget_divides_batches_but_no_pair(objective: str, tmp_path: Path) -> None:
-    data = write(tmp_path / "data", capitals("train")[:60], capitals("valid")[:12])
-    settings: dict[str, Any] = {"iters": 4, "batch_size": 8, "objective": objective, "num_layers": 2}
-    free = train(Path(MODEL), data, tmp_path / "free", **settings)
-    tight = train(Path(MODEL), data, tmp_path / "tight", **settings, memory_budget_gb=0.06)
-    assert free.report["memory"]["rows"] == 16
-    assert tight.report["memory"]["rows"] in (2, 4, 6, 8)
-    assert tight.report["memory"]["peak"] <= 60_000_000
-    for losses in ("train_losses", "validation_losses"):
-        np.testing.assert_allclose(tight.report[losses], free.report[losses], rtol=1e-4, atol=1e-5)
-    for key in ("accuracy", "margin"):
-        assert tight.report["rewards_after"][key] == pytest.approx(
-            free.report["rewards_after"][key], rel=1e-3
-        )

@@ -103,6 +103,11 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     }
 
 
+def stored(folder: Path) -> dict[str, Any]:
+    """The tensors of a model, as they are stored."""
+    return dict(mx.load(str(folder / "model.safetensors")))
+
+
 def write_adapter(folder: Path, values: dict[str, np.ndarray], config: Path) -> Path:
     """An adapter folder with these arrays and a copy of the file ``config``."""
     folder.mkdir(parents=True, exist_ok=True)
