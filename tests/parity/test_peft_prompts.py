@@ -100,7 +100,7 @@ def edited(folder: Path, kind: str = "prompt_tuning", **changes: Any) -> Path:
         ({"num_virtual_tokens": "5"}, "num_virtual_tokens: invalid type"),
         ({"num_transformer_submodules": 2}, "num_transformer_submodules.* is 2, expected 1"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save.* not supported"),
-        ({"peft_type": "IA3"}, '"peft_type" is "IA3", expected "LORA", "PROMPT_TUNING"'),
+        ({"peft_type": "IA3"}, '"peft_type" is "IA3", expected "LORA", "ADALORA", "PROMPT_TUNING"'),
         ({"peft_type": "PREFIX_TUNING"}, "has 48 numbers per virtual token, expected"),
     ],
 )
