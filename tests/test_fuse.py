@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 MODEL = MODELS / "llama_gqa"
 PEFT = FIXTURES / "peft"
 MLX = FIXTURES / "lora" / "gradient"
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model.model.layers"
-QUERY = f"{PREFIX}.0.self_attn.q_proj"
 IDS = np.arange(3, 19)[None]
-CASES = ["lora", "rslora", "patterns", "regex", "dora", "last_layer", "adalora"]
 CLOSE = 1e-4
 
 
