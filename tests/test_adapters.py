@@ -14,7 +14,7 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit import _core
-from efficientai_toolkit.adapters import convert_adapter
+from efficientai_toolkit.adapters import convert_adapter, fuse
 from efficientai_toolkit.cli.app import main
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError
 from support.damage import overwritten, tensor
@@ -325,6 +325,12 @@ def test_adapters_of_experts(family: str, tmp_path: Path, figure: Check) -> None
     assert {n: v.tolist() for n, v in tensors(tmp_path / "mlx" / "adapters.safetensors").items()} == {
         n: v.tolist() for n, v in run.adapter.items()
     }
+    # The fixtures are in bfloat16, so merged weights are rounded to it.
+    figure(
+        f"effect that merged {family} loses", abs(1 - fuse(model, run.output, tmp_path / "merged").kept), 0.02
+    )
+    merged = logits(tmp_path / "merged", IDS)
+    assert largest(merged, want) < 0.2 * largest(logits(model, IDS), want)
     with pytest.raises(ConfigError, match="give model_path"):
         convert_adapter(tmp_path / "peft", tmp_path / "none")
     with pytest.raises(ModelLoadingError, match="give model_path"):

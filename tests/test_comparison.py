@@ -84,6 +84,15 @@ def test_the_methods_compared_by_default(training: TrainingConfig, tmp_path: Pat
     assert trained[0] == trained[1] < trained[2] < trained[3]
 
 
+def test_variants_of_lora_are_methods(training: TrainingConfig) -> None:
+    comparison = compare(training, methods=["lora", "rslora", "lora_plus", "pissa", "adalora"], plots=False)
+    lora, *others = comparison.rows
+    assert [row.error for row in comparison.rows] == [None] * 5
+    for row in others:
+        assert row.loss_before == pytest.approx(lora.loss_before, abs=1e-3)
+        assert row.loss_after != pytest.approx(lora.loss_after, abs=1e-6), row.method
+
+
 def test_a_method_that_fails_is_a_row(training: TrainingConfig, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lora-finetuning-mlx:compare", "--methods", "lora", "--target-modules", "nope", "--no-plots"]
     words += ["--output", str(training.output), "--model-path", str(training.model_path)]
@@ -129,6 +138,16 @@ def test_methods_follow_the_training_configuration() -> None:
     config = ComparisonConfig()
     assert config.apply("lora", base).bits is None
     assert (config.apply("qlora", base).bits, config.apply("qlora", TrainingConfig()).bits) == (8, 4)
+    for variant, name, value in (
+        ("rslora", "use_rslora", True),
+        ("lora_plus", "loraplus_lr_ratio", 16.0),
+        ("pissa", "lora_init", "pissa"),
+    ):
+        run = config.apply(variant, base)
+        assert (run.method, run.bits, getattr(run, name)) == ("lora", None, value)
+        assert run.with_values({name: getattr(base, name)}) == config.apply("lora", base)
+    iterated = TrainingConfig(lora_init="pissa_niter_4")
+    assert config.apply("pissa", iterated).lora_init == "pissa_niter_4"
     assert config.apply("full", base).lr == pytest.approx(1e-3)
     assert ComparisonConfig(full_lr=0.5).apply("full", base).lr == 0.5
 

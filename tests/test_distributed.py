@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
-from support.command import PROGRAM
+from support.command import PROGRAM, run
 from support.engine import PLAIN, tensors, train
 from support.rows import random_ids, write_words
 
@@ -108,6 +108,17 @@ def test_a_run_of_one_is_continued_by_two_and_only_the_first_writes_and_speaks(t
     assert first["report"]["resumed_from"] == second["report"]["resumed_from"] == 3
     assert (first["events"] > 0, second["events"]) == (True, 0)
     np.testing.assert_allclose(first["report"]["train_losses"], whole.report["train_losses"], rtol=1e-5)
+
+
+def test_the_launcher_of_mlx_starts_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    launcher = str(Path(sys.executable).with_name("mlx.launch"))
+    words = [launcher, "-n", "2", "--backend", "ring", "--starting-port", port, "--env", "EAT_NUM_THREADS=1"]
+    words += [str(PROGRAM), "lora-finetuning-mlx:train", "--iters", "2", "--output", str(tmp_path / "run")]
+    done = run([*words, "--json"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["metrics"]["processes"] == 2
 
 
 def test_the_command_line_speaks_once(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from efficientai_toolkit import _core
 from efficientai_toolkit.exceptions import ModelLoadingError
-from support.engine import MODELS, largest, logits
-from support.rows import random_ids
+from support.engine import MODELS, largest, logits, train
+from support.rows import random_ids, write_words
 
 if TYPE_CHECKING:
     from support.figures import Check
@@ -175,6 +175,25 @@ def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check
     parts = [theirs[f"{name}.{part}"] for part in ("weight", "scales", "biases")]
     weight = mx.dequantize(*parts, group_size=32, bits=4).astype(mx.float32)
     figure("AWQ weights of mlx-lm", largest(np.array(weight), dense[f"{name}.weight"]), 1e-3)
+
+
+@pytest.mark.parametrize("quantization", [GPTQ, AWQ], ids=["gptq", "awq"])
+def test_adapters_train_on_the_codes(quantization: dict[str, Any], tmp_path: Path, figure: Check) -> None:
+    pack = awq if quantization is AWQ else gptq(4, 1)
+    checkpoint = Checkpoint(tmp_path, quantization, pack)
+    data = write_words(tmp_path / "data", random_ids(4, [12], seed=6))
+    packed, dense = (
+        train(folder, data, tmp_path / f"{folder.name}-run", iters=5, lr=1e-2)
+        for folder in (checkpoint.folder, checkpoint.dense)
+    )
+    first, *_, last = packed.losses.values()
+    assert first - last > 0.1
+    kind = quantization["quant_method"]
+    figure(
+        f"losses on {kind} codes", largest(list(packed.losses.values()), list(dense.losses.values())), 1e-4
+    )
+    gap = largest(packed.adapter["model.layers.0.mlp.down_proj.lora_b"], np.zeros(1))
+    assert gap > 1e-3, "the adapters of packed layers must move"
 
 
 def test_codes_stay_packed(tmp_path: Path) -> None:

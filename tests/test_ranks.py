@@ -19,6 +19,7 @@ from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.ranks import AnalysisConfig, Candidate, Layer, ShortRun, allocate, analyze
 from efficientai_toolkit.ranks.allocation import parameters, uniform
 from efficientai_toolkit.ranks.candidates import candidates, references
+from efficientai_toolkit.ranks.confirm import confirm
 from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast
 from efficientai_toolkit.ranks.halving import halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
@@ -184,6 +185,36 @@ def test_a_curve_goes_on_as_it_went() -> None:
     assert forecast(runs, candidate(10, 1.0), 20).loss == loss(60)
     assert forecast([short_run(15, 4.0)], candidate(10, 1.0), 200).loss == 4.0
     assert forecast([short_run(15, 4.0), short_run(30, None)], candidate(10, 1.0), 200).loss is None
+
+
+def curve(c: Candidate, steps: int) -> float:
+    """One of 10 parameters learns fast, and turns flat after 60 steps; the others go on."""
+    if c.parameters == 10:
+        return 2.0 + 8.0 / math.sqrt(min(steps, 60))
+    return 2.0 + (9.0 + c.gain / c.parameters) / math.sqrt(steps)
+
+
+def confirmed(counts: list[int], usual: list[int], whole: int) -> tuple[int, list[tuple[int, int, int]]]:
+    """What is chosen, and the runs that decided: parameters, round and steps."""
+    told: list[tuple[int, int, int]] = []
+
+    def run(c: Candidate, number: int, steps: int) -> ShortRun:
+        told.append((c.parameters, number, steps))
+        loss = curve(c, steps)
+        return ShortRun(candidate=c, round=number, steps=steps, loss=loss, reason=None, seconds=0.0)
+
+    found, references = ([candidate(n, 1.0) for n in numbers] for numbers in (counts, usual))
+    runs = [run(c, number, steps) for number, steps in ((1, 30), (2, 60)) for c in [*found, *references]]
+    told.clear()
+    return confirm(runs, found, references, run, whole=whole, tolerance=0.1).choice.parameters, told
+
+
+def test_a_choice_that_turns_flat_does_not_stand() -> None:
+    # At 60 steps 10 parameters look best; at 120 the next larger ones do.
+    assert confirmed([100, 50, 10], [160], 1000) == (50, [(10, 3, 120), (50, 3, 120), (160, 3, 120)])
+    # No longer than the whole run, and not where the short runs are no shorter.
+    assert confirmed([100, 50, 10], [160], 80) == (50, [(10, 3, 80), (50, 3, 80), (160, 3, 80)])
+    assert confirmed([100, 50, 10], [160], 60) == (10, [])
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use efficientai_toolkit::io::tensors::Tensors;
 use efficientai_toolkit::kernels;
-use efficientai_toolkit::lora::TrainingConfig;
 use efficientai_toolkit::lora::attach::attach;
+use efficientai_toolkit::lora::{Method, TrainingConfig};
 use efficientai_toolkit::models::{self, Model};
 use efficientai_toolkit::train::step;
 use mlx_rs::{Array, Dtype, random};
@@ -24,8 +24,13 @@ pub(crate) fn fixtures() -> Vec<PathBuf> {
 
 /// With adapters that do something, all in float32.
 pub(crate) fn adapted(folder: &Path) -> Box<dyn Model> {
+    adapted_by(Method::Lora, folder)
+}
+
+/// The same by another method that has such adapters.
+pub(crate) fn adapted_by(method: Method, folder: &Path) -> Box<dyn Model> {
     let mut model = models::load(folder, Some(Dtype::Float32), None).unwrap();
-    let config = TrainingConfig { seed: 3, ..TrainingConfig::default() };
+    let config = TrainingConfig { method, seed: 3, ..TrainingConfig::default() };
     attach(model.as_mut(), &config).unwrap();
     let shapes: BTreeMap<String, Vec<i32>> =
         model.parameters().flatten().iter().map(|(name, x)| (name.to_string(), x.shape().to_vec())).collect();

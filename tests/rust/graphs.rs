@@ -2,10 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::rc::Rc;
 
 use efficientai_toolkit::data::{Batch, Examples, Learned, Pairs, Sample, collate, pack};
 use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::kernels::group::Group;
+use efficientai_toolkit::lora::Method;
 use efficientai_toolkit::models::Model;
 use efficientai_toolkit::progress::{Event, Observer};
 use efficientai_toolkit::train::batches::{Data, Training};
@@ -14,6 +16,7 @@ use efficientai_toolkit::train::evaluate::EvaluationPlan;
 use efficientai_toolkit::train::feed::Feed;
 use efficientai_toolkit::train::fit::{Trained, fit};
 use efficientai_toolkit::train::lr_factors::LrFactors;
+use efficientai_toolkit::train::memory::expect;
 use efficientai_toolkit::train::objective::Objective;
 use efficientai_toolkit::train::optimizer::{Kind, Optimizer, Settings};
 use efficientai_toolkit::train::plan::Plan;
@@ -23,7 +26,7 @@ use efficientai_toolkit::{Error, Result};
 use mlx_rs::Array;
 use serde_json::json;
 
-use crate::fixtures::{adapted, check, fixtures};
+use crate::fixtures::{adapted, adapted_by, check, fixtures};
 
 const VOCAB: usize = 60;
 
@@ -31,10 +34,11 @@ fn sample(length: usize, seed: usize) -> Sample {
     Sample::new((0..length).map(|i| ((i * 7 + seed * 13 + i * i * seed) % VOCAB) as u32).collect(), |i| i > 2)
 }
 
+/// The adapters: low-rank matrices, and magnitudes of `DoRA`.
 fn names(model: &dyn Model) -> Vec<String> {
     let all = model.parameters().flatten();
-    let mut names: Vec<String> =
-        all.keys().filter(|name| name.contains("lora_")).map(ToString::to_string).collect();
+    let trained = |name: &&Rc<str>| name.contains("lora_") || name.ends_with(".m");
+    let mut names: Vec<String> = all.keys().filter(trained).map(ToString::to_string).collect();
     names.sort();
     names
 }
@@ -169,14 +173,20 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
 
 struct Run {
     history: History,
+    best: Option<u64>,
     values: Vec<Array>,
     told: Told,
 }
 
-/// Trains a small model.
-fn train(plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
+/// Trains low-rank matrices of a small model.
+fn train(plan: &Plan, told: Told, folder: &Path) -> (Result<History>, Run) {
+    train_by(Method::Lora, plan, told, folder)
+}
+
+/// Trains a small model, from the checkpoint in `folder` if there is one.
+fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
     let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
-    let mut model = adapted(&of_llama);
+    let mut model = adapted_by(method, &of_llama);
     let names = names(model.as_ref());
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = Data {
@@ -185,13 +195,44 @@ fn train(plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
     };
     let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
     let trained = Trained { names: &names, hook: None };
-    let outcome = fit(model.as_mut(), trained, &data, plan, &checkpoints, None, &mut told);
+    let resumed = checkpoints.latest();
+    let outcome = fit(model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
     let history = match &outcome {
         Ok(outcome) => outcome.history.clone(),
         Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
     };
+    let best = outcome.as_ref().ok().and_then(|outcome| outcome.best).map(|(step, _)| step);
     let values = step::parameters(model.as_ref(), &names).unwrap().into_values().collect();
-    (outcome.map(|outcome| outcome.history), Run { history, values, told })
+    (outcome.map(|outcome| outcome.history), Run { history, best, values, told })
+}
+
+#[test]
+fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
+    let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
+    let mut model = adapted(&of_llama);
+    let names = names(model.as_ref());
+    let trained: usize = step::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
+    let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Learned::Everything);
+    let data = Data { train: Training::Whole(rows.clone()), valid: rows };
+    let estimate = expect(model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
+    // Parameters, and two moments of each.
+    assert!(estimate.update >= 3 * trained as u64, "{estimate:?} of {trained}");
+}
+
+/// Fails unless both took six steps to the same curves and parameters.
+fn check_same(name: &str, ahead: &Run, waiting: &Run) {
+    assert_eq!(ahead.values.len(), waiting.values.len());
+    for (ahead, waiting) in ahead.values.iter().zip(&waiting.values) {
+        check(name, "parameter", ahead, waiting);
+    }
+    let numbers = |run: &Run| -> Vec<f64> {
+        let validation = run.history.validation_losses.iter().map(|&(_, loss)| loss);
+        run.history.train_losses.iter().copied().chain(validation).collect()
+    };
+    assert_eq!(numbers(waiting).len(), 6 + 3);
+    for (ahead, waiting) in numbers(ahead).into_iter().zip(numbers(waiting)) {
+        assert!((ahead - waiting).abs() < 1e-5, "{name}: {ahead} and {waiting}");
+    }
 }
 
 #[test]
@@ -202,17 +243,7 @@ fn a_run_ahead_of_its_figures_is_the_same_run() {
             let folder = folders[usize::from(ahead)].path();
             train(&plan(ahead, kind), Told::default(), folder)
         });
-        for (ahead, waiting) in ahead.values.iter().zip(&waiting.values) {
-            check(&format!("{kind:?}"), "parameter", ahead, waiting);
-        }
-        let numbers = |run: &Run| -> Vec<f64> {
-            let validation = run.history.validation_losses.iter().map(|&(_, loss)| loss);
-            run.history.train_losses.iter().copied().chain(validation).collect()
-        };
-        assert_eq!(numbers(&waiting).len(), 6 + 3);
-        for (ahead, waiting) in numbers(&ahead).into_iter().zip(numbers(&waiting)) {
-            assert!((ahead - waiting).abs() < 1e-5, "{kind:?}: {ahead} and {waiting}");
-        }
+        check_same(&format!("{kind:?}"), &ahead, &waiting);
         // Each step is told of once, and before what comes after it.
         let steps: Vec<u64> = ahead.told.steps.iter().map(|&(step, ..)| step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
@@ -222,6 +253,39 @@ fn a_run_ahead_of_its_figures_is_the_same_run() {
             assert!((ahead.2 - waiting.2).abs() < 1e-4 * waiting.2, "{ahead:?} and {waiting:?}");
         }
     }
+}
+
+#[test]
+fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_the_best_kept() {
+    let cases: [(&str, Method, fn(&mut Plan)); 3] = [
+        ("dora", Method::Dora, |_| ()),
+        ("grad_checkpoint", Method::Lora, |plan| plan.grad_checkpoint = 1),
+        // So large that the loss rises again.
+        ("keep_best", Method::Lora, |plan| (plan.keep_best, plan.lr) = (true, 0.3)),
+    ];
+    for (name, method, change) in cases {
+        let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
+            let mut plan = plan(ahead, Kind::AdamW);
+            change(&mut plan);
+            train_by(method, &plan, Told::default(), tempfile::tempdir().unwrap().path())
+        });
+        check_same(name, &ahead, &waiting);
+        assert_eq!(ahead.best, waiting.best);
+        assert_eq!(ahead.best.is_some(), name == "keep_best");
+    }
+}
+
+#[test]
+fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
+    let [whole, part] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let plan = plan(true, Kind::AdamW);
+    let (_, uninterrupted) = train(&plan, Told::default(), whole.path());
+    let (_, stopped) = train(&plan, Told { stop_at: Some(2), ..Told::default() }, part.path());
+    assert_eq!(stopped.history.train_losses.len(), 3);
+    let (_, resumed) = train(&plan, Told::default(), part.path());
+    let steps: Vec<u64> = resumed.told.steps.iter().map(|&(step, ..)| step).collect();
+    assert_eq!(steps, [4, 5, 6]);
+    check_same("resumed", &resumed, &uninterrupted);
 }
 
 #[test]

@@ -1,22 +1,33 @@
 """Everything a user may set about a comparison."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from efficientai_toolkit._config import Config, options, setting
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 
-_QLORA = "qlora"
-_QLORA_BITS = 4
+_VARIANTS: dict[str, tuple[str, Any]] = {
+    "qlora": ("bits", 4),
+    "rslora": ("use_rslora", True),
+    # The ratio that the paper recommends.
+    "lora_plus": ("loraplus_lr_ratio", 16.0),
+    "pissa": ("lora_init", "pissa"),
+}
+"""What LoRA with one more setting is called. One that the run has already stays as it is."""
+
 _FULL_LR = 0.1
 """Adapters are best trained with about ten times the learning rate of the whole model."""
 
 
 def available_methods() -> tuple[str, ...]:
-    """Everything ``TrainingConfig.method`` offers, and ``qlora``: adapters on weights of 4 bits."""
+    """Everything ``TrainingConfig.method`` offers, and variants of LoRA.
+
+    ``qlora`` has adapters on weights of 4 bits, ``rslora`` another scale, ``lora_plus`` a higher learning
+    rate for one of the two matrices, ``pissa`` another start.
+    """
     choices = next(option.choices for option in options(TrainingConfig) if option.name == "method")
-    return (*choices, _QLORA)
+    return (*choices, *_VARIANTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +73,13 @@ class ComparisonConfig(Config):
 
     def apply(self, method: str, base: TrainingConfig) -> TrainingConfig:
         """The run of one method."""
-        if method == _QLORA:
-            return base.with_values({"method": "lora", "bits": base.bits or _QLORA_BITS})
+        dense = replace(base, bits=None)
+        if method in _VARIANTS:
+            name, usual = _VARIANTS[method]
+            given = getattr(base, name)
+            changed = given != getattr(TrainingConfig(), name)
+            return dense.with_values({"method": "lora", name: given if changed else usual})
         if method == "full":
             lr = base.lr * _FULL_LR if self.full_lr is None else self.full_lr
-            return base.with_values({"method": "full", "bits": None, "lr": lr})
-        return replace(base.with_values({"method": method}), bits=None)
+            return dense.with_values({"method": "full", "lr": lr})
+        return dense.with_values({"method": method})

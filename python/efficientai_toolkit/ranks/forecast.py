@@ -55,13 +55,14 @@ def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolera
     Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. Where none of
     these succeeded, the best of ``forecasts`` counts instead.
     """
-    target = min(map(_loss, references))
+    target = min(map(loss_of, references))
     if math.isinf(target):
-        target = min(map(_loss, forecasts))
+        target = min(map(loss_of, forecasts))
     limit = target * (1 + tolerance / 100)
-    fit = (one.candidate for one in [*forecasts, *references] if _loss(one) <= limit)
+    fit = (one.candidate for one in [*forecasts, *references] if loss_of(one) <= limit)
     return min(fit, key=lambda candidate: candidate.parameters)
 
 
-def _loss(forecast: Forecast) -> float:
+def loss_of(forecast: Forecast) -> float:
+    """For sorting: those that failed come last."""
     return math.inf if forecast.loss is None else forecast.loss

@@ -15,7 +15,8 @@ from efficientai_toolkit.optimization.runner import Runner
 from efficientai_toolkit.ranks.allocation import Layer
 from efficientai_toolkit.ranks.candidates import Candidate, candidates, references
 from efficientai_toolkit.ranks.config import AnalysisConfig
-from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast
+from efficientai_toolkit.ranks.confirm import confirm
+from efficientai_toolkit.ranks.forecast import Forecast
 from efficientai_toolkit.ranks.halving import halve
 from efficientai_toolkit.ranks.information import information, largest_mean_rank
 from efficientai_toolkit.ranks.short_run import ShortRun, ShortRunner
@@ -63,7 +64,8 @@ def analyze(
     3. Short runs compare budgets, this allocation with one rank for all, and three scales; the last two
        rounds also the run as it is with one of the usual ranks. The fewest parameters win whose loss will be
        within ``config.tolerance`` of the best of those when the whole run ends
-       (:func:`~efficientai_toolkit.ranks.forecast.forecast`).
+       (:func:`~efficientai_toolkit.ranks.forecast.forecast`), even after a longer look at both
+       (:func:`~efficientai_toolkit.ranks.confirm.confirm`).
 
     Parameters
     ----------
@@ -123,26 +125,30 @@ def analyze(
     for number, steps in sorted({(run.round, run.steps) for run in runs})[-2:]:
         for candidate in usual:
             shorts.run(candidate, number, steps)
-    whole = runner.steps(base)
-    found = [forecast(runs, run.candidate, whole) for run in last]
-    expected = [forecast(runs, candidate, whole) for candidate in usual]
-    choice = choose(found, expected, config.tolerance)
-    settings = write_settings(output / SETTINGS, choice.apply(given))
+    outcome = confirm(
+        runs,
+        [run.candidate for run in last],
+        usual,
+        shorts.run,
+        whole=runner.steps(base),
+        tolerance=config.tolerance,
+    )
+    settings = write_settings(output / SETTINGS, outcome.choice.apply(given))
     analysis = Analysis(
         output=output,
         data=train,
         information_bits=information(train),
         layers=layers,
         runs=runs,
-        forecasts=found,
-        references=expected,
-        choice=choice,
+        forecasts=outcome.forecasts,
+        references=outcome.references,
+        choice=outcome.choice,
         settings=settings,
     )
     if config.plots:
         from efficientai_toolkit.ranks.plots import draw
 
-        draw(output / "ranks.png", layers, choice, found, expected)
+        draw(output / "ranks.png", layers, outcome.choice, outcome.forecasts, outcome.references)
     # The last of all: a folder with a report is complete.
     write_text(output / REPORT, json.dumps(asdict(analysis), indent=2, default=str) + "\n")
     return analysis
