@@ -10,7 +10,7 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.kernels import measure
+from efficientai_toolkit.kernels import measure, measure_convolution
 
 SMALL: dict[str, Any] = {"rows": 2, "inputs": 128, "outputs": 8}
 
@@ -27,6 +27,33 @@ SMALL: dict[str, Any] = {"rows": 2, "inputs": 128, "outputs": 8}
 )
 def test_a_layer_takes_time(operation: dict[str, Any], dtype: str) -> None:
     assert 0 < measure(**operation, **SMALL, dtype=dtype) < 10
+
+
+IMAGES: dict[str, Any] = {"batch": 1, "height": 6, "width": 7, "inputs": 4, "outputs": 8, "kernel": 3}
+
+
+@pytest.mark.parametrize("part", ["forward", "input_gradient", "weight_gradient"])
+@pytest.mark.parametrize("settings", [{}, {"groups": 4, "stride": 2}, {"dtype": "bfloat16"}], ids=str)
+def test_a_convolution_takes_time(part: Any, settings: dict[str, Any]) -> None:
+    assert 0 < measure_convolution(**IMAGES, **settings, part=part) < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"part": "both"}, "pass: unknown variant `both`, expected one of `forward`"),
+        ({"kernel": 0}, "`kernel` must be from 1 to 1048576, not 0"),
+        ({"kernel": 7}, "`kernel` must be at most `height` and `width`, not 7"),
+        ({"batch": -1}, "batch: invalid value: integer `-1`"),
+        ({"groups": 3}, "`groups` must divide `inputs` (4) and `outputs` (8), not 3"),
+        ({"height": 2**20, "width": 2**20}, "the images must have at most 268435456 numbers"),
+    ],
+    ids=str,
+)
+def test_impossible_convolutions_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        measure_convolution(**{**IMAGES, **arguments})
+    assert message in str(error.value)
 
 
 def test_integers_of_numpy_are_sizes() -> None:

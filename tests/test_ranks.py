@@ -188,9 +188,11 @@ def test_a_curve_goes_on_as_it_went() -> None:
 
 
 def curve(c: Candidate, steps: int) -> float:
-    """One of 10 parameters learns fast, and turns flat after 60 steps; the others go on."""
+    """10 parameters learn fast and turn flat after 60 steps, 40 seem slow until then; others go on alike."""
     if c.parameters == 10:
         return 2.0 + 8.0 / math.sqrt(min(steps, 60))
+    if c.parameters == 40 and steps == 30:
+        return 2.0 + 6.0 / math.sqrt(steps)
     return 2.0 + (9.0 + c.gain / c.parameters) / math.sqrt(steps)
 
 
@@ -209,12 +211,25 @@ def confirmed(counts: list[int], usual: list[int], whole: int) -> tuple[int, lis
     return confirm(runs, found, references, run, whole=whole, tolerance=0.1).choice.parameters, told
 
 
+def short_run_of(c: Candidate, steps: int) -> ShortRun:
+    return ShortRun(candidate=c, round=1, steps=steps, loss=curve(c, steps), reason=None, seconds=0.0)
+
+
 def test_a_choice_that_turns_flat_does_not_stand() -> None:
     # At 60 steps 10 parameters look best; at 120 the next larger ones do.
-    assert confirmed([100, 50, 10], [160], 1000) == (50, [(10, 3, 120), (50, 3, 120), (160, 3, 120)])
+    assert confirmed([100, 50, 10], [160], 1000) == (50, [(160, 3, 120), (10, 3, 120), (50, 3, 120)])
     # No longer than the whole run, and not where the short runs are no shorter.
-    assert confirmed([100, 50, 10], [160], 80) == (50, [(10, 3, 80), (50, 3, 80), (160, 3, 80)])
+    assert confirmed([100, 50, 10], [160], 80) == (50, [(160, 3, 80), (10, 3, 80), (50, 3, 80)])
     assert confirmed([100, 50, 10], [160], 60) == (10, [])
+
+
+def test_few_parameters_get_a_longer_run_whatever_the_shorter_ones_said() -> None:
+    before = [short_run_of(candidate(40, 1.0), steps) for steps in (30, 60)]
+    target = curve(candidate(160, 1.0), 1000)
+    assert (forecast(before, candidate(40, 1.0), 1000).loss or 0) > 1.01 * target
+    assert confirmed([100, 40], [160], 1000) == (40, [(160, 3, 120), (40, 3, 120)])
+    # Even where one of the usual ranks would do.
+    assert confirmed([40], [50], 1000) == (40, [(50, 3, 120), (40, 3, 120)])
 
 
 @pytest.mark.parametrize("rslora", [False, True])

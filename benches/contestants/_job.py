@@ -81,6 +81,14 @@ def speed_of(job: Job, seconds: float) -> Result:
     return {"gflops": 2e-9 * job["rows"] * job["inputs"] * job["outputs"] / seconds, "seconds": seconds}
 
 
+def speed_of_passes(job: Job, seconds: dict[str, float]) -> Result:
+    """Give the speed of each pass of a convolution that keeps the size of its images; all do equal work."""
+    pixels = job["batch"] * job["height"] * job["width"]
+    depth = job["kernel"] ** 2 * job["inputs"] // job["groups"]
+    work = 2e-9 * pixels * depth * job["outputs"]
+    return {part: work / each for part, each in seconds.items()} | {"seconds": seconds}
+
+
 class Laps:
     """Seconds between calls of `lap`; the first `warmup` laps are left out."""
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from _job import Job, Laps, Result, ids, main, speed_of
+from _job import Job, Laps, Result, ids, main, speed_of, speed_of_passes
 
 
 def train(job: Job) -> Result:
@@ -91,7 +91,21 @@ def linear(job: Job) -> Result:
     return speed_of(job, seconds)
 
 
+def conv2d(job: Job) -> Result:
+    """Measure the kernels alone."""
+    from efficientai_toolkit import kernels
+
+    sizes = {
+        name: job[name] for name in ("batch", "height", "width", "inputs", "outputs", "kernel", "groups")
+    }
+    seconds = {
+        part: kernels.measure_convolution(**sizes, dtype=job["dtype"], part=part)
+        for part in ("forward", "input_gradient", "weight_gradient")
+    }
+    return speed_of_passes(job, seconds)
+
+
 main(
-    {"train": train, "generate": generate, "linear": linear, "quantized_linear": linear},
+    {"train": train, "generate": generate, "linear": linear, "quantized_linear": linear, "conv2d": conv2d},
     ("efficientai_toolkit", "mlx"),
 )

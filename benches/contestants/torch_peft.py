@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
-from _job import Job, Laps, Result, ids, main, operands, rows, seconds_per_call, speed_of
+from _job import Job, Laps, Result, ids, main, operands, rows, seconds_per_call, speed_of, speed_of_passes
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -86,6 +87,39 @@ def linear(job: Job) -> Result:
         return speed_of(job, seconds_per_call(lambda: torch.nn.functional.linear(x, weight)))
 
 
+def conv2d(job: Job) -> Result:
+    """Measure a convolution and its gradients, with channels last, as torch advises on a CPU."""
+    import torch
+
+    side, dtype = job["kernel"], getattr(torch, job["dtype"])
+    shapes = {
+        "x": (job["batch"], job["inputs"], job["height"], job["width"]),
+        "weight": (job["outputs"], job["inputs"] // job["groups"], side, side),
+        "dy": (job["batch"], job["outputs"], job["height"], job["width"]),
+    }
+    x, weight, dy = (
+        torch.randn(shape).to(dtype).to(memory_format=torch.channels_last) for shape in shapes.values()
+    )
+    half, groups = [side // 2] * 2, job["groups"]
+    options = {"stride": [1, 1], "padding": half, "dilation": [1, 1], "groups": groups}
+    # What autograd calls.
+    backward = partial(
+        torch.ops.aten.convolution_backward,
+        *(dy, x, weight, None),
+        **options,
+        transposed=False,
+        output_padding=[0, 0],
+    )
+
+    with torch.inference_mode():
+        seconds = {
+            "forward": seconds_per_call(lambda: torch.nn.functional.conv2d(x, weight, **options)),
+            "input_gradient": seconds_per_call(lambda: backward(output_mask=[True, False, False])),
+            "weight_gradient": seconds_per_call(lambda: backward(output_mask=[False, True, False])),
+        }
+    return speed_of_passes(job, seconds)
+
+
 def _load(job: Job) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
@@ -94,4 +128,7 @@ def _load(job: Job) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-main({"train": train, "generate": generate, "linear": linear}, ("torch", "transformers", "peft"))
+main(
+    {"train": train, "generate": generate, "linear": linear, "conv2d": conv2d},
+    ("torch", "transformers", "peft"),
+)

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "accelerate_mlx", "analyze_lora", "convert", "convert_adapter", "create_model", "defaults", "epoch_batches", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
+__all__ = ["Model", "Tokenizer", "accelerate_mlx", "analyze_lora", "convert", "convert_adapter", "create_model", "defaults", "epoch_batches", "estimate_memory", "fuse_adapter", "generate", "hardware", "load", "measure_convolution", "measure_kernel", "process_group", "report_kernels", "score_rows", "score_tokens", "sgemm_calls", "start", "train_lora", "validate_lora"]
 
 @final
 class Model:
@@ -186,6 +186,11 @@ def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = N
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
     the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    """
+
+def measure_convolution(request: str) -> float:
+    """
+    Median seconds of one pass of a convolution; ``request`` is the JSON of what to measure.
     """
 
 def measure_kernel(request: str) -> float:

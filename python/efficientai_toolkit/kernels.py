@@ -9,7 +9,7 @@ import operator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Peaks", "Report", "Row", "measure", "report"]
+__all__ = ["Peaks", "Report", "Row", "measure", "measure_convolution", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,3 +174,59 @@ def measure(
     }
     # numpy's integers are integers too.
     return core.measure_kernel(json.dumps(request, default=operator.index))
+
+
+def measure_convolution(
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    dtype: str = "float32",
+    part: Literal["forward", "input_gradient", "weight_gradient"] = "forward",
+) -> float:
+    """Time a convolution over random images, with half a kernel of zeros around each of them.
+
+    Parameters
+    ----------
+    batch, height, width, inputs
+        Shape of the images; ``inputs`` are channels.
+    outputs, kernel, groups
+        The kernels are ``[outputs, kernel, kernel, inputs / groups]``. Images and kernels have at most 2²⁸
+        numbers each.
+    stride
+        Pixels from one place of the kernel to the next.
+    dtype
+        ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+    part
+        What is timed.
+
+    Returns
+    -------
+    float
+        Median seconds of one call.
+
+    Raises
+    ------
+    ConfigError
+        An argument is impossible or too large; it is named.
+    """
+    from efficientai_toolkit._engine import core
+
+    request = {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "inputs": inputs,
+        "outputs": outputs,
+        "kernel": kernel,
+        "stride": stride,
+        "groups": groups,
+        "dtype": dtype,
+        "pass": part,
+    }
+    return core.measure_convolution(json.dumps(request, default=operator.index))

@@ -36,12 +36,18 @@ mod tests {
     fn dead_arrays_leave_nothing_behind() {
         let x = Array::zeros::<f32>(&[256, 1024]).unwrap();
         eval([&x]).unwrap();
-        clear_cache().unwrap();
-        let before = active().unwrap();
-        let y = softmax(&x).unwrap();
-        eval([&y]).unwrap();
-        assert!(active().unwrap() >= before + y.nbytes());
-        drop(y);
-        clear_cache().unwrap();
+        // Other tests come and go beside this one, so that only some attempts are undisturbed.
+        let counted = || {
+            clear_cache().unwrap();
+            let before = active().unwrap();
+            let y = softmax(&x).unwrap();
+            eval([&y]).unwrap();
+            let during = active().unwrap();
+            let size = y.nbytes();
+            drop(y);
+            clear_cache().unwrap();
+            during >= before + size && active().unwrap() + size <= during
+        };
+        assert!((0..100).any(|_| counted()));
     }
 }

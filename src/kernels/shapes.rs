@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype, ops};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::attention::{self, Keys, Mask, attention};
+use super::attention::{self, Keys, Mask, Scoring, attention};
 use super::conv::{self, conv2d};
 use super::cross_entropy::{self, cross_entropy};
 use super::isa::{self, Isa};
@@ -59,6 +59,11 @@ fn check(inputs: &[Array], terms: i32, ours: Function, mlx: Function) {
         let error = difference(&values(x), &values(y));
         assert!(error <= limit, "array {i} of {:?}: {error} is more than {limit}", x.shape());
     }
+}
+
+/// Sinks, where there are any, come behind queries, keys and values.
+fn with_sinks<'a>(x: &'a [Array], plain: Scoring<'static>) -> Scoring<'a> {
+    Scoring { sinks: x.get(3), ..plain }
 }
 
 proptest! {
@@ -127,21 +132,27 @@ proptest! {
         (batch, time, before) in (short(), 1..=70, 0..=40),
         (kv_heads, share, head_dim) in (1..=3, 1..=3, select(vec![1, 8, 20, 32, 64, 80, 128])),
         window in proptest::option::of(1..=50),
+        softcap in proptest::option::of(0.5_f32..5.0),
+        sinks in any::<bool>(),
         dtype in dtype(),
     ) {
         let keys = [batch, time + before, kv_heads, head_dim];
-        let inputs = [
+        let mut inputs = vec![
             draw(&[batch, time, kv_heads * share, head_dim], dtype, 1),
             draw(&keys, dtype, 2),
             draw(&keys, dtype, 3),
         ];
+        if sinks {
+            inputs.push(draw(&[kv_heads * share], dtype, 4));
+        }
         let mask = window.map_or(Mask::Causal, Mask::Sliding);
         let scale = (head_dim as f32).sqrt().recip();
+        let plain = Scoring { softcap, ..Scoring::plain(scale, mask) };
         check(
             &inputs,
             share * time,
-            &|x| Ok(vec![attention(&x[0], Keys::all(&x[1], &x[2]), scale, mask, None)?]),
-            &|x| Ok(vec![attention::reference(&x[0], Keys::all(&x[1], &x[2]), scale, mask, None)?]),
+            &|x| Ok(vec![attention(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
+            &|x| Ok(vec![attention::reference(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
         );
     }
 

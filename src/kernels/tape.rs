@@ -176,7 +176,7 @@ mod tests {
     use mlx_rs::Dtype;
 
     use super::*;
-    use crate::kernels::attention::Mask;
+    use crate::kernels::attention::{Mask, Scoring};
     use crate::kernels::cached_attention::{Query, Store, cached_attention};
     use crate::kernels::embedding::embedding;
     use crate::kernels::eval;
@@ -185,8 +185,13 @@ mod tests {
     use crate::kernels::testing::{draw, values};
 
     const WIDTH: i32 = 16;
-    const QUERY: Query =
-        Query { heads: 1, kv_heads: 1, head_dim: WIDTH, rotation: None, scale: 0.25, mask: Mask::Causal };
+    const QUERY: Query = Query {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: WIDTH,
+        rotation: None,
+        scoring: Scoring::plain(0.25, Mask::Causal),
+    };
 
     /// A table of tokens and four matrices.
     fn parameters() -> Vec<Array> {

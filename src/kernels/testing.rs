@@ -38,8 +38,8 @@ pub(super) fn unaligned<T: Element>(len: usize, seed: u32) -> Vec<T> {
 
 /// Elements of `array`, exactly.
 pub(super) fn values(array: &Array) -> Vec<f64> {
-    // In one row, because MLX may leave a gradient in another order.
-    let wide = array.as_dtype(Dtype::Float32).unwrap().reshape(&[array.size() as i32]).unwrap();
+    // MLX may leave a gradient in another order.
+    let wide = array.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap();
     eval([&wide]).unwrap();
     wide.as_slice::<f32>().iter().map(|&x| f64::from(x)).collect()
 }

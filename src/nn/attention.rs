@@ -7,9 +7,8 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 
 use super::linear::forward_all;
 use super::part::{Linears, Mixer, named};
-use super::scores::{self, Extras};
 use super::{Context, Linear, Result, RmsNorm, Rope};
-use crate::kernels::attention::{Keys, Mask, attention};
+use crate::kernels::attention::{Keys, Mask, Scoring, attention};
 use crate::kernels::cached_attention::Query;
 use crate::kernels::rope::{Positions, rope};
 
@@ -77,15 +76,12 @@ impl Heads {
             q = heads(&q, self.heads)?.multiply(amplitude.as_dtype(q.dtype())?)?;
         }
         let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
-        let extras = Extras { softcap: self.softcap, sinks: learned.sinks };
-        let cache = match cache {
-            Some(cache) if extras.is_empty() => {
-                let &Self { heads, kv_heads, head_dim, scale, mask, .. } = self;
-                let query = Query { heads, kv_heads, head_dim, rotation, scale, mask };
-                return cache.attend([&q, &k, &v], query);
-            }
-            cache => cache,
-        };
+        let &Self { scale, mask, softcap, .. } = self;
+        let scoring = Scoring { scale, mask, softcap, sinks: learned.sinks };
+        if let Some(cache) = cache {
+            let &Self { heads, kv_heads, head_dim, .. } = self;
+            return cache.attend([&q, &k, &v], Query { heads, kv_heads, head_dim, rotation, scoring });
+        }
         let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
         let mut v = heads(&v, self.kv_heads)?;
         if let Some(rotation) = rotation {
@@ -94,16 +90,7 @@ impl Heads {
         if let Some([keys, values]) = prefix {
             (k, v) = (after(keys, &k)?, after(values, &v)?);
         }
-        let keys = match cache {
-            Some(cache) => cache.update(&k, &v)?,
-            None => Keys::all(&k, &v),
-        };
-        let y = if extras.is_empty() {
-            attention(&q, keys, self.scale, self.mask, starts)?
-        } else {
-            scores::attention(&q, keys, self.scale, self.mask, starts, extras)?
-        };
-        y.reshape(&[batch, time, -1])
+        attention(&q, Keys::all(&k, &v), scoring, starts)?.reshape(&[batch, time, -1])
     }
 }
 

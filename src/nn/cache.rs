@@ -143,13 +143,13 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::Mask;
+    use crate::kernels::attention::{Mask, Scoring};
     use crate::kernels::eval;
 
     #[test]
     fn token_by_token_is_all_at_once() {
-        let query =
-            Query { heads: 2, kv_heads: 1, head_dim: 16, rotation: None, scale: 0.25, mask: Mask::Causal };
+        let scoring = Scoring::plain(0.25, Mask::Causal);
+        let query = Query { heads: 2, kv_heads: 1, head_dim: 16, rotation: None, scoring };
         let of = |from: i32, to: i32, width: i32| {
             let values: Vec<f32> = (from * width..to * width).map(|i| (i as f32 * 0.7).sin()).collect();
             Array::from_slice(&values, &[1, to - from, width])

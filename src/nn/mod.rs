@@ -20,8 +20,6 @@ pub mod rope;
 pub mod rope_scaling;
 pub mod short_conv;
 
-mod scores;
-
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, KvCache, LayerCache};
 pub use context::{Context, Segments};

@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use super::hardware::{accelerate_mlx, hardware, process_group, sgemm_calls, start};
     #[pymodule_export]
-    use super::kernels::{measure_kernel, report_kernels};
+    use super::kernels::{measure_convolution, measure_kernel, report_kernels};
     #[pymodule_export]
     use super::lora::{
         analyze_lora, convert_adapter, defaults, epoch_batches, estimate_memory, fuse_adapter, train_lora,

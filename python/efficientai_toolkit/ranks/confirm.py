@@ -28,11 +28,11 @@ def confirm(
     whole: int,
     tolerance: float,
 ) -> Outcome:
-    """Choose, run the choice and what it is measured against for twice the steps, and choose again.
+    """Choose among runs of twice the steps, as few as it takes.
 
-    Most forecasts are about candidates that nobody takes, so only those that decide get the longer run. It
-    ends when the forecasts of both the choice and the best reference come from such runs: at the latest when
-    every candidate has had one.
+    First the best reference runs longer, then the others, those with the fewest parameters first, until one
+    will do. Forecasts from the shorter runs err by more than neighbouring sizes differ, so nobody is left out
+    for its own.
 
     Parameters
     ----------
@@ -52,14 +52,16 @@ def confirm(
     known = list(runs)
     number, longest = max((one.round, one.steps) for one in runs)
     steps = min(2 * longest, whole)
+    fewest_first = sorted([*found, *references], key=lambda candidate: candidate.parameters)
     asked: list[Candidate] = []
     while True:
         expected = [forecast(known, candidate, whole) for candidate in found]
         usual = [forecast(known, candidate, whole) for candidate in references]
         choice = choose(expected, usual, tolerance)
-        deciding = (choice, min(usual, key=loss_of).candidate)
-        asking = next((candidate for candidate in deciding if candidate not in asked), None)
-        if asking is None or steps <= longest:
+        best = min(usual, key=loss_of).candidate
+        left = [one for one in fewest_first if one not in asked and one.parameters <= choice.parameters]
+        if steps <= longest or not (left or best not in asked):
             return Outcome(forecasts=expected, references=usual, choice=choice)
+        asking = left[0] if best in asked else best
         asked.append(asking)
         known.append(run(asking, number + 1, steps))

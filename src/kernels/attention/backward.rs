@@ -2,7 +2,7 @@
 //! at a time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
 //!
 //! With P the weights, δ = Σ dO·O and S the scaled scores: dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - δ), dK = scale·dSᵀ·Q,
-//! dQ = scale·dS·K.
+//! dQ = scale·dS·K. Scores bounded by `c` pass on `1 - (S/c)²` of their gradient.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::super::isa::{Isa, vectorized};
 use super::super::math::exp;
 use super::super::pool;
 use super::super::scratch;
-use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place};
+use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
 use super::product::{LANES, Left, Result, Right, product};
 
 /// Keys of a task that computes gradients of keys and values alone.
@@ -170,8 +170,7 @@ impl<T: Element> Sweep<'_, T> {
                 };
                 pairs(&k[rows.clone()], queries.q_turned, weights);
                 pairs(&v[rows.clone()], queries.grad_turned, slopes);
-                view.hide(self.isa, seen.clone(), weights, columns);
-                differentiate(self.isa, weights, slopes, columns, &queries.log_sums, &queries.delta);
+                self.differentiate(&view, seen.clone(), &queries, weights, slopes);
                 if part != Part::Queries {
                     let add = |left: &[f32], right: &[f32], result: &mut [f32]| {
                         product(
@@ -214,6 +213,27 @@ impl<T: Element> Sweep<'_, T> {
         }
     }
 
+    /// Products with the keys `seen` become weights, and products of gradient and value gradients of the former.
+    fn differentiate(
+        &self,
+        view: &View,
+        seen: Range<usize>,
+        queries: &Queries,
+        weights: &mut [f32],
+        slopes: &mut [f32],
+    ) {
+        let (isa, columns) = (self.isa, self.geometry.columns());
+        let (log_sums, delta) = (&queries.log_sums, &queries.delta);
+        if let Some(cap) = self.geometry.softcap {
+            panel::bound(isa, weights, cap);
+            view.hide(isa, seen, weights, columns);
+            differentiate_bounded(isa, weights, slopes, columns, log_sums, delta, cap);
+        } else {
+            view.hide(isa, seen, weights, columns);
+            differentiate(isa, weights, slopes, columns, log_sums, delta);
+        }
+    }
+
     /// Copies the queries of `panel`; `spare` holds a panel.
     fn read(&self, place: Place, panel: usize, queries: &mut Queries, spare: &mut [f32]) {
         let (isa, geometry) = (self.isa, self.geometry);
@@ -253,6 +273,24 @@ vectorized! {
             for ((weight, slope), (&log_sum, &delta)) in numbers {
                 *weight = exp(*weight - log_sum);
                 *slope = *weight * (*slope - delta);
+            }
+        }
+    }
+
+    /// The same of scores that were bounded by `cap`.
+    fn differentiate_bounded(
+        weights: &mut [f32], slopes: &mut [f32], columns: usize, log_sums: &[f32; PANEL], delta: &[f32; PANEL],
+        cap: f32,
+    ) {
+        let steepness = cap.recip();
+        let rows = weights.chunks_exact_mut(columns).zip(slopes.chunks_exact_mut(columns));
+        for (weights, slopes) in rows {
+            let numbers = weights.iter_mut().zip(slopes).zip(log_sums.iter().zip(delta));
+            for ((weight, slope), (&log_sum, &delta)) in numbers {
+                // What is hidden is minus infinity, and has no slope.
+                let height = if *weight > -cap { *weight * steepness } else { 1.0 };
+                *weight = exp(*weight - log_sum);
+                *slope = *weight * (*slope - delta) * (1.0 - height * height);
             }
         }
     }

@@ -58,7 +58,7 @@ pub(super) fn forward<T: Load>(
     for batch in 0..geometry.batch {
         let parts = &states[batch * parts * len..(batch + 1) * parts * len];
         let out = &mut out[batch * heads * geometry.head_dim..][..heads * geometry.head_dim];
-        join(isa, geometry, parts, out, &mut log_sums[batch * heads..][..heads]);
+        join(isa, geometry, inputs, parts, out, &mut log_sums[batch * heads..][..heads]);
     }
 }
 
@@ -107,6 +107,9 @@ fn attend<T: Load>(
         }
         for head in 0..heads {
             let scores = &mut scores[head * KEYS..(head + 1) * KEYS];
+            if let Some(cap) = geometry.softcap {
+                panel::bound(isa, &mut scores[..len], cap);
+            }
             scores[len..].fill(f32::NEG_INFINITY);
             let shrink = soften(isa, scores, &mut greatest[head], &mut weights[head]);
             if shrink < 1.0 {
@@ -127,25 +130,32 @@ fn attend<T: Load>(
 }
 
 /// Joins the states of the parts of one sequence and writes the result.
-fn join<T: Element>(isa: Isa, geometry: &Geometry, parts: &[f32], out: &mut [T], log_sums: &mut [f32]) {
+fn join<T: Element>(
+    isa: Isa,
+    geometry: &Geometry,
+    inputs: &Inputs<T>,
+    parts: &[f32],
+    out: &mut [T],
+    log_sums: &mut [f32],
+) {
     let Geometry { heads, head_dim, .. } = *geometry;
     let states = || parts.chunks_exact(state_len(geometry));
     let mut sums = scratch::take::<f32>(head_dim);
     for (head, (out, log_sum)) in out.chunks_exact_mut(head_dim).zip(log_sums).enumerate() {
         let greatest = |state: &[f32]| state[heads * head_dim + head];
         let top = states().map(greatest).fold(f32::NEG_INFINITY, f32::max);
-        // A query that sees nothing gets zeros, and later weights exp(x - ∞) = 0.
-        *log_sum = f32::INFINITY;
         sums.fill(0.0);
+        let mut all = 0.0;
         if top > f32::NEG_INFINITY {
-            let weight = |state: &[f32]| exp(greatest(state) - top) * state[heads * (head_dim + 1) + head];
-            let all: f32 = states().map(weight).sum();
-            *log_sum = top + all.ln();
             for state in states() {
-                let factor = exp(greatest(state) - top) / all;
-                add_scaled(isa, &mut sums, &state[head * head_dim..][..head_dim], factor);
+                let share = exp(greatest(state) - top);
+                all += share * state[heads * (head_dim + 1) + head];
+                add_scaled(isa, &mut sums, &state[head * head_dim..][..head_dim], share);
             }
         }
+        let (logarithm, factor) = inputs.close(head, top, all);
+        *log_sum = logarithm;
+        panel::multiply(isa, &mut sums, factor);
         panel::write(isa, &sums, out);
     }
 }

@@ -38,7 +38,7 @@ pub(in crate::kernels) fn forward<T: Load>(
     let plan = Plan::new(geometry, pool::threads());
     let (out, log_sums) = (Disjoint::new(out), Disjoint::new(log_sums));
     let finish = |place: Place, panel: usize, state: &mut [f32]| {
-        finish(isa, geometry, place, panel, state, &out, &log_sums);
+        finish(isa, geometry, inputs, place, panel, state, (&out, &log_sums));
     };
     if plan.parts == 1 {
         plan.run(geometry.places() * plan.tiles, |index| {
@@ -186,6 +186,9 @@ fn attend<T: Element>(
                 Right { data: queries, row: columns },
                 Result { data: scores, row: columns, add: false },
             );
+            if let Some(cap) = geometry.softcap {
+                panel::bound(isa, scores, cap);
+            }
             view.hide(isa, seen.clone(), scores, columns);
             let (sums, greatest, weights) = split_state(geometry, state);
             if soften(isa, scores, columns, greatest, weights, shrink) {
@@ -270,11 +273,11 @@ fn join(geometry: &Geometry, state: &mut [f32], other: &[f32]) {
 fn finish<T: Element>(
     isa: Isa,
     geometry: &Geometry,
+    inputs: &Inputs<T>,
     place: Place,
     panel: usize,
     state: &mut [f32],
-    out: &Disjoint<T>,
-    log_sums: &Disjoint<f32>,
+    (out, log_sums): (&Disjoint<T>, &Disjoint<f32>),
 ) {
     let (sums, greatest, weights) = split_state(geometry, state);
     for (column, row) in geometry.panel(panel).enumerate() {
@@ -287,10 +290,10 @@ fn finish<T: Element>(
                 &mut log_sums.part(head..head + 1)[0],
             )
         };
-        // A query that sees nothing gets zeros, and later weights exp(x - ∞) = 0.
-        let seen = weights[column] > 0.0;
-        *log_sum = if seen { greatest[column] + weights[column].ln() } else { f32::INFINITY };
-        panel::multiply(isa, sums, if seen { weights[column].recip() } else { 0.0 });
+        let head = geometry.head_of_query(place, row);
+        let (logarithm, factor) = inputs.close(head, greatest[column], weights[column]);
+        *log_sum = logarithm;
+        panel::multiply(isa, sums, factor);
         panel::write(isa, sums, out);
     }
 }

@@ -1,12 +1,13 @@
 //! Scaled dot-product attention with grouped queries ([GQA](https://arxiv.org/abs/2305.13245)).
 //!
-//! `softmax(scale · Q·Kᵀ + mask)·V`
+//! `softmax(scale · Q·Kᵀ + mask)·V`, and what some families do to the scores before the softmax: [`Scoring`].
 //!
 //! | operand | shape |
 //! |---|---|
 //! | `q` | `[batch, time, heads, head_dim]` |
 //! | `k`, `v` | `[batch, room, kv_heads, head_dim]`, `kv_heads` divides `heads` |
 //! | `starts` | `[batch, time]`, i32 |
+//! | `sinks` | `[heads]` |
 //! | result | as `q` |
 //!
 //! This is how projections leave their results, so nothing is transposed. The last query stands at the
@@ -18,19 +19,19 @@
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
-use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use super::device::on_cpu;
-use super::element::Element;
+use super::element::{Element, with_element};
 use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
+pub use composition::reference;
 pub(super) use forward::forward;
 pub(super) use panel::{Geometry, Inputs};
 pub(super) use vector::Load;
 
 mod backward;
+mod composition;
 mod decode;
 mod forward;
 mod panel;
@@ -44,6 +45,28 @@ pub enum Mask {
     Causal,
     /// Itself and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
     Sliding(i32),
+}
+
+/// How scores become weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoring<'a> {
+    /// Factor of the products.
+    pub scale: f32,
+    /// What is seen.
+    pub mask: Mask,
+    /// `c` of `c · tanh(score / c)` ([Gemma 2](https://arxiv.org/abs/2408.00118)).
+    pub softcap: Option<f32>,
+    /// One more score per head, `[heads]`, of a key without a value that takes a share of every softmax
+    /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
+    pub sinks: Option<&'a Array>,
+}
+
+impl Scoring<'_> {
+    /// Products times `scale`.
+    #[must_use]
+    pub const fn plain(scale: f32, mask: Mask) -> Self {
+        Self { scale, mask, softcap: None, sinks: None }
+    }
 }
 
 /// Keys and values of all positions so far.
@@ -98,17 +121,17 @@ impl Mask {
     }
 }
 
-/// See the [module](self) for shapes. `starts` holds the first key that each query may see beside what `mask`
+/// See the [module](self) for shapes. `starts` holds the first key that each query may see beside what the mask
 /// says: for sequences packed into one row, where their own one starts.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Array> {
+pub fn attention(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if keys.v.shape() != keys.k.shape() {
         let (k, v) = (keys.k.shape(), keys.v.shape());
         return Err(Exception::custom(format!("attention: keys {k:?} and values {v:?} do not fit")));
     }
-    let geometry = geometry(q.shape(), keys.k.shape(), keys.len, scale, mask)?;
+    let geometry = geometry(q.shape(), keys.k.shape(), keys.len, scoring)?;
     if let Some(starts) = starts
         && (starts.shape() != &q.shape()[..2] || starts.dtype() != Dtype::Int32)
     {
@@ -117,36 +140,17 @@ pub fn attention(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&
     }
     let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || [keys.k.dtype(), keys.v.dtype()] != [q.dtype(); 2] {
-        return reference(q, keys, scale, mask, starts);
+        return reference(q, keys, scoring, starts);
     }
-    let mut inputs = vec![q, keys.k, keys.v];
-    inputs.extend(starts);
+    let inputs: Vec<&Array> = [q, keys.k, keys.v].into_iter().chain(scoring.sinks).chain(starts).collect();
     let outputs: [(&[i32], Dtype); 2] = [(q.shape(), q.dtype()), (&q.shape()[..3], Dtype::Float32)];
-    Ok(apply_many(Attention { geometry }, &inputs, &outputs)?.swap_remove(0))
-}
-
-/// MLX's own kernel, of the same operands.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn reference(q: &Array, keys: Keys, scale: f32, mask: Mask, starts: Option<&Array>) -> MlxResult<Array> {
-    let heads_first = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
-    let used = |x: &Array| {
-        if x.dim(1) == keys.len { heads_first(x) } else { heads_first(&x.try_index((.., ..keys.len))?) }
-    };
-    let (time, q, k, v) = (q.dim(1), heads_first(q)?, used(keys.k)?, used(keys.v)?);
-    let result = if mask == Mask::Causal && time > 1 && starts.is_none() {
-        scaled_dot_product_attention(&q, &k, &v, scale, ScaledDotProductAttentionMask::Causal, None)
-    } else {
-        let seen = mask.array(time, keys.len, starts)?;
-        let mask = seen.as_ref().map(ScaledDotProductAttentionMask::Array);
-        scaled_dot_product_attention(&q, &k, &v, scale, mask, None)
-    };
-    heads_first(&result?)
+    let op = Attention { geometry, sinks: scoring.sinks.is_some() };
+    Ok(apply_many(op, &inputs, &outputs)?.swap_remove(0))
 }
 
 /// Sizes of queries of shape `q` for keys of shape `k`, `len` of them in use.
-pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scale: f32, mask: Mask) -> MlxResult<Geometry> {
+pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxResult<Geometry> {
+    let Scoring { scale, mask, softcap, sinks } = scoring;
     let misfit =
         |what: &str| Exception::custom(format!("attention: {what}: q {q:?}, k {k:?}, {len} keys, {mask:?}"));
     let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q, k) else {
@@ -161,6 +165,15 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scale: f32, mask: Mask) -
     if !(time..=room).contains(&len) {
         return Err(misfit("every query needs a key at its position"));
     }
+    if let Some(sinks) = sinks
+        && (sinks.shape() != [heads]
+            || !matches!(sinks.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16))
+    {
+        return Err(misfit("sinks are one floating point number for each head of the queries"));
+    }
+    if softcap.is_some_and(|cap| !(cap.is_finite() && cap > 0.0)) {
+        return Err(misfit("a softcap is a number above 0"));
+    }
     if mask.window() < 1 {
         return Err(misfit("a window holds at least the query itself"));
     }
@@ -174,13 +187,15 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scale: f32, mask: Mask) -
         room: size(room),
         keys: size(len),
         scale,
+        softcap,
         window: size(mask.window()),
     })
 }
 
-/// Inputs `q`, `k`, `v` and perhaps `starts`; outputs the result and the logarithms of the denominators.
+/// Inputs `q`, `k`, `v` and perhaps sinks and `starts`; outputs the result and the logarithms of the denominators.
 struct Attention {
     geometry: Geometry,
+    sinks: bool,
 }
 
 impl HostOp for Attention {
@@ -197,17 +212,17 @@ impl HostOp for Attention {
     }
 
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (out, log_sums, grad) = (&pass.outputs[0], &pass.outputs[1], &pass.cotangents[0]);
         let mut inputs: Vec<&Array> = pass.inputs[..3].iter().collect();
-        inputs.extend([&pass.outputs[0], &pass.outputs[1], &pass.cotangents[0]]);
-        inputs.extend(pass.inputs.get(3));
+        inputs.extend([out, log_sums, grad]);
+        inputs.extend(pass.inputs.get(3 + usize::from(self.sinks)));
         let outputs: Vec<(&[i32], Dtype)> =
             pass.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
         let gradients = apply_many(Gradient { geometry: self.geometry }, &inputs, &outputs)?;
-        let gradient = |&input: &usize| {
-            gradients
-                .get(input)
-                .cloned()
-                .ok_or_else(|| Exception::custom("attention: starts have no gradient"))
+        let gradient = |&input: &usize| match gradients.get(input) {
+            Some(gradient) => Ok(gradient.clone()),
+            None if self.sinks && input == 3 => sink_gradient(&pass.inputs[3], out, log_sums, grad),
+            None => Err(Exception::custom("attention: starts have no gradient")),
         };
         argnums.iter().map(gradient).collect()
     }
@@ -215,7 +230,9 @@ impl HostOp for Attention {
 
 impl Attention {
     fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
-        forward(Isa::current(), &self.geometry, &operands(inputs, 3), out, log_sums);
+        let sinks = self.sinks.then(|| numbers(&inputs[3]));
+        let inputs = Inputs { sinks: sinks.as_deref(), ..operands(inputs, 3 + usize::from(self.sinks)) };
+        forward(Isa::current(), &self.geometry, &inputs, out, log_sums);
     }
 }
 
@@ -258,7 +275,27 @@ fn operands<'a, T: Element>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a,
         Slice::I32(starts) => starts,
         _ => unreachable!("starts are i32"),
     });
-    Inputs { q: T::of(&inputs[0].data), k: T::of(&inputs[1].data), v: T::of(&inputs[2].data), starts }
+    Inputs {
+        q: T::of(&inputs[0].data),
+        k: T::of(&inputs[1].data),
+        v: T::of(&inputs[2].data),
+        starts,
+        sinks: None,
+    }
+}
+
+/// The few numbers of an operand in f32.
+pub(super) fn numbers(operand: &Operand) -> Vec<f32> {
+    let data = &operand.data;
+    with_element!(data, T => T::of(data).iter().map(|x| x.to_f32()).collect())
+}
+
+/// `-Σ P·δ` over all queries, with the weight P of the sink and δ = Σ dO·O.
+fn sink_gradient(sinks: &Array, out: &Array, log_sums: &Array, grad: &Array) -> MlxResult<Array> {
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let delta = wide(out)?.multiply(wide(grad)?)?.sum_axis(-1, false)?;
+    let weight = wide(sinks)?.subtract(log_sums)?.exp()?;
+    weight.multiply(delta)?.sum_axes(&[0, 1], false)?.negative()?.as_dtype(sinks.dtype())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::super::element::Element;
 use super::super::isa::{Isa, vectorized};
+use super::super::math::{exp, tanh};
 use super::product::LANES;
 
 /// Rows of a panel.
@@ -29,6 +30,8 @@ pub(in crate::kernels) struct Geometry {
     /// Positions in use.
     pub keys: usize,
     pub scale: f32,
+    /// Bound of the scores, if they have one.
+    pub softcap: Option<f32>,
     /// Positions a query sees, itself included.
     pub window: usize,
 }
@@ -41,13 +44,30 @@ pub(super) struct Place {
 }
 
 /// Operands: `q` `[batch, time, heads, head_dim]`, `k` and `v` `[batch, room, kv_heads, head_dim]`, and
-/// perhaps the first key that each query sees, `[batch, time]`.
+/// perhaps the first key that each query sees, `[batch, time]`, and one more score per head, `[heads]`.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Inputs<'a, T> {
     pub q: &'a [T],
     pub k: &'a [T],
     pub v: &'a [T],
     pub starts: Option<&'a [i32]>,
+    pub sinks: Option<&'a [f32]>,
+}
+
+impl<T> Inputs<'_, T> {
+    /// The logarithm of the denominator of a softmax, and what the sum of weighted values is multiplied by. Weights,
+    /// `weight` in all, are relative to a score of `greatest`; `head` counts those of one query.
+    pub(super) fn close(&self, head: usize, greatest: f32, weight: f32) -> (f32, f32) {
+        // A query that sees nothing gets zeros, and later weights exp(x - ∞) = 0.
+        if weight <= 0.0 {
+            return (f32::INFINITY, 0.0);
+        }
+        let Some(sinks) = self.sinks else { return (greatest + weight.ln(), weight.recip()) };
+        let top = greatest.max(sinks[head]);
+        let own = exp(greatest - top);
+        let all = weight * own + exp(sinks[head] - top);
+        (top + all.ln(), own / all)
+    }
 }
 
 impl Geometry {
@@ -91,6 +111,11 @@ impl Geometry {
     pub(super) fn head(&self, place: Place, row: usize) -> usize {
         let (time, head) = (row / self.group(), row % self.group());
         (place.batch * self.time + time) * self.heads + place.kv_head * self.group() + head
+    }
+
+    /// Which head of its query a row is.
+    pub(super) fn head_of_query(&self, place: Place, row: usize) -> usize {
+        place.kv_head * self.group() + row % self.group()
     }
 
     /// Index of a key's head among all heads of all keys.
@@ -203,6 +228,14 @@ vectorized! {
     pub(super) fn multiply(numbers: &mut [f32], factor: f32) {
         for x in numbers {
             *x *= factor;
+        }
+    }
+
+    /// Keeps scores within `±cap`.
+    pub(super) fn bound(scores: &mut [f32], cap: f32) {
+        let steepness = cap.recip();
+        for x in scores {
+            *x = cap * tanh(*x * steepness);
         }
     }
 

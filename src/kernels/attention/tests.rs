@@ -22,7 +22,18 @@ fn numbers<T: Element>(len: usize, seed: u32) -> Vec<T> {
 
 fn sizes(batch: usize, time: usize, [heads, kv_heads, head_dim]: [usize; 3], keys: usize) -> Geometry {
     let scale = (head_dim as f32).sqrt().recip();
-    Geometry { batch, time, heads, kv_heads, head_dim, room: keys + 3, keys, scale, window: usize::MAX }
+    Geometry {
+        batch,
+        time,
+        heads,
+        kv_heads,
+        head_dim,
+        room: keys + 3,
+        keys,
+        scale,
+        softcap: None,
+        window: usize::MAX,
+    }
 }
 
 /// Result and gradients in f64, from the definition.
@@ -54,16 +65,21 @@ fn exact<T: Element>(g: &Geometry, inputs: &Inputs<T>, grad: &[T]) -> Exact {
         let start = inputs.starts.map_or(0, |starts| starts[head / g.heads] as usize);
         let seen = start.max(end.saturating_sub(g.window))..end;
         let scale = f64::from(g.scale);
-        let weights: Vec<f64> =
-            seen.clone().map(|j| (scale * dot(&q[own.clone()], &k[key(j)])).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let score = |j: usize| {
+            let score = scale * dot(&q[own.clone()], &k[key(j)]);
+            g.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+        };
+        let steepness = |j: usize| g.softcap.map_or(1.0, |cap| 1.0 - (score(j) / f64::from(cap)).powi(2));
+        let weights: Vec<f64> = seen.clone().map(|j| score(j).exp()).collect();
+        let sink = inputs.sinks.map_or(0.0, |sinks| f64::from(sinks[head % g.heads]).exp());
+        let sum: f64 = weights.iter().sum::<f64>() + sink;
         for (j, weight) in seen.clone().zip(&weights) {
             add(&mut exact.out[own.clone()], &v[key(j)], weight / sum);
         }
         let delta = dot(&grad[own.clone()], &exact.out[own.clone()]);
         for (j, weight) in seen.zip(&weights) {
             let weight = weight / sum;
-            let slope = scale * weight * (dot(&grad[own.clone()], &v[key(j)]) - delta);
+            let slope = scale * steepness(j) * weight * (dot(&grad[own.clone()], &v[key(j)]) - delta);
             add(&mut exact.v[key(j)], &grad[own.clone()], weight);
             add(&mut exact.k[key(j)], &q[own.clone()], slope);
             add(&mut exact.q[own.clone()], &k[key(j)], slope);
@@ -81,11 +97,15 @@ fn close<T: Element>(ours: &[T], exact: &[f64], tolerance: f64, what: &str) {
 
 /// Forward and backward on every instruction set, from operands that are not aligned.
 fn check<T: vector::Load>(g: &Geometry, starts: Option<&[i32]>, tolerance: f64) {
+    check_with::<T>(g, starts, None, tolerance);
+}
+
+fn check_with<T: vector::Load>(g: &Geometry, starts: Option<&[i32]>, sinks: Option<&[f32]>, tolerance: f64) {
     let (q_len, k_len) =
         (g.batch * g.time * g.heads * g.head_dim, g.batch * g.room * g.kv_heads * g.head_dim);
     let draw = |len: usize, seed: u32| numbers::<T>(len + 1, seed);
     let (q, k, v, grad) = (draw(q_len, 1), draw(k_len, 2), draw(k_len, 3), draw(q_len, 4));
-    let inputs = Inputs { q: &q[1..], k: &k[1..], v: &v[1..], starts };
+    let inputs = Inputs { q: &q[1..], k: &k[1..], v: &v[1..], starts, sinks };
     let exact = exact(g, &inputs, &grad[1..]);
     for isa in Isa::available() {
         let what = |name: &str| format!("{name} {isa:?} {g:?} {starts:?}");
@@ -123,6 +143,28 @@ fn kernels_equal_exact_numbers() {
 }
 
 #[test]
+fn bounded_scores_and_sinks_equal_exact_numbers() {
+    let sinks = [0.3, -20.0, 2.0, 5.0, -1.0, 0.0];
+    for g in [
+        // Text that is generated, alone and in parts, and wider groups.
+        sizes(2, 1, [4, 2, 64], 9),
+        sizes(1, 2, [4, 1, 64], 1500),
+        sizes(1, 30, [6, 1, 128], 100),
+        sizes(2, 67, [4, 2, 20], 67),
+    ] {
+        let sinks = Some(&sinks[..g.heads]);
+        for (window, softcap) in [(usize::MAX, None), (usize::MAX, Some(0.5)), (50, Some(2.0))] {
+            // Larger products, so that the bound bends them.
+            let g = Geometry { window, softcap, scale: 0.7, ..g };
+            check_with::<f32>(&g, None, None, 4e-5);
+            check_with::<f32>(&g, None, sinks, 4e-5);
+        }
+    }
+    let g = Geometry { softcap: Some(1.0), ..sizes(2, 67, [4, 2, 20], 67) };
+    check_with::<bf16>(&g, None, Some(&sinks[..4]), 3e-2);
+}
+
+#[test]
 fn packed_sequences_do_not_see_each_other() {
     let g = sizes(2, 70, [4, 2, 16], 70);
     let starts: Vec<i32> = (0..140).map(|i| if i % 70 < 31 { 0 } else { 31 + i / 70 }).collect();
@@ -130,6 +172,8 @@ fn packed_sequences_do_not_see_each_other() {
     let starts: Vec<i32> = starts.iter().enumerate().map(|(i, &start)| start.min(i as i32 % 70)).collect();
     check::<f32>(&g, Some(&starts), 2e-5);
     check::<f32>(&Geometry { window: 9, ..g }, Some(&starts), 2e-5);
+    let sinks = [0.3, -20.0, 2.0, 5.0];
+    check_with::<f32>(&Geometry { softcap: Some(0.5), ..g }, Some(&starts), Some(&sinks), 2e-5);
 }
 
 #[test]
@@ -161,19 +205,28 @@ fn node_and_its_gradient_equal_mlx() {
     for (time, room, len, starts) in
         [(6, 6, 6, None), (1, 9, 9, None), (3, 12, 9, None), (1, 4, 1, None), (6, 8, 6, Some(&starts))]
     {
-        for mask in [Mask::Causal, Mask::Sliding(4)] {
-            let inputs = [draw(&[2, time, 6, 8], 1), draw(&[2, room, 2, 8], 2), draw(&[2, room, 2, 8], 3)];
+        for (mask, softcap, sinks) in [
+            (Mask::Causal, None, false),
+            (Mask::Sliding(4), None, true),
+            (Mask::Causal, Some(0.8), false),
+            (Mask::Sliding(4), Some(0.8), true),
+        ] {
+            let mut inputs =
+                vec![draw(&[2, time, 6, 8], 1), draw(&[2, room, 2, 8], 2), draw(&[2, room, 2, 8], 3)];
+            inputs.extend(sinks.then(|| draw(&[6], 5)));
             let weight = draw(&[2, time, 6, 8], 4);
             let run = |inputs: &[Array], ours: bool| {
                 let keys = Keys { k: &inputs[1], v: &inputs[2], len };
+                let scoring = Scoring { softcap, sinks: inputs.get(3), ..Scoring::plain(0.3, mask) };
                 let run = if ours { attention } else { reference };
-                run(&inputs[0], keys, 0.3, mask, starts).unwrap()
+                run(&inputs[0], keys, scoring, starts).unwrap()
             };
             assert!(worst(&run(&inputs, true), &run(&inputs, false)) < 1e-5, "{time} {len} {mask:?}");
             let gradients = |ours: bool| {
                 let loss =
                     |inputs: &[Array]| vec![run(inputs, ours).multiply(&weight).unwrap().sum(None).unwrap()];
-                value_and_grad_with_argnums(loss, &[0, 1, 2][..])(&inputs).unwrap().1
+                let all: Vec<i32> = (0..inputs.len() as i32).collect();
+                value_and_grad_with_argnums(loss, &all[..])(&inputs).unwrap().1
             };
             for (ours, theirs) in gradients(true).iter().zip(&gradients(false)) {
                 assert!(worst(ours, theirs) < 1e-4, "{time} {len} {mask:?}");
@@ -185,14 +238,24 @@ fn node_and_its_gradient_equal_mlx() {
 #[test]
 fn misfits_are_refused() {
     let (q, k) = (draw(&[1, 3, 4, 8], 1), draw(&[1, 3, 2, 8], 2));
-    let run = |q: &Array, keys: Keys, mask| attention(q, keys, 1.0, mask, None).is_ok();
+    let run = |q: &Array, keys: Keys, mask| attention(q, keys, Scoring::plain(1.0, mask), None).is_ok();
     assert!(run(&q, Keys::all(&k, &k), Mask::Causal));
     assert!(!run(&q, Keys { k: &k, v: &k, len: 4 }, Mask::Causal));
     assert!(!run(&q, Keys { k: &k, v: &k, len: 2 }, Mask::Causal));
     assert!(!run(&q, Keys::all(&k, &q), Mask::Causal));
     assert!(!run(&draw(&[1, 3, 3, 8], 1), Keys::all(&k, &k), Mask::Causal));
     assert!(!run(&q, Keys::all(&k, &k), Mask::Sliding(0)));
-    assert!(attention(&q, Keys::all(&k, &k), 1.0, Mask::Causal, Some(&draw(&[1, 3], 5))).is_err());
+    let plain = Scoring::plain(1.0, Mask::Causal);
+    let run = |scoring, starts| attention(&q, Keys::all(&k, &k), scoring, starts).is_ok();
+    let floats = draw(&[1, 3], 5);
+    assert!(!run(plain, Some(&floats)));
+    let (few, whole) = (draw(&[2], 5), Array::from_slice(&[0, 0, 0, 0], &[4]));
+    for sinks in [&few, &whole] {
+        assert!(!run(Scoring { sinks: Some(sinks), ..plain }, None));
+    }
+    for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert!(!run(Scoring { softcap: Some(cap), ..plain }, None));
+    }
 }
 
 #[test]
@@ -201,4 +264,27 @@ fn sliding_mask_counts_the_query_itself() {
     eval([&seen]).unwrap();
     let expected = [true, false, false, true, true, false, false, true, true];
     assert_eq!(seen.as_slice::<bool>(), expected);
+}
+
+#[test]
+fn mlx_with_sinks_is_the_composition_with_a_matrix_of_scores() {
+    let (q, k, v) = (draw(&[2, 5, 4, 8], 1), draw(&[2, 9, 2, 8], 2), draw(&[2, 9, 2, 8], 3));
+    let sinks = draw(&[4], 4);
+    for mask in [Mask::Causal, Mask::Sliding(3)] {
+        let scoring = Scoring { sinks: Some(&sinks), ..Scoring::plain(0.3, mask) };
+        let keys = Keys { k: &k, v: &v, len: 7 };
+        let composed = composition::composed(&q, keys, scoring, None).unwrap();
+        assert!(worst(&reference(&q, keys, scoring, None).unwrap(), &composed) < 1e-5);
+    }
+}
+
+#[test]
+fn a_sink_takes_its_share() {
+    // One key with score 0 beside a sink with score 0: half of the value is left.
+    let zero = Array::zeros::<f32>(&[1, 1, 1, 2]).unwrap();
+    let v = Array::ones::<f32>(&[1, 1, 1, 2]).unwrap();
+    let sink = Array::zeros::<f32>(&[1]).unwrap();
+    let scoring = Scoring { sinks: Some(&sink), ..Scoring::plain(1.0, Mask::Causal) };
+    let y = attention(&zero, Keys::all(&zero, &v), scoring, None).unwrap();
+    assert!(worst(&y, &Array::from_f32(0.5)) < 1e-6);
 }

@@ -18,7 +18,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::append::{self, append};
-use super::attention::{self, Geometry, Inputs, Keys, Load, Mask, attention};
+use super::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
 use super::device::on_cpu;
 use super::isa::Isa;
 use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply_many, no_gradient};
@@ -36,10 +36,8 @@ pub struct Query<'a> {
     pub head_dim: i32,
     /// How positions enter, if they do.
     pub rotation: Option<&'a Rotation>,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Which keys are seen.
-    pub mask: Mask,
+    /// How keys are weighed.
+    pub scoring: Scoring<'a>,
 }
 
 /// Keys and values of `len` positions, in buffers with room to spare.
@@ -80,7 +78,7 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
         }
         let (k, v) = (append(old_k, &k, len)?, append(old_v, &v, len)?);
         let keys = Keys { k: &k, v: &v, len: len + time };
-        let y = attention(&q, keys, query.scale, query.mask, None)?.reshape(&[q_shape[0], time, -1])?;
+        let y = attention(&q, keys, query.scoring, None)?.reshape(&[q_shape[0], time, -1])?;
         *store = Store { k: Some(k), v: Some(v), len: len + time };
         return Ok(y);
     }
@@ -89,9 +87,10 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
         return Err(Exception::custom("attention: keys and values are not as many"));
     }
     let speeds = query.rotation.map(|rotation| rotation.speeds(query.head_dim)).transpose()?;
-    let geometry = attention::geometry(&q_shape, &stored, len + time, query.scale, query.mask)?;
-    let op = CachedAttention { geometry, added: AtomicUsize::new(0), speeds };
-    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(&old_k).chain(&old_v).collect();
+    let geometry = attention::geometry(&q_shape, &stored, len + time, query.scoring)?;
+    let sinks = query.scoring.sinks;
+    let op = CachedAttention { geometry, sinks: sinks.is_some(), added: AtomicUsize::new(0), speeds };
+    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(sinks).chain(&old_k).chain(&old_v).collect();
     let flat = [q_shape[0], time, query.heads * query.head_dim];
     let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
     let arrays = apply_many(op, &inputs, &outputs)?;
@@ -101,9 +100,10 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     Ok(y)
 }
 
-/// Inputs `q`, `k`, `v` and perhaps the stored keys and values; outputs the result and what is stored now.
+/// Inputs `q`, `k`, `v` and perhaps sinks and the stored keys and values; outputs the result and what is stored now.
 struct CachedAttention {
     geometry: Geometry,
+    sinks: bool,
     /// Positions added since on a tape.
     added: AtomicUsize,
     /// Angle of each pair at position 1.
@@ -114,8 +114,9 @@ impl HostOp for CachedAttention {
     const NAME: &'static CStr = c"EatCachedAttention";
 
     fn donors(&self, inputs: usize, _outputs: usize) -> Vec<Option<usize>> {
+        let first = self.first_stored();
         let stored = |input: usize| (inputs > input).then_some(input);
-        vec![None, stored(3), stored(4)]
+        vec![None, stored(first), stored(first + 1)]
     }
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
@@ -144,6 +145,11 @@ impl HostOp for CachedAttention {
 }
 
 impl CachedAttention {
+    /// Which input holds the stored keys, where there are any.
+    fn first_stored(&self) -> usize {
+        3 + usize::from(self.sinks)
+    }
+
     fn run<T: Load>(&self, inputs: &[Operand], y: &mut [T], k: &mut [T], v: &mut [T]) {
         let mut geometry = self.geometry;
         geometry.keys += self.added.load(Ordering::Relaxed);
@@ -160,7 +166,8 @@ impl CachedAttention {
             rope::cpu::turn(isa, speeds, positions, batch * time, head_dim, pairs);
             (q, new_k) = (turned_q, turned_k);
         }
-        for (slot, rows, out) in [(3, new_k, &mut *k), (4, new_v, &mut *v)] {
+        let first = self.first_stored();
+        for (slot, rows, out) in [(first, new_k, &mut *k), (first + 1, new_v, &mut *v)] {
             let old = inputs.get(slot);
             let old_room = old.map_or(0, |old| old.shape[1].unsigned_abs() as usize);
             let extent =
@@ -168,17 +175,25 @@ impl CachedAttention {
             append::write(extent, old.map(|old| T::of(&old.data)), rows, out);
         }
         let mut log_sums = scratch::take(batch * time * heads);
-        attention::forward(isa, &geometry, &Inputs { q, k, v, starts: None }, y, &mut log_sums);
+        let sinks = self.sinks.then(|| attention::numbers(&inputs[3]));
+        let inputs = Inputs { q, k, v, starts: None, sinks: sinks.as_deref() };
+        attention::forward(isa, &geometry, &inputs, y, &mut log_sums);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::attention::Mask;
     use crate::kernels::testing::{FLOATS, draw, values};
 
-    const QUERY: Query =
-        Query { heads: 4, kv_heads: 2, head_dim: 16, rotation: None, scale: 0.25, mask: Mask::Causal };
+    const QUERY: Query = Query {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        rotation: None,
+        scoring: Scoring::plain(0.25, Mask::Causal),
+    };
 
     /// What the separate operations give.
     fn composed([q, k, v]: [&Array; 3], query: Query, store: &mut Store) -> Array {
@@ -191,7 +206,7 @@ mod tests {
         let v = append(store.v.take(), &v, store.len).unwrap();
         store.len += q.dim(1);
         let keys = Keys { k: &k, v: &v, len: store.len };
-        let y = attention(&q, keys, query.scale, query.mask, None).unwrap();
+        let y = attention(&q, keys, query.scoring, None).unwrap();
         (store.k, store.v) = (Some(k), Some(v));
         y.reshape(&[q.dim(0), q.dim(1), -1]).unwrap()
     }
@@ -200,8 +215,14 @@ mod tests {
     fn is_what_the_separate_operations_give() {
         let rotation = Rotation::new(&Rotation::powers(10_000.0, 16), 1.0);
         for dtype in FLOATS {
-            for (rotation, mask) in [(None, Mask::Causal), (Some(&rotation), Mask::Sliding(5))] {
-                let query = Query { rotation, mask, ..QUERY };
+            let sinks = draw(&[4], dtype, 20);
+            let sliding = Scoring::plain(0.25, Mask::Sliding(5));
+            for (rotation, scoring) in [
+                (None, QUERY.scoring),
+                (Some(&rotation), sliding),
+                (None, Scoring { softcap: Some(0.7), sinks: Some(&sinks), ..sliding }),
+            ] {
+                let query = Query { rotation, scoring, ..QUERY };
                 let (mut ours, mut theirs) = (Store::default(), Store::default());
                 for (seed, time) in [(0, 3), (3, 1), (6, 260), (9, 1), (12, 2)] {
                     let of = |seed: u64, width: i32| draw(&[2, time, width], dtype, seed);

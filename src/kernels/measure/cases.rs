@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::super::activation::{Activation, gated};
 use super::super::adamw::{Decays, Scalars, Tensor, adamw};
-use super::super::attention::{Keys, Mask, attention};
+use super::super::attention::{Keys, Mask, Scoring, attention};
 use super::super::conv::{self, conv1d, conv2d};
 use super::super::cross_entropy::{Options, cross_entropy};
 use super::super::embedding::embedding;
@@ -154,7 +154,7 @@ fn attend(isa: Isa, backward: bool) -> MlxResult<Case> {
     let kv = |seed| floats(&[1, time, kv_heads, head_dim], Dtype::Float32, seed);
     let run = |operands: &[Array]| {
         let keys = Keys::all(&operands[1], &operands[2]);
-        Ok(vec![attention(&operands[0], keys, 0.125, Mask::Causal, None)?])
+        Ok(vec![attention(&operands[0], keys, Scoring::plain(0.125, Mask::Causal), None)?])
     };
     // Half of the scores are masked. Forward there are two products of this size, backward five.
     let product = time * time / 2 * heads * head_dim * 2;

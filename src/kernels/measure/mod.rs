@@ -1,6 +1,6 @@
 //! How fast the kernels are on this machine, and how fast they could be.
 //!
-//! [`measure`] times one operation of a size of the caller's. [`report`] times each operation once at a
+//! [`measure`] and [`measure_convolution`] time one operation of a size of the caller's. [`report`] times each operation once at a
 //! typical size and compares it with the [roofline](https://doi.org/10.1145/1498765.1498785) of the machine:
 //! what its arithmetic and its memory allow, as [`Peaks`] measured them.
 //!
@@ -19,10 +19,12 @@ use super::quantized::{Accuracy, Format, PackedWeight};
 use crate::{Error, Result};
 
 mod cases;
+mod convolution;
 mod peaks;
 mod random;
 mod report;
 
+pub use convolution::{Convolution, Pass, measure_convolution};
 pub use peaks::Peaks;
 pub use report::{Bound, Report, Row, report};
 

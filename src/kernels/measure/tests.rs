@@ -46,6 +46,55 @@ fn impossible_requests_name_the_field() {
     }
 }
 
+fn convolution() -> Convolution {
+    Convolution {
+        batch: 1,
+        height: 5,
+        width: 6,
+        inputs: 4,
+        outputs: 8,
+        kernel: 3,
+        stride: 2,
+        groups: 2,
+        dtype: Float::Float32,
+        pass: Pass::Forward,
+    }
+}
+
+#[test]
+fn every_pass_of_a_convolution_takes_time() {
+    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
+        for (kernel, stride) in [(3, 2), (2, 1)] {
+            assert!(
+                measure_convolution(&Convolution { kernel, stride, pass, ..convolution() }).unwrap() > 0.0
+            );
+        }
+    }
+}
+
+#[test]
+fn impossible_convolutions_name_the_field() {
+    let cases = [
+        (Convolution { stride: 0, ..convolution() }, "`stride` must be from 1 to 1048576, not 0"),
+        (Convolution { batch: usize::MAX, ..convolution() }, "`batch` must be from 1 to"),
+        (
+            Convolution { groups: 3, ..convolution() },
+            "`groups` must divide `inputs` (4) and `outputs` (8), not 3",
+        ),
+        (Convolution { kernel: 6, ..convolution() }, "`kernel` must be at most `height` and `width`, not 6"),
+        (Convolution { height: 1 << 20, width: 1 << 20, ..convolution() }, "the images must have at most"),
+        (
+            Convolution { inputs: 1 << 20, outputs: 1 << 20, groups: 1, ..convolution() },
+            "the kernels must have at most 268435456 numbers",
+        ),
+    ];
+    for (request, message) in cases {
+        let error = request.check().unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
 #[test]
 fn names_of_accuracies_are_read_as_they_are_written() {
     for accuracy in Accuracy::ALL {

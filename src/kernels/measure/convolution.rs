@@ -1,0 +1,96 @@
+//! How long a convolution over an image takes.
+
+use std::slice::from_ref;
+
+use mlx_rs::transforms::fallible_vjp;
+use serde::Deserialize;
+
+use super::super::conv::{Options, conv2d};
+use super::{Effort, Float, MOST_EXTENT, MOST_NUMBERS, Work, median, random};
+use crate::{Error, Result};
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Pass {
+    Forward,
+    InputGradient,
+    WeightGradient,
+}
+
+/// Images of `[batch, height, width, inputs]` and a square kernel of `[outputs, kernel, kernel, inputs/groups]`, with
+/// half a kernel of zeros around each image.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Convolution {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub groups: usize,
+    pub dtype: Float,
+    pub pass: Pass,
+}
+
+impl Convolution {
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { batch, height, width, inputs, outputs, kernel, stride, groups, .. } = *self;
+        let wrong = |message: String| Err(Error::Config(message));
+        let extents = [("batch", batch), ("height", height), ("width", width), ("inputs", inputs)];
+        let others = [("outputs", outputs), ("kernel", kernel), ("stride", stride), ("groups", groups)];
+        for (name, extent) in extents.into_iter().chain(others) {
+            if !(1..=MOST_EXTENT).contains(&extent) {
+                return wrong(format!("`{name}` must be from 1 to {MOST_EXTENT}, not {extent}"));
+            }
+        }
+        if !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+            return wrong(format!(
+                "`groups` must divide `inputs` ({inputs}) and `outputs` ({outputs}), not {groups}"
+            ));
+        }
+        if kernel > height.min(width) {
+            return wrong(format!("`kernel` must be at most `height` and `width`, not {kernel}"));
+        }
+        let numbers = |extents: &[usize]| extents.iter().try_fold(1usize, |all, &one| all.checked_mul(one));
+        let images = [batch, height, width, inputs.max(outputs)];
+        for (what, extents) in [("images", images), ("kernels", [outputs, kernel, kernel, inputs / groups])] {
+            if numbers(&extents).is_none_or(|count| count > MOST_NUMBERS) {
+                return wrong(format!("the {what} must have at most {MOST_NUMBERS} numbers"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Median seconds of one pass over random numbers; takes at least half a second.
+///
+/// # Errors
+/// [`Error::Config`] for sizes that are impossible or too large, before anything is allocated.
+pub fn measure_convolution(request: &Convolution) -> Result<f64> {
+    request.check()?;
+    let Convolution { batch, height, width, inputs, outputs, kernel, stride, groups, dtype, pass } = *request;
+    let dtype = dtype.dtype();
+    let x = random::floats(&[batch, height, width, inputs], dtype, 1)?;
+    let w = random::floats(&[outputs, kernel, kernel, inputs / groups], dtype, 2)?;
+    let options =
+        Options { stride: [stride; 2], padding: [kernel / 2; 2], groups, ..Options::<2>::default() };
+    let extent = |source: usize| (source + 2 * (kernel / 2) - kernel) / stride + 1;
+    let dy = random::floats(&[batch, extent(height), extent(width), outputs], dtype, 3)?;
+    median(Effort { calls: 5, seconds: 0.5 }, || {
+        let (before, timed) = match pass {
+            Pass::Forward => (Vec::new(), vec![conv2d(&x, &w, options)?]),
+            Pass::InputGradient => {
+                fallible_vjp(|x| Ok(vec![conv2d(&x[0], &w, options)?]), from_ref(&x), from_ref(&dy))?
+            }
+            Pass::WeightGradient => {
+                fallible_vjp(|w| Ok(vec![conv2d(&x, &w[0], options)?]), from_ref(&w), from_ref(&dy))?
+            }
+        };
+        Ok(Work { before, timed })
+    })
+}
