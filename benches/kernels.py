@@ -64,9 +64,18 @@ def job_of(operation: str, case: str, group: int) -> harness.Job:
     """Take the sizes of a case apart."""
     sizes = [int(number) for number in case.split("x")]
     if operation == "conv2d":
-        return {"task": operation, **dict(zip(EXTENTS, [*sizes, 1], strict=False))}
-    rows, inputs, outputs = sizes
-    return {"task": operation, "rows": rows, "inputs": inputs, "outputs": outputs, "group": group}
+        names = EXTENTS
+        sizes += [1] * (len(sizes) == len(names) - 1)
+    else:
+        names = ("rows", "inputs", "outputs")
+    if len(sizes) != len(names):
+        message = f"--case {case}: give {', '.join(names)} with x between them"
+        raise SystemExit(message)
+    job = {"task": operation, "group": group, **dict(zip(names, sizes, strict=True))}
+    if operation == "conv2d" and job["kernel"] % 2 == 0:
+        message = f"--case {case}: the kernel must be odd, so that images keep their size"
+        raise SystemExit(message)
+    return job
 
 
 if __name__ == "__main__":

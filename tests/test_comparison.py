@@ -132,6 +132,21 @@ def test_the_rule(settings: dict[str, Any], method: str, reason: str) -> None:
     assert reason in choice.reason
 
 
+def test_methods_that_need_the_same_are_told_apart_by_loss() -> None:
+    rows = [row("lora", 2.05, 4.0, 30.0), row("rslora", 2.0, 4.02, 30.1), row("full", 1.99, 8.0, 50.0)]
+    for prefer in ("memory", "time"):
+        choice = recommend(rows, ComparisonConfig(prefer=prefer))
+        assert choice.method == "rslora"
+        assert choice.reason.endswith("; so do, with a higher loss, lora")
+
+
+def test_methods_that_are_the_same_run_are_refused(training: TrainingConfig) -> None:
+    base = training.with_values({"use_rslora": True})
+    with pytest.raises(ConfigError, match="names lora and rslora, which are the same with these settings"):
+        compare(base, methods=["lora", "rslora"], plots=False)
+    assert not Path(str(base.output)).exists()
+
+
 def test_methods_follow_the_training_configuration() -> None:
     assert {"lora", "full", "qlora"} <= set(available_methods())
     base = TrainingConfig(lr=1e-2, bits=8)

@@ -5,7 +5,6 @@ use mlx_rs::error::Exception;
 
 use super::{ConvState, Result};
 use crate::kernels::append::append;
-use crate::kernels::attention::Keys;
 use crate::kernels::cached_attention::{Query, Store, cached_attention};
 
 /// Keys and values of one attention layer, in buffers with room to spare.
@@ -52,18 +51,18 @@ impl KvCache {
         cached_attention(qkv, query, &mut self.store)
     }
 
-    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`; returns all so far.
+    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`.
     ///
     /// # Errors
     /// Shapes that differ from those stored, which are then gone.
-    pub fn update(&mut self, k: &Array, v: &Array) -> Result<Keys<'_>> {
+    pub fn update(&mut self, k: &Array, v: &Array) -> Result<()> {
         // Taken, not cloned: a buffer that nobody else holds is written in place.
         let Store { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
         let count = k.dim(1);
         let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
         // Only now: what does not fit leaves nothing behind.
-        self.store.len = len + count;
-        Ok(Keys { k: self.store.k.insert(k), v: self.store.v.insert(v), len: self.store.len })
+        self.store = Store { k: Some(k), v: Some(v), len: len + count };
+        Ok(())
     }
 
     /// Counts one more position, which is stored already.

@@ -9,6 +9,7 @@ use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::part::{Linears, Mixer, named};
 use super::{Context, Linear, Result, Segments};
+use crate::kernels::conv::{Options, conv1d};
 
 /// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)`; the convolution of each channel for itself
 /// looks at a position and the few before.
@@ -93,23 +94,35 @@ impl Taps {
         if let Some(state) = state {
             state.last = Some(padded.try_index((.., time..))?);
         }
+        let sum = if let Some(segments) = segments {
+            self.within(segments, &padded, time)?
+        } else {
+            let weight = self.weight.reshape(&[hidden, taps, 1])?;
+            let groups = hidden.unsigned_abs() as usize;
+            conv1d(&padded, &weight, Options { groups, ..Options::default() })?
+        };
+        match &*self.bias {
+            Some(bias) => sum.add(bias),
+            None => Ok(sum),
+        }
+    }
+
+    /// The same tap by tap, each only where it reaches a position of the same text.
+    fn within(&self, segments: &Segments, padded: &Array, time: i32) -> Result<Array> {
+        let taps = self.weight.dim(-1);
         let mut sum: Option<Array> = None;
         for tap in 0..taps {
             let weight = self.weight.try_index((.., 0, tap))?;
             let mut term = padded.try_index((.., tap..tap + time))?.multiply(weight)?;
-            if let (Some(segments), 1..) = (segments, taps - 1 - tap) {
-                term = term.multiply(segments.reaches(taps - 1 - tap, x.dtype())?)?;
+            if taps - 1 - tap > 0 {
+                term = term.multiply(segments.reaches(taps - 1 - tap, padded.dtype())?)?;
             }
             sum = Some(match sum {
                 Some(sum) => sum.add(term)?,
                 None => term,
             });
         }
-        let sum = sum.ok_or_else(|| Exception::custom("a convolution without taps"))?;
-        match &*self.bias {
-            Some(bias) => sum.add(bias),
-            None => Ok(sum),
-        }
+        sum.ok_or_else(|| Exception::custom("a convolution without taps"))
     }
 }
 

@@ -104,7 +104,8 @@ pub(super) fn estimate(
     let weights = active()? as u64;
     let trained: u64 = parameters.values().map(|x| x.nbytes() as u64).sum();
     // A kept graph makes everything anew before anything old goes.
-    let update = if plan.keep_graphs { update.max(trained + moments) } else { update };
+    let update =
+        if plan.keep_graphs && !model.decides_on_host() { update.max(trained + moments) } else { update };
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
     let row = growth.at(time).max(1);

@@ -39,6 +39,7 @@ fn names(model: &dyn Model) -> Vec<String> {
     let all = model.parameters().flatten();
     let trained = |name: &&Rc<str>| name.contains("lora_") || name.ends_with(".m");
     let mut names: Vec<String> = all.keys().filter(trained).map(ToString::to_string).collect();
+    assert!(names.iter().any(|name| name.contains("lora_a")));
     names.sort();
     names
 }
@@ -188,6 +189,7 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
     let mut model = adapted_by(method, &of_llama);
     let names = names(model.as_ref());
+    assert_eq!(names.iter().any(|name| name.ends_with(".m")), method == Method::Dora);
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = Data {
         train: Training::Whole(Examples::new(rows(1), Learned::Everything)),
@@ -272,6 +274,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
         check_same(name, &ahead, &waiting);
         assert_eq!(ahead.best, waiting.best);
         assert_eq!(ahead.best.is_some(), name == "keep_best");
+        assert_ne!(ahead.best, Some(6), "the loss must rise again");
     }
 }
 

@@ -71,6 +71,24 @@ class ComparisonConfig(Config):
             message = f"`full_lr` must be above 0, not {self.full_lr}"
             raise ConfigError(message)
 
+    def runs(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
+        """The run of each method.
+
+        Raises
+        ------
+        ConfigError
+            Two of them are the same.
+        """
+        runs: dict[str, TrainingConfig] = {}
+        for method in self.methods:
+            run = self.apply(method, base)
+            for other, theirs in runs.items():
+                if run == theirs:
+                    message = f"`methods` names {other} and {method}, which are the same with these settings"
+                    raise ConfigError(message)
+            runs[method] = run
+        return runs
+
     def apply(self, method: str, base: TrainingConfig) -> TrainingConfig:
         """The run of one method."""
         dense = replace(base, bits=None)

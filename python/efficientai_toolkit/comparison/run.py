@@ -85,10 +85,11 @@ def compare(
     if (output / REPORT).exists() and not (base.resume or base.overwrite):
         message = f"{output} holds a comparison; choose another output, or give resume or overwrite"
         raise TrainingError(message)
+    runs = config.runs(base)
     output.mkdir(parents=True, exist_ok=True)
     rows: list[Measurement] = []
-    for method in config.methods:
-        run = replace(config.apply(method, base), output=str(output / method), resume=False, overwrite=True)
+    for method, settings in runs.items():
+        run = replace(settings, output=str(output / method), resume=False, overwrite=True)
         rows.append(_row(method, run, on_event, resume=base.resume))
         if on_result is not None:
             on_result(rows[-1])

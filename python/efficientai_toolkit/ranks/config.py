@@ -14,7 +14,8 @@ class AnalysisConfig(Config):
     width: int = setting(64, "largest rank of a layer: so many singular values of its gradient are found")
     max_rank: float = setting(16.0, "largest mean rank of all layers, whatever the data could fill")
     steps: int = setting(
-        15, "optimizer steps of the first short runs; each later round has twice as many as the one before"
+        15,
+        "optimizer steps of the first short runs; each later round has twice as many, up to those of the run",
     )
     tolerance: float = setting(
         0.0,

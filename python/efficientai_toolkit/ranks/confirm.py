@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from efficientai_toolkit.exceptions import TrainingError
 from efficientai_toolkit.ranks.candidates import Candidate
 from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast, loss_of
 from efficientai_toolkit.ranks.short_run import ShortRun
@@ -31,8 +32,8 @@ def confirm(
     """Choose among runs of twice the steps, as few as it takes.
 
     First the best reference runs longer, then the others, those with the fewest parameters first, until one
-    will do. Forecasts from the shorter runs err by more than neighbouring sizes differ, so nobody is left out
-    for its own.
+    will do. Forecasts from the shorter runs err by more than neighbouring sizes differ, so they rule nobody
+    out.
 
     Parameters
     ----------
@@ -48,6 +49,15 @@ def confirm(
         Steps of the whole run; no short run is longer.
     tolerance
         As in :func:`~efficientai_toolkit.ranks.forecast.choose`.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    TrainingError
+        No candidate is left whose runs have all succeeded.
     """
     known = list(runs)
     number, longest = max((one.round, one.steps) for one in runs)
@@ -57,11 +67,15 @@ def confirm(
     while True:
         expected = [forecast(known, candidate, whole) for candidate in found]
         usual = [forecast(known, candidate, whole) for candidate in references]
+        failed = [one.candidate for one in [*expected, *usual] if one.loss is None]
+        if len(failed) == len(fewest_first):
+            message = f"no short run of {steps} steps succeeded; the last: {known[-1].reason}"
+            raise TrainingError(message)
         choice = choose(expected, usual, tolerance)
         best = min(usual, key=loss_of).candidate
-        left = [one for one in fewest_first if one not in asked and one.parameters <= choice.parameters]
-        if steps <= longest or not (left or best not in asked):
+        deciding = [best, *(one for one in fewest_first if one.parameters <= choice.parameters)]
+        asking = next((one for one in deciding if one not in asked and one not in failed), None)
+        if steps <= longest or asking is None:
             return Outcome(forecasts=expected, references=usual, choice=choice)
-        asking = left[0] if best in asked else best
         asked.append(asking)
         known.append(run(asking, number + 1, steps))

@@ -58,7 +58,8 @@ def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolera
     target = min(map(loss_of, references))
     if math.isinf(target):
         target = min(map(loss_of, forecasts))
-    limit = target * (1 + tolerance / 100)
+    # A forecast may be negative where a loss fell fast.
+    limit = target + abs(target) * tolerance / 100
     fit = (one.candidate for one in [*forecasts, *references] if loss_of(one) <= limit)
     return min(fit, key=lambda candidate: candidate.parameters)
 

@@ -1,8 +1,8 @@
-//! Backward pass: the weights are computed again from the scores and the logarithm of their sum, a block of keys
-//! at a time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
+//! Backward pass: the weights are computed again from the scores and the logarithm of their sum, a block of
+//! keys at a time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
 //!
-//! With P the weights, δ = Σ dO·O and S the scaled scores: dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - δ), dK = scale·dSᵀ·Q,
-//! dQ = scale·dS·K. Scores bounded by `c` pass on `1 - (S/c)²` of their gradient.
+//! With P the weights, δ = Σ dO·O and S the scaled scores: dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - δ),
+//! dK = scale·dSᵀ·Q, dQ = scale·dS·K. Scores bounded by `c` pass on `1 - (S/c)²` of their gradient.
 
 use std::ops::Range;
 
@@ -245,6 +245,8 @@ impl<T: Element> Sweep<'_, T> {
         panel::turn(isa, queries.q, padded, head_dim, columns, queries.q_turned);
         panel::turn(isa, queries.grad, padded, head_dim, columns, queries.grad_turned);
         row_products(isa, queries.grad, spare, padded, &mut queries.delta);
+        // Weights of the columns that pad a panel are zero.
+        queries.log_sums.fill(f32::INFINITY);
         for (column, row) in geometry.panel(panel).enumerate() {
             queries.log_sums[column] = self.outcome.log_sums[geometry.head(place, row)];
         }

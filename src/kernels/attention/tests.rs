@@ -148,6 +148,7 @@ fn bounded_scores_and_sinks_equal_exact_numbers() {
     for g in [
         // Text that is generated, alone and in parts, and wider groups.
         sizes(2, 1, [4, 2, 64], 9),
+        sizes(1, 1, [4, 2, 64], 1500),
         sizes(1, 2, [4, 1, 64], 1500),
         sizes(1, 30, [6, 1, 128], 100),
         sizes(2, 67, [4, 2, 20], 67),
@@ -184,9 +185,10 @@ fn large_scores_do_not_overflow() {
 
 #[test]
 fn parts_of_a_long_context_join() {
-    let g = sizes(1, 2, [4, 1, 64], 5000);
-    check::<f32>(&g, None, 2e-5);
-    check::<f32>(&Geometry { window: 700, ..g }, None, 2e-5);
+    for g in [sizes(1, 2, [4, 1, 64], 5000), sizes(1, 1, [4, 2, 64], 5000)] {
+        check::<f32>(&g, None, 2e-5);
+        check::<f32>(&Geometry { window: 700, ..g }, None, 2e-5);
+    }
 }
 
 fn draw(shape: &[i32], seed: u64) -> Array {

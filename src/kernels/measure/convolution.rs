@@ -38,6 +38,11 @@ pub struct Convolution {
 }
 
 impl Convolution {
+    /// Pixels of the result along an extent of `source` pixels.
+    fn target(&self, source: usize) -> usize {
+        (source + 2 * (self.kernel / 2) - self.kernel) / self.stride + 1
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let Self { batch, height, width, inputs, outputs, kernel, stride, groups, .. } = *self;
         let wrong = |message: String| Err(Error::Config(message));
@@ -57,7 +62,8 @@ impl Convolution {
             return wrong(format!("`kernel` must be at most `height` and `width`, not {kernel}"));
         }
         let numbers = |extents: &[usize]| extents.iter().try_fold(1usize, |all, &one| all.checked_mul(one));
-        let images = [batch, height, width, inputs.max(outputs)];
+        let images =
+            [batch, self.target(height).max(height), self.target(width).max(width), inputs.max(outputs)];
         for (what, extents) in [("images", images), ("kernels", [outputs, kernel, kernel, inputs / groups])] {
             if numbers(&extents).is_none_or(|count| count > MOST_NUMBERS) {
                 return wrong(format!("the {what} must have at most {MOST_NUMBERS} numbers"));
@@ -79,8 +85,7 @@ pub fn measure_convolution(request: &Convolution) -> Result<f64> {
     let w = random::floats(&[outputs, kernel, kernel, inputs / groups], dtype, 2)?;
     let options =
         Options { stride: [stride; 2], padding: [kernel / 2; 2], groups, ..Options::<2>::default() };
-    let extent = |source: usize| (source + 2 * (kernel / 2) - kernel) / stride + 1;
-    let dy = random::floats(&[batch, extent(height), extent(width), outputs], dtype, 3)?;
+    let dy = random::floats(&[batch, request.target(height), request.target(width), outputs], dtype, 3)?;
     median(Effort { calls: 5, seconds: 0.5 }, || {
         let (before, timed) = match pass {
             Pass::Forward => (Vec::new(), vec![conv2d(&x, &w, options)?]),

@@ -1,8 +1,9 @@
 //! How fast the kernels are on this machine, and how fast they could be.
 //!
-//! [`measure`] and [`measure_convolution`] time one operation of a size of the caller's. [`report`] times each operation once at a
-//! typical size and compares it with the [roofline](https://doi.org/10.1145/1498765.1498785) of the machine:
-//! what its arithmetic and its memory allow, as [`Peaks`] measured them.
+//! [`measure`] and [`measure_convolution`] time one operation of a size of the caller's. [`report`] times each
+//! operation once at a typical size and compares it with the
+//! [roofline](https://doi.org/10.1145/1498765.1498785) of the machine: what its arithmetic and its memory allow, as
+//! [`Peaks`] measured them.
 //!
 //! Operations are reached through their public functions, so what is timed is what models run: MLX's own
 //! kernels where they run on a GPU.
