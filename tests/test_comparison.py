@@ -93,6 +93,13 @@ def test_variants_of_lora_are_methods(training: TrainingConfig) -> None:
         assert row.loss_after != pytest.approx(lora.loss_after, abs=1e-6), row.method
 
 
+def test_virtual_tokens_are_methods(training: TrainingConfig) -> None:
+    methods = ["prompt_tuning", "p_tuning", "prefix_tuning"]
+    rows = compare(training, methods=methods, plots=False).rows
+    assert [(row.method, row.error) for row in rows] == [(method, None) for method in methods]
+    assert all(0 < (row.disk_bytes or 0) < 10_000 for row in rows)
+
+
 def test_a_method_that_fails_is_a_row(training: TrainingConfig, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lora-finetuning-mlx:compare", "--methods", "lora", "--target-modules", "nope", "--no-plots"]
     words += ["--output", str(training.output), "--model-path", str(training.model_path)]

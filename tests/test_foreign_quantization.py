@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from efficientai_toolkit import _core
-from efficientai_toolkit.exceptions import ModelLoadingError
+from efficientai_toolkit.adapters import fuse
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
 from support.engine import MODELS, largest, logits, train
 from support.rows import random_ids, write_words
 
@@ -178,7 +179,9 @@ def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check
 
 
 @pytest.mark.parametrize("quantization", [GPTQ, AWQ], ids=["gptq", "awq"])
-def test_adapters_train_on_the_codes(quantization: dict[str, Any], tmp_path: Path, figure: Check) -> None:
+def test_adapters_train_on_the_codes(
+    quantization: dict[str, Any], ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
     pack = awq if quantization is AWQ else gptq(4, 1)
     checkpoint = Checkpoint(tmp_path, quantization, pack)
     data = write_words(tmp_path / "data", random_ids(4, [12], seed=6))
@@ -194,6 +197,13 @@ def test_adapters_train_on_the_codes(quantization: dict[str, Any], tmp_path: Pat
     )
     gap = largest(packed.adapter["model.layers.0.mlp.down_proj.lora_b"], np.zeros(1))
     assert gap > 1e-3, "the adapters of packed layers must move"
+    with pytest.raises(ConfigError, match=f'quantized as "{kind}".* set dequantize'):
+        fuse(checkpoint.folder, packed.output, tmp_path / "merged")
+    fused = fuse(checkpoint.folder, packed.output, tmp_path / "merged", dequantize=True)
+    assert not fused.quantized
+    want = logits(checkpoint.folder, ids, packed.output)
+    figure(f"merged {kind} logits", largest(logits(tmp_path / "merged", ids), want), 1e-4)
+    assert largest(want, logits(checkpoint.folder, ids)) > 0.1
 
 
 def test_codes_stay_packed(tmp_path: Path) -> None:

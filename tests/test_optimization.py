@@ -120,13 +120,16 @@ def test_nothing_to_resume(training: TrainingConfig) -> None:
         optimize(training.with_values({"resume": True}))
 
 
-def test_several_objectives_give_a_front(training: TrainingConfig) -> None:
+@pytest.mark.parametrize("objectives", [["loss", "parameters"], ["loss", "time", "memory"]], ids=str)
+def test_several_objectives_give_a_front(training: TrainingConfig, objectives: list[str]) -> None:
     space = {"lora_rank": {"choices": [1, 4, 16]}, "lr": {"low": 1e-3, "high": 1e-2}}
-    result = optimize(training, space=space, trials=6, objectives=["loss", "parameters"])
+    result = optimize(training, space=space, trials=6, objectives=objectives)
     points = {t.number: tuple(t.values.values()) for t in result.trials if t.values}
-    for number, (loss, parameters) in points.items():
+    assert all(len(values) == len(objectives) and min(values) > 0 for values in points.values())
+    for number, values in points.items():
         beaten = any(
-            a <= loss and b <= parameters and (a, b) != (loss, parameters) for a, b in points.values()
+            other != values and all(a <= b for a, b in zip(other, values, strict=True))
+            for other in points.values()
         )
         assert (number in result.front) is not beaten
     assert (result.output / "front.png").read_bytes().startswith(PNG)

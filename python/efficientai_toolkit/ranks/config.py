@@ -18,7 +18,7 @@ class AnalysisConfig(Config):
         "optimizer steps of the first short runs; each later round has twice as many, up to those of the run",
     )
     tolerance: float = setting(
-        0.0,
+        0.5,
         "the fewest parameters win whose validation loss will be within so many % of the best usual rank's",
     )
     plots: bool = setting(True, "draw ranks.png; needs matplotlib")

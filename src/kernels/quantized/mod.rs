@@ -121,6 +121,9 @@ pub fn reference(x: &Array, weight: PackedWeight) -> MlxResult<Array> {
 /// Shapes that do not fit.
 pub fn dequantize(weight: PackedWeight, dtype: Dtype) -> MlxResult<Array> {
     let PackedWeight { codes, scales, biases, format } = weight;
+    // MLX computes in the format of the scales, which may be narrower than what is asked for.
+    let wide = |x: &Array| if x.dtype() == Dtype::Uint8 { Ok(x.clone()) } else { x.as_dtype(Dtype::Float32) };
+    let (scales, biases) = (wide(scales)?, biases.map(wide).transpose()?);
     let stream = Stream::thread_local_or_default();
     // SAFETY: as above.
     unsafe {
@@ -130,7 +133,7 @@ pub fn dequantize(weight: PackedWeight, dtype: Dtype) -> MlxResult<Array> {
             &raw mut result,
             codes.as_ptr(),
             scales.as_ptr(),
-            biases.map_or(absent, Array::as_ptr),
+            biases.as_ref().map_or(absent, Array::as_ptr),
             number(format.group_size()),
             number(format.bits()),
             format.mode().name().as_ptr(),
