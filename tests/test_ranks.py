@@ -177,7 +177,7 @@ def test_the_command(training: TrainingConfig, capsys: pytest.CaptureFixture[str
     assert main([*words, "--json", "--overwrite", "--steps", "1", "--no-plots"]) == 0
     assert json.loads(capsys.readouterr().out)["choice"]["parameters"] > 0
     assert main([*words, "--batches", "0"]) == 2
-    assert "`batches` must be at least 1, not 0" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: `batches` must be at least 1, not 0\n"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print one line per short run, then the ranks."""
     config = config_from(args, AnalysisConfig, with_file=False)
+    config.check()
     if args.progress == "bar":
         out.note(f"looking at the data and the gradient of {config.batches} batches")
     analysis = analyze(training_config(args), config, on_run=_progress(args, out))

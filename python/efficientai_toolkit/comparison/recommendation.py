@@ -12,7 +12,7 @@ from efficientai_toolkit.comparison.config import ComparisonConfig
 from efficientai_toolkit.comparison.measurement import Measurement
 
 _NOISE = 1.02
-"""Two runs of the same method differ by so much in time and memory."""
+"""Needs within this factor of the least count as the same: runs of one method differ too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
