@@ -11,7 +11,16 @@ pub(in crate::kernels) fn transpose(isa: Isa, block: &[u32], depth: usize, width
         assert!(depth.is_multiple_of(16), "lines are read 16 words at a time");
         for first in (0..width).step_by(16) {
             // SAFETY: the level of `isa` is the processor's; lines and panel are as long as just checked.
-            unsafe { x86::lanes(&block[first * depth..], depth, first, width, panel) };
+            unsafe { avx512::lanes(&block[first * depth..], depth, first, width, panel) };
+        }
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        assert!(depth.is_multiple_of(8), "lines are read 8 words at a time");
+        for first in (0..width).step_by(8) {
+            // SAFETY: as above.
+            unsafe { avx2::lanes(&block[first * depth..], depth, first, width, panel) };
         }
         return;
     }
@@ -25,7 +34,7 @@ pub(in crate::kernels) fn transpose(isa: Isa, block: &[u32], depth: usize, width
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::wildcard_imports, reason = "names of instructions")]
-mod x86 {
+mod avx512 {
     use std::arch::x86_64::*;
 
     /// Lanes `first` to `first + 15` of the panel, or to its last, from the lines at the start of `block`.
@@ -87,5 +96,66 @@ mod x86 {
             r[12 + j] = _mm512_shuffle_i32x4::<0xdd>(t[8 + j], t[12 + j]);
         }
         r
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::wildcard_imports, reason = "names of instructions")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    /// Lanes `first` to `first + 7` of the panel, or to its last, from the lines at the start of `block`.
+    ///
+    /// # Safety
+    /// `block` holds as many lines of `depth` words, a multiple of 8; `panel` at most `depth` steps.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn lanes(block: &[u32], depth: usize, first: usize, width: usize, panel: &mut [u32]) {
+        let count = 8.min(width - first);
+        let steps = panel.len() / width;
+        // What is stored beyond the lanes belongs to the next step, which follows: stores with a mask are slow.
+        let whole = count == 8 || first == 0;
+        let mut rows = [_mm256_setzero_ps(); 8];
+        for start in (0..steps).step_by(8) {
+            for (i, row) in rows.iter_mut().enumerate().take(count) {
+                // SAFETY: `start` is at most `depth - 8`.
+                *row = unsafe { _mm256_loadu_ps(block.as_ptr().add(i * depth + start).cast()) };
+            }
+            for (s, column) in columns(rows).into_iter().enumerate().take(steps - start) {
+                let place = (start + s) * width + first;
+                if whole && place + 8 <= panel.len() {
+                    // SAFETY: eight words of the panel, as just checked.
+                    unsafe { _mm256_storeu_ps(panel.as_mut_ptr().add(place).cast(), column) };
+                } else {
+                    let mut words = [0_u32; 8];
+                    // SAFETY: eight words.
+                    unsafe { _mm256_storeu_ps(words.as_mut_ptr().cast(), column) };
+                    panel[place..place + count].copy_from_slice(&words[..count]);
+                }
+            }
+        }
+    }
+
+    /// The transpose of 8 × 8 words: pairs, then quarters, then halves of the registers change places.
+    #[target_feature(enable = "avx2")]
+    fn columns(r: [__m256; 8]) -> [__m256; 8] {
+        let mut pairs = r;
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let mut fours = pairs;
+        for i in 0..2 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|j| pairs[4 * i + j]);
+            fours[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
+            fours[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+            fours[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+            fours[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+        }
+        let mut columns = fours;
+        for j in 0..4 {
+            columns[j] = _mm256_permute2f128_ps::<0x20>(fours[j], fours[4 + j]);
+            columns[4 + j] = _mm256_permute2f128_ps::<0x31>(fours[j], fours[4 + j]);
+        }
+        columns
     }
 }

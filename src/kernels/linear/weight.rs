@@ -73,7 +73,7 @@ impl WeightSlot {
     pub(super) fn is_direct(&self, isa: Isa, accuracy: Accuracy, rows: usize) -> bool {
         match self.format {
             None => rows <= FEW,
-            Some(_) => quantized::is_direct(isa, accuracy, rows),
+            Some(format) => quantized::is_direct(isa, accuracy, format, rows),
         }
     }
 

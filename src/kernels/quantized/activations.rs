@@ -48,6 +48,41 @@ impl Int8 {
     }
 }
 
+/// Codes in the order in which registers of packed weights hold their columns, in units of such registers.
+pub(super) struct Ordered {
+    pub rows: usize,
+    /// Words of a unit of one row: the codes, then the scale of each lane.
+    pub unit: usize,
+    /// `[rows, units, unit]`
+    pub words: Scratch<u32>,
+}
+
+impl Ordered {
+    /// Lane i gets columns `lane·i` and following: of 8, the even ones in the first register and the odd
+    /// ones in the second.
+    pub(super) fn of(x: &Int8, columns: usize, group: usize, (lane, lanes): (usize, usize)) -> Self {
+        let registers = lane / 4;
+        let unit = (registers + 1) * lanes;
+        let (rows, units) = (x.codes.len() / columns, columns.div_ceil(lane * lanes));
+        let mut words = scratch::take::<u32>(rows * units * unit);
+        words.fill(0);
+        let of_rows = x.codes.chunks_exact(columns).zip(x.scales.chunks_exact(columns / group));
+        for (words, (codes, scales)) in words.chunks_exact_mut(units * unit).zip(of_rows) {
+            let parts = words.chunks_exact_mut(unit).zip(codes.chunks(lane * lanes));
+            for (u, (unit, codes)) in parts.enumerate() {
+                for (i, codes) in codes.chunks_exact(lane).enumerate() {
+                    for j in 0..registers {
+                        let bytes = std::array::from_fn(|byte| codes[byte * registers + j] as u8);
+                        unit[j * lanes + i] = u32::from_le_bytes(bytes);
+                    }
+                    unit[registers * lanes + i] = scales[(u * lanes + i) * lane / group].to_bits();
+                }
+            }
+        }
+        Self { rows, unit, words }
+    }
+}
+
 /// A size of groups as a type: loops of known length vectorise best.
 pub(super) struct Group<const SIZE: usize>;
 

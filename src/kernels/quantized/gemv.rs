@@ -16,6 +16,11 @@ pub(super) const MOST_ROWS: usize = 8;
 /// Bytes of packed weights per task.
 const TASK_BYTES: usize = 256 << 10;
 
+/// Bytes between a load of codes and the request for those that follow: the processor's own prefetcher does
+/// not run far enough ahead. They come into the second-level cache, since the first has room for fewer requests.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AHEAD: usize = 4096;
+
 /// Rows of weights whose scales are widened at once.
 const BLOCK: usize = 16;
 
@@ -106,11 +111,60 @@ impl Groups {
     }
 }
 
+/// Some rows of weights.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// One code per half or whole byte.
+    pub codes: &'a [u8],
+    /// `[rows, groups]`
+    pub scales: &'a [f32],
+    pub biases: &'a [f32],
+    pub groups: usize,
+    /// Columns of a group.
+    pub group: usize,
+}
+
+/// Calls `multiply` with the rows `range` of the weights, and with their places in `out`, `[range, …]`: at once where
+/// codes are halves of bytes or bytes as they are stored, otherwise row by row.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn each_block(
+    isa: Isa,
+    weights: &QuantizedRows,
+    range: Range<usize>,
+    groups: &Groups,
+    out: &mut [f32],
+    mut multiply: impl FnMut(Block, &mut [f32]),
+) {
+    let mut block = |rows: Range<usize>, codes: &[u8], out: &mut [f32]| {
+        let numbers = rows.start * groups.count..rows.end * groups.count;
+        let block = Block {
+            codes,
+            scales: &groups.scales[numbers.clone()],
+            biases: &groups.biases[numbers],
+            groups: groups.count,
+            group: group_size(weights),
+        };
+        multiply(block, out);
+    };
+    if matches!(weights.format.bits(), 4 | 8) {
+        return block(0..range.len(), bytemuck::cast_slice(weights.words(range)), out);
+    }
+    let mut levels = scratch::take::<u8>(weights.columns);
+    let products = out.len() / range.len();
+    for (i, out) in out.chunks_exact_mut(products).enumerate() {
+        weights.read_levels(isa, range.start + i, 0..weights.columns, &mut levels);
+        block(i..i + 1, &levels, out);
+    }
+}
+
 /// Activations in the form that a kernel reads.
 enum Prepared<'a> {
     /// As they are, with the sums of their groups.
     F32(Isa, &'a [f32], Scratch<f32>),
     Int8(Isa, Int8),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(super::gemv_avx2::Prepared),
     #[cfg(target_arch = "x86_64")]
     Avx512(super::gemv_avx512::Prepared),
 }
@@ -126,6 +180,10 @@ impl<'a> Prepared<'a> {
         if isa >= Isa::Avx512 && (accuracy != Accuracy::Int8 || isa >= Isa::Avx512Vnni) {
             return Self::Avx512(super::gemv_avx512::Prepared::of(isa, accuracy, x, weights));
         }
+        #[cfg(target_arch = "x86_64")]
+        if isa >= Isa::Avx2 && accuracy == Accuracy::Int8 {
+            return Self::Avx2(super::gemv_avx2::Prepared::of(isa, x, weights));
+        }
         let group = group_size(weights);
         if accuracy == Accuracy::Int8 {
             return Self::Int8(isa, Int8::of(isa, x, group));
@@ -138,6 +196,8 @@ impl<'a> Prepared<'a> {
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
     fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, groups: &Groups, out: &mut [f32]) {
         let (isa, columns, group) = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(prepared) => return prepared.multiply(weights, range, groups, out),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(prepared) => return prepared.multiply(weights, range, groups, out),
             Self::F32(isa, ..) | Self::Int8(isa, _) => (*isa, weights.columns, group_size(weights)),
@@ -160,7 +220,7 @@ impl<'a> Prepared<'a> {
                         dot_int8(isa, &levels, scales, biases, codes, &x.scales[of_row], sums, group)
                     }
                     #[cfg(target_arch = "x86_64")]
-                    Self::Avx512(_) => unreachable!("returned above"),
+                    Self::Avx2(_) | Self::Avx512(_) => unreachable!("returned above"),
                 };
             }
         }

@@ -12,20 +12,16 @@ use std::ops::Range;
 use super::super::isa::Isa;
 use super::super::scratch::{self, Scratch};
 use super::Accuracy;
-use super::activations::{Int8, sum_groups};
+use super::activations::{Int8, Ordered, sum_groups};
 use super::dot_avx512::{Bf16Nibbles, F32Bytes, F32Nibbles, Int8Bytes, Int8Nibbles, Kernel, LANES};
 use super::format::{Mode, QuantizedRows};
-use super::gemv::{Groups, MOST_ROWS, group_size, rounded};
+use super::gemv::{AHEAD, Block, Groups, MOST_ROWS, each_block, group_size, rounded};
 
 /// Activations in the order of the codes.
 pub(super) struct Prepared {
     isa: Isa,
     kind: Kind,
-    rows: usize,
-    /// Words of a unit of one row.
-    unit: usize,
-    /// `[rows, units, unit]`
-    words: Scratch<u32>,
+    x: Ordered,
     /// Sums of groups: `[rows, groups]`
     sums: Scratch<f32>,
     levels: [u8; 16],
@@ -54,7 +50,7 @@ impl Prepared {
             (_, 4) => Kind::F32Nibbles,
             _ => Kind::F32Bytes,
         };
-        let (rows, group) = (x.len() / columns, group_size(weights));
+        let group = group_size(weights);
         // Columns of a lane, and registers that the columns of a unit take.
         let (lane, registers) = match kind {
             Kind::F32Nibbles => (8, 8),
@@ -63,33 +59,27 @@ impl Prepared {
             Kind::F32Bytes => (4, 4),
             Kind::Int8Bytes => (4, 1),
         };
-        let int8 = matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes);
-        // Int8 has a register of scales besides.
-        let unit = (registers + usize::from(int8)) * LANES;
+        let levels = weights.format.levels();
+        if matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes) {
+            let x = Int8::of(isa, x, group);
+            let ordered = Ordered::of(&x, columns, group, (lane, LANES));
+            return Self { isa, kind, x: ordered, sums: x.sums, levels };
+        }
+        let (rows, unit) = (x.len() / columns, registers * LANES);
         let units = columns.div_ceil(lane * LANES);
         let mut words = scratch::take::<u32>(rows * units * unit);
         words.fill(0);
-        let sums = if int8 {
-            let x = Int8::of(isa, x, group);
-            let numbers = x.codes.chunks_exact(columns).zip(x.scales.chunks_exact(columns / group));
-            for (words, (codes, scales)) in words.chunks_exact_mut(units * unit).zip(numbers) {
-                order_int8(words, codes, scales, lane, group);
+        let copy = (kind == Kind::Bf16Nibbles).then(|| rounded(isa, x));
+        let x = copy.as_deref().unwrap_or(x);
+        for (words, x) in words.chunks_exact_mut(units * unit).zip(x.chunks_exact(columns)) {
+            match kind {
+                Kind::Bf16Nibbles => order_bf16(words, x),
+                _ => order_f32(words, x, lane),
             }
-            x.sums
-        } else {
-            let copy = (kind == Kind::Bf16Nibbles).then(|| rounded(isa, x));
-            let x = copy.as_deref().unwrap_or(x);
-            for (words, x) in words.chunks_exact_mut(units * unit).zip(x.chunks_exact(columns)) {
-                match kind {
-                    Kind::Bf16Nibbles => order_bf16(words, x),
-                    _ => order_f32(words, x, lane),
-                }
-            }
-            let mut sums = scratch::take(x.len() / group);
-            sum_groups(isa, x, group, &mut sums);
-            sums
-        };
-        Self { isa, kind, rows, unit, words, sums, levels: weights.format.levels() }
+        }
+        let mut sums = scratch::take(x.len() / group);
+        sum_groups(isa, x, group, &mut sums);
+        Self { isa, kind, x: Ordered { rows, unit, words }, sums, levels }
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
@@ -100,33 +90,13 @@ impl Prepared {
         groups: &Groups,
         out: &mut [f32],
     ) {
-        let group = group_size(weights);
-        let bits = weights.format.bits();
-        let block = |rows: Range<usize>, codes: &[u8], out: &mut [f32]| {
-            let numbers = rows.start * groups.count..rows.end * groups.count;
-            let block = Block {
-                codes,
-                scales: &groups.scales[numbers.clone()],
-                biases: &groups.biases[numbers],
-                groups: groups.count,
-                group,
-            };
-            self.multiply_block(block, out);
-        };
-        if matches!(bits, 4 | 8) {
-            return block(0..range.len(), bytemuck::cast_slice(weights.words(range)), out);
-        }
-        let mut levels = scratch::take::<u8>(weights.columns);
-        for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
-            weights.read_levels(self.isa, range.start + i, 0..weights.columns, &mut levels);
-            block(i..i + 1, &levels, out);
-        }
+        each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
     }
 
     fn multiply_block(&self, block: Block, out: &mut [f32]) {
         macro_rules! for_rows {
             ($($rows:literal)*) => {
-                match self.rows {
+                match self.x.rows {
                     $(
                         // SAFETY: `of` chose a kind that the processor has the instructions for.
                         $rows => unsafe { match self.kind {
@@ -147,23 +117,6 @@ impl Prepared {
     }
 }
 
-/// Bytes between a load of codes and the request for those that follow: the processor's own prefetcher does
-/// not run far enough ahead. They come into the second-level cache, since the first has room for fewer requests.
-const AHEAD: usize = 4096;
-
-/// Some rows of weights.
-#[derive(Clone, Copy)]
-struct Block<'a> {
-    /// One code per half or whole byte.
-    codes: &'a [u8],
-    /// `[rows, groups]`
-    scales: &'a [f32],
-    biases: &'a [f32],
-    groups: usize,
-    /// Columns of a group.
-    group: usize,
-}
-
 /// `out[i][m]` is the product of row i of the weights and row m of the activations.
 ///
 /// # Safety
@@ -174,8 +127,8 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
     let units = row_bytes.div_ceil(64);
-    let (unit_groups, stride) = (K::LANE * LANES / block.group, units * prepared.unit);
-    assert!(prepared.words.len() == M * stride && prepared.sums.len() == M * block.groups);
+    let (unit_groups, stride) = (K::LANE * LANES / block.group, units * prepared.x.unit);
+    assert!(prepared.x.words.len() == M * stride && prepared.sums.len() == M * block.groups);
     assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
     // SAFETY: every access is within the slices whose lengths were just compared, or masked to be.
     unsafe {
@@ -202,7 +155,7 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
                 };
                 let scale = _mm_maskz_loadu_ps(if u < whole { unit_mask } else { rest_mask }, scale);
                 let scale = _mm512_permutevar_ps(_mm512_broadcast_f32x4(scale), lane);
-                let x = prepared.words.as_ptr().add(u * prepared.unit);
+                let x = prepared.x.words.as_ptr().add(u * prepared.x.unit);
                 let dots = K::dot::<M>(codes, table, x, stride);
                 for (sum, dot) in sums.iter_mut().zip(dots) {
                     *sum = _mm512_fmadd_ps(dot, scale, *sum);
@@ -257,22 +210,6 @@ fn order_bf16(words: &mut [u32], x: &[f32]) {
             for j in 0..4 {
                 unit[j * LANES + i] = x[j].to_bits() >> 16 | x[j + 4].to_bits() & 0xffff_0000;
             }
-        }
-    }
-}
-
-/// Lane i gets columns `lane·i` and following: of 8, the even ones in the first register and the odd ones
-/// in the second. The scales of the lanes come last.
-fn order_int8(words: &mut [u32], codes: &[i8], scales: &[f32], lane: usize, group: usize) {
-    let registers = lane / 4;
-    let units = words.chunks_exact_mut((registers + 1) * LANES);
-    for (u, (unit, codes)) in units.zip(codes.chunks(lane * LANES)).enumerate() {
-        for (i, codes) in codes.chunks_exact(lane).enumerate() {
-            for j in 0..registers {
-                let bytes = std::array::from_fn(|byte| codes[byte * registers + j] as u8);
-                unit[j * LANES + i] = u32::from_le_bytes(bytes);
-            }
-            unit[registers * LANES + i] = scales[(u * LANES + i) * lane / group].to_bits();
         }
     }
 }

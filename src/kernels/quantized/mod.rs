@@ -24,9 +24,11 @@ mod dot_avx512;
 mod format;
 mod gemv;
 #[cfg(target_arch = "x86_64")]
+mod gemv_avx2;
+#[cfg(target_arch = "x86_64")]
 mod gemv_avx512;
 #[cfg(target_arch = "x86_64")]
-mod prefill_avx512;
+mod prefill;
 mod rows;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
@@ -151,8 +153,20 @@ fn number(value: usize) -> mlx_sys::mlx_optional_int {
 }
 
 /// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
-pub(super) fn is_direct(isa: Isa, accuracy: Accuracy, rows: usize) -> bool {
-    rows <= gemv::MOST_ROWS || (accuracy == Accuracy::Int8 && isa >= Isa::Avx512Vnni)
+pub(super) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
+    rows <= gemv::MOST_ROWS || has_prefill(isa, accuracy, format)
+}
+
+/// Whether products of many rows are computed in integers.
+#[cfg(target_arch = "x86_64")]
+fn has_prefill(isa: Isa, accuracy: Accuracy, format: Format) -> bool {
+    accuracy == Accuracy::Int8 && prefill::Kernel::choose(isa, format).is_some()
+}
+
+/// Not yet for this processor.
+#[cfg(not(target_arch = "x86_64"))]
+fn has_prefill(_isa: Isa, _accuracy: Accuracy, _format: Format) -> bool {
+    false
 }
 
 /// `y = x·weightsᵀ`, row-major, for any number of rows of `x`.
@@ -163,8 +177,10 @@ pub(super) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &Quantize
         return gemv::gemv(isa, accuracy, x, weights, y);
     }
     #[cfg(target_arch = "x86_64")]
-    if accuracy == Accuracy::Int8 && isa >= Isa::Avx512Vnni {
-        return prefill_avx512::multiply(isa, x, weights, y);
+    if accuracy == Accuracy::Int8
+        && let Some(kernel) = prefill::Kernel::choose(isa, weights.format)
+    {
+        return prefill::multiply(isa, kernel, x, weights, y);
     }
     let x = Dense::new(x, (rows, columns));
     let x = Packed::new(isa, accuracy.precision(), Lanes::rows(&x));
@@ -174,10 +190,11 @@ pub(super) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &Quantize
 
 /// How [`linear`] computes a product with `rows` rows of activations, for reports.
 pub(super) fn describe(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> String {
-    if !is_direct(isa, accuracy, rows) {
+    if !is_direct(isa, accuracy, format, rows) {
         return format!("{} unpacked", gemm::describe(isa, accuracy.precision()));
     }
     let level = match accuracy {
+        Accuracy::Int8 if isa == Isa::Avx512 => Isa::Avx2,
         Accuracy::Int8 => isa.min(Isa::Avx512Vnni),
         Accuracy::Bf16 if format.bits() == 4 && isa >= Isa::Avx512Bf16 => isa,
         Accuracy::Bf16 | Accuracy::F32 => isa.min(Isa::Avx512),

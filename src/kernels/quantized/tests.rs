@@ -253,6 +253,37 @@ fn less_accuracy_is_still_close_with_many_rows() {
 }
 
 #[test]
+fn the_largest_levels_do_not_overflow() {
+    let columns = 384;
+    for format in formats() {
+        let groups = (columns / format.group_size()) as i32;
+        // Of mxfp4 the largest level is 6.
+        let bits = if format.mode() == Mode::Mxfp4 { 0x7777_7777 } else { u32::MAX };
+        let words = columns * format.bits() / 32;
+        let weight = Array::from_slice(&vec![bits; 70 * words], &[70, words as i32]);
+        let ones = || Array::ones::<f32>(&[70, groups]).unwrap();
+        let (scales, biases) = match format.mode() {
+            Mode::Affine => (ones(), Some(ones())),
+            Mode::Mxfp4 => (Array::from_slice(&vec![127_u8; 70 * groups as usize], &[70, groups]), None),
+        };
+        let matrix = Matrix { format, weight, scales, biases };
+        eval([&matrix.weight, &matrix.scales].into_iter().chain(&matrix.biases)).unwrap();
+        let number = values(&matrix.dequantized())[0];
+        for isa in Isa::available() {
+            for rows in [1, 2, 37] {
+                for x in [1.0_f32, -1.0] {
+                    let mut y = vec![f32::NAN; rows * 70];
+                    linear(isa, Accuracy::Int8, &vec![x; rows * columns], &matrix.rows(), &mut y);
+                    let expected = f64::from(x) * number * columns as f64;
+                    let worst = y.iter().map(|&y| (f64::from(y) / expected - 1.0).abs()).fold(0.0, f64::max);
+                    assert!(worst < 1e-5, "{format:?} {isa:?} {rows} {x}: {worst}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_gradient_of_the_input_equals_mlx() {
     for format in [Format::affine(4, 64).unwrap(), Format::affine(5, 32).unwrap(), Format::MXFP4] {
         let matrix = Matrix::draw(format, 40, 128, Dtype::Float32);
