@@ -198,18 +198,20 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
     let units = row_bytes.div_ceil(BYTES);
-    let (unit, columns) = (prepared.x.unit, K::LANE * LANES);
+    // Divisions by the columns of a group would take longer than all else.
+    let (unit, columns, shift) = (prepared.x.unit, K::LANE * LANES, block.group.trailing_zeros());
     let stride = units * unit;
     assert!(prepared.x.words.len() == M * stride && prepared.sums.len() == M * block.groups);
     assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
     assert!(row_bytes.is_multiple_of(BYTES / 2) && units * columns <= (block.groups + 1) * block.group);
+    assert!(block.group.is_power_of_two());
     // SAFETY: every access is within the slices whose lengths were just compared.
     unsafe {
         let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(prepared.levels.as_ptr().cast()));
         for (i, out) in out.chunks_exact_mut(M).enumerate() {
             let codes = block.codes.as_ptr().add(i * row_bytes);
-            let scales = &block.scales[i * block.groups..][..block.groups];
-            let biases = &block.biases[i * block.groups..][..block.groups];
+            let scales = block.scales.as_ptr().add(i * block.groups);
+            let biases = block.biases.as_ptr().add(i * block.groups);
             let mut sums = [_mm256_setzero_ps(); M];
             for u in 0..units {
                 let place = codes.add(u * BYTES);
@@ -220,7 +222,7 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
                 } else {
                     _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
                 };
-                let scale = scales.as_ptr().add(u * columns / block.group);
+                let scale = scales.add((u * columns) >> shift);
                 let scale = if columns > block.group && (u + 1) * BYTES <= row_bytes {
                     // Two groups.
                     _mm256_set_m128(_mm_set1_ps(*scale.add(1)), _mm_set1_ps(*scale))
@@ -235,26 +237,26 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
                     *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, of_x), *sum);
                 }
             }
-            for (m, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                let x = &prepared.sums[m * block.groups..][..block.groups];
-                *out = total(sum) + shift(biases, x);
+            for g in (0..block.groups).step_by(LANES) {
+                let mask = first_lanes(block.groups - g);
+                let bias = _mm256_maskload_ps(biases.add(g), mask);
+                for (m, sum) in sums.iter_mut().enumerate() {
+                    let x = prepared.sums.as_ptr().add(m * block.groups + g);
+                    *sum = _mm256_fmadd_ps(bias, _mm256_maskload_ps(x, mask), *sum);
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = total(sum);
             }
         }
     }
 }
 
-/// `Σ bias·x`
-#[target_feature(enable = "avx2,fma")]
-fn shift(biases: &[f32], x: &[f32]) -> f32 {
-    let ((whole, rest), (x_whole, x_rest)) = (biases.as_chunks::<LANES>(), x.as_chunks::<LANES>());
-    let mut sum = [0.0_f32; LANES];
-    for (bias, x) in whole.iter().zip(x_whole) {
-        for ((sum, bias), x) in sum.iter_mut().zip(bias).zip(x) {
-            *sum = bias.mul_add(*x, *sum);
-        }
-    }
-    let rest = rest.iter().zip(x_rest).map(|(bias, x)| bias * x);
-    sum.into_iter().chain(rest).sum()
+/// A mask of `count` lanes, or of all if there are fewer.
+#[target_feature(enable = "avx2")]
+fn first_lanes(count: usize) -> __m256i {
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(LANES) as i32), lanes)
 }
 
 /// The sum of the lanes.
