@@ -11,6 +11,11 @@ pub(super) trait Element: Plain {
     /// Writes `row` as f32.
     fn widen(row: &[Self], wide: &mut [f32]);
 
+    /// `row` itself, if that is f32.
+    fn as_f32(_row: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
     /// Rounds `wide` to nearest even.
     fn narrow(wide: &[f32], row: &mut [Self]);
 
@@ -104,6 +109,11 @@ pub(super) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
 #[allow(clippy::inline_always)]
 impl Element for f32 {
     elements_of!(F32);
+
+    #[inline(always)]
+    fn as_f32(row: &[Self]) -> Option<&[f32]> {
+        Some(row)
+    }
 
     #[inline(always)]
     fn widen(row: &[Self], wide: &mut [f32]) {

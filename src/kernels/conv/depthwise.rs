@@ -32,7 +32,7 @@ pub(super) fn input_gradient<T: Element>(isa: Isa, geometry: &Geometry, dy: &[T]
 
 pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T], dy: &[T], dw: &mut [T]) {
     let (grid, channels, taps) = (geometry.forward(), geometry.inputs, geometry.taps());
-    let rows = grid.rows();
+    let (rows, neighbours) = (grid.rows(), Neighbours::of(geometry, &grid));
     // By shape alone, so that sums never depend on the threads.
     let at_once = (GRAIN / (channels * taps)).max(rows.div_ceil(MOST_TASKS)).max(1);
     let mut sums = scratch::take::<f32>(rows.div_ceil(at_once) * taps * channels);
@@ -40,7 +40,15 @@ pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T]
         sums.fill(0.0);
         let (mut pairs, end) = (vec![Vec::new(); taps], rows.min((task + 1) * at_once));
         for start in (task * at_once..end).step_by(PIXELS) {
-            find_pairs(geometry, &grid, start..end.min(start + PIXELS), &mut pairs);
+            // For each element of the kernel, where the channels of the pixels it reads begin, and those of the rows.
+            pairs.iter_mut().for_each(Vec::clear);
+            let rows = start..end.min(start + PIXELS);
+            for (row, place) in rows.clone().zip(grid.places(rows)) {
+                let mut meet = |element: usize, pixel| {
+                    pairs[element].push((pixel * channels, row * channels));
+                };
+                neighbours.visit(place, &mut meet);
+            }
             for first in (0..channels).step_by(LANES) {
                 for (sums, pairs) in sums.chunks_exact_mut(channels).zip(&pairs) {
                     accumulate(isa, pairs, first, x, dy, &mut sums[first..channels.min(first + LANES)]);
@@ -80,23 +88,32 @@ fn gather<T: Element>(
     target: &Disjoint<T>,
 ) {
     let grain = GRAIN / (geometry.inputs * grid.taps().max(1));
-    run_ranges(grid.rows(), grain, |rows| pixels(isa, geometry, grid, rows, source, w, target));
+    let neighbours = Neighbours::of(geometry, grid);
+    run_ranges(grid.rows(), grain, |rows| pixels(isa, geometry, &neighbours, rows, source, w, target));
 }
 
-/// Where the channels of each pixel read for `row` begin, and those of its element of the kernel.
-fn find_terms(geometry: &Geometry, grid: &Grid, row: Place, terms: &mut Vec<(usize, usize)>) {
-    let start =
-        |[y, x]: [usize; 2], pixel| (pixel * geometry.inputs, (y * geometry.kernel[1] + x) * geometry.inputs);
-    terms.clear();
-    terms.extend(grid.elements(row).map(|(element, pixel)| start(element, pixel)));
+/// What rows read, by element of the kernel and pixel: most see the same neighbourhood.
+struct Neighbours<'a> {
+    grid: &'a Grid,
+    columns: usize,
+    /// For rows that see no border: the element of the kernel, and pixels behind the first one read.
+    inner: Vec<(usize, usize)>,
 }
 
-/// For each element of the kernel, where the channels of the pixels it reads for `rows` begin, and those of the rows.
-fn find_pairs(geometry: &Geometry, grid: &Grid, rows: Range<usize>, pairs: &mut [Vec<(usize, usize)>]) {
-    pairs.iter_mut().for_each(Vec::clear);
-    for (row, place) in rows.clone().zip(grid.places(rows)) {
-        for ([y, x], pixel) in grid.elements(place) {
-            pairs[y * geometry.kernel[1] + x].push((pixel * geometry.inputs, row * geometry.inputs));
+impl<'a> Neighbours<'a> {
+    fn of(geometry: &Geometry, grid: &'a Grid) -> Self {
+        let columns = geometry.kernel[1];
+        let inner = grid.offsets().map(|([y, x], pixels)| (y * columns + x, pixels)).collect();
+        Self { grid, columns, inner }
+    }
+
+    /// Calls `each` with the elements of the kernel that `row` meets, and the pixels they read.
+    #[inline]
+    fn visit(&self, row: Place, mut each: impl FnMut(usize, usize)) {
+        if let Some(first) = self.grid.inner(row) {
+            self.inner.iter().for_each(|&(element, pixels)| each(element, first + pixels));
+        } else {
+            self.grid.elements(row).for_each(|([y, x], pixel)| each(y * self.columns + x, pixel));
         }
     }
 }
@@ -104,16 +121,18 @@ fn find_pairs(geometry: &Geometry, grid: &Grid, rows: Range<usize>, pairs: &mut 
 vectorized! {
     fn pixels<T: Element>(
         geometry: &Geometry,
-        grid: &Grid,
+        neighbours: &Neighbours,
         rows: Range<usize>,
         source: &[T],
         w: &[f32],
         target: &Disjoint<T>,
     ) {
-        let channels = geometry.inputs;
+        let (channels, grid) = (geometry.inputs, neighbours.grid);
+        // Where the channels of each pixel read begin, and those of its element of the kernel.
         let mut terms = Vec::with_capacity(grid.taps());
         for row in grid.places(rows) {
-            find_terms(geometry, grid, row, &mut terms);
+            terms.clear();
+            neighbours.visit(row, |element, pixel| terms.push((pixel * channels, element * channels)));
             let start = grid.pixel(row) * channels;
             // SAFETY: rows of one grid are different pixels, and so are those of grids of one gradient.
             let target = unsafe { target.part(start..start + channels) };

@@ -108,6 +108,29 @@ impl Grid {
         (first.cast_unsigned(), end.cast_unsigned(), pixel.cast_unsigned())
     }
 
+    /// How many pixels behind the first tap each one reads, line by line.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = ([usize; 2], usize)> {
+        let [rows, columns] = &self.axes;
+        let behind = |axis: &Axis, i: usize| (axis.taps[i].offset - axis.taps[0].offset).cast_unsigned();
+        let all = (0..rows.taps.len()).flat_map(|y| (0..columns.taps.len()).map(move |x| [y, x]));
+        all.map(move |[y, x]| {
+            let pixels = behind(rows, y) * columns.source + behind(columns, x);
+            ([rows.taps[y].kernel, columns.taps[x].kernel], pixels)
+        })
+    }
+
+    /// The pixel that the first tap reads for a row, if none of them is outside.
+    pub(super) fn inner(&self, place: Place) -> Option<usize> {
+        let first = |axis: &Axis, i: usize| {
+            let (first, last) = (axis.taps.first()?, axis.taps.last()?);
+            let start = axis.base(i) + first.offset;
+            let end = axis.base(i) + last.offset;
+            (start >= 0 && end < axis.source.cast_signed()).then_some(start.cast_unsigned())
+        };
+        let [rows, columns] = &self.axes;
+        Some((place.image * rows.source + first(rows, place.i)?) * columns.source + first(columns, place.j)?)
+    }
+
     /// The place in the kernel and the pixel of each tap of a row that is not outside.
     pub(super) fn elements(&self, place: Place) -> impl Iterator<Item = ([usize; 2], usize)> {
         let [rows, columns] = &self.axes;

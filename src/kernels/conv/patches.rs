@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::super::element::Element;
-use super::super::gemm::Rows;
+use super::super::gemm::{Rows, Scattered};
 use super::super::isa::{Isa, vectorized};
 use super::grid::{Grid, Place};
 
@@ -100,6 +100,38 @@ impl<T: Element> Rows for Patches<'_, T> {
 
     fn read_bf16(&self, isa: Isa, row: usize, columns: Range<usize>, narrow: &mut [bf16]) {
         to_bf16(isa, self, row, columns, narrow);
+    }
+}
+
+/// The same matrix, read where it lies.
+pub(super) struct InPlace<'a> {
+    patches: Patches<'a, f32>,
+    /// What is seen of a pixel outside of the image.
+    outside: Vec<f32>,
+}
+
+impl<'a> InPlace<'a> {
+    pub(super) fn new(pixels: &Pixels<'a, f32>, grid: &'a Grid, rows: Range<usize>) -> Self {
+        Self { patches: Patches::new(pixels, grid, rows), outside: vec![0.0; pixels.part.len()] }
+    }
+}
+
+impl Scattered for InPlace<'_> {
+    fn rows(&self) -> usize {
+        self.patches.rows.len()
+    }
+
+    fn runs(&self) -> (usize, usize) {
+        (self.patches.grid.taps(), self.outside.len())
+    }
+
+    fn run(&self, row: usize, index: usize) -> &[f32] {
+        let Patches { pixels, grid, rows, .. } = &self.patches;
+        let line = grid.axes[1].taps.len();
+        match grid.read(rows[row], [index / line, index % line], 1) {
+            (0, 1, pixel) => &pixels.data[pixel * pixels.channels..][pixels.part.clone()],
+            _ => &self.outside,
+        }
     }
 }
 

@@ -6,21 +6,27 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
+use super::super::disjoint::{Disjoint, run_chunks};
 use super::super::element::Element;
-use super::super::gemm::{Dense, Lanes, Packed, Picked, Precision, multiply};
+use super::super::gemm::{
+    Dense, Lanes, Packed, Picked, Precision, Tile, multiply, multiply_scattered, reads_scattered,
+};
 use super::super::isa::{Isa, vectorized};
 use super::super::pool::{run, threads};
-use super::super::scratch;
+use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
 use super::grid::Grid;
-use super::patches::{Patches, Pixels};
+use super::patches::{InPlace, Patches, Pixels};
 
 /// Words of packed patches at once, to stay in the last-level cache …
 const WORDS: usize = 2 << 20;
 /// … but as many rows at least, because the other operand is packed once for all of them, and in multiples of
 /// this, so that threads have equally many tiles.
 const ROWS: usize = 896;
+/// Rows at once where nothing is packed: places of so many are kept.
+const PLACES: usize = 72 * ROWS;
+/// Channels that are worth a run of their own.
+const LEAST_RUN: usize = 16;
 /// Rows summed over at once for the gradient of the weight.
 const DEPTH: usize = 4096;
 
@@ -35,10 +41,10 @@ pub(super) fn forward<T: Element>(
     let (grid, (inputs, outputs)) = (geometry.forward(), geometry.group());
     let depth = geometry.taps() * inputs;
     let y = Target { data: Disjoint::new(y), channels: geometry.outputs };
+    let source = Source::of(isa, precision, x, (geometry.inputs, inputs));
     each_group(geometry, |group| {
-        let x = Pixels { data: x, channels: geometry.inputs, part: part(group, inputs) };
         let w = Dense::new(&w[group * outputs * depth..][..outputs * depth], (outputs, depth));
-        gather(isa, precision, &x, &grid, Lanes::rows(&w), &y, group * outputs);
+        source.gather(isa, group, &grid, Lanes::rows(&w), &y, group * outputs);
     });
 }
 
@@ -54,10 +60,10 @@ pub(super) fn input_gradient<T: Element>(
     let [height, width] = geometry.kernel;
     let w = Dense::new(w, (geometry.outputs * height * width, inputs));
     let dx = Target { data: Disjoint::new(dx), channels: geometry.inputs };
+    let source = Source::of(isa, precision, dy, (geometry.outputs, outputs));
     for grid in geometry.backward() {
         let [y, x] = &grid.axes;
         each_group(geometry, |group| {
-            let dy = Pixels { data: dy, channels: geometry.outputs, part: part(group, outputs) };
             // In the order of the patches: taps, then outputs.
             let map = |row: usize| {
                 let (tap, output) = (row / outputs, group * outputs + row % outputs);
@@ -65,7 +71,7 @@ pub(super) fn input_gradient<T: Element>(
                 (output * height + y.kernel) * width + x.kernel
             };
             let turned = Picked { matrix: &w, rows: grid.taps() * outputs, map };
-            gather(isa, precision, &dy, &grid, Lanes::columns(&turned), &dx, group * inputs);
+            source.gather(isa, group, &grid, Lanes::columns(&turned), &dx, group * inputs);
         });
     }
 }
@@ -109,32 +115,85 @@ struct Target<'a, T> {
     channels: usize,
 }
 
-/// `patches·rightᵀ`, written to the pixels of `grid`, from channel `first` on.
-fn gather<T: Element>(
-    isa: Isa,
-    precision: Precision,
-    pixels: &Pixels<T>,
-    grid: &Grid,
-    right: Lanes,
-    target: &Target<T>,
-    first: usize,
-) {
-    let depth = grid.taps() * pixels.part.len();
-    let at_once = (WORDS / depth.max(1) / ROWS).max(1) * ROWS;
-    for rows in chunks(grid.rows(), at_once) {
-        let start = rows.start;
-        let patches = Patches::new(pixels, grid, rows);
-        let patches = Packed::new(isa, precision, Lanes::rows(&patches));
-        multiply(isa, &[(&patches, right)], |mut tile| {
-            let first_row = start + tile.row;
-            for (i, place) in grid.places(first_row..first_row + tile.rows).enumerate() {
+/// Images read, and how they come to the product.
+struct Source<'a, T> {
+    pixels: Storage<'a, T>,
+    channels: usize,
+    /// Channels of a group.
+    group: usize,
+}
+
+enum Storage<'a, T> {
+    /// Packed into panels.
+    Packed(Precision, &'a [T]),
+    /// Read where they lie, in f32.
+    InPlace(Wide<'a>),
+}
+
+enum Wide<'a> {
+    Own(&'a [f32]),
+    Copy(Scratch<f32>),
+}
+
+impl AsRef<[f32]> for Wide<'_> {
+    fn as_ref(&self) -> &[f32] {
+        match self {
+            Self::Own(data) => data,
+            Self::Copy(data) => data,
+        }
+    }
+}
+
+impl<'a, T: Element> Source<'a, T> {
+    fn of(isa: Isa, precision: Precision, data: &'a [T], (channels, group): (usize, usize)) -> Self {
+        let pixels = if group < LEAST_RUN || !reads_scattered(isa, precision) {
+            Storage::Packed(precision, data)
+        } else if let Some(data) = T::as_f32(data) {
+            Storage::InPlace(Wide::Own(data))
+        } else {
+            /// Numbers of a task.
+            const TASK: usize = 1 << 16;
+            let mut copy = scratch::take(data.len());
+            run_chunks(&mut copy, TASK, |i, part| widen(isa, &data[i * TASK..][..part.len()], part));
+            Storage::InPlace(Wide::Copy(copy))
+        };
+        Self { pixels, channels, group }
+    }
+
+    /// `patches·rightᵀ` of one group, written to the pixels of `grid`, from channel `first` on.
+    fn gather(&self, isa: Isa, group: usize, grid: &Grid, right: Lanes, target: &Target<T>, first: usize) {
+        let (channels, part) = (self.channels, part(group, self.group));
+        let finish = |start: usize, mut tile: Tile| {
+            let rows = start + tile.row..start + tile.row + tile.rows;
+            for (i, place) in grid.places(rows).enumerate() {
                 let place = grid.pixel(place) * target.channels + first + tile.column;
                 // SAFETY: tiles of one product do not overlap; grids of one convolution have different pixels,
                 // and groups different channels.
                 let place = unsafe { target.data.part(place..place + tile.columns) };
                 narrow(isa, tile.row_mut(i), place);
             }
-        });
+        };
+        match &self.pixels {
+            Storage::Packed(precision, data) => {
+                let depth = grid.taps() * part.len();
+                let at_once = (WORDS / depth.max(1) / ROWS).max(1) * ROWS;
+                let pixels = Pixels { data, channels, part };
+                for rows in chunks(grid.rows(), at_once) {
+                    let start = rows.start;
+                    let patches = Patches::new(&pixels, grid, rows);
+                    let patches = Packed::new(isa, *precision, Lanes::rows(&patches));
+                    multiply(isa, &[(&patches, right)], |tile| finish(start, tile));
+                }
+            }
+            Storage::InPlace(data) => {
+                let pixels = Pixels { data: data.as_ref(), channels, part };
+                for rows in chunks(grid.rows(), PLACES) {
+                    let start = rows.start;
+                    let patches = InPlace::new(&pixels, grid, rows);
+                    multiply_scattered(isa, &patches, right, |tile| finish(start, tile));
+                }
+            }
+        }
     }
 }
 
@@ -157,6 +216,10 @@ fn chunks(len: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 vectorized! {
+    fn widen<T: Element>(row: &[T], wide: &mut [f32]) {
+        T::widen(row, wide);
+    }
+
     fn narrow<T: Element>(wide: &[f32], row: &mut [T]) {
         T::narrow(wide, row);
     }

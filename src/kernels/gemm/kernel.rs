@@ -67,6 +67,27 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Whether there is a form of it that reads the left operand row by row.
+    pub(super) fn reads_rows(self) -> bool {
+        self.isa == Isa::Avx2
+    }
+
+    /// Adds the products of the rows of `a`, from the number `from` on, and `b` to the block at the start of `c`.
+    pub(super) fn accumulate_rows(self, a: &[&[f32]], from: usize, b: &[u32], c: &mut [f32], stride: usize) {
+        let steps = b.len() / self.right;
+        assert!(a.len() == self.left && a.iter().all(|row| row.len() >= from + steps));
+        assert!(stride >= self.right && c.len() >= (self.left - 1) * stride + self.right);
+        assert!(self.reads_rows());
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level of `isa` is the processor's, and the lengths were just checked.
+        unsafe {
+            let a = std::array::from_fn(|i| a[i].as_ptr().add(from));
+            x86::f32_rows_6x16(steps, a, b, c, stride);
+        }
+    }
+}
+
 /// For every processor; the compiler uses its vectors of four.
 fn portable_6x16(a: &[u32], b: &[u32], c: &mut [f32], stride: usize) {
     let mut sums = [[0.0_f32; 16]; 6];
@@ -152,8 +173,43 @@ mod x86 {
                     sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
                 }
             }
-            for (i, sums) in sums.iter().enumerate() {
-                for (j, &sum) in sums.iter().enumerate() {
+            add_256(&sums, c, stride);
+        }
+    }
+
+    /// # Safety
+    /// `steps` numbers can be read at each place of `a`; `b` and `c` as in [`f32_6x16`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn f32_rows_6x16(
+        steps: usize,
+        a: [*const f32; 6],
+        b: &[u32],
+        c: &mut [f32],
+        stride: usize,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            let (b, c) = (b.as_ptr().cast::<f32>(), c.as_mut_ptr());
+            let mut sums = [[_mm256_setzero_ps(); 2]; 6];
+            for s in 0..steps {
+                let b = b.add(s * 16);
+                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (a, sums) in a.iter().zip(&mut sums) {
+                    let a = _mm256_set1_ps(*a.add(s));
+                    sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
+                    sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
+                }
+            }
+            add_256(&sums, c, stride);
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_256(sums: &[[__m256; 2]; 6], c: *mut f32, stride: usize) {
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, &sum) in sums.iter().enumerate() {
+                // SAFETY: the caller vouches for 6 rows of 16 elements at `c`.
+                unsafe {
                     let c = c.add(i * stride + 8 * j);
                     _mm256_storeu_ps(c, _mm256_add_ps(_mm256_loadu_ps(c), sum));
                 }

@@ -19,11 +19,13 @@ mod gemv_avx512;
 mod kernel;
 mod pack;
 mod rows;
+mod scattered;
 mod transpose;
 
 pub(super) use kernel::Precision;
 pub(super) use pack::{Lanes, Packed};
 pub(super) use rows::{Dense, Picked, Rows, SideBySide};
+pub(super) use scattered::{Scattered, multiply_scattered, reads_scattered};
 pub(super) use transpose::transpose;
 
 use kernel::Kernel;
