@@ -26,26 +26,66 @@ const MAX_HEADER: u64 = 100_000_000;
 /// # Errors
 /// No such file; not a safetensors file; truncated; a dtype MLX lacks.
 pub fn read(path: &Path) -> Result<Tensors> {
-    let broken = |why: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {why}", path.display()));
-    let mut file = File::open(path).map_err(|error| broken(&error))?;
-    let length = file.metadata().map_err(|error| broken(&error))?.len();
-    let (start, metadata) = header(&mut file, length).map_err(|why| broken(&why))?;
-    let mut tensors = Tensors::new();
-    for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else { continue };
+    Reader::open(path)?.collect()
+}
+
+/// The tensors of a file one after the other, the largest first: while one is read its bytes are held twice, which
+/// at the beginning, when little else is held, is least.
+pub struct Reader<'a> {
+    path: &'a Path,
+    file: File,
+    /// Offset of the data.
+    start: u64,
+    metadata: Metadata,
+    /// Names that are left, the smallest tensor first.
+    names: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// Checks the header of `path`.
+    ///
+    /// # Errors
+    /// No such file; not a safetensors file; truncated.
+    pub fn open(path: &'a Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(|error| broken(path, &error))?;
+        let length = file.metadata().map_err(|error| broken(path, &error))?.len();
+        let (start, metadata) = header(&mut file, length).map_err(|why| broken(path, &why))?;
+        let mut names = metadata.offset_keys();
+        let len =
+            |name: &String| metadata.info(name).map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
+        names.sort_by_cached_key(len);
+        Ok(Self { path, file, start, metadata, names })
+    }
+
+    fn read(&mut self, name: &str) -> Result<Array> {
+        let broken = |why: &dyn std::fmt::Display| broken(self.path, &format!("tensor \"{name}\": {why}"));
+        let info = self.metadata.info(name).ok_or_else(|| broken(&"not in the header"))?;
         let (from, to) = info.data_offsets;
         if info.shape.iter().any(|&dim| i32::try_from(dim).is_err()) {
-            return Err(broken(&format!("tensor \"{name}\" has shape {:?}", info.shape)));
+            return Err(broken(&format!("shape {:?}", info.shape)));
         }
         let mut bytes = vec![0; to - from];
-        let place = SeekFrom::Start(start + from as u64);
-        file.seek(place).and_then(|_| file.read_exact(&mut bytes)).map_err(|error| broken(&error))?;
-        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes)
-            .map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
-        let array = Array::try_from(view).map_err(|error| broken(&format!("tensor \"{name}\": {error}")))?;
-        tensors.insert(name, array);
+        let place = SeekFrom::Start(self.start + from as u64);
+        self.file
+            .seek(place)
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(|error| broken(&error))?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes).map_err(|error| broken(&error))?;
+        Array::try_from(view).map_err(|error| broken(&error))
     }
-    Ok(tensors)
+}
+
+impl Iterator for Reader<'_> {
+    type Item = Result<(String, Array)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let name = self.names.pop()?;
+        Some(self.read(&name).map(|array| (name, array)))
+    }
+}
+
+fn broken(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::ModelLoading(format!("{}: {why}", path.display()))
 }
 
 /// Offset of the data and the header, whose offsets lie within the file and do not overlap.

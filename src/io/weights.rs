@@ -10,7 +10,7 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use super::repack::repack;
-use super::tensors::{self, Tensors};
+use super::tensors::{self, Reader, Tensors};
 use crate::models::{Model, Quantization};
 use crate::nn::packed::is_float;
 use crate::{Error, Result, kernels};
@@ -34,41 +34,50 @@ pub fn load(
     // Parts of matrices whose other parts may stand in the next file.
     let mut unpaired = Tensors::new();
     for path in files(folder)? {
-        let mut stored = tensors::read(&path)?;
-        if let Some(format) = quantization.foreign() {
-            unpaired.append(&mut stored);
-            stored = repack(&mut unpaired, format)
-                .map_err(|error| Error::ModelLoading(format!("{}: {error}", path.display())))?;
-        }
-        let mut tensors = Tensors::new();
-        for (name, array) in stored {
-            if !model.ignores(&name) {
-                let parts = model.adopt(&name, array).map_err(|error| {
-                    let why = error.what();
-                    Error::ModelLoading(format!("{}: tensor \"{name}\": {why}", path.display()))
-                })?;
-                tensors.extend(parts);
+        let named =
+            |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
+        let mut stored = Reader::open(&path)?;
+        let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.foreign() {
+            None => Box::new(stored),
+            Some(format) => {
+                unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
+                let ready = repack(&mut unpaired, format).map_err(|error| named(&error))?;
+                Box::new(ready.into_iter().map(Ok))
+            }
+        };
+        let cast = |name: &str, array: Array| match dtype {
+            _ if !is_float(array.dtype()) => Err(named(&format!(
+                "tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                array.dtype()
+            ))),
+            Some(dtype) => Ok(array.as_dtype(dtype)?),
+            None => Ok(array),
+        };
+        // Parts of layers of which only the whole file tells whether they are packed.
+        let mut undecided = Tensors::new();
+        for tensor in stored {
+            let (name, array) = tensor?;
+            if model.ignores(&name) {
+                continue;
+            }
+            let parts = model
+                .adopt(&name, array)
+                .map_err(|error| named(&format!("tensor \"{name}\": {}", error.what())))?;
+            for (name, array) in parts {
+                if quantization.of(layer(&name)).is_some() {
+                    undecided.insert(name, array);
+                } else {
+                    let array = cast(&name, array)?;
+                    // Now, so that the stored copy is freed before the next tensor is read.
+                    kernels::eval([&array])?;
+                    loaded.insert(name, array);
+                }
             }
         }
-        let is_packed = |name: &str| {
-            let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
-            quantization.of(layer).is_some() && tensors.contains_key(&format!("{layer}.scales"))
-        };
-        let packed: BTreeSet<_> = tensors.keys().filter(|name| is_packed(name)).cloned().collect();
-        for (name, array) in tensors {
-            let array = match dtype {
-                _ if packed.contains(&name) => array,
-                _ if !is_float(array.dtype()) => {
-                    return Err(Error::ModelLoading(format!(
-                        "{}: tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
-                        path.display(),
-                        array.dtype()
-                    )));
-                }
-                Some(dtype) => array.as_dtype(dtype)?,
-                None => array,
-            };
-            // Now, so that the stored copy is freed before the next tensor is read.
+        let is_packed = |name: &str| undecided.contains_key(&format!("{}.scales", layer(name)));
+        let packed: BTreeSet<_> = undecided.keys().filter(|name| is_packed(name)).cloned().collect();
+        for (name, array) in undecided {
+            let array = if packed.contains(&name) { array } else { cast(&name, array)? };
             kernels::eval([&array])?;
             loaded.insert(name, array);
         }
@@ -96,6 +105,11 @@ pub fn load(
     model.visit_packable(&mut |path, slots| {
         slots.check().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
+}
+
+/// The path of the layer that has the parameter `name`.
+fn layer(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(layer, _)| layer)
 }
 
 /// Removes the zeros that `AutoGPTQ` stores as bias of layers that have none.
