@@ -1,6 +1,9 @@
 """What a run takes of memory: told before it begins, kept to, and mended when it runs out."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._engine import core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, HardwareCompatibilityError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
@@ -136,3 +140,36 @@ def test_validate_tells_and_checks_memory(capsys: pytest.CaptureFixture[str]) ->
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["memory"]["status"] == "FAIL"
     assert "memory_budget_gb is 0.010" in checks["memory"]["detail"]
+
+
+LOADED = """
+import re, sys
+from efficientai_toolkit._engine import core
+def peak():
+    return int(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1]) * 1024
+core.load(sys.argv[1], None, None)
+before = peak()
+model, _ = core.load(sys.argv[2], None, sys.argv[3])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process is read there")
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
+def test_loading_takes_what_the_weights_take(tmp_path: Path, dtype: str, size: int) -> None:
+    config = json.loads((MODEL / "config.json").read_text())
+    # Nearly half of it in one matrix, of which a second copy at the end would be seen.
+    config |= {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "vocab_size": 30_000}
+    config |= {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+    }
+    folder = tmp_path / "model"
+    core.create_model(json.dumps(config), folder, 0, "bfloat16")
+    shutil.copy(MODEL / "tokenizer.json", folder)
+    weights = (folder / "model.safetensors").stat().st_size // 2 * size
+    command = [sys.executable, "-c", LOADED, str(MODEL), str(folder), dtype]
+    more = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert more < 1.15 * weights

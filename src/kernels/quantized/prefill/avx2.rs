@@ -54,8 +54,8 @@ unsafe fn multiply_rows<const H: usize>(panel: &Panel, x: Part, steps: usize, ti
             for first in (g * group / 4..(g + 1) * group / 4).step_by(steps) {
                 let mut pairs = [[_mm256_setzero_si256(); 2]; H];
                 for step in first..first + steps {
-                    let words = panel.words.as_ptr().add(step * WIDTH).cast::<__m256i>();
-                    let w = [_mm256_loadu_si256(words), _mm256_loadu_si256(words.add(1))];
+                    let words = panel.words.as_ptr().add(step * WIDTH);
+                    let w = [_mm256_loadu_si256(words.cast()), _mm256_loadu_si256(words.add(8).cast())];
                     for (r, pairs) in pairs.iter_mut().enumerate() {
                         let four = codes.as_ptr().add(r * columns + step * 4).cast::<[u8; 4]>();
                         let four = _mm256_set1_epi32(i32::from_le_bytes(*four));
