@@ -19,14 +19,9 @@ use super::op::{MlxResult, Operand};
 
 mod accuracy;
 mod activations;
-#[cfg(target_arch = "x86_64")]
-mod dot_avx512;
 mod format;
 mod gemv;
-#[cfg(target_arch = "x86_64")]
-mod gemv_avx2;
-#[cfg(target_arch = "x86_64")]
-mod gemv_avx512;
+mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
 mod rows;

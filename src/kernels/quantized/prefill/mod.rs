@@ -14,7 +14,7 @@ use super::super::pool::run;
 use super::super::scratch::{self, Scratch};
 use super::activations::Int8;
 use super::format::{Format, QuantizedRows};
-use super::gemv::{Groups, group_size};
+use super::groups::{Groups, group_size};
 
 mod avx2;
 mod avx512;

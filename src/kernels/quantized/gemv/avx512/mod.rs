@@ -9,13 +9,17 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::isa::Isa;
-use super::super::scratch::{self, Scratch};
-use super::Accuracy;
-use super::activations::{Int8, Ordered, sum_groups};
-use super::dot_avx512::{Bf16Nibbles, F32Bytes, F32Nibbles, Int8Bytes, Int8Nibbles, Kernel, LANES};
-use super::format::{Mode, QuantizedRows};
-use super::gemv::{AHEAD, Block, Groups, MOST_ROWS, each_block, group_size, rounded};
+use super::super::super::isa::Isa;
+use super::super::super::scratch::{self, Scratch};
+use super::super::Accuracy;
+use super::super::activations::{Int8, Ordered, sum_groups};
+use super::super::format::{Mode, QuantizedRows};
+use super::super::groups::{Groups, group_size};
+use super::{AHEAD, Block, MOST_ROWS, each_block, rounded};
+
+mod codes;
+
+use codes::{Bf16Nibbles, F32Bytes, F32Nibbles, Int8Bytes, Int8Nibbles, Kernel, LANES};
 
 /// Activations in the order of the codes.
 pub(super) struct Prepared {

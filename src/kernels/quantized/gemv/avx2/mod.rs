@@ -1,6 +1,6 @@
 //! Products of few rows in 8-bit integers with AVX2.
 //!
-//! As [with AVX-512](super::gemv_avx512), in units of 32 bytes: lane i of a register holds neighbouring
+//! As [with AVX-512](super::avx512), in units of 32 bytes: lane i of a register holds neighbouring
 //! columns, 8 of them for codes of 4 bits and 4 for bytes, and the activations are brought into that order.
 
 #![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
@@ -8,11 +8,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::isa::Isa;
-use super::super::scratch::Scratch;
-use super::activations::{Int8, Ordered};
-use super::format::{Mode, QuantizedRows};
-use super::gemv::{AHEAD, Block, Groups, MOST_ROWS, each_block, group_size};
+use super::super::super::isa::Isa;
+use super::super::super::scratch::Scratch;
+use super::super::activations::{Int8, Ordered};
+use super::super::format::{Mode, QuantizedRows};
+use super::super::groups::{Groups, group_size};
+use super::{AHEAD, Block, MOST_ROWS, each_block};
 
 /// Words of a register.
 const LANES: usize = 8;

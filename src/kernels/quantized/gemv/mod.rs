@@ -7,8 +7,14 @@ use super::super::isa::{Isa, vectorized};
 use super::super::pool::{run, threads};
 use super::super::scratch::{self, Scratch};
 use super::Accuracy;
-use super::activations::{Int8, MOST_GROUP, round_bf16, sum_groups};
+use super::activations::{Int8, round_bf16, sum_groups};
 use super::format::QuantizedRows;
+use super::groups::{Groups, group_size};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 /// Rows of activations that share one pass over the weights.
 pub(super) const MOST_ROWS: usize = 8;
@@ -69,48 +75,6 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
     });
 }
 
-/// Scales and biases of some rows, in groups of at most [`MOST_GROUP`] columns.
-pub(super) struct Groups {
-    pub scales: Scratch<f32>,
-    pub biases: Scratch<f32>,
-    /// Groups of a row.
-    pub count: usize,
-}
-
-impl Groups {
-    pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
-        let mut groups = Self::room(weights, rows.len());
-        groups.read(isa, weights, rows);
-        groups
-    }
-
-    /// Room for those of at most `rows` rows, of unspecified content.
-    fn room(weights: &QuantizedRows, rows: usize) -> Self {
-        let count = weights.groups() * Self::parts(weights);
-        Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count }
-    }
-
-    /// Groups here for each that is stored.
-    fn parts(weights: &QuantizedRows) -> usize {
-        weights.format.group_size().div_ceil(MOST_GROUP)
-    }
-
-    /// Those of `rows` come first.
-    fn read(&mut self, isa: Isa, weights: &QuantizedRows, rows: Range<usize>) {
-        let parts = Self::parts(weights);
-        let stored = rows.start * weights.groups()..rows.end * weights.groups();
-        let len = stored.len();
-        weights.read_groups(isa, stored, &mut self.scales[..len], &mut self.biases[..len]);
-        for numbers in [&mut self.scales, &mut self.biases] {
-            if parts > 1 {
-                for i in (0..len * parts).rev() {
-                    numbers[i] = numbers[i / parts];
-                }
-            }
-        }
-    }
-}
-
 /// Some rows of weights.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
@@ -164,25 +128,20 @@ enum Prepared<'a> {
     F32(Isa, &'a [f32], Scratch<f32>),
     Int8(Isa, Int8),
     #[cfg(target_arch = "x86_64")]
-    Avx2(super::gemv_avx2::Prepared),
+    Avx2(avx2::Prepared),
     #[cfg(target_arch = "x86_64")]
-    Avx512(super::gemv_avx512::Prepared),
-}
-
-/// Columns of the groups of a product.
-pub(super) fn group_size(weights: &QuantizedRows) -> usize {
-    weights.format.group_size().min(MOST_GROUP)
+    Avx512(avx512::Prepared),
 }
 
 impl<'a> Prepared<'a> {
     fn of(isa: Isa, accuracy: Accuracy, x: &'a [f32], weights: &QuantizedRows) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 && (accuracy != Accuracy::Int8 || isa >= Isa::Avx512Vnni) {
-            return Self::Avx512(super::gemv_avx512::Prepared::of(isa, accuracy, x, weights));
+            return Self::Avx512(avx512::Prepared::of(isa, accuracy, x, weights));
         }
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx2 && accuracy == Accuracy::Int8 {
-            return Self::Avx2(super::gemv_avx2::Prepared::of(isa, x, weights));
+            return Self::Avx2(avx2::Prepared::of(isa, x, weights));
         }
         let group = group_size(weights);
         if accuracy == Accuracy::Int8 {
