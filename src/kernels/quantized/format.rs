@@ -169,6 +169,15 @@ impl<'a> GroupNumbers<'a> {
         }
     }
 
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(&x[range]),
+            Self::F16(x) => Self::F16(&x[range]),
+            Self::Bf16(x) => Self::Bf16(&x[range]),
+            Self::E8m0(x) => Self::E8m0(&x[range]),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::F32(x) => x.len(),
@@ -243,6 +252,12 @@ impl<'a> QuantizedRows<'a> {
         };
         let numbers = if self.biases.is_some() { 2 } else { 1 };
         self.columns * self.format.bits / 8 + self.groups() * numbers * number
+    }
+
+    /// Scales and biases of some rows.
+    pub(super) fn stored_groups(&self, rows: Range<usize>) -> (GroupNumbers<'a>, Option<GroupNumbers<'a>>) {
+        let range = rows.start * self.groups()..rows.end * self.groups();
+        (self.scales.part(range.clone()), self.biases.map(|biases| biases.part(range)))
     }
 
     /// Asks for the scales and biases of some rows, which are read soon.

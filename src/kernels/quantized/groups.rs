@@ -14,10 +14,12 @@ pub(super) fn group_size(weights: &QuantizedRows) -> usize {
 
 /// Scales and biases of some rows, in groups of at most [`MOST_GROUP`] columns.
 pub(super) struct Groups {
-    pub scales: Scratch<f32>,
-    pub biases: Scratch<f32>,
+    scales: Scratch<f32>,
+    biases: Scratch<f32>,
     /// Groups of a row.
     pub count: usize,
+    /// Groups of the rows that were read last.
+    len: usize,
 }
 
 impl Groups {
@@ -30,7 +32,7 @@ impl Groups {
     /// Room for those of at most `rows` rows, of unspecified content.
     pub(super) fn room(weights: &QuantizedRows, rows: usize) -> Self {
         let count = weights.groups() * Self::parts(weights);
-        Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count }
+        Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count, len: 0 }
     }
 
     /// Groups here for each that is stored.
@@ -38,11 +40,19 @@ impl Groups {
         weights.format.group_size().div_ceil(MOST_GROUP)
     }
 
-    /// Those of `rows` come first.
+    /// Scales and biases of the rows that were read last, `[rows, count]`.
+    pub(super) fn of_rows(&self) -> (&[f32], &[f32]) {
+        (&self.scales[..self.len], &self.biases[..self.len])
+    }
+
+    /// Reads those of `rows`.
     pub(super) fn read(&mut self, isa: Isa, weights: &QuantizedRows, rows: Range<usize>) {
         let parts = Self::parts(weights);
+        // Memory of those that follow comes while the codes of these are read.
+        weights.prefetch_groups(rows.end..(rows.end + rows.len()).min(weights.rows));
         let stored = rows.start * weights.groups()..rows.end * weights.groups();
         let len = stored.len();
+        self.len = len * parts;
         weights.read_groups(isa, stored, &mut self.scales[..len], &mut self.biases[..len]);
         for numbers in [&mut self.scales, &mut self.biases] {
             if parts > 1 {

@@ -25,7 +25,7 @@ const TASK_BYTES: usize = 256 << 10;
 /// Bytes between a load of codes and the request for those that follow: the processor's own prefetcher does
 /// not run far enough ahead. They come into the second-level cache, since the first has room for fewer requests.
 #[cfg(target_arch = "x86_64")]
-pub(super) const AHEAD: usize = 4096;
+const AHEAD: usize = 4096;
 
 /// Rows of weights whose scales are widened at once.
 const BLOCK: usize = 16;
@@ -58,12 +58,9 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
         let mut groups = Groups::room(weights, BLOCK.min(step));
         for start in (task * step..end).step_by(BLOCK) {
             let range = start..(start + BLOCK).min(end);
-            // Their memory comes while the codes of this block are read.
-            weights.prefetch_groups(range.end..(range.end + BLOCK).min(n));
-            groups.read(isa, weights, range.clone());
             let mut products = [0.0; BLOCK * MOST_ROWS];
             let products = &mut products[..range.len() * rows];
-            prepared.multiply(weights, range.clone(), &groups, products);
+            prepared.multiply(weights, range.clone(), &mut groups, products);
             for i in 0..rows {
                 // SAFETY: tasks have different ranges of every row.
                 let place = unsafe { shared.part(i * n + range.start..i * n + range.end) };
@@ -78,38 +75,34 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
 /// Some rows of weights.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
+struct Block<'a, N> {
     /// One code per half or whole byte.
-    pub codes: &'a [u8],
+    codes: &'a [u8],
     /// `[rows, groups]`
-    pub scales: &'a [f32],
-    pub biases: &'a [f32],
-    pub groups: usize,
+    scales: &'a [N],
+    biases: &'a [N],
+    /// Groups of a row.
+    groups: usize,
     /// Columns of a group.
-    pub group: usize,
+    group: usize,
 }
 
-/// Calls `multiply` with the rows `range` of the weights, and with their places in `out`, `[range, …]`: at once where
-/// codes are halves of bytes or bytes as they are stored, otherwise row by row.
+/// Calls `multiply` with the rows `range` of the weights, whose scales and biases are given, and with their places in
+/// `out`, `[range, …]`: at once where codes are halves of bytes or bytes as they are stored, otherwise row by row.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn each_block(
+fn each_block<N>(
     isa: Isa,
     weights: &QuantizedRows,
     range: Range<usize>,
-    groups: &Groups,
+    (scales, biases): (&[N], &[N]),
     out: &mut [f32],
-    mut multiply: impl FnMut(Block, &mut [f32]),
+    mut multiply: impl FnMut(Block<N>, &mut [f32]),
 ) {
+    let groups = scales.len() / range.len();
     let mut block = |rows: Range<usize>, codes: &[u8], out: &mut [f32]| {
-        let numbers = rows.start * groups.count..rows.end * groups.count;
-        let block = Block {
-            codes,
-            scales: &groups.scales[numbers.clone()],
-            biases: &groups.biases[numbers],
-            groups: groups.count,
-            group: group_size(weights),
-        };
-        multiply(block, out);
+        let numbers = rows.start * groups..rows.end * groups;
+        let (scales, biases) = (&scales[numbers.clone()], &biases[numbers]);
+        multiply(Block { codes, scales, biases, groups, group: weights.columns / groups }, out);
     };
     if matches!(weights.format.bits(), 4 | 8) {
         return block(0..range.len(), bytemuck::cast_slice(weights.words(range)), out);
@@ -153,7 +146,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
-    fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, groups: &Groups, out: &mut [f32]) {
+    fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, groups: &mut Groups, out: &mut [f32]) {
         let (isa, columns, group) = match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(prepared) => return prepared.multiply(weights, range, groups, out),
@@ -161,12 +154,14 @@ impl<'a> Prepared<'a> {
             Self::Avx512(prepared) => return prepared.multiply(weights, range, groups, out),
             Self::F32(isa, ..) | Self::Int8(isa, _) => (*isa, weights.columns, group_size(weights)),
         };
+        groups.read(isa, weights, range.clone());
+        let (scales, biases) = groups.of_rows();
         let rows = out.len() / range.len();
         let mut levels = scratch::take::<u8>(columns);
         for (i, (row, out)) in range.zip(out.chunks_exact_mut(rows)).enumerate() {
             weights.read_levels(isa, row, 0..columns, &mut levels);
-            let scales = &groups.scales[i * groups.count..][..groups.count];
-            let biases = &groups.biases[i * groups.count..][..groups.count];
+            let scales = &scales[i * groups.count..][..groups.count];
+            let biases = &biases[i * groups.count..][..groups.count];
             for (m, y) in out.iter_mut().enumerate() {
                 let of_row = m * groups.count..(m + 1) * groups.count;
                 let columns = m * columns..(m + 1) * columns;
@@ -240,7 +235,7 @@ vectorized! {
 
 /// Rounds a copy of `x` to bf16.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn rounded(isa: Isa, x: &[f32]) -> Scratch<f32> {
+fn rounded(isa: Isa, x: &[f32]) -> Scratch<f32> {
     let mut copy = scratch::take(x.len());
     copy.copy_from_slice(x);
     round_bf16(isa, &mut copy);

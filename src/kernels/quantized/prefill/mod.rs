@@ -194,7 +194,8 @@ impl Panel {
             transpose(isa, &lines, depth, width, &mut turned);
             turned
         };
-        let (scales, biases) = (turned(&groups.scales), turned(&groups.biases));
+        let (scales, biases) = groups.of_rows();
+        let (scales, biases) = (turned(scales), turned(biases));
         Self { rows, words, scales, biases }
     }
 

@@ -9,11 +9,17 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::super::isa::Isa;
-use super::super::super::scratch::Scratch;
+use super::super::super::scratch::{self, Scratch};
 use super::super::activations::{Int8, Ordered};
-use super::super::format::{Mode, QuantizedRows};
+use super::super::format::{GroupNumbers, Mode, QuantizedRows};
 use super::super::groups::{Groups, group_size};
 use super::{AHEAD, Block, MOST_ROWS, each_block};
+
+mod codes;
+mod numbers;
+
+use codes::{Bytes, Kernel, Nibbles, WholeBytes};
+use numbers::{Number, dot, windows};
 
 /// Words of a register.
 const LANES: usize = 8;
@@ -25,7 +31,7 @@ pub(super) struct Prepared {
     isa: Isa,
     kind: Kind,
     x: Ordered,
-    /// Sums of groups: `[rows, groups]`
+    /// Sums of the groups of a row, eight for each of the [`windows`] on the scales; 0 where windows overlap.
     sums: Scratch<f32>,
     levels: [u8; 16],
 }
@@ -33,13 +39,9 @@ pub(super) struct Prepared {
 /// What a byte of codes is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Two levels.
     Nibbles,
-    /// Two codes of which levels are looked up.
     Levels,
-    /// One level, of at most 6 bits: the sum of two products has room in 16 bits.
     Bytes,
-    /// One level of 8 bits.
     WholeBytes,
 }
 
@@ -55,7 +57,8 @@ impl Prepared {
         let group = group_size(weights);
         let x = Int8::of(isa, x, group);
         let ordered = Ordered::of(&x, weights.columns, group, (lane, LANES));
-        Self { isa, kind, x: ordered, sums: x.sums, levels: weights.format.levels() }
+        let sums = windowed(&x.sums, weights.groups(), weights.format.group_size() / group);
+        Self { isa, kind, x: ordered, sums, levels: weights.format.levels() }
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
@@ -63,23 +66,47 @@ impl Prepared {
         &self,
         weights: &QuantizedRows,
         range: Range<usize>,
-        groups: &Groups,
+        groups: &mut Groups,
+        out: &mut [f32],
+    ) {
+        match weights.stored_groups(range.clone()) {
+            (GroupNumbers::F32(scales), Some(GroupNumbers::F32(biases))) => {
+                self.multiply_stored(weights, range, (scales, biases), out);
+            }
+            (GroupNumbers::F16(scales), Some(GroupNumbers::F16(biases))) => {
+                self.multiply_stored(weights, range, (scales, biases), out);
+            }
+            (GroupNumbers::Bf16(scales), Some(GroupNumbers::Bf16(biases))) => {
+                self.multiply_stored(weights, range, (scales, biases), out);
+            }
+            _ => {
+                groups.read(self.isa, weights, range.clone());
+                self.multiply_stored(weights, range, groups.of_rows(), out);
+            }
+        }
+    }
+
+    fn multiply_stored<N: Number>(
+        &self,
+        weights: &QuantizedRows,
+        range: Range<usize>,
+        groups: (&[N], &[N]),
         out: &mut [f32],
     ) {
         each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
     }
 
-    fn multiply_block(&self, block: Block, out: &mut [f32]) {
+    fn multiply_block<N: Number>(&self, block: Block<N>, out: &mut [f32]) {
         macro_rules! for_rows {
-            ($($rows:literal)*) => {
+            ($($rows:literal by $at_once:literal,)*) => {
                 match self.x.rows {
                     $(
-                        // SAFETY: this is built only for processors with AVX2 and FMA.
+                        // SAFETY: this is built only for processors with AVX2, FMA and F16C.
                         $rows => unsafe { match self.kind {
-                            Kind::Nibbles => multiply::<Nibbles<false>, $rows>(self, block, out),
-                            Kind::Levels => multiply::<Nibbles<true>, $rows>(self, block, out),
-                            Kind::Bytes => multiply::<Bytes, $rows>(self, block, out),
-                            Kind::WholeBytes => multiply::<WholeBytes, $rows>(self, block, out),
+                            Kind::Nibbles => multiply::<Nibbles<false>, N, $rows, $at_once>(self, block, out),
+                            Kind::Levels => multiply::<Nibbles<true>, N, $rows, $at_once>(self, block, out),
+                            Kind::Bytes => multiply::<Bytes, N, $rows, $at_once>(self, block, out),
+                            Kind::WholeBytes => multiply::<WholeBytes, N, $rows, $at_once>(self, block, out),
                         } },
                     )*
                     rows => unreachable!("{rows} rows of activations in one pass"),
@@ -87,177 +114,129 @@ impl Prepared {
             };
         }
         const { assert!(MOST_ROWS == 8) }
-        for_rows!(1 2 3 4 5 6 7 8);
+        // As many sums as there are registers for.
+        for_rows!(1 by 4, 2 by 2, 3 by 2, 4 by 1, 5 by 1, 6 by 1, 7 by 1, 8 by 1,);
     }
 }
 
-/// How codes meet activations.
-trait Kernel {
-    /// Neighbouring columns in a lane.
-    const LANE: usize;
-
-    /// Dot products of a unit of codes with the unit at `x` and those of the next `M - 1` rows, each `stride` words on.
-    ///
-    /// # Safety
-    /// The processor has AVX2, and a unit can be read at each of these places.
-    unsafe fn dot<const M: usize>(
-        codes: __m256i,
-        table: __m256i,
-        x: *const u32,
-        stride: usize,
-    ) -> [__m256i; M];
-}
-
-struct Nibbles<const LOOK_UP: bool>;
-
-#[allow(clippy::inline_always)]
-impl<const LOOK_UP: bool> Kernel for Nibbles<LOOK_UP> {
-    const LANE: usize = 8;
-
-    #[inline(always)]
-    unsafe fn dot<const M: usize>(
-        codes: __m256i,
-        table: __m256i,
-        x: *const u32,
-        stride: usize,
-    ) -> [__m256i; M] {
-        // SAFETY: the caller vouches for the instructions and for `x`.
-        unsafe {
-            let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
-            let mut even = _mm256_and_si256(codes, nibble);
-            let mut odd = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
-            if LOOK_UP {
-                (even, odd) = (_mm256_shuffle_epi8(table, even), _mm256_shuffle_epi8(table, odd));
+/// `sums` of `parts` neighbours each, `groups` of them in a row, in the order of [`windows`].
+fn windowed(sums: &[f32], groups: usize, parts: usize) -> Scratch<f32> {
+    let len = groups.next_multiple_of(LANES);
+    let mut ordered = scratch::take::<f32>(sums.len() / (groups * parts) * len);
+    ordered.fill(0.0);
+    for (ordered, sums) in ordered.chunks_exact_mut(len).zip(sums.chunks_exact(groups * parts)) {
+        let mut done = 0;
+        for (start, ordered) in windows(groups).zip(ordered.as_chunks_mut::<LANES>().0) {
+            let end = groups.min(start + LANES);
+            for group in done..end {
+                ordered[group - start] = sums[group * parts..(group + 1) * parts].iter().sum();
             }
-            std::array::from_fn(|m| {
-                let x = x.add(m * stride);
-                let pairs = _mm256_maddubs_epi16(even, load(x));
-                let pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(odd, load(x.add(LANES))));
-                _mm256_madd_epi16(pairs, ones)
-            })
+            done = end;
         }
     }
+    ordered
 }
 
-struct Bytes;
-
-#[allow(clippy::inline_always)]
-impl Kernel for Bytes {
-    const LANE: usize = 4;
-
-    #[inline(always)]
-    unsafe fn dot<const M: usize>(
-        codes: __m256i,
-        _table: __m256i,
-        x: *const u32,
-        stride: usize,
-    ) -> [__m256i; M] {
-        // SAFETY: the caller vouches for the instructions and for `x`.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            std::array::from_fn(|m| {
-                _mm256_madd_epi16(_mm256_maddubs_epi16(codes, load(x.add(m * stride))), ones)
-            })
-        }
-    }
-}
-
-struct WholeBytes;
-
-#[allow(clippy::inline_always)]
-impl Kernel for WholeBytes {
-    const LANE: usize = 4;
-
-    #[inline(always)]
-    unsafe fn dot<const M: usize>(
-        codes: __m256i,
-        _table: __m256i,
-        x: *const u32,
-        stride: usize,
-    ) -> [__m256i; M] {
-        // SAFETY: the caller vouches for the instructions and for `x`.
-        unsafe {
-            let nibble = _mm256_set1_epi8(15);
-            let low = _mm256_and_si256(codes, nibble);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
-            std::array::from_fn(|m| {
-                let x = load(x.add(m * stride));
-                let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), _mm256_set1_epi16(1));
-                let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16));
-                _mm256_add_epi32(low, high)
-            })
-        }
-    }
-}
-
-/// `out[i][m]` is the product of row i of the weights and row m of the activations.
+/// `out[i][m]` is the product of row i of the weights and row m of the activations; `R` rows of weights go
+/// together, so that activations are loaded once for all of them.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block, out: &mut [f32]) {
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply<K: Kernel, N: Number, const M: usize, const R: usize>(
+    prepared: &Prepared,
+    block: Block<N>,
+    out: &mut [f32],
+) {
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
-    let units = row_bytes.div_ceil(BYTES);
-    // Divisions by the columns of a group would take longer than all else.
-    let (unit, columns, shift) = (prepared.x.unit, K::LANE * LANES, block.group.trailing_zeros());
-    let stride = units * unit;
-    assert!(prepared.x.words.len() == M * stride && prepared.sums.len() == M * block.groups);
+    let tile = Tile { row_bytes, units: row_bytes.div_ceil(BYTES), shift: block.group.trailing_zeros() };
+    let window = block.groups.next_multiple_of(LANES);
+    assert!(prepared.x.words.len() == M * tile.units * prepared.x.unit && prepared.sums.len() == M * window);
     assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
-    assert!(row_bytes.is_multiple_of(BYTES / 2) && units * columns <= (block.groups + 1) * block.group);
-    assert!(block.group.is_power_of_two());
+    assert!(row_bytes.is_multiple_of(BYTES / 2) && block.group.is_power_of_two());
+    assert!(row_bytes / (BYTES / 2) * (K::LANE * LANES / 2) <= block.groups * block.group);
+    let many = rows / R * R;
     // SAFETY: every access is within the slices whose lengths were just compared.
     unsafe {
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(prepared.levels.as_ptr().cast()));
-        for (i, out) in out.chunks_exact_mut(M).enumerate() {
-            let codes = block.codes.as_ptr().add(i * row_bytes);
-            let scales = block.scales.as_ptr().add(i * block.groups);
-            let biases = block.biases.as_ptr().add(i * block.groups);
-            let mut sums = [_mm256_setzero_ps(); M];
-            for u in 0..units {
-                let place = codes.add(u * BYTES);
-                // Also beyond the end: a hint never faults.
-                _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(AHEAD).cast());
-                let codes = if (u + 1) * BYTES <= row_bytes {
-                    _mm256_loadu_si256(place.cast())
-                } else {
-                    _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
-                };
-                let scale = scales.add((u * columns) >> shift);
-                let scale = if columns > block.group && (u + 1) * BYTES <= row_bytes {
-                    // Two groups.
-                    _mm256_set_m128(_mm_set1_ps(*scale.add(1)), _mm_set1_ps(*scale))
-                } else {
-                    _mm256_set1_ps(*scale)
-                };
-                let x = prepared.x.words.as_ptr().add(u * unit);
-                let dots = K::dot::<M>(codes, table, x, stride);
-                for (m, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                    // The last register of a unit of activations has their scales.
-                    let of_x = _mm256_castsi256_ps(load(x.add(m * stride + unit - LANES)));
-                    *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, of_x), *sum);
-                }
-            }
-            for g in (0..block.groups).step_by(LANES) {
-                let mask = first_lanes(block.groups - g);
-                let bias = _mm256_maskload_ps(biases.add(g), mask);
-                for (m, sum) in sums.iter_mut().enumerate() {
-                    let x = prepared.sums.as_ptr().add(m * block.groups + g);
-                    *sum = _mm256_fmadd_ps(bias, _mm256_maskload_ps(x, mask), *sum);
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = total(sum);
-            }
+        for i in (0..many).step_by(R) {
+            tile.multiply::<K, N, M, R>(prepared, block, i, &mut out[i * M..(i + R) * M]);
+        }
+        for i in many..rows {
+            tile.multiply::<K, N, M, 1>(prepared, block, i, &mut out[i * M..(i + 1) * M]);
         }
     }
 }
 
-/// A mask of `count` lanes, or of all if there are fewer.
-#[target_feature(enable = "avx2")]
-fn first_lanes(count: usize) -> __m256i {
-    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(LANES) as i32), lanes)
+/// What all rows of a block have in common.
+struct Tile {
+    row_bytes: usize,
+    /// Registers of codes in a row; the last may be half full.
+    units: usize,
+    /// Logarithm of the columns of a group: divisions would take longer than all else.
+    shift: u32,
+}
+
+impl Tile {
+    /// The rows from `row` on.
+    ///
+    /// # Safety
+    /// The processor has AVX2, FMA and F16C, and all sizes fit each other.
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
+    unsafe fn multiply<K: Kernel, N: Number, const M: usize, const R: usize>(
+        &self,
+        prepared: &Prepared,
+        block: Block<N>,
+        row: usize,
+        out: &mut [f32],
+    ) {
+        let (unit, stride) = (prepared.x.unit, self.units * prepared.x.unit);
+        let (columns, last) = (K::LANE * LANES, block.groups - 1);
+        // SAFETY: the caller's.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(prepared.levels.as_ptr().cast()));
+            let codes: [_; R] = std::array::from_fn(|r| block.codes.as_ptr().add((row + r) * self.row_bytes));
+            let scales: [_; R] = std::array::from_fn(|r| block.scales.as_ptr().add((row + r) * block.groups));
+            let mut sums = [[_mm256_setzero_ps(); M]; R];
+            for u in 0..self.units {
+                let x = prepared.x.words.as_ptr().add(u * unit);
+                let group = (u * columns) >> self.shift;
+                for r in 0..R {
+                    let place = codes[r].add(u * BYTES);
+                    // Also beyond the end: a hint never faults.
+                    _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(AHEAD).cast());
+                    let codes = if (u + 1) * BYTES <= self.row_bytes {
+                        _mm256_loadu_si256(place.cast())
+                    } else {
+                        _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
+                    };
+                    let mut scale = N::broadcast(scales[r].add(group));
+                    if columns > block.group {
+                        // Two groups, unless the unit is half full.
+                        let second = N::broadcast(scales[r].add((group + 1).min(last)));
+                        scale = _mm256_blend_ps::<0xf0>(scale, second);
+                    }
+                    let levels = K::levels(codes, table);
+                    for (m, sum) in sums[r].iter_mut().enumerate() {
+                        let x = x.add(m * stride);
+                        let dot = _mm256_cvtepi32_ps(K::dot(levels, x));
+                        // The last register of a unit of activations has their scales.
+                        let of_x = _mm256_castsi256_ps(load(x.add(unit - LANES)));
+                        *sum = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, of_x), *sum);
+                    }
+                }
+            }
+            let window = prepared.sums.len() / M;
+            for (r, (out, sums)) in out.chunks_exact_mut(M).zip(sums).enumerate() {
+                let biases = &block.biases[(row + r) * block.groups..][..block.groups];
+                for (m, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                    let shift = dot(biases, &prepared.sums[m * window..(m + 1) * window]);
+                    *out = total(_mm256_add_ps(sum, shift));
+                }
+            }
+        }
+    }
 }
 
 /// The sum of the lanes.

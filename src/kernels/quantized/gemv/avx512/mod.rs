@@ -91,13 +91,16 @@ impl Prepared {
         &self,
         weights: &QuantizedRows,
         range: Range<usize>,
-        groups: &Groups,
+        groups: &mut Groups,
         out: &mut [f32],
     ) {
-        each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
+        groups.read(self.isa, weights, range.clone());
+        each_block(self.isa, weights, range, groups.of_rows(), out, |block, out| {
+            self.multiply_block(block, out)
+        });
     }
 
-    fn multiply_block(&self, block: Block, out: &mut [f32]) {
+    fn multiply_block(&self, block: Block<f32>, out: &mut [f32]) {
         macro_rules! for_rows {
             ($($rows:literal)*) => {
                 match self.x.rows {
@@ -127,7 +130,7 @@ impl Prepared {
 /// The processor has the kernel's instructions.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block, out: &mut [f32]) {
+unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<f32>, out: &mut [f32]) {
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
     let units = row_bytes.div_ceil(64);
@@ -183,7 +186,7 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block,
 macro_rules! with_features {
     ($($name:ident: $features:literal;)*) => {$(
         #[target_feature(enable = $features)]
-        unsafe fn $name<K: Kernel, const M: usize>(prepared: &Prepared, block: Block, out: &mut [f32]) {
+        unsafe fn $name<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<f32>, out: &mut [f32]) {
             // SAFETY: the caller vouches for the instructions.
             unsafe { multiply::<K, M>(prepared, block, out) }
         }
