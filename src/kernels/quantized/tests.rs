@@ -152,10 +152,11 @@ fn every_scale_of_mxfp4_is_exact() {
 #[test]
 fn few_rows_equal_f64() {
     for format in formats() {
-        for (rows, n, columns) in
-            [(1, 7, 640), (1, 1, 128), (3, 5, 384), (8, 33, 256), (11, 3, 128), (2, 300, 896)]
+        let shapes = [(1, 7, 640), (1, 1, 128), (3, 5, 384), (8, 33, 256), (11, 3, 128), (2, 300, 896)];
+        for ((rows, n, columns), dtype) in
+            shapes.into_iter().flat_map(|shape| FLOATS.map(|dtype| (shape, dtype)))
         {
-            let matrix = Matrix::draw(format, n, columns, Dtype::Bfloat16);
+            let matrix = Matrix::draw(format, n, columns, dtype);
             let x = draw(&[rows as i32, columns as i32], Dtype::Float32, 3);
             let expected = product(&values(&x), &values(&matrix.dequantized()), columns);
             // Rounding errors grow with the root of the number of terms.
@@ -170,7 +171,7 @@ fn few_rows_equal_f64() {
                     let worst = difference(&y, &expected);
                     assert!(
                         worst < error * root,
-                        "{format:?} {isa:?} {accuracy:?} {rows} {n} {columns}: {worst}"
+                        "{format:?} {dtype:?} {isa:?} {accuracy:?} {rows} {n} {columns}: {worst}"
                     );
                 }
             }

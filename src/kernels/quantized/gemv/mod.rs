@@ -51,11 +51,11 @@ fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, ou
     let (n, rows) = (weights.rows, x.len() / weights.columns);
     let prepared = Prepared::of(isa, accuracy, x, weights);
     // Small matrices are cut finer, so that every thread has a share.
-    let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(4 * threads())).max(1);
+    let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(16 * threads())).next_multiple_of(BLOCK);
     let shared = Disjoint::new(out);
     run(n.div_ceil(step), |task| {
         let end = ((task + 1) * step).min(n);
-        let mut groups = Groups::room(weights, BLOCK.min(step));
+        let mut groups = Groups::room(weights, BLOCK);
         for start in (task * step..end).step_by(BLOCK) {
             let range = start..(start + BLOCK).min(end);
             let mut products = [0.0; BLOCK * MOST_ROWS];
