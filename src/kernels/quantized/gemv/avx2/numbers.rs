@@ -1,0 +1,105 @@
+//! Scales and biases as they are stored, widened on the way to a register.
+
+#![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::LANES;
+
+/// A format of scales and biases.
+pub(super) trait Number: Copy {
+    /// The number at `place` in all lanes.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and F16C, and a number can be read at `place`.
+    unsafe fn broadcast(place: *const Self) -> __m256;
+
+    /// The eight numbers from `place` on.
+    ///
+    /// # Safety
+    /// As above, for eight numbers.
+    unsafe fn load(place: *const Self) -> __m256;
+}
+
+#[allow(clippy::inline_always)]
+impl Number for f32 {
+    #[inline(always)]
+    unsafe fn broadcast(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_set1_ps(*place) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_loadu_ps(place) }
+    }
+}
+
+#[allow(clippy::inline_always)]
+impl Number for bf16 {
+    #[inline(always)]
+    unsafe fn broadcast(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe {
+            let bits = _mm256_set1_epi16(place.cast::<i16>().read_unaligned());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(place.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+}
+
+#[allow(clippy::inline_always)]
+impl Number for f16 {
+    #[inline(always)]
+    unsafe fn broadcast(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(place.cast::<i16>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(place: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(place.cast())) }
+    }
+}
+
+/// The sum of `numbers·factors`, lane by lane. The factors come in the order of [`windows`].
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(super) unsafe fn dot<N: Number>(numbers: &[N], factors: &[f32]) -> __m256 {
+    // SAFETY: each window of eight is within the numbers, and has its factors.
+    unsafe {
+        let mut sum = _mm256_setzero_ps();
+        for (start, factors) in windows(numbers.len()).zip(factors.as_chunks::<LANES>().0) {
+            let factors = _mm256_loadu_ps(factors.as_ptr());
+            let numbers = if numbers.len() < LANES {
+                let mut some = [numbers[0]; LANES];
+                some[..numbers.len()].copy_from_slice(numbers);
+                N::load(some.as_ptr())
+            } else {
+                N::load(numbers.as_ptr().add(start))
+            };
+            sum = _mm256_fmadd_ps(numbers, factors, sum);
+        }
+        sum
+    }
+}
+
+/// Where eight numbers at a time are read out of `len`: the last eight may overlap those before.
+pub(super) fn windows(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(LANES).map(move |start| start.min(len.saturating_sub(LANES)))
+}
