@@ -10,9 +10,9 @@ use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile
 use super::super::isa::Isa;
 use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, with_floats};
 use super::super::quantized::Accuracy;
-use super::super::scratch;
-use super::Slots;
-use super::backward;
+use super::super::scratch::{self, Scratch};
+use super::weight::{self, Product};
+use super::{Slots, backward};
 
 pub(super) struct Forward {
     pub layers: Vec<Slots>,
@@ -28,11 +28,10 @@ impl HostOp for Forward {
         let x = matrix(&inputs[0]);
         let rows = x.shape().0;
         let (accuracy, precision) = self.accuracy(&inputs[0]);
-        let direct = |layer: &Slots| layer.weight.is_direct(isa, accuracy, rows);
         let rank: usize = self.layers.iter().map(Slots::rank).sum();
         let (outputs, low) = outputs.split_at_mut(self.layers.len());
-        let wide = self.layers.iter().any(direct).then(|| widened(&inputs[0].data));
-        let blocked = rank > 0 || !self.layers.iter().all(direct);
+        let mut products = self.direct(isa, accuracy, inputs, rows);
+        let blocked = rank > 0 || products.iter().any(Option::is_none);
         let packed = blocked.then(|| Packed::new(isa, precision, Lanes::rows(&*x)));
         let low = low.first_mut().zip(packed.as_ref()).map(|(output, x)| {
             let low = f32::of_mut(&mut output.data);
@@ -40,7 +39,7 @@ impl HostOp for Forward {
             &*low
         });
         let mut first = 0;
-        for (layer, output) in self.layers.iter().zip(outputs) {
+        for ((layer, output), product) in self.layers.iter().zip(outputs).zip(&mut products) {
             let bias = layer.bias.map(|slot| widened(&inputs[slot].data));
             let low_rank = layer.low_rank.zip(low).map(|(slots, low)| {
                 let own = Dense::new(low, (rows, rank)).columns(first..first + slots.rank);
@@ -50,11 +49,9 @@ impl HostOp for Forward {
             let low_rank = low_rank.as_ref().map(|(low, b)| (low, Lanes::columns(&**b)));
             let weight = layer.weight.rows(inputs);
             let columns = weight.shape().0;
-            if let (true, Some(x)) = (direct(layer), &wide) {
-                let mut y = scratch::take(rows * columns);
-                layer.weight.multiply(isa, accuracy, x, inputs, &mut y);
-                add_to(isa, &mut y, columns, low_rank, bias.as_deref());
-                narrow_to(&y, &mut output.data);
+            if let Some(y) = product {
+                add_to(isa, y, columns, low_rank, bias.as_deref());
+                narrow_to(y, &mut output.data);
             } else if let Some(x) = &packed {
                 let terms: Vec<_> = [(x, Lanes::rows(&*weight))].into_iter().chain(low_rank).collect();
                 with_floats!(SliceMut, &mut output.data, y => {
@@ -71,6 +68,29 @@ impl HostOp for Forward {
 }
 
 impl Forward {
+    /// `x·Wᵀ`, wide, of the layers for which a blocked product is not better: `[rows, columns]` each.
+    fn direct(
+        &self,
+        isa: Isa,
+        accuracy: Accuracy,
+        inputs: &[Operand],
+        rows: usize,
+    ) -> Vec<Option<Scratch<f32>>> {
+        let room = |layer: &Slots| {
+            let is_direct = layer.weight.is_direct(isa, accuracy, rows);
+            is_direct.then(|| scratch::take(rows * layer.weight.rows(inputs).shape().0))
+        };
+        let mut all: Vec<_> = self.layers.iter().map(room).collect();
+        let products = self.layers.iter().zip(&mut all);
+        let products: Vec<_> = products
+            .filter_map(|(layer, y)| y.as_deref_mut().map(|y| Product { weight: layer.weight, y }))
+            .collect();
+        if !products.is_empty() {
+            weight::multiply(isa, accuracy, &widened(&inputs[0].data), inputs, products);
+        }
+        all
+    }
+
     /// Of products with packed weights, and of all blocked products of the group.
     fn accuracy(&self, x: &Operand) -> (Accuracy, Precision) {
         let own = precision(x);

@@ -76,26 +76,28 @@ impl WeightSlot {
             Some(format) => quantized::is_direct(isa, accuracy, format, rows),
         }
     }
+}
 
-    /// `y = x·Wᵀ` for any number of rows of `x`, best for few.
-    pub(super) fn multiply(
-        &self,
-        isa: Isa,
-        accuracy: Accuracy,
-        x: &[f32],
-        inputs: &[Operand],
-        y: &mut [f32],
-    ) {
-        match self.format {
+/// `y = x·Wᵀ`
+pub(super) struct Product<'a> {
+    pub weight: WeightSlot,
+    pub y: &'a mut [f32],
+}
+
+/// Computes `products` for any number of rows of `x`, best for few; those with packed weights together.
+pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], inputs: &[Operand], products: Vec<Product>) {
+    let mut packed = Vec::new();
+    for Product { weight, y } in products {
+        let operands = &inputs[weight.first..];
+        match weight.format {
             None => {
-                let weight = &inputs[self.first];
-                let columns = weight.shape[1] as usize;
-                with_floats!(Slice, weight.data, weight => gemv::dense(isa, x, weight, columns, y));
+                let columns = operands[0].shape[1] as usize;
+                with_floats!(Slice, operands[0].data, weight => gemv::dense(isa, x, weight, columns, y));
             }
             Some(format) => {
-                let weights = quantized::weights(format, &inputs[self.first..]);
-                quantized::linear(isa, accuracy, x, &weights, y);
+                packed.push(quantized::Product { weights: quantized::weights(format, operands), y });
             }
         }
     }
+    quantized::linear(isa, accuracy, x, &mut packed);
 }

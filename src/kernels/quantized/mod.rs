@@ -12,9 +12,7 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
-use super::disjoint::Disjoint;
-use super::gemm::{self, Dense, Lanes, Packed, Precision, multiply, store};
-use super::isa::Isa;
+use super::gemm::Precision;
 use super::op::{MlxResult, Operand};
 
 mod accuracy;
@@ -24,6 +22,7 @@ mod gemv;
 mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
+mod products;
 mod rows;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +31,7 @@ mod unpack_avx512;
 pub use accuracy::Accuracy;
 pub(super) use format::QuantizedRows;
 pub use format::{Format, Mode};
+pub(super) use products::{Product, describe, is_direct, linear};
 pub use rows::embedding;
 
 /// A packed matrix. See the [module](self) for shapes.
@@ -145,56 +145,6 @@ pub fn dequantize(weight: PackedWeight, dtype: Dtype) -> MlxResult<Array> {
 
 fn number(value: usize) -> mlx_sys::mlx_optional_int {
     mlx_sys::mlx_optional_int { value: value as i32, has_value: true }
-}
-
-/// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
-pub(super) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
-    rows <= gemv::MOST_ROWS || has_prefill(isa, accuracy, format)
-}
-
-/// Whether products of many rows are computed in integers.
-#[cfg(target_arch = "x86_64")]
-fn has_prefill(isa: Isa, accuracy: Accuracy, format: Format) -> bool {
-    accuracy == Accuracy::Int8 && prefill::Kernel::choose(isa, format).is_some()
-}
-
-/// Not yet for this processor.
-#[cfg(not(target_arch = "x86_64"))]
-fn has_prefill(_isa: Isa, _accuracy: Accuracy, _format: Format) -> bool {
-    false
-}
-
-/// `y = x·weightsᵀ`, row-major, for any number of rows of `x`.
-pub(super) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, y: &mut [f32]) {
-    let (n, columns) = (weights.rows, weights.columns);
-    let rows = x.len() / columns.max(1);
-    if rows <= gemv::MOST_ROWS {
-        return gemv::gemv(isa, accuracy, x, weights, y);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if accuracy == Accuracy::Int8
-        && let Some(kernel) = prefill::Kernel::choose(isa, weights.format)
-    {
-        return prefill::multiply(isa, kernel, x, weights, y);
-    }
-    let x = Dense::new(x, (rows, columns));
-    let x = Packed::new(isa, accuracy.precision(), Lanes::rows(&x));
-    let y = Disjoint::new(y);
-    multiply(isa, &[(&x, Lanes::rows(weights))], |tile| store(isa, tile, None, &y, n));
-}
-
-/// How [`linear`] computes a product with `rows` rows of activations, for reports.
-pub(super) fn describe(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> String {
-    if !is_direct(isa, accuracy, format, rows) {
-        return format!("{} unpacked", gemm::describe(isa, accuracy.precision()));
-    }
-    let level = match accuracy {
-        Accuracy::Int8 if isa == Isa::Avx512 => Isa::Avx2,
-        Accuracy::Int8 => isa.min(Isa::Avx512Vnni),
-        Accuracy::Bf16 if format.bits() == 4 && isa >= Isa::Avx512Bf16 => isa,
-        Accuracy::Bf16 | Accuracy::F32 => isa.min(Isa::Avx512),
-    };
-    format!("{} packed", level.name())
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
 use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, threads};
+use super::super::pool::threads;
 use super::super::scratch::{self, Scratch};
 use super::Accuracy;
 use super::activations::{Int8, round_bf16, sum_groups};
 use super::format::QuantizedRows;
 use super::groups::{Groups, group_size};
+use super::products::{Product, run_blocks};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -30,40 +30,27 @@ const AHEAD: usize = 4096;
 /// Rows of weights whose scales are widened at once.
 const BLOCK: usize = 16;
 
-/// `out = x·weightsᵀ` for rows of `x`, all row-major; best for at most a few rows.
+/// Computes `products`, at least one and all in one format, for at most [`MOST_ROWS`] rows of `x`.
 ///
-/// On processors without the instructions for `accuracy` the product is at least as accurate.
-pub(super) fn gemv(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, out: &mut [f32]) {
-    let (columns, n) = (weights.columns, weights.rows);
-    assert!(x.len() * n == out.len() * columns, "gemv: {} numbers for {n} by {columns}", x.len());
-    if columns == 0 {
-        return out.fill(0.0);
-    }
-    if n == 0 {
-        return;
-    }
-    for (x, out) in x.chunks(MOST_ROWS * columns).zip(out.chunks_mut(MOST_ROWS * n)) {
-        few_rows(isa, accuracy, x, weights, out);
-    }
-}
-
-fn few_rows(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows, out: &mut [f32]) {
-    let (n, rows) = (weights.rows, x.len() / weights.columns);
-    let prepared = Prepared::of(isa, accuracy, x, weights);
+/// On processors without the instructions for `accuracy` they are at least as accurate.
+pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
+    let weights = products[0].weights;
+    let rows = x.len() / weights.columns;
+    let prepared = Prepared::of(isa, accuracy, x, &weights);
+    let n: usize = products.iter().map(|product| product.weights.rows).sum();
     // Small matrices are cut finer, so that every thread has a share.
     let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(16 * threads())).next_multiple_of(BLOCK);
-    let shared = Disjoint::new(out);
-    run(n.div_ceil(step), |task| {
-        let end = ((task + 1) * step).min(n);
+    run_blocks(products, step, |weights, range, y| {
         let mut groups = Groups::room(weights, BLOCK);
-        for start in (task * step..end).step_by(BLOCK) {
-            let range = start..(start + BLOCK).min(end);
+        for start in range.clone().step_by(BLOCK) {
+            let range = start..(start + BLOCK).min(range.end);
             let mut products = [0.0; BLOCK * MOST_ROWS];
             let products = &mut products[..range.len() * rows];
             prepared.multiply(weights, range.clone(), &mut groups, products);
             for i in 0..rows {
+                let of_row = i * weights.rows;
                 // SAFETY: tasks have different ranges of every row.
-                let place = unsafe { shared.part(i * n + range.start..i * n + range.end) };
+                let place = unsafe { y.part(of_row + range.start..of_row + range.end) };
                 for (y, products) in place.iter_mut().zip(products.chunks_exact(rows)) {
                     *y = products[i];
                 }

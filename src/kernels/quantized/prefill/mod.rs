@@ -7,14 +7,14 @@
 use std::ops::Range;
 
 use super::super::disjoint::Disjoint;
-use super::super::element::Element;
 use super::super::gemm::transpose;
-use super::super::isa::{Isa, vectorized};
+use super::super::isa::Isa;
 use super::super::pool::run;
 use super::super::scratch::{self, Scratch};
 use super::activations::Int8;
 use super::format::{Format, QuantizedRows};
 use super::groups::{Groups, group_size};
+use super::products::{Product, run_blocks};
 
 mod avx2;
 mod avx512;
@@ -60,24 +60,18 @@ impl Kernel {
     }
 }
 
-/// `y = x·weightsᵀ`; `kernel` was chosen for these weights.
-pub(super) fn multiply<T: Element>(
-    isa: Isa,
-    kernel: Kernel,
-    x: &[f32],
-    weights: &QuantizedRows,
-    y: &mut [T],
-) {
+/// Computes `products`, at least one and all in one format, for which `kernel` was chosen.
+pub(super) fn multiply(isa: Isa, kernel: Kernel, x: &[f32], products: &mut [Product]) {
+    let weights = products[0].weights;
     assert!(Kernel::choose(isa, weights.format) == Some(kernel), "another kernel for these weights");
-    let (columns, n, group) = (weights.columns, weights.rows, group_size(weights));
+    let (columns, group) = (weights.columns, group_size(&weights));
     let (rows, width) = (x.len() / columns, kernel.width());
     let prepared = quantize(isa, x, columns, group);
-    let y = Disjoint::new(y);
-    run(n.div_ceil(ROWS), |task| {
-        let first = task * ROWS;
-        let panels: Vec<_> = (first..n.min(first + ROWS))
+    run_blocks(products, ROWS, |weights, range, y| {
+        let panels: Vec<_> = range
+            .clone()
             .step_by(width)
-            .map(|row| Panel::new(isa, weights, row..n.min(row + width), width))
+            .map(|row| Panel::new(isa, weights, row..range.end.min(row + width), width))
             .collect();
         for row in (0..rows).step_by(kernel.height()) {
             let x = Part::of(&prepared, row..rows.min(row + kernel.height()), columns, group);
@@ -92,10 +86,10 @@ pub(super) fn multiply<T: Element>(
                     }
                 }
                 for (i, tile) in tile.chunks_exact(width).enumerate() {
-                    let start = (row + i) * n + panel.rows.start;
+                    let start = (row + i) * weights.rows + panel.rows.start;
                     // SAFETY: every task has rows of weights of its own.
                     let place = unsafe { y.part(start..start + panel.rows.len()) };
-                    narrow(isa, &tile[..panel.rows.len()], place);
+                    place.copy_from_slice(&tile[..panel.rows.len()]);
                 }
             }
         }
@@ -121,12 +115,6 @@ fn quantize(isa: Isa, x: &[f32], columns: usize, group: usize) -> Int8 {
         Int8::write(isa, &x[range], group, codes, scales, sums);
     });
     all
-}
-
-vectorized! {
-    fn narrow<T: Element>(wide: &[f32], row: &mut [T]) {
-        T::narrow(wide, row);
-    }
 }
 
 /// Some rows of activations.

@@ -96,7 +96,7 @@ impl Prepared {
     ) {
         groups.read(self.isa, weights, range.clone());
         each_block(self.isa, weights, range, groups.of_rows(), out, |block, out| {
-            self.multiply_block(block, out)
+            self.multiply_block(block, out);
         });
     }
 
