@@ -41,19 +41,16 @@ pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [
     // Small matrices are cut finer, so that every thread has a share.
     let step = (TASK_BYTES / weights.row_bytes()).min(n.div_ceil(16 * threads())).next_multiple_of(BLOCK);
     run_blocks(products, step, |weights, range, y| {
-        let mut groups = Groups::room(weights, BLOCK);
-        for start in range.clone().step_by(BLOCK) {
-            let range = start..(start + BLOCK).min(range.end);
-            let mut products = [0.0; BLOCK * MOST_ROWS];
-            let products = &mut products[..range.len() * rows];
-            prepared.multiply(weights, range.clone(), &mut groups, products);
-            for i in 0..rows {
-                let of_row = i * weights.rows;
-                // SAFETY: tasks have different ranges of every row.
-                let place = unsafe { y.part(of_row + range.start..of_row + range.end) };
-                for (y, products) in place.iter_mut().zip(products.chunks_exact(rows)) {
-                    *y = products[i];
-                }
+        // SAFETY: tasks have different ranges of every row.
+        let part = |i| unsafe { y.part(i * weights.rows + range.start..i * weights.rows + range.end) };
+        if rows == 1 {
+            return prepared.multiply(weights, range.clone(), part(0));
+        }
+        let mut products = scratch::take::<f32>(range.len() * rows);
+        prepared.multiply(weights, range.clone(), &mut products);
+        for i in 0..rows {
+            for (y, products) in part(i).iter_mut().zip(products.chunks_exact(rows)) {
+                *y = products[i];
             }
         }
     });
@@ -72,6 +69,24 @@ struct Block<'a, N> {
     groups: usize,
     /// Columns of a group.
     group: usize,
+}
+
+/// Calls `multiply` with a few rows of `range` at a time, with their scales and biases, widened, and with their
+/// places in `out`, `[range, …]`.
+fn each_widened(
+    isa: Isa,
+    weights: &QuantizedRows,
+    range: Range<usize>,
+    out: &mut [f32],
+    mut multiply: impl FnMut(Range<usize>, (&[f32], &[f32]), &mut [f32]),
+) {
+    let mut groups = Groups::room(weights, BLOCK);
+    let products = out.len() / range.len();
+    for (start, out) in range.clone().step_by(BLOCK).zip(out.chunks_mut(BLOCK * products)) {
+        let rows = start..(start + BLOCK).min(range.end);
+        groups.read(isa, weights, rows.clone());
+        multiply(rows, groups.of_rows(), out);
+    }
 }
 
 /// Calls `multiply` with the rows `range` of the weights, whose scales and biases are given, and with their places in
@@ -133,38 +148,38 @@ impl<'a> Prepared<'a> {
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
-    fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, groups: &mut Groups, out: &mut [f32]) {
-        let (isa, columns, group) = match self {
+    fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, out: &mut [f32]) {
+        let isa = match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(prepared) => return prepared.multiply(weights, range, groups, out),
+            Self::Avx2(prepared) => return prepared.multiply(weights, range, out),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(prepared) => return prepared.multiply(weights, range, groups, out),
-            Self::F32(isa, ..) | Self::Int8(isa, _) => (*isa, weights.columns, group_size(weights)),
+            Self::Avx512(prepared) => return prepared.multiply(weights, range, out),
+            Self::F32(isa, ..) | Self::Int8(isa, _) => *isa,
         };
-        groups.read(isa, weights, range.clone());
-        let (scales, biases) = groups.of_rows();
-        let rows = out.len() / range.len();
+        let (columns, group) = (weights.columns, group_size(weights));
+        let (count, rows) = (columns / group, out.len() / range.len());
         let mut levels = scratch::take::<u8>(columns);
-        for (i, (row, out)) in range.zip(out.chunks_exact_mut(rows)).enumerate() {
-            weights.read_levels(isa, row, 0..columns, &mut levels);
-            let scales = &scales[i * groups.count..][..groups.count];
-            let biases = &biases[i * groups.count..][..groups.count];
-            for (m, y) in out.iter_mut().enumerate() {
-                let of_row = m * groups.count..(m + 1) * groups.count;
-                let columns = m * columns..(m + 1) * columns;
-                *y = match self {
-                    Self::F32(_, x, sums) => {
-                        dot(isa, &levels, scales, biases, &x[columns], &sums[of_row], group)
-                    }
-                    Self::Int8(_, x) => {
-                        let (codes, sums) = (&x.codes[columns], &x.sums[of_row.clone()]);
-                        dot_int8(isa, &levels, scales, biases, codes, &x.scales[of_row], sums, group)
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    Self::Avx2(_) | Self::Avx512(_) => unreachable!("returned above"),
-                };
+        each_widened(isa, weights, range, out, |range, (scales, biases), out| {
+            let groups = scales.chunks_exact(count).zip(biases.chunks_exact(count));
+            for ((row, (scales, biases)), out) in range.zip(groups).zip(out.chunks_exact_mut(rows)) {
+                weights.read_levels(isa, row, 0..columns, &mut levels);
+                for (m, y) in out.iter_mut().enumerate() {
+                    let of_row = m * count..(m + 1) * count;
+                    let columns = m * columns..(m + 1) * columns;
+                    *y = match self {
+                        Self::F32(_, x, sums) => {
+                            dot(isa, &levels, scales, biases, &x[columns], &sums[of_row], group)
+                        }
+                        Self::Int8(_, x) => {
+                            let (codes, sums) = (&x.codes[columns], &x.sums[of_row.clone()]);
+                            dot_int8(isa, &levels, scales, biases, codes, &x.scales[of_row], sums, group)
+                        }
+                        #[cfg(target_arch = "x86_64")]
+                        Self::Avx2(_) | Self::Avx512(_) => unreachable!("returned above"),
+                    };
+                }
             }
-        }
+        });
     }
 }
 

@@ -11,6 +11,9 @@ pub(super) trait Kernel {
     /// Neighbouring columns in a lane.
     const LANE: usize;
 
+    /// Whether a unit is two groups, rather than a group or a part of one.
+    const PAIR: bool = false;
+
     /// A unit of codes, taken apart.
     type Levels: Copy;
 
@@ -28,11 +31,16 @@ pub(super) trait Kernel {
 }
 
 /// A byte of codes is two levels, or two codes of which levels are looked up.
-pub(super) struct Nibbles<const LOOK_UP: bool>;
+pub(super) struct HalfBytes<const LOOK_UP: bool, const PAIR: bool>;
+
+pub(super) type Nibbles = HalfBytes<false, false>;
+pub(super) type NibblePairs = HalfBytes<false, true>;
+pub(super) type LevelPairs = HalfBytes<true, true>;
 
 #[allow(clippy::inline_always)]
-impl<const LOOK_UP: bool> Kernel for Nibbles<LOOK_UP> {
+impl<const LOOK_UP: bool, const PAIR: bool> Kernel for HalfBytes<LOOK_UP, PAIR> {
     const LANE: usize = 8;
+    const PAIR: bool = PAIR;
 
     /// Those of even columns, and those of odd ones.
     type Levels = (__m256i, __m256i);

@@ -12,14 +12,14 @@ use super::super::super::isa::Isa;
 use super::super::super::scratch::{self, Scratch};
 use super::super::activations::{Int8, Ordered};
 use super::super::format::{GroupNumbers, Mode, QuantizedRows};
-use super::super::groups::{Groups, group_size};
-use super::{AHEAD, Block, MOST_ROWS, each_block};
+use super::super::groups::group_size;
+use super::{AHEAD, Block, MOST_ROWS, each_block, each_widened};
 
 mod codes;
 mod numbers;
 
-use codes::{Bytes, Kernel, Nibbles, WholeBytes};
-use numbers::{Number, dot, windows};
+use codes::{Bytes, Kernel, LevelPairs, NibblePairs, Nibbles, WholeBytes};
+use numbers::{Number, dot, widen, windows};
 
 /// Words of a register.
 const LANES: usize = 8;
@@ -40,7 +40,9 @@ pub(super) struct Prepared {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Nibbles,
-    Levels,
+    /// Two groups in a unit.
+    NibblePairs,
+    LevelPairs,
     Bytes,
     WholeBytes,
 }
@@ -48,12 +50,13 @@ enum Kind {
 impl Prepared {
     pub(super) fn of(isa: Isa, x: &[f32], weights: &QuantizedRows) -> Self {
         let kind = match (weights.format.mode(), weights.format.bits()) {
-            (Mode::Mxfp4, _) => Kind::Levels,
+            (Mode::Mxfp4, _) => Kind::LevelPairs,
+            (Mode::Affine, 4) if weights.format.group_size() == 32 => Kind::NibblePairs,
             (Mode::Affine, 4) => Kind::Nibbles,
             (Mode::Affine, 8) => Kind::WholeBytes,
             (Mode::Affine, _) => Kind::Bytes,
         };
-        let lane = if matches!(kind, Kind::Nibbles | Kind::Levels) { 8 } else { 4 };
+        let lane = if matches!(kind, Kind::Bytes | Kind::WholeBytes) { 4 } else { 8 };
         let group = group_size(weights);
         let x = Int8::of(isa, x, group);
         let ordered = Ordered::of(&x, weights.columns, group, (lane, LANES));
@@ -62,13 +65,7 @@ impl Prepared {
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
-    pub(super) fn multiply(
-        &self,
-        weights: &QuantizedRows,
-        range: Range<usize>,
-        groups: &mut Groups,
-        out: &mut [f32],
-    ) {
+    pub(super) fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, out: &mut [f32]) {
         match weights.stored_groups(range.clone()) {
             (GroupNumbers::F32(scales), Some(GroupNumbers::F32(biases))) => {
                 self.multiply_stored(weights, range, (scales, biases), out);
@@ -79,10 +76,9 @@ impl Prepared {
             (GroupNumbers::Bf16(scales), Some(GroupNumbers::Bf16(biases))) => {
                 self.multiply_stored(weights, range, (scales, biases), out);
             }
-            _ => {
-                groups.read(self.isa, weights, range.clone());
-                self.multiply_stored(weights, range, groups.of_rows(), out);
-            }
+            _ => each_widened(self.isa, weights, range, out, |range, groups, out| {
+                self.multiply_stored(weights, range, groups, out);
+            }),
         }
     }
 
@@ -103,8 +99,9 @@ impl Prepared {
                     $(
                         // SAFETY: this is built only for processors with AVX2, FMA and F16C.
                         $rows => unsafe { match self.kind {
-                            Kind::Nibbles => multiply::<Nibbles<false>, N, $rows, $at_once>(self, block, out),
-                            Kind::Levels => multiply::<Nibbles<true>, N, $rows, $at_once>(self, block, out),
+                            Kind::Nibbles => multiply::<Nibbles, N, $rows, $at_once>(self, block, out),
+                            Kind::NibblePairs => multiply::<NibblePairs, N, $rows, $at_once>(self, block, out),
+                            Kind::LevelPairs => multiply::<LevelPairs, N, $rows, $at_once>(self, block, out),
                             Kind::Bytes => multiply::<Bytes, N, $rows, $at_once>(self, block, out),
                             Kind::WholeBytes => multiply::<WholeBytes, N, $rows, $at_once>(self, block, out),
                         } },
@@ -150,12 +147,15 @@ unsafe fn multiply<K: Kernel, N: Number, const M: usize, const R: usize>(
 ) {
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
-    let tile = Tile { row_bytes, units: row_bytes.div_ceil(BYTES), shift: block.group.trailing_zeros() };
+    let (units, columns) = (row_bytes.div_ceil(BYTES), K::LANE * LANES);
     let window = block.groups.next_multiple_of(LANES);
-    assert!(prepared.x.words.len() == M * tile.units * prepared.x.unit && prepared.sums.len() == M * window);
+    assert!(prepared.x.words.len() == M * units * prepared.x.unit && prepared.sums.len() == M * window);
     assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
-    assert!(row_bytes.is_multiple_of(BYTES / 2) && block.group.is_power_of_two());
-    assert!(row_bytes / (BYTES / 2) * (K::LANE * LANES / 2) <= block.groups * block.group);
+    assert!(block.group.is_power_of_two() && K::PAIR == (columns == 2 * block.group));
+    assert!(row_bytes.is_multiple_of(if K::PAIR { BYTES / 2 } else { BYTES }));
+    assert!(row_bytes / (BYTES / 2) * (columns / 2) <= block.groups * block.group);
+    let mut scales = scratch::take(R * window);
+    let mut tile = Tile { row_bytes, shift: block.group.trailing_zeros(), window, scales: &mut scales };
     let many = rows / R * R;
     // SAFETY: every access is within the slices whose lengths were just compared.
     unsafe {
@@ -169,70 +169,93 @@ unsafe fn multiply<K: Kernel, N: Number, const M: usize, const R: usize>(
 }
 
 /// What all rows of a block have in common.
-struct Tile {
+struct Tile<'a> {
     row_bytes: usize,
-    /// Registers of codes in a row; the last may be half full.
-    units: usize,
     /// Logarithm of the columns of a group: divisions would take longer than all else.
     shift: u32,
+    /// Room for the numbers of a row's groups.
+    window: usize,
+    /// Scales of the rows that are multiplied, widened.
+    scales: &'a mut [f32],
 }
 
-impl Tile {
+#[allow(clippy::inline_always)]
+impl Tile<'_> {
     /// The rows from `row` on.
     ///
     /// # Safety
     /// The processor has AVX2, FMA and F16C, and all sizes fit each other.
     #[inline(always)]
-    #[allow(clippy::inline_always)]
     unsafe fn multiply<K: Kernel, N: Number, const M: usize, const R: usize>(
-        &self,
+        &mut self,
         prepared: &Prepared,
         block: Block<N>,
         row: usize,
         out: &mut [f32],
     ) {
-        let (unit, stride) = (prepared.x.unit, self.units * prepared.x.unit);
-        let (columns, last) = (K::LANE * LANES, block.groups - 1);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); M]; R];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let groups = (row + r) * block.groups..(row + r + 1) * block.groups;
+                widen(&block.scales[groups.clone()], &mut self.scales[r * self.window..]);
+                for (sum, of_x) in sums.iter_mut().zip(prepared.sums.chunks_exact(self.window)) {
+                    *sum = dot(&block.biases[groups.clone()], of_x);
+                }
+            }
+            let codes = std::array::from_fn(|r| block.codes.as_ptr().add((row + r) * self.row_bytes));
+            for u in 0..self.row_bytes / BYTES {
+                self.add::<K, M, R, false>(prepared, codes, u, &mut sums);
+            }
+            if K::PAIR && !self.row_bytes.is_multiple_of(BYTES) {
+                self.add::<K, M, R, true>(prepared, codes, self.row_bytes / BYTES, &mut sums);
+            }
+            for (out, &sum) in out.iter_mut().zip(sums.as_flattened()) {
+                *out = total(sum);
+            }
+        }
+    }
+
+    /// Adds the products of unit `u` of each row; half a unit is one group.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn add<K: Kernel, const M: usize, const R: usize, const HALF: bool>(
+        &self,
+        prepared: &Prepared,
+        codes: [*const u8; R],
+        u: usize,
+        sums: &mut [[__m256; M]; R],
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(prepared.levels.as_ptr().cast()));
-            let codes: [_; R] = std::array::from_fn(|r| block.codes.as_ptr().add((row + r) * self.row_bytes));
-            let scales: [_; R] = std::array::from_fn(|r| block.scales.as_ptr().add((row + r) * block.groups));
-            let mut sums = [[_mm256_setzero_ps(); M]; R];
-            for u in 0..self.units {
-                let x = prepared.x.words.as_ptr().add(u * unit);
-                let group = (u * columns) >> self.shift;
-                for r in 0..R {
-                    let place = codes[r].add(u * BYTES);
-                    // Also beyond the end: a hint never faults.
-                    _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(AHEAD).cast());
-                    let codes = if (u + 1) * BYTES <= self.row_bytes {
-                        _mm256_loadu_si256(place.cast())
-                    } else {
-                        _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
-                    };
-                    let mut scale = N::broadcast(scales[r].add(group));
-                    if columns > block.group {
-                        // Two groups, unless the unit is half full.
-                        let second = N::broadcast(scales[r].add((group + 1).min(last)));
-                        scale = _mm256_blend_ps::<0xf0>(scale, second);
-                    }
-                    let levels = K::levels(codes, table);
-                    for (m, sum) in sums[r].iter_mut().enumerate() {
-                        let x = x.add(m * stride);
-                        let dot = _mm256_cvtepi32_ps(K::dot(levels, x));
-                        // The last register of a unit of activations has their scales.
-                        let of_x = _mm256_castsi256_ps(load(x.add(unit - LANES)));
-                        *sum = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, of_x), *sum);
-                    }
+            let unit = prepared.x.unit;
+            let x = prepared.x.words.as_ptr().add(u * unit);
+            let stride = prepared.x.words.len() / M;
+            let group = (u * K::LANE * LANES) >> self.shift;
+            for r in 0..R {
+                let place = codes[r].add(u * BYTES);
+                // Also beyond the end: a hint never faults.
+                _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(AHEAD).cast());
+                let codes = if HALF {
+                    _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
+                } else {
+                    _mm256_loadu_si256(place.cast())
+                };
+                let of_row = self.scales.as_ptr().add(r * self.window + group);
+                let mut scale = _mm256_broadcast_ss(&*of_row);
+                if K::PAIR && !HALF {
+                    scale = _mm256_blend_ps::<0xf0>(scale, _mm256_broadcast_ss(&*of_row.add(1)));
                 }
-            }
-            let window = prepared.sums.len() / M;
-            for (r, (out, sums)) in out.chunks_exact_mut(M).zip(sums).enumerate() {
-                let biases = &block.biases[(row + r) * block.groups..][..block.groups];
-                for (m, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                    let shift = dot(biases, &prepared.sums[m * window..(m + 1) * window]);
-                    *out = total(_mm256_add_ps(sum, shift));
+                let levels = K::levels(codes, table);
+                for (m, sum) in sums[r].iter_mut().enumerate() {
+                    let x = x.add(m * stride);
+                    let dot = _mm256_cvtepi32_ps(K::dot(levels, x));
+                    // The last register of a unit of activations has their scales.
+                    let of_x = _mm256_castsi256_ps(load(x.add(unit - LANES)));
+                    *sum = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, of_x), *sum);
                 }
             }
         }

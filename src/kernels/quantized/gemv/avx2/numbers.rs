@@ -10,27 +10,15 @@ use super::LANES;
 
 /// A format of scales and biases.
 pub(super) trait Number: Copy {
-    /// The number at `place` in all lanes.
-    ///
-    /// # Safety
-    /// The processor has AVX2 and F16C, and a number can be read at `place`.
-    unsafe fn broadcast(place: *const Self) -> __m256;
-
     /// The eight numbers from `place` on.
     ///
     /// # Safety
-    /// As above, for eight numbers.
+    /// The processor has AVX2 and F16C, and eight numbers can be read at `place`.
     unsafe fn load(place: *const Self) -> __m256;
 }
 
 #[allow(clippy::inline_always)]
 impl Number for f32 {
-    #[inline(always)]
-    unsafe fn broadcast(place: *const Self) -> __m256 {
-        // SAFETY: the caller's.
-        unsafe { _mm256_set1_ps(*place) }
-    }
-
     #[inline(always)]
     unsafe fn load(place: *const Self) -> __m256 {
         // SAFETY: the caller's.
@@ -40,15 +28,6 @@ impl Number for f32 {
 
 #[allow(clippy::inline_always)]
 impl Number for bf16 {
-    #[inline(always)]
-    unsafe fn broadcast(place: *const Self) -> __m256 {
-        // SAFETY: the caller's.
-        unsafe {
-            let bits = _mm256_set1_epi16(place.cast::<i16>().read_unaligned());
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-        }
-    }
-
     #[inline(always)]
     unsafe fn load(place: *const Self) -> __m256 {
         // SAFETY: the caller's.
@@ -62,15 +41,23 @@ impl Number for bf16 {
 #[allow(clippy::inline_always)]
 impl Number for f16 {
     #[inline(always)]
-    unsafe fn broadcast(place: *const Self) -> __m256 {
-        // SAFETY: the caller's.
-        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(place.cast::<i16>().read_unaligned())) }
-    }
-
-    #[inline(always)]
     unsafe fn load(place: *const Self) -> __m256 {
         // SAFETY: the caller's.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(place.cast())) }
+    }
+}
+
+/// Writes `numbers` to `wide`, which has room for a whole register at the end.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(super) unsafe fn widen<N: Number>(numbers: &[N], wide: &mut [f32]) {
+    assert!(wide.len() >= numbers.len().next_multiple_of(LANES));
+    for start in windows(numbers.len()) {
+        // SAFETY: the register is within `wide`.
+        unsafe { _mm256_storeu_ps(wide.as_mut_ptr().add(start), register(numbers, start)) };
     }
 }
 
@@ -81,21 +68,31 @@ impl Number for f16 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 pub(super) unsafe fn dot<N: Number>(numbers: &[N], factors: &[f32]) -> __m256 {
-    // SAFETY: each window of eight is within the numbers, and has its factors.
+    // SAFETY: each window has its factors.
     unsafe {
         let mut sum = _mm256_setzero_ps();
         for (start, factors) in windows(numbers.len()).zip(factors.as_chunks::<LANES>().0) {
-            let factors = _mm256_loadu_ps(factors.as_ptr());
-            let numbers = if numbers.len() < LANES {
-                let mut some = [numbers[0]; LANES];
-                some[..numbers.len()].copy_from_slice(numbers);
-                N::load(some.as_ptr())
-            } else {
-                N::load(numbers.as_ptr().add(start))
-            };
-            sum = _mm256_fmadd_ps(numbers, factors, sum);
+            sum = _mm256_fmadd_ps(register(numbers, start), _mm256_loadu_ps(factors.as_ptr()), sum);
         }
         sum
+    }
+}
+
+/// The window of `numbers` at `start`.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C, and `start` is one of [`windows`].
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn register<N: Number>(numbers: &[N], start: usize) -> __m256 {
+    // SAFETY: a window of eight is within the numbers, unless there are fewer.
+    unsafe {
+        if numbers.len() >= LANES {
+            return N::load(numbers.as_ptr().add(start));
+        }
+        let mut some = [numbers[0]; LANES];
+        some[..numbers.len()].copy_from_slice(numbers);
+        N::load(some.as_ptr())
     }
 }
 

@@ -14,8 +14,8 @@ use super::super::super::scratch::{self, Scratch};
 use super::super::Accuracy;
 use super::super::activations::{Int8, Ordered, sum_groups};
 use super::super::format::{Mode, QuantizedRows};
-use super::super::groups::{Groups, group_size};
-use super::{AHEAD, Block, MOST_ROWS, each_block, rounded};
+use super::super::groups::group_size;
+use super::{AHEAD, Block, MOST_ROWS, each_block, each_widened, rounded};
 
 mod codes;
 
@@ -87,16 +87,9 @@ impl Prepared {
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
-    pub(super) fn multiply(
-        &self,
-        weights: &QuantizedRows,
-        range: Range<usize>,
-        groups: &mut Groups,
-        out: &mut [f32],
-    ) {
-        groups.read(self.isa, weights, range.clone());
-        each_block(self.isa, weights, range, groups.of_rows(), out, |block, out| {
-            self.multiply_block(block, out);
+    pub(super) fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, out: &mut [f32]) {
+        each_widened(self.isa, weights, range, out, |range, groups, out| {
+            each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
         });
     }
 
