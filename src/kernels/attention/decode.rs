@@ -17,10 +17,10 @@ use super::vector::{Load, Portable, Vector};
 const GROUP: usize = 16;
 
 /// Keys of a part of the context at least.
-const PART: usize = 256;
+const PART: usize = 64;
 
 /// Multiply-adds below which waking other threads costs more than it saves.
-const SERIAL_BELOW: usize = 1 << 19;
+const SERIAL_BELOW: usize = 1 << 17;
 
 /// Whether [`forward`] takes this call.
 pub(super) fn takes(geometry: &Geometry) -> bool {
@@ -37,7 +37,7 @@ pub(super) fn forward<T: Load>(
 ) {
     let (heads, len) = (geometry.heads, state_len(geometry));
     let work = geometry.batch * geometry.keys * geometry.head_dim * (heads + 2 * geometry.kv_heads);
-    let wanted = (2 * pool::threads()).div_ceil(geometry.batch.max(1));
+    let wanted = pool::threads().div_ceil(geometry.batch.max(1));
     let parts = if work < SERIAL_BELOW { 1 } else { wanted.min(geometry.keys / PART).max(1) };
     let mut states = scratch::take::<f32>(geometry.batch * parts * len);
     let shared = Disjoint::new(&mut states);

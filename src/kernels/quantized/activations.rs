@@ -60,7 +60,13 @@ pub(super) struct Ordered {
 impl Ordered {
     /// Lane i gets columns `lane·i` and following: of 8, the even ones in the first register and the odd
     /// ones in the second.
-    pub(super) fn of(x: &Int8, columns: usize, group: usize, (lane, lanes): (usize, usize)) -> Self {
+    pub(super) fn of(
+        isa: Isa,
+        x: &Int8,
+        columns: usize,
+        group: usize,
+        (lane, lanes): (usize, usize),
+    ) -> Self {
         let registers = lane / 4;
         let unit = (registers + 1) * lanes;
         let (rows, units) = (x.codes.len() / columns, columns.div_ceil(lane * lanes));
@@ -70,12 +76,11 @@ impl Ordered {
         for (words, (codes, scales)) in words.chunks_exact_mut(units * unit).zip(of_rows) {
             let parts = words.chunks_exact_mut(unit).zip(codes.chunks(lane * lanes));
             for (u, (unit, codes)) in parts.enumerate() {
-                for (i, codes) in codes.chunks_exact(lane).enumerate() {
-                    for j in 0..registers {
-                        let bytes = std::array::from_fn(|byte| codes[byte * registers + j] as u8);
-                        unit[j * lanes + i] = u32::from_le_bytes(bytes);
-                    }
-                    unit[registers * lanes + i] = scales[(u * lanes + i) * lane / group].to_bits();
+                let (ordered, of_lanes) = unit.split_at_mut(registers * lanes);
+                order(isa, codes, registers, bytemuck::cast_slice_mut(ordered));
+                let scales = &scales[u * lanes * lane / group..];
+                for (of_lanes, scale) in of_lanes.chunks_mut(group / lane).zip(scales) {
+                    of_lanes.fill(scale.to_bits());
                 }
             }
         }
@@ -129,6 +134,17 @@ vectorized! {
                 }
             }
             *sum = *scale * total.iter().sum::<i32>() as f32;
+        }
+    }
+
+    /// Writes the codes of a unit to its registers, one or two.
+    fn order(codes: &[i8], registers: usize, bytes: &mut [i8]) {
+        if registers == 1 {
+            return bytes[..codes.len()].copy_from_slice(codes);
+        }
+        let (even, odd) = bytes.split_at_mut(bytes.len() / 2);
+        for (pair, (even, odd)) in codes.as_chunks::<2>().0.iter().zip(even.iter_mut().zip(odd)) {
+            [*even, *odd] = *pair;
         }
     }
 

@@ -59,7 +59,7 @@ impl Prepared {
         let lane = if matches!(kind, Kind::Bytes | Kind::WholeBytes) { 4 } else { 8 };
         let group = group_size(weights);
         let x = Int8::of(isa, x, group);
-        let ordered = Ordered::of(&x, weights.columns, group, (lane, LANES));
+        let ordered = Ordered::of(isa, &x, weights.columns, group, (lane, LANES));
         let sums = windowed(&x.sums, weights.groups(), weights.format.group_size() / group);
         Self { isa, kind, x: ordered, sums, levels: weights.format.levels() }
     }

@@ -66,7 +66,7 @@ impl Prepared {
         let levels = weights.format.levels();
         if matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes) {
             let x = Int8::of(isa, x, group);
-            let ordered = Ordered::of(&x, columns, group, (lane, LANES));
+            let ordered = Ordered::of(isa, &x, columns, group, (lane, LANES));
             return Self { isa, kind, x: ordered, sums: x.sums, levels };
         }
         let (rows, unit) = (x.len() / columns, registers * LANES);
