@@ -127,6 +127,8 @@ fn kernels_equal_exact_numbers() {
     for g in [
         sizes(1, 1, [1, 1, 1], 1),
         sizes(2, 1, [4, 2, 64], 9),
+        // Shared by several threads, in parts that end within a block of keys.
+        sizes(1, 1, [14, 2, 64], 333),
         sizes(1, 3, [3, 3, 80], 140),
         sizes(2, 67, [4, 2, 20], 67),
         sizes(1, 30, [6, 1, 128], 100),
