@@ -47,6 +47,16 @@ pub enum Error {
     Mlx(#[from] Exception),
 }
 
+impl From<kernels::Error> for Error {
+    fn from(error: kernels::Error) -> Self {
+        match error {
+            kernels::Error::Config(message) => Self::Config(message),
+            kernels::Error::Hardware(message) => Self::Hardware(message),
+            kernels::Error::Mlx(exception) => Self::Mlx(exception),
+        }
+    }
+}
+
 impl Error {
     /// For `map_err`: gives an I/O error its path and the action that failed.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {

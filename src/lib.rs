@@ -6,7 +6,6 @@ pub mod hardware;
 pub mod progress;
 pub mod rng;
 
-pub mod kernels;
 pub mod nn;
 
 pub mod data;
@@ -19,8 +18,5 @@ pub mod evaluate;
 pub mod generate;
 pub mod lora;
 
-// Boundary
-#[cfg(feature = "python")]
-mod py;
-
+pub use ::kernels;
 pub use error::{Error, Result};

@@ -6,84 +6,41 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
-/// mlx-c 0.7.0 is written for this version; another one has another C++ ABI.
-const MLX_VERSION: &str = "0.32.2";
+use mlx_wheel::Wheel;
+
+/// A file that is removed when the bindings have to be made again.
+const STAMP: &str = "stamp";
 
 fn main() {
     for path in ["build.rs", "shim", "mlx-c/Cargo.toml", "mlx-c/Cargo.lock"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for variable in ["PYO3_PYTHON", "VIRTUAL_ENV", "LIBCLANG_PATH", "CXX"] {
+    for variable in ["LIBCLANG_PATH", "CXX"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let wheel = Wheel::find();
+    let wheel = Wheel::find().unwrap_or_else(|message| fail(&message));
+    println!("cargo::rustc-env=MLX_HEADER_VERSION={}", mlx_wheel::VERSION);
     let sources = mlx_c_sources();
     compile(&wheel, &sources);
     link(&wheel);
     bind(&wheel, &sources);
+    stamp(&wheel);
 }
 
-/// The `mlx` package of one Python environment.
-struct Wheel {
-    include: PathBuf,
-    lib: PathBuf,
-    /// Folder of PyPI's `libclang` shared library, if that wheel is installed.
-    libclang: Option<PathBuf>,
-}
-
-impl Wheel {
-    fn find() -> Self {
-        let python = python();
-        // Reads metadata only: importing MLX would need a device on the build machine.
-        let script = "import importlib.util as u, importlib.metadata as m, pathlib\n\
-            home = lambda name: next(iter((s := u.find_spec(name)) and s.submodule_search_locations or []), '')\n\
-            print(home('mlx')); print(m.version('mlx')); print(home('clang'))";
-        let output = Command::new(&python)
-            .args(["-c", script])
-            .output()
-            .unwrap_or_else(|e| fail(&format!("cannot run the Python interpreter {python:?}: {e}")));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut lines = text.lines();
-        let (Some(package), Some(version)) = (lines.next(), lines.next()) else {
-            fail(&format!(
-                "the Python interpreter {python:?} has no `mlx` package; install it with \
-                 `pip install \"mlx[cpu]=={MLX_VERSION}\" libclang` (on a Mac plain `mlx=={MLX_VERSION}`), \
-                 or name another interpreter in PYO3_PYTHON"
-            ))
-        };
-        if version != MLX_VERSION {
-            fail(&format!(
-                "{python:?} has mlx {version}, but the bindings are written for {MLX_VERSION}; \
-                 install it with `pip install mlx=={MLX_VERSION}`"
-            ));
-        }
-        let package = PathBuf::from(package);
-        let (include, lib) = (package.join("include"), package.join("lib"));
-        let library = lib.join(if cfg!(target_os = "macos") { "libmlx.dylib" } else { "libmlx.so" });
-        if !library.exists() {
-            fail(&format!(
-                "{} is missing: install a backend beside mlx, such as `pip install \"mlx[cpu]=={MLX_VERSION}\"`",
-                library.display()
-            ));
-        }
-        println!("cargo::rerun-if-changed={}", include.join("mlx/version.h").display());
-        println!("cargo::rustc-env=MLX_HEADER_VERSION={version}");
-        let clang = lines.next().unwrap_or_default();
-        let libclang = Some(Path::new(clang).join("native")).filter(|folder| folder.is_dir());
-        Self { include, lib, libclang }
-    }
-}
-
-/// The interpreter maturin names, else the active virtual environment's, else `python3`.
-fn python() -> PathBuf {
-    if let Some(python) = env::var_os("PYO3_PYTHON") {
-        return python.into();
-    }
-    env::var_os("VIRTUAL_ENV")
-        .map(|venv| Path::new(&venv).join("bin/python"))
-        .filter(|python| python.exists())
-        .unwrap_or_else(|| "python3".into())
+/// Tells dependents the hash of the headers that everything was compiled with, and which file to remove if they find
+/// others: this script does not run again when only the place of the wheel changes.
+fn stamp(wheel: &Wheel) {
+    let hash = wheel.hash_headers().unwrap_or_else(|message| fail(&message));
+    let path = out_dir().join(STAMP);
+    // Older than this run, or else cargo would take it for a change.
+    fs::File::create(&path)
+        .and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH))
+        .unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", path.display())));
+    println!("cargo::rerun-if-changed={}", path.display());
+    println!("cargo::metadata=headers={hash}");
+    println!("cargo::metadata=stamp={}", path.display());
 }
 
 /// Where cargo unpacked the `mlx-c` folder of the published `mlx-sys` crate.
@@ -145,13 +102,19 @@ fn needs_format_header(build: &cc::Build) -> bool {
     !output.is_ok_and(|output| output.status.success())
 }
 
+/// Keeps the library, since that of an isolated build is gone afterwards; `DEP_MLX_LINKED` and `DEP_MLX_INSTALLED` tell
+/// dependents both folders, because link arguments do not propagate.
 fn link(wheel: &Wheel) {
-    let lib = wheel.lib.display();
-    println!("cargo::rustc-link-search=native={lib}");
+    let folder = out_dir().join("lib");
+    let (from, to) = (wheel.lib.join(mlx_wheel::library()), folder.join(mlx_wheel::library()));
+    fs::create_dir_all(&folder)
+        .and_then(|()| if to.exists() { fs::remove_file(&to) } else { Ok(()) })
+        .and_then(|()| fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(|_| ())))
+        .unwrap_or_else(|e| fail(&format!("cannot copy {} to {}: {e}", from.display(), to.display())));
     println!("cargo::rustc-link-lib=dylib=mlx");
-    // Dependents put the folder into their rpath (`DEP_MLX_LIB`): link arguments do not propagate.
-    println!("cargo::metadata=lib={lib}");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    println!("cargo::metadata=linked={}", folder.display());
+    println!("cargo::metadata=installed={}", wheel.lib.display());
+    mlx_wheel::link_tests(&folder, &wheel.lib);
 }
 
 fn bind(wheel: &Wheel, sources: &Path) {

@@ -159,5 +159,5 @@ fn read_before_last(
 /// Feeds `ids` for the cache alone: the logits are never evaluated.
 fn prefill(model: &dyn Model, ids: &[u32], cache: &mut Cache) -> Result<()> {
     model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), Some(cache))?;
-    kernels::eval(cache.arrays())
+    Ok(kernels::eval(cache.arrays())?)
 }

@@ -21,5 +21,5 @@ pub fn initialize(model: &mut dyn Model, std: f32, seed: u64) -> Result<()> {
             *parameter = random::normal::<f32>(parameter.shape(), 0.0, std, &key)?;
         }
     }
-    kernels::eval(model.parameters().flatten().values().copied())
+    Ok(kernels::eval(model.parameters().flatten().values().copied())?)
 }

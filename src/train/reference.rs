@@ -128,7 +128,7 @@ fn log_probabilities(
     while done < own.len() {
         let pairs = &own[done..own.len().min(done + at_once)];
         let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
-        match kernels::eval([&surprises]) {
+        match kernels::eval([&surprises]).map_err(Error::from) {
             Err(error) if error.is_out_of_memory() && pairs.len() > 1 => {
                 at_once = pairs.len() / 2;
                 clear_cache()?;

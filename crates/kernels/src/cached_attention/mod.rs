@@ -1,0 +1,248 @@
+//! Attention of positions that continue what a cache holds, as text is generated.
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `q` | `[batch, time, heads, head_dim]` or `[batch, time, heads · head_dim]` |
+//! | `k`, `v` | the same with `kv_heads` |
+//! | stored | `[batch, room, kv_heads, head_dim]`, the first `len` rows of it in use |
+//! | result | `[batch, time, heads · head_dim]` |
+//!
+//! Queries and keys are turned, keys and values appended, and the queries attend to all so far. On the CPU
+//! that is one node: with one query the nodes themselves would take as long as their work.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::append::{self, append};
+use super::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
+use super::device::on_cpu;
+use super::isa::Isa;
+use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply_many, no_gradient};
+use super::rope::{self, Positions, Rotation, rope};
+use super::scratch;
+
+/// What queries look like, and what they see.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// Heads of queries.
+    pub heads: i32,
+    /// Heads of keys and values; divides `heads`.
+    pub kv_heads: i32,
+    /// Numbers of a head.
+    pub head_dim: i32,
+    /// How positions enter, if they do.
+    pub rotation: Option<&'a Rotation>,
+    /// How keys are weighed.
+    pub scoring: Scoring<'a>,
+}
+
+/// Keys and values of `len` positions, in buffers with room to spare.
+#[derive(Debug, Clone, Default)]
+pub struct Store {
+    /// Keys; none while nothing is stored.
+    pub k: Option<Array>,
+    /// Values, likewise.
+    pub v: Option<Array>,
+    /// Positions in use.
+    pub len: i32,
+}
+
+/// See the [module](self) for shapes. A buffer of `store` that nobody else holds is written in place. Has no
+/// gradient on the CPU.
+///
+/// # Errors
+/// Shapes that do not fit; `store` is then empty.
+pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store) -> MlxResult<Array> {
+    let Store { k: old_k, v: old_v, len } = std::mem::take(store);
+    let split = |x: &Array, heads: i32| match *x.shape() {
+        [batch, time, width] if width == heads * query.head_dim => Ok([batch, time, heads, query.head_dim]),
+        [batch, time, own, dim] if (own, dim) == (heads, query.head_dim) => Ok([batch, time, own, dim]),
+        _ => Err(Exception::custom(format!("attention: {:?} is not {heads} heads: {query:?}", x.shape()))),
+    };
+    let (q_shape, k_shape) = (split(q, query.heads)?, split(k, query.kv_heads)?);
+    let time = q_shape[1];
+    if split(v, query.kv_heads)? != k_shape || k_shape[..2] != q_shape[..2] {
+        let (q, k, v) = (q.shape(), k.shape(), v.shape());
+        return Err(Exception::custom(format!("attention: q {q:?}, k {k:?} and v {v:?} do not fit")));
+    }
+    let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    let same = [k, v].into_iter().chain(&old_k).chain(&old_v).all(|x| x.dtype() == q.dtype());
+    if !on_cpu() || !float || !same {
+        let (mut q, mut k, v) = (q.reshape(&q_shape)?, k.reshape(&k_shape)?, v.reshape(&k_shape)?);
+        if let Some(rotation) = query.rotation {
+            (q, k) = rope(&q, &k, rotation, Positions::From(len))?;
+        }
+        let (k, v) = (append(old_k, &k, len)?, append(old_v, &v, len)?);
+        let keys = Keys { k: &k, v: &v, len: len + time };
+        let y = attention(&q, keys, query.scoring, None)?.reshape(&[q_shape[0], time, -1])?;
+        *store = Store { k: Some(k), v: Some(v), len: len + time };
+        return Ok(y);
+    }
+    let stored = append::grown(old_k.as_ref(), &k_shape, k.dtype(), len)?;
+    if append::grown(old_v.as_ref(), &k_shape, v.dtype(), len)? != stored {
+        return Err(Exception::custom("attention: keys and values are not as many"));
+    }
+    let speeds = query.rotation.map(|rotation| rotation.speeds(query.head_dim)).transpose()?;
+    let geometry = attention::geometry(&q_shape, &stored, len + time, query.scoring)?;
+    let sinks = query.scoring.sinks;
+    let op = CachedAttention { geometry, sinks: sinks.is_some(), added: AtomicUsize::new(0), speeds };
+    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(sinks).chain(&old_k).chain(&old_v).collect();
+    let flat = [q_shape[0], time, query.heads * query.head_dim];
+    let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
+    let arrays = apply_many(op, &inputs, &outputs)?;
+    let [y, k, v] =
+        <[Array; 3]>::try_from(arrays).map_err(|_| Exception::custom("attention: three results expected"))?;
+    *store = Store { k: Some(k), v: Some(v), len: len + time };
+    Ok(y)
+}
+
+/// Inputs `q`, `k`, `v` and perhaps sinks and the stored keys and values; outputs the result and what is stored now.
+struct CachedAttention {
+    geometry: Geometry,
+    sinks: bool,
+    /// Positions added since on a tape.
+    added: AtomicUsize,
+    /// Angle of each pair at position 1.
+    speeds: Option<Arc<[f64]>>,
+}
+
+impl HostOp for CachedAttention {
+    const NAME: &'static CStr = c"EatCachedAttention";
+
+    fn donors(&self, inputs: usize, _outputs: usize) -> Vec<Option<usize>> {
+        let first = self.first_stored();
+        let stored = |input: usize| (inputs > input).then_some(input);
+        vec![None, stored(first), stored(first + 1)]
+    }
+
+    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+        let [y, k, v] = outputs else { unreachable!("three outputs") };
+        match (&mut y.data, &mut k.data, &mut v.data) {
+            (SliceMut::F32(y), SliceMut::F32(k), SliceMut::F32(v)) => self.run(inputs, y, k, v),
+            (SliceMut::F16(y), SliceMut::F16(k), SliceMut::F16(v)) => self.run(inputs, y, k, v),
+            (SliceMut::Bf16(y), SliceMut::Bf16(k), SliceMut::Bf16(v)) => self.run(inputs, y, k, v),
+            _ => unreachable!("all have one dtype"),
+        }
+    }
+
+    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+        no_gradient(Self::NAME)
+    }
+
+    fn runs_left(&self) -> usize {
+        // The cache grows in place only, and at least one position of it must be there to continue.
+        let Geometry { time, keys, room, .. } = self.geometry;
+        if time == 1 && keys > 1 { room - keys } else { 0 }
+    }
+
+    fn advance(&self) {
+        self.added.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl CachedAttention {
+    /// Which input holds the stored keys, where there are any.
+    fn first_stored(&self) -> usize {
+        3 + usize::from(self.sinks)
+    }
+
+    fn run<T: Load>(&self, inputs: &[Operand], y: &mut [T], k: &mut [T], v: &mut [T]) {
+        let mut geometry = self.geometry;
+        geometry.keys += self.added.load(Ordering::Relaxed);
+        let Geometry { batch, time, heads, kv_heads, head_dim, room, keys, .. } = geometry;
+        let isa = Isa::current();
+        let mut q = T::of(&inputs[0].data);
+        let (mut new_k, new_v) = (T::of(&inputs[1].data), T::of(&inputs[2].data));
+        let mut turned = scratch::take::<T>(if self.speeds.is_some() { q.len() + new_k.len() } else { 0 });
+        if let Some(speeds) = &self.speeds {
+            let (turned_q, turned_k) = turned.split_at_mut(q.len());
+            let first = (keys - time) as i32;
+            let positions = rope::cpu::Positions::From { first, time };
+            let pairs = [(q, &mut *turned_q), (new_k, &mut *turned_k)];
+            rope::cpu::turn(isa, speeds, positions, batch * time, head_dim, pairs);
+            (q, new_k) = (turned_q, turned_k);
+        }
+        let first = self.first_stored();
+        for (slot, rows, out) in [(first, new_k, &mut *k), (first + 1, new_v, &mut *v)] {
+            let old = inputs.get(slot);
+            let old_room = old.map_or(0, |old| old.shape[1].unsigned_abs() as usize);
+            let extent =
+                append::Extent { row: kv_heads * head_dim, len: keys - time, count: time, room, old_room };
+            append::write(extent, old.map(|old| T::of(&old.data)), rows, out);
+        }
+        let mut log_sums = scratch::take(batch * time * heads);
+        let sinks = self.sinks.then(|| attention::numbers(&inputs[3]));
+        let inputs = Inputs { q, k, v, starts: None, sinks: sinks.as_deref() };
+        attention::forward(isa, &geometry, &inputs, y, &mut log_sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::Mask;
+    use crate::testing::{FLOATS, draw, values};
+
+    const QUERY: Query = Query {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        rotation: None,
+        scoring: Scoring::plain(0.25, Mask::Causal),
+    };
+
+    /// What the separate operations give.
+    fn composed([q, k, v]: [&Array; 3], query: Query, store: &mut Store) -> Array {
+        let split = |x: &Array| x.reshape(&[x.dim(0), x.dim(1), -1, query.head_dim]).unwrap();
+        let (mut q, mut k, v) = (split(q), split(k), split(v));
+        if let Some(rotation) = query.rotation {
+            (q, k) = rope(&q, &k, rotation, Positions::From(store.len)).unwrap();
+        }
+        let k = append(store.k.take(), &k, store.len).unwrap();
+        let v = append(store.v.take(), &v, store.len).unwrap();
+        store.len += q.dim(1);
+        let keys = Keys { k: &k, v: &v, len: store.len };
+        let y = attention(&q, keys, query.scoring, None).unwrap();
+        (store.k, store.v) = (Some(k), Some(v));
+        y.reshape(&[q.dim(0), q.dim(1), -1]).unwrap()
+    }
+
+    #[test]
+    fn is_what_the_separate_operations_give() {
+        let rotation = Rotation::new(&Rotation::powers(10_000.0, 16), 1.0);
+        for dtype in FLOATS {
+            let sinks = draw(&[4], dtype, 20);
+            let sliding = Scoring::plain(0.25, Mask::Sliding(5));
+            for (rotation, scoring) in [
+                (None, QUERY.scoring),
+                (Some(&rotation), sliding),
+                (None, Scoring { softcap: Some(0.7), sinks: Some(&sinks), ..sliding }),
+            ] {
+                let query = Query { rotation, scoring, ..QUERY };
+                let (mut ours, mut theirs) = (Store::default(), Store::default());
+                for (seed, time) in [(0, 3), (3, 1), (6, 260), (9, 1), (12, 2)] {
+                    let of = |seed: u64, width: i32| draw(&[2, time, width], dtype, seed);
+                    let (q, k, v) = (of(seed, 64), of(seed + 1, 32), of(seed + 2, 32));
+                    let y = cached_attention([&q, &k, &v], query, &mut ours).unwrap();
+                    let expected = composed([&q, &k, &v], query, &mut theirs);
+                    assert_eq!(y.shape(), expected.shape());
+                    assert_eq!(values(&y), values(&expected), "{dtype:?} {time}");
+                    assert_eq!(ours.len, theirs.len);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let of = |time: i32, width: i32| draw(&[1, time, width], Dtype::Float32, 1);
+        let (q, k) = (of(1, 64), of(1, 32));
+        for (q, k, v) in [(&k, &k, &k), (&q, &q, &k), (&q, &k, &of(2, 32))] {
+            assert!(cached_attention([q, k, v], QUERY, &mut Store::default()).is_err());
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a packed matrix is made of: its format, its three arrays, and that they fit each other.
+//!
+//! A weight is `scale·(level − zero) + bias`, with one scale and one bias per group of neighbouring columns.
+//! Levels are small non-negative integers, the codes themselves for affine formats. In mxfp4 they are
+//! twice the number that the code stands for, plus 12, so that every kernel sees the same form.
+
+use std::ffi::CStr;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use mlx_rs::Dtype;
+use mlx_rs::error::Exception;
+
+use super::super::element::Element;
+use super::super::isa::{Isa, prefetch, vectorized};
+use super::super::op::{MlxResult, Slice};
+
+/// How codes become numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// `scale·code + bias`, in the dtype of the scales.
+    Affine,
+    /// 4-bit floating-point numbers E2M1 times a power of two, of the
+    /// [OCP microscaling formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf).
+    Mxfp4,
+}
+
+impl Mode {
+    /// As MLX spells it.
+    pub(super) fn name(self) -> &'static CStr {
+        match self {
+            Self::Affine => c"affine",
+            Self::Mxfp4 => c"mxfp4",
+        }
+    }
+}
+
+/// A format of packed weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Format {
+    mode: Mode,
+    bits: usize,
+    group_size: usize,
+}
+
+/// Columns that every group size and every packing divides: `bits` words of a row.
+pub(super) const BLOCK: usize = 32;
+
+/// The level of the number zero in mxfp4.
+pub(super) const MXFP4_ZERO: u8 = 12;
+
+/// Twice the number in E2M1 that `code` stands for, plus [`MXFP4_ZERO`]. Branch-free: it vectorises.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(super) fn mxfp4_level(code: u8) -> u8 {
+    // 0, 1, 2, 3, 4, 6, 8, 12
+    let magnitude = code & 7;
+    let magnitude = magnitude + magnitude.saturating_sub(4) + if magnitude == 7 { 2 } else { 0 };
+    if code & 8 == 0 { MXFP4_ZERO + magnitude } else { MXFP4_ZERO - magnitude }
+}
+
+impl Format {
+    /// Groups of 32 numbers of 4 bits that share a power of two.
+    pub const MXFP4: Self = Self { mode: Mode::Mxfp4, bits: 4, group_size: 32 };
+
+    /// `bits` (2, 3, 4, 5, 6 or 8) per weight, a scale and a bias per `group_size` (32, 64 or 128) columns.
+    ///
+    /// # Errors
+    /// Any other number, named.
+    pub fn affine(bits: usize, group_size: usize) -> MlxResult<Self> {
+        if !matches!(bits, 2..=6 | 8) || !matches!(group_size, 32 | 64 | 128) {
+            return Err(Exception::custom(format!(
+                "affine weights have 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128, \
+                 not {bits} bits and groups of {group_size}"
+            )));
+        }
+        Ok(Self { mode: Mode::Affine, bits, group_size })
+    }
+
+    /// How codes become numbers.
+    #[must_use]
+    pub fn mode(self) -> Mode {
+        self.mode
+    }
+
+    /// Bits per code.
+    #[must_use]
+    pub fn bits(self) -> usize {
+        self.bits
+    }
+
+    /// Columns that share a scale.
+    #[must_use]
+    pub fn group_size(self) -> usize {
+        self.group_size
+    }
+
+    /// The level of each code, for formats of 4 bits.
+    pub(super) fn levels(self) -> [u8; 16] {
+        std::array::from_fn(|code| match self.mode {
+            Mode::Affine => code as u8,
+            Mode::Mxfp4 => mxfp4_level(code as u8),
+        })
+    }
+
+    /// Checks shapes and dtypes of a packed matrix.
+    ///
+    /// | array | shape | dtype |
+    /// |---|---|---|
+    /// | `weight` | `[rows, columns·bits/32]` | uint32 |
+    /// | `scales` | `[rows, columns/group_size]` | f32, f16 or bf16; uint8 in mxfp4 |
+    /// | `biases` | as `scales` | as `scales`; absent in mxfp4 |
+    ///
+    /// # Errors
+    /// What does not fit, with the shapes and dtypes found; otherwise `(rows, columns)`.
+    pub(super) fn check(
+        self,
+        weight: (&[i32], Dtype),
+        scales: (&[i32], Dtype),
+        biases: Option<(&[i32], Dtype)>,
+    ) -> MlxResult<(usize, usize)> {
+        let misfit = |what: &str| {
+            Err(Exception::custom(format!(
+                "quantized weights: {what} (weight {weight:?}, scales {scales:?}, biases {biases:?}, {self:?})"
+            )))
+        };
+        let (&[rows, words], &[scale_rows, groups]) = (weight.0, scales.0) else {
+            return misfit("weight and scales must have two dimensions");
+        };
+        if weight.1 != Dtype::Uint32 {
+            return misfit("codes must be packed into uint32");
+        }
+        let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+        match (self.mode, biases) {
+            (Mode::Affine, Some(biases)) if float(scales.1) && biases == scales => {}
+            (Mode::Affine, _) => {
+                return misfit("affine needs floating-point scales and biases of one shape and dtype");
+            }
+            (Mode::Mxfp4, None) if scales.1 == Dtype::Uint8 => {}
+            (Mode::Mxfp4, _) => return misfit("mxfp4 needs uint8 scales and no biases"),
+        }
+        let (words, groups) = (words as usize, groups as usize);
+        let columns = groups * self.group_size;
+        if rows != scale_rows || words * 32 != columns * self.bits {
+            return misfit("shapes do not fit each other");
+        }
+        Ok((rows as usize, columns))
+    }
+}
+
+/// Numbers of the groups in one of the formats MLX keeps them in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GroupNumbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+    /// Powers of two, of which the exponent plus 127 is stored.
+    E8m0(&'a [u8]),
+}
+
+impl<'a> GroupNumbers<'a> {
+    fn of(data: Slice<'a>) -> Self {
+        match data {
+            Slice::F32(x) => Self::F32(x),
+            Slice::F16(x) => Self::F16(x),
+            Slice::Bf16(x) => Self::Bf16(x),
+            Slice::U8(x) => Self::E8m0(x),
+            _ => unreachable!("kernels check dtypes before they build a node"),
+        }
+    }
+
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(&x[range]),
+            Self::F16(x) => Self::F16(&x[range]),
+            Self::Bf16(x) => Self::Bf16(&x[range]),
+            Self::E8m0(x) => Self::E8m0(&x[range]),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::F16(x) => x.len(),
+            Self::Bf16(x) => x.len(),
+            Self::E8m0(x) => x.len(),
+        }
+    }
+}
+
+/// A packed matrix, row-major, one row per output of a layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QuantizedRows<'a> {
+    pub(super) format: Format,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    words: &'a [u32],
+    scales: GroupNumbers<'a>,
+    biases: Option<GroupNumbers<'a>>,
+}
+
+impl<'a> QuantizedRows<'a> {
+    /// The matrix of `rows` rows behind checked arrays.
+    ///
+    /// # Panics
+    /// If the arrays have not the lengths that [`Format::check`] asks for: nothing is read out of bounds.
+    pub(crate) fn new(
+        format: Format,
+        rows: usize,
+        weight: Slice<'a>,
+        scales: Slice<'a>,
+        biases: Option<Slice<'a>>,
+    ) -> Self {
+        let Slice::U32(words) = weight else {
+            unreachable!("kernels check dtypes before they build a node");
+        };
+        let (scales, biases) = (GroupNumbers::of(scales), biases.map(GroupNumbers::of));
+        let columns = scales.len() / rows.max(1) * format.group_size;
+        assert!(
+            words.len() * 32 == rows * columns * format.bits
+                && scales.len() * format.group_size == rows * columns
+                && biases.is_none_or(|biases| biases.len() == scales.len()),
+            "quantized weights: {} words and {} scales are not {rows} rows of {format:?}",
+            words.len(),
+            scales.len()
+        );
+        Self { format, rows, columns, words, scales, biases }
+    }
+
+    /// Groups of a row.
+    pub(super) fn groups(&self) -> usize {
+        self.columns / self.format.group_size
+    }
+
+    /// Packed codes of a row.
+    pub(super) fn row_words(&self, row: usize) -> &'a [u32] {
+        self.words(row..row + 1)
+    }
+
+    /// Packed codes of some rows.
+    pub(super) fn words(&self, rows: Range<usize>) -> &'a [u32] {
+        let len = self.columns / BLOCK * self.format.bits;
+        &self.words[rows.start * len..rows.end * len]
+    }
+
+    /// Bytes of a row, scales and biases included.
+    pub(super) fn row_bytes(&self) -> usize {
+        let number = match self.scales {
+            GroupNumbers::F32(_) => 4,
+            GroupNumbers::F16(_) | GroupNumbers::Bf16(_) => 2,
+            GroupNumbers::E8m0(_) => 1,
+        };
+        let numbers = if self.biases.is_some() { 2 } else { 1 };
+        self.columns * self.format.bits / 8 + self.groups() * numbers * number
+    }
+
+    /// Scales and biases of some rows.
+    pub(super) fn stored_groups(&self, rows: Range<usize>) -> (GroupNumbers<'a>, Option<GroupNumbers<'a>>) {
+        let range = rows.start * self.groups()..rows.end * self.groups();
+        (self.scales.part(range.clone()), self.biases.map(|biases| biases.part(range)))
+    }
+
+    /// Asks for the scales and biases of some rows, which are read soon.
+    pub(super) fn prefetch_groups(&self, rows: Range<usize>) {
+        let range = rows.start * self.groups()..rows.end * self.groups();
+        for numbers in [Some(&self.scales), self.biases.as_ref()].into_iter().flatten() {
+            match numbers {
+                GroupNumbers::F32(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::F16(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::Bf16(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::E8m0(x) => prefetch(&x[range.clone()]),
+            }
+        }
+    }
+
+    /// Scale, bias and zero of the group `index`, counted over all rows.
+    pub(super) fn group(&self, index: usize) -> Group {
+        let number = |numbers: &GroupNumbers| match numbers {
+            GroupNumbers::F32(x) => x[index],
+            GroupNumbers::F16(x) => x[index].to_f32(),
+            GroupNumbers::Bf16(x) => Element::to_f32(x[index]),
+            GroupNumbers::E8m0(x) => half_power(x[index]),
+        };
+        let zero = if self.format.mode == Mode::Mxfp4 { MXFP4_ZERO } else { 0 };
+        Group { scale: number(&self.scales), bias: self.biases.as_ref().map_or(0.0, number), zero }
+    }
+
+    /// Writes scales and biases of the groups `range`, counted over all rows, such that a weight is
+    /// `scale·level + bias`.
+    pub(super) fn read_groups(&self, isa: Isa, range: Range<usize>, scales: &mut [f32], biases: &mut [f32]) {
+        let read = |numbers: &GroupNumbers, wide: &mut [f32]| match numbers {
+            GroupNumbers::F32(x) => wide.copy_from_slice(&x[range.clone()]),
+            GroupNumbers::F16(x) => widen_f16(isa, &x[range.clone()], wide),
+            GroupNumbers::Bf16(x) => widen(isa, &x[range.clone()], wide),
+            GroupNumbers::E8m0(x) => widen_powers(isa, &x[range.clone()], wide),
+        };
+        read(&self.scales, scales);
+        match &self.biases {
+            Some(numbers) => read(numbers, biases),
+            None => shift(isa, scales, biases),
+        }
+    }
+}
+
+/// A weight of the group is `scale·(level − zero) + bias`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Group {
+    pub scale: f32,
+    pub bias: f32,
+    pub zero: u8,
+}
+
+/// `2^(exponent − 128)`: half the scale that is stored, as levels are twice the numbers.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn half_power(exponent: u8) -> f32 {
+    let exponent = u32::from(exponent);
+    // The two smallest powers are subnormal.
+    f32::from_bits(if exponent > 1 { (exponent - 1) << 23 } else { 0x20_0000 << exponent })
+}
+
+fn widen_f16(isa: Isa, row: &[f16], wide: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: the level of `isa` is the processor's.
+        return unsafe { super::unpack_avx512::widen_f16(row, wide) };
+    }
+    widen(isa, row, wide);
+}
+
+vectorized! {
+    fn widen<T: Element>(row: &[T], wide: &mut [f32]) {
+        T::widen(row, wide);
+    }
+
+    fn widen_powers(row: &[u8], wide: &mut [f32]) {
+        for (wide, &exponent) in wide.iter_mut().zip(row) {
+            *wide = half_power(exponent);
+        }
+    }
+
+    fn shift(scales: &[f32], biases: &mut [f32]) {
+        for (bias, scale) in biases.iter_mut().zip(scales) {
+            *bias = -f32::from(MXFP4_ZERO) * scale;
+        }
+    }
+}

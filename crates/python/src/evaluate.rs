@@ -1,0 +1,57 @@
+//! Scoring texts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use efficientai_toolkit::Result;
+use efficientai_toolkit::data::Located;
+use efficientai_toolkit::evaluate::{Settings, Span, run, score_spans};
+use pyo3::prelude::*;
+
+use super::json::{json, parse};
+use super::model::Model;
+use super::observer::observed;
+use super::tokenizer::Tokenizer;
+
+/// Loss and token accuracy on rows of data, as JSON.
+///
+/// ``rows`` are lines of ``path``, each with its number and its text, a JSON object as training reads it; ``settings`` is
+/// the JSON of ``batch_size``, ``max_seq_length`` and ``mask_prompt``.
+#[pyfunction]
+pub(super) fn score_rows(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    path: PathBuf,
+    rows: Vec<(usize, String)>,
+    settings: &str,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    observed(py, None, |caller| {
+        let settings: Settings = parse(settings)?;
+        let path: Arc<Path> = Arc::from(path);
+        let rows: Result<Vec<Located>> =
+            rows.iter().map(|(line, text)| Located::parse(text.as_bytes(), &path, *line)).collect();
+        json(&run(model.lock()?.as_ref(), tokenizer, &rows?, &settings, caller)?)
+    })
+}
+
+/// For each row of token ids and each of its tokens from ``start`` on: the natural logarithm of its
+/// probability after the tokens before it, and whether no other token is likelier there.
+///
+/// ``rows`` are pairs of token ids and ``start``, which is at least 1; ``batch_size`` rows go through the model together.
+#[pyfunction]
+#[pyo3(signature = (model, rows, batch_size=8))]
+pub(super) fn score_tokens(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    rows: Vec<(Vec<u32>, usize)>,
+    batch_size: usize,
+) -> PyResult<Vec<Vec<(f32, bool)>>> {
+    let model = model.get();
+    observed(py, None, |caller| {
+        let spans: Vec<Span> = rows.into_iter().map(|(ids, start)| Span { ids, start }).collect();
+        let scores = score_spans(model.lock()?.as_ref(), &spans, batch_size, caller)?;
+        Ok(scores.into_iter().map(|row| row.iter().map(|s| (s.logprob, s.likeliest)).collect()).collect())
+    })
+}

@@ -1,0 +1,40 @@
+//! Generating text.
+
+use efficientai_toolkit::generate::{GenerateConfig, run};
+use pyo3::prelude::*;
+
+use super::json::{json, parse};
+use super::model::Model;
+use super::observer::observed;
+use super::tokenizer::Tokenizer;
+
+/// Continues ``prompt`` and returns a JSON report; ``on_text`` receives each piece of text.
+///
+/// ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
+/// rendered chat template holds its own.
+#[pyfunction]
+#[pyo3(signature = (model, tokenizer, prompt, config, on_text=None, add_special_tokens=true))]
+pub(super) fn generate(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    prompt: &str,
+    config: &str,
+    on_text: Option<Py<PyAny>>,
+    add_special_tokens: bool,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    observed(py, on_text, |caller| {
+        let config: GenerateConfig = parse(config)?;
+        let accuracy = config.accuracy.map_or_else(|| model.accuracy(), |accuracy| Ok(Some(accuracy)))?;
+        let model = model.lock()?;
+        let ids = if add_special_tokens {
+            tokenizer.encode_prompt(prompt)
+        } else {
+            tokenizer.encode(prompt, false)
+        };
+        let mut on_text = |text: &str| if text.is_empty() { caller.poll() } else { caller.call(text) };
+        let report = run(model.as_ref(), tokenizer, &ids?, &config, accuracy, &mut on_text)?;
+        json(&report)
+    })
+}

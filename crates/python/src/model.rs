@@ -1,0 +1,264 @@
+//! `Model`, and ways to get one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+
+use efficientai_toolkit::io::adapters::{self, Stored};
+use efficientai_toolkit::io::{folder, tensors, weights};
+use efficientai_toolkit::kernels::quantized::{Accuracy, Format};
+use efficientai_toolkit::lora::Library;
+use efficientai_toolkit::{Error, Result, data, generate, kernels, models};
+use mlx_rs::module::ModuleParameters as _;
+use mlx_rs::{Array, Dtype};
+use pyo3::prelude::*;
+
+use super::array::{Ids, Logits};
+use super::enter::enter;
+use super::tokenizer::Tokenizer;
+
+/// A language model: `model(ids)` gives logits.
+#[pyclass(frozen, module = "efficientai_toolkit._core")]
+pub(super) struct Model {
+    inner: Mutex<Box<dyn models::Model>>,
+    /// Taken only while `inner` is held.
+    library: Mutex<Library>,
+    folder: PathBuf,
+    config: serde_json::Value,
+    /// How exactly packed weights are used in generation, once it is known.
+    accuracy: OnceLock<Option<Accuracy>>,
+}
+
+impl Model {
+    /// The model itself, for one user at a time.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<dyn models::Model>>> {
+        match self.inner.try_lock() {
+            Ok(guard) => Ok(guard),
+            // A panic elsewhere leaves parameters that are valid arrays.
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::Training("the model is in use by another call; wait until that returns".into()))
+            }
+        }
+    }
+
+    /// The adapters of the model; `inner` is held by whoever asks.
+    pub(super) fn library(&self) -> MutexGuard<'_, Library> {
+        self.library.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fastest way to use packed weights that is close enough; measured at the first call.
+    pub(super) fn accuracy(&self) -> Result<Option<Accuracy>> {
+        if let Some(&accuracy) = self.accuracy.get() {
+            return Ok(accuracy);
+        }
+        let accuracy = generate::accuracy::choose(self.lock()?.as_ref())?;
+        Ok(*self.accuracy.get_or_init(|| accuracy))
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// One adapter, or several with weights.
+#[derive(FromPyObject)]
+pub(super) enum Choice {
+    Name(String),
+    Weights(BTreeMap<String, f32>),
+}
+
+#[pymethods]
+impl Model {
+    /// Folder the model came from.
+    #[getter]
+    fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Architecture, as `config.json` names it.
+    #[getter]
+    fn model_type(&self) -> &str {
+        self.config["model_type"].as_str().unwrap_or_default()
+    }
+
+    /// The parsed `config.json`.
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("json")?.call_method1("loads", (self.config.to_string(),))
+    }
+
+    /// Number format of activations: float32, float16 or bfloat16.
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> PyResult<String> {
+        enter(py, || Ok(format!("{:?}", self.lock()?.dtype()).to_lowercase()))
+    }
+
+    /// Numbers in the model, adapters included.
+    #[getter]
+    fn num_parameters(&self, py: Python<'_>) -> PyResult<usize> {
+        enter(py, || Ok(self.lock()?.parameters().flatten().values().map(|x| x.size()).sum()))
+    }
+
+    /// Adapters by name, with their weights; 0 for those that are not in use.
+    #[getter]
+    fn adapters(&self, py: Python<'_>) -> PyResult<BTreeMap<String, f32>> {
+        enter(py, || {
+            let _model = self.lock()?;
+            Ok(self.library().weights())
+        })
+    }
+
+    /// Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
+    fn load_adapter(&self, py: Python<'_>, path: PathBuf, name: &str) -> PyResult<()> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            match adapters::read(&path, Some(model.as_ref()))?.0 {
+                Stored::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
+                Stored::Prompt(_) => Err(Error::Config(format!(
+                    "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
+                    path.display()
+                ))),
+                Stored::Full(_) => Err(Error::Config(format!(
+                    "{} holds plain parameters, which would replace the model's: only low-rank adapters can be exchanged",
+                    path.display()
+                ))),
+            }
+        })
+    }
+
+    /// Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
+    /// on it; `None` takes all off.
+    #[pyo3(signature = (adapters))]
+    fn set_adapter(&self, py: Python<'_>, adapters: Option<Choice>) -> PyResult<()> {
+        enter(py, || {
+            let weights = match adapters {
+                None => BTreeMap::new(),
+                Some(Choice::Name(name)) => [(name, 1.0)].into(),
+                Some(Choice::Weights(weights)) => weights,
+            };
+            let mut model = self.lock()?;
+            self.library().set(model.as_mut(), &weights)
+        })
+    }
+
+    /// Forgets the adapter of this name; others in use stay.
+    fn unload_adapter(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            self.library().remove(model.as_mut(), name)
+        })
+    }
+
+    /// Logits for token ids.
+    ///
+    /// Parameters
+    /// ----------
+    /// ids
+    ///     Integers, ``[batch, time]``.
+    ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray
+    ///     float32, ``[batch, time, vocab]``.
+    fn __call__(&self, py: Python<'_>, ids: Ids) -> PyResult<Logits> {
+        enter(py, || {
+            let model = self.lock()?;
+            let shape = ids.shape.map(|dim| dim as i32);
+            let ids = Array::from_slice(&tokens(&ids, model.vocab_size())?, &shape);
+            let logits = model.forward(&ids, None)?.as_dtype(Dtype::Float32)?;
+            kernels::eval([&logits])?;
+            let vocab = logits.dim(-1) as usize;
+            Ok(Logits {
+                values: logits.as_slice::<f32>().to_vec(),
+                shape: [shape[0] as usize, shape[1] as usize, vocab],
+            })
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Model({}, {})", self.model_type(), self.folder.display())
+    }
+}
+
+/// The ids as MLX takes them, if all of them are below `vocab`.
+fn tokens(ids: &Ids, vocab: i32) -> Result<Vec<i32>> {
+    if ids.values.is_empty() {
+        return Err(Error::Config(format!("ids have shape {:?}, expected at least one token", ids.shape)));
+    }
+    let token = |&id: &i64| {
+        let valid = i32::try_from(id).ok().filter(|id| (0..vocab).contains(id));
+        valid.ok_or_else(|| Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1)))
+    };
+    ids.values.iter().map(token).collect()
+}
+
+/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+///
+/// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
+/// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+/// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+#[pyfunction]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64))]
+pub(super) fn load(
+    py: Python<'_>,
+    path: PathBuf,
+    adapter_path: Option<PathBuf>,
+    dtype: Option<&str>,
+    bits: Option<usize>,
+    group_size: usize,
+) -> PyResult<(Model, Tokenizer)> {
+    enter(py, || {
+        let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
+        let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
+        let dtype = match dtype {
+            Some(name) => Some(tensors::dtype(name)?),
+            None => kernels::on_cpu().then_some(Dtype::Float32),
+        };
+        let config = models::read_config(&path)?;
+        let mut model = models::load(&path, dtype, format)?;
+        if let Some(adapter) = adapter_path {
+            adapters::load(&adapter, model.as_mut())?;
+        }
+        let library = Mutex::new(Library::of(model.as_mut())?);
+        let tokenizer = data::Tokenizer::from_folder(&path)?;
+        let accuracy = OnceLock::new();
+        Ok((
+            Model { inner: Mutex::new(model), library, folder: path, config, accuracy },
+            Tokenizer::new(tokenizer),
+        ))
+    })
+}
+
+/// Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
+///
+/// ``config`` is the text of a ``config.json``; matrices are drawn with its
+/// ``initializer_range`` as standard deviation.
+#[pyfunction]
+#[pyo3(signature = (config, folder, seed=0, dtype="float32"))]
+pub(super) fn create_model(
+    py: Python<'_>,
+    config: &str,
+    folder: PathBuf,
+    seed: u64,
+    dtype: &str,
+) -> PyResult<()> {
+    enter(py, || {
+        let dtype = tensors::dtype(dtype)?;
+        let json: serde_json::Value = serde_json::from_str(config)
+            .map_err(|error| Error::Config(format!("config is not valid JSON: {error}")))?;
+        let mut model = models::create(&json)?;
+        let std = json["initializer_range"].as_f64().unwrap_or(0.02) as f32;
+        models::initialize(model.as_mut(), std, seed)?;
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let text = serde_json::to_string_pretty(&json).unwrap_or_default();
+        efficientai_toolkit::io::atomic::write_text(&folder.join("config.json"), &(text + "\n"))?;
+        weights::save(&folder, model.as_ref(), Some(dtype))
+    })
+}
+
+/// Writes a copy of a model folder with its weights in another number format.
+#[pyfunction]
+pub(super) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
+    enter(py, || folder::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
+}
