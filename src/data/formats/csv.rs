@@ -7,13 +7,13 @@ use std::rc::Rc;
 use ::csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
-use super::{LONGEST_ROW, Place, Rows, broken, located};
+use super::read::{LONGEST_ROW, Place, Rows, broken, located};
 use crate::{Error, Result};
 
 /// Reads a table whose cells stand between `delimiter`s. Rows are counted below the first line: cells may hold lines.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows); rows that are longer or shorter than the first line.
+/// As [`read_rows`](super::read::read_rows); rows that are longer or shorter than the first line.
 pub(super) fn read(file: impl Read, delimiter: u8, rows: &mut Rows) -> Result<()> {
     let budget = Rc::new(Cell::new(LONGEST_ROW));
     let bounded = Bounded { file, budget: Rc::clone(&budget) };

@@ -7,13 +7,14 @@ use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{LONGEST_ROW, Place, Rows, broken, jsonl};
+use super::jsonl;
+use super::read::{LONGEST_ROW, Place, Rows, broken};
 use crate::{Error, Result};
 
 /// Reads the objects of an array one by one; a file that begins with an object has one on each line.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
+/// As [`read_rows`](super::read::read_rows).
 pub(super) fn read(mut reader: impl BufRead, rows: &mut Rows) -> Result<()> {
     let start = reader.fill_buf().map_err(Error::io("read", &rows.path))?;
     let mark = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };

@@ -3,8 +3,8 @@
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
-use super::{Place, Rows, located};
-use crate::data::row;
+use super::read::{Place, Rows, located};
+use crate::data::rows::row;
 use crate::{Error, Result};
 
 /// A line that is not blank.
@@ -20,7 +20,7 @@ pub(in crate::data) struct Line<'a> {
 /// Reads every line of `reader` that is not blank, each of at most `longest` bytes.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
+/// As [`read_rows`](super::read::read_rows).
 pub(super) fn read(reader: impl BufRead, longest: usize, rows: &mut Rows) -> Result<()> {
     let path = rows.path.clone();
     each(reader, &path, longest, |line| rows.push(line.place, row::json(line.content)))

@@ -9,14 +9,14 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::{Place, Rows, broken};
+use super::read::{Place, Rows, broken};
 use crate::Result;
-use crate::data::row::{RIGHT, found};
+use crate::data::rows::row::{RIGHT, found};
 
 /// Reads the columns that rows are made of.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
+/// As [`read_rows`](super::read::read_rows).
 pub(super) fn read(file: File, rows: &mut Rows) -> Result<()> {
     let path = Arc::clone(&rows.path);
     // The reader checks most of what a damaged file may hold, but not all.

@@ -12,10 +12,10 @@
 
 use serde_json::json;
 
-use super::chat::ChatTemplate;
-use super::pair::{Answer, Pair, Prompt};
-use super::turns::{answered, transcript};
-use super::{Row, Tokenizer};
+use crate::data::chat::ChatTemplate;
+use crate::data::chat::transcript::{answered, transcript};
+use crate::data::rows::{Answer, Pair, Prompt, Row};
+use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Token ids of one row and which of them are learned.
@@ -26,7 +26,7 @@ pub struct Sample {
     /// `trained[i]`: token `i` is a target of the loss. As long as `ids`; the first is always
     /// false, because nothing precedes it that could predict it.
     pub trained: Vec<bool>,
-    /// Where the samples [packed](super::pack) into this one begin; empty where it is a single one.
+    /// Where the samples [packed](crate::data::pack) into this one begin; empty where it is a single one.
     pub begins: Vec<usize>,
 }
 
@@ -39,7 +39,7 @@ impl Sample {
     }
 
     /// One row of all `samples`, one after the other.
-    pub(super) fn joined<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
+    pub(in crate::data) fn joined<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
         let mut row = Self::new(Vec::new(), |_| false);
         for sample in samples {
             row.begins.push(row.ids.len());

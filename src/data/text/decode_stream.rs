@@ -1,6 +1,6 @@
 //! Text of tokens that arrive one by one.
 
-use super::Tokenizer;
+use super::tokenizer::Tokenizer;
 use crate::Result;
 
 /// Tokens that may be held back. A character has at most four bytes, so whatever is still incomplete
@@ -22,7 +22,7 @@ pub struct TextStream<'t> {
 }
 
 impl<'t> TextStream<'t> {
-    pub(super) const fn new(tokenizer: &'t Tokenizer) -> Self {
+    pub(in crate::data) const fn new(tokenizer: &'t Tokenizer) -> Self {
         Self { tokenizer, ids: Vec::new(), released: 0 }
     }
 

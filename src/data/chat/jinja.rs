@@ -10,12 +10,12 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::tojson::{Style, dumps};
+use super::python_json::{Style, dumps};
 
 /// Instructions one rendering may execute; long conversations need some 10⁵, this takes a second.
 const FUEL: u64 = 10_000_000;
 
-pub(super) fn environment() -> Result<Environment<'static>, Error> {
+pub(in crate::data) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
@@ -28,7 +28,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
 
 /// `{% generation %}` marks what the assistant says for transformers' masks. It renders its body in
 /// a scope of its own, which is what `{% with %}` does.
-pub(super) fn without_generation(source: &str) -> Cow<'_, str> {
+pub(in crate::data) fn without_generation(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return Cow::Borrowed(source);
     }

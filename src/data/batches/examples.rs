@@ -1,6 +1,7 @@
 //! The samples of a split as training counts them: one by one, or in pairs.
 
-use super::{Batch, Learned, Pairs, Sample, collate};
+use super::batch::{Batch, Pairs, collate};
+use crate::data::samples::{Learned, Sample};
 
 /// Samples, of which one or two are an example.
 #[derive(Debug, Clone, PartialEq)]

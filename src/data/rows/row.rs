@@ -18,7 +18,7 @@ use super::pair::{Pair, SIDES};
 use super::sharegpt;
 
 /// Ends the message about a row of which nothing fits.
-pub(super) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
+pub(in crate::data) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
 
 /// A training example before tokenisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +59,7 @@ impl Row {
     }
 
     /// What a JSON object holds; the error is the reason alone.
-    pub(super) fn of(value: Value) -> Result<Self, String> {
+    pub(in crate::data) fn of(value: Value) -> Result<Self, String> {
         let Value::Object(mut keys) = value else {
             return Err(format!("a row must be a JSON object, found {}", name_of(&value)));
         };
@@ -93,7 +93,7 @@ impl Row {
 }
 
 /// The JSON of one line of a file; the error is the reason alone.
-pub(super) fn json(line: &[u8]) -> Result<Value, String> {
+pub(in crate::data) fn json(line: &[u8]) -> Result<Value, String> {
     let line = std::str::from_utf8(line).map_err(|e| {
         let byte = line[e.valid_up_to()];
         format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
@@ -102,7 +102,7 @@ pub(super) fn json(line: &[u8]) -> Result<Value, String> {
         .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
 }
 
-pub(super) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+pub(in crate::data) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match keys.remove(key) {
         Some(Value::String(text)) => Ok(text),
         other => Err(format!(r#""{key}" must be a string, found {}"#, name_of(&other.unwrap_or_default()))),
@@ -110,7 +110,7 @@ pub(super) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String,
 }
 
 /// A nested value that may be JSON in a string, as tables store it; an empty one is null.
-pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
+pub(in crate::data) fn nested(key: &str, value: Value) -> Result<Value, String> {
     match value {
         Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
         Value::String(text) => serde_json::from_str(&text)
@@ -121,7 +121,7 @@ pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
 
 /// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
 /// expect it.
-pub(super) fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
+pub(in crate::data) fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
     let wrapped = |tool: Value| {
         if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
             serde_json::json!({"type": "function", "function": tool})
@@ -137,7 +137,7 @@ pub(super) fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
 }
 
 /// Checks the messages that stand under `key`.
-pub(super) fn conversation(key: &str, value: Value) -> Result<Vec<Value>, String> {
+pub(in crate::data) fn conversation(key: &str, value: Value) -> Result<Vec<Value>, String> {
     let value = nested(key, value)?;
     let Value::Array(messages) = value else {
         return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&value)));
@@ -170,7 +170,7 @@ fn check_message(message: &Value) -> Result<(), String> {
     }
 }
 
-pub(super) fn name_of(value: &Value) -> &'static str {
+pub(in crate::data) fn name_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -182,7 +182,7 @@ pub(super) fn name_of(value: &Value) -> &'static str {
 }
 
 /// "found keys "a", "b"", short enough to print whatever the file holds.
-pub(super) fn found(keys: &Map<String, Value>) -> String {
+pub(in crate::data) fn found(keys: &Map<String, Value>) -> String {
     const SHOWN: usize = 8;
     if keys.is_empty() {
         return "found no keys".to_owned();

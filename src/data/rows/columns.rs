@@ -52,7 +52,7 @@ impl Columns {
     }
 
     /// Whether a column of this name is read at all.
-    pub(super) fn reads(&self, name: &str) -> bool {
+    pub(in crate::data) fn reads(&self, name: &str) -> bool {
         if self.0.is_empty() {
             NAMES.iter().any(|(ours, _)| *ours == name)
         } else {
@@ -61,7 +61,7 @@ impl Columns {
     }
 
     /// `row` under our names, with nothing but the named columns; the error is the reason alone.
-    pub(super) fn rename(&self, row: Value) -> Result<Value, String> {
+    pub(in crate::data) fn rename(&self, row: Value) -> Result<Value, String> {
         let Value::Object(keys) = row else { return Ok(row) };
         if self.0.is_empty() {
             return Ok(Value::Object(keys));

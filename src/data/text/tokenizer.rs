@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{ChatTemplate, TextStream};
+use super::decode_stream::TextStream;
+use crate::data::chat::ChatTemplate;
 use crate::{Error, Result};
 
 /// Text to token ids and back, and the chat template.
@@ -89,7 +90,7 @@ impl Tokenizer {
     }
 
     /// Token ids of `text` without added special tokens, and the byte in `text` where each ends.
-    pub(super) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+    pub(in crate::data) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
         let encoding = self.inner.encode(text, false).map_err(|e| unencodable(&e))?;
         let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
         Ok((encoding.get_ids().to_vec(), ends))

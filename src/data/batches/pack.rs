@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Sample;
+use crate::data::samples::Sample;
 
 /// Packs `samples` into rows of at most `max_len` tokens; every sample stays whole, and one
 /// that is longer has a row for itself. The result depends on the arguments alone.
@@ -17,7 +17,7 @@ pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
 }
 
 /// Which samples of the given `lengths` share a row.
-pub(super) fn plan(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
+pub(in crate::data) fn plan(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut rows: Vec<Vec<usize>> = Vec::new();

@@ -17,7 +17,7 @@ use super::row::{found, name_of, tools};
 use super::sharegpt;
 
 /// The keys of the answers.
-pub(super) const SIDES: [&str; 2] = ["chosen", "rejected"];
+pub(in crate::data) const SIDES: [&str; 2] = ["chosen", "rejected"];
 
 /// Two answers to one prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +57,7 @@ pub enum Answer {
 
 impl Answer {
     /// As messages for a template.
-    pub(super) fn messages(&self) -> Vec<Value> {
+    pub(in crate::data) fn messages(&self) -> Vec<Value> {
         match self {
             Self::Text(text) => vec![json!({"role": "assistant", "content": text})],
             Self::Messages(messages) => messages.clone(),
@@ -81,7 +81,7 @@ impl Answer {
 
 impl Pair {
     /// Takes the keys of a row that has one of the [`SIDES`]; the error is the reason alone.
-    pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
+    pub(in crate::data) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
         let mut side = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => {
                 let other = if key == SIDES[0] { SIDES[1] } else { SIDES[0] };
@@ -190,7 +190,7 @@ impl Pair {
 
 impl Prompt {
     /// As messages for a template.
-    pub(super) fn messages(&self) -> Vec<Value> {
+    pub(in crate::data) fn messages(&self) -> Vec<Value> {
         match self {
             Self::Beginning(text) | Self::Question(text) => vec![json!({"role": "user", "content": text})],
             Self::Instruction(row) => {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::{Sample, Tokenizer};
+use crate::data::samples::Sample;
+use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Effort of the compression, as much as takes no time to speak of.
 const COMPRESSION: i32 = 9;
 
 /// Number of different tokens, and the entropy of their shares, `-Σ p log₂ p`, in bits.
-pub(super) fn entropy(samples: &[Sample]) -> (usize, f64) {
+pub(in crate::data) fn entropy(samples: &[Sample]) -> (usize, f64) {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     samples.iter().flat_map(|sample| &sample.ids).for_each(|&id| *counts.entry(id).or_default() += 1);
     let total: usize = counts.values().sum();
@@ -26,7 +27,7 @@ pub(super) fn entropy(samples: &[Sample]) -> (usize, f64) {
 ///
 /// # Errors
 /// Ids that are no tokens.
-pub(super) fn compress(samples: &[Sample], tokenizer: &Tokenizer) -> Result<(usize, usize)> {
+pub(in crate::data) fn compress(samples: &[Sample], tokenizer: &Tokenizer) -> Result<(usize, usize)> {
     let decode = |sample: &Sample| tokenizer.decode(&sample.ids, true);
     let text = samples.par_iter().map(decode).collect::<Result<Vec<_>>>()?.join("\n");
     let compressed = zstd::bulk::compress(text.as_bytes(), COMPRESSION)

@@ -16,7 +16,7 @@ const KNOWN: &str = "human, user, gpt, assistant, model, chatgpt, system, functi
 
 /// Takes the messages of a row that has `conversations`, in the form chat templates know; the error is the
 /// reason alone.
-pub(super) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Value>, String> {
+pub(in crate::data) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Value>, String> {
     let system = match keys.get("system") {
         None | Some(Value::Null) => String::new(),
         Some(_) => string(keys, "system")?,
@@ -30,7 +30,7 @@ pub(super) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Value>, Stri
 
 /// The messages that stand under `key`, in these words or in those of chat templates: some data sets have the name of
 /// the one format and the entries of the other.
-pub(super) fn turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
+pub(in crate::data) fn turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
     let turns = nested(key, turns)?;
     let Value::Array(entries) = &turns else {
         return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&turns)));

@@ -16,9 +16,9 @@ const SOURCE_STREAM: u64 = u64::MAX - 1;
 
 /// A file or folder, and how often its training rows come in an epoch.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) weight: f64,
+pub(in crate::data) struct Source {
+    pub(in crate::data) path: PathBuf,
+    pub(in crate::data) weight: f64,
 }
 
 /// Reads what a user wrote: one path, or paths separated by commas, each perhaps with `=weight`.
@@ -26,7 +26,7 @@ pub(super) struct Source {
 ///
 /// # Errors
 /// [`Error::Config`] naming the part that has a weight out of range or no path.
-pub(super) fn parse(data: &str) -> Result<Vec<Source>> {
+pub(in crate::data) fn parse(data: &str) -> Result<Vec<Source>> {
     let whole = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
     if Path::new(data).exists() {
         return Ok(vec![whole(data)]);
@@ -52,7 +52,7 @@ pub(super) fn parse(data: &str) -> Result<Vec<Source>> {
 
 /// `rows` as often as `weight` says: whole times, and a share drawn with `seed` that stays the same in every
 /// epoch. At least one row.
-pub(super) fn weighted<T: Clone>(rows: Vec<T>, weight: f64, seed: u64, source: u64) -> Vec<T> {
+pub(in crate::data) fn weighted<T: Clone>(rows: Vec<T>, weight: f64, seed: u64, source: u64) -> Vec<T> {
     if (weight - 1.0).abs() < f64::EPSILON {
         return rows;
     }

@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::formats::jsonl::each;
-use super::formats::{LONGEST_ROW, Place};
-use super::splits::TrainingRows;
-use super::{Columns, Located, row};
+use crate::data::formats::jsonl::each;
+use crate::data::formats::read::LONGEST_ROW;
+use crate::data::formats::{Located, Place};
+use crate::data::rows::{Columns, row};
+use crate::data::splits::read::TrainingRows;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
 use crate::{Error, Result};
@@ -22,7 +23,7 @@ const POLLED: usize = 1 << 12;
 
 /// Where a row begins: the number of its file, then the byte in it. Eight bytes, because there may be billions of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Address(u64);
+pub(in crate::data) struct Address(u64);
 
 impl Address {
     const fn file(self) -> usize {
@@ -34,14 +35,14 @@ impl Address {
     }
 
     /// For a [digest](crate::rng::digest).
-    pub(super) const fn number(self) -> u64 {
+    pub(in crate::data) const fn number(self) -> u64 {
         self.0
     }
 }
 
 /// Files of rows.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(in crate::data) struct Lines {
     files: Vec<Arc<Path>>,
     columns: Columns,
     digest: u64,
@@ -49,23 +50,23 @@ pub(super) struct Lines {
 
 impl Lines {
     /// A number that depends on the content of all files.
-    pub(super) const fn digest(&self) -> u64 {
+    pub(in crate::data) const fn digest(&self) -> u64 {
         self.digest
     }
 
     /// The path of the file in which a row stands.
-    pub(super) fn path(&self, address: Address) -> &Path {
+    pub(in crate::data) fn path(&self, address: Address) -> &Path {
         &self.files[address.file()]
     }
 
     /// What reads rows.
-    pub(super) fn reader(&self) -> LineReader<'_> {
+    pub(in crate::data) fn reader(&self) -> LineReader<'_> {
         LineReader { lines: self, open: self.files.iter().map(|_| None).collect() }
     }
 }
 
 /// Files that are open.
-pub(super) struct LineReader<'a> {
+pub(in crate::data) struct LineReader<'a> {
     lines: &'a Lines,
     open: Vec<Option<BufReader<File>>>,
 }
@@ -75,7 +76,7 @@ impl LineReader<'_> {
     ///
     /// # Errors
     /// A file that has changed so that there is no row, or cannot be read.
-    pub(super) fn read(&mut self, address: Address) -> Result<Located> {
+    pub(in crate::data) fn read(&mut self, address: Address) -> Result<Located> {
         let path = &self.lines.files[address.file()];
         let file = match &mut self.open[address.file()] {
             Some(file) => file,
@@ -90,19 +91,19 @@ impl LineReader<'_> {
 }
 
 /// Reads files once from beginning to end.
-pub(super) struct Indexer<'a> {
+pub(in crate::data) struct Indexer<'a> {
     lines: Lines,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> Indexer<'a> {
     /// Knows of no file yet.
-    pub(super) fn new(columns: Columns, observer: &'a mut dyn Observer) -> Self {
+    pub(in crate::data) fn new(columns: Columns, observer: &'a mut dyn Observer) -> Self {
         Self { lines: Lines { files: Vec::new(), columns, digest: 0 }, observer }
     }
 
     /// What it has read.
-    pub(super) fn finish(self) -> Lines {
+    pub(in crate::data) fn finish(self) -> Lines {
         self.lines
     }
 }

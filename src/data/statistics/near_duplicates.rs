@@ -22,7 +22,7 @@ const PRIME: u64 = (1 << 61) - 1;
 
 /// Number of rows of which an earlier one has four fifths of the sequences of five tokens, counted by
 /// [Jaccard](https://en.wikipedia.org/wiki/Jaccard_index). Repeated rows are among them.
-pub(super) fn near_duplicates(rows: &[Vec<u32>]) -> usize {
+pub(in crate::data) fn near_duplicates(rows: &[Vec<u32>]) -> usize {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut draw = || rng.next_u64() % (PRIME - 1) + 1;
     let permutations: Vec<(u64, u64)> = (0..BANDS * HASHES_PER_BAND).map(|_| (draw(), draw())).collect();

@@ -6,7 +6,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Located, Sample, Tokenizer};
+use super::sample::Sample;
+use crate::data::formats::Located;
+use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 /// What is learned from rows.
@@ -50,7 +52,7 @@ pub struct SplitReport {
     pub truncated: usize,
     /// Rows left out because nothing is to be learned from them, or only behind the cut.
     pub dropped: usize,
-    /// Rows by [kind](super::Row::kind).
+    /// Rows by [kind](crate::data::Row::kind).
     pub kinds: BTreeMap<&'static str, usize>,
 }
 
@@ -81,7 +83,11 @@ pub fn tokenize(
 ///
 /// # Errors
 /// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
-pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, learned: Learned) -> Result<Vec<Sample>> {
+pub(in crate::data) fn samples(
+    rows: &[Located],
+    tokenizer: &Tokenizer,
+    learned: Learned,
+) -> Result<Vec<Sample>> {
     // Collected before errors are looked at: whichever thread fails first, the first row is reported.
     let results: Vec<_> = rows.par_iter().map(|located| samples_of(located, tokenizer, learned)).collect();
     Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
@@ -91,7 +97,11 @@ pub(super) fn samples(rows: &[Located], tokenizer: &Tokenizer, learned: Learned)
 ///
 /// # Errors
 /// [`Error::Dataset`] naming file and line.
-pub(super) fn samples_of(located: &Located, tokenizer: &Tokenizer, learned: Learned) -> Result<Vec<Sample>> {
+pub(in crate::data) fn samples_of(
+    located: &Located,
+    tokenizer: &Tokenizer,
+    learned: Learned,
+) -> Result<Vec<Sample>> {
     let row = &located.row;
     let samples = match learned {
         Learned::Everything => tokenizer.sample(row, false).map(|sample| vec![sample]),
@@ -102,7 +112,7 @@ pub(super) fn samples_of(located: &Located, tokenizer: &Tokenizer, learned: Lear
 }
 
 /// Cuts the samples of one row to `max_seq_length` tokens; whether something can still be learned from them.
-pub(super) fn cut_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
+pub(in crate::data) fn cut_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
     for sample in &mut *samples {
         sample.truncate(max_seq_length);
     }
@@ -116,7 +126,7 @@ pub(super) fn cut_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
 ///
 /// # Errors
 /// [`Error::Dataset`] when no row is left to learn from.
-pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -> Result<Tokenized> {
+pub(in crate::data) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -> Result<Tokenized> {
     let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
     let mut samples = Vec::with_capacity(rows.len());
     let per_row = whole.len() / rows.len().max(1);
@@ -141,7 +151,12 @@ pub(super) fn cut(rows: &[Located], whole: Vec<Sample>, max_seq_length: usize) -
 }
 
 /// The error about so many rows of `path`, of which the longest has `longest` tokens.
-pub(super) fn nothing_to_learn(path: &Path, rows: usize, longest: usize, max_seq_length: usize) -> Error {
+pub(in crate::data) fn nothing_to_learn(
+    path: &Path,
+    rows: usize,
+    longest: usize,
+    max_seq_length: usize,
+) -> Error {
     Error::Dataset(format!(
         "{}: none of the {rows} rows has anything to learn within {max_seq_length} tokens; \
          the longest has {longest} (max_seq_length, mask_prompt)",

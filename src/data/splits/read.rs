@@ -6,9 +6,10 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::formats::ENDINGS;
 use super::sources::{self, Source};
-use super::{Columns, Located, read_rows};
+use crate::data::formats::read::ENDINGS;
+use crate::data::formats::{Located, read_rows};
+use crate::data::rows::Columns;
 use crate::{Error, Result};
 
 /// Most rows that are held out when there is no validation file.
@@ -35,7 +36,7 @@ impl<Train> Default for Splits<Train> {
 }
 
 /// Reads the data sets that `data` names: a folder with `train.jsonl` and, if they are there, `valid.jsonl` and
-/// `test.jsonl` (or other [formats](super::formats)); a single file, which is then the training set; or several of
+/// `test.jsonl` (or other [formats](crate::data::formats)); a single file, which is then the training set; or several of
 /// both, separated by commas, each perhaps with `=weight`, which says how often its training rows come in an epoch.
 ///
 /// Where there is no validation file 10 % of the training rows (at least 1, at most 500), drawn with `seed`,
@@ -48,7 +49,7 @@ pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
 }
 
 /// How rows to learn from are read.
-pub(super) trait TrainingRows {
+pub(in crate::data) trait TrainingRows {
     /// What is kept of a row.
     type Row: Clone;
 
@@ -75,7 +76,7 @@ impl TrainingRows for InMemory<'_> {
 }
 
 /// As [`read_splits`], with rows to learn from as `training` reads them.
-pub(super) fn read_splits_with<T: TrainingRows>(
+pub(in crate::data) fn read_splits_with<T: TrainingRows>(
     training: &mut T,
     data: &str,
     columns: &Columns,

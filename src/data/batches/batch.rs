@@ -4,7 +4,7 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::Sample;
+use crate::data::samples::Sample;
 use crate::rng::digest;
 
 /// Batches whose rows are sorted by length together; more is less padding but less chance.
@@ -134,7 +134,7 @@ pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64
 }
 
 /// So many rows in the order of one pass over them.
-pub(super) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
+pub(in crate::data) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
     let mut order: Vec<usize> = (0..rows).collect();
@@ -143,7 +143,7 @@ pub(super) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
 }
 
 /// Rows that are put into batches together.
-pub(super) const fn window_rows(batch_size: usize) -> usize {
+pub(in crate::data) const fn window_rows(batch_size: usize) -> usize {
     let size = if batch_size == 0 { 1 } else { batch_size };
     size.saturating_mul(WINDOW)
 }
@@ -152,7 +152,7 @@ pub(super) const fn window_rows(batch_size: usize) -> usize {
 ///
 /// Rows are sorted by length, so that a batch needs little padding, and full batches are shuffled; only the last one may
 /// be short.
-pub(super) fn window_batches(
+pub(in crate::data) fn window_batches(
     lengths: &[usize],
     batch_size: usize,
     seed: u64,

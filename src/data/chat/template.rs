@@ -61,7 +61,11 @@ impl ChatTemplate {
     }
 
     /// Prepares messages that are rendered more than once.
-    pub(super) fn conversation(&self, messages: &[Value], tools: Option<&Value>) -> Result<Conversation<'_>> {
+    pub(in crate::data) fn conversation(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+    ) -> Result<Conversation<'_>> {
         let with_tools = tools.and_then(|_| self.environment.get_template(WITH_TOOLS).ok());
         let template = match with_tools {
             Some(template) => template,
@@ -76,7 +80,7 @@ impl ChatTemplate {
 }
 
 /// Messages converted for the template once.
-pub(super) struct Conversation<'t> {
+pub(in crate::data) struct Conversation<'t> {
     template: Template<'t, 't>,
     messages: Vec<Jinja>,
     tools: Jinja,
@@ -84,7 +88,7 @@ pub(super) struct Conversation<'t> {
 
 impl Conversation<'_> {
     /// Renders the first `count` messages.
-    pub(super) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
+    pub(in crate::data) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
         let messages = Jinja::from(self.messages[..count].to_vec());
         let tools = &self.tools;
         self.template

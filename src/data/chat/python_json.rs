@@ -9,7 +9,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 /// The arguments of transformers' `tojson` filter.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Style {
+pub(in crate::data) struct Style {
     /// Spaces per level, one entry per line; `None`: everything in one line.
     pub indent: Option<usize>,
     /// Between entries and between key and value; `None`: Python's defaults.
@@ -20,7 +20,7 @@ pub(super) struct Style {
     pub sort_keys: bool,
 }
 
-pub(super) fn dumps(mut value: Value, style: &Style) -> serde_json::Result<String> {
+pub(in crate::data) fn dumps(mut value: Value, style: &Style) -> serde_json::Result<String> {
     if style.sort_keys {
         value.sort_all_objects();
     }

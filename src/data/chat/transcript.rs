@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::chat::{ChatTemplate, Conversation};
+use super::template::{ChatTemplate, Conversation};
 use crate::{Error, Result};
 
 /// A conversation is rendered about three times per turn; this bounds the square of its length.
@@ -22,7 +22,7 @@ const MOST_MESSAGES: usize = 1024;
 
 /// A rendered conversation and the byte ranges the assistant said, in order.
 #[derive(Debug, PartialEq)]
-pub(super) struct Transcript {
+pub(in crate::data) struct Transcript {
     pub text: String,
     pub answers: Vec<Range<usize>>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Transcript {
 impl Transcript {
     /// Whether a token is learned that ends at byte `end`. A token across the start of an answer
     /// belongs to the answer; tokenizers may trim the white space a token starts with, never its end.
-    pub(super) fn is_answer(&self, end: usize) -> bool {
+    pub(in crate::data) fn is_answer(&self, end: usize) -> bool {
         let next = self.answers.partition_point(|answer| answer.end < end);
         self.answers.get(next).is_some_and(|answer| answer.start < end)
     }
@@ -43,7 +43,7 @@ impl Transcript {
 /// # Errors
 /// [`Error::Dataset`] with the reason alone when there is no turn of the assistant, when the template
 /// refuses the messages, or when even the last turn cannot be told from its prompt.
-pub(super) fn transcript(
+pub(in crate::data) fn transcript(
     template: &ChatTemplate,
     messages: &[Value],
     tools: Option<&Value>,
@@ -85,7 +85,7 @@ pub(super) fn transcript(
 /// # Errors
 /// [`Error::Dataset`] with the reason alone when the template refuses the messages, or when the answer cannot be told
 /// from its prompt.
-pub(super) fn answered(
+pub(in crate::data) fn answered(
     template: &ChatTemplate,
     prompt: &[Value],
     answer: &[Value],

@@ -5,11 +5,14 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::information::{compress, entropy};
-use super::near::near_duplicates;
-use super::pack::plan;
-use super::tokenize::{cut, samples};
-use super::{Learned, Located, Sample, SplitReport, Splits, Tokenizer};
+use super::near_duplicates::near_duplicates;
 use crate::Result;
+use crate::data::batches::pack::plan;
+use crate::data::formats::Located;
+use crate::data::samples::tokenize::{cut, samples};
+use crate::data::samples::{Learned, Sample, SplitReport};
+use crate::data::splits::Splits;
+use crate::data::text::Tokenizer;
 
 /// Bars of a histogram, at most.
 const BARS: usize = 12;
@@ -103,7 +106,7 @@ pub struct DataReport {
 /// Tokenises every split and reports what is there.
 ///
 /// # Errors
-/// As [`tokenize`](super::tokenize).
+/// As [`tokenize`](crate::data::tokenize).
 pub fn describe(
     splits: &Splits,
     tokenizer: &Tokenizer,

@@ -29,7 +29,7 @@ pub struct Instruction {
 
 impl Instruction {
     /// Takes the keys of a row; the error is the reason alone.
-    pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
+    pub(in crate::data) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
         let mut optional = |key: &str| match keys.get(key) {
             None | Some(Value::Null) => Ok(String::new()),
             Some(_) => string(keys, key),
@@ -45,7 +45,7 @@ impl Instruction {
     }
 
     /// The conversation for a chat template; the input stands below the instruction.
-    pub(super) fn messages(&self) -> Vec<Value> {
+    pub(in crate::data) fn messages(&self) -> Vec<Value> {
         let said = |role: &str, content: &str| json!({"role": role, "content": content});
         let mut messages = Vec::new();
         if !self.system.is_empty() {
@@ -64,7 +64,7 @@ impl Instruction {
     }
 
     /// The prompt for a model without a chat template, in Alpaca's words, which base models are tuned with.
-    pub(super) fn prompt(&self) -> String {
+    pub(in crate::data) fn prompt(&self) -> String {
         let (has_input, input) = if self.input.is_empty() {
             ("", String::new())
         } else {

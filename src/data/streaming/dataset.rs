@@ -1,6 +1,6 @@
 //! Rows to learn from that stay on disk: a window of them at a time is read, tokenised and put into batches.
 //!
-//! The order is that of rows in memory, which [`epoch_batches`](super::epoch_batches) describes, and so are the batches,
+//! The order is that of rows in memory, which [`epoch_batches`](crate::data::epoch_batches) describes, and so are the batches,
 //! but that a row from which nothing is to be learned gives its place to another of its window.
 
 use std::path::Path;
@@ -10,12 +10,17 @@ use rand::SeedableRng as _;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use super::batch::{epoch_order, window_batches, window_rows};
-use super::lines::{Address, Indexer, LineReader, Lines};
-use super::pack::plan;
-use super::splits::read_splits_with;
-use super::tokenize::{cut_row, nothing_to_learn, samples_of};
-use super::{Columns, Examples, Learned, Located, Sample, Splits, Tokenizer};
+use super::index::{Address, Indexer, LineReader, Lines};
+use crate::data::batches::Examples;
+use crate::data::batches::batch::{epoch_order, window_batches, window_rows};
+use crate::data::batches::pack::plan;
+use crate::data::formats::Located;
+use crate::data::rows::Columns;
+use crate::data::samples::tokenize::{cut_row, nothing_to_learn, samples_of};
+use crate::data::samples::{Learned, Sample};
+use crate::data::splits::Splits;
+use crate::data::splits::read::read_splits_with;
+use crate::data::text::Tokenizer;
 use crate::progress::Observer;
 use crate::rng::digest;
 use crate::{Error, Result};
@@ -23,11 +28,11 @@ use crate::{Error, Result};
 /// Rows that are packed together, at least: among fewer there is not always one that fits.
 const PACKED_TOGETHER: usize = 1024;
 
-/// Reads data as [`read_splits`](super::read_splits) does, but leaves the rows to learn, which must be jsonl, on disk. They
+/// Reads data as [`read_splits`](crate::data::read_splits) does, but leaves the rows to learn, which must be jsonl, on disk. They
 /// are checked here, so that a wrong row is found before training begins.
 ///
 /// # Errors
-/// As [`read_splits`](super::read_splits); a file in another format; [`Error::Interrupted`].
+/// As [`read_splits`](crate::data::read_splits); a file in another format; [`Error::Interrupted`].
 pub fn read_streamed(
     data: &str,
     columns: &Columns,
