@@ -22,10 +22,10 @@ mod fixture;
 
 pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
 pub use chat::ChatTemplate;
-pub use formats::{Located, Place, read_rows};
-pub use rows::{Answer, Columns, Instruction, Pair, Prompt, Row};
+pub use formats::read_rows;
+pub use rows::{Answer, Columns, Instruction, Located, Pair, Place, Prompt, Row};
 pub use samples::{Learned, Sample, SplitReport, Tokenized, tokenize};
 pub use splits::{Splits, read_splits};
 pub use statistics::{Bar, DataReport, Lengths, PairStatistics, SplitStatistics, describe};
-pub use streaming::{Rows, Streamed, Window, read_streamed};
+pub use streaming::{Rows, Streamed, Window, Windows, read_streamed};
 pub use text::{TextStream, Tokenizer};

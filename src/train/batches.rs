@@ -8,7 +8,7 @@ use std::thread::Scope;
 use super::evaluate::EvaluationPlan;
 use super::memory::PassSize;
 use super::plan::Plan;
-use crate::data::{Batch, Examples, Sample, Streamed, Window, epoch_batches};
+use crate::data::{Batch, Examples, Sample, Streamed, Window, Windows, epoch_batches};
 use crate::models::check_tokens;
 use crate::{Error, Result};
 
@@ -80,7 +80,7 @@ pub fn batches_per_epoch(examples: usize, batch_size: usize) -> u64 {
     examples.div_ceil(batch_size.max(1)) as u64
 }
 
-/// [Windows](Streamed::windows) of tokens below `vocab`.
+/// [Windows] of tokens below `vocab`.
 pub(crate) fn windows<'a>(
     streamed: &'a Streamed,
     batch_size: usize,
@@ -88,7 +88,7 @@ pub(crate) fn windows<'a>(
     first: u64,
     vocab: i32,
 ) -> impl Iterator<Item = Result<Window>> + 'a {
-    streamed.windows(batch_size, seed, first).map(move |window| {
+    Windows::new(streamed, batch_size, seed, first).map(move |window| {
         let window = window?;
         check_tokens(window.examples.samples().iter().flat_map(|sample| &sample.ids), vocab)?;
         Ok(window)

@@ -1,9 +1,11 @@
 //! Samples side by side.
 
-pub(super) mod batch;
+mod batch;
+pub(super) mod epoch;
 mod examples;
 pub(super) mod pack;
 
-pub use batch::{Batch, Pairs, collate, epoch_batches};
+pub use batch::{Batch, Pairs, collate};
+pub use epoch::epoch_batches;
 pub use examples::Examples;
 pub use pack::pack;

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use ::csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
-use super::read::{LONGEST_ROW, Place, Rows, broken, located};
+use super::collect::{LONGEST_ROW, Rows, broken};
+use crate::data::rows::Place;
+use crate::data::rows::located::located;
 use crate::{Error, Result};
 
 /// Reads a table whose cells stand between `delimiter`s. Rows are counted below the first line: cells may hold lines.

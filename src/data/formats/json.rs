@@ -7,8 +7,9 @@ use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::collect::{LONGEST_ROW, Rows, broken};
 use super::jsonl;
-use super::read::{LONGEST_ROW, Place, Rows, broken};
+use crate::data::rows::Place;
 use crate::{Error, Result};
 
 /// Reads the objects of an array one by one; a file that begins with an object has one on each line.

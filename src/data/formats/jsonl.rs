@@ -3,8 +3,9 @@
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
-use super::read::{Place, Rows, located};
-use crate::data::rows::row;
+use super::collect::Rows;
+use crate::data::rows::located::located;
+use crate::data::rows::{Place, fields};
 use crate::{Error, Result};
 
 /// A line that is not blank.
@@ -23,7 +24,7 @@ pub(in crate::data) struct Line<'a> {
 /// As [`read_rows`](super::read::read_rows).
 pub(super) fn read(reader: impl BufRead, longest: usize, rows: &mut Rows) -> Result<()> {
     let path = rows.path.clone();
-    each(reader, &path, longest, |line| rows.push(line.place, row::json(line.content)))
+    each(reader, &path, longest, |line| rows.push(line.place, fields::json(line.content)))
 }
 
 /// Calls `take` with every line of `reader`, which reads `path`, that is not blank; a line of more than `longest` bytes is

@@ -1,9 +1,10 @@
 //! Files of rows.
 
+pub(super) mod collect;
 mod csv;
 mod json;
 pub(super) mod jsonl;
 mod parquet;
 pub(super) mod read;
 
-pub use read::{Located, Place, read_rows};
+pub use read::read_rows;

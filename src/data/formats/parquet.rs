@@ -9,9 +9,11 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::read::{Place, Rows, broken};
+use super::collect::{Rows, broken};
 use crate::Result;
-use crate::data::rows::row::{RIGHT, found};
+use crate::data::rows::Place;
+use crate::data::rows::fields::found;
+use crate::data::rows::row::RIGHT;
 
 /// Reads the columns that rows are made of.
 ///

@@ -9,123 +9,17 @@
 //!
 //! A UTF-8 byte order mark is tolerated. Nested values (`messages`, `tools`, …) of a table may be JSON in a string.
 
-use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::collect::{LONGEST_ROW, Rows};
 use super::{csv, json, jsonl, parquet};
-use crate::data::rows::{Columns, Row, row};
+use crate::data::rows::{Columns, Located};
 use crate::{Error, Result};
 
 /// Endings of the files that hold rows.
 pub(in crate::data) const ENDINGS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
-
-/// Bytes of the longest row that is read; a longer one is no training example but a broken file.
-pub(in crate::data) const LONGEST_ROW: usize = 16 << 20;
-
-/// Where a row stands in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// 1-based line.
-    Line(usize),
-    /// 1-based row, in formats whose lines say nothing.
-    Row(usize),
-    /// 0-based byte, in files that are not read from their beginning.
-    Byte(u64),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Line(line) => write!(f, "{line}"),
-            Self::Row(row) => write!(f, " row {row}"),
-            Self::Byte(byte) => write!(f, " byte {byte}"),
-        }
-    }
-}
-
-/// A row and where it stands. It keeps the place, because a row may turn out to be wrong only
-/// later, when a chat template or the tokenizer sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Located {
-    /// What was read.
-    pub row: Row,
-    /// The file.
-    pub path: Arc<Path>,
-    /// The place in the file.
-    pub place: Place,
-}
-
-impl Located {
-    /// Reads the row in `text`, which a caller took from line `line` of `path`.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
-    pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
-        Self::of(row::json(text), &Columns::default(), path, Place::Line(line))
-    }
-
-    /// The row in the JSON `value`, or else the reason why there is none.
-    pub(in crate::data) fn of(
-        value: Result<Value, String>,
-        columns: &Columns,
-        path: &Arc<Path>,
-        place: Place,
-    ) -> Result<Self> {
-        let row = value
-            .and_then(|value| columns.rename(value))
-            .and_then(Row::of)
-            .map_err(|reason| located(path, place, &reason))?;
-        Ok(Self { row, path: Arc::clone(path), place })
-    }
-
-    /// Puts `path:line: ` in front of an [`Error::Dataset`]; other errors pass unchanged.
-    #[must_use]
-    pub fn blame(&self, error: Error) -> Error {
-        match error {
-            Error::Dataset(reason) => located(&self.path, self.place, &reason),
-            other => other,
-        }
-    }
-}
-
-pub(super) fn located(path: &Path, place: Place, reason: &str) -> Error {
-    Error::Dataset(format!("{}:{place}: {reason}", path.display()))
-}
-
-pub(super) fn broken(path: &Path, reason: impl fmt::Display) -> Error {
-    Error::Dataset(format!("{}: {reason}", path.display()))
-}
-
-/// Rows of one file as they are read.
-pub(super) struct Rows<'a> {
-    pub(super) path: Arc<Path>,
-    pub(super) columns: &'a Columns,
-    read: Vec<Located>,
-}
-
-impl<'a> Rows<'a> {
-    pub(super) fn new(path: &Path, columns: &'a Columns) -> Self {
-        Self { path: Arc::from(path), columns, read: Vec::new() }
-    }
-
-    /// Takes the JSON of one row, or the reason why there is none.
-    pub(super) fn push(&mut self, place: Place, value: Result<Value, String>) -> Result<()> {
-        self.read.push(Located::of(value, self.columns, &self.path, place)?);
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> Result<Vec<Located>> {
-        if self.read.is_empty() {
-            return Err(broken(&self.path, "the file holds no rows"));
-        }
-        Ok(self.read)
-    }
-}
 
 /// Reads the rows of a file in the format its name tells.
 ///
@@ -149,16 +43,7 @@ pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<Located>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_reasons_about_the_data_get_a_place() {
-        let path: Arc<Path> = Arc::from(Path::new("d/a.csv"));
-        let at = |place| Located { row: Row::Text(String::new()), path: Arc::clone(&path), place };
-        let odd = || Error::Dataset("odd".into());
-        assert_eq!(at(Place::Line(7)).blame(odd()).to_string(), "d/a.csv:7: odd");
-        assert_eq!(at(Place::Row(7)).blame(odd()).to_string(), "d/a.csv: row 7: odd");
-        assert_eq!(at(Place::Row(7)).blame(Error::Config("odd".into())).to_string(), "odd");
-    }
+    use crate::data::rows::Row;
 
     #[test]
     fn a_missing_file_is_an_io_error() {

@@ -10,7 +10,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::row::{name_of, nested, string};
+use super::fields::{name_of, nested, string};
 
 /// One instruction and its answer; what is missing is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

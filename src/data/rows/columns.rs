@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::row::found;
+use super::fields::found;
 use crate::{Error, Result};
 
 /// The names that rows are made of, and whether a row may lack it.

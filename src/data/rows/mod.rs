@@ -2,11 +2,15 @@
 
 mod alpaca;
 mod columns;
+pub(super) mod fields;
+pub(super) mod located;
+mod messages;
 mod pair;
 pub(super) mod row;
 mod sharegpt;
 
 pub use alpaca::Instruction;
 pub use columns::Columns;
+pub use located::{Located, Place};
 pub use pair::{Answer, Pair, Prompt};
 pub use row::Row;

@@ -13,7 +13,8 @@
 use serde_json::{Map, Value, json};
 
 use super::alpaca::Instruction;
-use super::row::{found, name_of, tools};
+use super::fields::{found, name_of};
+use super::messages::tools;
 use super::sharegpt;
 
 /// The keys of the answers.

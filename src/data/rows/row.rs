@@ -11,9 +11,11 @@
 //!
 //! The first line of the table that fits decides; other keys are ignored (as mlx-lm does).
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::alpaca::Instruction;
+use super::fields::{found, name_of, string};
+use super::messages::{conversation, tools};
 use super::pair::{Pair, SIDES};
 use super::sharegpt;
 
@@ -92,119 +94,16 @@ impl Row {
     }
 }
 
-/// The JSON of one line of a file; the error is the reason alone.
-pub(in crate::data) fn json(line: &[u8]) -> Result<Value, String> {
-    let line = std::str::from_utf8(line).map_err(|e| {
-        let byte = line[e.valid_up_to()];
-        format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
-    })?;
-    serde_json::from_str(line)
-        .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
-}
-
-pub(in crate::data) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
-    match keys.remove(key) {
-        Some(Value::String(text)) => Ok(text),
-        other => Err(format!(r#""{key}" must be a string, found {}"#, name_of(&other.unwrap_or_default()))),
-    }
-}
-
-/// A nested value that may be JSON in a string, as tables store it; an empty one is null.
-pub(in crate::data) fn nested(key: &str, value: Value) -> Result<Value, String> {
-    match value {
-        Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
-        Value::String(text) => serde_json::from_str(&text)
-            .map_err(|error| format!(r#""{key}" is a string that is not JSON ({error})"#)),
-        value => Ok(value),
-    }
-}
-
-/// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
-/// expect it.
-pub(in crate::data) fn tools(value: Option<Value>) -> Result<Option<Value>, String> {
-    let wrapped = |tool: Value| {
-        if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
-            serde_json::json!({"type": "function", "function": tool})
-        } else {
-            tool
-        }
-    };
-    match nested("tools", value.unwrap_or_default())? {
-        Value::Null => Ok(None),
-        Value::Array(tools) => Ok(Some(tools.into_iter().map(wrapped).collect())),
-        other => Err(format!(r#""tools" must be an array, found {}"#, name_of(&other))),
-    }
-}
-
-/// Checks the messages that stand under `key`.
-pub(in crate::data) fn conversation(key: &str, value: Value) -> Result<Vec<Value>, String> {
-    let value = nested(key, value)?;
-    let Value::Array(messages) = value else {
-        return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&value)));
-    };
-    if messages.is_empty() {
-        return Err(format!(r#""{key}" is empty"#));
-    }
-    for (index, message) in messages.iter().enumerate() {
-        check_message(message).map_err(|reason| format!("{key}[{index}] {reason}"))?;
-    }
-    Ok(messages)
-}
-
-fn check_message(message: &Value) -> Result<(), String> {
-    let Value::Object(keys) = message else {
-        return Err(format!("must be an object, found {}", name_of(message)));
-    };
-    match keys.get("role") {
-        Some(Value::String(_)) => {}
-        Some(other) => {
-            return Err(format!(r#"has a "role" that is {}, not a string"#, name_of(other)));
-        }
-        None => return Err(format!(r#"has no "role" ({})"#, found(keys))),
-    }
-    match keys.get("content") {
-        Some(Value::String(_) | Value::Array(_)) => Ok(()),
-        None | Some(Value::Null) if keys.contains_key("tool_calls") => Ok(()),
-        None => Err(format!(r#"has neither "content" nor "tool_calls" ({})"#, found(keys))),
-        Some(other) => Err(format!(r#"has a "content" that is {}, not a string"#, name_of(other))),
-    }
-}
-
-pub(in crate::data) fn name_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// "found keys "a", "b"", short enough to print whatever the file holds.
-pub(in crate::data) fn found(keys: &Map<String, Value>) -> String {
-    const SHOWN: usize = 8;
-    if keys.is_empty() {
-        return "found no keys".to_owned();
-    }
-    let names: Vec<_> = keys
-        .keys()
-        .take(SHOWN)
-        .map(|key| format!("{:?}", key.chars().take(40).collect::<String>()))
-        .collect();
-    let more = if keys.len() > SHOWN { ", …" } else { "" };
-    format!("found keys {}{more}", names.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::data::rows::fields;
 
     fn parse(line: &str) -> Result<Row, String> {
-        Row::of(super::json(line.as_bytes())?)
+        Row::of(fields::json(line.as_bytes())?)
     }
 
     #[test]
@@ -305,7 +204,7 @@ mod tests {
 
     #[test]
     fn broken_bytes_and_json_are_explained() {
-        assert_eq!(super::json(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
+        assert_eq!(fields::json(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
         assert_eq!(
             parse(r#"{"text":"#),
             Err("invalid JSON (EOF while parsing a value at line 1 column 8); \
@@ -327,7 +226,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = super::json(&bytes).and_then(Row::of);
+            let _ = fields::json(&bytes).and_then(Row::of);
         }
 
         #[test]

@@ -10,7 +10,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::row::{conversation, found, name_of, nested, string};
+use super::fields::{found, name_of, nested, string};
+use super::messages::conversation;
 
 const KNOWN: &str = "human, user, gpt, assistant, model, chatgpt, system, function_call, observation or tool";
 

@@ -6,38 +6,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::learned::Learned;
 use super::sample::Sample;
-use crate::data::formats::Located;
+use crate::data::rows::Located;
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
-
-/// What is learned from rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learned {
-    /// Every token.
-    Everything,
-    /// Answers, not the prompts before them.
-    Answers,
-    /// Which of two answers to prefer; of each row two samples come one after the other, the preferred one first.
-    Preferences,
-}
-
-impl Learned {
-    /// From rows that are no pairs.
-    #[must_use]
-    pub const fn from_text(mask_prompt: bool) -> Self {
-        if mask_prompt { Self::Answers } else { Self::Everything }
-    }
-
-    /// Samples of one row.
-    #[must_use]
-    pub const fn samples_per_row(self) -> usize {
-        match self {
-            Self::Everything | Self::Answers => 1,
-            Self::Preferences => 2,
-        }
-    }
-}
 
 /// What a split holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::sources::{self, Source};
 use crate::data::formats::read::ENDINGS;
-use crate::data::formats::{Located, read_rows};
-use crate::data::rows::Columns;
+use crate::data::formats::read_rows;
+use crate::data::rows::{Columns, Located};
 use crate::{Error, Result};
 
 /// Most rows that are held out when there is no validation file.
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::data::Row;
-    use crate::data::formats::Place;
+    use crate::data::rows::Place;
 
     fn read(path: &Path, seed: u64) -> Result<Splits> {
         read_splits(path.to_str().unwrap(), &Columns::default(), seed)

@@ -2,6 +2,8 @@
 
 mod describe;
 mod information;
+mod lengths;
 mod near_duplicates;
 
-pub use describe::{Bar, DataReport, Lengths, PairStatistics, SplitStatistics, describe};
+pub use describe::{DataReport, PairStatistics, SplitStatistics, describe};
+pub use lengths::{Bar, Lengths};

@@ -6,10 +6,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::data::formats::collect::LONGEST_ROW;
 use crate::data::formats::jsonl::each;
-use crate::data::formats::read::LONGEST_ROW;
-use crate::data::formats::{Located, Place};
-use crate::data::rows::{Columns, row};
+use crate::data::rows::{Columns, Located, Place, fields};
 use crate::data::splits::read::TrainingRows;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
@@ -86,7 +85,7 @@ impl LineReader<'_> {
         file.seek(SeekFrom::Start(address.byte()))
             .and_then(|_| file.take(LONGEST_ROW as u64).read_until(b'\n', &mut line))
             .map_err(Error::io("read", path))?;
-        Located::of(row::json(&line), &self.lines.columns, path, Place::Byte(address.byte()))
+        Located::of(fields::json(&line), &self.lines.columns, path, Place::Byte(address.byte()))
     }
 }
 
@@ -133,7 +132,7 @@ impl TrainingRows for Indexer<'_> {
         let tenth = |byte: u64| byte * 10 / total.max(1);
         let (mut rows, mut told) = (Vec::new(), 0);
         each(BufReader::with_capacity(1 << 20, open), file, LONGEST_ROW, |line| {
-            Located::of(row::json(line.content), columns, &path, line.place)?;
+            Located::of(fields::json(line.content), columns, &path, line.place)?;
             rows.push(Address(number << BYTE_BITS | line.offset));
             *seen = digest(words(line.content).chain([*seen]));
             let byte = line.offset + line.content.len() as u64;

@@ -2,5 +2,9 @@
 
 mod dataset;
 mod index;
+mod megabatches;
+mod rows;
 
-pub use dataset::{Rows, Streamed, Window, read_streamed};
+pub use dataset::Streamed;
+pub use megabatches::{Window, Windows};
+pub use rows::{Rows, read_streamed};

@@ -22,7 +22,9 @@ pub struct TextStream<'t> {
 }
 
 impl<'t> TextStream<'t> {
-    pub(in crate::data) const fn new(tokenizer: &'t Tokenizer) -> Self {
+    /// Knows of no token yet.
+    #[must_use]
+    pub const fn new(tokenizer: &'t Tokenizer) -> Self {
         Self { tokenizer, ids: Vec::new(), released: 0 }
     }
 
@@ -66,7 +68,7 @@ mod tests {
     use crate::data::fixture::{self, BOS, EOS};
 
     fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut stream = tokenizer.stream();
+        let mut stream = TextStream::new(tokenizer);
         let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
         pieces.push(stream.finish().unwrap());
         pieces

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::decode_stream::TextStream;
 use crate::data::chat::ChatTemplate;
 use crate::{Error, Result};
 
@@ -104,12 +103,6 @@ impl Tokenizer {
         self.inner
             .decode(ids, skip_special)
             .map_err(|e| Error::ModelLoading(format!("the tokenizer cannot decode these tokens: {e}")))
-    }
-
-    /// A decoder for tokens that arrive one by one. Special tokens are left out.
-    #[must_use]
-    pub const fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
     }
 
     /// Tokens that end a text. The first is the one appended to training rows.

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Range;
 
 use super::*;
-use crate::data::{epoch_batches, fixture, read_splits, tokenize};
+use crate::data::{Columns, Learned, epoch_batches, fixture, read_splits, read_streamed, tokenize};
 use crate::progress::Silent;
 
 const SEED: u64 = 5;
@@ -27,7 +27,7 @@ fn with_rows(packing: bool, test: impl Fn(&[Sample], &Streamed)) {
 /// Token ids of the batches of these numbers.
 fn batches(streamed: &Streamed, size: usize, numbers: Range<u64>) -> Vec<Vec<Vec<u32>>> {
     let mut found = Vec::new();
-    for window in streamed.windows(size, SEED, numbers.start) {
+    for window in Windows::new(streamed, size, SEED, numbers.start) {
         let window = window.unwrap();
         for (number, batch) in (window.first..).zip(&window.batches) {
             let ids = |&place: &usize| window.examples.samples()[place].ids.clone();
@@ -66,7 +66,7 @@ fn packed_windows_hold_every_row_once_an_epoch() {
         let mut expected: Vec<Vec<u32>> = whole.iter().map(|sample| sample.ids.clone()).collect();
         expected.sort();
         for size in [1, 4, 64] {
-            let mut windows = streamed.windows(size, SEED, 0);
+            let mut windows = Windows::new(streamed, size, SEED, 0);
             let (mut found, mut epoch) = (Vec::new(), 0.0);
             while epoch < 1.0 {
                 let window = windows.next().unwrap().unwrap();
@@ -88,7 +88,7 @@ fn packed_windows_hold_every_row_once_an_epoch() {
 #[test]
 fn what_does_not_fill_a_batch_waits_for_the_next_window() {
     with_rows(true, |whole, streamed| {
-        let mut windows = streamed.windows(4, SEED, 0);
+        let mut windows = Windows::new(streamed, 4, SEED, 0);
         windows.size = 40;
         let (mut tokens, mut lasts) = (0, Vec::new());
         for window in windows.by_ref().take(4).map(|window| window.unwrap()) {
