@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ::csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
-use super::collect::{LONGEST_ROW, Rows, broken};
+use super::collector::{LONGEST_ROW, Rows, broken};
 use crate::data::rows::Place;
 use crate::data::rows::located::located;
 use crate::{Error, Result};

@@ -7,7 +7,7 @@ use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::collect::{LONGEST_ROW, Rows, broken};
+use super::collector::{LONGEST_ROW, Rows, broken};
 use super::jsonl;
 use crate::data::rows::Place;
 use crate::{Error, Result};

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
-use super::collect::Rows;
+use super::collector::Rows;
 use crate::data::rows::located::located;
 use crate::data::rows::{Place, fields};
 use crate::{Error, Result};

@@ -1,6 +1,6 @@
 //! Files of rows.
 
-pub(super) mod collect;
+pub(super) mod collector;
 mod csv;
 mod json;
 pub(super) mod jsonl;

@@ -9,7 +9,7 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::collect::{Rows, broken};
+use super::collector::{Rows, broken};
 use crate::Result;
 use crate::data::rows::Place;
 use crate::data::rows::fields::found;

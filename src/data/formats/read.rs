@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use super::collect::{LONGEST_ROW, Rows};
+use super::collector::{LONGEST_ROW, Rows};
 use super::{csv, json, jsonl, parquet};
 use crate::data::rows::{Columns, Located};
 use crate::{Error, Result};

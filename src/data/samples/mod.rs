@@ -1,10 +1,10 @@
 //! Rows as token ids.
 
 mod encode;
-mod learned;
+mod labels;
 mod sample;
 pub(super) mod tokenize;
 
-pub use learned::Learned;
+pub use labels::Learned;
 pub use sample::Sample;
 pub use tokenize::{SplitReport, Tokenized, tokenize};

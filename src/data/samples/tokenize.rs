@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::learned::Learned;
+use super::labels::Learned;
 use super::sample::Sample;
 use crate::data::rows::Located;
 use crate::data::text::Tokenizer;

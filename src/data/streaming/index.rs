@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::formats::collect::LONGEST_ROW;
+use crate::data::formats::collector::LONGEST_ROW;
 use crate::data::formats::jsonl::each;
 use crate::data::rows::{Columns, Located, Place, fields};
 use crate::data::splits::read::TrainingRows;
