@@ -10,7 +10,7 @@ use super::model::Model;
 use super::observer::observed;
 use super::tokenizer::Tokenizer;
 use crate::Result;
-use crate::data::Located;
+use crate::data::LocatedRow;
 use crate::evaluate::{Settings, Span, run, score_spans};
 
 /// Loss and token accuracy on rows of data, as JSON.
@@ -30,8 +30,8 @@ pub(super) fn score_rows(
     observed(py, None, |caller| {
         let settings: Settings = parse(settings)?;
         let path: Arc<Path> = Arc::from(path);
-        let rows: Result<Vec<Located>> =
-            rows.iter().map(|(line, text)| Located::parse(text.as_bytes(), &path, *line)).collect();
+        let rows: Result<Vec<LocatedRow>> =
+            rows.iter().map(|(line, text)| LocatedRow::parse(text.as_bytes(), &path, *line)).collect();
         json(&run(model.lock()?.as_ref(), tokenizer, &rows?, &settings, caller)?)
     })
 }

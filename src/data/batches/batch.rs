@@ -26,13 +26,13 @@ pub struct Batch {
 impl Batch {
     /// The same with columns of padding up to a multiple of `columns`, a text of their own where rows hold several.
     #[must_use]
-    pub fn padded(&self, columns: usize, pad: u32) -> Self {
-        let time = self.time.next_multiple_of(columns.max(1));
+    pub fn pad_to_multiple_of(&self, multiple: usize, pad_id: u32) -> Self {
+        let time = self.time.next_multiple_of(multiple.max(1));
         Self {
-            ids: wider(&self.ids, self.time, time, pad as i32),
-            targets: wider(&self.targets, self.time, time, pad as i32),
-            weights: wider(&self.weights, self.time, time, 0.0),
-            starts: self.starts.as_ref().map(|starts| wider(starts, self.time, time, self.time as i32)),
+            ids: pad_rows(&self.ids, self.time, time, pad_id as i32),
+            targets: pad_rows(&self.targets, self.time, time, pad_id as i32),
+            weights: pad_rows(&self.weights, self.time, time, 0.0),
+            starts: self.starts.as_ref().map(|starts| pad_rows(starts, self.time, time, self.time as i32)),
             time,
             pairs: self.pairs.clone(),
             ..*self
@@ -57,9 +57,9 @@ pub struct Pairs {
 }
 
 /// Rows of `old` columns with `new`, the later ones filled with `value`.
-fn wider<T: Copy>(rows: &[T], old: usize, new: usize, value: T) -> Vec<T> {
-    let filling = std::iter::repeat_n(value, new - old);
-    rows.chunks(old.max(1)).flat_map(|row| row.iter().copied().chain(filling.clone())).collect()
+fn pad_rows<T: Copy>(rows: &[T], old: usize, new: usize, value: T) -> Vec<T> {
+    let padding = std::iter::repeat_n(value, new - old);
+    rows.chunks(old.max(1)).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
 }
 
 /// Pads `samples` with `pad` to the longest of them, each cut to `max_len` tokens first.
@@ -67,7 +67,7 @@ fn wider<T: Copy>(rows: &[T], old: usize, new: usize, value: T) -> Vec<T> {
 /// A row of n tokens fills n − 1 columns: column t reads token t and predicts token t + 1.
 #[must_use]
 #[expect(clippy::cast_possible_wrap, reason = "MLX indexes with i32; no vocabulary has 2³¹ entries")]
-pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
+pub fn collate(samples: &[&Sample], max_len: usize, pad_id: u32) -> Batch {
     let columns = |sample: &Sample| sample.len().min(max_len).saturating_sub(1);
     let rows = samples.len();
     let time = samples.iter().map(|sample| columns(sample)).max().unwrap_or(0);
@@ -76,7 +76,10 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
         ids: Vec::with_capacity(size),
         targets: Vec::with_capacity(size),
         weights: Vec::with_capacity(size),
-        starts: samples.iter().any(|sample| !sample.begins.is_empty()).then(|| Vec::with_capacity(size)),
+        starts: samples
+            .iter()
+            .any(|sample| !sample.segment_starts.is_empty())
+            .then(|| Vec::with_capacity(size)),
         rows,
         time,
         tokens: 0,
@@ -88,23 +91,23 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad: u32) -> Batch {
         if filled > 0 {
             batch.ids.extend(sample.ids[..filled].iter().map(|&id| id as i32));
             batch.targets.extend(sample.ids[shifted.clone()].iter().map(|&id| id as i32));
-            batch.weights.extend(sample.trained[shifted].iter().map(|&is_trained| f32::from(is_trained)));
+            batch.weights.extend(sample.loss_mask[shifted].iter().map(|&is_trained| f32::from(is_trained)));
         }
         let end = (row + 1) * time;
-        batch.ids.resize(end, pad as i32);
-        batch.targets.resize(end, pad as i32);
+        batch.ids.resize(end, pad_id as i32);
+        batch.targets.resize(end, pad_id as i32);
         batch.weights.resize(end, 0.0);
-        let begins = sample.begins.iter().copied().filter(|&begin| begin < filled);
+        let segment_starts = sample.segment_starts.iter().copied().filter(|&begin| begin < filled);
         if let Some(starts) = &mut batch.starts {
             starts.resize(row * time + filled, 0);
-            for begin in begins.clone() {
+            for begin in segment_starts.clone() {
                 starts[row * time + begin..].fill(begin as i32);
             }
             // Padding is a text of its own.
             starts.resize(end, filled as i32);
         }
         // What stands last in a sample predicts nothing.
-        batch.tokens += filled - begins.count().saturating_sub(1);
+        batch.tokens += filled - segment_starts.count().saturating_sub(1);
     }
     batch
 }
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn packed_rows_know_where_samples_begin() {
         let samples = [Sample::new(vec![1, 2, 3], |_| true), Sample::new(vec![4, 5], |_| true)];
-        let packed = Sample::joined(samples.iter());
+        let packed = Sample::concatenate(samples.iter());
         let batch = collate(&[&packed, &samples[1], &packed], 10, 9);
         assert_eq!(batch.ids, [1, 2, 3, 4, 4, 9, 9, 9, 1, 2, 3, 4]);
         assert_eq!(batch.weights, [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]);
@@ -139,15 +142,15 @@ mod tests {
     #[test]
     fn padding_makes_shapes_alike() {
         let samples = [Sample::new(vec![1, 2, 3], |_| true), Sample::new(vec![4, 5], |_| true)];
-        let packed = Sample::joined(samples.iter());
+        let packed = Sample::concatenate(samples.iter());
         let batch = collate(&[&packed, &samples[1]], 10, 9);
-        let wide = batch.padded(6, 9);
+        let wide = batch.pad_to_multiple_of(6, 9);
         assert_eq!((wide.rows, wide.time, wide.tokens), (2, 6, batch.tokens));
         assert_eq!(wide.ids, [1, 2, 3, 4, 9, 9, 4, 9, 9, 9, 9, 9]);
         assert_eq!(wide.weights, [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(wide.starts, Some(vec![0, 0, 0, 3, 4, 4, 0, 1, 1, 1, 4, 4]));
-        assert_eq!(batch.padded(4, 9), batch);
-        assert_eq!(collate(&[], 8, 9).padded(4, 9).time, 0);
+        assert_eq!(batch.pad_to_multiple_of(4, 9), batch);
+        assert_eq!(collate(&[], 8, 9).pad_to_multiple_of(4, 9).time, 0);
     }
 
     #[test]

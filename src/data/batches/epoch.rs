@@ -7,20 +7,20 @@ use rand_chacha::ChaCha8Rng;
 use crate::rng::digest;
 
 /// Batches whose rows are sorted by length together; more is less padding but less chance.
-const WINDOW: usize = 32;
+const BATCHES_PER_MEGABATCH: usize = 32;
 
 /// The order of one pass over the data: indices into `lengths`, grouped into batches.
 ///
 /// Every index comes once; only the last batch may be short. Rows are [shuffled](epoch_order), and
-/// [each window](window_batches) becomes batches. The result depends on the arguments alone, so a resumed run finds its
-/// place.
+/// [each megabatch](length_grouped_batches) becomes batches. The result depends on the arguments alone, so a resumed run finds its
+/// position.
 #[must_use]
 pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
     let order = epoch_order(lengths.len(), seed, epoch);
-    let batches = (0..).zip(order.chunks(window_rows(batch_size))).flat_map(|(number, window)| {
-        let sizes: Vec<usize> = window.iter().map(|&index| lengths[index]).collect();
-        let batches = window_batches(&sizes, batch_size, seed, [epoch, number]);
-        batches.into_iter().map(|batch| batch.into_iter().map(|place| window[place]).collect())
+    let batches = (0..).zip(order.chunks(megabatch_rows(batch_size))).flat_map(|(number, megabatch)| {
+        let sizes: Vec<usize> = megabatch.iter().map(|&index| lengths[index]).collect();
+        let batches = length_grouped_batches(&sizes, batch_size, seed, [epoch, number]);
+        batches.into_iter().map(|batch| batch.into_iter().map(|position| megabatch[position]).collect())
     });
     batches.collect()
 }
@@ -35,27 +35,27 @@ pub(in crate::data) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<us
 }
 
 /// Rows that are put into batches together.
-pub(in crate::data) const fn window_rows(batch_size: usize) -> usize {
+pub(in crate::data) const fn megabatch_rows(batch_size: usize) -> usize {
     let size = if batch_size == 0 { 1 } else { batch_size };
-    size.saturating_mul(WINDOW)
+    size.saturating_mul(BATCHES_PER_MEGABATCH)
 }
 
-/// The batches of the window that `[epoch, number]` names, of rows of these lengths: indices into `lengths`.
+/// The batches of the megabatch that `[epoch, number]` names, of rows of these lengths: indices into `lengths`.
 ///
 /// Rows are sorted by length, so that a batch needs little padding, and full batches are shuffled; only the last one may
 /// be short.
-pub(in crate::data) fn window_batches(
+pub(in crate::data) fn length_grouped_batches(
     lengths: &[usize],
     batch_size: usize,
     seed: u64,
-    window: [u64; 2],
+    megabatch: [u64; 2],
 ) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| lengths[index]);
     let batch_size = batch_size.max(1);
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     let full = lengths.len() / batch_size;
-    let [epoch, number] = window;
+    let [epoch, number] = megabatch;
     batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, number])));
     batches
 }

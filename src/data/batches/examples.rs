@@ -1,21 +1,21 @@
 //! The samples of a split as training counts them: one by one, or in pairs.
 
 use super::batch::{Batch, Pairs, collate};
-use crate::data::samples::{Learned, Sample};
+use crate::data::samples::{Labels, Sample};
 
 /// Samples, of which one or two are an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examples {
     samples: Vec<Sample>,
-    learned: Learned,
+    labels: Labels,
     reference: Vec<f32>,
 }
 
 impl Examples {
-    /// Samples of rows from which `learned` is to be learned.
+    /// Samples of rows from which `labels` is to be learned.
     #[must_use]
-    pub const fn new(samples: Vec<Sample>, learned: Learned) -> Self {
-        Self { samples, learned, reference: Vec::new() }
+    pub const fn new(samples: Vec<Sample>, labels: Labels) -> Self {
+        Self { samples, labels, reference: Vec::new() }
     }
 
     /// With the log-probability of each answer before the training, in the order of the [samples](Self::samples).
@@ -45,33 +45,33 @@ impl Examples {
     /// Rows of one example.
     #[must_use]
     pub const fn rows_per_example(&self) -> usize {
-        self.learned.samples_per_row()
+        self.labels.samples_per_row()
     }
 
-    /// Tokens of the example of this number, of a pair those of the longer answer.
+    /// Tokens of the example of this index, of a pair those of the longer answer.
     #[must_use]
-    pub fn length(&self, number: usize) -> usize {
+    pub fn length(&self, index: usize) -> usize {
         let rows = self.rows_per_example();
-        self.samples[rows * number..rows * (number + 1)].iter().map(Sample::len).max().unwrap_or(0)
+        self.samples[rows * index..rows * (index + 1)].iter().map(Sample::len).max().unwrap_or(0)
     }
 
     /// Tokens of each example.
     #[must_use]
     pub fn lengths(&self) -> Vec<usize> {
-        (0..self.len()).map(|number| self.length(number)).collect()
+        (0..self.len()).map(|index| self.length(index)).collect()
     }
 
     /// The examples of these numbers side by side, cut and padded as by [`collate`].
     #[must_use]
-    pub fn batch(&self, examples: &[usize], max_len: usize, pad: u32) -> Batch {
+    pub fn batch(&self, examples: &[usize], max_len: usize, pad_id: u32) -> Batch {
         let per_example = self.rows_per_example();
         let places = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
         let samples: Vec<&Sample> = places.clone().map(|place| &self.samples[place]).collect();
-        let pairs = (self.learned == Learned::Preferences).then(|| Pairs {
+        let pairs = (self.labels == Labels::PreferencePairs).then(|| Pairs {
             lengths: samples.iter().map(|sample| sample.len().min(max_len).saturating_sub(1)).collect(),
             reference: places.filter_map(|place| self.reference.get(place).copied()).collect(),
         });
-        Batch { pairs, ..collate(&samples, max_len, pad) }
+        Batch { pairs, ..collate(&samples, max_len, pad_id) }
     }
 }
 
@@ -83,10 +83,11 @@ mod tests {
     fn pairs_stay_together() {
         let sample = |first: u32, len: u32| Sample::new((first..first + len).collect(), |index| index > 1);
         let samples = vec![sample(1, 4), sample(11, 3), sample(21, 3), sample(31, 5)];
-        let plain = Examples::new(samples.clone(), Learned::Answers);
+        let plain = Examples::new(samples.clone(), Labels::Completions);
         assert_eq!((plain.len(), plain.lengths()), (4, vec![4, 3, 3, 5]));
         assert_eq!(plain.batch(&[3, 0], 9, 0).pairs, None);
-        let pairs = Examples::new(samples, Learned::Preferences).with_reference(vec![-1.0, -2.0, -3.0, -4.0]);
+        let pairs =
+            Examples::new(samples, Labels::PreferencePairs).with_reference(vec![-1.0, -2.0, -3.0, -4.0]);
         assert_eq!((pairs.len(), pairs.lengths()), (2, vec![4, 5]));
         let batch = pairs.batch(&[1, 0], 4, 0);
         assert_eq!((batch.rows, batch.time), (4, 3));

@@ -12,12 +12,12 @@ use crate::data::samples::Sample;
 #[must_use]
 pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
     let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-    let joined = |row: &Vec<usize>| Sample::joined(row.iter().map(|&index| &samples[index]));
-    plan(&lengths, max_len).iter().map(joined).collect()
+    let concatenate = |row: &Vec<usize>| Sample::concatenate(row.iter().map(|&index| &samples[index]));
+    best_fit_decreasing(&lengths, max_len).iter().map(concatenate).collect()
 }
 
 /// Which samples of the given `lengths` share a row.
-pub(in crate::data) fn plan(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
+pub(in crate::data) fn best_fit_decreasing(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut rows: Vec<Vec<usize>> = Vec::new();
@@ -52,9 +52,9 @@ mod tests {
 
     #[test]
     fn each_goes_where_it_fits_best() {
-        assert_eq!(plan(&[2, 6, 5, 3, 4], 10), [vec![1, 4], vec![2, 3, 0]]);
-        assert_eq!(plan(&[12, 1], 10), [vec![0], vec![1]]);
-        assert_eq!(plan(&[], 10), Vec::<Vec<usize>>::new());
+        assert_eq!(best_fit_decreasing(&[2, 6, 5, 3, 4], 10), [vec![1, 4], vec![2, 3, 0]]);
+        assert_eq!(best_fit_decreasing(&[12, 1], 10), [vec![0], vec![1]]);
+        assert_eq!(best_fit_decreasing(&[], 10), Vec::<Vec<usize>>::new());
     }
 
     #[test]
@@ -62,8 +62,8 @@ mod tests {
         let (a, b) = (Sample::new(vec![1, 2, 3], |i| i == 2), Sample::new(vec![4, 5], |_| true));
         let [row] = &pack(&[b, a], 5)[..] else { panic!("one row") };
         assert_eq!(row.ids, [1, 2, 3, 4, 5]);
-        assert_eq!(row.trained, [false, false, true, false, true]);
-        assert_eq!(row.begins, [0, 3]);
+        assert_eq!(row.loss_mask, [false, false, true, false, true]);
+        assert_eq!(row.segment_starts, [0, 3]);
     }
 
     proptest! {
@@ -72,7 +72,7 @@ mod tests {
             lengths in proptest::collection::vec(1_usize..50, 0..200),
             max_len in 50_usize..100,
         ) {
-            let rows = plan(&lengths, max_len);
+            let rows = best_fit_decreasing(&lengths, max_len);
             let sum = |row: &Vec<usize>| row.iter().map(|&index| lengths[index]).sum::<usize>();
             prop_assert!(rows.iter().all(|row| sum(row) <= max_len));
             let mut seen = rows.concat();

@@ -10,12 +10,12 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::python_json::{Style, dumps};
+use super::python_json::{DumpOptions, dumps};
 
 /// Instructions one rendering may execute; long conversations need some 10⁵, this takes a second.
 const FUEL: u64 = 10_000_000;
 
-pub(in crate::data) fn environment() -> Result<Environment<'static>, Error> {
+pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
@@ -28,7 +28,7 @@ pub(in crate::data) fn environment() -> Result<Environment<'static>, Error> {
 
 /// `{% generation %}` marks what the assistant says for transformers' masks. It renders its body in
 /// a scope of its own, which is what `{% with %}` does.
-pub(in crate::data) fn without_generation(source: &str) -> Cow<'_, str> {
+pub(super) fn replace_generation_tags(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return Cow::Borrowed(source);
     }
@@ -56,7 +56,7 @@ pub(in crate::data) fn without_generation(source: &str) -> Cow<'_, str> {
 #[expect(clippy::needless_pass_by_value, reason = "the shape of a filter")]
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
-    let style = Style {
+    let dump_options = DumpOptions {
         indent: options.get("indent")?,
         separators: match separators.as_deref() {
             None => None,
@@ -68,7 +68,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     };
     options.assert_all_used()?;
     serde_json::to_value(value)
-        .and_then(|value| dumps(value, &style))
+        .and_then(|value| dumps(value, &dump_options))
         .map_err(|e| invalid(format!("tojson: {e}")))
 }
 
@@ -95,7 +95,7 @@ mod tests {
     fn render(source: &str) -> Result<String, Error> {
         let messages =
             [context! { role => "user", content => "Hi" }, context! { role => "user", content => "Bye" }];
-        environment()?.render_str(&without_generation(source), context! { messages })
+        environment()?.render_str(&replace_generation_tags(source), context! { messages })
     }
 
     fn refused(source: &str) -> String {
@@ -172,7 +172,7 @@ mod tests {
             )
         ) {
             let source = parts.concat();
-            prop_assert_eq!(without_generation(&source), source.as_str());
+            prop_assert_eq!(replace_generation_tags(&source), source.as_str());
         }
     }
 

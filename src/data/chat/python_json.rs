@@ -9,7 +9,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 /// The arguments of transformers' `tojson` filter.
 #[derive(Debug, Clone, Default)]
-pub(in crate::data) struct Style {
+pub(super) struct DumpOptions {
     /// Spaces per level, one entry per line; `None`: everything in one line.
     pub indent: Option<usize>,
     /// Between entries and between key and value; `None`: Python's defaults.
@@ -20,21 +20,21 @@ pub(in crate::data) struct Style {
     pub sort_keys: bool,
 }
 
-pub(in crate::data) fn dumps(mut value: Value, style: &Style) -> serde_json::Result<String> {
-    if style.sort_keys {
+pub(super) fn dumps(mut value: Value, options: &DumpOptions) -> serde_json::Result<String> {
+    if options.sort_keys {
         value.sort_all_objects();
     }
-    let between_entries = if style.indent.is_some() { "," } else { ", " };
-    let (item, key) = match &style.separators {
+    let between_entries = if options.indent.is_some() { "," } else { ", " };
+    let (item, key) = match &options.separators {
         Some((item, key)) => (item.as_str(), key.as_str()),
         None => (between_entries, ": "),
     };
-    let python = Python { item, key, indent: style.indent, depth: 0, is_empty: true };
+    let python = PythonFormatter { item, key, indent: options.indent, depth: 0, is_empty: true };
     let mut bytes = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut bytes, python))?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     // JSON is ASCII outside of strings, so escaping the finished text touches strings only.
-    Ok(if style.ensure_ascii { escape_non_ascii(&text) } else { text })
+    Ok(if options.ensure_ascii { escape_non_ascii(&text) } else { text })
 }
 
 fn escape_non_ascii(text: &str) -> String {
@@ -49,7 +49,7 @@ fn escape_non_ascii(text: &str) -> String {
     })
 }
 
-struct Python<'s> {
+struct PythonFormatter<'s> {
     item: &'s str,
     key: &'s str,
     indent: Option<usize>,
@@ -57,7 +57,7 @@ struct Python<'s> {
     is_empty: bool,
 }
 
-impl Python<'_> {
+impl PythonFormatter<'_> {
     fn open(&mut self, out: &mut (impl Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
         self.depth += 1;
         self.is_empty = true;
@@ -89,7 +89,7 @@ impl Python<'_> {
     }
 }
 
-impl Formatter for Python<'_> {
+impl Formatter for PythonFormatter<'_> {
     fn begin_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         self.open(out, b"[")
     }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn plain(value: Value) -> String {
-        dumps(value, &Style::default()).unwrap()
+        dumps(value, &DumpOptions::default()).unwrap()
     }
 
     #[test]
@@ -159,18 +159,18 @@ mod tests {
 
     #[test]
     fn indentation_leaves_empty_containers_closed() {
-        let style = Style { indent: Some(2), sort_keys: true, ..Style::default() };
-        let text = dumps(json!({"b": [1, {"x": []}], "a": {}}), &style).unwrap();
+        let options = DumpOptions { indent: Some(2), sort_keys: true, ..DumpOptions::default() };
+        let text = dumps(json!({"b": [1, {"x": []}], "a": {}}), &options).unwrap();
         assert_eq!(text, "{\n  \"a\": {},\n  \"b\": [\n    1,\n    {\n      \"x\": []\n    }\n  ]\n}");
-        let flat = Style { indent: Some(0), ..Style::default() };
+        let flat = DumpOptions { indent: Some(0), ..DumpOptions::default() };
         assert_eq!(dumps(json!([[], [1]]), &flat).unwrap(), "[\n[],\n[\n1\n]\n]");
     }
 
     #[test]
     fn separators_and_ascii_are_options() {
         let separators = Some((",".to_owned(), ":".to_owned()));
-        let style = Style { separators, ensure_ascii: true, ..Style::default() };
-        assert_eq!(dumps(json!({"k": ["é", "😀"]}), &style).unwrap(), r#"{"k":["\u00e9","\ud83d\ude00"]}"#);
+        let options = DumpOptions { separators, ensure_ascii: true, ..DumpOptions::default() };
+        assert_eq!(dumps(json!({"k": ["é", "😀"]}), &options).unwrap(), r#"{"k":["\u00e9","\ud83d\ude00"]}"#);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::jinja;
 use crate::{Error, Result};
 
 const DEFAULT: &str = "chat_template";
-const WITH_TOOLS: &str = "tool_use";
+const TOOL_USE: &str = "tool_use";
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ModelLoading`] with the line at fault when `source` is not a Jinja template.
     pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
-        let mut environment = jinja::environment().map_err(uncompilable)?;
+        let mut environment = jinja::environment().map_err(compile_error)?;
         for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
             if let Some(token) = token {
                 environment.add_global(name, token);
@@ -38,13 +38,13 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`].
     pub fn with_tool_use(mut self, source: &str) -> Result<Self> {
-        self.add(WITH_TOOLS, source)?;
+        self.add(TOOL_USE, source)?;
         Ok(self)
     }
 
     fn add(&mut self, name: &'static str, source: &str) -> Result<()> {
-        let source = jinja::without_generation(source).into_owned();
-        self.environment.add_template_owned(name, source).map_err(uncompilable)
+        let source = jinja::replace_generation_tags(source).into_owned();
+        self.environment.add_template_owned(name, source).map_err(compile_error)
     }
 
     /// Renders a conversation; `add_generation_prompt` opens the assistant's next turn.
@@ -57,19 +57,15 @@ impl ChatTemplate {
         tools: Option<&Value>,
         add_generation_prompt: bool,
     ) -> Result<String> {
-        self.conversation(messages, tools)?.render(messages.len(), add_generation_prompt)
+        self.prepare(messages, tools)?.render(messages.len(), add_generation_prompt)
     }
 
     /// Prepares messages that are rendered more than once.
-    pub(in crate::data) fn conversation(
-        &self,
-        messages: &[Value],
-        tools: Option<&Value>,
-    ) -> Result<Conversation<'_>> {
-        let with_tools = tools.and_then(|_| self.environment.get_template(WITH_TOOLS).ok());
+    pub(super) fn prepare(&self, messages: &[Value], tools: Option<&Value>) -> Result<Conversation<'_>> {
+        let with_tools = tools.and_then(|_| self.environment.get_template(TOOL_USE).ok());
         let template = match with_tools {
             Some(template) => template,
-            None => self.environment.get_template(DEFAULT).map_err(refused)?,
+            None => self.environment.get_template(DEFAULT).map_err(render_error)?,
         };
         Ok(Conversation {
             template,
@@ -80,7 +76,7 @@ impl ChatTemplate {
 }
 
 /// Messages converted for the template once.
-pub(in crate::data) struct Conversation<'t> {
+pub(super) struct Conversation<'t> {
     template: Template<'t, 't>,
     messages: Vec<Jinja>,
     tools: Jinja,
@@ -88,22 +84,22 @@ pub(in crate::data) struct Conversation<'t> {
 
 impl Conversation<'_> {
     /// Renders the first `count` messages.
-    pub(in crate::data) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
+    pub(super) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
         let messages = Jinja::from(self.messages[..count].to_vec());
         let tools = &self.tools;
         self.template
             .render(context! { messages, tools, documents => (), add_generation_prompt })
-            .map_err(refused)
+            .map_err(render_error)
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
-fn uncompilable(error: minijinja::Error) -> Error {
+fn compile_error(error: minijinja::Error) -> Error {
     Error::ModelLoading(format!("the chat template cannot be compiled: {error}"))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
-fn refused(error: minijinja::Error) -> Error {
+fn render_error(error: minijinja::Error) -> Error {
     Error::Dataset(format!("the chat template cannot render this conversation: {error}"))
 }
 

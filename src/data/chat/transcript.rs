@@ -18,21 +18,21 @@ use super::template::{ChatTemplate, Conversation};
 use crate::{Error, Result};
 
 /// A conversation is rendered about three times per turn; this bounds the square of its length.
-const MOST_MESSAGES: usize = 1024;
+const MAX_MESSAGES: usize = 1024;
 
 /// A rendered conversation and the byte ranges the assistant said, in order.
 #[derive(Debug, PartialEq)]
 pub(in crate::data) struct Transcript {
     pub text: String,
-    pub answers: Vec<Range<usize>>,
+    pub assistant_spans: Vec<Range<usize>>,
 }
 
 impl Transcript {
     /// Whether a token is learned that ends at byte `end`. A token across the start of an answer
     /// belongs to the answer; tokenizers may trim the white space a token starts with, never its end.
-    pub(in crate::data) fn is_answer(&self, end: usize) -> bool {
-        let next = self.answers.partition_point(|answer| answer.end < end);
-        self.answers.get(next).is_some_and(|answer| answer.start < end)
+    pub(in crate::data) fn is_assistant_token(&self, end: usize) -> bool {
+        let next = self.assistant_spans.partition_point(|answer| answer.end < end);
+        self.assistant_spans.get(next).is_some_and(|answer| answer.start < end)
     }
 }
 
@@ -43,32 +43,32 @@ impl Transcript {
 /// # Errors
 /// [`Error::Dataset`] with the reason alone when there is no turn of the assistant, when the template
 /// refuses the messages, or when even the last turn cannot be told from its prompt.
-pub(in crate::data) fn transcript(
+pub(in crate::data) fn render_transcript(
     template: &ChatTemplate,
     messages: &[Value],
     tools: Option<&Value>,
 ) -> Result<Transcript> {
-    let said_by_assistant = |message: &Value| message["role"] == "assistant";
-    let Some(last) = messages.iter().rposition(said_by_assistant) else {
+    let is_assistant = |message: &Value| message["role"] == "assistant";
+    let Some(last) = messages.iter().rposition(is_assistant) else {
         return Err(Error::Dataset(
             "no message has the role \"assistant\", so with masked prompts nothing is left to learn"
                 .to_owned(),
         ));
     };
-    if last >= MOST_MESSAGES {
+    if last >= MAX_MESSAGES {
         return Err(Error::Dataset(format!(
-            "the conversation has {} messages; at most {MOST_MESSAGES} are supported",
+            "the conversation has {} messages; at most {MAX_MESSAGES} are supported",
             messages.len()
         )));
     }
-    let conversation = template.conversation(&messages[..=last], tools)?;
+    let conversation = template.prepare(&messages[..=last], tools)?;
     let text = conversation.render(last + 1, false)?;
 
-    let find = |turn: usize| answer(&conversation, &text, turn, turn == last);
-    let turns = (0..=last).filter(|&turn| said_by_assistant(&messages[turn]));
-    let every_turn: Option<Vec<_>> = turns.map(find).collect();
-    let answers = match every_turn {
-        Some(answers) => answers,
+    let find = |turn: usize| find_span(&conversation, &text, turn, turn == last);
+    let turns = (0..=last).filter(|&turn| is_assistant(&messages[turn]));
+    let all_spans: Option<Vec<_>> = turns.map(find).collect();
+    let assistant_spans = match all_spans {
+        Some(assistant_spans) => assistant_spans,
         None => vec![find(last).ok_or_else(|| {
             Error::Dataset(
                 "the chat template renders what comes before the last answer differently once the answer \
@@ -77,7 +77,7 @@ pub(in crate::data) fn transcript(
             )
         })?],
     };
-    Ok(Transcript { text, answers })
+    Ok(Transcript { text, assistant_spans })
 }
 
 /// Renders `prompt` and `answer`, all of which is one answer, and finds where it begins.
@@ -85,26 +85,31 @@ pub(in crate::data) fn transcript(
 /// # Errors
 /// [`Error::Dataset`] with the reason alone when the template refuses the messages, or when the answer cannot be told
 /// from its prompt.
-pub(in crate::data) fn answered(
+pub(in crate::data) fn render_answer(
     template: &ChatTemplate,
     prompt: &[Value],
     answer: &[Value],
     tools: Option<&Value>,
 ) -> Result<Transcript> {
-    let conversation = template.conversation(&[prompt, answer].concat(), tools)?;
+    let conversation = template.prepare(&[prompt, answer].concat(), tools)?;
     let text = conversation.render(prompt.len() + answer.len(), false)?;
-    let answer = self::answer(&conversation, &text, prompt.len(), true).ok_or_else(|| {
+    let answer = find_span(&conversation, &text, prompt.len(), true).ok_or_else(|| {
         Error::Dataset(
             "the chat template renders the prompt differently once an answer is there, so prompt and answer cannot \
              be told apart"
                 .to_owned(),
         )
     })?;
-    Ok(Transcript { text, answers: vec![answer] })
+    Ok(Transcript { text, assistant_spans: vec![answer] })
 }
 
 /// The bytes of message `turn` in `text`; `None` when the template does not render it in place.
-fn answer(conversation: &Conversation<'_>, text: &str, turn: usize, is_last: bool) -> Option<Range<usize>> {
+fn find_span(
+    conversation: &Conversation<'_>,
+    text: &str,
+    turn: usize,
+    is_last: bool,
+) -> Option<Range<usize>> {
     let history = conversation.render(turn, false).ok()?;
     let prompt = conversation.render(turn, true).ok()?;
     // Some templates open a turn with more than the answer keeps, "<think>" for example.
@@ -138,10 +143,10 @@ mod tests {
         vec![said("user", "Hi"), said("assistant", "Hello"), said("user", "Bye"), said("assistant", "Ciao")]
     }
 
-    fn answers(source: &str, messages: &[Value]) -> Result<Vec<String>> {
+    fn assistant_spans(source: &str, messages: &[Value]) -> Result<Vec<String>> {
         let template = ChatTemplate::new(source, None, None).unwrap();
-        let transcript = transcript(&template, messages, None)?;
-        Ok(transcript.answers.into_iter().map(|answer| transcript.text[answer].to_owned()).collect())
+        let transcript = render_transcript(&template, messages, None)?;
+        Ok(transcript.assistant_spans.into_iter().map(|answer| transcript.text[answer].to_owned()).collect())
     }
 
     const PLAIN: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}\
@@ -149,17 +154,17 @@ mod tests {
 
     #[test]
     fn every_turn_of_the_assistant_with_its_end() {
-        assert_eq!(answers(PLAIN, &chat()).unwrap(), ["Hello<end>", "Ciao<end>"]);
+        assert_eq!(assistant_spans(PLAIN, &chat()).unwrap(), ["Hello<end>", "Ciao<end>"]);
         let one = [said("assistant", "I begin")];
-        assert_eq!(answers(PLAIN, &one).unwrap(), ["I begin<end>"]);
+        assert_eq!(assistant_spans(PLAIN, &one).unwrap(), ["I begin<end>"]);
     }
 
     #[test]
     fn what_follows_the_last_answer_is_left_out() {
         let template = ChatTemplate::new(PLAIN, None, None).unwrap();
-        let transcript = transcript(&template, &chat()[..3], None).unwrap();
+        let transcript = render_transcript(&template, &chat()[..3], None).unwrap();
         assert_eq!(transcript.text, "<user>Hi<end><assistant>Hello<end>");
-        assert_eq!(&transcript.text[transcript.answers[0].clone()], "Hello<end>");
+        assert_eq!(&transcript.text[transcript.assistant_spans[0].clone()], "Hello<end>");
     }
 
     #[test]
@@ -170,20 +175,20 @@ mod tests {
             said("tool", "3"),
             said("assistant", "It is 3"),
         ];
-        assert_eq!(answers(PLAIN, &messages).unwrap(), ["add<end>", "It is 3<end>"]);
+        assert_eq!(assistant_spans(PLAIN, &messages).unwrap(), ["add<end>", "It is 3<end>"]);
     }
 
     #[test]
     fn a_prompt_that_opens_with_more_than_the_answer_keeps_is_no_obstacle() {
         let thinking = PLAIN.replace("%}<assistant>{%", "%}<assistant><think>{%");
-        assert_eq!(answers(&thinking, &chat()).unwrap(), ["Hello<end>", "Ciao<end>"]);
+        assert_eq!(assistant_spans(&thinking, &chat()).unwrap(), ["Hello<end>", "Ciao<end>"]);
     }
 
     #[test]
     fn templates_without_a_generation_prompt_work() {
         let bare = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
                     {% else %} {{ m.content }}</s>{% endif %}{% endfor %}";
-        assert_eq!(answers(bare, &chat()).unwrap(), [" Hello</s>", " Ciao</s>"]);
+        assert_eq!(assistant_spans(bare, &chat()).unwrap(), [" Hello</s>", " Ciao</s>"]);
     }
 
     #[test]
@@ -191,7 +196,7 @@ mod tests {
         let hiding = "{% for m in messages %}<{{ m.role }}>\
                       {% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}<end>\
                       {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
-        assert_eq!(answers(hiding, &chat()).unwrap(), ["<think></think>Ciao<end>"]);
+        assert_eq!(assistant_spans(hiding, &chat()).unwrap(), ["<think></think>Ciao<end>"]);
     }
 
     #[test]
@@ -199,12 +204,13 @@ mod tests {
         let strict =
             PLAIN.replace("{% for", "{% if not messages %}{{ raise_exception('empty') }}{% endif %}{% for");
         let messages = [said("assistant", "Hi"), said("user", "Who"), said("assistant", "Me")];
-        assert_eq!(answers(&strict, &messages).unwrap(), ["Me<end>"]);
+        assert_eq!(assistant_spans(&strict, &messages).unwrap(), ["Me<end>"]);
     }
 
     #[test]
     fn what_cannot_be_learned_is_explained() {
-        let reason = |source: &str, messages: &[Value]| answers(source, messages).unwrap_err().to_string();
+        let reason =
+            |source: &str, messages: &[Value]| assistant_spans(source, messages).unwrap_err().to_string();
         assert_eq!(
             reason(PLAIN, &chat()[..1]),
             "no message has the role \"assistant\", so with masked prompts nothing is left to learn"
@@ -219,8 +225,8 @@ mod tests {
 
     #[test]
     fn a_token_belongs_to_the_turn_it_ends_in() {
-        let transcript = Transcript { text: String::new(), answers: vec![2..4, 6..9] };
-        let learned: Vec<_> = (0..12).filter(|&end| transcript.is_answer(end)).collect();
+        let transcript = Transcript { text: String::new(), assistant_spans: vec![2..4, 6..9] };
+        let learned: Vec<_> = (0..12).filter(|&end| transcript.is_assistant_token(end)).collect();
         assert_eq!(learned, [3, 4, 7, 8, 9]);
     }
 }

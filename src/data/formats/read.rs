@@ -1,6 +1,6 @@
-//! Reads files into rows that know where they stand. The name's ending tells the format:
+//! Reads files into rows that know where they stand. The name's extension tells the format:
 //!
-//! | ending              | rows                                                                                |
+//! | extension              | rows                                                                                |
 //! |---------------------|-------------------------------------------------------------------------------------|
 //! | `.json`             | the objects of one array; a file that begins with an object is read as jsonl        |
 //! | `.csv`, `.tsv`      | lines of a table whose first line names the columns                                 |
@@ -13,29 +13,29 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use super::collector::{LONGEST_ROW, Rows};
+use super::collector::{MAX_ROW_BYTES, RowCollector};
 use super::{csv, json, jsonl, parquet};
-use crate::data::rows::{Columns, Located};
+use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result};
 
 /// Endings of the files that hold rows.
-pub(in crate::data) const ENDINGS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
+pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
 /// Reads the rows of a file in the format its name tells.
 ///
 /// # Errors
 /// [`Error::Dataset`] naming file and place for anything that is not a [`Row`], and for a file
 /// without rows; [`Error::Io`] when the file cannot be read.
-pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<Located>> {
+pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut rows = Rows::new(path, columns);
-    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    match ending.to_str() {
+    let mut rows = RowCollector::new(path, columns);
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    match extension.to_str() {
         Some("csv") => csv::read(file, b',', &mut rows)?,
         Some("tsv") => csv::read(file, b'\t', &mut rows)?,
         Some("parquet") => parquet::read(file, &mut rows)?,
         Some("json") => json::read(BufReader::new(file), &mut rows)?,
-        _ => jsonl::read(BufReader::new(file), LONGEST_ROW, &mut rows)?,
+        _ => jsonl::read(BufReader::new(file), MAX_ROW_BYTES, &mut rows)?,
     }
     rows.finish()
 }

@@ -10,7 +10,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{name_of, nested, string};
+use super::fields::{parse_nested, take_string, type_name};
 
 /// One instruction and its answer; what is missing is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,18 +29,18 @@ pub struct Instruction {
 
 impl Instruction {
     /// Takes the keys of a row; the error is the reason alone.
-    pub(in crate::data) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
+    pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
         let mut optional = |key: &str| match keys.get(key) {
             None | Some(Value::Null) => Ok(String::new()),
-            Some(_) => string(keys, key),
+            Some(_) => take_string(keys, key),
         };
         let (input, system) = (optional("input")?, optional("system")?);
         Ok(Self {
-            instruction: string(keys, "instruction")?,
+            instruction: take_string(keys, "instruction")?,
             input,
-            output: string(keys, "output")?,
+            output: take_string(keys, "output")?,
             system,
-            history: history(keys.remove("history").unwrap_or_default())?,
+            history: parse_history(keys.remove("history").unwrap_or_default())?,
         })
     }
 
@@ -85,14 +85,14 @@ impl Instruction {
     }
 }
 
-fn history(value: Value) -> Result<Vec<[String; 2]>, String> {
-    let pairs = match nested("history", value)? {
+fn parse_history(value: Value) -> Result<Vec<[String; 2]>, String> {
+    let pairs = match parse_nested("history", value)? {
         Value::Null => return Ok(Vec::new()),
         Value::Array(pairs) => pairs,
         other => {
             return Err(format!(
                 r#""history" must be an array of [question, answer], found {}"#,
-                name_of(&other)
+                type_name(&other)
             ));
         }
     };

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::found;
+use super::fields::found_keys;
 use crate::{Error, Result};
 
 /// The names that rows are made of, and whether a row may lack it.
-const NAMES: [(&str, bool); 13] = [
+const KEYS: [(&str, bool); 13] = [
     ("text", false),
     ("prompt", false),
     ("completion", false),
@@ -34,49 +34,49 @@ impl Columns {
     pub fn parse(entries: &[String]) -> Result<Self> {
         let mut columns: Vec<(&'static str, String)> = Vec::new();
         for entry in entries {
-            let wrong = |reason: &str| Error::Config(format!("columns holds \"{entry}\", {reason}"));
-            let Some((ours, theirs)) = entry.split_once('=') else {
-                return Err(wrong("expected entries such as prompt=question"));
+            let invalid = |reason: &str| Error::Config(format!("columns holds \"{entry}\", {reason}"));
+            let Some((key, column)) = entry.split_once('=') else {
+                return Err(invalid("expected entries such as prompt=question"));
             };
-            let (ours, theirs) = (ours.trim(), theirs.trim());
-            let Some((ours, _)) = NAMES.iter().find(|(name, _)| *name == ours) else {
-                let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
-                return Err(wrong(&format!("but rows are made of {}", names.join(", "))));
+            let (key, column) = (key.trim(), column.trim());
+            let Some((key, _)) = KEYS.iter().find(|(name, _)| *name == key) else {
+                let names: Vec<_> = KEYS.iter().map(|(name, _)| *name).collect();
+                return Err(invalid(&format!("but rows are made of {}", names.join(", "))));
             };
-            if theirs.is_empty() || columns.iter().any(|(name, _)| name == ours) {
-                return Err(wrong("expected each name once, with a column"));
+            if column.is_empty() || columns.iter().any(|(name, _)| name == key) {
+                return Err(invalid("expected each name once, with a column"));
             }
-            columns.push((*ours, theirs.to_owned()));
+            columns.push((*key, column.to_owned()));
         }
         Ok(Self(columns))
     }
 
     /// Whether a column of this name is read at all.
-    pub(in crate::data) fn reads(&self, name: &str) -> bool {
+    pub(in crate::data) fn is_read(&self, name: &str) -> bool {
         if self.0.is_empty() {
-            NAMES.iter().any(|(ours, _)| *ours == name)
+            KEYS.iter().any(|(key, _)| *key == name)
         } else {
-            self.0.iter().any(|(_, theirs)| theirs == name)
+            self.0.iter().any(|(_, column)| column == name)
         }
     }
 
     /// `row` under our names, with nothing but the named columns; the error is the reason alone.
-    pub(in crate::data) fn rename(&self, row: Value) -> Result<Value, String> {
+    pub(super) fn rename(&self, row: Value) -> Result<Value, String> {
         let Value::Object(keys) = row else { return Ok(row) };
         if self.0.is_empty() {
             return Ok(Value::Object(keys));
         }
         let mut renamed = Map::new();
-        for (ours, theirs) in &self.0 {
-            match keys.get(theirs) {
+        for (key, column) in &self.0 {
+            match keys.get(column) {
                 Some(value) => {
-                    renamed.insert((*ours).to_owned(), value.clone());
+                    renamed.insert((*key).to_owned(), value.clone());
                 }
-                None if NAMES.contains(&(*ours, true)) => {}
+                None if KEYS.contains(&(*key, true)) => {}
                 None => {
                     return Err(format!(
-                        "has no \"{theirs}\", which columns reads as {ours} ({})",
-                        found(&keys)
+                        "has no \"{column}\", which columns reads as {key} ({})",
+                        found_keys(&keys)
                     ));
                 }
             }
@@ -101,7 +101,7 @@ mod tests {
         let row = json!({"prompt": "a", "completion": "b", "text": "c"});
         assert_eq!(swapped.rename(row.clone()).unwrap(), json!({"prompt": "b", "completion": "a"}));
         assert_eq!(Columns::default().rename(row.clone()).unwrap(), row);
-        assert!(swapped.reads("t") && !swapped.reads("text") && Columns::default().reads("text"));
+        assert!(swapped.is_read("t") && !swapped.is_read("text") && Columns::default().is_read("text"));
         assert_eq!(
             columns(&["text=body"]).unwrap().rename(row).unwrap_err(),
             "has no \"body\", which columns reads as text (found keys \"prompt\", \"completion\", \"text\")"

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// The JSON of one line of a file; the error is the reason alone.
-pub(in crate::data) fn json(line: &[u8]) -> Result<Value, String> {
+pub(in crate::data) fn parse_json(line: &[u8]) -> Result<Value, String> {
     let line = std::str::from_utf8(line).map_err(|e| {
         let byte = line[e.valid_up_to()];
         format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
@@ -12,15 +12,15 @@ pub(in crate::data) fn json(line: &[u8]) -> Result<Value, String> {
         .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
 }
 
-pub(super) fn string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+pub(super) fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match keys.remove(key) {
         Some(Value::String(text)) => Ok(text),
-        other => Err(format!(r#""{key}" must be a string, found {}"#, name_of(&other.unwrap_or_default()))),
+        other => Err(format!(r#""{key}" must be a string, found {}"#, type_name(&other.unwrap_or_default()))),
     }
 }
 
 /// A nested value that may be JSON in a string, as tables store it; an empty one is null.
-pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
+pub(super) fn parse_nested(key: &str, value: Value) -> Result<Value, String> {
     match value {
         Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
         Value::String(text) => serde_json::from_str(&text)
@@ -29,7 +29,7 @@ pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
     }
 }
 
-pub(super) fn name_of(value: &Value) -> &'static str {
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -41,7 +41,7 @@ pub(super) fn name_of(value: &Value) -> &'static str {
 }
 
 /// "found keys "a", "b"", short enough to print whatever the file holds.
-pub(in crate::data) fn found(keys: &Map<String, Value>) -> String {
+pub(in crate::data) fn found_keys(keys: &Map<String, Value>) -> String {
     const SHOWN: usize = 8;
     if keys.is_empty() {
         return "found no keys".to_owned();

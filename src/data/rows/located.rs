@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::columns::Columns;
-use super::fields::json;
+use super::fields::parse_json;
 use super::row::Row;
 use crate::{Error, Result};
 
 /// Where a row stands in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     /// 1-based line.
     Line(usize),
     /// 1-based row, in formats whose lines say nothing.
@@ -22,7 +22,7 @@ pub enum Place {
     Byte(u64),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(line) => write!(f, "{line}"),
@@ -32,53 +32,53 @@ impl fmt::Display for Place {
     }
 }
 
-/// A row and where it stands. It keeps the place, because a row may turn out to be wrong only
+/// A row and where it stands. It keeps the position, because a row may turn out to be wrong only
 /// later, when a chat template or the tokenizer sees it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Located {
+pub struct LocatedRow {
     /// What was read.
     pub row: Row,
     /// The file.
     pub path: Arc<Path>,
-    /// The place in the file.
-    pub place: Place,
+    /// The position in the file.
+    pub position: Position,
 }
 
-impl Located {
+impl LocatedRow {
     /// Reads the row in `text`, which a caller took from line `line` of `path`.
     ///
     /// # Errors
     /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
     pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
-        Self::of(json(text), &Columns::default(), path, Place::Line(line))
+        Self::from_json(parse_json(text), &Columns::default(), path, Position::Line(line))
     }
 
     /// The row in the JSON `value`, or else the reason why there is none.
-    pub(in crate::data) fn of(
+    pub(in crate::data) fn from_json(
         value: Result<Value, String>,
         columns: &Columns,
         path: &Arc<Path>,
-        place: Place,
+        position: Position,
     ) -> Result<Self> {
         let row = value
             .and_then(|value| columns.rename(value))
-            .and_then(Row::of)
-            .map_err(|reason| located(path, place, &reason))?;
-        Ok(Self { row, path: Arc::clone(path), place })
+            .and_then(Row::from_json)
+            .map_err(|reason| error_at(path, position, &reason))?;
+        Ok(Self { row, path: Arc::clone(path), position })
     }
 
     /// Puts `path:line: ` in front of an [`Error::Dataset`]; other errors pass unchanged.
     #[must_use]
-    pub fn blame(&self, error: Error) -> Error {
+    pub fn with_location(&self, error: Error) -> Error {
         match error {
-            Error::Dataset(reason) => located(&self.path, self.place, &reason),
+            Error::Dataset(reason) => error_at(&self.path, self.position, &reason),
             other => other,
         }
     }
 }
 
-pub(in crate::data) fn located(path: &Path, place: Place, reason: &str) -> Error {
-    Error::Dataset(format!("{}:{place}: {reason}", path.display()))
+pub(in crate::data) fn error_at(path: &Path, position: Position, reason: &str) -> Error {
+    Error::Dataset(format!("{}:{position}: {reason}", path.display()))
 }
 
 #[cfg(test)]
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn only_reasons_about_the_data_get_a_place() {
         let path: Arc<Path> = Arc::from(Path::new("d/a.csv"));
-        let at = |place| Located { row: Row::Text(String::new()), path: Arc::clone(&path), place };
+        let at = |position| LocatedRow { row: Row::Text(String::new()), path: Arc::clone(&path), position };
         let odd = || Error::Dataset("odd".into());
-        assert_eq!(at(Place::Line(7)).blame(odd()).to_string(), "d/a.csv:7: odd");
-        assert_eq!(at(Place::Row(7)).blame(odd()).to_string(), "d/a.csv: row 7: odd");
-        assert_eq!(at(Place::Row(7)).blame(Error::Config("odd".into())).to_string(), "odd");
+        assert_eq!(at(Position::Line(7)).with_location(odd()).to_string(), "d/a.csv:7: odd");
+        assert_eq!(at(Position::Row(7)).with_location(odd()).to_string(), "d/a.csv: row 7: odd");
+        assert_eq!(at(Position::Row(7)).with_location(Error::Config("odd".into())).to_string(), "odd");
     }
 }

@@ -11,6 +11,6 @@ mod sharegpt;
 
 pub use alpaca::Instruction;
 pub use columns::Columns;
-pub use located::{Located, Place};
+pub use located::{LocatedRow, Position};
 pub use pair::{Answer, Pair, Prompt};
 pub use row::Row;

@@ -13,12 +13,12 @@
 use serde_json::{Map, Value, json};
 
 use super::alpaca::Instruction;
-use super::fields::{found, name_of};
-use super::messages::tools;
+use super::fields::{found_keys, type_name};
+use super::messages::parse_tools;
 use super::sharegpt;
 
 /// The keys of the answers.
-pub(in crate::data) const SIDES: [&str; 2] = ["chosen", "rejected"];
+pub(super) const ANSWER_KEYS: [&str; 2] = ["chosen", "rejected"];
 
 /// Two answers to one prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,9 +33,9 @@ pub struct Pair {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// The beginning of both texts, in which no template has a part.
-    Beginning(String),
+    Prefix(String),
     /// A question.
-    Question(String),
+    User(String),
     /// An instruction, whose output is empty.
     Instruction(Instruction),
     /// A conversation.
@@ -69,62 +69,63 @@ impl Answer {
         match value {
             Value::String(text) => Ok(Self::Text(text)),
             message @ Value::Object(_) => {
-                sharegpt::turns(key, Value::Array(vec![message])).map(Self::Messages)
+                sharegpt::parse_turns(key, Value::Array(vec![message])).map(Self::Messages)
             }
-            messages @ Value::Array(_) => sharegpt::turns(key, messages).map(Self::Messages),
+            messages @ Value::Array(_) => sharegpt::parse_turns(key, messages).map(Self::Messages),
             other => Err(format!(
                 r#""{key}" must be a text, a message or a list of messages, found {}"#,
-                name_of(&other)
+                type_name(&other)
             )),
         }
     }
 }
 
 impl Pair {
-    /// Takes the keys of a row that has one of the [`SIDES`]; the error is the reason alone.
-    pub(in crate::data) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
-        let mut side = |key: &str| match keys.remove(key) {
+    /// Takes the keys of a row that has one of the [`ANSWER_KEYS`]; the error is the reason alone.
+    pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
+        let mut answer = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => {
-                let other = if key == SIDES[0] { SIDES[1] } else { SIDES[0] };
-                Err(format!(r#"has "{other}" but no "{key}" ({})"#, found(keys)))
+                let other = if key == ANSWER_KEYS[0] { ANSWER_KEYS[1] } else { ANSWER_KEYS[0] };
+                Err(format!(r#"has "{other}" but no "{key}" ({})"#, found_keys(keys)))
             }
             Some(value) => Answer::parse(key, value),
         };
-        let answers = [side(SIDES[0])?, side(SIDES[1])?];
+        let answers = [answer(ANSWER_KEYS[0])?, answer(ANSWER_KEYS[1])?];
         if answers[0] == answers[1] {
             return Err(r#""chosen" and "rejected" are the same, so neither can be preferred"#.to_owned());
         }
-        let tools = tools(keys.remove("tools"))?;
+        let tools = parse_tools(keys.remove("tools"))?;
         let prompt = match keys.remove("prompt") {
             None | Some(Value::Null) if keys.contains_key("conversations") => {
-                Some(Prompt::Chat { messages: sharegpt::messages(keys)?, tools: tools.clone() })
+                Some(Prompt::Chat { messages: sharegpt::parse_conversations(keys)?, tools: tools.clone() })
             }
             None | Some(Value::Null) if keys.contains_key("instruction") => {
                 keys.insert("output".to_owned(), Value::String(String::new()));
                 Some(Prompt::Instruction(Instruction::parse(keys)?))
             }
             None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(Prompt::Question(text)),
-            Some(messages @ Value::Array(_)) => {
-                Some(Prompt::Chat { messages: sharegpt::turns("prompt", messages)?, tools: tools.clone() })
-            }
+            Some(Value::String(text)) => Some(Prompt::User(text)),
+            Some(messages @ Value::Array(_)) => Some(Prompt::Chat {
+                messages: sharegpt::parse_turns("prompt", messages)?,
+                tools: tools.clone(),
+            }),
             Some(other) => {
                 return Err(format!(
                     r#""prompt" must be a text or a list of messages, found {}"#,
-                    name_of(&other)
+                    type_name(&other)
                 ));
             }
         };
         match (prompt, answers) {
-            (None, [Answer::Text(chosen), Answer::Text(rejected)]) => Self::of_texts(&chosen, &rejected),
+            (None, [Answer::Text(chosen), Answer::Text(rejected)]) => Self::from_texts(&chosen, &rejected),
             (Some(prompt), answers @ [Answer::Text(_), Answer::Text(_)]) => Ok(Self { prompt, answers }),
-            (prompt, answers) => Self::of_messages(prompt, answers.map(|answer| answer.messages()), tools),
+            (prompt, answers) => Self::from_messages(prompt, answers.map(|answer| answer.messages()), tools),
         }
     }
 
     /// Two texts that begin alike. The word in which they part is no part of the prompt.
-    fn of_texts(chosen: &str, rejected: &str) -> Result<Self, String> {
-        let alike = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
+    fn from_texts(chosen: &str, rejected: &str) -> Result<Self, String> {
+        let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
         // White space before a word belongs to it, as in the tokens of most models.
         let word =
             |at: usize| chosen.is_char_boundary(at) && chosen[..at].ends_with(|c: char| !c.is_whitespace());
@@ -134,35 +135,35 @@ impl Pair {
             };
             word(*at) && follows(chosen) && follows(rejected)
         };
-        let Some(start) = (1..=alike).rev().find(parts) else {
+        let Some(start) = (1..=common).rev().find(parts) else {
             return Err(
                 r#"has no "prompt", and "chosen" and "rejected" do not begin with the same words"#.to_owned()
             );
         };
         let rest = |text: &str| Answer::Text(text[start..].to_owned());
         Ok(Self {
-            prompt: Prompt::Beginning(chosen[..start].to_owned()),
+            prompt: Prompt::Prefix(chosen[..start].to_owned()),
             answers: [rest(chosen), rest(rejected)],
         })
     }
 
-    fn of_messages(
+    fn from_messages(
         prompt: Option<Prompt>,
         answers: [Vec<Value>; 2],
         tools: Option<Value>,
     ) -> Result<Self, String> {
-        let alike = answers[0].iter().zip(&answers[1]).take_while(|(a, b)| a == b).count();
-        let is_whole = |answer: &Vec<Value>| !said_by_assistant(answer.first());
+        let common = answers[0].iter().zip(&answers[1]).take_while(|(a, b)| a == b).count();
+        let is_conversation = |answer: &Vec<Value>| !is_assistant(answer.first());
         let (messages, [chosen, rejected]) = match prompt {
             // The text repeats a message of the conversations.
-            Some(Prompt::Question(_)) | None if answers.iter().all(is_whole) => {
-                (answers[0][..alike].to_vec(), answers.map(|answer| answer[alike..].to_vec()))
+            Some(Prompt::User(_)) | None if answers.iter().all(is_conversation) => {
+                (answers[0][..common].to_vec(), answers.map(|answer| answer[common..].to_vec()))
             }
             None => (Vec::new(), answers),
             Some(prompt) => {
                 let prompt = prompt.messages();
-                let repeat = answers.iter().all(|answer| answer.starts_with(&prompt));
-                let skipped = if repeat { prompt.len() } else { 0 };
+                let repeats_prompt = answers.iter().all(|answer| answer.starts_with(&prompt));
+                let skipped = if repeats_prompt { prompt.len() } else { 0 };
                 (prompt, answers.map(|answer| answer[skipped..].to_vec()))
             }
         };
@@ -172,10 +173,10 @@ impl Pair {
                     .to_owned(),
             );
         }
-        for (key, answer) in SIDES.into_iter().zip([&chosen, &rejected]) {
+        for (key, answer) in ANSWER_KEYS.into_iter().zip([&chosen, &rejected]) {
             match answer.first() {
                 None => return Err(format!(r#""{key}" holds no answer, only the prompt"#)),
-                first if said_by_assistant(first) => {}
+                first if is_assistant(first) => {}
                 Some(first) => {
                     return Err(format!(
                         r#""chosen" and "rejected" differ in their prompt: behind what they share, "{key}" goes on with a message of the role {}, expected an answer of the assistant"#,
@@ -193,7 +194,7 @@ impl Prompt {
     /// As messages for a template.
     pub(in crate::data) fn messages(&self) -> Vec<Value> {
         match self {
-            Self::Beginning(text) | Self::Question(text) => vec![json!({"role": "user", "content": text})],
+            Self::Prefix(text) | Self::User(text) => vec![json!({"role": "user", "content": text})],
             Self::Instruction(row) => {
                 let mut messages = row.messages();
                 messages.pop();
@@ -204,7 +205,7 @@ impl Prompt {
     }
 }
 
-fn said_by_assistant(message: Option<&Value>) -> bool {
+fn is_assistant(message: Option<&Value>) -> bool {
     message.is_some_and(|message| message["role"] == "assistant")
 }
 
@@ -232,7 +233,7 @@ mod tests {
         ] {
             let pair = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap();
             let answers = texts(&chosen[prompt.len()..], &rejected[prompt.len()..]);
-            assert_eq!(pair, Pair { prompt: Prompt::Beginning(prompt.to_owned()), answers });
+            assert_eq!(pair, Pair { prompt: Prompt::Prefix(prompt.to_owned()), answers });
         }
         for (chosen, rejected) in [("cat", "car"), ("", "a"), (" a", " b"), ("é", "è")] {
             let error = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap_err();

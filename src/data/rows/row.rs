@@ -14,13 +14,13 @@
 use serde_json::Value;
 
 use super::alpaca::Instruction;
-use super::fields::{found, name_of, string};
-use super::messages::{conversation, tools};
-use super::pair::{Pair, SIDES};
+use super::fields::{found_keys, take_string, type_name};
+use super::messages::{parse_messages, parse_tools};
+use super::pair::{ANSWER_KEYS, Pair};
 use super::sharegpt;
 
 /// Ends the message about a row of which nothing fits.
-pub(in crate::data) const RIGHT: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
+pub(in crate::data) const EXPECTED_KEYS: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
 
 /// A training example before tokenisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,36 +61,36 @@ impl Row {
     }
 
     /// What a JSON object holds; the error is the reason alone.
-    pub(in crate::data) fn of(value: Value) -> Result<Self, String> {
+    pub(super) fn from_json(value: Value) -> Result<Self, String> {
         let Value::Object(mut keys) = value else {
-            return Err(format!("a row must be a JSON object, found {}", name_of(&value)));
+            return Err(format!("a row must be a JSON object, found {}", type_name(&value)));
         };
-        if SIDES.iter().all(|&side| keys.contains_key(side)) {
+        if ANSWER_KEYS.iter().all(|&side| keys.contains_key(side)) {
             return Pair::parse(&mut keys).map(Self::Pair);
         }
         if keys.contains_key("prompt") && keys.contains_key("completion") {
-            let prompt = string(&mut keys, "prompt")?;
-            let completion = string(&mut keys, "completion")?;
+            let prompt = take_string(&mut keys, "prompt")?;
+            let completion = take_string(&mut keys, "completion")?;
             return Ok(Self::Completion { prompt, completion });
         }
         if let Some(messages) = keys.remove("messages") {
-            let tools = tools(keys.remove("tools"))?;
-            return Ok(Self::Chat { messages: conversation("messages", messages)?, tools });
+            let tools = parse_tools(keys.remove("tools"))?;
+            return Ok(Self::Chat { messages: parse_messages("messages", messages)?, tools });
         }
         if keys.contains_key("conversations") {
-            let tools = tools(keys.remove("tools"))?;
-            return Ok(Self::Chat { messages: sharegpt::messages(&mut keys)?, tools });
+            let tools = parse_tools(keys.remove("tools"))?;
+            return Ok(Self::Chat { messages: sharegpt::parse_conversations(&mut keys)?, tools });
         }
         if keys.contains_key("instruction") && keys.contains_key("output") {
             return Instruction::parse(&mut keys).map(Self::Instruction);
         }
         if keys.contains_key("text") {
-            return Ok(Self::Text(string(&mut keys, "text")?));
+            return Ok(Self::Text(take_string(&mut keys, "text")?));
         }
-        if SIDES.iter().any(|&side| keys.contains_key(side)) {
+        if ANSWER_KEYS.iter().any(|&side| keys.contains_key(side)) {
             return Pair::parse(&mut keys).map(Self::Pair);
         }
-        Err(format!("{}; {RIGHT}", found(&keys)))
+        Err(format!("{}; {EXPECTED_KEYS}", found_keys(&keys)))
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     use crate::data::rows::fields;
 
     fn parse(line: &str) -> Result<Row, String> {
-        Row::of(fields::json(line.as_bytes())?)
+        Row::from_json(fields::parse_json(line.as_bytes())?)
     }
 
     #[test]
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn a_wrong_row_is_told_what_is_right() {
         for (line, reason) in [
-            (r#"{"input":"a","output":"b"}"#, format!(r#"found keys "input", "output"; {RIGHT}"#)),
-            (r#"{"prompt":"a"}"#, format!(r#"found keys "prompt"; {RIGHT}"#)),
-            ("{}", format!("found no keys; {RIGHT}")),
+            (r#"{"input":"a","output":"b"}"#, format!(r#"found keys "input", "output"; {EXPECTED_KEYS}"#)),
+            (r#"{"prompt":"a"}"#, format!(r#"found keys "prompt"; {EXPECTED_KEYS}"#)),
+            ("{}", format!("found no keys; {EXPECTED_KEYS}")),
             ("[1]", "a row must be a JSON object, found an array".into()),
             ("3", "a row must be a JSON object, found a number".into()),
             (r#"{"text":7}"#, r#""text" must be a string, found a number"#.into()),
@@ -204,7 +204,10 @@ mod tests {
 
     #[test]
     fn broken_bytes_and_json_are_explained() {
-        assert_eq!(fields::json(b"{\"text\":\"\xff\"}"), Err("not UTF-8: byte 0xff at column 10".to_owned()));
+        assert_eq!(
+            fields::parse_json(b"{\"text\":\"\xff\"}"),
+            Err("not UTF-8: byte 0xff at column 10".to_owned())
+        );
         assert_eq!(
             parse(r#"{"text":"#),
             Err("invalid JSON (EOF while parsing a value at line 1 column 8); \
@@ -220,13 +223,13 @@ mod tests {
         let value: Value = serde_json::from_str(&format!("{{{}}}", keys.join(","))).unwrap();
         let Value::Object(keys) = value else { unreachable!() };
         let shown = format!("\"{}\"", "k".repeat(40));
-        assert_eq!(found(&keys), format!("found keys {}, …", vec![shown; 8].join(", ")));
+        assert_eq!(found_keys(&keys), format!("found keys {}, …", vec![shown; 8].join(", ")));
     }
 
     proptest! {
         #[test]
         fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = fields::json(&bytes).and_then(Row::of);
+            let _ = fields::parse_json(&bytes).and_then(Row::from_json);
         }
 
         #[test]

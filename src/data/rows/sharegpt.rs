@@ -10,19 +10,20 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{found, name_of, nested, string};
-use super::messages::conversation;
+use super::fields::{found_keys, parse_nested, take_string, type_name};
+use super::messages::parse_messages;
 
-const KNOWN: &str = "human, user, gpt, assistant, model, chatgpt, system, function_call, observation or tool";
+const SENDERS: &str =
+    "human, user, gpt, assistant, model, chatgpt, system, function_call, observation or tool";
 
 /// Takes the messages of a row that has `conversations`, in the form chat templates know; the error is the
 /// reason alone.
-pub(in crate::data) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Value>, String> {
+pub(super) fn parse_conversations(keys: &mut Map<String, Value>) -> Result<Vec<Value>, String> {
     let system = match keys.get("system") {
         None | Some(Value::Null) => String::new(),
-        Some(_) => string(keys, "system")?,
+        Some(_) => take_string(keys, "system")?,
     };
-    let mut messages = turns("conversations", keys.remove("conversations").unwrap_or_default())?;
+    let mut messages = parse_turns("conversations", keys.remove("conversations").unwrap_or_default())?;
     if !system.is_empty() {
         messages.insert(0, json!({"role": "system", "content": system}));
     }
@@ -31,30 +32,31 @@ pub(in crate::data) fn messages(keys: &mut Map<String, Value>) -> Result<Vec<Val
 
 /// The messages that stand under `key`, in these words or in those of chat templates: some data sets have the name of
 /// the one format and the entries of the other.
-pub(in crate::data) fn turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
-    let turns = nested(key, turns)?;
+pub(super) fn parse_turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
+    let turns = parse_nested(key, turns)?;
     let Value::Array(entries) = &turns else {
-        return Err(format!(r#""{key}" must be an array, found {}"#, name_of(&turns)));
+        return Err(format!(r#""{key}" must be an array, found {}"#, type_name(&turns)));
     };
     if entries.is_empty() {
         return Err(format!(r#""{key}" is empty"#));
     }
     if entries[0].get("role").is_some() {
-        return conversation(key, turns);
+        return parse_messages(key, turns);
     }
-    let turn =
-        |(index, entry): (usize, &Value)| message(entry).map_err(|reason| format!("{key}[{index}] {reason}"));
+    let turn = |(index, entry): (usize, &Value)| {
+        parse_turn(entry).map_err(|reason| format!("{key}[{index}] {reason}"))
+    };
     entries.iter().enumerate().map(turn).collect()
 }
 
-fn message(entry: &Value) -> Result<Value, String> {
+fn parse_turn(entry: &Value) -> Result<Value, String> {
     let Value::Object(keys) = entry else {
-        return Err(format!("must be an object, found {}", name_of(entry)));
+        return Err(format!("must be an object, found {}", type_name(entry)));
     };
     let text = |key: &str| match keys.get(key) {
         Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(format!(r#"has a "{key}" that is {}, not a string"#, name_of(other))),
-        None => Err(format!(r#"has no "{key}" ({})"#, found(keys))),
+        Some(other) => Err(format!(r#"has a "{key}" that is {}, not a string"#, type_name(other))),
+        None => Err(format!(r#"has no "{key}" ({})"#, found_keys(keys))),
     };
     let (from, value) = (text("from")?, text("value")?);
     let role = match from.as_str() {
@@ -63,24 +65,24 @@ fn message(entry: &Value) -> Result<Value, String> {
         "system" => "system",
         "observation" | "tool" => "tool",
         "function_call" => {
-            return Ok(json!({"role": "assistant", "content": "", "tool_calls": calls(value)?}));
+            return Ok(json!({"role": "assistant", "content": "", "tool_calls": parse_tool_calls(value)?}));
         }
         other => {
             let shown: String = other.chars().take(40).collect();
-            return Err(format!(r#"is from "{shown}", expected {KNOWN}"#));
+            return Err(format!(r#"is from "{shown}", expected {SENDERS}"#));
         }
     };
     Ok(json!({"role": role, "content": value}))
 }
 
 /// One call, or a list of calls made at once, as the objects chat templates iterate over.
-fn calls(text: &str) -> Result<Vec<Value>, String> {
-    let right =
+fn parse_tool_calls(text: &str) -> Result<Vec<Value>, String> {
+    let expected =
         r#"is a function_call whose value must be JSON {"name": …, "arguments": {…}}, or a list of these"#;
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("{right} ({error})"))?;
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("{expected} ({error})"))?;
     let calls = if let Value::Array(calls) = value { calls } else { vec![value] };
     if calls.is_empty() || calls.iter().any(|call| !call["name"].is_string()) {
-        return Err(right.to_owned());
+        return Err(expected.to_owned());
     }
     let call = |call: Value| {
         let arguments = call.get("arguments").or_else(|| call.get("parameters")).cloned();
@@ -96,7 +98,7 @@ mod tests {
 
     fn parse(value: Value) -> Result<Vec<Value>, String> {
         let Value::Object(mut keys) = value else { unreachable!() };
-        messages(&mut keys)
+        parse_conversations(&mut keys)
     }
 
     #[test]
@@ -142,7 +144,7 @@ mod tests {
             ),
             (
                 json!([{"from": "bot", "value": "a"}]),
-                format!(r#"conversations[0] is from "bot", expected {KNOWN}"#),
+                format!(r#"conversations[0] is from "bot", expected {SENDERS}"#),
             ),
             (json!([{"from": "function_call", "value": "{}"}]), call.to_owned()),
             (

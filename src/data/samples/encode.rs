@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::sample::Sample;
 use crate::data::chat::ChatTemplate;
-use crate::data::chat::transcript::{answered, transcript};
+use crate::data::chat::transcript::{render_answer, render_transcript};
 use crate::data::rows::{Answer, Pair, Prompt, Row};
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
@@ -24,8 +24,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
-    pub fn sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
-        match (row, self.template()) {
+    pub fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
+        match (row, self.chat_template()) {
             (Row::Text(text), _) => {
                 let mut ids = self.encode(text, true)?;
                 if ids.last().is_none_or(|id| !self.eos_ids().contains(id)) {
@@ -34,24 +34,24 @@ impl Tokenizer {
                 Ok(Sample::new(ids, |_| true))
             }
             (Row::Completion { prompt, completion }, None) => {
-                self.completion(prompt, completion, mask_prompt)
+                self.encode_completion(prompt, completion, mask_prompt)
             }
             (Row::Instruction(row), None) if row.history.is_empty() => {
-                self.completion(&row.prompt(), &row.output, mask_prompt)
+                self.encode_completion(&row.prompt(), &row.output, mask_prompt)
             }
             (Row::Instruction(_), None) => Err(no_template_for_history()),
             (Row::Instruction(row), Some(template)) => {
-                self.chat(template, &row.messages(), None, mask_prompt)
+                self.encode_chat(template, &row.messages(), None, mask_prompt)
             }
             (Row::Completion { prompt, completion }, Some(template)) => {
                 let messages = [
                     json!({"role": "user", "content": prompt}),
                     json!({"role": "assistant", "content": completion}),
                 ];
-                self.chat(template, &messages, None, mask_prompt)
+                self.encode_chat(template, &messages, None, mask_prompt)
             }
             (Row::Chat { messages, tools }, Some(template)) => {
-                self.chat(template, messages, tools.as_ref(), mask_prompt)
+                self.encode_chat(template, messages, tools.as_ref(), mask_prompt)
             }
             (Row::Chat { .. }, None) => Err(no_template_for_messages("\"prompt\" and \"completion\"")),
             (Row::Pair(_), _) => Err(Error::Dataset(
@@ -66,7 +66,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
-    pub fn pair(&self, row: &Row) -> Result<[Sample; 2]> {
+    pub fn encode_pair(&self, row: &Row) -> Result<[Sample; 2]> {
         let Row::Pair(Pair { prompt, answers: [chosen, rejected] }) = row else {
             return Err(Error::Dataset(format!(
                 "the row is of the kind \"{}\", but objective \"dpo\" or \"orpo\" learns from pairs of answers, \
@@ -74,7 +74,7 @@ impl Tokenizer {
                 row.kind()
             )));
         };
-        let pair = [self.answer(prompt, chosen)?, self.answer(prompt, rejected)?];
+        let pair = [self.encode_answer(prompt, chosen)?, self.encode_answer(prompt, rejected)?];
         if pair[0].ids == pair[1].ids {
             return Err(Error::Dataset(
                 "\"chosen\" and \"rejected\" are the same tokens, so neither can be preferred".to_owned(),
@@ -83,12 +83,12 @@ impl Tokenizer {
         Ok(pair)
     }
 
-    fn answer(&self, prompt: &Prompt, answer: &Answer) -> Result<Sample> {
-        match (prompt, answer, self.template()) {
-            (Prompt::Beginning(text), Answer::Text(answer), _)
-            | (Prompt::Question(text), Answer::Text(answer), None) => self.completion(text, answer, true),
+    fn encode_answer(&self, prompt: &Prompt, answer: &Answer) -> Result<Sample> {
+        match (prompt, answer, self.chat_template()) {
+            (Prompt::Prefix(text), Answer::Text(answer), _)
+            | (Prompt::User(text), Answer::Text(answer), None) => self.encode_completion(text, answer, true),
             (Prompt::Instruction(row), Answer::Text(answer), None) if row.history.is_empty() => {
-                self.completion(&row.prompt(), answer, true)
+                self.encode_completion(&row.prompt(), answer, true)
             }
             (Prompt::Instruction(_), _, None) => Err(no_template_for_history()),
             (_, _, None) => {
@@ -99,22 +99,22 @@ impl Tokenizer {
                     Prompt::Chat { tools, .. } => tools.as_ref(),
                     _ => None,
                 };
-                let transcript = answered(template, &prompt.messages(), &answer.messages(), tools)?;
-                let (ids, ends) = self.encode_with_ends(&transcript.text)?;
-                Ok(Sample::new(ids, |index| transcript.is_answer(ends[index])))
+                let transcript = render_answer(template, &prompt.messages(), &answer.messages(), tools)?;
+                let (ids, ends) = self.encode_with_end_offsets(&transcript.text)?;
+                Ok(Sample::new(ids, |index| transcript.is_assistant_token(ends[index])))
             }
         }
     }
 
-    fn completion(&self, prompt: &str, completion: &str, mask_prompt: bool) -> Result<Sample> {
+    fn encode_completion(&self, prompt: &str, completion: &str, mask_prompt: bool) -> Result<Sample> {
         let mut ids = self.encode_prompt(prompt)?;
-        let boundary = ids.len();
+        let prompt_len = ids.len();
         ids.extend(self.encode(completion, false)?);
         ids.extend(self.eos_ids().first());
-        Ok(Sample::new(ids, |index| !mask_prompt || index >= boundary))
+        Ok(Sample::new(ids, |index| !mask_prompt || index >= prompt_len))
     }
 
-    fn chat(
+    fn encode_chat(
         &self,
         template: &ChatTemplate,
         messages: &[serde_json::Value],
@@ -124,9 +124,9 @@ impl Tokenizer {
         if !mask_prompt {
             return Ok(Sample::new(self.encode(&template.render(messages, tools, false)?, false)?, |_| true));
         }
-        let transcript = transcript(template, messages, tools)?;
-        let (ids, ends) = self.encode_with_ends(&transcript.text)?;
-        Ok(Sample::new(ids, |index| transcript.is_answer(ends[index])))
+        let transcript = render_transcript(template, messages, tools)?;
+        let (ids, ends) = self.encode_with_end_offsets(&transcript.text)?;
+        Ok(Sample::new(ids, |index| transcript.is_assistant_token(ends[index])))
     }
 }
 
@@ -160,17 +160,23 @@ mod tests {
     }
 
     /// The tokens that are learned.
-    fn learned(sample: &Sample) -> Vec<u32> {
-        sample.ids.iter().zip(&sample.trained).filter(|(_, trained)| **trained).map(|(id, _)| *id).collect()
+    fn targets(sample: &Sample) -> Vec<u32> {
+        sample
+            .ids
+            .iter()
+            .zip(&sample.loss_mask)
+            .filter(|(_, is_target)| **is_target)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     #[test]
     fn text_is_learned_whole_and_ends_once() {
         let tokenizer = fixture::tokenizer(None);
         for text in ["hi", "hi</s>"] {
-            let sample = tokenizer.sample(&Row::Text(text.to_owned()), true).unwrap();
+            let sample = tokenizer.encode_sample(&Row::Text(text.to_owned()), true).unwrap();
             assert_eq!(sample.ids, [BOS, 104, 105, EOS]);
-            assert_eq!(sample.trained, [false, true, true, true]);
+            assert_eq!(sample.loss_mask, [false, true, true, true]);
         }
     }
 
@@ -178,23 +184,23 @@ mod tests {
     fn a_completion_is_learned_from_its_exact_boundary() {
         let tokenizer = fixture::tokenizer(None);
         // " A" is one token; the boundary inside of it keeps it two.
-        let sample = tokenizer.sample(&completion("Q: ", "A A"), true).unwrap();
+        let sample = tokenizer.encode_sample(&completion("Q: ", "A A"), true).unwrap();
         assert_eq!(sample.ids, [&[BOS][..], &bytes("Q: A"), &[SPACE_A, EOS]].concat());
-        assert_eq!(learned(&sample), [u32::from(b'A'), SPACE_A, EOS]);
-        let everything = tokenizer.sample(&completion("Q: ", "A A"), false).unwrap();
-        assert_eq!(learned(&everything), sample.ids[1..]);
+        assert_eq!(targets(&sample), [u32::from(b'A'), SPACE_A, EOS]);
+        let everything = tokenizer.encode_sample(&completion("Q: ", "A A"), false).unwrap();
+        assert_eq!(targets(&everything), sample.ids[1..]);
     }
 
     #[test]
     fn an_empty_completion_teaches_to_stop() {
-        let sample = fixture::tokenizer(None).sample(&completion("", ""), true).unwrap();
-        assert_eq!((sample.ids, sample.trained), (vec![BOS, EOS], vec![false, true]));
+        let sample = fixture::tokenizer(None).encode_sample(&completion("", ""), true).unwrap();
+        assert_eq!((sample.ids, sample.loss_mask), (vec![BOS, EOS], vec![false, true]));
     }
 
     #[test]
     fn with_a_template_a_completion_is_a_chat() {
         let tokenizer = fixture::tokenizer(Some(CHATML));
-        let sample = tokenizer.sample(&completion("é?", " A"), true).unwrap();
+        let sample = tokenizer.encode_sample(&completion("é?", " A"), true).unwrap();
         let text = [
             &[TURN][..],
             &bytes("user\né?"),
@@ -206,7 +212,7 @@ mod tests {
             &bytes("\n"),
         ];
         assert_eq!(sample.ids, text.concat());
-        assert_eq!(learned(&sample), [SPACE_A, END, u32::from(b'\n')]);
+        assert_eq!(targets(&sample), [SPACE_A, END, u32::from(b'\n')]);
     }
 
     #[test]
@@ -216,40 +222,40 @@ mod tests {
         let messages =
             vec![said("user", "a"), said("assistant", "😀"), said("user", "b"), said("assistant", "c")];
         let row = Row::Chat { messages, tools: None };
-        let masked = tokenizer.sample(&row, true).unwrap();
+        let masked = tokenizer.encode_sample(&row, true).unwrap();
         assert_eq!(
-            learned(&masked),
+            targets(&masked),
             [&bytes("😀")[..], &[END], &bytes("\nc"), &[END], &bytes("\n")].concat()
         );
-        let everything = tokenizer.sample(&row, false).unwrap();
+        let everything = tokenizer.encode_sample(&row, false).unwrap();
         assert_eq!(everything.ids, masked.ids);
-        assert_eq!(learned(&everything), masked.ids[1..]);
+        assert_eq!(targets(&everything), masked.ids[1..]);
     }
 
     #[test]
     fn an_instruction_is_a_chat_or_the_prompt_of_alpaca() {
         let row = Instruction { instruction: "é?".into(), output: " A".into(), ..Instruction::default() };
         let chat = fixture::tokenizer(Some(CHATML));
-        let as_chat = chat.sample(&Row::Instruction(row.clone()), true).unwrap();
-        assert_eq!(as_chat, chat.sample(&completion("é?", " A"), true).unwrap());
+        let as_chat = chat.encode_sample(&Row::Instruction(row.clone()), true).unwrap();
+        assert_eq!(as_chat, chat.encode_sample(&completion("é?", " A"), true).unwrap());
         let base = fixture::tokenizer(None);
         let prompt = row.prompt();
-        let as_prompt = base.sample(&Row::Instruction(row.clone()), true).unwrap();
-        assert_eq!(as_prompt, base.sample(&completion(&prompt, " A"), true).unwrap());
-        assert_eq!(learned(&as_prompt), [SPACE_A, EOS]);
+        let as_prompt = base.encode_sample(&Row::Instruction(row.clone()), true).unwrap();
+        assert_eq!(as_prompt, base.encode_sample(&completion(&prompt, " A"), true).unwrap());
+        assert_eq!(targets(&as_prompt), [SPACE_A, EOS]);
         let longer = Instruction { history: vec![["a".into(), "b".into()]], ..row };
         assert_eq!(
-            learned(&chat.sample(&Row::Instruction(longer.clone()), true).unwrap())[..2],
+            targets(&chat.encode_sample(&Row::Instruction(longer.clone()), true).unwrap())[..2],
             [u32::from(b'b'), END]
         );
-        let error = base.sample(&Row::Instruction(longer), true).unwrap_err();
+        let error = base.encode_sample(&Row::Instruction(longer), true).unwrap_err();
         assert!(error.to_string().starts_with("the row has a \"history\""), "{error}");
     }
 
     #[test]
     fn a_chat_without_a_template_suggests_completions() {
         let row = Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
-        let error = fixture::tokenizer(None).sample(&row, true).unwrap_err();
+        let error = fixture::tokenizer(None).encode_sample(&row, true).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the row holds messages but the tokenizer has no chat template; \

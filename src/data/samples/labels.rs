@@ -2,28 +2,28 @@
 
 /// What is learned from rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learned {
+pub enum Labels {
     /// Every token.
-    Everything,
+    All,
     /// Answers, not the prompts before them.
-    Answers,
+    Completions,
     /// Which of two answers to prefer; of each row two samples come one after the other, the preferred one first.
-    Preferences,
+    PreferencePairs,
 }
 
-impl Learned {
+impl Labels {
     /// From rows that are no pairs.
     #[must_use]
-    pub const fn from_text(mask_prompt: bool) -> Self {
-        if mask_prompt { Self::Answers } else { Self::Everything }
+    pub const fn from_mask_prompt(mask_prompt: bool) -> Self {
+        if mask_prompt { Self::Completions } else { Self::All }
     }
 
     /// Samples of one row.
     #[must_use]
     pub const fn samples_per_row(self) -> usize {
         match self {
-            Self::Everything | Self::Answers => 1,
-            Self::Preferences => 2,
+            Self::All | Self::Completions => 1,
+            Self::PreferencePairs => 2,
         }
     }
 }

@@ -5,6 +5,6 @@ mod labels;
 mod sample;
 pub(super) mod tokenize;
 
-pub use labels::Learned;
+pub use labels::Labels;
 pub use sample::Sample;
-pub use tokenize::{SplitReport, Tokenized, tokenize};
+pub use tokenize::{SplitReport, TokenizedSplit, tokenize};

@@ -7,26 +7,26 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::sources::{self, Source};
-use crate::data::formats::read::ENDINGS;
+use crate::data::formats::read::EXTENSIONS;
 use crate::data::formats::read_rows;
-use crate::data::rows::{Columns, Located};
+use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result};
 
 /// Most rows that are held out when there is no validation file.
-const MOST_HELD_OUT: usize = 500;
+const MAX_HELD_OUT_ROWS: usize = 500;
 
 /// Stream of the random generator for the held-out rows; epochs count up from 0 and never meet it.
 const HOLD_OUT_STREAM: u64 = u64::MAX;
 
 /// Rows of a data set by use. Each row knows its file and line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Splits<Train = Located> {
+pub struct Splits<Train = LocatedRow> {
     /// Rows to learn from; never empty.
     pub train: Vec<Train>,
     /// Rows that measure progress; empty only when the data set is a single row.
-    pub valid: Vec<Located>,
+    pub valid: Vec<LocatedRow>,
     /// Rows for a final measurement; may be empty.
-    pub test: Vec<Located>,
+    pub test: Vec<LocatedRow>,
 }
 
 impl<Train> Default for Splits<Train> {
@@ -49,7 +49,7 @@ pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
 }
 
 /// How rows to learn from are read.
-pub(in crate::data) trait TrainingRows {
+pub(in crate::data) trait TrainingRowReader {
     /// What is kept of a row.
     type Row: Clone;
 
@@ -57,26 +57,26 @@ pub(in crate::data) trait TrainingRows {
     fn read(&mut self, file: &Path) -> Result<Vec<Self::Row>>;
 
     /// All of these rows.
-    fn load(&mut self, rows: Vec<Self::Row>) -> Result<Vec<Located>>;
+    fn load(&mut self, rows: Vec<Self::Row>) -> Result<Vec<LocatedRow>>;
 }
 
 /// All of them at once.
 struct InMemory<'a>(&'a Columns);
 
-impl TrainingRows for InMemory<'_> {
-    type Row = Located;
+impl TrainingRowReader for InMemory<'_> {
+    type Row = LocatedRow;
 
-    fn read(&mut self, file: &Path) -> Result<Vec<Located>> {
+    fn read(&mut self, file: &Path) -> Result<Vec<LocatedRow>> {
         read_rows(file, self.0)
     }
 
-    fn load(&mut self, rows: Vec<Located>) -> Result<Vec<Located>> {
+    fn load(&mut self, rows: Vec<LocatedRow>) -> Result<Vec<LocatedRow>> {
         Ok(rows)
     }
 }
 
 /// As [`read_splits`], with rows to learn from as `training` reads them.
-pub(in crate::data) fn read_splits_with<T: TrainingRows>(
+pub(in crate::data) fn read_splits_with<T: TrainingRowReader>(
     training: &mut T,
     data: &str,
     columns: &Columns,
@@ -85,14 +85,14 @@ pub(in crate::data) fn read_splits_with<T: TrainingRows>(
     let mut all = Splits::default();
     for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
         let splits = read_source(training, &path, columns, seed)?;
-        all.train.extend(sources::weighted(splits.train, weight, seed, number));
+        all.train.extend(sources::resample(splits.train, weight, seed, number));
         all.valid.extend(splits.valid);
         all.test.extend(splits.test);
     }
     Ok(all)
 }
 
-fn read_source<T: TrainingRows>(
+fn read_source<T: TrainingRowReader>(
     training: &mut T,
     path: &Path,
     columns: &Columns,
@@ -100,10 +100,10 @@ fn read_source<T: TrainingRows>(
 ) -> Result<Splits<T::Row>> {
     let mut splits = Splits::default();
     if path.is_dir() {
-        if let Some(file) = file_of(path, "train")? {
+        if let Some(file) = split_file(path, "train")? {
             splits.train = training.read(&file)?;
         }
-        let held_out = |name: &str| match file_of(path, name)? {
+        let held_out = |name: &str| match split_file(path, name)? {
             Some(file) => read_rows(&file, columns),
             None => Ok(Vec::new()),
         };
@@ -118,7 +118,7 @@ fn read_source<T: TrainingRows>(
             "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
              (or {})",
             path.display(),
-            ENDINGS[1..].join(", ")
+            EXTENSIONS[1..].join(", ")
         )));
     }
     if splits.valid.is_empty() {
@@ -129,9 +129,11 @@ fn read_source<T: TrainingRows>(
 }
 
 /// The file of a split, in whichever format it is.
-fn file_of(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
-    let mut files =
-        ENDINGS.iter().map(|ending| folder.join(format!("{name}.{ending}"))).filter(|file| file.exists());
+fn split_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let mut files = EXTENSIONS
+        .iter()
+        .map(|extension| folder.join(format!("{name}.{extension}")))
+        .filter(|file| file.exists());
     match (files.next(), files.next()) {
         (Some(one), Some(other)) => Err(Error::Dataset(format!(
             "{} and {} are both there; which one holds the rows?",
@@ -144,7 +146,7 @@ fn file_of(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
 
 /// Draws the held-out rows; both parts keep the order of the file.
 fn hold_out<T>(rows: Vec<T>, seed: u64) -> (Vec<T>, Vec<T>) {
-    let count = (rows.len() / 10).clamp(1, MOST_HELD_OUT).min(rows.len().saturating_sub(1));
+    let count = (rows.len() / 10).clamp(1, MAX_HELD_OUT_ROWS).min(rows.len().saturating_sub(1));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(HOLD_OUT_STREAM);
     let mut is_held_out = vec![false; rows.len()];
@@ -162,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::data::Row;
-    use crate::data::rows::Place;
+    use crate::data::rows::Position;
 
     fn read(path: &Path, seed: u64) -> Result<Splits> {
         read_splits(path.to_str().unwrap(), &Columns::default(), seed)
@@ -173,7 +175,7 @@ mod tests {
         fs::write(folder.join(name), lines.concat()).unwrap();
     }
 
-    fn texts(rows: &[Located]) -> Vec<&str> {
+    fn texts(rows: &[LocatedRow]) -> Vec<&str> {
         rows.iter()
             .map(|row| match &row.row {
                 Row::Text(text) => text.as_str(),
@@ -192,7 +194,7 @@ mod tests {
         assert_eq!(texts(&splits.train), ["a", "b"]);
         assert_eq!(texts(&splits.valid), ["c"]);
         assert_eq!(texts(&splits.test), ["d"]);
-        assert_eq!(splits.train[1].place, Place::Line(2));
+        assert_eq!(splits.train[1].position, Position::Line(2));
         assert_eq!(&*splits.train[1].path, folder.path().join("train.jsonl"));
     }
 

@@ -9,16 +9,16 @@ use rand_chacha::ChaCha8Rng;
 use crate::{Error, Result};
 
 /// Most times the rows of a source come in an epoch.
-const MOST_WEIGHT: f64 = 100.0;
+const MAX_WEIGHT: f64 = 100.0;
 
 /// Stream of the random generator for the rows of a source; epochs count up from 0 and never meet it.
 const SOURCE_STREAM: u64 = u64::MAX - 1;
 
 /// A file or folder, and how often its training rows come in an epoch.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::data) struct Source {
-    pub(in crate::data) path: PathBuf,
-    pub(in crate::data) weight: f64,
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) weight: f64,
 }
 
 /// Reads what a user wrote: one path, or paths separated by commas, each perhaps with `=weight`.
@@ -26,7 +26,7 @@ pub(in crate::data) struct Source {
 ///
 /// # Errors
 /// [`Error::Config`] naming the part that has a weight out of range or no path.
-pub(in crate::data) fn parse(data: &str) -> Result<Vec<Source>> {
+pub(super) fn parse(data: &str) -> Result<Vec<Source>> {
     let whole = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
     if Path::new(data).exists() {
         return Ok(vec![whole(data)]);
@@ -41,10 +41,10 @@ pub(in crate::data) fn parse(data: &str) -> Result<Vec<Source>> {
             return Ok(whole(part));
         };
         match weight.trim().parse::<f64>() {
-            Ok(weight) if weight > 0.0 && weight <= MOST_WEIGHT => {
+            Ok(weight) if weight > 0.0 && weight <= MAX_WEIGHT => {
                 Ok(Source { path: PathBuf::from(path.trim()), weight })
             }
-            _ => Err(wrong(format!("expected a weight above 0 and at most {MOST_WEIGHT} behind the ="))),
+            _ => Err(wrong(format!("expected a weight above 0 and at most {MAX_WEIGHT} behind the ="))),
         }
     };
     data.split(',').map(source).collect()
@@ -52,7 +52,7 @@ pub(in crate::data) fn parse(data: &str) -> Result<Vec<Source>> {
 
 /// `rows` as often as `weight` says: whole times, and a share drawn with `seed` that stays the same in every
 /// epoch. At least one row.
-pub(in crate::data) fn weighted<T: Clone>(rows: Vec<T>, weight: f64, seed: u64, source: u64) -> Vec<T> {
+pub(super) fn resample<T: Clone>(rows: Vec<T>, weight: f64, seed: u64, source: u64) -> Vec<T> {
     if (weight - 1.0).abs() < f64::EPSILON {
         return rows;
     }
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn rows_come_as_often_as_their_weight_says() {
         let rows: Vec<usize> = (0..10).collect();
-        assert_eq!(weighted(rows.clone(), 1.0, 0, 0), rows);
+        assert_eq!(resample(rows.clone(), 1.0, 0, 0), rows);
         let count = |weight: f64| {
-            let drawn = weighted(rows.clone(), weight, 3, 1);
+            let drawn = resample(rows.clone(), weight, 3, 1);
             assert!(drawn.is_sorted());
             let times = |row: &usize| drawn.iter().filter(|drawn| *drawn == row).count();
             let times: Vec<usize> = rows.iter().map(times).collect();
@@ -117,7 +117,7 @@ mod tests {
             [count(2.0), count(0.5), count(2.5), count(0.001)],
             [(20, 2, 2), (5, 0, 1), (25, 2, 3), (1, 0, 1)]
         );
-        assert_eq!(weighted(rows.clone(), 0.5, 3, 1), weighted(rows.clone(), 0.5, 3, 1));
-        assert_ne!(weighted(rows.clone(), 0.5, 3, 1), weighted(rows, 0.5, 4, 1));
+        assert_eq!(resample(rows.clone(), 0.5, 3, 1), resample(rows.clone(), 0.5, 3, 1));
+        assert_ne!(resample(rows.clone(), 0.5, 3, 1), resample(rows, 0.5, 4, 1));
     }
 }

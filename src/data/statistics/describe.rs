@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::information::{compress, entropy};
-use super::lengths::{Bar, Lengths, histogram, lengths, sorted};
-use super::near_duplicates::near_duplicates;
+use super::information::{compressed_size, token_entropy};
+use super::lengths::{HistogramBin, LengthStatistics, histogram, length_statistics, sorted};
+use super::near_duplicates::count_near_duplicates;
 use crate::Result;
-use crate::data::batches::pack::plan;
-use crate::data::rows::Located;
-use crate::data::samples::tokenize::{cut, samples};
-use crate::data::samples::{Learned, Sample, SplitReport};
+use crate::data::batches::pack::best_fit_decreasing;
+use crate::data::rows::LocatedRow;
+use crate::data::samples::tokenize::{encode_rows, truncate_rows};
+use crate::data::samples::{Labels, Sample, SplitReport};
 use crate::data::splits::Splits;
 use crate::data::text::Tokenizer;
 
@@ -20,9 +20,9 @@ use crate::data::text::Tokenizer;
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PairStatistics {
     /// Tokens of the preferred answers.
-    pub chosen: Lengths,
+    pub chosen: LengthStatistics,
     /// Tokens of the others.
-    pub rejected: Lengths,
+    pub rejected: LengthStatistics,
     /// Share of pairs whose preferred answer is the longer one.
     pub chosen_longer: f64,
 }
@@ -36,9 +36,9 @@ pub struct SplitStatistics {
     /// Rows on disk of which those counted here were drawn.
     pub sampled_from: Option<usize>,
     /// Tokens per row.
-    pub lengths: Lengths,
+    pub lengths: LengthStatistics,
     /// Rows by length, in bars of one width, from the shortest to the longest.
-    pub histogram: Vec<Bar>,
+    pub histogram: Vec<HistogramBin>,
     /// Tokens that remain when rows are cut and left out.
     pub kept_tokens: usize,
     /// Those of them that are learned.
@@ -82,45 +82,45 @@ pub struct DataReport {
 pub fn describe(
     splits: &Splits,
     tokenizer: &Tokenizer,
-    learned: Learned,
+    labels: Labels,
     max_seq_length: usize,
 ) -> Result<DataReport> {
-    let split = |rows: &[Located]| statistics(rows, tokenizer, learned, max_seq_length);
+    let split = |rows: &[LocatedRow]| statistics(rows, tokenizer, labels, max_seq_length);
     Ok(DataReport { train: split(&splits.train)?, valid: split(&splits.valid)?, test: split(&splits.test)? })
 }
 
 fn statistics(
-    rows: &[Located],
+    rows: &[LocatedRow],
     tokenizer: &Tokenizer,
-    learned: Learned,
+    labels: Labels,
     max_seq_length: usize,
 ) -> Result<SplitStatistics> {
     if rows.is_empty() {
         return Ok(SplitStatistics::default());
     }
-    let whole = samples(rows, tokenizer, learned)?;
-    let per_row = learned.samples_per_row();
+    let whole = encode_rows(rows, tokenizer, labels)?;
+    let per_row = labels.samples_per_row();
     let of_rows = whole.chunks(per_row);
     let ids = |row: &[Sample]| row.iter().map(|sample| sample.ids.clone()).collect::<Vec<_>>();
-    let different = of_rows.clone().map(ids).collect::<HashSet<_>>().len();
-    let joined: Vec<Vec<u32>> = of_rows.clone().map(|row| ids(row).concat()).collect();
-    let (vocabulary, entropy) = entropy(&whole);
-    let (text_bytes, compressed_bytes) = compress(&whole, tokenizer)?;
+    let distinct = of_rows.clone().map(ids).collect::<HashSet<_>>().len();
+    let row_ids: Vec<Vec<u32>> = of_rows.clone().map(|row| ids(row).concat()).collect();
+    let (vocabulary, entropy) = token_entropy(&whole);
+    let (text_bytes, compressed_bytes) = compressed_size(&whole, tokenizer)?;
     let longest = |row: &[Sample]| row.iter().map(Sample::len).max().unwrap_or(0);
     let sizes = sorted(of_rows.map(longest));
-    let pairs = (learned == Learned::Preferences).then(|| pairs(&whole));
-    let kept = cut(rows, whole, max_seq_length)?;
+    let pairs = (labels == Labels::PreferencePairs).then(|| pairs(&whole));
+    let kept = truncate_rows(rows, whole, max_seq_length)?;
     let kept_sizes: Vec<usize> = kept.samples.iter().map(Sample::len).collect();
     let kept_tokens: usize = kept_sizes.iter().sum();
-    let packed_rows = if per_row == 1 { plan(&kept_sizes, max_seq_length).len() } else { 0 };
+    let packed_rows = if per_row == 1 { best_fit_decreasing(&kept_sizes, max_seq_length).len() } else { 0 };
     let room = (packed_rows * max_seq_length) as f64;
     Ok(SplitStatistics {
-        trained_tokens: kept.samples.iter().map(Sample::targets).sum(),
-        lengths: lengths(&sizes),
+        trained_tokens: kept.samples.iter().map(Sample::num_targets).sum(),
+        lengths: length_statistics(&sizes),
         histogram: histogram(&sizes),
         kept_tokens,
-        duplicates: rows.len() - different,
-        near_duplicates: near_duplicates(&joined),
+        duplicates: rows.len() - distinct,
+        near_duplicates: count_near_duplicates(&row_ids),
         vocabulary,
         entropy,
         text_bytes,
@@ -135,13 +135,13 @@ fn statistics(
 
 /// Of samples of which each second one is that of a preferred answer.
 fn pairs(samples: &[Sample]) -> PairStatistics {
-    let targets = |first: usize| samples.iter().skip(first).step_by(2).map(Sample::targets);
+    let targets = |first: usize| samples.iter().skip(first).step_by(2).map(Sample::num_targets);
     let (chosen, rejected) = (targets(0), targets(1));
     let longer = chosen.clone().zip(rejected.clone()).filter(|(chosen, rejected)| chosen > rejected).count();
     PairStatistics {
         chosen_longer: longer as f64 / (samples.len() / 2).max(1) as f64,
-        chosen: lengths(&sorted(chosen)),
-        rejected: lengths(&sorted(rejected)),
+        chosen: length_statistics(&sorted(chosen)),
+        rejected: length_statistics(&sorted(rejected)),
     }
 }
 
@@ -153,11 +153,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::data::{Place, Row, fixture};
+    use crate::data::{Position, Row, fixture};
 
-    fn located(rows: Vec<Row>) -> Vec<Located> {
+    fn located(rows: Vec<Row>) -> Vec<LocatedRow> {
         let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
-        let located = |(line, row)| Located { row, path: Arc::clone(&path), place: Place::Line(line) };
+        let located =
+            |(line, row)| LocatedRow { row, path: Arc::clone(&path), position: Position::Line(line) };
         (1..).zip(rows).map(located).collect()
     }
 
@@ -169,7 +170,7 @@ mod tests {
             valid: located(vec![Row::Completion { prompt: "p".into(), completion: "c".into() }]),
             test: Vec::new(),
         };
-        let report = describe(&splits, &fixture::tokenizer(None), Learned::Answers, 7).unwrap();
+        let report = describe(&splits, &fixture::tokenizer(None), Labels::Completions, 7).unwrap();
         let mut train = serde_json::to_value(&report.train).unwrap();
         // Another version of zstd may make more or less of them.
         let compressed = train.as_object_mut().unwrap().shift_remove("compressed_bytes").unwrap();

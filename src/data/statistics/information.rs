@@ -9,10 +9,10 @@ use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Effort of the compression, as much as takes no time to speak of.
-const COMPRESSION: i32 = 9;
+const ZSTD_LEVEL: i32 = 9;
 
 /// Number of different tokens, and the entropy of their shares, `-Σ p log₂ p`, in bits.
-pub(in crate::data) fn entropy(samples: &[Sample]) -> (usize, f64) {
+pub(super) fn token_entropy(samples: &[Sample]) -> (usize, f64) {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     samples.iter().flat_map(|sample| &sample.ids).for_each(|&id| *counts.entry(id).or_default() += 1);
     let total: usize = counts.values().sum();
@@ -27,10 +27,10 @@ pub(in crate::data) fn entropy(samples: &[Sample]) -> (usize, f64) {
 ///
 /// # Errors
 /// Ids that are no tokens.
-pub(in crate::data) fn compress(samples: &[Sample], tokenizer: &Tokenizer) -> Result<(usize, usize)> {
+pub(super) fn compressed_size(samples: &[Sample], tokenizer: &Tokenizer) -> Result<(usize, usize)> {
     let decode = |sample: &Sample| tokenizer.decode(&sample.ids, true);
     let text = samples.par_iter().map(decode).collect::<Result<Vec<_>>>()?.join("\n");
-    let compressed = zstd::bulk::compress(text.as_bytes(), COMPRESSION)
+    let compressed = zstd::bulk::compress(text.as_bytes(), ZSTD_LEVEL)
         .map_err(|error| Error::Dataset(format!("the texts cannot be compressed: {error}")))?;
     Ok((text.len(), compressed.len()))
 }
@@ -46,8 +46,8 @@ mod tests {
 
     #[test]
     fn entropy_is_that_of_the_frequencies() {
-        assert_eq!(entropy(&[sample("abcd"), sample("bcda")]), (4, 2.0));
-        let (different, bits) = entropy(&[sample("aaab")]);
+        assert_eq!(token_entropy(&[sample("abcd"), sample("bcda")]), (4, 2.0));
+        let (different, bits) = token_entropy(&[sample("aaab")]);
         assert!(different == 2 && (bits - 0.811_278_124_459).abs() < 1e-9, "{bits}");
     }
 
@@ -58,7 +58,7 @@ mod tests {
             let samples: Vec<Sample> = (0..200)
                 .map(|i| Sample::new((0..50).map(|j| 97 + row(50 * i + j) % 26).collect(), |_| true))
                 .collect();
-            compress(&samples, &tokenizer).unwrap()
+            compressed_size(&samples, &tokenizer).unwrap()
         };
         let (plain, repeated) = bytes(&|i| i % 50);
         let (_, mixed) = bytes(&|i| i.wrapping_mul(2_654_435_761) >> 13);

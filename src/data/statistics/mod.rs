@@ -6,4 +6,4 @@ mod lengths;
 mod near_duplicates;
 
 pub use describe::{DataReport, PairStatistics, SplitStatistics, describe};
-pub use lengths::{Bar, Lengths};
+pub use lengths::{HistogramBin, LengthStatistics};

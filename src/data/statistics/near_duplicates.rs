@@ -9,44 +9,44 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 /// Tokens side by side that are compared as one.
-const SHINGLE: usize = 5;
+const SHINGLE_TOKENS: usize = 5;
 /// Share of the shingles of two rows that both must have.
-const SIMILAR: f64 = 0.8;
-/// A row is compared with those that agree in all hashes of one band: of pairs that are [`SIMILAR`] 99.98 %.
+const JACCARD_THRESHOLD: f64 = 0.8;
+/// A row is compared with those that agree in all hashes of one band: of pairs that are [`JACCARD_THRESHOLD`] 99.98 %.
 const BANDS: usize = 16;
 const HASHES_PER_BAND: usize = 4;
 /// Rows of one band that are compared with, at most.
-const MOST: usize = 16;
+const MAX_BUCKET_ROWS: usize = 16;
 /// A Mersenne prime: `h → (a·h + b) mod p` is a random permutation.
 const PRIME: u64 = (1 << 61) - 1;
 
 /// Number of rows of which an earlier one has four fifths of the sequences of five tokens, counted by
 /// [Jaccard](https://en.wikipedia.org/wiki/Jaccard_index). Repeated rows are among them.
-pub(in crate::data) fn near_duplicates(rows: &[Vec<u32>]) -> usize {
+pub(super) fn count_near_duplicates(rows: &[Vec<u32>]) -> usize {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut draw = || rng.next_u64() % (PRIME - 1) + 1;
     let permutations: Vec<(u64, u64)> = (0..BANDS * HASHES_PER_BAND).map(|_| (draw(), draw())).collect();
-    let sketched: Vec<(HashSet<u64>, Vec<u64>)> = rows
+    let signed_rows: Vec<(HashSet<u64>, Vec<u64>)> = rows
         .par_iter()
         .map(|row| {
             let shingles = shingles(row);
-            let sketch = sketch(&shingles, &permutations);
-            (shingles, sketch)
+            let signature = signature(&shingles, &permutations);
+            (shingles, signature)
         })
         .collect();
     let mut buckets: HashMap<(usize, &[u64]), Vec<usize>> = HashMap::new();
     let mut found = 0;
-    for (row, (own, sketch)) in sketched.iter().enumerate() {
-        let bands = || sketch.chunks_exact(HASHES_PER_BAND).enumerate();
+    for (row, (own, signature)) in signed_rows.iter().enumerate() {
+        let bands = || signature.chunks_exact(HASHES_PER_BAND).enumerate();
         let earlier: HashSet<usize> =
             bands().filter_map(|band| buckets.get(&band)).flatten().copied().collect();
-        if earlier.iter().any(|&other| is_similar(own, &sketched[other].0)) {
+        if earlier.iter().any(|&other| is_similar(own, &signed_rows[other].0)) {
             found += 1;
             continue;
         }
         for band in bands() {
             let bucket = buckets.entry(band).or_default();
-            if bucket.len() < MOST {
+            if bucket.len() < MAX_BUCKET_ROWS {
                 bucket.push(row);
             }
         }
@@ -61,11 +61,15 @@ fn shingles(row: &[u32]) -> HashSet<u64> {
         tokens.hash(&mut hasher);
         hasher.finish() % PRIME
     };
-    if row.len() < SHINGLE { HashSet::from([hash(row)]) } else { row.windows(SHINGLE).map(hash).collect() }
+    if row.len() < SHINGLE_TOKENS {
+        HashSet::from([hash(row)])
+    } else {
+        row.windows(SHINGLE_TOKENS).map(hash).collect()
+    }
 }
 
 /// The smallest shingle after each permutation.
-fn sketch(shingles: &HashSet<u64>, permutations: &[(u64, u64)]) -> Vec<u64> {
+fn signature(shingles: &HashSet<u64>, permutations: &[(u64, u64)]) -> Vec<u64> {
     let permute = |(a, b): (u64, u64), h: u64| {
         ((u128::from(a) * u128::from(h) + u128::from(b)) % u128::from(PRIME)) as u64
     };
@@ -75,7 +79,7 @@ fn sketch(shingles: &HashSet<u64>, permutations: &[(u64, u64)]) -> Vec<u64> {
 
 fn is_similar(a: &HashSet<u64>, b: &HashSet<u64>) -> bool {
     let both = a.intersection(b).count();
-    both as f64 >= SIMILAR * (a.len() + b.len() - both) as f64
+    both as f64 >= JACCARD_THRESHOLD * (a.len() + b.len() - both) as f64
 }
 
 #[cfg(test)]
@@ -95,16 +99,16 @@ mod tests {
         };
         let near = changed(&[20, 60, 100, 140]);
         let far = changed(&[20, 60, 100, 140, 180]);
-        assert_eq!(near_duplicates(&[row.clone(), near.clone()]), 1);
-        assert_eq!(near_duplicates(&[row.clone(), far]), 0);
+        assert_eq!(count_near_duplicates(&[row.clone(), near.clone()]), 1);
+        assert_eq!(count_near_duplicates(&[row.clone(), far]), 0);
         let short = [[7, 8], [7, 9], [7, 8]].map(Vec::from);
         let rows = [vec![row.clone(), row, near], short.to_vec(), vec![vec![], vec![]]].concat();
-        assert_eq!(near_duplicates(&rows), 4);
+        assert_eq!(count_near_duplicates(&rows), 4);
     }
 
     #[test]
     fn many_equal_rows_take_no_time() {
         let row: Vec<u32> = (0..50).collect();
-        assert_eq!(near_duplicates(&vec![row; 20_000]), 19_999);
+        assert_eq!(count_near_duplicates(&vec![row; 20_000]), 19_999);
     }
 }

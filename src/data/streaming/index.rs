@@ -6,25 +6,25 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::formats::collector::LONGEST_ROW;
-use crate::data::formats::jsonl::each;
-use crate::data::rows::{Columns, Located, Place, fields};
-use crate::data::splits::read::TrainingRows;
+use crate::data::formats::collector::MAX_ROW_BYTES;
+use crate::data::formats::jsonl::for_each_line;
+use crate::data::rows::{Columns, LocatedRow, Position, fields};
+use crate::data::splits::read::TrainingRowReader;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
 use crate::{Error, Result};
 
-/// Bits of an [`Address`] that hold the byte.
+/// Bits of an [`RowOffset`] that hold the byte.
 const BYTE_BITS: u32 = 48;
 
 /// Rows between two looks at whether the work shall stop.
-const POLLED: usize = 1 << 12;
+const ROWS_PER_POLL: usize = 1 << 12;
 
 /// Where a row begins: the number of its file, then the byte in it. Eight bytes, because there may be billions of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::data) struct Address(u64);
+pub(super) struct RowOffset(u64);
 
-impl Address {
+impl RowOffset {
     const fn file(self) -> usize {
         (self.0 >> BYTE_BITS) as usize
     }
@@ -34,92 +34,97 @@ impl Address {
     }
 
     /// For a [digest](crate::rng::digest).
-    pub(in crate::data) const fn number(self) -> u64 {
+    pub(super) const fn to_bits(self) -> u64 {
         self.0
     }
 }
 
 /// Files of rows.
 #[derive(Debug)]
-pub(in crate::data) struct Lines {
+pub(super) struct RowFiles {
     files: Vec<Arc<Path>>,
     columns: Columns,
     digest: u64,
 }
 
-impl Lines {
+impl RowFiles {
     /// A number that depends on the content of all files.
-    pub(in crate::data) const fn digest(&self) -> u64 {
+    pub(super) const fn digest(&self) -> u64 {
         self.digest
     }
 
     /// The path of the file in which a row stands.
-    pub(in crate::data) fn path(&self, address: Address) -> &Path {
-        &self.files[address.file()]
+    pub(super) fn path(&self, offset: RowOffset) -> &Path {
+        &self.files[offset.file()]
     }
 
     /// What reads rows.
-    pub(in crate::data) fn reader(&self) -> LineReader<'_> {
-        LineReader { lines: self, open: self.files.iter().map(|_| None).collect() }
+    pub(super) fn reader(&self) -> RowReader<'_> {
+        RowReader { files: self, open: self.files.iter().map(|_| None).collect() }
     }
 }
 
 /// Files that are open.
-pub(in crate::data) struct LineReader<'a> {
-    lines: &'a Lines,
+pub(super) struct RowReader<'a> {
+    files: &'a RowFiles,
     open: Vec<Option<BufReader<File>>>,
 }
 
-impl LineReader<'_> {
-    /// The row at `address`.
+impl RowReader<'_> {
+    /// The row at `offset`.
     ///
     /// # Errors
     /// A file that has changed so that there is no row, or cannot be read.
-    pub(in crate::data) fn read(&mut self, address: Address) -> Result<Located> {
-        let path = &self.lines.files[address.file()];
-        let file = match &mut self.open[address.file()] {
+    pub(super) fn read(&mut self, offset: RowOffset) -> Result<LocatedRow> {
+        let path = &self.files.files[offset.file()];
+        let file = match &mut self.open[offset.file()] {
             Some(file) => file,
             closed => closed.insert(BufReader::new(File::open(path).map_err(Error::io("read", path))?)),
         };
         let mut line = Vec::new();
-        file.seek(SeekFrom::Start(address.byte()))
-            .and_then(|_| file.take(LONGEST_ROW as u64).read_until(b'\n', &mut line))
+        file.seek(SeekFrom::Start(offset.byte()))
+            .and_then(|_| file.take(MAX_ROW_BYTES as u64).read_until(b'\n', &mut line))
             .map_err(Error::io("read", path))?;
-        Located::of(fields::json(&line), &self.lines.columns, path, Place::Byte(address.byte()))
+        LocatedRow::from_json(
+            fields::parse_json(&line),
+            &self.files.columns,
+            path,
+            Position::Byte(offset.byte()),
+        )
     }
 }
 
 /// Reads files once from beginning to end.
-pub(in crate::data) struct Indexer<'a> {
-    lines: Lines,
+pub(super) struct Indexer<'a> {
+    files: RowFiles,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> Indexer<'a> {
     /// Knows of no file yet.
-    pub(in crate::data) fn new(columns: Columns, observer: &'a mut dyn Observer) -> Self {
-        Self { lines: Lines { files: Vec::new(), columns, digest: 0 }, observer }
+    pub(super) fn new(columns: Columns, observer: &'a mut dyn Observer) -> Self {
+        Self { files: RowFiles { files: Vec::new(), columns, digest: 0 }, observer }
     }
 
     /// What it has read.
-    pub(in crate::data) fn finish(self) -> Lines {
-        self.lines
+    pub(super) fn finish(self) -> RowFiles {
+        self.files
     }
 }
 
-impl TrainingRows for Indexer<'_> {
-    type Row = Address;
+impl TrainingRowReader for Indexer<'_> {
+    type Row = RowOffset;
 
-    fn read(&mut self, file: &Path) -> Result<Vec<Address>> {
+    fn read(&mut self, file: &Path) -> Result<Vec<RowOffset>> {
         let refuse = |reason: &str| Err(Error::Dataset(format!("{}: {reason}", file.display())));
-        let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
-        if ["json", "csv", "tsv", "parquet"].iter().any(|other| ending == *other) {
+        let extension = file.extension().unwrap_or_default().to_ascii_lowercase();
+        if ["json", "csv", "tsv", "parquet"].iter().any(|other| extension == *other) {
             return refuse(
                 "streaming reads jsonl only, one JSON object per line; convert the file, or load it whole",
             );
         }
-        let number = self.lines.files.len() as u64;
-        if number >> (u64::BITS - BYTE_BITS) > 0 {
+        let file_index = self.files.files.len() as u64;
+        if file_index >> (u64::BITS - BYTE_BITS) > 0 {
             return refuse("too many files for one run");
         }
         let open = File::open(file).map_err(Error::io("read", file))?;
@@ -128,18 +133,18 @@ impl TrainingRows for Indexer<'_> {
             return refuse("the file is too large");
         }
         let path: Arc<Path> = Arc::from(file);
-        let Self { lines: Lines { files, columns, digest: seen }, observer } = self;
-        let tenth = |byte: u64| byte * 10 / total.max(1);
-        let (mut rows, mut told) = (Vec::new(), 0);
-        each(BufReader::with_capacity(1 << 20, open), file, LONGEST_ROW, |line| {
-            Located::of(fields::json(line.content), columns, &path, line.place)?;
-            rows.push(Address(number << BYTE_BITS | line.offset));
-            *seen = digest(words(line.content).chain([*seen]));
+        let Self { files: RowFiles { files, columns, digest: digest_so_far }, observer } = self;
+        let tenths = |byte: u64| byte * 10 / total.max(1);
+        let (mut rows, mut reported) = (Vec::new(), 0);
+        for_each_line(BufReader::with_capacity(1 << 20, open), file, MAX_ROW_BYTES, |line| {
+            LocatedRow::from_json(fields::parse_json(line.content), columns, &path, line.position)?;
+            rows.push(RowOffset(file_index << BYTE_BITS | line.offset));
+            *digest_so_far = digest(words(line.content).chain([*digest_so_far]));
             let byte = line.offset + line.content.len() as u64;
-            let next = if tenth(byte) > told {
-                told = tenth(byte);
+            let next = if tenths(byte) > reported {
+                reported = tenths(byte);
                 observer.on(&Event::Indexed { path: file.to_owned(), bytes: byte, total })
-            } else if rows.len() % POLLED == 0 {
+            } else if rows.len() % ROWS_PER_POLL == 0 {
                 observer.poll()
             } else {
                 ControlFlow::Continue(())
@@ -153,9 +158,9 @@ impl TrainingRows for Indexer<'_> {
         Ok(rows)
     }
 
-    fn load(&mut self, rows: Vec<Address>) -> Result<Vec<Located>> {
-        let mut reader = self.lines.reader();
-        rows.into_iter().map(|address| reader.read(address)).collect()
+    fn load(&mut self, rows: Vec<RowOffset>) -> Result<Vec<LocatedRow>> {
+        let mut reader = self.files.reader();
+        rows.into_iter().map(|offset| reader.read(offset)).collect()
     }
 }
 

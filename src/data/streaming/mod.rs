@@ -5,6 +5,6 @@ mod index;
 mod megabatches;
 mod rows;
 
-pub use dataset::Streamed;
-pub use megabatches::{Window, Windows};
-pub use rows::{Rows, read_streamed};
+pub use dataset::StreamingDataset;
+pub use megabatches::{Megabatch, Megabatches};
+pub use rows::{IndexedRows, stream_splits};

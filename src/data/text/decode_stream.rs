@@ -5,15 +5,15 @@ use crate::Result;
 
 /// Tokens that may be held back. A character has at most four bytes, so whatever is still incomplete
 /// after this many tokens is not going to be a character.
-const MOST_PENDING: usize = 16;
+const MAX_PENDING_TOKENS: usize = 16;
 
 /// Turns tokens into text as they come and releases whole characters only: a byte-level token may
 /// hold half an emoji. Special tokens are left out.
 ///
-/// The pieces joined are the decoded whole. Each token is decoded together with the one piece
+/// The pieces concatenate are the decoded whole. Each token is decoded together with the one piece
 /// before it, because decoders treat the start of a text specially.
 #[derive(Debug)]
-pub struct TextStream<'t> {
+pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
     /// The tokens of the last released piece, then those held back.
     ids: Vec<u32>,
@@ -21,7 +21,7 @@ pub struct TextStream<'t> {
     released: usize,
 }
 
-impl<'t> TextStream<'t> {
+impl<'t> DecodeStream<'t> {
     /// Knows of no token yet.
     #[must_use]
     pub const fn new(tokenizer: &'t Tokenizer) -> Self {
@@ -36,7 +36,7 @@ impl<'t> TextStream<'t> {
         self.ids.push(id);
         let pending = self.pending()?;
         let is_partial = pending.ends_with(char::REPLACEMENT_CHARACTER);
-        if pending.is_empty() || is_partial && self.ids.len() - self.released < MOST_PENDING {
+        if pending.is_empty() || is_partial && self.ids.len() - self.released < MAX_PENDING_TOKENS {
             return Ok(String::new());
         }
         self.ids.drain(..self.released);
@@ -68,7 +68,7 @@ mod tests {
     use crate::data::fixture::{self, BOS, EOS};
 
     fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut stream = TextStream::new(tokenizer);
+        let mut stream = DecodeStream::new(tokenizer);
         let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
         pieces.push(stream.finish().unwrap());
         pieces

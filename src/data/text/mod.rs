@@ -3,5 +3,5 @@
 mod decode_stream;
 mod tokenizer;
 
-pub use decode_stream::TextStream;
+pub use decode_stream::DecodeStream;
 pub use tokenizer::Tokenizer;

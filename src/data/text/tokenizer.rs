@@ -27,22 +27,22 @@ impl Tokenizer {
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         if !file.is_file() {
-            return Err(broken(
+            return Err(file_error(
                 &file,
                 "the file is missing; a model folder needs the tokenizer in this format",
             ));
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(|e| broken(&file, e))?;
+        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(|e| file_error(&file, e))?;
         // Samples are cut and padded in batches, and a silent cut here would hide long rows.
-        inner.with_padding(None).with_truncation(None).map_err(|e| broken(&file, e))?;
+        inner.with_padding(None).with_truncation(None).map_err(|e| file_error(&file, e))?;
 
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         let specials = read_json(&folder.join("special_tokens_map.json"))?;
-        let text_of = |name: &str| token_text(&config[name]).or_else(|| token_text(&specials[name]));
-        let id_of = |name: &str| match text_of(name) {
+        let token_of = |name: &str| token_content(&config[name]).or_else(|| token_content(&specials[name]));
+        let id_of = |name: &str| match token_of(name) {
             None => Ok(None),
             Some(text) => inner.token_to_id(text).map(Some).ok_or_else(|| {
-                broken(
+                file_error(
                     &folder.join("tokenizer_config.json"),
                     format!("{name} {text:?} is not in the vocabulary"),
                 )
@@ -59,17 +59,17 @@ impl Tokenizer {
                 }
             }
         }
-        let template = read_template(folder, &config, text_of("bos_token"), text_of("eos_token"))?;
+        let template = read_template(folder, &config, token_of("bos_token"), token_of("eos_token"))?;
         Ok(Self { inner, template, bos, eos, pad })
     }
 
-    /// Token ids of `text`; `add_special` adds what the model expects around a text, such as BOS.
+    /// Token ids of `text`; `add_special_tokens` adds what the model expects around a text, such as BOS.
     /// Special tokens written out in `text` are recognised either way.
     ///
     /// # Errors
     /// [`Error::Dataset`] when the tokenizer cannot represent the text.
-    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| unencodable(&e))?;
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| encode_error(&e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -79,9 +79,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| unencodable(&e))?;
-        let (ids, is_added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
-        let is_end = |index: usize| is_added[index] == 1 && self.eos.contains(&ids[index]);
+        let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+        let is_end = |index: usize| special_tokens_mask[index] == 1 && self.eos.contains(&ids[index]);
         // The first token stays: where one token serves as BOS and EOS it is a beginning.
         let len =
             (1..ids.len()).rev().find(|&index| !is_end(index)).map_or(ids.len().min(1), |last| last + 1);
@@ -89,8 +89,8 @@ impl Tokenizer {
     }
 
     /// Token ids of `text` without added special tokens, and the byte in `text` where each ends.
-    pub(in crate::data) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
-        let encoding = self.inner.encode(text, false).map_err(|e| unencodable(&e))?;
+    pub(in crate::data) fn encode_with_end_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| encode_error(&e))?;
         let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
         Ok((encoding.get_ids().to_vec(), ends))
     }
@@ -99,9 +99,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::ModelLoading`] when the tokenizer's decoder fails.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         self.inner
-            .decode(ids, skip_special)
+            .decode(ids, skip_special_tokens)
             .map_err(|e| Error::ModelLoading(format!("the tokenizer cannot decode these tokens: {e}")))
     }
 
@@ -131,7 +131,7 @@ impl Tokenizer {
 
     /// The chat template, where the model has one.
     #[must_use]
-    pub const fn template(&self) -> Option<&ChatTemplate> {
+    pub const fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
 }
@@ -147,7 +147,7 @@ fn read_template(
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
         let source = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-        return ChatTemplate::new(&source, bos, eos).map(Some).map_err(|e| broken(&file, e));
+        return ChatTemplate::new(&source, bos, eos).map(Some).map_err(|e| file_error(&file, e));
     }
     let file = folder.join("tokenizer_config.json");
     let compile = || match &config["chat_template"] {
@@ -166,7 +166,7 @@ fn read_template(
         }
         _ => Ok(None),
     };
-    compile().map_err(|e| broken(&file, e))
+    compile().map_err(|e| file_error(&file, e))
 }
 
 /// A file that may be missing, which reads as null.
@@ -175,11 +175,11 @@ fn read_json(path: &Path) -> Result<Value> {
         return Ok(Value::Null);
     }
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&bytes).map_err(|e| broken(path, e))
+    serde_json::from_slice(&bytes).map_err(|e| file_error(path, e))
 }
 
 /// A special token is a string or an object with its text under `content`.
-fn token_text(value: &Value) -> Option<&str> {
+fn token_content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
 
@@ -189,11 +189,11 @@ fn token_ids(value: &Value) -> impl Iterator<Item = u32> {
     values.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok())
 }
 
-fn broken(path: &Path, reason: impl std::fmt::Display) -> Error {
+fn file_error(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::ModelLoading(format!("{}: {reason}", path.display()))
 }
 
-fn unencodable(error: &tokenizers::Error) -> Error {
+fn encode_error(error: &tokenizers::Error) -> Error {
     Error::Dataset(format!("the text cannot be tokenised: {error}"))
 }
 
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn ends_are_bytes_of_the_text() {
-        let (ids, ends) = fixture::tokenizer(None).encode_with_ends("é A<|end|>").unwrap();
+        let (ids, ends) = fixture::tokenizer(None).encode_with_end_offsets("é A<|end|>").unwrap();
         assert_eq!(ids, [0xc3, 0xa9, fixture::SPACE_A, END]);
         assert_eq!(ends, [2, 2, 4, 11]);
     }
@@ -280,7 +280,7 @@ mod tests {
         fixture::write(folder.path(), "tokenizer.json", &fixture::tokenizer_json());
         let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
         assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()), (None, &[][..], 0));
-        assert!(tokenizer.template().is_none());
+        assert!(tokenizer.chat_template().is_none());
         fixture::write(folder.path(), "special_tokens_map.json", &json!({"pad_token": "<pad>"}));
         assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().pad_id(), PAD);
     }
@@ -289,7 +289,7 @@ mod tests {
     fn templates_are_found_where_checkpoints_keep_them() {
         let render = |folder: &Path, tools: Option<&Value>| {
             let tokenizer = Tokenizer::from_folder(folder).unwrap();
-            tokenizer.template().unwrap().render(&[], tools, false).unwrap()
+            tokenizer.chat_template().unwrap().render(&[], tools, false).unwrap()
         };
         let folder = fixture::folder(Some("{{ bos_token }}config{{ eos_token }}"));
         assert_eq!(render(folder.path(), None), "<s>config</s>");

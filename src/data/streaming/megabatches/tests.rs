@@ -1,16 +1,16 @@
-//! Windows beside rows in memory.
+//! Megabatches beside rows in memory.
 
 use std::fs;
 use std::ops::Range;
 
 use super::*;
-use crate::data::{Columns, Learned, epoch_batches, fixture, read_splits, read_streamed, tokenize};
+use crate::data::{Columns, Labels, epoch_batches, fixture, read_splits, stream_splits, tokenize};
 use crate::progress::Silent;
 
 const SEED: u64 = 5;
 
 /// What learning from 150 rows of various lengths looks like, once whole and once from the disk.
-fn with_rows(packing: bool, test: impl Fn(&[Sample], &Streamed)) {
+fn with_rows(packing: bool, test: impl Fn(&[Sample], &StreamingDataset)) {
     let folder = tempfile::tempdir().unwrap();
     let line = |number: usize| format!("{{\"text\":\"{number}{}\"}}\n\n", "-".repeat(number * 7 % 23));
     fs::write(folder.path().join("train.jsonl"), (0..150).map(line).collect::<String>()).unwrap();
@@ -18,24 +18,24 @@ fn with_rows(packing: bool, test: impl Fn(&[Sample], &Streamed)) {
     let (data, columns) = (folder.path().to_str().unwrap(), Columns::default());
     let tokenizer = fixture::tokenizer(None);
     let whole = read_splits(data, &columns, SEED).unwrap().train;
-    let whole = tokenize(&whole, &tokenizer, Learned::Everything, 32).unwrap().samples;
-    let (rows, rest) = read_streamed(data, &columns, SEED, &mut Silent).unwrap();
+    let whole = tokenize(&whole, &tokenizer, Labels::All, 32).unwrap().samples;
+    let (rows, rest) = stream_splits(data, &columns, SEED, &mut Silent).unwrap();
     assert_eq!((rows.len(), rest.train.len(), rest.valid.len()), (150, 0, 1));
-    test(&whole, &Streamed::new(rows, &tokenizer, Learned::Everything, 32, packing));
+    test(&whole, &StreamingDataset::new(rows, &tokenizer, Labels::All, 32, packing));
 }
 
 /// Token ids of the batches of these numbers.
-fn batches(streamed: &Streamed, size: usize, numbers: Range<u64>) -> Vec<Vec<Vec<u32>>> {
+fn batches(dataset: &StreamingDataset, size: usize, numbers: Range<u64>) -> Vec<Vec<Vec<u32>>> {
     let mut found = Vec::new();
-    for window in Windows::new(streamed, size, SEED, numbers.start) {
-        let window = window.unwrap();
-        for (number, batch) in (window.first..).zip(&window.batches) {
-            let ids = |&place: &usize| window.examples.samples()[place].ids.clone();
+    for megabatch in Megabatches::new(dataset, size, SEED, numbers.start) {
+        let megabatch = megabatch.unwrap();
+        for (number, batch) in (megabatch.first..).zip(&megabatch.batches) {
+            let ids = |&index: &usize| megabatch.examples.samples()[index].ids.clone();
             if numbers.contains(&number) {
                 found.push(batch.iter().map(ids).collect());
             }
         }
-        if window.end() >= numbers.end {
+        if megabatch.end() >= numbers.end {
             break;
         }
     }
@@ -44,7 +44,7 @@ fn batches(streamed: &Streamed, size: usize, numbers: Range<u64>) -> Vec<Vec<Vec
 
 #[test]
 fn batches_are_those_of_rows_in_memory_from_any_number_on() {
-    with_rows(false, |whole, streamed| {
+    with_rows(false, |whole, dataset| {
         let lengths: Vec<usize> = whole.iter().map(Sample::len).collect();
         for size in [1, 2, 7, 200] {
             let epochs = (0..3).flat_map(|epoch| epoch_batches(&lengths, size, SEED, epoch));
@@ -52,32 +52,33 @@ fn batches_are_those_of_rows_in_memory_from_any_number_on() {
                 epochs.map(|batch| batch.iter().map(|&index| whole[index].ids.clone()).collect()).collect();
             let count = expected.len();
             for first in [0, 1, count / 2, count - 1] {
-                let found = batches(streamed, size, first as u64..count as u64);
+                let found = batches(dataset, size, first as u64..count as u64);
                 assert_eq!(found, expected[first..], "batches of {size} from {first}");
             }
         }
-        assert_eq!(streamed.losses(), [0, 0]);
+        assert_eq!((dataset.truncated_rows(), dataset.dropped_rows()), (0, 0));
     });
 }
 
 #[test]
 fn packed_windows_hold_every_row_once_an_epoch() {
-    with_rows(true, |whole, streamed| {
+    with_rows(true, |whole, dataset| {
         let mut expected: Vec<Vec<u32>> = whole.iter().map(|sample| sample.ids.clone()).collect();
         expected.sort();
         for size in [1, 4, 64] {
-            let mut windows = Windows::new(streamed, size, SEED, 0);
+            let mut megabatches = Megabatches::new(dataset, size, SEED, 0);
             let (mut found, mut epoch) = (Vec::new(), 0.0);
             while epoch < 1.0 {
-                let window = windows.next().unwrap().unwrap();
-                for sample in window.examples.samples() {
+                let megabatch = megabatches.next().unwrap().unwrap();
+                for sample in megabatch.examples.samples() {
                     let end = sample.ids.len();
-                    let ends = sample.begins.iter().skip(1).chain([&end]);
-                    let texts = sample.begins.iter().zip(ends).map(|(&a, &b)| sample.ids[a..b].to_vec());
+                    let ends = sample.segment_starts.iter().skip(1).chain([&end]);
+                    let texts =
+                        sample.segment_starts.iter().zip(ends).map(|(&a, &b)| sample.ids[a..b].to_vec());
                     found.extend(texts);
                 }
-                assert!(window.batches.iter().rev().skip(1).all(|batch| batch.len() == size));
-                [_, epoch] = window.epochs;
+                assert!(megabatch.batches.iter().rev().skip(1).all(|batch| batch.len() == size));
+                [_, epoch] = megabatch.epochs;
             }
             found.sort();
             assert_eq!(found, expected);
@@ -87,16 +88,16 @@ fn packed_windows_hold_every_row_once_an_epoch() {
 
 #[test]
 fn what_does_not_fill_a_batch_waits_for_the_next_window() {
-    with_rows(true, |whole, streamed| {
-        let mut windows = Windows::new(streamed, 4, SEED, 0);
-        windows.size = 40;
+    with_rows(true, |whole, dataset| {
+        let mut megabatches = Megabatches::new(dataset, 4, SEED, 0);
+        megabatches.size = 40;
         let (mut tokens, mut lasts) = (0, Vec::new());
-        for window in windows.by_ref().take(4).map(|window| window.unwrap()) {
-            lasts.push(window.batches.last().unwrap().len());
-            tokens += window.examples.samples().iter().map(Sample::len).sum::<usize>();
+        for megabatch in megabatches.by_ref().take(4).map(|megabatch| megabatch.unwrap()) {
+            lasts.push(megabatch.batches.last().unwrap().len());
+            tokens += megabatch.examples.samples().iter().map(Sample::len).sum::<usize>();
         }
         assert_eq!(lasts[..3], [4, 4, 4]);
         assert_eq!(tokens, whole.iter().map(Sample::len).sum::<usize>());
-        assert!(windows.carried.is_empty());
+        assert!(megabatches.leftover.is_empty());
     });
 }
