@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::score::score_samples;
-use crate::data::{Learned, Located, Tokenizer, tokenize};
+use crate::data::{Labels, LocatedRow, Tokenizer, tokenize};
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ pub struct Report {
 pub fn run(
     model: &dyn Model,
     tokenizer: &Tokenizer,
-    rows: &[Located],
+    rows: &[LocatedRow],
     settings: &Settings,
     observer: &mut dyn Observer,
 ) -> Result<Report> {
@@ -55,7 +55,8 @@ pub fn run(
             return Err(Error::Config(format!("{name} is 0; it must be at least 1")));
         }
     }
-    let data = tokenize(rows, tokenizer, Learned::from_text(settings.mask_prompt), settings.max_seq_length)?;
+    let data =
+        tokenize(rows, tokenizer, Labels::from_mask_prompt(settings.mask_prompt), settings.max_seq_length)?;
     let scores = score_samples(model, &data.samples, settings.batch_size, observer)?;
     let tokens = scores.iter().map(Vec::len).sum::<usize>();
     let sum: f64 = scores.iter().flatten().map(|score| f64::from(score.logprob)).sum();

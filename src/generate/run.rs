@@ -10,7 +10,7 @@ use super::config::GenerateConfig;
 use super::decoder::Decoder;
 use super::sampler::Sampler;
 use super::stop::StopStrings;
-use crate::data::Tokenizer;
+use crate::data::{DecodeStream, Tokenizer};
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
 use crate::nn::Cache;
@@ -83,7 +83,7 @@ fn answer(
     memory::reset_peak_memory()?;
     let mut sampler = Sampler::new(config);
     let mut history = prompt.to_vec();
-    let (mut stream, mut stops) = (tokenizer.stream(), StopStrings::new(&config.stop));
+    let (mut stream, mut stops) = (DecodeStream::new(tokenizer), StopStrings::new(&config.stop));
     let started = Instant::now();
     models::check_tokens(prompt, model.vocab_size())?;
     let cache = read_before_last(model, prompt, &mut |nothing| proceed(on_text(nothing)))?;

@@ -2,8 +2,8 @@
 
 use super::config::TrainingConfig;
 use crate::data::{
-    Columns, DataReport, Examples, Rows, Sample, Splits, Streamed, Tokenizer, describe, pack, read_splits,
-    read_streamed, tokenize,
+    Columns, DataReport, Examples, IndexedRows, Sample, Splits, StreamingDataset, Tokenizer, describe, pack,
+    read_splits, stream_splits, tokenize,
 };
 use crate::models::check_tokens;
 use crate::progress::Observer;
@@ -40,7 +40,7 @@ impl<'t> Dataset<'t> {
         };
         let mut reports = Vec::new();
         let train = if let Some(rows) = rows {
-            Training::Streamed(Streamed::new(rows, tokenizer, learned, longest, config.packing))
+            Training::Streamed(StreamingDataset::new(rows, tokenizer, learned, longest, config.packing))
         } else {
             let train = tokenize(&splits.train, tokenizer, learned, longest)?;
             check(&train.samples)?;
@@ -71,7 +71,7 @@ pub(super) fn losses(in_memory: [usize; 2], train: &Training) -> [usize; 2] {
     match train {
         Training::Whole(_) => in_memory,
         Training::Streamed(streamed) => {
-            let [truncated, dropped] = streamed.losses();
+            let (truncated, dropped) = (streamed.truncated_rows(), streamed.dropped_rows());
             [in_memory[0] + truncated, in_memory[1] + dropped]
         }
     }
@@ -96,11 +96,11 @@ pub(super) fn report(
 }
 
 /// The data as text; rows to learn that stay on disk apart.
-fn read(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<Rows>, Splits)> {
+fn read(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<IndexedRows>, Splits)> {
     let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
     let data = given("data", config.data.as_deref())?;
     if config.streaming {
-        let (rows, splits) = read_streamed(data, &columns, config.seed, observer)?;
+        let (rows, splits) = stream_splits(data, &columns, config.seed, observer)?;
         return Ok((Some(rows), splits));
     }
     Ok((None, read_splits(data, &columns, config.seed)?))
@@ -120,7 +120,11 @@ pub(super) fn fingerprint(train: &Training) -> String {
 /// Tells two sets of examples apart.
 pub(super) fn fingerprint_of(examples: &Examples) -> String {
     let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
-        sample.ids.iter().zip(&sample.trained).map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
+        sample
+            .ids
+            .iter()
+            .zip(&sample.loss_mask)
+            .map(|(&id, &trained)| u64::from(id) << 1 | u64::from(trained))
     });
     format!("{} rows, {:016x}", examples.len(), digest(numbers))
 }

@@ -1,7 +1,7 @@
 //! Settings of what training is for.
 
 use super::config::TrainingConfig;
-use crate::data::Learned;
+use crate::data::Labels;
 use crate::train::objective::{Kind, Objective};
 use crate::{Error, Result};
 
@@ -23,10 +23,10 @@ impl TrainingConfig {
 
     /// What is learned from the rows.
     #[must_use]
-    pub fn learned(&self) -> Learned {
+    pub fn learned(&self) -> Labels {
         match self.objective {
-            Kind::Sft => Learned::from_text(self.mask_prompt),
-            Kind::Dpo | Kind::Orpo => Learned::Preferences,
+            Kind::Sft => Labels::from_mask_prompt(self.mask_prompt),
+            Kind::Dpo | Kind::Orpo => Labels::PreferencePairs,
         }
     }
 

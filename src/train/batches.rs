@@ -8,7 +8,7 @@ use std::thread::Scope;
 use super::evaluate::EvaluationPlan;
 use super::memory::PassSize;
 use super::plan::Plan;
-use crate::data::{Batch, Examples, Sample, Streamed, Window, epoch_batches};
+use crate::data::{Batch, Examples, Megabatch, Megabatches, Sample, StreamingDataset, epoch_batches};
 use crate::models::check_tokens;
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ pub enum Training<'t> {
     /// All of them in memory.
     Whole(Examples),
     /// On disk until they are needed.
-    Streamed(Streamed<'t>),
+    Streamed(StreamingDataset<'t>),
 }
 
 impl Training<'_> {
@@ -50,7 +50,7 @@ impl Training<'_> {
     pub(super) const fn rows_per_example(&self) -> usize {
         match self {
             Self::Whole(examples) => examples.rows_per_example(),
-            Self::Streamed(streamed) => streamed.learned().samples_per_row(),
+            Self::Streamed(streamed) => streamed.labels().samples_per_row(),
         }
     }
 
@@ -80,15 +80,15 @@ pub fn batches_per_epoch(examples: usize, batch_size: usize) -> u64 {
     examples.div_ceil(batch_size.max(1)) as u64
 }
 
-/// [Windows](Streamed::windows) of tokens below `vocab`.
+/// [Megabatches] of tokens below `vocab`.
 pub(crate) fn windows<'a>(
-    streamed: &'a Streamed,
+    streamed: &'a StreamingDataset,
     batch_size: usize,
     seed: u64,
     first: u64,
     vocab: i32,
-) -> impl Iterator<Item = Result<Window>> + 'a {
-    streamed.windows(batch_size, seed, first).map(move |window| {
+) -> impl Iterator<Item = Result<Megabatch>> + 'a {
+    Megabatches::new(streamed, batch_size, seed, first).map(move |window| {
         let window = window?;
         check_tokens(window.examples.samples().iter().flat_map(|sample| &sample.ids), vocab)?;
         Ok(window)
@@ -112,9 +112,9 @@ enum Order<'a> {
         current: Option<(u64, Vec<Vec<usize>>)>,
     },
     Streamed {
-        incoming: Receiver<Result<Window>>,
+        incoming: Receiver<Result<Megabatch>>,
         /// Those of the step, and what came with them.
-        windows: VecDeque<Window>,
+        windows: VecDeque<Megabatch>,
     },
 }
 
@@ -157,7 +157,7 @@ impl<'a> Batches<'a> {
                 index as f64 / batches_per_epoch(examples.len(), self.batch_size) as f64
             }
             Order::Streamed { windows, .. } => {
-                let holds = |window: &&Window| (window.first..=window.end()).contains(&index);
+                let holds = |window: &&Megabatch| (window.first..=window.end()).contains(&index);
                 windows.iter().find(holds).map_or(0.0, |window| {
                     let [before, after] = window.epochs;
                     before + (after - before) * (index - window.first) as f64 / window.batches.len() as f64
@@ -198,8 +198,8 @@ impl<'a> Batches<'a> {
                     }
                 }
                 let batch = |index: u64| {
-                    let holds = |window: &&Window| (window.first..window.end()).contains(&index);
-                    let of = |window: &Window| {
+                    let holds = |window: &&Megabatch| (window.first..window.end()).contains(&index);
+                    let of = |window: &Megabatch| {
                         divide(&window.examples, &window.batches[(index - window.first) as usize], cut, size)
                     };
                     windows.iter().find(holds).map(of)

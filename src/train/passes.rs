@@ -76,7 +76,7 @@ pub(super) fn run(
             if observer.poll() == ControlFlow::Break(()) {
                 return Err(Error::Interrupted);
             }
-            let alike = graphs.are_kept().then(|| batch.padded(COLUMNS, plan.evaluation.pad));
+            let alike = graphs.are_kept().then(|| batch.pad_to_multiple_of(COLUMNS, plan.evaluation.pad));
             let feed = Feed::new(&plan.objective, alike.as_ref().unwrap_or(batch), totals, scale)?;
             let feed = feed.with_draws(model, plan.neftune_alpha, plan.seed, [micro, part, rank])?;
             let (share, grads) = step::gradients(model, parameters, &plan.objective, &feed, graphs)?;

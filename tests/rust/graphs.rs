@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
 
-use efficientai_toolkit::data::{Batch, Examples, Learned, Pairs, Sample, collate, pack};
+use efficientai_toolkit::data::{Batch, Examples, Labels, Pairs, Sample, collate, pack};
 use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::kernels::group::Group;
 use efficientai_toolkit::lora::Method;
@@ -196,8 +196,8 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     assert_eq!(names.iter().any(|name| is_magnitude(name)), method == Method::Dora);
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = Data {
-        train: Training::Whole(Examples::new(rows(1), Learned::Everything)),
-        valid: Examples::new(rows(20), Learned::Everything),
+        train: Training::Whole(Examples::new(rows(1), Labels::All)),
+        valid: Examples::new(rows(20), Labels::All),
     };
     let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
     let trained = Trained { names: &names, hook: None };
@@ -218,7 +218,7 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
     let mut model = adapted(&of_llama);
     let names = names(model.as_ref());
     let trained: usize = step::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
-    let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Learned::Everything);
+    let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
     let data = Data { train: Training::Whole(rows.clone()), valid: rows };
     let estimate = expect(model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
     // Parameters, and two moments of each.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use efficientai_toolkit::Result;
-use efficientai_toolkit::data::Located;
+use efficientai_toolkit::data::LocatedRow;
 use efficientai_toolkit::evaluate::{Settings, Span, run, score_spans};
 use pyo3::prelude::*;
 
@@ -30,8 +30,8 @@ pub(super) fn score_rows(
     observed(py, None, |caller| {
         let settings: Settings = parse(settings)?;
         let path: Arc<Path> = Arc::from(path);
-        let rows: Result<Vec<Located>> =
-            rows.iter().map(|(line, text)| Located::parse(text.as_bytes(), &path, *line)).collect();
+        let rows: Result<Vec<LocatedRow>> =
+            rows.iter().map(|(line, text)| LocatedRow::parse(text.as_bytes(), &path, *line)).collect();
         json(&run(model.lock()?.as_ref(), tokenizer, &rows?, &settings, caller)?)
     })
 }

@@ -39,7 +39,7 @@ impl Tokenizer {
     /// Whether `apply_chat_template` works.
     #[getter]
     fn has_chat_template(&self) -> bool {
-        self.inner.template().is_some()
+        self.inner.chat_template().is_some()
     }
 
     /// Token ids of a text.
@@ -67,7 +67,7 @@ impl Tokenizer {
             serde_json::from_str(text).map_err(|error| Error::Config(format!("{name}: {error}")))
         };
         enter(py, || {
-            let template = self.inner.template().ok_or_else(|| {
+            let template = self.inner.chat_template().ok_or_else(|| {
                 Error::ModelLoading(
                     "the tokenizer has no chat template: give the prompt as plain text".into(),
                 )

@@ -7,38 +7,40 @@ use std::rc::Rc;
 use ::csv::{ByteRecord, ReaderBuilder};
 use serde_json::{Map, Value};
 
-use super::{LONGEST_ROW, Place, Rows, broken, located};
+use super::collector::{MAX_ROW_BYTES, RowCollector, file_error};
+use crate::data::rows::Position;
+use crate::data::rows::located::error_at;
 use crate::{Error, Result};
 
-/// Reads a table whose cells stand between `delimiter`s. Rows are counted below the first line: cells may hold lines.
+/// Reads a table whose cells stand between `delimiter`s. RowCollector are counted below the first line: cells may hold lines.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows); rows that are longer or shorter than the first line.
-pub(super) fn read(file: impl Read, delimiter: u8, rows: &mut Rows) -> Result<()> {
-    let budget = Rc::new(Cell::new(LONGEST_ROW));
+/// As [`read_rows`](super::read::read_rows); rows that are longer or shorter than the first line.
+pub(super) fn read(file: impl Read, delimiter: u8, rows: &mut RowCollector) -> Result<()> {
+    let budget = Rc::new(Cell::new(MAX_ROW_BYTES));
     let bounded = Bounded { file, budget: Rc::clone(&budget) };
     let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bounded);
-    let header = reader.byte_headers().map_err(|error| unreadable(rows, Place::Line(1), error))?;
+    let header = reader.byte_headers().map_err(|error| read_error(rows, Position::Line(1), error))?;
     let names: Vec<String> =
         header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
-    check_names(rows, &names)?;
+    check_header(rows, &names)?;
     let mut record = ByteRecord::new();
-    for place in (1..).map(Place::Row) {
-        budget.set(LONGEST_ROW);
-        if !reader.read_byte_record(&mut record).map_err(|error| unreadable(rows, place, error))? {
+    for position in (1..).map(Position::Row) {
+        budget.set(MAX_ROW_BYTES);
+        if !reader.read_byte_record(&mut record).map_err(|error| read_error(rows, position, error))? {
             break;
         }
-        rows.push(place, cells(&names, &record))?;
+        rows.push(position, parse_cells(&names, &record))?;
     }
     Ok(())
 }
 
-fn check_names(rows: &Rows, names: &[String]) -> Result<()> {
-    let twice = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name));
-    match twice {
+fn check_header(rows: &RowCollector, names: &[String]) -> Result<()> {
+    let duplicate = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name));
+    match duplicate {
         Some((_, name)) => {
             let name: String = name.chars().take(40).collect();
-            Err(broken(
+            Err(file_error(
                 &rows.path,
                 format!("two columns are called \"{name}\"; the first line names the columns"),
             ))
@@ -47,7 +49,7 @@ fn check_names(rows: &Rows, names: &[String]) -> Result<()> {
     }
 }
 
-fn cells(names: &[String], record: &ByteRecord) -> Result<Value, String> {
+fn parse_cells(names: &[String], record: &ByteRecord) -> Result<Value, String> {
     if record.len() != names.len() {
         return Err(format!(
             "the row has {} cells but the first line names {} columns; quote cells that hold delimiters",
@@ -62,14 +64,14 @@ fn cells(names: &[String], record: &ByteRecord) -> Result<Value, String> {
     names.iter().zip(record).map(cell).collect::<Result<Map<_, _>, _>>().map(Value::Object)
 }
 
-fn unreadable(rows: &Rows, place: Place, error: ::csv::Error) -> Error {
+fn read_error(rows: &RowCollector, position: Position, error: ::csv::Error) -> Error {
     match error.into_kind() {
         ::csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            let reason = format!("the row is longer than {LONGEST_ROW} bytes; is a quote left open?");
-            located(&rows.path, place, &reason)
+            let reason = format!("the row is longer than {MAX_ROW_BYTES} bytes; is a quote left open?");
+            error_at(&rows.path, position, &reason)
         }
         ::csv::ErrorKind::Io(error) => Error::io("read", &rows.path)(error),
-        other => located(&rows.path, place, &format!("{other:?}")),
+        other => error_at(&rows.path, position, &format!("{other:?}")),
     }
 }
 
@@ -97,11 +99,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{Columns, Located, Row};
+    use crate::data::{Columns, LocatedRow, Row};
 
-    fn rows(file: impl Read) -> Result<Vec<Located>> {
+    fn rows(file: impl Read) -> Result<Vec<LocatedRow>> {
         let columns = Columns::default();
-        let mut rows = Rows::new(Path::new("d/a.csv"), &columns);
+        let mut rows = RowCollector::new(Path::new("d/a.csv"), &columns);
         read(file, b',', &mut rows)?;
         rows.finish()
     }
@@ -112,7 +114,7 @@ mod tests {
         let rows = rows(text.as_bytes()).unwrap();
         let messages = vec![serde_json::json!({"role": "user", "content": "a,b"})];
         assert_eq!(rows[0].row, Row::Chat { messages, tools: None });
-        assert_eq!(rows[0].place, Place::Row(1));
+        assert_eq!(rows[0].position, Position::Row(1));
     }
 
     #[test]

@@ -7,25 +7,27 @@ use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{LONGEST_ROW, Place, Rows, broken, jsonl};
+use super::collector::{MAX_ROW_BYTES, RowCollector, file_error};
+use super::jsonl;
+use crate::data::rows::Position;
 use crate::{Error, Result};
 
 /// Reads the objects of an array one by one; a file that begins with an object has one on each line.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
-pub(super) fn read(mut reader: impl BufRead, rows: &mut Rows) -> Result<()> {
+/// As [`read_rows`](super::read::read_rows).
+pub(super) fn read(mut reader: impl BufRead, rows: &mut RowCollector) -> Result<()> {
     let start = reader.fill_buf().map_err(Error::io("read", &rows.path))?;
-    let mark = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-    let first = start[mark..].trim_ascii_start().first().copied();
-    reader.consume(mark);
+    let bom_len = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    let first = start[bom_len..].trim_ascii_start().first().copied();
+    reader.consume(bom_len);
     match first {
-        Some(b'{') => return jsonl::read(reader, LONGEST_ROW, rows),
+        Some(b'{') => return jsonl::read(reader, MAX_ROW_BYTES, rows),
         Some(b'[') => {}
         // An empty array and an empty file are the same mistake.
         None if reader.by_ref().bytes().next().is_none() => return Ok(()),
         _ => {
-            return Err(broken(
+            return Err(file_error(
                 &rows.path,
                 "a .json file must be an array of rows, or have one JSON object per line",
             ));
@@ -37,14 +39,14 @@ pub(super) fn read(mut reader: impl BufRead, rows: &mut Rows) -> Result<()> {
     let outcome = json.deserialize_seq(Elements { rows, refused: &mut refused }).and_then(|()| json.end());
     match (refused, outcome) {
         (Some(error), _) => Err(error),
-        (None, Err(error)) => Err(broken(&path, format!("invalid JSON ({error})"))),
+        (None, Err(error)) => Err(file_error(&path, format!("invalid JSON ({error})"))),
         (None, Ok(())) => Ok(()),
     }
 }
 
 /// Gives every element to `rows` as it is read, so that the array never exists as a whole.
 struct Elements<'a, 'r> {
-    rows: &'a mut Rows<'r>,
+    rows: &'a mut RowCollector<'r>,
     refused: &'a mut Option<Error>,
 }
 
@@ -56,10 +58,10 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
-        let mut number = 0;
+        let mut row_number = 0;
         while let Some(value) = elements.next_element::<Value>()? {
-            number += 1;
-            if let Err(error) = self.rows.push(Place::Row(number), Ok(value)) {
+            row_number += 1;
+            if let Err(error) = self.rows.push(Position::Row(row_number), Ok(value)) {
                 *self.refused = Some(error);
                 return Err(de::Error::custom("refused"));
             }
@@ -75,11 +77,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{Columns, Located, Row};
+    use crate::data::{Columns, LocatedRow, Row};
 
-    fn rows(text: &[u8]) -> Result<Vec<Located>> {
+    fn rows(text: &[u8]) -> Result<Vec<LocatedRow>> {
         let columns = Columns::default();
-        let mut rows = Rows::new(Path::new("d/a.json"), &columns);
+        let mut rows = RowCollector::new(Path::new("d/a.json"), &columns);
         read(text, &mut rows)?;
         rows.finish()
     }
@@ -87,8 +89,11 @@ mod tests {
     #[test]
     fn an_array_of_rows() {
         let rows = rows(b"\xef\xbb\xbf [{\"text\": \"a\"},\n {\"text\": \"b\"}]\n").unwrap();
-        let rows: Vec<_> = rows.into_iter().map(|row| (row.place, row.row)).collect();
-        assert_eq!(rows, [(Place::Row(1), Row::Text("a".into())), (Place::Row(2), Row::Text("b".into()))]);
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.position, row.row)).collect();
+        assert_eq!(
+            rows,
+            [(Position::Row(1), Row::Text("a".into())), (Position::Row(2), Row::Text("b".into()))]
+        );
     }
 
     #[test]

@@ -3,58 +3,60 @@
 use std::io::{BufRead, Read as _};
 use std::path::Path;
 
-use super::{Place, Rows, located};
-use crate::data::row;
+use super::collector::RowCollector;
+use crate::data::rows::located::error_at;
+use crate::data::rows::{Position, fields};
 use crate::{Error, Result};
 
 /// A line that is not blank.
 pub(in crate::data) struct Line<'a> {
     /// Its number.
-    pub(in crate::data) place: Place,
+    pub(in crate::data) position: Position,
     /// The byte in the file at which it begins.
     pub(in crate::data) offset: u64,
     /// All of it, without a byte order mark.
     pub(in crate::data) content: &'a [u8],
 }
 
-/// Reads every line of `reader` that is not blank, each of at most `longest` bytes.
+/// Reads every line of `reader` that is not blank, each of at most `max_bytes` bytes.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
-pub(super) fn read(reader: impl BufRead, longest: usize, rows: &mut Rows) -> Result<()> {
+/// As [`read_rows`](super::read::read_rows).
+pub(super) fn read(reader: impl BufRead, max_bytes: usize, rows: &mut RowCollector) -> Result<()> {
     let path = rows.path.clone();
-    each(reader, &path, longest, |line| rows.push(line.place, row::json(line.content)))
+    for_each_line(reader, &path, max_bytes, |line| rows.push(line.position, fields::parse_json(line.content)))
 }
 
-/// Calls `take` with every line of `reader`, which reads `path`, that is not blank; a line of more than `longest` bytes is
+/// Calls `take` with every line of `reader`, which reads `path`, that is not blank; a line of more than `max_bytes` bytes is
 /// refused.
 ///
 /// # Errors
 /// What cannot be read; what `take` says.
-pub(in crate::data) fn each(
+pub(in crate::data) fn for_each_line(
     mut reader: impl BufRead,
     path: &Path,
-    longest: usize,
+    max_bytes: usize,
     mut take: impl FnMut(Line) -> Result<()>,
 ) -> Result<()> {
     let mut bytes = Vec::new();
     let mut offset = 0;
-    for number in 1.. {
+    for line_number in 1.. {
         bytes.clear();
-        let limit = longest as u64 + 1;
+        let limit = max_bytes as u64 + 1;
         let read = reader.by_ref().take(limit).read_until(b'\n', &mut bytes);
         let read = read.map_err(Error::io("read", path))?;
         if read == 0 {
             break;
         }
-        let place = Place::Line(number);
-        if read > longest && !bytes.ends_with(b"\n") {
-            return Err(located(path, place, &format!("the line is longer than {longest} bytes")));
+        let position = Position::Line(line_number);
+        if read > max_bytes && !bytes.ends_with(b"\n") {
+            return Err(error_at(path, position, &format!("the line is longer than {max_bytes} bytes")));
         }
-        let mark = if number == 1 && bytes.starts_with(MARK) { MARK.len() } else { 0 };
-        let content = &bytes[mark..];
+        let bom_len =
+            if line_number == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        let content = &bytes[bom_len..];
         if !content.trim_ascii().is_empty() {
-            take(Line { place, offset: offset + mark as u64, content })?;
+            take(Line { position, offset: offset + bom_len as u64, content })?;
         }
         offset += read as u64;
     }
@@ -62,7 +64,7 @@ pub(in crate::data) fn each(
 }
 
 /// UTF-8's byte order mark.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 #[cfg(test)]
 mod tests {
@@ -72,11 +74,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{Columns, Located, Row};
+    use crate::data::{Columns, LocatedRow, Row};
 
-    fn lines(reader: impl BufRead) -> Result<Vec<Located>> {
+    fn lines(reader: impl BufRead) -> Result<Vec<LocatedRow>> {
         let columns = Columns::default();
-        let mut rows = Rows::new(Path::new("d/train.jsonl"), &columns);
+        let mut rows = RowCollector::new(Path::new("d/train.jsonl"), &columns);
         read(reader, 256, &mut rows)?;
         rows.finish()
     }
@@ -88,8 +90,11 @@ mod tests {
     #[test]
     fn rows_know_their_lines() {
         let rows = lines(&b"\xef\xbb\xbf{\"text\": \"a\"}\r\n\n  \t\n{\"text\":\"b\"}"[..]).unwrap();
-        let rows: Vec<_> = rows.into_iter().map(|located| (located.place, located.row)).collect();
-        assert_eq!(rows, [(Place::Line(1), Row::Text("a".into())), (Place::Line(4), Row::Text("b".into()))]);
+        let rows: Vec<_> = rows.into_iter().map(|located| (located.position, located.row)).collect();
+        assert_eq!(
+            rows,
+            [(Position::Line(1), Row::Text("a".into())), (Position::Line(4), Row::Text("b".into()))]
+        );
     }
 
     #[test]
@@ -116,7 +121,7 @@ mod tests {
     #[test]
     fn an_endless_line_is_refused_before_it_is_read() {
         let fits = format!("{{\"text\":\"{}\"}}\n{{\"text\":\"\"}}", "x".repeat(256 - 11));
-        assert_eq!(lines(fits.as_bytes()).unwrap()[1].place, Place::Line(2));
+        assert_eq!(lines(fits.as_bytes()).unwrap()[1].position, Position::Line(2));
         let endless = BufReader::new(std::io::repeat(b'x'));
         let error = lines(endless).unwrap_err();
         assert_eq!(error.to_string(), "d/train.jsonl:1: the line is longer than 256 bytes");

@@ -9,45 +9,47 @@ use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::{Place, Rows, broken};
+use super::collector::{RowCollector, file_error};
 use crate::Result;
-use crate::data::row::{RIGHT, found};
+use crate::data::rows::Position;
+use crate::data::rows::fields::found_keys;
+use crate::data::rows::row::EXPECTED_KEYS;
 
 /// Reads the columns that rows are made of.
 ///
 /// # Errors
-/// As [`read_rows`](super::read_rows).
-pub(super) fn read(file: File, rows: &mut Rows) -> Result<()> {
+/// As [`read_rows`](super::read::read_rows).
+pub(super) fn read(file: File, rows: &mut RowCollector) -> Result<()> {
     let path = Arc::clone(&rows.path);
     // The reader checks most of what a damaged file may hold, but not all.
     let outcome = catch_unwind(AssertUnwindSafe(|| read_columns(file, rows)));
-    outcome.unwrap_or_else(|_| Err(broken(&path, "the file is damaged")))
+    outcome.unwrap_or_else(|_| Err(file_error(&path, "the file is damaged")))
 }
 
-fn read_columns(file: File, rows: &mut Rows) -> Result<()> {
+fn read_columns(file: File, rows: &mut RowCollector) -> Result<()> {
     let path = Arc::clone(&rows.path);
-    let unreadable =
-        |error: ::parquet::errors::ParquetError| broken(&path, format!("cannot be read: {error}"));
-    let reader = SerializedFileReader::new(file).map_err(unreadable)?;
+    let read_error =
+        |error: ::parquet::errors::ParquetError| file_error(&path, format!("cannot be read: {error}"));
+    let reader = SerializedFileReader::new(file).map_err(read_error)?;
     let schema = reader.metadata().file_metadata().schema();
     let used: Vec<_> =
-        schema.get_fields().iter().filter(|column| rows.columns.reads(column.name())).cloned().collect();
+        schema.get_fields().iter().filter(|column| rows.columns.is_read(column.name())).cloned().collect();
     if used.is_empty() {
         let columns: Map<_, _> =
             schema.get_fields().iter().map(|column| (column.name().to_owned(), Value::Null)).collect();
-        return Err(broken(&path, format!("{}; {RIGHT}", found(&columns))));
+        return Err(file_error(&path, format!("{}; {EXPECTED_KEYS}", found_keys(&columns))));
     }
-    let projection = Type::group_type_builder(schema.name()).with_fields(used).build().map_err(unreadable)?;
-    for (index, row) in reader.get_row_iter(Some(projection)).map_err(unreadable)?.enumerate() {
-        let columns = row.map_err(unreadable)?.into_columns().into_iter();
-        let value = columns.map(|(name, field)| (name, json(field))).collect();
-        rows.push(Place::Row(index + 1), Ok(Value::Object(value)))?;
+    let projection = Type::group_type_builder(schema.name()).with_fields(used).build().map_err(read_error)?;
+    for (index, row) in reader.get_row_iter(Some(projection)).map_err(read_error)?.enumerate() {
+        let columns = row.map_err(read_error)?.into_columns().into_iter();
+        let value = columns.map(|(name, field)| (name, to_json(field))).collect();
+        rows.push(Position::Row(index + 1), Ok(Value::Object(value)))?;
     }
     Ok(())
 }
 
 /// A cell as JSON. What JSON has no word for, such as dates, is text.
-fn json(field: Field) -> Value {
+fn to_json(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(x) => x.into(),
@@ -66,14 +68,14 @@ fn json(field: Field) -> Value {
         // Old writers do not say that their bytes are text.
         Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into(),
         Field::Group(row) => Value::Object(object(row)),
-        Field::ListInternal(list) => list.elements().iter().cloned().map(json).collect(),
+        Field::ListInternal(list) => list.elements().iter().cloned().map(to_json).collect(),
         other => other.to_string().into(),
     }
 }
 
 /// Every struct of a column has all keys; those without value are left out, as chat templates ask for keys.
 fn object(row: Row) -> Map<String, Value> {
-    let keys = row.into_columns().into_iter().map(|(name, field)| (name, json(field)));
+    let keys = row.into_columns().into_iter().map(|(name, field)| (name, to_json(field)));
     keys.filter(|(_, value)| !value.is_null()).collect()
 }
 
@@ -84,7 +86,7 @@ mod tests {
 
     use super::*;
     use crate::data::formats::read_rows;
-    use crate::data::{Columns, Located, Row};
+    use crate::data::{Columns, LocatedRow, Row};
 
     /// A file that pyarrow wrote, or the same rows as jsonl.
     fn fixture(name: &str) -> PathBuf {
@@ -93,7 +95,7 @@ mod tests {
 
     fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Row>> {
         let columns = Columns::parse(&columns.iter().map(|&entry| entry.to_owned()).collect::<Vec<_>>())?;
-        Ok(read_rows(path, &columns)?.into_iter().map(|Located { row, .. }| row).collect())
+        Ok(read_rows(path, &columns)?.into_iter().map(|LocatedRow { row, .. }| row).collect())
     }
 
     #[test]

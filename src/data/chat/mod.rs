@@ -1,0 +1,8 @@
+//! Conversations as the text a model was trained on.
+
+mod jinja;
+mod python_json;
+mod template;
+pub(super) mod transcript;
+
+pub use template::ChatTemplate;

@@ -1,0 +1,56 @@
+//! Values of a row's keys, and the words in which errors speak of them.
+
+use serde_json::{Map, Value};
+
+/// The JSON of one line of a file; the error is the reason alone.
+pub(in crate::data) fn parse_json(line: &[u8]) -> Result<Value, String> {
+    let line = std::str::from_utf8(line).map_err(|e| {
+        let byte = line[e.valid_up_to()];
+        format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
+    })?;
+    serde_json::from_str(line)
+        .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
+}
+
+pub(super) fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+    match keys.remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        other => Err(format!(r#""{key}" must be a string, found {}"#, type_name(&other.unwrap_or_default()))),
+    }
+}
+
+/// A nested value that may be JSON in a string, as tables store it; an empty one is null.
+pub(super) fn parse_nested(key: &str, value: Value) -> Result<Value, String> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| format!(r#""{key}" is a string that is not JSON ({error})"#)),
+        value => Ok(value),
+    }
+}
+
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// "found keys "a", "b"", short enough to print whatever the file holds.
+pub(in crate::data) fn found_keys(keys: &Map<String, Value>) -> String {
+    const SHOWN: usize = 8;
+    if keys.is_empty() {
+        return "found no keys".to_owned();
+    }
+    let names: Vec<_> = keys
+        .keys()
+        .take(SHOWN)
+        .map(|key| format!("{:?}", key.chars().take(40).collect::<String>()))
+        .collect();
+    let more = if keys.len() > SHOWN { ", …" } else { "" };
+    format!("found keys {}{more}", names.join(", "))
+}

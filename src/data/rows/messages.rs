@@ -1,0 +1,56 @@
+//! Messages and tools in the form chat templates know.
+
+use serde_json::Value;
+
+use super::fields::{found_keys, parse_nested, type_name};
+
+/// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
+/// expect it.
+pub(super) fn parse_tools(value: Option<Value>) -> Result<Option<Value>, String> {
+    let wrapped = |tool: Value| {
+        if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
+            serde_json::json!({"type": "function", "function": tool})
+        } else {
+            tool
+        }
+    };
+    match parse_nested("tools", value.unwrap_or_default())? {
+        Value::Null => Ok(None),
+        Value::Array(tools) => Ok(Some(tools.into_iter().map(wrapped).collect())),
+        other => Err(format!(r#""tools" must be an array, found {}"#, type_name(&other))),
+    }
+}
+
+/// Checks the messages that stand under `key`.
+pub(super) fn parse_messages(key: &str, value: Value) -> Result<Vec<Value>, String> {
+    let value = parse_nested(key, value)?;
+    let Value::Array(messages) = value else {
+        return Err(format!(r#""{key}" must be an array, found {}"#, type_name(&value)));
+    };
+    if messages.is_empty() {
+        return Err(format!(r#""{key}" is empty"#));
+    }
+    for (index, message) in messages.iter().enumerate() {
+        check_message(message).map_err(|reason| format!("{key}[{index}] {reason}"))?;
+    }
+    Ok(messages)
+}
+
+fn check_message(message: &Value) -> Result<(), String> {
+    let Value::Object(keys) = message else {
+        return Err(format!("must be an object, found {}", type_name(message)));
+    };
+    match keys.get("role") {
+        Some(Value::String(_)) => {}
+        Some(other) => {
+            return Err(format!(r#"has a "role" that is {}, not a string"#, type_name(other)));
+        }
+        None => return Err(format!(r#"has no "role" ({})"#, found_keys(keys))),
+    }
+    match keys.get("content") {
+        Some(Value::String(_) | Value::Array(_)) => Ok(()),
+        None | Some(Value::Null) if keys.contains_key("tool_calls") => Ok(()),
+        None => Err(format!(r#"has neither "content" nor "tool_calls" ({})"#, found_keys(keys))),
+        Some(other) => Err(format!(r#"has a "content" that is {}, not a string"#, type_name(other))),
+    }
+}

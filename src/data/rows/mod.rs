@@ -1,0 +1,16 @@
+//! What one row of a file holds.
+
+mod alpaca;
+mod columns;
+pub(super) mod fields;
+pub(super) mod located;
+mod messages;
+mod pair;
+pub(super) mod row;
+mod sharegpt;
+
+pub use alpaca::Instruction;
+pub use columns::Columns;
+pub use located::{LocatedRow, Position};
+pub use pair::{Answer, Pair, Prompt};
+pub use row::Row;

@@ -1,0 +1,10 @@
+//! Rows as token ids.
+
+mod encode;
+mod labels;
+mod sample;
+pub(super) mod tokenize;
+
+pub use labels::Labels;
+pub use sample::Sample;
+pub use tokenize::{SplitReport, TokenizedSplit, tokenize};

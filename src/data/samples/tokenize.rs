@@ -1,0 +1,226 @@
+//! All rows of a split at once, on all cores, and what they amount to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::labels::Labels;
+use super::sample::Sample;
+use crate::data::rows::LocatedRow;
+use crate::data::text::Tokenizer;
+use crate::{Error, Result};
+
+/// What a split holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SplitReport {
+    /// Rows in the file.
+    pub rows: usize,
+    /// Tokens in all rows, before anything is cut.
+    pub tokens: usize,
+    /// Tokens in the longest row, before anything is cut.
+    pub longest: usize,
+    /// Rows cut to the longest sequence allowed.
+    pub truncated: usize,
+    /// Rows left out because nothing is to be learned from them, or only behind the cut.
+    pub dropped: usize,
+    /// Rows by [kind](crate::data::Row::kind).
+    pub kinds: BTreeMap<&'static str, usize>,
+}
+
+/// Rows as token ids, in the order of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenizedSplit {
+    /// Each has something to learn and at most `max_seq_length` tokens; [so many](Labels::samples_per_row) of a row.
+    pub samples: Vec<Sample>,
+    /// Counts, the dropped rows among them.
+    pub report: SplitReport,
+}
+
+/// Tokenises rows in parallel. Rows are cut to `max_seq_length` tokens.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised,
+/// or when no row is left to learn from.
+pub fn tokenize(
+    rows: &[LocatedRow],
+    tokenizer: &Tokenizer,
+    labels: Labels,
+    max_seq_length: usize,
+) -> Result<TokenizedSplit> {
+    truncate_rows(rows, encode_rows(rows, tokenizer, labels)?, max_seq_length)
+}
+
+/// Tokenises rows in parallel, each of them whole.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
+pub(in crate::data) fn encode_rows(
+    rows: &[LocatedRow],
+    tokenizer: &Tokenizer,
+    labels: Labels,
+) -> Result<Vec<Sample>> {
+    // Collected before errors are looked at: whichever thread fails first, the first row is reported.
+    let results: Vec<_> = rows.par_iter().map(|located| encode_row(located, tokenizer, labels)).collect();
+    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Tokenises one row, whole.
+///
+/// # Errors
+/// [`Error::Dataset`] naming file and line.
+pub(in crate::data) fn encode_row(
+    located: &LocatedRow,
+    tokenizer: &Tokenizer,
+    labels: Labels,
+) -> Result<Vec<Sample>> {
+    let row = &located.row;
+    let samples = match labels {
+        Labels::All => tokenizer.encode_sample(row, false).map(|sample| vec![sample]),
+        Labels::Completions => tokenizer.encode_sample(row, true).map(|sample| vec![sample]),
+        Labels::PreferencePairs => tokenizer.encode_pair(row).map(Vec::from),
+    };
+    samples.map_err(|error| located.with_location(error))
+}
+
+/// Cuts the samples of one row to `max_seq_length` tokens; whether something can still be learned from them.
+pub(in crate::data) fn truncate_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
+    for sample in &mut *samples {
+        sample.truncate(max_seq_length);
+    }
+    // Answers that differ behind the cut alone are none the better.
+    let answers_differ = samples.windows(2).all(|pair| pair[0] != pair[1]);
+    answers_differ && samples.iter().all(Sample::has_targets)
+}
+
+/// Cuts the samples of `rows`, as many of each, to `max_seq_length` tokens and leaves out the rows that teach nothing
+/// then.
+///
+/// # Errors
+/// [`Error::Dataset`] when no row is left to learn from.
+pub(in crate::data) fn truncate_rows(
+    rows: &[LocatedRow],
+    whole: Vec<Sample>,
+    max_seq_length: usize,
+) -> Result<TokenizedSplit> {
+    let mut report = SplitReport { rows: rows.len(), ..SplitReport::default() };
+    let mut samples = Vec::with_capacity(rows.len());
+    let per_row = whole.len() / rows.len().max(1);
+    let mut whole = whole.into_iter();
+    for located in rows {
+        let mut row_samples: Vec<Sample> = whole.by_ref().take(per_row).collect();
+        *report.kinds.entry(located.row.kind()).or_default() += 1;
+        let longest = row_samples.iter().map(Sample::len).max().unwrap_or(0);
+        report.tokens += row_samples.iter().map(Sample::len).sum::<usize>();
+        report.longest = report.longest.max(longest);
+        if truncate_row(&mut row_samples, max_seq_length) {
+            report.truncated += usize::from(longest > max_seq_length);
+            samples.append(&mut row_samples);
+        } else {
+            report.dropped += 1;
+        }
+    }
+    if let (Some(located), []) = (rows.first(), samples.as_slice()) {
+        return Err(no_targets_error(&located.path, report.rows, report.longest, max_seq_length));
+    }
+    Ok(TokenizedSplit { samples, report })
+}
+
+/// The error about so many rows of `path`, of which the longest has `longest` tokens.
+pub(in crate::data) fn no_targets_error(
+    path: &Path,
+    rows: usize,
+    longest: usize,
+    max_seq_length: usize,
+) -> Error {
+    Error::Dataset(format!(
+        "{}: none of the {rows} rows has anything to learn within {max_seq_length} tokens; \
+         the longest has {longest} (max_seq_length, mask_prompt)",
+        path.display(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::{Position, Row, fixture};
+
+    fn located(rows: Vec<Row>) -> Vec<LocatedRow> {
+        let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
+        (1..)
+            .zip(rows)
+            .map(|(line, row)| LocatedRow { row, path: Arc::clone(&path), position: Position::Line(line) })
+            .collect()
+    }
+
+    fn text(text: &str) -> Row {
+        Row::Text(text.to_owned())
+    }
+
+    fn completion(prompt: &str, completion: &str) -> Row {
+        Row::Completion { prompt: prompt.to_owned(), completion: completion.to_owned() }
+    }
+
+    #[test]
+    fn order_is_kept_and_rows_are_cut_dropped_and_counted() {
+        let rows = located(vec![
+            text("ab"),
+            completion("long prompt", "never seen"),
+            text("abcdefgh"),
+            completion("pq", "rs"),
+        ]);
+        let TokenizedSplit { samples, report } =
+            tokenize(&rows, &fixture::tokenizer(None), Labels::Completions, 5).unwrap();
+        let lengths: Vec<_> = samples.iter().map(Sample::len).collect();
+        assert_eq!(lengths, [4, 5, 5]);
+        assert_eq!(samples[2].loss_mask, [false, false, false, true, true]);
+        let kinds = BTreeMap::from([("completion", 2), ("text", 2)]);
+        let expected =
+            SplitReport { rows: 4, tokens: 4 + 23 + 10 + 6, longest: 23, truncated: 2, dropped: 1, kinds };
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn a_thousand_rows_stay_in_order() {
+        let rows = located((0..1000).map(|i| text(&format!("{i}"))).collect());
+        let tokenizer = fixture::tokenizer(None);
+        let samples = tokenize(&rows, &tokenizer, Labels::Completions, 64).unwrap().samples;
+        for (i, sample) in samples.iter().enumerate() {
+            assert_eq!(tokenizer.decode(&sample.ids, true).unwrap(), i.to_string());
+        }
+    }
+
+    #[test]
+    fn the_first_bad_row_is_named() {
+        let chat = || Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
+        let rows = located(vec![text("a"), chat(), chat()]);
+        let error =
+            tokenize(&rows, &fixture::tokenizer(None), Labels::Completions, 64).unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "d/train.jsonl:2: the row holds messages but the tokenizer has no chat template"
+            )
+        );
+        let template = fixture::tokenizer(Some(fixture::CHATML));
+        let error = tokenize(&rows, &template, Labels::Completions, 64).unwrap_err().to_string();
+        assert!(error.starts_with("d/train.jsonl:2: no message has the role \"assistant\""), "{error}");
+        assert!(tokenize(&rows, &template, Labels::All, 64).is_ok());
+    }
+
+    #[test]
+    fn a_split_with_nothing_to_learn_is_an_error() {
+        let rows = located(vec![completion("a prompt", "x"), completion("another one", "y")]);
+        let error = tokenize(&rows, &fixture::tokenizer(None), Labels::Completions, 6).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "d/train.jsonl: none of the 2 rows has anything to learn within 6 tokens; \
+             the longest has 14 (max_seq_length, mask_prompt)"
+        );
+    }
+}

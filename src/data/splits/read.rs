@@ -1,0 +1,272 @@
+//! The three parts of a data set: what is learned, what watches over it, what judges at the end.
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+
+use super::sources::{self, Source};
+use crate::data::formats::read::EXTENSIONS;
+use crate::data::formats::read_rows;
+use crate::data::rows::{Columns, LocatedRow};
+use crate::{Error, Result};
+
+/// Most rows that are held out when there is no validation file.
+const MAX_HELD_OUT_ROWS: usize = 500;
+
+/// Stream of the random generator for the held-out rows; epochs count up from 0 and never meet it.
+const HOLD_OUT_STREAM: u64 = u64::MAX;
+
+/// Rows of a data set by use. Each row knows its file and line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Splits<Train = LocatedRow> {
+    /// Rows to learn from; never empty.
+    pub train: Vec<Train>,
+    /// Rows that measure progress; empty only when the data set is a single row.
+    pub valid: Vec<LocatedRow>,
+    /// Rows for a final measurement; may be empty.
+    pub test: Vec<LocatedRow>,
+}
+
+impl<Train> Default for Splits<Train> {
+    fn default() -> Self {
+        Self { train: Vec::new(), valid: Vec::new(), test: Vec::new() }
+    }
+}
+
+/// Reads the data sets that `data` names: a folder with `train.jsonl` and, if they are there, `valid.jsonl` and
+/// `test.jsonl` (or other [formats](crate::data::formats)); a single file, which is then the training set; or several of
+/// both, separated by commas, each perhaps with `=weight`, which says how often its training rows come in an epoch.
+///
+/// Where there is no validation file 10 % of the training rows (at least 1, at most 500), drawn with `seed`,
+/// are held out; a single row stays in the training set.
+///
+/// # Errors
+/// [`Error::Dataset`] naming the path when there is no training file, and what [`read_rows`] finds.
+pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
+    read_splits_with(&mut InMemory(columns), data, columns, seed)
+}
+
+/// How rows to learn from are read.
+pub(in crate::data) trait TrainingRowReader {
+    /// What is kept of a row.
+    type Row: Clone;
+
+    /// The rows of a file, in order.
+    fn read(&mut self, file: &Path) -> Result<Vec<Self::Row>>;
+
+    /// All of these rows.
+    fn load(&mut self, rows: Vec<Self::Row>) -> Result<Vec<LocatedRow>>;
+}
+
+/// All of them at once.
+struct InMemory<'a>(&'a Columns);
+
+impl TrainingRowReader for InMemory<'_> {
+    type Row = LocatedRow;
+
+    fn read(&mut self, file: &Path) -> Result<Vec<LocatedRow>> {
+        read_rows(file, self.0)
+    }
+
+    fn load(&mut self, rows: Vec<LocatedRow>) -> Result<Vec<LocatedRow>> {
+        Ok(rows)
+    }
+}
+
+/// As [`read_splits`], with rows to learn from as `training` reads them.
+pub(in crate::data) fn read_splits_with<T: TrainingRowReader>(
+    training: &mut T,
+    data: &str,
+    columns: &Columns,
+    seed: u64,
+) -> Result<Splits<T::Row>> {
+    let mut all = Splits::default();
+    for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
+        let splits = read_source(training, &path, columns, seed)?;
+        all.train.extend(sources::resample(splits.train, weight, seed, number));
+        all.valid.extend(splits.valid);
+        all.test.extend(splits.test);
+    }
+    Ok(all)
+}
+
+fn read_source<T: TrainingRowReader>(
+    training: &mut T,
+    path: &Path,
+    columns: &Columns,
+    seed: u64,
+) -> Result<Splits<T::Row>> {
+    let mut splits = Splits::default();
+    if path.is_dir() {
+        if let Some(file) = split_file(path, "train")? {
+            splits.train = training.read(&file)?;
+        }
+        let held_out = |name: &str| match split_file(path, name)? {
+            Some(file) => read_rows(&file, columns),
+            None => Ok(Vec::new()),
+        };
+        (splits.valid, splits.test) = (held_out("valid")?, held_out("test")?);
+    } else if path.exists() {
+        splits.train = training.read(path)?;
+    } else {
+        return Err(Error::Dataset(format!("{}: no such file or folder", path.display())));
+    }
+    if splits.train.is_empty() {
+        return Err(Error::Dataset(format!(
+            "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
+             (or {})",
+            path.display(),
+            EXTENSIONS[1..].join(", ")
+        )));
+    }
+    if splits.valid.is_empty() {
+        let (train, valid) = hold_out(splits.train, seed);
+        (splits.train, splits.valid) = (train, training.load(valid)?);
+    }
+    Ok(splits)
+}
+
+/// The file of a split, in whichever format it is.
+fn split_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let mut files = EXTENSIONS
+        .iter()
+        .map(|extension| folder.join(format!("{name}.{extension}")))
+        .filter(|file| file.exists());
+    match (files.next(), files.next()) {
+        (Some(one), Some(other)) => Err(Error::Dataset(format!(
+            "{} and {} are both there; which one holds the rows?",
+            one.display(),
+            other.display()
+        ))),
+        (file, _) => Ok(file),
+    }
+}
+
+/// Draws the held-out rows; both parts keep the order of the file.
+fn hold_out<T>(rows: Vec<T>, seed: u64) -> (Vec<T>, Vec<T>) {
+    let count = (rows.len() / 10).clamp(1, MAX_HELD_OUT_ROWS).min(rows.len().saturating_sub(1));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(HOLD_OUT_STREAM);
+    let mut is_held_out = vec![false; rows.len()];
+    is_held_out[..count].fill(true);
+    is_held_out.shuffle(&mut rng);
+
+    let mut held_out = is_held_out.into_iter();
+    let (valid, train) = rows.into_iter().partition(|_| held_out.next() == Some(true));
+    (train, valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::data::Row;
+    use crate::data::rows::Position;
+
+    fn read(path: &Path, seed: u64) -> Result<Splits> {
+        read_splits(path.to_str().unwrap(), &Columns::default(), seed)
+    }
+
+    fn write(folder: &Path, name: &str, texts: &[&str]) {
+        let lines: Vec<_> = texts.iter().map(|text| format!("{{\"text\":\"{text}\"}}\n")).collect();
+        fs::write(folder.join(name), lines.concat()).unwrap();
+    }
+
+    fn texts(rows: &[LocatedRow]) -> Vec<&str> {
+        rows.iter()
+            .map(|row| match &row.row {
+                Row::Text(text) => text.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_folder_gives_its_three_files() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "train.jsonl", &["a", "b"]);
+        write(folder.path(), "valid.jsonl", &["c"]);
+        write(folder.path(), "test.jsonl", &["d"]);
+        let splits = read(folder.path(), 0).unwrap();
+        assert_eq!(texts(&splits.train), ["a", "b"]);
+        assert_eq!(texts(&splits.valid), ["c"]);
+        assert_eq!(texts(&splits.test), ["d"]);
+        assert_eq!(splits.train[1].position, Position::Line(2));
+        assert_eq!(&*splits.train[1].path, folder.path().join("train.jsonl"));
+    }
+
+    #[test]
+    fn a_file_is_the_training_set_and_gives_rows_to_validation() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "notes.jsonl", &["a", "b", "c"]);
+        let splits = read(&folder.path().join("notes.jsonl"), 1).unwrap();
+        assert_eq!((splits.train.len(), splits.valid.len(), splits.test.len()), (2, 1, 0));
+    }
+
+    #[test]
+    fn several_sources_are_mixed() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "a.jsonl", &["a"]);
+        fs::write(folder.path().join("b.csv"), "body\nb\nb\n").unwrap();
+        fs::create_dir(folder.path().join("c")).unwrap();
+        write(&folder.path().join("c"), "train.jsonl", &["c", "d"]);
+        write(&folder.path().join("c"), "valid.jsonl", &["e"]);
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let data = format!("{}=3,{}", at("a.jsonl"), at("c"));
+        let splits = read_splits(&data, &Columns::default(), 0).unwrap();
+        assert_eq!((texts(&splits.train), texts(&splits.valid)), (vec!["a", "a", "a", "c", "d"], vec!["e"]));
+        let columns = Columns::parse(&["text=body".to_owned()]).unwrap();
+        assert_eq!(read_splits(&at("b.csv"), &columns, 0).unwrap().train.len(), 1);
+        let error = read_splits(&format!("{},nowhere", at("a.jsonl")), &Columns::default(), 0).unwrap_err();
+        assert_eq!(error.to_string(), "nowhere: no such file or folder");
+    }
+
+    #[test]
+    fn a_split_in_two_formats_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("train.csv"), "text\na\nb\n").unwrap();
+        assert_eq!(texts(&read(folder.path(), 0).unwrap().train).len(), 1);
+        write(folder.path(), "train.jsonl", &["a"]);
+        let error = read(folder.path(), 0).unwrap_err().to_string();
+        assert!(error.ends_with("train.csv are both there; which one holds the rows?"), "{error}");
+    }
+
+    #[test]
+    fn a_tenth_is_held_out_in_order_and_by_seed() {
+        for (rows, expected) in [(0, 0), (1, 0), (2, 1), (19, 1), (20, 2), (1000, 100), (9000, 500)] {
+            let (train, valid) = hold_out((0..rows).collect(), 3);
+            assert_eq!(valid.len(), expected, "of {rows}");
+            assert!(train.is_sorted() && valid.is_sorted());
+            let mut all = [train, valid].concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..rows).collect::<Vec<_>>());
+        }
+        let drawn = |seed| hold_out((0..100).collect::<Vec<u8>>(), seed).1;
+        assert_eq!(drawn(5), drawn(5));
+        assert_ne!(drawn(5), drawn(6));
+    }
+
+    #[test]
+    fn missing_files_and_folders_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "test.jsonl", &["d"]);
+        let error = read(folder.path(), 0).unwrap_err();
+        let start = format!("{}: no train.jsonl; a data folder holds", folder.path().display());
+        assert!(error.to_string().starts_with(&start), "{error}");
+        let error = read(Path::new("/no/where"), 0).unwrap_err();
+        assert_eq!(error.to_string(), "/no/where: no such file or folder");
+    }
+
+    #[test]
+    fn an_empty_split_is_an_error_not_an_absent_one() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "train.jsonl", &["a"]);
+        write(folder.path(), "valid.jsonl", &[]);
+        let error = read(folder.path(), 0).unwrap_err();
+        let expected = format!("{}: the file holds no rows", folder.path().join("valid.jsonl").display());
+        assert_eq!(error.to_string(), expected);
+    }
+}

@@ -1,0 +1,70 @@
+//! Rows on disk.
+
+use rand::SeedableRng as _;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
+
+use super::index::{Indexer, RowFiles, RowOffset};
+use crate::Result;
+use crate::data::rows::{Columns, LocatedRow};
+use crate::data::splits::Splits;
+use crate::data::splits::read::read_splits_with;
+use crate::progress::Observer;
+use crate::rng::digest;
+
+/// Reads data as [`read_splits`](crate::data::read_splits) does, but leaves the rows to learn, which must be jsonl, on disk. They
+/// are checked here, so that a wrong row is found before training begins.
+///
+/// # Errors
+/// As [`read_splits`](crate::data::read_splits); a file in another format; [`Error::Interrupted`].
+pub fn stream_splits(
+    data: &str,
+    columns: &Columns,
+    seed: u64,
+    observer: &mut dyn Observer,
+) -> Result<(IndexedRows, Splits)> {
+    let mut indexer = Indexer::new(columns.clone(), observer);
+    let Splits { train, valid, test } = read_splits_with(&mut indexer, data, columns, seed)?;
+    let rows = IndexedRows { files: indexer.finish(), offsets: train };
+    Ok((rows, Splits { train: Vec::new(), valid, test }))
+}
+
+/// Rows on disk.
+#[derive(Debug)]
+pub struct IndexedRows {
+    pub(super) files: RowFiles,
+    pub(super) offsets: Vec<RowOffset>,
+}
+
+impl IndexedRows {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// At most `count` of them, drawn with `seed`, in their order.
+    ///
+    /// # Errors
+    /// A file that has changed or cannot be read.
+    pub fn sample(&self, count: usize, seed: u64) -> Result<Vec<LocatedRow>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut indices = index::sample(&mut rng, self.len(), count.min(self.len())).into_vec();
+        indices.sort_unstable();
+        let mut reader = self.files.reader();
+        indices.into_iter().map(|index| reader.read(self.offsets[index])).collect()
+    }
+
+    /// Tells data sets apart.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let offsets = self.offsets.iter().map(|offset| offset.to_bits());
+        digest(offsets.chain([self.files.digest()]))
+    }
+}

@@ -1,0 +1,129 @@
+//! Text of tokens that arrive one by one.
+
+use super::tokenizer::Tokenizer;
+use crate::Result;
+
+/// Tokens that may be held back. A character has at most four bytes, so whatever is still incomplete
+/// after this many tokens is not going to be a character.
+const MAX_PENDING_TOKENS: usize = 16;
+
+/// Turns tokens into text as they come and releases whole characters only: a byte-level token may
+/// hold half an emoji. Special tokens are left out.
+///
+/// The pieces concatenate are the decoded whole. Each token is decoded together with the one piece
+/// before it, because decoders treat the start of a text specially.
+#[derive(Debug)]
+pub struct DecodeStream<'t> {
+    tokenizer: &'t Tokenizer,
+    /// The tokens of the last released piece, then those held back.
+    ids: Vec<u32>,
+    /// How many of `ids` are released.
+    released: usize,
+}
+
+impl<'t> DecodeStream<'t> {
+    /// Knows of no token yet.
+    #[must_use]
+    pub const fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self { tokenizer, ids: Vec::new(), released: 0 }
+    }
+
+    /// Takes the next token and returns the text that is complete with it, often empty.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let pending = self.pending()?;
+        let is_partial = pending.ends_with(char::REPLACEMENT_CHARACTER);
+        if pending.is_empty() || is_partial && self.ids.len() - self.released < MAX_PENDING_TOKENS {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.released);
+        self.released = self.ids.len();
+        Ok(pending)
+    }
+
+    /// Returns what was held back. Bytes that never became a character read as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(self) -> Result<String> {
+        self.pending()
+    }
+
+    fn pending(&self) -> Result<String> {
+        let context = self.tokenizer.decode(&self.ids[..self.released], true)?;
+        let text = self.tokenizer.decode(&self.ids, true)?;
+        Ok(text.get(context.len()..).unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::fixture::{self, BOS, EOS};
+
+    fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+        let mut stream = DecodeStream::new(tokenizer);
+        let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        pieces
+    }
+
+    /// Tokens as `SentencePiece` models have them: `▁` begins words, bytes are a fallback.
+    fn sentencepiece() -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let mut vocab = json!({"<unk>": 0, "▁Hi": 1, "▁you": 2, "!": 3});
+        for (id, byte) in "é".bytes().enumerate() {
+            vocab[format!("<0x{byte:02X}>")] = json!(id + 4);
+        }
+        let decoders = json!([
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        ]);
+        let mut file = fixture::tokenizer_json();
+        file["added_tokens"] = json!([]);
+        file["pre_tokenizer"] = json!(null);
+        file["post_processor"] = json!(null);
+        file["decoder"] = json!({"type": "Sequence", "decoders": decoders});
+        file["model"]["vocab"] = vocab;
+        file["model"]["merges"] = json!([]);
+        file["model"]["byte_fallback"] = json!(true);
+        fixture::write(folder.path(), "tokenizer.json", &file);
+        Tokenizer::from_folder(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn characters_come_whole() {
+        let tokenizer = fixture::tokenizer(None);
+        let ids = [BOS, 0x61, 0xf0, 0x9f, 0x98, 0x80, 0xc3, 0xa9, EOS];
+        assert_eq!(pieces(&tokenizer, &ids), ["", "a", "", "", "", "😀", "", "é", "", ""]);
+    }
+
+    #[test]
+    fn what_never_became_a_character_is_released_in_the_end() {
+        let tokenizer = fixture::tokenizer(None);
+        assert_eq!(pieces(&tokenizer, &[0x61, 0xf0, 0x9f]), ["a", "", "", "\u{fffd}"]);
+        let noise = pieces(&tokenizer, &[0xff; 40]);
+        assert_eq!(noise.iter().filter(|piece| !piece.is_empty()).count(), 3);
+        assert_eq!(noise.concat(), "\u{fffd}".repeat(40));
+    }
+
+    #[test]
+    fn spaces_between_words_survive_but_not_the_first() {
+        let tokenizer = sentencepiece();
+        assert_eq!(pieces(&tokenizer, &[1, 2, 4, 5, 3, 2]), ["Hi", " you", "", "é", "!", " you", ""]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_joined_are_the_decoded_whole(ids in proptest::collection::vec(0_u32..262, 0..60)) {
+            let tokenizer = fixture::tokenizer(None);
+            prop_assert_eq!(pieces(&tokenizer, &ids).concat(), tokenizer.decode(&ids, true).unwrap());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Text to token ids and back.
+
+mod decode_stream;
+mod tokenizer;
+
+pub use decode_stream::DecodeStream;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,337 @@
+//! The tokenizer of a checkpoint folder, with what its other files say about special tokens.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::data::chat::ChatTemplate;
+use crate::{Error, Result};
+
+/// Text to token ids and back, and the chat template.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    template: Option<ChatTemplate>,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    pad: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and, where they are there, `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `generation_config.json`, `config.json` and `chat_template.jinja`.
+    ///
+    /// # Errors
+    /// [`Error::ModelLoading`] naming the file that is missing or broken; [`Error::Io`].
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let file = folder.join("tokenizer.json");
+        if !file.is_file() {
+            return Err(file_error(
+                &file,
+                "the file is missing; a model folder needs the tokenizer in this format",
+            ));
+        }
+        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(|e| file_error(&file, e))?;
+        // Samples are cut and padded in batches, and a silent cut here would hide long rows.
+        inner.with_padding(None).with_truncation(None).map_err(|e| file_error(&file, e))?;
+
+        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        let specials = read_json(&folder.join("special_tokens_map.json"))?;
+        let token_of = |name: &str| token_content(&config[name]).or_else(|| token_content(&specials[name]));
+        let id_of = |name: &str| match token_of(name) {
+            None => Ok(None),
+            Some(text) => inner.token_to_id(text).map(Some).ok_or_else(|| {
+                file_error(
+                    &folder.join("tokenizer_config.json"),
+                    format!("{name} {text:?} is not in the vocabulary"),
+                )
+            }),
+        };
+        let (bos, pad) = (id_of("bos_token")?, id_of("pad_token")?);
+        let mut eos: Vec<u32> = id_of("eos_token")?.into_iter().collect();
+        for name in ["generation_config.json", "config.json"] {
+            let ids = read_json(&folder.join(name))?;
+            for id in token_ids(&ids["eos_token_id"]) {
+                // Configs of small or merged models name ids of some other vocabulary.
+                if !eos.contains(&id) && inner.id_to_token(id).is_some() {
+                    eos.push(id);
+                }
+            }
+        }
+        let template = read_template(folder, &config, token_of("bos_token"), token_of("eos_token"))?;
+        Ok(Self { inner, template, bos, eos, pad })
+    }
+
+    /// Token ids of `text`; `add_special_tokens` adds what the model expects around a text, such as BOS.
+    /// Special tokens written out in `text` are recognised either way.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when the tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| encode_error(&e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Like [`Self::encode`] with special tokens, but without the end of text that some tokenizers add:
+    /// an answer follows.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+        let is_end = |index: usize| special_tokens_mask[index] == 1 && self.eos.contains(&ids[index]);
+        // The first token stays: where one token serves as BOS and EOS it is a beginning.
+        let len =
+            (1..ids.len()).rev().find(|&index| !is_end(index)).map_or(ids.len().min(1), |last| last + 1);
+        Ok(ids[..len].to_vec())
+    }
+
+    /// Token ids of `text` without added special tokens, and the byte in `text` where each ends.
+    pub(in crate::data) fn encode_with_end_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| encode_error(&e))?;
+        let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
+        Ok((encoding.get_ids().to_vec(), ends))
+    }
+
+    /// Text of `ids`; ids outside of the vocabulary are left out.
+    ///
+    /// # Errors
+    /// [`Error::ModelLoading`] when the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special_tokens)
+            .map_err(|e| Error::ModelLoading(format!("the tokenizer cannot decode these tokens: {e}")))
+    }
+
+    /// Tokens that end a text. The first is the one appended to training rows.
+    #[must_use]
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The token that begins a text.
+    #[must_use]
+    pub const fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// A token to fill batches with: the padding token, else an end of text, else 0.
+    #[must_use]
+    pub fn pad_id(&self) -> u32 {
+        self.pad.or(self.eos.first().copied()).unwrap_or(0)
+    }
+
+    /// Tokens in the vocabulary, added ones included; the model's may be larger.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The chat template, where the model has one.
+    #[must_use]
+    pub const fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+}
+
+/// A chat template stands in its own file or in the tokenizer's configuration, as a string or as a
+/// list of `{"name", "template"}`.
+fn read_template(
+    folder: &Path,
+    config: &Value,
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> Result<Option<ChatTemplate>> {
+    let file = folder.join("chat_template.jinja");
+    if file.is_file() {
+        let source = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+        return ChatTemplate::new(&source, bos, eos).map(Some).map_err(|e| file_error(&file, e));
+    }
+    let file = folder.join("tokenizer_config.json");
+    let compile = || match &config["chat_template"] {
+        Value::String(source) => ChatTemplate::new(source, bos, eos).map(Some),
+        Value::Array(named) => {
+            let find = |name: &str| {
+                named.iter().find(|entry| entry["name"] == name).and_then(|entry| entry["template"].as_str())
+            };
+            match (find("default"), find("tool_use")) {
+                (Some(source), None) => ChatTemplate::new(source, bos, eos).map(Some),
+                (Some(source), Some(tool_use)) => {
+                    ChatTemplate::new(source, bos, eos)?.with_tool_use(tool_use).map(Some)
+                }
+                (None, _) => Err(Error::ModelLoading("no chat template is named \"default\"".to_owned())),
+            }
+        }
+        _ => Ok(None),
+    };
+    compile().map_err(|e| file_error(&file, e))
+}
+
+/// A file that may be missing, which reads as null.
+fn read_json(path: &Path) -> Result<Value> {
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|e| file_error(path, e))
+}
+
+/// A special token is a string or an object with its text under `content`.
+fn token_content(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// `eos_token_id` is a number or a list of numbers.
+fn token_ids(value: &Value) -> impl Iterator<Item = u32> {
+    let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    values.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok())
+}
+
+fn file_error(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::ModelLoading(format!("{}: {reason}", path.display()))
+}
+
+fn encode_error(error: &tokenizers::Error) -> Error {
+    Error::Dataset(format!("the text cannot be tokenised: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::fixture::{self, BOS, END, EOS, PAD, TURN};
+
+    fn refused(folder: &Path) -> String {
+        let error = Tokenizer::from_folder(folder).unwrap_err();
+        assert!(matches!(error, Error::ModelLoading(_)), "{error:?}");
+        error.to_string()
+    }
+
+    #[test]
+    fn text_goes_to_ids_and_back() {
+        let tokenizer = fixture::tokenizer(None);
+        assert_eq!(tokenizer.encode("h", true).unwrap(), [BOS, 104]);
+        assert_eq!(tokenizer.encode("é</s>", false).unwrap(), [0xc3, 0xa9, EOS]);
+        assert_eq!(tokenizer.decode(&[BOS, 0xc3, 0xa9, EOS, 9999], true).unwrap(), "é");
+        assert_eq!(tokenizer.decode(&[BOS, 104], false).unwrap(), "<s>h");
+        assert_eq!(tokenizer.vocab_size(), 262);
+        assert_eq!(
+            (tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()),
+            (Some(BOS), &[EOS][..], EOS)
+        );
+    }
+
+    #[test]
+    fn ends_are_bytes_of_the_text() {
+        let (ids, ends) = fixture::tokenizer(None).encode_with_end_offsets("é A<|end|>").unwrap();
+        assert_eq!(ids, [0xc3, 0xa9, fixture::SPACE_A, END]);
+        assert_eq!(ends, [2, 2, 4, 11]);
+    }
+
+    #[test]
+    fn truncation_and_padding_of_the_file_are_ignored() {
+        let folder = fixture::folder(None);
+        let mut json = fixture::tokenizer_json();
+        json["truncation"] =
+            json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = json!({"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": PAD, "pad_type_id": 0, "pad_token": "<pad>"});
+        fixture::write(folder.path(), "tokenizer.json", &json);
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode("abc", true).unwrap(), [BOS, 97, 98, 99]);
+    }
+
+    #[test]
+    fn a_prompt_loses_the_end_a_tokenizer_adds_but_not_its_beginning() {
+        let folder = fixture::folder(None);
+        let mut json = fixture::tokenizer_json();
+        let single = json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "</s>", "type_id": 0}}]);
+        json["post_processor"]["single"] = single;
+        json["post_processor"]["special_tokens"]["</s>"] =
+            json!({"id": "</s>", "ids": [EOS], "tokens": ["</s>"]});
+        fixture::write(folder.path(), "tokenizer.json", &json);
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode("a", true).unwrap(), [BOS, 97, EOS]);
+        assert_eq!(tokenizer.encode_prompt("a").unwrap(), [BOS, 97]);
+        assert_eq!(tokenizer.encode_prompt("a</s>").unwrap(), [BOS, 97, EOS]);
+        assert_eq!(tokenizer.encode_prompt("").unwrap(), [BOS]);
+    }
+
+    #[test]
+    fn ends_of_text_come_from_all_configs_once() {
+        let folder = fixture::folder(None);
+        fixture::write(
+            folder.path(),
+            "generation_config.json",
+            &json!({"eos_token_id": [END, EOS, 100_000]}),
+        );
+        fixture::write(folder.path(), "config.json", &json!({"eos_token_id": TURN}));
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(tokenizer.eos_ids(), [EOS, END, TURN]);
+    }
+
+    #[test]
+    fn the_tokenizer_file_alone_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        fixture::write(folder.path(), "tokenizer.json", &fixture::tokenizer_json());
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()), (None, &[][..], 0));
+        assert!(tokenizer.chat_template().is_none());
+        fixture::write(folder.path(), "special_tokens_map.json", &json!({"pad_token": "<pad>"}));
+        assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().pad_id(), PAD);
+    }
+
+    #[test]
+    fn templates_are_found_where_checkpoints_keep_them() {
+        let render = |folder: &Path, tools: Option<&Value>| {
+            let tokenizer = Tokenizer::from_folder(folder).unwrap();
+            tokenizer.chat_template().unwrap().render(&[], tools, false).unwrap()
+        };
+        let folder = fixture::folder(Some("{{ bos_token }}config{{ eos_token }}"));
+        assert_eq!(render(folder.path(), None), "<s>config</s>");
+        let named =
+            json!([{"name": "tool_use", "template": "with tools"}, {"name": "default", "template": "plain"}]);
+        fixture::write(folder.path(), "tokenizer_config.json", &json!({"chat_template": named}));
+        assert_eq!(render(folder.path(), None), "plain");
+        assert_eq!(render(folder.path(), Some(&json!([]))), "with tools");
+        fs::write(folder.path().join("chat_template.jinja"), "own file").unwrap();
+        assert_eq!(render(folder.path(), None), "own file");
+    }
+
+    #[test]
+    fn broken_folders_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |name: &str| folder.path().join(name).display().to_string();
+        assert_eq!(
+            refused(folder.path()),
+            format!(
+                "{}: the file is missing; a model folder needs the tokenizer in this format",
+                named("tokenizer.json")
+            )
+        );
+        fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+        assert!(refused(folder.path()).starts_with(&named("tokenizer.json")));
+        fixture::write(folder.path(), "tokenizer.json", &fixture::tokenizer_json());
+
+        for (name, content, reason) in [
+            ("tokenizer_config.json", "[1", "EOF while parsing"),
+            (
+                "tokenizer_config.json",
+                r#"{"eos_token": "<eos>"}"#,
+                r#"eos_token "<eos>" is not in the vocabulary"#,
+            ),
+            ("tokenizer_config.json", r#"{"chat_template": "{{"}"#, "the chat template cannot be compiled"),
+            ("tokenizer_config.json", r#"{"chat_template": []}"#, r#"no chat template is named "default""#),
+            ("chat_template.jinja", "{% for %}", "the chat template cannot be compiled"),
+        ] {
+            fs::write(folder.path().join(name), content).unwrap();
+            let error = refused(folder.path());
+            assert!(error.starts_with(&named(name)) && error.contains(reason), "{error}");
+            fs::remove_file(folder.path().join(name)).unwrap();
+        }
+    }
+}
