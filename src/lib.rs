@@ -3,6 +3,7 @@
 // Foundation
 pub mod error;
 pub mod hardware;
+pub mod params;
 pub mod progress;
 pub mod rng;
 

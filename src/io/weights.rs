@@ -10,9 +10,10 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use super::repack::repack;
-use super::tensors::{self, Reader, Tensors};
+use super::tensors::{self, Reader};
 use crate::models::{Model, Quantization};
 use crate::nn::packed::is_float;
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 /// Name of a checkpoint that is one file.

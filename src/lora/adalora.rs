@@ -21,10 +21,10 @@ use std::collections::BTreeMap;
 use mlx_rs::Array;
 
 use super::config::TrainingConfig;
-use crate::io::tensors::Tensors;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::models::Model;
 use crate::nn::Linear;
+use crate::params::Tensors;
 use crate::train::hook::StepHook;
 use crate::{Error, Result, kernels};
 

@@ -209,6 +209,7 @@ mod tests {
     use crate::data::{Sample, collate};
     use crate::io::tensors;
     use crate::kernels::graphs::Graphs;
+    use crate::params;
     use crate::train::feed::Feed;
     use crate::train::lr_factors::LrFactors;
     use crate::train::objective::{Objective, Totals};
@@ -303,7 +304,7 @@ mod tests {
             let names = lora::attach::parameter_names(model.as_mut());
             let expected =
                 tensors::read(&fixtures.join("prompts").join(name).join("expected.safetensors")).unwrap();
-            let mut parameters = step::parameters(model.as_ref(), &names).unwrap();
+            let mut parameters = params::parameters(model.as_ref(), &names).unwrap();
             for (name, value) in &mut parameters {
                 assert_eq!(value.shape(), expected[name].shape(), "{name}");
                 *value = expected[name].clone();

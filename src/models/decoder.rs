@@ -11,7 +11,6 @@ use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
 use super::{Checkpointing, Model, experts};
-use crate::io::tensors::Tensors;
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
@@ -20,6 +19,7 @@ use crate::nn::prompt::Place;
 use crate::nn::{
     self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Prompt, Residual, RmsNorm, Segments,
 };
+use crate::params::Tensors;
 use crate::{Result, kernels};
 
 /// One layer of a decoder.

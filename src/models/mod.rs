@@ -7,13 +7,13 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use crate::io::tensors::Tensors;
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
 use crate::nn::packed::Slots;
 use crate::nn::prompt::Place;
 use crate::nn::{self, Cache, Embedding, Linear, Prompt, Segments};
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 mod block;

@@ -13,9 +13,10 @@ use serde_json::Value;
 use super::stacks::{apart, together};
 use super::uniform::uniform;
 use super::{Adapter, AdapterLayer, CONFIG, DORA, LORA, Stored, split};
-use crate::io::tensors::{self, Tensors};
+use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::models::Model;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// Tensors of an adapter.

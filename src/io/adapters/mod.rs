@@ -9,11 +9,11 @@ use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tensors::Tensors;
 use super::weights;
 use crate::models::Model;
 use crate::nn::LowRank;
 use crate::nn::packed::is_float;
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 mod convert;

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use super::peft_config::PeftConfig;
 use super::uniform::most_frequent;
 use super::{Adapter, AdapterLayer, CONFIG, DORA, layer_names};
-use crate::io::tensors::{self, Tensors};
+use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::models::Model;
 use crate::nn::packed::is_float;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// Tensors of an adapter.

@@ -7,8 +7,8 @@ use mlx_rs::Array;
 use mlx_rs::ops::stack;
 
 use super::{AdapterLayer, layer_names};
-use crate::io::tensors::Tensors;
 use crate::models::Model;
+use crate::params::Tensors;
 use crate::{Result, nn};
 
 /// A stack as the matrices of each expert, in the orientation of any other layer and under the names that `model` has
