@@ -16,7 +16,7 @@
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use crate::models::{Foreign, Packing};
+use super::foreign::{Foreign, Packing};
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 

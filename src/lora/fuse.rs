@@ -18,7 +18,7 @@ use super::attach;
 use super::run::CHECKPOINTS;
 use crate::io::adapters::{self, Adapter, Stored};
 use crate::io::output::{Existing, Output};
-use crate::io::{folder, weights};
+use crate::io::{config, folder, weights};
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::Mode;
 use crate::models::{self, Model};
@@ -96,7 +96,7 @@ pub fn fuse(
 
 /// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
 fn rewritable(model: &Path) -> Result<()> {
-    let config = models::read_config(model)?;
+    let config = config::read(model)?;
     match config["quantization_config"]["quant_method"].as_str() {
         Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
             "{} is quantized as \"{method}\", in which weights cannot be written again: set dequantize",

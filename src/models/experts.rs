@@ -8,9 +8,9 @@ use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config;
 use super::decoder::Adopted;
 use super::shape::Shape;
+use crate::io::config;
 use crate::nn;
 use crate::nn::moe::{Routing, Scoring};
 use crate::params::Tensors;

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::decoder::{Adopted, Block, Decoder, Layout};
 use super::shape::{Defaults, Shape};
-use super::{Model, config, shape};
+use super::{Model, shape};
 use crate::Result;
+use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Learned;
 use crate::nn::linear::forward_all;

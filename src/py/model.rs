@@ -12,7 +12,7 @@ use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::tokenizer::Tokenizer;
 use crate::io::adapters::{self, Stored};
-use crate::io::{folder, tensors, weights};
+use crate::io::{config, tensors, weights};
 use crate::kernels::quantized::{Accuracy, Format};
 use crate::lora::Library;
 use crate::{Error, Result, data, generate, kernels, models};
@@ -215,7 +215,7 @@ pub(super) fn load(
             Some(name) => Some(tensors::dtype(name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
-        let config = models::read_config(&path)?;
+        let config = config::read(&path)?;
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
@@ -260,5 +260,5 @@ pub(super) fn create_model(
 /// Writes a copy of a model folder with its weights in another number format.
 #[pyfunction]
 pub(super) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
-    enter(py, || folder::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
+    enter(py, || models::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{FILES, Format, Stored, read, write};
+use crate::io::config;
 use crate::io::output::{Existing, Output};
 use crate::models;
 use crate::{Error, Result};
@@ -39,7 +40,7 @@ pub fn convert(
         return Err(Error::Config(format!("output is the adapter's own folder, {}", target.display())));
     }
     let mut model = match model {
-        Some(folder) => Some(models::create(&models::read_config(folder)?)?),
+        Some(folder) => Some(models::create(&config::read(folder)?)?),
         None => None,
     };
     let (stored, from) = read(source, model.as_deref())?;
