@@ -10,6 +10,7 @@ pub mod rng;
 pub mod kernels;
 pub mod nn;
 
+pub mod adapters;
 pub mod data;
 pub mod io;
 pub mod models;

@@ -1,6 +1,5 @@
-//! Files: checkpoints, adapters, and writing without ever leaving half a file.
+//! Files: checkpoints, and writing without ever leaving half a file.
 
-pub mod adapters;
 pub mod atomic;
 pub mod config;
 pub mod folder;

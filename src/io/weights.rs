@@ -192,7 +192,7 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
 }
 
 /// The first few of `problems` and how many more there are.
-pub(super) fn summary(problems: &[String]) -> String {
+pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 5;
     let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     match problems.len().saturating_sub(SHOWN) {

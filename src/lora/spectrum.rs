@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
-use super::{attach, pissa};
+use crate::adapters::{attach, pissa};
 use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
 use crate::models::Model;
@@ -107,7 +107,7 @@ pub fn spectra(
         ..config.clone()
     };
     attach::detach(model)?;
-    attach::attach(model, &wide)?;
+    attach::attach(model, &wide.adapter_settings())?;
     let found = measure(model, batches, config.seed, observer);
     attach::detach(model)?;
     found

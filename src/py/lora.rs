@@ -9,10 +9,10 @@ use super::json::{json, parse};
 use super::model::Model;
 use super::observer::observed;
 use super::tokenizer::Tokenizer;
+use crate::adapters::{self, Library, fuse};
 use crate::generate::GenerateConfig;
-use crate::io::adapters;
 use crate::io::output::Existing;
-use crate::lora::{self, Library, Probe, TrainingConfig, analyze, fuse, run, validate};
+use crate::lora::{self, Probe, TrainingConfig, analyze, run, validate};
 use crate::{Error, data};
 
 /// Trains ``model`` in place and returns a JSON report; ``observer`` receives each event as JSON.

@@ -11,10 +11,9 @@ use pyo3::prelude::*;
 use super::array::{Ids, Logits};
 use super::enter::enter;
 use super::tokenizer::Tokenizer;
-use crate::io::adapters::{self, Stored};
+use crate::adapters::{self, Library, Stored};
 use crate::io::{config, tensors, weights};
 use crate::kernels::quantized::{Accuracy, Format};
-use crate::lora::Library;
 use crate::{Error, Result, data, generate, kernels, models};
 
 /// A language model: `model(ids)` gives logits.

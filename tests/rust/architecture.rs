@@ -15,17 +15,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hardware", &["error"]),
     ("kernels", &["error"]),
     ("params", &["error", "kernels"]),
-    ("nn", &["error", "params", "kernels", "rng"]),
+    ("nn", &["error", "rng", "kernels", "params"]),
     ("data", &["error", "progress", "rng"]),
-    ("io", &["error", "rng", "params", "kernels", "nn", "models"]),
-    ("models", &["error", "params", "kernels", "nn", "io", "rng"]),
-    ("train", &["error", "progress", "rng", "params", "kernels", "nn", "data", "io", "models"]),
+    ("io", &["error", "rng", "kernels", "params", "nn"]),
+    ("models", &["error", "rng", "kernels", "params", "nn", "io"]),
+    ("adapters", &["error", "rng", "kernels", "params", "nn", "io", "models"]),
+    ("train", &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters"]),
+    // Capability rooms.
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
-    ("lora", &["error", "progress", "rng", "params", "kernels", "nn", "data", "io", "models", "train"]),
+    (
+        "lora",
+        &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],
+    ),
     (
         "py",
-        &["error", "progress", "hardware", "kernels", "data", "io", "models", "evaluate", "generate", "lora"],
+        &[
+            "error", "progress", "hardware", "kernels", "data", "io", "models", "adapters", "evaluate",
+            "generate", "lora",
+        ],
     ),
 ];
 

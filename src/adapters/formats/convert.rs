@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::{FILES, Format, Stored, read, write};
 use crate::io::config;
-use crate::io::output::{Existing, Output};
+use crate::io::output::{CHECKPOINTS, Existing, Output};
 use crate::models;
+use crate::nn::Network;
 use crate::{Error, Result};
 
 /// What a conversion did.
@@ -43,7 +44,7 @@ pub fn convert(
         Some(folder) => Some(models::create(&config::read(folder)?)?),
         None => None,
     };
-    let (stored, from) = read(source, model.as_deref())?;
+    let (stored, from) = read(source, model.as_deref().map(|model| model as &dyn Network))?;
     let adapter = match stored {
         Stored::LowRank(adapter) => adapter,
         Stored::Full(_) => {
@@ -73,7 +74,7 @@ pub fn convert(
                 .into(),
         ));
     }
-    let output = Output::open(target, &FILES, "checkpoints", existing)?;
+    let output = Output::open(target, &FILES, CHECKPOINTS, existing)?;
     let layers = adapter.layers.len();
     match model {
         Some(mut model) => write(output.folder(), &adapter, to, Some(model.as_mut()))?,
