@@ -3,11 +3,13 @@
 // Foundation
 pub mod error;
 pub mod hardware;
+pub mod params;
 pub mod progress;
 pub mod rng;
 
 pub mod nn;
 
+pub mod adapters;
 pub mod data;
 pub mod io;
 pub mod models;

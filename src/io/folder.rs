@@ -3,10 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use mlx_rs::Dtype;
-
-use super::{atomic, weights};
-use crate::models::{self, Model};
+use super::{atomic, config, weights};
+use crate::nn::Network;
 use crate::{Error, Result, rng};
 
 /// Files beside the weights that make a folder a model.
@@ -33,7 +31,7 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 ///
 /// # Errors
 /// A folder that cannot be read or written.
-pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
+pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     let is_packed = model.parameters().flatten().keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in DESCRIPTION {
@@ -42,7 +40,7 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
             atomic::write(&target.join(name), |temporary| fs::copy(&path, temporary).map(|_| ()))?;
         }
     }
-    let mut config = models::read_config(source)?;
+    let mut config = config::read(source)?;
     // transformers 5 writes "dtype", older versions "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
@@ -55,20 +53,12 @@ pub fn save(source: &Path, target: &Path, model: &dyn Model) -> Result<()> {
     weights::save(target, model, None)
 }
 
-/// Writes a copy of the model folder `source` with its weights in `dtype`.
-///
-/// # Errors
-/// A folder that is not a model, or cannot be written.
-pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
-    save(source, target, models::load(source, Some(dtype), None)?.as_ref())
-}
-
 /// Tells two model folders apart: their configuration, and the names and sizes of their weights.
 ///
 /// # Errors
 /// A folder that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
-    let mut text = models::read_config(folder)?.to_string().into_bytes();
+    let mut text = config::read(folder)?.to_string().into_bytes();
     for path in weights::files(folder)? {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());

@@ -7,6 +7,9 @@ use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
 
+/// Subfolder of an output folder that holds the checkpoints of an unfinished run.
+pub const CHECKPOINTS: &str = "checkpoints";
+
 /// What to do with a folder that already holds a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {

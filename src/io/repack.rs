@@ -16,8 +16,8 @@
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::tensors::Tensors;
-use crate::models::{Foreign, Packing};
+use super::foreign::{Foreign, Packing};
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 /// Which of the eight codes of a word of AWQ is the n-th output.

@@ -13,10 +13,8 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, TensorView};
 
 use super::atomic;
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
-
-/// Tensors by name, sorted.
-pub type Tensors = BTreeMap<String, Array>;
 
 /// Largest header that is read, in bytes; the format itself allows 100 MB.
 const MAX_HEADER: u64 = 100_000_000;

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use super::quantization::Quantization;
 use super::repack::repack;
-use super::tensors::{self, Reader, Tensors};
-use crate::models::{Model, Quantization};
+use super::tensors::{self, Reader};
+use crate::nn::Network;
 use crate::nn::packed::is_float;
+use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 /// Name of a checkpoint that is one file.
@@ -26,7 +28,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// No weights in `folder`; names or shapes that differ from the model's, listed.
 pub fn load(
     folder: &Path,
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     dtype: Option<Dtype>,
     quantization: &Quantization,
 ) -> Result<()> {
@@ -113,7 +115,7 @@ fn layer(name: &str) -> &str {
 }
 
 /// Removes the zeros that `AutoGPTQ` stores as bias of layers that have none.
-fn drop_empty_biases(model: &dyn Model, loaded: &mut Tensors) -> Result<()> {
+fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
     let parameters = model.parameters().flatten();
     let spare: Vec<String> = loaded
         .keys()
@@ -161,7 +163,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Moves `loaded` into the parameters of `model`, all or nothing.
-fn assign(model: &mut dyn Model, mut loaded: Tensors) -> std::result::Result<(), String> {
+fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(), String> {
     let mut parameters = model.parameters_mut().flatten();
     let mut problems = Vec::new();
     let mut names: Vec<_> = parameters.keys().cloned().collect();
@@ -190,7 +192,7 @@ fn assign(model: &mut dyn Model, mut loaded: Tensors) -> std::result::Result<(),
 }
 
 /// The first few of `problems` and how many more there are.
-pub(super) fn summary(problems: &[String]) -> String {
+pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 5;
     let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     match problems.len().saturating_sub(SHOWN) {
@@ -203,7 +205,7 @@ pub(super) fn summary(problems: &[String]) -> String {
 ///
 /// # Errors
 /// No space or no permission.
-pub fn save(folder: &Path, model: &dyn Model, dtype: Option<Dtype>) -> Result<()> {
+pub fn save(folder: &Path, model: &dyn Network, dtype: Option<Dtype>) -> Result<()> {
     let cast = |x: &mlx_rs::Array| match dtype {
         Some(dtype) if is_float(x.dtype()) => x.as_dtype(dtype),
         _ => Ok(x.clone()),

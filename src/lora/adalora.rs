@@ -16,15 +16,11 @@
 //! budget of the step; until the last allocation they may come back. Formulas, order and rounding of the budget
 //! are PEFT's, with steps counted from 1.
 
-use std::collections::BTreeMap;
-
 use mlx_rs::Array;
 
 use super::config::TrainingConfig;
-use crate::io::tensors::Tensors;
 use crate::kernels::matmul::{Transpose, matmul};
-use crate::models::Model;
-use crate::nn::Linear;
+use crate::params::Tensors;
 use crate::train::hook::StepHook;
 use crate::{Error, Result, kernels};
 
@@ -170,39 +166,6 @@ impl Allocator {
         }
         Ok(())
     }
-}
-
-/// Ranks that are left, by layer.
-///
-/// # Errors
-/// What MLX raises.
-pub fn ranks(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
-    let mut ranks = BTreeMap::new();
-    model.visit_linears(&mut |path, layer| {
-        if let Some(e) = &*layer.lora_e {
-            kernels::eval([e])?;
-            let left = e.as_slice::<f32>().iter().filter(|&&e| e != 0.0).count();
-            ranks.insert(path.to_owned(), left as u32);
-        }
-        Ok(())
-    })?;
-    Ok(ranks)
-}
-
-/// Leaves the first `most` ranks of `layer`, those that are not zero before those that are.
-///
-/// # Errors
-/// What MLX raises.
-pub fn gather(layer: &mut Linear, most: u32) -> Result<()> {
-    let (Some(a), Some(e), Some(b)) = (&*layer.lora_a, &*layer.lora_e, &*layer.lora_b) else { return Ok(()) };
-    let values = e.as_slice::<f32>();
-    let (left, gone): (Vec<u32>, Vec<u32>) =
-        (0..values.len() as u32).partition(|&i| values[i as usize] != 0.0);
-    let order: Vec<u32> = left.into_iter().chain(gone).take(most as usize).collect();
-    let order = Array::from_slice(&order, &[order.len() as i32]);
-    let [a, e, b] = [a.take_axis(&order, 1)?, e.take_axis(&order, 0)?, b.take_axis(&order, 0)?];
-    (*layer.lora_a, *layer.lora_e, *layer.lora_b) = (Some(a), Some(e), Some(b));
-    Ok(())
 }
 
 /// The `removed`-th smallest of `scores`; `None` if nothing is to be removed.

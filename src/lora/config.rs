@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::LoraInit;
 use super::prompt::PromptInit;
-use crate::io::adapters::Format;
+use crate::adapters::Format;
 use crate::train::schedule::Schedule;
 use crate::train::{objective, optimizer};
 

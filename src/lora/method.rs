@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
-use super::pissa::Decomposition;
 use super::prompt::PromptInit;
-use super::ranks::Ranks;
+use crate::adapters::attach::{Scaling, Settings, Start};
+use crate::adapters::pissa::Decomposition;
+use crate::adapters::ranks::Ranks;
 use crate::train::lr_factors::LrFactors;
 use crate::{Error, Result};
 
@@ -63,16 +64,28 @@ impl TrainingConfig {
         }
     }
 
-    /// Factor of a low-rank part of `rank`: `alpha / rank`, or `alpha / √rank` as [rsLoRA](https://arxiv.org/abs/2312.03732)
-    /// has it, which keeps the outputs of adapters of any rank equally large.
+    /// Which layers get an adapter, and what it starts as.
     #[must_use]
-    pub fn scale(&self, rank: u32) -> f64 {
-        let rank = f64::from(rank);
-        match self.method {
-            // What PEFT divides by.
-            Method::Adalora => self.lora_alpha / (rank + 1e-5),
-            _ if self.use_rslora => self.lora_alpha / rank.sqrt(),
-            _ => self.lora_alpha / rank,
+    pub fn adapter_settings(&self) -> Settings<'_> {
+        Settings {
+            target_modules: self.target_modules.as_deref(),
+            num_layers: self.num_layers,
+            rank: self.initial_rank(),
+            rank_pattern: self.rank_pattern.as_ref(),
+            alpha: self.lora_alpha,
+            scaling: match self.method {
+                Method::Adalora => Scaling::SingularValues,
+                _ if self.use_rslora => Scaling::SqrtRank,
+                _ => Scaling::Rank,
+            },
+            dropout: self.lora_dropout as f32,
+            start: match (self.method, self.lora_init) {
+                (Method::Dora, _) => Start::Magnitude,
+                (Method::Adalora, _) => Start::Triplets,
+                (_, LoraInit::Pissa(decomposition)) => Start::Principal(decomposition),
+                (_, LoraInit::Default) => Start::Random,
+            },
+            seed: self.seed,
         }
     }
 
@@ -178,7 +191,7 @@ impl TrainingConfig {
                 "rank_pattern and init_adapter exclude each other: the adapter brings its ranks".into(),
             ));
         }
-        Ranks::of(self).map(|_| ())
+        Ranks::new(self.initial_rank(), self.rank_pattern.as_ref()).map(|_| ())
     }
 }
 
@@ -209,6 +222,7 @@ mod tests {
             (r#"{"method": "adalora", "rank_pattern": {}}"#, ["rank_pattern", "\"lora\" or \"dora\""]),
             (r#"{"rank_pattern": {"q_proj": 2}, "init_adapter": "x"}"#, ["rank_pattern", "exclude"]),
             (r#"{"rank_pattern": {"(q": 2}}"#, ["rank_pattern", "(q"]),
+            (r#"{"rank_pattern": {"q_proj": -1}}"#, ["-1", "u32"]),
             (r#"{"method": "adalora", "init_adapter": "x"}"#, ["init_adapter", "not for \"adalora\""]),
         ] {
             let message = parse(json).unwrap_err();
@@ -218,13 +232,17 @@ mod tests {
 
     #[test]
     fn scales_and_ranks_are_those_of_peft() {
-        let scale = |json: &str, rank| parse(json).unwrap().scale(rank);
+        let factor = |config: &TrainingConfig, rank| {
+            let settings = config.adapter_settings();
+            settings.scaling.factor(settings.alpha, rank)
+        };
+        let scale = |json: &str, rank| factor(&parse(json).unwrap(), rank);
         assert!((scale("{}", 8) - 2.0).abs() < 1e-12);
         assert!((scale("{}", 2) - 8.0).abs() < 1e-12);
         assert!((scale(r#"{"use_rslora": true}"#, 64) - 2.0).abs() < 1e-12);
         let adalora = parse(r#"{"method": "adalora"}"#).unwrap();
         assert_eq!(adalora.initial_rank(), 12);
-        assert!((adalora.scale(12) - 16.0 / 12.00001).abs() < 1e-12);
+        assert!((factor(&adalora, 12) - 16.0 / 12.00001).abs() < 1e-12);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use mlx_rs::{Array, random};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
+use crate::adapters::PromptKind;
 use crate::data::Tokenizer;
-use crate::io::adapters::PromptKind;
 use crate::models::{self, Model};
 use crate::nn::{Linear, Prompt};
 use crate::rng::{self, Purpose};
@@ -206,15 +206,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::adapters::attach::parameter_names;
     use crate::data::{Sample, collate};
     use crate::io::tensors;
     use crate::kernels::graphs::Graphs;
+    use crate::params;
+    use crate::train;
     use crate::train::feed::Feed;
     use crate::train::lr_factors::LrFactors;
     use crate::train::objective::{Objective, Totals};
     use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
     use crate::train::step;
-    use crate::{lora, train};
 
     fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
         let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -300,10 +302,10 @@ mod tests {
             let mut model = models::load(&base, None, None).unwrap();
             let config = parse(json).unwrap();
             attach(model.as_mut(), &tokenizer, config.method.prompt().unwrap(), &config).unwrap();
-            let names = lora::attach::parameter_names(model.as_mut());
+            let names = parameter_names(model.as_mut());
             let expected =
                 tensors::read(&fixtures.join("prompts").join(name).join("expected.safetensors")).unwrap();
-            let mut parameters = step::parameters(model.as_ref(), &names).unwrap();
+            let mut parameters = params::parameters(model.as_ref(), &names).unwrap();
             for (name, value) in &mut parameters {
                 assert_eq!(value.shape(), expected[name].shape(), "{name}");
                 *value = expected[name].clone();

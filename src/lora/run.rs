@@ -10,15 +10,15 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::adalora::Allocator;
-use super::attach;
 use super::config::{Method, TrainingConfig};
 use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
 use super::method::LoraInit;
 use super::plan::plan;
 use super::prompt;
+use crate::adapters::settle::settle;
+use crate::adapters::{self, Adapter, SoftPrompt, Stored, attach};
 use crate::data::{DataReport, Tokenizer};
-use crate::io::adapters::{self, Adapter, SoftPrompt, Stored};
-use crate::io::output::{Existing, Output};
+use crate::io::output::{CHECKPOINTS, Existing, Output};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::group::Group;
 use crate::models::Model;
@@ -34,8 +34,6 @@ use crate::train::rewards::Rewards;
 use crate::{Error, Result};
 
 const REPORT: &str = "training.json";
-/// Folder of an unfinished run in its output.
-pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run did. Losses are those of the objective, of SFT in nats per target token, times in seconds, memory in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -131,7 +129,7 @@ pub fn run(
         return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
     }
     let mut results = vec![REPORT, weights::FILE, "config.json"];
-    results.extend(adapters::FILES);
+    results.extend(adapters::formats::FILES);
     let _output =
         group.leads().then(|| Output::open(&folder, &results, CHECKPOINTS, existing)).transpose()?;
     group.wait()?;
@@ -164,7 +162,7 @@ pub fn run(
     let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
     let stopped_early = outcome.steps < plan.steps;
     let measured = report(model, &names, outcome)?;
-    let ranks = attach::settle(model)?;
+    let ranks = settle(model)?;
     prompt::settle(model)?;
     let [truncated_rows, dropped_rows] = dataset::losses(losses, &data.train);
     let report = Report {
@@ -250,7 +248,7 @@ fn prepare(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig
     match (&config.init_adapter, config.method.prompt()) {
         (Some(folder), _) => start_from(folder, model, config)?,
         (None, Some(kind)) => prompt::attach(model, tokenizer, kind, config)?,
-        (None, None) => attach::attach(model, config)?,
+        (None, None) => attach::attach(model, &config.adapter_settings())?,
     }
     Ok(attach::parameter_names(model))
 }

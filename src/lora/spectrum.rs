@@ -25,11 +25,11 @@ use serde::Serialize;
 
 use super::config::{Method, TrainingConfig};
 use super::method::LoraInit;
-use super::{attach, pissa};
+use crate::adapters::{attach, pissa};
 use crate::data::Batch;
-use crate::io::tensors::Tensors;
 use crate::kernels::graphs::Graphs;
 use crate::models::Model;
+use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::rng::{self, Purpose};
 use crate::train::feed::Feed;
@@ -107,7 +107,7 @@ pub fn spectra(
         ..config.clone()
     };
     attach::detach(model)?;
-    attach::attach(model, &wide)?;
+    attach::attach(model, &wide.adapter_settings())?;
     let found = measure(model, batches, config.seed, observer);
     attach::detach(model)?;
     found
@@ -141,7 +141,7 @@ fn measure(
         turned.insert(format!("{path}{A}"), Array::zeros::<f32>(&[*inputs, *width])?);
     }
     kernels::eval(turned.values())?;
-    step::set_parameters(model, &turned)?;
+    params::set_parameters(model, &turned)?;
     let projected = gradient(model, &names(A), batches, observer)?;
     let spectrum = |(path, size, _): (String, (i32, i32), i32)| {
         let [_, sigma, _] = pissa::thin_svd(&projected[&format!("{path}{A}")])?;
@@ -164,7 +164,7 @@ fn gradient(
     batches: &[Batch],
     observer: &mut dyn Observer,
 ) -> Result<Tensors> {
-    let parameters = step::parameters(model, names)?;
+    let parameters = params::parameters(model, names)?;
     let objective = Objective::Sft;
     let totals = objective.totals(batches);
     let scale = (model.dtype() == Dtype::Float16).then(|| LossScale::default().scale);
@@ -176,7 +176,7 @@ fn gradient(
         }
         let feed = Feed::new(&objective, batch, totals, scale)?;
         let (_, grads) = step::gradients(model, &parameters, &objective, &feed, &graphs)?;
-        let grads = step::accumulate(sum, grads)?;
+        let grads = params::accumulate(sum, grads)?;
         kernels::eval(grads.values())?;
         sum = Some(grads);
     }

@@ -11,15 +11,16 @@ use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
 use super::{Checkpointing, Model, experts};
-use crate::io::tensors::Tensors;
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::packed::Slots;
 use crate::nn::part::Linears;
 use crate::nn::prompt::Place;
 use crate::nn::{
-    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Prompt, Residual, RmsNorm, Segments,
+    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
+    Segments,
 };
+use crate::params::Tensors;
 use crate::{Result, kernels};
 
 /// One layer of a decoder.
@@ -180,6 +181,44 @@ impl<B: Block> Decoder<B> {
     }
 }
 
+impl<B: Block> Network for Decoder<B> {
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
+        for (i, block) in self.model.layers.iter_mut().enumerate() {
+            for (name, layer) in block.linears() {
+                visit(&format!("model.layers.{i}.{name}"), layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()> {
+        visit("model.embed_tokens", self.model.embed_tokens.slots())?;
+        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))?;
+        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.model.norm.weight.dtype()
+    }
+
+    fn ignores(&self, key: &str) -> bool {
+        // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
+        key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
+    }
+
+    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Adopted> {
+        (self.layout.adopt)(name, tensor)
+    }
+
+    fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
+        experts::restack((self.layout.export)(parameters)?, self.layout.mlx_name)
+    }
+
+    fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
+        (self.layout.mlx_name)(path)
+    }
+}
+
 impl<B: Block> Model for Decoder<B> {
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
         self.read(ids, cache.map_or(Context::Whole, Context::Cached))
@@ -245,21 +284,6 @@ impl<B: Block> Model for Decoder<B> {
         self.model.layers.iter().all(attends).then_some(Place::Keys { layers, kv_heads, head_dim })
     }
 
-    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
-        for (i, block) in self.model.layers.iter_mut().enumerate() {
-            for (name, layer) in block.linears() {
-                visit(&format!("model.layers.{i}.{name}"), layer)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()> {
-        visit("model.embed_tokens", self.model.embed_tokens.slots())?;
-        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))?;
-        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
-    }
-
     fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>) {
         self.checkpointing = checkpointing;
     }
@@ -274,27 +298,6 @@ impl<B: Block> Model for Decoder<B> {
 
     fn vocab_size(&self) -> i32 {
         self.model.embed_tokens.table().shape().0
-    }
-
-    fn dtype(&self) -> Dtype {
-        self.model.norm.weight.dtype()
-    }
-
-    fn ignores(&self, key: &str) -> bool {
-        // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
-        key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
-    }
-
-    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Adopted> {
-        (self.layout.adopt)(name, tensor)
-    }
-
-    fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
-        experts::restack((self.layout.export)(parameters)?, self.layout.mlx_name)
-    }
-
-    fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
-        (self.layout.mlx_name)(path)
     }
 }
 

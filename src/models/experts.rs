@@ -8,12 +8,12 @@ use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config;
 use super::decoder::Adopted;
 use super::shape::Shape;
-use crate::io::tensors::Tensors;
+use crate::io::config;
 use crate::nn;
 use crate::nn::moe::{Routing, Scoring};
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// Most experts of a whole model; real ones have a few ten thousand.

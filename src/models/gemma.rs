@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::decoder::{Block, Decoder};
+use super::shape;
 use super::shape::{Defaults, Shape};
-use super::{config, shape};
+use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;

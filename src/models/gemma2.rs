@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::gemma::{Gemma, cap};
-use super::{Model, config, shape};
+use super::{Model, shape};
 use crate::Result;
+use crate::io::config;
 use crate::kernels::attention::Mask;
 
 /// The model that a `config.json` describes.

@@ -10,8 +10,8 @@ use mlx_rs::{Array, Dtype};
 
 use super::decoder::Adopted;
 use super::experts::{each, unstack};
-use crate::io::tensors::Tensors;
 use crate::nn::Result;
+use crate::params::Tensors;
 
 /// One tensor of a checkpoint as the parameters it holds.
 ///

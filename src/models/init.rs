@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mlx_rs::random;
 
-use super::Model;
+use crate::nn::Network;
 use crate::rng::{self, Purpose};
 use crate::{Result, kernels};
 
@@ -12,7 +12,7 @@ use crate::{Result, kernels};
 ///
 /// # Errors
 /// What MLX raises.
-pub fn initialize(model: &mut dyn Model, std: f32, seed: u64) -> Result<()> {
+pub fn initialize(model: &mut dyn Network, std: f32, seed: u64) -> Result<()> {
     let sorted: BTreeMap<_, _> = model.parameters_mut().flatten().into_iter().collect();
     for (index, (_, parameter)) in sorted.into_iter().enumerate() {
         // Vectors (norms and biases) are created at their initial value.

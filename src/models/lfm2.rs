@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::decoder::{Adopted, Block, Decoder, Layout};
 use super::shape::{Defaults, Shape};
-use super::{Model, config, shape};
+use super::{Model, shape};
 use crate::Result;
-use crate::io::tensors::Tensors;
+use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Learned;
 use crate::nn::linear::forward_all;
@@ -18,6 +18,7 @@ use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
     ShortConv,
 };
+use crate::params::Tensors;
 
 /// What `config.json` has beside the [`Shape`].
 #[derive(Debug, Clone, Deserialize)]

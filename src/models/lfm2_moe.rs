@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::decoder::{Adopted, Decoder, Layout};
 use super::lfm2::{self, Lfm2};
-use super::{Model, config, experts};
+use super::{Model, experts};
+use crate::io::config;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing, Scoring};
 use crate::nn::{self, NumberedMlp};

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::decoder::{Block, Decoder, Layout};
 use super::shape::{Defaults, Shape};
-use super::{Model, config, experts, shape};
+use super::{Model, experts, shape};
+use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;

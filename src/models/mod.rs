@@ -3,24 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use crate::io::tensors::Tensors;
+use crate::io::quantization::Quantization;
+use crate::io::{config, folder, weights};
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
-use crate::nn::packed::Slots;
 use crate::nn::prompt::Place;
-use crate::nn::{self, Cache, Embedding, Linear, Prompt, Segments};
+use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
-mod config;
 mod decoder;
 mod experts;
-mod foreign;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -32,7 +29,6 @@ mod lfm2_moe;
 mod llama;
 mod mixtral;
 mod phi3;
-mod quantization;
 mod qwen;
 mod qwen2;
 mod qwen3;
@@ -40,10 +36,7 @@ mod qwen3_moe;
 mod shape;
 mod smollm3;
 
-pub use config::read as read_config;
-pub use foreign::{Foreign, Packing};
 pub use init::initialize;
-pub use quantization::Quantization;
 
 /// Every `model_type` that [`create`] knows.
 const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
@@ -61,7 +54,7 @@ pub struct Checkpointing {
 }
 
 /// What every language model does.
-pub trait Model: ModuleParameters + Send {
+pub trait Model: Network {
     /// `ids`: `[batch, time]` → what the head takes, `[batch, time, hidden]`. With a cache, `ids` continue
     /// what it holds.
     ///
@@ -117,21 +110,6 @@ pub trait Model: ModuleParameters + Send {
     /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
     fn turning_point(&self) -> Option<i32>;
 
-    /// Calls `visit` on every linear layer of the blocks with its key path, in order.
-    ///
-    /// This is the one seam through which every method reaches layers.
-    ///
-    /// # Errors
-    /// The first error of `visit`.
-    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()>;
-
-    /// Calls `visit` on every layer that may be quantized with its key path: the linear layers, the embedding
-    /// and the head.
-    ///
-    /// # Errors
-    /// The first error of `visit`.
-    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()>;
-
     /// From now on, without a cache, `hidden` keeps for the gradient what every so many blocks pass on to the next, and
     /// computes what lies between again; `trained` are the names of all parameters of which a gradient is asked.
     /// `None` to keep everything.
@@ -154,27 +132,6 @@ pub trait Model: ModuleParameters + Send {
 
     /// Number of tokens the head tells apart.
     fn vocab_size(&self) -> i32;
-
-    /// Number format of activations.
-    fn dtype(&self) -> Dtype;
-
-    /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
-    fn ignores(&self, key: &str) -> bool;
-
-    /// One tensor of a checkpoint as the parameters it holds.
-    ///
-    /// # Errors
-    /// A tensor of a shape that cannot be taken apart.
-    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Vec<(String, Array)>>;
-
-    /// What mlx-lm calls the linear layer at `path`, and which of its experts it is where mlx-lm stacks them.
-    fn mlx_name(&self, path: &str) -> (String, Option<usize>);
-
-    /// All parameters as the tensors of a checkpoint that others read.
-    ///
-    /// # Errors
-    /// What MLX raises.
-    fn export(&self, parameters: Tensors) -> nn::Result<Tensors>;
 }
 
 /// An empty model of the architecture that `config` (a `config.json`) describes.
@@ -207,12 +164,12 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; nothing that could be quantized.
 pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn Model>> {
-    let config = read_config(folder)?;
+    let config = config::read(folder)?;
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
     let mut model = create(&config).map_err(named)?;
     let quantization = Quantization::parse(&config).map_err(named)?;
-    crate::io::weights::load(folder, model.as_mut(), dtype, &quantization)?;
+    weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
         let mut any = false;
         model.visit_packable(&mut |path, slots| {
@@ -234,6 +191,14 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     kernels::use_large_pages(parameters.values().copied());
     drop(parameters);
     Ok(model)
+}
+
+/// Writes a copy of the model folder `source` with its weights in `dtype`.
+///
+/// # Errors
+/// A folder that is not a model, or cannot be written.
+pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
+    folder::save(source, target, load(source, Some(dtype), None)?.as_ref())
 }
 
 /// Refuses tokens that a model with `vocab` tokens does not have: MLX would read past the table.

@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{config, shape};
+use super::shape;
 use crate::Result;
+use crate::io::config;
 use crate::kernels::attention::Mask;
 
 #[derive(Debug, Clone, Deserialize)]

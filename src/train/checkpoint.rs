@@ -23,7 +23,8 @@ use super::optimizer::Memory;
 use super::rewards::Rewards;
 use super::watch::Best;
 use crate::io::atomic::{self, NewFolder};
-use crate::io::tensors::{self, Tensors};
+use crate::io::tensors;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";

@@ -13,12 +13,11 @@ use super::hook::StepHook;
 use super::memory::{self, Limit, PassSize};
 use super::optimizer::Memory;
 use super::plan::Plan;
-use super::step;
 use super::watch::{Best, Patience};
 use crate::data::Batch;
-use crate::io::tensors::Tensors;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;
+use crate::params::{self, Tensors};
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
 
@@ -64,7 +63,7 @@ pub fn fit(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let Trained { names, mut hook } = trained;
-    let parameters = step::parameters(model, names)?;
+    let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
             check(&state, &parameters, plan)?;
@@ -86,7 +85,7 @@ pub fn fit(
     // Other formats have the range of f32.
     let scaled = model.dtype() == Dtype::Float16;
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
-    step::set_parameters(model, &state.parameters)?;
+    params::set_parameters(model, &state.parameters)?;
     let outcome = memory::checkpointed(model, names, plan, |model| {
         let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
@@ -185,7 +184,7 @@ impl Run<'_, '_> {
     fn finish(self, state: State) -> Result<Outcome> {
         let State { step, history, best, .. } = state;
         if let Some(best) = &best {
-            step::set_parameters(self.model, &best.parameters)?;
+            params::set_parameters(self.model, &best.parameters)?;
         }
         let best = best.map(|best| (best.step, best.loss));
         Ok(Outcome { steps: step, history, best, memory: self.expected })

@@ -1,7 +1,7 @@
 //! What a way of fine-tuning may do besides following the gradient of the loss.
 
 use crate::Result;
-use crate::io::tensors::Tensors;
+use crate::params::Tensors;
 
 /// Takes part in every step, and has a memory that goes into checkpoints.
 ///

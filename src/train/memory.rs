@@ -14,10 +14,10 @@ use super::optimizer::{Memory, Pace};
 use super::plan::Plan;
 use super::step;
 use crate::data::{Batch, collate};
-use crate::io::tensors::Tensors;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
 use crate::models::{Checkpointing, Model};
+use crate::params::{self, Tensors};
 use crate::progress::MemoryEstimate;
 use crate::{Error, Result, kernels};
 
@@ -162,7 +162,7 @@ pub(super) fn estimate(
 /// # Errors
 /// As [`estimate`].
 pub fn expect(model: &mut dyn Model, names: &[String], plan: &Plan, data: &Data) -> Result<MemoryEstimate> {
-    let parameters = step::parameters(model, names)?;
+    let parameters = params::parameters(model, names)?;
     checkpointed(model, names, plan, |model| Ok(estimate(model, &parameters, plan, data)?.0))
 }
 

@@ -11,10 +11,10 @@ use super::plan::Plan;
 use super::rewards::{RewardSum, Rewards};
 use super::step;
 use crate::data::Batch;
-use crate::io::tensors::Tensors;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::group::Group;
 use crate::models::Model;
+use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
@@ -81,7 +81,7 @@ pub(super) fn run(
             let feed = feed.with_draws(model, plan.neftune_alpha, plan.seed, [micro, part, rank])?;
             let (share, grads) = step::gradients(model, parameters, &plan.objective, &feed, graphs)?;
             let so_far = sum.take();
-            let grads = sum.insert(step::accumulate(so_far, grads)?);
+            let grads = sum.insert(params::accumulate(so_far, grads)?);
             let outputs = share.arrays().chain(grads.values());
             if ahead {
                 kernels::async_eval(outputs)?;

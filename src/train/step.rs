@@ -1,42 +1,16 @@
 //! One optimizer step: gradients of the micro-batches, clipping, update.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::minimum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
-use mlx_rs::{Array, Dtype};
 
 use super::feed::Feed;
 use super::objective::{Objective, Scored};
-use crate::io::tensors::Tensors;
-use crate::kernels::adamw::squared_norm;
 use crate::kernels::graphs::Graphs;
 use crate::models::Model;
-use crate::{Error, Result, nn};
-
-/// Current values of the parameters called `names`, in f32 whatever the model computes in: steps may be smaller than
-/// what half precision tells apart ([mixed precision](https://arxiv.org/abs/1710.03740)).
-///
-/// # Errors
-/// What MLX raises.
-pub fn parameters(model: &dyn Model, names: &[String]) -> Result<Tensors> {
-    let all = model.parameters().flatten();
-    let values = names.iter().filter_map(|name| Some((name, *all.get(name.as_str())?)));
-    values.map(|(name, value)| Ok((name.clone(), value.as_dtype(Dtype::Float32)?))).collect()
-}
-
-/// Puts `values` into `model`, each in the number format the model has there.
-///
-/// # Errors
-/// What MLX raises.
-pub fn set_parameters(model: &mut dyn Model, values: &Tensors) -> nn::Result<()> {
-    let mut all = model.parameters_mut().flatten();
-    for (name, value) in values {
-        if let Some(slot) = all.get_mut(name.as_str()) {
-            **slot = value.as_dtype(slot.dtype())?;
-        }
-    }
-    Ok(())
-}
+use crate::params::{Tensors, set_parameters};
+use crate::{Error, Result};
 
 /// The loss of `feed`, and its gradient with respect to `parameters`, times the scale of the feed. The model holds
 /// `parameters` afterwards as before.
@@ -76,31 +50,6 @@ pub fn gradients(
     let loss = loss.divide(Array::from_f32(feed.scale.unwrap_or(1.0)))?;
     let scored = Scored { loss, rewards: outputs.next() };
     Ok((scored, parameters.keys().cloned().zip(grads).collect()))
-}
-
-/// Adds `more` to `sum`, name by name.
-///
-/// # Errors
-/// What MLX raises.
-pub fn accumulate(sum: Option<Tensors>, more: Tensors) -> Result<Tensors> {
-    let Some(mut sum) = sum else { return Ok(more) };
-    for (name, grad) in more {
-        let total = match sum.get(&name) {
-            Some(old) => old.add(&grad)?,
-            None => grad,
-        };
-        sum.insert(name, total);
-    }
-    Ok(sum)
-}
-
-/// Joint Euclidean norm of `grads`, unevaluated.
-///
-/// # Errors
-/// What MLX raises.
-pub fn norm(grads: &Tensors) -> Result<Array> {
-    // `Tensors` is sorted, so the sum is the same in every run.
-    Ok(squared_norm(&grads.values().collect::<Vec<_>>())?.sqrt()?)
 }
 
 /// What gradients of norm `norm` are multiplied with so that it is at most `max_norm` (0: left alone), as

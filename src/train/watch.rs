@@ -1,6 +1,6 @@
 //! Which weights were the best so far, and when no better ones are to be expected.
 
-use crate::io::tensors::Tensors;
+use crate::params::Tensors;
 
 /// When a run ends before its last step.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -14,17 +14,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("rng", &["error"]),
     ("hardware", &["error"]),
     ("kernels", &["error"]),
-    ("nn", &["error", "kernels", "rng"]),
+    ("params", &["error", "kernels"]),
+    ("nn", &["error", "rng", "kernels", "params"]),
     ("data", &["error", "progress", "rng"]),
-    ("io", &["error", "rng", "kernels", "models", "nn"]),
-    ("models", &["error", "kernels", "nn", "io", "rng"]),
-    ("train", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models"]),
+    ("io", &["error", "rng", "kernels", "params", "nn"]),
+    ("models", &["error", "rng", "kernels", "params", "nn", "io"]),
+    ("adapters", &["error", "rng", "kernels", "params", "nn", "io", "models"]),
+    ("train", &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters"]),
+    // Capability rooms.
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
-    ("lora", &["error", "progress", "rng", "kernels", "nn", "data", "io", "models", "train"]),
+    (
+        "lora",
+        &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],
+    ),
     (
         "py",
-        &["error", "progress", "hardware", "kernels", "data", "io", "models", "evaluate", "generate", "lora"],
+        &[
+            "error", "progress", "hardware", "kernels", "data", "io", "models", "adapters", "evaluate",
+            "generate", "lora",
+        ],
     ),
 ];
 

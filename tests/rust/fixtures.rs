@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use efficientai_toolkit::io::tensors::Tensors;
+use efficientai_toolkit::adapters::attach;
 use efficientai_toolkit::kernels;
-use efficientai_toolkit::lora::attach::attach;
 use efficientai_toolkit::lora::{Method, TrainingConfig};
 use efficientai_toolkit::models::{self, Model};
-use efficientai_toolkit::train::step;
+use efficientai_toolkit::params::{self, Tensors};
 use mlx_rs::{Array, Dtype, random};
 
 /// Their folders.
@@ -31,7 +30,7 @@ pub(crate) fn adapted(folder: &Path) -> Box<dyn Model> {
 pub(crate) fn adapted_by(method: Method, folder: &Path) -> Box<dyn Model> {
     let mut model = models::load(folder, Some(Dtype::Float32), None).unwrap();
     let config = TrainingConfig { method, seed: 3, ..TrainingConfig::default() };
-    attach(model.as_mut(), &config).unwrap();
+    attach(model.as_mut(), &config.adapter_settings()).unwrap();
     let shapes: BTreeMap<String, Vec<i32>> =
         model.parameters().flatten().iter().map(|(name, x)| (name.to_string(), x.shape().to_vec())).collect();
     let mut values = Tensors::new();
@@ -40,7 +39,7 @@ pub(crate) fn adapted_by(method: Method, folder: &Path) -> Box<dyn Model> {
         values.insert(name, random::normal::<f32>(&shape, 0.0, 0.1, &key).unwrap());
     }
     assert!(!values.is_empty());
-    step::set_parameters(model.as_mut(), &values).unwrap();
+    params::set_parameters(model.as_mut(), &values).unwrap();
     model
 }
 

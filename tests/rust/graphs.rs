@@ -9,6 +9,7 @@ use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::kernels::group::Group;
 use efficientai_toolkit::lora::Method;
 use efficientai_toolkit::models::Model;
+use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
 use efficientai_toolkit::train::batches::{Data, Training};
 use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
@@ -85,7 +86,7 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
                 Ok(())
             })
             .unwrap();
-        let parameters = step::parameters(model, &names(model)).unwrap();
+        let parameters = params::parameters(model, &names(model)).unwrap();
         for (form, objective, batches) in batches() {
             let (kept, none) = (Graphs::new(true).unwrap(), Graphs::default());
             for (pass, batch) in (0..).zip(&batches) {
@@ -208,7 +209,7 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
         Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
     };
     let best = outcome.as_ref().ok().and_then(|outcome| outcome.best).map(|(step, _)| step);
-    let values = step::parameters(model.as_ref(), &names).unwrap().into_values().collect();
+    let values = params::parameters(model.as_ref(), &names).unwrap().into_values().collect();
     (outcome.map(|outcome| outcome.history), Run { history, best, values, told })
 }
 
@@ -217,7 +218,8 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
     let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
     let mut model = adapted(&of_llama);
     let names = names(model.as_ref());
-    let trained: usize = step::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
+    let trained: usize =
+        params::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
     let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
     let data = Data { train: Training::Whole(rows.clone()), valid: rows };
     let estimate = expect(model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();

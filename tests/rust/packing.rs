@@ -4,6 +4,7 @@ use efficientai_toolkit::data::{Batch, Sample, collate, pack};
 use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::models::Checkpointing;
 use efficientai_toolkit::nn::Segments;
+use efficientai_toolkit::params;
 use efficientai_toolkit::train::feed::Feed;
 use efficientai_toolkit::train::objective::{Objective, Scored};
 use efficientai_toolkit::train::step;
@@ -55,7 +56,7 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
         let mut names: Vec<String> = trained.map(|(name, _)| name.to_string()).collect();
         drop(all);
         names.sort();
-        let parameters = step::parameters(model, &names).unwrap();
+        let parameters = params::parameters(model, &names).unwrap();
         let rows = pack(&samples, 26);
         let batch = collate(&rows.iter().collect::<Vec<_>>(), 26, 0);
         let objective = Objective::Sft;
@@ -69,7 +70,7 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
             let (scored, gradients) =
                 step::gradients(model, &parameters, &objective, &feed(&batch), &Graphs::default()).unwrap();
             losses.push(scored.loss);
-            alone = Some(step::accumulate(alone, gradients).unwrap());
+            alone = Some(params::accumulate(alone, gradients).unwrap());
         }
         let name = folder.display().to_string();
         let sum = losses.iter().skip(1).fold(losses[0].clone(), |sum, loss| sum.add(loss).unwrap());

@@ -9,13 +9,13 @@ use super::json::{json, parse};
 /// Median seconds of one call of a kernel; ``request`` is the JSON of what to measure.
 #[pyfunction]
 pub(super) fn measure_kernel(py: Python<'_>, request: &str) -> PyResult<f64> {
-    enter(py, || measure::measure(&parse(request)?))
+    enter(py, || Ok(measure::measure(&parse(request)?)?))
 }
 
 /// Median seconds of one pass of a convolution; ``request`` is the JSON of what to measure.
 #[pyfunction]
 pub(super) fn measure_convolution(py: Python<'_>, request: &str) -> PyResult<f64> {
-    enter(py, || measure::measure_convolution(&parse(request)?))
+    enter(py, || Ok(measure::measure_convolution(&parse(request)?)?))
 }
 
 /// Every kernel beside what the machine allows, as JSON.

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use efficientai_toolkit::adapters::{self, Library, fuse};
 use efficientai_toolkit::generate::GenerateConfig;
-use efficientai_toolkit::io::adapters;
 use efficientai_toolkit::io::output::Existing;
-use efficientai_toolkit::lora::{self, Library, Probe, TrainingConfig, analyze, fuse, run, validate};
+use efficientai_toolkit::lora::{self, Probe, TrainingConfig, analyze, run, validate};
 use efficientai_toolkit::{Error, data};
 use pyo3::prelude::*;
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use efficientai_toolkit::io::adapters::{self, Stored};
-use efficientai_toolkit::io::{folder, tensors, weights};
+use efficientai_toolkit::adapters::{self, Library, Stored};
+use efficientai_toolkit::io::{config, tensors, weights};
 use efficientai_toolkit::kernels::quantized::{Accuracy, Format};
-use efficientai_toolkit::lora::Library;
 use efficientai_toolkit::{Error, Result, data, generate, kernels, models};
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
@@ -215,7 +214,7 @@ pub(super) fn load(
             Some(name) => Some(tensors::dtype(name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
-        let config = models::read_config(&path)?;
+        let config = config::read(&path)?;
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
@@ -260,5 +259,5 @@ pub(super) fn create_model(
 /// Writes a copy of a model folder with its weights in another number format.
 #[pyfunction]
 pub(super) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
-    enter(py, || folder::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
+    enter(py, || models::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
 }

@@ -10,10 +10,10 @@ use mlx_rs::{Array, Dtype};
 
 use super::Run;
 use crate::data::Batch;
-use crate::io::tensors::Tensors;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;
+use crate::params::{self, Tensors};
 use crate::progress::Event;
 use crate::train::checkpoint::State;
 use crate::train::evaluate::EvaluationPlan;
@@ -84,7 +84,7 @@ impl Run<'_, '_> {
         let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
         if self.stride.ahead {
             let Passed { scored, grads, tokens } = passed;
-            let grad_norm = step::norm(&grads)?;
+            let grad_norm = params::norm(&grads)?;
             self.update_ahead(state, grads, lr, &grad_norm, &scored)?;
             state.step += 1;
             let taken = Taken { step: state.step, lr, started, tokens, scored, grad_norm };
@@ -96,7 +96,7 @@ impl Run<'_, '_> {
         if let Some(hook) = &self.hook {
             hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
         }
-        let grad_norm = step::norm(&grads)?.multiply(Array::from_f32(unscale))?;
+        let grad_norm = params::norm(&grads)?.multiply(Array::from_f32(unscale))?;
         let clip = step::clip_factor(&grad_norm, self.plan.max_grad_norm)?;
         kernels::eval([&grad_norm, &clip])?;
         let (grad_norm, clip) = (f64::from(grad_norm.item_exact::<f32>()), clip.item_exact::<f32>());
@@ -189,13 +189,13 @@ impl Run<'_, '_> {
             graphs: &self.stride.updates,
         };
         let seen = self.hook.is_some().then(|| grads.clone());
-        let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
+        let replaced = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
         let State { parameters, memory, .. } = state;
         self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)?;
         if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
             hook.updated(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
             state.method = hook.state();
-            step::set_parameters(self.model, &state.parameters)?;
+            params::set_parameters(self.model, &state.parameters)?;
         }
         state.loss_scale.iter_mut().for_each(LossScale::grow);
         Ok(())
@@ -224,7 +224,7 @@ impl Run<'_, '_> {
             finite: Some(finite),
             graphs: &self.stride.updates,
         };
-        let replaced = |values: &Tensors| Ok(step::set_parameters(self.model, values)?);
+        let replaced = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
         let State { parameters, memory, .. } = state;
         self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)
     }

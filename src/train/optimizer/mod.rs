@@ -17,9 +17,9 @@ use mlx_rs::ops::{select, zeros_like};
 use serde::{Deserialize, Serialize};
 
 use super::lr_factors::LrFactors;
-use crate::io::tensors::Tensors;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::{async_eval, eval};
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 mod adafactor;

@@ -33,17 +33,17 @@ pub fn read(folder: &Path) -> Result<Value> {
 }
 
 /// The string under `key`.
-pub(super) fn string<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
+pub(crate) fn string<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
     config[key].as_str().ok_or_else(|| Error::ModelLoading(format!("\"{key}\" is missing or not a string")))
 }
 
 /// `config` as `T`; keys that `T` does not know are ignored. Errors name the key.
-pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
     serde_path_to_error::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
 }
 
 /// `config` with numbers for keys that it does not have; a key that is null stays so.
-pub(super) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
+pub(crate) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
     let mut config = config.clone();
     for &(key, number) in defaults {
         if let Some(fields) = config.as_object_mut() {
@@ -54,7 +54,7 @@ pub(super) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
 }
 
 /// `value` if it lies in `1..=max`.
-pub(super) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
+pub(crate) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
     match i32::try_from(value) {
         Ok(value) if (1..=max).contains(&value) => Ok(value),
         _ => Err(Error::ModelLoading(format!("\"{key}\" is {value}, expected 1 to {max}"))),

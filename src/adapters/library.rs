@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
+use super::adapter::{Adapter, AdapterLayer, DORA};
 use super::attach;
-use crate::io::adapters::{Adapter, AdapterLayer, DORA};
-use crate::models::Model;
+use super::names::has_prompt;
+use crate::nn::Network;
 use crate::{Error, Result, kernels, nn};
 
 /// Name of the adapter that a model was loaded or trained with.
@@ -28,7 +29,7 @@ impl Library {
     ///
     /// # Errors
     /// None of its own.
-    pub fn of(model: &mut dyn Model) -> Result<Self> {
+    pub fn of(model: &mut dyn Network) -> Result<Self> {
         let adapter = Adapter::of(model, None)?;
         let mut library = Self::default();
         if !adapter.layers.is_empty() {
@@ -49,7 +50,7 @@ impl Library {
     ///
     /// # Errors
     /// A name that is empty or taken; matrices that do not fit `model`.
-    pub fn add(&mut self, model: &mut dyn Model, name: &str, adapter: Adapter) -> Result<()> {
+    pub fn add(&mut self, model: &mut dyn Network, name: &str, adapter: Adapter) -> Result<()> {
         refuse_prompt(model)?;
         if name.is_empty() {
             return Err(Error::Config("the name of an adapter is empty".into()));
@@ -71,7 +72,7 @@ impl Library {
     ///
     /// # Errors
     /// A name that is not loaded; a weight that is no number. The model then stays as it was.
-    pub fn set(&mut self, model: &mut dyn Model, weights: &BTreeMap<String, f32>) -> Result<()> {
+    pub fn set(&mut self, model: &mut dyn Network, weights: &BTreeMap<String, f32>) -> Result<()> {
         refuse_prompt(model)?;
         let mut chosen = Vec::new();
         for (name, &weight) in weights {
@@ -84,7 +85,7 @@ impl Library {
             chosen.push((adapter, weight));
         }
         let blend = blend(&chosen)?;
-        attach::detach(model)?;
+        attach::detach_low_rank(model)?;
         blend.attach(model).map_err(Error::ModelLoading)?;
         self.active.clone_from(weights);
         Ok(())
@@ -94,7 +95,7 @@ impl Library {
     ///
     /// # Errors
     /// A name that is not loaded.
-    pub fn remove(&mut self, model: &mut dyn Model, name: &str) -> Result<()> {
+    pub fn remove(&mut self, model: &mut dyn Network, name: &str) -> Result<()> {
         if !self.adapters.contains_key(name) {
             return Err(self.unknown(name));
         }
@@ -116,8 +117,8 @@ impl Library {
 }
 
 /// Refuses a model with virtual tokens, which would be lost.
-fn refuse_prompt(model: &mut dyn Model) -> Result<()> {
-    if model.prompt_mut().is_none() {
+fn refuse_prompt(model: &dyn Network) -> Result<()> {
+    if !has_prompt(model) {
         return Ok(());
     }
     Err(Error::Config(

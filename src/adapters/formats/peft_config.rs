@@ -6,7 +6,7 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::names::{Names, Patterns, expression};
+use crate::adapters::patterns::{Names, Patterns, expression};
 
 /// Keys that change what the model computes in a way that low-rank matrices beside linear layers do not represent,
 /// unless they are empty, with what would be right.

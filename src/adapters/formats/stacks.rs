@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use mlx_rs::Array;
 use mlx_rs::ops::stack;
 
-use super::{AdapterLayer, layer_names};
-use crate::io::tensors::Tensors;
-use crate::models::Model;
+use crate::adapters::adapter::AdapterLayer;
+use crate::adapters::names::layer_names;
+use crate::nn::Network;
+use crate::params::Tensors;
 use crate::{Result, nn};
 
 /// A stack as the matrices of each expert, in the orientation of any other layer and under the names that `model` has
@@ -19,7 +20,7 @@ use crate::{Result, nn};
 pub(super) fn apart(
     name: &str,
     tensor: Array,
-    model: Option<&dyn Model>,
+    model: Option<&dyn Network>,
 ) -> std::result::Result<Vec<(String, Array)>, String> {
     let Some(model) = model else {
         return match tensor.ndim() {
@@ -41,7 +42,7 @@ pub(super) fn apart(
 /// What MLX raises.
 pub(super) fn together(
     mut layers: BTreeMap<String, AdapterLayer>,
-    model: Option<&mut dyn Model>,
+    model: Option<&mut dyn Network>,
 ) -> Result<Tensors> {
     let mut tensors = Tensors::new();
     if let Some(model) = model {

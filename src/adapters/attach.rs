@@ -1,19 +1,17 @@
 //! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use indexmap::IndexMap;
 use mlx_rs::{Array, Dtype, random};
 
-use super::config::{Method, TrainingConfig};
-use super::method::LoraInit;
-use super::pissa::Decomposition;
+use super::names::{is_adapter, layer_names, num_blocks, split};
+use super::pissa::{self, Decomposition};
 use super::ranks::Ranks;
-use super::{adalora, pissa, ranks};
-use crate::io::adapters::{is_adapter, split};
 use crate::models::Model;
-use crate::nn::{Linear, LowRank};
+use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
-use crate::{Error, Result, kernels};
+use crate::{Error, Result};
 
 /// What adapters start from. None of them changes the model yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,21 +20,58 @@ pub enum Start {
     Random,
     /// The same, with the lengths of the rows as magnitudes ([`DoRA`](crate::nn::dora)).
     Magnitude,
-    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([`AdaLoRA`](super::adalora)).
+    /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
     Triplets,
     /// Principal parts of the matrices ([`PiSSA`](super::pissa)).
     Principal(Decomposition),
 }
 
-impl Start {
-    fn of(config: &TrainingConfig) -> Self {
-        match (config.method, config.lora_init) {
-            (Method::Dora, _) => Self::Magnitude,
-            (Method::Adalora, _) => Self::Triplets,
-            (_, LoraInit::Pissa(decomposition)) => Self::Principal(decomposition),
-            (_, LoraInit::Default) => Self::Random,
+/// How the factor of a low-rank part follows from its rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// `alpha / rank`
+    Rank,
+    /// `alpha / √rank`, as [rsLoRA](https://arxiv.org/abs/2312.03732) has it, which keeps the outputs of adapters of any
+    /// rank equally large.
+    SqrtRank,
+    /// `alpha / (rank + 1e-5)`, what PEFT divides by for `AdaLoRA`.
+    SingularValues,
+}
+
+impl Scaling {
+    /// The factor of a low-rank part of `rank`.
+    #[must_use]
+    pub fn factor(self, alpha: f64, rank: u32) -> f64 {
+        let rank = f64::from(rank);
+        match self {
+            Self::Rank => alpha / rank,
+            Self::SqrtRank => alpha / rank.sqrt(),
+            Self::SingularValues => alpha / (rank + 1e-5),
         }
     }
+}
+
+/// Which layers get an adapter, and what it starts as.
+#[derive(Debug, Clone)]
+pub struct Settings<'a> {
+    /// Layers by the last parts of their names, such as `q_proj`; `None` for all.
+    pub target_modules: Option<&'a [String]>,
+    /// The last this many blocks get adapters; `None` for all layers.
+    pub num_layers: Option<u32>,
+    /// Rank where `rank_pattern` says no other.
+    pub rank: u32,
+    /// Ranks of some layers by name or pattern; 0 leaves a layer without an adapter.
+    pub rank_pattern: Option<&'a IndexMap<String, u32>>,
+    /// Numerator of the factor of every low-rank part.
+    pub alpha: f64,
+    /// Its denominator.
+    pub scaling: Scaling,
+    /// Share of inputs zeroed in training.
+    pub dropout: f32,
+    /// Values of the matrices.
+    pub start: Start,
+    /// Seed of random values.
+    pub seed: u64,
 }
 
 /// Removes every adapter, and virtual tokens.
@@ -45,6 +80,14 @@ impl Start {
 /// None of its own.
 pub fn detach(model: &mut dyn Model) -> Result<()> {
     *model.prompt_mut() = None;
+    detach_low_rank(model)
+}
+
+/// Removes every low-rank adapter.
+///
+/// # Errors
+/// None of its own.
+pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
         layer.low_rank = LowRank::default();
@@ -56,7 +99,7 @@ pub fn detach(model: &mut dyn Model) -> Result<()> {
 ///
 /// # Errors
 /// What MLX raises.
-pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
+pub fn prepare(model: &mut dyn Network, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
         layer.low_rank.norms.factor = None;
@@ -67,40 +110,23 @@ pub fn prepare(model: &mut dyn Model, dropout: f32) -> Result<()> {
     })
 }
 
-/// Makes of trained adapters what is saved and used: plain matrices `A` and `B`, with magnitudes where there are any,
-/// those of `AdaLoRA` of one rank. Returns the ranks of the layers where they differ, of `AdaLoRA` those that are left.
-///
-/// # Errors
-/// What MLX raises.
-pub fn settle(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
-    let pattern = adalora::ranks(model)?;
-    let most = pattern.values().max().copied();
-    model.visit_linears(&mut |_, layer| {
-        if let Some(most) = most {
-            adalora::gather(layer, most)?;
-        }
-        layer.merge_parts()?;
-        let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
-        kernels::eval(parts)?;
-        layer.settle()
-    })?;
-    if most.is_some() { Ok(pattern) } else { ranks::differing(model) }
-}
-
-/// Adds the adapters that `config` describes, so that nothing changes yet.
+/// Adds the adapters that `settings` describe, so that nothing changes yet.
 ///
 /// # Errors
 /// A module or a pattern that fits no layer; more blocks than the model has; a rank that a matrix does not have.
-pub fn attach(model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
-    let (modules, start) = (config.target_modules.as_deref(), Start::of(config));
-    let first_block = first_block(model.num_layers(), config.num_layers)?;
-    let mut ranks = Ranks::of(config)?;
+pub fn attach(model: &mut dyn Network, settings: &Settings) -> Result<()> {
+    let modules = settings.target_modules;
+    let first_block = match settings.num_layers {
+        Some(last) => Some(first_block(num_blocks(&layer_names(model)?), last)?),
+        None => None,
+    };
+    let mut ranks = Ranks::new(settings.rank, settings.rank_pattern)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
     model.visit_linears(&mut |path, layer| {
         layer_index += 1;
-        let Some((block, name)) = split(path) else { return Ok(()) };
+        let (block, name) = split(path).map_or((None, path), |(block, name)| (Some(block), name));
         available.insert(name.to_owned());
         let target = modules.map(|names| names.iter().find(|&target| fits(name, target)));
         if let Some(Some(target)) = target {
@@ -113,11 +139,10 @@ pub fn attach(model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
         if rank == 0 {
             return Ok(());
         }
-        let key = rng::key(config.seed, Purpose::Adapter, &[layer_index])?;
-        let (scale, dropout) = (config.scale(rank) as f32, config.lora_dropout as f32);
-        layer.low_rank = LowRank { scale, dropout, ..LowRank::default() };
-        fill(layer, rank as i32, start, &key)?;
-        Ok(())
+        let key = rng::key(settings.seed, Purpose::Adapter, &[layer_index])?;
+        let scale = settings.scaling.factor(settings.alpha, rank) as f32;
+        layer.low_rank = LowRank { scale, dropout: settings.dropout, ..LowRank::default() };
+        fill(layer, rank as i32, settings.start, &key)
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
     if let Some(name) = unknown {
@@ -154,7 +179,7 @@ fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> 
 
 /// Sorted names of all adapter parameters.
 #[must_use]
-pub fn parameter_names(model: &dyn Model) -> Vec<String> {
+pub fn parameter_names(model: &dyn Network) -> Vec<String> {
     let mut names: Vec<String> = model
         .parameters()
         .flatten()
@@ -171,8 +196,7 @@ fn fits(name: &str, target: &str) -> bool {
     name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
-fn first_block(blocks: usize, last: Option<u32>) -> Result<usize> {
-    let Some(last) = last else { return Ok(0) };
+fn first_block(blocks: usize, last: u32) -> Result<usize> {
     blocks
         .checked_sub(last as usize)
         .ok_or_else(|| Error::Config(format!("num_layers is {last}, but the model has only {blocks} layers")))
@@ -193,8 +217,8 @@ mod tests {
 
     #[test]
     fn last_blocks_are_counted_from_the_end() {
-        assert_eq!(first_block(4, None).unwrap(), 0);
-        assert_eq!(first_block(4, Some(1)).unwrap(), 3);
-        assert!(first_block(4, Some(5)).unwrap_err().to_string().contains("only 4 layers"));
+        assert_eq!(first_block(4, 4).unwrap(), 0);
+        assert_eq!(first_block(4, 1).unwrap(), 3);
+        assert!(first_block(4, 5).unwrap_err().to_string().contains("only 4 layers"));
     }
 }

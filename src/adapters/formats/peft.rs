@@ -10,13 +10,16 @@ use std::path::Path;
 use mlx_rs::Array;
 use serde_json::{Map, Value, json};
 
+use super::CONFIG;
 use super::peft_config::PeftConfig;
 use super::uniform::most_frequent;
-use super::{Adapter, AdapterLayer, CONFIG, DORA, layer_names};
-use crate::io::tensors::{self, Tensors};
+use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
+use crate::adapters::names::layer_names;
+use crate::io::tensors;
 use crate::io::{atomic, weights};
-use crate::models::Model;
+use crate::nn::Network;
 use crate::nn::packed::is_float;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// Tensors of an adapter.
@@ -146,7 +149,7 @@ fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<O
 }
 
 /// Writes `adapter` to `folder`.
-pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Model>) -> Result<()> {
+pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Network>) -> Result<()> {
     let all = model.map(layer_names).transpose()?;
     let mut tensors = Tensors::new();
     for (path, AdapterLayer { a, b, m, .. }) in &adapter.layers {

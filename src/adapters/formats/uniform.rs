@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
 
-use super::{Adapter, AdapterLayer};
+use crate::adapters::adapter::{Adapter, AdapterLayer};
 use crate::{Result, nn};
 
 /// Layers that share a rank and a scale.

@@ -10,21 +10,18 @@ use std::fs;
 use std::path::Path;
 
 use mlx_rs::module::ModuleParameters as _;
-use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
-use super::attach;
-use super::run::CHECKPOINTS;
-use crate::io::adapters::{self, Adapter, Stored};
-use crate::io::output::{Existing, Output};
-use crate::io::{folder, weights};
-use crate::kernels::matmul::{Transpose, matmul};
-use crate::kernels::quantized::Mode;
+use super::adapter::Adapter;
+use super::formats::{self, Stored};
+use super::merge::{Rounding, merge_weights};
+use super::names::layer_names;
+use crate::io::output::{CHECKPOINTS, Existing, Output};
+use crate::io::{config, folder, weights};
 use crate::models::{self, Model};
-use crate::nn::dora::SHORTEST;
+use crate::nn::Network;
 use crate::nn::packed::is_float;
-use crate::nn::{self, Linear};
 use crate::{Error, Result, kernels, rng};
 
 /// Texts and tokens per text that both models read.
@@ -70,7 +67,7 @@ pub fn fuse(
         }
     }
     let mut results = vec![weights::FILE, "config.json"];
-    results.extend(adapters::FILES);
+    results.extend(formats::FILES);
     if existing == Existing::Keep {
         Output::check(output, &results, CHECKPOINTS)?;
     }
@@ -78,7 +75,7 @@ pub fn fuse(
         rewritable(model_path)?;
     }
     let mut model = models::load(model_path, None, None)?;
-    let adapter = match adapters::read(adapter_path, Some(model.as_ref()))?.0 {
+    let adapter = match formats::read(adapter_path, Some(model.as_ref()))?.0 {
         Stored::LowRank(adapter) => adapter,
         other => {
             let what = if matches!(other, Stored::Full(_)) { "plain parameters" } else { "virtual tokens" };
@@ -96,7 +93,7 @@ pub fn fuse(
 
 /// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
 fn rewritable(model: &Path) -> Result<()> {
-    let config = models::read_config(model)?;
+    let config = config::read(model)?;
     match config["quantization_config"]["quant_method"].as_str() {
         Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
             "{} is quantized as \"{method}\", in which weights cannot be written again: set dequantize",
@@ -127,18 +124,7 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
     let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
     adapter.attach(model).map_err(misfit)?;
     let wanted = logits(model, &ids)?;
-    let mut coarsest = Rounding::default();
-    model.visit_linears(&mut |path, layer| {
-        if adapter.layers.contains_key(path) {
-            coarsest.include(layer, dequantize.then_some(dtype));
-            merge_layer(path, layer, dequantize.then_some(dtype))?;
-        }
-        Ok(())
-    })?;
-    if dequantize {
-        model.visit_packable(&mut |_, slots| Ok(slots.dequantize(dtype)?))?;
-    }
-    attach::detach(model)?;
+    let coarsest = merge_weights(model, adapter, dequantize.then_some(dtype))?;
     let merged = logits(model, &ids)?;
     let mut report = FuseReport {
         layers: adapter.layers.len(),
@@ -148,7 +134,7 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
         error: difference(&merged, &wanted),
         kept: kept(&base, &wanted, &merged),
     };
-    coarsest.judge(&report, spread(&wanted))?;
+    judge(&coarsest, &report, spread(&wanted))?;
     cast(model, |name| narrow.get(name).copied())?;
     model.visit_packable(&mut |_, slots| {
         report.quantized |= slots.format.is_some();
@@ -157,99 +143,40 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
     Ok(report)
 }
 
-/// `W' = W + s·(A·B)ᵀ`, summed in f32. The matrix stays in its number format or, if it is quantized, becomes
-/// dense in `dense`.
-fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
-    let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
-    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
-    let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
-    let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
-    let format = layer.format;
-    let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
-    if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
-        return Err(Error::Config(format!(
-            "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
+/// Whether `report` is what `rounding` explains, for logits that spread by `spread`.
+///
+/// # Errors
+/// The figures.
+fn judge(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
+    let FuseReport { effect, error, kept, .. } = *report;
+    if !error.is_finite() || !effect.is_finite() {
+        return Err(Error::Training("the logits of the model are no numbers".into()));
+    }
+    // Errors of layers add up like those of independent draws.
+    let tolerance = 4.0 * rounding.step * (rounding.layers as f64).sqrt() * spread;
+    if rounding.bits.is_none() && error > tolerance {
+        return Err(Error::Training(format!(
+            "the merged model differs from model and adapter by {error:.2e}, more than the {tolerance:.2e} that \
+             rounding explains; nothing was written"
         )));
     }
-    layer.slots().dequantize(Dtype::Float32)?;
-    let mut weight = wide(&layer.weight)?.add(delta)?;
-    if let Some(m) = &*layer.m {
-        weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
-    }
-    *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
-    // Now, so that the old matrix goes before the next one comes.
-    kernels::eval([&*layer.weight])?;
-    if let (Some(format), None) = (format, dense) {
-        layer.slots().quantize(format)?;
+    if 2.0 * error > effect {
+        let format = match rounding.bits {
+            Some(bits) => format!("{bits} bits: set dequantize, or keep the adapter beside the model"),
+            None => "the model's number format: keep the adapter beside the model".into(),
+        };
+        return Err(Error::Training(format!(
+            "merging would lose the adapter: its effect on the logits is {effect:.2e}, the error of rounding \
+             {error:.2e}, and {:.0}% of the effect would be left; it is too small for {format}",
+            100.0 * kept.clamp(0.0, 1.0)
+        )));
     }
     Ok(())
 }
 
-/// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
-fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
-    let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
-    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
-}
-
-/// The coarsest number format that merged weights are rounded to.
-#[derive(Debug, Clone, Copy, Default)]
-struct Rounding {
-    layers: usize,
-    bits: Option<usize>,
-    /// Largest relative error of a weight.
-    step: f64,
-}
-
-impl Rounding {
-    /// `dense` is what quantized layers become.
-    fn include(&mut self, layer: &Linear, dense: Option<Dtype>) {
-        self.layers += 1;
-        let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
-        self.step = self.step.max(match dense.filter(|_| layer.format.is_some()).unwrap_or(stored) {
-            Dtype::Bfloat16 => f64::from(f32::EPSILON) * 65_536.0,
-            Dtype::Float16 => f64::from(f32::EPSILON) * 8_192.0,
-            _ => f64::from(f32::EPSILON),
-        });
-        if let (Some(format), None) = (layer.format, dense) {
-            self.bits = Some(self.bits.map_or(format.bits(), |bits| bits.min(format.bits())));
-        }
-    }
-
-    /// Whether `report` is what rounding explains, for logits that spread by `spread`.
-    ///
-    /// # Errors
-    /// The figures.
-    fn judge(&self, report: &FuseReport, spread: f64) -> Result<()> {
-        let FuseReport { effect, error, kept, .. } = *report;
-        if !error.is_finite() || !effect.is_finite() {
-            return Err(Error::Training("the logits of the model are no numbers".into()));
-        }
-        // Errors of layers add up like those of independent draws.
-        let tolerance = 4.0 * self.step * (self.layers as f64).sqrt() * spread;
-        if self.bits.is_none() && error > tolerance {
-            return Err(Error::Training(format!(
-                "the merged model differs from model and adapter by {error:.2e}, more than the {tolerance:.2e} that \
-                 rounding explains; nothing was written"
-            )));
-        }
-        if 2.0 * error > effect {
-            let format = match self.bits {
-                Some(bits) => format!("{bits} bits: set dequantize, or keep the adapter beside the model"),
-                None => "the model's number format: keep the adapter beside the model".into(),
-            };
-            return Err(Error::Training(format!(
-                "merging would lose the adapter: its effect on the logits is {effect:.2e}, the error of rounding \
-                 {error:.2e}, and {:.0}% of the effect would be left; it is too small for {format}",
-                100.0 * kept.clamp(0.0, 1.0)
-            )));
-        }
-        Ok(())
-    }
-}
-
 /// Casts everything but the matrices of linear layers and packed ones to f32; what it was before.
-fn widen(model: &mut dyn Model) -> Result<BTreeMap<String, Dtype>> {
-    let layers: BTreeSet<String> = adapters::layer_names(model)?.into_iter().collect();
+fn widen(model: &mut dyn Network) -> Result<BTreeMap<String, Dtype>> {
+    let layers: BTreeSet<String> = layer_names(model)?.into_iter().collect();
     let is_matrix = |name: &str| match name.rsplit_once('.') {
         Some((layer, "weight")) => layers.contains(layer),
         Some((_, leaf)) => leaf == "scales" || leaf == "biases",
@@ -267,7 +194,7 @@ fn widen(model: &mut dyn Model) -> Result<BTreeMap<String, Dtype>> {
 }
 
 /// Casts the parameters for which there is a `dtype`.
-fn cast(model: &mut dyn Model, dtype: impl Fn(&str) -> Option<Dtype>) -> Result<()> {
+fn cast(model: &mut dyn Network, dtype: impl Fn(&str) -> Option<Dtype>) -> Result<()> {
     model.parameters_mut().flatten().into_iter().try_for_each(|(name, slot)| {
         if let Some(dtype) = dtype(&name) {
             *slot = slot.as_dtype(dtype)?;

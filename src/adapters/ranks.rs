@@ -1,10 +1,10 @@
 //! Ranks that differ by layer, chosen by `rank_pattern` as [PEFT](https://github.com/huggingface/peft) chooses them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::config::TrainingConfig;
-use crate::io::adapters::Patterns;
-use crate::models::Model;
+use indexmap::IndexMap;
+
+use super::patterns::Patterns;
 use crate::{Error, Result};
 
 /// Largest rank of a layer.
@@ -12,7 +12,7 @@ const MOST: u32 = 1 << 16;
 
 /// The rank of each layer that is adapted.
 #[derive(Debug)]
-pub(super) struct Ranks {
+pub struct Ranks {
     usual: u32,
     patterns: Vec<String>,
     chosen: Patterns<u32>,
@@ -24,12 +24,12 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    /// The ranks that `config` describes.
+    /// `usual` where no pattern of `rank_pattern` fits; of several that fit, the first counts.
     ///
     /// # Errors
     /// A pattern that is no regular expression, or a rank out of range.
-    pub(super) fn of(config: &TrainingConfig) -> Result<Self> {
-        let entries = config.rank_pattern.iter().flatten();
+    pub fn new(usual: u32, rank_pattern: Option<&IndexMap<String, u32>>) -> Result<Self> {
+        let entries = rank_pattern.into_iter().flatten();
         if let Some((pattern, rank)) = entries.clone().find(|&(_, &rank)| rank > MOST) {
             return Err(Error::Config(format!(
                 "rank_pattern has {rank} for \"{pattern}\", expected 0 (no adapter) to {MOST}"
@@ -38,7 +38,6 @@ impl Ranks {
         let patterns = entries.clone().map(|(pattern, _)| pattern.clone()).collect();
         let entries = entries.map(|(pattern, &rank)| (pattern.clone(), rank));
         let chosen = Patterns::new("rank_pattern", entries).map_err(Error::Config)?;
-        let usual = config.initial_rank();
         Ok(Self { usual, patterns, chosen, used: BTreeSet::new(), asked: 0, adapted: 0 })
     }
 
@@ -71,37 +70,18 @@ impl Ranks {
     }
 }
 
-/// Ranks of the adapters on `model` by layer, where they differ.
-///
-/// # Errors
-/// None of its own.
-pub(super) fn differing(model: &mut dyn Model) -> Result<BTreeMap<String, u32>> {
-    let mut ranks = BTreeMap::new();
-    model.visit_linears(&mut |path, layer| {
-        if let Some(b) = &*layer.lora_b {
-            ranks.insert(path.to_owned(), b.dim(0) as u32);
-        }
-        Ok(())
-    })?;
-    let is_uniform = ranks.values().min() == ranks.values().max();
-    Ok(if is_uniform { BTreeMap::new() } else { ranks })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ranks(json: &str) -> Result<Ranks, String> {
-        let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        Ranks::of(&config).map_err(|error| error.to_string())
+    fn ranks(patterns: &[(&str, u32)]) -> Result<Ranks, String> {
+        let patterns = patterns.iter().map(|&(pattern, rank)| (pattern.to_owned(), rank)).collect();
+        Ranks::new(4, Some(&patterns)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_first_pattern_that_fits_counts() {
-        let mut ranks = ranks(
-            r#"{"lora_rank": 4, "rank_pattern": {"layers.1.mlp.up_proj": 2, "up_proj": 3, "(q|k)_proj": 0}}"#,
-        )
-        .unwrap();
+        let mut ranks = ranks(&[("layers.1.mlp.up_proj", 2), ("up_proj", 3), ("(q|k)_proj", 0)]).unwrap();
         assert!(ranks.check().unwrap_err().to_string().contains("\"layers.1.mlp.up_proj\""));
         let found =
             ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "layers.1.self_attn.k_proj", "layers.1.o_proj"]
@@ -112,12 +92,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let message = |json: &str| ranks(json).unwrap_err();
-        assert!(message(r#"{"rank_pattern": {"(q": 1}}"#).contains("\"rank_pattern\" has a pattern"));
-        let large = message(r#"{"rank_pattern": {"q_proj": 65537}}"#);
+        assert!(ranks(&[("(q", 1)]).unwrap_err().contains("\"rank_pattern\" has a pattern"));
+        let large = ranks(&[("q_proj", 65537)]).unwrap_err();
         assert!(large.contains("65537 for \"q_proj\"") && large.contains("to 65536"), "{large}");
-        assert!(message(r#"{"rank_pattern": {"q_proj": -1}}"#).contains("-1"));
-        let mut none = ranks(r#"{"rank_pattern": {"proj": 0}}"#).unwrap();
+        let mut none = ranks(&[("proj", 0)]).unwrap();
         none.choose("x.proj");
         assert!(none.check().unwrap_err().to_string().contains("leaves no layer"));
     }

@@ -12,10 +12,13 @@ use serde_json::Value;
 
 use super::stacks::{apart, together};
 use super::uniform::uniform;
-use super::{Adapter, AdapterLayer, CONFIG, DORA, LORA, Stored, split};
-use crate::io::tensors::{self, Tensors};
+use super::{CONFIG, Stored};
+use crate::adapters::adapter::{Adapter, AdapterLayer, DORA, LORA};
+use crate::adapters::names::{layer_names, num_blocks, split};
+use crate::io::tensors;
 use crate::io::{atomic, weights};
-use crate::models::Model;
+use crate::nn::Network;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// Tensors of an adapter.
@@ -59,7 +62,7 @@ fn lora() -> String {
 }
 
 /// The adapter in `folder`, whose configuration is `json`.
-pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Model>) -> Result<Stored> {
+pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<Stored> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let config: AdapterConfig = serde_json::from_value(json).map_err(|error| broken(error.to_string()))?;
@@ -86,7 +89,7 @@ fn layers(
     loaded: Tensors,
     scale: f32,
     dora: bool,
-    model: Option<&dyn Model>,
+    model: Option<&dyn Network>,
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
@@ -116,12 +119,15 @@ fn layers(
 }
 
 /// Writes `adapter` to `folder`.
-pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Model>) -> Result<()> {
+pub(super) fn write(folder: &Path, adapter: &Adapter, mut model: Option<&mut dyn Network>) -> Result<()> {
     let even = uniform(adapter)?;
     let blocks = adapter.layers.keys().filter_map(|path| Some(split(path)?.0));
     let first = blocks.min().unwrap_or(0);
     // Without a model, all blocks: where there are no matrices, mlx-lm adds zeros.
-    let num_layers = model.as_ref().map_or(-1, |model| model.num_layers() as i64 - first as i64);
+    let num_layers = match model.as_deref_mut() {
+        Some(model) => num_blocks(&layer_names(model)?) as i64 - first as i64,
+        None => -1,
+    };
     let tensors = together(even.layers, model)?;
     let paths = tensors.keys().filter_map(|name| name.strip_suffix(".lora_a"));
     let keys = paths.filter_map(|path| Some(split(path)?.1.to_owned())).collect();

@@ -63,7 +63,7 @@ pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: 
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
+pub fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
     if matrix.dim(0) < matrix.dim(1) {
         let [u, s, vt] = thin_svd(&matrix.t())?;
         return Ok([vt.t(), s, u.t()]);

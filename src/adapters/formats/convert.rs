@@ -6,8 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{FILES, Format, Stored, read, write};
-use crate::io::output::{Existing, Output};
+use crate::io::config;
+use crate::io::output::{CHECKPOINTS, Existing, Output};
 use crate::models;
+use crate::nn::Network;
 use crate::{Error, Result};
 
 /// What a conversion did.
@@ -39,10 +41,10 @@ pub fn convert(
         return Err(Error::Config(format!("output is the adapter's own folder, {}", target.display())));
     }
     let mut model = match model {
-        Some(folder) => Some(models::create(&models::read_config(folder)?)?),
+        Some(folder) => Some(models::create(&config::read(folder)?)?),
         None => None,
     };
-    let (stored, from) = read(source, model.as_deref())?;
+    let (stored, from) = read(source, model.as_deref().map(|model| model as &dyn Network))?;
     let adapter = match stored {
         Stored::LowRank(adapter) => adapter,
         Stored::Full(_) => {
@@ -72,7 +74,7 @@ pub fn convert(
                 .into(),
         ));
     }
-    let output = Output::open(target, &FILES, "checkpoints", existing)?;
+    let output = Output::open(target, &FILES, CHECKPOINTS, existing)?;
     let layers = adapter.layers.len();
     match model {
         Some(mut model) => write(output.folder(), &adapter, to, Some(model.as_mut()))?,

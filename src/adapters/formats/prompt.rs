@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::{CONFIG, peft};
 use crate::io::atomic;
-use crate::io::tensors::{self, Tensors};
+use crate::io::tensors;
 use crate::models::Model;
 use crate::nn::Prompt;
 use crate::nn::packed::is_float;
 use crate::nn::prompt::Place;
+use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// The tensor.

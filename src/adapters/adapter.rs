@@ -1,0 +1,164 @@
+//! A low-rank adapter in memory: what every format is read into and written from, and what goes onto a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mlx_rs::Array;
+
+use crate::Result;
+use crate::io::weights;
+use crate::nn::packed::is_float;
+use crate::nn::{LowRank, Network};
+
+/// Type of plain low-rank adapters.
+pub const LORA: &str = "lora";
+/// Type of low-rank adapters with [magnitudes](crate::nn::dora).
+pub const DORA: &str = "dora";
+
+/// Low-rank matrices by the key path of their layer.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// Sorted by path.
+    pub layers: BTreeMap<String, AdapterLayer>,
+    /// Share of inputs zeroed in training.
+    pub dropout: f32,
+    /// Model the adapter was trained on, as far as is known.
+    pub base_model: Option<String>,
+    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    pub ranks: BTreeMap<String, u32>,
+}
+
+/// The low-rank part of one layer, `s·(x·A)·B`, and its [magnitude](crate::nn::dora).
+#[derive(Debug, Clone)]
+pub struct AdapterLayer {
+    /// `A`, `[in, rank]`
+    pub a: Array,
+    /// `B`, `[rank, out]`
+    pub b: Array,
+    /// `m`, `[out]`, of an adapter with magnitudes.
+    pub m: Option<Array>,
+    /// `s`
+    pub scale: f32,
+}
+
+impl AdapterLayer {
+    /// Inner dimension.
+    #[must_use]
+    pub fn rank(&self) -> i32 {
+        self.b.dim(0)
+    }
+
+    /// A layer whose matrices belong together.
+    ///
+    /// # Errors
+    /// Matrices that do not, or a scale that is no number.
+    pub(super) fn new(
+        path: &str,
+        a: Array,
+        b: Array,
+        m: Option<Array>,
+        scale: f32,
+    ) -> std::result::Result<Self, String> {
+        let fits = a.ndim() == 2 && b.ndim() == 2 && a.dim(1) == b.dim(0) && a.dim(1) > 0;
+        if !fits {
+            let (a, b) = (a.shape(), b.shape());
+            return Err(format!("\"{path}\": A of shape {a:?} and B of shape {b:?} do not belong together"));
+        }
+        for x in [&a, &b].into_iter().chain(&m) {
+            if !is_float(x.dtype()) {
+                return Err(format!("\"{path}\" is {:?}, expected floating-point numbers", x.dtype()));
+            }
+        }
+        if !scale.is_finite() {
+            return Err(format!("\"{path}\" is scaled by {scale}, expected a finite number"));
+        }
+        Ok(Self { a, b, m, scale })
+    }
+}
+
+impl Adapter {
+    /// [`LORA`] or [`DORA`].
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        kind(self.layers.values().any(|layer| layer.m.is_some()))
+    }
+
+    /// What is attached to `model`.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn of(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
+        let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model, ranks: BTreeMap::new() };
+        model.visit_linears(&mut |path, layer| {
+            if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
+                let (a, b, m) = (a.clone(), b.clone(), (*layer.m).clone());
+                let part = AdapterLayer { a, b, m, scale: layer.low_rank.scale };
+                adapter.layers.insert(path.to_owned(), part);
+                adapter.dropout = layer.low_rank.dropout;
+            }
+            Ok(())
+        })?;
+        Ok(adapter)
+    }
+
+    /// Whether every matrix has a layer in `model`, of its size.
+    ///
+    /// # Errors
+    /// Those that have not, listed.
+    pub fn check(&self, model: &mut dyn Network) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let mut unknown: BTreeSet<&String> = self.layers.keys().collect();
+        let visited = model.visit_linears(&mut |path, layer| {
+            let Some((path, AdapterLayer { a, b, m, .. })) = self.layers.get_key_value(path) else {
+                return Ok(());
+            };
+            unknown.remove(path);
+            let (inputs, outputs) = layer.size();
+            if a.dim(0) != inputs || b.dim(1) != outputs {
+                let (a, b) = (a.shape(), b.shape());
+                problems.push(format!(
+                    "A {a:?} and B {b:?} of \"{path}\" do not fit a layer from {inputs} to {outputs}"
+                ));
+            }
+            if let Some(m) = m.as_ref().filter(|m| m.shape() != [outputs]) {
+                let shape = m.shape();
+                problems.push(format!(
+                    "the magnitude {shape:?} of \"{path}\" does not fit a layer with {outputs} outputs"
+                ));
+            }
+            Ok(())
+        });
+        if let Err(error) = visited {
+            problems.push(error.to_string());
+        }
+        problems.extend(unknown.into_iter().map(|path| format!("there is no layer \"{path}\"")));
+        if problems.is_empty() { Ok(()) } else { Err(weights::summary(&problems)) }
+    }
+
+    /// Puts the adapter onto `model`, all of it or nothing; layers without a part of it stay as they are.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn attach(&self, model: &mut dyn Network) -> Result<(), String> {
+        self.check(model)?;
+        let set = model.visit_linears(&mut |path, layer| {
+            if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
+                (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
+                layer.low_rank = LowRank { scale: *scale, dropout: self.dropout, ..LowRank::default() };
+                layer.settle()?;
+            }
+            Ok(())
+        });
+        set.map_err(|error| error.to_string())
+    }
+
+    /// The arrays of all matrices.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.layers.values().flat_map(|layer| [&layer.a, &layer.b].into_iter().chain(&layer.m))
+    }
+}
+
+/// The type of an adapter.
+#[must_use]
+pub fn kind(has_magnitudes: bool) -> &'static str {
+    if has_magnitudes { DORA } else { LORA }
+}

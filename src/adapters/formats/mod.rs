@@ -1,0 +1,151 @@
+//! Adapters on disk, in the format of mlx-lm or of PEFT.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::adapter::Adapter;
+use crate::io::weights;
+use crate::models::Model;
+use crate::nn::Network;
+use crate::params::Tensors;
+use crate::{Error, Result, kernels};
+
+mod convert;
+pub mod mlx_lm;
+pub mod peft;
+mod peft_config;
+mod prompt;
+mod stacks;
+mod uniform;
+
+pub use convert::{Conversion, convert};
+pub use prompt::{PromptKind, SoftPrompt};
+
+/// What an adapter says of itself, in both formats.
+pub const CONFIG: &str = "adapter_config.json";
+/// Every file of an adapter, in either format.
+pub const FILES: [&str; 3] = [CONFIG, mlx_lm::TENSORS, peft::TENSORS];
+
+/// Largest `adapter_config.json` that is read, in bytes.
+const MAX_CONFIG: u64 = 64_000_000;
+
+/// How an adapter lies on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `adapters.safetensors`, as [mlx-lm](https://github.com/ml-explore/mlx-lm) reads and writes it.
+    Mlx,
+    /// `adapter_model.safetensors`, as [PEFT](https://github.com/huggingface/peft) reads and writes it.
+    Peft,
+}
+
+/// What a folder holds.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// Low-rank matrices beside frozen weights.
+    LowRank(Adapter),
+    /// Virtual tokens before every text.
+    Prompt(SoftPrompt),
+    /// Plain parameters that replace those of the model, of mlx-lm's `fine_tune_type` `full`.
+    Full(Tensors),
+}
+
+/// Reads the adapter in `folder` and which format it is in. The names of experts that mlx-lm stacks are known only
+/// with a `model`.
+///
+/// # Errors
+/// A file that is missing or broken; a kind of adapter this version does not know; something that low-rank matrices
+/// cannot represent, by its key.
+pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Format)> {
+    let path = folder.join(CONFIG);
+    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
+    let Ok(file) = fs::metadata(&path) else { return Err(not_an_adapter(folder)) };
+    if file.len() > MAX_CONFIG {
+        return Err(broken(format!("has {} bytes, more than {MAX_CONFIG}", file.len())));
+    }
+    let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    if let Some(kind) = PromptKind::of(&json) {
+        return Ok((Stored::Prompt(prompt::read(folder, kind, &json)?), Format::Peft));
+    }
+    if json.get("peft_type").is_some() {
+        return Ok((Stored::LowRank(peft::read(folder, &json)?), Format::Peft));
+    }
+    Ok((mlx_lm::read(folder, json, model)?, Format::Mlx))
+}
+
+/// Attaches the adapter in `folder` to `model`, in the number format it is stored in.
+///
+/// # Errors
+/// As [`read`]; a tensor without a layer, or of the wrong shape.
+pub fn load(folder: &Path, model: &mut dyn Model) -> Result<Stored> {
+    let (stored, _) = read(folder, Some(model))?;
+    let outcome = match &stored {
+        Stored::LowRank(adapter) => adapter.attach(model),
+        Stored::Prompt(prompt) => prompt.attach(model),
+        Stored::Full(tensors) => replace(model, tensors),
+    };
+    outcome.map_err(|problem| {
+        Error::ModelLoading(format!("{} does not fit the model: {problem}", folder.display()))
+    })?;
+    Ok(stored)
+}
+
+/// Writes `adapter` to `folder`; the configuration comes last, so a folder with one is complete. With a `model`,
+/// the files name layers as briefly as its other layers allow.
+///
+/// # Errors
+/// No space or no permission; an adapter of nothing.
+pub fn write(
+    folder: &Path,
+    adapter: &Adapter,
+    format: Format,
+    model: Option<&mut dyn Network>,
+) -> Result<()> {
+    if adapter.layers.is_empty() {
+        return Err(Error::Config("the adapter has no layers".into()));
+    }
+    match format {
+        Format::Mlx => mlx_lm::write(folder, adapter, model),
+        Format::Peft => peft::write(folder, adapter, model),
+    }
+}
+
+fn not_an_adapter(folder: &Path) -> Error {
+    let mut inside: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join(CONFIG).is_file())
+        .map(|path| path.display().to_string())
+        .collect();
+    inside.sort();
+    // PEFT puts adapters that have a name into a folder of their own.
+    let hint = match inside.first() {
+        Some(first) => format!("; did you mean {first}?"),
+        None => String::new(),
+    };
+    Error::ModelLoading(format!("{} is not an adapter: it has no {CONFIG}{hint}", folder.display()))
+}
+
+/// Replaces the plain parameters for which `loaded` has tensors.
+fn replace(model: &mut dyn Network, loaded: &Tensors) -> std::result::Result<(), String> {
+    let mut parameters = model.parameters_mut().flatten();
+    let problems: Vec<String> = loaded
+        .iter()
+        .filter(|(name, x)| parameters.get(name.as_str()).is_none_or(|slot| slot.shape() != x.shape()))
+        .map(|(name, x)| format!("unexpected tensor \"{name}\" {:?}", x.shape()))
+        .collect();
+    if !problems.is_empty() {
+        return Err(weights::summary(&problems));
+    }
+    for (name, x) in loaded {
+        if let Some(slot) = parameters.get_mut(name.as_str()) {
+            **slot = x.as_dtype(slot.dtype()).map_err(|error| error.to_string())?;
+        }
+    }
+    kernels::eval(parameters.values().map(|x| &**x)).map_err(|error| error.to_string())
+}

@@ -1,0 +1,96 @@
+//! Merging an adapter into the weights it was trained beside: `W' = W + s·(A·B)ᵀ`
+//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with its rows stretched to their
+//! [magnitudes](crate::nn::dora).
+
+use mlx_rs::ops::maximum;
+use mlx_rs::{Array, Dtype};
+
+use super::adapter::Adapter;
+use super::attach;
+use crate::kernels::matmul::{Transpose, matmul};
+use crate::kernels::quantized::Mode;
+use crate::nn::dora::SHORTEST;
+use crate::nn::{self, Linear, Network};
+use crate::{Error, Result, kernels};
+
+/// Merges `adapter`, which is on `model`, into its weights and takes it off; returns what the weights were rounded to.
+/// Quantized matrices are quantized again in the same way or, with `dense`, all become dense in that number format.
+///
+/// # Errors
+/// A format in which matrices cannot be written again.
+pub fn merge_weights(model: &mut dyn Network, adapter: &Adapter, dense: Option<Dtype>) -> Result<Rounding> {
+    let mut coarsest = Rounding::default();
+    model.visit_linears(&mut |path, layer| {
+        if adapter.layers.contains_key(path) {
+            coarsest.include(layer, dense);
+            merge_layer(path, layer, dense)?;
+        }
+        Ok(())
+    })?;
+    if let Some(dtype) = dense {
+        model.visit_packable(&mut |_, slots| Ok(slots.dequantize(dtype)?))?;
+    }
+    attach::detach_low_rank(model)?;
+    Ok(coarsest)
+}
+
+/// `W' = W + s·(A·B)ᵀ`, summed in f32. The matrix stays in its number format or, if it is quantized, becomes
+/// dense in `dense`.
+fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
+    let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
+    let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
+    let format = layer.format;
+    let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
+    if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
+        return Err(Error::Config(format!(
+            "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
+        )));
+    }
+    layer.slots().dequantize(Dtype::Float32)?;
+    let mut weight = wide(&layer.weight)?.add(delta)?;
+    if let Some(m) = &*layer.m {
+        weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
+    }
+    *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
+    // Now, so that the old matrix goes before the next one comes.
+    kernels::eval([&*layer.weight])?;
+    if let (Some(format), None) = (format, dense) {
+        layer.slots().quantize(format)?;
+    }
+    Ok(())
+}
+
+/// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
+fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
+    let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
+    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
+}
+
+/// The coarsest number format that merged weights are rounded to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rounding {
+    /// Layers that were merged.
+    pub layers: usize,
+    /// Bits of the coarsest quantized matrix; `None` where none is quantized.
+    pub bits: Option<usize>,
+    /// Largest relative error of a weight.
+    pub step: f64,
+}
+
+impl Rounding {
+    /// `dense` is what quantized layers become.
+    fn include(&mut self, layer: &Linear, dense: Option<Dtype>) {
+        self.layers += 1;
+        let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
+        self.step = self.step.max(match dense.filter(|_| layer.format.is_some()).unwrap_or(stored) {
+            Dtype::Bfloat16 => f64::from(f32::EPSILON) * 65_536.0,
+            Dtype::Float16 => f64::from(f32::EPSILON) * 8_192.0,
+            _ => f64::from(f32::EPSILON),
+        });
+        if let (Some(format), None) = (layer.format, dense) {
+            self.bits = Some(self.bits.map_or(format.bits(), |bits| bits.min(format.bits())));
+        }
+    }
+}

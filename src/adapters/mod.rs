@@ -1,0 +1,22 @@
+//! Adapters: low-rank matrices beside the layers of a network, and virtual tokens before the texts of a language model.
+
+pub mod adapter;
+pub mod attach;
+pub mod formats;
+pub mod fuse;
+pub mod library;
+pub mod merge;
+pub mod names;
+pub mod patterns;
+pub mod pissa;
+pub mod ranks;
+pub mod settle;
+
+pub use adapter::{Adapter, AdapterLayer};
+pub use attach::{Settings, attach, detach};
+pub use formats::{Conversion, Format, PromptKind, SoftPrompt, Stored, convert, load, read, write};
+pub use fuse::{FuseReport, fuse};
+pub use library::Library;
+
+#[cfg(test)]
+mod tests;
