@@ -1,14 +1,14 @@
-//! Short samples side by side in one row, so that little of a batch is padding.
+//! Packing: several short samples per row, to reduce padding.
 //!
-//! Best-fit decreasing ([Fewer Truncations Improve Language Modeling](https://arxiv.org/abs/2404.10830)): from the
-//! longest sample to the shortest, each goes into the fullest row that still has room for it.
+//! Best-fit decreasing ([Fewer Truncations Improve Language Modeling](https://arxiv.org/abs/2404.10830)): samples
+//! are placed from the longest to the shortest, each into the fullest row with enough space.
 
 use std::collections::BTreeMap;
 
 use crate::data::samples::Sample;
 
-/// Packs `samples` into rows of at most `max_len` tokens; every sample stays whole, and one
-/// that is longer has a row for itself. The result depends on the arguments alone.
+/// Packs `samples` into rows of at most `max_len` tokens. Samples are never split; a longer one gets a row of its
+/// own. The result depends on the arguments only.
 #[must_use]
 pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
     let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
@@ -16,12 +16,12 @@ pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
     best_fit_decreasing(&lengths, max_len).iter().map(concatenate).collect()
 }
 
-/// Which samples of the given `lengths` share a row.
+/// Assigns samples of the given `lengths` to rows: the indices of the samples of each row.
 pub(in crate::data) fn best_fit_decreasing(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    // Rows by the room they have left.
+    // Rows by the space they have left.
     let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for index in order {
         let length = lengths[index];
