@@ -1,12 +1,12 @@
 //! Training data for language models: from files on disk to padded batches of token ids. Independent of MLX.
 //!
 //! ```text
-//! train.jsonl ── read_splits ──► LocatedRow ── tokenize ──► Sample ── pack ──► Examples ── epoch_batches, batch
-//! ──► Batch
+//! train.jsonl ── read_splits ──► LocatedRow ── tokenize ──► Sample
+//!   Sample ── pack ──► Examples ── epoch_batches, batch ──► Batch
 //! ```
 //!
-//! Datasets that do not fit into memory stay on disk: `stream_splits` ──► [`StreamingDataset`] ── [`Megabatches`]
-//! ──► [`Megabatch`], which holds [`Examples`] and the order of their batches.
+//! Training rows may also stay on disk: [`stream_splits`] indexes them, and [`Megabatches`] reads a
+//! [`StreamingDataset`] in parts, each of which holds [`Examples`] and their batches.
 //!
 //! | folder       | contents                                                                    |
 //! |--------------|-----------------------------------------------------------------------------|

@@ -19,9 +19,9 @@ const BATCHES_PER_MEGABATCH: usize = 32;
 #[must_use]
 pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
     let order = epoch_order(lengths.len(), seed, epoch);
-    let batches = (0..).zip(order.chunks(megabatch_rows(batch_size))).flat_map(|(number, megabatch)| {
+    let batches = (0..).zip(order.chunks(megabatch_rows(batch_size))).flat_map(|(index, megabatch)| {
         let sizes: Vec<usize> = megabatch.iter().map(|&index| lengths[index]).collect();
-        let batches = length_grouped_batches(&sizes, batch_size, seed, [epoch, number]);
+        let batches = length_grouped_batches(&sizes, batch_size, seed, [epoch, index]);
         batches.into_iter().map(|batch| batch.into_iter().map(|position| megabatch[position]).collect())
     });
     batches.collect()
@@ -56,8 +56,8 @@ pub(in crate::data) fn length_grouped_batches(
     let batch_size = batch_size.max(1);
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     let full = lengths.len() / batch_size;
-    let [epoch, number] = megabatch;
-    batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, number])));
+    let [epoch, index] = megabatch;
+    batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, index])));
     batches
 }
 

@@ -66,11 +66,11 @@ impl Examples {
     #[must_use]
     pub fn batch(&self, examples: &[usize], max_len: usize, pad_id: u32) -> Batch {
         let per_example = self.rows_per_example();
-        let places = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
-        let samples: Vec<&Sample> = places.clone().map(|place| &self.samples[place]).collect();
+        let indices = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
+        let samples: Vec<&Sample> = indices.clone().map(|index| &self.samples[index]).collect();
         let pairs = (self.labels == Labels::PreferencePairs).then(|| Pairs {
             lengths: samples.iter().map(|sample| sample.len().min(max_len).saturating_sub(1)).collect(),
-            reference: places.filter_map(|place| self.reference.get(place).copied()).collect(),
+            reference: indices.filter_map(|index| self.reference.get(index).copied()).collect(),
         });
         Batch { pairs, ..collate(&samples, max_len, pad_id) }
     }

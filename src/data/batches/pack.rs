@@ -12,8 +12,8 @@ use crate::data::samples::Sample;
 #[must_use]
 pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
     let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-    let concatenate = |row: &Vec<usize>| Sample::concatenate(row.iter().map(|&index| &samples[index]));
-    best_fit_decreasing(&lengths, max_len).iter().map(concatenate).collect()
+    let packed = |row: &Vec<usize>| Sample::concatenate(row.iter().map(|&index| &samples[index]));
+    best_fit_decreasing(&lengths, max_len).iter().map(packed).collect()
 }
 
 /// Assigns samples of the given `lengths` to rows: the indices of the samples of each row.
@@ -25,21 +25,21 @@ pub(in crate::data) fn best_fit_decreasing(lengths: &[usize], max_len: usize) ->
     let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for index in order {
         let length = lengths[index];
-        let fullest = open.range(length..).next().map(|(&room, _)| room);
-        let row = fullest.and_then(|room| {
-            let rows = open.get_mut(&room)?;
+        let fullest = open.range(length..).next().map(|(&space, _)| space);
+        let row = fullest.and_then(|space| {
+            let rows = open.get_mut(&space)?;
             let row = rows.pop();
             if rows.is_empty() {
-                open.remove(&room);
+                open.remove(&space);
             }
-            row.map(|row| (row, room))
+            row.map(|row| (row, space))
         });
-        let (row, room) = row.unwrap_or_else(|| {
+        let (row, space) = row.unwrap_or_else(|| {
             rows.push(Vec::new());
             (rows.len() - 1, max_len.max(length))
         });
         rows[row].push(index);
-        open.entry(room - length).or_default().push(row);
+        open.entry(space - length).or_default().push(row);
     }
     rows
 }

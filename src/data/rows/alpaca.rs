@@ -49,20 +49,20 @@ impl Instruction {
 
     /// The conversation for a chat template; the input follows the instruction on a new line.
     pub(in crate::data) fn messages(&self) -> Vec<Value> {
-        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
         let mut messages = Vec::new();
         if !self.system.is_empty() {
-            messages.push(said("system", &self.system));
+            messages.push(message("system", &self.system));
         }
         for [question, answer] in &self.history {
-            messages.extend([said("user", question), said("assistant", answer)]);
+            messages.extend([message("user", question), message("assistant", answer)]);
         }
-        let asked = if self.input.is_empty() {
+        let user = if self.input.is_empty() {
             self.instruction.clone()
         } else {
             format!("{}\n{}", self.instruction, self.input)
         };
-        messages.extend([said("user", &asked), said("assistant", &self.output)]);
+        messages.extend([message("user", &user), message("assistant", &self.output)]);
         messages
     }
 
@@ -120,15 +120,15 @@ mod tests {
         let row = parse(json!({"instruction": "add", "input": "1 2", "output": "3", "system": "be brief",
             "history": [["hi", "hello"]]}))
         .unwrap();
-        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
         assert_eq!(
             row.messages(),
             [
-                said("system", "be brief"),
-                said("user", "hi"),
-                said("assistant", "hello"),
-                said("user", "add\n1 2"),
-                said("assistant", "3")
+                message("system", "be brief"),
+                message("user", "hi"),
+                message("assistant", "hello"),
+                message("user", "add\n1 2"),
+                message("assistant", "3")
             ]
         );
     }

@@ -131,15 +131,15 @@ impl Pair {
     fn from_texts(chosen: &str, rejected: &str) -> Result<Self, String> {
         let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
         // Whitespace belongs to the word that follows it, as in the tokens of most models.
-        let word =
+        let ends_a_word =
             |at: usize| chosen.is_char_boundary(at) && chosen[..at].ends_with(|c: char| !c.is_whitespace());
-        let parts = |at: &usize| {
-            let follows = |text: &str| {
+        let is_boundary = |at: &usize| {
+            let no_word_continues = |text: &str| {
                 text.get(*at..).is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()))
             };
-            word(*at) && follows(chosen) && follows(rejected)
+            ends_a_word(*at) && no_word_continues(chosen) && no_word_continues(rejected)
         };
-        let Some(start) = (1..=common).rev().find(parts) else {
+        let Some(start) = (1..=common).rev().find(is_boundary) else {
             return Err(
                 r#"has no "prompt", and "chosen" and "rejected" do not begin with the same words"#.to_owned()
             );

@@ -1,13 +1,13 @@
 //! One training example as read from a file.
 //!
-//! | keys                                                                          | row                  | loss on              |
-//! |-------------------------------------------------------------------------------|----------------------|----------------------|
-//! | `chosen`, `rejected` and usually a prompt ([pairs](super::pair))              | [`Row::Pair`]        | preference           |
-//! | `prompt`, `completion`                                                        | [`Row::Completion`]  | the completion       |
-//! | `messages`, optionally `tools`                                                | [`Row::Chat`]        | the assistant's turns|
-//! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]        | the assistant's turns|
-//! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))            | [`Row::Instruction`] | the output           |
-//! | `text`                                                                        | [`Row::Text`]        | all tokens           |
+//! | keys                                                                          | row                  | loss on               |
+//! |-------------------------------------------------------------------------------|----------------------|-----------------------|
+//! | `chosen`, `rejected` and usually a prompt ([pairs](super::pair))              | [`Row::Pair`]        | preference            |
+//! | `prompt`, `completion`                                                        | [`Row::Completion`]  | the completion        |
+//! | `messages`, optionally `tools`                                                | [`Row::Chat`]        | the assistant's turns |
+//! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]        | the assistant's turns |
+//! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))            | [`Row::Instruction`] | the output            |
+//! | `text`                                                                        | [`Row::Text`]        | all tokens            |
 //!
 //! The first matching line of the table decides; other keys are ignored, as in mlx-lm.
 

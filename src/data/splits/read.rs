@@ -83,9 +83,9 @@ pub(in crate::data) fn read_splits_with<T: TrainingRowReader>(
     seed: u64,
 ) -> Result<Splits<T::Row>> {
     let mut all = Splits::default();
-    for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
+    for (index, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
         let splits = read_source(training, &path, columns, seed)?;
-        all.train.extend(sources::resample(splits.train, weight, seed, number));
+        all.train.extend(sources::resample(splits.train, weight, seed, index));
         all.valid.extend(splits.valid);
         all.test.extend(splits.test);
     }

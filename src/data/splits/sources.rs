@@ -27,24 +27,24 @@ pub(super) struct Source {
 /// # Errors
 /// [`Error::Config`] with the part whose path is empty or whose weight is out of range.
 pub(super) fn parse(data: &str) -> Result<Vec<Source>> {
-    let whole = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
+    let unweighted = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
     if Path::new(data).exists() {
-        return Ok(vec![whole(data)]);
+        return Ok(vec![unweighted(data)]);
     }
     let source = |part: &str| {
         let part = part.trim();
-        let wrong = |reason: String| Error::Config(format!("data holds \"{part}\", {reason}"));
+        let invalid = |reason: String| Error::Config(format!("data holds \"{part}\", {reason}"));
         if part.is_empty() {
-            return Err(wrong("expected paths separated by commas, such as a.jsonl=2,b.csv".into()));
+            return Err(invalid("expected paths separated by commas, such as a.jsonl=2,b.csv".into()));
         }
         let Some((path, weight)) = part.rsplit_once('=').filter(|_| !Path::new(part).exists()) else {
-            return Ok(whole(part));
+            return Ok(unweighted(part));
         };
         match weight.trim().parse::<f64>() {
             Ok(weight) if weight > 0.0 && weight <= MAX_WEIGHT => {
                 Ok(Source { path: PathBuf::from(path.trim()), weight })
             }
-            _ => Err(wrong(format!("expected a weight above 0 and at most {MAX_WEIGHT} behind the ="))),
+            _ => Err(invalid(format!("expected a weight above 0 and at most {MAX_WEIGHT} behind the ="))),
         }
     };
     data.split(',').map(source).collect()

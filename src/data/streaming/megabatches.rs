@@ -92,10 +92,10 @@ impl<'a, 't> Megabatches<'a, 't> {
             let batches = |rows: usize| rows.div_ceil(batch_size.max(1)) as u64;
             let rows = dataset.rows.len();
             let (epoch, within) = (first / batches(rows), first % batches(rows));
-            let number = within / batches(size);
+            let index = within / batches(size);
             megabatches.epoch = epoch;
-            megabatches.rows_read = number as usize * size;
-            megabatches.first = epoch * batches(rows) + number * batches(size);
+            megabatches.rows_read = index as usize * size;
+            megabatches.first = epoch * batches(rows) + index * batches(size);
         }
         megabatches
     }
@@ -106,9 +106,9 @@ impl<'a, 't> Megabatches<'a, 't> {
             if self.order.is_empty() {
                 self.order = epoch_order(dataset.rows.len(), self.seed, self.epoch);
             }
-            let (total, number) = (self.order.len(), self.rows_read / self.size);
+            let (total, index) = (self.order.len(), self.rows_read / self.size);
             let epoch = |rows_read: usize| self.epoch as f64 + rows_read as f64 / total as f64;
-            let (name, end) = ([self.epoch, number as u64], total.min(self.rows_read + self.size));
+            let (id, end) = ([self.epoch, index as u64], total.min(self.rows_read + self.size));
             let epochs = [epoch(self.rows_read), epoch(end)];
             let rows = self.order[self.rows_read..end].to_vec();
             let samples = self.samples(&rows)?;
@@ -124,7 +124,7 @@ impl<'a, 't> Megabatches<'a, 't> {
                 self.order.clear();
             }
             let examples = Examples::new(samples, dataset.labels);
-            let batches = length_grouped_batches(&examples.lengths(), self.batch_size, self.seed, name);
+            let batches = length_grouped_batches(&examples.lengths(), self.batch_size, self.seed, id);
             if batches.is_empty() {
                 if self.epoch > first_epoch + 1 {
                     return Err(self.no_targets(&rows));
@@ -141,8 +141,8 @@ impl<'a, 't> Megabatches<'a, 't> {
     fn samples(&mut self, rows: &[usize]) -> Result<Vec<Sample>> {
         let dataset = self.dataset;
         let (mut samples, mut truncated, mut dropped) = (Vec::with_capacity(rows.len()), 0, 0);
-        for &number in rows {
-            let located = self.reader.read(dataset.rows.offsets[number])?;
+        for &row in rows {
+            let located = self.reader.read(dataset.rows.offsets[row])?;
             let mut row_samples = encode_row(&located, dataset.tokenizer, dataset.labels)?;
             let longest_row = row_samples.iter().map(Sample::len).max().unwrap_or(0);
             self.longest_row = self.longest_row.max(longest_row);
@@ -162,12 +162,12 @@ impl<'a, 't> Megabatches<'a, 't> {
 
     /// Repeats samples in place of dropped rows, so that the number of batches does not depend on the data.
     fn fill_with_repetitions(&self, mut samples: Vec<Sample>, rows: &[usize]) -> Result<Vec<Sample>> {
-        let (found, wanted) = (samples.len(), rows.len() * self.dataset.labels.samples_per_row());
-        if found == 0 {
+        let (kept, total) = (samples.len(), rows.len() * self.dataset.labels.samples_per_row());
+        if kept == 0 {
             return Err(self.no_targets(rows));
         }
-        for number in 0..wanted - found {
-            samples.push(samples[number].clone());
+        for index in 0..total - kept {
+            samples.push(samples[index].clone());
         }
         Ok(samples)
     }
