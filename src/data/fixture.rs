@@ -1,4 +1,4 @@
-//! A tokenizer whose ids can be read: byte b is token b.
+//! A tokenizer for tests with readable ids: byte b is token b.
 
 use std::fs;
 use std::path::Path;

@@ -1,11 +1,24 @@
-//! Text to train on: from files on disk to padded batches of token ids. Nothing here knows MLX.
+//! Training data for language models: from files on disk to padded batches of token ids. Independent of MLX.
 //!
 //! ```text
-//! train.jsonl ── read_splits ──► LocatedRow ── tokenize ──► Sample ── pack ──► Examples ── epoch_batches, batch ──► Batch
+//! train.jsonl ── read_splits ──► LocatedRow ── tokenize ──► Sample
+//!   Sample ── pack ──► Examples ── epoch_batches, batch ──► Batch
 //! ```
 //!
-//! Rows that stay on disk: `read_streamed` ──► [`StreamingDataset`] ── `windows` ──► [`Megabatch`], which has [`Examples`] and their
-//! order.
+//! Training rows may also stay on disk: [`stream_splits`] indexes them, and [`Megabatches`] reads a
+//! [`StreamingDataset`] in parts, each of which holds [`Examples`] and their batches.
+//!
+//! | folder       | contents                                                                    |
+//! |--------------|-----------------------------------------------------------------------------|
+//! | `rows`       | the schemas of a row, parsed from JSON: text, completion, chat, pairs        |
+//! | `formats`    | readers of jsonl, json, csv and parquet files                                |
+//! | `splits`     | training, validation and test rows of one or several sources                 |
+//! | `chat`       | chat templates, and which part of a rendered conversation is the assistant's |
+//! | `text`       | the tokenizer and incremental decoding                                       |
+//! | `samples`    | rows as token ids with a loss mask                                           |
+//! | `batches`    | packing, order of an epoch, collation                                        |
+//! | `streaming`  | datasets that stay on disk                                                   |
+//! | `statistics` | lengths, duplicates and entropy of a dataset                                 |
 
 mod batches;
 mod chat;

@@ -1,6 +1,8 @@
 //! The house rules that a compiler does not check: who may import whom, where unsafe code
 //! and pyo3 may stand, and how long a file may be.
 
+mod circles;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,30 +1,31 @@
-//! Samples side by side: which go together, and the padded arrays the loss works on.
+//! Collates samples into padded batches.
 
 use crate::data::samples::Sample;
 
-/// Inputs and next-token targets, row-major `[rows, time]`, padded at the right.
+/// Inputs and next-token targets, row-major `[rows, time]`, padded on the right.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Tokens the model reads: all of a row but its last.
+    /// Input token ids: all tokens of a row except the last, `[rows, time]`.
     pub ids: Vec<i32>,
-    /// Tokens it shall predict: all of a row but its first.
+    /// Target token ids: all tokens of a row except the first, `[rows, time]`.
     pub targets: Vec<i32>,
-    /// 1 where the target is learned, 0 on padding and masked prompts.
+    /// Loss weights: 1 for targets, 0 for padding and masked prompts, `[rows, time]`.
     pub weights: Vec<f32>,
-    /// The column where the sample of each column begins, where rows hold several samples; else `None`.
+    /// Attention segments of packed rows: for each column the column at which its sample starts, `[rows, time]`;
+    /// `None` if no row is packed.
     pub starts: Option<Vec<i32>>,
-    /// Rows in the batch.
+    /// Number of rows.
     pub rows: usize,
-    /// Tokens per row, padding included.
+    /// Number of tokens per row, padding included.
     pub time: usize,
-    /// Tokens in `ids` that are not padding and have a successor.
+    /// Number of `ids` that are neither padding nor the last token of a sample.
     pub tokens: usize,
-    /// What is known of the rows where they are pairs.
+    /// Set if the rows are preference pairs.
     pub pairs: Option<Pairs>,
 }
 
 impl Batch {
-    /// The same with columns of padding up to a multiple of `columns`, a text of their own where rows hold several.
+    /// Pads `time` to a multiple of `multiple`. In packed batches the padding is a segment of its own.
     #[must_use]
     pub fn pad_to_multiple_of(&self, multiple: usize, pad_id: u32) -> Self {
         let time = self.time.next_multiple_of(multiple.max(1));
@@ -39,32 +40,31 @@ impl Batch {
         }
     }
 
-    /// Whether more than one row, or pair of rows, could do without the others.
+    /// Whether the batch can be split, which keeps the rows of a pair together.
     #[must_use]
     pub const fn is_divisible(&self) -> bool {
         self.rows > if self.pairs.is_some() { 2 } else { 1 }
     }
 }
 
-/// Rows `2i` and `2i + 1` of a batch are the preferred and the other answer to one prompt and cannot do without each
-/// other. Both lists are by row.
+/// Preference pairs: rows `2i` and `2i + 1` of a batch are the chosen and the rejected answer to one prompt.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pairs {
-    /// Columns that are not padding.
+    /// Number of columns per row that are not padding, `[rows]`.
     pub lengths: Vec<usize>,
-    /// Log-probability of the answer before the training; empty where nothing asks for it.
+    /// Log-probability of each answer under the reference model, `[rows]`; empty if the loss does not use it.
     pub reference: Vec<f32>,
 }
 
-/// Rows of `old` columns with `new`, the later ones filled with `value`.
+/// Pads rows of `old` columns to `new` columns with `value`.
 fn pad_rows<T: Copy>(rows: &[T], old: usize, new: usize, value: T) -> Vec<T> {
     let padding = std::iter::repeat_n(value, new - old);
     rows.chunks(old.max(1)).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
 }
 
-/// Pads `samples` with `pad` to the longest of them, each cut to `max_len` tokens first.
+/// Truncates `samples` to `max_len` tokens and pads them with `pad_id` to the length of the longest.
 ///
-/// A row of n tokens fills n − 1 columns: column t reads token t and predicts token t + 1.
+/// A sample of n tokens fills n − 1 columns: column t holds token t and has token t + 1 as target.
 #[must_use]
 #[expect(clippy::cast_possible_wrap, reason = "MLX indexes with i32; no vocabulary has 2³¹ entries")]
 pub fn collate(samples: &[&Sample], max_len: usize, pad_id: u32) -> Batch {
@@ -103,10 +103,10 @@ pub fn collate(samples: &[&Sample], max_len: usize, pad_id: u32) -> Batch {
             for begin in segment_starts.clone() {
                 starts[row * time + begin..].fill(begin as i32);
             }
-            // Padding is a text of its own.
+            // Padding is a segment of its own.
             starts.resize(end, filled as i32);
         }
-        // What stands last in a sample predicts nothing.
+        // The last token of a sample has no target.
         batch.tokens += filled - segment_starts.count().saturating_sub(1);
     }
     batch

@@ -1,4 +1,5 @@
-//! The order in which samples come, and which go together.
+//! The order of samples in an epoch: shuffled, and grouped by length like the length-grouped sampler of
+//! transformers, so that batches need little padding.
 
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -6,26 +7,27 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::rng::digest;
 
-/// Batches whose rows are sorted by length together; more is less padding but less chance.
+/// Batches per megabatch, the rows that are sorted by length together. More means less padding but a less random
+/// order.
 const BATCHES_PER_MEGABATCH: usize = 32;
 
-/// The order of one pass over the data: indices into `lengths`, grouped into batches.
+/// The batches of an epoch, as indices into `lengths`.
 ///
-/// Every index comes once; only the last batch may be short. Rows are [shuffled](epoch_order), and
-/// [each megabatch](length_grouped_batches) becomes batches. The result depends on the arguments alone, so a resumed run finds its
-/// position.
+/// Each index occurs once; only the last batch may be smaller. Rows are [shuffled](epoch_order), and each megabatch
+/// is [grouped by length](length_grouped_batches). The result depends on the arguments only, so that a resumed run
+/// continues with the same batches.
 #[must_use]
 pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
     let order = epoch_order(lengths.len(), seed, epoch);
-    let batches = (0..).zip(order.chunks(megabatch_rows(batch_size))).flat_map(|(number, megabatch)| {
+    let batches = (0..).zip(order.chunks(megabatch_rows(batch_size))).flat_map(|(index, megabatch)| {
         let sizes: Vec<usize> = megabatch.iter().map(|&index| lengths[index]).collect();
-        let batches = length_grouped_batches(&sizes, batch_size, seed, [epoch, number]);
+        let batches = length_grouped_batches(&sizes, batch_size, seed, [epoch, index]);
         batches.into_iter().map(|batch| batch.into_iter().map(|position| megabatch[position]).collect())
     });
     batches.collect()
 }
 
-/// So many rows in the order of one pass over them.
+/// A permutation of `0..rows`, the order of one epoch.
 pub(in crate::data) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
@@ -34,16 +36,15 @@ pub(in crate::data) fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<us
     order
 }
 
-/// Rows that are put into batches together.
+/// Number of rows per megabatch.
 pub(in crate::data) const fn megabatch_rows(batch_size: usize) -> usize {
     let size = if batch_size == 0 { 1 } else { batch_size };
     size.saturating_mul(BATCHES_PER_MEGABATCH)
 }
 
-/// The batches of the megabatch that `[epoch, number]` names, of rows of these lengths: indices into `lengths`.
+/// The batches of megabatch `[epoch, index]`, whose rows have these `lengths`, as indices into `lengths`.
 ///
-/// Rows are sorted by length, so that a batch needs little padding, and full batches are shuffled; only the last one may
-/// be short.
+/// Rows are sorted by length and the full batches shuffled; only the last batch may be smaller.
 pub(in crate::data) fn length_grouped_batches(
     lengths: &[usize],
     batch_size: usize,
@@ -55,8 +56,8 @@ pub(in crate::data) fn length_grouped_batches(
     let batch_size = batch_size.max(1);
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     let full = lengths.len() / batch_size;
-    let [epoch, number] = megabatch;
-    batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, number])));
+    let [epoch, index] = megabatch;
+    batches[..full].shuffle(&mut ChaCha8Rng::seed_from_u64(digest([seed, epoch, index])));
     batches
 }
 

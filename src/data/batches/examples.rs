@@ -1,4 +1,4 @@
-//! The samples of a split as training counts them: one by one, or in pairs.
+//! The training examples of a split: single samples or preference pairs.
 
 use super::batch::{Batch, Pairs, collate};
 use crate::data::samples::{Labels, Sample};
@@ -12,19 +12,20 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Samples of rows from which `labels` is to be learned.
+    /// Examples of tokenized `samples`; with preference pairs, two consecutive samples each.
     #[must_use]
     pub const fn new(samples: Vec<Sample>, labels: Labels) -> Self {
         Self { samples, labels, reference: Vec::new() }
     }
 
-    /// With the log-probability of each answer before the training, in the order of the [samples](Self::samples).
+    /// Sets the log-probability of each answer under the reference model, in the order of the
+    /// [samples](Self::samples).
     #[must_use]
     pub fn with_reference(self, reference: Vec<f32>) -> Self {
         Self { reference, ..self }
     }
 
-    /// The samples of all examples, one after the other.
+    /// The samples of all examples.
     #[must_use]
     pub fn samples(&self) -> &[Sample] {
         &self.samples
@@ -36,40 +37,40 @@ impl Examples {
         self.samples.len() / self.rows_per_example()
     }
 
-    /// Whether there are none.
+    /// Whether there are no examples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// Rows of one example.
+    /// Number of batch rows per example: 2 for pairs, else 1.
     #[must_use]
     pub const fn rows_per_example(&self) -> usize {
         self.labels.samples_per_row()
     }
 
-    /// Tokens of the example of this index, of a pair those of the longer answer.
+    /// Number of tokens of an example, for a pair of its longer answer.
     #[must_use]
     pub fn length(&self, index: usize) -> usize {
         let rows = self.rows_per_example();
         self.samples[rows * index..rows * (index + 1)].iter().map(Sample::len).max().unwrap_or(0)
     }
 
-    /// Tokens of each example.
+    /// Number of tokens of each example.
     #[must_use]
     pub fn lengths(&self) -> Vec<usize> {
         (0..self.len()).map(|index| self.length(index)).collect()
     }
 
-    /// The examples of these numbers side by side, cut and padded as by [`collate`].
+    /// [Collates](collate) the examples with these indices.
     #[must_use]
     pub fn batch(&self, examples: &[usize], max_len: usize, pad_id: u32) -> Batch {
         let per_example = self.rows_per_example();
-        let places = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
-        let samples: Vec<&Sample> = places.clone().map(|place| &self.samples[place]).collect();
+        let indices = examples.iter().flat_map(|&example| per_example * example..per_example * (example + 1));
+        let samples: Vec<&Sample> = indices.clone().map(|index| &self.samples[index]).collect();
         let pairs = (self.labels == Labels::PreferencePairs).then(|| Pairs {
             lengths: samples.iter().map(|sample| sample.len().min(max_len).saturating_sub(1)).collect(),
-            reference: places.filter_map(|place| self.reference.get(place).copied()).collect(),
+            reference: indices.filter_map(|index| self.reference.get(index).copied()).collect(),
         });
         Batch { pairs, ..collate(&samples, max_len, pad_id) }
     }

@@ -1,4 +1,4 @@
-//! Samples side by side.
+//! Batches: packing, order and collation of samples.
 
 mod batch;
 pub(super) mod epoch;

@@ -1,45 +1,45 @@
-//! Short samples side by side in one row, so that little of a batch is padding.
+//! Packing: several short samples per row, to reduce padding.
 //!
-//! Best-fit decreasing ([Fewer Truncations Improve Language Modeling](https://arxiv.org/abs/2404.10830)): from the
-//! longest sample to the shortest, each goes into the fullest row that still has room for it.
+//! Best-fit decreasing ([Fewer Truncations Improve Language Modeling](https://arxiv.org/abs/2404.10830)): samples
+//! are placed from the longest to the shortest, each into the fullest row with enough space.
 
 use std::collections::BTreeMap;
 
 use crate::data::samples::Sample;
 
-/// Packs `samples` into rows of at most `max_len` tokens; every sample stays whole, and one
-/// that is longer has a row for itself. The result depends on the arguments alone.
+/// Packs `samples` into rows of at most `max_len` tokens. Samples are never split; a longer one gets a row of its
+/// own. The result depends on the arguments only.
 #[must_use]
 pub fn pack(samples: &[Sample], max_len: usize) -> Vec<Sample> {
     let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-    let concatenate = |row: &Vec<usize>| Sample::concatenate(row.iter().map(|&index| &samples[index]));
-    best_fit_decreasing(&lengths, max_len).iter().map(concatenate).collect()
+    let packed = |row: &Vec<usize>| Sample::concatenate(row.iter().map(|&index| &samples[index]));
+    best_fit_decreasing(&lengths, max_len).iter().map(packed).collect()
 }
 
-/// Which samples of the given `lengths` share a row.
+/// Assigns samples of the given `lengths` to rows: the indices of the samples of each row.
 pub(in crate::data) fn best_fit_decreasing(lengths: &[usize], max_len: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    // Rows by the room they have left.
+    // Rows by the space they have left.
     let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for index in order {
         let length = lengths[index];
-        let fullest = open.range(length..).next().map(|(&room, _)| room);
-        let row = fullest.and_then(|room| {
-            let rows = open.get_mut(&room)?;
+        let fullest = open.range(length..).next().map(|(&space, _)| space);
+        let row = fullest.and_then(|space| {
+            let rows = open.get_mut(&space)?;
             let row = rows.pop();
             if rows.is_empty() {
-                open.remove(&room);
+                open.remove(&space);
             }
-            row.map(|row| (row, room))
+            row.map(|row| (row, space))
         });
-        let (row, room) = row.unwrap_or_else(|| {
+        let (row, space) = row.unwrap_or_else(|| {
             rows.push(Vec::new());
             (rows.len() - 1, max_len.max(length))
         });
         rows[row].push(index);
-        open.entry(room - length).or_default().push(row);
+        open.entry(space - length).or_default().push(row);
     }
     rows
 }

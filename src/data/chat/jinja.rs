@@ -1,8 +1,8 @@
-//! Jinja as transformers sets it up for chat templates (`utils/chat_template_utils.py`).
+//! The Jinja environment of transformers' chat templates (`utils/chat_template_utils.py`).
 //!
-//! Blocks are trimmed, Python's string and dict methods work, `tojson` writes like `json.dumps`, and
-//! `raise_exception`, `strftime_now` and `{% generation %}` exist. Templates are code by strangers:
-//! they reach nothing outside and are stopped after a fixed number of instructions.
+//! Blocks are trimmed, methods of Python's strings and dicts work, `tojson` writes like `json.dumps`, and
+//! `raise_exception`, `strftime_now` and `{% generation %}` are defined. Templates are untrusted code: they have no
+//! access to files or the network and a limited number of instructions.
 
 use std::borrow::Cow;
 
@@ -12,9 +12,10 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::python_json::{DumpOptions, dumps};
 
-/// Instructions one rendering may execute; long conversations need some 10⁵, this takes a second.
+/// Maximum instructions per rendering, about one second; long conversations need some 10⁵.
 const FUEL: u64 = 10_000_000;
 
+/// An environment with these filters and functions, without templates.
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -26,8 +27,8 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// `{% generation %}` marks what the assistant says for transformers' masks. It renders its body in
-/// a scope of its own, which is what `{% with %}` does.
+/// Replaces `{% generation %}`, which marks the assistant's tokens for transformers, by `{% with %}`: both render
+/// their body in a scope of its own.
 pub(super) fn replace_generation_tags(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return Cow::Borrowed(source);

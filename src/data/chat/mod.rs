@@ -1,4 +1,4 @@
-//! Conversations as the text a model was trained on.
+//! Chat templates.
 
 mod jinja;
 mod python_json;

@@ -1,5 +1,5 @@
-//! JSON as Python's `json.dumps` writes it: chat templates are written for it, and models were
-//! trained on it, so a missing space after a comma is another prompt.
+//! JSON in the format of Python's `json.dumps`. Chat templates are written for it and models trained on it, so a
+//! missing space after a comma would be a different prompt.
 
 use std::io::{self, Write};
 
@@ -7,19 +7,20 @@ use serde::Serialize as _;
 use serde_json::Value;
 use serde_json::ser::{Formatter, Serializer};
 
-/// The arguments of transformers' `tojson` filter.
+/// Arguments of transformers' `tojson` filter.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DumpOptions {
-    /// Spaces per level, one entry per line; `None`: everything in one line.
+    /// Spaces per level, with one entry per line; `None` writes a single line.
     pub indent: Option<usize>,
-    /// Between entries and between key and value; `None`: Python's defaults.
+    /// Separators of entries and of key and value; `None` means Python's defaults.
     pub separators: Option<(String, String)>,
-    /// Write characters beyond ASCII as `\uXXXX`.
+    /// Escape non-ASCII characters as `\uXXXX`.
     pub ensure_ascii: bool,
-    /// Order objects by key instead of as they came.
+    /// Sort the keys of objects.
     pub sort_keys: bool,
 }
 
+/// Serializes `value`.
 pub(super) fn dumps(mut value: Value, options: &DumpOptions) -> serde_json::Result<String> {
     if options.sort_keys {
         value.sort_all_objects();
@@ -123,7 +124,7 @@ impl Formatter for PythonFormatter<'_> {
     }
 }
 
-/// The shortest digits that read back the same, with an exponent below 1e-4 and from 1e16 on.
+/// Python's `repr` of a float: the shortest digits that round-trip, with an exponent below 1e-4 and from 1e16 on.
 fn python_repr(value: f64) -> String {
     let scientific = format!("{value:e}");
     match scientific

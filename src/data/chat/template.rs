@@ -1,4 +1,4 @@
-//! Conversations as the text a model was trained on: Jinja templates that come with checkpoints.
+//! Chat templates: the Jinja templates of checkpoints, which render a conversation as text.
 
 use minijinja::value::Serde;
 use minijinja::{Environment, Template, Value as Jinja, context};
@@ -17,10 +17,10 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; `bos_token` and `eos_token` are what templates know under these names.
+    /// Compiles `source`; `bos_token` and `eos_token` are available to the template under these names.
     ///
     /// # Errors
-    /// [`Error::ModelLoading`] with the line at fault when `source` is not a Jinja template.
+    /// [`Error::ModelLoading`] with the line of the syntax error.
     pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
         let mut environment = jinja::environment().map_err(compile_error)?;
         for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
@@ -33,10 +33,10 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Adds the template that takes over when a conversation has tools.
+    /// Adds the template that renders conversations with tools.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`].
+    /// See [`ChatTemplate::new`].
     pub fn with_tool_use(mut self, source: &str) -> Result<Self> {
         self.add(TOOL_USE, source)?;
         Ok(self)
@@ -47,10 +47,10 @@ impl ChatTemplate {
         self.environment.add_template_owned(name, source).map_err(compile_error)
     }
 
-    /// Renders a conversation; `add_generation_prompt` opens the assistant's next turn.
+    /// Renders a conversation. `add_generation_prompt` appends the beginning of an assistant message.
     ///
     /// # Errors
-    /// [`Error::Dataset`] with the template's reason when it refuses the messages or does not end.
+    /// [`Error::Dataset`] with the reason if the template raises an exception or exceeds its instruction limit.
     pub fn render(
         &self,
         messages: &[Value],
@@ -60,7 +60,7 @@ impl ChatTemplate {
         self.prepare(messages, tools)?.render(messages.len(), add_generation_prompt)
     }
 
-    /// Prepares messages that are rendered more than once.
+    /// Converts messages once, to be rendered several times.
     pub(super) fn prepare(&self, messages: &[Value], tools: Option<&Value>) -> Result<Conversation<'_>> {
         let with_tools = tools.and_then(|_| self.environment.get_template(TOOL_USE).ok());
         let template = match with_tools {
@@ -75,7 +75,7 @@ impl ChatTemplate {
     }
 }
 
-/// Messages converted for the template once.
+/// Messages in the representation of the template engine.
 pub(super) struct Conversation<'t> {
     template: Template<'t, 't>,
     messages: Vec<Jinja>,

@@ -1,14 +1,14 @@
-//! Which part of a rendered conversation the assistant said.
+//! Assistant spans: which bytes of a rendered conversation the assistant wrote.
 //!
-//! Templates do not tell. So the conversation is rendered again up to each of the assistant's
-//! turns, and what such a rendering shares with the whole is the prompt of that turn:
+//! Templates do not mark them. Therefore the conversation is also rendered up to each assistant turn; the common
+//! prefix of that rendering and the whole is the prompt of the turn:
 //!
 //! ```text
 //! whole   <user>Hi<end><assistant>Hello<end><user>Bye<end><assistant>Ciao<end>
 //! prompt  <user>Hi<end><assistant>
 //! turn                            └────────┘
 //! ```
-//! The end of a turn belongs to it: the model has to learn to stop.
+//! The end-of-turn token belongs to the turn: the model has to learn to stop.
 
 use std::ops::Range;
 
@@ -17,32 +17,33 @@ use serde_json::Value;
 use super::template::{ChatTemplate, Conversation};
 use crate::{Error, Result};
 
-/// A conversation is rendered about three times per turn; this bounds the square of its length.
+/// Maximum number of messages: each turn is rendered about three times, which takes quadratic time.
 const MAX_MESSAGES: usize = 1024;
 
-/// A rendered conversation and the byte ranges the assistant said, in order.
+/// A rendered conversation.
 #[derive(Debug, PartialEq)]
 pub(in crate::data) struct Transcript {
+    /// The rendered text.
     pub text: String,
+    /// Byte ranges of the assistant turns, in order.
     pub assistant_spans: Vec<Range<usize>>,
 }
 
 impl Transcript {
-    /// Whether a token is learned that ends at byte `end`. A token across the start of an answer
-    /// belongs to the answer; tokenizers may trim the white space a token starts with, never its end.
+    /// Whether the token that ends at byte `end` belongs to the assistant. A token across the start of a span does:
+    /// tokenizers may trim leading whitespace from offsets, never trailing.
     pub(in crate::data) fn is_assistant_token(&self, end: usize) -> bool {
         let next = self.assistant_spans.partition_point(|answer| answer.end < end);
         self.assistant_spans.get(next).is_some_and(|answer| answer.start < end)
     }
 }
 
-/// Renders `messages` up to the assistant's last turn (what follows teaches nothing) and finds
-/// its turns. When the template changes earlier turns as the conversation goes on, as some do that
-/// hide past reasoning, only the last turn counts.
+/// Renders `messages` up to the last assistant turn and finds all assistant turns. If the template renders earlier
+/// turns differently as the conversation continues, as some do to hide reasoning, only the last turn is returned.
 ///
 /// # Errors
-/// [`Error::Dataset`] with the reason alone when there is no turn of the assistant, when the template
-/// refuses the messages, or when even the last turn cannot be told from its prompt.
+/// [`Error::Dataset`] without the location of the row, if there is no assistant turn, if the template fails, or if
+/// even the last turn cannot be separated from its prompt.
 pub(in crate::data) fn render_transcript(
     template: &ChatTemplate,
     messages: &[Value],
@@ -80,11 +81,11 @@ pub(in crate::data) fn render_transcript(
     Ok(Transcript { text, assistant_spans })
 }
 
-/// Renders `prompt` and `answer`, all of which is one answer, and finds where it begins.
+/// Renders `prompt` and `answer` and finds the span of the whole answer.
 ///
 /// # Errors
-/// [`Error::Dataset`] with the reason alone when the template refuses the messages, or when the answer cannot be told
-/// from its prompt.
+/// [`Error::Dataset`] without the location of the row, if the template fails or the answer cannot be separated from
+/// its prompt.
 pub(in crate::data) fn render_answer(
     template: &ChatTemplate,
     prompt: &[Value],
@@ -103,7 +104,7 @@ pub(in crate::data) fn render_answer(
     Ok(Transcript { text, assistant_spans: vec![answer] })
 }
 
-/// The bytes of message `turn` in `text`; `None` when the template does not render it in place.
+/// The byte range of message `turn` in `text`, or `None` if the template does not render it in place.
 fn find_span(
     conversation: &Conversation<'_>,
     text: &str,
@@ -112,7 +113,7 @@ fn find_span(
 ) -> Option<Range<usize>> {
     let history = conversation.render(turn, false).ok()?;
     let prompt = conversation.render(turn, true).ok()?;
-    // Some templates open a turn with more than the answer keeps, "<think>" for example.
+    // The generation prompt of some templates is longer than what the answer keeps, "<think>" for example.
     let start = common_prefix(&prompt, text);
     if !text.starts_with(&history) || start < history.len() {
         return None;
@@ -124,7 +125,7 @@ fn find_span(
     (text.starts_with(&through) && start <= through.len()).then_some(start..through.len())
 }
 
-/// Bytes of the longest common prefix, whole characters only.
+/// Length in bytes of the longest common prefix of whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }

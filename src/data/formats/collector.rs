@@ -1,4 +1,4 @@
-//! Rows of one file as they are read.
+//! Collects the rows of a file while it is read.
 
 use std::fmt;
 use std::path::Path;
@@ -9,14 +9,15 @@ use serde_json::Value;
 use crate::data::rows::{Columns, LocatedRow, Position};
 use crate::{Error, Result};
 
-/// Bytes of the longest row that is read; a longer one is no training example but a broken file.
+/// Maximum size of a row in bytes; a longer one means that the file is broken.
 pub(in crate::data) const MAX_ROW_BYTES: usize = 16 << 20;
 
+/// An [`Error::Dataset`] about a file as a whole.
 pub(super) fn file_error(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Dataset(format!("{}: {reason}", path.display()))
 }
 
-/// Rows of one file as they are read.
+/// Rows of one file, in order.
 pub(super) struct RowCollector<'a> {
     pub(super) path: Arc<Path>,
     pub(super) columns: &'a Columns,
@@ -24,16 +25,21 @@ pub(super) struct RowCollector<'a> {
 }
 
 impl<'a> RowCollector<'a> {
+    /// An empty collector for the file at `path`.
     pub(super) fn new(path: &Path, columns: &'a Columns) -> Self {
         Self { path: Arc::from(path), columns, rows: Vec::new() }
     }
 
-    /// Takes the JSON of one row, or the reason why there is none.
+    /// Parses and appends a row; `value` is its JSON, or the reason why it could not be read.
     pub(super) fn push(&mut self, position: Position, value: Result<Value, String>) -> Result<()> {
         self.rows.push(LocatedRow::from_json(value, self.columns, &self.path, position)?);
         Ok(())
     }
 
+    /// Returns the rows.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] if there are none.
     pub(super) fn finish(self) -> Result<Vec<LocatedRow>> {
         if self.rows.is_empty() {
             return Err(file_error(&self.path, "the file holds no rows"));

@@ -1,4 +1,4 @@
-//! Tables of text ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) whose first line names the columns.
+//! Delimited text ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with a header.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -12,10 +12,10 @@ use crate::data::rows::Position;
 use crate::data::rows::located::error_at;
 use crate::{Error, Result};
 
-/// Reads a table whose cells stand between `delimiter`s. RowCollector are counted below the first line: cells may hold lines.
+/// Reads a table. Positions are rows below the header, because quoted cells may span lines.
 ///
 /// # Errors
-/// As [`read_rows`](super::read::read_rows); rows that are longer or shorter than the first line.
+/// See [`read_rows`](super::read::read_rows); rows with more or fewer cells than the header.
 pub(super) fn read(file: impl Read, delimiter: u8, rows: &mut RowCollector) -> Result<()> {
     let budget = Rc::new(Cell::new(MAX_ROW_BYTES));
     let bounded = Bounded { file, budget: Rc::clone(&budget) };
@@ -75,7 +75,8 @@ fn read_error(rows: &RowCollector, position: Position, error: ::csv::Error) -> E
     }
 }
 
-/// A file of which `budget` more bytes may be read: an open quote would take in the rest of any file.
+/// A reader that fails after `budget` bytes: an unclosed quote would otherwise read the rest of the file as one
+/// cell.
 struct Bounded<R> {
     file: R,
     budget: Rc<Cell<usize>>,

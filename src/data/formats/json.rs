@@ -1,4 +1,4 @@
-//! One array of objects.
+//! JSON: one array of objects.
 
 use std::fmt;
 use std::io::{BufRead, Read as _};
@@ -12,10 +12,10 @@ use super::jsonl;
 use crate::data::rows::Position;
 use crate::{Error, Result};
 
-/// Reads the objects of an array one by one; a file that begins with an object has one on each line.
+/// Reads the objects of an array one by one. A file that starts with an object is read as JSON Lines.
 ///
 /// # Errors
-/// As [`read_rows`](super::read::read_rows).
+/// See [`read_rows`](super::read::read_rows).
 pub(super) fn read(mut reader: impl BufRead, rows: &mut RowCollector) -> Result<()> {
     let start = reader.fill_buf().map_err(Error::io("read", &rows.path))?;
     let bom_len = if start.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -44,7 +44,7 @@ pub(super) fn read(mut reader: impl BufRead, rows: &mut RowCollector) -> Result<
     }
 }
 
-/// Gives every element to `rows` as it is read, so that the array never exists as a whole.
+/// Passes each element to `rows` as it is parsed, so that the array is never in memory as a whole.
 struct Elements<'a, 'r> {
     rows: &'a mut RowCollector<'r>,
     refused: &'a mut Option<Error>,

@@ -1,4 +1,4 @@
-//! One JSON object per line.
+//! JSON Lines: one JSON object per line.
 
 use std::io::{BufRead, Read as _};
 use std::path::Path;
@@ -10,28 +10,27 @@ use crate::{Error, Result};
 
 /// A line that is not blank.
 pub(in crate::data) struct Line<'a> {
-    /// Its number.
+    /// Its 1-based number.
     pub(in crate::data) position: Position,
-    /// The byte in the file at which it begins.
+    /// Its byte offset in the file.
     pub(in crate::data) offset: u64,
-    /// All of it, without a byte order mark.
+    /// Its content without a byte order mark.
     pub(in crate::data) content: &'a [u8],
 }
 
-/// Reads every line of `reader` that is not blank, each of at most `max_bytes` bytes.
+/// Reads all lines that are not blank, each of at most `max_bytes` bytes.
 ///
 /// # Errors
-/// As [`read_rows`](super::read::read_rows).
+/// See [`read_rows`](super::read::read_rows).
 pub(super) fn read(reader: impl BufRead, max_bytes: usize, rows: &mut RowCollector) -> Result<()> {
     let path = rows.path.clone();
     for_each_line(reader, &path, max_bytes, |line| rows.push(line.position, fields::parse_json(line.content)))
 }
 
-/// Calls `take` with every line of `reader`, which reads `path`, that is not blank; a line of more than `max_bytes` bytes is
-/// refused.
+/// Calls `take` with every line that is not blank; `path` is used in error messages.
 ///
 /// # Errors
-/// What cannot be read; what `take` says.
+/// [`Error::Dataset`] for a line of more than `max_bytes` bytes, [`Error::Io`], and the errors of `take`.
 pub(in crate::data) fn for_each_line(
     mut reader: impl BufRead,
     path: &Path,
@@ -63,7 +62,7 @@ pub(in crate::data) fn for_each_line(
     Ok(())
 }
 
-/// UTF-8's byte order mark.
+/// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 #[cfg(test)]

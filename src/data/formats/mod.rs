@@ -1,4 +1,4 @@
-//! Files of rows.
+//! File formats of training data.
 
 pub(super) mod collector;
 mod csv;

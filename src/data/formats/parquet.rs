@@ -1,4 +1,4 @@
-//! Tables of [Parquet](https://parquet.apache.org), with lists and structs; Snappy, Zstandard or no compression.
+//! [Parquet](https://parquet.apache.org) tables with lists and structs, uncompressed or with Snappy or Zstandard.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,10 +15,10 @@ use crate::data::rows::Position;
 use crate::data::rows::fields::found_keys;
 use crate::data::rows::row::EXPECTED_KEYS;
 
-/// Reads the columns that rows are made of.
+/// Reads the columns that belong to rows.
 ///
 /// # Errors
-/// As [`read_rows`](super::read::read_rows).
+/// See [`read_rows`](super::read::read_rows).
 pub(super) fn read(file: File, rows: &mut RowCollector) -> Result<()> {
     let path = Arc::clone(&rows.path);
     // The reader checks most of what a damaged file may hold, but not all.
@@ -48,7 +48,7 @@ fn read_columns(file: File, rows: &mut RowCollector) -> Result<()> {
     Ok(())
 }
 
-/// A cell as JSON. What JSON has no word for, such as dates, is text.
+/// Converts a cell to JSON; types without a counterpart, such as dates, become strings.
 fn to_json(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -73,7 +73,7 @@ fn to_json(field: Field) -> Value {
     }
 }
 
-/// Every struct of a column has all keys; those without value are left out, as chat templates ask for keys.
+/// Converts a struct to an object without its null fields, because chat templates test whether a key is defined.
 fn object(row: Row) -> Map<String, Value> {
     let keys = row.into_columns().into_iter().map(|(name, field)| (name, to_json(field)));
     keys.filter(|(_, value)| !value.is_null()).collect()

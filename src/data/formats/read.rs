@@ -1,13 +1,13 @@
-//! Reads files into rows that know where they stand. The name's extension tells the format:
+//! Reads rows from files. The extension determines the format:
 //!
-//! | extension              | rows                                                                                |
+//! | extension           | rows                                                                                |
 //! |---------------------|-------------------------------------------------------------------------------------|
-//! | `.json`             | the objects of one array; a file that begins with an object is read as jsonl        |
-//! | `.csv`, `.tsv`      | lines of a table whose first line names the columns                                 |
+//! | `.json`             | the objects of one array; a file that starts with an object is read as jsonl        |
+//! | `.csv`, `.tsv`      | lines of a table with a header                                                      |
 //! | `.parquet`          | rows of a table                                                                     |
-//! | `.jsonl` and others | one JSON object per line, blank lines skipped                                       |
+//! | `.jsonl` and others | one JSON object per line; blank lines are skipped                                   |
 //!
-//! A UTF-8 byte order mark is tolerated. Nested values (`messages`, `tools`, …) of a table may be JSON in a string.
+//! A UTF-8 byte order mark is accepted. Nested values of a table (`messages`, `tools`, …) may be JSON in a string.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -18,14 +18,14 @@ use super::{csv, json, jsonl, parquet};
 use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result};
 
-/// Endings of the files that hold rows.
+/// Extensions of data files.
 pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
-/// Reads the rows of a file in the format its name tells.
+/// Reads all rows of a file, in the format given by its extension.
 ///
 /// # Errors
-/// [`Error::Dataset`] naming file and place for anything that is not a [`Row`], and for a file
-/// without rows; [`Error::Io`] when the file cannot be read.
+/// [`Error::Dataset`] with file and position of the first invalid [`Row`](crate::data::Row), or if the file has no
+/// rows; [`Error::Io`] if the file cannot be read.
 pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let mut rows = RowCollector::new(path, columns);

@@ -1,34 +1,37 @@
-//! Rows of an instruction and its answer, as [Alpaca](https://github.com/tatsu-lab/stanford_alpaca) has them.
+//! Instructions in the schema of [Alpaca](https://github.com/tatsu-lab/stanford_alpaca).
 //!
-//! | key           | holds                                                    |
-//! |---------------|----------------------------------------------------------|
-//! | `instruction` | what to do                                               |
-//! | `output`      | the answer                                               |
-//! | `input`       | what to do it with; may be empty, null or missing        |
-//! | `system`      | the system message; likewise                             |
-//! | `history`     | pairs `[question, answer]` that came before; likewise    |
+//! | key           | value                                                       |
+//! |---------------|-------------------------------------------------------------|
+//! | `instruction` | the instruction                                             |
+//! | `output`      | the expected answer                                         |
+//! | `input`       | context of the instruction; may be empty, null or missing   |
+//! | `system`      | the system message; likewise                                |
+//! | `history`     | previous turns, pairs `[question, answer]`; likewise        |
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{parse_nested, take_string, type_name};
 
-/// One instruction and its answer; what is missing is empty.
+/// An instruction and its answer; optional fields are empty if missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instruction {
-    /// What to do.
+    /// The instruction.
     pub instruction: String,
-    /// What to do it with.
+    /// Context of the instruction.
     pub input: String,
-    /// The answer.
+    /// The expected answer.
     pub output: String,
     /// The system message.
     pub system: String,
-    /// Questions and answers that came before.
+    /// Previous turns, as `[question, answer]`.
     pub history: Vec<[String; 2]>,
 }
 
 impl Instruction {
-    /// Takes the keys of a row; the error is the reason alone.
+    /// Parses the object `keys`.
+    ///
+    /// # Errors
+    /// The reason, without the location of the row.
     pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
         let mut optional = |key: &str| match keys.get(key) {
             None | Some(Value::Null) => Ok(String::new()),
@@ -44,26 +47,26 @@ impl Instruction {
         })
     }
 
-    /// The conversation for a chat template; the input stands below the instruction.
+    /// The conversation for a chat template; the input follows the instruction on a new line.
     pub(in crate::data) fn messages(&self) -> Vec<Value> {
-        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
         let mut messages = Vec::new();
         if !self.system.is_empty() {
-            messages.push(said("system", &self.system));
+            messages.push(message("system", &self.system));
         }
         for [question, answer] in &self.history {
-            messages.extend([said("user", question), said("assistant", answer)]);
+            messages.extend([message("user", question), message("assistant", answer)]);
         }
-        let asked = if self.input.is_empty() {
+        let user = if self.input.is_empty() {
             self.instruction.clone()
         } else {
             format!("{}\n{}", self.instruction, self.input)
         };
-        messages.extend([said("user", &asked), said("assistant", &self.output)]);
+        messages.extend([message("user", &user), message("assistant", &self.output)]);
         messages
     }
 
-    /// The prompt for a model without a chat template, in Alpaca's words, which base models are tuned with.
+    /// Alpaca's prompt, for models without a chat template.
     pub(in crate::data) fn prompt(&self) -> String {
         let (has_input, input) = if self.input.is_empty() {
             ("", String::new())
@@ -117,15 +120,15 @@ mod tests {
         let row = parse(json!({"instruction": "add", "input": "1 2", "output": "3", "system": "be brief",
             "history": [["hi", "hello"]]}))
         .unwrap();
-        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
         assert_eq!(
             row.messages(),
             [
-                said("system", "be brief"),
-                said("user", "hi"),
-                said("assistant", "hello"),
-                said("user", "add\n1 2"),
-                said("assistant", "3")
+                message("system", "be brief"),
+                message("user", "hi"),
+                message("assistant", "hello"),
+                message("user", "add\n1 2"),
+                message("assistant", "3")
             ]
         );
     }

@@ -1,11 +1,11 @@
-//! Columns under names of their own: `prompt=question` reads the prompt from the column `question`.
+//! Column names: `prompt=question` reads the prompt from the column `question`.
 
 use serde_json::{Map, Value};
 
 use super::fields::found_keys;
 use crate::{Error, Result};
 
-/// The names that rows are made of, and whether a row may lack it.
+/// The keys of a row, and whether they are optional.
 const KEYS: [(&str, bool); 13] = [
     ("text", false),
     ("prompt", false),
@@ -22,15 +22,15 @@ const KEYS: [(&str, bool); 13] = [
     ("tools", true),
 ];
 
-/// Which columns are read as what: pairs of our name and the file's. Empty: every column as it is called.
+/// A mapping from keys of a row to columns of the file. If empty, every column is read under its own name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Columns(Vec<(&'static str, String)>);
 
 impl Columns {
-    /// Reads entries such as `prompt=question`.
+    /// Parses entries such as `prompt=question`.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the entry and what would be right.
+    /// [`Error::Config`] with the invalid entry and what was expected.
     pub fn parse(entries: &[String]) -> Result<Self> {
         let mut columns: Vec<(&'static str, String)> = Vec::new();
         for entry in entries {
@@ -51,7 +51,7 @@ impl Columns {
         Ok(Self(columns))
     }
 
-    /// Whether a column of this name is read at all.
+    /// Whether the column `name` is read.
     pub(in crate::data) fn is_read(&self, name: &str) -> bool {
         if self.0.is_empty() {
             KEYS.iter().any(|(key, _)| *key == name)
@@ -60,7 +60,10 @@ impl Columns {
         }
     }
 
-    /// `row` under our names, with nothing but the named columns; the error is the reason alone.
+    /// Renames the columns of `row` to the keys they stand for and drops all others.
+    ///
+    /// # Errors
+    /// The missing column, without the location of the row.
     pub(super) fn rename(&self, row: Value) -> Result<Value, String> {
         let Value::Object(keys) = row else { return Ok(row) };
         if self.0.is_empty() {

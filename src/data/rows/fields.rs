@@ -1,8 +1,11 @@
-//! Values of a row's keys, and the words in which errors speak of them.
+//! Values of a JSON object, and how error messages describe them.
 
 use serde_json::{Map, Value};
 
-/// The JSON of one line of a file; the error is the reason alone.
+/// Parses one line of a file.
+///
+/// # Errors
+/// The reason, without the location of the line.
 pub(in crate::data) fn parse_json(line: &[u8]) -> Result<Value, String> {
     let line = std::str::from_utf8(line).map_err(|e| {
         let byte = line[e.valid_up_to()];
@@ -12,6 +15,7 @@ pub(in crate::data) fn parse_json(line: &[u8]) -> Result<Value, String> {
         .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
 }
 
+/// Removes `key` and returns its string.
 pub(super) fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match keys.remove(key) {
         Some(Value::String(text)) => Ok(text),
@@ -19,7 +23,7 @@ pub(super) fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<St
     }
 }
 
-/// A nested value that may be JSON in a string, as tables store it; an empty one is null.
+/// Parses a nested value that tables store as a string of JSON; an empty string is null.
 pub(super) fn parse_nested(key: &str, value: Value) -> Result<Value, String> {
     match value {
         Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
@@ -29,6 +33,7 @@ pub(super) fn parse_nested(key: &str, value: Value) -> Result<Value, String> {
     }
 }
 
+/// The JSON type of `value`, with its article.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -40,7 +45,7 @@ pub(super) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// "found keys "a", "b"", short enough to print whatever the file holds.
+/// `found keys "a", "b"`, truncated to a length that can always be printed.
 pub(in crate::data) fn found_keys(keys: &Map<String, Value>) -> String {
     const SHOWN: usize = 8;
     if keys.is_empty() {

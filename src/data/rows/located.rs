@@ -1,4 +1,4 @@
-//! Rows that know where they stand.
+//! Rows with their location, for error messages.
 
 use std::fmt;
 use std::path::Path;
@@ -11,14 +11,14 @@ use super::fields::parse_json;
 use super::row::Row;
 use crate::{Error, Result};
 
-/// Where a row stands in its file.
+/// The position of a row in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     /// 1-based line.
     Line(usize),
-    /// 1-based row, in formats whose lines say nothing.
+    /// 1-based row, in formats where rows are not lines.
     Row(usize),
-    /// 0-based byte, in files that are not read from their beginning.
+    /// 0-based byte offset, in files that are read by random access.
     Byte(u64),
 }
 
@@ -32,28 +32,31 @@ impl fmt::Display for Position {
     }
 }
 
-/// A row and where it stands. It keeps the position, because a row may turn out to be wrong only
-/// later, when a chat template or the tokenizer sees it.
+/// A row and its location, kept because a row may turn out to be invalid only when the chat template or the
+/// tokenizer processes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocatedRow {
-    /// What was read.
+    /// The row.
     pub row: Row,
-    /// The file.
+    /// The file it was read from.
     pub path: Arc<Path>,
-    /// The position in the file.
+    /// Its position in the file.
     pub position: Position,
 }
 
 impl LocatedRow {
-    /// Reads the row in `text`, which a caller took from line `line` of `path`.
+    /// Parses `text`, which the caller read from line `line` of `path`.
     ///
     /// # Errors
-    /// [`Error::Dataset`] naming file and line for anything that is not a [`Row`].
+    /// [`Error::Dataset`] with file and line if `text` is not a valid [`Row`].
     pub fn parse(text: &[u8], path: &Arc<Path>, line: usize) -> Result<Self> {
         Self::from_json(parse_json(text), &Columns::default(), path, Position::Line(line))
     }
 
-    /// The row in the JSON `value`, or else the reason why there is none.
+    /// Parses `value`; an `Err` is the reason why the JSON could not be read.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] with file and position.
     pub(in crate::data) fn from_json(
         value: Result<Value, String>,
         columns: &Columns,
@@ -67,7 +70,7 @@ impl LocatedRow {
         Ok(Self { row, path: Arc::clone(path), position })
     }
 
-    /// Puts `path:line: ` in front of an [`Error::Dataset`]; other errors pass unchanged.
+    /// Prefixes an [`Error::Dataset`] with `path:line: `; other errors are returned unchanged.
     #[must_use]
     pub fn with_location(&self, error: Error) -> Error {
         match error {
@@ -77,6 +80,7 @@ impl LocatedRow {
     }
 }
 
+/// An [`Error::Dataset`] prefixed with its location.
 pub(in crate::data) fn error_at(path: &Path, position: Position, reason: &str) -> Error {
     Error::Dataset(format!("{}:{position}: {reason}", path.display()))
 }

@@ -1,11 +1,11 @@
-//! Messages and tools in the form chat templates know.
+//! Messages and tools in the schema of chat templates.
 
 use serde_json::Value;
 
 use super::fields::{found_keys, parse_nested, type_name};
 
-/// Entries without the wrapping `{"type": "function", "function": …}`, as `ShareGPT`'s are, get it: chat templates
-/// expect it.
+/// Parses an array of tools. Tools without the wrapper `{"type": "function", "function": …}` that chat templates
+/// expect, such as those of `ShareGPT`, get it.
 pub(super) fn parse_tools(value: Option<Value>) -> Result<Option<Value>, String> {
     let wrapped = |tool: Value| {
         if tool.get("name").is_some() && tool.get("function").is_none() && tool.get("type").is_none() {
@@ -21,7 +21,7 @@ pub(super) fn parse_tools(value: Option<Value>) -> Result<Option<Value>, String>
     }
 }
 
-/// Checks the messages that stand under `key`.
+/// Parses and validates the messages under `key`.
 pub(super) fn parse_messages(key: &str, value: Value) -> Result<Vec<Value>, String> {
     let value = parse_nested(key, value)?;
     let Value::Array(messages) = value else {

@@ -1,4 +1,4 @@
-//! What one row of a file holds.
+//! Rows: the schemas that training data may have, and their parsers.
 
 mod alpaca;
 mod columns;

@@ -1,14 +1,14 @@
-//! Rows of two answers to one prompt, of which one is preferred: `chosen` and `rejected`.
+//! Preference pairs: a `chosen` and a `rejected` answer to one prompt.
 //!
-//! | beside `chosen` and `rejected`               | prompt                                                         |
-//! |----------------------------------------------|----------------------------------------------------------------|
-//! | `prompt`, optionally `tools`                 | a question, or messages                                        |
-//! | `conversations`, optionally `system`, `tools`| the messages ([`ShareGPT`](super::sharegpt))                   |
-//! | `instruction`, optionally more               | the instruction ([Alpaca](super::alpaca))                      |
-//! | nothing                                      | what both begin with; of texts, words as they are              |
+//! | besides `chosen` and `rejected`               | prompt                                                          |
+//! |-----------------------------------------------|-----------------------------------------------------------------|
+//! | `prompt`, optionally `tools`                  | a user message, or a list of messages                           |
+//! | `conversations`, optionally `system`, `tools` | the messages ([`ShareGPT`](super::sharegpt))                    |
+//! | `instruction`, optionally more                | the instruction ([Alpaca](super::alpaca))                       |
+//! | nothing                                       | the common prefix of both answers: whole words of texts, or messages |
 //!
-//! An answer is a text, a message or a list of messages, in the words of chat templates or of `ShareGPT`. Where both
-//! lists begin with the prompt, or a list stands beside a `prompt` that is a text, they are whole conversations.
+//! An answer is a text, a message or a list of messages, in the schema of chat templates or of `ShareGPT`. Lists
+//! that start with the prompt, or that accompany a `prompt` that is a text, are whole conversations.
 
 use serde_json::{Map, Value, json};
 
@@ -17,47 +17,47 @@ use super::fields::{found_keys, type_name};
 use super::messages::parse_tools;
 use super::sharegpt;
 
-/// The keys of the answers.
+/// Keys of the preferred and of the other answer.
 pub(super) const ANSWER_KEYS: [&str; 2] = ["chosen", "rejected"];
 
 /// Two answers to one prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// What both answer.
+    /// The common prompt.
     pub prompt: Prompt,
-    /// The preferred answer, and the other one.
+    /// The chosen and the rejected answer.
     pub answers: [Answer; 2],
 }
 
-/// What the model is given.
+/// The prompt of a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
-    /// The beginning of both texts, in which no template has a part.
+    /// The common prefix of two texts, used without a chat template.
     Prefix(String),
-    /// A question.
+    /// The text of a user message.
     User(String),
-    /// An instruction, whose output is empty.
+    /// An instruction with an empty output.
     Instruction(Instruction),
     /// A conversation.
     Chat {
-        /// Messages for the template.
+        /// Messages for the chat template.
         messages: Vec<Value>,
         /// JSON schemas of the tools the assistant may call.
         tools: Option<Value>,
     },
 }
 
-/// What the model might say.
+/// One answer of a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// A text.
+    /// Plain text.
     Text(String),
-    /// Messages, of which the assistant says the first.
+    /// Messages, the first of which is from the assistant.
     Messages(Vec<Value>),
 }
 
 impl Answer {
-    /// As messages for a template.
+    /// Messages for a chat template.
     pub(in crate::data) fn messages(&self) -> Vec<Value> {
         match self {
             Self::Text(text) => vec![json!({"role": "assistant", "content": text})],
@@ -81,7 +81,10 @@ impl Answer {
 }
 
 impl Pair {
-    /// Takes the keys of a row that has one of the [`ANSWER_KEYS`]; the error is the reason alone.
+    /// Parses an object with at least one of the [`ANSWER_KEYS`].
+    ///
+    /// # Errors
+    /// The reason, without the location of the row.
     pub(super) fn parse(keys: &mut Map<String, Value>) -> Result<Self, String> {
         let mut answer = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => {
@@ -123,19 +126,20 @@ impl Pair {
         }
     }
 
-    /// Two texts that begin alike. The word in which they part is no part of the prompt.
+    /// Splits two texts into their common prefix and the answers. The word in which they first differ belongs to
+    /// the answers.
     fn from_texts(chosen: &str, rejected: &str) -> Result<Self, String> {
         let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
-        // White space before a word belongs to it, as in the tokens of most models.
-        let word =
+        // Whitespace belongs to the word that follows it, as in the tokens of most models.
+        let ends_a_word =
             |at: usize| chosen.is_char_boundary(at) && chosen[..at].ends_with(|c: char| !c.is_whitespace());
-        let parts = |at: &usize| {
-            let follows = |text: &str| {
+        let is_boundary = |at: &usize| {
+            let no_word_continues = |text: &str| {
                 text.get(*at..).is_some_and(|rest| !rest.starts_with(|c: char| !c.is_whitespace()))
             };
-            word(*at) && follows(chosen) && follows(rejected)
+            ends_a_word(*at) && no_word_continues(chosen) && no_word_continues(rejected)
         };
-        let Some(start) = (1..=common).rev().find(parts) else {
+        let Some(start) = (1..=common).rev().find(is_boundary) else {
             return Err(
                 r#"has no "prompt", and "chosen" and "rejected" do not begin with the same words"#.to_owned()
             );
@@ -191,7 +195,7 @@ impl Pair {
 }
 
 impl Prompt {
-    /// As messages for a template.
+    /// Messages for a chat template.
     pub(in crate::data) fn messages(&self) -> Vec<Value> {
         match self {
             Self::Prefix(text) | Self::User(text) => vec![json!({"role": "user", "content": text})],

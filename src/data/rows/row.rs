@@ -1,15 +1,15 @@
-//! One training example as a file holds it.
+//! One training example as read from a file.
 //!
-//! | keys                                                                    | row                  | learned            |
-//! |-------------------------------------------------------------------------|----------------------|--------------------|
-//! | `chosen`, `rejected`, mostly a prompt too ([pairs](super::pair))        | [`Row::Pair`]        | which to prefer    |
-//! | `prompt`, `completion`                                                  | [`Row::Completion`]  | the completion     |
-//! | `messages`, optionally `tools`                                          | [`Row::Chat`]        | assistant's turns  |
-//! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]  | assistant's turns  |
-//! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))      | [`Row::Instruction`] | assistant's turns  |
-//! | `text`                                                                  | [`Row::Text`]        | everything         |
+//! | keys                                                                          | row                  | loss on               |
+//! |-------------------------------------------------------------------------------|----------------------|-----------------------|
+//! | `chosen`, `rejected` and usually a prompt ([pairs](super::pair))              | [`Row::Pair`]        | preference            |
+//! | `prompt`, `completion`                                                        | [`Row::Completion`]  | the completion        |
+//! | `messages`, optionally `tools`                                                | [`Row::Chat`]        | the assistant's turns |
+//! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]        | the assistant's turns |
+//! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))            | [`Row::Instruction`] | the output            |
+//! | `text`                                                                        | [`Row::Text`]        | all tokens            |
 //!
-//! The first line of the table that fits decides; other keys are ignored (as mlx-lm does).
+//! The first matching line of the table decides; other keys are ignored, as in mlx-lm.
 
 use serde_json::Value;
 
@@ -19,36 +19,36 @@ use super::messages::{parse_messages, parse_tools};
 use super::pair::{ANSWER_KEYS, Pair};
 use super::sharegpt;
 
-/// Ends the message about a row of which nothing fits.
+/// The end of the error message about a row that matches no schema.
 pub(in crate::data) const EXPECTED_KEYS: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
 
-/// A training example before tokenisation.
+/// A training example before tokenization.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
-    /// Plain text, all of it learned.
+    /// Plain text; the loss is taken on all tokens.
     Text(String),
-    /// A question and its answer; only the answer is learned when prompts are masked.
+    /// A prompt and its completion; with a prompt mask the loss is taken on the completion only.
     Completion {
-        /// What the model is given.
+        /// The prompt.
         prompt: String,
-        /// What the model shall say.
+        /// The expected completion.
         completion: String,
     },
-    /// A conversation; only the assistant's turns are learned when prompts are masked.
+    /// A conversation; with a prompt mask the loss is taken on the assistant's turns only.
     Chat {
-        /// Objects with a string `role` and `content` or `tool_calls`; passed to the template whole.
+        /// Objects with a string `role` and `content` or `tool_calls`, passed to the chat template unchanged.
         messages: Vec<Value>,
         /// JSON schemas of the tools the assistant may call: an array.
         tools: Option<Value>,
     },
-    /// An instruction and its answer; only answers are learned when prompts are masked.
+    /// An instruction and its output; with a prompt mask the loss is taken on the output only.
     Instruction(Instruction),
-    /// Two answers to one prompt, of which the first is to be preferred.
+    /// Two answers to one prompt, the first of which is preferred.
     Pair(Pair),
 }
 
 impl Row {
-    /// The name reports use: `text`, `completion`, `chat`, `instruction` or `pair`.
+    /// The name used in reports: `text`, `completion`, `chat`, `instruction` or `pair`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -60,7 +60,10 @@ impl Row {
         }
     }
 
-    /// What a JSON object holds; the error is the reason alone.
+    /// Parses a JSON object.
+    ///
+    /// # Errors
+    /// The reason, without the location of the row.
     pub(super) fn from_json(value: Value) -> Result<Self, String> {
         let Value::Object(mut keys) = value else {
             return Err(format!("a row must be a JSON object, found {}", type_name(&value)));

@@ -1,23 +1,26 @@
-//! Conversations in the words of `ShareGPT`: `{"conversations": [{"from": "human", "value": "Hi"}, …]}`.
+//! Conversations in the schema of `ShareGPT`: `{"conversations": [{"from": "human", "value": "Hi"}, …]}`.
 //!
-//! | `from`                                 | role                                                       |
-//! |----------------------------------------|------------------------------------------------------------|
-//! | `system`                               | `system`; a `system` beside `conversations` comes first    |
-//! | `human`, `user`                        | `user`                                                     |
-//! | `gpt`, `assistant`, `model`, `chatgpt` | `assistant`                                                |
-//! | `function_call`                        | `assistant` with `tool_calls`; its value is a call as JSON |
-//! | `observation`, `tool`                  | `tool`                                                     |
+//! | `from`                                 | role                                                            |
+//! |----------------------------------------|-----------------------------------------------------------------|
+//! | `system`                               | `system`; a key `system` beside `conversations` is put first    |
+//! | `human`, `user`                        | `user`                                                          |
+//! | `gpt`, `assistant`, `model`, `chatgpt` | `assistant`                                                     |
+//! | `function_call`                        | `assistant` with `tool_calls`; its value is the call as JSON    |
+//! | `observation`, `tool`                  | `tool`                                                          |
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{found_keys, parse_nested, take_string, type_name};
 use super::messages::parse_messages;
 
+/// Valid values of `from`, for error messages.
 const SENDERS: &str =
     "human, user, gpt, assistant, model, chatgpt, system, function_call, observation or tool";
 
-/// Takes the messages of a row that has `conversations`, in the form chat templates know; the error is the
-/// reason alone.
+/// Converts the `conversations` of a row to messages for a chat template.
+///
+/// # Errors
+/// The reason, without the location of the row.
 pub(super) fn parse_conversations(keys: &mut Map<String, Value>) -> Result<Vec<Value>, String> {
     let system = match keys.get("system") {
         None | Some(Value::Null) => String::new(),
@@ -30,8 +33,8 @@ pub(super) fn parse_conversations(keys: &mut Map<String, Value>) -> Result<Vec<V
     Ok(messages)
 }
 
-/// The messages that stand under `key`, in these words or in those of chat templates: some data sets have the name of
-/// the one format and the entries of the other.
+/// Converts the turns under `key` to messages. Turns that are messages already are accepted too, since some
+/// datasets mix the two schemas.
 pub(super) fn parse_turns(key: &str, turns: Value) -> Result<Vec<Value>, String> {
     let turns = parse_nested(key, turns)?;
     let Value::Array(entries) = &turns else {
@@ -75,7 +78,7 @@ fn parse_turn(entry: &Value) -> Result<Value, String> {
     Ok(json!({"role": role, "content": value}))
 }
 
-/// One call, or a list of calls made at once, as the objects chat templates iterate over.
+/// Parses one call or a list of parallel calls into the objects that chat templates iterate over.
 fn parse_tool_calls(text: &str) -> Result<Vec<Value>, String> {
     let expected =
         r#"is a function_call whose value must be JSON {"name": …, "arguments": {…}}, or a list of these"#;

@@ -1,14 +1,15 @@
-//! One training example as token ids, and which of them are learned.
+//! Encodes rows as samples.
 //!
-//! | row         | tokens                                                      | learned                    |
+//! | row         | tokens                                                      | targets of the loss        |
 //! |-------------|-------------------------------------------------------------|----------------------------|
-//! | text        | the text with special tokens, end of text appended          | all                        |
-//! | completion  | prompt with special tokens, completion without, end of text | the completion and the end |
-//! | chat        | the rendered template, which holds its special tokens       | the assistant's turns      |
-//! | instruction | as a completion, after the prompt of Alpaca                 | the output and the end     |
-//! | pair        | two samples, each as one of the above                       | all behind the prompt      |
+//! | text        | the text with special tokens, and EOS                       | all                        |
+//! | completion  | prompt with special tokens, completion without, and EOS     | the completion and EOS     |
+//! | chat        | the rendered chat template, which has its special tokens    | the assistant's turns      |
+//! | instruction | as a completion of Alpaca's prompt                          | the output and EOS         |
+//! | pair        | two samples, each as one of the above                       | all after the prompt       |
 //!
-//! With a chat template completions and instructions are chats. Without masking all is learned.
+//! Models with a chat template use it for completions and instructions too. Without a prompt mask all tokens are
+//! targets.
 
 use serde_json::json;
 
@@ -20,10 +21,10 @@ use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 impl Tokenizer {
-    /// Tokens of a row; `mask_prompt` learns answers only.
+    /// Encodes a row other than a pair; `mask_prompt` excludes prompts from the loss.
     ///
     /// # Errors
-    /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
+    /// [`Error::Dataset`] without the location of the row, which the caller adds.
     pub fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
         match (row, self.chat_template()) {
             (Row::Text(text), _) => {
@@ -62,10 +63,11 @@ impl Tokenizer {
         }
     }
 
-    /// Tokens of a pair: the preferred answer, and the other one, each behind the prompt.
+    /// Encodes a preference pair as two samples, the chosen answer first. Each starts with the prompt, which is
+    /// masked.
     ///
     /// # Errors
-    /// [`Error::Dataset`] with the reason alone: the caller knows the file and line.
+    /// [`Error::Dataset`] without the location of the row, which the caller adds.
     pub fn encode_pair(&self, row: &Row) -> Result<[Sample; 2]> {
         let Row::Pair(Pair { prompt, answers: [chosen, rejected] }) = row else {
             return Err(Error::Dataset(format!(

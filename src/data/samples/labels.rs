@@ -1,24 +1,24 @@
-//! Which tokens of a row are learned.
+//! Which tokens of a row are labels, the targets of the loss.
 
-/// What is learned from rows.
+/// Which tokens of a row are labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
-    /// Every token.
+    /// All tokens.
     All,
-    /// Answers, not the prompts before them.
+    /// Completions and assistant turns; prompts are masked.
     Completions,
-    /// Which of two answers to prefer; of each row two samples come one after the other, the preferred one first.
+    /// Both answers of preference pairs. Each row becomes two consecutive samples, the chosen answer first.
     PreferencePairs,
 }
 
 impl Labels {
-    /// From rows that are no pairs.
+    /// Labels of rows other than pairs; `mask_prompt` excludes prompts from the loss.
     #[must_use]
     pub const fn from_mask_prompt(mask_prompt: bool) -> Self {
         if mask_prompt { Self::Completions } else { Self::All }
     }
 
-    /// Samples of one row.
+    /// Number of samples per row.
     #[must_use]
     pub const fn samples_per_row(self) -> usize {
         match self {

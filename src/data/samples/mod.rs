@@ -1,4 +1,4 @@
-//! Rows as token ids.
+//! Samples: rows as token ids with a loss mask.
 
 mod encode;
 mod labels;

@@ -1,26 +1,26 @@
-//! One training example as token ids.
+//! A tokenized training example.
 
-/// Token ids of one row and which of them are learned.
+/// Token ids and their loss mask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,
-    /// `loss_mask[i]`: token `i` is a target of the loss. As long as `ids`; the first is always
-    /// false, because nothing precedes it that could predict it.
+    /// Whether token `i` is a target of the loss, `[ids.len()]`. Always false for the first token, which nothing
+    /// predicts.
     pub loss_mask: Vec<bool>,
-    /// Where the samples [packed](crate::data::pack) into this one begin; empty where it is a single one.
+    /// Index of the first token of each [packed](crate::data::pack) sample; empty if not packed.
     pub segment_starts: Vec<usize>,
 }
 
 impl Sample {
-    /// Every token for which `is_target(index)` holds is learned, except the first.
+    /// A sample whose loss mask is `is_target(index)`, except for the first token.
     #[must_use]
     pub fn new(ids: Vec<u32>, is_target: impl Fn(usize) -> bool) -> Self {
         let loss_mask = (0..ids.len()).map(|index| index > 0 && is_target(index)).collect();
         Self { ids, loss_mask, segment_starts: Vec::new() }
     }
 
-    /// One row of all `samples`, one after the other.
+    /// Concatenates `samples` into one packed sample.
     pub(in crate::data) fn concatenate<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
         let mut row = Self::new(Vec::new(), |_| false);
         for sample in samples {
@@ -31,32 +31,32 @@ impl Sample {
         row
     }
 
-    /// Cuts the end off so that at most `max_len` tokens remain.
+    /// Truncates to at most `max_len` tokens, at the end.
     pub fn truncate(&mut self, max_len: usize) {
         self.segment_starts.retain(|&begin| begin < max_len);
         self.ids.truncate(max_len);
         self.loss_mask.truncate(max_len);
     }
 
-    /// Tokens in this example.
+    /// Number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there are no tokens at all.
+    /// Whether there are no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Whether the loss has at least one target here.
+    /// Whether any token is a target of the loss.
     #[must_use]
     pub fn has_targets(&self) -> bool {
         self.loss_mask.contains(&true)
     }
 
-    /// Tokens that are learned.
+    /// Number of tokens that are targets of the loss.
     #[must_use]
     pub fn num_targets(&self) -> usize {
         self.loss_mask.iter().filter(|&&is_target| is_target).count()

@@ -1,4 +1,4 @@
-//! All rows of a split at once, on all cores, and what they amount to.
+//! Tokenizes all rows of a split in parallel.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,37 +12,37 @@ use crate::data::rows::LocatedRow;
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
-/// What a split holds.
+/// Counts of a tokenized split.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SplitReport {
-    /// Rows in the file.
+    /// Number of rows.
     pub rows: usize,
-    /// Tokens in all rows, before anything is cut.
+    /// Number of tokens before truncation.
     pub tokens: usize,
-    /// Tokens in the longest row, before anything is cut.
+    /// Number of tokens of the longest row before truncation.
     pub longest: usize,
-    /// Rows cut to the longest sequence allowed.
+    /// Number of rows truncated to the maximum sequence length.
     pub truncated: usize,
-    /// Rows left out because nothing is to be learned from them, or only behind the cut.
+    /// Number of rows dropped because they have no targets, at least not within the maximum sequence length.
     pub dropped: usize,
-    /// Rows by [kind](crate::data::Row::kind).
+    /// Number of rows by [kind](crate::data::Row::kind).
     pub kinds: BTreeMap<&'static str, usize>,
 }
 
-/// Rows as token ids, in the order of the file.
+/// The samples of a split, in the order of its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenizedSplit {
-    /// Each has something to learn and at most `max_seq_length` tokens; [so many](Labels::samples_per_row) of a row.
+    /// Samples with at least one target and at most `max_seq_length` tokens; [one or two](Labels::samples_per_row)
+    /// per row.
     pub samples: Vec<Sample>,
-    /// Counts, the dropped rows among them.
+    /// Counts, including the dropped rows.
     pub report: SplitReport,
 }
 
-/// Tokenises rows in parallel. Rows are cut to `max_seq_length` tokens.
+/// Tokenizes rows in parallel, truncates them to `max_seq_length` tokens and drops those without targets.
 ///
 /// # Errors
-/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised,
-/// or when no row is left to learn from.
+/// [`Error::Dataset`] with file and line of the first row that cannot be tokenized, or if no row is left.
 pub fn tokenize(
     rows: &[LocatedRow],
     tokenizer: &Tokenizer,
@@ -52,24 +52,24 @@ pub fn tokenize(
     truncate_rows(rows, encode_rows(rows, tokenizer, labels)?, max_seq_length)
 }
 
-/// Tokenises rows in parallel, each of them whole.
+/// Tokenizes rows in parallel, without truncation.
 ///
 /// # Errors
-/// [`Error::Dataset`] naming file and line of the first row that cannot be tokenised.
+/// [`Error::Dataset`] with file and line of the first row that cannot be tokenized.
 pub(in crate::data) fn encode_rows(
     rows: &[LocatedRow],
     tokenizer: &Tokenizer,
     labels: Labels,
 ) -> Result<Vec<Sample>> {
-    // Collected before errors are looked at: whichever thread fails first, the first row is reported.
+    // All rows are collected before the first error is returned, so that it does not depend on threads.
     let results: Vec<_> = rows.par_iter().map(|located| encode_row(located, tokenizer, labels)).collect();
     Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Tokenises one row, whole.
+/// Tokenizes one row, without truncation.
 ///
 /// # Errors
-/// [`Error::Dataset`] naming file and line.
+/// [`Error::Dataset`] with file and line.
 pub(in crate::data) fn encode_row(
     located: &LocatedRow,
     tokenizer: &Tokenizer,
@@ -84,21 +84,21 @@ pub(in crate::data) fn encode_row(
     samples.map_err(|error| located.with_location(error))
 }
 
-/// Cuts the samples of one row to `max_seq_length` tokens; whether something can still be learned from them.
+/// Truncates the samples of one row to `max_seq_length` tokens. Returns false if the row must be dropped.
 pub(in crate::data) fn truncate_row(samples: &mut [Sample], max_seq_length: usize) -> bool {
     for sample in &mut *samples {
         sample.truncate(max_seq_length);
     }
-    // Answers that differ behind the cut alone are none the better.
+    // Answers that differ only after truncation cannot be compared.
     let answers_differ = samples.windows(2).all(|pair| pair[0] != pair[1]);
     answers_differ && samples.iter().all(Sample::has_targets)
 }
 
-/// Cuts the samples of `rows`, as many of each, to `max_seq_length` tokens and leaves out the rows that teach nothing
-/// then.
+/// Truncates samples to `max_seq_length` tokens and drops rows without targets. `whole` has the same number of
+/// samples for each of `rows`.
 ///
 /// # Errors
-/// [`Error::Dataset`] when no row is left to learn from.
+/// [`Error::Dataset`] if no row is left.
 pub(in crate::data) fn truncate_rows(
     rows: &[LocatedRow],
     whole: Vec<Sample>,
@@ -127,7 +127,7 @@ pub(in crate::data) fn truncate_rows(
     Ok(TokenizedSplit { samples, report })
 }
 
-/// The error about so many rows of `path`, of which the longest has `longest` tokens.
+/// The error about a file with `rows` rows, the longest of `longest` tokens, none of which has targets.
 pub(in crate::data) fn no_targets_error(
     path: &Path,
     rows: usize,

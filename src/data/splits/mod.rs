@@ -1,4 +1,4 @@
-//! Training, validation and test rows.
+//! Training, validation and test splits.
 
 pub(super) mod read;
 mod sources;

@@ -1,4 +1,4 @@
-//! The three parts of a data set: what is learned, what watches over it, what judges at the end.
+//! Reads the training, validation and test splits of a dataset.
 
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,20 @@ use crate::data::formats::read_rows;
 use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result};
 
-/// Most rows that are held out when there is no validation file.
+/// Maximum number of rows held out for validation.
 const MAX_HELD_OUT_ROWS: usize = 500;
 
-/// Stream of the random generator for the held-out rows; epochs count up from 0 and never meet it.
+/// Stream of the random generator for the held-out rows; those of epochs count up from 0.
 const HOLD_OUT_STREAM: u64 = u64::MAX;
 
-/// Rows of a data set by use. Each row knows its file and line.
+/// The splits of a dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Splits<Train = LocatedRow> {
-    /// Rows to learn from; never empty.
+    /// Training rows; never empty.
     pub train: Vec<Train>,
-    /// Rows that measure progress; empty only when the data set is a single row.
+    /// Validation rows; empty only if the dataset is a single row.
     pub valid: Vec<LocatedRow>,
-    /// Rows for a final measurement; may be empty.
+    /// Test rows; may be empty.
     pub test: Vec<LocatedRow>,
 }
 
@@ -35,32 +35,32 @@ impl<Train> Default for Splits<Train> {
     }
 }
 
-/// Reads the data sets that `data` names: a folder with `train.jsonl` and, if they are there, `valid.jsonl` and
-/// `test.jsonl` (or other [formats](crate::data::formats)); a single file, which is then the training set; or several of
-/// both, separated by commas, each perhaps with `=weight`, which says how often its training rows come in an epoch.
+/// Reads the datasets that `data` names: a folder with `train.jsonl` and optionally `valid.jsonl` and `test.jsonl`
+/// (or other [formats](crate::data::formats)), a single file, which is the training split, or a comma-separated
+/// list of these. Each may have a suffix `=weight`: how many times its training rows occur per epoch.
 ///
-/// Where there is no validation file 10 % of the training rows (at least 1, at most 500), drawn with `seed`,
-/// are held out; a single row stays in the training set.
+/// Without a validation file, 10 % of the training rows (at least 1, at most 500), drawn with `seed`, are held out
+/// for validation. A dataset of a single row keeps it for training.
 ///
 /// # Errors
-/// [`Error::Dataset`] naming the path when there is no training file, and what [`read_rows`] finds.
+/// [`Error::Dataset`] with the path if there is no training file; the errors of [`read_rows`].
 pub fn read_splits(data: &str, columns: &Columns, seed: u64) -> Result<Splits> {
     read_splits_with(&mut InMemory(columns), data, columns, seed)
 }
 
-/// How rows to learn from are read.
+/// How training rows are read: into memory, or as offsets into files.
 pub(in crate::data) trait TrainingRowReader {
-    /// What is kept of a row.
+    /// What represents a row.
     type Row: Clone;
 
-    /// The rows of a file, in order.
+    /// Reads the rows of a file, in order.
     fn read(&mut self, file: &Path) -> Result<Vec<Self::Row>>;
 
-    /// All of these rows.
+    /// Loads rows into memory.
     fn load(&mut self, rows: Vec<Self::Row>) -> Result<Vec<LocatedRow>>;
 }
 
-/// All of them at once.
+/// Reads all rows into memory.
 struct InMemory<'a>(&'a Columns);
 
 impl TrainingRowReader for InMemory<'_> {
@@ -75,7 +75,7 @@ impl TrainingRowReader for InMemory<'_> {
     }
 }
 
-/// As [`read_splits`], with rows to learn from as `training` reads them.
+/// Like [`read_splits`], but training rows are read by `training`.
 pub(in crate::data) fn read_splits_with<T: TrainingRowReader>(
     training: &mut T,
     data: &str,
@@ -83,9 +83,9 @@ pub(in crate::data) fn read_splits_with<T: TrainingRowReader>(
     seed: u64,
 ) -> Result<Splits<T::Row>> {
     let mut all = Splits::default();
-    for (number, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
+    for (index, Source { path, weight }) in (0..).zip(sources::parse(data)?) {
         let splits = read_source(training, &path, columns, seed)?;
-        all.train.extend(sources::resample(splits.train, weight, seed, number));
+        all.train.extend(sources::resample(splits.train, weight, seed, index));
         all.valid.extend(splits.valid);
         all.test.extend(splits.test);
     }
@@ -128,7 +128,7 @@ fn read_source<T: TrainingRowReader>(
     Ok(splits)
 }
 
-/// The file of a split, in whichever format it is.
+/// The file of the split `name`, in any format.
 fn split_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     let mut files = EXTENSIONS
         .iter()
@@ -144,7 +144,7 @@ fn split_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Draws the held-out rows; both parts keep the order of the file.
+/// Splits rows into training and held-out rows, both in the order of the file.
 fn hold_out<T>(rows: Vec<T>, seed: u64) -> (Vec<T>, Vec<T>) {
     let count = (rows.len() / 10).clamp(1, MAX_HELD_OUT_ROWS).min(rows.len().saturating_sub(1));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

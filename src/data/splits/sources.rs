@@ -1,4 +1,4 @@
-//! Several data sets as one: `chat.jsonl=2,facts.csv=0.5`.
+//! Mixtures of datasets: `chat.jsonl=2,facts.csv=0.5`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,50 +8,50 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{Error, Result};
 
-/// Most times the rows of a source come in an epoch.
+/// Maximum weight of a source.
 const MAX_WEIGHT: f64 = 100.0;
 
-/// Stream of the random generator for the rows of a source; epochs count up from 0 and never meet it.
+/// Stream of the random generator for the rows of a source; those of epochs count up from 0.
 const SOURCE_STREAM: u64 = u64::MAX - 1;
 
-/// A file or folder, and how often its training rows come in an epoch.
+/// A file or folder, and how many times its training rows occur per epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) weight: f64,
 }
 
-/// Reads what a user wrote: one path, or paths separated by commas, each perhaps with `=weight`.
-/// What exists under the whole name is meant, whatever its name holds.
+/// Parses a path or a comma-separated list of paths, each with an optional suffix `=weight`. If `data` or a part of
+/// it exists as a path, it is taken literally.
 ///
 /// # Errors
-/// [`Error::Config`] naming the part that has a weight out of range or no path.
+/// [`Error::Config`] with the part whose path is empty or whose weight is out of range.
 pub(super) fn parse(data: &str) -> Result<Vec<Source>> {
-    let whole = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
+    let unweighted = |text: &str| Source { path: PathBuf::from(text), weight: 1.0 };
     if Path::new(data).exists() {
-        return Ok(vec![whole(data)]);
+        return Ok(vec![unweighted(data)]);
     }
     let source = |part: &str| {
         let part = part.trim();
-        let wrong = |reason: String| Error::Config(format!("data holds \"{part}\", {reason}"));
+        let invalid = |reason: String| Error::Config(format!("data holds \"{part}\", {reason}"));
         if part.is_empty() {
-            return Err(wrong("expected paths separated by commas, such as a.jsonl=2,b.csv".into()));
+            return Err(invalid("expected paths separated by commas, such as a.jsonl=2,b.csv".into()));
         }
         let Some((path, weight)) = part.rsplit_once('=').filter(|_| !Path::new(part).exists()) else {
-            return Ok(whole(part));
+            return Ok(unweighted(part));
         };
         match weight.trim().parse::<f64>() {
             Ok(weight) if weight > 0.0 && weight <= MAX_WEIGHT => {
                 Ok(Source { path: PathBuf::from(path.trim()), weight })
             }
-            _ => Err(wrong(format!("expected a weight above 0 and at most {MAX_WEIGHT} behind the ="))),
+            _ => Err(invalid(format!("expected a weight above 0 and at most {MAX_WEIGHT} behind the ="))),
         }
     };
     data.split(',').map(source).collect()
 }
 
-/// `rows` as often as `weight` says: whole times, and a share drawn with `seed` that stays the same in every
-/// epoch. At least one row.
+/// Repeats `rows` `weight` times. The fractional part is a subset drawn with `seed`, the same in every epoch.
+/// Returns at least one row, in the original order.
 pub(super) fn resample<T: Clone>(rows: Vec<T>, weight: f64, seed: u64, source: u64) -> Vec<T> {
     if (weight - 1.0).abs() < f64::EPSILON {
         return rows;

@@ -1,4 +1,4 @@
-//! What a data set amounts to, before anybody trains on it.
+//! Statistics of the splits of a dataset, computed before training.
 
 use std::collections::HashSet;
 
@@ -15,70 +15,70 @@ use crate::data::samples::{Labels, Sample, SplitReport};
 use crate::data::splits::Splits;
 use crate::data::text::Tokenizer;
 
-/// The answers of pairs, before anything is cut. Where the preferred ones are longer throughout, a model learns to be
-/// long.
+/// Answers of preference pairs before truncation. If the chosen answers are mostly the longer ones, the model
+/// learns to write long answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PairStatistics {
-    /// Tokens of the preferred answers.
+    /// Number of tokens of the chosen answers.
     pub chosen: LengthStatistics,
-    /// Tokens of the others.
+    /// Number of tokens of the rejected answers.
     pub rejected: LengthStatistics,
-    /// Share of pairs whose preferred answer is the longer one.
+    /// Fraction of pairs whose chosen answer is longer.
     pub chosen_longer: f64,
 }
 
-/// What a split holds.
+/// Statistics of a split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SplitStatistics {
-    /// Rows, tokens, and what is cut or left out.
+    /// Numbers of rows and tokens, and of truncated and dropped rows.
     #[serde(flatten)]
     pub report: SplitReport,
-    /// Rows on disk of which those counted here were drawn.
+    /// Total number of rows, if only a sample of them was analyzed.
     pub sampled_from: Option<usize>,
-    /// Tokens per row.
+    /// Number of tokens per row.
     pub lengths: LengthStatistics,
-    /// Rows by length, in bars of one width, from the shortest to the longest.
+    /// Histogram of the lengths, with bins of equal width.
     pub histogram: Vec<HistogramBin>,
-    /// Tokens that remain when rows are cut and left out.
+    /// Number of tokens after truncation and dropping.
     pub kept_tokens: usize,
-    /// Those of them that are learned.
+    /// Training split.
     pub trained_tokens: usize,
-    /// Rows whose tokens an earlier row has too.
+    /// Number of rows with the same tokens as an earlier one.
     pub duplicates: usize,
-    /// Rows that have four fifths of their sequences of five tokens in common with an earlier one; repeated rows among
-    /// them.
+    /// Number of rows that have a Jaccard similarity of at least 0.8 in their 5-grams to an earlier one, exact
+    /// duplicates included.
     pub near_duplicates: usize,
-    /// Different tokens.
+    /// Number of distinct tokens.
     pub vocabulary: usize,
-    /// Bits per token for a reader who knows nothing but how frequent each is.
+    /// Entropy of the token frequencies, in bits per token.
     pub entropy: f64,
-    /// Bytes of all texts.
+    /// Size of all texts in bytes.
     pub text_bytes: usize,
-    /// Bytes that zstd makes of them: the more they repeat, the fewer.
+    /// Size in bytes after compression with zstd; the more repetitive the texts, the smaller.
     pub compressed_bytes: usize,
-    /// Rows of the longest sequence allowed that hold all samples when they are packed; pairs are not.
+    /// Number of rows of maximum sequence length after packing; 0 for pairs, which are not packed.
     pub packed_rows: usize,
-    /// Share of those rows that is not padding.
+    /// Fraction of the packed rows that is not padding.
     pub packing_efficiency: f64,
-    /// The answers, where rows are pairs.
+    /// Set if the rows are preference pairs.
     pub pairs: Option<PairStatistics>,
 }
 
-/// What a data set holds. A split that is not there has no rows.
+/// Statistics of a dataset. A missing split has no rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct DataReport {
     /// Rows to learn from.
     pub train: SplitStatistics,
-    /// Rows that measure progress.
+    /// Validation split.
     pub valid: SplitStatistics,
-    /// Rows for a final measurement.
+    /// Test split.
     pub test: SplitStatistics,
 }
 
-/// Tokenises every split and reports what is there.
+/// Tokenizes all splits and computes their statistics.
 ///
 /// # Errors
-/// As [`tokenize`](crate::data::tokenize).
+/// See [`tokenize`](crate::data::tokenize).
 pub fn describe(
     splits: &Splits,
     tokenizer: &Tokenizer,
@@ -133,7 +133,7 @@ fn statistics(
     })
 }
 
-/// Of samples of which each second one is that of a preferred answer.
+/// Statistics of samples that alternate between chosen and rejected answers.
 fn pairs(samples: &[Sample]) -> PairStatistics {
     let targets = |first: usize| samples.iter().skip(first).step_by(2).map(Sample::num_targets);
     let (chosen, rejected) = (targets(0), targets(1));

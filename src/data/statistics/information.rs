@@ -1,4 +1,4 @@
-//! How much texts say: by the frequencies of their tokens, and by compression.
+//! Information content of texts: entropy of the token frequencies, and compressibility.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::data::samples::Sample;
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
-/// Effort of the compression, as much as takes no time to speak of.
+/// Compression level, the highest that takes negligible time.
 const ZSTD_LEVEL: i32 = 9;
 
-/// Number of different tokens, and the entropy of their shares, `-Σ p log₂ p`, in bits.
+/// Number of distinct tokens, and the entropy of their frequencies, `-Σ p log₂ p`, in bits per token.
 pub(super) fn token_entropy(samples: &[Sample]) -> (usize, f64) {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     samples.iter().flat_map(|sample| &sample.ids).for_each(|&id| *counts.entry(id).or_default() += 1);
@@ -23,10 +23,10 @@ pub(super) fn token_entropy(samples: &[Sample]) -> (usize, f64) {
     (counts.len(), counts.values().map(bits).sum())
 }
 
-/// Bytes of all texts, before and after compression.
+/// Size of all texts in bytes, before and after compression.
 ///
 /// # Errors
-/// Ids that are no tokens.
+/// [`Error::ModelLoading`] if the tokenizer cannot decode the ids.
 pub(super) fn compressed_size(samples: &[Sample], tokenizer: &Tokenizer) -> Result<(usize, usize)> {
     let decode = |sample: &Sample| tokenizer.decode(&sample.ids, true);
     let text = samples.par_iter().map(decode).collect::<Result<Vec<_>>>()?.join("\n");

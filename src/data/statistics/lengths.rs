@@ -1,54 +1,55 @@
-//! How long rows are.
+//! The distribution of lengths.
 
 use serde::Serialize;
 
-/// Bins of a histogram, at most.
+/// Maximum number of bins of a histogram.
 const MAX_BINS: usize = 12;
 
-/// Tokens per row, before anything is cut; of a pair those of the longer one.
+/// Number of tokens per row before truncation; for a pair, of its longer answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct LengthStatistics {
-    /// The shortest.
+    /// Minimum.
     pub min: usize,
-    /// As many rows are shorter as longer.
+    /// Median.
     pub median: usize,
-    /// All tokens over all rows.
+    /// Mean.
     pub mean: f64,
-    /// 95 % of the rows are not longer.
+    /// 95th percentile.
     pub p95: usize,
-    /// The longest.
+    /// Maximum.
     pub max: usize,
 }
 
-/// One bin of the histogram of lengths.
+/// One bin of a histogram of lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct HistogramBin {
-    /// Fewest tokens of the rows counted here.
+    /// Smallest length in this bin.
     pub from: usize,
-    /// Most tokens.
+    /// Largest length in this bin.
     pub to: usize,
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
 }
 
+/// Sizes in ascending order.
 pub(super) fn sorted(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut sizes: Vec<usize> = sizes.collect();
     sizes.sort_unstable();
     sizes
 }
 
-/// Of sizes in ascending order.
+/// Statistics of sizes in ascending order.
 pub(super) fn length_statistics(sorted: &[usize]) -> LengthStatistics {
     let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
         return LengthStatistics::default();
     };
-    // The nearest rank, so that every number is the length of some row.
+    // The nearest-rank method, so that every percentile is the length of some row.
     let rank = |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).max(1) - 1];
     let mean = sorted.iter().sum::<usize>() as f64 / sorted.len() as f64;
     LengthStatistics { min, median: rank(0.5), mean, p95: rank(0.95), max }
 }
 
-/// Of sizes in ascending order: at most [`MAX_BINS`] bins, whose width is 1, 2 or 5 times a power of ten.
+/// Histogram of sizes in ascending order: at most [`MAX_BINS`] bins, whose width is 1, 2 or 5 times a power of ten.
 pub(super) fn histogram(sorted: &[usize]) -> Vec<HistogramBin> {
     let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Vec::new() };
     let widths = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_usize.pow(power)));

@@ -1,4 +1,4 @@
-//! What a data set amounts to.
+//! Statistics of a dataset.
 
 mod describe;
 mod information;

@@ -1,5 +1,5 @@
-//! Rows that say almost the same as an earlier one ([MinHash](https://doi.org/10.1109/SEQUEN.1997.666900) with
-//! [banding](http://infolab.stanford.edu/~ullman/mmds/ch3n.pdf)).
+//! Near-duplicate rows, by [MinHash](https://doi.org/10.1109/SEQUEN.1997.666900) and
+//! [banding](http://infolab.stanford.edu/~ullman/mmds/ch3n.pdf).
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -8,20 +8,20 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// Tokens side by side that are compared as one.
+/// Number of consecutive tokens per shingle.
 const SHINGLE_TOKENS: usize = 5;
-/// Share of the shingles of two rows that both must have.
+/// Minimum Jaccard similarity of near-duplicates.
 const JACCARD_THRESHOLD: f64 = 0.8;
-/// A row is compared with those that agree in all hashes of one band: of pairs that are [`JACCARD_THRESHOLD`] 99.98 %.
+/// Rows are compared if all hashes of one band agree; 99.98 % of the pairs at the [`JACCARD_THRESHOLD`] do.
 const BANDS: usize = 16;
 const HASHES_PER_BAND: usize = 4;
-/// Rows of one band that are compared with, at most.
+/// Maximum number of rows per band that a row is compared with.
 const MAX_BUCKET_ROWS: usize = 16;
 /// A Mersenne prime: `h → (a·h + b) mod p` is a random permutation.
 const PRIME: u64 = (1 << 61) - 1;
 
-/// Number of rows of which an earlier one has four fifths of the sequences of five tokens, counted by
-/// [Jaccard](https://en.wikipedia.org/wiki/Jaccard_index). Repeated rows are among them.
+/// Number of rows with a [Jaccard similarity](https://en.wikipedia.org/wiki/Jaccard_index) of at least 0.8 to an
+/// earlier row, exact duplicates included.
 pub(super) fn count_near_duplicates(rows: &[Vec<u32>]) -> usize {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut draw = || rng.next_u64() % (PRIME - 1) + 1;
@@ -54,7 +54,7 @@ pub(super) fn count_near_duplicates(rows: &[Vec<u32>]) -> usize {
     found
 }
 
-/// Hashes below [`PRIME`] of the sequences of tokens; a shorter row is one.
+/// Hashes of the shingles, below [`PRIME`]; a row shorter than a shingle has one.
 fn shingles(row: &[u32]) -> HashSet<u64> {
     let hash = |tokens: &[u32]| {
         let mut hasher = DefaultHasher::new();
@@ -68,7 +68,7 @@ fn shingles(row: &[u32]) -> HashSet<u64> {
     }
 }
 
-/// The smallest shingle after each permutation.
+/// The signature: the minimum hash under each permutation.
 fn signature(shingles: &HashSet<u64>, permutations: &[(u64, u64)]) -> Vec<u64> {
     let permute = |(a, b): (u64, u64), h: u64| {
         ((u128::from(a) * u128::from(h) + u128::from(b)) % u128::from(PRIME)) as u64

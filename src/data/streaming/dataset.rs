@@ -1,4 +1,4 @@
-//! Rows to learn from that stay on disk, and what becomes of them.
+//! A training split that stays on disk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +6,7 @@ use super::rows::IndexedRows;
 use crate::data::samples::Labels;
 use crate::data::text::Tokenizer;
 
-/// Rows on disk, and what becomes of them.
+/// Training rows on disk and how they are tokenized.
 #[derive(Debug)]
 pub struct StreamingDataset<'t> {
     pub(super) rows: IndexedRows,
@@ -19,7 +19,7 @@ pub struct StreamingDataset<'t> {
 }
 
 impl<'t> StreamingDataset<'t> {
-    /// `rows`, from which `labels` is to be learned, cut to `max_seq_length` tokens.
+    /// A dataset of `rows`, truncated to `max_seq_length` tokens and optionally packed.
     #[must_use]
     pub const fn new(
         rows: IndexedRows,
@@ -38,21 +38,19 @@ impl<'t> StreamingDataset<'t> {
         &self.rows
     }
 
-    /// What is learned.
+    /// Which tokens are labels.
     #[must_use]
     pub const fn labels(&self) -> Labels {
         self.labels
     }
 
-    /// Of the rows read so far in the first pass over the data: how many were cut, and how many left out because nothing
-    /// is to be learned from them.
+    /// Number of rows read so far in the first epoch that were truncated.
     #[must_use]
     pub fn truncated_rows(&self) -> usize {
         self.truncated.load(Ordering::Relaxed)
     }
 
-    /// Of the rows read so far in the first pass over the data: how many were left out because nothing is to be learned
-    /// from them.
+    /// Number of rows read so far in the first epoch that were dropped because they have no targets.
     #[must_use]
     pub fn dropped_rows(&self) -> usize {
         self.dropped.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Rows of jsonl files that stay on disk: one pass checks all of them and remembers where each begins.
+//! Random access to jsonl files: one pass validates all rows and records their offsets.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
@@ -14,13 +14,13 @@ use crate::progress::{Event, Observer};
 use crate::rng::digest;
 use crate::{Error, Result};
 
-/// Bits of an [`RowOffset`] that hold the byte.
+/// Number of bits of a [`RowOffset`] that hold the byte offset.
 const BYTE_BITS: u32 = 48;
 
-/// Rows between two looks at whether the work shall stop.
+/// Number of rows between two checks for interruption.
 const ROWS_PER_POLL: usize = 1 << 12;
 
-/// Where a row begins: the number of its file, then the byte in it. Eight bytes, because there may be billions of them.
+/// Index of a file and byte offset of a row in it. Eight bytes, because there may be billions of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowOffset(u64);
 
@@ -39,7 +39,7 @@ impl RowOffset {
     }
 }
 
-/// Files of rows.
+/// The indexed files.
 #[derive(Debug)]
 pub(super) struct RowFiles {
     files: Vec<Arc<Path>>,
@@ -48,33 +48,33 @@ pub(super) struct RowFiles {
 }
 
 impl RowFiles {
-    /// A number that depends on the content of all files.
+    /// A digest of the content of all files.
     pub(super) const fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// The path of the file in which a row stands.
+    /// The file of a row.
     pub(super) fn path(&self, offset: RowOffset) -> &Path {
         &self.files[offset.file()]
     }
 
-    /// What reads rows.
+    /// A reader of rows.
     pub(super) fn reader(&self) -> RowReader<'_> {
         RowReader { files: self, open: self.files.iter().map(|_| None).collect() }
     }
 }
 
-/// Files that are open.
+/// Reads rows by their offset. Files are opened once.
 pub(super) struct RowReader<'a> {
     files: &'a RowFiles,
     open: Vec<Option<BufReader<File>>>,
 }
 
 impl RowReader<'_> {
-    /// The row at `offset`.
+    /// Reads the row at `offset`.
     ///
     /// # Errors
-    /// A file that has changed so that there is no row, or cannot be read.
+    /// [`Error::Dataset`] if the file has changed so that there is no valid row; [`Error::Io`].
     pub(super) fn read(&mut self, offset: RowOffset) -> Result<LocatedRow> {
         let path = &self.files.files[offset.file()];
         let file = match &mut self.open[offset.file()] {
@@ -94,19 +94,19 @@ impl RowReader<'_> {
     }
 }
 
-/// Reads files once from beginning to end.
+/// Indexes files, reporting progress.
 pub(super) struct Indexer<'a> {
     files: RowFiles,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> Indexer<'a> {
-    /// Knows of no file yet.
+    /// An indexer without files.
     pub(super) fn new(columns: Columns, observer: &'a mut dyn Observer) -> Self {
         Self { files: RowFiles { files: Vec::new(), columns, digest: 0 }, observer }
     }
 
-    /// What it has read.
+    /// Returns the indexed files.
     pub(super) fn finish(self) -> RowFiles {
         self.files
     }
@@ -164,7 +164,7 @@ impl TrainingRowReader for Indexer<'_> {
     }
 }
 
-/// `bytes` as numbers, the last one filled up with zeros.
+/// `bytes` as little-endian words, the last one padded with zeros.
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     let (whole, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];

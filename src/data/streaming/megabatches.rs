@@ -1,7 +1,7 @@
-//! Rows to learn from that stay on disk: a window of them at a time is read, tokenised and put into batches.
+//! Reads a [`StreamingDataset`] one megabatch at a time.
 //!
-//! The order is that of rows in memory, which [`epoch_batches`](crate::data::epoch_batches) describes, and so are the batches,
-//! but that a row from which nothing is to be learned gives its place to another of its window.
+//! Order and batches are those of rows in memory, see [`epoch_batches`](crate::data::epoch_batches), except that a
+//! row without targets is replaced by another row of its megabatch.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -16,48 +16,48 @@ use crate::data::samples::Sample;
 use crate::data::samples::tokenize::{encode_row, no_targets_error, truncate_row};
 use crate::{Error, Result};
 
-/// Rows that are packed together, at least: among fewer there is not always one that fits.
+/// Minimum number of rows that are packed together; with fewer, too much space is left.
 const MIN_ROWS_TO_PACK: usize = 1024;
 
-/// Examples, and the batches they come in.
+/// Examples that are in memory together, and their batches.
 #[derive(Debug)]
 pub struct Megabatch {
-    /// The samples of the window.
+    /// The examples.
     pub examples: Examples,
-    /// Examples of each batch.
+    /// Indices of the examples of each batch.
     pub batches: Vec<Vec<usize>>,
-    /// Number of the first batch since training began.
+    /// Index of the first batch, counted from the start of training.
     pub first: u64,
-    /// Passes over the data before and after it, fractional.
+    /// Epochs completed before and after this megabatch, fractional.
     pub epochs: [f64; 2],
 }
 
 impl Megabatch {
-    /// Number of the batch after the last one.
+    /// Index of the last batch plus one.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.first + self.batches.len() as u64
     }
 }
 
-/// The endless sequence of megabatches.
+/// An endless iterator over megabatches.
 pub struct Megabatches<'a, 't> {
     dataset: &'a StreamingDataset<'t>,
     reader: RowReader<'a>,
-    /// Rows of a window.
+    /// Rows per megabatch.
     size: usize,
     batch_size: usize,
     seed: u64,
     epoch: u64,
-    /// Rows of this epoch; empty before the first of its megabatches.
+    /// Rows of the current epoch; empty before its first megabatch.
     order: Vec<usize>,
-    /// So many of them were read.
+    /// Number of rows read of the current epoch.
     rows_read: usize,
-    /// Number of the next batch.
+    /// Index of the next batch.
     first: u64,
-    /// Samples that did not fill a batch of packed rows.
+    /// Samples of packed rows that did not fill a batch.
     leftover: Vec<Sample>,
-    /// Tokens of the longest row so far.
+    /// Number of tokens of the longest row so far.
     longest_row: usize,
 }
 
@@ -70,7 +70,7 @@ impl Iterator for Megabatches<'_, '_> {
 }
 
 impl<'a, 't> Megabatches<'a, 't> {
-    /// Of `dataset`, from the one that holds batch number `first`, or an earlier one.
+    /// Starts with the megabatch that contains batch `first`, or with an earlier one.
     #[must_use]
     pub fn new(dataset: &'a StreamingDataset<'t>, batch_size: usize, seed: u64, first: u64) -> Self {
         let size = megabatch_rows(batch_size).max(if dataset.packing { MIN_ROWS_TO_PACK } else { 0 });
@@ -87,15 +87,15 @@ impl<'a, 't> Megabatches<'a, 't> {
             leftover: Vec::new(),
             longest_row: 0,
         };
-        // How many rows packing leaves is known only when they are packed.
+        // With packing, the number of batches is known only after the rows were packed.
         if !dataset.packing {
             let batches = |rows: usize| rows.div_ceil(batch_size.max(1)) as u64;
             let rows = dataset.rows.len();
             let (epoch, within) = (first / batches(rows), first % batches(rows));
-            let number = within / batches(size);
+            let index = within / batches(size);
             megabatches.epoch = epoch;
-            megabatches.rows_read = number as usize * size;
-            megabatches.first = epoch * batches(rows) + number * batches(size);
+            megabatches.rows_read = index as usize * size;
+            megabatches.first = epoch * batches(rows) + index * batches(size);
         }
         megabatches
     }
@@ -106,9 +106,9 @@ impl<'a, 't> Megabatches<'a, 't> {
             if self.order.is_empty() {
                 self.order = epoch_order(dataset.rows.len(), self.seed, self.epoch);
             }
-            let (total, number) = (self.order.len(), self.rows_read / self.size);
+            let (total, index) = (self.order.len(), self.rows_read / self.size);
             let epoch = |rows_read: usize| self.epoch as f64 + rows_read as f64 / total as f64;
-            let (name, end) = ([self.epoch, number as u64], total.min(self.rows_read + self.size));
+            let (id, end) = ([self.epoch, index as u64], total.min(self.rows_read + self.size));
             let epochs = [epoch(self.rows_read), epoch(end)];
             let rows = self.order[self.rows_read..end].to_vec();
             let samples = self.samples(&rows)?;
@@ -124,7 +124,7 @@ impl<'a, 't> Megabatches<'a, 't> {
                 self.order.clear();
             }
             let examples = Examples::new(samples, dataset.labels);
-            let batches = length_grouped_batches(&examples.lengths(), self.batch_size, self.seed, name);
+            let batches = length_grouped_batches(&examples.lengths(), self.batch_size, self.seed, id);
             if batches.is_empty() {
                 if self.epoch > first_epoch + 1 {
                     return Err(self.no_targets(&rows));
@@ -137,12 +137,12 @@ impl<'a, 't> Megabatches<'a, 't> {
         }
     }
 
-    /// Samples of these rows, without those that teach nothing.
+    /// Reads and tokenizes rows, without those that have no targets.
     fn samples(&mut self, rows: &[usize]) -> Result<Vec<Sample>> {
         let dataset = self.dataset;
         let (mut samples, mut truncated, mut dropped) = (Vec::with_capacity(rows.len()), 0, 0);
-        for &number in rows {
-            let located = self.reader.read(dataset.rows.offsets[number])?;
+        for &row in rows {
+            let located = self.reader.read(dataset.rows.offsets[row])?;
             let mut row_samples = encode_row(&located, dataset.tokenizer, dataset.labels)?;
             let longest_row = row_samples.iter().map(Sample::len).max().unwrap_or(0);
             self.longest_row = self.longest_row.max(longest_row);
@@ -160,26 +160,25 @@ impl<'a, 't> Megabatches<'a, 't> {
         Ok(samples)
     }
 
-    /// Samples of `rows` with repetitions in the place of those that teach nothing, so that batches can be counted before
-    /// they are read.
+    /// Repeats samples in place of dropped rows, so that the number of batches does not depend on the data.
     fn fill_with_repetitions(&self, mut samples: Vec<Sample>, rows: &[usize]) -> Result<Vec<Sample>> {
-        let (found, wanted) = (samples.len(), rows.len() * self.dataset.labels.samples_per_row());
-        if found == 0 {
+        let (kept, total) = (samples.len(), rows.len() * self.dataset.labels.samples_per_row());
+        if kept == 0 {
             return Err(self.no_targets(rows));
         }
-        for number in 0..wanted - found {
-            samples.push(samples[number].clone());
+        for index in 0..total - kept {
+            samples.push(samples[index].clone());
         }
         Ok(samples)
     }
 
-    /// Packed rows, in whole batches unless they are the last of an epoch.
+    /// Packs samples into rows, in whole batches unless they are the last of an epoch.
     fn pack(&mut self, mut samples: Vec<Sample>, is_last: bool) -> Vec<Sample> {
         samples.splice(..0, self.leftover.drain(..));
         let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
         let mut rows = best_fit_decreasing(&lengths, self.dataset.max_seq_length);
         let whole = rows.len() - rows.len() % self.batch_size.max(1);
-        // Rows that were opened last are the emptiest.
+        // The rows opened last have the most space left.
         let rest = rows.split_off(if is_last { rows.len() } else { whole });
         self.leftover = rest.concat().into_iter().map(|index| samples[index].clone()).collect();
         rows.iter().map(|row| Sample::concatenate(row.iter().map(|&index| &samples[index]))).collect()

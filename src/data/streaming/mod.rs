@@ -1,4 +1,4 @@
-//! Rows that stay on disk.
+//! Datasets that stay on disk.
 
 mod dataset;
 mod index;

@@ -1,4 +1,4 @@
-//! Rows on disk.
+//! Training rows on disk.
 
 use rand::SeedableRng as _;
 use rand::seq::index;
@@ -12,11 +12,12 @@ use crate::data::splits::read::read_splits_with;
 use crate::progress::Observer;
 use crate::rng::digest;
 
-/// Reads data as [`read_splits`](crate::data::read_splits) does, but leaves the rows to learn, which must be jsonl, on disk. They
-/// are checked here, so that a wrong row is found before training begins.
+/// Like [`read_splits`](crate::data::read_splits), but training rows stay on disk. All rows are validated first, so
+/// that an invalid row is found before training starts.
 ///
 /// # Errors
-/// As [`read_splits`](crate::data::read_splits); a file in another format; [`Error::Interrupted`].
+/// See [`read_splits`](crate::data::read_splits); training files that are not jsonl;
+/// [`Error::Interrupted`](crate::Error::Interrupted).
 pub fn stream_splits(
     data: &str,
     columns: &Columns,
@@ -29,7 +30,7 @@ pub fn stream_splits(
     Ok((rows, Splits { train: Vec::new(), valid, test }))
 }
 
-/// Rows on disk.
+/// Training rows on disk, by their offsets.
 #[derive(Debug)]
 pub struct IndexedRows {
     pub(super) files: RowFiles,
@@ -37,19 +38,19 @@ pub struct IndexedRows {
 }
 
 impl IndexedRows {
-    /// How many there are.
+    /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
 
-    /// At most `count` of them, drawn with `seed`, in their order.
+    /// Reads at most `count` rows, drawn with `seed`, in their original order.
     ///
     /// # Errors
     /// A file that has changed or cannot be read.
@@ -61,7 +62,7 @@ impl IndexedRows {
         indices.into_iter().map(|index| reader.read(self.offsets[index])).collect()
     }
 
-    /// Tells data sets apart.
+    /// A fingerprint of rows and content.
     #[must_use]
     pub fn digest(&self) -> u64 {
         let offsets = self.offsets.iter().map(|offset| offset.to_bits());

@@ -1,37 +1,37 @@
-//! Text of tokens that arrive one by one.
+//! Incremental decoding, for generation.
 
 use super::tokenizer::Tokenizer;
 use crate::Result;
 
-/// Tokens that may be held back. A character has at most four bytes, so whatever is still incomplete
-/// after this many tokens is not going to be a character.
+/// Maximum number of tokens held back. A character has at most four bytes, so text that is still incomplete after
+/// this many tokens will not become one.
 const MAX_PENDING_TOKENS: usize = 16;
 
-/// Turns tokens into text as they come and releases whole characters only: a byte-level token may
-/// hold half an emoji. Special tokens are left out.
+/// Decodes tokens as they arrive and returns complete characters only, because a byte-level token may hold a part
+/// of one. Special tokens are skipped.
 ///
-/// The pieces concatenate are the decoded whole. Each token is decoded together with the one piece
-/// before it, because decoders treat the start of a text specially.
+/// The concatenated pieces equal the decoded sequence. Each token is decoded together with the previous piece,
+/// because decoders treat the start of a text specially.
 #[derive(Debug)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
-    /// The tokens of the last released piece, then those held back.
+    /// Tokens of the last returned piece, then those held back.
     ids: Vec<u32>,
-    /// How many of `ids` are released.
+    /// Number of `ids` whose text was returned.
     released: usize,
 }
 
 impl<'t> DecodeStream<'t> {
-    /// Knows of no token yet.
+    /// An empty stream.
     #[must_use]
     pub const fn new(tokenizer: &'t Tokenizer) -> Self {
         Self { tokenizer, ids: Vec::new(), released: 0 }
     }
 
-    /// Takes the next token and returns the text that is complete with it, often empty.
+    /// Adds the next token and returns the text that is complete with it, often empty.
     ///
     /// # Errors
-    /// As [`Tokenizer::decode`].
+    /// See [`Tokenizer::decode`].
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let pending = self.pending()?;
@@ -44,10 +44,10 @@ impl<'t> DecodeStream<'t> {
         Ok(pending)
     }
 
-    /// Returns what was held back. Bytes that never became a character read as U+FFFD.
+    /// Returns the remaining text. Incomplete characters are replaced by U+FFFD.
     ///
     /// # Errors
-    /// As [`Tokenizer::decode`].
+    /// See [`Tokenizer::decode`].
     pub fn finish(self) -> Result<String> {
         self.pending()
     }

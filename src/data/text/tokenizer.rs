@@ -1,4 +1,4 @@
-//! The tokenizer of a checkpoint folder, with what its other files say about special tokens.
+//! The tokenizer of a checkpoint, its special tokens and its chat template.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::data::chat::ChatTemplate;
 use crate::{Error, Result};
 
-/// Text to token ids and back, and the chat template.
+/// Encodes text as token ids and decodes them.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -19,11 +19,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where they are there, `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `generation_config.json`, `config.json` and `chat_template.jinja`.
+    /// Loads `tokenizer.json` and, if present, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `generation_config.json`, `config.json` and `chat_template.jinja`.
     ///
     /// # Errors
-    /// [`Error::ModelLoading`] naming the file that is missing or broken; [`Error::Io`].
+    /// [`Error::ModelLoading`] with the missing or invalid file; [`Error::Io`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         if !file.is_file() {
@@ -33,7 +33,7 @@ impl Tokenizer {
             ));
         }
         let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(|e| file_error(&file, e))?;
-        // Samples are cut and padded in batches, and a silent cut here would hide long rows.
+        // Truncation and padding are done per batch; truncating here would hide long rows.
         inner.with_padding(None).with_truncation(None).map_err(|e| file_error(&file, e))?;
 
         let config = read_json(&folder.join("tokenizer_config.json"))?;
@@ -53,7 +53,7 @@ impl Tokenizer {
         for name in ["generation_config.json", "config.json"] {
             let ids = read_json(&folder.join(name))?;
             for id in token_ids(&ids["eos_token_id"]) {
-                // Configs of small or merged models name ids of some other vocabulary.
+                // Configurations of small or merged models contain ids of other vocabularies.
                 if !eos.contains(&id) && inner.id_to_token(id).is_some() {
                     eos.push(id);
                 }
@@ -63,81 +63,82 @@ impl Tokenizer {
         Ok(Self { inner, template, bos, eos, pad })
     }
 
-    /// Token ids of `text`; `add_special_tokens` adds what the model expects around a text, such as BOS.
-    /// Special tokens written out in `text` are recognised either way.
+    /// Encodes `text`. `add_special_tokens` adds the special tokens that the model expects around a text, such as
+    /// BOS; special tokens written out in `text` are always recognized.
     ///
     /// # Errors
-    /// [`Error::Dataset`] when the tokenizer cannot represent the text.
+    /// [`Error::Dataset`] if the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| encode_error(&e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Like [`Self::encode`] with special tokens, but without the end of text that some tokenizers add:
-    /// an answer follows.
+    /// Encodes `text` with special tokens, but without the EOS token that some tokenizers append, because a
+    /// completion follows.
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// See [`Self::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
         let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_end = |index: usize| special_tokens_mask[index] == 1 && self.eos.contains(&ids[index]);
-        // The first token stays: where one token serves as BOS and EOS it is a beginning.
+        // The first token is kept: where one token is both BOS and EOS, it is a BOS there.
         let len =
             (1..ids.len()).rev().find(|&index| !is_end(index)).map_or(ids.len().min(1), |last| last + 1);
         Ok(ids[..len].to_vec())
     }
 
-    /// Token ids of `text` without added special tokens, and the byte in `text` where each ends.
+    /// Encodes `text` without adding special tokens. Also returns the byte offset in `text` at which each token
+    /// ends.
     pub(in crate::data) fn encode_with_end_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
         let encoding = self.inner.encode(text, false).map_err(|e| encode_error(&e))?;
         let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
         Ok((encoding.get_ids().to_vec(), ends))
     }
 
-    /// Text of `ids`; ids outside of the vocabulary are left out.
+    /// Decodes `ids`; ids that are not in the vocabulary are skipped.
     ///
     /// # Errors
-    /// [`Error::ModelLoading`] when the tokenizer's decoder fails.
+    /// [`Error::ModelLoading`] if the decoder of the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special_tokens)
             .map_err(|e| Error::ModelLoading(format!("the tokenizer cannot decode these tokens: {e}")))
     }
 
-    /// Tokens that end a text. The first is the one appended to training rows.
+    /// Ids of the EOS tokens. The first one is appended to training examples.
     #[must_use]
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos
     }
 
-    /// The token that begins a text.
+    /// Id of the BOS token.
     #[must_use]
     pub const fn bos_id(&self) -> Option<u32> {
         self.bos
     }
 
-    /// A token to fill batches with: the padding token, else an end of text, else 0.
+    /// Id of the padding token, or else of the first EOS token, or 0.
     #[must_use]
     pub fn pad_id(&self) -> u32 {
         self.pad.or(self.eos.first().copied()).unwrap_or(0)
     }
 
-    /// Tokens in the vocabulary, added ones included; the model's may be larger.
+    /// Size of the vocabulary including added tokens; the embedding of the model may be larger.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The chat template, where the model has one.
+    /// The chat template, if the checkpoint has one.
     #[must_use]
     pub const fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
 }
 
-/// A chat template stands in its own file or in the tokenizer's configuration, as a string or as a
-/// list of `{"name", "template"}`.
+/// Reads the chat template from its own file or from the configuration, where it is a string or a list of `{"name",
+/// "template"}`.
 fn read_template(
     folder: &Path,
     config: &Value,
@@ -169,7 +170,7 @@ fn read_template(
     compile().map_err(|e| file_error(&file, e))
 }
 
-/// A file that may be missing, which reads as null.
+/// Parses a file; a missing one is null.
 fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
@@ -178,12 +179,12 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|e| file_error(path, e))
 }
 
-/// A special token is a string or an object with its text under `content`.
+/// The text of a special token, which is a string or an object with the key `content`.
 fn token_content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
 
-/// `eos_token_id` is a number or a list of numbers.
+/// The ids of `eos_token_id`, which is a number or a list of numbers.
 fn token_ids(value: &Value) -> impl Iterator<Item = u32> {
     let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     values.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok())
