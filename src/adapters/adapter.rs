@@ -6,7 +6,7 @@ use mlx_rs::Array;
 
 use crate::Result;
 use crate::io::weights;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::nn::{LowRank, Network};
 
 /// Type of plain low-rank adapters.

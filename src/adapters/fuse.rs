@@ -21,7 +21,7 @@ use crate::io::output::{CHECKPOINTS, Existing, Output};
 use crate::io::{config, folder, weights};
 use crate::models::{self, Model};
 use crate::nn::Network;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::{Error, Result, kernels, rng};
 
 /// Texts and tokens per text that both models read.

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod attach;
+pub mod finalize;
 pub mod formats;
 pub mod fuse;
 pub mod library;
@@ -10,7 +11,6 @@ pub mod names;
 pub mod patterns;
 pub mod pissa;
 pub mod ranks;
-pub mod settle;
 
 pub use adapter::{Adapter, AdapterLayer};
 pub use attach::{Settings, attach, detach};

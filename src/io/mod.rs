@@ -3,9 +3,7 @@
 pub mod atomic;
 pub mod config;
 pub mod folder;
-pub mod foreign;
 pub mod output;
 pub mod quantization;
-mod repack;
 pub mod tensors;
 pub mod weights;

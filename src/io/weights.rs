@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use super::quantization::Quantization;
-use super::repack::repack;
+use super::quantization::{Quantization, repack};
 use super::tensors::{self, Reader};
 use crate::nn::Network;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 

@@ -15,7 +15,7 @@ use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
 use super::method::LoraInit;
 use super::plan::plan;
 use super::prompt;
-use crate::adapters::settle::settle;
+use crate::adapters::finalize::settle;
 use crate::adapters::{self, Adapter, SoftPrompt, Stored, attach};
 use crate::data::{DataReport, Tokenizer};
 use crate::io::output::{CHECKPOINTS, Existing, Output};

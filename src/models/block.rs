@@ -2,9 +2,9 @@
 
 use mlx_macros::ModuleParameters;
 
-use super::decoder::Block;
+use super::causal_lm::Block;
 use super::shape::Shape;
-use crate::nn::part::{FeedForward, Linears, Mixer, under};
+use crate::nn::layer::{FeedForward, Linears, Mixer, under};
 use crate::nn::{self, Context, Residual, RmsNorm};
 
 /// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.

@@ -4,14 +4,14 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Block, Decoder};
+use super::causal_lm::{Block, Decoder};
 use super::shape;
 use super::shape::{Defaults, Shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
-use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
+use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, under};
 use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
 

@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::block::PreNormBlock;
-use super::decoder::{Decoder, Layout};
+use super::causal_lm::{Decoder, Layout};
 use super::shape::{Defaults, Shape};
 use super::{Model, experts, gpt_oss_layout, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
+use crate::nn::layer::{FeedForward, Linears, named};
 use crate::nn::linear::forward_all;
 use crate::nn::moe::{Routing, expert_linears, mix};
-use crate::nn::part::{FeedForward, Linears, named};
 use crate::nn::{self, Attention, Linear};
 use crate::{Error, Result};
 

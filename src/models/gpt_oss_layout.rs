@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 
-use super::decoder::Adopted;
+use super::causal_lm::Adopted;
 use super::experts::{each, unstack};
 use crate::nn::Result;
 use crate::params::Tensors;

@@ -5,15 +5,15 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Adopted, Block, Decoder, Layout};
+use super::causal_lm::{Adopted, Block, Decoder, Layout};
 use super::shape::{Defaults, Shape};
 use super::{Model, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Learned;
+use crate::nn::layer::{FeedForward, Linears, Mixer, named, under};
 use crate::nn::linear::forward_all;
-use crate::nn::part::{FeedForward, Linears, Mixer, named, under};
 use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
     ShortConv,

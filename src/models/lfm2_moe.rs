@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Adopted, Decoder, Layout};
+use super::causal_lm::{Adopted, Decoder, Layout};
 use super::lfm2::{self, Lfm2};
 use super::{Model, experts};
 use crate::io::config;

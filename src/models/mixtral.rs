@@ -4,15 +4,15 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Block, Decoder, Layout};
+use super::causal_lm::{Block, Decoder, Layout};
 use super::shape::{Defaults, Shape};
 use super::{Model, experts, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
+use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, under};
 use crate::nn::moe::Moe;
-use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
 use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 

@@ -16,7 +16,7 @@ use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
-mod decoder;
+mod causal_lm;
 mod experts;
 mod gemma;
 mod gemma2;

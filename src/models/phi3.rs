@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::Decoder;
 use super::shape::{Defaults, Shape};
 use super::{Model, shape};
 use crate::Result;
@@ -16,7 +16,7 @@ use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Learned;
-use crate::nn::part::{FeedForward, Linears, Mixer, named};
+use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::{self, Context, Heads, Linear};
 
 /// What `config.json` has beside the [`Shape`].

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::Decoder;
 use super::shape::{Defaults, Shape};
 use super::{Model, qwen, shape};
 use crate::Result;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::{Decoder, Layout};
+use super::causal_lm::{Decoder, Layout};
 use super::shape::{Defaults, Shape};
 use super::{Model, experts, qwen3, shape};
 use crate::Result;

@@ -5,8 +5,8 @@ use mlx_rs::Array;
 use mlx_rs::module::Param;
 use mlx_rs::ops::{broadcast_to, concatenate};
 
+use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
-use super::part::{Linears, Mixer, named};
 use super::{Context, Linear, Result, RmsNorm, Rope};
 use crate::kernels::attention::{Keys, Mask, Scoring, attention};
 use crate::kernels::cached_attention::Query;

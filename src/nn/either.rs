@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 
 use super::Result;
-use super::part::{FeedForward, Linears};
+use super::layer::{FeedForward, Linears};
 
 /// `A` or `B`.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
-use super::packed::{self, Slots};
+use super::quantized::{Slots, weight};
 use crate::kernels::embedding::embedding;
 use crate::kernels::linear::{Layer, Weight};
 use crate::kernels::quantized::{self, Format};
@@ -78,7 +78,7 @@ impl Embedding {
     /// The table, `[vocab, hidden]`.
     #[must_use]
     pub fn table(&self) -> Weight<'_> {
-        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
+        weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
     /// The slots of the table.

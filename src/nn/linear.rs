@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 
 use super::Result;
 use super::low_rank::{LowRank, Matrices};
-use super::packed::{self, Slots};
+use super::quantized::{self, Slots};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
@@ -87,7 +87,7 @@ impl Linear {
     /// `W`
     #[must_use]
     pub fn matrix(&self) -> Weight<'_> {
-        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
+        quantized::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
     /// The slots of `W`.

@@ -4,8 +4,8 @@
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 
+use super::layer::{FeedForward, Linears, named};
 use super::linear::forward_all;
-use super::part::{FeedForward, Linears, named};
 use super::{Linear, Result};
 use crate::kernels::activation::{Activation, gated};
 

@@ -10,7 +10,7 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
-use super::part::{FeedForward, Linears, under};
+use super::layer::{FeedForward, Linears, under};
 use super::{Linear, Result};
 use crate::kernels::embedding::embedding;
 use crate::kernels::eval;

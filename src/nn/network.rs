@@ -4,7 +4,7 @@
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
-use super::packed::Slots;
+use super::quantized::Slots;
 use super::{Linear, Result};
 use crate::params::Tensors;
 

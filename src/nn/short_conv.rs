@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
-use super::part::{Linears, Mixer, named};
+use super::layer::{Linears, Mixer, named};
 use super::{Context, Linear, Result, Segments};
 use crate::kernels::conv::{Options, conv1d};
 

@@ -1,7 +1,7 @@
 //! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
 //!
 //! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, of type
-//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::stacks). All of them have one rank and one scale.
+//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::experts). All of them have one rank and one scale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,8 +10,8 @@ use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::stacks::{apart, together};
-use super::uniform::uniform;
+use super::experts::{apart, together};
+use super::uniform_rank::uniform;
 use super::{CONFIG, Stored};
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA, LORA};
 use crate::adapters::names::{layer_names, num_blocks, split};

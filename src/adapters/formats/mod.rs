@@ -14,15 +14,15 @@ use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 mod convert;
+mod experts;
 pub mod mlx_lm;
 pub mod peft;
 mod peft_config;
-mod prompt;
-mod stacks;
-mod uniform;
+mod soft_prompt;
+mod uniform_rank;
 
 pub use convert::{Conversion, convert};
-pub use prompt::{PromptKind, SoftPrompt};
+pub use soft_prompt::{PromptKind, SoftPrompt};
 
 /// What an adapter says of itself, in both formats.
 pub const CONFIG: &str = "adapter_config.json";
@@ -69,7 +69,7 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Forma
     let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
     if let Some(kind) = PromptKind::of(&json) {
-        return Ok((Stored::Prompt(prompt::read(folder, kind, &json)?), Format::Peft));
+        return Ok((Stored::Prompt(soft_prompt::read(folder, kind, &json)?), Format::Peft));
     }
     if json.get("peft_type").is_some() {
         return Ok((Stored::LowRank(peft::read(folder, &json)?), Format::Peft));

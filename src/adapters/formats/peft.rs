@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::CONFIG;
 use super::peft_config::PeftConfig;
-use super::uniform::most_frequent;
+use super::uniform_rank::most_frequent;
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
 use crate::adapters::names::layer_names;
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result};
 

@@ -12,8 +12,8 @@ use crate::io::atomic;
 use crate::io::tensors;
 use crate::models::Model;
 use crate::nn::Prompt;
-use crate::nn::packed::is_float;
 use crate::nn::prompt::Place;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result};
 

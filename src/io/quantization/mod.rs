@@ -6,9 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config;
-use super::foreign::Foreign;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
+
+mod gptq_awq;
+mod repack;
+
+pub use gptq_awq::{Foreign, Packing};
+pub(super) use repack::repack;
 
 /// Key of `config.json` for MLX's own formats. mlx-lm writes the same again under [`FOREIGN`].
 const KEY: &str = "quantization";

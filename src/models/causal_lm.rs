@@ -13,9 +13,9 @@ use super::shape::Shape;
 use super::{Checkpointing, Model, experts};
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
-use crate::nn::packed::Slots;
-use crate::nn::part::Linears;
+use crate::nn::layer::Linears;
 use crate::nn::prompt::Place;
+use crate::nn::quantized::Slots;
 use crate::nn::{
     self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
     Segments,

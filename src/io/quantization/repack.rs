@@ -16,7 +16,7 @@
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::foreign::{Foreign, Packing};
+use super::{Foreign, Packing};
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
@@ -31,7 +31,7 @@ const TILE: usize = 16;
 ///
 /// # Errors
 /// Tensors whose shapes or dtypes do not fit each other, by name.
-pub(super) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
+pub(in crate::io) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
     let mut ready = Tensors::new();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config;
+use crate::io::config;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
