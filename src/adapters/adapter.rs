@@ -86,7 +86,7 @@ impl Adapter {
     ///
     /// # Errors
     /// None of its own.
-    pub fn of(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
+    pub fn from_network(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
         let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model, ranks: BTreeMap::new() };
         model.visit_linears(&mut |path, layer| {
             if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
@@ -131,7 +131,7 @@ impl Adapter {
             problems.push(error.to_string());
         }
         problems.extend(unknown.into_iter().map(|path| format!("there is no layer \"{path}\"")));
-        if problems.is_empty() { Ok(()) } else { Err(weights::summary(&problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(weights::summarize(&problems)) }
     }
 
     /// Puts the adapter onto `model`, all of it or nothing; layers without a part of it stay as they are.
@@ -144,7 +144,7 @@ impl Adapter {
             if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
                 (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
                 layer.low_rank = LowRank { scale: *scale, dropout: self.dropout, ..LowRank::default() };
-                layer.settle()?;
+                layer.cache_row_norms()?;
             }
             Ok(())
         });

@@ -5,25 +5,25 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use mlx_rs::{Array, Dtype, random};
 
-use super::names::{is_adapter, layer_names, num_blocks, split};
-use super::pissa::{self, Decomposition};
-use super::ranks::Ranks;
-use crate::models::Model;
+use super::names::{is_adapter_parameter, layer_names, num_blocks, split_block};
+use super::pissa::{self, SvdMethod};
+use super::ranks::RankPattern;
+use crate::models::LanguageModel;
 use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result};
 
 /// What adapters start from. None of them changes the model yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum Init {
     /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
-    Random,
+    Lora,
     /// The same, with the lengths of the rows as magnitudes ([`DoRA`](crate::nn::dora)).
-    Magnitude,
+    Dora,
     /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
-    Triplets,
+    AdaLora,
     /// Principal parts of the matrices ([`PiSSA`](super::pissa)).
-    Principal(Decomposition),
+    Pissa(SvdMethod),
 }
 
 /// How the factor of a low-rank part follows from its rank.
@@ -53,14 +53,14 @@ impl Scaling {
 
 /// Which layers get an adapter, and what it starts as.
 #[derive(Debug, Clone)]
-pub struct Settings<'a> {
+pub struct AdapterSettings<'a> {
     /// Layers by the last parts of their names, such as `q_proj`; `None` for all.
     pub target_modules: Option<&'a [String]>,
     /// The last this many blocks get adapters; `None` for all layers.
     pub num_layers: Option<u32>,
     /// Rank where `rank_pattern` says no other.
     pub rank: u32,
-    /// Ranks of some layers by name or pattern; 0 leaves a layer without an adapter.
+    /// RankPattern of some layers by name or pattern; 0 leaves a layer without an adapter.
     pub rank_pattern: Option<&'a IndexMap<String, u32>>,
     /// Numerator of the factor of every low-rank part.
     pub alpha: f64,
@@ -69,7 +69,7 @@ pub struct Settings<'a> {
     /// Share of inputs zeroed in training.
     pub dropout: f32,
     /// Values of the matrices.
-    pub start: Start,
+    pub init: Init,
     /// Seed of random values.
     pub seed: u64,
 }
@@ -78,7 +78,7 @@ pub struct Settings<'a> {
 ///
 /// # Errors
 /// None of its own.
-pub fn detach(model: &mut dyn Model) -> Result<()> {
+pub fn detach(model: &mut dyn LanguageModel) -> Result<()> {
     *model.prompt_mut() = None;
     detach_low_rank(model)
 }
@@ -99,7 +99,7 @@ pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
 ///
 /// # Errors
 /// What MLX raises.
-pub fn prepare(model: &mut dyn Network, dropout: f32) -> Result<()> {
+pub fn make_trainable(model: &mut dyn Network, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
         layer.low_rank.norms.factor = None;
@@ -114,35 +114,35 @@ pub fn prepare(model: &mut dyn Network, dropout: f32) -> Result<()> {
 ///
 /// # Errors
 /// A module or a pattern that fits no layer; more blocks than the model has; a rank that a matrix does not have.
-pub fn attach(model: &mut dyn Network, settings: &Settings) -> Result<()> {
+pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()> {
     let modules = settings.target_modules;
     let first_block = match settings.num_layers {
         Some(last) => Some(first_block(num_blocks(&layer_names(model)?), last)?),
         None => None,
     };
-    let mut ranks = Ranks::new(settings.rank, settings.rank_pattern)?;
+    let mut ranks = RankPattern::new(settings.rank, settings.rank_pattern)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
     model.visit_linears(&mut |path, layer| {
         layer_index += 1;
-        let (block, name) = split(path).map_or((None, path), |(block, name)| (Some(block), name));
+        let (block, name) = split_block(path).map_or((None, path), |(block, name)| (Some(block), name));
         available.insert(name.to_owned());
-        let target = modules.map(|names| names.iter().find(|&target| fits(name, target)));
+        let target = modules.map(|names| names.iter().find(|&target| matches_target(name, target)));
         if let Some(Some(target)) = target {
             matched.insert(target.clone());
         }
         if block < first_block || target == Some(None) {
             return Ok(());
         }
-        let rank = ranks.choose(path);
+        let rank = ranks.rank_of(path);
         if rank == 0 {
             return Ok(());
         }
         let key = rng::key(settings.seed, Purpose::Adapter, &[layer_index])?;
         let scale = settings.scaling.factor(settings.alpha, rank) as f32;
         layer.low_rank = LowRank { scale, dropout: settings.dropout, ..LowRank::default() };
-        fill(layer, rank as i32, settings.start, &key)
+        initialize(layer, rank as i32, settings.init, &key)
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
     if let Some(name) = unknown {
@@ -156,11 +156,11 @@ pub fn attach(model: &mut dyn Network, settings: &Settings) -> Result<()> {
 }
 
 /// Gives `layer` the matrices it starts with.
-fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> {
+fn initialize(layer: &mut Linear, rank: i32, init: Init, key: &Array) -> Result<()> {
     let (inputs, outputs) = layer.size();
-    match start {
-        Start::Principal(decomposition) => pissa::attach(layer, rank, decomposition, key),
-        Start::Triplets => {
+    match init {
+        Init::Pissa(decomposition) => pissa::initialize(layer, rank, decomposition, key),
+        Init::AdaLora => {
             let (key_a, key_b) = random::split(key, 2)?;
             let normal = |shape: &[i32], key: &Array| random::normal::<f32>(shape, None, 0.02, key);
             *layer.lora_a = Some(normal(&[inputs, rank], &key_a)?);
@@ -168,11 +168,11 @@ fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> 
             *layer.lora_e = Some(Array::zeros::<f32>(&[rank])?);
             Ok(())
         }
-        Start::Random | Start::Magnitude => {
+        Init::Lora | Init::Dora => {
             let bound = f64::from(inputs).sqrt().recip() as f32;
             *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], key)?);
             *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
-            if start == Start::Magnitude { layer.open_magnitude() } else { Ok(()) }
+            if init == Init::Dora { layer.init_magnitude() } else { Ok(()) }
         }
     }
 }
@@ -185,14 +185,14 @@ pub fn parameter_names(model: &dyn Network) -> Vec<String> {
         .flatten()
         .keys()
         .map(ToString::to_string)
-        .filter(|name| is_adapter(name))
+        .filter(|name| is_adapter_parameter(name))
         .collect();
     names.sort();
     names
 }
 
 /// Whether `target` is `name` or its last parts.
-fn fits(name: &str, target: &str) -> bool {
+fn matches_target(name: &str, target: &str) -> bool {
     name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn targets_match_whole_parts_of_a_path() {
-        assert_eq!(split("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
-        assert!(fits("self_attn.q_proj", "q_proj"));
-        assert!(fits("self_attn.q_proj", "self_attn.q_proj"));
-        assert!(!fits("self_attn.q_proj", "proj"));
-        assert!(!fits("mlp.up_proj", "q_proj"));
+        assert_eq!(split_block("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
+        assert!(matches_target("self_attn.q_proj", "q_proj"));
+        assert!(matches_target("self_attn.q_proj", "self_attn.q_proj"));
+        assert!(!matches_target("self_attn.q_proj", "proj"));
+        assert!(!matches_target("mlp.up_proj", "q_proj"));
     }
 
     #[test]

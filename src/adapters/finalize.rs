@@ -12,22 +12,22 @@ use crate::{Result, kernels};
 ///
 /// # Errors
 /// What MLX raises.
-pub fn settle(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
+pub fn finalize(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
     let pattern = singular_ranks(model)?;
     let most = pattern.values().max().copied();
     model.visit_linears(&mut |_, layer| {
         if let Some(most) = most {
-            gather(layer, most)?;
+            truncate_rank(layer, most)?;
         }
         layer.merge_parts()?;
         let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
         kernels::eval(parts)?;
-        layer.settle()
+        layer.cache_row_norms()
     })?;
     if most.is_some() { Ok(pattern) } else { differing(model) }
 }
 
-/// Ranks of which the singular value is not zero, by layer.
+/// RankPattern of which the singular value is not zero, by layer.
 ///
 /// # Errors
 /// What MLX raises.
@@ -48,7 +48,7 @@ fn singular_ranks(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
 ///
 /// # Errors
 /// What MLX raises.
-fn gather(layer: &mut Linear, most: u32) -> Result<()> {
+fn truncate_rank(layer: &mut Linear, most: u32) -> Result<()> {
     let (Some(a), Some(e), Some(b)) = (&*layer.lora_a, &*layer.lora_e, &*layer.lora_b) else { return Ok(()) };
     let values = e.as_slice::<f32>();
     let (left, gone): (Vec<u32>, Vec<u32>) =
@@ -60,7 +60,7 @@ fn gather(layer: &mut Linear, most: u32) -> Result<()> {
     Ok(())
 }
 
-/// Ranks of the adapters on `model` by layer, where they differ.
+/// RankPattern of the adapters on `model` by layer, where they differ.
 ///
 /// # Errors
 /// None of its own.

@@ -14,18 +14,18 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
 use super::adapter::Adapter;
-use super::formats::{self, Stored};
+use super::formats::{self, StoredAdapter};
 use super::merge::{Rounding, merge_weights};
 use super::names::layer_names;
-use crate::io::output::{CHECKPOINTS, Existing, Output};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{config, folder, weights};
-use crate::models::{self, Model};
+use crate::models::{self, LanguageModel};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
 use crate::{Error, Result, kernels, rng};
 
 /// Texts and tokens per text that both models read.
-const TEXTS: [i32; 2] = [2, 16];
+const PROBE_SHAPE: [i32; 2] = [2, 16];
 
 /// What was merged, and how close the result is. Differences are root mean squares over the logits of a few texts.
 #[derive(Debug, Clone, Serialize)]
@@ -56,7 +56,7 @@ pub fn fuse(
     adapter_path: &Path,
     output: &Path,
     dequantize: bool,
-    existing: Existing,
+    existing: IfExists,
 ) -> Result<FuseReport> {
     for source in [model_path, adapter_path] {
         if fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to)) {
@@ -68,31 +68,33 @@ pub fn fuse(
     }
     let mut results = vec![weights::FILE, "config.json"];
     results.extend(formats::FILES);
-    if existing == Existing::Keep {
-        Output::check(output, &results, CHECKPOINTS)?;
+    if existing == IfExists::Fail {
+        OutputFolder::check(output, &results, CHECKPOINTS)?;
     }
     if !dequantize {
-        rewritable(model_path)?;
+        check_requantizable(model_path)?;
     }
     let mut model = models::load(model_path, None, None)?;
     let adapter = match formats::read(adapter_path, Some(model.as_ref()))?.0 {
-        Stored::LowRank(adapter) => adapter,
+        StoredAdapter::LowRank(adapter) => adapter,
         other => {
-            let what = if matches!(other, Stored::Full(_)) { "plain parameters" } else { "virtual tokens" };
+            let what =
+                if matches!(other, StoredAdapter::Full(_)) { "plain parameters" } else { "virtual tokens" };
             return Err(Error::Config(format!(
                 "{} holds {what}, not low-rank matrices: there is nothing to merge",
                 adapter_path.display()
             )));
         }
     };
-    let report = merge(model.as_mut(), &adapter, dequantize).map_err(|error| named(error, adapter_path))?;
-    let output = Output::open(output, &results, CHECKPOINTS, existing)?;
+    let report =
+        merge(model.as_mut(), &adapter, dequantize).map_err(|error| with_path(error, adapter_path))?;
+    let output = OutputFolder::open(output, &results, CHECKPOINTS, existing)?;
     folder::save(model_path, output.folder(), model.as_ref())?;
     Ok(report)
 }
 
 /// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
-fn rewritable(model: &Path) -> Result<()> {
+fn check_requantizable(model: &Path) -> Result<()> {
     let config = config::read(model)?;
     match config["quantization_config"]["quant_method"].as_str() {
         Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
@@ -103,7 +105,7 @@ fn rewritable(model: &Path) -> Result<()> {
     }
 }
 
-fn named(error: Error, adapter: &Path) -> Error {
+fn with_path(error: Error, adapter: &Path) -> Error {
     match error {
         Error::ModelLoading(problem) => Error::ModelLoading(format!("{}: {problem}", adapter.display())),
         Error::Training(problem) => Error::Training(format!("{}: {problem}", adapter.display())),
@@ -115,11 +117,11 @@ fn named(error: Error, adapter: &Path) -> Error {
 ///
 /// # Errors
 /// As [`fuse`].
-pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
+pub fn merge(model: &mut dyn LanguageModel, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
     let dtype = model.dtype();
     // Activations in f32, so that the only differences are those of the weights.
-    let narrow = widen(model)?;
-    let ids = texts(model.vocab_size());
+    let dtypes = cast_to_float32(model)?;
+    let ids = probe_ids(model.vocab_size());
     let base = logits(model, &ids)?;
     let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
     adapter.attach(model).map_err(misfit)?;
@@ -130,14 +132,14 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
         layers: adapter.layers.len(),
         quantized: false,
         dtype: format!("{dtype:?}").to_lowercase(),
-        effect: difference(&wanted, &base),
-        error: difference(&merged, &wanted),
-        kept: kept(&base, &wanted, &merged),
+        effect: rms_difference(&wanted, &base),
+        error: rms_difference(&merged, &wanted),
+        kept: kept_fraction(&base, &wanted, &merged),
     };
-    judge(&coarsest, &report, spread(&wanted))?;
-    cast(model, |name| narrow.get(name).copied())?;
-    model.visit_packable(&mut |_, slots| {
-        report.quantized |= slots.format.is_some();
+    check_fidelity(&coarsest, &report, standard_deviation(&wanted))?;
+    cast(model, |name| dtypes.get(name).copied())?;
+    model.visit_quantizable(&mut |_, weight| {
+        report.quantized |= weight.format.is_some();
         Ok(())
     })?;
     Ok(report)
@@ -147,7 +149,7 @@ pub fn merge(model: &mut dyn Model, adapter: &Adapter, dequantize: bool) -> Resu
 ///
 /// # Errors
 /// The figures.
-fn judge(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
+fn check_fidelity(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
     let FuseReport { effect, error, kept, .. } = *report;
     if !error.is_finite() || !effect.is_finite() {
         return Err(Error::Training("the logits of the model are no numbers".into()));
@@ -175,22 +177,22 @@ fn judge(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
 }
 
 /// Casts everything but the matrices of linear layers and packed ones to f32; what it was before.
-fn widen(model: &mut dyn Network) -> Result<BTreeMap<String, Dtype>> {
+fn cast_to_float32(model: &mut dyn Network) -> Result<BTreeMap<String, Dtype>> {
     let layers: BTreeSet<String> = layer_names(model)?.into_iter().collect();
     let is_matrix = |name: &str| match name.rsplit_once('.') {
         Some((layer, "weight")) => layers.contains(layer),
         Some((_, leaf)) => leaf == "scales" || leaf == "biases",
         None => false,
     };
-    let narrow: BTreeMap<String, Dtype> = model
+    let dtypes: BTreeMap<String, Dtype> = model
         .parameters()
         .flatten()
         .into_iter()
         .map(|(name, x)| (name.to_string(), x.dtype()))
         .filter(|(name, dtype)| is_float(*dtype) && !is_matrix(name))
         .collect();
-    cast(model, |name| narrow.contains_key(name).then_some(Dtype::Float32))?;
-    Ok(narrow)
+    cast(model, |name| dtypes.contains_key(name).then_some(Dtype::Float32))?;
+    Ok(dtypes)
 }
 
 /// Casts the parameters for which there is a `dtype`.
@@ -204,14 +206,14 @@ fn cast(model: &mut dyn Network, dtype: impl Fn(&str) -> Option<Dtype>) -> Resul
 }
 
 /// Token ids that depend on nothing but the vocabulary.
-fn texts(vocab: i32) -> Array {
-    let count = TEXTS.iter().product::<i32>() as u64;
+fn probe_ids(vocab: i32) -> Array {
+    let count = PROBE_SHAPE.iter().product::<i32>() as u64;
     let ids: Vec<i32> =
         (0..count).map(|i| (rng::digest([i]) % u64::from(vocab.unsigned_abs())) as i32).collect();
-    Array::from_slice(&ids, &TEXTS)
+    Array::from_slice(&ids, &PROBE_SHAPE)
 }
 
-fn logits(model: &dyn Model, ids: &Array) -> Result<Vec<f32>> {
+fn logits(model: &dyn LanguageModel, ids: &Array) -> Result<Vec<f32>> {
     let logits = model.forward(ids, None)?.as_dtype(Dtype::Float32)?;
     kernels::eval([&logits])?;
     Ok(logits.as_slice::<f32>().to_vec())
@@ -222,18 +224,18 @@ fn mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>() / count
 }
 
-fn difference(a: &[f32], b: &[f32]) -> f64 {
+fn rms_difference(a: &[f32], b: &[f32]) -> f64 {
     mean_square(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b))).sqrt()
 }
 
 /// Standard deviation.
-fn spread(a: &[f32]) -> f64 {
+fn standard_deviation(a: &[f32]) -> f64 {
     let mean = a.iter().copied().map(f64::from).sum::<f64>() / a.len() as f64;
     mean_square(a.iter().map(|&a| f64::from(a) - mean)).sqrt()
 }
 
 /// How far `merged` is on the way from `base` to `wanted`.
-fn kept(base: &[f32], wanted: &[f32], merged: &[f32]) -> f64 {
+fn kept_fraction(base: &[f32], wanted: &[f32], merged: &[f32]) -> f64 {
     let (mut along, mut length) = (0.0, 0.0);
     for ((&base, &wanted), &merged) in base.iter().zip(wanted).zip(merged) {
         let way = f64::from(wanted) - f64::from(base);

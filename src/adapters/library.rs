@@ -29,8 +29,8 @@ impl Library {
     ///
     /// # Errors
     /// None of its own.
-    pub fn of(model: &mut dyn Network) -> Result<Self> {
-        let adapter = Adapter::of(model, None)?;
+    pub fn from_network(model: &mut dyn Network) -> Result<Self> {
+        let adapter = Adapter::from_network(model, None)?;
         let mut library = Self::default();
         if !adapter.layers.is_empty() {
             library.adapters.insert(DEFAULT.into(), adapter);

@@ -9,7 +9,7 @@ use super::adapter::Adapter;
 use super::attach;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::Mode;
-use crate::nn::dora::SHORTEST;
+use crate::nn::dora::MIN_ROW_NORM;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
 
@@ -28,7 +28,7 @@ pub fn merge_weights(model: &mut dyn Network, adapter: &Adapter, dense: Option<D
         Ok(())
     })?;
     if let Some(dtype) = dense {
-        model.visit_packable(&mut |_, slots| Ok(slots.dequantize(dtype)?))?;
+        model.visit_quantizable(&mut |_, weight| Ok(weight.dequantize(dtype)?))?;
     }
     attach::detach_low_rank(model)?;
     Ok(coarsest)
@@ -48,7 +48,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
             "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
         )));
     }
-    layer.slots().dequantize(Dtype::Float32)?;
+    layer.weight_mut().dequantize(Dtype::Float32)?;
     let mut weight = wide(&layer.weight)?.add(delta)?;
     if let Some(m) = &*layer.m {
         weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
@@ -57,7 +57,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     // Now, so that the old matrix goes before the next one comes.
     kernels::eval([&*layer.weight])?;
     if let (Some(format), None) = (format, dense) {
-        layer.slots().quantize(format)?;
+        layer.weight_mut().quantize(format)?;
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
 /// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
 fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
     let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
-    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
+    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(MIN_ROW_NORM))?)
 }
 
 /// The coarsest number format that merged weights are rounded to.

@@ -13,8 +13,10 @@ pub mod pissa;
 pub mod ranks;
 
 pub use adapter::{Adapter, AdapterLayer};
-pub use attach::{Settings, attach, detach};
-pub use formats::{Conversion, Format, PromptKind, SoftPrompt, Stored, convert, load, read, write};
+pub use attach::{AdapterSettings, attach, detach};
+pub use formats::{
+    ConversionReport, Format, PromptKind, SoftPrompt, StoredAdapter, convert, load, read, write,
+};
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
 

@@ -1,4 +1,4 @@
-//! Names of layers and of their parameters.
+//! LayerSelection of layers and of their parameters.
 
 use crate::Result;
 use crate::nn::Network;
@@ -21,7 +21,7 @@ pub fn layer_names(model: &mut dyn Network) -> Result<Vec<String>> {
 
 /// Whether a parameter belongs to an adapter.
 #[must_use]
-pub fn is_adapter(name: &str) -> bool {
+pub fn is_adapter_parameter(name: &str) -> bool {
     name.starts_with(PROMPT)
         || [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
@@ -32,7 +32,7 @@ pub(super) fn has_prompt(model: &dyn Network) -> bool {
 }
 
 /// `model.layers.3.self_attn.q_proj` → `(3, "self_attn.q_proj")`
-pub(crate) fn split(path: &str) -> Option<(usize, &str)> {
+pub(crate) fn split_block(path: &str) -> Option<(usize, &str)> {
     let (_, rest) = path.split_once("layers.")?;
     let (block, name) = rest.split_once('.')?;
     Some((block.parse().ok()?, name))
@@ -40,5 +40,5 @@ pub(crate) fn split(path: &str) -> Option<(usize, &str)> {
 
 /// Number of blocks that the layers at `paths` belong to.
 pub(super) fn num_blocks(paths: &[String]) -> usize {
-    paths.iter().filter_map(|path| Some(split(path)?.0 + 1)).max().unwrap_or(0)
+    paths.iter().filter_map(|path| Some(split_block(path)?.0 + 1)).max().unwrap_or(0)
 }

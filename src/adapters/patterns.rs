@@ -9,34 +9,34 @@ use regex::Regex;
 
 /// Layers, by one expression for whole paths or by the last parts of their paths.
 #[derive(Debug, Clone)]
-pub(super) enum Names {
+pub(super) enum LayerSelection {
     /// All of them.
     All,
     /// Those whose whole path fits.
-    Fitting(Regex),
+    Matching(Regex),
     /// Those whose path ends with one of these, in whole parts.
-    Ending(HashSet<String>),
+    EndingWith(HashSet<String>),
 }
 
-impl Names {
-    pub(super) fn contain(&self, path: &str) -> bool {
+impl LayerSelection {
+    pub(super) fn contains(&self, path: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Fitting(expression) => expression.is_match(path),
-            Self::Ending(names) => ends(path).any(|end| names.contains(end)),
+            Self::Matching(expression) => expression.is_match(path),
+            Self::EndingWith(names) => suffixes(path).any(|end| names.contains(end)),
         }
     }
 }
 
 /// Values by patterns for the last parts of paths; of several that fit, the first counts.
 #[derive(Debug, Clone)]
-pub struct Patterns<T> {
+pub struct LayerPatterns<T> {
     /// Values by names without special characters, with their place in the list.
     plain: HashMap<String, (usize, T)>,
     expressions: Vec<(usize, Regex, T)>,
 }
 
-impl<T: Copy> Patterns<T> {
+impl<T: Copy> LayerPatterns<T> {
     /// `entries`: patterns and values in order; `key` is for messages.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl<T: Copy> Patterns<T> {
             if pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte)) {
                 patterns.plain.insert(pattern, (place, value));
             } else {
-                let whole = expression(key, &format!(r"(?:.*\.)?(?:{pattern})$"))?;
+                let whole = compile(key, &format!(r"(?:.*\.)?(?:{pattern})$"))?;
                 patterns.expressions.push((place, whole, value));
             }
         }
@@ -64,10 +64,10 @@ impl<T: Copy> Patterns<T> {
         self.find(path).map(|(_, value)| value)
     }
 
-    /// Place in the list of the pattern that counts for the layer at `path`, and its value.
+    /// PromptShape in the list of the pattern that counts for the layer at `path`, and its value.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<(usize, T)> {
-        let plain = ends(path).filter_map(|end| self.plain.get(end).copied());
+        let plain = suffixes(path).filter_map(|end| self.plain.get(end).copied());
         let expressions = self
             .expressions
             .iter()
@@ -78,7 +78,7 @@ impl<T: Copy> Patterns<T> {
 }
 
 /// `a.b.c` → `a.b.c`, `b.c`, `c`
-fn ends(path: &str) -> impl Iterator<Item = &str> {
+fn suffixes(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| Some(path.split_once('.')?.1))
 }
 
@@ -86,7 +86,7 @@ fn ends(path: &str) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// No regular expression, or one that is too large; `key` names it.
-pub(super) fn expression(key: &str, pattern: &str) -> std::result::Result<Regex, String> {
+pub(super) fn compile(key: &str, pattern: &str) -> std::result::Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})"))
         .map_err(|error| format!("\"{key}\" has a pattern that cannot be used: {error}"))
 }

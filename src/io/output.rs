@@ -12,9 +12,9 @@ pub const CHECKPOINTS: &str = "checkpoints";
 
 /// What to do with a folder that already holds a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
+pub enum IfExists {
     /// Refuse.
-    Keep,
+    Fail,
     /// Start afresh in it.
     Overwrite,
     /// Go on with it.
@@ -24,20 +24,20 @@ pub enum Existing {
 /// An output folder held by this run; the lock goes with the value, or with the process. The
 /// lock's file stays: removing it would let two runs lock two files of one name.
 #[derive(Debug)]
-pub struct Output {
+pub struct OutputFolder {
     folder: PathBuf,
     _lock: File,
 }
 
-impl Output {
+impl OutputFolder {
     /// Creates `folder` if need be and locks it. `results` are the files a finished run leaves,
     /// `checkpoints` is the subfolder of an unfinished one.
     ///
     /// # Errors
     /// A folder that cannot be written, is in use by another run, or holds a run that `existing`
     /// says to keep.
-    pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: Existing) -> Result<Self> {
-        if existing == Existing::Resume && !folder.join(checkpoints).is_dir() {
+    pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<Self> {
+        if existing == IfExists::Resume && !folder.join(checkpoints).is_dir() {
             return Err(Error::Training(format!(
                 "there is no run to resume: {} holds no checkpoint",
                 folder.display()
@@ -60,9 +60,9 @@ impl Output {
         let output = Self { folder: folder.to_owned(), _lock: lock };
         let checkpoints = folder.join(checkpoints);
         match existing {
-            Existing::Keep => refuse(folder, results, &checkpoints)?,
-            Existing::Overwrite => clear(folder, results, &checkpoints)?,
-            Existing::Resume => {}
+            IfExists::Fail => refuse(folder, results, &checkpoints)?,
+            IfExists::Overwrite => clear(folder, results, &checkpoints)?,
+            IfExists::Resume => {}
         }
         Ok(output)
     }
@@ -108,32 +108,32 @@ fn refuse(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn open(folder: &Path, existing: Existing) -> Result<Output> {
-        Output::open(folder, &["result.json"], "checkpoints", existing)
+    fn open(folder: &Path, existing: IfExists) -> Result<OutputFolder> {
+        OutputFolder::open(folder, &["result.json"], "checkpoints", existing)
     }
 
     #[test]
     fn one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let held = open(folder.path(), Existing::Keep).unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let held = open(folder.path(), IfExists::Fail).unwrap();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("in use"), "{message}");
         drop(held);
-        open(folder.path(), Existing::Keep).unwrap();
+        open(folder.path(), IfExists::Fail).unwrap();
     }
 
     #[test]
     fn keeps_what_is_there_unless_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("checkpoints")).unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("unfinished run"), "{message}");
-        drop(open(folder.path(), Existing::Resume).unwrap());
+        drop(open(folder.path(), IfExists::Resume).unwrap());
         assert!(folder.path().join("checkpoints").exists());
-        drop(open(folder.path(), Existing::Overwrite).unwrap());
+        drop(open(folder.path(), IfExists::Overwrite).unwrap());
         assert!(!folder.path().join("checkpoints").exists());
         fs::write(folder.path().join("result.json"), "").unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("a finished run"), "{message}");
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use super::quantization::{Quantization, repack};
+use super::quantization::{QuantizationConfig, repack};
 use super::tensors::{self, Reader};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
@@ -29,7 +29,7 @@ pub fn load(
     folder: &Path,
     model: &mut dyn Network,
     dtype: Option<Dtype>,
-    quantization: &Quantization,
+    quantization: &QuantizationConfig,
 ) -> Result<()> {
     let mut loaded = Tensors::new();
     // Parts of matrices whose other parts may stand in the next file.
@@ -38,7 +38,7 @@ pub fn load(
         let named =
             |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
         let mut stored = Reader::open(&path)?;
-        let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.foreign() {
+        let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.gptq_awq() {
             None => Box::new(stored),
             Some(format) => {
                 unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
@@ -62,10 +62,10 @@ pub fn load(
                 continue;
             }
             let parts = model
-                .adopt(&name, array)
+                .map_weight(&name, array)
                 .map_err(|error| named(&format!("tensor \"{name}\": {}", error.what())))?;
             for (name, array) in parts {
-                if quantization.of(layer(&name)).is_some() {
+                if quantization.format_of(layer(&name)).is_some() {
                     undecided.insert(name, array);
                 } else {
                     let array = cast(&name, array)?;
@@ -90,21 +90,21 @@ pub fn load(
             folder.display()
         )));
     }
-    if quantization.foreign().is_some() {
+    if quantization.gptq_awq().is_some() {
         drop_empty_biases(model, &mut loaded)?;
     }
     let misfit = |problem| {
         Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
     };
-    model.visit_packable(&mut |path, slots| match quantization.of(path) {
+    model.visit_quantizable(&mut |path, weight| match quantization.format_of(path) {
         Some(format) if loaded.contains_key(&format!("{path}.scales")) => {
-            slots.expect(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
+            weight.allocate(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
         }
         _ => Ok(()),
     })?;
     assign(model, loaded).map_err(misfit)?;
-    model.visit_packable(&mut |path, slots| {
-        slots.check().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
+    model.visit_quantizable(&mut |path, weight| {
+        weight.validate().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
 }
 
@@ -180,7 +180,7 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
     let unexpected = loaded.keys().filter(|name| !parameters.contains_key(name.as_str()));
     problems.extend(unexpected.map(|name| format!("unexpected tensor \"{name}\"")));
     if !problems.is_empty() {
-        return Err(summary(&problems));
+        return Err(summarize(&problems));
     }
     for name in &names {
         if let (Some(slot), Some(array)) = (parameters.get_mut(name), loaded.remove(&**name)) {
@@ -191,7 +191,7 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
 }
 
 /// The first few of `problems` and how many more there are.
-pub(crate) fn summary(problems: &[String]) -> String {
+pub(crate) fn summarize(problems: &[String]) -> String {
     const SHOWN: usize = 5;
     let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     match problems.len().saturating_sub(SHOWN) {

@@ -4,7 +4,7 @@ use mlx_macros::ModuleParameters;
 
 use super::causal_lm::Block;
 use super::shape::Shape;
-use crate::nn::layer::{FeedForward, Linears, Mixer, under};
+use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::{self, Context, Residual, RmsNorm};
 
 /// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.
@@ -36,7 +36,7 @@ impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
 }
 
 impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
-    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = F::DATA_DEPENDENT;
 
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
@@ -46,8 +46,8 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
     }
 
     fn linears(&mut self) -> Linears<'_> {
-        let mut layers = under("self_attn", self.self_attn.linears());
-        layers.extend(under("mlp", self.mlp.linears()));
+        let mut layers = prefixed("self_attn", self.self_attn.linears());
+        layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
     }
 }

@@ -8,7 +8,7 @@ use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::Adopted;
+use super::causal_lm::NamedTensors;
 use super::shape::Shape;
 use crate::io::config;
 use crate::nn;
@@ -56,7 +56,7 @@ pub(super) fn unstack(
     tensor: Array,
     stacked: &str,
     names: &[(&str, &str)],
-) -> nn::Result<Adopted> {
+) -> nn::Result<NamedTensors> {
     let Some((before, after)) = name.split_once(&format!(".{stacked}.")) else {
         return Ok(vec![(name.to_owned(), tensor)]);
     };
@@ -66,7 +66,7 @@ pub(super) fn unstack(
     }
     let (layer, leaf) = after.split_once('.').unwrap_or((after, ""));
     let layer = names.iter().find(|(theirs, _)| *theirs == layer).map_or(layer, |(_, ours)| ours);
-    let parts = each(&tensor)?.into_iter().enumerate();
+    let parts = split_experts(&tensor)?.into_iter().enumerate();
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
 }
 
@@ -116,7 +116,7 @@ pub(super) fn restack(
 ///
 /// # Errors
 /// A tensor without dimensions.
-pub(super) fn each(tensor: &Array) -> nn::Result<Vec<Array>> {
+pub(super) fn split_experts(tensor: &Array) -> nn::Result<Vec<Array>> {
     let [experts, rest @ ..] = tensor.shape() else {
         return Err(Exception::custom("a stack of experts without dimensions"));
     };

@@ -4,14 +4,14 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Block, Decoder};
+use super::causal_lm::{Block, CausalLm};
 use super::shape;
 use super::shape::{Defaults, Shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
-use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, under};
+use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
 
@@ -120,8 +120,8 @@ impl Gemma {
         &self,
         json: &Value,
         block: impl FnMut(usize) -> nn::Result<SandwichBlock>,
-    ) -> Result<Decoder<SandwichBlock>> {
-        let decoder = Decoder::new(&self.shape, block)?;
+    ) -> Result<CausalLm<SandwichBlock>> {
+        let decoder = CausalLm::new(&self.shape, block)?;
         let scale = (self.shape.hidden as f32).sqrt();
         Ok(decoder.with_embedding_scale(scale).with_softcap(cap(json, "final_logit_softcapping")?))
     }
@@ -155,8 +155,8 @@ impl Block for SandwichBlock {
     }
 
     fn linears(&mut self) -> Linears<'_> {
-        let mut layers = under("self_attn", self.self_attn.linears());
-        layers.extend(under("mlp", self.mlp.linears()));
+        let mut layers = prefixed("self_attn", self.self_attn.linears());
+        layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
     }
 }

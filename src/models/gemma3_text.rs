@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::gemma::Gemma;
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ fn default_pattern() -> i64 {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let gemma = Gemma::parse(json)?;
     let file: File = config::parse(json)?;
     if let Some(cap) = file.attn_logit_softcapping {
@@ -43,7 +43,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let parameters = &json["rope_parameters"];
     let (global, local) = (&parameters["full_attention"], &parameters["sliding_attention"]);
     let global = if global.is_null() { &json["rope_scaling"] } else { global };
-    let rope = |fields: &Value, theta: f64| gemma.shape.rope_of(json, fields, theta);
+    let rope = |fields: &Value, theta: f64| gemma.shape.rope_from(json, fields, theta);
     let global = rope(global, file.rope_theta.unwrap_or(1_000_000.0))?;
     let local = rope(local, file.rope_local_base_freq.unwrap_or(10_000.0))?;
     Ok(Box::new(gemma.decoder(json, |i| {

@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::block::PreNormBlock;
-use super::causal_lm::{Decoder, Layout};
+use super::causal_lm::{CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, gpt_oss_layout, shape};
+use super::{LanguageModel, experts, gpt_oss_layout, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward, Linears, named};
 use crate::nn::linear::forward_all;
-use crate::nn::moe::{Routing, expert_linears, mix};
+use crate::nn::moe::{Routing, expert_linears, route};
 use crate::nn::{self, Attention, Linear};
 use crate::{Error, Result};
 
@@ -78,7 +78,7 @@ struct Gate {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let defaults = Defaults { kv_heads: Some(8), head_dim: Some(64), norm_eps: 1e-5, ..Defaults::default() };
     let shape = Shape::parse(json, defaults)?;
     let file: File = config::parse(json)?;
@@ -92,14 +92,15 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let masks = shape::masks(json, shape.layers, Some(window), |i| i % 2 == 0)?;
     let rope = shape.rope(&with_rotation(json), 150_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let heads = shape.heads(masks[i], Some(rope.clone()));
         let mut attention = Attention::new(shape.hidden, heads, biases)?;
         attention.sinks = Param::new(Some(Array::zeros::<f32>(&[shape.heads])?));
         PreNormBlock::new(&shape, attention, Experts::new(shape.hidden, intermediate, count, routing, gate)?)
     })?;
     let mlx_name = |path: &str| experts::stacked_name(path, "experts", &[]);
-    let layout = Layout { adopt: gpt_oss_layout::adopt, export: gpt_oss_layout::export, mlx_name };
+    let layout =
+        CheckpointLayout { map_weight: gpt_oss_layout::map_weight, export: gpt_oss_layout::export, mlx_name };
     Ok(Box::new(decoder.with_layout(layout)))
 }
 
@@ -130,11 +131,11 @@ impl Experts {
 }
 
 impl FeedForward for Experts {
-    const DECIDES_ON_HOST: bool = true;
+    const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &Array) -> nn::Result<Array> {
         // A softmax over the chosen ones is one over all, divided by the sum over the chosen.
-        mix(x, &self.router, None, self.routing, &self.experts)
+        route(x, &self.router, None, self.routing, &self.experts)
     }
 
     fn linears(&mut self) -> Linears<'_> {

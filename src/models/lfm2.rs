@@ -5,14 +5,14 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Adopted, Block, Decoder, Layout};
+use super::causal_lm::{Block, CausalLm, CheckpointLayout, NamedTensors};
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
-use crate::nn::attention::Learned;
-use crate::nn::layer::{FeedForward, Linears, Mixer, named, under};
+use crate::nn::attention::AttentionExtras;
+use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
 use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
@@ -95,12 +95,12 @@ struct Attention {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let file: File = config::parse(json)?;
     let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
     let size = feed_forward_size(&file)?;
-    let decoder = Decoder::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
-    Ok(Box::new(decoder.with_layout(Layout { adopt, export, ..Layout::default() })))
+    let decoder = CausalLm::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
+    Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export, ..CheckpointLayout::default() })))
 }
 
 /// As the original code sizes it: two thirds, times a factor, rounded up.
@@ -149,7 +149,7 @@ impl Lfm2 {
                 .map(|kind| match kind.as_str() {
                     "full_attention" => Ok(true),
                     "conv" => Ok(false),
-                    other => Err(shape::unknown_type(other, "full_attention or conv")),
+                    other => Err(shape::unknown_layer_type(other, "full_attention or conv")),
                 })
                 .collect::<Result<_>>()?,
         };
@@ -188,7 +188,7 @@ impl<F: FeedForward> Lfm2Block<F> {
 }
 
 impl<F: FeedForward> Block for Lfm2Block<F> {
-    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = F::DATA_DEPENDENT;
 
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, context)?;
@@ -199,9 +199,9 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
 
     fn linears(&mut self) -> Linears<'_> {
         let mut layers = Vec::new();
-        layers.extend(self.self_attn.iter_mut().flat_map(|part| under("self_attn", part.linears())));
-        layers.extend(self.conv.iter_mut().flat_map(|part| under("conv", part.linears())));
-        layers.extend(under("feed_forward", self.feed_forward.linears()));
+        layers.extend(self.self_attn.iter_mut().flat_map(|part| prefixed("self_attn", part.linears())));
+        layers.extend(self.conv.iter_mut().flat_map(|part| prefixed("conv", part.linears())));
+        layers.extend(prefixed("feed_forward", self.feed_forward.linears()));
         layers
     }
 
@@ -231,8 +231,8 @@ impl Attention {
 impl Mixer for Attention {
     fn forward(&self, x: &Array, context: Context) -> nn::Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
-        let learned = Learned { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
-        self.out_proj.forward(&self.heads.forward(qkv, learned, context)?)
+        let extras = AttentionExtras { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
+        self.out_proj.forward(&self.heads.forward(qkv, extras, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {
@@ -245,7 +245,7 @@ impl Mixer for Attention {
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
+pub(super) fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     let turned = name.ends_with(".conv.conv.weight") && tensor.ndim() == 3 && tensor.dim(1) > tensor.dim(2);
     let tensor = if turned { tensor.transpose_axes(&[0, 2, 1])?.contiguous()? } else { tensor };
     Ok(vec![(name.replace("model.embedding_norm.", "model.norm."), tensor)])

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::causal_lm::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -29,7 +29,7 @@ struct File {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults::default())?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -37,7 +37,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let mask = shape::window(json)?.unwrap_or(Mask::Causal);
     let rope = shape.rope(json, 10_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |_| {
+    let decoder = CausalLm::new(&shape, |_| {
         let attention = Attention::new(shape.hidden, shape.heads(mask, Some(rope.clone())), biases)?;
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, attention, mlp)

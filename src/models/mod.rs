@@ -6,12 +6,12 @@ use std::path::Path;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use crate::io::quantization::Quantization;
+use crate::io::quantization::QuantizationConfig;
 use crate::io::{config, folder, weights};
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
-use crate::nn::prompt::Place;
+use crate::nn::prompt::PromptShape;
 use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
 use crate::{Error, Result, kernels};
 
@@ -46,7 +46,7 @@ const ROUTERS: [&str; 2] = [".gate", ".router"];
 
 /// Which activations are not kept for the gradient.
 #[derive(Debug, Clone)]
-pub struct Checkpointing {
+pub struct GradientCheckpointing {
     /// Blocks between two states that are kept.
     pub every: usize,
     /// Names of all parameters of which a gradient is asked.
@@ -54,7 +54,7 @@ pub struct Checkpointing {
 }
 
 /// What every language model does.
-pub trait Model: Network {
+pub trait LanguageModel: Network {
     /// `ids`: `[batch, time]` → what the head takes, `[batch, time, hidden]`. With a cache, `ids` continue
     /// what it holds.
     ///
@@ -105,24 +105,24 @@ pub trait Model: Network {
     fn new_cache(&self, planned: i32) -> Result<Cache>;
 
     /// Whether the host looks at numbers within a pass, whose graph can then not be kept for others.
-    fn decides_on_host(&self) -> bool;
+    fn is_data_dependent(&self) -> bool;
 
     /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
-    fn turning_point(&self) -> Option<i32>;
+    fn long_rope_threshold(&self) -> Option<i32>;
 
     /// From now on, without a cache, `hidden` keeps for the gradient what every so many blocks pass on to the next, and
     /// computes what lies between again; `trained` are the names of all parameters of which a gradient is asked.
     /// `None` to keep everything.
-    fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>);
+    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>);
 
     /// Virtual tokens that [`hidden`](Self::hidden) reads before every text, of which it returns nothing.
     fn prompt_mut(&mut self) -> &mut Option<Prompt>;
 
     /// The place of virtual tokens beside the embeddings.
-    fn embeddings_place(&self) -> Place;
+    fn prompt_shape(&self) -> PromptShape;
 
     /// The place of virtual tokens among keys and values; `None` where not every layer is attention.
-    fn keys_place(&self) -> Option<Place>;
+    fn prefix_shape(&self) -> Option<PromptShape>;
 
     /// The table of token embeddings.
     fn embedding_mut(&mut self) -> &mut Embedding;
@@ -138,7 +138,7 @@ pub trait Model: Network {
 ///
 /// # Errors
 /// An unknown `model_type`; a key that is missing or out of range.
-pub fn create(config: &Value) -> Result<Box<dyn Model>> {
+pub fn create(config: &Value) -> Result<Box<dyn LanguageModel>> {
     match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
@@ -163,18 +163,18 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; nothing that could be quantized.
-pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn Model>> {
+pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn LanguageModel>> {
     let config = config::read(folder)?;
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
     let mut model = create(&config).map_err(named)?;
-    let quantization = Quantization::parse(&config).map_err(named)?;
+    let quantization = QuantizationConfig::parse(&config).map_err(named)?;
     weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
         let mut any = false;
-        model.visit_packable(&mut |path, slots| {
+        model.visit_quantizable(&mut |path, weight| {
             if !ROUTERS.iter().any(|name| path.ends_with(name)) {
-                any |= slots.quantize(format)?;
+                any |= weight.quantize(format)?;
             }
             Ok(())
         })?;

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::causal_lm::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, qwen, shape};
+use super::{LanguageModel, qwen, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -24,7 +24,7 @@ struct File {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults::default())?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -32,7 +32,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let masks = qwen::masks(json, shape.layers)?;
     let rope = shape.rope(json, 10_000.0)?;
     let biases = Biases { qkv: true, output: false };
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let attention = Attention::new(shape.hidden, shape.heads(masks[i], Some(rope.clone())), biases)?;
         PreNormBlock::new(&shape, attention, Mlp::new(shape.hidden, intermediate, false, activation)?)
     })?;

@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::causal_lm::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, qwen, shape};
+use super::{LanguageModel, qwen, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -30,14 +30,14 @@ pub(super) const DEFAULTS: Defaults =
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, DEFAULTS)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
     let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
     let masks = qwen::masks(json, shape.layers)?;
     let rope = shape.rope(json, 10_000.0)?;
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let mlp = Mlp::new(shape.hidden, intermediate, false, activation)?;
         PreNormBlock::new(&shape, attention(&shape, masks[i], &rope, file.attention_bias)?, mlp)
     })?;

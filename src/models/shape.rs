@@ -111,28 +111,34 @@ impl Shape {
     pub(super) fn rope(&self, json: &Value, theta: f64) -> Result<Rope> {
         let fields = [&json["rope_parameters"], &json["rope_scaling"]].into_iter().find(|x| x.is_object());
         let theta = json["rope_theta"].as_f64().unwrap_or(theta);
-        self.rope_of(json, fields.unwrap_or(&Value::Null), theta)
+        self.rope_from(json, fields.unwrap_or(&Value::Null), theta)
     }
 
     /// The rotation that `fields` describes. What they leave out stands in `json` or is `theta`.
     ///
     /// # Errors
     /// As [`rope`](Self::rope).
-    pub(super) fn rope_of(&self, json: &Value, fields: &Value, theta: f64) -> Result<Rope> {
-        let rope = self.any_rope(json, fields, theta, 1.0)?;
-        if rope.turning_point().is_some() {
+    pub(super) fn rope_from(&self, json: &Value, fields: &Value, theta: f64) -> Result<Rope> {
+        let rope = self.partial_rope(json, fields, theta, 1.0)?;
+        if rope.long_rope_threshold().is_some() {
             let message = "\"rope_scaling\" is longrope, which this family does not have";
             return Err(Error::ModelLoading(message.to_owned()));
         }
         Ok(rope)
     }
 
-    /// As [`rope_of`](Self::rope_of), of the first `partial` of each head; long texts may turn otherwise than
+    /// As [`rope_from`](Self::rope_from), of the first `partial` of each head; long texts may turn otherwise than
     /// short ones.
     ///
     /// # Errors
     /// As [`rope`](Self::rope).
-    pub(super) fn any_rope(&self, json: &Value, fields: &Value, theta: f64, partial: f64) -> Result<Rope> {
+    pub(super) fn partial_rope(
+        &self,
+        json: &Value,
+        fields: &Value,
+        theta: f64,
+        partial: f64,
+    ) -> Result<Rope> {
         let theta = fields["rope_theta"].as_f64().unwrap_or(theta);
         let scaling = scaling(json, fields)?;
         let dims = (f64::from(self.head_dim) * partial) as i32;
@@ -219,7 +225,7 @@ pub(super) fn masks(
             .map(|kind| match kind.as_str() {
                 "full_attention" => Ok(false),
                 "sliding_attention" => Ok(true),
-                other => Err(unknown_type(other, "full_attention or sliding_attention")),
+                other => Err(unknown_layer_type(other, "full_attention or sliding_attention")),
             })
             .collect::<Result<Vec<bool>>>()?,
     };
@@ -252,6 +258,6 @@ pub(super) fn layer_types(json: &Value, layers: usize) -> Result<Option<Vec<Stri
 }
 
 /// An entry of `layer_types` that the family does not have.
-pub(super) fn unknown_type(found: &str, expected: &str) -> Error {
+pub(super) fn unknown_layer_type(found: &str, expected: &str) -> Error {
     Error::ModelLoading(format!("\"layer_types\" has \"{found}\", expected {expected}"))
 }

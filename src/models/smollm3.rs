@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::causal_lm::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
@@ -38,7 +38,7 @@ fn default_interval() -> i64 {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults { tied: true, ..Defaults::default() })?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -48,7 +48,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let masks = shape::masks(json, shape.layers, window, |i| window.is_some() && !with_rope[i])?;
     let rope = shape.rope(json, 2_000_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let heads = shape.heads(masks[i], with_rope[i].then(|| rope.clone()));
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, Attention::new(shape.hidden, heads, biases)?, mlp)

@@ -34,7 +34,7 @@ pub struct Heads {
 
 /// What some families learn beside the projections.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Learned<'a> {
+pub struct AttentionExtras<'a> {
     /// Norms of each head of the queries and of the keys.
     pub norms: Option<(&'a RmsNorm, &'a RmsNorm)>,
     /// One score per head for nothing at all, `[heads]`.
@@ -53,7 +53,7 @@ impl Heads {
     ///
     /// # Errors
     /// Shapes that do not fit; a cache of another kind.
-    pub fn forward(&self, [q, k, v]: [Array; 3], learned: Learned, context: Context) -> Result<Array> {
+    pub fn forward(&self, [q, k, v]: [Array; 3], extras: AttentionExtras, context: Context) -> Result<Array> {
         let (batch, time) = (q.dim(0), q.dim(1));
         let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
         let prefix = context.prefix();
@@ -68,16 +68,16 @@ impl Heads {
             (None, None) => before + time,
         };
         let (mut q, mut k) = (q, k);
-        if let Some((q_norm, k_norm)) = learned.norms {
+        if let Some((q_norm, k_norm)) = extras.norms {
             q = q_norm.forward(&heads(&q, self.heads)?)?;
             k = k_norm.forward(&heads(&k, self.kv_heads)?)?;
         }
-        if let Some(amplitude) = self.rope.as_ref().and_then(Rope::amplitude) {
-            q = heads(&q, self.heads)?.multiply(amplitude.as_dtype(q.dtype())?)?;
+        if let Some(attention_factor) = self.rope.as_ref().and_then(Rope::attention_factor) {
+            q = heads(&q, self.heads)?.multiply(attention_factor.as_dtype(q.dtype())?)?;
         }
         let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
         let &Self { scale, mask, softcap, .. } = self;
-        let scoring = Scoring { scale, mask, softcap, sinks: learned.sinks };
+        let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
         if let Some(cache) = cache {
             let &Self { heads, kv_heads, head_dim, .. } = self;
             return cache.attend([&q, &k, &v], Query { heads, kv_heads, head_dim, rotation, scoring });
@@ -168,9 +168,11 @@ impl Attention {
 impl Mixer for Attention {
     fn forward(&self, x: &Array, context: Context) -> Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
-        let learned =
-            Learned { norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()), sinks: (*self.sinks).as_ref() };
-        self.o_proj.forward(&self.heads.forward(qkv, learned, context)?)
+        let extras = AttentionExtras {
+            norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()),
+            sinks: (*self.sinks).as_ref(),
+        };
+        self.o_proj.forward(&self.heads.forward(qkv, extras, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

@@ -25,11 +25,11 @@ use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::{Accuracy, dequantize};
 
 /// Shortest length that a row is taken to have: a row of zeros has no direction, and stays one.
-pub const SHORTEST: f32 = 1e-6;
+pub const MIN_ROW_NORM: f32 = 1e-6;
 
 /// Lengths of the rows of one layer, `[out]` in f32.
 #[derive(Debug, Clone, Default)]
-pub struct Norms {
+pub struct RowNorms {
     /// `‖Wₒ‖²`
     pub base: Option<Array>,
     /// `f`, for as long as the adapter stays as it is; `None` in training.
@@ -41,12 +41,12 @@ impl Linear {
     ///
     /// # Errors
     /// What MLX raises.
-    pub fn open_magnitude(&mut self) -> crate::Result<()> {
+    pub fn init_magnitude(&mut self) -> crate::Result<()> {
         let base = row_squares(self.matrix())?;
         let lengths = base.sqrt()?;
         eval([&base, &lengths])?;
         *self.m = Some(lengths);
-        self.low_rank.norms = Norms { base: Some(base), factor: None };
+        self.low_rank.norms = RowNorms { base: Some(base), factor: None };
         Ok(())
     }
 
@@ -54,7 +54,7 @@ impl Linear {
     ///
     /// # Errors
     /// What MLX raises.
-    pub fn settle(&mut self) -> crate::Result<()> {
+    pub fn cache_row_norms(&mut self) -> crate::Result<()> {
         if self.m.is_none() {
             return Ok(());
         }
@@ -62,14 +62,14 @@ impl Linear {
             self.low_rank.norms.base = Some(row_squares(self.matrix())?);
         }
         self.low_rank.norms.factor = None;
-        let factor = self.factor()?;
+        let factor = self.row_scale()?;
         eval(self.low_rank.norms.base.iter().chain([&factor]))?;
         self.low_rank.norms.factor = Some(factor);
         Ok(())
     }
 
     /// `f`; one where there is no magnitude.
-    pub(super) fn factor(&self) -> Result<Array> {
+    pub(super) fn row_scale(&self) -> Result<Array> {
         if let Some(factor) = &self.low_rank.norms.factor {
             return Ok(factor.clone());
         }
@@ -77,11 +77,11 @@ impl Linear {
             return Ok(Array::from_f32(1.0));
         };
         let m = m.as_dtype(Dtype::Float32)?;
-        m.divide(maximum(self.lengths(a, b)?, Array::from_f32(SHORTEST))?)
+        m.divide(maximum(self.row_norms(a, b)?, Array::from_f32(MIN_ROW_NORM))?)
     }
 
     /// `n`
-    fn lengths(&self, a: &Array, b: &Array) -> Result<Array> {
+    fn row_norms(&self, a: &Array, b: &Array) -> Result<Array> {
         let [a, b] = [stop_gradient(a)?, stop_gradient(b)?];
         let [a, b] = [a.as_dtype(Dtype::Float32)?, b.as_dtype(Dtype::Float32)?];
         let base = self.low_rank.norms.base.clone().map_or_else(|| row_squares(self.matrix()), Ok)?;
@@ -97,15 +97,15 @@ impl Linear {
     }
 
     /// `f ∘ y`, in the dtype of `y`.
-    pub(super) fn stretch(&self, y: &Array) -> Result<Array> {
-        y.multiply(self.factor()?)?.as_dtype(y.dtype())
+    pub(super) fn scale_rows(&self, y: &Array) -> Result<Array> {
+        y.multiply(self.row_scale()?)?.as_dtype(y.dtype())
     }
 
     /// `y + (f - 1) ∘ x̃·Wᵀ + f ∘ s·(x̃·A)·B`, where `y` is the layer without adapter and `x̃` has dropout.
-    pub(super) fn stretch_dropped(&self, y: &Array, x: &Array, key: &Array) -> Result<Array> {
+    pub(super) fn scale_rows_with_dropout(&self, y: &Array, x: &Array, key: &Array) -> Result<Array> {
         let Some(low) = self.trained()? else { return Ok(y.clone()) };
         let x = self.dropped(x, key)?;
-        let factor = self.factor()?;
+        let factor = self.row_scale()?;
         let base = linears(&x, &[Layer::plain(self.matrix())])?.swap_remove(0);
         let base = base.multiply(factor.subtract(Array::from_f32(1.0))?)?;
         let low = low.product(&x, self.low_rank.scale)?.multiply(factor)?;
@@ -144,9 +144,9 @@ mod tests {
         *layer.weight = normal(&[OUT, IN], 1);
         *layer.bias = Some(normal(&[OUT], 2));
         if let Some(bits) = bits {
-            layer.slots().quantize(Format::affine(bits, 32).unwrap()).unwrap();
+            layer.weight_mut().quantize(Format::affine(bits, 32).unwrap()).unwrap();
         }
-        layer.open_magnitude().unwrap();
+        layer.init_magnitude().unwrap();
         *layer.m = Some(layer.m.value.as_ref().unwrap().add(normal(&[OUT], 5).abs().unwrap()).unwrap());
         (*layer.lora_a, *layer.lora_b) = (Some(normal(&[IN, RANK], 3)), Some(normal(&[RANK, OUT], 4)));
         layer.low_rank.scale = 0.5;
@@ -209,7 +209,7 @@ mod tests {
                 .map(|(o, row)| m[o] / dot(row, row).sqrt() * dot(row, &inputs) + bias[o])
                 .collect();
             assert_close(&values(&layer.forward(&x).unwrap()), &expected);
-            layer.settle().unwrap();
+            layer.cache_row_norms().unwrap();
             assert_close(&values(&layer.forward(&x).unwrap()), &expected);
         }
     }
@@ -242,7 +242,7 @@ mod tests {
         let adapter = (layer.lora_a.take(), layer.lora_b.take(), layer.m.take());
         let plain = values(&layer.forward(&x).unwrap());
         (*layer.lora_a, *layer.lora_b) = (adapter.0, Some(Array::zeros::<f32>(&[RANK, OUT]).unwrap()));
-        layer.open_magnitude().unwrap();
+        layer.init_magnitude().unwrap();
         assert_eq!(values(&layer.forward(&x).unwrap()), plain);
     }
 }

@@ -1,4 +1,4 @@
-//! One of two kinds of a part, under the same name in a checkpoint.
+//! One of two kinds of a part, prefixed the same name in a checkpoint.
 
 use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
@@ -60,7 +60,7 @@ impl<A: ModuleParameters, B: ModuleParameters> ModuleParameters for Either<A, B>
 }
 
 impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
-    const DECIDES_ON_HOST: bool = A::DECIDES_ON_HOST || B::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = A::DATA_DEPENDENT || B::DATA_DEPENDENT;
 
     fn forward(&self, x: &Array) -> Result<Array> {
         each!(self, part => part.forward(x))

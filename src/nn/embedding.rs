@@ -5,7 +5,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
-use super::quantized::{Slots, weight};
+use super::quantized::{WeightMut, weight};
 use crate::kernels::embedding::embedding;
 use crate::kernels::linear::{Layer, Weight};
 use crate::kernels::quantized::{self, Format};
@@ -82,8 +82,8 @@ impl Embedding {
     }
 
     /// The slots of the table.
-    pub fn slots(&mut self) -> Slots<'_> {
-        Slots {
+    pub fn weight_mut(&mut self) -> WeightMut<'_> {
+        WeightMut {
             weight: &mut self.weight,
             scales: &mut self.scales,
             biases: &mut self.biases,

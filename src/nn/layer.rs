@@ -23,7 +23,7 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 /// Transforms each position for itself.
 pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
     /// Whether the host looks at numbers on the way.
-    const DECIDES_ON_HOST: bool = false;
+    const DATA_DEPENDENT: bool = false;
 
     /// `x`: `[..., hidden]` → same shape.
     ///
@@ -40,8 +40,8 @@ pub fn named<'a, const N: usize>(layers: [(&str, &'a mut Linear); N]) -> Linears
     layers.into_iter().map(|(name, layer)| (name.to_owned(), layer)).collect()
 }
 
-/// The layers of a part that stands under `path`.
+/// The layers of a part that stands prefixed `path`.
 #[must_use]
-pub fn under<'a>(path: &str, layers: Linears<'a>) -> Linears<'a> {
+pub fn prefixed<'a>(path: &str, layers: Linears<'a>) -> Linears<'a> {
     layers.into_iter().map(|(name, layer)| (format!("{path}.{name}"), layer)).collect()
 }

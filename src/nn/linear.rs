@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 
 use super::Result;
 use super::low_rank::{LowRank, Matrices};
-use super::quantized::{self, Slots};
+use super::quantized::{self, WeightMut};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
@@ -23,7 +23,7 @@ use crate::kernels::quantized::Format;
 /// | `lora_e` | `[rank]`, factors of the rows of `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)) |
 /// | `m` | `[out]` |
 ///
-/// Slots are optional so that a checkpoint's keys are the same with and without an adapter.
+/// WeightMut are optional so that a checkpoint's keys are the same with and without an adapter.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Linear {
     /// `W`
@@ -91,8 +91,8 @@ impl Linear {
     }
 
     /// The slots of `W`.
-    pub fn slots(&mut self) -> Slots<'_> {
-        Slots {
+    pub fn weight_mut(&mut self) -> WeightMut<'_> {
+        WeightMut {
             weight: &mut self.weight,
             scales: &mut self.scales,
             biases: &mut self.biases,
@@ -133,10 +133,10 @@ impl Linear {
                 y.add(low.as_dtype(y.dtype())?)
             }
             (Some(_), None) => {
-                let y = self.stretch(&y)?;
+                let y = self.scale_rows(&y)?;
                 (*self.bias).as_ref().map_or(Ok(y.clone()), |bias| y.add(bias.as_dtype(y.dtype())?))
             }
-            (Some(_), Some(key)) => self.stretch_dropped(&y, x, key),
+            (Some(_), Some(key)) => self.scale_rows_with_dropout(&y, x, key),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype, random};
 
-use super::dora::Norms;
+use super::dora::RowNorms;
 use super::{Linear, Result};
 use crate::kernels::linear as kernel;
 use crate::kernels::matmul::{Transpose, matmul};
@@ -22,7 +22,7 @@ pub struct LowRank {
     /// `A` and `B` of a second low-rank part that is not trained and never drops anything.
     pub fixed: Option<[Array; 2]>,
     /// Lengths of rows that stay the same, for a layer with a magnitude.
-    pub norms: Norms,
+    pub norms: RowNorms,
 }
 
 /// The matrices of one low-rank part.

@@ -10,7 +10,7 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
-use super::layer::{FeedForward, Linears, under};
+use super::layer::{FeedForward, Linears, prefixed};
 use super::{Linear, Result};
 use crate::kernels::embedding::embedding;
 use crate::kernels::eval;
@@ -71,10 +71,10 @@ impl<F: FeedForward> Moe<F> {
 }
 
 impl<F: FeedForward> FeedForward for Moe<F> {
-    const DECIDES_ON_HOST: bool = true;
+    const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &Array) -> Result<Array> {
-        mix(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
+        route(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
     }
 
     fn linears(&mut self) -> Linears<'_> {
@@ -86,7 +86,7 @@ impl<F: FeedForward> FeedForward for Moe<F> {
 
 /// The layers of `experts`.
 pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
-    let layers = |(i, expert)| under(&format!("experts.{i}"), F::linears(expert));
+    let layers = |(i, expert)| prefixed(&format!("experts.{i}"), F::linears(expert));
     experts.iter_mut().enumerate().flat_map(layers).collect()
 }
 
@@ -95,7 +95,7 @@ pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn mix<F: FeedForward>(
+pub fn route<F: FeedForward>(
     x: &Array,
     gate: &Linear,
     bias: Option<&Array>,
@@ -115,7 +115,7 @@ pub fn mix<F: FeedForward>(
     };
     eval([&scores, &ranks]).map_err(|error| Exception::custom(error.to_string()))?;
     let ranks = ranks.to_vec_exact::<f32>().map_err(|error| Exception::custom(error.to_string()))?;
-    let chosen = best(&ranks, experts.len(), routing.top_k);
+    let chosen = top_k_indices(&ranks, experts.len(), routing.top_k);
     let (tokens, top_k) = (rows.dim(0), routing.top_k as i32);
     let mut weights = scores.take_along_axis(Array::from_slice(&chosen, &[tokens, top_k]), -1)?;
     if routing.normalized {
@@ -127,19 +127,19 @@ pub fn mix<F: FeedForward>(
         };
     }
     let weights = weights.multiply(Array::from_f32(routing.scale))?.as_dtype(x.dtype())?;
-    let plan = Plan::new(&chosen, experts.len(), routing.top_k);
-    let sorted = embedding(&rows, &Array::from_slice(&plan.rows, &[tokens * top_k]))?;
-    let parts = sorted.split_at_indices(&plan.ends, 0)?;
+    let dispatch = Dispatch::new(&chosen, experts.len(), routing.top_k);
+    let sorted = embedding(&rows, &Array::from_slice(&dispatch.rows, &[tokens * top_k]))?;
+    let parts = sorted.split_at_indices(&dispatch.ends, 0)?;
     let done: Result<Vec<Array>> =
-        plan.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
-    let back = Array::from_slice(&plan.places, &[tokens, top_k]);
+        dispatch.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
+    let back = Array::from_slice(&dispatch.places, &[tokens, top_k]);
     let outputs = embedding(&concatenate(&done?, 0)?, &back)?;
     let weights = weights.expand_dims(1)?;
     matmul(&weights, &outputs, Transpose::NONE)?.reshape(x.shape())
 }
 
 /// The `top_k` best of each row of `experts` numbers, best first, the first of equals first.
-fn best(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
+fn top_k_indices(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
     let row = |ranks: &[f32]| {
         let mut order: Vec<u32> = (0..experts as u32).collect();
         order.sort_by(|&a, &b| ranks[b as usize].total_cmp(&ranks[a as usize]));
@@ -150,18 +150,18 @@ fn best(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
 }
 
 /// Who works on what: rows sorted by expert.
-struct Plan {
+struct Dispatch {
     /// Experts with anything to do, in order.
     experts: Vec<usize>,
     /// Where the rows of all of them but the last end.
     ends: Vec<i32>,
     /// Row of `x` at each place.
     rows: Vec<u32>,
-    /// Place of each choice.
+    /// PromptShape of each choice.
     places: Vec<u32>,
 }
 
-impl Plan {
+impl Dispatch {
     /// `chosen`: an expert per token and choice.
     fn new(chosen: &[u32], experts: usize, top_k: usize) -> Self {
         let mut order: Vec<usize> = (0..chosen.len()).collect();
@@ -194,19 +194,19 @@ mod tests {
 
     #[test]
     fn the_best_come_first() {
-        assert_eq!(best(&[0.1, 0.5, 0.4, 0.3, 0.3, 0.2], 3, 2), [1, 2, 0, 1]);
+        assert_eq!(top_k_indices(&[0.1, 0.5, 0.4, 0.3, 0.3, 0.2], 3, 2), [1, 2, 0, 1]);
     }
 
     #[test]
     fn every_choice_finds_its_place() {
         let chosen = [3, 1, 1, 0, 3, 0];
-        let plan = Plan::new(&chosen, 5, 2);
-        assert_eq!(plan.experts, [0, 1, 3]);
-        assert_eq!(plan.ends, [2, 4]);
-        for (choice, &place) in plan.places.iter().enumerate() {
-            assert_eq!(plan.rows[place as usize], choice as u32 / 2);
-            let part = plan.ends.iter().filter(|&&end| end <= place as i32).count();
-            assert_eq!(plan.experts[part], chosen[choice] as usize);
+        let dispatch = Dispatch::new(&chosen, 5, 2);
+        assert_eq!(dispatch.experts, [0, 1, 3]);
+        assert_eq!(dispatch.ends, [2, 4]);
+        for (choice, &place) in dispatch.places.iter().enumerate() {
+            assert_eq!(dispatch.rows[place as usize], choice as u32 / 2);
+            let part = dispatch.ends.iter().filter(|&&end| end <= place as i32).count();
+            assert_eq!(dispatch.experts[part], chosen[choice] as usize);
         }
     }
 }

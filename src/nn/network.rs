@@ -4,7 +4,7 @@
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
-use super::quantized::Slots;
+use super::quantized::WeightMut;
 use super::{Linear, Result};
 use crate::params::Tensors;
 
@@ -27,11 +27,11 @@ pub trait Network: ModuleParameters + Send {
     ///
     /// # Errors
     /// The first error of `visit`.
-    fn visit_packable(
+    fn visit_quantizable(
         &mut self,
-        visit: &mut dyn FnMut(&str, Slots) -> crate::Result<()>,
+        visit: &mut dyn FnMut(&str, WeightMut) -> crate::Result<()>,
     ) -> crate::Result<()> {
-        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))
+        self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
     }
 
     /// Number format of activations.
@@ -46,11 +46,11 @@ pub trait Network: ModuleParameters + Send {
     ///
     /// # Errors
     /// A tensor of a shape that cannot be taken apart.
-    fn adopt(&self, name: &str, tensor: Array) -> Result<Vec<(String, Array)>> {
+    fn map_weight(&self, name: &str, tensor: Array) -> Result<Vec<(String, Array)>> {
         Ok(vec![(name.to_owned(), tensor)])
     }
 
-    /// All parameters as the tensors of a checkpoint that others read; by default under their own names.
+    /// All parameters as the tensors of a checkpoint that others read; by default prefixed their own names.
     ///
     /// # Errors
     /// What MLX raises.

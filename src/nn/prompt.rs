@@ -12,14 +12,14 @@ use super::{Linear, Result};
 
 /// Where virtual tokens stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum PromptShape {
     /// Beside the embeddings.
     Embeddings {
         /// Numbers per embedding.
         hidden: i32,
     },
     /// Among the keys and values of every layer.
-    Keys {
+    KeyValues {
         /// Layers of the model.
         layers: i32,
         /// Heads of keys and values.
@@ -29,13 +29,13 @@ pub enum Place {
     },
 }
 
-impl Place {
-    /// Numbers that go in at one place: an embedding, or all heads of one layer's keys.
+impl PromptShape {
+    /// Numbers that go in at one shape: an embedding, or all heads of one layer's keys.
     #[must_use]
     pub fn token_dim(self) -> i32 {
         match self {
             Self::Embeddings { hidden } => hidden,
-            Self::Keys { kv_heads, head_dim, .. } => kv_heads * head_dim,
+            Self::KeyValues { kv_heads, head_dim, .. } => kv_heads * head_dim,
         }
     }
 
@@ -44,7 +44,7 @@ impl Place {
     pub fn width(self) -> Option<i32> {
         match self {
             Self::Embeddings { hidden } => Some(hidden),
-            Self::Keys { layers, .. } => self.token_dim().checked_mul(2)?.checked_mul(layers),
+            Self::KeyValues { layers, .. } => self.token_dim().checked_mul(2)?.checked_mul(layers),
         }
     }
 }
@@ -59,14 +59,14 @@ pub struct Prompt {
     #[param]
     pub encoder: Vec<Linear>,
     /// Where they stand.
-    pub place: Place,
+    pub shape: PromptShape,
 }
 
 impl Prompt {
     /// Virtual tokens that nothing computes, `[virtual tokens, width]`.
     #[must_use]
-    pub fn new(embedding: Array, place: Place) -> Self {
-        Self { embedding: Param::new(embedding), encoder: Vec::new(), place }
+    pub fn new(embedding: Array, shape: PromptShape) -> Self {
+        Self { embedding: Param::new(embedding), encoder: Vec::new(), shape }
     }
 
     /// Number of virtual tokens.
@@ -88,23 +88,23 @@ impl Prompt {
     pub fn forward(&self) -> Result<Array> {
         let mut x = (*self.embedding).clone();
         for (i, layer) in self.encoder.iter().enumerate() {
-            x = match self.place {
+            x = match self.shape {
                 _ if i == 0 => x,
-                Place::Embeddings { .. } => maximum(&x, Array::from_f32(0.0))?,
-                Place::Keys { .. } => tanh(&x)?,
+                PromptShape::Embeddings { .. } => maximum(&x, Array::from_f32(0.0))?,
+                PromptShape::KeyValues { .. } => tanh(&x)?,
             };
             x = layer.forward(&x)?;
         }
         Ok(x)
     }
 
-    /// Keys, before which nothing turns them, and values of each layer: `[1, virtual tokens, kv_heads, head_dim]`; none of
+    /// KeyValues, before which nothing turns them, and values of each layer: `[1, virtual tokens, kv_heads, head_dim]`; none of
     /// virtual tokens that stand elsewhere.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn keys(&self) -> Result<Vec<[Array; 2]>> {
-        let Place::Keys { layers, kv_heads, head_dim } = self.place else { return Ok(Vec::new()) };
+    pub fn key_values(&self) -> Result<Vec<[Array; 2]>> {
+        let PromptShape::KeyValues { layers, kv_heads, head_dim } = self.shape else { return Ok(Vec::new()) };
         let x = self.forward()?.reshape(&[1, self.len(), 2 * layers, kv_heads, head_dim])?;
         let part = |i: i32| x.try_index((.., .., i));
         (0..layers).map(|i| Ok([part(2 * i)?, part(2 * i + 1)?])).collect()

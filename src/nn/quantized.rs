@@ -10,7 +10,7 @@ use crate::kernels::quantized::{self, Format, Mode, PackedWeight};
 
 /// The slots of one layer, to be filled or changed.
 #[derive(Debug)]
-pub struct Slots<'a> {
+pub struct WeightMut<'a> {
     /// `[out, in]`, or the codes.
     pub weight: &'a mut Array,
     /// Factors of the groups.
@@ -21,12 +21,12 @@ pub struct Slots<'a> {
     pub format: &'a mut Option<Format>,
 }
 
-impl Slots<'_> {
+impl WeightMut<'_> {
     /// Makes room for a packed matrix of the same size, to be filled from a checkpoint.
     ///
     /// # Errors
     /// Rows that are not a whole number of groups.
-    pub fn expect(self, format: Format) -> Result<()> {
+    pub fn allocate(self, format: Format) -> Result<()> {
         let (rows, columns) = (self.weight.dim(0), self.weight.dim(1));
         if !(columns as usize).is_multiple_of(format.group_size()) {
             let group = format.group_size();
@@ -47,7 +47,7 @@ impl Slots<'_> {
     ///
     /// # Errors
     /// The shapes and dtypes found.
-    pub fn check(self) -> Result<()> {
+    pub fn validate(self) -> Result<()> {
         match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
             Weight::Dense(_) => Ok(()),
             Weight::Packed(weight) => weight.shape().map(|_| ()),
@@ -122,7 +122,7 @@ mod tests {
             Array::arange::<_, f32>(None, 192, None).unwrap().sin().unwrap().reshape(&[3, 64]).unwrap();
         let x = Array::ones::<f32>(&[1, 64]).unwrap();
         let dense = layer.forward(&x).unwrap();
-        layer.slots().quantize(Format::affine(8, 32).unwrap()).unwrap();
+        layer.weight_mut().quantize(Format::affine(8, 32).unwrap()).unwrap();
         assert_eq!((layer.size(), layer.weight.dtype()), ((64, 3), Dtype::Uint32));
         let packed = layer.forward(&x).unwrap();
         eval([&dense, &packed]).unwrap();
@@ -135,8 +135,8 @@ mod tests {
     fn odd_rows_stay_dense_and_are_not_expected_packed() {
         let mut layer = Linear::new(40, 3, false).unwrap();
         let format = Format::affine(4, 64).unwrap();
-        layer.slots().quantize(format).unwrap();
+        layer.weight_mut().quantize(format).unwrap();
         assert_eq!(layer.weight.shape(), [3, 40]);
-        assert!(layer.slots().expect(format).unwrap_err().what().contains("groups of 64"));
+        assert!(layer.weight_mut().allocate(format).unwrap_err().what().contains("groups of 64"));
     }
 }

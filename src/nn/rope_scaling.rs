@@ -114,7 +114,7 @@ impl RopeScaling {
 
     /// New `periods` over 2π for those of plain rotations with base `theta`.
     #[must_use]
-    pub fn stretch(&self, periods: &[f64], theta: f64) -> Vec<f64> {
+    pub fn scale_periods(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         match self {
             Self::Default | Self::Linear { .. } => periods.to_vec(),
             &Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
@@ -125,37 +125,37 @@ impl RopeScaling {
                 };
                 periods.iter().map(stretched).collect()
             }
-            Self::Yarn(yarn) => yarn.stretch(periods, theta),
+            Self::Yarn(yarn) => yarn.scale_periods(periods, theta),
             Self::Longrope(long) => multiplied(periods, &long.short_factor),
         }
     }
 
     /// What positions are multiplied with.
     #[must_use]
-    pub fn pace(&self) -> f64 {
+    pub fn position_scale(&self) -> f64 {
         if let Self::Linear { factor } = self { factor.recip() } else { 1.0 }
     }
 
     /// Factor of queries and of keys, as far as they turn.
     #[must_use]
-    pub fn amplitude(&self) -> f64 {
+    pub fn attention_factor(&self) -> f64 {
         match self {
             Self::Default | Self::Linear { .. } | Self::Llama3 { .. } => 1.0,
-            Self::Yarn(yarn) => yarn.amplitude(),
-            Self::Longrope(long) => long.amplitude(),
+            Self::Yarn(yarn) => yarn.attention_factor(),
+            Self::Longrope(long) => long.attention_factor(),
         }
     }
 
     /// Beyond how many positions other periods count, and those.
     #[must_use]
-    pub fn beyond(&self, periods: &[f64]) -> Option<(i32, Vec<f64>)> {
+    pub fn long_context(&self, periods: &[f64]) -> Option<(i32, Vec<f64>)> {
         let Self::Longrope(long) = self else { return None };
         Some((long.original_max_position_embeddings as i32, multiplied(periods, &long.long_factor)))
     }
 }
 
 impl Yarn {
-    fn stretch(&self, periods: &[f64], theta: f64) -> Vec<f64> {
+    fn scale_periods(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         let pairs = periods.len() as f64;
         // Number of the pair that makes this many turns in the original context.
         let pair =
@@ -172,7 +172,7 @@ impl Yarn {
         periods.iter().enumerate().map(stretched).collect()
     }
 
-    fn amplitude(&self) -> f64 {
+    fn attention_factor(&self) -> f64 {
         let scaled =
             |mscale: f64| if self.factor <= 1.0 { 1.0 } else { 0.1 * mscale * self.factor.ln() + 1.0 };
         match (self.attention_factor, self.mscale, self.mscale_all_dim) {
@@ -184,7 +184,7 @@ impl Yarn {
 }
 
 impl Longrope {
-    fn amplitude(&self) -> f64 {
+    fn attention_factor(&self) -> f64 {
         self.attention_factor.unwrap_or_else(|| {
             if self.factor <= 1.0 {
                 return 1.0;
@@ -217,7 +217,7 @@ mod tests {
         };
         // The last: half-way along the ramp, 2.5 turns in the original context.
         let between = 8192.0 / (TAU * 2.5);
-        let stretched = scaling.stretch(&[1.0, 1e5, between], 10_000.0);
+        let stretched = scaling.scale_periods(&[1.0, 1e5, between], 10_000.0);
         for (y, expected) in stretched.iter().zip([1.0, 8e5, between / (0.5 / 8.0 + 0.5)]) {
             assert!((y - expected).abs() < 1e-6, "{y} {expected}");
         }
@@ -230,11 +230,11 @@ mod tests {
         });
         let scaling: RopeScaling = serde_json::from_value(json).unwrap();
         let periods: Vec<f64> = (0..32).map(|i| 150_000_f64.powf(f64::from(i) / 32.0)).collect();
-        let stretched = scaling.stretch(&periods, 150_000.0);
+        let stretched = scaling.scale_periods(&periods, 150_000.0);
         assert!((stretched[0] - periods[0]).abs() < 1e-12);
         assert!((stretched[31] / periods[31] - 32.0).abs() < 1e-9);
         // 0.1 · ln 32 + 1
-        assert!((scaling.amplitude() - 1.346_573_590_279_973).abs() < 1e-12);
+        assert!((scaling.attention_factor() - 1.346_573_590_279_973).abs() < 1e-12);
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
         });
         let scaling: RopeScaling = serde_json::from_value(json).unwrap();
         assert!(scaling.is_valid(4) && !scaling.is_valid(6));
-        assert_eq!(scaling.stretch(&[1.0, 10.0], 100.0), [1.0, 20.0]);
-        assert_eq!(scaling.beyond(&[1.0, 10.0]), Some((4096, vec![3.0, 40.0])));
+        assert_eq!(scaling.scale_periods(&[1.0, 10.0], 100.0), [1.0, 20.0]);
+        assert_eq!(scaling.long_context(&[1.0, 10.0]), Some((4096, vec![3.0, 40.0])));
         // √(1 + ln 32 / ln 4096)
-        assert!((scaling.amplitude() - 1.190_238_071_423_808).abs() < 1e-9);
+        assert!((scaling.attention_factor() - 1.190_238_071_423_808).abs() < 1e-9);
     }
 }

@@ -20,7 +20,7 @@ pub struct ShortConv {
     pub in_proj: Linear,
     /// The taps.
     #[param]
-    pub conv: Taps,
+    pub conv: DepthwiseConv,
     /// Back to `hidden`.
     #[param]
     pub out_proj: Linear,
@@ -28,7 +28,7 @@ pub struct ShortConv {
 
 /// A convolution of each channel for itself.
 #[derive(Debug, Clone, ModuleParameters)]
-pub struct Taps {
+pub struct DepthwiseConv {
     /// `[hidden, 1, taps]`, the last tap for the position itself.
     #[param]
     pub weight: Param<Array>,
@@ -53,7 +53,7 @@ impl ShortConv {
         let conv_bias = if bias { Some(Array::zeros::<f32>(&[hidden])?) } else { None };
         Ok(Self {
             in_proj: Linear::new(hidden, 3 * hidden, bias)?,
-            conv: Taps {
+            conv: DepthwiseConv {
                 weight: Param::new(Array::zeros::<f32>(&[hidden, 1, taps])?),
                 bias: Param::new(conv_bias),
             },
@@ -76,7 +76,7 @@ impl Mixer for ShortConv {
     }
 }
 
-impl Taps {
+impl DepthwiseConv {
     /// `x`: `[batch, time, hidden]` → same shape. Before the first position of a text stands what `state` holds, or
     /// zeros.
     fn forward(
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn sees_the_positions_before_across_calls() {
         let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
-        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let taps = DepthwiseConv { weight: Param::new(weight), bias: Param::new(None) };
         let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[1, 4, 1]);
         let whole = taps.forward(&x, None, None).unwrap();
         let mut state = ConvState::default();
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn texts_in_one_row_do_not_see_each_other() {
         let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
-        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let taps = DepthwiseConv { weight: Param::new(weight), bias: Param::new(None) };
         let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0], &[1, 5, 1]);
         let segments = Segments::new(&[0, 0, 2, 2, 2], 1, 5).unwrap();
         let y = taps.forward(&x, None, Some(&segments)).unwrap();

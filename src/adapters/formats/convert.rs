@@ -5,16 +5,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{FILES, Format, Stored, read, write};
+use super::{FILES, Format, StoredAdapter, read, write};
 use crate::io::config;
-use crate::io::output::{CHECKPOINTS, Existing, Output};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::models;
 use crate::nn::Network;
 use crate::{Error, Result};
 
 /// What a conversion did.
 #[derive(Debug, Clone, Serialize)]
-pub struct Conversion {
+pub struct ConversionReport {
     /// Format found.
     pub from: Format,
     /// Format written.
@@ -35,8 +35,8 @@ pub fn convert(
     target: &Path,
     format: Option<Format>,
     model: Option<&Path>,
-    existing: Existing,
-) -> Result<Conversion> {
+    existing: IfExists,
+) -> Result<ConversionReport> {
     if fs::canonicalize(target).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to)) {
         return Err(Error::Config(format!("output is the adapter's own folder, {}", target.display())));
     }
@@ -46,14 +46,14 @@ pub fn convert(
     };
     let (stored, from) = read(source, model.as_deref().map(|model| model as &dyn Network))?;
     let adapter = match stored {
-        Stored::LowRank(adapter) => adapter,
-        Stored::Full(_) => {
+        StoredAdapter::LowRank(adapter) => adapter,
+        StoredAdapter::Full(_) => {
             return Err(Error::Config(format!(
                 "{} holds plain parameters, not low-rank matrices: only a model folder can hold them elsewhere",
                 source.display()
             )));
         }
-        Stored::Prompt(_) => {
+        StoredAdapter::Prompt(_) => {
             return Err(Error::Config(format!(
                 "{} holds virtual tokens, which only PEFT's format knows",
                 source.display()
@@ -74,11 +74,11 @@ pub fn convert(
                 .into(),
         ));
     }
-    let output = Output::open(target, &FILES, CHECKPOINTS, existing)?;
+    let output = OutputFolder::open(target, &FILES, CHECKPOINTS, existing)?;
     let layers = adapter.layers.len();
     match model {
         Some(mut model) => write(output.folder(), &adapter, to, Some(model.as_mut()))?,
         None => write(output.folder(), &adapter, to, None)?,
     }
-    Ok(Conversion { from, to, layers })
+    Ok(ConversionReport { from, to, layers })
 }

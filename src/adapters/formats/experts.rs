@@ -17,7 +17,7 @@ use crate::{Result, nn};
 ///
 /// # Errors
 /// A stack without a model that tells the names.
-pub(super) fn apart(
+pub(super) fn unstack_experts(
     name: &str,
     tensor: Array,
     model: Option<&dyn Network>,
@@ -31,7 +31,7 @@ pub(super) fn apart(
         };
     };
     let stacked = tensor.ndim() == 3;
-    let parts = model.adopt(name, tensor).map_err(|error| error.what().to_owned())?;
+    let parts = model.map_weight(name, tensor).map_err(|error| error.what().to_owned())?;
     let turned = |(name, part): (String, Array)| (name, if stacked { part.t() } else { part });
     Ok(parts.into_iter().map(turned).collect())
 }
@@ -40,7 +40,7 @@ pub(super) fn apart(
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn together(
+pub(super) fn stack_experts(
     mut layers: BTreeMap<String, AdapterLayer>,
     model: Option<&mut dyn Network>,
 ) -> Result<Tensors> {

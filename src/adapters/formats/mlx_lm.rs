@@ -10,11 +10,11 @@ use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::experts::{apart, together};
-use super::uniform_rank::uniform;
-use super::{CONFIG, Stored};
+use super::experts::{stack_experts, unstack_experts};
+use super::uniform_rank::to_uniform_rank;
+use super::{CONFIG, StoredAdapter};
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA, LORA};
-use crate::adapters::names::{layer_names, num_blocks, split};
+use crate::adapters::names::{layer_names, num_blocks, split_block};
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
@@ -62,7 +62,7 @@ fn lora() -> String {
 }
 
 /// The adapter in `folder`, whose configuration is `json`.
-pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<Stored> {
+pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<StoredAdapter> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let config: AdapterConfig = serde_json::from_value(json).map_err(|error| broken(error.to_string()))?;
@@ -71,7 +71,7 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> R
             let path = folder.join(TENSORS);
             let layers = layers(tensors::read(&path)?, lora.scale, kind == DORA, model)
                 .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-            Ok(Stored::LowRank(Adapter {
+            Ok(StoredAdapter::LowRank(Adapter {
                 layers,
                 dropout: lora.dropout,
                 base_model: config.model,
@@ -79,7 +79,7 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> R
             }))
         }
         (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),
-        ("full", _) => Ok(Stored::Full(tensors::read(&folder.join(TENSORS))?)),
+        ("full", _) => Ok(StoredAdapter::Full(tensors::read(&folder.join(TENSORS))?)),
         (other, _) => Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora, dora or full"))),
     }
 }
@@ -94,7 +94,7 @@ fn layers(
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
     for (name, tensor) in loaded {
-        for (name, tensor) in apart(&name, tensor, model)? {
+        for (name, tensor) in unstack_experts(&name, tensor, model)? {
             match name.rsplit_once('.') {
                 Some((path, "lora_a")) => groups.entry(path.to_owned()).or_default()[0] = Some(tensor),
                 Some((path, "lora_b")) => groups.entry(path.to_owned()).or_default()[1] = Some(tensor),
@@ -115,28 +115,28 @@ fn layers(
             _ => problems.push(format!("\"{path}\" has only one of lora_a and lora_b")),
         }
     }
-    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summarize(&problems)) }
 }
 
 /// Writes `adapter` to `folder`.
 pub(super) fn write(folder: &Path, adapter: &Adapter, mut model: Option<&mut dyn Network>) -> Result<()> {
-    let even = uniform(adapter)?;
-    let blocks = adapter.layers.keys().filter_map(|path| Some(split(path)?.0));
+    let uniform = to_uniform_rank(adapter)?;
+    let blocks = adapter.layers.keys().filter_map(|path| Some(split_block(path)?.0));
     let first = blocks.min().unwrap_or(0);
     // Without a model, all blocks: where there are no matrices, mlx-lm adds zeros.
     let num_layers = match model.as_deref_mut() {
         Some(model) => num_blocks(&layer_names(model)?) as i64 - first as i64,
         None => -1,
     };
-    let tensors = together(even.layers, model)?;
+    let tensors = stack_experts(uniform.layers, model)?;
     let paths = tensors.keys().filter_map(|name| name.strip_suffix(".lora_a"));
-    let keys = paths.filter_map(|path| Some(split(path)?.1.to_owned())).collect();
+    let keys = paths.filter_map(|path| Some(split_block(path)?.1.to_owned())).collect();
     let config = AdapterConfig {
         fine_tune_type: adapter.kind().to_owned(),
         num_layers,
         lora_parameters: Some(LoraParameters {
-            rank: even.rank as u32,
-            scale: even.scale,
+            rank: uniform.rank as u32,
+            scale: uniform.scale,
             dropout: adapter.dropout,
             keys: Some(keys),
             rank_pattern: adapter.ranks.clone(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::adapter::Adapter;
 use crate::io::weights;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
@@ -21,7 +21,7 @@ mod peft_config;
 mod soft_prompt;
 mod uniform_rank;
 
-pub use convert::{Conversion, convert};
+pub use convert::{ConversionReport, convert};
 pub use soft_prompt::{PromptKind, SoftPrompt};
 
 /// What an adapter says of itself, in both formats.
@@ -44,7 +44,7 @@ pub enum Format {
 
 /// What a folder holds.
 #[derive(Debug, Clone)]
-pub enum Stored {
+pub enum StoredAdapter {
     /// Low-rank matrices beside frozen weights.
     LowRank(Adapter),
     /// Virtual tokens before every text.
@@ -59,7 +59,7 @@ pub enum Stored {
 /// # Errors
 /// A file that is missing or broken; a kind of adapter this version does not know; something that low-rank matrices
 /// cannot represent, by its key.
-pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Format)> {
+pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter, Format)> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let Ok(file) = fs::metadata(&path) else { return Err(not_an_adapter(folder)) };
@@ -68,11 +68,11 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Forma
     }
     let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
-    if let Some(kind) = PromptKind::of(&json) {
-        return Ok((Stored::Prompt(soft_prompt::read(folder, kind, &json)?), Format::Peft));
+    if let Some(kind) = PromptKind::from_config(&json) {
+        return Ok((StoredAdapter::Prompt(soft_prompt::read(folder, kind, &json)?), Format::Peft));
     }
     if json.get("peft_type").is_some() {
-        return Ok((Stored::LowRank(peft::read(folder, &json)?), Format::Peft));
+        return Ok((StoredAdapter::LowRank(peft::read(folder, &json)?), Format::Peft));
     }
     Ok((mlx_lm::read(folder, json, model)?, Format::Mlx))
 }
@@ -81,12 +81,12 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Forma
 ///
 /// # Errors
 /// As [`read`]; a tensor without a layer, or of the wrong shape.
-pub fn load(folder: &Path, model: &mut dyn Model) -> Result<Stored> {
+pub fn load(folder: &Path, model: &mut dyn LanguageModel) -> Result<StoredAdapter> {
     let (stored, _) = read(folder, Some(model))?;
     let outcome = match &stored {
-        Stored::LowRank(adapter) => adapter.attach(model),
-        Stored::Prompt(prompt) => prompt.attach(model),
-        Stored::Full(tensors) => replace(model, tensors),
+        StoredAdapter::LowRank(adapter) => adapter.attach(model),
+        StoredAdapter::Prompt(prompt) => prompt.attach(model),
+        StoredAdapter::Full(tensors) => replace(model, tensors),
     };
     outcome.map_err(|problem| {
         Error::ModelLoading(format!("{} does not fit the model: {problem}", folder.display()))
@@ -140,7 +140,7 @@ fn replace(model: &mut dyn Network, loaded: &Tensors) -> std::result::Result<(),
         .map(|(name, x)| format!("unexpected tensor \"{name}\" {:?}", x.shape()))
         .collect();
     if !problems.is_empty() {
-        return Err(weights::summary(&problems));
+        return Err(weights::summarize(&problems));
     }
     for (name, x) in loaded {
         if let Some(slot) = parameters.get_mut(name.as_str()) {

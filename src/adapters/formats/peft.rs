@@ -60,18 +60,18 @@ fn layers(
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-    let singular = config.singular;
+    let is_adalora = config.is_adalora;
     for (name, tensor) in loaded {
         let path = name.strip_prefix(PREFIX).unwrap_or(&name);
         let matrix = |letter| {
-            let (leaf, weight) = (format!(".lora_{letter}"), if singular { "" } else { ".weight" });
+            let (leaf, weight) = (format!(".lora_{letter}"), if is_adalora { "" } else { ".weight" });
             path.strip_suffix(&format!("{leaf}{weight}"))
         };
         if let Some(path) = matrix('A') {
             groups.entry(path.to_owned()).or_default().a = Some(tensor);
         } else if let Some(path) = matrix('B') {
             groups.entry(path.to_owned()).or_default().b = Some(tensor);
-        } else if let Some(path) = matrix('E').filter(|_| singular) {
+        } else if let Some(path) = matrix('E').filter(|_| is_adalora) {
             groups.entry(path.to_owned()).or_default().e = Some(tensor);
         } else if let Some(path) = MAGNITUDES.iter().find_map(|leaf| path.strip_suffix(leaf)) {
             groups.entry(path.to_owned()).or_default().m = Some(tensor);
@@ -86,7 +86,7 @@ fn layers(
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summarize(&problems)) }
 }
 
 /// Why a tensor cannot be used.
@@ -129,7 +129,7 @@ fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<O
         return Err(format!("\"{path}\" is none of the layers that {CONFIG} names in target_modules"));
     }
     let (rank, scale) = config.shape(path);
-    if config.singular {
+    if config.is_adalora {
         let ranks = a.dim(0);
         let e = e.filter(|e| e.shape() == [ranks, 1] && is_float(e.dtype()) && is_float(a.dtype()));
         let e =

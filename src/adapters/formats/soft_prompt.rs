@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::{CONFIG, peft};
 use crate::io::atomic;
 use crate::io::tensors;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn::Prompt;
-use crate::nn::prompt::Place;
+use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ impl PromptKind {
     }
 
     /// The kind that `json` names, if it is one.
-    pub(super) fn of(json: &Value) -> Option<Self> {
+    pub(super) fn from_config(json: &Value) -> Option<Self> {
         KINDS.into_iter().find(|kind| json["peft_type"] == kind.peft_type())
     }
 
@@ -54,10 +54,10 @@ impl PromptKind {
     ///
     /// # Errors
     /// Keys and values of a model in which not every layer has any.
-    pub fn place(self, model: &dyn Model) -> std::result::Result<Place, String> {
+    pub fn shape(self, model: &dyn LanguageModel) -> std::result::Result<PromptShape, String> {
         match self {
-            Self::PromptTuning | Self::PTuning => Ok(model.embeddings_place()),
-            Self::PrefixTuning => model.keys_place().ok_or_else(|| {
+            Self::PromptTuning | Self::PTuning => Ok(model.prompt_shape()),
+            Self::PrefixTuning => model.prefix_shape().ok_or_else(|| {
                 "prefix tuning needs attention in every layer, but some layers of this model are convolutions: take \
                  prompt_tuning or p_tuning"
                     .to_owned()
@@ -129,15 +129,15 @@ impl SoftPrompt {
     ///
     /// # Errors
     /// A width that does not fit.
-    pub(super) fn attach(&self, model: &mut dyn Model) -> std::result::Result<(), String> {
-        let place = self.kind.place(model)?;
+    pub(super) fn attach(&self, model: &mut dyn LanguageModel) -> std::result::Result<(), String> {
+        let shape = self.kind.shape(model)?;
         let width = self.embeddings.dim(1);
-        if place.width() != Some(width) {
-            let expected = place.width().unwrap_or(i32::MAX);
+        if shape.width() != Some(width) {
+            let expected = shape.width().unwrap_or(i32::MAX);
             return Err(format!("\"{NAME}\" has {width} numbers per virtual token, expected {expected}"));
         }
         let embeddings = self.embeddings.as_dtype(Dtype::Float32).map_err(|error| error.to_string())?;
-        *model.prompt_mut() = Some(Prompt::new(embeddings, place));
+        *model.prompt_mut() = Some(Prompt::new(embeddings, shape));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl SoftPrompt {
     ///
     /// # Errors
     /// No space or no permission.
-    pub fn write(&self, folder: &Path, place: Place, base_model: &str) -> Result<()> {
+    pub fn write(&self, folder: &Path, shape: PromptShape, base_model: &str) -> Result<()> {
         let tensors: Tensors = [(NAME.to_owned(), self.embeddings.clone())].into();
         tensors::write(&folder.join(peft::TENSORS), &tensors, &[("format", "pt")])?;
         let mut config = json!({
@@ -155,13 +155,13 @@ impl SoftPrompt {
             "revision": null,
             "inference_mode": true,
             "num_virtual_tokens": self.embeddings.dim(0),
-            "token_dim": place.token_dim(),
+            "token_dim": shape.token_dim(),
             "num_transformer_submodules": 1,
             "num_attention_heads": null,
             "num_layers": null,
             "auto_mapping": null,
         });
-        if let Place::Keys { layers, kv_heads, .. } = place {
+        if let PromptShape::KeyValues { layers, kv_heads, .. } = shape {
             (config["num_layers"], config["num_attention_heads"]) = (layers.into(), kv_heads.into());
         }
         let more = match self.kind {
@@ -169,7 +169,7 @@ impl SoftPrompt {
                 "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": null, "tokenizer_name_or_path": null,
             }),
             PromptKind::PTuning => json!({
-                "encoder_reparameterization_type": "MLP", "encoder_hidden_size": place.token_dim(),
+                "encoder_reparameterization_type": "MLP", "encoder_hidden_size": shape.token_dim(),
                 "encoder_num_layers": 2, "encoder_dropout": 0.0,
             }),
             // What a projection has computed is a prefix like any other.

@@ -16,7 +16,7 @@
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::{Foreign, Packing};
+use super::{GptqAwqConfig, PackingMethod};
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
@@ -31,14 +31,14 @@ const TILE: usize = 16;
 ///
 /// # Errors
 /// Tensors whose shapes or dtypes do not fit each other, by name.
-pub(in crate::io) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
+pub(in crate::io) fn repack(found: &mut Tensors, format: &GptqAwqConfig) -> Result<Tensors> {
     let mut ready = Tensors::new();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
     for layer in &layers {
         let name = |part: &str| format!("{layer}.{part}");
-        let needs: &[&str] = match format.packing {
-            Packing::Gptq { ordered: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
+        let needs: &[&str] = match format.method {
+            PackingMethod::Gptq { act_order: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
             _ => &["qweight", "qzeros", "scales"],
         };
         if !needs.iter().all(|part| found.contains_key(&name(part))) {
@@ -91,7 +91,7 @@ struct Plain {
 }
 
 impl Matrix {
-    fn read(&self, format: &Foreign) -> Outcome<Plain> {
+    fn read(&self, format: &GptqAwqConfig) -> Outcome<Plain> {
         let dtype = self.scales.dtype();
         let (codes, zeros) = (words(&self.codes, "qweight")?, words(&self.zeros, "qzeros")?);
         let &[groups, outputs] = self.scales.shape() else {
@@ -102,9 +102,9 @@ impl Matrix {
         }
         let (groups, outputs, bits) = (groups as usize, outputs as usize, format.bits);
         let rows = self.codes.dim(0) as usize;
-        let inputs = if matches!(format.packing, Packing::Awq) { rows } else { rows * 32 / bits };
+        let inputs = if matches!(format.method, PackingMethod::Awq) { rows } else { rows * 32 / bits };
         let packed = |count: usize| count * bits / 32;
-        let expected_codes = if matches!(format.packing, Packing::Awq) {
+        let expected_codes = if matches!(format.method, PackingMethod::Awq) {
             [inputs, packed(outputs)]
         } else {
             [packed(inputs), outputs]
@@ -127,12 +127,12 @@ impl Matrix {
         }
         let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
         kernels::eval([&scales]).map_err(|error| error.to_string())?;
-        let (codes, zeros) = match format.packing {
-            Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
-            Packing::Gptq { offset, .. } => {
+        let (codes, zeros) = match format.method {
+            PackingMethod::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
+            PackingMethod::Gptq { zero_offset, .. } => {
                 let mut zeros = unpack_rows(zeros, groups, outputs, bits);
                 for zero in &mut zeros {
-                    *zero += offset;
+                    *zero += zero_offset;
                 }
                 (unpack_columns(codes, inputs, outputs, bits), zeros)
             }
@@ -165,7 +165,7 @@ impl Matrix {
 }
 
 impl Plain {
-    fn parts(&self, format: &Foreign) -> Outcome<Vec<(&'static str, Array)>> {
+    fn parts(&self, format: &GptqAwqConfig) -> Outcome<Vec<(&'static str, Array)>> {
         let parts = match (&self.order, format.mlx()) {
             (None, Some(mlx)) if self.inputs.is_multiple_of(mlx.group_size()) => {
                 self.packed(format.bits, mlx.group_size(), format.group_size.unwrap_or(self.inputs))
