@@ -1,4 +1,4 @@
-//! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
+//! Adding new low-rank adapters to the layers of a network ([LoRA](https://arxiv.org/abs/2106.09685)).
 
 use std::collections::BTreeSet;
 
@@ -13,33 +13,33 @@ use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result};
 
-/// What adapters start from. None of them changes the model yet.
+/// Initial values of an adapter. All of them leave the outputs of the network unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
     /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
     Lora,
-    /// The same, with the lengths of the rows as magnitudes ([`DoRA`](crate::nn::dora)).
+    /// As `Lora`, with the row norms of the weight as magnitudes ([`DoRA`](crate::nn::dora)).
     Dora,
     /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
     AdaLora,
-    /// Principal parts of the matrices ([`PiSSA`](super::pissa)).
+    /// Principal singular vectors of the weight ([`PiSSA`](super::pissa)).
     Pissa(SvdMethod),
 }
 
-/// How the factor of a low-rank part follows from its rank.
+/// Scaling factor of a low-rank update as a function of its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scaling {
-    /// `alpha / rank`
+    /// `alpha / rank`.
     Rank,
-    /// `alpha / √rank`, as [rsLoRA](https://arxiv.org/abs/2312.03732) has it, which keeps the outputs of adapters of any
-    /// rank equally large.
+    /// `alpha / √rank` ([rsLoRA](https://arxiv.org/abs/2312.03732)), which keeps the magnitude of outputs
+    /// independent of the rank.
     SqrtRank,
-    /// `alpha / (rank + 1e-5)`, what PEFT divides by for `AdaLoRA`.
+    /// `alpha / (rank + 1e-5)`, as PEFT's `AdaLoRA`.
     SingularValues,
 }
 
 impl Scaling {
-    /// The factor of a low-rank part of `rank`.
+    /// Returns the scaling factor of an update of rank `rank`.
     #[must_use]
     pub fn factor(self, alpha: f64, rank: u32) -> f64 {
         let rank = f64::from(rank);
@@ -51,42 +51,42 @@ impl Scaling {
     }
 }
 
-/// Which layers get an adapter, and what it starts as.
+/// Which layers get an adapter, and its initial values.
 #[derive(Debug, Clone)]
 pub struct AdapterSettings<'a> {
-    /// Layers by the last parts of their names, such as `q_proj`; `None` for all.
+    /// Trailing parts of the key paths of adapted layers, such as `q_proj`; `None` for all layers.
     pub target_modules: Option<&'a [String]>,
-    /// The last this many blocks get adapters; `None` for all layers.
+    /// Adapt only the last `num_layers` blocks; `None` for all.
     pub num_layers: Option<u32>,
-    /// Rank where `rank_pattern` says no other.
+    /// Rank of layers not matched by `rank_pattern`.
     pub rank: u32,
-    /// RankPattern of some layers by name or pattern; 0 leaves a layer without an adapter.
+    /// Ranks by name or pattern; 0 for no adapter.
     pub rank_pattern: Option<&'a IndexMap<String, u32>>,
-    /// Numerator of the factor of every low-rank part.
+    /// Numerator of the scaling factor.
     pub alpha: f64,
-    /// Its denominator.
+    /// How the scaling factor follows from `alpha` and the rank.
     pub scaling: Scaling,
-    /// Share of inputs zeroed in training.
+    /// Dropout probability of the adapter inputs during training.
     pub dropout: f32,
-    /// Values of the matrices.
+    /// Initial values.
     pub init: Init,
-    /// Seed of random values.
+    /// Seed of random initial values.
     pub seed: u64,
 }
 
-/// Removes every adapter, and virtual tokens.
+/// Removes all low-rank adapters and the soft prompt of a language model.
 ///
 /// # Errors
-/// None of its own.
+/// Only those of [`Network::visit_linears`].
 pub fn detach(model: &mut dyn LanguageModel) -> Result<()> {
     *model.prompt_mut() = None;
     detach_low_rank(model)
 }
 
-/// Removes every low-rank adapter.
+/// Removes all low-rank adapters.
 ///
 /// # Errors
-/// None of its own.
+/// Only those of [`Network::visit_linears`].
 pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
@@ -95,10 +95,10 @@ pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
     })
 }
 
-/// Makes loaded adapters trainable: f32, with `dropout`.
+/// Prepares attached adapters for training: casts them to float32 and sets their dropout probability.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn make_trainable(model: &mut dyn Network, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
@@ -110,10 +110,11 @@ pub fn make_trainable(model: &mut dyn Network, dropout: f32) -> Result<()> {
     })
 }
 
-/// Adds the adapters that `settings` describe, so that nothing changes yet.
+/// Attaches new adapters to the layers selected by `settings`. The outputs of `model` do not change.
 ///
 /// # Errors
-/// A module or a pattern that fits no layer; more blocks than the model has; a rank that a matrix does not have.
+/// A target module or rank pattern that matches no layer, more blocks than the model has, or a rank that a
+/// weight does not have.
 pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()> {
     let modules = settings.target_modules;
     let first_block = match settings.num_layers {
@@ -155,7 +156,7 @@ pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()>
     ranks.check()
 }
 
-/// Gives `layer` the matrices it starts with.
+/// Sets the initial values of the adapter of `layer`.
 fn initialize(layer: &mut Linear, rank: i32, init: Init, key: &Array) -> Result<()> {
     let (inputs, outputs) = layer.size();
     match init {
@@ -177,7 +178,7 @@ fn initialize(layer: &mut Linear, rank: i32, init: Init, key: &Array) -> Result<
     }
 }
 
-/// Sorted names of all adapter parameters.
+/// Returns the sorted names of all adapter parameters of `model`.
 #[must_use]
 pub fn parameter_names(model: &dyn Network) -> Vec<String> {
     let mut names: Vec<String> = model
@@ -191,7 +192,7 @@ pub fn parameter_names(model: &dyn Network) -> Vec<String> {
     names
 }
 
-/// Whether `target` is `name` or its last parts.
+/// Whether `target` equals `name` or its trailing parts.
 fn matches_target(name: &str, target: &str) -> bool {
     name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }

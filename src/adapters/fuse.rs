@@ -1,9 +1,7 @@
-//! Merging an adapter into the weights it was trained beside: `W' = W + s·(A·B)ᵀ`
-//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with its rows stretched to their
-//! [magnitudes](crate::nn::dora).
+//! Merging an adapter into a language model on disk.
 //!
-//! Before anything is written, the merged model answers for itself: rounding to the checkpoint's number format, and even more
-//! so to a few bits, may take away what the adapter has learned.
+//! Before anything is written, the outputs of the merged model are compared: rounding to the dtype of the
+//! checkpoint, and even more so to a few bits, may erase what the adapter has learned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,33 +22,34 @@ use crate::nn::Network;
 use crate::nn::quantized::is_float;
 use crate::{Error, Result, kernels, rng};
 
-/// Texts and tokens per text that both models read.
+/// Sequences and tokens per sequence that the models are compared on.
 const PROBE_SHAPE: [i32; 2] = [2, 16];
 
-/// What was merged, and how close the result is. Differences are root mean squares over the logits of a few texts.
+/// What was merged, and how close the result is. Differences are root mean squares over the logits of a few
+/// sequences.
 #[derive(Debug, Clone, Serialize)]
 pub struct FuseReport {
-    /// Layers that were merged.
+    /// Number of merged layers.
     pub layers: usize,
-    /// Whether matrices of the result are quantized.
+    /// Whether the result has quantized weights.
     pub quantized: bool,
-    /// Number format of the result, beside quantized matrices.
+    /// Dtype of all weights that are not quantized.
     pub dtype: String,
-    /// Difference that the adapter makes to the model.
+    /// Difference between the model with and without the adapter.
     pub effect: f64,
     /// Difference between the merged model and the model with the adapter.
     pub error: f64,
-    /// Share of `effect` that the merged model has.
+    /// Fraction of the effect that the merged model has.
     pub kept: f64,
 }
 
-/// Merges the adapter in `adapter_path` into the model in `model_path` and writes the result to `output`, in the number
-/// format of the model. Quantized matrices are quantized again in the same way; with `dequantize`, all matrices
-/// become dense.
+/// Merges the adapter in `adapter_path` into the model in `model_path` and saves the result to `output`, in
+/// the dtype of the model. Quantized weights are quantized again in the same format; with `dequantize`, all
+/// weights become dense.
 ///
 /// # Errors
-/// A model or adapter that cannot be read; an adapter that does not fit the model; a result that is too far from model and
-/// adapter for its number format, or in which the adapter is lost; a folder that cannot be written.
+/// A model or adapter that cannot be read, an adapter that does not fit the model, a result that differs more
+/// than rounding explains or has lost the adapter, or a folder that cannot be written.
 pub fn fuse(
     model_path: &Path,
     adapter_path: &Path,
@@ -93,7 +92,7 @@ pub fn fuse(
     Ok(report)
 }
 
-/// Whether the packed matrices of a checkpoint can be written again as its configuration describes them.
+/// Checks that quantized weights can be written in the format of `config.json`.
 fn check_requantizable(model: &Path) -> Result<()> {
     let config = config::read(model)?;
     match config["quantization_config"]["quant_method"].as_str() {
@@ -105,6 +104,7 @@ fn check_requantizable(model: &Path) -> Result<()> {
     }
 }
 
+/// Prefixes the message of `error` with the path of the adapter.
 fn with_path(error: Error, adapter: &Path) -> Error {
     match error {
         Error::ModelLoading(problem) => Error::ModelLoading(format!("{}: {problem}", adapter.display())),
@@ -113,10 +113,10 @@ fn with_path(error: Error, adapter: &Path) -> Error {
     }
 }
 
-/// Merges `adapter` into `model` in place.
+/// Merges `adapter` into `model` in place and compares the outputs before and after.
 ///
 /// # Errors
-/// As [`fuse`].
+/// Those of [`fuse`], except for files.
 pub fn merge(model: &mut dyn LanguageModel, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
     let dtype = model.dtype();
     // Activations in f32, so that the only differences are those of the weights.
@@ -145,10 +145,10 @@ pub fn merge(model: &mut dyn LanguageModel, adapter: &Adapter, dequantize: bool)
     Ok(report)
 }
 
-/// Whether `report` is what `rounding` explains, for logits that spread by `spread`.
+/// Checks that rounding explains `report`, for logits with standard deviation `spread`.
 ///
 /// # Errors
-/// The figures.
+/// A merged model that differs too much, with the figures.
 fn check_fidelity(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
     let FuseReport { effect, error, kept, .. } = *report;
     if !error.is_finite() || !effect.is_finite() {
@@ -176,7 +176,7 @@ fn check_fidelity(rounding: &Rounding, report: &FuseReport, spread: f64) -> Resu
     Ok(())
 }
 
-/// Casts everything but the matrices of linear layers and packed ones to f32; what it was before.
+/// Casts all parameters but linear and quantized weights to float32. Returns their former dtypes.
 fn cast_to_float32(model: &mut dyn Network) -> Result<BTreeMap<String, Dtype>> {
     let layers: BTreeSet<String> = layer_names(model)?.into_iter().collect();
     let is_matrix = |name: &str| match name.rsplit_once('.') {
@@ -195,7 +195,7 @@ fn cast_to_float32(model: &mut dyn Network) -> Result<BTreeMap<String, Dtype>> {
     Ok(dtypes)
 }
 
-/// Casts the parameters for which there is a `dtype`.
+/// Casts the parameters for which `dtype` returns one.
 fn cast(model: &mut dyn Network, dtype: impl Fn(&str) -> Option<Dtype>) -> Result<()> {
     model.parameters_mut().flatten().into_iter().try_for_each(|(name, slot)| {
         if let Some(dtype) = dtype(&name) {
@@ -205,7 +205,7 @@ fn cast(model: &mut dyn Network, dtype: impl Fn(&str) -> Option<Dtype>) -> Resul
     })
 }
 
-/// Token ids that depend on nothing but the vocabulary.
+/// Deterministic token ids below `vocab`.
 fn probe_ids(vocab: i32) -> Array {
     let count = PROBE_SHAPE.iter().product::<i32>() as u64;
     let ids: Vec<i32> =
@@ -213,17 +213,20 @@ fn probe_ids(vocab: i32) -> Array {
     Array::from_slice(&ids, &PROBE_SHAPE)
 }
 
+/// Logits for `ids` in float32, flattened.
 fn logits(model: &dyn LanguageModel, ids: &Array) -> Result<Vec<f32>> {
     let logits = model.forward(ids, None)?.as_dtype(Dtype::Float32)?;
     kernels::eval([&logits])?;
     Ok(logits.as_slice::<f32>().to_vec())
 }
 
+/// Mean of the squares.
 fn mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len() as f64;
     values.map(|x| x * x).sum::<f64>() / count
 }
 
+/// Root mean square of `a - b`.
 fn rms_difference(a: &[f32], b: &[f32]) -> f64 {
     mean_square(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b))).sqrt()
 }
@@ -234,7 +237,7 @@ fn standard_deviation(a: &[f32]) -> f64 {
     mean_square(a.iter().map(|&a| f64::from(a) - mean)).sqrt()
 }
 
-/// How far `merged` is on the way from `base` to `wanted`.
+/// Fraction of the way from `base` to `wanted` that `merged` covers.
 fn kept_fraction(base: &[f32], wanted: &[f32], merged: &[f32]) -> f64 {
     let (mut along, mut length) = (0.0, 0.0);
     for ((&base, &wanted), &merged) in base.iter().zip(wanted).zip(merged) {

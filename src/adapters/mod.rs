@@ -1,4 +1,5 @@
-//! Adapters: low-rank matrices beside the layers of a network, and virtual tokens before the texts of a language model.
+//! Adapters: low-rank matrices added to the linear layers of a [`Network`](crate::nn::Network), and soft
+//! prompts of language models.
 
 pub mod adapter;
 pub mod attach;

@@ -1,14 +1,15 @@
-//! Adapters that start as the principal part of a matrix ([PiSSA](https://arxiv.org/abs/2404.02948)).
+//! Principal singular values and vectors adaptation ([PiSSA](https://arxiv.org/abs/2404.02948)): adapters are
+//! initialized with the principal part of the weight.
 //!
 //! ```text
 //! W = U·Σ·Vᵀ        A₀ = V_r·(Σ_r/s)^½  [in, r]        B₀ = (Σ_r/s)^½·U_rᵀ  [r, out]
 //! y = x·Wᵀ - s·(x·A₀)·B₀ + s·(x·A)·B
 //! ```
 //!
-//! `A₀` and `B₀` are where `A` and `B` start, and what is frozen is the residual `W - s·(A₀·B₀)ᵀ`. It is never stored: the base
-//! stays as it is, dense or quantized, and `-s·(x·A₀)·B₀` is a second, fixed low-rank part. So nothing is
-//! rounded to the number format of the base, and the result, `[A A₀]` and `[B; -B₀]`, is a plain adapter of rank `2r` of
-//! the untouched model.
+//! `A` and `B` are initialized with `A₀` and `B₀`, and the residual `W - s·(A₀·B₀)ᵀ` is frozen. The residual
+//! is never stored: the base weight is left unchanged, dense or quantized, and `-s·(x·A₀)·B₀` is a second,
+//! frozen low-rank update. So nothing is rounded to the dtype of the base, and the result, `[A A₀]` and `[B;
+//! -B₀]`, is a plain adapter of rank `2r` for the original model.
 
 use mlx_rs::linalg::{qr, svd};
 use mlx_rs::ops::indexing::IndexOp as _;
@@ -20,19 +21,20 @@ use crate::kernels::quantized::dequantize;
 use crate::nn::{Linear, Result};
 use crate::{Error, kernels};
 
-/// How the singular vectors are found.
+/// Algorithm of the singular value decomposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SvdMethod {
-    /// All of them.
+    /// Full decomposition.
     Exact,
-    /// The first ones, by so many [power iterations](https://arxiv.org/abs/0909.4061).
+    /// The leading singular vectors, by this many [power iterations](https://arxiv.org/abs/0909.4061).
     Randomized(u32),
 }
 
-/// Gives `layer` adapters of `rank` that are its principal part. `key` is for the start of iterations.
+/// Initializes the adapter of `layer` with its principal part of rank `rank`. `key` is the PRNG key of the
+/// power iterations.
 ///
 /// # Errors
-/// A rank above those of the matrix.
+/// A rank larger than that of the weight.
 pub fn initialize(layer: &mut Linear, rank: i32, decomposition: SvdMethod, key: &Array) -> crate::Result<()> {
     let weight = match layer.matrix() {
         Weight::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
@@ -59,22 +61,22 @@ pub fn initialize(layer: &mut Linear, rank: i32, decomposition: SvdMethod, key: 
     Ok(())
 }
 
-/// `[U, Σ, Vᵀ]` of `[m, n]`, with `min(m, n)` singular values.
+/// Returns `[U, Σ, Vᵀ]` of a matrix `[m, n]` with `min(m, n)` singular values.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
     if matrix.dim(0) < matrix.dim(1) {
         let [u, s, vt] = thin_svd(&matrix.t())?;
         return Ok([vt.t(), s, u.t()]);
     }
-    // MLX's factors are square, which for a tall matrix only those of its triangle should be.
+    // MLX returns square factors; for a tall matrix, decomposing the triangle of its QR factorization keeps them small.
     let (q, r) = with_device(Device::cpu(), || qr(matrix))?;
     let (u, s, vt) = with_device(Device::cpu(), || svd(&r))?;
     Ok([matmul(&q, &u, Transpose::NONE)?, s, vt])
 }
 
-/// The first `rank` singular values of `[m, n]` and their vectors, approximately.
+/// Returns the leading `rank` singular values of a matrix `[m, n]` and their vectors, approximately.
 fn randomized_svd(matrix: &Array, rank: i32, iterations: u32, key: &Array) -> Result<[Array; 3]> {
     let basis = |x: Array| with_device(Device::cpu(), || qr(&x)).map(|(q, _)| q);
     let turned = Transpose { a: true, b: false };

@@ -1,4 +1,4 @@
-//! RankPattern that differ by layer, chosen by `rank_pattern` as [PEFT](https://github.com/huggingface/peft) chooses them.
+//! Ranks that differ by layer, selected by `rank_pattern` as in [PEFT](https://github.com/huggingface/peft).
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,24 @@ use crate::{Error, Result};
 /// Largest rank of a layer.
 const MOST: u32 = 1 << 16;
 
-/// The rank of each layer that is adapted.
+/// The rank of each adapted layer.
 #[derive(Debug)]
 pub struct RankPattern {
     default: u32,
     patterns: Vec<String>,
     chosen: LayerPatterns<u32>,
-    /// Places of the patterns that have chosen a rank.
+    /// Indices of patterns that have determined a rank.
     used: BTreeSet<usize>,
-    /// Layers that were asked for, and those of them with a rank above 0.
+    /// Number of layers asked for, and of those with a rank above 0.
     asked: usize,
     adapted: usize,
 }
 
 impl RankPattern {
-    /// `default` where no pattern of `rank_pattern` fits; of several that fit, the first counts.
+    /// Compiles `rank_pattern`; `default` is the rank of layers that no pattern matches.
     ///
     /// # Errors
-    /// A pattern that is no regular expression, or a rank out of range.
+    /// A pattern that is not a valid regular expression, or a rank out of range.
     pub fn new(default: u32, rank_pattern: Option<&IndexMap<String, u32>>) -> Result<Self> {
         let entries = rank_pattern.into_iter().flatten();
         if let Some((pattern, rank)) = entries.clone().find(|&(_, &rank)| rank > MOST) {
@@ -41,7 +41,7 @@ impl RankPattern {
         Ok(Self { default, patterns, chosen, used: BTreeSet::new(), asked: 0, adapted: 0 })
     }
 
-    /// The rank of the layer at `path`; 0 for no adapter.
+    /// Returns the rank of the layer at `path`; 0 for no adapter.
     pub(super) fn rank_of(&mut self, path: &str) -> u32 {
         let found = self.chosen.find(path);
         self.used.extend(found.map(|(place, _)| place));
@@ -51,10 +51,10 @@ impl RankPattern {
         rank
     }
 
-    /// Whether the choices made so far are what the patterns were meant for.
+    /// Checks that all patterns were used.
     ///
     /// # Errors
-    /// A pattern that has chosen no rank; ranks of which none is above 0.
+    /// A pattern that has determined no rank, or ranks that are all 0.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(place) = (0..self.patterns.len()).find(|place| !self.used.contains(place)) {
             return Err(Error::Config(format!(

@@ -1,4 +1,5 @@
-//! Files: checkpoints, and writing without ever leaving half a file.
+//! Files: model folders, safetensors, quantization formats, output folders and atomic writes. Nothing in here knows a
+//! model; weights are loaded into any [`Network`](crate::nn::Network).
 
 pub mod atomic;
 pub mod config;

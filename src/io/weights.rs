@@ -1,6 +1,6 @@
-//! Checkpoints in Hugging Face format: `model.safetensors`, or shards with an index.
+//! Model weights in Hugging Face format: `model.safetensors`, or shards with an index.
 //!
-//! Loading is strict: every parameter must be there with its shape, and nothing else.
+//! Loading is strict: every parameter must be present with its shape, and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,15 +16,15 @@ use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
-/// Name of a checkpoint that is one file.
+/// Name of a checkpoint of a single file.
 pub const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Fills `model` from `folder`, cast to `dtype` or kept as stored. What belongs to a quantized matrix always
-/// stays as stored.
+/// Loads the weights of `folder` into `model`, cast to `dtype` if given. The tensors of quantized weights
+/// always keep their dtype.
 ///
 /// # Errors
-/// No weights in `folder`; names or shapes that differ from the model's, listed.
+/// A folder without weights; missing or unexpected tensors, or tensors of the wrong shape, listed.
 pub fn load(
     folder: &Path,
     model: &mut dyn Network,
@@ -32,7 +32,7 @@ pub fn load(
     quantization: &QuantizationConfig,
 ) -> Result<()> {
     let mut loaded = Tensors::new();
-    // Parts of matrices whose other parts may stand in the next file.
+    // Tensors of matrices whose other tensors may be in the next file.
     let mut unpaired = Tensors::new();
     for path in files(folder)? {
         let named =
@@ -54,7 +54,7 @@ pub fn load(
             Some(dtype) => Ok(array.as_dtype(dtype)?),
             None => Ok(array),
         };
-        // Parts of layers of which only the whole file tells whether they are packed.
+        // Tensors of layers that may be quantized, which shows only at the end of the file.
         let mut undecided = Tensors::new();
         for tensor in stored {
             let (name, array) = tensor?;
@@ -69,7 +69,7 @@ pub fn load(
                     undecided.insert(name, array);
                 } else {
                     let array = cast(&name, array)?;
-                    // Now, so that the stored copy is freed before the next tensor is read.
+                    // Evaluated now, so that the stored copy is freed before the next tensor is read.
                     kernels::eval([&array])?;
                     loaded.insert(name, array);
                 }
@@ -108,12 +108,12 @@ pub fn load(
     })
 }
 
-/// The path of the layer that has the parameter `name`.
+/// Key path of the layer that the parameter `name` belongs to.
 fn layer(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(layer, _)| layer)
 }
 
-/// Removes the zeros that `AutoGPTQ` stores as bias of layers that have none.
+/// Removes biases of zeros, which `AutoGPTQ` stores for layers without a bias.
 fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
     let parameters = model.parameters().flatten();
     let spare: Vec<String> = loaded
@@ -131,10 +131,10 @@ fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
-/// Files that hold the weights, sorted.
+/// Returns the sorted paths of the weight files of `folder`.
 ///
 /// # Errors
-/// No weights in `folder`; a broken index.
+/// A folder without weights, or a broken index.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join(FILE);
     if single.exists() {
@@ -161,7 +161,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Moves `loaded` into the parameters of `model`, all or nothing.
+/// Assigns `loaded` to the parameters of `model`, all of them or none.
 fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(), String> {
     let mut parameters = model.parameters_mut().flatten();
     let mut problems = Vec::new();
@@ -190,7 +190,7 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
     Ok(())
 }
 
-/// The first few of `problems` and how many more there are.
+/// Joins the first few of `problems`, with the number of the others.
 pub(crate) fn summarize(problems: &[String]) -> String {
     const SHOWN: usize = 5;
     let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
@@ -200,7 +200,7 @@ pub(crate) fn summarize(problems: &[String]) -> String {
     }
 }
 
-/// Writes every parameter of `model` to `folder`, cast to `dtype` or kept.
+/// Saves all parameters of `model` to `folder`, with floating-point tensors cast to `dtype` if given.
 ///
 /// # Errors
 /// No space or no permission.

@@ -34,9 +34,9 @@ const E: &str = ".lora_e";
 /// How many ranks all layers together may have at which step.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// RankPattern at first.
+    /// Ranks at first.
     pub initial: u64,
-    /// RankPattern at the end.
+    /// Ranks at the end.
     pub target: u64,
     /// Steps before the budget falls.
     pub tinit: u64,

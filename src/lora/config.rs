@@ -79,7 +79,7 @@ pub struct TrainingConfig {
     pub lora_rank: u32,
     /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
     pub lora_alpha: f64,
-    /// RankPattern of some layers by name or pattern, as [PEFT](https://github.com/huggingface/peft) reads them: of several
+    /// Ranks of some layers by name or pattern, as [PEFT](https://github.com/huggingface/peft) reads them: of several
     /// that fit, the first counts. 0 leaves a layer without an adapter.
     pub rank_pattern: Option<IndexMap<String, u32>>,
     /// Share of an adapter's inputs zeroed in training.

@@ -1,4 +1,4 @@
-//! AdapterSettings of the ways to adapt a model, and which of them go together.
+//! Settings of the ways to adapt a model, and which of them go together.
 
 use serde::{Deserialize, Serialize};
 

@@ -121,7 +121,7 @@ impl TrainingConfig {
 /// Puts the virtual tokens that `config` describes before every text of `model`.
 ///
 /// # Errors
-/// A model that has no shape for them; more of them than arrays hold.
+/// A model that has no place for them; more of them than arrays hold.
 pub(super) fn attach(
     model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,

@@ -91,7 +91,7 @@ pub struct Report {
     pub resumed_from: u64,
     /// Processes that trained together.
     pub processes: usize,
-    /// RankPattern by layer, where they differ.
+    /// Ranks by layer, where they differ.
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 

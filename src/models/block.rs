@@ -1,4 +1,4 @@
-//! The block of most families: a norm before each of two parts.
+//! The transformer block of most architectures, with pre-normalization.
 
 use mlx_macros::ModuleParameters;
 
@@ -7,7 +7,7 @@ use super::shape::Shape;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::{self, Context, Residual, RmsNorm};
 
-/// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.
+/// `x += self_attn(norm(x)); x += mlp(norm(x))`, with Llama's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct PreNormBlock<A: Mixer, F: FeedForward> {
     #[param]
@@ -21,10 +21,10 @@ pub(super) struct PreNormBlock<A: Mixer, F: FeedForward> {
 }
 
 impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
-    /// With norms of the size of `shape`.
+    /// Creates a block with norms of the hidden size of `shape`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn new(shape: &Shape, self_attn: A, mlp: F) -> nn::Result<Self> {
         Ok(Self {
             self_attn,

@@ -1,4 +1,4 @@
-//! What all families share: tokens in, blocks, a norm, a head.
+//! The common structure of all architectures: token embeddings, blocks, a final norm and an output head.
 
 use std::collections::BTreeSet;
 
@@ -23,37 +23,37 @@ use crate::nn::{
 use crate::params::Tensors;
 use crate::{Result, kernels};
 
-/// One layer of a decoder.
+/// A transformer block.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
-    /// Whether the host looks at numbers on the way.
+    /// Whether control flow depends on data, so that a graph cannot be reused.
     const DATA_DEPENDENT: bool = false;
 
-    /// Adds to `x`: `[batch, time, hidden]`.
+    /// Adds the outputs of its layers to `x`: `[batch, time, hidden]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
 
-    /// Every linear layer, in order.
+    /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
 
-    /// An empty cache of this layer for a text of which `planned` tokens are known.
+    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
         LayerCache::Kv(KvCache::new(planned))
     }
 }
 
-/// Parameters that one tensor of a checkpoint holds, with their names.
+/// Parameters with their names.
 pub(super) type NamedTensors = Vec<(String, Array)>;
 
-/// How a family's checkpoints differ from its parameters.
+/// Mapping between the parameters of an architecture and the tensors of its checkpoints.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CheckpointLayout {
-    /// One tensor of a checkpoint as the parameters it holds.
+    /// Maps a tensor of a checkpoint to parameters.
     pub(super) map_weight: fn(&str, Array) -> nn::Result<NamedTensors>,
-    /// All parameters as the tensors of a checkpoint.
+    /// Maps all parameters to the tensors of a checkpoint.
     pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
-    /// What mlx-lm calls a layer, and its place where mlx-lm stacks experts.
+    /// mlx-lm's name of a layer, and its index if mlx-lm stacks experts.
     pub(super) mlx_name: fn(&str) -> (String, Option<usize>),
 }
 
@@ -67,19 +67,19 @@ impl Default for CheckpointLayout {
     }
 }
 
-/// `[batch, time]` of ids → `[batch, time, vocab]`.
+/// Token ids `[batch, time]` → logits `[batch, time, vocab]`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct CausalLm<B: Block> {
     #[param]
     model: Backbone<B>,
     #[param]
     lm_head: Option<Linear>,
-    /// Virtual tokens before every text.
+    /// Soft prompt.
     #[param]
     prompt: Option<Prompt>,
-    /// Heads of keys and values, and numbers per head.
+    /// Number of key and value heads, and dimension of each.
     keys: [i32; 2],
-    /// Factor of the embeddings.
+    /// Scaling factor of embeddings.
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
     long_rope_threshold: Option<i32>,
@@ -98,10 +98,10 @@ struct Backbone<B: Block> {
 }
 
 impl<B: Block> CausalLm<B> {
-    /// A model of zeros to be filled from a checkpoint; `block` makes the block of each number.
+    /// Creates a model with weights of zero; `block` creates the block of an index.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn new(shape: &Shape, block: impl FnMut(usize) -> nn::Result<B>) -> Result<Self> {
         let layers: nn::Result<Vec<B>> = (0..shape.layers).map(block).collect();
         let head = if shape.tied { None } else { Some(Linear::new(shape.hidden, shape.vocab, false)?) };
@@ -122,31 +122,31 @@ impl<B: Block> CausalLm<B> {
         })
     }
 
-    /// With embeddings multiplied by `scale`.
+    /// Scales embeddings by `scale`.
     pub(super) fn with_embedding_scale(self, scale: f32) -> Self {
         Self { embedding_scale: Some(scale), ..self }
     }
 
-    /// With logits capped to `±softcap`.
+    /// Caps logits to `±softcap`.
     pub(super) fn with_softcap(self, softcap: Option<f32>) -> Self {
         Self { softcap, ..self }
     }
 
-    /// With texts that turn otherwise where they are longer than this.
+    /// Sets the longest sequence that short-context rotations apply to.
     pub(super) fn with_long_rope_threshold(self, long_rope_threshold: Option<i32>) -> Self {
         Self { long_rope_threshold, ..self }
     }
 
-    /// With checkpoints that differ from the parameters.
+    /// Sets the mapping to the tensors of checkpoints.
     pub(super) fn with_layout(self, layout: CheckpointLayout) -> Self {
         Self { layout, ..self }
     }
 
-    /// What the head takes, of `ids`: `[batch, time]`.
+    /// `ids`: `[batch, time]` → hidden states before the output head.
     fn read(&self, ids: &Array, context: Context<Cache>) -> nn::Result<Array> {
         let x = self.embed(ids)?;
         let prompt = match (&self.prompt, &context) {
-            // A cache has read them.
+            // A cache holds the prompt already.
             (None, _) | (_, Context::Cached(_)) => return self.blocks(x, context),
             (Some(prompt), Context::Whole) => prompt,
             (Some(_), _) => return Err(Exception::custom("virtual tokens before rows of several texts")),
@@ -159,7 +159,7 @@ impl<B: Block> CausalLm<B> {
         self.blocks(concatenate(&[first, x], 1)?, context)?.try_index((.., prompt.len()..))
     }
 
-    /// What the head takes, of embeddings `x`: `[batch, time, hidden]`.
+    /// Embeddings `x`: `[batch, time, hidden]` → hidden states before the output head.
     fn blocks(&self, x: Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = Residual::new(x);
         let segments = match context {
@@ -301,8 +301,8 @@ impl<B: Block> LanguageModel for CausalLm<B> {
     }
 }
 
-/// `x` after `blocks`, the first of which is number `first`, of which nothing else is kept for the gradient of `x` and of
-/// the parameters in `trained`.
+/// Applies `blocks`, the first of which has index `first`, with gradient checkpointing: only `x` is kept for
+/// the gradients of `x` and of the parameters `trained`.
 fn recompute_blocks<B: Block>(
     x: Residual,
     segments: Option<&Segments>,
@@ -312,7 +312,7 @@ fn recompute_blocks<B: Block>(
 ) -> nn::Result<Residual> {
     let mut inputs = x.into_parts();
     let streams = inputs.len();
-    // Names of the trained parameters of each block, whose values follow the streams in this order.
+    // Names of the trained parameters of each block; their values follow the residual stream in this order.
     let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
     for (i, block) in blocks.iter().enumerate() {
         let prefix = format!("model.layers.{}.", first + i);

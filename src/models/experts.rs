@@ -1,4 +1,4 @@
-//! What families with experts share: how many there are, and checkpoints that stack them.
+//! Mixture-of-experts architectures: settings of the router, and checkpoints with stacked experts.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::nn::moe::{Routing, Scoring};
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// Most experts of a whole model; real ones have a few ten thousand.
+/// Largest number of experts in all layers; real models have a few ten thousand.
 const MAX: usize = 1 << 17;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -27,10 +27,11 @@ struct File {
     num_experts_per_tok: Option<i64>,
 }
 
-/// The number of experts and a [`Routing`] by a softmax. `defaults` are the number of experts and how many a token has.
+/// Returns the number of experts and a softmax [`Routing`]. `defaults` are the number of experts and of
+/// experts per token.
 ///
 /// # Errors
-/// Numbers out of range.
+/// A value out of range.
 pub(super) fn routing(json: &Value, shape: &Shape, defaults: (i64, i64)) -> Result<(i32, Routing)> {
     let file: File = config::parse(json)?;
     let experts = file.num_experts.or(file.num_local_experts).unwrap_or(defaults.0);
@@ -46,8 +47,9 @@ pub(super) fn routing(json: &Value, shape: &Shape, defaults: (i64, i64)) -> Resu
     Ok((experts, Routing { top_k, scoring: Scoring::Softmax, normalized: true, scale: 1.0 }))
 }
 
-/// A tensor of all experts at once, `[experts, ...]`, as one tensor per expert: `a.{stacked}.gate_proj.weight`
-/// becomes `a.experts.{i}.gate_proj.weight`. `names` renames the layer. Other tensors stay as they are.
+/// Splits a tensor of all experts, `[experts, ...]`, into one tensor per expert:
+/// `a.{stacked}.gate_proj.weight` becomes `a.experts.{i}.gate_proj.weight`. `names` maps the names of layers.
+/// Other tensors are returned unchanged.
 ///
 /// # Errors
 /// A tensor without dimensions.
@@ -70,8 +72,8 @@ pub(super) fn unstack(
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
 }
 
-/// The reverse of the names of [`unstack`]: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. A path without experts stays
-/// as it is.
+/// The inverse of [`unstack`] for key paths: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. Other
+/// paths are returned unchanged.
 pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) -> (String, Option<usize>) {
     let parts = path.split_once(".experts.").and_then(|(before, after)| {
         let (expert, layer) = after.split_once('.')?;
@@ -82,8 +84,8 @@ pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) ->
     (format!("{before}.{stacked}.{layer}"), Some(expert))
 }
 
-/// All parameters of a model with packed experts as MLX, the only reader of those, stores them; those of others stay as they
-/// are. `mlx_name` tells the name of a layer, and its place in a stack.
+/// Stacks quantized experts as MLX does, which is the only library that reads them; dense experts are
+/// returned unchanged. `mlx_name` returns the name of a layer and its index in a stack.
 ///
 /// # Errors
 /// Experts of different shapes.
@@ -112,7 +114,7 @@ pub(super) fn restack(
     Ok(stored)
 }
 
-/// `[experts, ...]` → one array per expert.
+/// Splits `[experts, ...]` into one array per expert.
 ///
 /// # Errors
 /// A tensor without dimensions.

@@ -1,4 +1,4 @@
-//! [Gemma 2](https://arxiv.org/abs/2408.00118): norms around every part, softcaps, a window in every other layer.
+//! [Gemma 2](https://arxiv.org/abs/2408.00118): norms around every layer, softcaps, a sliding window in every other block.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

@@ -1,5 +1,5 @@
-//! [gpt-oss](https://arxiv.org/abs/2508.10925): experts with a clamped gate, attention with sinks, a window in every
-//! other layer.
+//! [gpt-oss](https://arxiv.org/abs/2508.10925): experts with a clamped gate, attention sinks, and a sliding
+//! window in every other block.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::module::Param;
@@ -21,7 +21,7 @@ use crate::nn::moe::{Routing, expert_linears, route};
 use crate::nn::{self, Attention, Linear};
 use crate::{Error, Result};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -45,7 +45,7 @@ fn default_limit() -> f32 {
     7.0
 }
 
-/// The router and its experts.
+/// Router and experts.
 #[derive(Debug, Clone, ModuleParameters)]
 #[expect(clippy::struct_field_names, reason = "field names are the keys of a checkpoint")]
 struct Experts {
@@ -67,14 +67,14 @@ struct Expert {
     gate: Gate,
 }
 
-/// `(up + 1) · gate · sigmoid(alpha · gate)`, `gate` at most `limit`, `up` within `±limit`.
+/// `(up + 1) · gate · sigmoid(alpha · gate)`, with `gate` clamped to at most `limit` and `up` to `±limit`.
 #[derive(Debug, Clone, Copy)]
 struct Gate {
     alpha: f32,
     limit: f32,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
@@ -104,7 +104,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder.with_layout(layout)))
 }
 
-/// `json` with the rotation of the published models where it has none.
+/// Returns `json` with the rotation of the published models as default.
 fn with_rotation(json: &Value) -> Value {
     let mut json = json.clone();
     if json["rope_parameters"].is_null() && json["rope_scaling"].is_null() {
@@ -134,7 +134,7 @@ impl FeedForward for Experts {
     const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &Array) -> nn::Result<Array> {
-        // A softmax over the chosen ones is one over all, divided by the sum over the chosen.
+        // A softmax over the selected experts is a softmax over all, normalized over the selected ones.
         route(x, &self.router, None, self.routing, &self.experts)
     }
 
@@ -158,7 +158,7 @@ impl FeedForward for Expert {
 }
 
 impl Gate {
-    /// `gate`, `up`, result: the same shape.
+    /// `gate` and `up` → gated output of the same shape.
     fn forward(self, gate: &Array, up: &Array) -> nn::Result<Array> {
         let constant = |x: f32| Array::from_f32(x).as_dtype(gate.dtype());
         let dtype: Dtype = gate.dtype();

@@ -1,5 +1,5 @@
-//! How checkpoints of gpt-oss store experts: all of a layer in one tensor, the rows of the gate and of what it gates
-//! by turns, dense as `[experts, in, out]` or as MXFP4 codes of `[experts, out, in]`.
+//! Checkpoint layout of the experts of gpt-oss: all experts of a layer in one tensor with interleaved gate
+//! and up rows, dense as `[experts, in, out]` or as MXFP4 codes `[experts, out, in]`.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +13,17 @@ use super::experts::{split_experts, unstack};
 use crate::nn::Result;
 use crate::params::Tensors;
 
-/// One tensor of a checkpoint as the parameters it holds.
+/// Maps a tensor of a checkpoint to parameters.
 ///
 /// # Errors
-/// A tensor of another shape.
+/// A tensor of an unexpected shape.
 pub(super) fn map_weight(name: &str, tensor: Array) -> Result<NamedTensors> {
     let Some((path, leaf)) = name.split_once(".experts.") else { return Ok(vec![(name.to_owned(), tensor)]) };
     let (layer, kind) = match leaf.strip_prefix("gate_up_proj").map(|kind| ("gate_up", kind)) {
         Some(found) => found,
         None => match leaf.strip_prefix("down_proj") {
             Some(kind) => ("down", kind),
-            // As MLX stores them, or already apart.
+            // In MLX's layout, or not stacked.
             None => return unstack(name, tensor, "experts", &[]),
         },
     };
@@ -53,22 +53,22 @@ pub(super) fn map_weight(name: &str, tensor: Array) -> Result<NamedTensors> {
     Ok(mapped)
 }
 
-/// `[2 · n, ...]` → `[n, 2, ...]`
+/// `[2 · n, ...]` → `[n, 2, ...]`.
 fn paired(rows: &Array) -> Result<Array> {
     let mut shape = vec![rows.dim(0) / 2, 2];
     shape.extend(&rows.shape()[1..]);
     rows.reshape(&shape)
 }
 
-/// `[experts, out, groups, 16]` of bytes → `[experts, out, groups · 4]` of u32, the same bits.
+/// Reinterprets bytes `[experts, out, groups, 16]` as uint32 `[experts, out, groups · 4]`.
 fn codes(blocks: &Array) -> Result<Array> {
     blocks.reshape(&[blocks.dim(0), blocks.dim(1), -1])?.view::<u32>()
 }
 
-/// Dense experts as others read them; packed ones stay apart.
+/// Maps dense experts to the stacked tensors of a checkpoint; quantized ones are returned unchanged.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn export(mut parameters: Tensors) -> Result<Tensors> {
     let first = ".0.gate_proj.weight";
     let dense = |path: &&str| !parameters.contains_key(&format!("{path}.0.gate_proj.scales"));

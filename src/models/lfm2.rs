@@ -1,4 +1,4 @@
-//! [LFM2](https://arxiv.org/abs/2511.23404): short convolutions in most layers, attention in some.
+//! [LFM2](https://arxiv.org/abs/2511.23404): short convolutions in most layers, attention in the others.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -20,7 +20,7 @@ use crate::nn::{
 };
 use crate::params::Tensors;
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: Option<i64>,
@@ -47,7 +47,7 @@ fn default_multiple() -> i64 {
     256
 }
 
-/// What the LFM2 families share, checked.
+/// Validated settings of the LFM2 architectures.
 #[derive(Debug, Clone)]
 pub(super) struct Lfm2 {
     pub(super) shape: Shape,
@@ -58,7 +58,7 @@ pub(super) struct Lfm2 {
     rope: Rope,
 }
 
-/// `x += operator(norm(x)); x += feed_forward(norm(x))`; the operator is attention or a convolution.
+/// `x += operator(norm(x)); x += feed_forward(norm(x))`, with attention or a convolution as operator.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct Lfm2Block<F: FeedForward> {
     #[param]
@@ -73,7 +73,7 @@ pub(super) struct Lfm2Block<F: FeedForward> {
     ffn_norm: RmsNorm,
 }
 
-/// Attention with normed heads and names of its own.
+/// Attention with head norms and LFM2's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]
 struct Attention {
     #[param]
@@ -91,7 +91,7 @@ struct Attention {
     heads: Heads,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
@@ -103,7 +103,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export, ..CheckpointLayout::default() })))
 }
 
-/// As the original code sizes it: two thirds, times a factor, rounded up.
+/// Feed-forward size as in the original code: two thirds, times a multiplier, rounded up.
 fn feed_forward_size(file: &File) -> Result<i32> {
     let largest = 1 << 22;
     let size = file.block_ff_dim.or(file.intermediate_size).unwrap_or(12_288);
@@ -120,8 +120,8 @@ fn feed_forward_size(file: &File) -> Result<i32> {
 }
 
 impl Lfm2 {
-    /// Reads a `config.json`; `attention` are the numbers of the attention layers where it has no `layer_types`, or
-    /// all layers.
+    /// Parses `config.json`. `attention` are the indices of attention layers if it has no `layer_types`;
+    /// `None` for all.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
@@ -162,10 +162,10 @@ impl Lfm2 {
         })
     }
 
-    /// Layer number `i`, around `feed_forward`.
+    /// Creates block number `i` with `feed_forward`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn block<F: FeedForward>(&self, i: usize, feed_forward: F) -> nn::Result<Lfm2Block<F>> {
         let (hidden, attends) = (self.shape.hidden, self.attends[i]);
         let (self_attn, conv) = if attends {
@@ -241,17 +241,17 @@ impl Mixer for Attention {
     }
 }
 
-/// The last norm has another name, and MLX stores the taps of a convolution as `[hidden, taps, 1]`.
+/// Renames the final norm and transposes the convolution weights of MLX, `[hidden, taps, 1]`.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     let turned = name.ends_with(".conv.conv.weight") && tensor.ndim() == 3 && tensor.dim(1) > tensor.dim(2);
     let tensor = if turned { tensor.transpose_axes(&[0, 2, 1])?.contiguous()? } else { tensor };
     Ok(vec![(name.replace("model.embedding_norm.", "model.norm."), tensor)])
 }
 
-/// The last norm by its name.
+/// Renames the final norm.
 #[expect(clippy::unnecessary_wraps, reason = "the type of a layout")]
 pub(super) fn export(parameters: Tensors) -> nn::Result<Tensors> {
     let renamed =

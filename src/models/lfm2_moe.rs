@@ -13,7 +13,7 @@ use crate::nn::moe::{Moe, Routing, Scoring};
 use crate::nn::{self, NumberedMlp};
 use crate::{Error, Result};
 
-/// What `config.json` has beside what all LFM2s have.
+/// Keys of `config.json` beyond those of all LFM2s.
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -40,10 +40,10 @@ fn default_scale() -> f32 {
     1.0
 }
 
-/// The names that MLX gives to the layers of an expert, and those of the paper.
+/// MLX's names of the layers of an expert, and those of the paper.
 const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
@@ -77,7 +77,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export: lfm2::export, mlx_name })))
 }
 
-/// As for LFM2; MLX stacks the experts, and renames all feed-forward layers.
+/// As LFM2; MLX stacks experts and renames all feed-forward layers.
 fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     let mut name = name.to_owned();
     for (theirs, ours) in NAMES {
@@ -90,7 +90,7 @@ fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     Ok(mapped)
 }
 
-/// What [`map_weight`] renames, the other way round.
+/// The inverse of the renaming in [`map_weight`].
 fn mlx_name(path: &str) -> (String, Option<usize>) {
     let (mut path, expert) = experts::stacked_name(path, "switch_mlp", &NAMES);
     if let Some((before, layer)) = path.split_once(".feed_forward.")

@@ -15,7 +15,7 @@ use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -25,7 +25,7 @@ struct File {
     mlp_bias: bool,
 }
 
-/// The model that a `config.json` describes; defaults are those of Hugging Face's Llama.
+/// Creates the model described by `config.json`; defaults are those of Hugging Face's Llama.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

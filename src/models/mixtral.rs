@@ -16,10 +16,10 @@ use crate::nn::moe::Moe;
 use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
-/// The names that MLX gives to the layers of an expert, and those of the paper.
+/// MLX's names of the layers of an expert, and those of the paper.
 const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -37,7 +37,7 @@ pub(super) struct MixtralBlock {
     post_attention_layernorm: RmsNorm,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

@@ -1,5 +1,5 @@
-//! [Phi-3](https://arxiv.org/abs/2404.14219), Phi-3.5 and [Phi-4](https://arxiv.org/abs/2412.08905): Llama with one matrix for
-//! queries, keys and values, and one for the gate and what it gates.
+//! [Phi-3](https://arxiv.org/abs/2404.14219), Phi-3.5 and [Phi-4](https://arxiv.org/abs/2412.08905): Llama
+//! with fused query, key and value projections, and fused gate and up projections.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -19,7 +19,7 @@ use crate::nn::attention::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::{self, Context, Heads, Linear};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -30,7 +30,7 @@ struct File {
     rope_scaling: Option<Value>,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

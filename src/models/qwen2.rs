@@ -1,5 +1,5 @@
-//! [Qwen2](https://arxiv.org/abs/2407.10671) and [Qwen2.5](https://arxiv.org/abs/2412.15115): Llama with a bias on queries,
-//! keys and values.
+//! [Qwen2](https://arxiv.org/abs/2407.10671) and [Qwen2.5](https://arxiv.org/abs/2412.15115): Llama with
+//! biases of the query, key and value projections.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,13 +14,13 @@ use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

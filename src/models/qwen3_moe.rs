@@ -1,4 +1,4 @@
-//! [Qwen3](https://arxiv.org/abs/2505.09388) with experts in all or some of its layers.
+//! [Qwen3](https://arxiv.org/abs/2505.09388) with experts in all or some layers.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::nn::Mlp;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: Option<i64>,
@@ -36,7 +36,7 @@ fn default_step() -> i64 {
     1
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

@@ -1,4 +1,4 @@
-//! [SmolLM3](https://huggingface.co/blog/smollm3): Llama in which every fourth layer knows no positions
+//! [SmolLM3](https://huggingface.co/blog/smollm3): Llama with every fourth layer without position embedding
 //! ([NoPE](https://arxiv.org/abs/2501.18795)).
 
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 use crate::{Error, Result};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -24,7 +24,7 @@ struct File {
     mlp_bias: bool,
     #[serde(default)]
     use_sliding_window: bool,
-    /// 1 for layers with positions, 0 for those without.
+    /// 1 for layers with position embedding, 0 for those without.
     no_rope_layers: Option<Vec<u8>>,
     #[serde(default = "default_interval")]
     no_rope_layer_interval: i64,
@@ -34,7 +34,7 @@ fn default_interval() -> i64 {
     4
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.

@@ -1,4 +1,4 @@
-//! All families on small configurations: what a checkpoint cannot tell.
+//! Tests of all architectures with small random configurations.
 
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp as _;

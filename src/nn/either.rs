@@ -1,4 +1,4 @@
-//! One of two kinds of a part, prefixed the same name in a checkpoint.
+//! A layer that is one of two types, under the same name in a checkpoint.
 
 use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
@@ -6,16 +6,16 @@ use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 use super::Result;
 use super::layer::{FeedForward, Linears};
 
-/// `A` or `B`.
+/// One of two types.
 #[derive(Debug, Clone)]
 pub enum Either<A, B> {
-    /// The one.
+    /// The first type.
     A(A),
-    /// The other.
+    /// The second type.
     B(B),
 }
 
-/// `$call` of whichever it is.
+/// Evaluates `$call` for either variant.
 macro_rules! each {
     ($either:expr, $part:ident => $call:expr) => {
         match $either {

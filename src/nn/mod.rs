@@ -1,5 +1,5 @@
-//! Layers: plain structs with an inherent `forward`, whose field names are the keys of
-//! a checkpoint.
+//! Neural network layers: plain structs with an inherent `forward`. Their field names are the keys of a
+//! checkpoint.
 
 pub mod attention;
 pub mod cache;
@@ -36,5 +36,5 @@ pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
 pub use short_conv::{ConvState, ShortConv};
 
-/// What `forward` of every layer returns.
+/// Result of the `forward` of every layer.
 pub type Result<T> = std::result::Result<T, mlx_rs::error::Exception>;

@@ -1,8 +1,8 @@
-//! Mixture of experts ([Shazeer et al.](https://arxiv.org/abs/1701.06538)): every token goes through a few of many
-//! feed-forward layers.
+//! Mixture of experts ([Shazeer et al.](https://arxiv.org/abs/1701.06538)): every token is processed by a few
+//! of many feed-forward layers.
 //!
-//! The choice is made on the host, so every expert reads only the rows that are meant for it, with the kernels
-//! of any other linear layer. That costs one evaluation of the graph per layer.
+//! Routing is decided on the host, so that each expert reads only its own rows, with the kernels of any other
+//! linear layer. This costs one evaluation of the graph per layer.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
@@ -17,49 +17,49 @@ use crate::kernels::eval;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::softmax::softmax;
 
-/// How a router's outputs become the weights of experts.
+/// How router outputs become expert weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Routing {
     /// Experts per token.
     pub top_k: usize,
-    /// From outputs to scores.
+    /// Score function.
     pub scoring: Scoring,
-    /// Whether the weights of a token sum up to one.
+    /// Whether the weights of a token are normalized to sum to one.
     pub normalized: bool,
-    /// Factor of the weights.
+    /// Scaling factor of the weights.
     pub scale: f32,
 }
 
-/// From a router's outputs to scores.
+/// Score function of router outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scoring {
-    /// A distribution over all experts.
+    /// Softmax over all experts.
     Softmax,
-    /// Each expert for itself.
+    /// Sigmoid of each expert.
     Sigmoid,
 }
 
-/// A router and its experts.
+/// Router and experts.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Moe<F: FeedForward> {
-    /// The router, `hidden` to the number of experts.
+    /// Router, `hidden` → number of experts.
     #[param]
     pub gate: Linear,
-    /// Who does the work.
+    /// Experts.
     #[param]
     pub experts: Vec<F>,
-    /// Added to the scores when experts are chosen, not to their weights, `[experts]`.
+    /// Added to the scores for the selection of experts, but not to their weights: `[experts]`.
     #[param]
     pub expert_bias: Param<Option<Array>>,
-    /// How experts are chosen.
+    /// Routing settings.
     pub routing: Routing,
 }
 
 impl<F: FeedForward> Moe<F> {
-    /// A router of zeros over `experts` experts made by `expert`.
+    /// Creates a zero-initialized router for `experts` experts, each created by `expert`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, experts: i32, routing: Routing, expert: impl Fn() -> Result<F>) -> Result<Self> {
         Ok(Self {
             gate: Linear::new(hidden, experts, false)?,
@@ -84,17 +84,17 @@ impl<F: FeedForward> FeedForward for Moe<F> {
     }
 }
 
-/// The layers of `experts`.
+/// Returns the linear layers of all experts.
 pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
     let layers = |(i, expert)| prefixed(&format!("experts.{i}"), F::linears(expert));
     experts.iter_mut().enumerate().flat_map(layers).collect()
 }
 
-/// `x`: `[..., hidden]` → the weighted sum of the experts that `gate` chooses for each row, same shape. `bias` counts
-/// for the choice alone.
+/// `x`: `[..., hidden]` → weighted sum of the outputs of the experts selected by the router `gate`, same
+/// shape. `bias` is added to the scores for the selection only.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn route<F: FeedForward>(
     x: &Array,
     gate: &Linear,
@@ -122,7 +122,7 @@ pub fn route<F: FeedForward>(
         let total = weights.sum_axis(-1, true)?;
         weights = match routing.scoring {
             Scoring::Softmax => weights.divide(total)?,
-            // All scores of a token may be tiny.
+            // All scores of a token may be close to zero.
             Scoring::Sigmoid => weights.divide(total.add(Array::from_f32(1e-6))?)?,
         };
     }
@@ -138,7 +138,8 @@ pub fn route<F: FeedForward>(
     matmul(&weights, &outputs, Transpose::NONE)?.reshape(x.shape())
 }
 
-/// The `top_k` best of each row of `experts` numbers, best first, the first of equals first.
+/// Indices of the `top_k` largest of each row of `experts` scores, in descending order; of equal ones the
+/// first.
 fn top_k_indices(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
     let row = |ranks: &[f32]| {
         let mut order: Vec<u32> = (0..experts as u32).collect();
@@ -149,20 +150,20 @@ fn top_k_indices(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
     ranks.chunks_exact(experts).flat_map(row).collect()
 }
 
-/// Who works on what: rows sorted by expert.
+/// Assignment of rows to experts, sorted by expert.
 struct Dispatch {
-    /// Experts with anything to do, in order.
+    /// Experts with at least one row, in order.
     experts: Vec<usize>,
-    /// Where the rows of all of them but the last end.
+    /// End of the rows of each of them but the last.
     ends: Vec<i32>,
-    /// Row of `x` at each place.
+    /// Row of `x` at each sorted position.
     rows: Vec<u32>,
-    /// PromptShape of each choice.
+    /// Sorted position of each choice.
     places: Vec<u32>,
 }
 
 impl Dispatch {
-    /// `chosen`: an expert per token and choice.
+    /// `chosen`: the expert of each token and choice.
     fn new(chosen: &[u32], experts: usize, top_k: usize) -> Self {
         let mut order: Vec<usize> = (0..chosen.len()).collect();
         order.sort_by_key(|&choice| chosen[choice]);

@@ -1,6 +1,7 @@
-//! Virtual tokens before a text, learned while the model stays as it is: vectors beside its embeddings
-//! ([prompt tuning](https://arxiv.org/abs/2104.08691), [p-tuning](https://arxiv.org/abs/2103.10385)) or keys and values of
-//! every layer ([prefix tuning](https://arxiv.org/abs/2101.00190)).
+//! Soft prompts: virtual tokens before every sequence, learned while the model is frozen. They are input
+//! embeddings ([prompt tuning](https://arxiv.org/abs/2104.08691),
+//! [p-tuning](https://arxiv.org/abs/2103.10385)) or keys and values of every layer ([prefix
+//! tuning](https://arxiv.org/abs/2101.00190)).
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -10,27 +11,27 @@ use mlx_rs::ops::{maximum, tanh};
 
 use super::{Linear, Result};
 
-/// Where virtual tokens stand.
+/// What a virtual token consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptShape {
-    /// Beside the embeddings.
+    /// An input embedding.
     Embeddings {
-        /// Numbers per embedding.
+        /// Embedding dimension.
         hidden: i32,
     },
-    /// Among the keys and values of every layer.
+    /// Keys and values of every layer.
     KeyValues {
-        /// Layers of the model.
+        /// Number of layers.
         layers: i32,
-        /// Heads of keys and values.
+        /// Number of key and value heads.
         kv_heads: i32,
-        /// Numbers per head.
+        /// Dimension of each head.
         head_dim: i32,
     },
 }
 
 impl PromptShape {
-    /// Numbers that go in at one shape: an embedding, or all heads of one layer's keys.
+    /// Dimension of an embedding, or of the keys of one layer.
     #[must_use]
     pub fn token_dim(self) -> i32 {
         match self {
@@ -39,7 +40,7 @@ impl PromptShape {
         }
     }
 
-    /// Numbers per virtual token; `None` for more than an index counts.
+    /// Number of elements per virtual token; `None` on overflow.
     #[must_use]
     pub fn width(self) -> Option<i32> {
         match self {
@@ -49,21 +50,21 @@ impl PromptShape {
     }
 }
 
-/// Virtual tokens, or what they are computed from in training.
+/// A soft prompt, or the inputs and layers of its encoder in training.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Prompt {
-    /// `[virtual tokens, width]`, or what `encoder` takes.
+    /// `[virtual tokens, width]`, or the inputs of `encoder`.
     #[param]
     pub embedding: Param<Array>,
-    /// Layers on the way to the virtual tokens; with `ReLU` between them for embeddings, with tanh for keys.
+    /// Layers of the prompt encoder, with `ReLU` between them for embeddings and tanh for keys and values.
     #[param]
     pub encoder: Vec<Linear>,
-    /// Where they stand.
+    /// What a virtual token consists of.
     pub shape: PromptShape,
 }
 
 impl Prompt {
-    /// Virtual tokens that nothing computes, `[virtual tokens, width]`.
+    /// Creates a soft prompt without an encoder from `embedding`, `[virtual tokens, width]`.
     #[must_use]
     pub fn new(embedding: Array, shape: PromptShape) -> Self {
         Self { embedding: Param::new(embedding), encoder: Vec::new(), shape }
@@ -81,10 +82,10 @@ impl Prompt {
         self.len() == 0
     }
 
-    /// The virtual tokens, `[virtual tokens, width]`.
+    /// Returns the virtual tokens, `[virtual tokens, width]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn forward(&self) -> Result<Array> {
         let mut x = (*self.embedding).clone();
         for (i, layer) in self.encoder.iter().enumerate() {
@@ -98,11 +99,11 @@ impl Prompt {
         Ok(x)
     }
 
-    /// KeyValues, before which nothing turns them, and values of each layer: `[1, virtual tokens, kv_heads, head_dim]`; none of
-    /// virtual tokens that stand elsewhere.
+    /// Returns keys, without rotary embedding, and values of each layer: `[1, virtual tokens, kv_heads,
+    /// head_dim]`. Empty for a prompt of embeddings.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn key_values(&self) -> Result<Vec<[Array; 2]>> {
         let PromptShape::KeyValues { layers, kv_heads, head_dim } = self.shape else { return Ok(Vec::new()) };
         let x = self.forward()?.reshape(&[1, self.len(), 2 * layers, kv_heads, head_dim])?;

@@ -1,36 +1,37 @@
-//! Ways to stretch rotary position embeddings to longer contexts.
+//! Scaling of rotary position embeddings to longer contexts.
 
 use std::f64::consts::TAU;
 
 use serde::Deserialize;
 
-/// How a checkpoint stretches its positions, as `config.json` spells it.
+/// Scaling method, as in `rope_scaling` of `config.json`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     Default,
     /// Positions divided by `factor` ([position interpolation](https://arxiv.org/abs/2306.15595)).
     Linear {
         /// Ratio of new to old context length.
         factor: f64,
     },
-    /// Long periods stretched, short ones kept, a ramp between ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
+    /// Long wavelengths are scaled, short ones are kept, with a smooth transition ([Llama
+    /// 3.1](https://arxiv.org/abs/2407.21783)).
     Llama3 {
-        /// Stretch of the long periods.
+        /// Scaling factor of long wavelengths.
         factor: f64,
-        /// Periods above `original / low_freq_factor` are long.
+        /// Wavelengths above `original / low_freq_factor` are long.
         low_freq_factor: f64,
-        /// Periods below `original / high_freq_factor` are short.
+        /// Wavelengths below `original / high_freq_factor` are short.
         high_freq_factor: f64,
-        /// Context length before stretching.
+        /// Original context length.
         original_max_position_embeddings: f64,
     },
-    /// As Llama 3, with a ramp over the number of the pair, and larger scores
+    /// As Llama 3, with a linear ramp over the dimensions and an attention factor
     /// ([YaRN](https://arxiv.org/abs/2309.00071)).
     Yarn(Yarn),
-    /// A factor of its own for each pair, larger scores, and other factors for texts that the original context would have
-    /// held ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+    /// A factor for each dimension, different for sequences within the original context length, and an
+    /// attention factor ([LongRoPE](https://arxiv.org/abs/2402.13753)).
     #[serde(alias = "su")]
     Longrope(Longrope),
 }
@@ -38,7 +39,7 @@ pub enum RopeScaling {
 /// See [`RopeScaling::Yarn`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Yarn {
-    /// Stretch of the long periods.
+    /// Scaling factor of long wavelengths.
     factor: f64,
     original_max_position_embeddings: f64,
     /// Factor of queries and of keys.
@@ -47,7 +48,7 @@ pub struct Yarn {
     beta_fast: f64,
     #[serde(default = "one")]
     beta_slow: f64,
-    /// Whether the ends of the ramp are whole numbers.
+    /// Whether the ends of the ramp are rounded to integers.
     #[serde(default = "yes")]
     truncate: bool,
     mscale: Option<f64>,
@@ -83,7 +84,7 @@ fn positive(x: f64) -> bool {
 }
 
 impl RopeScaling {
-    /// Whether every number makes sense for heads of which `dims` numbers turn.
+    /// Whether all values are valid for heads of which `dims` elements are rotated.
     #[must_use]
     pub fn is_valid(&self, dims: i32) -> bool {
         let pairs = (dims / 2).unsigned_abs() as usize;
@@ -112,7 +113,7 @@ impl RopeScaling {
         }
     }
 
-    /// New `periods` over 2π for those of plain rotations with base `theta`.
+    /// Returns the scaled `periods`, wavelengths over 2π, of a rotation with base `theta`.
     #[must_use]
     pub fn scale_periods(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         match self {
@@ -130,13 +131,13 @@ impl RopeScaling {
         }
     }
 
-    /// What positions are multiplied with.
+    /// Factor of positions.
     #[must_use]
     pub fn position_scale(&self) -> f64 {
         if let Self::Linear { factor } = self { factor.recip() } else { 1.0 }
     }
 
-    /// Factor of queries and of keys, as far as they turn.
+    /// Factor of queries and of keys, for rotated elements.
     #[must_use]
     pub fn attention_factor(&self) -> f64 {
         match self {
@@ -146,7 +147,7 @@ impl RopeScaling {
         }
     }
 
-    /// Beyond how many positions other periods count, and those.
+    /// The sequence length above which other periods apply, and those periods.
     #[must_use]
     pub fn long_context(&self, periods: &[f64]) -> Option<(i32, Vec<f64>)> {
         let Self::Longrope(long) = self else { return None };
@@ -194,7 +195,7 @@ impl Longrope {
     }
 }
 
-/// `period` where `kept` is 1, `factor` times as long where it is 0.
+/// Interpolates between `period`, where `kept` is 1, and `factor · period`, where it is 0.
 fn blend(period: f64, factor: f64, kept: f64) -> f64 {
     period / ((1.0 - kept) / factor + kept)
 }

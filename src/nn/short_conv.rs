@@ -11,44 +11,43 @@ use super::layer::{Linears, Mixer, named};
 use super::{Context, Linear, Result, Segments};
 use crate::kernels::conv::{Options, conv1d};
 
-/// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)`; the convolution of each channel for itself
-/// looks at a position and the few before.
+/// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)` and a causal depthwise convolution.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct ShortConv {
-    /// `hidden` to `b`, `c` and `x`.
+    /// Projection of `hidden` to `b`, `c` and `x`.
     #[param]
     pub in_proj: Linear,
-    /// The taps.
+    /// Depthwise convolution.
     #[param]
     pub conv: DepthwiseConv,
-    /// Back to `hidden`.
+    /// Output projection.
     #[param]
     pub out_proj: Linear,
 }
 
-/// A convolution of each channel for itself.
+/// Causal depthwise convolution.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct DepthwiseConv {
-    /// `[hidden, 1, taps]`, the last tap for the position itself.
+    /// `[hidden, 1, taps]`; the last tap is that of the current position.
     #[param]
     pub weight: Param<Array>,
-    /// `[hidden]`
+    /// `[hidden]`.
     #[param]
     pub bias: Param<Option<Array>>,
 }
 
-/// The inputs that the next position still sees.
+/// The last inputs, which the next positions still depend on.
 #[derive(Debug, Clone, Default)]
 pub struct ConvState {
-    /// `[batch, taps - 1, hidden]`
+    /// `[batch, taps - 1, hidden]`.
     pub(super) last: Option<Array>,
 }
 
 impl ShortConv {
-    /// Layers of zeros to be filled from a checkpoint.
+    /// Creates zero-initialized layers.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, taps: i32, bias: bool) -> Result<Self> {
         let conv_bias = if bias { Some(Array::zeros::<f32>(&[hidden])?) } else { None };
         Ok(Self {
@@ -77,8 +76,7 @@ impl Mixer for ShortConv {
 }
 
 impl DepthwiseConv {
-    /// `x`: `[batch, time, hidden]` → same shape. Before the first position of a text stands what `state` holds, or
-    /// zeros.
+    /// `x`: `[batch, time, hidden]` → same shape. The sequence is padded on the left with `state`, or with zeros.
     fn forward(
         &self,
         x: &Array,
@@ -107,7 +105,7 @@ impl DepthwiseConv {
         }
     }
 
-    /// The same tap by tap, each only where it reaches a position of the same text.
+    /// The same for packed sequences: tap by tap, each masked to positions of the same sequence.
     fn within(&self, segments: &Segments, padded: &Array, time: i32) -> Result<Array> {
         let taps = self.weight.dim(-1);
         let mut sum: Option<Array> = None;

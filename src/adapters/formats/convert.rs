@@ -1,4 +1,4 @@
-//! From one format of adapters to the other.
+//! Conversion of adapters between file formats.
 
 use std::fs;
 use std::path::Path;
@@ -12,24 +12,24 @@ use crate::models;
 use crate::nn::Network;
 use crate::{Error, Result};
 
-/// What a conversion did.
+/// Summary of a conversion.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConversionReport {
-    /// Format found.
+    /// Format that was read.
     pub from: Format,
-    /// Format written.
+    /// Format that was written.
     pub to: Format,
-    /// Layers with an adapter.
+    /// Number of adapted layers.
     pub layers: usize,
 }
 
-/// Writes the adapter in `source` to `target` in `format`, by default the one that it is not in; numbers keep their format.
-/// With the folder of its `model`, of which `config.json` is enough, every matrix is checked against its layer, and
-/// stacks of experts find their names.
+/// Converts the adapter in `source` to `format`, by default the other one, and writes it to `target`. Dtypes
+/// are kept. If `model`, a model folder of which `config.json` suffices, is given, the matrices are checked
+/// against its layers, and stacked experts are mapped to them.
 ///
 /// # Errors
-/// As [`read`]; an adapter that does not fit `model`; a `target` that cannot be written, or holds an adapter that
-/// `existing` says to keep.
+/// Those of [`read`]; an adapter that does not fit `model`; a `target` that cannot be written or, with
+/// [`IfExists::Fail`], holds an adapter.
 pub fn convert(
     source: &Path,
     target: &Path,

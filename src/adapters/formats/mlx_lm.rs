@@ -1,7 +1,7 @@
-//! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
+//! Low-rank adapters in mlx-lm's format: `adapters.safetensors` and `adapter_config.json`.
 //!
-//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, of type
-//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::experts). All of them have one rank and one scale.
+//! Tensors are named `<key path>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, for `DoRA`, `.m`
+//! (`[out]`); those of experts are [stacked](super::experts). All layers have the same rank and scale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,18 +21,18 @@ use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// Tensors of an adapter.
+/// File with the tensors of an adapter.
 pub const TENSORS: &str = "adapters.safetensors";
 
-/// The part of `adapter_config.json` that readers need; others are ignored.
+/// Keys of `adapter_config.json` that are used; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct AdapterConfig {
     /// [`LORA`], [`DORA`], or `"full"` for plain parameters.
     #[serde(default = "lora")]
     fine_tune_type: String,
-    /// The adapter sits in this many last blocks; -1 for all.
+    /// Number of adapted blocks, counted from the last; -1 for all.
     num_layers: i64,
-    /// Shape and scale of the low-rank part.
+    /// Settings of low-rank adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lora_parameters: Option<LoraParameters>,
     /// Model the adapter was trained on.
@@ -42,17 +42,17 @@ struct AdapterConfig {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LoraParameters {
-    /// Inner dimension.
+    /// Rank.
     rank: u32,
-    /// Factor of the low-rank part, `alpha / rank` in other libraries.
+    /// Scaling factor, `alpha / rank` in other libraries.
     scale: f32,
-    /// Share of inputs zeroed in training.
+    /// Dropout probability.
     #[serde(default)]
     dropout: f32,
-    /// Layers inside a block that carry an adapter; all when absent.
+    /// Names of adapted layers within a block; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<BTreeSet<String>>,
-    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    /// Number of non-zero ranks by key path, if layers differ; informational.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     rank_pattern: BTreeMap<String, u32>,
 }
@@ -61,7 +61,7 @@ fn lora() -> String {
     LORA.to_owned()
 }
 
-/// The adapter in `folder`, whose configuration is `json`.
+/// Reads the adapter in `folder`, which has the configuration `json`.
 pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<StoredAdapter> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
@@ -84,7 +84,7 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> R
     }
 }
 
-/// Matrices by layer; `dora` says that there are magnitudes.
+/// Groups tensors by layer; `dora` tells whether there are magnitudes.
 fn layers(
     loaded: Tensors,
     scale: f32,
@@ -123,7 +123,7 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, mut model: Option<&mut dyn
     let uniform = to_uniform_rank(adapter)?;
     let blocks = adapter.layers.keys().filter_map(|path| Some(split_block(path)?.0));
     let first = blocks.min().unwrap_or(0);
-    // Without a model, all blocks: where there are no matrices, mlx-lm adds zeros.
+    // Without a model, all blocks: mlx-lm initializes missing matrices with zeros.
     let num_layers = match model.as_deref_mut() {
         Some(model) => num_blocks(&layer_names(model)?) as i64 - first as i64,
         None => -1,

@@ -1,4 +1,4 @@
-//! `adapter_config.json` of PEFT: which layers are meant, and how each is scaled.
+//! PEFT's `adapter_config.json`: which layers are adapted, and how each is scaled.
 
 use std::collections::HashSet;
 
@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::adapters::patterns::{LayerPatterns, LayerSelection, compile};
 
-/// Keys that change what the model computes in a way that low-rank matrices beside linear layers do not represent,
-/// unless they are empty, with what would be right.
+/// Settings that low-rank matrices of linear layers cannot represent unless they are empty, with a remedy for
+/// each.
 const REFUSED: [(&str, &str); 14] = [
     ("modules_to_save", "merge the saved modules into the model, or train without them"),
     ("trainable_token_indices", "merge the trained tokens into the model, or train without them"),
@@ -27,20 +27,21 @@ const REFUSED: [(&str, &str); 14] = [
     ("bias", "train with bias \"none\""),
 ];
 
-/// The type of adapters with is_adalora values.
+/// `peft_type` of `AdaLoRA`.
 const ADALORA: &str = "ADALORA";
 
-/// Ways to begin that change the frozen weights too: the adapter alone is then not the whole difference.
+/// Initializations that also change the frozen weights, so that the adapter alone is not the whole
+/// difference.
 const CHANGING_BASE: [&str; 5] = ["pissa", "corda", "olora", "loftq", "lora_ga"];
 
-/// Keys of PEFT's `LoraConfig`, with its defaults.
+/// Fields of PEFT's `LoraConfig`, with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 struct File {
     base_model_name_or_path: Option<String>,
     lora_dropout: f32,
     r: u64,
-    /// Of every layer of an adapter with is_adalora values, before any were taken away.
+    /// Initial rank of every layer, for `AdaLoRA`.
     init_r: u64,
     lora_alpha: f64,
     use_rslora: bool,
@@ -89,13 +90,13 @@ impl Default for File {
     }
 }
 
-/// What a configuration says of layers.
+/// Validated configuration.
 #[derive(Debug, Clone)]
 pub(super) struct PeftConfig {
     pub(super) base_model: Option<String>,
     pub(super) dropout: f32,
     pub(super) use_dora: bool,
-    /// Whether there are is_adalora values between `A` and `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
+    /// Whether there are singular values between `A` and `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
     pub(super) is_adalora: bool,
     rank: u64,
     alpha: f64,
@@ -107,7 +108,7 @@ pub(super) struct PeftConfig {
     blocks: Option<Blocks>,
 }
 
-/// `layers_to_transform`: the numbers of blocks, and expressions that find the number in a path.
+/// `layers_to_transform`: block indices, and expressions that find the index in a key path.
 #[derive(Debug, Clone)]
 struct Blocks {
     numbers: Vec<usize>,
@@ -117,16 +118,16 @@ struct Blocks {
 type Outcome<T> = std::result::Result<T, String>;
 
 impl PeftConfig {
-    /// Reads `json`, refusing what cannot be represented.
+    /// Parses the configuration `json`.
     ///
     /// # Errors
-    /// The key at fault.
+    /// A setting that cannot be represented, by key.
     pub(super) fn parse(json: &Value) -> Outcome<Self> {
         refuse(json)?;
         let mut file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
         let is_adalora = json["peft_type"] == ADALORA;
         if is_adalora {
-            // There it says which ranks are left, as the tensors do.
+            // For AdaLoRA, the pattern repeats which ranks are left in the tensors.
             file.rank_pattern = None;
             file.r = file.init_r;
             if file.lora_alpha <= 0.0 {
@@ -148,7 +149,7 @@ impl PeftConfig {
             None => LayerSelection::EndingWith(HashSet::new()),
             Some(excluded) => names("exclude_modules", excluded)?,
         };
-        // PEFT has it for lists only.
+        // PEFT applies it to lists only.
         let is_list = matches!(targets, LayerSelection::EndingWith(_));
         let blocks = blocks(file.layers_to_transform.filter(|_| is_list), file.layers_pattern)?;
         Ok(Self {
@@ -167,10 +168,10 @@ impl PeftConfig {
         })
     }
 
-    /// `(rank, scale)` of the layer at `path`; with is_adalora values the rank that it began with.
+    /// Returns `(rank, scale)` of the layer at `path`; for `AdaLoRA`, the initial rank.
     pub(super) fn shape(&self, path: &str) -> (u64, f32) {
         if self.is_adalora {
-            // As PEFT keeps the division from failing.
+            // As in PEFT, which guards against division by zero.
             return (self.rank, (self.alpha / (self.rank as f64 + 1e-5)) as f32);
         }
         let rank = self.ranks.get(path).unwrap_or(self.rank);
@@ -179,7 +180,7 @@ impl PeftConfig {
         (rank, (alpha / divisor) as f32)
     }
 
-    /// Whether PEFT would put an adapter onto the layer at `path`.
+    /// Whether PEFT would adapt the layer at `path`.
     pub(super) fn targets(&self, path: &str) -> bool {
         let in_blocks = self.blocks.as_ref().is_none_or(|blocks| blocks.contains(path));
         self.targets.contains(path) && !self.excluded.contains(path) && in_blocks
@@ -194,7 +195,7 @@ impl Blocks {
     }
 }
 
-/// Refuses what low-rank matrices beside linear layers do not represent.
+/// Rejects settings that low-rank matrices of linear layers cannot represent.
 fn refuse(json: &Value) -> Outcome<()> {
     match &json["peft_type"] {
         Value::String(kind) if kind == "LORA" || kind == ADALORA => {}

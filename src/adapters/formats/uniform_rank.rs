@@ -1,4 +1,4 @@
-//! An adapter with one rank and one scale, for formats that know no others.
+//! Converting an adapter to a single rank and scale, for formats that support no others.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use mlx_rs::ops::concatenate;
 use crate::adapters::adapter::{Adapter, AdapterLayer};
 use crate::{Result, nn};
 
-/// Layers that share a rank and a scale.
+/// Layers with a common rank and scale.
 pub(super) struct UniformRank {
     pub(super) rank: i32,
     pub(super) scale: f32,
     pub(super) layers: BTreeMap<String, AdapterLayer>,
 }
 
-/// The same function with one rank, the largest, and one scale, the most frequent. Smaller matrices are filled up with
-/// zeros; other scales go into `B`, in its number format.
+/// Returns an equivalent adapter with a single rank, the largest, and a single scale, the most frequent.
+/// Smaller matrices are padded with zeros; other scales are folded into `B`, in its dtype.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn to_uniform_rank(adapter: &Adapter) -> Result<UniformRank> {
     let rank = adapter.layers.values().map(AdapterLayer::rank).max().unwrap_or(1);
     let scales = adapter.layers.values().map(|layer| layer.scale);
@@ -37,7 +37,7 @@ pub(super) fn to_uniform_rank(adapter: &Adapter) -> Result<UniformRank> {
     Ok(UniformRank { rank, scale, layers })
 }
 
-/// The value that occurs most often, the smallest of equals.
+/// Returns the most frequent value; the smallest of equally frequent ones.
 pub(super) fn most_frequent(values: impl Iterator<Item = f32>) -> Option<f32> {
     let mut counts: BTreeMap<u32, (f32, usize)> = BTreeMap::new();
     for value in values {
@@ -46,7 +46,7 @@ pub(super) fn most_frequent(values: impl Iterator<Item = f32>) -> Option<f32> {
     counts.into_values().rev().max_by_key(|&(_, count)| count).map(|(value, _)| value)
 }
 
-/// `x` with zeros up to `size` along `axis`.
+/// Pads `x` with zeros to `size` along `axis`.
 fn pad(x: &Array, axis: i32, size: i32) -> nn::Result<Array> {
     let missing = size - x.dim(axis);
     if missing == 0 {

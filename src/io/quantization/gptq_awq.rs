@@ -1,4 +1,4 @@
-//! Quantized checkpoints of other makers, as their `quantization_config` describes them.
+//! GPTQ and AWQ checkpoints, as described by `quantization_config` in `config.json`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,25 +7,25 @@ use crate::io::config;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
-/// A quantization whose matrices are not in MLX's layout.
+/// Quantization of a checkpoint whose weights are packed by GPTQ or AWQ and have to be repacked for MLX.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GptqAwqConfig {
-    /// Who packed them.
+    /// Quantization method.
     pub method: PackingMethod,
-    /// Bits per code: 2, 3, 4 or 8.
+    /// Bits per weight: 2, 3, 4 or 8.
     pub bits: usize,
-    /// Inputs that share a scale; `None` for all of a row.
+    /// Input features per scale; `None` for one group per row.
     pub group_size: Option<usize>,
 }
 
-/// How codes lie in words.
+/// How quantized weights are packed into 32-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackingMethod {
     /// [GPTQ](https://arxiv.org/abs/2210.17323)
     Gptq {
-        /// What is added to stored zeros: 1 but in version 2 of the format.
+        /// Offset of the stored zero points: 1, or 0 in version 2 of the format.
         zero_offset: u8,
-        /// Whether inputs were ordered by how active they are before they were grouped.
+        /// Whether input features were sorted by activation size before grouping (`desc_act`).
         act_order: bool,
     },
     /// [AWQ](https://arxiv.org/abs/2306.00978), version `gemm`.
@@ -45,10 +45,10 @@ struct File {
 }
 
 impl GptqAwqConfig {
-    /// Reads a `quantization_config`; `None` where its method is not one of these.
+    /// Parses a `quantization_config`. Returns `None` for other quantization methods.
     ///
     /// # Errors
-    /// A variant of the format that is not known, by key.
+    /// An unsupported variant of the format, by key.
     pub(super) fn parse(config: &Value) -> Result<Option<Self>> {
         let Some(quant_method @ ("gptq" | "awq")) = config["quant_method"].as_str() else {
             return Ok(None);
@@ -84,8 +84,8 @@ impl GptqAwqConfig {
         Ok(Some(Self { method, bits, group_size }))
     }
 
-    /// The format of the same codes in MLX, whose groups are a part of these; `None` where groups are too
-    /// small or odd for that.
+    /// The MLX format that holds the same quantized weights, with groups that divide the original ones.
+    /// Returns `None` if the groups are too small for MLX or not divisible.
     #[must_use]
     pub fn mlx(&self) -> Option<Format> {
         // Rows that are one group are cut into groups that most sizes are a multiple of.

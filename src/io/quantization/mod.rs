@@ -1,4 +1,4 @@
-//! The part of `config.json` that tells how a checkpoint was quantized.
+//! Quantization of a checkpoint, as described by its `config.json`.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ mod repack;
 pub use gptq_awq::{GptqAwqConfig, PackingMethod};
 pub(super) use repack::repack;
 
-/// Key of `config.json` for MLX's own formats. mlx-lm writes the same again under [`SHARED_KEY`].
+/// Key of MLX's own formats. mlx-lm repeats the same settings under [`SHARED_KEY`].
 const KEY: &str = "quantization";
 
-/// Key of `config.json` that other formats share.
+/// Key shared by all other formats.
 const SHARED_KEY: &str = "quantization_config";
 
-/// Formats by layer.
+/// Quantization format of every layer of a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct QuantizationConfig {
     default: Option<Format>,
@@ -42,10 +42,11 @@ fn affine() -> String {
 }
 
 impl QuantizationConfig {
-    /// Reads `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`.
+    /// Parses `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`, or
+    /// `quantization_config` of GPTQ, AWQ and MXFP4 checkpoints.
     ///
     /// # Errors
-    /// A format that there is no kernel for.
+    /// An unsupported format.
     pub fn parse(config: &Value) -> Result<Self> {
         let Some(fields) = config[KEY].as_object() else { return Self::parse_gptq_awq(&config[SHARED_KEY]) };
         let default = Some(format(KEY, &config[KEY])?);
@@ -71,13 +72,14 @@ impl QuantizationConfig {
         })
     }
 
-    /// How matrices are stored that have to be repacked.
+    /// The packing of a GPTQ or AWQ checkpoint, which has to be repacked.
     #[must_use]
     pub fn gptq_awq(&self) -> Option<&GptqAwqConfig> {
         self.gptq_awq.as_ref()
     }
 
-    /// The format of the layer at `path`; `None` if the checkpoint is not said to be quantized.
+    /// Returns the format of the layer at `path`; `None` if the configuration declares no quantization for
+    /// it.
     #[must_use]
     pub fn format_of(&self, path: &str) -> Option<Format> {
         self.layers.get(path).copied().or(self.default)
