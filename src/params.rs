@@ -1,4 +1,4 @@
-//! Named parameters: the arrays of a module under their key paths, read, replaced and summed by name.
+//! Named parameters: the arrays of a module by key path, and operations on them by name.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use mlx_rs::{Array, Dtype};
 use crate::Result;
 use crate::kernels::adamw::squared_norm;
 
-/// Arrays by name, sorted: a reduction over them is the same in every run.
+/// Arrays by name, sorted, so that reductions are deterministic.
 pub type Tensors = BTreeMap<String, Array>;
 
 /// The parameters of `module` called `names`, in float32 whatever the module computes in: an update may be smaller than
 /// half precision can represent ([mixed precision](https://arxiv.org/abs/1710.03740)). Unknown names are skipped.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn parameters<M: ModuleParameters + ?Sized>(module: &M, names: &[String]) -> Result<Tensors> {
     let all = module.parameters().flatten();
     let values = names.iter().filter_map(|name| Some((name, *all.get(name.as_str())?)));
@@ -27,7 +27,7 @@ pub fn parameters<M: ModuleParameters + ?Sized>(module: &M, names: &[String]) ->
 /// are skipped.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn set_parameters<M: ModuleParameters + ?Sized>(
     module: &mut M,
     values: &Tensors,
@@ -60,7 +60,7 @@ pub fn accumulate(sum: Option<Tensors>, more: Tensors) -> Result<Tensors> {
 /// The Euclidean norm over all elements of `tensors`, a scalar in float32; not evaluated.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn norm(tensors: &Tensors) -> Result<Array> {
     Ok(squared_norm(&tensors.values().collect::<Vec<_>>())?.sqrt()?)
 }

@@ -1,4 +1,5 @@
-//! A low-rank adapter in memory: what every format is read into and written from, and what goes onto a network.
+//! A low-rank adapter in memory: the common representation of all file formats, and what is attached to a
+//! network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,7 @@ use mlx_rs::Array;
 
 use crate::Result;
 use crate::io::weights;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::nn::{LowRank, Network};
 
 /// Type of plain low-rank adapters.
@@ -14,43 +15,43 @@ pub const LORA: &str = "lora";
 /// Type of low-rank adapters with [magnitudes](crate::nn::dora).
 pub const DORA: &str = "dora";
 
-/// Low-rank matrices by the key path of their layer.
+/// Low-rank matrices for some linear layers of a network.
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// Sorted by path.
+    /// Matrices by the key path of their layer.
     pub layers: BTreeMap<String, AdapterLayer>,
-    /// Share of inputs zeroed in training.
+    /// Dropout probability of the adapter inputs during training.
     pub dropout: f32,
-    /// Model the adapter was trained on, as far as is known.
+    /// Model the adapter was trained on, if known.
     pub base_model: Option<String>,
-    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    /// Number of non-zero ranks by key path, if layers differ; informational.
     pub ranks: BTreeMap<String, u32>,
 }
 
-/// The low-rank part of one layer, `s·(x·A)·B`, and its [magnitude](crate::nn::dora).
+/// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::dora).
 #[derive(Debug, Clone)]
 pub struct AdapterLayer {
-    /// `A`, `[in, rank]`
+    /// `A`, `[in, rank]`.
     pub a: Array,
-    /// `B`, `[rank, out]`
+    /// `B`, `[rank, out]`.
     pub b: Array,
-    /// `m`, `[out]`, of an adapter with magnitudes.
+    /// Magnitude, `[out]`, for `DoRA`.
     pub m: Option<Array>,
-    /// `s`
+    /// Scaling factor, usually `alpha / rank`.
     pub scale: f32,
 }
 
 impl AdapterLayer {
-    /// Inner dimension.
+    /// Rank of the update.
     #[must_use]
     pub fn rank(&self) -> i32 {
         self.b.dim(0)
     }
 
-    /// A layer whose matrices belong together.
+    /// Creates a layer from matrices with consistent shapes.
     ///
     /// # Errors
-    /// Matrices that do not, or a scale that is no number.
+    /// Inconsistent shapes, a dtype that is not floating point, or a scale that is not finite.
     pub(super) fn new(
         path: &str,
         a: Array,
@@ -82,11 +83,11 @@ impl Adapter {
         kind(self.layers.values().any(|layer| layer.m.is_some()))
     }
 
-    /// What is attached to `model`.
+    /// Returns the adapter currently attached to `model`; without layers if there is none.
     ///
     /// # Errors
-    /// None of its own.
-    pub fn of(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
+    /// Only those of [`Network::visit_linears`].
+    pub fn from_network(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
         let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model, ranks: BTreeMap::new() };
         model.visit_linears(&mut |path, layer| {
             if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
@@ -100,10 +101,10 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// Whether every matrix has a layer in `model`, of its size.
+    /// Checks that every matrix belongs to a layer of `model` with matching dimensions.
     ///
     /// # Errors
-    /// Those that have not, listed.
+    /// The mismatches, listed.
     pub fn check(&self, model: &mut dyn Network) -> Result<(), String> {
         let mut problems = Vec::new();
         let mut unknown: BTreeSet<&String> = self.layers.keys().collect();
@@ -131,33 +132,33 @@ impl Adapter {
             problems.push(error.to_string());
         }
         problems.extend(unknown.into_iter().map(|path| format!("there is no layer \"{path}\"")));
-        if problems.is_empty() { Ok(()) } else { Err(weights::summary(&problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(weights::summarize(&problems)) }
     }
 
-    /// Puts the adapter onto `model`, all of it or nothing; layers without a part of it stay as they are.
+    /// Attaches the adapter to `model`, all layers or none. Other layers of the model are left unchanged.
     ///
     /// # Errors
-    /// As [`check`](Self::check).
+    /// Those of [`check`](Self::check).
     pub fn attach(&self, model: &mut dyn Network) -> Result<(), String> {
         self.check(model)?;
         let set = model.visit_linears(&mut |path, layer| {
             if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
                 (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
                 layer.low_rank = LowRank { scale: *scale, dropout: self.dropout, ..LowRank::default() };
-                layer.settle()?;
+                layer.cache_row_norms()?;
             }
             Ok(())
         });
         set.map_err(|error| error.to_string())
     }
 
-    /// The arrays of all matrices.
+    /// Iterates over the arrays of all layers.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.values().flat_map(|layer| [&layer.a, &layer.b].into_iter().chain(&layer.m))
     }
 }
 
-/// The type of an adapter.
+/// Returns the type of an adapter with or without magnitudes.
 #[must_use]
 pub fn kind(has_magnitudes: bool) -> &'static str {
     if has_magnitudes { DORA } else { LORA }

@@ -1,45 +1,45 @@
-//! Putting low-rank adapters onto the layers of a model ([LoRA](https://arxiv.org/abs/2106.09685)).
+//! Adding new low-rank adapters to the layers of a network ([LoRA](https://arxiv.org/abs/2106.09685)).
 
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use mlx_rs::{Array, Dtype, random};
 
-use super::names::{is_adapter, layer_names, num_blocks, split};
-use super::pissa::{self, Decomposition};
-use super::ranks::Ranks;
-use crate::models::Model;
+use super::names::{is_adapter_parameter, layer_names, num_blocks, split_block};
+use super::pissa::{self, SvdMethod};
+use super::ranks::RankPattern;
+use crate::models::LanguageModel;
 use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result};
 
-/// What adapters start from. None of them changes the model yet.
+/// Initial values of an adapter. All of them leave the outputs of the network unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum Init {
     /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
-    Random,
-    /// The same, with the lengths of the rows as magnitudes ([`DoRA`](crate::nn::dora)).
-    Magnitude,
+    Lora,
+    /// As `Lora`, with the row norms of the weight as magnitudes ([`DoRA`](crate::nn::dora)).
+    Dora,
     /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
-    Triplets,
-    /// Principal parts of the matrices ([`PiSSA`](super::pissa)).
-    Principal(Decomposition),
+    AdaLora,
+    /// Principal singular vectors of the weight ([`PiSSA`](super::pissa)).
+    Pissa(SvdMethod),
 }
 
-/// How the factor of a low-rank part follows from its rank.
+/// Scaling factor of a low-rank update as a function of its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scaling {
-    /// `alpha / rank`
+    /// `alpha / rank`.
     Rank,
-    /// `alpha / √rank`, as [rsLoRA](https://arxiv.org/abs/2312.03732) has it, which keeps the outputs of adapters of any
-    /// rank equally large.
+    /// `alpha / √rank` ([rsLoRA](https://arxiv.org/abs/2312.03732)), which keeps the magnitude of outputs
+    /// independent of the rank.
     SqrtRank,
-    /// `alpha / (rank + 1e-5)`, what PEFT divides by for `AdaLoRA`.
+    /// `alpha / (rank + 1e-5)`, as PEFT's `AdaLoRA`.
     SingularValues,
 }
 
 impl Scaling {
-    /// The factor of a low-rank part of `rank`.
+    /// Returns the scaling factor of an update of rank `rank`.
     #[must_use]
     pub fn factor(self, alpha: f64, rank: u32) -> f64 {
         let rank = f64::from(rank);
@@ -51,42 +51,42 @@ impl Scaling {
     }
 }
 
-/// Which layers get an adapter, and what it starts as.
+/// Which layers get an adapter, and its initial values.
 #[derive(Debug, Clone)]
-pub struct Settings<'a> {
-    /// Layers by the last parts of their names, such as `q_proj`; `None` for all.
+pub struct AdapterSettings<'a> {
+    /// Trailing parts of the key paths of adapted layers, such as `q_proj`; `None` for all layers.
     pub target_modules: Option<&'a [String]>,
-    /// The last this many blocks get adapters; `None` for all layers.
+    /// Adapt only the last `num_layers` blocks; `None` for all.
     pub num_layers: Option<u32>,
-    /// Rank where `rank_pattern` says no other.
+    /// Rank of layers not matched by `rank_pattern`.
     pub rank: u32,
-    /// Ranks of some layers by name or pattern; 0 leaves a layer without an adapter.
+    /// Ranks by name or pattern; 0 for no adapter.
     pub rank_pattern: Option<&'a IndexMap<String, u32>>,
-    /// Numerator of the factor of every low-rank part.
+    /// Numerator of the scaling factor.
     pub alpha: f64,
-    /// Its denominator.
+    /// How the scaling factor follows from `alpha` and the rank.
     pub scaling: Scaling,
-    /// Share of inputs zeroed in training.
+    /// Dropout probability of the adapter inputs during training.
     pub dropout: f32,
-    /// Values of the matrices.
-    pub start: Start,
-    /// Seed of random values.
+    /// Initial values.
+    pub init: Init,
+    /// Seed of random initial values.
     pub seed: u64,
 }
 
-/// Removes every adapter, and virtual tokens.
+/// Removes all low-rank adapters and the soft prompt of a language model.
 ///
 /// # Errors
-/// None of its own.
-pub fn detach(model: &mut dyn Model) -> Result<()> {
+/// Only those of [`Network::visit_linears`].
+pub fn detach(model: &mut dyn LanguageModel) -> Result<()> {
     *model.prompt_mut() = None;
     detach_low_rank(model)
 }
 
-/// Removes every low-rank adapter.
+/// Removes all low-rank adapters.
 ///
 /// # Errors
-/// None of its own.
+/// Only those of [`Network::visit_linears`].
 pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
@@ -95,11 +95,11 @@ pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
     })
 }
 
-/// Makes loaded adapters trainable: f32, with `dropout`.
+/// Prepares attached adapters for training: casts them to float32 and sets their dropout probability.
 ///
 /// # Errors
-/// What MLX raises.
-pub fn prepare(model: &mut dyn Network, dropout: f32) -> Result<()> {
+/// Errors from MLX.
+pub fn make_trainable(model: &mut dyn Network, dropout: f32) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         layer.low_rank.dropout = dropout;
         layer.low_rank.norms.factor = None;
@@ -110,39 +110,40 @@ pub fn prepare(model: &mut dyn Network, dropout: f32) -> Result<()> {
     })
 }
 
-/// Adds the adapters that `settings` describe, so that nothing changes yet.
+/// Attaches new adapters to the layers selected by `settings`. The outputs of `model` do not change.
 ///
 /// # Errors
-/// A module or a pattern that fits no layer; more blocks than the model has; a rank that a matrix does not have.
-pub fn attach(model: &mut dyn Network, settings: &Settings) -> Result<()> {
+/// A target module or rank pattern that matches no layer, more blocks than the model has, or a rank that a
+/// weight does not have.
+pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()> {
     let modules = settings.target_modules;
     let first_block = match settings.num_layers {
         Some(last) => Some(first_block(num_blocks(&layer_names(model)?), last)?),
         None => None,
     };
-    let mut ranks = Ranks::new(settings.rank, settings.rank_pattern)?;
+    let mut ranks = RankPattern::new(settings.rank, settings.rank_pattern)?;
     let mut available = BTreeSet::new();
     let mut matched = BTreeSet::new();
     let mut layer_index = 0;
     model.visit_linears(&mut |path, layer| {
         layer_index += 1;
-        let (block, name) = split(path).map_or((None, path), |(block, name)| (Some(block), name));
+        let (block, name) = split_block(path).map_or((None, path), |(block, name)| (Some(block), name));
         available.insert(name.to_owned());
-        let target = modules.map(|names| names.iter().find(|&target| fits(name, target)));
+        let target = modules.map(|names| names.iter().find(|&target| matches_target(name, target)));
         if let Some(Some(target)) = target {
             matched.insert(target.clone());
         }
         if block < first_block || target == Some(None) {
             return Ok(());
         }
-        let rank = ranks.choose(path);
+        let rank = ranks.rank_of(path);
         if rank == 0 {
             return Ok(());
         }
         let key = rng::key(settings.seed, Purpose::Adapter, &[layer_index])?;
         let scale = settings.scaling.factor(settings.alpha, rank) as f32;
         layer.low_rank = LowRank { scale, dropout: settings.dropout, ..LowRank::default() };
-        fill(layer, rank as i32, settings.start, &key)
+        initialize(layer, rank as i32, settings.init, &key)
     })?;
     let unknown = modules.unwrap_or_default().iter().find(|&name| !matched.contains(name));
     if let Some(name) = unknown {
@@ -155,12 +156,12 @@ pub fn attach(model: &mut dyn Network, settings: &Settings) -> Result<()> {
     ranks.check()
 }
 
-/// Gives `layer` the matrices it starts with.
-fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> {
+/// Sets the initial values of the adapter of `layer`.
+fn initialize(layer: &mut Linear, rank: i32, init: Init, key: &Array) -> Result<()> {
     let (inputs, outputs) = layer.size();
-    match start {
-        Start::Principal(decomposition) => pissa::attach(layer, rank, decomposition, key),
-        Start::Triplets => {
+    match init {
+        Init::Pissa(decomposition) => pissa::initialize(layer, rank, decomposition, key),
+        Init::AdaLora => {
             let (key_a, key_b) = random::split(key, 2)?;
             let normal = |shape: &[i32], key: &Array| random::normal::<f32>(shape, None, 0.02, key);
             *layer.lora_a = Some(normal(&[inputs, rank], &key_a)?);
@@ -168,16 +169,16 @@ fn fill(layer: &mut Linear, rank: i32, start: Start, key: &Array) -> Result<()> 
             *layer.lora_e = Some(Array::zeros::<f32>(&[rank])?);
             Ok(())
         }
-        Start::Random | Start::Magnitude => {
+        Init::Lora | Init::Dora => {
             let bound = f64::from(inputs).sqrt().recip() as f32;
             *layer.lora_a = Some(random::uniform::<_, f32>(-bound, bound, &[inputs, rank], key)?);
             *layer.lora_b = Some(Array::zeros::<f32>(&[rank, outputs])?);
-            if start == Start::Magnitude { layer.open_magnitude() } else { Ok(()) }
+            if init == Init::Dora { layer.init_magnitude() } else { Ok(()) }
         }
     }
 }
 
-/// Sorted names of all adapter parameters.
+/// Returns the sorted names of all adapter parameters of `model`.
 #[must_use]
 pub fn parameter_names(model: &dyn Network) -> Vec<String> {
     let mut names: Vec<String> = model
@@ -185,14 +186,14 @@ pub fn parameter_names(model: &dyn Network) -> Vec<String> {
         .flatten()
         .keys()
         .map(ToString::to_string)
-        .filter(|name| is_adapter(name))
+        .filter(|name| is_adapter_parameter(name))
         .collect();
     names.sort();
     names
 }
 
-/// Whether `target` is `name` or its last parts.
-fn fits(name: &str, target: &str) -> bool {
+/// Whether `target` equals `name` or its trailing parts.
+fn matches_target(name: &str, target: &str) -> bool {
     name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
@@ -208,11 +209,11 @@ mod tests {
 
     #[test]
     fn targets_match_whole_parts_of_a_path() {
-        assert_eq!(split("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
-        assert!(fits("self_attn.q_proj", "q_proj"));
-        assert!(fits("self_attn.q_proj", "self_attn.q_proj"));
-        assert!(!fits("self_attn.q_proj", "proj"));
-        assert!(!fits("mlp.up_proj", "q_proj"));
+        assert_eq!(split_block("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
+        assert!(matches_target("self_attn.q_proj", "q_proj"));
+        assert!(matches_target("self_attn.q_proj", "self_attn.q_proj"));
+        assert!(!matches_target("self_attn.q_proj", "proj"));
+        assert!(!matches_target("mlp.up_proj", "q_proj"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Several adapters for one model in memory: one at a time, or a weighted sum, without reading the model again.
+//! Several adapters for one network in memory, of which one or a weighted sum is active.
 //!
-//! Low-rank parts add up exactly when their ranks stand beside each other:
-//! `Σ wᵢ·sᵢ·Aᵢ·Bᵢ = [A₁ A₂ …]·[w₁s₁B₁; w₂s₂B₂; …]`.
+//! Low-rank updates are added exactly by concatenating their ranks: `Σ wᵢ·sᵢ·Aᵢ·Bᵢ = [A₁ A₂ …]·[w₁s₁B₁;
+//! w₂s₂B₂; …]`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{Error, Result, kernels, nn};
 /// Name of the adapter that a model was loaded or trained with.
 pub const DEFAULT: &str = "default";
 
-/// Adapters by name, and the weights of those that are on the model.
+/// Adapters by name, and the weights of the active ones.
 #[derive(Debug, Clone, Default)]
 pub struct Library {
     adapters: BTreeMap<String, Adapter>,
@@ -25,12 +25,12 @@ pub struct Library {
 }
 
 impl Library {
-    /// What is on `model`, under the name [`DEFAULT`]; empty if nothing is.
+    /// Creates a library with the adapter attached to `model` under the name [`DEFAULT`], or an empty one.
     ///
     /// # Errors
-    /// None of its own.
-    pub fn of(model: &mut dyn Network) -> Result<Self> {
-        let adapter = Adapter::of(model, None)?;
+    /// Only those of [`Network::visit_linears`].
+    pub fn from_network(model: &mut dyn Network) -> Result<Self> {
+        let adapter = Adapter::from_network(model, None)?;
         let mut library = Self::default();
         if !adapter.layers.is_empty() {
             library.adapters.insert(DEFAULT.into(), adapter);
@@ -39,17 +39,17 @@ impl Library {
         Ok(library)
     }
 
-    /// Every adapter, with its weight; 0 for those that are not in use.
+    /// Returns the weight of every adapter; 0 if it is not active.
     #[must_use]
     pub fn weights(&self) -> BTreeMap<String, f32> {
         let weight = |name: &String| self.active.get(name).copied().unwrap_or_default();
         self.adapters.keys().map(|name| (name.clone(), weight(name))).collect()
     }
 
-    /// Adds `adapter` without using it yet.
+    /// Adds `adapter` under `name` without activating it.
     ///
     /// # Errors
-    /// A name that is empty or taken; matrices that do not fit `model`.
+    /// A name that is empty or already used, or matrices that do not fit `model`.
     pub fn add(&mut self, model: &mut dyn Network, name: &str, adapter: Adapter) -> Result<()> {
         refuse_prompt(model)?;
         if name.is_empty() {
@@ -68,10 +68,10 @@ impl Library {
         Ok(())
     }
 
-    /// Puts the adapters that `weights` names onto `model`, each times its weight, and takes all others off.
+    /// Activates the adapters named by `weights`, each scaled by its weight, and deactivates all others.
     ///
     /// # Errors
-    /// A name that is not loaded; a weight that is no number. The model then stays as it was.
+    /// An unknown name, or a weight that is not finite. `model` is then left unchanged.
     pub fn set(&mut self, model: &mut dyn Network, weights: &BTreeMap<String, f32>) -> Result<()> {
         refuse_prompt(model)?;
         let mut chosen = Vec::new();
@@ -91,10 +91,10 @@ impl Library {
         Ok(())
     }
 
-    /// Forgets an adapter; if it is in use, the others stay.
+    /// Removes the adapter `name`; other active adapters stay active.
     ///
     /// # Errors
-    /// A name that is not loaded.
+    /// An unknown name.
     pub fn remove(&mut self, model: &mut dyn Network, name: &str) -> Result<()> {
         if !self.adapters.contains_key(name) {
             return Err(self.unknown(name));
@@ -116,7 +116,7 @@ impl Library {
     }
 }
 
-/// Refuses a model with virtual tokens, which would be lost.
+/// Rejects a model with a soft prompt, which would be lost.
 fn refuse_prompt(model: &dyn Network) -> Result<()> {
     if !has_prompt(model) {
         return Ok(());
@@ -127,7 +127,7 @@ fn refuse_prompt(model: &dyn Network) -> Result<()> {
     ))
 }
 
-/// The weighted sum of `adapters` as one.
+/// Returns the weighted sum of `adapters` as a single adapter.
 fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
     let alone = matches!(adapters, [(_, 1.0)]);
     if !alone && adapters.iter().any(|(adapter, _)| adapter.kind() == DORA) {
@@ -150,7 +150,8 @@ fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
     Ok(Adapter { layers: layers?, dropout, base_model: None, ranks: BTreeMap::new() })
 }
 
-/// Low-rank parts of one layer as one; the factors of several go into their `B`, in f32.
+/// Adds the updates of one layer; if there are several, their scaling factors are folded into `B`, in
+/// float32.
 fn sum(mut parts: Vec<AdapterLayer>) -> Result<AdapterLayer> {
     if parts.len() == 1 {
         return Ok(parts.swap_remove(0));

@@ -1,5 +1,5 @@
-//! Merging an adapter into the weights it was trained beside: `W' = W + s·(A·B)ᵀ`
-//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with its rows stretched to their
+//! Merging adapters into the weights of a network: `W' = W + s·(A·B)ᵀ`
+//! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with rows rescaled to their
 //! [magnitudes](crate::nn::dora).
 
 use mlx_rs::ops::maximum;
@@ -9,15 +9,16 @@ use super::adapter::Adapter;
 use super::attach;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::Mode;
-use crate::nn::dora::SHORTEST;
+use crate::nn::dora::MIN_ROW_NORM;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
 
-/// Merges `adapter`, which is on `model`, into its weights and takes it off; returns what the weights were rounded to.
-/// Quantized matrices are quantized again in the same way or, with `dense`, all become dense in that number format.
+/// Merges `adapter`, which is attached to `model`, into its weights and detaches it. Quantized weights are
+/// quantized again in the same format or, with `dense`, become dense in that dtype. Returns the coarsest
+/// rounding of the merged weights.
 ///
 /// # Errors
-/// A format in which matrices cannot be written again.
+/// A quantization format that cannot be written.
 pub fn merge_weights(model: &mut dyn Network, adapter: &Adapter, dense: Option<Dtype>) -> Result<Rounding> {
     let mut coarsest = Rounding::default();
     model.visit_linears(&mut |path, layer| {
@@ -28,14 +29,14 @@ pub fn merge_weights(model: &mut dyn Network, adapter: &Adapter, dense: Option<D
         Ok(())
     })?;
     if let Some(dtype) = dense {
-        model.visit_packable(&mut |_, slots| Ok(slots.dequantize(dtype)?))?;
+        model.visit_quantizable(&mut |_, weight| Ok(weight.dequantize(dtype)?))?;
     }
     attach::detach_low_rank(model)?;
     Ok(coarsest)
 }
 
-/// `W' = W + s·(A·B)ᵀ`, summed in f32. The matrix stays in its number format or, if it is quantized, becomes
-/// dense in `dense`.
+/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized, becomes dense
+/// in the dtype `dense`.
 fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
     let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
@@ -48,39 +49,39 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
             "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
         )));
     }
-    layer.slots().dequantize(Dtype::Float32)?;
+    layer.weight_mut().dequantize(Dtype::Float32)?;
     let mut weight = wide(&layer.weight)?.add(delta)?;
     if let Some(m) = &*layer.m {
         weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
     }
     *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
-    // Now, so that the old matrix goes before the next one comes.
+    // Evaluated now, so that the old weight is freed before the next one is merged.
     kernels::eval([&*layer.weight])?;
     if let (Some(format), None) = (format, dense) {
-        layer.slots().quantize(format)?;
+        layer.weight_mut().quantize(format)?;
     }
     Ok(())
 }
 
-/// What gives the rows of `weight` the lengths `m`, `[out, 1]`; a row of zeros stays one.
+/// Factors that rescale the rows of `weight` to the norms `m`: `[out, 1]`.
 fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
     let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
-    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(SHORTEST))?)
+    m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(MIN_ROW_NORM))?)
 }
 
-/// The coarsest number format that merged weights are rounded to.
+/// The coarsest number format that merged weights were rounded to.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rounding {
-    /// Layers that were merged.
+    /// Number of merged layers.
     pub layers: usize,
-    /// Bits of the coarsest quantized matrix; `None` where none is quantized.
+    /// Bits of the coarsest quantized weight; `None` if none is quantized.
     pub bits: Option<usize>,
-    /// Largest relative error of a weight.
+    /// Largest relative rounding error of a weight.
     pub step: f64,
 }
 
 impl Rounding {
-    /// `dense` is what quantized layers become.
+    /// Takes a layer into account; `dense` is the dtype that quantized weights are converted to.
     fn include(&mut self, layer: &Linear, dense: Option<Dtype>) {
         self.layers += 1;
         let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();

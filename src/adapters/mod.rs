@@ -1,7 +1,9 @@
-//! Adapters: low-rank matrices beside the layers of a network, and virtual tokens before the texts of a language model.
+//! Adapters: low-rank matrices added to the linear layers of a [`Network`](crate::nn::Network), and soft
+//! prompts of language models.
 
 pub mod adapter;
 pub mod attach;
+pub mod finalize;
 pub mod formats;
 pub mod fuse;
 pub mod library;
@@ -10,11 +12,12 @@ pub mod names;
 pub mod patterns;
 pub mod pissa;
 pub mod ranks;
-pub mod settle;
 
 pub use adapter::{Adapter, AdapterLayer};
-pub use attach::{Settings, attach, detach};
-pub use formats::{Conversion, Format, PromptKind, SoftPrompt, Stored, convert, load, read, write};
+pub use attach::{AdapterSettings, attach, detach};
+pub use formats::{
+    ConversionReport, Format, PromptKind, SoftPrompt, StoredAdapter, convert, load, read, write,
+};
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
 

@@ -1,15 +1,15 @@
-//! Names of layers and of their parameters.
+//! Key paths of layers and names of adapter parameters.
 
 use crate::Result;
 use crate::nn::Network;
 
-/// The beginning of the names of [virtual tokens](crate::nn::prompt).
+/// Prefix of the parameters of a [soft prompt](crate::nn::prompt).
 const PROMPT: &str = "prompt.";
 
-/// Key paths of every layer that an adapter may sit on, in order.
+/// Returns the key paths of all layers that can be adapted, in order.
 ///
 /// # Errors
-/// None of its own.
+/// Only those of [`Network::visit_linears`].
 pub fn layer_names(model: &mut dyn Network) -> Result<Vec<String>> {
     let mut names = Vec::new();
     model.visit_linears(&mut |path, _| {
@@ -19,26 +19,27 @@ pub fn layer_names(model: &mut dyn Network) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a parameter belongs to an adapter.
+/// Whether the parameter `name` belongs to an adapter.
 #[must_use]
-pub fn is_adapter(name: &str) -> bool {
+pub fn is_adapter_parameter(name: &str) -> bool {
     name.starts_with(PROMPT)
         || [".lora_a", ".lora_b", ".lora_e", ".m"].iter().any(|slot| name.ends_with(slot))
 }
 
-/// Whether `model` reads virtual tokens before every text.
+/// Whether `model` has a soft prompt.
 pub(super) fn has_prompt(model: &dyn Network) -> bool {
     model.parameters().flatten().keys().any(|name| name.starts_with(PROMPT))
 }
 
-/// `model.layers.3.self_attn.q_proj` → `(3, "self_attn.q_proj")`
-pub(crate) fn split(path: &str) -> Option<(usize, &str)> {
+/// Splits a key path into the index of its block and the rest: `model.layers.3.self_attn.q_proj` → `(3,
+/// "self_attn.q_proj")`.
+pub(crate) fn split_block(path: &str) -> Option<(usize, &str)> {
     let (_, rest) = path.split_once("layers.")?;
     let (block, name) = rest.split_once('.')?;
     Some((block.parse().ok()?, name))
 }
 
-/// Number of blocks that the layers at `paths` belong to.
+/// Number of blocks of a network with layers at `paths`.
 pub(super) fn num_blocks(paths: &[String]) -> usize {
-    paths.iter().filter_map(|path| Some(split(path)?.0 + 1)).max().unwrap_or(0)
+    paths.iter().filter_map(|path| Some(split_block(path)?.0 + 1)).max().unwrap_or(0)
 }

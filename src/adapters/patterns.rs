@@ -1,73 +1,74 @@
-//! Ways in which PEFT's configurations choose layers by their key paths.
+//! Selection of layers by key path, as in PEFT's configurations.
 //!
-//! A path may have tens of thousands of rivals and a file may be hostile: plain names are looked up, and regular expressions
-//! are bounded in size and match in linear time.
+//! A model may have tens of thousands of layers and a file may be hostile: plain names are looked up in a
+//! table, and regular expressions are bounded in size and match in linear time.
 
 use std::collections::{HashMap, HashSet};
 
 use regex::Regex;
 
-/// Layers, by one expression for whole paths or by the last parts of their paths.
+/// A set of layers, given by a regular expression or by trailing parts of key paths.
 #[derive(Debug, Clone)]
-pub(super) enum Names {
-    /// All of them.
+pub(super) enum LayerSelection {
+    /// All layers.
     All,
-    /// Those whose whole path fits.
-    Fitting(Regex),
-    /// Those whose path ends with one of these, in whole parts.
-    Ending(HashSet<String>),
+    /// Layers with a key path that matches completely.
+    Matching(Regex),
+    /// Layers with a key path that ends with one of these, in whole parts.
+    EndingWith(HashSet<String>),
 }
 
-impl Names {
-    pub(super) fn contain(&self, path: &str) -> bool {
+impl LayerSelection {
+    /// Whether the layer at `path` is selected.
+    pub(super) fn contains(&self, path: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Fitting(expression) => expression.is_match(path),
-            Self::Ending(names) => ends(path).any(|end| names.contains(end)),
+            Self::Matching(expression) => expression.is_match(path),
+            Self::EndingWith(names) => suffixes(path).any(|end| names.contains(end)),
         }
     }
 }
 
-/// Values by patterns for the last parts of paths; of several that fit, the first counts.
+/// Values by patterns for trailing parts of key paths; the first matching pattern counts.
 #[derive(Debug, Clone)]
-pub struct Patterns<T> {
-    /// Values by names without special characters, with their place in the list.
+pub struct LayerPatterns<T> {
+    /// Values by plain name, with their index in the list.
     plain: HashMap<String, (usize, T)>,
     expressions: Vec<(usize, Regex, T)>,
 }
 
-impl<T: Copy> Patterns<T> {
-    /// `entries`: patterns and values in order; `key` is for messages.
+impl<T: Copy> LayerPatterns<T> {
+    /// Compiles `entries`, pairs of pattern and value in order; `key` is the setting named in errors.
     ///
     /// # Errors
-    /// A pattern that is no regular expression.
+    /// A pattern that is not a valid regular expression.
     pub fn new(
         key: &str,
         entries: impl IntoIterator<Item = (String, T)>,
     ) -> std::result::Result<Self, String> {
         let mut patterns = Self { plain: HashMap::new(), expressions: Vec::new() };
         for (place, (pattern, value)) in entries.into_iter().enumerate() {
-            // A dot fits a dot, and in a path nothing else stands where a name has one.
+            // As a regular expression, a dot would match other characters too, but key paths have dots only between parts.
             if pattern.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte)) {
                 patterns.plain.insert(pattern, (place, value));
             } else {
-                let whole = expression(key, &format!(r"(?:.*\.)?(?:{pattern})$"))?;
+                let whole = compile(key, &format!(r"(?:.*\.)?(?:{pattern})$"))?;
                 patterns.expressions.push((place, whole, value));
             }
         }
         Ok(patterns)
     }
 
-    /// Value of the layer at `path`.
+    /// Returns the value of the layer at `path`.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<T> {
         self.find(path).map(|(_, value)| value)
     }
 
-    /// Place in the list of the pattern that counts for the layer at `path`, and its value.
+    /// Returns the index of the first pattern that matches `path`, and its value.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<(usize, T)> {
-        let plain = ends(path).filter_map(|end| self.plain.get(end).copied());
+        let plain = suffixes(path).filter_map(|end| self.plain.get(end).copied());
         let expressions = self
             .expressions
             .iter()
@@ -77,16 +78,16 @@ impl<T: Copy> Patterns<T> {
     }
 }
 
-/// `a.b.c` → `a.b.c`, `b.c`, `c`
-fn ends(path: &str) -> impl Iterator<Item = &str> {
+/// Iterates over the trailing parts of a key path: `a.b.c` → `a.b.c`, `b.c`, `c`.
+fn suffixes(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| Some(path.split_once('.')?.1))
 }
 
-/// `pattern` for texts from their start on.
+/// Compiles `pattern`, anchored at the start of the text.
 ///
 /// # Errors
-/// No regular expression, or one that is too large; `key` names it.
-pub(super) fn expression(key: &str, pattern: &str) -> std::result::Result<Regex, String> {
+/// A regular expression that is invalid or too large; `key` names the setting.
+pub(super) fn compile(key: &str, pattern: &str) -> std::result::Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})"))
         .map_err(|error| format!("\"{key}\" has a pattern that cannot be used: {error}"))
 }

@@ -1,14 +1,15 @@
-//! Adapters that start as the principal part of a matrix ([PiSSA](https://arxiv.org/abs/2404.02948)).
+//! Principal singular values and vectors adaptation ([PiSSA](https://arxiv.org/abs/2404.02948)): adapters are
+//! initialized with the principal part of the weight.
 //!
 //! ```text
 //! W = U·Σ·Vᵀ        A₀ = V_r·(Σ_r/s)^½  [in, r]        B₀ = (Σ_r/s)^½·U_rᵀ  [r, out]
 //! y = x·Wᵀ - s·(x·A₀)·B₀ + s·(x·A)·B
 //! ```
 //!
-//! `A₀` and `B₀` are where `A` and `B` start, and what is frozen is the residual `W - s·(A₀·B₀)ᵀ`. It is never stored: the base
-//! stays as it is, dense or quantized, and `-s·(x·A₀)·B₀` is a second, fixed low-rank part. So nothing is
-//! rounded to the number format of the base, and the result, `[A A₀]` and `[B; -B₀]`, is a plain adapter of rank `2r` of
-//! the untouched model.
+//! `A` and `B` are initialized with `A₀` and `B₀`, and the residual `W - s·(A₀·B₀)ᵀ` is frozen. The residual
+//! is never stored: the base weight is left unchanged, dense or quantized, and `-s·(x·A₀)·B₀` is a second,
+//! frozen low-rank update. So nothing is rounded to the dtype of the base, and the result, `[A A₀]` and `[B;
+//! -B₀]`, is a plain adapter of rank `2r` for the original model.
 
 use mlx_rs::linalg::{qr, svd};
 use mlx_rs::ops::indexing::IndexOp as _;
@@ -20,20 +21,21 @@ use crate::kernels::quantized::dequantize;
 use crate::nn::{Linear, Result};
 use crate::{Error, kernels};
 
-/// How the singular vectors are found.
+/// Algorithm of the singular value decomposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decomposition {
-    /// All of them.
+pub enum SvdMethod {
+    /// Full decomposition.
     Exact,
-    /// The first ones, by so many [power iterations](https://arxiv.org/abs/0909.4061).
-    Iterated(u32),
+    /// The leading singular vectors, by this many [power iterations](https://arxiv.org/abs/0909.4061).
+    Randomized(u32),
 }
 
-/// Gives `layer` adapters of `rank` that are its principal part. `key` is for the start of iterations.
+/// Initializes the adapter of `layer` with its principal part of rank `rank`. `key` is the PRNG key of the
+/// power iterations.
 ///
 /// # Errors
-/// A rank above those of the matrix.
-pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: &Array) -> crate::Result<()> {
+/// A rank larger than that of the weight.
+pub fn initialize(layer: &mut Linear, rank: i32, decomposition: SvdMethod, key: &Array) -> crate::Result<()> {
     let weight = match layer.matrix() {
         Weight::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
         Weight::Packed(weight) => dequantize(weight, Dtype::Float32)?,
@@ -46,8 +48,8 @@ pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: 
         )));
     }
     let [u, s, vt] = match decomposition {
-        Decomposition::Exact => thin_svd(&weight)?,
-        Decomposition::Iterated(iterations) => principal(&weight, rank, iterations, key)?,
+        SvdMethod::Exact => thin_svd(&weight)?,
+        SvdMethod::Randomized(iterations) => randomized_svd(&weight, rank, iterations, key)?,
     };
     let root = s.index(..rank).divide(Array::from_f32(layer.low_rank.scale))?.sqrt()?;
     let a = vt.index(..rank).t().multiply(&root)?.contiguous()?;
@@ -59,23 +61,23 @@ pub fn attach(layer: &mut Linear, rank: i32, decomposition: Decomposition, key: 
     Ok(())
 }
 
-/// `[U, Σ, Vᵀ]` of `[m, n]`, with `min(m, n)` singular values.
+/// Returns `[U, Σ, Vᵀ]` of a matrix `[m, n]` with `min(m, n)` singular values.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn thin_svd(matrix: &Array) -> Result<[Array; 3]> {
     if matrix.dim(0) < matrix.dim(1) {
         let [u, s, vt] = thin_svd(&matrix.t())?;
         return Ok([vt.t(), s, u.t()]);
     }
-    // MLX's factors are square, which for a tall matrix only those of its triangle should be.
+    // MLX returns square factors; for a tall matrix, decomposing the triangle of its QR factorization keeps them small.
     let (q, r) = with_device(Device::cpu(), || qr(matrix))?;
     let (u, s, vt) = with_device(Device::cpu(), || svd(&r))?;
     Ok([matmul(&q, &u, Transpose::NONE)?, s, vt])
 }
 
-/// The first `rank` singular values of `[m, n]` and their vectors, approximately.
-fn principal(matrix: &Array, rank: i32, iterations: u32, key: &Array) -> Result<[Array; 3]> {
+/// Returns the leading `rank` singular values of a matrix `[m, n]` and their vectors, approximately.
+fn randomized_svd(matrix: &Array, rank: i32, iterations: u32, key: &Array) -> Result<[Array; 3]> {
     let basis = |x: Array| with_device(Device::cpu(), || qr(&x)).map(|(q, _)| q);
     let turned = Transpose { a: true, b: false };
     let start = random::normal::<f32>(&[matrix.dim(1), rank], None, None, key)?;
@@ -119,7 +121,7 @@ mod tests {
     fn full_rank_gives_the_matrix_back() {
         for (inputs, outputs) in [(6, 9), (9, 6), (7, 7)] {
             let mut layer = layer(inputs, outputs);
-            attach(&mut layer, inputs.min(outputs), Decomposition::Exact, &random::key(2).unwrap()).unwrap();
+            initialize(&mut layer, inputs.min(outputs), SvdMethod::Exact, &random::key(2).unwrap()).unwrap();
             let (a, b) = (layer.lora_a.value.as_ref().unwrap(), layer.lora_b.value.as_ref().unwrap());
             let product = a.matmul(b).unwrap().multiply(Array::from_f32(2.0)).unwrap();
             assert!(largest(&product.t().subtract(&*layer.weight).unwrap()) < 1e-5);
@@ -130,8 +132,8 @@ mod tests {
     fn iterations_find_the_same_part() {
         let [mut exact, mut iterated] = [layer(48, 33), layer(48, 33)];
         let key = random::key(2).unwrap();
-        attach(&mut exact, 4, Decomposition::Exact, &key).unwrap();
-        attach(&mut iterated, 4, Decomposition::Iterated(16), &key).unwrap();
+        initialize(&mut exact, 4, SvdMethod::Exact, &key).unwrap();
+        initialize(&mut iterated, 4, SvdMethod::Randomized(16), &key).unwrap();
         let product = |layer: &Linear| {
             layer.lora_a.value.as_ref().unwrap().matmul(layer.lora_b.value.as_ref().unwrap()).unwrap()
         };
@@ -143,11 +145,11 @@ mod tests {
         for packed in [false, true] {
             let mut layer = layer(64, 33);
             if packed {
-                layer.slots().quantize(Format::affine(4, 32).unwrap()).unwrap();
+                layer.weight_mut().quantize(Format::affine(4, 32).unwrap()).unwrap();
             }
             let x = Array::ones::<f32>(&[2, 64]).unwrap();
             let before = layer.forward(&x).unwrap();
-            attach(&mut layer, 4, Decomposition::Exact, &random::key(2).unwrap()).unwrap();
+            initialize(&mut layer, 4, SvdMethod::Exact, &random::key(2).unwrap()).unwrap();
             assert!(largest(&layer.forward(&x).unwrap().subtract(&before).unwrap()) < 1e-4);
             layer.merge_parts().unwrap();
             assert_eq!(layer.lora_a.value.as_ref().unwrap().shape(), [64, 8]);
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_rank_the_matrix_does_not_have_is_refused() {
-        let error = attach(&mut layer(8, 3), 4, Decomposition::Exact, &random::key(2).unwrap()).unwrap_err();
+        let error = initialize(&mut layer(8, 3), 4, SvdMethod::Exact, &random::key(2).unwrap()).unwrap_err();
         assert!(error.to_string().contains("only 3 singular values"), "{error}");
     }
 }

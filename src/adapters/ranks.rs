@@ -1,34 +1,34 @@
-//! Ranks that differ by layer, chosen by `rank_pattern` as [PEFT](https://github.com/huggingface/peft) chooses them.
+//! Ranks that differ by layer, selected by `rank_pattern` as in [PEFT](https://github.com/huggingface/peft).
 
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::patterns::Patterns;
+use super::patterns::LayerPatterns;
 use crate::{Error, Result};
 
 /// Largest rank of a layer.
 const MOST: u32 = 1 << 16;
 
-/// The rank of each layer that is adapted.
+/// The rank of each adapted layer.
 #[derive(Debug)]
-pub struct Ranks {
-    usual: u32,
+pub struct RankPattern {
+    default: u32,
     patterns: Vec<String>,
-    chosen: Patterns<u32>,
-    /// Places of the patterns that have chosen a rank.
+    chosen: LayerPatterns<u32>,
+    /// Indices of patterns that have determined a rank.
     used: BTreeSet<usize>,
-    /// Layers that were asked for, and those of them with a rank above 0.
+    /// Number of layers asked for, and of those with a rank above 0.
     asked: usize,
     adapted: usize,
 }
 
-impl Ranks {
-    /// `usual` where no pattern of `rank_pattern` fits; of several that fit, the first counts.
+impl RankPattern {
+    /// Compiles `rank_pattern`; `default` is the rank of layers that no pattern matches.
     ///
     /// # Errors
-    /// A pattern that is no regular expression, or a rank out of range.
-    pub fn new(usual: u32, rank_pattern: Option<&IndexMap<String, u32>>) -> Result<Self> {
+    /// A pattern that is not a valid regular expression, or a rank out of range.
+    pub fn new(default: u32, rank_pattern: Option<&IndexMap<String, u32>>) -> Result<Self> {
         let entries = rank_pattern.into_iter().flatten();
         if let Some((pattern, rank)) = entries.clone().find(|&(_, &rank)| rank > MOST) {
             return Err(Error::Config(format!(
@@ -37,24 +37,24 @@ impl Ranks {
         }
         let patterns = entries.clone().map(|(pattern, _)| pattern.clone()).collect();
         let entries = entries.map(|(pattern, &rank)| (pattern.clone(), rank));
-        let chosen = Patterns::new("rank_pattern", entries).map_err(Error::Config)?;
-        Ok(Self { usual, patterns, chosen, used: BTreeSet::new(), asked: 0, adapted: 0 })
+        let chosen = LayerPatterns::new("rank_pattern", entries).map_err(Error::Config)?;
+        Ok(Self { default, patterns, chosen, used: BTreeSet::new(), asked: 0, adapted: 0 })
     }
 
-    /// The rank of the layer at `path`; 0 for no adapter.
-    pub(super) fn choose(&mut self, path: &str) -> u32 {
+    /// Returns the rank of the layer at `path`; 0 for no adapter.
+    pub(super) fn rank_of(&mut self, path: &str) -> u32 {
         let found = self.chosen.find(path);
         self.used.extend(found.map(|(place, _)| place));
-        let rank = found.map_or(self.usual, |(_, rank)| rank);
+        let rank = found.map_or(self.default, |(_, rank)| rank);
         self.asked += 1;
         self.adapted += usize::from(rank > 0);
         rank
     }
 
-    /// Whether the choices made so far are what the patterns were meant for.
+    /// Checks that all patterns were used.
     ///
     /// # Errors
-    /// A pattern that has chosen no rank; ranks of which none is above 0.
+    /// A pattern that has determined no rank, or ranks that are all 0.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(place) = (0..self.patterns.len()).find(|place| !self.used.contains(place)) {
             return Err(Error::Config(format!(
@@ -74,9 +74,9 @@ impl Ranks {
 mod tests {
     use super::*;
 
-    fn ranks(patterns: &[(&str, u32)]) -> Result<Ranks, String> {
+    fn ranks(patterns: &[(&str, u32)]) -> Result<RankPattern, String> {
         let patterns = patterns.iter().map(|&(pattern, rank)| (pattern.to_owned(), rank)).collect();
-        Ranks::new(4, Some(&patterns)).map_err(|error| error.to_string())
+        RankPattern::new(4, Some(&patterns)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
         assert!(ranks.check().unwrap_err().to_string().contains("\"layers.1.mlp.up_proj\""));
         let found =
             ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "layers.1.self_attn.k_proj", "layers.1.o_proj"]
-                .map(|path| ranks.choose(path));
+                .map(|path| ranks.rank_of(path));
         assert_eq!(found, [3, 2, 0, 4]);
         ranks.check().unwrap();
     }
@@ -96,7 +96,7 @@ mod tests {
         let large = ranks(&[("q_proj", 65537)]).unwrap_err();
         assert!(large.contains("65537 for \"q_proj\"") && large.contains("to 65536"), "{large}");
         let mut none = ranks(&[("proj", 0)]).unwrap();
-        none.choose("x.proj");
+        none.rank_of("x.proj");
         assert!(none.check().unwrap_err().to_string().contains("leaves no layer"));
     }
 }

@@ -3,7 +3,7 @@
 use mlx_macros::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
-use super::attach::{Scaling, Settings, Start, attach};
+use super::attach::{AdapterSettings, Init, Scaling, attach};
 use super::*;
 use crate::nn::{Linear, Network};
 use crate::{Result, kernels};
@@ -55,8 +55,8 @@ impl Network for Pair {
     }
 }
 
-fn settings(targets: &[String]) -> Settings<'_> {
-    Settings {
+fn settings(targets: &[String]) -> AdapterSettings<'_> {
+    AdapterSettings {
         target_modules: Some(targets),
         num_layers: None,
         rank: 2,
@@ -64,7 +64,7 @@ fn settings(targets: &[String]) -> Settings<'_> {
         alpha: 4.0,
         scaling: Scaling::Rank,
         dropout: 0.0,
-        start: Start::Random,
+        init: Init::Lora,
         seed: 1,
     }
 }
@@ -72,7 +72,7 @@ fn settings(targets: &[String]) -> Settings<'_> {
 #[test]
 fn an_adapter_goes_to_disk_and_back_in_both_formats() {
     let mut trained = Pair::adapted();
-    let adapter = Adapter::of(&mut trained, None).unwrap();
+    let adapter = Adapter::from_network(&mut trained, None).unwrap();
     assert!(adapter.layers.keys().eq(["a"]));
     for format in [Format::Mlx, Format::Peft] {
         let folder = tempfile::tempdir().unwrap();
@@ -80,7 +80,7 @@ fn an_adapter_goes_to_disk_and_back_in_both_formats() {
         let mut network = Pair::new();
         let (stored, found) = read(folder.path(), Some(&network)).unwrap();
         assert_eq!(found, format);
-        let Stored::LowRank(stored) = stored else { panic!("{stored:?}") };
+        let StoredAdapter::LowRank(stored) = stored else { panic!("{stored:?}") };
         stored.attach(&mut network).unwrap();
         assert_eq!(network.forward(), trained.forward(), "{format:?}");
     }
@@ -90,12 +90,12 @@ fn an_adapter_goes_to_disk_and_back_in_both_formats() {
 fn adapters_are_swapped_and_merged() {
     let mut network = Pair::adapted();
     let (plain, adapted) = (Pair::new().forward(), network.forward());
-    let mut library = Library::of(&mut network).unwrap();
+    let mut library = Library::from_network(&mut network).unwrap();
     library.set(&mut network, &[].into()).unwrap();
     assert_eq!(network.forward(), plain);
     library.set(&mut network, &[("default".to_owned(), 1.0)].into()).unwrap();
     assert_eq!(network.forward(), adapted);
-    let adapter = Adapter::of(&mut network, None).unwrap();
+    let adapter = Adapter::from_network(&mut network, None).unwrap();
     merge::merge_weights(&mut network, &adapter, None).unwrap();
     assert!(network.a.lora_a.is_none());
     for (merged, adapted) in network.forward().iter().zip(adapted) {
@@ -106,7 +106,7 @@ fn adapters_are_swapped_and_merged() {
 #[test]
 fn layers_without_a_block_are_none_of_the_last_blocks() {
     let targets = ["a".to_owned()];
-    let settings = Settings { num_layers: Some(1), ..settings(&targets) };
+    let settings = AdapterSettings { num_layers: Some(1), ..settings(&targets) };
     let message = attach(&mut Pair::new(), &settings).unwrap_err().to_string();
     assert!(message.contains("only 0 layers"), "{message}");
 }

@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::kernels::quantized::Accuracy;
 use crate::kernels::{eval, on_cpu};
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::{Error, Result};
 
 /// Tokens the models read for the comparison.
@@ -21,7 +21,7 @@ const TOLERATED: f64 = 5e-3;
 ///
 /// # Errors
 /// What MLX raises.
-pub fn choose(model: &dyn Model) -> Result<Option<Accuracy>> {
+pub fn choose(model: &dyn LanguageModel) -> Result<Option<Accuracy>> {
     let quantized = model.parameters().flatten().values().any(|array| array.dtype() == Dtype::Uint32);
     if !quantized || !on_cpu() {
         return Ok(None);
@@ -38,7 +38,7 @@ pub fn choose(model: &dyn Model) -> Result<Option<Accuracy>> {
 }
 
 /// Logs of the probabilities after each of the last tokens: `[tokens, vocab]`.
-fn distributions(model: &dyn Model, accuracy: Accuracy) -> Result<Array> {
+fn distributions(model: &dyn LanguageModel, accuracy: Accuracy) -> Result<Array> {
     /// Positions compared: the first ones have little context.
     const COMPARED: i32 = 16;
     let vocab = model.vocab_size();
@@ -70,7 +70,7 @@ mod tests {
     use crate::kernels::quantized::Format;
     use crate::models;
 
-    fn model() -> Box<dyn Model> {
+    fn model() -> Box<dyn LanguageModel> {
         let config = json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 2, "vocab_size": 96, "tie_word_embeddings": true
@@ -85,7 +85,7 @@ mod tests {
         let mut model = model();
         assert_eq!(choose(model.as_ref()).unwrap(), None);
         let format = Format::affine(4, 32).unwrap();
-        model.visit_packable(&mut |_, slots| Ok(slots.quantize(format).map(drop)?)).unwrap();
+        model.visit_quantizable(&mut |_, weight| Ok(weight.quantize(format).map(drop)?)).unwrap();
         let exact = distributions(model.as_ref(), Accuracy::F32).unwrap();
         for accuracy in Accuracy::ALL {
             let divergence = divergence(&exact, &distributions(model.as_ref(), accuracy).unwrap()).unwrap();

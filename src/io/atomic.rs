@@ -1,12 +1,13 @@
-//! Writing to a temporary name, then renaming: a reader sees the old file or the new one.
+//! Atomic writes: a file or folder is written under a temporary name and then renamed, so that readers see
+//! either the old or the new version.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Replaces `path` by the file that `write` makes under the name it is given; on any error
-/// the old file stays as it was.
+/// Atomically replaces the file `path` by the one that `write` creates at the path it is given. On any error
+/// the old file is left unchanged.
 ///
 /// # Errors
 /// No space, no permission, or an error of `write`.
@@ -22,7 +23,7 @@ pub fn write(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> R
     outcome.map_err(Error::io("write", path))
 }
 
-/// [`write`] of a whole text.
+/// Atomically replaces the file `path` by `text`.
 ///
 /// # Errors
 /// No space or no permission.
@@ -30,7 +31,8 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
     write(path, |temporary| fs::write(temporary, text))
 }
 
-/// A folder that appears under its name only once it is complete.
+/// A folder under construction, which gets its name only once it is complete. Dropped unfinished, it is
+/// removed.
 #[derive(Debug)]
 pub struct NewFolder {
     target: PathBuf,
@@ -38,7 +40,7 @@ pub struct NewFolder {
 }
 
 impl NewFolder {
-    /// Starts a folder that will replace `target`.
+    /// Creates an empty temporary folder that will replace `target`.
     ///
     /// # Errors
     /// No permission, or a parent that is not a folder.
@@ -50,16 +52,16 @@ impl NewFolder {
         Ok(Self { target: target.to_owned(), temporary })
     }
 
-    /// Where to put the files for now.
+    /// The temporary folder to write files to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.temporary
     }
 
-    /// Gives the folder its name.
+    /// Renames the folder to its target, replacing a folder of that name.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Any error of the file system.
     pub fn finish(self) -> Result<()> {
         let old = hidden(&self.target, "old");
         let _ = fs::remove_dir_all(&old);
@@ -79,8 +81,8 @@ impl Drop for NewFolder {
     }
 }
 
-/// `path` under a hidden name beside it. The same in every process, so that what a killed one
-/// left is found; the lock of the output folder keeps two from meeting.
+/// `.{name}.{ending}` beside `path`. The name is the same in every process, so that the leftovers of a killed
+/// process are found; the lock of the output folder keeps two processes from writing at once.
 fn hidden(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{ending}"))

@@ -1,4 +1,4 @@
-//! Reading `config.json` with errors that name the key.
+//! Reading `config.json`; errors name the key at fault.
 
 use std::fs;
 use std::path::Path;
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// Largest `config.json` that is read, in bytes; real ones hold a few thousand.
+/// Largest `config.json` that is read, in bytes; real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 22;
 
-/// The parsed `config.json` of `folder`.
+/// Returns the parsed `config.json` of the model folder `folder`.
 ///
 /// # Errors
-/// No such file; not JSON.
+/// A missing file, or one that is not valid JSON.
 pub fn read(folder: &Path) -> Result<Value> {
     let path = folder.join("config.json");
     let bytes = fs::metadata(&path).map_err(|_| {
@@ -32,17 +32,23 @@ pub fn read(folder: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|error| broken(format!("not valid JSON: {error}")))
 }
 
-/// The string under `key`.
+/// Returns the string under `key`.
+///
+/// # Errors
+/// A missing key, or a value that is not a string.
 pub(crate) fn string<'a>(config: &'a Value, key: &str) -> Result<&'a str> {
     config[key].as_str().ok_or_else(|| Error::ModelLoading(format!("\"{key}\" is missing or not a string")))
 }
 
-/// `config` as `T`; keys that `T` does not know are ignored. Errors name the key.
+/// Deserializes `config` into `T`, ignoring unknown keys.
+///
+/// # Errors
+/// A missing key or a value of the wrong type, by key.
 pub(crate) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
     serde_path_to_error::deserialize(config).map_err(|error| Error::ModelLoading(error.to_string()))
 }
 
-/// `config` with numbers for keys that it does not have; a key that is null stays so.
+/// Returns `config` with `defaults` for absent keys; a key that is `null` is left as it is.
 pub(crate) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
     let mut config = config.clone();
     for &(key, number) in defaults {
@@ -53,7 +59,10 @@ pub(crate) fn with_defaults(config: &Value, defaults: &[(&str, f64)]) -> Value {
     config
 }
 
-/// `value` if it lies in `1..=max`.
+/// Returns `value` as an `i32`.
+///
+/// # Errors
+/// A value outside `1..=max`, by key.
 pub(crate) fn size(key: &str, value: i64, max: i32) -> Result<i32> {
     match i32::try_from(value) {
         Ok(value) if (1..=max).contains(&value) => Ok(value),

@@ -7,7 +7,7 @@ use super::{atomic, config, weights};
 use crate::nn::Network;
 use crate::{Error, Result, rng};
 
-/// Files beside the weights that make a folder a model.
+/// Files of a model folder other than its weights.
 const DESCRIPTION: [&str; 11] = [
     "config.json",
     "generation_config.json",
@@ -22,12 +22,12 @@ const DESCRIPTION: [&str; 11] = [
     "chat_template.jinja",
 ];
 
-/// Keys of a configuration that are for packed weights.
+/// Keys of `config.json` that describe quantized weights.
 const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 
-/// Writes `model` to the folder `target`, with what describes it in `source`: configuration,
-/// tokenizer and chat template. The configuration names the number format of the weights, and says nothing of
-/// quantization where no matrix is packed.
+/// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of the
+/// folder `source`. The saved `config.json` states the dtype of the weights, and has no quantization settings
+/// if no weight is quantized.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
@@ -53,7 +53,8 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     weights::save(target, model, None)
 }
 
-/// Tells two model folders apart: their configuration, and the names and sizes of their weights.
+/// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The
+/// weights themselves are not read.
 ///
 /// # Errors
 /// A folder that is not a model.

@@ -1,11 +1,10 @@
-//! Files: checkpoints, and writing without ever leaving half a file.
+//! Files: model folders, safetensors, quantization formats, output folders and atomic writes. Nothing in here knows a
+//! model; weights are loaded into any [`Network`](crate::nn::Network).
 
 pub mod atomic;
 pub mod config;
 pub mod folder;
-pub mod foreign;
 pub mod output;
 pub mod quantization;
-mod repack;
 pub mod tensors;
 pub mod weights;

@@ -1,4 +1,4 @@
-//! The folder a run writes to: one run at a time, and no finished result overwritten by accident.
+//! Output folders: one run at a time writes to a folder, and no finished result is overwritten by accident.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -7,37 +7,39 @@ use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
 
-/// Subfolder of an output folder that holds the checkpoints of an unfinished run.
+/// Subfolder of an output folder with the checkpoints of an unfinished run.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// What to do with a folder that already holds a run.
+/// What to do with an output folder that already holds a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
-    /// Refuse.
-    Keep,
-    /// Start afresh in it.
+pub enum IfExists {
+    /// Raise an error.
+    Fail,
+    /// Delete the earlier run and start a new one.
     Overwrite,
-    /// Go on with it.
+    /// Continue the earlier run.
     Resume,
 }
 
-/// An output folder held by this run; the lock goes with the value, or with the process. The
-/// lock's file stays: removing it would let two runs lock two files of one name.
+/// An output folder locked by this process. The lock is released when the value is dropped or the process
+/// ends; the lock file is kept, since removing it would allow two processes to lock two files of the same
+/// name.
 #[derive(Debug)]
-pub struct Output {
+pub struct OutputFolder {
     folder: PathBuf,
     _lock: File,
 }
 
-impl Output {
-    /// Creates `folder` if need be and locks it. `results` are the files a finished run leaves,
-    /// `checkpoints` is the subfolder of an unfinished one.
+impl OutputFolder {
+    /// Creates `folder` if necessary and locks it.
+    ///
+    /// `results` are the files of a finished run, `checkpoints` is the subfolder of an unfinished one.
     ///
     /// # Errors
-    /// A folder that cannot be written, is in use by another run, or holds a run that `existing`
-    /// says to keep.
-    pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: Existing) -> Result<Self> {
-        if existing == Existing::Resume && !folder.join(checkpoints).is_dir() {
+    /// A folder that cannot be written or is in use by another run; with [`IfExists::Fail`], one that already
+    /// holds a run; with [`IfExists::Resume`], one without checkpoints.
+    pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<Self> {
+        if existing == IfExists::Resume && !folder.join(checkpoints).is_dir() {
             return Err(Error::Training(format!(
                 "there is no run to resume: {} holds no checkpoint",
                 folder.display()
@@ -60,14 +62,14 @@ impl Output {
         let output = Self { folder: folder.to_owned(), _lock: lock };
         let checkpoints = folder.join(checkpoints);
         match existing {
-            Existing::Keep => refuse(folder, results, &checkpoints)?,
-            Existing::Overwrite => clear(folder, results, &checkpoints)?,
-            Existing::Resume => {}
+            IfExists::Fail => refuse(folder, results, &checkpoints)?,
+            IfExists::Overwrite => clear(folder, results, &checkpoints)?,
+            IfExists::Resume => {}
         }
         Ok(output)
     }
 
-    /// Whether `folder` could be opened to keep what it holds, before any work is done for it.
+    /// Checks that `folder` holds no run, so that a conflict is reported before any work is done.
     ///
     /// # Errors
     /// A folder that holds a run.
@@ -75,14 +77,14 @@ impl Output {
         refuse(folder, results, &folder.join(checkpoints))
     }
 
-    /// Where the result goes.
+    /// Path of the folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 }
 
-/// Removes an earlier run, and nothing else that lies in `folder`.
+/// Deletes the files of an earlier run, and nothing else in `folder`.
 fn clear(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
     if checkpoints.exists() {
         fs::remove_dir_all(checkpoints).map_err(Error::io("remove", checkpoints))?;
@@ -108,32 +110,32 @@ fn refuse(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn open(folder: &Path, existing: Existing) -> Result<Output> {
-        Output::open(folder, &["result.json"], "checkpoints", existing)
+    fn open(folder: &Path, existing: IfExists) -> Result<OutputFolder> {
+        OutputFolder::open(folder, &["result.json"], "checkpoints", existing)
     }
 
     #[test]
     fn one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let held = open(folder.path(), Existing::Keep).unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let held = open(folder.path(), IfExists::Fail).unwrap();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("in use"), "{message}");
         drop(held);
-        open(folder.path(), Existing::Keep).unwrap();
+        open(folder.path(), IfExists::Fail).unwrap();
     }
 
     #[test]
     fn keeps_what_is_there_unless_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("checkpoints")).unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("unfinished run"), "{message}");
-        drop(open(folder.path(), Existing::Resume).unwrap());
+        drop(open(folder.path(), IfExists::Resume).unwrap());
         assert!(folder.path().join("checkpoints").exists());
-        drop(open(folder.path(), Existing::Overwrite).unwrap());
+        drop(open(folder.path(), IfExists::Overwrite).unwrap());
         assert!(!folder.path().join("checkpoints").exists());
         fs::write(folder.path().join("result.json"), "").unwrap();
-        let message = open(folder.path(), Existing::Keep).unwrap_err().to_string();
+        let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("a finished run"), "{message}");
     }
 }

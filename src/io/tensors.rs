@@ -1,7 +1,7 @@
-//! Named tensors in one [safetensors](https://github.com/huggingface/safetensors) file.
+//! Named tensors in a [safetensors](https://github.com/huggingface/safetensors) file.
 //!
-//! The file may be hostile: its header is bounded and checked against the file's length
-//! before anything is allocated, and each tensor is read on its own.
+//! Files are not trusted: the header is bounded in size and checked against the length of the file before
+//! anything is allocated, and tensors are read one at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,31 +19,31 @@ use crate::{Error, Result, kernels};
 /// Largest header that is read, in bytes; the format itself allows 100 MB.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Every tensor of `path`.
+/// Reads all tensors of the file `path`.
 ///
 /// # Errors
-/// No such file; not a safetensors file; truncated; a dtype MLX lacks.
+/// A missing or truncated file, one that is not a safetensors file, or a dtype that MLX does not support.
 pub fn read(path: &Path) -> Result<Tensors> {
     Reader::open(path)?.collect()
 }
 
-/// The tensors of a file one after the other, the largest first: while one is read its bytes are held twice, which
-/// at the beginning, when little else is held, is least.
+/// Iterator over the tensors of a file, largest first: while a tensor is read, its bytes are held twice,
+/// which matters least before the other tensors are in memory.
 pub struct Reader<'a> {
     path: &'a Path,
     file: File,
-    /// Offset of the data.
+    /// Offset of the tensor data in the file.
     start: u64,
     metadata: Metadata,
-    /// Names that are left, the smallest tensor first.
+    /// Tensors not yet read, smallest first.
     names: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    /// Checks the header of `path`.
+    /// Opens the file `path` and checks its header.
     ///
     /// # Errors
-    /// No such file; not a safetensors file; truncated.
+    /// A missing or truncated file, or one that is not a safetensors file.
     pub fn open(path: &'a Path) -> Result<Self> {
         let mut file = File::open(path).map_err(|error| broken(path, &error))?;
         let length = file.metadata().map_err(|error| broken(path, &error))?.len();
@@ -86,7 +86,8 @@ fn broken(path: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::ModelLoading(format!("{}: {why}", path.display()))
 }
 
-/// Offset of the data and the header, whose offsets lie within the file and do not overlap.
+/// Returns the offset of the tensor data and the header, whose offsets lie within the file and do not
+/// overlap.
 fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), String> {
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|_| "not a safetensors file: shorter than 8 bytes".to_owned())?;
@@ -107,7 +108,7 @@ fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), 
     Ok((size + 8, metadata))
 }
 
-/// Replaces `path` by `tensors`; `metadata` goes into the header.
+/// Atomically replaces the file `path` by `tensors`, with `metadata` in the header.
 ///
 /// # Errors
 /// No space, no permission, or an array that cannot be evaluated.
@@ -134,10 +135,10 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) -> Resul
     })
 }
 
-/// The dtype called `name` in configurations.
+/// Returns the dtype called `name` in configurations.
 ///
 /// # Errors
-/// Any other name.
+/// A name other than `float32`, `float16` or `bfloat16`.
 pub fn dtype(name: &str) -> Result<Dtype> {
     match name {
         "float32" => Ok(Dtype::Float32),

@@ -1,6 +1,6 @@
-//! Checkpoints in Hugging Face format: `model.safetensors`, or shards with an index.
+//! Model weights in Hugging Face format: `model.safetensors`, or shards with an index.
 //!
-//! Loading is strict: every parameter must be there with its shape, and nothing else.
+//! Loading is strict: every parameter must be present with its shape, and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,37 +9,36 @@ use std::path::{Path, PathBuf};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use super::quantization::Quantization;
-use super::repack::repack;
+use super::quantization::{QuantizationConfig, repack};
 use super::tensors::{self, Reader};
 use crate::nn::Network;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
-/// Name of a checkpoint that is one file.
+/// Name of a checkpoint of a single file.
 pub const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Fills `model` from `folder`, cast to `dtype` or kept as stored. What belongs to a quantized matrix always
-/// stays as stored.
+/// Loads the weights of `folder` into `model`, cast to `dtype` if given. The tensors of quantized weights
+/// always keep their dtype.
 ///
 /// # Errors
-/// No weights in `folder`; names or shapes that differ from the model's, listed.
+/// A folder without weights; missing or unexpected tensors, or tensors of the wrong shape, listed.
 pub fn load(
     folder: &Path,
     model: &mut dyn Network,
     dtype: Option<Dtype>,
-    quantization: &Quantization,
+    quantization: &QuantizationConfig,
 ) -> Result<()> {
     let mut loaded = Tensors::new();
-    // Parts of matrices whose other parts may stand in the next file.
+    // Tensors of matrices whose other tensors may be in the next file.
     let mut unpaired = Tensors::new();
     for path in files(folder)? {
         let named =
             |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
         let mut stored = Reader::open(&path)?;
-        let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.foreign() {
+        let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.gptq_awq() {
             None => Box::new(stored),
             Some(format) => {
                 unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
@@ -55,7 +54,7 @@ pub fn load(
             Some(dtype) => Ok(array.as_dtype(dtype)?),
             None => Ok(array),
         };
-        // Parts of layers of which only the whole file tells whether they are packed.
+        // Tensors of layers that may be quantized, which shows only at the end of the file.
         let mut undecided = Tensors::new();
         for tensor in stored {
             let (name, array) = tensor?;
@@ -63,14 +62,14 @@ pub fn load(
                 continue;
             }
             let parts = model
-                .adopt(&name, array)
+                .map_weight(&name, array)
                 .map_err(|error| named(&format!("tensor \"{name}\": {}", error.what())))?;
             for (name, array) in parts {
-                if quantization.of(layer(&name)).is_some() {
+                if quantization.format_of(layer(&name)).is_some() {
                     undecided.insert(name, array);
                 } else {
                     let array = cast(&name, array)?;
-                    // Now, so that the stored copy is freed before the next tensor is read.
+                    // Evaluated now, so that the stored copy is freed before the next tensor is read.
                     kernels::eval([&array])?;
                     loaded.insert(name, array);
                 }
@@ -91,30 +90,30 @@ pub fn load(
             folder.display()
         )));
     }
-    if quantization.foreign().is_some() {
+    if quantization.gptq_awq().is_some() {
         drop_empty_biases(model, &mut loaded)?;
     }
     let misfit = |problem| {
         Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
     };
-    model.visit_packable(&mut |path, slots| match quantization.of(path) {
+    model.visit_quantizable(&mut |path, weight| match quantization.format_of(path) {
         Some(format) if loaded.contains_key(&format!("{path}.scales")) => {
-            slots.expect(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
+            weight.allocate(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
         }
         _ => Ok(()),
     })?;
     assign(model, loaded).map_err(misfit)?;
-    model.visit_packable(&mut |path, slots| {
-        slots.check().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
+    model.visit_quantizable(&mut |path, weight| {
+        weight.validate().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
 }
 
-/// The path of the layer that has the parameter `name`.
+/// Key path of the layer that the parameter `name` belongs to.
 fn layer(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(layer, _)| layer)
 }
 
-/// Removes the zeros that `AutoGPTQ` stores as bias of layers that have none.
+/// Removes biases of zeros, which `AutoGPTQ` stores for layers without a bias.
 fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
     let parameters = model.parameters().flatten();
     let spare: Vec<String> = loaded
@@ -132,10 +131,10 @@ fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
-/// Files that hold the weights, sorted.
+/// Returns the sorted paths of the weight files of `folder`.
 ///
 /// # Errors
-/// No weights in `folder`; a broken index.
+/// A folder without weights, or a broken index.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join(FILE);
     if single.exists() {
@@ -162,7 +161,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Moves `loaded` into the parameters of `model`, all or nothing.
+/// Assigns `loaded` to the parameters of `model`, all of them or none.
 fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(), String> {
     let mut parameters = model.parameters_mut().flatten();
     let mut problems = Vec::new();
@@ -181,7 +180,7 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
     let unexpected = loaded.keys().filter(|name| !parameters.contains_key(name.as_str()));
     problems.extend(unexpected.map(|name| format!("unexpected tensor \"{name}\"")));
     if !problems.is_empty() {
-        return Err(summary(&problems));
+        return Err(summarize(&problems));
     }
     for name in &names {
         if let (Some(slot), Some(array)) = (parameters.get_mut(name), loaded.remove(&**name)) {
@@ -191,8 +190,8 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
     Ok(())
 }
 
-/// The first few of `problems` and how many more there are.
-pub(crate) fn summary(problems: &[String]) -> String {
+/// Joins the first few of `problems`, with the number of the others.
+pub(crate) fn summarize(problems: &[String]) -> String {
     const SHOWN: usize = 5;
     let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     match problems.len().saturating_sub(SHOWN) {
@@ -201,7 +200,7 @@ pub(crate) fn summary(problems: &[String]) -> String {
     }
 }
 
-/// Writes every parameter of `model` to `folder`, cast to `dtype` or kept.
+/// Saves all parameters of `model` to `folder`, with floating-point tensors cast to `dtype` if given.
 ///
 /// # Errors
 /// No space or no permission.

@@ -6,7 +6,7 @@ use super::config::{Method, TrainingConfig};
 use super::dataset::{self, Dataset};
 use super::spectrum::{Spectrum, spectra};
 use crate::data::{Batch, DataReport, Examples, Tokenizer, epoch_batches};
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::progress::Observer;
 use crate::train::batches::{Training, windows};
 use crate::train::objective::Kind;
@@ -36,7 +36,7 @@ pub struct Analysis {
 /// # Errors
 /// A configuration or data that cannot be used, by name; [`Error::Interrupted`].
 pub fn analyze(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
     probe: &Probe,

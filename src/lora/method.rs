@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
 use super::prompt::PromptInit;
-use crate::adapters::attach::{Scaling, Settings, Start};
-use crate::adapters::pissa::Decomposition;
-use crate::adapters::ranks::Ranks;
+use crate::adapters::attach::{AdapterSettings, Init, Scaling};
+use crate::adapters::pissa::SvdMethod;
+use crate::adapters::ranks::RankPattern;
 use crate::train::lr_factors::LrFactors;
 use crate::{Error, Result};
 
@@ -21,7 +21,7 @@ pub enum LoraInit {
     #[default]
     Default,
     /// The principal part of the matrix: `"pissa"`, or `"pissa_niter_N"`, which is faster and approximate.
-    Pissa(Decomposition),
+    Pissa(SvdMethod),
 }
 
 impl TryFrom<String> for LoraInit {
@@ -31,9 +31,9 @@ impl TryFrom<String> for LoraInit {
         let iterations = |digits: &str| digits.parse().ok().filter(|n| (1..=MOST_ITERATIONS).contains(n));
         match name.as_str() {
             "default" => Ok(Self::Default),
-            "pissa" => Ok(Self::Pissa(Decomposition::Exact)),
+            "pissa" => Ok(Self::Pissa(SvdMethod::Exact)),
             other => match other.strip_prefix("pissa_niter_").and_then(iterations) {
-                Some(n) => Ok(Self::Pissa(Decomposition::Iterated(n))),
+                Some(n) => Ok(Self::Pissa(SvdMethod::Randomized(n))),
                 None => Err(format!(
                     "lora_init is \"{name}\", expected \"default\", \"pissa\" or \"pissa_niter_N\" with N from 1 to \
                      {MOST_ITERATIONS}"
@@ -47,8 +47,8 @@ impl From<LoraInit> for String {
     fn from(init: LoraInit) -> Self {
         match init {
             LoraInit::Default => "default".into(),
-            LoraInit::Pissa(Decomposition::Exact) => "pissa".into(),
-            LoraInit::Pissa(Decomposition::Iterated(n)) => format!("pissa_niter_{n}"),
+            LoraInit::Pissa(SvdMethod::Exact) => "pissa".into(),
+            LoraInit::Pissa(SvdMethod::Randomized(n)) => format!("pissa_niter_{n}"),
         }
     }
 }
@@ -66,8 +66,8 @@ impl TrainingConfig {
 
     /// Which layers get an adapter, and what it starts as.
     #[must_use]
-    pub fn adapter_settings(&self) -> Settings<'_> {
-        Settings {
+    pub fn adapter_settings(&self) -> AdapterSettings<'_> {
+        AdapterSettings {
             target_modules: self.target_modules.as_deref(),
             num_layers: self.num_layers,
             rank: self.initial_rank(),
@@ -79,11 +79,11 @@ impl TrainingConfig {
                 _ => Scaling::Rank,
             },
             dropout: self.lora_dropout as f32,
-            start: match (self.method, self.lora_init) {
-                (Method::Dora, _) => Start::Magnitude,
-                (Method::Adalora, _) => Start::Triplets,
-                (_, LoraInit::Pissa(decomposition)) => Start::Principal(decomposition),
-                (_, LoraInit::Default) => Start::Random,
+            init: match (self.method, self.lora_init) {
+                (Method::Dora, _) => Init::Dora,
+                (Method::Adalora, _) => Init::AdaLora,
+                (_, LoraInit::Pissa(decomposition)) => Init::Pissa(decomposition),
+                (_, LoraInit::Default) => Init::Lora,
             },
             seed: self.seed,
         }
@@ -191,7 +191,7 @@ impl TrainingConfig {
                 "rank_pattern and init_adapter exclude each other: the adapter brings its ranks".into(),
             ));
         }
-        Ranks::new(self.initial_rank(), self.rank_pattern.as_ref()).map(|_| ())
+        RankPattern::new(self.initial_rank(), self.rank_pattern.as_ref()).map(|_| ())
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Method, TrainingConfig};
 use crate::adapters::PromptKind;
 use crate::data::Tokenizer;
-use crate::models::{self, Model};
+use crate::models::{self, LanguageModel};
 use crate::nn::{Linear, Prompt};
 use crate::rng::{self, Purpose};
 use crate::train::objective::Kind;
@@ -123,16 +123,16 @@ impl TrainingConfig {
 /// # Errors
 /// A model that has no place for them; more of them than arrays hold.
 pub(super) fn attach(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,
     kind: PromptKind,
     config: &TrainingConfig,
 ) -> Result<()> {
-    let place = kind.place(model).map_err(Error::Config)?;
+    let shape = kind.shape(model).map_err(Error::Config)?;
     let tokens = config.num_virtual_tokens as i32;
-    let inner = place.token_dim();
+    let inner = shape.token_dim();
     let hidden = config.encoder_hidden_size.map_or(inner, |size| size as i32);
-    let sizes = match place.width() {
+    let sizes = match shape.width() {
         Some(width) => match kind {
             PromptKind::PTuning => vec![inner, hidden, hidden, inner],
             PromptKind::PrefixTuning if config.prefix_projection => vec![inner, hidden, width],
@@ -157,7 +157,7 @@ pub(super) fn attach(
         }
         PromptInit::Text => text(model, tokenizer, config)?,
     };
-    let mut prompt = Prompt::new(embedding, place);
+    let mut prompt = Prompt::new(embedding, shape);
     for (i, pair) in sizes.windows(2).enumerate() {
         let mut layer = Linear::new(pair[0], pair[1], true)?;
         let bound = f64::from(pair[0]).sqrt().recip() as f32;
@@ -171,14 +171,14 @@ pub(super) fn attach(
 }
 
 /// What `ids` mean to the model, in f32.
-fn embed(model: &dyn Model, ids: &Array) -> Result<Array> {
+fn embed(model: &dyn LanguageModel, ids: &Array) -> Result<Array> {
     let x = model.embed(ids)?.as_dtype(mlx_rs::Dtype::Float32)?;
     kernels::eval([&x])?;
     Ok(x)
 }
 
 /// The tokens of the text, from its beginning again where there are more virtual tokens.
-fn text(model: &dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
+fn text(model: &dyn LanguageModel, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
     let ids = tokenizer.encode(config.prompt_tuning_init_text.as_deref().unwrap_or_default(), true)?;
     if ids.is_empty() {
         return Err(Error::Config("prompt_tuning_init_text has no tokens".into()));
@@ -192,11 +192,11 @@ fn text(model: &dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Re
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn settle(model: &mut dyn Model) -> Result<()> {
+pub(super) fn settle(model: &mut dyn LanguageModel) -> Result<()> {
     if let Some(prompt) = model.prompt_mut() {
         let computed = prompt.forward()?;
         kernels::eval([&computed])?;
-        *prompt = Prompt::new(computed, prompt.place);
+        *prompt = Prompt::new(computed, prompt.shape);
     }
     Ok(())
 }

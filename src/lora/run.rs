@@ -15,13 +15,13 @@ use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
 use super::method::LoraInit;
 use super::plan::plan;
 use super::prompt;
-use crate::adapters::settle::settle;
-use crate::adapters::{self, Adapter, SoftPrompt, Stored, attach};
+use crate::adapters::finalize::finalize;
+use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach};
 use crate::data::{DataReport, Tokenizer};
-use crate::io::output::{CHECKPOINTS, Existing, Output};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::group::Group;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::progress::{Event, MemoryEstimate, Observer, Quiet};
 use crate::train::batches::{Data, Training};
 use crate::train::checkpoint::Checkpoints;
@@ -102,7 +102,7 @@ pub struct Report {
 /// A configuration, data set or output folder that cannot be used, by name; a loss that is
 /// not a number; [`Error::Interrupted`] when the observer stops it, after a checkpoint.
 pub fn run(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,
     source: &Path,
     config: &TrainingConfig,
@@ -113,9 +113,9 @@ pub fn run(
     let mut quiet = Quiet(observer);
     let observer: &mut dyn Observer = if group.leads() { quiet.0 } else { &mut quiet };
     let existing = match config {
-        TrainingConfig { resume: true, .. } => Existing::Resume,
-        TrainingConfig { overwrite: true, .. } => Existing::Overwrite,
-        _ => Existing::Keep,
+        TrainingConfig { resume: true, .. } => IfExists::Resume,
+        TrainingConfig { overwrite: true, .. } => IfExists::Overwrite,
+        _ => IfExists::Fail,
     };
     let Dataset { data, losses } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
@@ -131,7 +131,7 @@ pub fn run(
     let mut results = vec![REPORT, weights::FILE, "config.json"];
     results.extend(adapters::formats::FILES);
     let _output =
-        group.leads().then(|| Output::open(&folder, &results, CHECKPOINTS, existing)).transpose()?;
+        group.leads().then(|| OutputFolder::open(&folder, &results, CHECKPOINTS, existing)).transpose()?;
     group.wait()?;
     let names = prepare(model, tokenizer, config)?;
     let mut identity = config.identity();
@@ -162,7 +162,7 @@ pub fn run(
     let outcome = fit(model, trained, &data, &plan, &checkpoints, resumed, observer)?;
     let stopped_early = outcome.steps < plan.steps;
     let measured = report(model, &names, outcome)?;
-    let ranks = settle(model)?;
+    let ranks = finalize(model)?;
     prompt::settle(model)?;
     let [truncated_rows, dropped_rows] = dataset::losses(losses, &data.train);
     let report = Report {
@@ -195,7 +195,7 @@ fn write(report: &Report, config: &TrainingConfig, folder: &Path) -> Result<()> 
 /// # Errors
 /// As [`run`], as far as they show before the first step.
 pub fn validate(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
     observer: &mut dyn Observer,
@@ -212,7 +212,7 @@ pub fn validate(
 /// # Errors
 /// As [`run`], as far as they show before the first step; a budget in which not even one row fits.
 pub fn estimate_memory(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
     observer: &mut dyn Observer,
@@ -232,10 +232,14 @@ fn undecomposed(config: &TrainingConfig) -> TrainingConfig {
 }
 
 /// Opens what is trained; names of its parameters.
-fn prepare(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Vec<String>> {
+fn prepare(
+    model: &mut dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+) -> Result<Vec<String>> {
     attach::detach(model)?;
     if config.method == Method::Full {
-        model.visit_packable(&mut |path, slots| match slots.format {
+        model.visit_quantizable(&mut |path, weight| match weight.format {
             None => Ok(()),
             Some(_) => Err(Error::Config(format!(
                 "method \"full\" trains every weight, but {path} is quantized; load a dense model or train adapters"
@@ -254,12 +258,12 @@ fn prepare(model: &mut dyn Model, tokenizer: &Tokenizer, config: &TrainingConfig
 }
 
 /// Attaches the adapter in `folder`, ready to be trained.
-fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> Result<()> {
+fn start_from(folder: &str, model: &mut dyn LanguageModel, config: &TrainingConfig) -> Result<()> {
     let wanted = config.method.name();
     let found = match adapters::load(Path::new(folder), model)? {
-        Stored::Full(_) => "full",
-        Stored::LowRank(adapter) => adapter.kind(),
-        Stored::Prompt(prompt) => Method::of(prompt.kind).name(),
+        StoredAdapter::Full(_) => "full",
+        StoredAdapter::LowRank(adapter) => adapter.kind(),
+        StoredAdapter::Prompt(prompt) => Method::of(prompt.kind).name(),
     };
     if found != wanted {
         return Err(Error::Config(format!(
@@ -267,12 +271,12 @@ fn start_from(folder: &str, model: &mut dyn Model, config: &TrainingConfig) -> R
         )));
     }
     // The adapter brings its shape and scale; precision and dropout belong to this run.
-    attach::prepare(model, config.lora_dropout as f32)
+    attach::make_trainable(model, config.lora_dropout as f32)
 }
 
 /// Writes the adapter, or a complete model folder when every weight was trained.
 fn save(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     source: &Path,
     config: &TrainingConfig,
     ranks: BTreeMap<String, u32>,
@@ -283,15 +287,15 @@ fn save(
     }
     let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
     if let (Some(kind), Some(prompt)) = (config.method.prompt(), model.prompt_mut()) {
-        let (embeddings, place) = ((*prompt.embedding).clone(), prompt.place);
+        let (embeddings, place) = ((*prompt.embedding).clone(), prompt.shape);
         return SoftPrompt { kind, embeddings }.write(target, place, &base);
     }
-    let adapter = Adapter { ranks, ..Adapter::of(model, Some(base))? };
+    let adapter = Adapter { ranks, ..Adapter::from_network(model, Some(base))? };
     adapters::write(target, &adapter, config.adapter_format, Some(model))
 }
 
 /// What the curves and the model tell; the rest is at its zero value.
-fn report(model: &dyn Model, names: &[String], outcome: Outcome) -> Result<Report> {
+fn report(model: &dyn LanguageModel, names: &[String], outcome: Outcome) -> Result<Report> {
     let Outcome { steps, history, best, memory: expected } = outcome;
     let parameters = model.parameters().flatten();
     let scored = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);

@@ -28,7 +28,7 @@ use super::method::LoraInit;
 use crate::adapters::{attach, pissa};
 use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::rng::{self, Purpose};
@@ -90,7 +90,7 @@ impl Spectrum {
 /// # Errors
 /// Layers that the model does not have; gradients that are not finite; [`Error::Interrupted`].
 pub fn spectra(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     batches: &[Batch],
     config: &TrainingConfig,
     width: u32,
@@ -115,7 +115,7 @@ pub fn spectra(
 
 /// Spectra by the adapters on `model`, whose matrices are replaced.
 fn measure(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     batches: &[Batch],
     seed: u64,
     observer: &mut dyn Observer,
@@ -159,7 +159,7 @@ fn measure(
 
 /// Gradient of the mean loss per target token of all `batches` with respect to the parameters called `names`.
 fn gradient(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     names: &[String],
     batches: &[Batch],
     observer: &mut dyn Observer,

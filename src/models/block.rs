@@ -1,13 +1,13 @@
-//! The block of most families: a norm before each of two parts.
+//! The transformer block of most architectures, with pre-normalization.
 
 use mlx_macros::ModuleParameters;
 
-use super::decoder::Block;
+use super::causal_lm::Block;
 use super::shape::Shape;
-use crate::nn::part::{FeedForward, Linears, Mixer, under};
+use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::{self, Context, Residual, RmsNorm};
 
-/// `x += self_attn(norm(x)); x += mlp(norm(x))`, with the names of Llama.
+/// `x += self_attn(norm(x)); x += mlp(norm(x))`, with Llama's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct PreNormBlock<A: Mixer, F: FeedForward> {
     #[param]
@@ -21,10 +21,10 @@ pub(super) struct PreNormBlock<A: Mixer, F: FeedForward> {
 }
 
 impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
-    /// With norms of the size of `shape`.
+    /// Creates a block with norms of the hidden size of `shape`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn new(shape: &Shape, self_attn: A, mlp: F) -> nn::Result<Self> {
         Ok(Self {
             self_attn,
@@ -36,7 +36,7 @@ impl<A: Mixer, F: FeedForward> PreNormBlock<A, F> {
 }
 
 impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
-    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = F::DATA_DEPENDENT;
 
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
@@ -46,8 +46,8 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
     }
 
     fn linears(&mut self) -> Linears<'_> {
-        let mut layers = under("self_attn", self.self_attn.linears());
-        layers.extend(under("mlp", self.mlp.linears()));
+        let mut layers = prefixed("self_attn", self.self_attn.linears());
+        layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
     }
 }

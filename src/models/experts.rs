@@ -1,4 +1,4 @@
-//! What families with experts share: how many there are, and checkpoints that stack them.
+//! Mixture-of-experts architectures: settings of the router, and checkpoints with stacked experts.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::Adopted;
+use super::causal_lm::NamedTensors;
 use super::shape::Shape;
 use crate::io::config;
 use crate::nn;
@@ -16,7 +16,7 @@ use crate::nn::moe::{Routing, Scoring};
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// Most experts of a whole model; real ones have a few ten thousand.
+/// Largest number of experts in all layers; real models have a few ten thousand.
 const MAX: usize = 1 << 17;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -27,10 +27,11 @@ struct File {
     num_experts_per_tok: Option<i64>,
 }
 
-/// The number of experts and a [`Routing`] by a softmax. `defaults` are the number of experts and how many a token has.
+/// Returns the number of experts and a softmax [`Routing`]. `defaults` are the number of experts and of
+/// experts per token.
 ///
 /// # Errors
-/// Numbers out of range.
+/// A value out of range.
 pub(super) fn routing(json: &Value, shape: &Shape, defaults: (i64, i64)) -> Result<(i32, Routing)> {
     let file: File = config::parse(json)?;
     let experts = file.num_experts.or(file.num_local_experts).unwrap_or(defaults.0);
@@ -46,8 +47,9 @@ pub(super) fn routing(json: &Value, shape: &Shape, defaults: (i64, i64)) -> Resu
     Ok((experts, Routing { top_k, scoring: Scoring::Softmax, normalized: true, scale: 1.0 }))
 }
 
-/// A tensor of all experts at once, `[experts, ...]`, as one tensor per expert: `a.{stacked}.gate_proj.weight`
-/// becomes `a.experts.{i}.gate_proj.weight`. `names` renames the layer. Other tensors stay as they are.
+/// Splits a tensor of all experts, `[experts, ...]`, into one tensor per expert:
+/// `a.{stacked}.gate_proj.weight` becomes `a.experts.{i}.gate_proj.weight`. `names` maps the names of layers.
+/// Other tensors are returned unchanged.
 ///
 /// # Errors
 /// A tensor without dimensions.
@@ -56,7 +58,7 @@ pub(super) fn unstack(
     tensor: Array,
     stacked: &str,
     names: &[(&str, &str)],
-) -> nn::Result<Adopted> {
+) -> nn::Result<NamedTensors> {
     let Some((before, after)) = name.split_once(&format!(".{stacked}.")) else {
         return Ok(vec![(name.to_owned(), tensor)]);
     };
@@ -66,12 +68,12 @@ pub(super) fn unstack(
     }
     let (layer, leaf) = after.split_once('.').unwrap_or((after, ""));
     let layer = names.iter().find(|(theirs, _)| *theirs == layer).map_or(layer, |(_, ours)| ours);
-    let parts = each(&tensor)?.into_iter().enumerate();
+    let parts = split_experts(&tensor)?.into_iter().enumerate();
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
 }
 
-/// The reverse of the names of [`unstack`]: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. A path without experts stays
-/// as it is.
+/// The inverse of [`unstack`] for key paths: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. Other
+/// paths are returned unchanged.
 pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) -> (String, Option<usize>) {
     let parts = path.split_once(".experts.").and_then(|(before, after)| {
         let (expert, layer) = after.split_once('.')?;
@@ -82,8 +84,8 @@ pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) ->
     (format!("{before}.{stacked}.{layer}"), Some(expert))
 }
 
-/// All parameters of a model with packed experts as MLX, the only reader of those, stores them; those of others stay as they
-/// are. `mlx_name` tells the name of a layer, and its place in a stack.
+/// Stacks quantized experts as MLX does, which is the only library that reads them; dense experts are
+/// returned unchanged. `mlx_name` returns the name of a layer and its index in a stack.
 ///
 /// # Errors
 /// Experts of different shapes.
@@ -112,11 +114,11 @@ pub(super) fn restack(
     Ok(stored)
 }
 
-/// `[experts, ...]` → one array per expert.
+/// Splits `[experts, ...]` into one array per expert.
 ///
 /// # Errors
 /// A tensor without dimensions.
-pub(super) fn each(tensor: &Array) -> nn::Result<Vec<Array>> {
+pub(super) fn split_experts(tensor: &Array) -> nn::Result<Vec<Array>> {
     let [experts, rest @ ..] = tensor.shape() else {
         return Err(Exception::custom("a stack of experts without dimensions"));
     };

@@ -1,25 +1,25 @@
-//! What the Gemma families share.
+//! Common parts of the Gemma architectures.
 
 use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Block, Decoder};
+use super::causal_lm::{Block, CausalLm};
 use super::shape;
 use super::shape::{Defaults, Shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
-use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
+use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm, Rope};
 use crate::{Error, Result};
 
-/// What the sizes are where `config.json` is silent.
+/// Defaults of `config.json`.
 const DEFAULTS: Defaults =
     Defaults { kv_heads: Some(4), head_dim: Some(256), norm_eps: 1e-6, norm_offset: 1.0, tied: true };
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -35,18 +35,18 @@ fn default_scalar() -> f32 {
     256.0
 }
 
-/// Sizes and settings of a Gemma, checked.
+/// Validated settings.
 #[derive(Debug, Clone)]
 pub(super) struct Gemma {
     pub(super) shape: Shape,
     intermediate: i32,
     activation: Activation,
     bias: bool,
-    /// Factor of the scores of attention.
+    /// Scaling factor of attention scores.
     scale: f32,
 }
 
-/// A norm before and after each of two parts: `x += norm(self_attn(norm(x))); x += norm(mlp(norm(x)))`.
+/// Block with norms before and after each layer: `x += norm(self_attn(norm(x))); x += norm(mlp(norm(x)))`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct SandwichBlock {
     #[param]
@@ -64,7 +64,7 @@ pub(super) struct SandwichBlock {
 }
 
 impl Gemma {
-    /// Reads a `config.json`.
+    /// Parses `config.json`.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
@@ -86,20 +86,20 @@ impl Gemma {
         })
     }
 
-    /// Attention of this shape.
+    /// Creates an attention layer.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn attention(&self, mask: Mask, rope: &Rope, softcap: Option<f32>) -> nn::Result<Attention> {
         let mut heads = self.shape.heads(mask, Some(rope.clone()));
         (heads.scale, heads.softcap) = (self.scale, softcap);
         Attention::new(self.shape.hidden, heads, Biases { qkv: self.bias, output: self.bias })
     }
 
-    /// A block around `self_attn`.
+    /// Creates a block around `self_attn`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn block(&self, self_attn: Attention) -> nn::Result<SandwichBlock> {
         let norm = || self.shape.norm(self.shape.hidden);
         Ok(SandwichBlock {
@@ -112,25 +112,25 @@ impl Gemma {
         })
     }
 
-    /// The model of blocks that `block` makes: its embeddings are scaled, its logits capped as `json` says.
+    /// Creates a model of the blocks created by `block`, with scaled embeddings and the softcap in `json`.
     ///
     /// # Errors
-    /// A cap out of range; what MLX raises.
+    /// A softcap out of range; errors from MLX.
     pub(super) fn decoder(
         &self,
         json: &Value,
         block: impl FnMut(usize) -> nn::Result<SandwichBlock>,
-    ) -> Result<Decoder<SandwichBlock>> {
-        let decoder = Decoder::new(&self.shape, block)?;
+    ) -> Result<CausalLm<SandwichBlock>> {
+        let decoder = CausalLm::new(&self.shape, block)?;
         let scale = (self.shape.hidden as f32).sqrt();
         Ok(decoder.with_embedding_scale(scale).with_softcap(cap(json, "final_logit_softcapping")?))
     }
 }
 
-/// The softcap that `json[key]` holds.
+/// Returns the softcap under `key`.
 ///
 /// # Errors
-/// Something else than a positive number or nothing.
+/// A value that is neither `null` nor a positive number.
 pub(super) fn cap(json: &Value, key: &str) -> Result<Option<f32>> {
     match &json[key] {
         Value::Null => Ok(None),
@@ -155,8 +155,8 @@ impl Block for SandwichBlock {
     }
 
     fn linears(&mut self) -> Linears<'_> {
-        let mut layers = under("self_attn", self.self_attn.linears());
-        layers.extend(under("mlp", self.mlp.linears()));
+        let mut layers = prefixed("self_attn", self.self_attn.linears());
+        layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
     }
 }

@@ -1,18 +1,18 @@
-//! [Gemma 2](https://arxiv.org/abs/2408.00118): norms around every part, softcaps, a window in every other layer.
+//! [Gemma 2](https://arxiv.org/abs/2408.00118): norms around every layer, softcaps, a sliding window in every other block.
 
 use serde_json::Value;
 
 use super::gemma::{Gemma, cap};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let json =
         &config::with_defaults(json, &[("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)]);
     let gemma = Gemma::parse(json)?;

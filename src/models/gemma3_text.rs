@@ -1,16 +1,16 @@
-//! [Gemma 3](https://arxiv.org/abs/2503.19786), its language model: Gemma 2 with normed heads instead of a softcap, and windows with
-//! a rotation of their own in five of six layers.
+//! [Gemma 3](https://arxiv.org/abs/2503.19786), text model: Gemma 2 with head norms instead of softcaps, and
+//! sliding windows with a different rotation in five of six blocks.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::gemma::Gemma;
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::{Error, Result};
 
-/// What `config.json` has beside what all Gemmas have.
+/// Keys of `config.json` beyond those of all Gemmas.
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     #[serde(default = "default_pattern")]
@@ -25,11 +25,11 @@ fn default_pattern() -> i64 {
     6
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let gemma = Gemma::parse(json)?;
     let file: File = config::parse(json)?;
     if let Some(cap) = file.attn_logit_softcapping {
@@ -39,11 +39,11 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let pattern = config::size("sliding_window_pattern", file.sliding_window_pattern, i32::MAX)? as usize;
     let window = shape::window(json)?.unwrap_or(Mask::Sliding(4096));
     let masks = shape::masks(json, gemma.shape.layers, Some(window), |i| (i + 1) % pattern != 0)?;
-    // transformers 5 has one entry per kind of layer; before, only the global rotation could be stretched.
+    // transformers 5 has one entry per layer type; before, only the global rotation could be scaled.
     let parameters = &json["rope_parameters"];
     let (global, local) = (&parameters["full_attention"], &parameters["sliding_attention"]);
     let global = if global.is_null() { &json["rope_scaling"] } else { global };
-    let rope = |fields: &Value, theta: f64| gemma.shape.rope_of(json, fields, theta);
+    let rope = |fields: &Value, theta: f64| gemma.shape.rope_from(json, fields, theta);
     let global = rope(global, file.rope_theta.unwrap_or(1_000_000.0))?;
     let local = rope(local, file.rope_local_base_freq.unwrap_or(10_000.0))?;
     Ok(Box::new(gemma.decoder(json, |i| {

@@ -1,5 +1,5 @@
-//! [gpt-oss](https://arxiv.org/abs/2508.10925): experts with a clamped gate, attention with sinks, a window in every
-//! other layer.
+//! [gpt-oss](https://arxiv.org/abs/2508.10925): experts with a clamped gate, attention sinks, and a sliding
+//! window in every other block.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::module::Param;
@@ -9,19 +9,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::block::PreNormBlock;
-use super::decoder::{Decoder, Layout};
+use super::causal_lm::{CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, gpt_oss_layout, shape};
+use super::{LanguageModel, experts, gpt_oss_layout, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
+use crate::nn::layer::{FeedForward, Linears, named};
 use crate::nn::linear::forward_all;
-use crate::nn::moe::{Routing, expert_linears, mix};
-use crate::nn::part::{FeedForward, Linears, named};
+use crate::nn::moe::{Routing, expert_linears, route};
 use crate::nn::{self, Attention, Linear};
 use crate::{Error, Result};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -45,7 +45,7 @@ fn default_limit() -> f32 {
     7.0
 }
 
-/// The router and its experts.
+/// Router and experts.
 #[derive(Debug, Clone, ModuleParameters)]
 #[expect(clippy::struct_field_names, reason = "field names are the keys of a checkpoint")]
 struct Experts {
@@ -67,18 +67,18 @@ struct Expert {
     gate: Gate,
 }
 
-/// `(up + 1) · gate · sigmoid(alpha · gate)`, `gate` at most `limit`, `up` within `±limit`.
+/// `(up + 1) · gate · sigmoid(alpha · gate)`, with `gate` clamped to at most `limit` and `up` to `±limit`.
 #[derive(Debug, Clone, Copy)]
 struct Gate {
     alpha: f32,
     limit: f32,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let defaults = Defaults { kv_heads: Some(8), head_dim: Some(64), norm_eps: 1e-5, ..Defaults::default() };
     let shape = Shape::parse(json, defaults)?;
     let file: File = config::parse(json)?;
@@ -92,18 +92,19 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let masks = shape::masks(json, shape.layers, Some(window), |i| i % 2 == 0)?;
     let rope = shape.rope(&with_rotation(json), 150_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let heads = shape.heads(masks[i], Some(rope.clone()));
         let mut attention = Attention::new(shape.hidden, heads, biases)?;
         attention.sinks = Param::new(Some(Array::zeros::<f32>(&[shape.heads])?));
         PreNormBlock::new(&shape, attention, Experts::new(shape.hidden, intermediate, count, routing, gate)?)
     })?;
     let mlx_name = |path: &str| experts::stacked_name(path, "experts", &[]);
-    let layout = Layout { adopt: gpt_oss_layout::adopt, export: gpt_oss_layout::export, mlx_name };
+    let layout =
+        CheckpointLayout { map_weight: gpt_oss_layout::map_weight, export: gpt_oss_layout::export, mlx_name };
     Ok(Box::new(decoder.with_layout(layout)))
 }
 
-/// `json` with the rotation of the published models where it has none.
+/// Returns `json` with the rotation of the published models as default.
 fn with_rotation(json: &Value) -> Value {
     let mut json = json.clone();
     if json["rope_parameters"].is_null() && json["rope_scaling"].is_null() {
@@ -130,11 +131,11 @@ impl Experts {
 }
 
 impl FeedForward for Experts {
-    const DECIDES_ON_HOST: bool = true;
+    const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &Array) -> nn::Result<Array> {
-        // A softmax over the chosen ones is one over all, divided by the sum over the chosen.
-        mix(x, &self.router, None, self.routing, &self.experts)
+        // A softmax over the selected experts is a softmax over all, normalized over the selected ones.
+        route(x, &self.router, None, self.routing, &self.experts)
     }
 
     fn linears(&mut self) -> Linears<'_> {
@@ -157,7 +158,7 @@ impl FeedForward for Expert {
 }
 
 impl Gate {
-    /// `gate`, `up`, result: the same shape.
+    /// `gate` and `up` → gated output of the same shape.
     fn forward(self, gate: &Array, up: &Array) -> nn::Result<Array> {
         let constant = |x: f32| Array::from_f32(x).as_dtype(gate.dtype());
         let dtype: Dtype = gate.dtype();

@@ -1,5 +1,5 @@
-//! How checkpoints of gpt-oss store experts: all of a layer in one tensor, the rows of the gate and of what it gates
-//! by turns, dense as `[experts, in, out]` or as MXFP4 codes of `[experts, out, in]`.
+//! Checkpoint layout of the experts of gpt-oss: all experts of a layer in one tensor with interleaved gate
+//! and up rows, dense as `[experts, in, out]` or as MXFP4 codes `[experts, out, in]`.
 
 use std::collections::BTreeSet;
 
@@ -8,22 +8,22 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 
-use super::decoder::Adopted;
-use super::experts::{each, unstack};
+use super::causal_lm::NamedTensors;
+use super::experts::{split_experts, unstack};
 use crate::nn::Result;
 use crate::params::Tensors;
 
-/// One tensor of a checkpoint as the parameters it holds.
+/// Maps a tensor of a checkpoint to parameters.
 ///
 /// # Errors
-/// A tensor of another shape.
-pub(super) fn adopt(name: &str, tensor: Array) -> Result<Adopted> {
+/// A tensor of an unexpected shape.
+pub(super) fn map_weight(name: &str, tensor: Array) -> Result<NamedTensors> {
     let Some((path, leaf)) = name.split_once(".experts.") else { return Ok(vec![(name.to_owned(), tensor)]) };
     let (layer, kind) = match leaf.strip_prefix("gate_up_proj").map(|kind| ("gate_up", kind)) {
         Some(found) => found,
         None => match leaf.strip_prefix("down_proj") {
             Some(kind) => ("down", kind),
-            // As MLX stores them, or already apart.
+            // In MLX's layout, or not stacked.
             None => return unstack(name, tensor, "experts", &[]),
         },
     };
@@ -36,10 +36,10 @@ pub(super) fn adopt(name: &str, tensor: Array) -> Result<Adopted> {
         (kind, _) if kind.starts_with('.') => return unstack(name, tensor, "experts", &[]),
         _ => return Err(Exception::custom(format!("\"{name}\" has shape {:?}", tensor.shape()))),
     };
-    let mut adopted = Adopted::new();
-    for (i, expert) in each(&tensor)?.into_iter().enumerate() {
+    let mut mapped = NamedTensors::new();
+    for (i, expert) in split_experts(&tensor)?.into_iter().enumerate() {
         let mut put = |layer: &str, tensor: &Array| {
-            adopted.push((format!("{path}.experts.{i}.{layer}.{slot}"), tensor.contiguous()?));
+            mapped.push((format!("{path}.experts.{i}.{layer}.{slot}"), tensor.contiguous()?));
             Ok::<(), Exception>(())
         };
         if layer == "gate_up" {
@@ -50,25 +50,25 @@ pub(super) fn adopt(name: &str, tensor: Array) -> Result<Adopted> {
             put("down_proj", &expert)?;
         }
     }
-    Ok(adopted)
+    Ok(mapped)
 }
 
-/// `[2 · n, ...]` → `[n, 2, ...]`
+/// `[2 · n, ...]` → `[n, 2, ...]`.
 fn paired(rows: &Array) -> Result<Array> {
     let mut shape = vec![rows.dim(0) / 2, 2];
     shape.extend(&rows.shape()[1..]);
     rows.reshape(&shape)
 }
 
-/// `[experts, out, groups, 16]` of bytes → `[experts, out, groups · 4]` of u32, the same bits.
+/// Reinterprets bytes `[experts, out, groups, 16]` as uint32 `[experts, out, groups · 4]`.
 fn codes(blocks: &Array) -> Result<Array> {
     blocks.reshape(&[blocks.dim(0), blocks.dim(1), -1])?.view::<u32>()
 }
 
-/// Dense experts as others read them; packed ones stay apart.
+/// Maps dense experts to the stacked tensors of a checkpoint; quantized ones are returned unchanged.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn export(mut parameters: Tensors) -> Result<Tensors> {
     let first = ".0.gate_proj.weight";
     let dense = |path: &&str| !parameters.contains_key(&format!("{path}.0.gate_proj.scales"));
@@ -124,13 +124,13 @@ mod tests {
             ("m.experts.down_proj_bias".to_owned(), numbers(&[2, 3])),
             ("m.router.weight".to_owned(), numbers(&[2, 3])),
         ]);
-        let mut adopted = Tensors::new();
+        let mut mapped = Tensors::new();
         for (name, tensor) in &stored {
-            adopted.extend(adopt(name, tensor.clone()).unwrap());
+            mapped.extend(map_weight(name, tensor.clone()).unwrap());
         }
-        assert_eq!(values(&adopted["m.experts.1.gate_proj.weight"]), [12.0, 16.0, 20.0, 14.0, 18.0, 22.0]);
-        assert_eq!(values(&adopted["m.experts.0.up_proj.bias"]), [1.0, 3.0]);
-        let exported = export(adopted).unwrap();
+        assert_eq!(values(&mapped["m.experts.1.gate_proj.weight"]), [12.0, 16.0, 20.0, 14.0, 18.0, 22.0]);
+        assert_eq!(values(&mapped["m.experts.0.up_proj.bias"]), [1.0, 3.0]);
+        let exported = export(mapped).unwrap();
         assert!(exported.keys().eq(stored.keys()), "{:?}", exported.keys());
         for (name, tensor) in &stored {
             assert_eq!(exported[name].shape(), tensor.shape(), "{name}");
@@ -142,8 +142,8 @@ mod tests {
     fn packed_rows_keep_their_bits() {
         let bytes: Vec<u8> = (0..64).collect();
         let blocks = Array::from_slice(&bytes, &[1, 4, 1, 16]);
-        let adopted = Tensors::from_iter(adopt("m.experts.gate_up_proj_blocks", blocks).unwrap());
-        let up = &adopted["m.experts.0.up_proj.weight"];
+        let mapped = Tensors::from_iter(map_weight("m.experts.gate_up_proj_blocks", blocks).unwrap());
+        let up = &mapped["m.experts.0.up_proj.weight"];
         assert_eq!((up.shape(), up.dtype()), (&[2, 4][..], Dtype::Uint32));
         eval([up]).unwrap();
         // The second and the fourth row.
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn stacks_of_mlx_come_apart() {
-        let adopted = adopt("m.experts.down_proj.weight", numbers(&[2, 3, 1])).unwrap();
-        assert_eq!(adopted[1].0, "m.experts.1.down_proj.weight");
-        assert_eq!(adopted[1].1.shape(), [3, 1]);
+        let mapped = map_weight("m.experts.down_proj.weight", numbers(&[2, 3, 1])).unwrap();
+        assert_eq!(mapped[1].0, "m.experts.1.down_proj.weight");
+        assert_eq!(mapped[1].1.shape(), [3, 1]);
     }
 }

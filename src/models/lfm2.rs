@@ -1,26 +1,26 @@
-//! [LFM2](https://arxiv.org/abs/2511.23404): short convolutions in most layers, attention in some.
+//! [LFM2](https://arxiv.org/abs/2511.23404): short convolutions in most layers, attention in the others.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Adopted, Block, Decoder, Layout};
+use super::causal_lm::{Block, CausalLm, CheckpointLayout, NamedTensors};
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
-use crate::nn::attention::Learned;
+use crate::nn::attention::AttentionExtras;
+use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
-use crate::nn::part::{FeedForward, Linears, Mixer, named, under};
 use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
     ShortConv,
 };
 use crate::params::Tensors;
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: Option<i64>,
@@ -47,7 +47,7 @@ fn default_multiple() -> i64 {
     256
 }
 
-/// What the LFM2 families share, checked.
+/// Validated settings of the LFM2 architectures.
 #[derive(Debug, Clone)]
 pub(super) struct Lfm2 {
     pub(super) shape: Shape,
@@ -58,7 +58,7 @@ pub(super) struct Lfm2 {
     rope: Rope,
 }
 
-/// `x += operator(norm(x)); x += feed_forward(norm(x))`; the operator is attention or a convolution.
+/// `x += operator(norm(x)); x += feed_forward(norm(x))`, with attention or a convolution as operator.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(super) struct Lfm2Block<F: FeedForward> {
     #[param]
@@ -73,7 +73,7 @@ pub(super) struct Lfm2Block<F: FeedForward> {
     ffn_norm: RmsNorm,
 }
 
-/// Attention with normed heads and names of its own.
+/// Attention with head norms and LFM2's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]
 struct Attention {
     #[param]
@@ -91,19 +91,19 @@ struct Attention {
     heads: Heads,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let file: File = config::parse(json)?;
     let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
     let size = feed_forward_size(&file)?;
-    let decoder = Decoder::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
-    Ok(Box::new(decoder.with_layout(Layout { adopt, export, ..Layout::default() })))
+    let decoder = CausalLm::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
+    Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export, ..CheckpointLayout::default() })))
 }
 
-/// As the original code sizes it: two thirds, times a factor, rounded up.
+/// Feed-forward size as in the original code: two thirds, times a multiplier, rounded up.
 fn feed_forward_size(file: &File) -> Result<i32> {
     let largest = 1 << 22;
     let size = file.block_ff_dim.or(file.intermediate_size).unwrap_or(12_288);
@@ -120,8 +120,8 @@ fn feed_forward_size(file: &File) -> Result<i32> {
 }
 
 impl Lfm2 {
-    /// Reads a `config.json`; `attention` are the numbers of the attention layers where it has no `layer_types`, or
-    /// all layers.
+    /// Parses `config.json`. `attention` are the indices of attention layers if it has no `layer_types`;
+    /// `None` for all.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
@@ -149,7 +149,7 @@ impl Lfm2 {
                 .map(|kind| match kind.as_str() {
                     "full_attention" => Ok(true),
                     "conv" => Ok(false),
-                    other => Err(shape::unknown_type(other, "full_attention or conv")),
+                    other => Err(shape::unknown_layer_type(other, "full_attention or conv")),
                 })
                 .collect::<Result<_>>()?,
         };
@@ -162,10 +162,10 @@ impl Lfm2 {
         })
     }
 
-    /// Layer number `i`, around `feed_forward`.
+    /// Creates block number `i` with `feed_forward`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn block<F: FeedForward>(&self, i: usize, feed_forward: F) -> nn::Result<Lfm2Block<F>> {
         let (hidden, attends) = (self.shape.hidden, self.attends[i]);
         let (self_attn, conv) = if attends {
@@ -188,7 +188,7 @@ impl<F: FeedForward> Lfm2Block<F> {
 }
 
 impl<F: FeedForward> Block for Lfm2Block<F> {
-    const DECIDES_ON_HOST: bool = F::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = F::DATA_DEPENDENT;
 
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let mixed = self.operator()?.forward(&x.normed(&self.operator_norm)?, context)?;
@@ -199,9 +199,9 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
 
     fn linears(&mut self) -> Linears<'_> {
         let mut layers = Vec::new();
-        layers.extend(self.self_attn.iter_mut().flat_map(|part| under("self_attn", part.linears())));
-        layers.extend(self.conv.iter_mut().flat_map(|part| under("conv", part.linears())));
-        layers.extend(under("feed_forward", self.feed_forward.linears()));
+        layers.extend(self.self_attn.iter_mut().flat_map(|part| prefixed("self_attn", part.linears())));
+        layers.extend(self.conv.iter_mut().flat_map(|part| prefixed("conv", part.linears())));
+        layers.extend(prefixed("feed_forward", self.feed_forward.linears()));
         layers
     }
 
@@ -231,8 +231,8 @@ impl Attention {
 impl Mixer for Attention {
     fn forward(&self, x: &Array, context: Context) -> nn::Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
-        let learned = Learned { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
-        self.out_proj.forward(&self.heads.forward(qkv, learned, context)?)
+        let extras = AttentionExtras { norms: Some((&self.q_layernorm, &self.k_layernorm)), sinks: None };
+        self.out_proj.forward(&self.heads.forward(qkv, extras, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {
@@ -241,17 +241,17 @@ impl Mixer for Attention {
     }
 }
 
-/// The last norm has another name, and MLX stores the taps of a convolution as `[hidden, taps, 1]`.
+/// Renames the final norm and transposes the convolution weights of MLX, `[hidden, taps, 1]`.
 ///
 /// # Errors
-/// What MLX raises.
-pub(super) fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
+/// Errors from MLX.
+pub(super) fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     let turned = name.ends_with(".conv.conv.weight") && tensor.ndim() == 3 && tensor.dim(1) > tensor.dim(2);
     let tensor = if turned { tensor.transpose_axes(&[0, 2, 1])?.contiguous()? } else { tensor };
     Ok(vec![(name.replace("model.embedding_norm.", "model.norm."), tensor)])
 }
 
-/// The last norm by its name.
+/// Renames the final norm.
 #[expect(clippy::unnecessary_wraps, reason = "the type of a layout")]
 pub(super) fn export(parameters: Tensors) -> nn::Result<Tensors> {
     let renamed =

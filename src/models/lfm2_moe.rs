@@ -4,16 +4,16 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Adopted, Decoder, Layout};
+use super::causal_lm::{CausalLm, CheckpointLayout, NamedTensors};
 use super::lfm2::{self, Lfm2};
-use super::{Model, experts};
+use super::{LanguageModel, experts};
 use crate::io::config;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing, Scoring};
 use crate::nn::{self, NumberedMlp};
 use crate::{Error, Result};
 
-/// What `config.json` has beside what all LFM2s have.
+/// Keys of `config.json` beyond those of all LFM2s.
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -40,14 +40,14 @@ fn default_scale() -> f32 {
     1.0
 }
 
-/// The names that MLX gives to the layers of an expert, and those of the paper.
+/// MLX's names of the layers of an expert, and those of the paper.
 const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let file: File = config::parse(json)?;
     let lfm2 = Lfm2::parse(json, None)?;
     let (shape, hidden) = (&lfm2.shape, lfm2.shape.hidden);
@@ -64,7 +64,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         scale: file.routed_scaling_factor,
         ..routing
     };
-    let decoder = Decoder::new(shape, |i| {
+    let decoder = CausalLm::new(shape, |i| {
         if (i as u64) < file.num_dense_layers {
             return lfm2.block(i, Either::A(NumberedMlp::new(hidden, dense_size)?));
         }
@@ -74,23 +74,23 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         }
         lfm2.block(i, Either::B(moe))
     })?;
-    Ok(Box::new(decoder.with_layout(Layout { adopt, export: lfm2::export, mlx_name })))
+    Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export: lfm2::export, mlx_name })))
 }
 
-/// As for LFM2; MLX stacks the experts, and renames all feed-forward layers.
-fn adopt(name: &str, tensor: Array) -> nn::Result<Adopted> {
+/// As LFM2; MLX stacks experts and renames all feed-forward layers.
+fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
     let mut name = name.to_owned();
     for (theirs, ours) in NAMES {
         name = name.replace(&format!(".feed_forward.{theirs}."), &format!(".feed_forward.{ours}."));
     }
-    let mut adopted = Vec::new();
+    let mut mapped = Vec::new();
     for (name, tensor) in experts::unstack(&name, tensor, "switch_mlp", &NAMES)? {
-        adopted.extend(lfm2::adopt(&name, tensor)?);
+        mapped.extend(lfm2::map_weight(&name, tensor)?);
     }
-    Ok(adopted)
+    Ok(mapped)
 }
 
-/// What [`adopt`] renames, the other way round.
+/// The inverse of the renaming in [`map_weight`].
 fn mlx_name(path: &str) -> (String, Option<usize>) {
     let (mut path, expert) = experts::stacked_name(path, "switch_mlp", &NAMES);
     if let Some((before, layer)) = path.split_once(".feed_forward.")

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -15,7 +15,7 @@ use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -25,11 +25,11 @@ struct File {
     mlp_bias: bool,
 }
 
-/// The model that a `config.json` describes; defaults are those of Hugging Face's Llama.
+/// Creates the model described by `config.json`; defaults are those of Hugging Face's Llama.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults::default())?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -37,7 +37,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let mask = shape::window(json)?.unwrap_or(Mask::Causal);
     let rope = shape.rope(json, 10_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |_| {
+    let decoder = CausalLm::new(&shape, |_| {
         let attention = Attention::new(shape.hidden, shape.heads(mask, Some(rope.clone())), biases)?;
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, attention, mlp)

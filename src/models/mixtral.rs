@@ -4,22 +4,22 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Block, Decoder, Layout};
+use super::causal_lm::{Block, CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, shape};
+use super::{LanguageModel, experts, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
+use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
-use crate::nn::part::{FeedForward as _, Linears, Mixer as _, under};
 use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
-/// The names that MLX gives to the layers of an expert, and those of the paper.
+/// MLX's names of the layers of an expert, and those of the paper.
 const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -37,11 +37,11 @@ pub(super) struct MixtralBlock {
     post_attention_layernorm: RmsNorm,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, ..Defaults::default() };
     let shape = Shape::parse(json, defaults)?;
     let file: File = config::parse(json)?;
@@ -52,7 +52,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     }
     let mask = shape::window(json)?.unwrap_or(Mask::Causal);
     let rope = shape.rope(json, 1_000_000.0)?;
-    let decoder = Decoder::new(&shape, |_| {
+    let decoder = CausalLm::new(&shape, |_| {
         let heads = shape.heads(mask, Some(rope.clone()));
         let expert = || NumberedMlp::new(shape.hidden, intermediate);
         Ok(MixtralBlock {
@@ -62,13 +62,17 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
             post_attention_layernorm: shape.norm(shape.hidden)?,
         })
     })?;
-    let adopt = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &NAMES);
+    let map_weight = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &NAMES);
     let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &NAMES);
-    Ok(Box::new(decoder.with_layout(Layout { adopt, mlx_name, ..Layout::default() })))
+    Ok(Box::new(decoder.with_layout(CheckpointLayout {
+        map_weight,
+        mlx_name,
+        ..CheckpointLayout::default()
+    })))
 }
 
 impl Block for MixtralBlock {
-    const DECIDES_ON_HOST: bool = true;
+    const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()> {
         let attended = self.self_attn.forward(&x.normed(&self.input_layernorm)?, context)?;
@@ -78,8 +82,8 @@ impl Block for MixtralBlock {
     }
 
     fn linears(&mut self) -> Linears<'_> {
-        let mut layers = under("self_attn", self.self_attn.linears());
-        layers.extend(under("block_sparse_moe", self.block_sparse_moe.linears()));
+        let mut layers = prefixed("self_attn", self.self_attn.linears());
+        layers.extend(prefixed("block_sparse_moe", self.block_sparse_moe.linears()));
         layers
     }
 }

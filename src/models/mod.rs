@@ -1,4 +1,4 @@
-//! One file per architecture; [`load`] and [`create`] choose by `model_type`.
+//! Language models, one file per architecture. [`load`] and [`create`] select it by `model_type`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,17 +6,17 @@ use std::path::Path;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use crate::io::quantization::Quantization;
+use crate::io::quantization::QuantizationConfig;
 use crate::io::{config, folder, weights};
 use crate::kernels::linear::{Layer, linears};
 use crate::kernels::quantized::Format;
 use crate::kernels::softcap::softcap;
-use crate::nn::prompt::Place;
+use crate::nn::prompt::PromptShape;
 use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
 use crate::{Error, Result, kernels};
 
 mod block;
-mod decoder;
+mod causal_lm;
 mod experts;
 mod gemma;
 mod gemma2;
@@ -38,43 +38,45 @@ mod smollm3;
 
 pub use init::initialize;
 
-/// Every `model_type` that [`create`] knows.
+/// All `model_type`s supported by [`create`].
 const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
 
-/// What routers of experts are called. They are small, and where they are a little wrong, others do the work.
+/// Names of routers, which are not quantized: they are small, and an error would send tokens to other
+/// experts.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
 
-/// Which activations are not kept for the gradient.
+/// Settings of gradient checkpointing.
 #[derive(Debug, Clone)]
-pub struct Checkpointing {
-    /// Blocks between two states that are kept.
+pub struct GradientCheckpointing {
+    /// Blocks per checkpoint.
     pub every: usize,
-    /// Names of all parameters of which a gradient is asked.
+    /// Names of all parameters that need a gradient.
     pub trained: BTreeSet<String>,
 }
 
-/// What every language model does.
-pub trait Model: Network {
-    /// `ids`: `[batch, time]` → what the head takes, `[batch, time, hidden]`. With a cache, `ids` continue
-    /// what it holds.
+/// A causal language model.
+pub trait LanguageModel: Network {
+    /// `ids`: `[batch, time]` → hidden states before the output head, `[batch, time, hidden]`. With a cache,
+    /// `ids` continue the cached sequence.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
 
-    /// As [`hidden`](Self::hidden), of rows that are several texts each.
+    /// As [`hidden`](Self::hidden), for rows of several packed sequences.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
 
-    /// The layer that turns hidden states into logits.
+    /// The output head.
     fn head(&self) -> Layer<'_>;
 
-    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. Cache as for [`hidden`](Self::hidden).
+    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. With a cache, `ids` continue the cached
+    /// sequence.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
         self.logits(&self.hidden(ids, cache)?)
     }
@@ -82,63 +84,63 @@ pub trait Model: Network {
     /// `hidden`: `[..., hidden]` → logits `[..., vocab]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn logits(&self, hidden: &Array) -> nn::Result<Array> {
         let logits = linears(hidden, &[self.head()])?.swap_remove(0);
         self.softcap().map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))
     }
 
-    /// `c` of `c · tanh(logits / c)`, the last step to the logits of some models.
+    /// `c` of the final softcap `c · tanh(logits / c)`.
     fn softcap(&self) -> Option<f32>;
 
-    /// `ids`: `[...]` → what goes into the first block, `[..., hidden]`.
+    /// `ids`: `[...]` → input embeddings `[..., hidden]`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn embed(&self, ids: &Array) -> nn::Result<Array>;
 
-    /// What [`hidden`](Self::hidden) takes to remember what it has read: nothing yet but the virtual tokens, of a text of
-    /// which `planned` tokens are known. Rows of a batch share virtual tokens, of which it holds one row.
+    /// Creates a cache for a sequence of which `planned` tokens are known in advance. It is empty except for
+    /// the soft prompt, which it holds once for all rows of a batch.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn new_cache(&self, planned: i32) -> Result<Cache>;
 
-    /// Whether the host looks at numbers within a pass, whose graph can then not be kept for others.
-    fn decides_on_host(&self) -> bool;
+    /// Whether control flow of the forward pass depends on data, so that its graph cannot be reused.
+    fn is_data_dependent(&self) -> bool;
 
-    /// Up to how many tokens a text is read as a short one: a longer one needs a cache that was planned for it.
-    fn turning_point(&self) -> Option<i32>;
+    /// Longest sequence that the short-context rotations of `LongRoPE` apply to; `None` without `LongRoPE`. A
+    /// longer sequence needs a cache created for its length.
+    fn long_rope_threshold(&self) -> Option<i32>;
 
-    /// From now on, without a cache, `hidden` keeps for the gradient what every so many blocks pass on to the next, and
-    /// computes what lies between again; `trained` are the names of all parameters of which a gradient is asked.
-    /// `None` to keep everything.
-    fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>);
+    /// Enables gradient checkpointing of [`hidden`](Self::hidden) without a cache: only the inputs of every
+    /// few blocks are kept for the backward pass, the other activations are recomputed. `None` disables it.
+    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>);
 
-    /// Virtual tokens that [`hidden`](Self::hidden) reads before every text, of which it returns nothing.
+    /// The soft prompt, which [`hidden`](Self::hidden) prepends to every sequence and does not return.
     fn prompt_mut(&mut self) -> &mut Option<Prompt>;
 
-    /// The place of virtual tokens beside the embeddings.
-    fn embeddings_place(&self) -> Place;
+    /// Shape of a soft prompt of input embeddings.
+    fn prompt_shape(&self) -> PromptShape;
 
-    /// The place of virtual tokens among keys and values; `None` where not every layer is attention.
-    fn keys_place(&self) -> Option<Place>;
+    /// Shape of a soft prompt of keys and values; `None` if some layers are not attention.
+    fn prefix_shape(&self) -> Option<PromptShape>;
 
-    /// The table of token embeddings.
+    /// The token embeddings.
     fn embedding_mut(&mut self) -> &mut Embedding;
 
     /// Number of blocks.
     fn num_layers(&self) -> usize;
 
-    /// Number of tokens the head tells apart.
+    /// Size of the vocabulary.
     fn vocab_size(&self) -> i32;
 }
 
-/// An empty model of the architecture that `config` (a `config.json`) describes.
+/// Creates a model with the architecture of `config`, a parsed `config.json`, without loading weights.
 ///
 /// # Errors
-/// An unknown `model_type`; a key that is missing or out of range.
-pub fn create(config: &Value) -> Result<Box<dyn Model>> {
+/// An unknown `model_type`; a key that is missing, of the wrong type or out of range.
+pub fn create(config: &Value) -> Result<Box<dyn LanguageModel>> {
     match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
@@ -158,23 +160,24 @@ pub fn create(config: &Value) -> Result<Box<dyn Model>> {
     }
 }
 
-/// The model of a Hugging Face-format folder, its weights cast to `dtype` or kept as stored. Matrices that are
-/// quantized on disk stay so, in MLX's layout; with `quantize` the others are quantized too.
+/// Loads a model folder in Hugging Face format, with weights cast to `dtype` if given. Quantized weights stay
+/// quantized, in MLX's layout; with `quantize`, all others are quantized too.
 ///
 /// # Errors
-/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; nothing that could be quantized.
-pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn Model>> {
+/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; no weight that can be
+/// quantized.
+pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn LanguageModel>> {
     let config = config::read(folder)?;
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
     let mut model = create(&config).map_err(named)?;
-    let quantization = Quantization::parse(&config).map_err(named)?;
+    let quantization = QuantizationConfig::parse(&config).map_err(named)?;
     weights::load(folder, model.as_mut(), dtype, &quantization)?;
     if let Some(format) = quantize {
         let mut any = false;
-        model.visit_packable(&mut |path, slots| {
+        model.visit_quantizable(&mut |path, weight| {
             if !ROUTERS.iter().any(|name| path.ends_with(name)) {
-                any |= slots.quantize(format)?;
+                any |= weight.quantize(format)?;
             }
             Ok(())
         })?;
@@ -193,7 +196,7 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     Ok(model)
 }
 
-/// Writes a copy of the model folder `source` with its weights in `dtype`.
+/// Saves a copy of the model folder `source` with weights in `dtype`.
 ///
 /// # Errors
 /// A folder that is not a model, or cannot be written.
@@ -201,10 +204,10 @@ pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
     folder::save(source, target, load(source, Some(dtype), None)?.as_ref())
 }
 
-/// Refuses tokens that a model with `vocab` tokens does not have: MLX would read past the table.
+/// Checks that all `ids` are below `vocab`, since MLX does not check array bounds.
 ///
 /// # Errors
-/// The first such token.
+/// The first token out of range.
 pub fn check_tokens<'a>(ids: impl IntoIterator<Item = &'a u32>, vocab: i32) -> Result<()> {
     let vocab = vocab.unsigned_abs();
     match ids.into_iter().find(|&&id| id >= vocab) {

@@ -1,5 +1,5 @@
-//! [Phi-3](https://arxiv.org/abs/2404.14219), Phi-3.5 and [Phi-4](https://arxiv.org/abs/2412.08905): Llama with one matrix for
-//! queries, keys and values, and one for the gate and what it gates.
+//! [Phi-3](https://arxiv.org/abs/2404.14219), Phi-3.5 and [Phi-4](https://arxiv.org/abs/2412.08905): Llama
+//! with fused query, key and value projections, and fused gate and up projections.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -8,18 +8,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
 use crate::kernels::attention::Mask;
-use crate::nn::attention::Learned;
-use crate::nn::part::{FeedForward, Linears, Mixer, named};
+use crate::nn::attention::AttentionExtras;
+use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::{self, Context, Heads, Linear};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -30,11 +30,11 @@ struct File {
     rope_scaling: Option<Value>,
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults { norm_eps: 1e-5, ..Defaults::default() })?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -43,12 +43,12 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let fields = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
     let theta = json["rope_theta"].as_f64().unwrap_or(10_000.0);
     let partial = fields["partial_rotary_factor"].as_f64().or(file.partial_rotary_factor).unwrap_or(1.0);
-    let rope = shape.any_rope(json, &fields, theta, partial)?;
-    let decoder = Decoder::new(&shape, |_| {
+    let rope = shape.partial_rope(json, &fields, theta, partial)?;
+    let decoder = CausalLm::new(&shape, |_| {
         let attention = FusedAttention::new(shape.hidden, shape.heads(mask, Some(rope.clone())))?;
         PreNormBlock::new(&shape, attention, FusedMlp::new(shape.hidden, intermediate, activation)?)
     })?;
-    Ok(Box::new(decoder.with_turning_point(rope.turning_point())))
+    Ok(Box::new(decoder.with_long_rope_threshold(rope.long_rope_threshold())))
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
@@ -85,7 +85,7 @@ impl Mixer for FusedAttention {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
         let ends = [heads * head_dim, (heads + kv_heads) * head_dim];
         let qkv = parts(self.qkv_proj.forward(x)?.split_at_indices(&ends, -1)?)?;
-        self.o_proj.forward(&self.heads.forward(qkv, Learned::default(), context)?)
+        self.o_proj.forward(&self.heads.forward(qkv, AttentionExtras::default(), context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

@@ -1,4 +1,4 @@
-//! What the Qwen families share.
+//! Common parts of the Qwen architectures.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn default_layers() -> u64 {
     28
 }
 
-/// The mask of each layer: a window, if it is to be used at all, from `max_window_layers` on.
+/// Attention mask of each layer: a sliding window from `max_window_layers` on, if enabled.
 ///
 /// # Errors
 /// A window out of range.

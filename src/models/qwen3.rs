@@ -1,12 +1,12 @@
-//! [Qwen3](https://arxiv.org/abs/2505.09388): Llama with a norm of each head of queries and keys.
+//! [Qwen3](https://arxiv.org/abs/2505.09388): Llama with norms of query and key heads.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, qwen, shape};
+use super::{LanguageModel, qwen, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -14,7 +14,7 @@ use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::{self, Attention, Mlp, Rope};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -22,32 +22,32 @@ struct File {
     attention_bias: bool,
 }
 
-/// What the sizes are where `config.json` is silent.
+/// Defaults of `config.json`.
 pub(super) const DEFAULTS: Defaults =
     Defaults { kv_heads: None, head_dim: Some(128), norm_eps: 1e-6, norm_offset: 0.0, tied: false };
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, DEFAULTS)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
     let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
     let masks = qwen::masks(json, shape.layers)?;
     let rope = shape.rope(json, 10_000.0)?;
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let mlp = Mlp::new(shape.hidden, intermediate, false, activation)?;
         PreNormBlock::new(&shape, attention(&shape, masks[i], &rope, file.attention_bias)?, mlp)
     })?;
     Ok(Box::new(decoder))
 }
 
-/// Attention with normed heads.
+/// Creates an attention layer with head norms.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn attention(shape: &Shape, mask: Mask, rope: &Rope, bias: bool) -> nn::Result<Attention> {
     let heads = shape.heads(mask, Some(rope.clone()));
     let attention = Attention::new(shape.hidden, heads, Biases { qkv: bias, output: bias })?;

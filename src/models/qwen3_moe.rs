@@ -1,12 +1,12 @@
-//! [Qwen3](https://arxiv.org/abs/2505.09388) with experts in all or some of its layers.
+//! [Qwen3](https://arxiv.org/abs/2505.09388) with experts in all or some layers.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::{Decoder, Layout};
+use super::causal_lm::{CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, qwen3, shape};
+use super::{LanguageModel, experts, qwen3, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -15,7 +15,7 @@ use crate::nn::Mlp;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: Option<i64>,
@@ -36,11 +36,11 @@ fn default_step() -> i64 {
     1
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults { kv_heads: Some(4), head_dim: None, ..qwen3::DEFAULTS })?;
     let file: File = config::parse(json)?;
     let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;
@@ -56,7 +56,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
     let mask = shape::window(json)?.filter(|_| file.use_sliding_window).unwrap_or(Mask::Causal);
     let rope = shape.rope(json, 10_000.0)?;
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let mlp = |size: i32| Mlp::new(shape.hidden, size, false, activation);
         let mlp = if is_dense(i) {
             Either::A(mlp(dense_size)?)
@@ -65,7 +65,11 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
         };
         PreNormBlock::new(&shape, qwen3::attention(&shape, mask, &rope, file.attention_bias)?, mlp)
     })?;
-    let adopt = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
+    let map_weight = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
     let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &[]);
-    Ok(Box::new(decoder.with_layout(Layout { adopt, mlx_name, ..Layout::default() })))
+    Ok(Box::new(decoder.with_layout(CheckpointLayout {
+        map_weight,
+        mlx_name,
+        ..CheckpointLayout::default()
+    })))
 }

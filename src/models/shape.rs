@@ -1,4 +1,4 @@
-//! What every decoder's `config.json` tells: sizes, and how positions enter.
+//! Settings of `config.json` shared by all architectures: sizes, position embeddings and attention masks.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,14 +23,14 @@ struct File {
     tie_word_embeddings: Option<bool>,
 }
 
-/// What holds where a `config.json` is silent.
+/// Defaults of absent keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) kv_heads: Option<i64>,
     /// `None` for `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<i64>,
     pub(super) norm_eps: f32,
-    /// Added to the weights of norms: Gemma stores their distance from one.
+    /// Added to the weights of norms: Gemma stores the difference from one.
     pub(super) norm_offset: f32,
     pub(super) tied: bool,
 }
@@ -41,7 +41,7 @@ impl Default for Defaults {
     }
 }
 
-/// Sizes, checked.
+/// Validated sizes.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub(super) hidden: i32,
@@ -55,7 +55,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Reads a `config.json`.
+    /// Parses `config.json`.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
@@ -91,48 +91,53 @@ impl Shape {
         })
     }
 
-    /// A norm over `size` numbers.
+    /// Creates a norm over `size` elements.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn norm(&self, size: i32) -> nn::Result<RmsNorm> {
         RmsNorm::new(size, self.norm)
     }
 
-    /// Heads of this shape.
+    /// Returns the hyperparameters of attention.
     pub(super) fn heads(&self, mask: Mask, rope: Option<Rope>) -> Heads {
         Heads::new(self.heads, self.kv_heads, self.head_dim, mask, rope)
     }
 
-    /// The rotation that `rope_parameters` or `rope_scaling` of a `config.json` describes, of whole heads.
+    /// Returns the rotary embedding of whole heads, as described by `rope_parameters` or `rope_scaling`.
     ///
     /// # Errors
-    /// A kind that is not known; numbers that make no sense.
+    /// An unknown scaling method, or invalid values.
     pub(super) fn rope(&self, json: &Value, theta: f64) -> Result<Rope> {
         let fields = [&json["rope_parameters"], &json["rope_scaling"]].into_iter().find(|x| x.is_object());
         let theta = json["rope_theta"].as_f64().unwrap_or(theta);
-        self.rope_of(json, fields.unwrap_or(&Value::Null), theta)
+        self.rope_from(json, fields.unwrap_or(&Value::Null), theta)
     }
 
-    /// The rotation that `fields` describes. What they leave out stands in `json` or is `theta`.
+    /// Returns the rotary embedding described by `fields`, with `json` and `theta` as defaults.
     ///
     /// # Errors
-    /// As [`rope`](Self::rope).
-    pub(super) fn rope_of(&self, json: &Value, fields: &Value, theta: f64) -> Result<Rope> {
-        let rope = self.any_rope(json, fields, theta, 1.0)?;
-        if rope.turning_point().is_some() {
+    /// Those of [`rope`](Self::rope).
+    pub(super) fn rope_from(&self, json: &Value, fields: &Value, theta: f64) -> Result<Rope> {
+        let rope = self.partial_rope(json, fields, theta, 1.0)?;
+        if rope.long_rope_threshold().is_some() {
             let message = "\"rope_scaling\" is longrope, which this family does not have";
             return Err(Error::ModelLoading(message.to_owned()));
         }
         Ok(rope)
     }
 
-    /// As [`rope_of`](Self::rope_of), of the first `partial` of each head; long texts may turn otherwise than
-    /// short ones.
+    /// As [`rope_from`](Self::rope_from), for the fraction `partial` of each head; `LongRoPE` is supported.
     ///
     /// # Errors
-    /// As [`rope`](Self::rope).
-    pub(super) fn any_rope(&self, json: &Value, fields: &Value, theta: f64, partial: f64) -> Result<Rope> {
+    /// Those of [`rope`](Self::rope).
+    pub(super) fn partial_rope(
+        &self,
+        json: &Value,
+        fields: &Value,
+        theta: f64,
+        partial: f64,
+    ) -> Result<Rope> {
         let theta = fields["rope_theta"].as_f64().unwrap_or(theta);
         let scaling = scaling(json, fields)?;
         let dims = (f64::from(self.head_dim) * partial) as i32;
@@ -152,10 +157,10 @@ impl Shape {
 fn scaling(json: &Value, fields: &Value) -> Result<RopeScaling> {
     let mut fields = fields.clone();
     let Some(fields_map) = fields.as_object_mut() else { return Ok(RopeScaling::Default) };
-    // Older files say "type".
+    // Older files use "type".
     let kind = fields_map.get("rope_type").or_else(|| fields_map.get("type")).cloned();
     fields_map.insert("rope_type".into(), kind.unwrap_or_else(|| "default".into()));
-    // As transformers: the key of the model counts before that of the rotation.
+    // As in transformers, the key of the model takes precedence.
     let original = "original_max_position_embeddings";
     let longest = &json["max_position_embeddings"];
     if !json[original].is_null() {
@@ -174,10 +179,10 @@ fn scaling(json: &Value, fields: &Value) -> Result<RopeScaling> {
     config::parse(&fields).map_err(|error| Error::ModelLoading(format!("\"rope_scaling\": {error}")))
 }
 
-/// The activation called `json[key]`.
+/// Returns the activation named by `key`.
 ///
 /// # Errors
-/// One that is not known.
+/// An unknown activation.
 pub(super) fn activation(json: &Value, key: &str, default: Activation) -> Result<Activation> {
     match &json[key] {
         Value::Null => Ok(default),
@@ -190,7 +195,7 @@ pub(super) fn activation(json: &Value, key: &str, default: Activation) -> Result
     }
 }
 
-/// A window of `json["sliding_window"]` positions, if there is one.
+/// Returns a mask with the `sliding_window` of `json`, if it has one.
 ///
 /// # Errors
 /// A window out of range.
@@ -202,10 +207,10 @@ pub(super) fn window(json: &Value) -> Result<Option<Mask>> {
     Ok(Some(Mask::Sliding(config::size("sliding_window", window, i32::MAX)?)))
 }
 
-/// The mask of each layer, by `layer_types` where the `config.json` has them, else as `is_sliding` says.
+/// Attention mask of each layer, by `layer_types` or else by `is_sliding`.
 ///
 /// # Errors
-/// A type that is not known; a list of the wrong length; a sliding layer without a window.
+/// An unknown type, a list of the wrong length, or a sliding layer without a window.
 pub(super) fn masks(
     json: &Value,
     layers: usize,
@@ -219,7 +224,7 @@ pub(super) fn masks(
             .map(|kind| match kind.as_str() {
                 "full_attention" => Ok(false),
                 "sliding_attention" => Ok(true),
-                other => Err(unknown_type(other, "full_attention or sliding_attention")),
+                other => Err(unknown_layer_type(other, "full_attention or sliding_attention")),
             })
             .collect::<Result<Vec<bool>>>()?,
     };
@@ -233,10 +238,10 @@ pub(super) fn masks(
     sliding.into_iter().map(mask).collect()
 }
 
-/// `layer_types` of a `config.json`, one per layer.
+/// Returns `layer_types`, one per layer.
 ///
 /// # Errors
-/// Something else than one string per layer.
+/// Anything but one string per layer.
 pub(super) fn layer_types(json: &Value, layers: usize) -> Result<Option<Vec<String>>> {
     #[derive(Deserialize)]
     struct Types {
@@ -251,7 +256,7 @@ pub(super) fn layer_types(json: &Value, layers: usize) -> Result<Option<Vec<Stri
     }
 }
 
-/// An entry of `layer_types` that the family does not have.
-pub(super) fn unknown_type(found: &str, expected: &str) -> Error {
+/// The error for an unsupported entry of `layer_types`.
+pub(super) fn unknown_layer_type(found: &str, expected: &str) -> Error {
     Error::ModelLoading(format!("\"layer_types\" has \"{found}\", expected {expected}"))
 }

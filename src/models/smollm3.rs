@@ -1,20 +1,20 @@
-//! [SmolLM3](https://huggingface.co/blog/smollm3): Llama in which every fourth layer knows no positions
+//! [SmolLM3](https://huggingface.co/blog/smollm3): Llama with every fourth layer without position embedding
 //! ([NoPE](https://arxiv.org/abs/2501.18795)).
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::decoder::Decoder;
+use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
+use super::{LanguageModel, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 use crate::{Error, Result};
 
-/// What `config.json` has beside the [`Shape`].
+/// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
@@ -24,7 +24,7 @@ struct File {
     mlp_bias: bool,
     #[serde(default)]
     use_sliding_window: bool,
-    /// 1 for layers with positions, 0 for those without.
+    /// 1 for layers with position embedding, 0 for those without.
     no_rope_layers: Option<Vec<u8>>,
     #[serde(default = "default_interval")]
     no_rope_layer_interval: i64,
@@ -34,11 +34,11 @@ fn default_interval() -> i64 {
     4
 }
 
-/// The model that a `config.json` describes.
+/// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
+pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::parse(json, Defaults { tied: true, ..Defaults::default() })?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
@@ -48,7 +48,7 @@ pub(super) fn create(json: &Value) -> Result<Box<dyn Model>> {
     let masks = shape::masks(json, shape.layers, window, |i| window.is_some() && !with_rope[i])?;
     let rope = shape.rope(json, 2_000_000.0)?;
     let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = Decoder::new(&shape, |i| {
+    let decoder = CausalLm::new(&shape, |i| {
         let heads = shape.heads(masks[i], with_rope[i].then(|| rope.clone()));
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, Attention::new(shape.hidden, heads, biases)?, mlp)

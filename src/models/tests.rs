@@ -1,4 +1,4 @@
-//! All families on small configurations: what a checkpoint cannot tell.
+//! Tests of all architectures with small random configurations.
 
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp as _;
@@ -45,7 +45,7 @@ fn families() -> Vec<Value> {
     ]
 }
 
-fn numbers(model: &dyn Model) -> usize {
+fn numbers(model: &dyn LanguageModel) -> usize {
     model.parameters().flatten().values().map(|x| x.size()).sum()
 }
 

@@ -5,55 +5,56 @@ use mlx_rs::Array;
 use mlx_rs::module::Param;
 use mlx_rs::ops::{broadcast_to, concatenate};
 
+use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
-use super::part::{Linears, Mixer, named};
 use super::{Context, Linear, Result, RmsNorm, Rope};
 use crate::kernels::attention::{Keys, Mask, Scoring, attention};
 use crate::kernels::cached_attention::Query;
 use crate::kernels::rope::{Positions, rope};
 
-/// Everything about attention that is not a parameter.
+/// Hyperparameters of attention.
 #[derive(Debug, Clone)]
 pub struct Heads {
-    /// Of queries.
+    /// Number of query heads.
     pub heads: i32,
-    /// Of keys and values; divides `heads`.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: i32,
-    /// Numbers per head.
+    /// Dimension of each head.
     pub head_dim: i32,
-    /// Factor of the scores.
+    /// Scaling factor of the scores.
     pub scale: f32,
-    /// Which keys a query sees.
+    /// Attention mask.
     pub mask: Mask,
-    /// `c` of `c · tanh(scores / c)`.
+    /// `c` of the softcap `c · tanh(scores / c)`.
     pub softcap: Option<f32>,
-    /// How positions enter; `None` where they do not
+    /// Rotary position embedding; `None` for no position embedding
     /// ([NoPE](https://arxiv.org/abs/2305.19466)).
     pub rope: Option<Rope>,
 }
 
-/// What some families learn beside the projections.
+/// Parameters of attention that only some architectures have.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Learned<'a> {
-    /// Norms of each head of the queries and of the keys.
+pub struct AttentionExtras<'a> {
+    /// Norms of each query head and each key head.
     pub norms: Option<(&'a RmsNorm, &'a RmsNorm)>,
-    /// One score per head for nothing at all, `[heads]`.
+    /// Attention sinks, one score per head: `[heads]`.
     pub sinks: Option<&'a Array>,
 }
 
 impl Heads {
-    /// Plain heads: scores over the root of `head_dim`, no softcap.
+    /// Standard attention: scores are scaled by `1/√head_dim`, without a softcap.
     #[must_use]
     pub fn new(heads: i32, kv_heads: i32, head_dim: i32, mask: Mask, rope: Option<Rope>) -> Self {
         let scale = (head_dim as f32).sqrt().recip();
         Self { heads, kv_heads, head_dim, scale, mask, softcap: None, rope }
     }
 
-    /// `q`: `[batch, time, heads · head_dim]`, `k`, `v`: `[batch, time, kv_heads · head_dim]` → as `q`.
+    /// `q`: `[batch, time, heads · head_dim]`, `k` and `v`: `[batch, time, kv_heads · head_dim]` → output
+    /// `[batch, time, heads · head_dim]`.
     ///
     /// # Errors
-    /// Shapes that do not fit; a cache of another kind.
-    pub fn forward(&self, [q, k, v]: [Array; 3], learned: Learned, context: Context) -> Result<Array> {
+    /// Incompatible shapes, or a cache of the wrong kind.
+    pub fn forward(&self, [q, k, v]: [Array; 3], extras: AttentionExtras, context: Context) -> Result<Array> {
         let (batch, time) = (q.dim(0), q.dim(1));
         let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
         let prefix = context.prefix();
@@ -68,16 +69,16 @@ impl Heads {
             (None, None) => before + time,
         };
         let (mut q, mut k) = (q, k);
-        if let Some((q_norm, k_norm)) = learned.norms {
+        if let Some((q_norm, k_norm)) = extras.norms {
             q = q_norm.forward(&heads(&q, self.heads)?)?;
             k = k_norm.forward(&heads(&k, self.kv_heads)?)?;
         }
-        if let Some(amplitude) = self.rope.as_ref().and_then(Rope::amplitude) {
-            q = heads(&q, self.heads)?.multiply(amplitude.as_dtype(q.dtype())?)?;
+        if let Some(attention_factor) = self.rope.as_ref().and_then(Rope::attention_factor) {
+            q = heads(&q, self.heads)?.multiply(attention_factor.as_dtype(q.dtype())?)?;
         }
         let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
         let &Self { scale, mask, softcap, .. } = self;
-        let scoring = Scoring { scale, mask, softcap, sinks: learned.sinks };
+        let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
         if let Some(cache) = cache {
             let &Self { heads, kv_heads, head_dim, .. } = self;
             return cache.attend([&q, &k, &v], Query { heads, kv_heads, head_dim, rotation, scoring });
@@ -94,55 +95,56 @@ impl Heads {
     }
 }
 
-/// `x`: `[batch, time, ...]` after `before`, `[1, more time, ...]`.
+/// Concatenates `before`, `[1, length, ...]`, broadcast to the batch, and `x`, `[batch, time, ...]`, along
+/// time.
 fn after(before: &Array, x: &Array) -> Result<Array> {
     let mut shape = before.shape().to_vec();
     shape[0] = x.dim(0);
     concatenate(&[&broadcast_to(before.as_dtype(x.dtype())?, &shape)?, x], 1)
 }
 
-/// Attention with the layers and names of Llama, and what its descendants added.
+/// Attention with Llama's parameter names, and optional parameters of later architectures.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Attention {
-    /// Queries.
+    /// Query projection.
     #[param]
     pub q_proj: Linear,
-    /// Keys.
+    /// Key projection.
     #[param]
     pub k_proj: Linear,
-    /// Values.
+    /// Value projection.
     #[param]
     pub v_proj: Linear,
-    /// Back to `hidden`.
+    /// Output projection.
     #[param]
     pub o_proj: Linear,
-    /// Of each head of the queries.
+    /// Norm of each query head.
     #[param]
     pub q_norm: Option<RmsNorm>,
-    /// Of each head of the keys.
+    /// Norm of each key head.
     #[param]
     pub k_norm: Option<RmsNorm>,
-    /// One score per head for nothing at all, `[heads]`.
+    /// Attention sinks, one score per head: `[heads]`.
     #[param]
     pub sinks: Param<Option<Array>>,
-    /// The rest.
+    /// Hyperparameters.
     pub heads: Heads,
 }
 
 /// Which projections have a bias.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Biases {
-    /// Those of queries, keys and values.
+    /// Query, key and value projections.
     pub qkv: bool,
-    /// The one back to `hidden`.
+    /// Output projection.
     pub output: bool,
 }
 
 impl Attention {
-    /// Layers of zeros to be filled from a checkpoint, without norms and sinks.
+    /// Creates zero-initialized projections, without head norms and sinks.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, heads: Heads, biases: Biases) -> Result<Self> {
         let (q, kv) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         Ok(Self {
@@ -157,7 +159,7 @@ impl Attention {
         })
     }
 
-    /// With a norm of each head of queries and keys before positions enter.
+    /// Adds a norm of each query and key head, applied before the rotary embedding.
     #[must_use]
     pub fn with_norms(mut self, norm: &RmsNorm) -> Self {
         (self.q_norm, self.k_norm) = (Some(norm.clone()), Some(norm.clone()));
@@ -168,9 +170,11 @@ impl Attention {
 impl Mixer for Attention {
     fn forward(&self, x: &Array, context: Context) -> Result<Array> {
         let qkv = forward_all(x, [&self.q_proj, &self.k_proj, &self.v_proj])?;
-        let learned =
-            Learned { norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()), sinks: (*self.sinks).as_ref() };
-        self.o_proj.forward(&self.heads.forward(qkv, learned, context)?)
+        let extras = AttentionExtras {
+            norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()),
+            sinks: (*self.sinks).as_ref(),
+        };
+        self.o_proj.forward(&self.heads.forward(qkv, extras, context)?)
     }
 
     fn linears(&mut self) -> Linears<'_> {

@@ -1,4 +1,4 @@
-//! What a model remembers between calls while it generates.
+//! Caches of autoregressive generation.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -7,10 +7,9 @@ use super::{ConvState, Result};
 use crate::kernels::append::append;
 use crate::kernels::cached_attention::{Query, Store, cached_attention};
 
-/// Keys and values of one attention layer, in buffers with room to spare.
+/// Key-value cache of one attention layer, in buffers with spare capacity.
 ///
-/// A clone shares the buffers until either is written to, so keeping the state after a prompt costs
-/// nothing.
+/// A clone shares the buffers until either is written to, so keeping the state after a prompt is free.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
     store: Store,
@@ -18,78 +17,79 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for a text of which `planned` tokens are known: long ones may turn otherwise than short ones, from
-    /// the first position on.
+    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance: with `LongRoPE`,
+    /// the sequence length decides about rotations from the first position on.
     #[must_use]
     pub fn new(planned: i32) -> Self {
         Self { planned, ..Self::default() }
     }
 
-    /// Length of the text after `more` positions, as far as it is known.
+    /// Sequence length after `more` positions, as far as it is known.
     #[must_use]
     pub fn text_length(&self, more: i32) -> i32 {
         self.planned.max(self.store.len + more)
     }
 
-    /// Positions stored; the position of the next token.
+    /// Number of cached positions, which is the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
         self.store.len
     }
 
-    /// Whether nothing is stored yet.
+    /// Whether nothing is cached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.store.len == 0
     }
 
-    /// Appends `k`, `v` and lets `q` attend to all so far; shapes are those of [`cached_attention`].
+    /// Appends `k` and `v` and returns the attention output of `q` over all cached positions; shapes are
+    /// those of [`cached_attention`].
     ///
     /// # Errors
-    /// Shapes that do not fit each other or what is stored, which is then gone.
+    /// Incompatible shapes. The cache is then empty.
     pub fn attend(&mut self, qkv: [&Array; 3], query: Query) -> Result<Array> {
         cached_attention(qkv, query, &mut self.store)
     }
 
-    /// Appends `k`, `v`: `[batch, time, kv_heads, head_dim]`.
+    /// Appends `k` and `v`: `[batch, time, kv_heads, head_dim]`.
     ///
     /// # Errors
-    /// Shapes that differ from those stored, which are then gone.
+    /// Shapes that differ from the cached ones. The cache is then empty.
     pub fn update(&mut self, k: &Array, v: &Array) -> Result<()> {
-        // Taken, not cloned: a buffer that nobody else holds is written in place.
+        // Taken, not cloned: a buffer without other references is written in place.
         let Store { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
         let count = k.dim(1);
         let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
-        // Only now: what does not fit leaves nothing behind.
+        // Only now, so that an error leaves an empty cache.
         self.store = Store { k: Some(k), v: Some(v), len: len + count };
         Ok(())
     }
 
-    /// Counts one more position, which is stored already.
+    /// Counts one more position, which has been stored already.
     fn advance(&mut self) {
         self.store.len += 1;
     }
 
-    /// The stored arrays, to be evaluated with the logits so that no graph piles up.
+    /// The cached arrays, to be evaluated together with the logits, so that graphs do not accumulate.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.store.k.iter().chain(&self.store.v)
     }
 }
 
-/// What one layer remembers.
+/// Cache of one layer.
 #[derive(Debug, Clone)]
 pub enum LayerCache {
-    /// Attention: keys and values.
+    /// Keys and values of attention.
     Kv(KvCache),
-    /// Short convolution: its last inputs.
+    /// Last inputs of a short convolution.
     Conv(ConvState),
 }
 
 impl LayerCache {
-    /// The cache of an attention layer.
+    /// Returns the cache of an attention layer.
     ///
     /// # Errors
-    /// A cache of another kind.
+    /// A cache of the wrong kind.
     pub fn kv(&mut self) -> Result<&mut KvCache> {
         match self {
             Self::Kv(cache) => Ok(cache),
@@ -97,10 +97,10 @@ impl LayerCache {
         }
     }
 
-    /// The cache of a short convolution.
+    /// Returns the cache of a short convolution.
     ///
     /// # Errors
-    /// A cache of another kind.
+    /// A cache of the wrong kind.
     pub fn conv(&mut self) -> Result<&mut ConvState> {
         match self {
             Self::Conv(state) => Ok(state),
@@ -116,7 +116,7 @@ impl LayerCache {
     }
 }
 
-/// One cache per layer, in order; a model makes an empty one.
+/// Caches of all layers of a model, which creates them.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     /// Indexed by layer.
@@ -124,7 +124,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Counts one more position, which a [tape](crate::kernels::tape) has stored behind the others.
+    /// Counts one more position, which a [tape](crate::kernels::tape) has stored already.
     pub fn advance(&mut self) {
         for layer in &mut self.layers {
             if let LayerCache::Kv(cache) = layer {
@@ -133,7 +133,7 @@ impl Cache {
         }
     }
 
-    /// All stored arrays.
+    /// All cached arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(LayerCache::arrays)
     }

@@ -1,40 +1,41 @@
-//! What stands before the positions that a model reads.
+//! The context that a sequence is read in: caches, packing and prefixes.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{Cache, ConvState, KvCache, LayerCache, Result};
 
-/// Where the texts of a batch begin. For a whole model by default a layer's part of it.
+/// What precedes the positions of a batch: for a whole model (`C` is [`Cache`]) or for one layer (`C` is
+/// [`LayerCache`]).
 #[derive(Debug)]
 pub enum Context<'a, C = LayerCache> {
-    /// Each row is one text from its beginning.
+    /// Each row is a sequence from its start.
     Whole,
-    /// Each row is several texts, one after the other, that do not know of each other.
+    /// Each row is several packed sequences, which do not attend to each other.
     Segmented(&'a Segments),
-    /// Each row is one text from its beginning, after keys and values, `[1, keys, kv_heads, head_dim]`, of each layer;
-    /// for a layer after its own.
+    /// Each row is a sequence from its start, after a prefix of keys and values `[1, length, kv_heads,
+    /// head_dim]` per layer.
     Prefixed(&'a [[Array; 2]]),
-    /// Each row goes on where the last call ended.
+    /// Each row continues the sequence of a cache.
     Cached(&'a mut C),
 }
 
-/// Texts packed into rows: none looks across its start, and each counts its positions from zero.
+/// Sequences packed into rows. None attends across its start, and each counts its positions from zero.
 #[derive(Debug, Clone)]
 pub struct Segments {
-    /// The column in which the text of each column begins, `[batch, time]`, i32.
+    /// Column where the sequence of each column starts, `[batch, time]`, int32.
     pub starts: Array,
-    /// Columns since then, `[batch, time]`, i32.
+    /// Position of each column within its sequence, `[batch, time]`, int32.
     pub positions: Array,
-    /// Positions of the longest text.
+    /// Length of the longest sequence.
     pub longest: i32,
 }
 
 impl Segments {
-    /// `starts`: row-major `[batch, time]`, the column in which the text of each column begins.
+    /// `starts`: the column where the sequence of each column starts, row-major `[batch, time]`.
     ///
     /// # Errors
-    /// Numbers that are not `batch · time`, or a text that begins after its column.
+    /// A length other than `batch · time`, or a sequence that starts after its column.
     pub fn new(starts: &[i32], batch: i32, time: i32) -> Result<Self> {
         if starts.len() != (batch * time).unsigned_abs() as usize {
             return Err(Exception::custom(format!(
@@ -54,17 +55,18 @@ impl Segments {
         })
     }
 
-    /// 1 where a text has a position `before` columns earlier, else 0: `[batch, time, 1]` of `dtype`.
+    /// Mask of the columns that have a position `before` columns earlier in their sequence, 1 or 0: `[batch,
+    /// time, 1]` in `dtype`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn reaches(&self, before: i32, dtype: Dtype) -> Result<Array> {
         self.positions.ge(Array::from_int(before))?.as_dtype(dtype)?.expand_dims(-1)
     }
 }
 
 impl Context<'_, Cache> {
-    /// The part of layer number `layer`.
+    /// Returns the context of layer number `layer`.
     pub fn layer(&mut self, layer: usize) -> Context<'_> {
         match self {
             Self::Whole => Context::Whole,
@@ -76,7 +78,7 @@ impl Context<'_, Cache> {
 }
 
 impl<'a> Context<'a> {
-    /// Keys and values before the text.
+    /// The prefix of keys and values.
     #[must_use]
     pub fn prefix(&self) -> Option<&'a [Array; 2]> {
         match self {
@@ -85,10 +87,10 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// For attention: its cache, and the segments.
+    /// Returns the cache and the segments of an attention layer.
     ///
     /// # Errors
-    /// A cache of another kind.
+    /// A cache of the wrong kind.
     pub fn kv(self) -> Result<(Option<&'a mut KvCache>, Option<&'a Segments>)> {
         Ok(match self {
             Self::Whole | Self::Prefixed(_) => (None, None),
@@ -97,10 +99,10 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// For a short convolution: its last inputs, and the segments.
+    /// Returns the state and the segments of a short convolution.
     ///
     /// # Errors
-    /// A cache of another kind; keys before the text.
+    /// A cache of the wrong kind, or a prefix of keys and values.
     pub fn conv(self) -> Result<(Option<&'a mut ConvState>, Option<&'a Segments>)> {
         Ok(match self {
             Self::Whole => (None, None),

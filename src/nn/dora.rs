@@ -1,5 +1,5 @@
-//! Weight-decomposed low-rank adaptation ([DoRA](https://arxiv.org/abs/2402.09353)): the low-rank part turns
-//! the rows of a matrix, and a magnitude of their own stretches them.
+//! Weight-decomposed low-rank adaptation ([DoRA](https://arxiv.org/abs/2402.09353)): the low-rank update
+//! changes the direction of the rows of a weight, and a trained magnitude rescales them.
 //!
 //! ```text
 //! y = f ∘ (x·Wᵀ + s·(x·A)·B) + b        f = m / n        nₒ = ‖Wₒ + s·(A·B)ᵀₒ‖
@@ -8,12 +8,13 @@
 //! | operand | shape |
 //! |---|---|
 //! | `m`, `n`, `f` | `[out]` |
-//! | `W` | `[out, in]`, dense or packed |
+//! | `W` | `[out, in]`, dense or quantized |
 //! | `A`, `B` | `[in, rank]`, `[rank, out]` |
 //!
-//! Gradients see `n` as a constant (§4.3 of the paper), and `m` starts as `‖Wₒ‖`. No matrix of the size of `W` is
-//! built for `n`: `nₒ² = ‖Wₒ‖² + 2s·Σᵣ (W·A)ₒᵣ·Bᵣₒ + s²·(Bᵀ·AᵀA·B)ₒₒ`, and the first term never changes. With
-//! dropout `x·Wᵀ` counts once as it is and `f - 1` times with the input that `A` sees, as in PEFT.
+//! `n` is a constant for gradients (§4.3 of the paper), and `m` is initialized with `‖Wₒ‖`. No matrix of the
+//! size of `W` is created for `n`: `nₒ² = ‖Wₒ‖² + 2s·Σᵣ (W·A)ₒᵣ·Bᵣₒ + s²·(Bᵀ·AᵀA·B)ₒₒ`, and the first term is
+//! constant. With dropout, `x·Wᵀ` enters once without dropout and `f - 1` times with the dropped inputs of
+//! `A`, as in PEFT.
 
 use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype, stop_gradient};
@@ -24,37 +25,37 @@ use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::{Accuracy, dequantize};
 
-/// Shortest length that a row is taken to have: a row of zeros has no direction, and stays one.
-pub const SHORTEST: f32 = 1e-6;
+/// Lower bound of row norms: a row of zeros has no direction and stays zero.
+pub const MIN_ROW_NORM: f32 = 1e-6;
 
-/// Lengths of the rows of one layer, `[out]` in f32.
+/// Cached row norms of one layer, `[out]` in float32.
 #[derive(Debug, Clone, Default)]
-pub struct Norms {
-    /// `‖Wₒ‖²`
+pub struct RowNorms {
+    /// `‖Wₒ‖²`.
     pub base: Option<Array>,
-    /// `f`, for as long as the adapter stays as it is; `None` in training.
+    /// `f` while the adapter does not change; `None` in training.
     pub factor: Option<Array>,
 }
 
 impl Linear {
-    /// Opens the slot `m`, so that nothing changes yet.
+    /// Initializes `m` with the row norms of the weight, so that outputs do not change.
     ///
     /// # Errors
-    /// What MLX raises.
-    pub fn open_magnitude(&mut self) -> crate::Result<()> {
+    /// Errors from MLX.
+    pub fn init_magnitude(&mut self) -> crate::Result<()> {
         let base = row_squares(self.matrix())?;
         let lengths = base.sqrt()?;
         eval([&base, &lengths])?;
         *self.m = Some(lengths);
-        self.low_rank.norms = Norms { base: Some(base), factor: None };
+        self.low_rank.norms = RowNorms { base: Some(base), factor: None };
         Ok(())
     }
 
-    /// Computes what stays the same while the adapter does, for a layer with a magnitude.
+    /// Caches the row norms of a layer with a magnitude, for inference.
     ///
     /// # Errors
-    /// What MLX raises.
-    pub fn settle(&mut self) -> crate::Result<()> {
+    /// Errors from MLX.
+    pub fn cache_row_norms(&mut self) -> crate::Result<()> {
         if self.m.is_none() {
             return Ok(());
         }
@@ -62,14 +63,14 @@ impl Linear {
             self.low_rank.norms.base = Some(row_squares(self.matrix())?);
         }
         self.low_rank.norms.factor = None;
-        let factor = self.factor()?;
+        let factor = self.row_scale()?;
         eval(self.low_rank.norms.base.iter().chain([&factor]))?;
         self.low_rank.norms.factor = Some(factor);
         Ok(())
     }
 
-    /// `f`; one where there is no magnitude.
-    pub(super) fn factor(&self) -> Result<Array> {
+    /// Returns `f`; one without a magnitude.
+    pub(super) fn row_scale(&self) -> Result<Array> {
         if let Some(factor) = &self.low_rank.norms.factor {
             return Ok(factor.clone());
         }
@@ -77,11 +78,11 @@ impl Linear {
             return Ok(Array::from_f32(1.0));
         };
         let m = m.as_dtype(Dtype::Float32)?;
-        m.divide(maximum(self.lengths(a, b)?, Array::from_f32(SHORTEST))?)
+        m.divide(maximum(self.row_norms(a, b)?, Array::from_f32(MIN_ROW_NORM))?)
     }
 
-    /// `n`
-    fn lengths(&self, a: &Array, b: &Array) -> Result<Array> {
+    /// Returns `n`.
+    fn row_norms(&self, a: &Array, b: &Array) -> Result<Array> {
         let [a, b] = [stop_gradient(a)?, stop_gradient(b)?];
         let [a, b] = [a.as_dtype(Dtype::Float32)?, b.as_dtype(Dtype::Float32)?];
         let base = self.low_rank.norms.base.clone().map_or_else(|| row_squares(self.matrix()), Ok)?;
@@ -96,16 +97,17 @@ impl Linear {
         maximum(base.add(change)?, Array::from_f32(0.0))?.sqrt()
     }
 
-    /// `f ∘ y`, in the dtype of `y`.
-    pub(super) fn stretch(&self, y: &Array) -> Result<Array> {
-        y.multiply(self.factor()?)?.as_dtype(y.dtype())
+    /// Returns `f ∘ y`, in the dtype of `y`.
+    pub(super) fn scale_rows(&self, y: &Array) -> Result<Array> {
+        y.multiply(self.row_scale()?)?.as_dtype(y.dtype())
     }
 
-    /// `y + (f - 1) ∘ x̃·Wᵀ + f ∘ s·(x̃·A)·B`, where `y` is the layer without adapter and `x̃` has dropout.
-    pub(super) fn stretch_dropped(&self, y: &Array, x: &Array, key: &Array) -> Result<Array> {
+    /// Returns `y + (f - 1) ∘ x̃·Wᵀ + f ∘ s·(x̃·A)·B`, where `y` is the output without the adapter and `x̃`
+    /// is `x` with dropout.
+    pub(super) fn scale_rows_with_dropout(&self, y: &Array, x: &Array, key: &Array) -> Result<Array> {
         let Some(low) = self.trained()? else { return Ok(y.clone()) };
         let x = self.dropped(x, key)?;
-        let factor = self.factor()?;
+        let factor = self.row_scale()?;
         let base = linears(&x, &[Layer::plain(self.matrix())])?.swap_remove(0);
         let base = base.multiply(factor.subtract(Array::from_f32(1.0))?)?;
         let low = low.product(&x, self.low_rank.scale)?.multiply(factor)?;
@@ -113,7 +115,7 @@ impl Linear {
     }
 }
 
-/// Sum of the squares of each row, `[out]` in f32.
+/// Sum of squares of each row, `[out]` in float32.
 fn row_squares(weight: Weight) -> Result<Array> {
     let dense = match weight {
         Weight::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
@@ -144,9 +146,9 @@ mod tests {
         *layer.weight = normal(&[OUT, IN], 1);
         *layer.bias = Some(normal(&[OUT], 2));
         if let Some(bits) = bits {
-            layer.slots().quantize(Format::affine(bits, 32).unwrap()).unwrap();
+            layer.weight_mut().quantize(Format::affine(bits, 32).unwrap()).unwrap();
         }
-        layer.open_magnitude().unwrap();
+        layer.init_magnitude().unwrap();
         *layer.m = Some(layer.m.value.as_ref().unwrap().add(normal(&[OUT], 5).abs().unwrap()).unwrap());
         (*layer.lora_a, *layer.lora_b) = (Some(normal(&[IN, RANK], 3)), Some(normal(&[RANK, OUT], 4)));
         layer.low_rank.scale = 0.5;
@@ -209,7 +211,7 @@ mod tests {
                 .map(|(o, row)| m[o] / dot(row, row).sqrt() * dot(row, &inputs) + bias[o])
                 .collect();
             assert_close(&values(&layer.forward(&x).unwrap()), &expected);
-            layer.settle().unwrap();
+            layer.cache_row_norms().unwrap();
             assert_close(&values(&layer.forward(&x).unwrap()), &expected);
         }
     }
@@ -242,7 +244,7 @@ mod tests {
         let adapter = (layer.lora_a.take(), layer.lora_b.take(), layer.m.take());
         let plain = values(&layer.forward(&x).unwrap());
         (*layer.lora_a, *layer.lora_b) = (adapter.0, Some(Array::zeros::<f32>(&[RANK, OUT]).unwrap()));
-        layer.open_magnitude().unwrap();
+        layer.init_magnitude().unwrap();
         assert_eq!(values(&layer.forward(&x).unwrap()), plain);
     }
 }

@@ -1,21 +1,21 @@
-//! One of two kinds of a part, under the same name in a checkpoint.
+//! A layer that is one of two types, under the same name in a checkpoint.
 
 use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 
 use super::Result;
-use super::part::{FeedForward, Linears};
+use super::layer::{FeedForward, Linears};
 
-/// `A` or `B`.
+/// One of two types.
 #[derive(Debug, Clone)]
 pub enum Either<A, B> {
-    /// The one.
+    /// The first type.
     A(A),
-    /// The other.
+    /// The second type.
     B(B),
 }
 
-/// `$call` of whichever it is.
+/// Evaluates `$call` for either variant.
 macro_rules! each {
     ($either:expr, $part:ident => $call:expr) => {
         match $either {
@@ -60,7 +60,7 @@ impl<A: ModuleParameters, B: ModuleParameters> ModuleParameters for Either<A, B>
 }
 
 impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
-    const DECIDES_ON_HOST: bool = A::DECIDES_ON_HOST || B::DECIDES_ON_HOST;
+    const DATA_DEPENDENT: bool = A::DATA_DEPENDENT || B::DATA_DEPENDENT;
 
     fn forward(&self, x: &Array) -> Result<Array> {
         each!(self, part => part.forward(x))

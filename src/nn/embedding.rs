@@ -5,40 +5,40 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Result;
-use super::packed::{self, Slots};
+use super::quantized::{WeightMut, weight};
 use crate::kernels::embedding::embedding;
 use crate::kernels::linear::{Layer, Weight};
 use crate::kernels::quantized::{self, Format};
 
-/// A table of vectors, `weight`: `[vocab, hidden]`.
+/// Embedding table, `weight`: `[vocab, hidden]`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Embedding {
     /// One row per token, or the codes of a quantized table.
     #[param]
     pub weight: Param<Array>,
-    /// Factors of the groups of a quantized table.
+    /// Scales of a quantized table, one per group.
     #[param]
     pub scales: Param<Option<Array>>,
-    /// Summands of the groups of a quantized table.
+    /// Biases of a quantized table, one per group.
     #[param]
     pub biases: Param<Option<Array>>,
-    /// How the table is quantized.
+    /// Quantization format; `None` for a dense table.
     pub format: Option<Format>,
-    /// What is added in training.
+    /// Noise added in training.
     pub noise: Option<Noise>,
 }
 
-/// Noise on embeddings ([NEFTune](https://arxiv.org/abs/2310.05914)): uniform between `±alpha / √(time · hidden)`.
+/// Noise on embeddings ([NEFTune](https://arxiv.org/abs/2310.05914)): uniform in `±alpha / √(time · hidden)`.
 #[derive(Debug, Clone)]
 pub struct Noise {
-    /// Strength.
+    /// Noise scale.
     pub alpha: f32,
     /// PRNG key.
     pub key: Array,
 }
 
 impl Noise {
-    /// `x`: `[batch, time, hidden]` with noise.
+    /// Adds noise to `x`: `[batch, time, hidden]`.
     fn on(&self, x: &Array) -> Result<Array> {
         let numbers: i32 = x.shape().iter().skip(1).product();
         let bound = self.alpha / (numbers as f32).sqrt();
@@ -48,10 +48,10 @@ impl Noise {
 }
 
 impl Embedding {
-    /// A table of zeros to be filled from a checkpoint.
+    /// Creates a table of zeros.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(vocab: i32, hidden: i32) -> Result<Self> {
         Ok(Self {
             weight: Param::new(Array::zeros::<f32>(&[vocab, hidden])?),
@@ -62,11 +62,11 @@ impl Embedding {
         })
     }
 
-    /// `ids`: `[...]` of integers below `vocab` → `[..., hidden]` in the dtype of the table, or in `dtype` when
-    /// it is quantized.
+    /// `ids`: integers below `vocab`, `[...]` → embeddings `[..., hidden]`, in the dtype of the table, or in
+    /// `dtype` if it is quantized.
     ///
     /// # Errors
-    /// What MLX raises. An id out of range is an error of `eval` on the CPU, and not noticed on a GPU.
+    /// Errors from MLX. An id out of range is an error of `eval` on the CPU and is not detected on a GPU.
     pub fn forward(&self, ids: &Array, dtype: Dtype) -> Result<Array> {
         let vectors = match self.table() {
             Weight::Dense(table) => embedding(table, ids),
@@ -75,15 +75,15 @@ impl Embedding {
         self.noise.as_ref().map_or(Ok(vectors.clone()), |noise| noise.on(&vectors))
     }
 
-    /// The table, `[vocab, hidden]`.
+    /// Returns the table, `[vocab, hidden]`.
     #[must_use]
     pub fn table(&self) -> Weight<'_> {
-        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
+        weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
-    /// The slots of the table.
-    pub fn slots(&mut self) -> Slots<'_> {
-        Slots {
+    /// Returns the table for in-place quantization.
+    pub fn weight_mut(&mut self) -> WeightMut<'_> {
+        WeightMut {
             weight: &mut self.weight,
             scales: &mut self.scales,
             biases: &mut self.biases,
@@ -91,7 +91,7 @@ impl Embedding {
         }
     }
 
-    /// The table as output head: `[..., hidden]` → logits `[..., vocab]`.
+    /// Returns the table as output head: `[..., hidden]` → logits `[..., vocab]`.
     #[must_use]
     pub fn as_linear(&self) -> Layer<'_> {
         Layer::plain(self.table())

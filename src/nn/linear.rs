@@ -1,4 +1,4 @@
-//! The linear layer of every model, dense or quantized, with an adapter or without.
+//! The linear layer of every model, dense or quantized, with or without an adapter.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -7,60 +7,61 @@ use mlx_rs::module::Param;
 
 use super::Result;
 use super::low_rank::{LowRank, Matrices};
-use super::packed::{self, Slots};
+use super::quantized::{self, WeightMut};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
-/// `y = x·Wᵀ (+ b) (+ s·(x·A)·B)`, the low-rank part after [LoRA](https://arxiv.org/abs/2106.09685); with a
-/// magnitude `m` after [`DoRA`](super::dora).
+/// Applies an affine transformation with an optional low-rank update
+/// ([LoRA](https://arxiv.org/abs/2106.09685)): `y = x·Wᵀ + b + s·(x·A)·B`; with a magnitude `m`, that of
+/// [`DoRA`](super::dora).
 ///
-/// | slot | shape |
+/// | parameter | shape |
 /// |---|---|
-/// | `weight` | `[out, in]`, or the codes of a quantized matrix |
-/// | `scales`, `biases` | `[out, in/group_size]`, of a quantized matrix |
+/// | `weight` | `[out, in]`, or the codes of a quantized weight |
+/// | `scales`, `biases` | `[out, in/group_size]`, of a quantized weight |
 /// | `bias` | `[out]` |
 /// | `lora_a`, `lora_b` | `[in, rank]`, `[rank, out]` |
 /// | `lora_e` | `[rank]`, factors of the rows of `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)) |
 /// | `m` | `[out]` |
 ///
-/// Slots are optional so that a checkpoint's keys are the same with and without an adapter.
+/// Parameters are optional so that the keys of a checkpoint are the same with and without an adapter.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Linear {
-    /// `W`
+    /// `W`, or its codes.
     #[param]
     pub weight: Param<Array>,
-    /// Factors of the groups of `W`.
+    /// Scales of a quantized weight, one per group.
     #[param]
     pub scales: Param<Option<Array>>,
-    /// Summands of the groups of `W`.
+    /// Biases of a quantized weight, one per group.
     #[param]
     pub biases: Param<Option<Array>>,
-    /// How `W` is quantized.
+    /// Quantization format; `None` for a dense weight.
     pub format: Option<Format>,
-    /// `b`
+    /// `b`.
     #[param]
     pub bias: Param<Option<Array>>,
-    /// `A`
+    /// `A`.
     #[param]
     pub lora_a: Param<Option<Array>>,
-    /// `B`
+    /// `B`.
     #[param]
     pub lora_b: Param<Option<Array>>,
-    /// `E`
+    /// `E`, singular values.
     #[param]
     pub lora_e: Param<Option<Array>>,
-    /// `m`, the length of each row of the adapted matrix.
+    /// `m`, the norm of each row of the adapted weight.
     #[param]
     pub m: Param<Option<Array>>,
-    /// How `A` and `B` enter.
+    /// Settings of the low-rank update.
     pub low_rank: LowRank,
 }
 
 impl Linear {
-    /// A layer of zeros to be filled from a checkpoint.
+    /// Creates a layer of zeros.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(inputs: i32, outputs: i32, bias: bool) -> Result<Self> {
         let bias = if bias { Some(Array::zeros::<f32>(&[outputs])?) } else { None };
         Ok(Self {
@@ -77,22 +78,22 @@ impl Linear {
         })
     }
 
-    /// `(in, out)`
+    /// Returns `(in, out)`.
     #[must_use]
     pub fn size(&self) -> (i32, i32) {
         let (outputs, inputs) = self.matrix().shape();
         (inputs, outputs)
     }
 
-    /// `W`
+    /// Returns `W`.
     #[must_use]
     pub fn matrix(&self) -> Weight<'_> {
-        packed::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
+        quantized::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
-    /// The slots of `W`.
-    pub fn slots(&mut self) -> Slots<'_> {
-        Slots {
+    /// Returns `W` for in-place quantization.
+    pub fn weight_mut(&mut self) -> WeightMut<'_> {
+        WeightMut {
             weight: &mut self.weight,
             scales: &mut self.scales,
             biases: &mut self.biases,
@@ -109,13 +110,14 @@ impl Linear {
         Ok(y)
     }
 
-    /// The layer without its adapter, as the kernel takes it.
+    /// Returns the operands of the layer without its adapter.
     #[must_use]
     pub fn operands(&self) -> Layer<'_> {
         Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank: None }
     }
 
-    /// The layer with the low-rank part `low`, without a bias where a magnitude comes before it.
+    /// Returns the operands of the layer with the low-rank update `low`; without the bias if a magnitude is
+    /// applied before it.
     fn adapted<'a>(&'a self, low: Option<&'a Matrices>) -> Layer<'a> {
         let base = self.operands();
         let Some(low) = low else { return base };
@@ -123,7 +125,7 @@ impl Linear {
         Layer { bias, low_rank: Some(low.operand(self.low_rank.scale)), ..base }
     }
 
-    /// What is left to do after the kernel, which made `y` of [`adapted`](Self::adapted).
+    /// Applies dropout, magnitude and bias to `y`, the output of the kernel for [`adapted`](Self::adapted).
     fn finish(&self, y: Array, x: &Array) -> Result<Array> {
         match (&*self.m, &self.low_rank.dropout_key) {
             (None, None) => Ok(y),
@@ -133,15 +135,15 @@ impl Linear {
                 y.add(low.as_dtype(y.dtype())?)
             }
             (Some(_), None) => {
-                let y = self.stretch(&y)?;
+                let y = self.scale_rows(&y)?;
                 (*self.bias).as_ref().map_or(Ok(y.clone()), |bias| y.add(bias.as_dtype(y.dtype())?))
             }
-            (Some(_), Some(key)) => self.stretch_dropped(&y, x, key),
+            (Some(_), Some(key)) => self.scale_rows_with_dropout(&y, x, key),
         }
     }
 }
 
-/// Outputs of `layers` for the same `x`, which is read once for all of them.
+/// Applies several layers to the same `x`, which is read only once.
 ///
 /// # Errors
 /// A last dimension of `x` that does not fit.

@@ -1,51 +1,51 @@
-//! How the low-rank part of a layer enters.
+//! The low-rank update of a linear layer.
 
 use std::borrow::Cow;
 
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype, random};
 
-use super::dora::Norms;
+use super::dora::RowNorms;
 use super::{Linear, Result};
 use crate::kernels::linear as kernel;
 use crate::kernels::matmul::{Transpose, matmul};
 
-/// Settings of the low-rank part.
+/// Settings and state of a low-rank update.
 #[derive(Debug, Clone, Default)]
 pub struct LowRank {
     /// `s`, usually `alpha / rank`.
     pub scale: f32,
-    /// Share of `x` that is zeroed before `A`; the rest is scaled up.
+    /// Dropout probability of the inputs of `A`.
     pub dropout: f32,
-    /// PRNG key of this step's dropout mask; `None` outside training.
+    /// PRNG key of the current step's dropout mask; `None` outside training.
     pub dropout_key: Option<Array>,
-    /// `A` and `B` of a second low-rank part that is not trained and never drops anything.
+    /// `A` and `B` of a second, frozen update, without dropout.
     pub fixed: Option<[Array; 2]>,
-    /// Lengths of rows that stay the same, for a layer with a magnitude.
-    pub norms: Norms,
+    /// Cached row norms of a layer with a magnitude.
+    pub norms: RowNorms,
 }
 
-/// The matrices of one low-rank part.
+/// Matrices of a low-rank update.
 pub(super) struct Matrices<'a> {
-    /// `[in, rank]`
+    /// `[in, rank]`.
     pub a: Cow<'a, Array>,
-    /// `[rank, out]`
+    /// `[rank, out]`.
     pub b: Cow<'a, Array>,
 }
 
 impl Matrices<'_> {
-    /// `s·(x·A)·B` as the kernel takes it.
+    /// Returns `s·(x·A)·B` as an operand of the kernel.
     pub(super) fn operand(&self, scale: f32) -> kernel::LowRank<'_> {
         kernel::LowRank { a: &self.a, b: &self.b, scale }
     }
 
-    /// `s·(x·A)·B`, in the dtype of `A`, which `x` has too.
+    /// Returns `s·(x·A)·B`, in the dtype of `A` and `x`.
     pub(super) fn product(&self, x: &Array, scale: f32) -> Result<Array> {
         let low = matmul(&matmul(x, &self.a, Transpose::NONE)?, &self.b, Transpose::NONE)?;
         low.multiply(Array::from_f32(scale).as_dtype(low.dtype())?)
     }
 
-    /// Both parts as one.
+    /// Concatenates two updates into one.
     fn beside(&self, [a, b]: &[Array; 2]) -> Result<Matrices<'static>> {
         let joined = |own: &Array, other: &Array, axis: i32| {
             concatenate(&[own, &other.as_dtype(own.dtype())?], axis).map(Cow::Owned)
@@ -55,7 +55,7 @@ impl Matrices<'_> {
 }
 
 impl Linear {
-    /// `A`, and `B` with the singular values where the layer has any.
+    /// Returns `A`, and `B` scaled by the singular values if there are any.
     pub(super) fn trained(&self) -> Result<Option<Matrices<'_>>> {
         let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(None) };
         let b = match &*self.lora_e {
@@ -65,7 +65,7 @@ impl Linear {
         Ok(Some(Matrices { a: Cow::Borrowed(a), b }))
     }
 
-    /// Everything low-rank that sees `x` as it is.
+    /// Returns all updates that are applied without dropout, as one.
     pub(super) fn undropped(&self) -> Result<Option<Matrices<'_>>> {
         let trained = if self.low_rank.dropout_key.is_none() { self.trained()? } else { None };
         match (trained, &self.low_rank.fixed) {
@@ -75,10 +75,10 @@ impl Linear {
         }
     }
 
-    /// Leaves one plain low-rank part, `lora_a` and `lora_b`, that does what all parts together did.
+    /// Replaces all updates by an equivalent plain one, `lora_a` and `lora_b`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn merge_parts(&mut self) -> Result<()> {
         self.low_rank.dropout_key = None;
         let Some(Matrices { a, b }) = self.undropped()? else { return Ok(()) };
@@ -88,14 +88,14 @@ impl Linear {
         Ok(())
     }
 
-    /// `x` with this step's dropout.
+    /// Returns `x` with the dropout of the current step.
     pub(super) fn dropped(&self, x: &Array, key: &Array) -> Result<Array> {
         let dtype = (*self.lora_a).as_ref().map_or(x.dtype(), Array::dtype);
         dropout(&x.as_dtype(dtype)?, self.low_rank.dropout, key)
     }
 }
 
-/// Zeroes each element with probability `p` and divides the others by `1 - p`.
+/// Zeroes each element with probability `p` and scales the others by `1 / (1 - p)`.
 fn dropout(x: &Array, p: f32, key: &Array) -> Result<Array> {
     let keep = random::bernoulli(&Array::from_f32(1.0 - p), x.shape(), key)?;
     let scale = Array::from_f32(1.0 / (1.0 - p));

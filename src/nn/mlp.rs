@@ -1,49 +1,49 @@
-//! Gated feed-forward layers ([GLU variants](https://arxiv.org/abs/2002.05202)):
-//! `down(act(gate(x)) · up(x))`.
+//! Gated feed-forward layers ([GLU variants](https://arxiv.org/abs/2002.05202)): `down(act(gate(x)) ·
+//! up(x))`.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 
+use super::layer::{FeedForward, Linears, named};
 use super::linear::forward_all;
-use super::part::{FeedForward, Linears, named};
 use super::{Linear, Result};
 use crate::kernels::activation::{Activation, gated};
 
-/// With the names of Llama.
+/// Gated feed-forward layer with Llama's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Mlp {
-    /// What the activation is applied to.
+    /// Gate projection.
     #[param]
     pub gate_proj: Linear,
-    /// What is gated.
+    /// Up projection.
     #[param]
     pub up_proj: Linear,
-    /// Back to `hidden`.
+    /// Down projection.
     #[param]
     pub down_proj: Linear,
-    /// Of the gate.
+    /// Activation of the gate.
     pub activation: Activation,
 }
 
-/// SwiGLU with the names of the paper: `w2(silu(w1(x)) · w3(x))`.
+/// SwiGLU with the paper's parameter names: `w2(silu(w1(x)) · w3(x))`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct NumberedMlp {
-    /// The gate.
+    /// Gate projection.
     #[param]
     pub w1: Linear,
-    /// Back to `hidden`.
+    /// Down projection.
     #[param]
     pub w2: Linear,
-    /// What is gated.
+    /// Up projection.
     #[param]
     pub w3: Linear,
 }
 
 impl Mlp {
-    /// Layers of zeros to be filled from a checkpoint.
+    /// Creates zero-initialized projections.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, intermediate: i32, bias: bool, activation: Activation) -> Result<Self> {
         Ok(Self {
             gate_proj: Linear::new(hidden, intermediate, bias)?,
@@ -55,10 +55,10 @@ impl Mlp {
 }
 
 impl NumberedMlp {
-    /// Layers of zeros to be filled from a checkpoint.
+    /// Creates zero-initialized projections.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, intermediate: i32) -> Result<Self> {
         Ok(Self {
             w1: Linear::new(hidden, intermediate, false)?,

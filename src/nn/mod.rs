@@ -1,5 +1,5 @@
-//! Layers: plain structs with an inherent `forward`, whose field names are the keys of
-//! a checkpoint.
+//! Neural network layers: plain structs with an inherent `forward`. Their field names are the keys of a
+//! checkpoint.
 
 pub mod attention;
 pub mod cache;
@@ -7,15 +7,15 @@ pub mod context;
 pub mod dora;
 pub mod either;
 pub mod embedding;
+pub mod layer;
 pub mod linear;
 pub mod low_rank;
 pub mod mlp;
 pub mod moe;
 pub mod network;
 pub mod norm;
-pub mod packed;
-pub mod part;
 pub mod prompt;
+pub mod quantized;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
@@ -36,5 +36,5 @@ pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
 pub use short_conv::{ConvState, ShortConv};
 
-/// What `forward` of every layer returns.
+/// Result of the `forward` of every layer.
 pub type Result<T> = std::result::Result<T, mlx_rs::error::Exception>;

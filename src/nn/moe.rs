@@ -1,8 +1,8 @@
-//! Mixture of experts ([Shazeer et al.](https://arxiv.org/abs/1701.06538)): every token goes through a few of many
-//! feed-forward layers.
+//! Mixture of experts ([Shazeer et al.](https://arxiv.org/abs/1701.06538)): every token is processed by a few
+//! of many feed-forward layers.
 //!
-//! The choice is made on the host, so every expert reads only the rows that are meant for it, with the kernels
-//! of any other linear layer. That costs one evaluation of the graph per layer.
+//! Routing is decided on the host, so that each expert reads only its own rows, with the kernels of any other
+//! linear layer. This costs one evaluation of the graph per layer.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
@@ -10,56 +10,56 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
-use super::part::{FeedForward, Linears, under};
+use super::layer::{FeedForward, Linears, prefixed};
 use super::{Linear, Result};
 use crate::kernels::embedding::embedding;
 use crate::kernels::eval;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::softmax::softmax;
 
-/// How a router's outputs become the weights of experts.
+/// How router outputs become expert weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Routing {
     /// Experts per token.
     pub top_k: usize,
-    /// From outputs to scores.
+    /// Score function.
     pub scoring: Scoring,
-    /// Whether the weights of a token sum up to one.
+    /// Whether the weights of a token are normalized to sum to one.
     pub normalized: bool,
-    /// Factor of the weights.
+    /// Scaling factor of the weights.
     pub scale: f32,
 }
 
-/// From a router's outputs to scores.
+/// Score function of router outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scoring {
-    /// A distribution over all experts.
+    /// Softmax over all experts.
     Softmax,
-    /// Each expert for itself.
+    /// Sigmoid of each expert.
     Sigmoid,
 }
 
-/// A router and its experts.
+/// Router and experts.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Moe<F: FeedForward> {
-    /// The router, `hidden` to the number of experts.
+    /// Router, `hidden` → number of experts.
     #[param]
     pub gate: Linear,
-    /// Who does the work.
+    /// Experts.
     #[param]
     pub experts: Vec<F>,
-    /// Added to the scores when experts are chosen, not to their weights, `[experts]`.
+    /// Added to the scores for the selection of experts, but not to their weights: `[experts]`.
     #[param]
     pub expert_bias: Param<Option<Array>>,
-    /// How experts are chosen.
+    /// Routing settings.
     pub routing: Routing,
 }
 
 impl<F: FeedForward> Moe<F> {
-    /// A router of zeros over `experts` experts made by `expert`.
+    /// Creates a zero-initialized router for `experts` experts, each created by `expert`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, experts: i32, routing: Routing, expert: impl Fn() -> Result<F>) -> Result<Self> {
         Ok(Self {
             gate: Linear::new(hidden, experts, false)?,
@@ -71,10 +71,10 @@ impl<F: FeedForward> Moe<F> {
 }
 
 impl<F: FeedForward> FeedForward for Moe<F> {
-    const DECIDES_ON_HOST: bool = true;
+    const DATA_DEPENDENT: bool = true;
 
     fn forward(&self, x: &Array) -> Result<Array> {
-        mix(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
+        route(x, &self.gate, (*self.expert_bias).as_ref(), self.routing, &self.experts)
     }
 
     fn linears(&mut self) -> Linears<'_> {
@@ -84,18 +84,18 @@ impl<F: FeedForward> FeedForward for Moe<F> {
     }
 }
 
-/// The layers of `experts`.
+/// Returns the linear layers of all experts.
 pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
-    let layers = |(i, expert)| under(&format!("experts.{i}"), F::linears(expert));
+    let layers = |(i, expert)| prefixed(&format!("experts.{i}"), F::linears(expert));
     experts.iter_mut().enumerate().flat_map(layers).collect()
 }
 
-/// `x`: `[..., hidden]` → the weighted sum of the experts that `gate` chooses for each row, same shape. `bias` counts
-/// for the choice alone.
+/// `x`: `[..., hidden]` → weighted sum of the outputs of the experts selected by the router `gate`, same
+/// shape. `bias` is added to the scores for the selection only.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn mix<F: FeedForward>(
+/// Incompatible shapes.
+pub fn route<F: FeedForward>(
     x: &Array,
     gate: &Linear,
     bias: Option<&Array>,
@@ -115,31 +115,32 @@ pub fn mix<F: FeedForward>(
     };
     eval([&scores, &ranks]).map_err(|error| Exception::custom(error.to_string()))?;
     let ranks = ranks.to_vec_exact::<f32>().map_err(|error| Exception::custom(error.to_string()))?;
-    let chosen = best(&ranks, experts.len(), routing.top_k);
+    let chosen = top_k_indices(&ranks, experts.len(), routing.top_k);
     let (tokens, top_k) = (rows.dim(0), routing.top_k as i32);
     let mut weights = scores.take_along_axis(Array::from_slice(&chosen, &[tokens, top_k]), -1)?;
     if routing.normalized {
         let total = weights.sum_axis(-1, true)?;
         weights = match routing.scoring {
             Scoring::Softmax => weights.divide(total)?,
-            // All scores of a token may be tiny.
+            // All scores of a token may be close to zero.
             Scoring::Sigmoid => weights.divide(total.add(Array::from_f32(1e-6))?)?,
         };
     }
     let weights = weights.multiply(Array::from_f32(routing.scale))?.as_dtype(x.dtype())?;
-    let plan = Plan::new(&chosen, experts.len(), routing.top_k);
-    let sorted = embedding(&rows, &Array::from_slice(&plan.rows, &[tokens * top_k]))?;
-    let parts = sorted.split_at_indices(&plan.ends, 0)?;
+    let dispatch = Dispatch::new(&chosen, experts.len(), routing.top_k);
+    let sorted = embedding(&rows, &Array::from_slice(&dispatch.rows, &[tokens * top_k]))?;
+    let parts = sorted.split_at_indices(&dispatch.ends, 0)?;
     let done: Result<Vec<Array>> =
-        plan.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
-    let back = Array::from_slice(&plan.places, &[tokens, top_k]);
+        dispatch.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
+    let back = Array::from_slice(&dispatch.places, &[tokens, top_k]);
     let outputs = embedding(&concatenate(&done?, 0)?, &back)?;
     let weights = weights.expand_dims(1)?;
     matmul(&weights, &outputs, Transpose::NONE)?.reshape(x.shape())
 }
 
-/// The `top_k` best of each row of `experts` numbers, best first, the first of equals first.
-fn best(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
+/// Indices of the `top_k` largest of each row of `experts` scores, in descending order; of equal ones the
+/// first.
+fn top_k_indices(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
     let row = |ranks: &[f32]| {
         let mut order: Vec<u32> = (0..experts as u32).collect();
         order.sort_by(|&a, &b| ranks[b as usize].total_cmp(&ranks[a as usize]));
@@ -149,20 +150,20 @@ fn best(ranks: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
     ranks.chunks_exact(experts).flat_map(row).collect()
 }
 
-/// Who works on what: rows sorted by expert.
-struct Plan {
-    /// Experts with anything to do, in order.
+/// Assignment of rows to experts, sorted by expert.
+struct Dispatch {
+    /// Experts with at least one row, in order.
     experts: Vec<usize>,
-    /// Where the rows of all of them but the last end.
+    /// End of the rows of each of them but the last.
     ends: Vec<i32>,
-    /// Row of `x` at each place.
+    /// Row of `x` at each sorted position.
     rows: Vec<u32>,
-    /// Place of each choice.
+    /// Sorted position of each choice.
     places: Vec<u32>,
 }
 
-impl Plan {
-    /// `chosen`: an expert per token and choice.
+impl Dispatch {
+    /// `chosen`: the expert of each token and choice.
     fn new(chosen: &[u32], experts: usize, top_k: usize) -> Self {
         let mut order: Vec<usize> = (0..chosen.len()).collect();
         order.sort_by_key(|&choice| chosen[choice]);
@@ -194,19 +195,19 @@ mod tests {
 
     #[test]
     fn the_best_come_first() {
-        assert_eq!(best(&[0.1, 0.5, 0.4, 0.3, 0.3, 0.2], 3, 2), [1, 2, 0, 1]);
+        assert_eq!(top_k_indices(&[0.1, 0.5, 0.4, 0.3, 0.3, 0.2], 3, 2), [1, 2, 0, 1]);
     }
 
     #[test]
     fn every_choice_finds_its_place() {
         let chosen = [3, 1, 1, 0, 3, 0];
-        let plan = Plan::new(&chosen, 5, 2);
-        assert_eq!(plan.experts, [0, 1, 3]);
-        assert_eq!(plan.ends, [2, 4]);
-        for (choice, &place) in plan.places.iter().enumerate() {
-            assert_eq!(plan.rows[place as usize], choice as u32 / 2);
-            let part = plan.ends.iter().filter(|&&end| end <= place as i32).count();
-            assert_eq!(plan.experts[part], chosen[choice] as usize);
+        let dispatch = Dispatch::new(&chosen, 5, 2);
+        assert_eq!(dispatch.experts, [0, 1, 3]);
+        assert_eq!(dispatch.ends, [2, 4]);
+        for (choice, &place) in dispatch.places.iter().enumerate() {
+            assert_eq!(dispatch.rows[place as usize], choice as u32 / 2);
+            let part = dispatch.ends.iter().filter(|&&end| end <= place as i32).count();
+            assert_eq!(dispatch.experts[part], chosen[choice] as usize);
         }
     }
 }

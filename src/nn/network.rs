@@ -1,19 +1,19 @@
-//! What every kind of model has in common: how its layers are reached, and how its parameters relate to the tensors of
-//! a checkpoint.
+//! The common interface of all models: access to layers, and the mapping between parameters and the tensors
+//! of a checkpoint.
 
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
-use super::packed::Slots;
+use super::quantized::WeightMut;
 use super::{Linear, Result};
 use crate::params::Tensors;
 
-/// A model as files, quantization and adapters see it. Most kinds only say which linear layers they have and what they
-/// compute in.
+/// A model as seen by files, quantization and adapters. An implementation must list its linear layers and
+/// state its dtype; the other methods have defaults.
 pub trait Network: ModuleParameters + Send {
-    /// Calls `visit` on every linear layer that may be adapted with its key path, in order.
+    /// Calls `visit` with the key path of every adaptable linear layer and the layer, in order.
     ///
-    /// This is the one seam through which every method reaches layers.
+    /// This is the only way in which algorithms access layers.
     ///
     /// # Errors
     /// The first error of `visit`.
@@ -22,43 +22,44 @@ pub trait Network: ModuleParameters + Send {
         visit: &mut dyn FnMut(&str, &mut Linear) -> crate::Result<()>,
     ) -> crate::Result<()>;
 
-    /// Calls `visit` on the matrix of every layer that may be quantized with the layer's key path, in order; by default
-    /// the linear layers.
+    /// Calls `visit` with the key path of every quantizable layer and its weight, in order; by default the
+    /// linear layers.
     ///
     /// # Errors
     /// The first error of `visit`.
-    fn visit_packable(
+    fn visit_quantizable(
         &mut self,
-        visit: &mut dyn FnMut(&str, Slots) -> crate::Result<()>,
+        visit: &mut dyn FnMut(&str, WeightMut) -> crate::Result<()>,
     ) -> crate::Result<()> {
-        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))
+        self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
     }
 
-    /// Number format of activations.
+    /// Dtype of activations.
     fn dtype(&self) -> Dtype;
 
-    /// Whether a tensor of a checkpoint is known to carry nothing this model needs.
+    /// Whether the tensor `key` of a checkpoint is ignored when loading; by default none is.
     fn ignores(&self, _key: &str) -> bool {
         false
     }
 
-    /// The parameters that the tensor `name` of a checkpoint holds; by default one of the same name.
+    /// Maps a tensor of a checkpoint to parameters; by default to the one of the same name.
     ///
     /// # Errors
-    /// A tensor of a shape that cannot be taken apart.
-    fn adopt(&self, name: &str, tensor: Array) -> Result<Vec<(String, Array)>> {
+    /// A tensor of an unexpected shape.
+    fn map_weight(&self, name: &str, tensor: Array) -> Result<Vec<(String, Array)>> {
         Ok(vec![(name.to_owned(), tensor)])
     }
 
-    /// All parameters as the tensors of a checkpoint that others read; by default under their own names.
+    /// Maps all parameters to the tensors of a checkpoint; by default under the same names.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn export(&self, parameters: Tensors) -> Result<Tensors> {
         Ok(parameters)
     }
 
-    /// What mlx-lm calls the linear layer at `path`, and which of its experts it is where mlx-lm stacks them.
+    /// Returns mlx-lm's name of the linear layer at `path` and, if mlx-lm stacks it with those of other
+    /// experts, the index of its expert.
     fn mlx_name(&self, path: &str) -> (String, Option<usize>) {
         (path.to_owned(), None)
     }

@@ -1,4 +1,4 @@
-//! Normalisation.
+//! Normalization.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -7,21 +7,22 @@ use mlx_rs::module::Param;
 use super::Result;
 use crate::kernels::norm::{Rms, residual_rms_norm, rms_norm};
 
-/// `x / sqrt(mean(x²) + eps) · (weight + offset)` over the last dimension ([RMSNorm](https://arxiv.org/abs/1910.07467)).
+/// Root mean square normalization over the last dimension: `x / sqrt(mean(x²) + eps) · (weight + offset)`
+/// ([RMSNorm](https://arxiv.org/abs/1910.07467)).
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct RmsNorm {
-    /// `[hidden]`
+    /// `[hidden]`.
     #[param]
     pub weight: Param<Array>,
-    /// Its constants.
+    /// `eps` and `offset`.
     pub rms: Rms,
 }
 
 impl RmsNorm {
-    /// Weights that, with the offset, are one.
+    /// Creates a norm with a total scale of one.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, rms: Rms) -> Result<Self> {
         let weight = Array::full::<f32>(&[hidden], Array::from_f32(1.0 - rms.offset))?;
         Ok(Self { weight: Param::new(weight), rms })
@@ -35,11 +36,10 @@ impl RmsNorm {
         rms_norm(x, &self.weight, self.rms)
     }
 
-    /// A residual connection and the norm after it: `x` and `delta`: `[..., hidden]` → `x + delta`, and
-    /// its norm.
+    /// Residual connection followed by the norm. `x` and `delta`: `[..., hidden]` → `x + delta` and its norm.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn forward_residual(&self, x: &Array, delta: &Array) -> Result<(Array, Array)> {
         residual_rms_norm(x, delta, &self.weight, self.rms)
     }

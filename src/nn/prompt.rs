@@ -1,6 +1,7 @@
-//! Virtual tokens before a text, learned while the model stays as it is: vectors beside its embeddings
-//! ([prompt tuning](https://arxiv.org/abs/2104.08691), [p-tuning](https://arxiv.org/abs/2103.10385)) or keys and values of
-//! every layer ([prefix tuning](https://arxiv.org/abs/2101.00190)).
+//! Soft prompts: virtual tokens before every sequence, learned while the model is frozen. They are input
+//! embeddings ([prompt tuning](https://arxiv.org/abs/2104.08691),
+//! [p-tuning](https://arxiv.org/abs/2103.10385)) or keys and values of every layer ([prefix
+//! tuning](https://arxiv.org/abs/2101.00190)).
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -10,63 +11,63 @@ use mlx_rs::ops::{maximum, tanh};
 
 use super::{Linear, Result};
 
-/// Where virtual tokens stand.
+/// What a virtual token consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Beside the embeddings.
+pub enum PromptShape {
+    /// An input embedding.
     Embeddings {
-        /// Numbers per embedding.
+        /// Embedding dimension.
         hidden: i32,
     },
-    /// Among the keys and values of every layer.
-    Keys {
-        /// Layers of the model.
+    /// Keys and values of every layer.
+    KeyValues {
+        /// Number of layers.
         layers: i32,
-        /// Heads of keys and values.
+        /// Number of key and value heads.
         kv_heads: i32,
-        /// Numbers per head.
+        /// Dimension of each head.
         head_dim: i32,
     },
 }
 
-impl Place {
-    /// Numbers that go in at one place: an embedding, or all heads of one layer's keys.
+impl PromptShape {
+    /// Dimension of an embedding, or of the keys of one layer.
     #[must_use]
     pub fn token_dim(self) -> i32 {
         match self {
             Self::Embeddings { hidden } => hidden,
-            Self::Keys { kv_heads, head_dim, .. } => kv_heads * head_dim,
+            Self::KeyValues { kv_heads, head_dim, .. } => kv_heads * head_dim,
         }
     }
 
-    /// Numbers per virtual token; `None` for more than an index counts.
+    /// Number of elements per virtual token; `None` on overflow.
     #[must_use]
     pub fn width(self) -> Option<i32> {
         match self {
             Self::Embeddings { hidden } => Some(hidden),
-            Self::Keys { layers, .. } => self.token_dim().checked_mul(2)?.checked_mul(layers),
+            Self::KeyValues { layers, .. } => self.token_dim().checked_mul(2)?.checked_mul(layers),
         }
     }
 }
 
-/// Virtual tokens, or what they are computed from in training.
+/// A soft prompt, or the inputs and layers of its encoder in training.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Prompt {
-    /// `[virtual tokens, width]`, or what `encoder` takes.
+    /// `[virtual tokens, width]`, or the inputs of `encoder`.
     #[param]
     pub embedding: Param<Array>,
-    /// Layers on the way to the virtual tokens; with `ReLU` between them for embeddings, with tanh for keys.
+    /// Layers of the prompt encoder, with `ReLU` between them for embeddings and tanh for keys and values.
     #[param]
     pub encoder: Vec<Linear>,
-    /// Where they stand.
-    pub place: Place,
+    /// What a virtual token consists of.
+    pub shape: PromptShape,
 }
 
 impl Prompt {
-    /// Virtual tokens that nothing computes, `[virtual tokens, width]`.
+    /// Creates a soft prompt without an encoder from `embedding`, `[virtual tokens, width]`.
     #[must_use]
-    pub fn new(embedding: Array, place: Place) -> Self {
-        Self { embedding: Param::new(embedding), encoder: Vec::new(), place }
+    pub fn new(embedding: Array, shape: PromptShape) -> Self {
+        Self { embedding: Param::new(embedding), encoder: Vec::new(), shape }
     }
 
     /// Number of virtual tokens.
@@ -81,30 +82,30 @@ impl Prompt {
         self.len() == 0
     }
 
-    /// The virtual tokens, `[virtual tokens, width]`.
+    /// Returns the virtual tokens, `[virtual tokens, width]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn forward(&self) -> Result<Array> {
         let mut x = (*self.embedding).clone();
         for (i, layer) in self.encoder.iter().enumerate() {
-            x = match self.place {
+            x = match self.shape {
                 _ if i == 0 => x,
-                Place::Embeddings { .. } => maximum(&x, Array::from_f32(0.0))?,
-                Place::Keys { .. } => tanh(&x)?,
+                PromptShape::Embeddings { .. } => maximum(&x, Array::from_f32(0.0))?,
+                PromptShape::KeyValues { .. } => tanh(&x)?,
             };
             x = layer.forward(&x)?;
         }
         Ok(x)
     }
 
-    /// Keys, before which nothing turns them, and values of each layer: `[1, virtual tokens, kv_heads, head_dim]`; none of
-    /// virtual tokens that stand elsewhere.
+    /// Returns keys, without rotary embedding, and values of each layer: `[1, virtual tokens, kv_heads,
+    /// head_dim]`. Empty for a prompt of embeddings.
     ///
     /// # Errors
-    /// Shapes that do not fit.
-    pub fn keys(&self) -> Result<Vec<[Array; 2]>> {
-        let Place::Keys { layers, kv_heads, head_dim } = self.place else { return Ok(Vec::new()) };
+    /// Incompatible shapes.
+    pub fn key_values(&self) -> Result<Vec<[Array; 2]>> {
+        let PromptShape::KeyValues { layers, kv_heads, head_dim } = self.shape else { return Ok(Vec::new()) };
         let x = self.forward()?.reshape(&[1, self.len(), 2 * layers, kv_heads, head_dim])?;
         let part = |i: i32| x.try_index((.., .., i));
         (0..layers).map(|i| Ok([part(2 * i)?, part(2 * i + 1)?])).collect()

@@ -1,11 +1,11 @@
-//! The residual stream of a decoder.
+//! The residual stream of a transformer.
 
 use mlx_rs::Array;
 
 use super::{Result, RmsNorm};
 
-/// `[..., hidden]`, to which every layer adds its output. The last addition waits for the norm that follows
-/// it: both are one pass over memory, forward and backward.
+/// The residual stream `[..., hidden]`. The last addition is deferred to the norm that follows it, so that
+/// both take one pass over memory, forward and backward.
 #[derive(Debug, Clone)]
 pub struct Residual {
     sum: Array,
@@ -19,14 +19,14 @@ impl Residual {
         Self { sum: x, delta: None }
     }
 
-    /// As `into_parts` gave it.
+    /// The reverse of [`into_parts`](Self::into_parts); `None` without parts.
     #[must_use]
     pub fn from_parts(parts: &[Array]) -> Option<Self> {
         let (sum, delta) = parts.split_first()?;
         Some(Self { sum: sum.clone(), delta: delta.first().cloned() })
     }
 
-    /// The sum, and the last addition where it waits.
+    /// Returns the sum and, if there is one, the deferred addition.
     #[must_use]
     pub fn into_parts(self) -> Vec<Array> {
         std::iter::once(self.sum).chain(self.delta).collect()
@@ -35,7 +35,7 @@ impl Residual {
     /// Adds the output of a layer.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn add(&mut self, delta: Array) -> Result<()> {
         if let Some(waiting) = self.delta.replace(delta) {
             self.sum = self.sum.add(waiting)?;
@@ -43,10 +43,10 @@ impl Residual {
         Ok(())
     }
 
-    /// The norm of the sum so far.
+    /// Returns the norm of the stream.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     pub fn normed(&mut self, norm: &RmsNorm) -> Result<Array> {
         let Some(delta) = self.delta.take() else { return norm.forward(&self.sum) };
         let (sum, normed) = norm.forward_residual(&self.sum, &delta)?;

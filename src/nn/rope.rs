@@ -5,52 +5,53 @@ use mlx_rs::Array;
 use super::rope_scaling::RopeScaling;
 use crate::kernels::rope::Rotation;
 
-/// Turns pairs `(x[i], x[i + dims/2])` of the first `dims` numbers of a head by `position · theta^(-2i/dims)`,
-/// stretched as the checkpoint says.
+/// Rotates the pairs `(x[i], x[i + dims/2])` of the first `dims` elements of a head by `position ·
+/// theta^(-2i/dims)`, with the scaling of the checkpoint.
 #[derive(Debug, Clone)]
 pub struct Rope {
     rotation: Rotation,
-    /// The rotation of texts longer than this.
-    beyond: Option<(i32, Rotation)>,
-    /// What queries are multiplied with, `[head_dim]`.
-    amplitude: Option<Array>,
+    /// Sequence length above which another rotation applies, and that rotation.
+    long: Option<(i32, Rotation)>,
+    /// Factor of queries, `[head_dim]`.
+    attention_factor: Option<Array>,
 }
 
 impl Rope {
-    /// For heads of `head_dim` numbers of which the first `dims` turn.
+    /// Creates the embedding for heads of dimension `head_dim`, of which the first `dims` elements are
+    /// rotated.
     #[must_use]
     pub fn new(head_dim: i32, dims: i32, theta: f64, scaling: &RopeScaling) -> Self {
         let powers = Rotation::powers(theta, dims);
-        let rotation = |periods: &[f64]| Rotation::new(periods, scaling.pace());
-        let beyond = scaling.beyond(&powers).map(|(limit, periods)| (limit, rotation(&periods)));
+        let rotation = |periods: &[f64]| Rotation::new(periods, scaling.position_scale());
+        let long = scaling.long_context(&powers).map(|(limit, periods)| (limit, rotation(&periods)));
         // Queries and keys have the same factor, and only their products are used: queries take both.
-        let factor = scaling.amplitude().powi(2) as f32;
-        let amplitude = ((scaling.amplitude() - 1.0).abs() > f64::EPSILON).then(|| {
+        let factor = scaling.attention_factor().powi(2) as f32;
+        let attention_factor = ((scaling.attention_factor() - 1.0).abs() > f64::EPSILON).then(|| {
             let factors: Vec<f32> = (0..head_dim).map(|i| if i < dims { factor } else { 1.0 }).collect();
             Array::from_slice(&factors, &[head_dim])
         });
-        Self { rotation: rotation(&scaling.stretch(&powers, theta)), beyond, amplitude }
+        Self { rotation: rotation(&scaling.scale_periods(&powers, theta)), long, attention_factor }
     }
 
-    /// Up to how many positions a text turns as a short one; `None` where all do the same.
+    /// Longest sequence that the short-context rotation applies to; `None` if all lengths are treated alike.
     #[must_use]
-    pub fn turning_point(&self) -> Option<i32> {
-        self.beyond.as_ref().map(|(limit, _)| *limit)
+    pub fn long_rope_threshold(&self) -> Option<i32> {
+        self.long.as_ref().map(|(limit, _)| *limit)
     }
 
-    /// How fast each pair turns in a text of `length` positions.
+    /// Returns the rotation for a sequence of `length` positions.
     #[must_use]
     pub fn rotation(&self, length: i32) -> &Rotation {
-        match &self.beyond {
+        match &self.long {
             Some((limit, rotation)) if length > *limit => rotation,
             _ => &self.rotation,
         }
     }
 
-    /// What queries are multiplied with before they turn, `[head_dim]`.
+    /// Factor of queries before the rotation, `[head_dim]`.
     #[must_use]
-    pub fn amplitude(&self) -> Option<&Array> {
-        self.amplitude.as_ref()
+    pub fn attention_factor(&self) -> Option<&Array> {
+        self.attention_factor.as_ref()
     }
 }
 

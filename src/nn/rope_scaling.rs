@@ -1,36 +1,37 @@
-//! Ways to stretch rotary position embeddings to longer contexts.
+//! Scaling of rotary position embeddings to longer contexts.
 
 use std::f64::consts::TAU;
 
 use serde::Deserialize;
 
-/// How a checkpoint stretches its positions, as `config.json` spells it.
+/// Scaling method, as in `rope_scaling` of `config.json`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     Default,
     /// Positions divided by `factor` ([position interpolation](https://arxiv.org/abs/2306.15595)).
     Linear {
         /// Ratio of new to old context length.
         factor: f64,
     },
-    /// Long periods stretched, short ones kept, a ramp between ([Llama 3.1](https://arxiv.org/abs/2407.21783)).
+    /// Long wavelengths are scaled, short ones are kept, with a smooth transition ([Llama
+    /// 3.1](https://arxiv.org/abs/2407.21783)).
     Llama3 {
-        /// Stretch of the long periods.
+        /// Scaling factor of long wavelengths.
         factor: f64,
-        /// Periods above `original / low_freq_factor` are long.
+        /// Wavelengths above `original / low_freq_factor` are long.
         low_freq_factor: f64,
-        /// Periods below `original / high_freq_factor` are short.
+        /// Wavelengths below `original / high_freq_factor` are short.
         high_freq_factor: f64,
-        /// Context length before stretching.
+        /// Original context length.
         original_max_position_embeddings: f64,
     },
-    /// As Llama 3, with a ramp over the number of the pair, and larger scores
+    /// As Llama 3, with a linear ramp over the dimensions and an attention factor
     /// ([YaRN](https://arxiv.org/abs/2309.00071)).
     Yarn(Yarn),
-    /// A factor of its own for each pair, larger scores, and other factors for texts that the original context would have
-    /// held ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+    /// A factor for each dimension, different for sequences within the original context length, and an
+    /// attention factor ([LongRoPE](https://arxiv.org/abs/2402.13753)).
     #[serde(alias = "su")]
     Longrope(Longrope),
 }
@@ -38,7 +39,7 @@ pub enum RopeScaling {
 /// See [`RopeScaling::Yarn`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Yarn {
-    /// Stretch of the long periods.
+    /// Scaling factor of long wavelengths.
     factor: f64,
     original_max_position_embeddings: f64,
     /// Factor of queries and of keys.
@@ -47,7 +48,7 @@ pub struct Yarn {
     beta_fast: f64,
     #[serde(default = "one")]
     beta_slow: f64,
-    /// Whether the ends of the ramp are whole numbers.
+    /// Whether the ends of the ramp are rounded to integers.
     #[serde(default = "yes")]
     truncate: bool,
     mscale: Option<f64>,
@@ -83,7 +84,7 @@ fn positive(x: f64) -> bool {
 }
 
 impl RopeScaling {
-    /// Whether every number makes sense for heads of which `dims` numbers turn.
+    /// Whether all values are valid for heads of which `dims` elements are rotated.
     #[must_use]
     pub fn is_valid(&self, dims: i32) -> bool {
         let pairs = (dims / 2).unsigned_abs() as usize;
@@ -112,9 +113,9 @@ impl RopeScaling {
         }
     }
 
-    /// New `periods` over 2π for those of plain rotations with base `theta`.
+    /// Returns the scaled `periods`, wavelengths over 2π, of a rotation with base `theta`.
     #[must_use]
-    pub fn stretch(&self, periods: &[f64], theta: f64) -> Vec<f64> {
+    pub fn scale_periods(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         match self {
             Self::Default | Self::Linear { .. } => periods.to_vec(),
             &Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
@@ -125,37 +126,37 @@ impl RopeScaling {
                 };
                 periods.iter().map(stretched).collect()
             }
-            Self::Yarn(yarn) => yarn.stretch(periods, theta),
+            Self::Yarn(yarn) => yarn.scale_periods(periods, theta),
             Self::Longrope(long) => multiplied(periods, &long.short_factor),
         }
     }
 
-    /// What positions are multiplied with.
+    /// Factor of positions.
     #[must_use]
-    pub fn pace(&self) -> f64 {
+    pub fn position_scale(&self) -> f64 {
         if let Self::Linear { factor } = self { factor.recip() } else { 1.0 }
     }
 
-    /// Factor of queries and of keys, as far as they turn.
+    /// Factor of queries and of keys, for rotated elements.
     #[must_use]
-    pub fn amplitude(&self) -> f64 {
+    pub fn attention_factor(&self) -> f64 {
         match self {
             Self::Default | Self::Linear { .. } | Self::Llama3 { .. } => 1.0,
-            Self::Yarn(yarn) => yarn.amplitude(),
-            Self::Longrope(long) => long.amplitude(),
+            Self::Yarn(yarn) => yarn.attention_factor(),
+            Self::Longrope(long) => long.attention_factor(),
         }
     }
 
-    /// Beyond how many positions other periods count, and those.
+    /// The sequence length above which other periods apply, and those periods.
     #[must_use]
-    pub fn beyond(&self, periods: &[f64]) -> Option<(i32, Vec<f64>)> {
+    pub fn long_context(&self, periods: &[f64]) -> Option<(i32, Vec<f64>)> {
         let Self::Longrope(long) = self else { return None };
         Some((long.original_max_position_embeddings as i32, multiplied(periods, &long.long_factor)))
     }
 }
 
 impl Yarn {
-    fn stretch(&self, periods: &[f64], theta: f64) -> Vec<f64> {
+    fn scale_periods(&self, periods: &[f64], theta: f64) -> Vec<f64> {
         let pairs = periods.len() as f64;
         // Number of the pair that makes this many turns in the original context.
         let pair =
@@ -172,7 +173,7 @@ impl Yarn {
         periods.iter().enumerate().map(stretched).collect()
     }
 
-    fn amplitude(&self) -> f64 {
+    fn attention_factor(&self) -> f64 {
         let scaled =
             |mscale: f64| if self.factor <= 1.0 { 1.0 } else { 0.1 * mscale * self.factor.ln() + 1.0 };
         match (self.attention_factor, self.mscale, self.mscale_all_dim) {
@@ -184,7 +185,7 @@ impl Yarn {
 }
 
 impl Longrope {
-    fn amplitude(&self) -> f64 {
+    fn attention_factor(&self) -> f64 {
         self.attention_factor.unwrap_or_else(|| {
             if self.factor <= 1.0 {
                 return 1.0;
@@ -194,7 +195,7 @@ impl Longrope {
     }
 }
 
-/// `period` where `kept` is 1, `factor` times as long where it is 0.
+/// Interpolates between `period`, where `kept` is 1, and `factor · period`, where it is 0.
 fn blend(period: f64, factor: f64, kept: f64) -> f64 {
     period / ((1.0 - kept) / factor + kept)
 }
@@ -217,7 +218,7 @@ mod tests {
         };
         // The last: half-way along the ramp, 2.5 turns in the original context.
         let between = 8192.0 / (TAU * 2.5);
-        let stretched = scaling.stretch(&[1.0, 1e5, between], 10_000.0);
+        let stretched = scaling.scale_periods(&[1.0, 1e5, between], 10_000.0);
         for (y, expected) in stretched.iter().zip([1.0, 8e5, between / (0.5 / 8.0 + 0.5)]) {
             assert!((y - expected).abs() < 1e-6, "{y} {expected}");
         }
@@ -230,11 +231,11 @@ mod tests {
         });
         let scaling: RopeScaling = serde_json::from_value(json).unwrap();
         let periods: Vec<f64> = (0..32).map(|i| 150_000_f64.powf(f64::from(i) / 32.0)).collect();
-        let stretched = scaling.stretch(&periods, 150_000.0);
+        let stretched = scaling.scale_periods(&periods, 150_000.0);
         assert!((stretched[0] - periods[0]).abs() < 1e-12);
         assert!((stretched[31] / periods[31] - 32.0).abs() < 1e-9);
         // 0.1 · ln 32 + 1
-        assert!((scaling.amplitude() - 1.346_573_590_279_973).abs() < 1e-12);
+        assert!((scaling.attention_factor() - 1.346_573_590_279_973).abs() < 1e-12);
     }
 
     #[test]
@@ -245,9 +246,9 @@ mod tests {
         });
         let scaling: RopeScaling = serde_json::from_value(json).unwrap();
         assert!(scaling.is_valid(4) && !scaling.is_valid(6));
-        assert_eq!(scaling.stretch(&[1.0, 10.0], 100.0), [1.0, 20.0]);
-        assert_eq!(scaling.beyond(&[1.0, 10.0]), Some((4096, vec![3.0, 40.0])));
+        assert_eq!(scaling.scale_periods(&[1.0, 10.0], 100.0), [1.0, 20.0]);
+        assert_eq!(scaling.long_context(&[1.0, 10.0]), Some((4096, vec![3.0, 40.0])));
         // √(1 + ln 32 / ln 4096)
-        assert!((scaling.amplitude() - 1.190_238_071_423_808).abs() < 1e-9);
+        assert!((scaling.attention_factor() - 1.190_238_071_423_808).abs() < 1e-9);
     }
 }

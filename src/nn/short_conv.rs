@@ -7,53 +7,52 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
-use super::part::{Linears, Mixer, named};
+use super::layer::{Linears, Mixer, named};
 use super::{Context, Linear, Result, Segments};
 use crate::kernels::conv::{Options, conv1d};
 
-/// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)`; the convolution of each channel for itself
-/// looks at a position and the few before.
+/// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)` and a causal depthwise convolution.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct ShortConv {
-    /// `hidden` to `b`, `c` and `x`.
+    /// Projection of `hidden` to `b`, `c` and `x`.
     #[param]
     pub in_proj: Linear,
-    /// The taps.
+    /// Depthwise convolution.
     #[param]
-    pub conv: Taps,
-    /// Back to `hidden`.
+    pub conv: DepthwiseConv,
+    /// Output projection.
     #[param]
     pub out_proj: Linear,
 }
 
-/// A convolution of each channel for itself.
+/// Causal depthwise convolution.
 #[derive(Debug, Clone, ModuleParameters)]
-pub struct Taps {
-    /// `[hidden, 1, taps]`, the last tap for the position itself.
+pub struct DepthwiseConv {
+    /// `[hidden, 1, taps]`; the last tap is that of the current position.
     #[param]
     pub weight: Param<Array>,
-    /// `[hidden]`
+    /// `[hidden]`.
     #[param]
     pub bias: Param<Option<Array>>,
 }
 
-/// The inputs that the next position still sees.
+/// The last inputs, which the next positions still depend on.
 #[derive(Debug, Clone, Default)]
 pub struct ConvState {
-    /// `[batch, taps - 1, hidden]`
+    /// `[batch, taps - 1, hidden]`.
     pub(super) last: Option<Array>,
 }
 
 impl ShortConv {
-    /// Layers of zeros to be filled from a checkpoint.
+    /// Creates zero-initialized layers.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new(hidden: i32, taps: i32, bias: bool) -> Result<Self> {
         let conv_bias = if bias { Some(Array::zeros::<f32>(&[hidden])?) } else { None };
         Ok(Self {
             in_proj: Linear::new(hidden, 3 * hidden, bias)?,
-            conv: Taps {
+            conv: DepthwiseConv {
                 weight: Param::new(Array::zeros::<f32>(&[hidden, 1, taps])?),
                 bias: Param::new(conv_bias),
             },
@@ -76,9 +75,8 @@ impl Mixer for ShortConv {
     }
 }
 
-impl Taps {
-    /// `x`: `[batch, time, hidden]` → same shape. Before the first position of a text stands what `state` holds, or
-    /// zeros.
+impl DepthwiseConv {
+    /// `x`: `[batch, time, hidden]` → same shape. The sequence is padded on the left with `state`, or with zeros.
     fn forward(
         &self,
         x: &Array,
@@ -107,7 +105,7 @@ impl Taps {
         }
     }
 
-    /// The same tap by tap, each only where it reaches a position of the same text.
+    /// The same for packed sequences: tap by tap, each masked to positions of the same sequence.
     fn within(&self, segments: &Segments, padded: &Array, time: i32) -> Result<Array> {
         let taps = self.weight.dim(-1);
         let mut sum: Option<Array> = None;
@@ -134,7 +132,7 @@ mod tests {
     #[test]
     fn sees_the_positions_before_across_calls() {
         let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
-        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let taps = DepthwiseConv { weight: Param::new(weight), bias: Param::new(None) };
         let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[1, 4, 1]);
         let whole = taps.forward(&x, None, None).unwrap();
         let mut state = ConvState::default();
@@ -152,7 +150,7 @@ mod tests {
     #[test]
     fn texts_in_one_row_do_not_see_each_other() {
         let weight = Array::from_slice(&[100.0_f32, 10.0, 1.0], &[1, 1, 3]);
-        let taps = Taps { weight: Param::new(weight), bias: Param::new(None) };
+        let taps = DepthwiseConv { weight: Param::new(weight), bias: Param::new(None) };
         let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0], &[1, 5, 1]);
         let segments = Segments::new(&[0, 0, 2, 2, 2], 1, 5).unwrap();
         let y = taps.forward(&x, None, Some(&segments)).unwrap();

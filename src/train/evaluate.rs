@@ -10,7 +10,7 @@ use super::passes;
 use super::rewards::{RewardSum, Rewards};
 use crate::data::{Batch, Examples};
 use crate::kernels::group::Group;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
@@ -29,7 +29,7 @@ pub struct Evaluation {
 /// # Errors
 /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
 pub fn evaluate(
-    model: &dyn Model,
+    model: &dyn LanguageModel,
     objective: &Objective,
     examples: &Examples,
     plan: EvaluationPlan,

@@ -6,7 +6,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use super::objective::{Objective, Totals};
 use crate::Result;
 use crate::data::Batch;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn::Segments;
 use crate::nn::embedding::Noise;
 use crate::rng::{self, Purpose};
@@ -95,7 +95,7 @@ impl Feed {
     /// What MLX raises.
     pub fn with_draws(
         mut self,
-        model: &mut dyn Model,
+        model: &mut dyn LanguageModel,
         alpha: Option<f32>,
         seed: u64,
         pass: [u64; 3],
@@ -121,7 +121,7 @@ impl Feed {
     ///
     /// # Errors
     /// What MLX raises.
-    pub(super) fn set_draws(feed: Option<&Self>, model: &mut dyn Model) -> Result<()> {
+    pub(super) fn set_draws(feed: Option<&Self>, model: &mut dyn LanguageModel) -> Result<()> {
         let keys = feed.and_then(|feed| feed.dropout.as_ref());
         let mut layer = 0;
         model.visit_linears(&mut |_, linear| {
@@ -135,7 +135,7 @@ impl Feed {
     }
 
     /// What `model` does differently for other feeds of the same shapes.
-    pub(super) fn variant(&self, model: &dyn Model) -> [u64; 2] {
+    pub(super) fn variant(&self, model: &dyn LanguageModel) -> [u64; 2] {
         let Self { segments, reference, counts, prompts, dropout, noise, .. } = self;
         let parts = [
             segments.is_some(),
@@ -147,7 +147,7 @@ impl Feed {
         ];
         let parts = parts.into_iter().fold(0, |bits, part| 2 * bits + u64::from(part));
         let longest = segments.as_ref().map_or(0, |segments| segments.longest);
-        [parts, u64::from(model.turning_point().is_some_and(|short| longest > short))]
+        [parts, u64::from(model.long_rope_threshold().is_some_and(|short| longest > short))]
     }
 
     /// All arrays, in order.

@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::watch::{Best, Patience};
 use crate::data::Batch;
 use crate::kernels::memory::clear_cache;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::params::{self, Tensors};
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ pub struct Outcome {
 /// # Errors
 /// A loss that is not a number; what MLX or the disk report.
 pub fn fit(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     trained: Trained,
     data: &Data,
     plan: &Plan,
@@ -133,7 +133,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
 
 /// A run.
 struct Run<'a, 'h> {
-    model: &'a mut dyn Model,
+    model: &'a mut dyn LanguageModel,
     data: &'a Data<'a>,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,

@@ -16,7 +16,7 @@ use super::step;
 use crate::data::{Batch, collate};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
-use crate::models::{Checkpointing, Model};
+use crate::models::{GradientCheckpointing, LanguageModel};
 use crate::params::{self, Tensors};
 use crate::progress::MemoryEstimate;
 use crate::{Error, Result, kernels};
@@ -74,7 +74,7 @@ impl Growth {
 /// # Errors
 /// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
 pub(super) fn estimate(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     parameters: &Tensors,
     plan: &Plan,
     data: &Data,
@@ -105,7 +105,7 @@ pub(super) fn estimate(
     let trained: u64 = parameters.values().map(|x| x.nbytes() as u64).sum();
     // A kept graph makes everything anew before anything old goes.
     let update =
-        if plan.keep_graphs && !model.decides_on_host() { update.max(trained + moments) } else { update };
+        if plan.keep_graphs && !model.is_data_dependent() { update.max(trained + moments) } else { update };
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
     let row = growth.at(time).max(1);
@@ -161,24 +161,29 @@ pub(super) fn estimate(
 ///
 /// # Errors
 /// As [`estimate`].
-pub fn expect(model: &mut dyn Model, names: &[String], plan: &Plan, data: &Data) -> Result<MemoryEstimate> {
+pub fn expect(
+    model: &mut dyn LanguageModel,
+    names: &[String],
+    plan: &Plan,
+    data: &Data,
+) -> Result<MemoryEstimate> {
     let parameters = params::parameters(model, names)?;
     checkpointed(model, names, plan, |model| Ok(estimate(model, &parameters, plan, data)?.0))
 }
 
 /// `work` on the model while it keeps as few activations as `plan` says.
 pub(super) fn checkpointed<T>(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     names: &[String],
     plan: &Plan,
-    work: impl FnOnce(&mut dyn Model) -> Result<T>,
+    work: impl FnOnce(&mut dyn LanguageModel) -> Result<T>,
 ) -> Result<T> {
-    model.set_checkpointing(
-        (plan.grad_checkpoint > 0)
-            .then(|| Checkpointing { every: plan.grad_checkpoint, trained: names.iter().cloned().collect() }),
-    );
+    model.set_gradient_checkpointing((plan.grad_checkpoint > 0).then(|| GradientCheckpointing {
+        every: plan.grad_checkpoint,
+        trained: names.iter().cloned().collect(),
+    }));
     let outcome = work(model);
-    model.set_checkpointing(None);
+    model.set_gradient_checkpointing(None);
     outcome
 }
 
@@ -208,7 +213,7 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 /// Bytes that a pass over `batch` took beyond the model and its gradients, which are returned too.
-fn measure(model: &mut dyn Model, parameters: &Tensors, batch: &Batch) -> Result<(u64, Tensors)> {
+fn measure(model: &mut dyn LanguageModel, parameters: &Tensors, batch: &Batch) -> Result<(u64, Tensors)> {
     clear_cache()?;
     let before = active()?;
     reset_peak_memory()?;

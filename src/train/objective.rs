@@ -21,7 +21,7 @@ use super::feed::Feed;
 use crate::Result;
 use crate::data::{Batch, Pairs};
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn;
 
 /// What training is for.
@@ -118,7 +118,7 @@ impl Objective {
     ///
     /// # Errors
     /// What MLX raises.
-    pub(super) fn loss(&self, model: &dyn Model, feed: &Feed, gradient: bool) -> nn::Result<Scored> {
+    pub(super) fn loss(&self, model: &dyn LanguageModel, feed: &Feed, gradient: bool) -> nn::Result<Scored> {
         let read = Read::new(model, feed, gradient)?;
         let number = Array::from_f32;
         let surprises = read.surprises(&feed.weights)?;
@@ -175,21 +175,21 @@ impl Objective {
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn surprises(model: &dyn Model, batch: &Batch) -> Result<Array> {
+pub(super) fn surprises(model: &dyn LanguageModel, batch: &Batch) -> Result<Array> {
     let feed = Feed::new(&Objective::Sft, batch, Totals { tokens: 1.0, pairs: 0.0 }, None)?;
     Ok(Read::new(model, &feed, false)?.surprises(&feed.weights)?)
 }
 
 /// A batch that a model has read up to its head.
 struct Read<'a> {
-    model: &'a dyn Model,
+    model: &'a dyn LanguageModel,
     hidden: Array,
     targets: &'a Array,
     gradient: bool,
 }
 
 impl<'a> Read<'a> {
-    fn new(model: &'a dyn Model, feed: &'a Feed, gradient: bool) -> nn::Result<Self> {
+    fn new(model: &'a dyn LanguageModel, feed: &'a Feed, gradient: bool) -> nn::Result<Self> {
         let hidden = match &feed.segments {
             Some(segments) => model.hidden_segmented(&feed.ids, segments)?,
             None => model.hidden(&feed.ids, None)?,

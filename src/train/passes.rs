@@ -13,7 +13,7 @@ use super::step;
 use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::group::Group;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
@@ -62,7 +62,7 @@ pub(super) struct Summed {
 /// # Errors
 /// [`Error::Interrupted`] when the observer stops it; what MLX raises.
 pub(super) fn run(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     parameters: &Tensors,
     mode: &Mode,
     (index, batches, totals): (u64, &[Vec<Batch>], Totals),

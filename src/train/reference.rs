@@ -16,7 +16,7 @@ use super::objective::surprises;
 use super::plan::Plan;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
 
@@ -41,7 +41,7 @@ impl Reference {
     /// # Errors
     /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
     pub fn of(
-        model: &dyn Model,
+        model: &dyn LanguageModel,
         train: &Examples,
         valid: &Examples,
         path: &Path,
@@ -114,7 +114,7 @@ impl Tally<'_> {
 /// Log-probability of each answer under `model`, in the order of the samples. Each process reads its share of the pairs,
 /// as many at a time as of a batch, sorted by length so that little is padded.
 fn log_probabilities(
-    model: &dyn Model,
+    model: &dyn LanguageModel,
     examples: &Examples,
     cut: &EvaluationPlan,
     tally: &mut Tally,

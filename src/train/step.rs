@@ -8,7 +8,7 @@ use mlx_rs::transforms::value_and_grad_with_argnums;
 use super::feed::Feed;
 use super::objective::{Objective, Scored};
 use crate::kernels::graphs::Graphs;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::params::{Tensors, set_parameters};
 use crate::{Error, Result};
 
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// # Errors
 /// What MLX raises.
 pub fn gradients(
-    model: &mut dyn Model,
+    model: &mut dyn LanguageModel,
     parameters: &Tensors,
     objective: &Objective,
     feed: &Feed,

@@ -8,7 +8,7 @@ use efficientai_toolkit::data::{Batch, Examples, Labels, Pairs, Sample, collate,
 use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::kernels::group::Group;
 use efficientai_toolkit::lora::Method;
-use efficientai_toolkit::models::Model;
+use efficientai_toolkit::models::LanguageModel;
 use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
 use efficientai_toolkit::train::batches::{Data, Training};
@@ -40,7 +40,7 @@ fn is_magnitude(name: &str) -> bool {
 }
 
 /// The adapters: low-rank matrices, and magnitudes of `DoRA`.
-fn names(model: &dyn Model) -> Vec<String> {
+fn names(model: &dyn LanguageModel) -> Vec<String> {
     let all = model.parameters().flatten();
     let trained = |name: &&Rc<str>| name.contains("lora_") || is_magnitude(name);
     let mut names: Vec<String> = all.keys().filter(trained).map(ToString::to_string).collect();
@@ -76,7 +76,7 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
     for folder in fixtures() {
         let mut model = adapted(&folder);
         let model = model.as_mut();
-        if model.decides_on_host() {
+        if model.is_data_dependent() {
             continue;
         }
         families += 1;

@@ -2,7 +2,7 @@
 
 use efficientai_toolkit::data::{Batch, Sample, collate, pack};
 use efficientai_toolkit::kernels::graphs::Graphs;
-use efficientai_toolkit::models::Checkpointing;
+use efficientai_toolkit::models::GradientCheckpointing;
 use efficientai_toolkit::nn::Segments;
 use efficientai_toolkit::params;
 use efficientai_toolkit::train::feed::Feed;
@@ -75,7 +75,10 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
         let name = folder.display().to_string();
         let sum = losses.iter().skip(1).fold(losses[0].clone(), |sum, loss| sum.add(loss).unwrap());
         check(&name, "loss", &loss, &sum);
-        model.set_checkpointing(Some(Checkpointing { every: 1, trained: names.iter().cloned().collect() }));
+        model.set_gradient_checkpointing(Some(GradientCheckpointing {
+            every: 1,
+            trained: names.iter().cloned().collect(),
+        }));
         let (_, recomputed) =
             step::gradients(model, &parameters, &objective, &feed(&batch), &Graphs::default()).unwrap();
         for (key, gradient) in alone.unwrap() {

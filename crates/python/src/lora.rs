@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use efficientai_toolkit::adapters::{self, Library, fuse};
 use efficientai_toolkit::generate::GenerateConfig;
-use efficientai_toolkit::io::output::Existing;
+use efficientai_toolkit::io::output::IfExists;
 use efficientai_toolkit::lora::{self, Probe, TrainingConfig, analyze, run, validate};
 use efficientai_toolkit::{Error, data};
 use pyo3::prelude::*;
@@ -32,7 +32,7 @@ pub(super) fn train_lora(
         let mut inner = model.lock()?;
         let report = run(inner.as_mut(), tokenizer, model.folder(), &config, caller);
         // A run that stops early leaves its adapter on the model too.
-        *model.library() = Library::of(inner.as_mut())?;
+        *model.library() = Library::from_network(inner.as_mut())?;
         json(&report?)
     })
 }
@@ -53,7 +53,7 @@ pub(super) fn validate_lora(
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
         let report = validate(inner.as_mut(), tokenizer, &config, caller);
-        *model.library() = Library::of(inner.as_mut())?;
+        *model.library() = Library::from_network(inner.as_mut())?;
         json(&report?)
     })
 }
@@ -76,7 +76,7 @@ pub(super) fn analyze_lora(
         let (config, probe): (TrainingConfig, Probe) = (parse(config)?, parse(probe)?);
         let mut inner = model.lock()?;
         let report = analyze(inner.as_mut(), tokenizer, &config, &probe, caller);
-        *model.library() = Library::of(inner.as_mut())?;
+        *model.library() = Library::from_network(inner.as_mut())?;
         json(&report?)
     })
 }
@@ -96,7 +96,7 @@ pub(super) fn estimate_memory(
         let config: TrainingConfig = parse(config)?;
         let mut inner = model.lock()?;
         let estimate = lora::estimate_memory(inner.as_mut(), tokenizer, &config, caller);
-        *model.library() = Library::of(inner.as_mut())?;
+        *model.library() = Library::from_network(inner.as_mut())?;
         json(&estimate?)
     })
 }
@@ -115,8 +115,8 @@ pub(super) fn fuse_adapter(
     enter(py, || json(&fuse(&model_path, &adapter_path, &output, dequantize, existing(overwrite))?))
 }
 
-fn existing(overwrite: bool) -> Existing {
-    if overwrite { Existing::Overwrite } else { Existing::Keep }
+fn existing(overwrite: bool) -> IfExists {
+    if overwrite { IfExists::Overwrite } else { IfExists::Fail }
 }
 
 /// Writes a copy of an adapter in another format and returns a JSON report.

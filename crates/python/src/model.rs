@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use efficientai_toolkit::adapters::{self, Library, Stored};
+use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::io::{config, tensors, weights};
 use efficientai_toolkit::kernels::quantized::{Accuracy, Format};
 use efficientai_toolkit::{Error, Result, data, generate, kernels, models};
@@ -19,7 +19,7 @@ use super::tokenizer::Tokenizer;
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
 pub(super) struct Model {
-    inner: Mutex<Box<dyn models::Model>>,
+    inner: Mutex<Box<dyn models::LanguageModel>>,
     /// Taken only while `inner` is held.
     library: Mutex<Library>,
     folder: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Model {
 
 impl Model {
     /// The model itself, for one user at a time.
-    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<dyn models::Model>>> {
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<dyn models::LanguageModel>>> {
         match self.inner.try_lock() {
             Ok(guard) => Ok(guard),
             // A panic elsewhere leaves parameters that are valid arrays.
@@ -113,12 +113,12 @@ impl Model {
         enter(py, || {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
-                Stored::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
-                Stored::Prompt(_) => Err(Error::Config(format!(
+                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
+                StoredAdapter::Prompt(_) => Err(Error::Config(format!(
                     "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
                     path.display()
                 ))),
-                Stored::Full(_) => Err(Error::Config(format!(
+                StoredAdapter::Full(_) => Err(Error::Config(format!(
                     "{} holds plain parameters, which would replace the model's: only low-rank adapters can be exchanged",
                     path.display()
                 ))),
@@ -219,7 +219,7 @@ pub(super) fn load(
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }
-        let library = Mutex::new(Library::of(model.as_mut())?);
+        let library = Mutex::new(Library::from_network(model.as_mut())?);
         let tokenizer = data::Tokenizer::from_folder(&path)?;
         let accuracy = OnceLock::new();
         Ok((

@@ -1,42 +1,42 @@
-//! From one format of adapters to the other.
+//! Conversion of adapters between file formats.
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{FILES, Format, Stored, read, write};
+use super::{FILES, Format, StoredAdapter, read, write};
 use crate::io::config;
-use crate::io::output::{CHECKPOINTS, Existing, Output};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::models;
 use crate::nn::Network;
 use crate::{Error, Result};
 
-/// What a conversion did.
+/// Summary of a conversion.
 #[derive(Debug, Clone, Serialize)]
-pub struct Conversion {
-    /// Format found.
+pub struct ConversionReport {
+    /// Format that was read.
     pub from: Format,
-    /// Format written.
+    /// Format that was written.
     pub to: Format,
-    /// Layers with an adapter.
+    /// Number of adapted layers.
     pub layers: usize,
 }
 
-/// Writes the adapter in `source` to `target` in `format`, by default the one that it is not in; numbers keep their format.
-/// With the folder of its `model`, of which `config.json` is enough, every matrix is checked against its layer, and
-/// stacks of experts find their names.
+/// Converts the adapter in `source` to `format`, by default the other one, and writes it to `target`. Dtypes
+/// are kept. If `model`, a model folder of which `config.json` suffices, is given, the matrices are checked
+/// against its layers, and stacked experts are mapped to them.
 ///
 /// # Errors
-/// As [`read`]; an adapter that does not fit `model`; a `target` that cannot be written, or holds an adapter that
-/// `existing` says to keep.
+/// Those of [`read`]; an adapter that does not fit `model`; a `target` that cannot be written or, with
+/// [`IfExists::Fail`], holds an adapter.
 pub fn convert(
     source: &Path,
     target: &Path,
     format: Option<Format>,
     model: Option<&Path>,
-    existing: Existing,
-) -> Result<Conversion> {
+    existing: IfExists,
+) -> Result<ConversionReport> {
     if fs::canonicalize(target).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to)) {
         return Err(Error::Config(format!("output is the adapter's own folder, {}", target.display())));
     }
@@ -46,14 +46,14 @@ pub fn convert(
     };
     let (stored, from) = read(source, model.as_deref().map(|model| model as &dyn Network))?;
     let adapter = match stored {
-        Stored::LowRank(adapter) => adapter,
-        Stored::Full(_) => {
+        StoredAdapter::LowRank(adapter) => adapter,
+        StoredAdapter::Full(_) => {
             return Err(Error::Config(format!(
                 "{} holds plain parameters, not low-rank matrices: only a model folder can hold them elsewhere",
                 source.display()
             )));
         }
-        Stored::Prompt(_) => {
+        StoredAdapter::Prompt(_) => {
             return Err(Error::Config(format!(
                 "{} holds virtual tokens, which only PEFT's format knows",
                 source.display()
@@ -74,11 +74,11 @@ pub fn convert(
                 .into(),
         ));
     }
-    let output = Output::open(target, &FILES, CHECKPOINTS, existing)?;
+    let output = OutputFolder::open(target, &FILES, CHECKPOINTS, existing)?;
     let layers = adapter.layers.len();
     match model {
         Some(mut model) => write(output.folder(), &adapter, to, Some(model.as_mut()))?,
         None => write(output.folder(), &adapter, to, None)?,
     }
-    Ok(Conversion { from, to, layers })
+    Ok(ConversionReport { from, to, layers })
 }

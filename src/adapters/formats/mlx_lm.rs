@@ -1,7 +1,7 @@
-//! Low-rank adapters in mlx-lm's format: `adapters.safetensors` + `adapter_config.json`.
+//! Low-rank adapters in mlx-lm's format: `adapters.safetensors` and `adapter_config.json`.
 //!
-//! Tensors are called `<path of the layer>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, of type
-//! `dora`, `.m` (`[out]`); those of experts are [stacked](super::stacks). All of them have one rank and one scale.
+//! Tensors are named `<key path>.lora_a` (`[in, rank]`) and `.lora_b` (`[rank, out]`) and, for `DoRA`, `.m`
+//! (`[out]`); those of experts are [stacked](super::experts). All layers have the same rank and scale.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,29 +10,29 @@ use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::stacks::{apart, together};
-use super::uniform::uniform;
-use super::{CONFIG, Stored};
+use super::experts::{stack_experts, unstack_experts};
+use super::uniform_rank::to_uniform_rank;
+use super::{CONFIG, StoredAdapter};
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA, LORA};
-use crate::adapters::names::{layer_names, num_blocks, split};
+use crate::adapters::names::{layer_names, num_blocks, split_block};
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// Tensors of an adapter.
+/// File with the tensors of an adapter.
 pub const TENSORS: &str = "adapters.safetensors";
 
-/// The part of `adapter_config.json` that readers need; others are ignored.
+/// Keys of `adapter_config.json` that are used; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct AdapterConfig {
     /// [`LORA`], [`DORA`], or `"full"` for plain parameters.
     #[serde(default = "lora")]
     fine_tune_type: String,
-    /// The adapter sits in this many last blocks; -1 for all.
+    /// Number of adapted blocks, counted from the last; -1 for all.
     num_layers: i64,
-    /// Shape and scale of the low-rank part.
+    /// Settings of low-rank adapters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lora_parameters: Option<LoraParameters>,
     /// Model the adapter was trained on.
@@ -42,17 +42,17 @@ struct AdapterConfig {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LoraParameters {
-    /// Inner dimension.
+    /// Rank.
     rank: u32,
-    /// Factor of the low-rank part, `alpha / rank` in other libraries.
+    /// Scaling factor, `alpha / rank` in other libraries.
     scale: f32,
-    /// Share of inputs zeroed in training.
+    /// Dropout probability.
     #[serde(default)]
     dropout: f32,
-    /// Layers inside a block that carry an adapter; all when absent.
+    /// Names of adapted layers within a block; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<BTreeSet<String>>,
-    /// How many ranks of each layer, by its path, are not zero, where they differ; for information.
+    /// Number of non-zero ranks by key path, if layers differ; informational.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     rank_pattern: BTreeMap<String, u32>,
 }
@@ -61,8 +61,8 @@ fn lora() -> String {
     LORA.to_owned()
 }
 
-/// The adapter in `folder`, whose configuration is `json`.
-pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<Stored> {
+/// Reads the adapter in `folder`, which has the configuration `json`.
+pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> Result<StoredAdapter> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let config: AdapterConfig = serde_json::from_value(json).map_err(|error| broken(error.to_string()))?;
@@ -71,7 +71,7 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> R
             let path = folder.join(TENSORS);
             let layers = layers(tensors::read(&path)?, lora.scale, kind == DORA, model)
                 .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-            Ok(Stored::LowRank(Adapter {
+            Ok(StoredAdapter::LowRank(Adapter {
                 layers,
                 dropout: lora.dropout,
                 base_model: config.model,
@@ -79,12 +79,12 @@ pub(super) fn read(folder: &Path, json: Value, model: Option<&dyn Network>) -> R
             }))
         }
         (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),
-        ("full", _) => Ok(Stored::Full(tensors::read(&folder.join(TENSORS))?)),
+        ("full", _) => Ok(StoredAdapter::Full(tensors::read(&folder.join(TENSORS))?)),
         (other, _) => Err(broken(format!("\"fine_tune_type\" is \"{other}\", expected lora, dora or full"))),
     }
 }
 
-/// Matrices by layer; `dora` says that there are magnitudes.
+/// Groups tensors by layer; `dora` tells whether there are magnitudes.
 fn layers(
     loaded: Tensors,
     scale: f32,
@@ -94,7 +94,7 @@ fn layers(
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, [Option<Array>; 3]> = BTreeMap::new();
     for (name, tensor) in loaded {
-        for (name, tensor) in apart(&name, tensor, model)? {
+        for (name, tensor) in unstack_experts(&name, tensor, model)? {
             match name.rsplit_once('.') {
                 Some((path, "lora_a")) => groups.entry(path.to_owned()).or_default()[0] = Some(tensor),
                 Some((path, "lora_b")) => groups.entry(path.to_owned()).or_default()[1] = Some(tensor),
@@ -115,28 +115,28 @@ fn layers(
             _ => problems.push(format!("\"{path}\" has only one of lora_a and lora_b")),
         }
     }
-    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summarize(&problems)) }
 }
 
 /// Writes `adapter` to `folder`.
 pub(super) fn write(folder: &Path, adapter: &Adapter, mut model: Option<&mut dyn Network>) -> Result<()> {
-    let even = uniform(adapter)?;
-    let blocks = adapter.layers.keys().filter_map(|path| Some(split(path)?.0));
+    let uniform = to_uniform_rank(adapter)?;
+    let blocks = adapter.layers.keys().filter_map(|path| Some(split_block(path)?.0));
     let first = blocks.min().unwrap_or(0);
-    // Without a model, all blocks: where there are no matrices, mlx-lm adds zeros.
+    // Without a model, all blocks: mlx-lm initializes missing matrices with zeros.
     let num_layers = match model.as_deref_mut() {
         Some(model) => num_blocks(&layer_names(model)?) as i64 - first as i64,
         None => -1,
     };
-    let tensors = together(even.layers, model)?;
+    let tensors = stack_experts(uniform.layers, model)?;
     let paths = tensors.keys().filter_map(|name| name.strip_suffix(".lora_a"));
-    let keys = paths.filter_map(|path| Some(split(path)?.1.to_owned())).collect();
+    let keys = paths.filter_map(|path| Some(split_block(path)?.1.to_owned())).collect();
     let config = AdapterConfig {
         fine_tune_type: adapter.kind().to_owned(),
         num_layers,
         lora_parameters: Some(LoraParameters {
-            rank: even.rank as u32,
-            scale: even.scale,
+            rank: uniform.rank as u32,
+            scale: uniform.scale,
             dropout: adapter.dropout,
             keys: Some(keys),
             rank_pattern: adapter.ranks.clone(),

@@ -1,4 +1,4 @@
-//! Adapters on disk, in the format of mlx-lm or of PEFT.
+//! Adapter files in the formats of mlx-lm and PEFT.
 
 use std::fs;
 use std::path::Path;
@@ -8,58 +8,58 @@ use serde_json::Value;
 
 use super::adapter::Adapter;
 use crate::io::weights;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
 mod convert;
+mod experts;
 pub mod mlx_lm;
 pub mod peft;
 mod peft_config;
-mod prompt;
-mod stacks;
-mod uniform;
+mod soft_prompt;
+mod uniform_rank;
 
-pub use convert::{Conversion, convert};
-pub use prompt::{PromptKind, SoftPrompt};
+pub use convert::{ConversionReport, convert};
+pub use soft_prompt::{PromptKind, SoftPrompt};
 
-/// What an adapter says of itself, in both formats.
+/// Configuration file of an adapter, in both formats.
 pub const CONFIG: &str = "adapter_config.json";
-/// Every file of an adapter, in either format.
+/// All files of an adapter, in either format.
 pub const FILES: [&str; 3] = [CONFIG, mlx_lm::TENSORS, peft::TENSORS];
 
 /// Largest `adapter_config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 64_000_000;
 
-/// How an adapter lies on disk.
+/// File format of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// `adapters.safetensors`, as [mlx-lm](https://github.com/ml-explore/mlx-lm) reads and writes it.
+    /// `adapters.safetensors`, the format of [mlx-lm](https://github.com/ml-explore/mlx-lm).
     Mlx,
-    /// `adapter_model.safetensors`, as [PEFT](https://github.com/huggingface/peft) reads and writes it.
+    /// `adapter_model.safetensors`, the format of [PEFT](https://github.com/huggingface/peft).
     Peft,
 }
 
-/// What a folder holds.
+/// Content of an adapter folder.
 #[derive(Debug, Clone)]
-pub enum Stored {
-    /// Low-rank matrices beside frozen weights.
+pub enum StoredAdapter {
+    /// Low-rank matrices.
     LowRank(Adapter),
-    /// Virtual tokens before every text.
+    /// A soft prompt.
     Prompt(SoftPrompt),
-    /// Plain parameters that replace those of the model, of mlx-lm's `fine_tune_type` `full`.
+    /// Parameters that replace those of the model (mlx-lm's `fine_tune_type` `full`).
     Full(Tensors),
 }
 
-/// Reads the adapter in `folder` and which format it is in. The names of experts that mlx-lm stacks are known only
-/// with a `model`.
+/// Reads the adapter in `folder` and detects its format. `model` maps the stacked experts of mlx-lm to its
+/// layers.
 ///
 /// # Errors
-/// A file that is missing or broken; a kind of adapter this version does not know; something that low-rank matrices
-/// cannot represent, by its key.
-pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Format)> {
+/// A missing or broken file, an unsupported kind of adapter, or a setting that low-rank matrices cannot
+/// represent, by key.
+pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter, Format)> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let Ok(file) = fs::metadata(&path) else { return Err(not_an_adapter(folder)) };
@@ -68,25 +68,25 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(Stored, Forma
     }
     let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
-    if let Some(kind) = PromptKind::of(&json) {
-        return Ok((Stored::Prompt(prompt::read(folder, kind, &json)?), Format::Peft));
+    if let Some(kind) = PromptKind::from_config(&json) {
+        return Ok((StoredAdapter::Prompt(soft_prompt::read(folder, kind, &json)?), Format::Peft));
     }
     if json.get("peft_type").is_some() {
-        return Ok((Stored::LowRank(peft::read(folder, &json)?), Format::Peft));
+        return Ok((StoredAdapter::LowRank(peft::read(folder, &json)?), Format::Peft));
     }
     Ok((mlx_lm::read(folder, json, model)?, Format::Mlx))
 }
 
-/// Attaches the adapter in `folder` to `model`, in the number format it is stored in.
+/// Reads the adapter in `folder` and attaches it to `model`, in the dtype it is stored in.
 ///
 /// # Errors
-/// As [`read`]; a tensor without a layer, or of the wrong shape.
-pub fn load(folder: &Path, model: &mut dyn Model) -> Result<Stored> {
+/// Those of [`read`]; a tensor without a layer or of the wrong shape.
+pub fn load(folder: &Path, model: &mut dyn LanguageModel) -> Result<StoredAdapter> {
     let (stored, _) = read(folder, Some(model))?;
     let outcome = match &stored {
-        Stored::LowRank(adapter) => adapter.attach(model),
-        Stored::Prompt(prompt) => prompt.attach(model),
-        Stored::Full(tensors) => replace(model, tensors),
+        StoredAdapter::LowRank(adapter) => adapter.attach(model),
+        StoredAdapter::Prompt(prompt) => prompt.attach(model),
+        StoredAdapter::Full(tensors) => replace(model, tensors),
     };
     outcome.map_err(|problem| {
         Error::ModelLoading(format!("{} does not fit the model: {problem}", folder.display()))
@@ -94,11 +94,11 @@ pub fn load(folder: &Path, model: &mut dyn Model) -> Result<Stored> {
     Ok(stored)
 }
 
-/// Writes `adapter` to `folder`; the configuration comes last, so a folder with one is complete. With a `model`,
-/// the files name layers as briefly as its other layers allow.
+/// Writes `adapter` to `folder`. The configuration is written last, so that a folder with one is complete.
+/// With a `model`, target modules are named as briefly as its other layers allow.
 ///
 /// # Errors
-/// No space or no permission; an adapter of nothing.
+/// No space, no permission, or an adapter without layers.
 pub fn write(
     folder: &Path,
     adapter: &Adapter,
@@ -123,7 +123,7 @@ fn not_an_adapter(folder: &Path) -> Error {
         .map(|path| path.display().to_string())
         .collect();
     inside.sort();
-    // PEFT puts adapters that have a name into a folder of their own.
+    // PEFT saves named adapters to a subfolder.
     let hint = match inside.first() {
         Some(first) => format!("; did you mean {first}?"),
         None => String::new(),
@@ -131,7 +131,7 @@ fn not_an_adapter(folder: &Path) -> Error {
     Error::ModelLoading(format!("{} is not an adapter: it has no {CONFIG}{hint}", folder.display()))
 }
 
-/// Replaces the plain parameters for which `loaded` has tensors.
+/// Replaces the parameters of `model` by the tensors in `loaded`.
 fn replace(model: &mut dyn Network, loaded: &Tensors) -> std::result::Result<(), String> {
     let mut parameters = model.parameters_mut().flatten();
     let problems: Vec<String> = loaded
@@ -140,7 +140,7 @@ fn replace(model: &mut dyn Network, loaded: &Tensors) -> std::result::Result<(),
         .map(|(name, x)| format!("unexpected tensor \"{name}\" {:?}", x.shape()))
         .collect();
     if !problems.is_empty() {
-        return Err(weights::summary(&problems));
+        return Err(weights::summarize(&problems));
     }
     for (name, x) in loaded {
         if let Some(slot) = parameters.get_mut(name.as_str()) {

@@ -1,8 +1,9 @@
-//! Low-rank adapters in PEFT's format: `adapter_model.safetensors` + `adapter_config.json`.
+//! Low-rank adapters in PEFT's format: `adapter_model.safetensors` and `adapter_config.json`.
 //!
-//! Tensors are called `base_model.model.<path of the layer>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight`
-//! (`[out, rank]`), and with `use_dora` `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`, both of
-//! which may be its own. Those of `AdaLoRA`, `.lora_A`, `.lora_E` (`[rank, 1]`) and `.lora_B`, are read as a plain product.
+//! Tensors are named `base_model.model.<key path>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight` (`[out,
+//! rank]`), with `use_dora` also `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`;
+//! both may differ by layer. Adapters of `AdaLoRA` (`.lora_A`, `.lora_E` `[rank, 1]` and `.lora_B`) are read
+//! as plain products.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,25 +13,25 @@ use serde_json::{Map, Value, json};
 
 use super::CONFIG;
 use super::peft_config::PeftConfig;
-use super::uniform::most_frequent;
+use super::uniform_rank::most_frequent;
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
 use crate::adapters::names::layer_names;
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
-use crate::nn::packed::is_float;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// Tensors of an adapter.
+/// File with the tensors of an adapter.
 pub const TENSORS: &str = "adapter_model.safetensors";
-/// Tensors that only Python could read, and that could run anything there.
+/// Tensors as a Python pickle, which could execute arbitrary code and is not read.
 const PICKLED: &str = "adapter_model.bin";
-/// The end of a magnitude's name, in newer and in older versions.
+/// Suffix of magnitudes, in newer and older versions.
 const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
 const PREFIX: &str = "base_model.model.";
 
-/// The adapter in `folder`, whose configuration is `json`.
+/// Reads the adapter in `folder`, which has the configuration `json`.
 pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     let path = folder.join(CONFIG);
     let config =
@@ -42,7 +43,7 @@ pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
 }
 
-/// Refuses a folder with pickled weights only.
+/// Rejects a folder that has pickled weights only.
 pub(super) fn refuse_pickles(folder: &Path) -> Result<()> {
     if !folder.join(TENSORS).exists() && folder.join(PICKLED).exists() {
         return Err(Error::ModelLoading(format!(
@@ -53,25 +54,25 @@ pub(super) fn refuse_pickles(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Matrices by layer, with its scale.
+/// Groups tensors by layer.
 fn layers(
     loaded: Tensors,
     config: &PeftConfig,
 ) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-    let singular = config.singular;
+    let is_adalora = config.is_adalora;
     for (name, tensor) in loaded {
         let path = name.strip_prefix(PREFIX).unwrap_or(&name);
         let matrix = |letter| {
-            let (leaf, weight) = (format!(".lora_{letter}"), if singular { "" } else { ".weight" });
+            let (leaf, weight) = (format!(".lora_{letter}"), if is_adalora { "" } else { ".weight" });
             path.strip_suffix(&format!("{leaf}{weight}"))
         };
         if let Some(path) = matrix('A') {
             groups.entry(path.to_owned()).or_default().a = Some(tensor);
         } else if let Some(path) = matrix('B') {
             groups.entry(path.to_owned()).or_default().b = Some(tensor);
-        } else if let Some(path) = matrix('E').filter(|_| singular) {
+        } else if let Some(path) = matrix('E').filter(|_| is_adalora) {
             groups.entry(path.to_owned()).or_default().e = Some(tensor);
         } else if let Some(path) = MAGNITUDES.iter().find_map(|leaf| path.strip_suffix(leaf)) {
             groups.entry(path.to_owned()).or_default().m = Some(tensor);
@@ -86,10 +87,10 @@ fn layers(
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(layers) } else { Err(weights::summary(&problems)) }
+    if problems.is_empty() { Ok(layers) } else { Err(weights::summarize(&problems)) }
 }
 
-/// Why a tensor cannot be used.
+/// Why the tensor at `path` is not supported.
 fn unknown(path: &str) -> &'static str {
     if path.contains(".lora_embedding_") {
         "adapts an embedding, which is not supported"
@@ -107,13 +108,13 @@ fn unknown(path: &str) -> &'static str {
 struct Group {
     a: Option<Array>,
     b: Option<Array>,
-    /// Singular values.
+    /// Singular values, `[rank, 1]`.
     e: Option<Array>,
-    /// The magnitude.
+    /// Magnitude, `[out]`.
     m: Option<Array>,
 }
 
-/// `None` where no rank is left.
+/// Builds a layer; `None` if its rank is 0.
 fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<Option<AdapterLayer>, String> {
     let Group { a: Some(mut a), b: Some(b), e, m } = group else {
         return Err(format!("\"{path}\" has only one of lora_A and lora_B"));
@@ -129,7 +130,7 @@ fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<O
         return Err(format!("\"{path}\" is none of the layers that {CONFIG} names in target_modules"));
     }
     let (rank, scale) = config.shape(path);
-    if config.singular {
+    if config.is_adalora {
         let ranks = a.dim(0);
         let e = e.filter(|e| e.shape() == [ranks, 1] && is_float(e.dtype()) && is_float(a.dtype()));
         let e =
@@ -159,13 +160,13 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Net
             tensors.insert(format!("{PREFIX}{path}{}", MAGNITUDES[0]), m.clone());
         }
     }
-    // PEFT gives the tensors of torch no other format.
+    // The format that PEFT writes for PyTorch tensors.
     tensors::write(&folder.join(TENSORS), &tensors, &[("format", "pt")])?;
     let config = configuration(adapter, all.as_deref());
     atomic::write_text(&folder.join(CONFIG), &format!("{config:#}\n"))
 }
 
-/// The keys that every version of PEFT knows.
+/// Returns the configuration of `adapter`, with keys known to every version of PEFT.
 fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
     let ranks = adapter.layers.values().map(|layer| layer.rank() as f32);
     let rank = most_frequent(ranks).unwrap_or(8.0) as i32;
@@ -207,7 +208,7 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
     })
 }
 
-/// `scale · rank`, the whole number that gives the same scale where there is one.
+/// `scale · rank`, rounded if an integer gives the same scale.
 fn alpha(layer: &AdapterLayer) -> f64 {
     let rank = f64::from(layer.rank());
     let exact = f64::from(layer.scale) * rank;
@@ -215,7 +216,7 @@ fn alpha(layer: &AdapterLayer) -> f64 {
     if ((whole / rank) as f32).total_cmp(&layer.scale).is_eq() { whole } else { exact }
 }
 
-/// The shortest number that is `x`: `0.1`, not `0.10000000149`.
+/// The shortest decimal that equals `x` in float32: `0.1`, not `0.10000000149`.
 fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
@@ -224,8 +225,8 @@ fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { (x as i64).into() } else { x.into() }
 }
 
-/// Last parts of names, such as `q_proj`, where they choose the layers of `adapter` from `all` and no others;
-/// otherwise whole paths.
+/// Names of the target modules: last parts of key paths, such as `q_proj`, if they select exactly the layers
+/// of `adapter` out of `all`; otherwise whole key paths.
 fn targets(adapter: &Adapter, all: Option<&[String]>) -> Vec<String> {
     let last = |path: &String| path.rsplit('.').next().unwrap_or(path).to_owned();
     let short: BTreeSet<String> = adapter.layers.keys().map(last).collect();

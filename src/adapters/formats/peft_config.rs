@@ -1,4 +1,4 @@
-//! `adapter_config.json` of PEFT: which layers are meant, and how each is scaled.
+//! PEFT's `adapter_config.json`: which layers are adapted, and how each is scaled.
 
 use std::collections::HashSet;
 
@@ -6,10 +6,10 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::adapters::patterns::{Names, Patterns, expression};
+use crate::adapters::patterns::{LayerPatterns, LayerSelection, compile};
 
-/// Keys that change what the model computes in a way that low-rank matrices beside linear layers do not represent,
-/// unless they are empty, with what would be right.
+/// Settings that low-rank matrices of linear layers cannot represent unless they are empty, with a remedy for
+/// each.
 const REFUSED: [(&str, &str); 14] = [
     ("modules_to_save", "merge the saved modules into the model, or train without them"),
     ("trainable_token_indices", "merge the trained tokens into the model, or train without them"),
@@ -27,20 +27,21 @@ const REFUSED: [(&str, &str); 14] = [
     ("bias", "train with bias \"none\""),
 ];
 
-/// The type of adapters with singular values.
+/// `peft_type` of `AdaLoRA`.
 const ADALORA: &str = "ADALORA";
 
-/// Ways to begin that change the frozen weights too: the adapter alone is then not the whole difference.
+/// Initializations that also change the frozen weights, so that the adapter alone is not the whole
+/// difference.
 const CHANGING_BASE: [&str; 5] = ["pissa", "corda", "olora", "loftq", "lora_ga"];
 
-/// Keys of PEFT's `LoraConfig`, with its defaults.
+/// Fields of PEFT's `LoraConfig`, with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 struct File {
     base_model_name_or_path: Option<String>,
     lora_dropout: f32,
     r: u64,
-    /// Of every layer of an adapter with singular values, before any were taken away.
+    /// Initial rank of every layer, for `AdaLoRA`.
     init_r: u64,
     lora_alpha: f64,
     use_rslora: bool,
@@ -89,25 +90,25 @@ impl Default for File {
     }
 }
 
-/// What a configuration says of layers.
+/// Validated configuration.
 #[derive(Debug, Clone)]
 pub(super) struct PeftConfig {
     pub(super) base_model: Option<String>,
     pub(super) dropout: f32,
     pub(super) use_dora: bool,
     /// Whether there are singular values between `A` and `B` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
-    pub(super) singular: bool,
+    pub(super) is_adalora: bool,
     rank: u64,
     alpha: f64,
     use_rslora: bool,
-    ranks: Patterns<u64>,
-    alphas: Patterns<f64>,
-    targets: Names,
-    excluded: Names,
+    ranks: LayerPatterns<u64>,
+    alphas: LayerPatterns<f64>,
+    targets: LayerSelection,
+    excluded: LayerSelection,
     blocks: Option<Blocks>,
 }
 
-/// `layers_to_transform`: the numbers of blocks, and expressions that find the number in a path.
+/// `layers_to_transform`: block indices, and expressions that find the index in a key path.
 #[derive(Debug, Clone)]
 struct Blocks {
     numbers: Vec<usize>,
@@ -117,16 +118,16 @@ struct Blocks {
 type Outcome<T> = std::result::Result<T, String>;
 
 impl PeftConfig {
-    /// Reads `json`, refusing what cannot be represented.
+    /// Parses the configuration `json`.
     ///
     /// # Errors
-    /// The key at fault.
+    /// A setting that cannot be represented, by key.
     pub(super) fn parse(json: &Value) -> Outcome<Self> {
         refuse(json)?;
         let mut file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
-        let singular = json["peft_type"] == ADALORA;
-        if singular {
-            // There it says which ranks are left, as the tensors do.
+        let is_adalora = json["peft_type"] == ADALORA;
+        if is_adalora {
+            // For AdaLoRA, the pattern repeats which ranks are left in the tensors.
             file.rank_pattern = None;
             file.r = file.init_r;
             if file.lora_alpha <= 0.0 {
@@ -140,22 +141,22 @@ impl PeftConfig {
             value.as_f64().ok_or_else(|| format!("{key} is {value}, expected a number"))
         };
         let targets = match file.target_modules {
-            None => Names::All,
-            Some(OneOrMany::One(name)) if name.eq_ignore_ascii_case("all-linear") => Names::All,
+            None => LayerSelection::All,
+            Some(OneOrMany::One(name)) if name.eq_ignore_ascii_case("all-linear") => LayerSelection::All,
             Some(targets) => names("target_modules", targets)?,
         };
         let excluded = match file.exclude_modules {
-            None => Names::Ending(HashSet::new()),
+            None => LayerSelection::EndingWith(HashSet::new()),
             Some(excluded) => names("exclude_modules", excluded)?,
         };
-        // PEFT has it for lists only.
-        let is_list = matches!(targets, Names::Ending(_));
+        // PEFT applies it to lists only.
+        let is_list = matches!(targets, LayerSelection::EndingWith(_));
         let blocks = blocks(file.layers_to_transform.filter(|_| is_list), file.layers_pattern)?;
         Ok(Self {
             base_model: file.base_model_name_or_path,
             dropout: file.lora_dropout,
             use_dora: file.use_dora,
-            singular,
+            is_adalora,
             rank: file.r,
             alpha: file.lora_alpha,
             use_rslora: file.use_rslora,
@@ -167,10 +168,10 @@ impl PeftConfig {
         })
     }
 
-    /// `(rank, scale)` of the layer at `path`; with singular values the rank that it began with.
+    /// Returns `(rank, scale)` of the layer at `path`; for `AdaLoRA`, the initial rank.
     pub(super) fn shape(&self, path: &str) -> (u64, f32) {
-        if self.singular {
-            // As PEFT keeps the division from failing.
+        if self.is_adalora {
+            // As in PEFT, which guards against division by zero.
             return (self.rank, (self.alpha / (self.rank as f64 + 1e-5)) as f32);
         }
         let rank = self.ranks.get(path).unwrap_or(self.rank);
@@ -179,22 +180,22 @@ impl PeftConfig {
         (rank, (alpha / divisor) as f32)
     }
 
-    /// Whether PEFT would put an adapter onto the layer at `path`.
+    /// Whether PEFT would adapt the layer at `path`.
     pub(super) fn targets(&self, path: &str) -> bool {
-        let in_blocks = self.blocks.as_ref().is_none_or(|blocks| blocks.contain(path));
-        self.targets.contain(path) && !self.excluded.contain(path) && in_blocks
+        let in_blocks = self.blocks.as_ref().is_none_or(|blocks| blocks.contains(path));
+        self.targets.contains(path) && !self.excluded.contains(path) && in_blocks
     }
 }
 
 impl Blocks {
-    fn contain(&self, path: &str) -> bool {
+    fn contains(&self, path: &str) -> bool {
         let number =
             |expression: &Regex| expression.captures(path)?.name("block")?.as_str().parse::<usize>().ok();
         self.expressions.iter().find_map(number).is_some_and(|number| self.numbers.contains(&number))
     }
 }
 
-/// Refuses what low-rank matrices beside linear layers do not represent.
+/// Rejects settings that low-rank matrices of linear layers cannot represent.
 fn refuse(json: &Value) -> Outcome<()> {
     match &json["peft_type"] {
         Value::String(kind) if kind == "LORA" || kind == ADALORA => {}
@@ -226,10 +227,10 @@ fn refuse(json: &Value) -> Outcome<()> {
     }
 }
 
-fn names(key: &str, names: OneOrMany<String>) -> Outcome<Names> {
+fn names(key: &str, names: OneOrMany<String>) -> Outcome<LayerSelection> {
     Ok(match names {
-        OneOrMany::One(pattern) => Names::Fitting(expression(key, &format!("(?:{pattern})$"))?),
-        OneOrMany::Many(names) => Names::Ending(names.into_iter().collect()),
+        OneOrMany::One(pattern) => LayerSelection::Matching(compile(key, &format!("(?:{pattern})$"))?),
+        OneOrMany::Many(names) => LayerSelection::EndingWith(names.into_iter().collect()),
     })
 }
 
@@ -237,12 +238,12 @@ fn patterns<T: Copy>(
     key: &str,
     entries: Option<Map<String, Value>>,
     number: impl Fn(&str, &Value) -> Outcome<T>,
-) -> Outcome<Patterns<T>> {
+) -> Outcome<LayerPatterns<T>> {
     let numbers = entries.unwrap_or_default().into_iter().map(|(pattern, value)| {
         let number = number(&format!("\"{key}\" for \"{pattern}\""), &value)?;
         Ok((pattern, number))
     });
-    Patterns::new(key, numbers.collect::<Outcome<Vec<_>>>()?)
+    LayerPatterns::new(key, numbers.collect::<Outcome<Vec<_>>>()?)
 }
 
 fn blocks(numbers: Option<OneOrMany<usize>>, patterns: Option<OneOrMany<String>>) -> Outcome<Option<Blocks>> {
@@ -253,9 +254,9 @@ fn blocks(numbers: Option<OneOrMany<usize>>, patterns: Option<OneOrMany<String>>
     }
     let patterns = patterns.map(OneOrMany::all).unwrap_or_default();
     let expressions = if patterns.is_empty() {
-        vec![expression(KEY, r".*?\.[^.]*\.(?<block>\d+)\.")?]
+        vec![compile(KEY, r".*?\.[^.]*\.(?<block>\d+)\.")?]
     } else {
-        let find = |pattern: &String| expression(KEY, &format!(r"(?:|.*?\.)(?:{pattern})\.(?<block>\d+)\."));
+        let find = |pattern: &String| compile(KEY, &format!(r"(?:|.*?\.)(?:{pattern})\.(?<block>\d+)\."));
         patterns.iter().map(find).collect::<Outcome<_>>()?
     };
     Ok(Some(Blocks { numbers, expressions }))
@@ -306,7 +307,7 @@ mod tests {
         let scale = |alpha| config(fields(alpha)).shape(Q);
         assert_eq!(scale(8), (4, (8.0 / 4.00001) as f32));
         assert_eq!(scale(0), (4, (4.0 / 4.00001) as f32));
-        assert!(config(fields(8)).singular);
+        assert!(config(fields(8)).is_adalora);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::Run;
 use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::clear_cache;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::params::{self, Tensors};
 use crate::progress::Event;
 use crate::train::checkpoint::State;
@@ -61,8 +61,8 @@ struct Figures {
 }
 
 impl Stride {
-    pub(super) fn new(model: &dyn Model, plan: &Plan, hooked: bool) -> Result<Self> {
-        let kept = plan.keep_graphs && !model.decides_on_host();
+    pub(super) fn new(model: &dyn LanguageModel, plan: &Plan, hooked: bool) -> Result<Self> {
+        let kept = plan.keep_graphs && !model.is_data_dependent();
         // Hooks, loss scales and other processes need numbers on the host within a step.
         let alone = !hooked && model.dtype() != Dtype::Float16 && plan.evaluation.group.size() == 1;
         Ok(Self {

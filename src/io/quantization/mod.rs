@@ -1,4 +1,4 @@
-//! The part of `config.json` that tells how a checkpoint was quantized.
+//! Quantization of a checkpoint, as described by its `config.json`.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,27 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config;
-use super::foreign::Foreign;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
-/// Key of `config.json` for MLX's own formats. mlx-lm writes the same again under [`FOREIGN`].
+mod gptq_awq;
+mod repack;
+
+pub use gptq_awq::{GptqAwqConfig, PackingMethod};
+pub(super) use repack::repack;
+
+/// Key of MLX's own formats. mlx-lm repeats the same settings under [`SHARED_KEY`].
 const KEY: &str = "quantization";
 
-/// Key of `config.json` that other formats share.
-const FOREIGN: &str = "quantization_config";
+/// Key shared by all other formats.
+const SHARED_KEY: &str = "quantization_config";
 
-/// Formats by layer.
+/// Quantization format of every layer of a checkpoint.
 #[derive(Debug, Clone, Default)]
-pub struct Quantization {
+pub struct QuantizationConfig {
     default: Option<Format>,
     layers: BTreeMap<String, Format>,
-    foreign: Option<Foreign>,
+    gptq_awq: Option<GptqAwqConfig>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,13 +41,14 @@ fn affine() -> String {
     "affine".to_owned()
 }
 
-impl Quantization {
-    /// Reads `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`.
+impl QuantizationConfig {
+    /// Parses `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`, or
+    /// `quantization_config` of GPTQ, AWQ and MXFP4 checkpoints.
     ///
     /// # Errors
-    /// A format that there is no kernel for.
+    /// An unsupported format.
     pub fn parse(config: &Value) -> Result<Self> {
-        let Some(fields) = config[KEY].as_object() else { return Self::foreign_to_mlx(&config[FOREIGN]) };
+        let Some(fields) = config[KEY].as_object() else { return Self::parse_gptq_awq(&config[SHARED_KEY]) };
         let default = Some(format(KEY, &config[KEY])?);
         // Other values, such as `false` for a layer left dense, are told by the tensors themselves.
         let layers = fields
@@ -50,27 +56,32 @@ impl Quantization {
             .filter(|(_, value)| value.is_object())
             .map(|(path, value)| Ok((path.clone(), format(path, value)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { default, layers, foreign: None })
+        Ok(Self { default, layers, gptq_awq: None })
     }
 
-    fn foreign_to_mlx(config: &Value) -> Result<Self> {
+    fn parse_gptq_awq(config: &Value) -> Result<Self> {
         if config["quant_method"] == "mxfp4" {
             return Ok(Self { default: Some(Format::MXFP4), ..Self::default() });
         }
-        let foreign =
-            Foreign::parse(config).map_err(|error| Error::ModelLoading(format!("\"{FOREIGN}\": {error}")))?;
-        Ok(Self { default: foreign.as_ref().and_then(Foreign::mlx), layers: BTreeMap::new(), foreign })
+        let gptq_awq = GptqAwqConfig::parse(config)
+            .map_err(|error| Error::ModelLoading(format!("\"{SHARED_KEY}\": {error}")))?;
+        Ok(Self {
+            default: gptq_awq.as_ref().and_then(GptqAwqConfig::mlx),
+            layers: BTreeMap::new(),
+            gptq_awq,
+        })
     }
 
-    /// How matrices are stored that have to be repacked.
+    /// The packing of a GPTQ or AWQ checkpoint, which has to be repacked.
     #[must_use]
-    pub fn foreign(&self) -> Option<&Foreign> {
-        self.foreign.as_ref()
+    pub fn gptq_awq(&self) -> Option<&GptqAwqConfig> {
+        self.gptq_awq.as_ref()
     }
 
-    /// The format of the layer at `path`; `None` if the checkpoint is not said to be quantized.
+    /// Returns the format of the layer at `path`; `None` if the configuration declares no quantization for
+    /// it.
     #[must_use]
-    pub fn of(&self, path: &str) -> Option<Format> {
+    pub fn format_of(&self, path: &str) -> Option<Format> {
         self.layers.get(path).copied().or(self.default)
     }
 }
@@ -96,16 +107,17 @@ mod tests {
         let config = json!({"quantization": {
             "bits": 4, "group_size": 64, "head": {"bits": 8, "group_size": 32}, "norm": false
         }});
-        let quantization = Quantization::parse(&config).unwrap();
-        assert_eq!(quantization.of("head"), Some(Format::affine(8, 32).unwrap()));
-        assert_eq!(quantization.of("other"), Some(Format::affine(4, 64).unwrap()));
-        assert_eq!(Quantization::parse(&json!({})).unwrap().of("head"), None);
+        let quantization = QuantizationConfig::parse(&config).unwrap();
+        assert_eq!(quantization.format_of("head"), Some(Format::affine(8, 32).unwrap()));
+        assert_eq!(quantization.format_of("other"), Some(Format::affine(4, 64).unwrap()));
+        assert_eq!(QuantizationConfig::parse(&json!({})).unwrap().format_of("head"), None);
     }
 
     #[test]
     fn unknown_formats_are_named() {
-        let message =
-            |fields: Value| Quantization::parse(&json!({ "quantization": fields })).unwrap_err().to_string();
+        let message = |fields: Value| {
+            QuantizationConfig::parse(&json!({ "quantization": fields })).unwrap_err().to_string()
+        };
         assert!(message(json!({"bits": 7, "group_size": 64})).contains("quantization"));
         assert!(message(json!({"bits": 4})).contains("group_size"));
         assert!(message(json!({"bits": 4, "group_size": 16, "mode": "nvfp4"})).contains("nvfp4"));

@@ -1,5 +1,5 @@
-//! Virtual tokens in PEFT's format: one tensor `prompt_embeddings`, `[virtual tokens, width]`. Those that a network computes
-//! in training are stored as what it computes.
+//! Soft prompts in PEFT's format: a single tensor `prompt_embeddings`, `[virtual tokens, width]`. The output
+//! of a prompt encoder is stored instead of the encoder.
 
 use std::path::Path;
 
@@ -10,32 +10,32 @@ use serde_json::{Value, json};
 use super::{CONFIG, peft};
 use crate::io::atomic;
 use crate::io::tensors;
-use crate::models::Model;
+use crate::models::LanguageModel;
 use crate::nn::Prompt;
-use crate::nn::packed::is_float;
-use crate::nn::prompt::Place;
+use crate::nn::prompt::PromptShape;
+use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result};
 
-/// The tensor.
+/// Name of the tensor.
 const NAME: &str = "prompt_embeddings";
 
-/// How virtual tokens were learned.
+/// How a soft prompt is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptKind {
-    /// As embeddings ([prompt tuning](https://arxiv.org/abs/2104.08691)).
+    /// Input embeddings ([prompt tuning](https://arxiv.org/abs/2104.08691)).
     PromptTuning,
-    /// As embeddings that a network computes ([p-tuning](https://arxiv.org/abs/2103.10385)).
+    /// Input embeddings computed by a prompt encoder ([p-tuning](https://arxiv.org/abs/2103.10385)).
     PTuning,
-    /// As keys and values ([prefix tuning](https://arxiv.org/abs/2101.00190)).
+    /// Keys and values of every layer ([prefix tuning](https://arxiv.org/abs/2101.00190)).
     PrefixTuning,
 }
 
-/// Every kind.
+/// All kinds.
 const KINDS: [PromptKind; 3] = [PromptKind::PromptTuning, PromptKind::PTuning, PromptKind::PrefixTuning];
 
 impl PromptKind {
-    /// PEFT's name of it.
+    /// PEFT's `peft_type`.
     #[must_use]
     pub fn peft_type(self) -> &'static str {
         match self {
@@ -45,19 +45,19 @@ impl PromptKind {
         }
     }
 
-    /// The kind that `json` names, if it is one.
-    pub(super) fn of(json: &Value) -> Option<Self> {
+    /// Returns the kind named by the configuration `json`, if it is one.
+    pub(super) fn from_config(json: &Value) -> Option<Self> {
         KINDS.into_iter().find(|kind| json["peft_type"] == kind.peft_type())
     }
 
-    /// Where its virtual tokens stand in `model`.
+    /// Returns the shape of a soft prompt of this kind for `model`.
     ///
     /// # Errors
-    /// Keys and values of a model in which not every layer has any.
-    pub fn place(self, model: &dyn Model) -> std::result::Result<Place, String> {
+    /// Prefix tuning of a model with layers other than attention.
+    pub fn shape(self, model: &dyn LanguageModel) -> std::result::Result<PromptShape, String> {
         match self {
-            Self::PromptTuning | Self::PTuning => Ok(model.embeddings_place()),
-            Self::PrefixTuning => model.keys_place().ok_or_else(|| {
+            Self::PromptTuning | Self::PTuning => Ok(model.prompt_shape()),
+            Self::PrefixTuning => model.prefix_shape().ok_or_else(|| {
                 "prefix tuning needs attention in every layer, but some layers of this model are convolutions: take \
                  prompt_tuning or p_tuning"
                     .to_owned()
@@ -66,16 +66,16 @@ impl PromptKind {
     }
 }
 
-/// Virtual tokens on disk.
+/// A soft prompt on disk.
 #[derive(Debug, Clone)]
 pub struct SoftPrompt {
-    /// How they were learned.
+    /// How it was learned.
     pub kind: PromptKind,
-    /// `[virtual tokens, width]`
+    /// `[virtual tokens, width]`.
     pub embeddings: Array,
 }
 
-/// Keys of PEFT's `PromptLearningConfig` that matter here.
+/// Fields of PEFT's `PromptLearningConfig` that are used.
 #[derive(Debug, Deserialize)]
 struct File {
     num_virtual_tokens: u32,
@@ -85,7 +85,7 @@ struct File {
     modules_to_save: Option<Vec<String>>,
 }
 
-/// The virtual tokens in `folder`, whose configuration is `json`.
+/// Reads the soft prompt in `folder`, which has the configuration `json`.
 pub(super) fn read(folder: &Path, kind: PromptKind, json: &Value) -> Result<SoftPrompt> {
     let broken =
         |name: &str, why: String| Error::ModelLoading(format!("{}: {why}", folder.join(name).display()));
@@ -125,27 +125,28 @@ pub(super) fn read(folder: &Path, kind: PromptKind, json: &Value) -> Result<Soft
 }
 
 impl SoftPrompt {
-    /// Puts the virtual tokens before every text of `model`.
+    /// Attaches the soft prompt to `model`.
     ///
     /// # Errors
-    /// A width that does not fit.
-    pub(super) fn attach(&self, model: &mut dyn Model) -> std::result::Result<(), String> {
-        let place = self.kind.place(model)?;
+    /// A width that does not fit the model.
+    pub(super) fn attach(&self, model: &mut dyn LanguageModel) -> std::result::Result<(), String> {
+        let shape = self.kind.shape(model)?;
         let width = self.embeddings.dim(1);
-        if place.width() != Some(width) {
-            let expected = place.width().unwrap_or(i32::MAX);
+        if shape.width() != Some(width) {
+            let expected = shape.width().unwrap_or(i32::MAX);
             return Err(format!("\"{NAME}\" has {width} numbers per virtual token, expected {expected}"));
         }
         let embeddings = self.embeddings.as_dtype(Dtype::Float32).map_err(|error| error.to_string())?;
-        *model.prompt_mut() = Some(Prompt::new(embeddings, place));
+        *model.prompt_mut() = Some(Prompt::new(embeddings, shape));
         Ok(())
     }
 
-    /// Writes the virtual tokens to `folder`, learned on `base_model`; the configuration comes last.
+    /// Writes the soft prompt to `folder`; `base_model` is the model it was learned for. The configuration is
+    /// written last.
     ///
     /// # Errors
     /// No space or no permission.
-    pub fn write(&self, folder: &Path, place: Place, base_model: &str) -> Result<()> {
+    pub fn write(&self, folder: &Path, shape: PromptShape, base_model: &str) -> Result<()> {
         let tensors: Tensors = [(NAME.to_owned(), self.embeddings.clone())].into();
         tensors::write(&folder.join(peft::TENSORS), &tensors, &[("format", "pt")])?;
         let mut config = json!({
@@ -155,13 +156,13 @@ impl SoftPrompt {
             "revision": null,
             "inference_mode": true,
             "num_virtual_tokens": self.embeddings.dim(0),
-            "token_dim": place.token_dim(),
+            "token_dim": shape.token_dim(),
             "num_transformer_submodules": 1,
             "num_attention_heads": null,
             "num_layers": null,
             "auto_mapping": null,
         });
-        if let Place::Keys { layers, kv_heads, .. } = place {
+        if let PromptShape::KeyValues { layers, kv_heads, .. } = shape {
             (config["num_layers"], config["num_attention_heads"]) = (layers.into(), kv_heads.into());
         }
         let more = match self.kind {
@@ -169,7 +170,7 @@ impl SoftPrompt {
                 "prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": null, "tokenizer_name_or_path": null,
             }),
             PromptKind::PTuning => json!({
-                "encoder_reparameterization_type": "MLP", "encoder_hidden_size": place.token_dim(),
+                "encoder_reparameterization_type": "MLP", "encoder_hidden_size": shape.token_dim(),
                 "encoder_num_layers": 2, "encoder_dropout": 0.0,
             }),
             // What a projection has computed is a prefix like any other.

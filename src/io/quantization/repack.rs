@@ -1,7 +1,8 @@
-//! Matrices that GPTQ or AWQ packed, in MLX's layout.
+//! Conversion of GPTQ and AWQ weights to MLX's layout.
 //!
-//! Both store `scale·(code − zero)` with one scale and zero per group of inputs; MLX stores `scale·code + bias`, so
-//! `bias = −scale·zero`. Codes are the same numbers in another order:
+//! Both formats store `scale·(code − zero)` with one scale and zero point per group of input features; MLX
+//! stores `scale·code + bias`, hence `bias = −scale·zero`. The codes are the same numbers in a different
+//! order:
 //!
 //! | tensor | GPTQ | AWQ | MLX |
 //! |---|---|---|---|
@@ -9,36 +10,36 @@
 //! | zeros | `qzeros` `[groups, out·bits/32]` | `qzeros` `[groups, out/8]` | `biases` `[out, groups]` |
 //! | scales | `scales` `[groups, out]` | `scales` `[groups, out]` | `scales` `[out, groups]` |
 //!
-//! Words of 32 bits hold codes from the lowest bit up; AWQ shuffles the eight of a word.
-//! Sources: [GPTQ](https://arxiv.org/abs/2210.17323), [AWQ](https://arxiv.org/abs/2306.00978) and the
-//! checkpoints that `AutoGPTQ` and `AutoAWQ` write.
+//! A 32-bit word holds codes from the lowest bit up; AWQ permutes the eight codes of a word. Sources:
+//! [GPTQ](https://arxiv.org/abs/2210.17323), [AWQ](https://arxiv.org/abs/2306.00978) and the checkpoints
+//! written by `AutoGPTQ` and `AutoAWQ`.
 
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::foreign::{Foreign, Packing};
+use super::{GptqAwqConfig, PackingMethod};
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
-/// Which of the eight codes of a word of AWQ is the n-th output.
+/// Position within a word of AWQ of the code of the n-th output feature.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Outputs that are turned together, so that a line of memory is read once.
+/// Output features transposed together, so that each cache line is read once.
 const TILE: usize = 16;
 
-/// Takes every complete matrix of `found` apart into MLX's `weight`, `scales` and `biases`. What lacks a part,
-/// which another file may hold, is left in `found`.
+/// Converts every complete matrix in `found` to MLX's `weight`, `scales` and `biases`. Tensors of a matrix
+/// with parts missing, which may be in the next file, are left in `found`.
 ///
 /// # Errors
-/// Tensors whose shapes or dtypes do not fit each other, by name.
-pub(super) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
+/// Tensors with inconsistent shapes or unexpected dtypes, by name.
+pub(in crate::io) fn repack(found: &mut Tensors, format: &GptqAwqConfig) -> Result<Tensors> {
     let mut ready = Tensors::new();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
     for layer in &layers {
         let name = |part: &str| format!("{layer}.{part}");
-        let needs: &[&str] = match format.packing {
-            Packing::Gptq { ordered: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
+        let needs: &[&str] = match format.method {
+            PackingMethod::Gptq { act_order: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
             _ => &["qweight", "qzeros", "scales"],
         };
         if !needs.iter().all(|part| found.contains_key(&name(part))) {
@@ -66,16 +67,16 @@ pub(super) fn repack(found: &mut Tensors, format: &Foreign) -> Result<Tensors> {
 
 type Outcome<T> = std::result::Result<T, String>;
 
-/// The tensors of one layer, as stored.
+/// The stored tensors of one layer.
 struct Matrix {
     codes: Array,
     zeros: Array,
     scales: Array,
-    /// Group of each input, where inputs were sorted before they were grouped.
+    /// Group of each input feature, if features were sorted before grouping.
     order: Option<Array>,
 }
 
-/// The same as numbers.
+/// The unpacked tensors of one layer.
 struct Plain {
     inputs: usize,
     outputs: usize,
@@ -86,12 +87,12 @@ struct Plain {
     /// `[groups, out]`
     scales: Vec<f32>,
     dtype: Dtype,
-    /// Group of each input, unless groups are neighbours.
+    /// Group of each input feature, unless groups are contiguous.
     order: Option<Vec<usize>>,
 }
 
 impl Matrix {
-    fn read(&self, format: &Foreign) -> Outcome<Plain> {
+    fn read(&self, format: &GptqAwqConfig) -> Outcome<Plain> {
         let dtype = self.scales.dtype();
         let (codes, zeros) = (words(&self.codes, "qweight")?, words(&self.zeros, "qzeros")?);
         let &[groups, outputs] = self.scales.shape() else {
@@ -102,9 +103,9 @@ impl Matrix {
         }
         let (groups, outputs, bits) = (groups as usize, outputs as usize, format.bits);
         let rows = self.codes.dim(0) as usize;
-        let inputs = if matches!(format.packing, Packing::Awq) { rows } else { rows * 32 / bits };
+        let inputs = if matches!(format.method, PackingMethod::Awq) { rows } else { rows * 32 / bits };
         let packed = |count: usize| count * bits / 32;
-        let expected_codes = if matches!(format.packing, Packing::Awq) {
+        let expected_codes = if matches!(format.method, PackingMethod::Awq) {
             [inputs, packed(outputs)]
         } else {
             [packed(inputs), outputs]
@@ -127,12 +128,12 @@ impl Matrix {
         }
         let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
         kernels::eval([&scales]).map_err(|error| error.to_string())?;
-        let (codes, zeros) = match format.packing {
-            Packing::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
-            Packing::Gptq { offset, .. } => {
+        let (codes, zeros) = match format.method {
+            PackingMethod::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
+            PackingMethod::Gptq { zero_offset, .. } => {
                 let mut zeros = unpack_rows(zeros, groups, outputs, bits);
                 for zero in &mut zeros {
-                    *zero += offset;
+                    *zero += zero_offset;
                 }
                 (unpack_columns(codes, inputs, outputs, bits), zeros)
             }
@@ -148,7 +149,7 @@ impl Matrix {
         })
     }
 
-    /// Group of each input; `None` where neighbours share one, as MLX has it.
+    /// Group of each input feature; `None` if groups are contiguous, as in MLX.
     fn order(&self, inputs: usize, groups: usize, group: usize) -> Outcome<Option<Vec<usize>>> {
         let Some(order) = &self.order else { return Ok(None) };
         let order = words(order, "g_idx")?;
@@ -165,7 +166,7 @@ impl Matrix {
 }
 
 impl Plain {
-    fn parts(&self, format: &Foreign) -> Outcome<Vec<(&'static str, Array)>> {
+    fn parts(&self, format: &GptqAwqConfig) -> Outcome<Vec<(&'static str, Array)>> {
         let parts = match (&self.order, format.mlx()) {
             (None, Some(mlx)) if self.inputs.is_multiple_of(mlx.group_size()) => {
                 self.packed(format.bits, mlx.group_size(), format.group_size.unwrap_or(self.inputs))
@@ -175,7 +176,8 @@ impl Plain {
         parts.map_err(|error| error.what().to_owned())
     }
 
-    /// Codes turned and packed again, groups of `from` inputs cut into groups of `group`, which divides it.
+    /// Transposes and repacks the codes, splitting groups of `from` input features into groups of `group`, a
+    /// divisor of `from`.
     fn packed(
         &self,
         bits: usize,
@@ -214,7 +216,7 @@ impl Plain {
         ])
     }
 
-    /// The weights themselves, for groups that MLX cannot express.
+    /// Dequantizes the weights, for groups that MLX cannot represent.
     fn dense(&self, order: Option<&[usize]>, from: usize) -> crate::nn::Result<Vec<(&'static str, Array)>> {
         let Self { inputs, outputs, .. } = *self;
         let mut weights = vec![0.0_f32; outputs * inputs];
@@ -231,7 +233,7 @@ impl Plain {
     }
 }
 
-/// The 32-bit words of `array`.
+/// Returns the 32-bit words of `array`.
 fn words<'a>(array: &'a Array, name: &str) -> Outcome<&'a [i32]> {
     match array.dtype() {
         Dtype::Int32 => Ok(array.as_slice::<i32>()),
@@ -239,7 +241,7 @@ fn words<'a>(array: &'a Array, name: &str) -> Outcome<&'a [i32]> {
     }
 }
 
-/// Code `index` of codes that follow each other from the lowest bit of `word(0)` on.
+/// Code number `index` in a stream of codes that starts at the lowest bit of `word(0)`.
 fn code(word: impl Fn(usize) -> i32, index: usize, bits: usize) -> u8 {
     let (at, shift) = (index * bits / 32, index * bits % 32);
     let mut pair = u64::from(word(at).cast_unsigned());
@@ -249,7 +251,7 @@ fn code(word: impl Fn(usize) -> i32, index: usize, bits: usize) -> u8 {
     (pair >> shift) as u8 & ((1_u16 << bits) - 1) as u8
 }
 
-/// `[rows·bits/32, columns]` of words along rows → `[rows, columns]` of codes.
+/// Unpacks words along rows: `[rows·bits/32, columns]` → codes `[rows, columns]`.
 fn unpack_columns(words: &[i32], rows: usize, columns: usize, bits: usize) -> Vec<u8> {
     let mut codes = vec![0; rows * columns];
     codes.par_chunks_mut(columns).enumerate().for_each(|(row, codes)| {
@@ -260,7 +262,7 @@ fn unpack_columns(words: &[i32], rows: usize, columns: usize, bits: usize) -> Ve
     codes
 }
 
-/// `[rows, columns·bits/32]` of words along columns → `[rows, columns]` of codes.
+/// Unpacks words along columns: `[rows, columns·bits/32]` → codes `[rows, columns]`.
 fn unpack_rows(words: &[i32], rows: usize, columns: usize, bits: usize) -> Vec<u8> {
     let width = columns * bits / 32;
     let mut codes = vec![0; rows * columns];
@@ -272,7 +274,7 @@ fn unpack_rows(words: &[i32], rows: usize, columns: usize, bits: usize) -> Vec<u
     codes
 }
 
-/// `[rows, columns/8]` of AWQ's words → `[rows, columns]` of codes.
+/// Unpacks AWQ's words: `[rows, columns/8]` → codes `[rows, columns]`.
 fn unpack_awq(words: &[i32], columns: usize) -> Vec<u8> {
     let rows = words.len() * 8 / columns;
     let mut codes = vec![0; rows * columns];

@@ -1,5 +1,5 @@
-//! Layers whose matrix may be quantized: its arrays are slots of the layer, so that the keys of a checkpoint
-//! are those of MLX's.
+//! Weights that may be quantized. Their arrays are parameters of the layer, so that the keys of a checkpoint
+//! equal those of mlx-lm.
 
 use mlx_rs::ops::quantize;
 use mlx_rs::{Array, Dtype};
@@ -8,25 +8,25 @@ use super::Result;
 use crate::kernels::linear::Weight;
 use crate::kernels::quantized::{self, Format, Mode, PackedWeight};
 
-/// The slots of one layer, to be filled or changed.
+/// Mutable view of the weight of a layer.
 #[derive(Debug)]
-pub struct Slots<'a> {
-    /// `[out, in]`, or the codes.
+pub struct WeightMut<'a> {
+    /// `[out, in]`, or the codes of a quantized weight.
     pub weight: &'a mut Array,
-    /// Factors of the groups.
+    /// Scales, one per group.
     pub scales: &'a mut Option<Array>,
-    /// Summands of the groups.
+    /// Biases, one per group.
     pub biases: &'a mut Option<Array>,
-    /// What the arrays mean; `None` for a dense matrix.
+    /// Quantization format; `None` for a dense weight.
     pub format: &'a mut Option<Format>,
 }
 
-impl Slots<'_> {
-    /// Makes room for a packed matrix of the same size, to be filled from a checkpoint.
+impl WeightMut<'_> {
+    /// Replaces a dense weight by zeros in a quantized format, to be filled from a checkpoint.
     ///
     /// # Errors
-    /// Rows that are not a whole number of groups.
-    pub fn expect(self, format: Format) -> Result<()> {
+    /// Rows that are not a multiple of the group size.
+    pub fn allocate(self, format: Format) -> Result<()> {
         let (rows, columns) = (self.weight.dim(0), self.weight.dim(1));
         if !(columns as usize).is_multiple_of(format.group_size()) {
             let group = format.group_size();
@@ -43,22 +43,22 @@ impl Slots<'_> {
         Ok(())
     }
 
-    /// Whether the arrays are what the format says.
+    /// Checks that shapes and dtypes match the format.
     ///
     /// # Errors
     /// The shapes and dtypes found.
-    pub fn check(self) -> Result<()> {
+    pub fn validate(self) -> Result<()> {
         match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
             Weight::Dense(_) => Ok(()),
             Weight::Packed(weight) => weight.shape().map(|_| ()),
         }
     }
 
-    /// Quantizes a dense matrix; one whose rows are not a whole number of groups stays as it is. `format`
-    /// must be affine. Whether the matrix is quantized now.
+    /// Quantizes a dense weight in an affine `format`; a weight with rows that are not a multiple of the
+    /// group size stays dense. Returns whether the weight is quantized.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn quantize(self, format: Format) -> Result<bool> {
         let columns = self.weight.dim(1) as usize;
         if self.format.is_some() || !columns.is_multiple_of(format.group_size()) {
@@ -66,17 +66,17 @@ impl Slots<'_> {
         }
         let (group, bits) = (format.group_size() as i32, format.bits() as i32);
         let (codes, scales, biases) = quantize(&*self.weight, group, bits)?;
-        // Now, so that the dense matrix goes before the next one comes.
+        // Evaluated now, so that the dense weight is freed before the next one is quantized.
         mlx_rs::transforms::eval([&codes, &scales, &biases])?;
         (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), Some(biases));
         *self.format = Some(format);
         Ok(true)
     }
 
-    /// Makes a packed matrix dense, in `dtype`; a dense one stays as it is.
+    /// Dequantizes the weight to `dtype`; a dense weight is left unchanged.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn dequantize(self, dtype: Dtype) -> Result<()> {
         let dense = match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
             Weight::Dense(_) => return Ok(()),
@@ -88,7 +88,7 @@ impl Slots<'_> {
     }
 }
 
-/// The matrix in the slots `weight`, `scales` and `biases`.
+/// Returns a view of the weight.
 pub(super) fn weight<'a>(
     weight: &'a Array,
     scales: Option<&'a Array>,
@@ -103,7 +103,7 @@ pub(super) fn weight<'a>(
     }
 }
 
-/// Whether a number format is one of activations, not of codes.
+/// Whether `dtype` is a floating-point dtype of activations.
 #[must_use]
 pub fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
@@ -122,7 +122,7 @@ mod tests {
             Array::arange::<_, f32>(None, 192, None).unwrap().sin().unwrap().reshape(&[3, 64]).unwrap();
         let x = Array::ones::<f32>(&[1, 64]).unwrap();
         let dense = layer.forward(&x).unwrap();
-        layer.slots().quantize(Format::affine(8, 32).unwrap()).unwrap();
+        layer.weight_mut().quantize(Format::affine(8, 32).unwrap()).unwrap();
         assert_eq!((layer.size(), layer.weight.dtype()), ((64, 3), Dtype::Uint32));
         let packed = layer.forward(&x).unwrap();
         eval([&dense, &packed]).unwrap();
@@ -135,8 +135,8 @@ mod tests {
     fn odd_rows_stay_dense_and_are_not_expected_packed() {
         let mut layer = Linear::new(40, 3, false).unwrap();
         let format = Format::affine(4, 64).unwrap();
-        layer.slots().quantize(format).unwrap();
+        layer.weight_mut().quantize(format).unwrap();
         assert_eq!(layer.weight.shape(), [3, 40]);
-        assert!(layer.slots().expect(format).unwrap_err().what().contains("groups of 64"));
+        assert!(layer.weight_mut().allocate(format).unwrap_err().what().contains("groups of 64"));
     }
 }

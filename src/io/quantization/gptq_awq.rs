@@ -1,32 +1,32 @@
-//! Quantized checkpoints of other makers, as their `quantization_config` describes them.
+//! GPTQ and AWQ checkpoints, as described by `quantization_config` in `config.json`.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config;
+use crate::io::config;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
-/// A quantization whose matrices are not in MLX's layout.
+/// Quantization of a checkpoint whose weights are packed by GPTQ or AWQ and have to be repacked for MLX.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Foreign {
-    /// Who packed them.
-    pub packing: Packing,
-    /// Bits per code: 2, 3, 4 or 8.
+pub struct GptqAwqConfig {
+    /// Quantization method.
+    pub method: PackingMethod,
+    /// Bits per weight: 2, 3, 4 or 8.
     pub bits: usize,
-    /// Inputs that share a scale; `None` for all of a row.
+    /// Input features per scale; `None` for one group per row.
     pub group_size: Option<usize>,
 }
 
-/// How codes lie in words.
+/// How quantized weights are packed into 32-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub enum PackingMethod {
     /// [GPTQ](https://arxiv.org/abs/2210.17323)
     Gptq {
-        /// What is added to stored zeros: 1 but in version 2 of the format.
-        offset: u8,
-        /// Whether inputs were ordered by how active they are before they were grouped.
-        ordered: bool,
+        /// Offset of the stored zero points: 1, or 0 in version 2 of the format.
+        zero_offset: u8,
+        /// Whether input features were sorted by activation size before grouping (`desc_act`).
+        act_order: bool,
     },
     /// [AWQ](https://arxiv.org/abs/2306.00978), version `gemm`.
     Awq,
@@ -44,13 +44,13 @@ struct File {
     version: Option<String>,
 }
 
-impl Foreign {
-    /// Reads a `quantization_config`; `None` where its method is not one of these.
+impl GptqAwqConfig {
+    /// Parses a `quantization_config`. Returns `None` for other quantization methods.
     ///
     /// # Errors
-    /// A variant of the format that is not known, by key.
+    /// An unsupported variant of the format, by key.
     pub(super) fn parse(config: &Value) -> Result<Option<Self>> {
-        let Some(method @ ("gptq" | "awq")) = config["quant_method"].as_str() else {
+        let Some(quant_method @ ("gptq" | "awq")) = config["quant_method"].as_str() else {
             return Ok(None);
         };
         let File { bits, group_size, desc_act, checkpoint_format, version } = config::parse(config)?;
@@ -62,30 +62,30 @@ impl Foreign {
             _ if group_size == -1 => None,
             _ => return wrong("group_size", group_size.to_string(), "-1 or above 0"),
         };
-        let packing = if method == "awq" {
+        let method = if quant_method == "awq" {
             match version.as_deref() {
-                None | Some("gemm" | "GEMM") => Packing::Awq,
+                None | Some("gemm" | "GEMM") => PackingMethod::Awq,
                 Some(other) => return wrong("version", format!("\"{other}\""), "\"gemm\""),
             }
         } else {
             match checkpoint_format.as_deref() {
-                None | Some("gptq") => Packing::Gptq { offset: 1, ordered: desc_act },
-                Some("gptq_v2") => Packing::Gptq { offset: 0, ordered: desc_act },
+                None | Some("gptq") => PackingMethod::Gptq { zero_offset: 1, act_order: desc_act },
+                Some("gptq_v2") => PackingMethod::Gptq { zero_offset: 0, act_order: desc_act },
                 Some(other) => {
                     return wrong("checkpoint_format", format!("\"{other}\""), "\"gptq\" or \"gptq_v2\"");
                 }
             }
         };
-        match (packing, bits) {
-            (Packing::Gptq { .. }, 2 | 3 | 4 | 8) | (Packing::Awq, 4) => {}
-            (Packing::Awq, _) => return wrong("bits", bits.to_string(), "4"),
+        match (method, bits) {
+            (PackingMethod::Gptq { .. }, 2 | 3 | 4 | 8) | (PackingMethod::Awq, 4) => {}
+            (PackingMethod::Awq, _) => return wrong("bits", bits.to_string(), "4"),
             _ => return wrong("bits", bits.to_string(), "2, 3, 4 or 8"),
         }
-        Ok(Some(Self { packing, bits, group_size }))
+        Ok(Some(Self { method, bits, group_size }))
     }
 
-    /// The format of the same codes in MLX, whose groups are a part of these; `None` where groups are too
-    /// small or odd for that.
+    /// The MLX format that holds the same quantized weights, with groups that divide the original ones.
+    /// Returns `None` if the groups are too small for MLX or not divisible.
     #[must_use]
     pub fn mlx(&self) -> Option<Format> {
         // Rows that are one group are cut into groups that most sizes are a multiple of.
@@ -103,17 +103,20 @@ mod tests {
 
     #[test]
     fn versions_and_groups_are_told_apart() {
-        let parse = |config: Value| Foreign::parse(&config).unwrap().unwrap();
+        let parse = |config: Value| GptqAwqConfig::parse(&config).unwrap().unwrap();
         let old = parse(json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true}));
-        assert_eq!(old.packing, Packing::Gptq { offset: 1, ordered: true });
+        assert_eq!(old.method, PackingMethod::Gptq { zero_offset: 1, act_order: true });
         let new =
             json!({"quant_method": "gptq", "bits": 3, "group_size": -1, "checkpoint_format": "gptq_v2"});
         let new = parse(new);
-        assert_eq!((new.packing, new.group_size), (Packing::Gptq { offset: 0, ordered: false }, None));
+        assert_eq!(
+            (new.method, new.group_size),
+            (PackingMethod::Gptq { zero_offset: 0, act_order: false }, None)
+        );
         let awq = parse(json!({"quant_method": "awq", "w_bit": 4, "q_group_size": 256}));
         assert_eq!(awq.mlx(), Some(Format::affine(4, 128).unwrap()));
-        assert_eq!(Foreign { group_size: Some(16), ..awq }.mlx(), None);
-        assert_eq!(Foreign::parse(&json!({"quant_method": "bitsandbytes"})).unwrap(), None);
+        assert_eq!(GptqAwqConfig { group_size: Some(16), ..awq }.mlx(), None);
+        assert_eq!(GptqAwqConfig::parse(&json!({"quant_method": "bitsandbytes"})).unwrap(), None);
     }
 
     #[test]
@@ -129,7 +132,7 @@ mod tests {
             for (key, value) in extra.as_object().unwrap() {
                 config[key] = value.clone();
             }
-            let message = Foreign::parse(&config).unwrap_err().to_string();
+            let message = GptqAwqConfig::parse(&config).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }

@@ -1,4 +1,4 @@
-//! From adapters that were trained to what is saved and used.
+//! Turning trained adapters into the form that is saved and used for inference.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +7,31 @@ use mlx_rs::Array;
 use crate::nn::{Linear, Network};
 use crate::{Result, kernels};
 
-/// Makes of trained adapters what is saved and used: plain matrices `A` and `B`, with magnitudes where there are any,
-/// those of `AdaLoRA` of one rank. Returns the ranks of the layers where they differ, of `AdaLoRA` those that are left.
+/// Reduces every adapter of `model` to plain matrices `A` and `B`, with magnitudes if it has any; layers of
+/// `AdaLoRA` get a common rank. Returns the ranks by key path if they differ, for `AdaLoRA` the non-zero
+/// ones.
 ///
 /// # Errors
-/// What MLX raises.
-pub fn settle(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
+/// Errors from MLX.
+pub fn finalize(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
     let pattern = singular_ranks(model)?;
     let most = pattern.values().max().copied();
     model.visit_linears(&mut |_, layer| {
         if let Some(most) = most {
-            gather(layer, most)?;
+            truncate_rank(layer, most)?;
         }
         layer.merge_parts()?;
         let parts = layer.lora_a.iter().chain(layer.lora_b.iter());
         kernels::eval(parts)?;
-        layer.settle()
+        layer.cache_row_norms()
     })?;
     if most.is_some() { Ok(pattern) } else { differing(model) }
 }
 
-/// Ranks of which the singular value is not zero, by layer.
+/// Number of non-zero singular values by key path.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 fn singular_ranks(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
     let mut ranks = BTreeMap::new();
     model.visit_linears(&mut |path, layer| {
@@ -44,11 +45,11 @@ fn singular_ranks(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
     Ok(ranks)
 }
 
-/// Leaves the first `most` ranks of `layer`, those that are not zero before those that are.
+/// Keeps `most` ranks of `layer`, those with non-zero singular values first.
 ///
 /// # Errors
-/// What MLX raises.
-fn gather(layer: &mut Linear, most: u32) -> Result<()> {
+/// Errors from MLX.
+fn truncate_rank(layer: &mut Linear, most: u32) -> Result<()> {
     let (Some(a), Some(e), Some(b)) = (&*layer.lora_a, &*layer.lora_e, &*layer.lora_b) else { return Ok(()) };
     let values = e.as_slice::<f32>();
     let (left, gone): (Vec<u32>, Vec<u32>) =
@@ -60,10 +61,10 @@ fn gather(layer: &mut Linear, most: u32) -> Result<()> {
     Ok(())
 }
 
-/// Ranks of the adapters on `model` by layer, where they differ.
+/// Ranks of the adapters of `model` by key path, if they differ.
 ///
 /// # Errors
-/// None of its own.
+/// Only those of [`Network::visit_linears`].
 fn differing(model: &mut dyn Network) -> Result<BTreeMap<String, u32>> {
     let mut ranks = BTreeMap::new();
     model.visit_linears(&mut |path, layer| {

@@ -1,5 +1,5 @@
-//! The adapters of experts, which mlx-lm keeps in one tensor per matrix for all experts of a layer:
-//! `A` is `[experts, rank, in]`, `B` is `[experts, out, rank]`.
+//! Adapters of experts, which mlx-lm stacks into one tensor per matrix and layer: `A` is `[experts, rank,
+//! in]`, `B` is `[experts, out, rank]`.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Result, nn};
 
-/// A stack as the matrices of each expert, in the orientation of any other layer and under the names that `model` has
-/// for them; other tensors as they are.
+/// Splits a stacked tensor into the matrices of each expert, transposed as in other layers and renamed to the
+/// layers of `model`. Other tensors are returned unchanged.
 ///
 /// # Errors
-/// A stack without a model that tells the names.
-pub(super) fn apart(
+/// A stacked tensor without a model.
+pub(super) fn unstack_experts(
     name: &str,
     tensor: Array,
     model: Option<&dyn Network>,
@@ -31,16 +31,16 @@ pub(super) fn apart(
         };
     };
     let stacked = tensor.ndim() == 3;
-    let parts = model.adopt(name, tensor).map_err(|error| error.what().to_owned())?;
+    let parts = model.map_weight(name, tensor).map_err(|error| error.what().to_owned())?;
     let turned = |(name, part): (String, Array)| (name, if stacked { part.t() } else { part });
     Ok(parts.into_iter().map(turned).collect())
 }
 
-/// Tensors under mlx-lm's names. Experts of a stack that have no adapter get one of zeros.
+/// Returns the tensors of `layers` under mlx-lm's names. Experts of a stack without an adapter get zeros.
 ///
 /// # Errors
-/// What MLX raises.
-pub(super) fn together(
+/// Errors from MLX.
+pub(super) fn stack_experts(
     mut layers: BTreeMap<String, AdapterLayer>,
     model: Option<&mut dyn Network>,
 ) -> Result<Tensors> {
@@ -51,7 +51,7 @@ pub(super) fn together(
             let (name, expert) = model.mlx_name(&path);
             let layer = layers.remove(&path);
             match (expert, layer) {
-                // mlx-lm has no magnitudes of experts.
+                // mlx-lm has no magnitudes for experts.
                 (Some(_), Some(layer)) if layer.m.is_some() => insert(&mut tensors, &path, layer),
                 (Some(_), layer) => stacks.entry(name).or_default().push(layer),
                 (None, Some(layer)) => insert(&mut tensors, &name, layer),

@@ -1,47 +1,47 @@
-//! What the parts of a block have in common, so that blocks can be put together from them.
+//! Traits of the layers that transformer blocks are composed of.
 
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
 use super::{Context, Linear, Result};
 
-/// Linear layers with their key paths below the part that holds them.
+/// Linear layers with their key paths relative to the module that contains them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
 
-/// Mixes positions: attention, or what stands in its place.
+/// A layer that mixes positions: attention, or a replacement of it.
 pub trait Mixer: ModuleParameters + Send + 'static {
-    /// `x`: `[batch, time, hidden]` → same shape. With a cache, `x` continues what it holds.
+    /// `x`: `[batch, time, hidden]` → same shape. With a cache, `x` continues the cached sequence.
     ///
     /// # Errors
-    /// Shapes that do not fit; a cache of another kind.
+    /// Incompatible shapes, or a cache of the wrong kind.
     fn forward(&self, x: &Array, context: Context) -> Result<Array>;
 
-    /// Every linear layer, in order.
+    /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
 }
 
-/// Transforms each position for itself.
+/// A layer that transforms each position independently.
 pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
-    /// Whether the host looks at numbers on the way.
-    const DECIDES_ON_HOST: bool = false;
+    /// Whether control flow depends on data, so that a graph cannot be reused.
+    const DATA_DEPENDENT: bool = false;
 
     /// `x`: `[..., hidden]` → same shape.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn forward(&self, x: &Array) -> Result<Array>;
 
-    /// Every linear layer, in order.
+    /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
 }
 
-/// `layers` by their field names.
+/// Pairs `layers` with their field names.
 pub fn named<'a, const N: usize>(layers: [(&str, &'a mut Linear); N]) -> Linears<'a> {
     layers.into_iter().map(|(name, layer)| (name.to_owned(), layer)).collect()
 }
 
-/// The layers of a part that stands under `path`.
+/// Prepends `path` to the key paths of `layers`.
 #[must_use]
-pub fn under<'a>(path: &str, layers: Linears<'a>) -> Linears<'a> {
+pub fn prefixed<'a>(path: &str, layers: Linears<'a>) -> Linears<'a> {
     layers.into_iter().map(|(name, layer)| (format!("{path}.{name}"), layer)).collect()
 }

@@ -1,4 +1,4 @@
-//! An adapter with one rank and one scale, for formats that know no others.
+//! Converting an adapter to a single rank and scale, for formats that support no others.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use mlx_rs::ops::concatenate;
 use crate::adapters::adapter::{Adapter, AdapterLayer};
 use crate::{Result, nn};
 
-/// Layers that share a rank and a scale.
-pub(super) struct Uniform {
+/// Layers with a common rank and scale.
+pub(super) struct UniformRank {
     pub(super) rank: i32,
     pub(super) scale: f32,
     pub(super) layers: BTreeMap<String, AdapterLayer>,
 }
 
-/// The same function with one rank, the largest, and one scale, the most frequent. Smaller matrices are filled up with
-/// zeros; other scales go into `B`, in its number format.
+/// Returns an equivalent adapter with a single rank, the largest, and a single scale, the most frequent.
+/// Smaller matrices are padded with zeros; other scales are folded into `B`, in its dtype.
 ///
 /// # Errors
-/// What MLX raises.
-pub(super) fn uniform(adapter: &Adapter) -> Result<Uniform> {
+/// Errors from MLX.
+pub(super) fn to_uniform_rank(adapter: &Adapter) -> Result<UniformRank> {
     let rank = adapter.layers.values().map(AdapterLayer::rank).max().unwrap_or(1);
     let scales = adapter.layers.values().map(|layer| layer.scale);
     // A scale of zero would leave no way to write any other.
@@ -30,14 +30,14 @@ pub(super) fn uniform(adapter: &Adapter) -> Result<Uniform> {
             1.0 => layer.b.clone(),
             factor => layer.b.multiply(Array::from_f32(factor).as_dtype(layer.b.dtype())?)?,
         };
-        let (a, b) = (fill(&layer.a, 1, rank)?, fill(&b, 0, rank)?);
+        let (a, b) = (pad(&layer.a, 1, rank)?, pad(&b, 0, rank)?);
         Ok((path.clone(), AdapterLayer { a, b, m: layer.m.clone(), scale }))
     };
     let layers = adapter.layers.iter().map(even).collect::<nn::Result<_>>()?;
-    Ok(Uniform { rank, scale, layers })
+    Ok(UniformRank { rank, scale, layers })
 }
 
-/// The value that occurs most often, the smallest of equals.
+/// Returns the most frequent value; the smallest of equally frequent ones.
 pub(super) fn most_frequent(values: impl Iterator<Item = f32>) -> Option<f32> {
     let mut counts: BTreeMap<u32, (f32, usize)> = BTreeMap::new();
     for value in values {
@@ -46,8 +46,8 @@ pub(super) fn most_frequent(values: impl Iterator<Item = f32>) -> Option<f32> {
     counts.into_values().rev().max_by_key(|&(_, count)| count).map(|(value, _)| value)
 }
 
-/// `x` with zeros up to `size` along `axis`.
-fn fill(x: &Array, axis: i32, size: i32) -> nn::Result<Array> {
+/// Pads `x` with zeros to `size` along `axis`.
+fn pad(x: &Array, axis: i32, size: i32) -> nn::Result<Array> {
     let missing = size - x.dim(axis);
     if missing == 0 {
         return Ok(x.clone());
@@ -80,7 +80,7 @@ mod tests {
         let layers: BTreeMap<String, AdapterLayer> =
             [("x".into(), layer(1, 2.0)), ("y".into(), layer(4, 0.5)), ("z".into(), layer(2, 2.0))].into();
         let adapter = Adapter { layers, dropout: 0.0, base_model: None, ranks: BTreeMap::new() };
-        let even = uniform(&adapter).unwrap();
+        let even = to_uniform_rank(&adapter).unwrap();
         assert_eq!((even.rank, even.scale), (4, 2.0));
         for (path, layer) in &even.layers {
             assert_eq!((layer.a.shape(), layer.b.shape()), (&[3, 4][..], &[4, 2][..]));

@@ -1,4 +1,4 @@
-//! What all families share: tokens in, blocks, a norm, a head.
+//! The common structure of all architectures: token embeddings, blocks, a final norm and an output head.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
-use super::{Checkpointing, Model, experts};
+use super::{GradientCheckpointing, LanguageModel, experts};
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
-use crate::nn::packed::Slots;
-use crate::nn::part::Linears;
-use crate::nn::prompt::Place;
+use crate::nn::layer::Linears;
+use crate::nn::prompt::PromptShape;
+use crate::nn::quantized::WeightMut;
 use crate::nn::{
     self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
     Segments,
@@ -23,72 +23,72 @@ use crate::nn::{
 use crate::params::Tensors;
 use crate::{Result, kernels};
 
-/// One layer of a decoder.
+/// A transformer block.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
-    /// Whether the host looks at numbers on the way.
-    const DECIDES_ON_HOST: bool = false;
+    /// Whether control flow depends on data, so that a graph cannot be reused.
+    const DATA_DEPENDENT: bool = false;
 
-    /// Adds to `x`: `[batch, time, hidden]`.
+    /// Adds the outputs of its layers to `x`: `[batch, time, hidden]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Incompatible shapes.
     fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
 
-    /// Every linear layer, in order.
+    /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
 
-    /// An empty cache of this layer for a text of which `planned` tokens are known.
+    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
         LayerCache::Kv(KvCache::new(planned))
     }
 }
 
-/// Parameters that one tensor of a checkpoint holds, with their names.
-pub(super) type Adopted = Vec<(String, Array)>;
+/// Parameters with their names.
+pub(super) type NamedTensors = Vec<(String, Array)>;
 
-/// How a family's checkpoints differ from its parameters.
+/// Mapping between the parameters of an architecture and the tensors of its checkpoints.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
-    /// One tensor of a checkpoint as the parameters it holds.
-    pub(super) adopt: fn(&str, Array) -> nn::Result<Adopted>,
-    /// All parameters as the tensors of a checkpoint.
+pub(super) struct CheckpointLayout {
+    /// Maps a tensor of a checkpoint to parameters.
+    pub(super) map_weight: fn(&str, Array) -> nn::Result<NamedTensors>,
+    /// Maps all parameters to the tensors of a checkpoint.
     pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
-    /// What mlx-lm calls a layer, and its place where mlx-lm stacks experts.
+    /// mlx-lm's name of a layer, and its index if mlx-lm stacks experts.
     pub(super) mlx_name: fn(&str) -> (String, Option<usize>),
 }
 
-impl Default for Layout {
+impl Default for CheckpointLayout {
     fn default() -> Self {
         Self {
-            adopt: |name, tensor| Ok(vec![(name.to_owned(), tensor)]),
+            map_weight: |name, tensor| Ok(vec![(name.to_owned(), tensor)]),
             export: Ok,
             mlx_name: |path| (path.to_owned(), None),
         }
     }
 }
 
-/// `[batch, time]` of ids → `[batch, time, vocab]`.
+/// Token ids `[batch, time]` → logits `[batch, time, vocab]`.
 #[derive(Debug, Clone, ModuleParameters)]
-pub(super) struct Decoder<B: Block> {
+pub(super) struct CausalLm<B: Block> {
     #[param]
-    model: Stack<B>,
+    model: Backbone<B>,
     #[param]
     lm_head: Option<Linear>,
-    /// Virtual tokens before every text.
+    /// Soft prompt.
     #[param]
     prompt: Option<Prompt>,
-    /// Heads of keys and values, and numbers per head.
+    /// Number of key and value heads, and dimension of each.
     keys: [i32; 2],
-    /// Factor of the embeddings.
+    /// Scaling factor of embeddings.
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
-    turning_point: Option<i32>,
-    layout: Layout,
-    checkpointing: Option<Checkpointing>,
+    long_rope_threshold: Option<i32>,
+    layout: CheckpointLayout,
+    checkpointing: Option<GradientCheckpointing>,
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
-struct Stack<B: Block> {
+struct Backbone<B: Block> {
     #[param]
     embed_tokens: Embedding,
     #[param]
@@ -97,16 +97,16 @@ struct Stack<B: Block> {
     norm: RmsNorm,
 }
 
-impl<B: Block> Decoder<B> {
-    /// A model of zeros to be filled from a checkpoint; `block` makes the block of each number.
+impl<B: Block> CausalLm<B> {
+    /// Creates a model with weights of zero; `block` creates the block of an index.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn new(shape: &Shape, block: impl FnMut(usize) -> nn::Result<B>) -> Result<Self> {
         let layers: nn::Result<Vec<B>> = (0..shape.layers).map(block).collect();
         let head = if shape.tied { None } else { Some(Linear::new(shape.hidden, shape.vocab, false)?) };
         Ok(Self {
-            model: Stack {
+            model: Backbone {
                 embed_tokens: Embedding::new(shape.vocab, shape.hidden)?,
                 layers: layers?,
                 norm: shape.norm(shape.hidden)?,
@@ -116,50 +116,50 @@ impl<B: Block> Decoder<B> {
             keys: [shape.kv_heads, shape.head_dim],
             embedding_scale: None,
             softcap: None,
-            turning_point: None,
-            layout: Layout::default(),
+            long_rope_threshold: None,
+            layout: CheckpointLayout::default(),
             checkpointing: None,
         })
     }
 
-    /// With embeddings multiplied by `scale`.
+    /// Scales embeddings by `scale`.
     pub(super) fn with_embedding_scale(self, scale: f32) -> Self {
         Self { embedding_scale: Some(scale), ..self }
     }
 
-    /// With logits capped to `±softcap`.
+    /// Caps logits to `±softcap`.
     pub(super) fn with_softcap(self, softcap: Option<f32>) -> Self {
         Self { softcap, ..self }
     }
 
-    /// With texts that turn otherwise where they are longer than this.
-    pub(super) fn with_turning_point(self, turning_point: Option<i32>) -> Self {
-        Self { turning_point, ..self }
+    /// Sets the longest sequence that short-context rotations apply to.
+    pub(super) fn with_long_rope_threshold(self, long_rope_threshold: Option<i32>) -> Self {
+        Self { long_rope_threshold, ..self }
     }
 
-    /// With checkpoints that differ from the parameters.
-    pub(super) fn with_layout(self, layout: Layout) -> Self {
+    /// Sets the mapping to the tensors of checkpoints.
+    pub(super) fn with_layout(self, layout: CheckpointLayout) -> Self {
         Self { layout, ..self }
     }
 
-    /// What the head takes, of `ids`: `[batch, time]`.
+    /// `ids`: `[batch, time]` → hidden states before the output head.
     fn read(&self, ids: &Array, context: Context<Cache>) -> nn::Result<Array> {
         let x = self.embed(ids)?;
         let prompt = match (&self.prompt, &context) {
-            // A cache has read them.
+            // A cache holds the prompt already.
             (None, _) | (_, Context::Cached(_)) => return self.blocks(x, context),
             (Some(prompt), Context::Whole) => prompt,
             (Some(_), _) => return Err(Exception::custom("virtual tokens before rows of several texts")),
         };
-        if let Place::Keys { .. } = prompt.place {
-            return self.blocks(x, Context::Prefixed(&prompt.keys()?));
+        if let PromptShape::KeyValues { .. } = prompt.shape {
+            return self.blocks(x, Context::Prefixed(&prompt.key_values()?));
         }
         let first = prompt.forward()?.as_dtype(x.dtype())?;
         let first = broadcast_to(first, &[x.dim(0), prompt.len(), x.dim(2)])?;
         self.blocks(concatenate(&[first, x], 1)?, context)?.try_index((.., prompt.len()..))
     }
 
-    /// What the head takes, of embeddings `x`: `[batch, time, hidden]`.
+    /// Embeddings `x`: `[batch, time, hidden]` → hidden states before the output head.
     fn blocks(&self, x: Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = Residual::new(x);
         let segments = match context {
@@ -170,7 +170,7 @@ impl<B: Block> Decoder<B> {
         if let Some((checkpointing, segments)) = self.checkpointing.as_ref().zip(segments) {
             let every = checkpointing.every.max(1);
             for (i, blocks) in self.model.layers.chunks(every).enumerate() {
-                x = recomputed(x, segments, blocks, i * every, &checkpointing.trained)?;
+                x = recompute_blocks(x, segments, blocks, i * every, &checkpointing.trained)?;
             }
             return x.normed(&self.model.norm);
         }
@@ -181,7 +181,7 @@ impl<B: Block> Decoder<B> {
     }
 }
 
-impl<B: Block> Network for Decoder<B> {
+impl<B: Block> Network for CausalLm<B> {
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
         for (i, block) in self.model.layers.iter_mut().enumerate() {
             for (name, layer) in block.linears() {
@@ -191,10 +191,10 @@ impl<B: Block> Network for Decoder<B> {
         Ok(())
     }
 
-    fn visit_packable(&mut self, visit: &mut dyn FnMut(&str, Slots) -> Result<()>) -> Result<()> {
-        visit("model.embed_tokens", self.model.embed_tokens.slots())?;
-        self.visit_linears(&mut |path, layer| visit(path, layer.slots()))?;
-        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.slots()))
+    fn visit_quantizable(&mut self, visit: &mut dyn FnMut(&str, WeightMut) -> Result<()>) -> Result<()> {
+        visit("model.embed_tokens", self.model.embed_tokens.weight_mut())?;
+        self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))?;
+        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
     }
 
     fn dtype(&self) -> Dtype {
@@ -206,8 +206,8 @@ impl<B: Block> Network for Decoder<B> {
         key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
     }
 
-    fn adopt(&self, name: &str, tensor: Array) -> nn::Result<Adopted> {
-        (self.layout.adopt)(name, tensor)
+    fn map_weight(&self, name: &str, tensor: Array) -> nn::Result<NamedTensors> {
+        (self.layout.map_weight)(name, tensor)
     }
 
     fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {
@@ -219,7 +219,7 @@ impl<B: Block> Network for Decoder<B> {
     }
 }
 
-impl<B: Block> Model for Decoder<B> {
+impl<B: Block> LanguageModel for CausalLm<B> {
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
         self.read(ids, cache.map_or(Context::Whole, Context::Cached))
     }
@@ -249,42 +249,42 @@ impl<B: Block> Model for Decoder<B> {
         let layers = self.model.layers.iter().map(|block| block.new_cache(planned + more));
         let mut cache = Cache { layers: layers.collect() };
         let Some(prompt) = &self.prompt else { return Ok(cache) };
-        if let Place::Embeddings { hidden } = prompt.place {
+        if let PromptShape::Embeddings { hidden } = prompt.shape {
             let x = prompt.forward()?.as_dtype(self.dtype())?.reshape(&[1, more, hidden])?;
             self.blocks(x, Context::Cached(&mut cache))?;
         }
-        for (layer, [k, v]) in cache.layers.iter_mut().zip(prompt.keys()?) {
+        for (layer, [k, v]) in cache.layers.iter_mut().zip(prompt.key_values()?) {
             layer.kv()?.update(&k.as_dtype(self.dtype())?, &v.as_dtype(self.dtype())?)?;
         }
         kernels::eval(cache.arrays())?;
         Ok(cache)
     }
 
-    fn decides_on_host(&self) -> bool {
-        B::DECIDES_ON_HOST
+    fn is_data_dependent(&self) -> bool {
+        B::DATA_DEPENDENT
     }
 
-    fn turning_point(&self) -> Option<i32> {
+    fn long_rope_threshold(&self) -> Option<i32> {
         let more = self.prompt.as_ref().map_or(0, Prompt::len);
-        self.turning_point.map(|longest| (longest - more).max(0))
+        self.long_rope_threshold.map(|longest| (longest - more).max(0))
     }
 
     fn prompt_mut(&mut self) -> &mut Option<Prompt> {
         &mut self.prompt
     }
 
-    fn embeddings_place(&self) -> Place {
-        Place::Embeddings { hidden: self.model.norm.weight.dim(0) }
+    fn prompt_shape(&self) -> PromptShape {
+        PromptShape::Embeddings { hidden: self.model.norm.weight.dim(0) }
     }
 
-    fn keys_place(&self) -> Option<Place> {
+    fn prefix_shape(&self) -> Option<PromptShape> {
         let attends = |block: &B| matches!(block.new_cache(0), LayerCache::Kv(_));
         let [kv_heads, head_dim] = self.keys;
         let layers = self.model.layers.len() as i32;
-        self.model.layers.iter().all(attends).then_some(Place::Keys { layers, kv_heads, head_dim })
+        self.model.layers.iter().all(attends).then_some(PromptShape::KeyValues { layers, kv_heads, head_dim })
     }
 
-    fn set_checkpointing(&mut self, checkpointing: Option<Checkpointing>) {
+    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>) {
         self.checkpointing = checkpointing;
     }
 
@@ -301,9 +301,9 @@ impl<B: Block> Model for Decoder<B> {
     }
 }
 
-/// `x` after `blocks`, the first of which is number `first`, of which nothing else is kept for the gradient of `x` and of
-/// the parameters in `trained`.
-fn recomputed<B: Block>(
+/// Applies `blocks`, the first of which has index `first`, with gradient checkpointing: only `x` is kept for
+/// the gradients of `x` and of the parameters `trained`.
+fn recompute_blocks<B: Block>(
     x: Residual,
     segments: Option<&Segments>,
     blocks: &[B],
@@ -312,7 +312,7 @@ fn recomputed<B: Block>(
 ) -> nn::Result<Residual> {
     let mut inputs = x.into_parts();
     let streams = inputs.len();
-    // Names of the trained parameters of each block, whose values follow the streams in this order.
+    // Names of the trained parameters of each block; their values follow the residual stream in this order.
     let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
     for (i, block) in blocks.iter().enumerate() {
         let prefix = format!("model.layers.{}.", first + i);
@@ -323,7 +323,7 @@ fn recomputed<B: Block>(
             .map(str::to_owned)
             .collect::<Vec<_>>();
         for name in &of_block {
-            inputs.push((*parameters.get(name.as_str()).ok_or_else(no_part)?).clone());
+            inputs.push((*parameters.get(name.as_str()).ok_or_else(missing_input)?).clone());
         }
         names.push(of_block);
     }
@@ -337,21 +337,21 @@ fn recomputed<B: Block>(
                 let (Some((value, rest)), Some(slot)) =
                     (values.split_first(), parameters.get_mut(name.as_str()))
                 else {
-                    return Err(no_part());
+                    return Err(missing_input());
                 };
                 **slot = value.clone();
                 values = rest;
             }
         }
-        let mut x = Residual::from_parts(parts).ok_or_else(no_part)?;
+        let mut x = Residual::from_parts(parts).ok_or_else(missing_input)?;
         for block in &blocks {
             block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
         }
         Ok(x.into_parts())
     })?;
-    Residual::from_parts(&outputs).ok_or_else(no_part)
+    Residual::from_parts(&outputs).ok_or_else(missing_input)
 }
 
-fn no_part() -> Exception {
+fn missing_input() -> Exception {
     Exception::custom("a checkpointed block lacks an input")
 }
