@@ -8,7 +8,7 @@ use mlx_rs::{Array, Dtype, random};
 use super::names::{is_adapter_parameter, layer_names, num_blocks, split_block};
 use super::pissa::{self, SvdMethod};
 use super::ranks::RankPattern;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result};
@@ -78,7 +78,7 @@ pub struct AdapterSettings<'a> {
 ///
 /// # Errors
 /// Only those of [`Network::visit_linears`].
-pub fn detach(model: &mut dyn LanguageModel) -> Result<()> {
+pub fn detach(model: &mut Model) -> Result<()> {
     *model.prompt_mut() = None;
     detach_low_rank(model)
 }

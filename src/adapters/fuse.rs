@@ -17,7 +17,7 @@ use super::merge::{Rounding, merge_weights};
 use super::names::layer_names;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{config, folder, weights};
-use crate::models::{self, LanguageModel};
+use crate::models::{self, Model};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
 use crate::{Error, Result, kernels, rng};
@@ -117,7 +117,7 @@ fn with_path(error: Error, adapter: &Path) -> Error {
 ///
 /// # Errors
 /// Those of [`fuse`], except for files.
-pub fn merge(model: &mut dyn LanguageModel, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
+pub fn merge(model: &mut Model, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
     let dtype = model.dtype();
     // Activations in f32, so that the only differences are those of the weights.
     let dtypes = cast_to_float32(model)?;
@@ -214,7 +214,7 @@ fn probe_ids(vocab: i32) -> Array {
 }
 
 /// Logits for `ids` in float32, flattened.
-fn logits(model: &dyn LanguageModel, ids: &Array) -> Result<Vec<f32>> {
+fn logits(model: &Model, ids: &Array) -> Result<Vec<f32>> {
     let logits = model.forward(ids, None)?.as_dtype(Dtype::Float32)?;
     kernels::eval([&logits])?;
     Ok(logits.as_slice::<f32>().to_vec())

@@ -5,6 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::attach::{AdapterSettings, Init, Scaling, attach};
 use super::*;
+use crate::nn::network::GradientCheckpointing;
 use crate::nn::{Linear, Network};
 use crate::{Result, kernels};
 
@@ -49,6 +50,8 @@ impl Network for Pair {
         visit("a", &mut self.a)?;
         visit("b", &mut self.b)
     }
+
+    fn set_gradient_checkpointing(&mut self, _: Option<GradientCheckpointing>) {}
 
     fn dtype(&self) -> Dtype {
         self.a.weight.dtype()

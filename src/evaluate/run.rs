@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::score::score_samples;
 use crate::data::{Labels, LocatedRow, Tokenizer, tokenize};
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result};
 
@@ -44,7 +44,7 @@ pub struct Report {
 /// # Errors
 /// Settings of 0; rows that cannot be tokenised, by file and line; what MLX raises; [`Error::Interrupted`].
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &Model,
     tokenizer: &Tokenizer,
     rows: &[LocatedRow],
     settings: &Settings,

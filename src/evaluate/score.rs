@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::data::{Sample, collate};
 use crate::kernels::eval;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, models};
 
@@ -40,7 +40,7 @@ pub struct Span {
 /// A span without a token before its start, a token that the model does not have; what MLX raises;
 /// [`Error::Interrupted`] when the observer stops it.
 pub fn score_spans(
-    model: &dyn LanguageModel,
+    model: &Model,
     spans: &[Span],
     batch_size: usize,
     observer: &mut dyn Observer,
@@ -65,7 +65,7 @@ pub fn score_spans(
 /// # Errors
 /// As [`score_spans`].
 pub(super) fn score_samples(
-    model: &dyn LanguageModel,
+    model: &Model,
     samples: &[Sample],
     batch_size: usize,
     observer: &mut dyn Observer,
@@ -86,7 +86,7 @@ pub(super) fn score_samples(
     Ok(scores)
 }
 
-fn score_batch(model: &dyn LanguageModel, samples: &[&Sample]) -> Result<Vec<Vec<TokenScore>>> {
+fn score_batch(model: &Model, samples: &[&Sample]) -> Result<Vec<Vec<TokenScore>>> {
     let batch = collate(samples, usize::MAX, 0);
     let places: Vec<usize> = (0..batch.weights.len()).filter(|&place| batch.weights[place] > 0.0).collect();
     let mut scores = vec![Vec::new(); samples.len()];
@@ -110,7 +110,7 @@ fn score_batch(model: &dyn LanguageModel, samples: &[&Sample]) -> Result<Vec<Vec
 }
 
 /// `hidden`: `[positions, hidden]`, `targets`: one per position.
-fn judge(model: &dyn LanguageModel, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
+fn judge(model: &Model, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
     let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
     let targets = Array::from_slice(targets, &[targets.len() as i32, 1]);
     let chosen = logits.take_along_axis(&targets, -1)?.squeeze_axes(&[-1])?;
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
 
-    fn model() -> Box<dyn LanguageModel> {
+    fn model() -> Box<Model> {
         let config = json!({
             "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 2, "vocab_size": 40, "tie_word_embeddings": true
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// Log-probabilities in f64 from all logits of one row, without padding.
-    fn expected(model: &dyn LanguageModel, span: &Span) -> Vec<(f64, bool)> {
+    fn expected(model: &Model, span: &Span) -> Vec<(f64, bool)> {
         let ids: Vec<i32> = span.ids.iter().map(|&id| id as i32).collect();
         let logits = model.forward(&Array::from_slice(&ids, &[1, ids.len() as i32]), None).unwrap();
         eval([&logits]).unwrap();

@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::kernels::quantized::Accuracy;
 use crate::kernels::{eval, on_cpu};
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::{Error, Result};
 
 /// Tokens the models read for the comparison.
@@ -21,7 +21,7 @@ const TOLERATED: f64 = 5e-3;
 ///
 /// # Errors
 /// What MLX raises.
-pub fn choose(model: &dyn LanguageModel) -> Result<Option<Accuracy>> {
+pub fn choose(model: &Model) -> Result<Option<Accuracy>> {
     let quantized = model.parameters().flatten().values().any(|array| array.dtype() == Dtype::Uint32);
     if !quantized || !on_cpu() {
         return Ok(None);
@@ -38,7 +38,7 @@ pub fn choose(model: &dyn LanguageModel) -> Result<Option<Accuracy>> {
 }
 
 /// Logs of the probabilities after each of the last tokens: `[tokens, vocab]`.
-fn distributions(model: &dyn LanguageModel, accuracy: Accuracy) -> Result<Array> {
+fn distributions(model: &Model, accuracy: Accuracy) -> Result<Array> {
     /// Positions compared: the first ones have little context.
     const COMPARED: i32 = 16;
     let vocab = model.vocab_size();
@@ -70,7 +70,7 @@ mod tests {
     use crate::kernels::quantized::Format;
     use crate::models;
 
-    fn model() -> Box<dyn LanguageModel> {
+    fn model() -> Box<Model> {
         let config = json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 2, "vocab_size": 96, "tie_word_embeddings": true

@@ -4,14 +4,14 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use crate::kernels::tape::{Tape, record};
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::nn::Cache;
 use crate::{Result, kernels};
 
 /// A model and what it remembers. The kernels of its first step are repeated for the next ones, where the model
 /// consists of such that can be.
 pub struct Decoder<'a> {
-    model: &'a dyn LanguageModel,
+    model: &'a Model,
     cache: Cache,
     tape: Option<Tape>,
     /// Whether a tape is worth a try.
@@ -21,7 +21,7 @@ pub struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// Continues what `cache` holds.
     #[must_use]
-    pub fn new(model: &'a dyn LanguageModel, cache: Cache) -> Self {
+    pub fn new(model: &'a Model, cache: Cache) -> Self {
         Self { model, cache, tape: None, repeats: true }
     }
 

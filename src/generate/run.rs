@@ -12,7 +12,7 @@ use super::sampler::Sampler;
 use super::stop::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
 use crate::kernels::quantized::Accuracy;
-use crate::models::{self, LanguageModel};
+use crate::models::{self, Model};
 use crate::nn::Cache;
 use crate::{Error, Result, kernels};
 
@@ -56,7 +56,7 @@ pub struct Report {
 /// # Errors
 /// An empty prompt; a setting out of range; [`Error::Interrupted`] when `on_text` breaks.
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &Model,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     config: &GenerateConfig,
@@ -71,7 +71,7 @@ pub fn run(
 }
 
 fn answer(
-    model: &dyn LanguageModel,
+    model: &Model,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     config: &GenerateConfig,
@@ -144,7 +144,7 @@ fn proceed(flow: ControlFlow<()>) -> Result<()> {
 /// What the model remembers of all of `ids` but the last; `on_text` gets empty texts: nothing to show, but a chance to
 /// stop.
 fn read_before_last(
-    model: &dyn LanguageModel,
+    model: &Model,
     ids: &[u32],
     on_text: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Cache> {
@@ -157,7 +157,7 @@ fn read_before_last(
 }
 
 /// Feeds `ids` for the cache alone: the logits are never evaluated.
-fn prefill(model: &dyn LanguageModel, ids: &[u32], cache: &mut Cache) -> Result<()> {
+fn prefill(model: &Model, ids: &[u32], cache: &mut Cache) -> Result<()> {
     model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), Some(cache))?;
     Ok(kernels::eval(cache.arrays())?)
 }

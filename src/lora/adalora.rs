@@ -21,7 +21,7 @@ use mlx_rs::Array;
 use super::config::TrainingConfig;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::params::Tensors;
-use crate::train::hook::StepHook;
+use crate::train::hooks::StepHook;
 use crate::{Error, Result, kernels};
 
 const MEAN: &str = "mean.";
@@ -230,7 +230,9 @@ impl StepHook for Allocator {
         self.state.clone()
     }
 
-    fn restore(&mut self, state: Tensors, parameters: &Tensors) -> Result<()> {
+    fn restore(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()> {
+        let is_own = |name: &String| [MEAN, SPREAD, MASK].iter().any(|kind| name.starts_with(kind));
+        let state: Tensors = state.clone().into_iter().filter(|(name, _)| is_own(name)).collect();
         let fits = |(name, x): (&String, &Array)| {
             let parameter = [MEAN, SPREAD, MASK].iter().find_map(|kind| name.strip_prefix(kind));
             parameter.and_then(|name| parameters.get(name)).is_some_and(|p| p.shape() == x.shape())

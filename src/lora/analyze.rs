@@ -6,10 +6,10 @@ use super::config::{Method, TrainingConfig};
 use super::dataset::{self, Dataset};
 use super::spectrum::{Spectrum, spectra};
 use crate::data::{Batch, DataReport, Examples, Tokenizer, epoch_batches};
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::progress::Observer;
-use crate::train::batches::{Training, windows};
-use crate::train::objective::Kind;
+use crate::train::text::data::{Training, windows};
+use crate::train::text::objective::Kind;
 use crate::{Error, Result};
 
 /// How the gradient is looked at.
@@ -36,7 +36,7 @@ pub struct Analysis {
 /// # Errors
 /// A configuration or data that cannot be used, by name; [`Error::Interrupted`].
 pub fn analyze(
-    model: &mut dyn LanguageModel,
+    model: &mut Model,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
     probe: &Probe,

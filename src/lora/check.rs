@@ -1,7 +1,6 @@
 //! Checks of the settings, each on its own.
 
 use super::config::TrainingConfig;
-use super::plan;
 use crate::data::Columns;
 use crate::{Error, Result};
 
@@ -13,22 +12,6 @@ impl TrainingConfig {
     pub fn validate(&self) -> Result<()> {
         let share = 0.0..1.0;
         let checks = [
-            ("epochs", self.epochs, self.epochs > 0.0 && self.epochs.is_finite(), "above 0"),
-            ("iters", self.iters.unwrap_or(1) as f64, self.iters != Some(0), "above 0"),
-            ("lr", self.lr, self.lr > 0.0 && self.lr.is_finite(), "above 0"),
-            ("batch_size", self.batch_size as f64, self.batch_size > 0, "above 0"),
-            (
-                "grad_accumulation",
-                self.grad_accumulation as f64,
-                (1..=1 << 16).contains(&self.grad_accumulation),
-                "1 to 65536",
-            ),
-            (
-                "memory_budget_gb",
-                self.memory_budget_gb.unwrap_or(1.0),
-                self.memory_budget_gb.is_none_or(|budget| budget > 0.0 && budget.is_finite()),
-                "above 0",
-            ),
             ("max_seq_length", self.max_seq_length as f64, self.max_seq_length > 1, "above 1"),
             ("lora_rank", self.lora_rank.into(), (1..=1 << 16).contains(&self.lora_rank), "1 to 65536"),
             ("lora_alpha", self.lora_alpha, self.lora_alpha > 0.0, "above 0"),
@@ -39,18 +22,6 @@ impl TrainingConfig {
                 "0 to below 1",
             ),
             ("num_layers", self.num_layers.unwrap_or(1).into(), self.num_layers != Some(0), "above 0"),
-            (
-                "weight_decay",
-                self.weight_decay.unwrap_or(0.0),
-                self.weight_decay.unwrap_or(0.0) >= 0.0,
-                "0 or more",
-            ),
-            ("beta1", self.beta1, share.contains(&self.beta1), "0 to below 1"),
-            ("beta2", self.beta2.unwrap_or(0.0), share.contains(&self.beta2.unwrap_or(0.0)), "0 to below 1"),
-            ("eps", self.eps, self.eps > 0.0, "above 0"),
-            ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
-            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 or more"),
-            ("keep_checkpoints", self.keep_checkpoints as f64, self.keep_checkpoints > 0, "above 0"),
         ];
         for (key, value, holds, range) in checks {
             if !holds {
@@ -79,7 +50,7 @@ impl TrainingConfig {
         {
             return Err(Error::Config(format!("bits is {bits}, expected 2, 3, 4, 5, 6 or 8")));
         }
-        plan::check(self)?;
+        self.settings().validate()?;
         self.dtype.as_deref().map_or(Ok(()), |name| crate::io::tensors::dtype(name).map(|_| ()))
     }
 }

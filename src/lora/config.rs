@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::method::LoraInit;
 use super::prompt::PromptInit;
 use crate::adapters::Format;
+use crate::train::optimizer;
 use crate::train::schedule::Schedule;
-use crate::train::{objective, optimizer};
+use crate::train::settings::Settings;
+use crate::train::text::objective;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,17 +205,18 @@ pub struct TrainingConfig {
 
 impl Default for TrainingConfig {
     fn default() -> Self {
+        let settings = Settings::default();
         Self {
             model_path: None,
             data: None,
             output: None,
             method: Method::Lora,
-            epochs: 3.0,
-            iters: None,
-            lr: 2e-4,
-            batch_size: 4,
-            grad_accumulation: 1,
-            memory_budget_gb: None,
+            epochs: settings.epochs,
+            iters: settings.iters,
+            lr: settings.lr,
+            batch_size: settings.batch_size,
+            grad_accumulation: settings.grad_accumulation,
+            memory_budget_gb: settings.memory_budget_gb,
             max_seq_length: 2048,
             lora_rank: 8,
             lora_alpha: 16.0,
@@ -248,31 +251,31 @@ impl Default for TrainingConfig {
             streaming: false,
             dtype: None,
             bits: None,
-            seed: 0,
-            optimizer: optimizer::Kind::AdamW,
-            momentum: None,
-            nesterov: false,
-            weight_decay: None,
-            beta1: 0.9,
-            beta2: None,
-            eps: 1e-8,
-            schedule: Schedule::Cosine,
-            warmup_ratio: 0.05,
-            lr_min_ratio: 0.0,
-            lr_cycles: 2,
-            lr_power: 2.0,
-            lr_decay_ratio: 0.2,
-            lr_table: None,
-            max_grad_norm: 1.0,
-            early_stopping_patience: None,
-            early_stopping_threshold: 0.0,
-            keep_best: true,
-            grad_checkpoint: 0,
+            seed: settings.seed,
+            optimizer: settings.optimizer,
+            momentum: settings.momentum,
+            nesterov: settings.nesterov,
+            weight_decay: settings.weight_decay,
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            eps: settings.eps,
+            schedule: settings.schedule,
+            warmup_ratio: settings.warmup_ratio,
+            lr_min_ratio: settings.lr_min_ratio,
+            lr_cycles: settings.lr_cycles,
+            lr_power: settings.lr_power,
+            lr_decay_ratio: settings.lr_decay_ratio,
+            lr_table: settings.lr_table,
+            max_grad_norm: settings.max_grad_norm,
+            early_stopping_patience: settings.early_stopping_patience,
+            early_stopping_threshold: settings.early_stopping_threshold,
+            keep_best: settings.keep_best,
+            grad_checkpoint: settings.grad_checkpoint,
             neftune_alpha: None,
-            eval_every: 100,
-            eval_batches: 25,
-            save_every: 100,
-            keep_checkpoints: 2,
+            eval_every: settings.eval_every,
+            eval_batches: settings.eval_batches,
+            save_every: settings.save_every,
+            keep_checkpoints: settings.keep_checkpoints,
             resume: false,
             overwrite: false,
         }
@@ -280,6 +283,43 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
+    /// Those of the training loop.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            epochs: self.epochs,
+            iters: self.iters,
+            lr: self.lr,
+            batch_size: self.batch_size,
+            grad_accumulation: self.grad_accumulation,
+            memory_budget_gb: self.memory_budget_gb,
+            seed: self.seed,
+            optimizer: self.optimizer,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            schedule: self.schedule,
+            warmup_ratio: self.warmup_ratio,
+            lr_min_ratio: self.lr_min_ratio,
+            lr_cycles: self.lr_cycles,
+            lr_power: self.lr_power,
+            lr_decay_ratio: self.lr_decay_ratio,
+            lr_table: self.lr_table.clone(),
+            max_grad_norm: self.max_grad_norm,
+            early_stopping_patience: self.early_stopping_patience,
+            early_stopping_threshold: self.early_stopping_threshold,
+            keep_best: self.keep_best,
+            grad_checkpoint: self.grad_checkpoint,
+            eval_every: self.eval_every,
+            eval_batches: self.eval_batches,
+            save_every: self.save_every,
+            keep_checkpoints: self.keep_checkpoints,
+        }
+    }
+
     /// The keys that decide the loss curve, for recognising a run.
     #[must_use]
     pub fn identity(&self) -> serde_json::Value {

@@ -8,7 +8,7 @@ use crate::data::{
 use crate::models::check_tokens;
 use crate::progress::Observer;
 use crate::rng::digest;
-use crate::train::batches::{Data, Training};
+use crate::train::text::data::{TextData, Training};
 use crate::{Error, Result};
 
 /// Rows on disk that are looked at to describe all of them.
@@ -16,7 +16,7 @@ const DESCRIBED: usize = 10_000;
 
 /// The data of a run as tokens.
 pub(super) struct Dataset<'t> {
-    pub(super) data: Data<'t>,
+    pub(super) data: TextData<'t>,
     /// Rows in memory that were cut, and that were left out because nothing is to be learned from them.
     pub(super) losses: [usize; 2],
 }
@@ -60,7 +60,13 @@ impl<'t> Dataset<'t> {
                 config.data.as_deref().unwrap_or_default(),
             );
         }
-        let data = Data { train, valid: Examples::new(valid.samples, learned) };
+        let data = TextData {
+            train,
+            valid: Examples::new(valid.samples, learned),
+            vocab_size: vocab,
+            max_seq_length: longest,
+            pad_id: tokenizer.pad_id(),
+        };
         Ok(Self { data, losses: [truncated, dropped] })
     }
 }

@@ -7,7 +7,6 @@ pub mod config;
 mod dataset;
 pub mod method;
 mod objective;
-mod plan;
 pub mod prompt;
 pub mod run;
 pub mod spectrum;

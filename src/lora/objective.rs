@@ -2,7 +2,8 @@
 
 use super::config::TrainingConfig;
 use crate::data::Labels;
-use crate::train::objective::{Kind, Objective};
+use crate::train::text::objective::{Kind, Objective};
+use crate::train::text::task::TextTask;
 use crate::{Error, Result};
 
 impl TrainingConfig {
@@ -21,6 +22,13 @@ impl TrainingConfig {
         }
     }
 
+    /// What the loop trains for; `pad_id` fills short rows.
+    #[must_use]
+    pub fn task(&self, pad_id: u32) -> TextTask {
+        let neftune_alpha = self.neftune_alpha.map(|alpha| alpha as f32);
+        TextTask { objective: self.objective(), neftune_alpha, pad_id }
+    }
+
     /// What is learned from the rows.
     #[must_use]
     pub fn learned(&self) -> Labels {
@@ -36,10 +44,12 @@ impl TrainingConfig {
     /// The first key out of range, or that the objective has no use for.
     pub(super) fn validate_objective(&self) -> Result<()> {
         let (beta, smoothing, lambda) = (self.dpo_beta, self.dpo_label_smoothing, self.orpo_lambda);
+        let alpha = self.neftune_alpha.unwrap_or(1.0);
         let checks = [
             ("dpo_beta", beta, beta > 0.0 && beta.is_finite(), "above 0"),
             ("dpo_label_smoothing", smoothing, (0.0..0.5).contains(&smoothing), "0 to below 0.5"),
             ("orpo_lambda", lambda, lambda > 0.0 && lambda.is_finite(), "above 0"),
+            ("neftune_alpha", alpha, alpha > 0.0 && alpha.is_finite(), "above 0"),
         ];
         for (key, value, holds, range) in checks {
             if !holds {

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::config::{Method, TrainingConfig};
 use crate::adapters::PromptKind;
 use crate::data::Tokenizer;
-use crate::models::{self, LanguageModel};
+use crate::models::{self, Model};
 use crate::nn::{Linear, Prompt};
 use crate::rng::{self, Purpose};
-use crate::train::objective::Kind;
+use crate::train::text::objective::Kind;
 use crate::{Error, Result, kernels};
 
 /// Most virtual tokens, and most numbers between layers over them.
@@ -123,7 +123,7 @@ impl TrainingConfig {
 /// # Errors
 /// A model that has no place for them; more of them than arrays hold.
 pub(super) fn attach(
-    model: &mut dyn LanguageModel,
+    model: &mut Model,
     tokenizer: &Tokenizer,
     kind: PromptKind,
     config: &TrainingConfig,
@@ -171,14 +171,14 @@ pub(super) fn attach(
 }
 
 /// What `ids` mean to the model, in f32.
-fn embed(model: &dyn LanguageModel, ids: &Array) -> Result<Array> {
+fn embed(model: &Model, ids: &Array) -> Result<Array> {
     let x = model.embed(ids)?.as_dtype(mlx_rs::Dtype::Float32)?;
     kernels::eval([&x])?;
     Ok(x)
 }
 
 /// The tokens of the text, from its beginning again where there are more virtual tokens.
-fn text(model: &dyn LanguageModel, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
+fn text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
     let ids = tokenizer.encode(config.prompt_tuning_init_text.as_deref().unwrap_or_default(), true)?;
     if ids.is_empty() {
         return Err(Error::Config("prompt_tuning_init_text has no tokens".into()));
@@ -192,7 +192,7 @@ fn text(model: &dyn LanguageModel, tokenizer: &Tokenizer, config: &TrainingConfi
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn settle(model: &mut dyn LanguageModel) -> Result<()> {
+pub(super) fn settle(model: &mut Model) -> Result<()> {
     if let Some(prompt) = model.prompt_mut() {
         let computed = prompt.forward()?;
         kernels::eval([&computed])?;
@@ -212,11 +212,10 @@ mod tests {
     use crate::kernels::graphs::Graphs;
     use crate::params;
     use crate::train;
-    use crate::train::feed::Feed;
+    use crate::train::gradients::{gradients, inputs};
     use crate::train::lr_factors::LrFactors;
-    use crate::train::objective::{Objective, Totals};
     use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
-    use crate::train::step;
+    use crate::train::task::{Pass, Task as _};
 
     fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
         let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -320,15 +319,15 @@ mod tests {
                 eps: 1e-8,
             })
             .unwrap();
-            let (mut memory, totals) =
-                (Memory::default(), Totals { tokens: batch.weights.iter().sum(), pairs: 0.0 });
+            let mut memory = Memory::default();
+            let task = config.task(0);
             for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
                 let model = model.as_mut();
-                let feed = Feed::new(&Objective::Sft, &batch, totals, None).unwrap();
-                let (scored, grads) =
-                    step::gradients(model, &parameters, &Objective::Sft, &feed, &Graphs::default()).unwrap();
-                kernels::eval([&scored.loss]).unwrap();
-                let ours = scored.loss.item_exact::<f32>();
+                let inputs = inputs(&task, model, &batch, task.totals(&batch), &Pass::default()).unwrap();
+                let (found, grads) =
+                    gradients(&task, model, &parameters, &inputs, &Graphs::default()).unwrap();
+                kernels::eval([&found.value]).unwrap();
+                let ours = found.value.item_exact::<f32>();
                 assert!((ours - loss).abs() < 1e-4, "{name}, step {number}: {ours} and {loss}");
                 let pace = Pace {
                     lr: 1e-2,

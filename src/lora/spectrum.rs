@@ -28,14 +28,15 @@ use super::method::LoraInit;
 use crate::adapters::{attach, pissa};
 use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::rng::{self, Purpose};
-use crate::train::feed::Feed;
+use crate::train::gradients::{gradients, inputs};
 use crate::train::loss_scale::LossScale;
-use crate::train::objective::Objective;
-use crate::train::step;
+use crate::train::task::{Pass, Task as _, Totals};
+use crate::train::text::objective::Objective;
+use crate::train::text::task::TextTask;
 use crate::{Error, Result, kernels};
 
 const A: &str = ".lora_a";
@@ -90,7 +91,7 @@ impl Spectrum {
 /// # Errors
 /// Layers that the model does not have; gradients that are not finite; [`Error::Interrupted`].
 pub fn spectra(
-    model: &mut dyn LanguageModel,
+    model: &mut Model,
     batches: &[Batch],
     config: &TrainingConfig,
     width: u32,
@@ -115,7 +116,7 @@ pub fn spectra(
 
 /// Spectra by the adapters on `model`, whose matrices are replaced.
 fn measure(
-    model: &mut dyn LanguageModel,
+    model: &mut Model,
     batches: &[Batch],
     seed: u64,
     observer: &mut dyn Observer,
@@ -159,14 +160,15 @@ fn measure(
 
 /// Gradient of the mean loss per target token of all `batches` with respect to the parameters called `names`.
 fn gradient(
-    model: &mut dyn LanguageModel,
+    model: &mut Model,
     names: &[String],
     batches: &[Batch],
     observer: &mut dyn Observer,
 ) -> Result<Tensors> {
     let parameters = params::parameters(model, names)?;
-    let objective = Objective::Sft;
-    let totals = objective.totals(batches);
+    // Batches have their shapes already, so nothing is padded.
+    let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
+    let totals = batches.iter().fold(Totals::default(), |sum, batch| sum + task.totals(batch));
     let scale = (model.dtype() == Dtype::Float16).then(|| LossScale::default().scale);
     let graphs = Graphs::default();
     let mut sum = None;
@@ -174,8 +176,8 @@ fn gradient(
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let feed = Feed::new(&objective, batch, totals, scale)?;
-        let (_, grads) = step::gradients(model, &parameters, &objective, &feed, &graphs)?;
+        let inputs = inputs(&task, model, batch, totals, &Pass { scale, ..Pass::default() })?;
+        let (_, grads) = gradients(&task, model, &parameters, &inputs, &graphs)?;
         let grads = params::accumulate(sum, grads)?;
         kernels::eval(grads.values())?;
         sum = Some(grads);

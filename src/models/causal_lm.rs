@@ -10,10 +10,11 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 
 use super::shape::Shape;
-use super::{GradientCheckpointing, LanguageModel, experts};
+use super::{LanguageModel, experts};
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::layer::Linears;
+use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
@@ -182,6 +183,14 @@ impl<B: Block> CausalLm<B> {
 }
 
 impl<B: Block> Network for CausalLm<B> {
+    fn is_data_dependent(&self) -> bool {
+        B::DATA_DEPENDENT
+    }
+
+    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>) {
+        self.checkpointing = checkpointing;
+    }
+
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear) -> Result<()>) -> Result<()> {
         for (i, block) in self.model.layers.iter_mut().enumerate() {
             for (name, layer) in block.linears() {
@@ -260,10 +269,6 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         Ok(cache)
     }
 
-    fn is_data_dependent(&self) -> bool {
-        B::DATA_DEPENDENT
-    }
-
     fn long_rope_threshold(&self) -> Option<i32> {
         let more = self.prompt.as_ref().map_or(0, Prompt::len);
         self.long_rope_threshold.map(|longest| (longest - more).max(0))
@@ -282,10 +287,6 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         let [kv_heads, head_dim] = self.keys;
         let layers = self.model.layers.len() as i32;
         self.model.layers.iter().all(attends).then_some(PromptShape::KeyValues { layers, kv_heads, head_dim })
-    }
-
-    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>) {
-        self.checkpointing = checkpointing;
     }
 
     fn embedding_mut(&mut self) -> &mut Embedding {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::gemma::{Gemma, cap};
-use super::{LanguageModel, shape};
+use super::{Model, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
@@ -12,7 +12,7 @@ use crate::kernels::attention::Mask;
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let json =
         &config::with_defaults(json, &[("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)]);
     let gemma = Gemma::parse(json)?;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::gemma::Gemma;
-use super::{LanguageModel, shape};
+use super::{Model, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ fn default_pattern() -> i64 {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let gemma = Gemma::parse(json)?;
     let file: File = config::parse(json)?;
     if let Some(cap) = file.attn_logit_softcapping {

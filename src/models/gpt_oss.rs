@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::block::PreNormBlock;
 use super::causal_lm::{CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, experts, gpt_oss_layout, shape};
+use super::{Model, experts, gpt_oss_layout, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
@@ -78,7 +78,7 @@ struct Gate {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let defaults = Defaults { kv_heads: Some(8), head_dim: Some(64), norm_eps: 1e-5, ..Defaults::default() };
     let shape = Shape::parse(json, defaults)?;
     let file: File = config::parse(json)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::causal_lm::{Block, CausalLm, CheckpointLayout, NamedTensors};
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, shape};
+use super::{Model, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;
@@ -95,7 +95,7 @@ struct Attention {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let file: File = config::parse(json)?;
     let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
     let size = feed_forward_size(&file)?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::causal_lm::{CausalLm, CheckpointLayout, NamedTensors};
 use super::lfm2::{self, Lfm2};
-use super::{LanguageModel, experts};
+use super::{Model, experts};
 use crate::io::config;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing, Scoring};
@@ -47,7 +47,7 @@ const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let file: File = config::parse(json)?;
     let lfm2 = Lfm2::parse(json, None)?;
     let (shape, hidden) = (&lfm2.shape, lfm2.shape.hidden);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::causal_lm::{Block, CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, experts, shape};
+use super::{Model, experts, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
@@ -41,7 +41,7 @@ pub(super) struct MixtralBlock {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, ..Defaults::default() };
     let shape = Shape::parse(json, defaults)?;
     let file: File = config::parse(json)?;

@@ -1,6 +1,5 @@
 //! Language models, one file per architecture. [`load`] and [`create`] select it by `model_type`.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
@@ -45,14 +44,8 @@ const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mi
 /// experts.
 const ROUTERS: [&str; 2] = [".gate", ".router"];
 
-/// Settings of gradient checkpointing.
-#[derive(Debug, Clone)]
-pub struct GradientCheckpointing {
-    /// Blocks per checkpoint.
-    pub every: usize,
-    /// Names of all parameters that need a gradient.
-    pub trained: BTreeSet<String>,
-}
+/// Any language model, as [`load`] returns it.
+pub type Model = dyn LanguageModel;
 
 /// A causal language model.
 pub trait LanguageModel: Network {
@@ -106,16 +99,9 @@ pub trait LanguageModel: Network {
     /// Errors from MLX.
     fn new_cache(&self, planned: i32) -> Result<Cache>;
 
-    /// Whether control flow of the forward pass depends on data, so that its graph cannot be reused.
-    fn is_data_dependent(&self) -> bool;
-
     /// Longest sequence that the short-context rotations of `LongRoPE` apply to; `None` without `LongRoPE`. A
     /// longer sequence needs a cache created for its length.
     fn long_rope_threshold(&self) -> Option<i32>;
-
-    /// Enables gradient checkpointing of [`hidden`](Self::hidden) without a cache: only the inputs of every
-    /// few blocks are kept for the backward pass, the other activations are recomputed. `None` disables it.
-    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>);
 
     /// The soft prompt, which [`hidden`](Self::hidden) prepends to every sequence and does not return.
     fn prompt_mut(&mut self) -> &mut Option<Prompt>;
@@ -140,7 +126,7 @@ pub trait LanguageModel: Network {
 ///
 /// # Errors
 /// An unknown `model_type`; a key that is missing, of the wrong type or out of range.
-pub fn create(config: &Value) -> Result<Box<dyn LanguageModel>> {
+pub fn create(config: &Value) -> Result<Box<Model>> {
     match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
@@ -166,7 +152,7 @@ pub fn create(config: &Value) -> Result<Box<dyn LanguageModel>> {
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; no weight that can be
 /// quantized.
-pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<dyn LanguageModel>> {
+pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
     let config = config::read(folder)?;
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));

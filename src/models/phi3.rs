@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, shape};
+use super::{Model, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
@@ -34,7 +34,7 @@ struct File {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let shape = Shape::parse(json, Defaults { norm_eps: 1e-5, ..Defaults::default() })?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;

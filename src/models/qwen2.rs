@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, qwen, shape};
+use super::{Model, qwen, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -24,7 +24,7 @@ struct File {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let shape = Shape::parse(json, Defaults::default())?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::block::PreNormBlock;
 use super::causal_lm::{CausalLm, CheckpointLayout};
 use super::shape::{Defaults, Shape};
-use super::{LanguageModel, experts, qwen3, shape};
+use super::{Model, experts, qwen3, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
@@ -40,7 +40,7 @@ fn default_step() -> i64 {
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
-pub(super) fn create(json: &Value) -> Result<Box<dyn LanguageModel>> {
+pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let shape = Shape::parse(json, Defaults { kv_heads: Some(4), head_dim: None, ..qwen3::DEFAULTS })?;
     let file: File = config::parse(json)?;
     let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;

@@ -45,7 +45,7 @@ fn families() -> Vec<Value> {
     ]
 }
 
-fn numbers(model: &dyn LanguageModel) -> usize {
+fn numbers(model: &Model) -> usize {
     model.parameters().flatten().values().map(|x| x.size()).sum()
 }
 

@@ -1,12 +1,23 @@
 //! The common interface of all models: access to layers, and the mapping between parameters and the tensors
 //! of a checkpoint.
 
+use std::collections::BTreeSet;
+
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
 
 use super::quantized::WeightMut;
 use super::{Linear, Result};
 use crate::params::Tensors;
+
+/// Settings of gradient checkpointing.
+#[derive(Debug, Clone)]
+pub struct GradientCheckpointing {
+    /// Blocks per checkpoint.
+    pub every: usize,
+    /// Names of all parameters that need a gradient.
+    pub trained: BTreeSet<String>,
+}
 
 /// A model as seen by files, quantization and adapters. An implementation must list its linear layers and
 /// state its dtype; the other methods have defaults.
@@ -33,6 +44,15 @@ pub trait Network: ModuleParameters + Send {
     ) -> crate::Result<()> {
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
     }
+
+    /// Whether control flow of the forward pass depends on data, so that its graph cannot be reused.
+    fn is_data_dependent(&self) -> bool {
+        false
+    }
+
+    /// Enables gradient checkpointing: passes for a gradient keep only the inputs of every few blocks, the other activations
+    /// are recomputed. `None` disables it.
+    fn set_gradient_checkpointing(&mut self, checkpointing: Option<GradientCheckpointing>);
 
     /// Dtype of activations.
     fn dtype(&self) -> Dtype;

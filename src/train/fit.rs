@@ -6,20 +6,20 @@ use std::thread::scope;
 use mlx_rs::Dtype;
 use mlx_rs::memory::reset_peak_memory;
 
-use super::batches::{Batches, Data, divide};
 use super::checkpoint::{Checkpoints, History, State};
 use super::evaluate::{Evaluation, evaluate};
-use super::hook::StepHook;
+use super::hooks::StepHook;
 use super::memory::{self, Limit, PassSize};
 use super::optimizer::Memory;
 use super::plan::Plan;
+use super::task::{Batches, Data, Task};
 use super::watch::{Best, Patience};
-use crate::data::Batch;
 use crate::kernels::memory::clear_cache;
-use crate::models::LanguageModel;
+use crate::nn::Network as _;
 use crate::params::{self, Tensors};
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::{Error, Result};
+use mlx_rs::module::ModuleParameters as _;
 
 mod advance;
 
@@ -29,8 +29,8 @@ use advance::{Stride, Taken};
 pub struct Trained<'a> {
     /// The parameters.
     pub names: &'a [String],
-    /// What the method does besides.
-    pub hook: Option<&'a mut dyn StepHook>,
+    /// What takes part in every step, in this order.
+    pub hooks: Vec<Box<dyn StepHook>>,
 }
 
 /// What became of a run.
@@ -53,22 +53,23 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A loss that is not a number; what MLX or the disk report.
-pub fn fit(
-    model: &mut dyn LanguageModel,
+pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
+    task: &T,
+    model: &mut T::Model,
     trained: Trained,
-    data: &Data,
+    data: &D,
     plan: &Plan,
     checkpoints: &Checkpoints,
     resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Trained { names, mut hook } = trained;
+    let Trained { names, mut hooks } = trained;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
             check(&state, &parameters, plan)?;
-            if let Some(hook) = &mut hook {
-                hook.restore(state.method.clone(), &state.parameters)?;
+            for hook in &mut hooks {
+                hook.restore(&state.method, &state.parameters)?;
             }
             state
         }
@@ -87,16 +88,29 @@ pub fn fit(
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
     params::set_parameters(model, &state.parameters)?;
     let outcome = memory::checkpointed(model, names, plan, |model| {
-        let (expected, size) = memory::estimate(model, &state.parameters, plan, data)?;
+        let (expected, size) = memory::estimate(task, model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
         reset_peak_memory()?;
         scope(|scope| {
             let first = state.step * plan.accumulation;
-            let batches = Batches::new(&data.train, plan, model.vocab_size(), first, scope);
-            let stride = Stride::new(model, plan, hook.is_some())?;
+            let batches = data.batches(plan, first, scope);
+            let stride = Stride::new(model, plan, !hooks.is_empty())?;
             let pending = None;
-            Run { model, data, plan, checkpoints, hook, observer, batches, expected, size, stride, pending }
-                .train(state)
+            Run {
+                task,
+                model,
+                data,
+                plan,
+                checkpoints,
+                hooks,
+                observer,
+                batches,
+                expected,
+                size,
+                stride,
+                pending,
+            }
+            .train(state)
         })
     });
     clear_cache()?;
@@ -132,14 +146,15 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
 }
 
 /// A run.
-struct Run<'a, 'h> {
-    model: &'a mut dyn LanguageModel,
-    data: &'a Data<'a>,
+struct Run<'a, T: Task, D> {
+    task: &'a T,
+    model: &'a mut T::Model,
+    data: &'a D,
     plan: &'a Plan,
     checkpoints: &'a Checkpoints,
-    hook: Option<&'h mut dyn StepHook>,
+    hooks: Vec<Box<dyn StepHook>>,
     observer: &'a mut dyn Observer,
-    batches: Batches<'a>,
+    batches: Box<dyn Batches<Batch = T::Batch> + 'a>,
     expected: MemoryEstimate,
     size: PassSize,
     stride: Stride,
@@ -147,7 +162,7 @@ struct Run<'a, 'h> {
     pending: Option<Taken>,
 }
 
-impl Run<'_, '_> {
+impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
     fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
         let started = Event::Started {
@@ -173,7 +188,7 @@ impl Run<'_, '_> {
             }
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
-            if due && self.plan.evaluation.group.leads() {
+            if due && self.plan.group.leads() {
                 self.settle(&mut state)?;
                 let (step, path) = (state.step, self.checkpoints.save(&state)?);
                 self.emit(&mut state, &Event::Checkpoint { step, path })?;
@@ -194,20 +209,16 @@ impl Run<'_, '_> {
         let Plan { steps, eval_every, .. } = *self.plan;
         let due = state.step == 0 || state.step == steps || is_due(state.step, eval_every);
         let done = state.history.validation_losses.last().is_some_and(|&(step, _)| step == state.step);
-        if !due || done || self.data.valid.is_empty() {
+        if !due || done || !self.data.has_validation() {
             return Ok(());
         }
         self.settle(state)?;
-        let Plan { objective, evaluation: cut, .. } = *self.plan;
-        let rows = &self.data.valid;
+        let (data, plan) = (self.data, self.plan);
         let Evaluation { loss, rewards } = loop {
-            match evaluate(self.model, &objective, rows, cut, self.size, self.observer) {
+            match evaluate(self.task, self.model, data, plan, self.size, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    let numbers: Vec<usize> = (0..rows.len()).collect();
-                    let whole = numbers.chunks(cut.batch_size);
-                    let batches: Vec<Batch> =
-                        whole.flat_map(|numbers| divide(rows, numbers, cut, self.size)).collect();
+                    let batches: Vec<T::Batch> = data.validation(plan, plan.group, self.size).collect();
                     self.shrink(state, &batches, &error)?;
                 }
                 other => break other?,
@@ -224,7 +235,7 @@ impl Run<'_, '_> {
         let event = Event::Evaluated {
             step: state.step,
             loss,
-            perplexity: rewards.is_none().then(|| loss.exp()),
+            perplexity: self.task.perplexity(loss),
             reward_accuracy: rewards.map(|rewards| rewards.accuracy),
             reward_margin: rewards.map(|rewards| rewards.margin),
         };
@@ -240,7 +251,7 @@ impl Run<'_, '_> {
 
     /// Saves what there is; the error to return.
     fn interrupt(&mut self, state: &mut State) -> Error {
-        if state.step == 0 || !self.plan.evaluation.group.leads() {
+        if state.step == 0 || !self.plan.group.leads() {
             return Error::Interrupted;
         }
         // What was taken belongs to what is saved.

@@ -6,17 +6,14 @@
 use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
-use super::batches::Data;
-use super::feed::Feed;
+use super::gradients::{gradients, inputs};
 use super::lr_factors::LrFactors;
-use super::objective::{Objective, Totals};
 use super::optimizer::{Memory, Pace};
 use super::plan::Plan;
-use super::step;
-use crate::data::{Batch, collate};
+use super::task::{Batch, Data, Pass, Task};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
-use crate::models::{GradientCheckpointing, LanguageModel};
+use crate::nn::network::{GradientCheckpointing, Network};
 use crate::params::{self, Tensors};
 use crate::progress::MemoryEstimate;
 use crate::{Error, Result, kernels};
@@ -40,9 +37,9 @@ impl PassSize {
 
     /// Half of the largest pass among `batches`; `None` where they are single rows or pairs already.
     #[must_use]
-    pub fn half_of<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Option<Self> {
+    pub fn half_of<'a, B: Batch + 'a>(batches: impl IntoIterator<Item = &'a B>) -> Option<Self> {
         let divisible = batches.into_iter().filter(|batch| batch.is_divisible());
-        divisible.map(|batch| Self(batch.rows * batch.time / 2)).max_by_key(|size| size.0)
+        divisible.map(|batch| Self(batch.rows() * batch.row_length() / 2)).max_by_key(|size| size.0)
     }
 }
 
@@ -73,26 +70,20 @@ impl Growth {
 ///
 /// # Errors
 /// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
-pub(super) fn estimate(
-    model: &mut dyn LanguageModel,
+pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
+    task: &T,
+    model: &mut T::Model,
     parameters: &Tensors,
     plan: &Plan,
-    data: &Data,
+    data: &D,
 ) -> Result<(MemoryEstimate, PassSize)> {
-    let keeps_best = plan.keep_best && !data.valid.is_empty();
-    let evaluation = plan.evaluation;
-    if data.train.is_empty() {
+    let keeps_best = plan.keep_best && data.has_validation();
+    if data.is_empty() {
         return Err(Error::Dataset("there are no rows to train on".into()));
     }
-    let time = data.train.longest(evaluation.max_seq_length).saturating_sub(1).max(1);
+    let time = data.longest_row();
     let long = time.min(PROBE);
-    let tried = data.train.probe(long + 1);
-    let mut probe = |tokens: usize| {
-        let mut batch = collate(&[&tried], tokens + 1, evaluation.pad);
-        // Heads skip what is not learned, but the next row may be learned in full.
-        batch.weights.fill(1.0);
-        measure(model, parameters, &batch)
-    };
+    let mut probe = |length: usize| measure(task, model, parameters, &data.probe(length));
     let short = long.div_ceil(2);
     // The first pass also packs weights and fills caches.
     probe(short)?;
@@ -109,9 +100,9 @@ pub(super) fn estimate(
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
     let row = growth.at(time).max(1);
-    let together = data.train.rows_per_example();
-    let own_share = plan.batch_size.div_ceil(evaluation.group.size());
-    let whole = together * own_share.min(data.train.len()).max(1);
+    let together = data.rows_per_example();
+    let own_share = plan.batch_size.div_ceil(plan.group.size());
+    let whole = together * own_share.min(data.len()).max(1);
     let expected = |rows: usize| {
         let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
         let optimizer = moments + trained * (summed + u64::from(keeps_best));
@@ -161,22 +152,23 @@ pub(super) fn estimate(
 ///
 /// # Errors
 /// As [`estimate`].
-pub fn expect(
-    model: &mut dyn LanguageModel,
+pub fn expect<T: Task, D: Data<Batch = T::Batch>>(
+    task: &T,
+    model: &mut T::Model,
     names: &[String],
     plan: &Plan,
-    data: &Data,
+    data: &D,
 ) -> Result<MemoryEstimate> {
     let parameters = params::parameters(model, names)?;
-    checkpointed(model, names, plan, |model| Ok(estimate(model, &parameters, plan, data)?.0))
+    checkpointed(model, names, plan, |model| Ok(estimate(task, model, &parameters, plan, data)?.0))
 }
 
 /// `work` on the model while it keeps as few activations as `plan` says.
-pub(super) fn checkpointed<T>(
-    model: &mut dyn LanguageModel,
+pub(super) fn checkpointed<M: Network + ?Sized, T>(
+    model: &mut M,
     names: &[String],
     plan: &Plan,
-    work: impl FnOnce(&mut dyn LanguageModel) -> Result<T>,
+    work: impl FnOnce(&mut M) -> Result<T>,
 ) -> Result<T> {
     model.set_gradient_checkpointing((plan.grad_checkpoint > 0).then(|| GradientCheckpointing {
         every: plan.grad_checkpoint,
@@ -213,16 +205,18 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 /// Bytes that a pass over `batch` took beyond the model and its gradients, which are returned too.
-fn measure(model: &mut dyn LanguageModel, parameters: &Tensors, batch: &Batch) -> Result<(u64, Tensors)> {
+fn measure<T: Task>(
+    task: &T,
+    model: &mut T::Model,
+    parameters: &Tensors,
+    batch: &T::Batch,
+) -> Result<(u64, Tensors)> {
     clear_cache()?;
     let before = active()?;
     reset_peak_memory()?;
-    let tokens: f32 = batch.weights.iter().sum();
-    // Preferences read rows in the same way.
-    let totals = Totals { tokens, pairs: 0.0 };
-    let feed = Feed::new(&Objective::Sft, batch, totals, None)?;
-    let (scored, grads) = step::gradients(model, parameters, &Objective::Sft, &feed, &Graphs::default())?;
-    kernels::eval(scored.arrays().chain(grads.values()))?;
+    let inputs = inputs(task, model, batch, task.totals(batch), &Pass::default())?;
+    let (loss, grads) = gradients(task, model, parameters, &inputs, &Graphs::default())?;
+    kernels::eval(loss.arrays().chain(grads.values()))?;
     let kept: usize = grads.values().map(Array::nbytes).sum();
     Ok((peak_memory()?.saturating_sub(before + kept) as u64, grads))
 }
@@ -253,7 +247,7 @@ fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Sample;
+    use crate::data::{Batch, Sample, collate};
 
     #[test]
     fn growth_goes_through_what_was_measured() {
@@ -275,6 +269,6 @@ mod tests {
         assert_eq!(PassSize::UNLIMITED.rows(64), usize::MAX / 64);
         let size = PassSize::half_of(&[batch(5, 10), batch(1, 60)]).unwrap();
         assert_eq!((size.rows(10), size.rows(5), size.rows(60)), (2, 5, 1));
-        assert_eq!(PassSize::half_of(&[batch(1, 60), batch(1, 2)]), None);
+        assert_eq!(PassSize::half_of::<Batch>(&[batch(1, 60), batch(1, 2)]), None);
     }
 }

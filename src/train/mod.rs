@@ -1,20 +1,23 @@
 //! Training, whatever is trained: the loop, its parts, and checkpoints.
 
-pub mod batches;
 pub mod checkpoint;
+mod dropout;
 pub mod evaluate;
-pub mod feed;
 pub mod fit;
-pub mod hook;
+pub mod gradients;
+pub mod hooks;
+pub mod inputs;
 pub mod loss_scale;
 pub mod lr_factors;
 pub mod memory;
-pub mod objective;
 pub mod optimizer;
 mod passes;
 pub mod plan;
-pub mod reference;
+pub mod report;
 pub mod rewards;
 pub mod schedule;
-pub mod step;
+pub mod session;
+pub mod settings;
+pub mod task;
+pub mod text;
 pub mod watch;

@@ -5,21 +5,16 @@ use std::ops::ControlFlow;
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, zeros_like};
 
-use super::feed::Feed;
-use super::objective::{Scored, Totals};
+use super::gradients::{gradients, inputs};
 use super::plan::Plan;
 use super::rewards::{RewardSum, Rewards};
-use super::step;
-use crate::data::Batch;
+use super::task::{Batch as _, Loss, Pass, Task, Totals};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::group::Group;
-use crate::models::LanguageModel;
 use crate::params::{self, Tensors};
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
-/// Where graphs are kept, rows have a multiple of so many columns, or else hardly two batches would share one.
-const COLUMNS: usize = 64;
 /// Bytes of gradients that processes exchange at once.
 const EXCHANGED: usize = 32 << 20;
 
@@ -38,7 +33,7 @@ pub(super) struct Mode<'a> {
 /// What one process reads in a step.
 pub(super) struct Passed {
     /// Of each pass.
-    pub(super) scored: Vec<Scored>,
+    pub(super) scored: Vec<Loss>,
     /// Their sum.
     pub(super) grads: Tensors,
     /// Tokens that went through the model, padding not counted.
@@ -61,25 +56,26 @@ pub(super) struct Summed {
 ///
 /// # Errors
 /// [`Error::Interrupted`] when the observer stops it; what MLX raises.
-pub(super) fn run(
-    model: &mut dyn LanguageModel,
+pub(super) fn run<T: Task>(
+    task: &T,
+    model: &mut T::Model,
     parameters: &Tensors,
     mode: &Mode,
-    (index, batches, totals): (u64, &[Vec<Batch>], Totals),
+    (index, batches, totals): (u64, &[Vec<T::Batch>], Totals),
     observer: &mut dyn Observer,
 ) -> Result<Passed> {
     let &Mode { plan, scale, graphs, ahead } = mode;
-    let rank = plan.evaluation.group.rank() as u64;
+    let rank = plan.group.rank() as u64;
     let (mut scored, mut sum) = (Vec::new(), None);
     for (micro, parts) in (index * plan.accumulation..).zip(batches) {
         for (part, batch) in (0..).zip(parts) {
             if observer.poll() == ControlFlow::Break(()) {
                 return Err(Error::Interrupted);
             }
-            let alike = graphs.are_kept().then(|| batch.pad_to_multiple_of(COLUMNS, plan.evaluation.pad));
-            let feed = Feed::new(&plan.objective, alike.as_ref().unwrap_or(batch), totals, scale)?;
-            let feed = feed.with_draws(model, plan.neftune_alpha, plan.seed, [micro, part, rank])?;
-            let (share, grads) = step::gradients(model, parameters, &plan.objective, &feed, graphs)?;
+            let random = Some((plan.seed, [micro, part, rank]));
+            let pass = Pass { scale, pad_for_graphs: graphs.are_kept(), random };
+            let inputs = inputs(task, model, batch, totals, &pass)?;
+            let (share, grads) = gradients(task, model, parameters, &inputs, graphs)?;
             let so_far = sum.take();
             let grads = sum.insert(params::accumulate(so_far, grads)?);
             let outputs = share.arrays().chain(grads.values());
@@ -91,7 +87,7 @@ pub(super) fn run(
             scored.push(share);
         }
     }
-    let tokens = batches.iter().flatten().map(|batch| batch.tokens as u64).sum();
+    let tokens = batches.iter().flatten().map(|batch| batch.tokens() as u64).sum();
     Ok(Passed { scored, grads: sum.unwrap_or_default(), tokens })
 }
 
@@ -99,11 +95,11 @@ pub(super) fn run(
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn read(scored: &[Scored]) -> Result<(f64, RewardSum)> {
-    kernels::eval(scored.iter().flat_map(Scored::arrays))?;
+pub(super) fn read(scored: &[Loss]) -> Result<(f64, RewardSum)> {
+    kernels::eval(scored.iter().flat_map(Loss::arrays))?;
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
     for share in scored {
-        loss += f64::from(share.loss.item_exact::<f32>());
+        loss += f64::from(share.value.item_exact::<f32>());
         rewards.add(share.rewards.as_ref());
     }
     Ok((loss, rewards))

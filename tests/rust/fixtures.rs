@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use efficientai_toolkit::adapters::attach;
 use efficientai_toolkit::kernels;
 use efficientai_toolkit::lora::{Method, TrainingConfig};
-use efficientai_toolkit::models::{self, LanguageModel};
+use efficientai_toolkit::models::{self, Model};
 use efficientai_toolkit::params::{self, Tensors};
 use mlx_rs::{Array, Dtype, random};
 
@@ -22,12 +22,12 @@ pub(crate) fn fixtures() -> Vec<PathBuf> {
 }
 
 /// With adapters that do something, all in float32.
-pub(crate) fn adapted(folder: &Path) -> Box<dyn LanguageModel> {
+pub(crate) fn adapted(folder: &Path) -> Box<Model> {
     adapted_by(Method::Lora, folder)
 }
 
 /// The same by another method that has such adapters.
-pub(crate) fn adapted_by(method: Method, folder: &Path) -> Box<dyn LanguageModel> {
+pub(crate) fn adapted_by(method: Method, folder: &Path) -> Box<Model> {
     let mut model = models::load(folder, Some(Dtype::Float32), None).unwrap();
     let config = TrainingConfig { method, seed: 3, ..TrainingConfig::default() };
     attach(model.as_mut(), &config.adapter_settings()).unwrap();

@@ -8,21 +8,21 @@ use efficientai_toolkit::data::{Batch, Examples, Labels, Pairs, Sample, collate,
 use efficientai_toolkit::kernels::graphs::Graphs;
 use efficientai_toolkit::kernels::group::Group;
 use efficientai_toolkit::lora::Method;
-use efficientai_toolkit::models::LanguageModel;
+use efficientai_toolkit::models::Model;
 use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
-use efficientai_toolkit::train::batches::{Data, Training};
 use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
-use efficientai_toolkit::train::evaluate::EvaluationPlan;
-use efficientai_toolkit::train::feed::Feed;
 use efficientai_toolkit::train::fit::{Trained, fit};
+use efficientai_toolkit::train::gradients::{gradients, inputs};
 use efficientai_toolkit::train::lr_factors::LrFactors;
 use efficientai_toolkit::train::memory::expect;
-use efficientai_toolkit::train::objective::Objective;
 use efficientai_toolkit::train::optimizer::{Kind, Optimizer, Settings};
 use efficientai_toolkit::train::plan::Plan;
 use efficientai_toolkit::train::schedule::{Course, Schedule};
-use efficientai_toolkit::train::step;
+use efficientai_toolkit::train::task::{Pass, Task as _};
+use efficientai_toolkit::train::text::data::{TextData, Training};
+use efficientai_toolkit::train::text::objective::Objective;
+use efficientai_toolkit::train::text::task::TextTask;
 use efficientai_toolkit::{Error, Result};
 use mlx_rs::Array;
 use serde_json::json;
@@ -40,7 +40,7 @@ fn is_magnitude(name: &str) -> bool {
 }
 
 /// The adapters: low-rank matrices, and magnitudes of `DoRA`.
-fn names(model: &dyn LanguageModel) -> Vec<String> {
+fn names(model: &Model) -> Vec<String> {
     let all = model.parameters().flatten();
     let trained = |name: &&Rc<str>| name.contains("lora_") || is_magnitude(name);
     let mut names: Vec<String> = all.keys().filter(trained).map(ToString::to_string).collect();
@@ -90,12 +90,13 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
         for (form, objective, batches) in batches() {
             let (kept, none) = (Graphs::new(true).unwrap(), Graphs::default());
             for (pass, batch) in (0..).zip(&batches) {
-                let feed = Feed::new(&objective, batch, objective.totals([batch]), None).unwrap();
-                let feed = feed.with_draws(model, Some(2.0), 7, [pass, 0, 0]).unwrap();
+                let task = TextTask { objective, neftune_alpha: Some(2.0), pad_id: 0 };
+                let random = Pass { random: Some((7, [pass, 0, 0])), ..Pass::default() };
+                let inputs = inputs(&task, model, batch, task.totals(batch), &random).unwrap();
                 let [kept, new] = [&kept, &none]
-                    .map(|graphs| step::gradients(model, &parameters, &objective, &feed, graphs).unwrap());
+                    .map(|graphs| gradients(&task, model, &parameters, &inputs, graphs).unwrap());
                 let name = folder.display().to_string();
-                check(&name, &format!("{form} loss {pass}"), &kept.0.loss, &new.0.loss);
+                check(&name, &format!("{form} loss {pass}"), &kept.0.value, &new.0.value);
                 for (key, gradient) in &new.1 {
                     check(&name, &format!("{form} {key} {pass}"), &kept.1[key], gradient);
                 }
@@ -142,8 +143,8 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
     });
     Plan {
         steps: 6,
-        objective: Objective::Sft,
         batch_size: 2,
+        group: Group::ALONE,
         accumulation: 2,
         memory_budget: None,
         lr: 1e-2,
@@ -160,20 +161,13 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
         optimizer: optimizer.unwrap(),
         max_grad_norm: 0.5,
         grad_checkpoint: 0,
-        neftune_alpha: None,
         keep_graphs,
         seed: 3,
         eval_every: 3,
+        eval_batches: 0,
         patience: None,
         keep_best: false,
         save_every: 4,
-        evaluation: EvaluationPlan {
-            batch_size: 2,
-            group: Group::ALONE,
-            max_batches: 0,
-            max_seq_length: 64,
-            pad: 0,
-        },
     }
 }
 
@@ -189,6 +183,13 @@ fn train(plan: &Plan, told: Told, folder: &Path) -> (Result<History>, Run) {
     train_by(Method::Lora, plan, told, folder)
 }
 
+const TASK: TextTask = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
+
+fn data(train: Examples, valid: Examples) -> TextData<'static> {
+    let train = Training::Whole(train);
+    TextData { train, valid, vocab_size: VOCAB as i32, max_seq_length: 64, pad_id: 0 }
+}
+
 /// Trains a small model, from the checkpoint in `folder` if there is one.
 fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
     let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
@@ -196,14 +197,11 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     let names = names(model.as_ref());
     assert_eq!(names.iter().any(|name| is_magnitude(name)), method == Method::Dora);
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
-    let data = Data {
-        train: Training::Whole(Examples::new(rows(1), Labels::All)),
-        valid: Examples::new(rows(20), Labels::All),
-    };
+    let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
     let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
-    let trained = Trained { names: &names, hook: None };
+    let trained = Trained { names: &names, hooks: Vec::new() };
     let resumed = checkpoints.latest().ok();
-    let outcome = fit(model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
+    let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
     let history = match &outcome {
         Ok(outcome) => outcome.history.clone(),
         Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
@@ -221,8 +219,8 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
     let trained: usize =
         params::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
     let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
-    let data = Data { train: Training::Whole(rows.clone()), valid: rows };
-    let estimate = expect(model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
+    let data = data(rows.clone(), rows);
+    let estimate = expect(&TASK, model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
     // Parameters, and two moments of each.
     assert!(estimate.update >= 3 * trained as u64, "{estimate:?} of {trained}");
 }

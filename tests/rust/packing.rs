@@ -2,12 +2,14 @@
 
 use efficientai_toolkit::data::{Batch, Sample, collate, pack};
 use efficientai_toolkit::kernels::graphs::Graphs;
-use efficientai_toolkit::models::GradientCheckpointing;
+use efficientai_toolkit::models::Model;
 use efficientai_toolkit::nn::Segments;
+use efficientai_toolkit::nn::network::GradientCheckpointing;
 use efficientai_toolkit::params;
-use efficientai_toolkit::train::feed::Feed;
-use efficientai_toolkit::train::objective::{Objective, Scored};
-use efficientai_toolkit::train::step;
+use efficientai_toolkit::train::gradients::{gradients, inputs};
+use efficientai_toolkit::train::task::{Loss, Pass, Task as _};
+use efficientai_toolkit::train::text::objective::Objective;
+use efficientai_toolkit::train::text::task::TextTask;
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
@@ -59,18 +61,19 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
         let parameters = params::parameters(model, &names).unwrap();
         let rows = pack(&samples, 26);
         let batch = collate(&rows.iter().collect::<Vec<_>>(), 26, 0);
-        let objective = Objective::Sft;
-        let totals = objective.totals([&batch]);
-        let feed = |batch: &Batch| Feed::new(&objective, batch, totals, None).unwrap();
-        let (Scored { loss, .. }, packed) =
-            step::gradients(model, &parameters, &objective, &feed(&batch), &Graphs::default()).unwrap();
+        let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
+        let totals = task.totals(&batch);
+        let gradients = |model: &mut Model, batch: &Batch| {
+            let inputs = inputs(&task, model, batch, totals, &Pass::default()).unwrap();
+            gradients(&task, model, &parameters, &inputs, &Graphs::default()).unwrap()
+        };
+        let (Loss { value: loss, .. }, packed) = gradients(model, &batch);
         let (mut alone, mut losses) = (None, Vec::new());
         for sample in &samples {
             let batch = collate(&[sample], 26, 0);
-            let (scored, gradients) =
-                step::gradients(model, &parameters, &objective, &feed(&batch), &Graphs::default()).unwrap();
-            losses.push(scored.loss);
-            alone = Some(params::accumulate(alone, gradients).unwrap());
+            let (loss, grads) = gradients(model, &batch);
+            losses.push(loss.value);
+            alone = Some(params::accumulate(alone, grads).unwrap());
         }
         let name = folder.display().to_string();
         let sum = losses.iter().skip(1).fold(losses[0].clone(), |sum, loss| sum.add(loss).unwrap());
@@ -79,8 +82,7 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
             every: 1,
             trained: names.iter().cloned().collect(),
         }));
-        let (_, recomputed) =
-            step::gradients(model, &parameters, &objective, &feed(&batch), &Graphs::default()).unwrap();
+        let (_, recomputed) = gradients(model, &batch);
         for (key, gradient) in alone.unwrap() {
             check(&name, &key, &packed[&key], &gradient);
             check(&name, &format!("{key}, recomputed"), &recomputed[&key], &packed[&key]);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::adapter::Adapter;
 use crate::io::weights;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::nn::Network;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
@@ -81,7 +81,7 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter
 ///
 /// # Errors
 /// Those of [`read`]; a tensor without a layer or of the wrong shape.
-pub fn load(folder: &Path, model: &mut dyn LanguageModel) -> Result<StoredAdapter> {
+pub fn load(folder: &Path, model: &mut Model) -> Result<StoredAdapter> {
     let (stored, _) = read(folder, Some(model))?;
     let outcome = match &stored {
         StoredAdapter::LowRank(adapter) => adapter.attach(model),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{CONFIG, peft};
 use crate::io::atomic;
 use crate::io::tensors;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::nn::Prompt;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::is_float;
@@ -54,7 +54,7 @@ impl PromptKind {
     ///
     /// # Errors
     /// Prefix tuning of a model with layers other than attention.
-    pub fn shape(self, model: &dyn LanguageModel) -> std::result::Result<PromptShape, String> {
+    pub fn shape(self, model: &Model) -> std::result::Result<PromptShape, String> {
         match self {
             Self::PromptTuning | Self::PTuning => Ok(model.prompt_shape()),
             Self::PrefixTuning => model.prefix_shape().ok_or_else(|| {
@@ -129,7 +129,7 @@ impl SoftPrompt {
     ///
     /// # Errors
     /// A width that does not fit the model.
-    pub(super) fn attach(&self, model: &mut dyn LanguageModel) -> std::result::Result<(), String> {
+    pub(super) fn attach(&self, model: &mut Model) -> std::result::Result<(), String> {
         let shape = self.kind.shape(model)?;
         let width = self.embeddings.dim(1);
         if shape.width() != Some(width) {

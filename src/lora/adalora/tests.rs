@@ -83,5 +83,5 @@ fn phases_that_leave_no_room_and_foreign_states_are_refused() {
     assert!(message.contains("adalora_tinit (3)") && message.contains("no step of 7"), "{message}");
     let mut allocator = Allocator::new(&config, &names, 8).unwrap();
     let state: Tensors = [("mean.y.lora_e".to_owned(), Array::from_f32(0.0))].into();
-    assert!(allocator.restore(state, &Tensors::new()).unwrap_err().to_string().contains("mean.y.lora_e"));
+    assert!(allocator.restore(&state, &Tensors::new()).unwrap_err().to_string().contains("mean.y.lora_e"));
 }

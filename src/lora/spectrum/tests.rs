@@ -13,7 +13,7 @@ use crate::progress::Silent;
 const SEED: u64 = 3;
 
 /// Two blocks with random weights.
-fn model() -> Box<dyn LanguageModel> {
+fn model() -> Box<Model> {
     let config = json!({
         "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -33,7 +33,7 @@ fn batches(count: u32, length: u32) -> Vec<Batch> {
 }
 
 /// Singular values of the gradients of all matrices, from these themselves.
-fn exact(model: &mut dyn LanguageModel, batches: &[Batch]) -> BTreeMap<String, Vec<f64>> {
+fn exact(model: &mut Model, batches: &[Batch]) -> BTreeMap<String, Vec<f64>> {
     let mut names = Vec::new();
     model
         .visit_linears(&mut |path, _| {
@@ -52,7 +52,7 @@ fn exact(model: &mut dyn LanguageModel, batches: &[Batch]) -> BTreeMap<String, V
     grads.into_iter().map(values).collect()
 }
 
-fn sketched(model: &mut dyn LanguageModel, batches: &[Batch], width: u32) -> Vec<Spectrum> {
+fn sketched(model: &mut Model, batches: &[Batch], width: u32) -> Vec<Spectrum> {
     let config = TrainingConfig { seed: SEED, ..TrainingConfig::default() };
     spectra(model, batches, &config, width, &mut Silent).unwrap()
 }

@@ -9,22 +9,20 @@ use mlx_rs::memory::peak_memory;
 use mlx_rs::{Array, Dtype};
 
 use super::Run;
-use crate::data::Batch;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::clear_cache;
-use crate::models::LanguageModel;
+use crate::nn::Network;
 use crate::params::{self, Tensors};
 use crate::progress::Event;
 use crate::train::checkpoint::State;
-use crate::train::evaluate::EvaluationPlan;
+use crate::train::gradients::clip_factor;
 use crate::train::loss_scale::LossScale;
 use crate::train::memory::PassSize;
-use crate::train::objective::{Scored, Totals};
 use crate::train::optimizer::Pace;
 use crate::train::passes::{self, Passed, Summed};
 use crate::train::plan::Plan;
 use crate::train::rewards::Rewards;
-use crate::train::step;
+use crate::train::task::{Batch, Data, Loss, Task, Totals};
 use crate::{Error, Result, kernels};
 
 /// What a run keeps to repeat its steps.
@@ -45,7 +43,7 @@ pub(super) struct Taken {
     lr: f64,
     started: Instant,
     tokens: u64,
-    scored: Vec<Scored>,
+    scored: Vec<Loss>,
     grad_norm: Array,
 }
 
@@ -61,10 +59,10 @@ struct Figures {
 }
 
 impl Stride {
-    pub(super) fn new(model: &dyn LanguageModel, plan: &Plan, hooked: bool) -> Result<Self> {
+    pub(super) fn new<M: Network + ?Sized>(model: &M, plan: &Plan, hooked: bool) -> Result<Self> {
         let kept = plan.keep_graphs && !model.is_data_dependent();
         // Hooks, loss scales and other processes need numbers on the host within a step.
-        let alone = !hooked && model.dtype() != Dtype::Float16 && plan.evaluation.group.size() == 1;
+        let alone = !hooked && model.dtype() != Dtype::Float16 && plan.group.size() == 1;
         Ok(Self {
             passes: Graphs::new(kept)?,
             updates: Graphs::new(kept)?,
@@ -75,7 +73,7 @@ impl Stride {
     }
 }
 
-impl Run<'_, '_> {
+impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
     /// One optimizer step. Nothing changes before loss and gradient are known to be finite, on the host or the device.
     pub(super) fn step(&mut self, state: &mut State) -> Result<()> {
         let started = Instant::now();
@@ -90,14 +88,13 @@ impl Run<'_, '_> {
             let taken = Taken { step: state.step, lr, started, tokens, scored, grad_norm };
             return self.pending.replace(taken).map_or(Ok(()), |before| self.tell(state, before));
         }
-        let Summed { loss, rewards, mut grads, tokens } =
-            passed.over(self.plan.evaluation.group, &state.parameters)?;
+        let Summed { loss, rewards, mut grads, tokens } = passed.over(self.plan.group, &state.parameters)?;
         let unscale = scale.map_or(1.0, f32::recip);
-        if let Some(hook) = &self.hook {
+        for hook in &self.hooks {
             hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
         }
         let grad_norm = params::norm(&grads)?.multiply(Array::from_f32(unscale))?;
-        let clip = step::clip_factor(&grad_norm, self.plan.max_grad_norm)?;
+        let clip = clip_factor(&grad_norm, self.plan.max_grad_norm)?;
         kernels::eval([&grad_norm, &clip])?;
         let (grad_norm, clip) = (f64::from(grad_norm.item_exact::<f32>()), clip.item_exact::<f32>());
         let finite = loss.is_finite() && grad_norm.is_finite();
@@ -188,13 +185,16 @@ impl Run<'_, '_> {
             finite: None,
             graphs: &self.stride.updates,
         };
-        let seen = self.hook.is_some().then(|| grads.clone());
+        let seen = (!self.hooks.is_empty()).then(|| grads.clone());
         let replaced = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
         let State { parameters, memory, .. } = state;
         self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)?;
-        if let Some((hook, grads)) = self.hook.as_mut().zip(seen) {
-            hook.updated(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
-            state.method = hook.state();
+        if let Some(grads) = seen {
+            state.method.clear();
+            for hook in &mut self.hooks {
+                hook.updated(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
+                state.method.extend(hook.state());
+            }
             params::set_parameters(self.model, &state.parameters)?;
         }
         state.loss_scale.iter_mut().for_each(LossScale::grow);
@@ -208,9 +208,9 @@ impl Run<'_, '_> {
         grads: Tensors,
         lr: f64,
         grad_norm: &Array,
-        scored: &[Scored],
+        scored: &[Loss],
     ) -> Result<()> {
-        let sum = scored.iter().try_fold(grad_norm.clone(), |sum, share| sum.add(&share.loss))?;
+        let sum = scored.iter().try_fold(grad_norm.clone(), |sum, share| sum.add(&share.value))?;
         // Nothing changes any more after a step that failed and is not yet told of.
         let finite = match &self.stride.finite {
             Some(before) => before.logical_and(sum.is_finite()?)?,
@@ -220,7 +220,7 @@ impl Run<'_, '_> {
         let pace = Pace {
             lr,
             factors: &self.plan.lr_factors,
-            grad_scale: step::clip_factor(grad_norm, self.plan.max_grad_norm)?,
+            grad_scale: clip_factor(grad_norm, self.plan.max_grad_norm)?,
             finite: Some(finite),
             graphs: &self.stride.updates,
         };
@@ -231,19 +231,19 @@ impl Run<'_, '_> {
 
     /// The passes of the next step, of which as much goes through the model at once as memory allows.
     fn pass(&mut self, state: &mut State, scale: Option<f32>) -> Result<Passed> {
-        let Plan { accumulation, objective, evaluation: EvaluationPlan { group, .. }, .. } = *self.plan;
+        let Plan { accumulation, group, .. } = *self.plan;
         let numbers = state.step * accumulation..(state.step + 1) * accumulation;
         let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.size);
         let mut own = batches(self)?;
         // All passes of all processes share one divisor, so a token counts the same in each of them.
-        let Totals { tokens, pairs } = objective.totals(own.iter().flatten());
-        let [tokens, pairs] = group.all_sum_f64([tokens.into(), pairs.into()])?;
-        let totals = Totals { tokens: tokens as f32, pairs: pairs as f32 };
+        let own_totals =
+            own.iter().flatten().fold(Totals::default(), |sum, batch| sum + self.task.totals(batch));
+        let totals = Totals(group.all_sum_f64(own_totals.0)?);
         loop {
             let Stride { passes: graphs, ahead, .. } = &self.stride;
             let mode = passes::Mode { plan: self.plan, scale, graphs, ahead: *ahead };
             let step = (state.step, &own[..], totals);
-            match passes::run(self.model, &state.parameters, &mode, step, self.observer) {
+            match passes::run(self.task, self.model, &state.parameters, &mode, step, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() && self.pending.is_some() => {
                     // Perhaps there is enough without the step before.
@@ -263,10 +263,13 @@ impl Run<'_, '_> {
     pub(super) fn shrink<'b>(
         &mut self,
         state: &mut State,
-        batches: impl IntoIterator<Item = &'b Batch> + Clone,
+        batches: impl IntoIterator<Item = &'b T::Batch> + Clone,
         error: &Error,
-    ) -> Result<()> {
-        let longest = batches.clone().into_iter().map(|batch| batch.time).max().unwrap_or(0);
+    ) -> Result<()>
+    where
+        T::Batch: 'b,
+    {
+        let longest = batches.clone().into_iter().map(Batch::row_length).max().unwrap_or(0);
         let Some(size) = PassSize::half_of(batches) else {
             return Err(Error::Hardware(format!(
                 "memory ran out with a single row of {longest} tokens ({error}); lower max_seq_length, or set \

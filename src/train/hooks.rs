@@ -29,12 +29,12 @@ pub trait StepHook {
         parameters: &mut Tensors,
     ) -> Result<()>;
 
-    /// Everything it remembers from step to step.
+    /// Everything it remembers from step to step, under names that no other hook has.
     fn state(&self) -> Tensors;
 
-    /// Takes back what [`state`](Self::state) gave; `parameters` are those of the same step.
+    /// Takes back what [`state`](Self::state) gave, out of the state of all hooks; `parameters` are those of the same step.
     ///
     /// # Errors
     /// A state that does not belong to such parameters.
-    fn restore(&mut self, state: Tensors, parameters: &Tensors) -> Result<()>;
+    fn restore(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()>;
 }

@@ -9,15 +9,14 @@ use std::path::Path;
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
-use super::batches::{Data, Training};
-use super::evaluate::EvaluationPlan;
-use super::memory::Limit;
-use super::objective::surprises;
-use super::plan::Plan;
+use super::data::{TextData, Training};
+use super::task::negative_log_likelihoods;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
-use crate::models::LanguageModel;
+use crate::models::Model;
 use crate::progress::{Event, Observer};
+use crate::train::memory::Limit;
+use crate::train::plan::Plan;
 use crate::{Error, Result, kernels};
 
 /// Name of their file in the folder of the checkpoints.
@@ -41,20 +40,21 @@ impl Reference {
     /// # Errors
     /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
     pub fn of(
-        model: &dyn LanguageModel,
+        model: &Model,
+        data: &TextData,
         train: &Examples,
-        valid: &Examples,
         path: &Path,
         fingerprint: String,
         plan: &Plan,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
+        let valid = &data.valid;
         let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
         let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
         let belongs = |stored: &Self| {
             stored.fingerprint == fingerprint && fits(&stored.train, train) && fits(&stored.valid, valid)
         };
-        let (stored, group) = (stored.filter(belongs), plan.evaluation.group);
+        let (stored, group) = (stored.filter(belongs), plan.group);
         // A process that lacks the file would wait for the others, so it counts only where all have it.
         let [found] = group.all_sum_f64([f64::from(stored.is_some())])?;
         if let Some(stored) = stored
@@ -65,15 +65,18 @@ impl Reference {
         let _limit = Limit::lower(plan.memory_budget)?;
         let total = train.len() + valid.len();
         let mut tally = Tally { done: 0, total, observer };
-        let mut of = |examples| log_probabilities(model, examples, &plan.evaluation, &mut tally);
+        let mut of = |examples| log_probabilities(model, examples, data, plan, &mut tally);
         Ok(Self { train: of(train)?, valid: of(valid)?, fingerprint })
     }
 
-    /// Rows to learn and rows to score with these log-probabilities.
+    /// `data` with these log-probabilities; rows on disk have none.
     #[must_use]
-    pub fn attach<'t>(self, train: Examples, valid: Examples) -> Data<'t> {
-        let train = Training::Whole(train.with_reference(self.train));
-        Data { train, valid: valid.with_reference(self.valid) }
+    pub fn attach<'t>(self, data: TextData<'t>) -> TextData<'t> {
+        let train = match data.train {
+            Training::Whole(examples) => Training::Whole(examples.with_reference(self.train)),
+            streamed @ Training::Streamed(_) => streamed,
+        };
+        TextData { train, valid: data.valid.with_reference(self.valid), ..data }
     }
 
     /// The content of its file.
@@ -114,21 +117,23 @@ impl Tally<'_> {
 /// Log-probability of each answer under `model`, in the order of the samples. Each process reads its share of the pairs,
 /// as many at a time as of a batch, sorted by length so that little is padded.
 fn log_probabilities(
-    model: &dyn LanguageModel,
+    model: &Model,
     examples: &Examples,
-    cut: &EvaluationPlan,
+    data: &TextData,
+    plan: &Plan,
     tally: &mut Tally,
 ) -> Result<Vec<f32>> {
     let lengths = examples.lengths();
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&pair| std::cmp::Reverse(lengths[pair]));
-    let own: Vec<usize> = order.into_iter().skip(cut.group.rank()).step_by(cut.group.size()).collect();
+    let own: Vec<usize> = order.into_iter().skip(plan.group.rank()).step_by(plan.group.size()).collect();
     let mut values = vec![0.0; 2 * examples.len()];
-    let (mut done, mut at_once) = (0, cut.batch_size.div_ceil(cut.group.size()));
+    let (mut done, mut at_once) = (0, plan.batch_size.div_ceil(plan.group.size()));
     while done < own.len() {
         let pairs = &own[done..own.len().min(done + at_once)];
-        let surprises = surprises(model, &examples.batch(pairs, cut.max_seq_length, cut.pad))?;
-        match kernels::eval([&surprises]).map_err(Error::from) {
+        let batch = examples.batch(pairs, data.max_seq_length, data.pad_id);
+        let nll = negative_log_likelihoods(model, &batch)?;
+        match kernels::eval([&nll]).map_err(Error::from) {
             Err(error) if error.is_out_of_memory() && pairs.len() > 1 => {
                 at_once = pairs.len() / 2;
                 clear_cache()?;
@@ -136,14 +141,14 @@ fn log_probabilities(
             }
             other => other?,
         }
-        for (pair, surprises) in pairs.iter().zip(surprises.as_slice::<f32>().chunks_exact(2)) {
-            values[2 * pair..][..2].copy_from_slice(&[-surprises[0], -surprises[1]]);
+        for (pair, nll) in pairs.iter().zip(nll.as_slice::<f32>().chunks_exact(2)) {
+            values[2 * pair..][..2].copy_from_slice(&[-nll[0], -nll[1]]);
         }
         done += pairs.len();
-        tally.add(pairs.len() * cut.group.size())?;
+        tally.add(pairs.len() * plan.group.size())?;
     }
-    if cut.group.size() > 1 && !values.is_empty() {
-        let sum = cut.group.all_sum(&Array::from_slice(&values, &[values.len() as i32]))?;
+    if plan.group.size() > 1 && !values.is_empty() {
+        let sum = plan.group.all_sum(&Array::from_slice(&values, &[values.len() as i32]))?;
         kernels::eval([&sum])?;
         values = sum.as_slice::<f32>().to_vec();
     }

@@ -1,0 +1,41 @@
+//! Random masks on the inputs of adapters, the same wherever a step is computed again.
+
+use mlx_rs::Array;
+use mlx_rs::ops::indexing::TryIndexOp as _;
+
+use super::task::Pass;
+use crate::Result;
+use crate::nn::Network;
+use crate::rng::{self, Purpose};
+
+/// A key for each linear layer of `model`, `[layers, 2]`; `None` where none of them has dropout, and where `pass` draws
+/// nothing.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn keys<M: Network + ?Sized>(model: &mut M, pass: &Pass) -> Result<Option<Array>> {
+    let (mut layers, mut drops) = (0, false);
+    model.visit_linears(&mut |_, linear| {
+        layers += 1;
+        drops |= linear.low_rank.dropout > 0.0;
+        Ok(())
+    })?;
+    Ok(pass.random.filter(|_| drops).map(|(seed, [micro, part, rank])| {
+        let paths = (1..=layers).map(|layer| [micro, part, rank, layer]);
+        rng::keys(seed, Purpose::Dropout, paths)
+    }))
+}
+
+/// Gives every layer of `model` that has dropout its key; without keys nothing is dropped.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn set_keys<M: Network + ?Sized>(model: &mut M, keys: Option<&Array>) -> Result<()> {
+    let mut layer = 0;
+    model.visit_linears(&mut |_, linear| {
+        let keys = keys.filter(|_| linear.low_rank.dropout > 0.0);
+        linear.low_rank.dropout_key = keys.map(|keys| keys.try_index(layer)).transpose()?;
+        layer += 1;
+        Ok(())
+    })
+}

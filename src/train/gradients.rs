@@ -1,0 +1,86 @@
+//! Loss and gradients of one pass, and gradient clipping.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::ops::minimum;
+use mlx_rs::transforms::value_and_grad_with_argnums;
+
+use super::dropout;
+use super::inputs::Inputs;
+use super::task::{Loss, Pass, Task, Totals};
+use crate::kernels::graphs::Graphs;
+use crate::params::{Tensors, set_parameters};
+use crate::{Error, Result};
+
+/// Name of the keys of dropout among the arrays of a batch.
+const DROPOUT: &str = "dropout_keys";
+
+/// `batch` as arrays, with the random numbers of `pass`.
+///
+/// # Errors
+/// As [`Task::inputs`]; what MLX raises.
+pub fn inputs<T: Task>(
+    task: &T,
+    model: &mut T::Model,
+    batch: &T::Batch,
+    totals: Totals,
+    pass: &Pass,
+) -> Result<Inputs> {
+    let mut inputs = task.inputs(model, batch, totals, pass)?;
+    if let Some(keys) = dropout::keys(model, pass)? {
+        inputs.insert(DROPOUT, keys);
+    }
+    Ok(inputs)
+}
+
+/// The loss of `inputs`, and its gradient with respect to `parameters`, times the scale of the inputs. The model holds
+/// `parameters` afterwards as before.
+///
+/// # Errors
+/// What MLX raises.
+pub fn gradients<T: Task>(
+    task: &T,
+    model: &mut T::Model,
+    parameters: &Tensors,
+    inputs: &Inputs,
+    graphs: &Graphs,
+) -> Result<(Loss, Tensors)> {
+    let count = parameters.len();
+    let arrays: Vec<Array> = parameters.values().chain(inputs.arrays()).cloned().collect();
+    let outcome = graphs.call(&inputs.graph_key(), &arrays, |arrays| {
+        let (values, arrays) = arrays.split_at(count);
+        let inputs = inputs.with_arrays(arrays);
+        dropout::set_keys(model, inputs.find(DROPOUT))
+            .map_err(|error| Exception::custom(error.to_string()))?;
+        let argnums: Vec<i32> = (0..count as i32).collect();
+        // The gradient is that of the first output alone.
+        let traced = |values: &[Array]| -> Result<Vec<Array>, Exception> {
+            set_parameters(model, &parameters.keys().cloned().zip(values.iter().cloned()).collect())?;
+            let Loss { value, rewards } = task.loss(model, &inputs, true)?;
+            Ok([value].into_iter().chain(rewards).collect())
+        };
+        let (outputs, grads) = value_and_grad_with_argnums(traced, argnums.as_slice())(values)?;
+        Ok(grads.into_iter().chain(outputs).collect())
+    });
+    // Tracing left placeholders in the model.
+    dropout::set_keys(model, None)?;
+    set_parameters(model, parameters)?;
+    let mut grads = outcome?;
+    let mut outputs = grads.split_off(count.min(grads.len())).into_iter();
+    let value = outputs.next().ok_or_else(|| Error::Training("the loss has no value".into()))?;
+    let value = value.divide(Array::from_f32(inputs.scale.unwrap_or(1.0)))?;
+    let loss = Loss { value, rewards: outputs.next() };
+    Ok((loss, parameters.keys().cloned().zip(grads).collect()))
+}
+/// What gradients of norm `norm` are multiplied with so that it is at most `max_norm` (0: left alone), as
+/// [gradient clipping](https://arxiv.org/abs/1211.5063) does; unevaluated.
+///
+/// # Errors
+/// What MLX raises.
+pub fn clip_factor(norm: &Array, max_norm: f32) -> Result<Array> {
+    if max_norm <= 0.0 {
+        return Ok(Array::from_f32(1.0));
+    }
+    let factor = Array::from_f32(max_norm).divide(norm.add(Array::from_f32(1e-6))?)?;
+    Ok(minimum(factor, Array::from_f32(1.0))?)
+}

@@ -1,0 +1,105 @@
+//! The output folder of a run: who may write to it, by what the run is recognised when it resumes, and its report.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::checkpoint::Checkpoints;
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::{atomic, folder};
+use crate::kernels::group::Group;
+use crate::{Error, Result};
+
+/// Name of a run's report in its output folder.
+pub const REPORT: &str = "training.json";
+
+/// A run that holds its output folder, locked by the first process of its group, until this value is dropped.
+pub struct Session {
+    folder: PathBuf,
+    group: Group,
+    _lock: Option<OutputFolder>,
+}
+
+impl Session {
+    /// Takes the folder `output` for a run on the model of the folder `source`. `results` are the names of the files that
+    /// it will leave there.
+    ///
+    /// # Errors
+    /// A folder that is the model's own, that another run holds, or that holds what `existing` keeps.
+    pub fn open(
+        output: &str,
+        source: &Path,
+        results: &[&str],
+        existing: IfExists,
+        group: Group,
+    ) -> Result<Self> {
+        let folder = PathBuf::from(output);
+        let canonical = fs::canonicalize(&folder);
+        if canonical.is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|source| source == folder)) {
+            return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
+        }
+        let results: Vec<&str> = std::iter::once(REPORT).chain(results.iter().copied()).collect();
+        let lock = group
+            .leads()
+            .then(|| OutputFolder::open(&folder, &results, CHECKPOINTS, existing))
+            .transpose()?;
+        group.wait()?;
+        Ok(Self { folder, group, _lock: lock })
+    }
+
+    /// The output folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of the checkpoints.
+    #[must_use]
+    pub fn unfinished(&self) -> PathBuf {
+        self.folder.join(CHECKPOINTS)
+    }
+
+    /// What the run is recognised by: `settings` that decide its loss curve, the size of a batch over all processes, and the
+    /// fingerprints of the data and of the model in `source`.
+    ///
+    /// # Errors
+    /// A model folder that cannot be read.
+    pub fn identity(
+        &self,
+        mut settings: Value,
+        batch_size: usize,
+        data: &str,
+        source: &Path,
+    ) -> Result<Value> {
+        settings["batch_size"] = json!(batch_size * self.group.size());
+        settings["data"] = json!(data);
+        settings["model"] = json!(folder::fingerprint(source)?);
+        Ok(settings)
+    }
+
+    /// The checkpoints of a run with this `identity`, of which the `keep` newest stay.
+    #[must_use]
+    pub fn checkpoints(&self, identity: Value, keep: usize) -> Checkpoints {
+        Checkpoints::new(self.unfinished(), identity, keep)
+    }
+
+    /// Writes the result with `save`, and the report; in the first process only.
+    ///
+    /// # Errors
+    /// No space or no permission.
+    pub fn finish(
+        &self,
+        config: &impl Serialize,
+        report: &impl Serialize,
+        save: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        if self.group.leads() {
+            save(&self.folder)?;
+            let text = serde_json::to_string_pretty(&json!({"config": config, "report": report}));
+            atomic::write_text(&self.folder.join(REPORT), &(text.unwrap_or_default() + "\n"))?;
+        }
+        Ok(self.group.wait()?)
+    }
+}

@@ -1,0 +1,128 @@
+//! What a language model reads in which step.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
+
+use super::data::{TextData, Training, batches_per_epoch, windows};
+use crate::data::{Batch, Examples, Megabatch, epoch_batches};
+use crate::kernels::group::Group;
+use crate::train::memory::PassSize;
+use crate::train::plan::Plan;
+use crate::train::task::Batches;
+use crate::{Error, Result};
+
+/// The endless sequence of epochs.
+#[derive(Debug)]
+pub(super) struct TextBatches<'a> {
+    data: &'a TextData<'a>,
+    order: Order<'a>,
+    batch_size: usize,
+    group: Group,
+}
+
+#[derive(Debug)]
+enum Order<'a> {
+    Whole {
+        examples: &'a Examples,
+        seed: u64,
+        /// Epoch and its batches.
+        current: Option<(u64, Vec<Vec<usize>>)>,
+    },
+    Streamed {
+        incoming: Receiver<Result<Megabatch>>,
+        /// Those of the step, and what came with them.
+        windows: VecDeque<Megabatch>,
+    },
+}
+
+impl<'a> TextBatches<'a> {
+    /// Training batches of `data` as `plan` says, the first of which is number `first`. What is on disk is read by a thread
+    /// of its own, one megabatch ahead of need.
+    pub(super) fn new<'scope>(
+        data: &'a TextData<'a>,
+        plan: &Plan,
+        first: u64,
+        scope: &'scope Scope<'scope, 'a>,
+    ) -> Self {
+        let &Plan { batch_size, seed, group, .. } = plan;
+        let order = match &data.train {
+            Training::Whole(examples) => Order::Whole { examples, seed, current: None },
+            Training::Streamed(streamed) => {
+                let (send, incoming) = sync_channel(1);
+                let windows = windows(streamed, batch_size, seed, first, data.vocab_size);
+                scope.spawn(move || {
+                    for window in windows {
+                        let failed = window.is_err();
+                        // Nobody listens when the run has ended.
+                        if send.send(window).is_err() || failed {
+                            break;
+                        }
+                    }
+                });
+                Order::Streamed { incoming, windows: VecDeque::new() }
+            }
+        };
+        Self { data, order, batch_size, group }
+    }
+}
+
+impl Batches for TextBatches<'_> {
+    type Batch = Batch;
+
+    fn epoch(&self, index: u64) -> f64 {
+        match &self.order {
+            Order::Whole { examples, .. } => {
+                index as f64 / batches_per_epoch(examples.len(), self.batch_size) as f64
+            }
+            Order::Streamed { windows, .. } => {
+                let holds = |window: &&Megabatch| (window.first..=window.end()).contains(&index);
+                windows.iter().find(holds).map_or(0.0, |window| {
+                    let [before, after] = window.epochs;
+                    before + (after - before) * (index - window.first) as f64 / window.batches.len() as f64
+                })
+            }
+        }
+    }
+
+    fn get(&mut self, numbers: Range<u64>, size: PassSize) -> Result<Vec<Vec<Batch>>> {
+        let &mut Self { data, batch_size, group, .. } = self;
+        match &mut self.order {
+            Order::Whole { examples, seed, current } => {
+                let per_epoch = batches_per_epoch(examples.len(), batch_size);
+                let batch = |index: u64| {
+                    let epoch = index / per_epoch;
+                    if current.as_ref().is_none_or(|(of, _)| *of != epoch) {
+                        *current =
+                            Some((epoch, epoch_batches(&examples.lengths(), batch_size, *seed, epoch)));
+                    }
+                    let numbers =
+                        current.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
+                    data.divide(examples, &numbers.copied().collect::<Vec<_>>(), group, size)
+                };
+                Ok(numbers.map(batch).collect())
+            }
+            Order::Streamed { incoming, windows } => {
+                windows.retain(|window| window.end() > numbers.start);
+                while windows.back().is_none_or(|window| window.end() < numbers.end) {
+                    let stopped = |_| Error::Training("the thread that reads the data has stopped".into());
+                    let window = incoming.recv().map_err(stopped)??;
+                    // Packed rows are counted from the beginning.
+                    if window.end() > numbers.start {
+                        windows.push_back(window);
+                    }
+                }
+                let batch = |index: u64| {
+                    let holds = |window: &&Megabatch| (window.first..window.end()).contains(&index);
+                    let of = |window: &Megabatch| {
+                        let indices = &window.batches[(index - window.first) as usize];
+                        data.divide(&window.examples, indices, group, size)
+                    };
+                    windows.iter().find(holds).map(of)
+                };
+                Ok(numbers.filter_map(batch).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Rows of text to train on and to score.
+
+use std::thread::Scope;
+
+use super::batches::TextBatches;
+use crate::Result;
+use crate::data::{Batch, Examples, Megabatch, Megabatches, Sample, StreamingDataset, collate};
+use crate::kernels::group::Group;
+use crate::models::check_tokens;
+use crate::train::memory::PassSize;
+use crate::train::plan::Plan;
+use crate::train::task::{Batches, Data};
+
+/// What a language model is trained on.
+#[derive(Debug)]
+pub struct TextData<'t> {
+    /// Rows to learn.
+    pub train: Training<'t>,
+    /// Rows to score; may be empty.
+    pub valid: Examples,
+    /// Number of tokens that the model tells apart.
+    pub vocab_size: i32,
+    /// Tokens per row beyond which a row is truncated.
+    pub max_seq_length: usize,
+    /// Token that fills short rows.
+    pub pad_id: u32,
+}
+
+impl TextData<'_> {
+    /// This process's share of the examples of these indices, in batches of at most `size`, each as long as its own longest
+    /// row. Pairs stay whole.
+    pub(super) fn divide(
+        &self,
+        examples: &Examples,
+        indices: &[usize],
+        group: Group,
+        size: PassSize,
+    ) -> Vec<Batch> {
+        let indices: Vec<usize> = indices.iter().skip(group.rank()).step_by(group.size()).copied().collect();
+        let longest = indices.iter().map(|&index| examples.length(index).min(self.max_seq_length)).max();
+        let at_once = (size.rows(longest.unwrap_or(0)) / examples.rows_per_example()).max(1);
+        indices.chunks(at_once).map(|part| examples.batch(part, self.max_seq_length, self.pad_id)).collect()
+    }
+}
+
+impl Data for TextData<'_> {
+    type Batch = Batch;
+
+    fn len(&self) -> usize {
+        self.train.len()
+    }
+
+    fn rows_per_example(&self) -> usize {
+        self.train.rows_per_example()
+    }
+
+    fn batches<'scope, 'env>(
+        &'env self,
+        plan: &Plan,
+        first: u64,
+        scope: &'scope Scope<'scope, 'env>,
+    ) -> Box<dyn Batches<Batch = Batch> + 'env> {
+        Box::new(TextBatches::new(self, plan, first, scope))
+    }
+
+    fn has_validation(&self) -> bool {
+        !self.valid.is_empty()
+    }
+
+    fn validation<'a>(
+        &'a self,
+        plan: &'a Plan,
+        group: Group,
+        size: PassSize,
+    ) -> Box<dyn Iterator<Item = Batch> + 'a> {
+        let limit = if plan.eval_batches == 0 { usize::MAX } else { plan.eval_batches };
+        let starts = (0..self.valid.len()).step_by(plan.batch_size.max(1)).take(limit);
+        Box::new(starts.flat_map(move |start| {
+            let indices: Vec<usize> = (start..self.valid.len().min(start + plan.batch_size)).collect();
+            self.divide(&self.valid, &indices, group, size)
+        }))
+    }
+
+    fn longest_row(&self) -> usize {
+        self.train.longest(self.max_seq_length).saturating_sub(1).max(1)
+    }
+
+    fn probe(&self, length: usize) -> Batch {
+        let tried = self.train.probe(length + 1);
+        let mut batch = collate(&[&tried], length + 1, self.pad_id);
+        // Heads skip what is not learned, but the next row may be learned in full.
+        batch.weights.fill(1.0);
+        batch
+    }
+}
+
+/// Rows to learn.
+#[derive(Debug)]
+pub enum Training<'t> {
+    /// All of them in memory.
+    Whole(Examples),
+    /// On disk until they are needed.
+    Streamed(StreamingDataset<'t>),
+}
+
+impl Training<'_> {
+    /// Number of examples; of those on disk before they are packed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Whole(examples) => examples.len(),
+            Self::Streamed(streamed) => streamed.rows().len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of one example.
+    pub(super) const fn rows_per_example(&self) -> usize {
+        match self {
+            Self::Whole(examples) => examples.rows_per_example(),
+            Self::Streamed(streamed) => streamed.labels().samples_per_row(),
+        }
+    }
+
+    /// Tokens of the longest row, at most `max_seq_length`; of rows on disk nothing else is known.
+    pub(super) fn longest(&self, max_seq_length: usize) -> usize {
+        match self {
+            Self::Whole(examples) => {
+                examples.samples().iter().map(Sample::len).max().unwrap_or(0).min(max_seq_length)
+            }
+            Self::Streamed(_) => max_seq_length,
+        }
+    }
+
+    /// A row of at least `tokens` tokens to try, if any has as many.
+    pub(super) fn probe(&self, tokens: usize) -> Sample {
+        let longest = match self {
+            Self::Whole(examples) => examples.samples().iter().max_by_key(|sample| sample.len()).cloned(),
+            Self::Streamed(_) => None,
+        };
+        longest.unwrap_or_else(|| Sample::new(vec![0; tokens], |_| true))
+    }
+}
+
+/// Batches in one pass over so many examples.
+#[must_use]
+pub fn batches_per_epoch(examples: usize, batch_size: usize) -> u64 {
+    examples.div_ceil(batch_size.max(1)) as u64
+}
+
+/// [Megabatches] of tokens below `vocab`.
+pub(crate) fn windows<'a>(
+    streamed: &'a StreamingDataset,
+    batch_size: usize,
+    seed: u64,
+    first: u64,
+    vocab: i32,
+) -> impl Iterator<Item = Result<Megabatch>> + 'a {
+    Megabatches::new(streamed, batch_size, seed, first).map(move |window| {
+        let window = window?;
+        check_tokens(window.examples.samples().iter().flat_map(|sample| &sample.ids), vocab)?;
+        Ok(window)
+    })
+}

@@ -1,0 +1,196 @@
+//! The losses of language models as a [`Task`].
+
+use mlx_rs::Array;
+
+use super::objective::Objective;
+use super::preference::{advantage, log_odds, minus_log_sigmoid, sides};
+use crate::Result;
+use crate::data::Batch;
+use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
+use crate::models::Model;
+use crate::nn::embedding::Noise;
+use crate::nn::{self, Segments};
+use crate::rng::{self, Purpose};
+use crate::train::inputs::Inputs;
+use crate::train::task::{self, Loss, Pass, Task, Totals};
+
+/// Where graphs are reused, rows have a multiple of so many columns, or else hardly two batches would share one.
+const COLUMNS: usize = 64;
+
+/// Teaches a language model what `objective` says.
+#[derive(Debug, Clone, Copy)]
+pub struct TextTask {
+    /// The loss.
+    pub objective: Objective,
+    /// Strength of noise on embeddings ([NEFTune](https://arxiv.org/abs/2310.05914)).
+    pub neftune_alpha: Option<f32>,
+    /// Token that fills short rows.
+    pub pad_id: u32,
+}
+
+impl task::Batch for Batch {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn row_length(&self) -> usize {
+        self.time
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn is_divisible(&self) -> bool {
+        Batch::is_divisible(self)
+    }
+}
+
+impl Task for TextTask {
+    type Model = Model;
+    type Batch = Batch;
+
+    fn totals(&self, batch: &Batch) -> Totals {
+        self.objective.totals(batch)
+    }
+
+    /// | name | shape | |
+    /// |---|---|---|
+    /// | `ids`, `targets` | `[rows, time]` | tokens, and the next ones |
+    /// | `weights` | `[rows, time]` | what each target counts |
+    /// | `segment_starts`, `segment_positions` | `[rows, time]` | of rows that hold several texts |
+    /// | `per_token`, `per_pair` | scalars | what losses are multiplied by |
+    /// | `reference` | `[rows]` | DPO: log-probability of each answer before training |
+    /// | `minus_targets` | `[rows]` | ORPO: minus the number of targets |
+    /// | `prompt_weights` | `[rows, time]` | ORPO: of prompts that are learned too |
+    /// | `noise_key` | key | NEFTune |
+    fn inputs(&self, model: &Model, batch: &Batch, totals: Totals, pass: &Pass) -> Result<Inputs> {
+        let padded = pass.pad_for_graphs.then(|| batch.pad_to_multiple_of(COLUMNS, self.pad_id));
+        let batch = padded.as_ref().unwrap_or(batch);
+        let shape = [batch.rows as i32, batch.time as i32];
+        let rows = |values: &[f32]| Array::from_slice(values, &shape[..1]);
+        let table = |values: &[f32]| Array::from_slice(values, &shape);
+        let Totals([tokens, pairs]) = totals;
+        let factor = pass.scale.unwrap_or(1.0);
+        let (mut weights, mut per_token) = (table(&batch.weights), factor / tokens as f32);
+        let mut inputs = Inputs::new(pass.scale);
+        match (self.objective, &batch.pairs) {
+            (Objective::Dpo { .. }, Some(pairs)) => inputs.insert("reference", rows(&pairs.reference)),
+            (Objective::Orpo { .. }, Some(pairs)) => {
+                let targets = |row: &[f32]| -row.iter().sum::<f32>();
+                let answers: Vec<f32> = batch.weights.chunks(batch.time.max(1)).map(targets).collect();
+                inputs.insert("minus_targets", rows(&answers));
+                if let Some(prompts) = self.objective.prompt_weights(batch, pairs) {
+                    inputs.insert("prompt_weights", table(&prompts));
+                }
+            }
+            _ if pass.scale.is_some() => {
+                // There the scale acts on everything behind the head.
+                let scaled: Vec<f32> = batch.weights.iter().map(|weight| per_token * weight).collect();
+                (weights, per_token) = (table(&scaled), 1.0);
+            }
+            _ => {}
+        }
+        if let Some(starts) = &batch.starts {
+            let Segments { starts, positions, longest } = Segments::new(starts, shape[0], shape[1])?;
+            inputs.insert("segment_starts", starts);
+            inputs.insert("segment_positions", positions);
+            inputs.insert_constant("longest_segment", longest);
+            inputs.variant = u64::from(model.long_rope_threshold().is_some_and(|short| longest > short));
+        }
+        inputs.insert("ids", Array::from_slice(&batch.ids, &shape));
+        inputs.insert("targets", Array::from_slice(&batch.targets, &shape));
+        inputs.insert("weights", weights);
+        inputs.insert("per_token", Array::from_f32(per_token));
+        inputs.insert("per_pair", Array::from_f32(factor / pairs as f32));
+        if let (Some(_), Some((seed, path))) = (self.neftune_alpha, pass.random) {
+            inputs.insert("noise_key", rng::key(seed, Purpose::Noise, &path)?);
+        }
+        Ok(inputs)
+    }
+
+    fn loss(&self, model: &mut Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss> {
+        let noise = self.neftune_alpha.zip(inputs.find("noise_key"));
+        model.embedding_mut().noise = noise.map(|(alpha, key)| Noise { alpha, key: key.clone() });
+        let loss = self.objective.loss(model, inputs, gradient);
+        model.embedding_mut().noise = None;
+        loss
+    }
+
+    fn perplexity(&self, loss: f64) -> Option<f64> {
+        matches!(self.objective, Objective::Sft).then(|| loss.exp())
+    }
+}
+
+impl Objective {
+    fn loss(&self, model: &Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss> {
+        let read = Read::new(model, inputs, gradient)?;
+        let number = Array::from_f32;
+        let nll = read.nll(inputs.get("weights")?)?;
+        let (per_token, per_pair) = (inputs.get("per_token")?, inputs.get("per_pair")?);
+        match (*self, inputs.find("reference"), inputs.find("minus_targets")) {
+            (Self::Dpo { beta, label_smoothing }, Some(reference), _) => {
+                let rewards = nll.add(reference)?.multiply(number(-beta))?;
+                let advantage = advantage(&rewards)?;
+                let wrong = minus_log_sigmoid(&advantage.negative()?)?.multiply(number(label_smoothing))?;
+                let right = minus_log_sigmoid(&advantage)?.multiply(number(1.0 - label_smoothing))?;
+                let value = right.add(wrong)?.sum(None)?.multiply(per_pair)?;
+                Ok(Loss { value, rewards: Some(rewards) })
+            }
+            (Self::Orpo { lambda, .. }, _, Some(minus_targets)) => {
+                let mean = nll.divide(minus_targets)?;
+                let preference = minus_log_sigmoid(&advantage(&log_odds(&mean)?)?)?.sum(None)?;
+                let [chosen, _] = sides(&nll)?;
+                let mut likelihood = chosen.sum(None)?;
+                if let Some(prompts) = inputs.find("prompt_weights") {
+                    likelihood = likelihood.add(read.nll(prompts)?.sum(None)?)?;
+                }
+                let value = likelihood
+                    .multiply(per_token)?
+                    .add(preference.multiply(number(lambda))?.multiply(per_pair)?)?;
+                Ok(Loss { value, rewards: Some(mean.multiply(number(lambda))?) })
+            }
+            _ => Ok(Loss { value: nll.sum(None)?.multiply(per_token)?, rewards: None }),
+        }
+    }
+}
+
+/// `-log p` of each answer of a batch of pairs: `[rows]`, unevaluated.
+///
+/// # Errors
+/// What MLX raises.
+pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<Array> {
+    let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
+    let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &Pass::default())?;
+    Ok(Read::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
+}
+
+/// A batch that a model has read up to its head. Log-probabilities come from [`cross_entropy_rows`], never from all logits.
+struct Read<'a> {
+    model: &'a Model,
+    hidden: Array,
+    targets: &'a Array,
+    gradient: bool,
+}
+
+impl<'a> Read<'a> {
+    fn new(model: &'a Model, inputs: &'a Inputs, gradient: bool) -> nn::Result<Self> {
+        let ids = inputs.get("ids")?;
+        let hidden = match inputs.constant("longest_segment") {
+            Some(longest) => {
+                let starts = inputs.get("segment_starts")?.clone();
+                let positions = inputs.get("segment_positions")?.clone();
+                model.hidden_segmented(ids, &Segments { starts, positions, longest })?
+            }
+            None => model.hidden(ids, None)?,
+        };
+        Ok(Self { model, hidden, targets: inputs.get("targets")?, gradient })
+    }
+
+    /// The negative log-likelihood of each row, `Σ weights · -log p(target)`, `[rows]`.
+    fn nll(&self, weights: &Array) -> nn::Result<Array> {
+        let options =
+            Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
+        cross_entropy_rows(&self.hidden, &self.model.head(), self.targets, weights, options)
+    }
+}
