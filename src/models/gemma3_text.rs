@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::gemma::Gemma;
-use super::{LanguageModel, shape};
+use super::language_model::LanguageModel;
+use super::shape;
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::{Error, Result};
