@@ -9,8 +9,10 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 
+use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::experts;
+use super::language_model::LanguageModel;
 use super::shape::Shape;
-use super::{LanguageModel, experts};
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::layer::Linears;
@@ -41,30 +43,6 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
         LayerCache::Kv(KvCache::new(planned))
-    }
-}
-
-/// Parameters with their names.
-pub(super) type NamedTensors = Vec<(String, Array)>;
-
-/// Mapping between the parameters of an architecture and the tensors of its checkpoints.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CheckpointLayout {
-    /// Maps a tensor of a checkpoint to parameters.
-    pub(super) map_weight: fn(&str, Array) -> nn::Result<NamedTensors>,
-    /// Maps all parameters to the tensors of a checkpoint.
-    pub(super) export: fn(Tensors) -> nn::Result<Tensors>,
-    /// mlx-lm's name of a layer, and its index if mlx-lm stacks experts.
-    pub(super) mlx_name: fn(&str) -> (String, Option<usize>),
-}
-
-impl Default for CheckpointLayout {
-    fn default() -> Self {
-        Self {
-            map_weight: |name, tensor| Ok(vec![(name.to_owned(), tensor)]),
-            export: Ok,
-            mlx_name: |path| (path.to_owned(), None),
-        }
     }
 }
 
@@ -291,10 +269,6 @@ impl<B: Block> LanguageModel for CausalLm<B> {
 
     fn embedding_mut(&mut self) -> &mut Embedding {
         &mut self.model.embed_tokens
-    }
-
-    fn num_layers(&self) -> usize {
-        self.model.layers.len()
     }
 
     fn vocab_size(&self) -> i32 {

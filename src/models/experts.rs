@@ -8,7 +8,7 @@ use mlx_rs::ops::stack;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::NamedTensors;
+use super::checkpoint_layout::NamedTensors;
 use super::shape::Shape;
 use crate::io::config;
 use crate::nn;

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::gemma::{Gemma, cap};
-use super::{Model, shape};
+use super::language_model::Model;
+use super::shape;
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;

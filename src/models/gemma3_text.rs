@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::gemma::Gemma;
-use super::{Model, shape};
+use super::language_model::Model;
+use super::shape;
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::{Error, Result};

@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::block::PreNormBlock;
-use super::causal_lm::{CausalLm, CheckpointLayout};
+use super::causal_lm::CausalLm;
+use super::checkpoint_layout::CheckpointLayout;
+use super::language_model::Model;
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, gpt_oss_layout, shape};
+use super::{experts, gpt_oss_layout, shape};
 use crate::io::config;
 use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;

@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::stack;
 use mlx_rs::{Array, Dtype};
 
-use super::causal_lm::NamedTensors;
+use super::checkpoint_layout::NamedTensors;
 use super::experts::{split_experts, unstack};
 use crate::nn::Result;
 use crate::params::Tensors;

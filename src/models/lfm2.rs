@@ -5,9 +5,11 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Block, CausalLm, CheckpointLayout, NamedTensors};
+use super::causal_lm::{Block, CausalLm};
+use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::language_model::Model;
+use super::shape;
 use super::shape::{Defaults, Shape};
-use super::{Model, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::attention::Mask;

@@ -4,9 +4,11 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{CausalLm, CheckpointLayout, NamedTensors};
+use super::causal_lm::CausalLm;
+use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::experts;
+use super::language_model::Model;
 use super::lfm2::{self, Lfm2};
-use super::{Model, experts};
 use crate::io::config;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing, Scoring};

@@ -4,9 +4,11 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Block, CausalLm, CheckpointLayout};
+use super::causal_lm::{Block, CausalLm};
+use super::checkpoint_layout::CheckpointLayout;
+use super::language_model::Model;
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, shape};
+use super::{experts, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;

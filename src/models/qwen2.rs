@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
+use super::language_model::Model;
 use super::shape::{Defaults, Shape};
-use super::{Model, qwen, shape};
+use super::{qwen, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;

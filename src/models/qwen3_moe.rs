@@ -4,9 +4,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
-use super::causal_lm::{CausalLm, CheckpointLayout};
+use super::causal_lm::CausalLm;
+use super::checkpoint_layout::CheckpointLayout;
+use super::language_model::Model;
 use super::shape::{Defaults, Shape};
-use super::{Model, experts, qwen3, shape};
+use super::{experts, qwen3, shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;

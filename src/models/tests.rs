@@ -1,9 +1,11 @@
 //! Tests of all architectures with small random configurations.
 
+use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use serde_json::{Value, json};
 
+use super::loading::SUPPORTED;
 use super::*;
 use crate::kernels::eval;
 

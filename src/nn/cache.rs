@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::{ConvState, Result};
+use super::Result;
 use crate::kernels::append::append;
 use crate::kernels::cached_attention::{Query, Store, cached_attention};
 
@@ -74,6 +74,13 @@ impl KvCache {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.store.k.iter().chain(&self.store.v)
     }
+}
+
+/// The last inputs, which the next positions still depend on.
+#[derive(Debug, Clone, Default)]
+pub struct ConvState {
+    /// `[batch, taps - 1, hidden]`.
+    pub(super) last: Option<Array>,
 }
 
 /// Cache of one layer.

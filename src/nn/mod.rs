@@ -22,7 +22,7 @@ pub mod rope_scaling;
 pub mod short_conv;
 
 pub use attention::{Attention, Heads};
-pub use cache::{Cache, KvCache, LayerCache};
+pub use cache::{Cache, ConvState, KvCache, LayerCache};
 pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use linear::Linear;
@@ -34,7 +34,7 @@ pub use prompt::Prompt;
 pub use residual::Residual;
 pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
-pub use short_conv::{ConvState, ShortConv};
+pub use short_conv::ShortConv;
 
 /// Result of the `forward` of every layer.
 pub type Result<T> = std::result::Result<T, mlx_rs::error::Exception>;

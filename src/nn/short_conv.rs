@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::layer::{Linears, Mixer, named};
-use super::{Context, Linear, Result, Segments};
+use super::{Context, ConvState, Linear, Result, Segments};
 use crate::kernels::conv::{Options, conv1d};
 
 /// `out_proj(c · conv(b · x))` with `b, c, x = in_proj(input)` and a causal depthwise convolution.
@@ -34,13 +34,6 @@ pub struct DepthwiseConv {
     /// `[hidden]`.
     #[param]
     pub bias: Param<Option<Array>>,
-}
-
-/// The last inputs, which the next positions still depend on.
-#[derive(Debug, Clone, Default)]
-pub struct ConvState {
-    /// `[batch, taps - 1, hidden]`.
-    pub(super) last: Option<Array>,
 }
 
 impl ShortConv {

@@ -19,7 +19,7 @@ use super::tokenizer::Tokenizer;
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core")]
 pub(super) struct Model {
-    inner: Mutex<Box<dyn models::LanguageModel>>,
+    inner: Mutex<Box<models::Model>>,
     /// Taken only while `inner` is held.
     library: Mutex<Library>,
     folder: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Model {
 
 impl Model {
     /// The model itself, for one user at a time.
-    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<dyn models::LanguageModel>>> {
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<models::Model>>> {
         match self.inner.try_lock() {
             Ok(guard) => Ok(guard),
             // A panic elsewhere leaves parameters that are valid arrays.

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{FILES, Format, StoredAdapter, read, write};
+use super::files::{FILES, read, write};
+use super::format::Format;
+use super::stored::StoredAdapter;
 use crate::io::config;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::models;

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::experts::{stack_experts, unstack_experts};
+use super::format::CONFIG;
+use super::stored::StoredAdapter;
 use super::uniform_rank::to_uniform_rank;
-use super::{CONFIG, StoredAdapter};
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA, LORA};
 use crate::adapters::names::{layer_names, num_blocks, split_block};
 use crate::io::tensors;
@@ -22,7 +23,7 @@ use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// File with the tensors of an adapter.
-pub const TENSORS: &str = "adapters.safetensors";
+pub(super) const TENSORS: &str = "adapters.safetensors";
 
 /// Keys of `adapter_config.json` that are used; others are ignored.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use std::path::Path;
 use mlx_rs::Array;
 use serde_json::{Map, Value, json};
 
-use super::CONFIG;
+use super::format::CONFIG;
 use super::peft_config::PeftConfig;
 use super::uniform_rank::most_frequent;
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
@@ -24,7 +24,7 @@ use crate::params::Tensors;
 use crate::{Error, Result};
 
 /// File with the tensors of an adapter.
-pub const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 /// Tensors as a Python pickle, which could execute arbitrary code and is not read.
 const PICKLED: &str = "adapter_model.bin";
 /// Suffix of magnitudes, in newer and older versions.

@@ -7,7 +7,8 @@ use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{CONFIG, peft};
+use super::format::CONFIG;
+use super::peft;
 use crate::io::atomic;
 use crate::io::tensors;
 use crate::models::Model;

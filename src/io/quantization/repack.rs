@@ -17,7 +17,7 @@
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::{GptqAwqConfig, PackingMethod};
+use super::gptq_awq::{GptqAwqConfig, PackingMethod};
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 

@@ -1,0 +1,84 @@
+//! The interface of causal language models.
+
+use mlx_rs::Array;
+
+use crate::Result;
+use crate::kernels::linear::{Layer, linears};
+use crate::kernels::softcap::softcap;
+use crate::nn::prompt::PromptShape;
+use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
+
+/// Any causal language model.
+pub type Model = dyn LanguageModel;
+
+/// A causal language model.
+pub trait LanguageModel: Network {
+    /// `ids`: `[batch, time]` → hidden states before the output head, `[batch, time, hidden]`. With a cache,
+    /// `ids` continue the cached sequence.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// As [`hidden`](Self::hidden), for rows of several packed sequences.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
+
+    /// The output head.
+    fn head(&self) -> Layer<'_>;
+
+    /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. With a cache, `ids` continue the cached
+    /// sequence.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn forward(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
+        self.logits(&self.hidden(ids, cache)?)
+    }
+
+    /// `hidden`: `[..., hidden]` → logits `[..., vocab]`.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn logits(&self, hidden: &Array) -> nn::Result<Array> {
+        let logits = linears(hidden, &[self.head()])?.swap_remove(0);
+        self.softcap().map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))
+    }
+
+    /// `c` of the final softcap `c · tanh(logits / c)`.
+    fn softcap(&self) -> Option<f32>;
+
+    /// `ids`: `[...]` → input embeddings `[..., hidden]`.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn embed(&self, ids: &Array) -> nn::Result<Array>;
+
+    /// Creates a cache for a sequence of which `planned` tokens are known in advance. It is empty except for
+    /// the soft prompt, which it holds once for all rows of a batch.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn new_cache(&self, planned: i32) -> Result<Cache>;
+
+    /// Longest sequence that the short-context rotations of `LongRoPE` apply to; `None` without `LongRoPE`. A
+    /// longer sequence needs a cache created for its length.
+    fn long_rope_threshold(&self) -> Option<i32>;
+
+    /// The soft prompt, which [`hidden`](Self::hidden) prepends to every sequence and does not return.
+    fn prompt_mut(&mut self) -> &mut Option<Prompt>;
+
+    /// Shape of a soft prompt of input embeddings.
+    fn prompt_shape(&self) -> PromptShape;
+
+    /// Shape of a soft prompt of keys and values; `None` if some layers are not attention.
+    fn prefix_shape(&self) -> Option<PromptShape>;
+
+    /// The token embeddings.
+    fn embedding_mut(&mut self) -> &mut Embedding;
+
+    /// Size of the vocabulary.
+    fn vocab_size(&self) -> i32;
+}

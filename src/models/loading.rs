@@ -1,0 +1,104 @@
+//! Creating models by `model_type`, and loading their weights.
+
+use std::path::Path;
+
+use mlx_rs::Dtype;
+use serde_json::Value;
+
+use super::language_model::Model;
+use super::{
+    gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3,
+};
+use crate::io::quantization::QuantizationConfig;
+use crate::io::{config, folder, weights};
+use crate::kernels::quantized::Format;
+use crate::{Error, Result, kernels};
+
+/// All `model_type`s supported by [`create`].
+pub(super) const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
+
+/// Names of routers, which are not quantized: they are small, and an error would send tokens to other
+/// experts.
+const ROUTERS: [&str; 2] = [".gate", ".router"];
+
+/// Creates a model with the architecture of `config`, a parsed `config.json`, without loading weights.
+///
+/// # Errors
+/// An unknown `model_type`; a key that is missing, of the wrong type or out of range.
+pub fn create(config: &Value) -> Result<Box<Model>> {
+    match config::string(config, "model_type")? {
+        "gemma2" => gemma2::create(config),
+        "gemma3_text" => gemma3_text::create(config),
+        "gpt_oss" => gpt_oss::create(config),
+        "lfm2" => lfm2::create(config),
+        "lfm2_moe" => lfm2_moe::create(config),
+        "llama" | "mistral" => llama::create(config),
+        "mixtral" => mixtral::create(config),
+        "phi3" => phi3::create(config),
+        "qwen2" => qwen2::create(config),
+        "qwen3" => qwen3::create(config),
+        "qwen3_moe" => qwen3_moe::create(config),
+        "smollm3" => smollm3::create(config),
+        other => Err(Error::ModelLoading(format!(
+            "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
+        ))),
+    }
+}
+
+/// Loads a model folder in Hugging Face format, with weights cast to `dtype` if given. Quantized weights stay
+/// quantized, in MLX's layout; with `quantize`, all others are quantized too.
+///
+/// # Errors
+/// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; no weight that can be
+/// quantized.
+pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
+    let config = config::read(folder)?;
+    let named =
+        |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
+    let mut model = create(&config).map_err(named)?;
+    let quantization = QuantizationConfig::parse(&config).map_err(named)?;
+    weights::load(folder, model.as_mut(), dtype, &quantization)?;
+    if let Some(format) = quantize {
+        let mut any = false;
+        model.visit_quantizable(&mut |path, weight| {
+            if !ROUTERS.iter().any(|name| path.ends_with(name)) {
+                any |= weight.quantize(format)?;
+            }
+            Ok(())
+        })?;
+        if !any {
+            return Err(Error::ModelLoading(format!(
+                "{}: no matrix can be quantized, because their rows do not consist of groups of {}",
+                folder.display(),
+                format.group_size()
+            )));
+        }
+    }
+    let parameters = model.parameters().flatten();
+    kernels::eval(parameters.values().copied())?;
+    kernels::use_large_pages(parameters.values().copied());
+    drop(parameters);
+    Ok(model)
+}
+
+/// Saves a copy of the model folder `source` with weights in `dtype`.
+///
+/// # Errors
+/// A folder that is not a model, or cannot be written.
+pub fn convert(source: &Path, target: &Path, dtype: Dtype) -> Result<()> {
+    folder::save(source, target, load(source, Some(dtype), None)?.as_ref())
+}
+
+/// Checks that all `ids` are below `vocab`, since MLX does not check array bounds.
+///
+/// # Errors
+/// The first token out of range.
+pub fn check_tokens<'a>(ids: impl IntoIterator<Item = &'a u32>, vocab: i32) -> Result<()> {
+    let vocab = vocab.unsigned_abs();
+    match ids.into_iter().find(|&&id| id >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::ModelLoading(format!(
+            "the tokenizer gives token {id}, but the model has only {vocab} tokens: they do not belong together"
+        ))),
+    }
+}
