@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).parents[1] / "python" / "efficientai_toolkit"
 
 BELOW_ROOMS = (
     {"exceptions"},
-    {"_assets", "_config", "_extras", "_figures", "_files"},
-    {"_core", "_engine", "_link", "_progress_bar", "callbacks", "hub"},
-    {"accelerate", "adapters", "evaluation", "generation", "hardware", "kernels"},
+    {"_base"},
+    {"_core", "_engine", "_progress_bar", "callbacks", "hub"},
+    {"accelerate", "adapters", "device", "evaluation", "generation", "kernels"},
     {"study"},
 )
 """From the bottom up. A name imports from its own row and from those before it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from efficientai_toolkit import _link
+from efficientai_toolkit._engine import link
 from efficientai_toolkit.cli import lora_info, main
 from efficientai_toolkit.cli.options import flag
 from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
@@ -19,7 +19,7 @@ VALIDATE = "lora-finetuning-mlx:validate"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: FakeEngine) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu"])
+    monkeypatch.setattr(link, "installed_backends", lambda: ["mlx-cpu"])
     return tmp_path
 
 
@@ -92,7 +92,7 @@ def test_missing_data_is_found_before_the_model_is_loaded(
 
 
 def test_two_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu", "mlx-cuda-12"])
+    monkeypatch.setattr(link, "installed_backends", lambda: ["mlx-cpu", "mlx-cuda-12"])
     assert main([VALIDATE]) == 2
     assert "overwrite each other's" in capsys.readouterr().out
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientai_toolkit._config import options
+from efficientai_toolkit._base.config import options
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig

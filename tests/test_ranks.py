@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import efficientai_toolkit as eat
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig

@@ -11,10 +11,10 @@ sets the limits that :func:`hardware` reports.
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit import exceptions, kernels, lora
-from efficientai_toolkit._engine import core as _core
+from efficientai_toolkit._engine.core import core as _core
 from efficientai_toolkit.accelerate import accelerate_mlx
+from efficientai_toolkit.device import HardwareReport, hardware
 from efficientai_toolkit.generation import GenerateConfig, generate, load
-from efficientai_toolkit.hardware import HardwareReport, hardware
 
 if TYPE_CHECKING:
     __version__: str

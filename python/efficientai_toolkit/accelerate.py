@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from efficientai_toolkit._link import installed_backends, mending_command
+from efficientai_toolkit._engine.link import installed_backends, mending_command
 from efficientai_toolkit.exceptions import DependencyError
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def accelerate_mlx() -> None:
         return
     import mlx.core as mx
 
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     before = core.sgemm_calls()
     if core.accelerate_mlx():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from efficientai_toolkit import hub
-from efficientai_toolkit._assets import MODEL
+from efficientai_toolkit._base.assets import MODEL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ def fuse(
         Rounding to the model's number format would lose the adapter, or ``output`` holds a model. Nothing was
         written.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     model = MODEL if model_path is None else hub.resolve(model_path, show_progress=show_progress)
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
@@ -133,7 +133,7 @@ def convert_adapter(
     TrainingError
         ``output`` holds an adapter.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
     model = None if model_path is None else str(hub.resolve(model_path, show_progress=show_progress))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efficientai_toolkit._assets import MODEL
-from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit._base.assets import MODEL
+from efficientai_toolkit._base.config import Config, setting
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
@@ -98,7 +98,7 @@ def load(
         A file is missing, broken or of an unknown kind.
     """
     from efficientai_toolkit import hub
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     folder = MODEL if path_or_id is None else hub.resolve(path_or_id, show_progress=show_progress)
     adapter = None if adapter_path is None else hub.resolve(adapter_path, show_progress=show_progress)
@@ -158,7 +158,7 @@ def generation(
 
     ``tools`` are JSON schemas for the chat template, where the prompt is messages.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     is_text = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, tools)

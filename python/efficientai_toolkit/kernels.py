@@ -114,7 +114,7 @@ def report() -> Report:
     ToolkitError
         MLX could not compute an operation, for lack of memory above all.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     values = json.loads(core.report_kernels())
     peaks, rows = Peaks(**values.pop("peaks")), [Row(**row) for row in values.pop("rows")]
@@ -160,7 +160,7 @@ def measure(
     ConfigError
         An argument is impossible or too large; it is named.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     request = {
         "operation": operation,
@@ -215,7 +215,7 @@ def measure_convolution(
     ConfigError
         An argument is impossible or too large; it is named.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     request = {
         "batch": batch,

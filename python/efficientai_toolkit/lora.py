@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from efficientai_toolkit import hub
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
-from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.callbacks import Callback, Estimated, Event, as_callback, parse_event
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
@@ -341,7 +341,7 @@ class MLXTrainer:
         TrainingError
             The loss is no number any more, or the output cannot be written.
         """
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         model, tokenizer = self._load()
         try:
@@ -360,7 +360,7 @@ class MLXTrainer:
         DatasetError, ModelLoadingError
             As :meth:`train`.
         """
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         return Estimated(**json.loads(core.estimate_memory(*self._load(), self.config.to_json())))
 

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.hardware import HardwareReport
+from efficientai_toolkit.device import HardwareReport
 
 
 def add_arguments(parser: ArgumentParser) -> None:

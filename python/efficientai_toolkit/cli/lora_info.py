@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from efficientai_toolkit._config import Config, Option, options
+from efficientai_toolkit._base.config import Config, Option, options
 from efficientai_toolkit.cli.options import describe_default, flag
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import COMMANDS, LORA

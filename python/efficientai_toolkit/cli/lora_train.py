@@ -12,8 +12,8 @@ from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import LORA, program
 from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.generation import GenerateConfig, as_question, generate, load
-from efficientai_toolkit.hardware import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from efficientai_toolkit import _link
+from efficientai_toolkit._engine import link
 from efficientai_toolkit._progress_bar import describe_memory
 from efficientai_toolkit.cli import data_report
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, table
 from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from efficientai_toolkit.generation import load
-from efficientai_toolkit.hardware import hardware
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check
 
 
 def _environment() -> str:
-    _link.check_backends(_link.installed_backends())
-    return f"Python {sys.version.split()[0]}, mlx {_link.MLX_VERSION}, and the engine fits to it"
+    link.check_backends(link.installed_backends())
+    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, and the engine fits to it"
 
 
 def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
@@ -114,7 +114,7 @@ def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
 
 def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
     """What the engine says of the settings and the data, with the settings of the run."""
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     report: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
     return report

@@ -7,7 +7,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
-from efficientai_toolkit._config import Config, Option, options
+from efficientai_toolkit._base.config import Config, Option, options
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from efficientai_toolkit._assets import DEMO
+from efficientai_toolkit._base.assets import DEMO
 from efficientai_toolkit.cli.options import config_from
 from efficientai_toolkit.lora import TrainingConfig
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from efficientai_toolkit._config import Config, options, setting
+from efficientai_toolkit._base.config import Config, options, setting
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 

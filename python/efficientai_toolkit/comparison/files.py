@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from efficientai_toolkit._files import write_text
+from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.comparison.measurement import Measurement
 
 

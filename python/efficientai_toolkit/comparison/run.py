@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit._extras import require
-from efficientai_toolkit._files import write_text
+from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.callbacks import Event, parse_event
 from efficientai_toolkit.comparison.config import ComparisonConfig
 from efficientai_toolkit.comparison.files import write_csv

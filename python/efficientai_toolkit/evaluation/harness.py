@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit._extras import missing
+from efficientai_toolkit._base.extras import missing
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.generation import GenerateConfig
 
@@ -115,7 +115,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
         **_kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         rows: list[tuple[list[int], int]] = []
         for _, context, continuation in requests:
@@ -150,7 +150,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return [self._generate(*request.args) for request in requests]
 
     def _generate(self, request: str, settings: dict[str, Any]) -> str:
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         context, until = request, settings.get("until") or []
         sampled = bool(settings.get("do_sample", settings.get("temperature", 0.0) > 0))

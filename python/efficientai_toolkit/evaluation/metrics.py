@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from efficientai_toolkit._extras import require
+from efficientai_toolkit._base.extras import require
 
 SCORED = ("perplexity", "token_accuracy")
 """Metrics of the right answers' tokens; nothing is generated for them."""

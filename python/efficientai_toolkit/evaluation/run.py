@@ -92,7 +92,7 @@ def evaluate(
     DependencyError
         A metric needs a library that is not installed.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     task = (config or EvaluationConfig()).with_values(overrides)
     task.check()

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from efficientai_toolkit._assets import INSTRUCTIONS
-from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit._base.assets import INSTRUCTIONS
+from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.evaluation.metrics import METRICS, SCORED
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 

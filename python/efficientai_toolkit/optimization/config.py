@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingResult
 

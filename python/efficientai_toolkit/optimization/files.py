@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from efficientai_toolkit._config import options
-from efficientai_toolkit._files import write_text
+from efficientai_toolkit._base.config import options
+from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.lora import TrainingConfig
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit._figures import new_figure, save
+from efficientai_toolkit._base.figures import new_figure, save
 
 if TYPE_CHECKING:
     from efficientai_toolkit.optimization.run import OptimizationResult

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, cast
 
-from efficientai_toolkit._extras import require
+from efficientai_toolkit._base.extras import require
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.lora import RUNS, TrainingConfig, TrainingResult, new_run
 from efficientai_toolkit.optimization.config import OBJECTIVES, OptimizationConfig

@@ -88,7 +88,7 @@ class Runner:
         ConfigError, DatasetError
             The run could not start, or there is nothing to validate on.
         """
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         key = (config.data, config.max_seq_length, config.mask_prompt, config.packing, config.streaming)
         if key not in self._rows:

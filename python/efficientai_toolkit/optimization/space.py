@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from efficientai_toolkit._config import Option, closest_key, options, read_pairs
+from efficientai_toolkit._base.config import Option, closest_key, options, read_pairs
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from efficientai_toolkit._config import Config, setting
+from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError
 
 

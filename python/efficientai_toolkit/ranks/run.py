@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit._extras import require
-from efficientai_toolkit._files import write_text
+from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.optimization.files import write_settings
@@ -172,7 +172,7 @@ def _check(training: TrainingConfig) -> None:
 
 def _look(runner: Runner, base: TrainingConfig, config: AnalysisConfig) -> tuple[dict[str, Any], list[Layer]]:
     """Statistics of the training rows, and the gradient of each layer."""
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     model, tokenizer = runner.load(base)
     probe = json.dumps({"batches": config.batches, "width": config.width})

@@ -3,22 +3,22 @@
 Importing this module loads MLX, then the engine, and compares their versions.
 """
 
-from efficientai_toolkit import _link
+from efficientai_toolkit._engine import link
 
 try:
     # First: the engine then finds the libmlx that this import has put into the process.
     import mlx.core as _mlx
 except ImportError as error:
-    raise _link.missing_mlx(error) from error
+    raise link.missing_mlx(error) from error
 
 # Set by the extension, and not in its stubs.
-_link.check_version(vars(_mlx)["__version__"])
-_link.check_backends(_link.installed_backends())
+link.check_version(vars(_mlx)["__version__"])
+link.check_backends(link.installed_backends())
 
 try:
     import efficientai_toolkit._core as core
 except ImportError as error:
-    raise _link.broken_engine(error) from error
+    raise link.broken_engine(error) from error
 
 # Compares the library in the process with the headers the engine was compiled with.
 core.start()

@@ -43,7 +43,7 @@ def process_group() -> ProcessGroup:
 
     Training divides each batch among them, so every process must train.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     rank, size = core.process_group()
     return ProcessGroup(rank=rank, size=size)
@@ -61,6 +61,6 @@ def hardware() -> HardwareReport:
     DependencyError
         MLX is missing or of the wrong version.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     return HardwareReport(**json.loads(core.hardware()))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_ROOT = Path(__file__).parent / "assets"
+_ROOT = Path(__file__).parents[1] / "assets"
 
 MODEL = _ROOT / "model"
 """A small Llama-architecture model with its tokenizer."""

@@ -1,0 +1,1 @@
+"""What every part of the package stands on: configurations, files, optional libraries, bundled data."""

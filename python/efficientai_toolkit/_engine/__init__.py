@@ -1,0 +1,1 @@
+"""The compiled engine, and the MLX it is linked to."""
