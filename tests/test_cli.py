@@ -11,8 +11,8 @@ from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.options import flag
 from efficientai_toolkit.cli.registry import COMMANDS, program
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 from support.fake_engine import FakeEngine
 
 TRAIN = "lora-finetuning-mlx:train"

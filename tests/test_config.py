@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from efficientai_toolkit._base.config import options
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 
 def write(folder: Path, name: str, text: str) -> Path:

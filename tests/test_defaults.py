@@ -5,8 +5,8 @@ import json
 import pytest
 
 from efficientai_toolkit._base.config import Config
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 
 @pytest.mark.parametrize(("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig)])

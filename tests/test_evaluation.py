@@ -13,9 +13,10 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit import _core
 from efficientai_toolkit.cli import main
+from efficientai_toolkit.data.rows import Row
 from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.evaluation.metrics import GENERATED, word_f1
-from efficientai_toolkit.evaluation.task import Row, engine_row, question
+from efficientai_toolkit.evaluation.questions import engine_row, question
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, DependencyError, ModelLoadingError
 from support.engine import MODELS
 from support.rows import EOS, random_ids, words, write_jsonl

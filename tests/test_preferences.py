@@ -221,7 +221,7 @@ def test_events_and_report(objective: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("efficientai_toolkit._progress_bar._SILENT_SECS", -1.0)
+    monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     stream = io.StringIO()
     bar = ProgressBar(stream)
     bar.on(Referenced(pairs=1200, total=12000))

@@ -232,6 +232,6 @@ def test_gradients_are_those_of_rows_in_memory(data: Path) -> None:
 
 
 def test_the_bar_tells_how_much_is_read(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("efficientai_toolkit._progress_bar._SILENT_SECS", -1.0)
+    monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     ProgressBar(sys.stdout).on(Indexed(path="a.jsonl", bytes=300, total=1000))
     assert capsys.readouterr().out == "a.jsonl: 30% read\n"

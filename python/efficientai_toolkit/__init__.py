@@ -14,7 +14,8 @@ from efficientai_toolkit import exceptions, kernels, lora
 from efficientai_toolkit._engine.core import core as _core
 from efficientai_toolkit.accelerate import accelerate_mlx
 from efficientai_toolkit.device import HardwareReport, hardware
-from efficientai_toolkit.generation import GenerateConfig, generate, load
+from efficientai_toolkit.models.generation import GenerateConfig, generate
+from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     __version__: str

@@ -366,7 +366,7 @@ class MLXTrainer:
 
     def _load(self) -> "tuple[Model, Tokenizer]":
         if self.model is None or self.tokenizer is None:
-            from efficientai_toolkit.generation import load
+            from efficientai_toolkit.models.loading import load
 
             self.model, self.tokenizer = load(
                 self.config.model_path, dtype=self.config.dtype, bits=self.config.bits

@@ -8,7 +8,8 @@ from efficientai_toolkit.cli.model import add_model, load_model
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig, as_question, generation
+from efficientai_toolkit.models.chat import as_question
+from efficientai_toolkit.models.generation import GenerateConfig, generation
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import COMMANDS, LORA
 from efficientai_toolkit.comparison import ComparisonConfig
 from efficientai_toolkit.evaluation import EvaluationConfig
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.optimization import OptimizationConfig
 from efficientai_toolkit.ranks import AnalysisConfig
 

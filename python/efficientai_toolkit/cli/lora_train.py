@@ -13,8 +13,10 @@ from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import LORA, program
 from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.device import hardware, process_group
-from efficientai_toolkit.generation import GenerateConfig, as_question, generate, load
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+from efficientai_toolkit.models.chat import as_question
+from efficientai_toolkit.models.generation import GenerateConfig, generate
+from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.generation import load
+from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer

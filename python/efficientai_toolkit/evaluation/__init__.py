@@ -7,8 +7,8 @@
 :mod:`efficientai_toolkit.evaluation.harness` runs the tasks of lm-evaluation-harness.
 """
 
+from efficientai_toolkit.evaluation.config import EvaluationConfig
 from efficientai_toolkit.evaluation.metrics import METRICS
 from efficientai_toolkit.evaluation.run import Answer, EvaluationResult, evaluate
-from efficientai_toolkit.evaluation.task import EvaluationConfig
 
 __all__ = ["METRICS", "Answer", "EvaluationConfig", "EvaluationResult", "evaluate"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._base.extras import missing
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer

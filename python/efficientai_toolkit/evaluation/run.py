@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from efficientai_toolkit.data.rows import Row, read_rows
+from efficientai_toolkit.evaluation.config import EvaluationConfig, data_file
 from efficientai_toolkit.evaluation.metrics import GENERATED, SCORED, check_installed
-from efficientai_toolkit.evaluation.task import (
-    EvaluationConfig,
-    Question,
-    Row,
-    data_file,
-    engine_row,
-    question,
-    read_rows,
-)
-from efficientai_toolkit.generation import GenerateConfig, as_question, generation
+from efficientai_toolkit.evaluation.questions import Question, engine_row, question
+from efficientai_toolkit.models.chat import as_question
+from efficientai_toolkit.models.generation import GenerateConfig, generation
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer

@@ -107,7 +107,7 @@ class Runner:
 
     def load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
         """The model of the run before, where that has not changed its weights."""
-        from efficientai_toolkit.generation import load
+        from efficientai_toolkit.models.loading import load
 
         key = (config.model_path, config.dtype, config.bits)
         if self._loaded is None or self._loaded[0] != key:

@@ -1,19 +1,15 @@
-"""Loading models and generating text."""
+"""Generating text."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit.models.chat import Messages, render
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
-
-Messages = Sequence[Mapping[str, Any]]
-"""A conversation: ``[{"role": "user", "content": "…"}, …]``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,57 +50,6 @@ class Generation:
     peak_memory_bytes: int
 
 
-def load(
-    path_or_id: str | os.PathLike[str] | None = None,
-    adapter_path: str | os.PathLike[str] | None = None,
-    dtype: str | None = None,
-    *,
-    bits: int | None = None,
-    group_size: int = 64,
-    show_progress: bool = True,
-) -> "tuple[Model, Tokenizer]":
-    """Load a model and its tokenizer.
-
-    Parameters
-    ----------
-    path_or_id
-        A folder in Hugging Face format or a hub id ``org/name[@revision]``; ``None`` loads
-        the small model inside this package.
-    adapter_path
-        A folder or hub id with LoRA adapters to put on the model, in mlx-lm's or PEFT's format. More can be
-        added with ``model.load_adapter(path, name)`` and exchanged or blended with ``model.set_adapter``.
-    dtype
-        ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and the
-        checkpoint's own on a GPU.
-    bits
-        Quantize matrices to 2, 3, 4, 5, 6 or 8 bits per weight; ``None`` leaves them as they are on disk.
-        A checkpoint that MLX quantized stays quantized.
-    group_size
-        Weights that share a scale: 32, 64 or 128.
-    show_progress
-        Show a bar while a hub id is downloaded.
-
-    Returns
-    -------
-    model, tokenizer
-        ``model(ids)`` takes an int array ``[batch, time]`` and gives float32 logits
-        ``[batch, time, vocab]``.
-
-    Raises
-    ------
-    ConfigError
-        There is no such format.
-    ModelLoadingError
-        A file is missing, broken or of an unknown kind.
-    """
-    from efficientai_toolkit import hub
-    from efficientai_toolkit._engine.core import core
-
-    folder = MODEL if path_or_id is None else hub.resolve(path_or_id, show_progress=show_progress)
-    adapter = None if adapter_path is None else hub.resolve(adapter_path, show_progress=show_progress)
-    return core.load(str(folder), None if adapter is None else str(adapter), dtype, bits, group_size)
-
-
 def generate(
     model: "Model",
     tokenizer: "Tokenizer",
@@ -119,7 +64,7 @@ def generate(
     Parameters
     ----------
     model, tokenizer
-        From :func:`load`.
+        From :func:`efficientai_toolkit.load`.
     prompt
         A text goes to the model as it is; messages go through the chat template.
     config
@@ -165,19 +110,3 @@ def generation(
     # A rendered conversation holds its special tokens already.
     report = core.generate(model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text)
     return Generation(**json.loads(report))
-
-
-def render(
-    tokenizer: "Tokenizer", messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None
-) -> str:
-    """Write a conversation as the model expects it, up to where its answer begins."""
-    described = None if tools is None else json.dumps(list(tools))
-    return tokenizer.apply_chat_template(json.dumps(list(messages)), described, add_generation_prompt=True)
-
-
-def as_question(tokenizer: "Tokenizer", prompt: str, *, system: str | None = None) -> str | Messages:
-    """What a user types: one message where the model has a chat template, else plain text."""
-    if not tokenizer.has_chat_template:
-        return prompt if system is None else f"{system}\n\n{prompt}"
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    return [*opening, {"role": "user", "content": prompt}]

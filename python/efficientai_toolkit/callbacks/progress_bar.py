@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from efficientai_toolkit.callbacks import (
-    Callback,
+from efficientai_toolkit.callbacks.base import Callback
+from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.callbacks.training import (
     Estimated,
     Evaluated,
-    Event,
     Indexed,
     OutOfMemory,
     Overflow,
