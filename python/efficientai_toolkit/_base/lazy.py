@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from operator import attrgetter
 
 _ROOT = __name__.partition(".")[0]
 
@@ -31,6 +32,6 @@ def lazy_names(
             raise AttributeError(message)
         module, _, attribute = names[name].partition(":")
         found = import_module(f"{_ROOT}.{module}")
-        return getattr(found, attribute) if attribute else found
+        return attrgetter(attribute)(found) if attribute else found
 
     return get, lambda: sorted(names)

@@ -58,9 +58,9 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(overview())
         return 0
     if arguments[0] == "--version":
-        import efficientai_toolkit
+        from efficientai_toolkit._base.version import __version__
 
-        sys.stdout.write(f"{PROGRAM} {efficientai_toolkit.__version__}\n")
+        sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
     command = find(arguments[0])
     module = command.load()

@@ -4,8 +4,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+from efficientai_toolkit._base.version import __version__
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.device import HardwareReport
+from efficientai_toolkit.device import HardwareReport, hardware
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -14,10 +15,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the report."""
-    import efficientai_toolkit as eat
-
-    report = eat.hardware()
-    version, python = eat.__version__, sys.version.split()[0]
+    report = hardware()
+    version, python = __version__, sys.version.split()[0]
     out.line(table([("version", f"{version} (Python {python})"), *hardware_rows(report)]))
     out.result({"version": version, "python": python, "hardware": asdict(report)})
     return 0

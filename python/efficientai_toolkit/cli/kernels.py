@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+from efficientai_toolkit import kernels
 from efficientai_toolkit.cli.output import Output
 
 
@@ -12,10 +13,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the report."""
-    import efficientai_toolkit as eat
-
     out.note("measuring, for a few seconds …")
-    report = eat.kernels.report()
+    report = kernels.report()
     out.line(str(report))
     out.result(asdict(report))
     return 0

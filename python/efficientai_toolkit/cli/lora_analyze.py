@@ -12,7 +12,7 @@ from efficientai_toolkit.cli.output import Output, table
 from efficientai_toolkit.cli.registry import LORA, program
 from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
-from efficientai_toolkit.ranks import Analysis, AnalysisConfig, ShortRun, analyze
+from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -6,12 +6,12 @@ from efficientai_toolkit._base.config import Config, Option, options
 from efficientai_toolkit.cli.options import describe_default, flag
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.registry import COMMANDS, LORA
-from efficientai_toolkit.comparison import ComparisonConfig
 from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.analysis import AnalysisConfig
+from efficientai_toolkit.lora.comparison import ComparisonConfig
+from efficientai_toolkit.lora.optimization import OptimizationConfig
 from efficientai_toolkit.models.generation import GenerateConfig
-from efficientai_toolkit.optimization import OptimizationConfig
-from efficientai_toolkit.ranks import AnalysisConfig
 
 ABOUT = """\
 Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \

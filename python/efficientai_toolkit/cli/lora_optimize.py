@@ -13,7 +13,7 @@ from efficientai_toolkit.cli.output import Output, table
 from efficientai_toolkit.cli.registry import LORA, program
 from efficientai_toolkit.cli.training import training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
-from efficientai_toolkit.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
+from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from efficientai_toolkit.exceptions import TrainingError
-from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast, loss_of
-from efficientai_toolkit.ranks.short_run import ShortRun
+from efficientai_toolkit.lora.analysis.candidates import Candidate
+from efficientai_toolkit.lora.analysis.forecast import Forecast, choose, forecast, loss_of
+from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def confirm(
     whole
         Steps of the whole run; no short run is longer.
     tolerance
-        As in :func:`~efficientai_toolkit.ranks.forecast.choose`.
+        As in :func:`~efficientai_toolkit.lora.analysis.forecast.choose`.
 
     Returns
     -------

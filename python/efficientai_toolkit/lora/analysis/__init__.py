@@ -5,10 +5,10 @@
 >>> analysis.choice.ranks, analysis.choice.parameters  # doctest: +SKIP
 """
 
-from efficientai_toolkit.ranks.allocation import Layer, allocate
-from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.config import AnalysisConfig
-from efficientai_toolkit.ranks.run import Analysis, analyze
-from efficientai_toolkit.ranks.short_run import ShortRun
+from efficientai_toolkit.lora.analysis.allocation import Layer, allocate
+from efficientai_toolkit.lora.analysis.candidates import Candidate
+from efficientai_toolkit.lora.analysis.config import AnalysisConfig
+from efficientai_toolkit.lora.analysis.run import Analysis, analyze
+from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 __all__ = ["Analysis", "AnalysisConfig", "Candidate", "Layer", "ShortRun", "allocate", "analyze"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from efficientai_toolkit.lora import TrainingConfig
-from efficientai_toolkit.ranks.allocation import Layer, allocate, parameters, uniform
+from efficientai_toolkit.lora.analysis.allocation import Layer, allocate, parameters, uniform
+from efficientai_toolkit.lora.config import TrainingConfig
 
 Form = Literal["spectrum", "uniform"]
 """Where the gradient has its energy, or the same rank everywhere."""

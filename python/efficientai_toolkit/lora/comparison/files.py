@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from efficientai_toolkit._base.files import write_text
-from efficientai_toolkit.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.measurement import Measurement
 
 
 def write_csv(path: Path, rows: Sequence[Measurement]) -> None:

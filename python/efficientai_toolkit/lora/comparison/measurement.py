@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit.lora import TrainingResult
+from efficientai_toolkit.lora.result import TrainingResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from efficientai_toolkit._base.figures import new_figure, save
-from efficientai_toolkit.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.measurement import Measurement
 
 _PANELS = {
     "loss_after": "validation loss, nats",

@@ -16,10 +16,10 @@ from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig
-from efficientai_toolkit.ranks import AnalysisConfig, Layer, ShortRun, allocate, analyze
-from efficientai_toolkit.ranks.allocation import parameters, uniform
-from efficientai_toolkit.ranks.candidates import candidates, references
-from efficientai_toolkit.ranks.information import information, largest_mean_rank
+from efficientai_toolkit.lora.analysis import AnalysisConfig, Layer, ShortRun, allocate, analyze
+from efficientai_toolkit.lora.analysis.allocation import parameters, uniform
+from efficientai_toolkit.lora.analysis.candidates import candidates, references
+from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
 from support.engine import MODELS, train
 from support.rows import random_ids, write_words
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.callbacks import Evaluated, Event
+from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.callbacks.training import Evaluated
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
-from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.lora.result import TrainingResult
+from efficientai_toolkit.lora.trainer import MLXTrainer
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer

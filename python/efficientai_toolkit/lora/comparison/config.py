@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from efficientai_toolkit._base.config import Config, options, setting
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.config import TrainingConfig
 
 _VARIANTS: dict[str, tuple[str, Any]] = {
     "qlora": ("bits", 4),

@@ -8,8 +8,8 @@ as good as the same are told apart by their losses.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientai_toolkit.comparison.config import ComparisonConfig
-from efficientai_toolkit.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.config import ComparisonConfig
+from efficientai_toolkit.lora.comparison.measurement import Measurement
 
 _NOISE = 1.02
 """Needs within this factor of the least count as the same: runs of one method differ too."""

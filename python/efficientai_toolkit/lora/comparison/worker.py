@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own so that its peak of memory is its own.
 
-``python -m efficientai_toolkit.comparison.worker CONFIG.json`` writes the events of the run to
+``python -m efficientai_toolkit.lora.comparison.worker CONFIG.json`` writes the events of the run to
 standard output, one JSON object per line, then the result or the error.
 """
 
@@ -10,10 +10,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from efficientai_toolkit.callbacks import JsonLines
-from efficientai_toolkit.comparison.measurement import measure
+from efficientai_toolkit.callbacks.base import JsonLines
 from efficientai_toolkit.exceptions import ToolkitError
-from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+from efficientai_toolkit.lora.comparison.measurement import measure
+from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.lora.trainer import MLXTrainer
 
 
 def main(path: str) -> int:

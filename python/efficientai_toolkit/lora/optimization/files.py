@@ -9,10 +9,10 @@ import yaml
 
 from efficientai_toolkit._base.config import options
 from efficientai_toolkit._base.files import write_text
-from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from efficientai_toolkit.optimization.run import OptimizationResult
+    from efficientai_toolkit.lora.optimization.run import OptimizationResult
 
 _OWN = {"output", "resume", "overwrite"}
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from efficientai_toolkit._base.figures import new_figure, save
-from efficientai_toolkit.ranks.allocation import Layer
-from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.forecast import Forecast
+from efficientai_toolkit.lora.analysis.allocation import Layer
+from efficientai_toolkit.lora.analysis.candidates import Candidate
+from efficientai_toolkit.lora.analysis.forecast import Forecast
 
 
 def draw(

@@ -10,13 +10,13 @@ from typing import Any
 
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_text
-from efficientai_toolkit.callbacks import Event, parse_event
-from efficientai_toolkit.comparison.config import ComparisonConfig
-from efficientai_toolkit.comparison.files import write_csv
-from efficientai_toolkit.comparison.measurement import Measurement
-from efficientai_toolkit.comparison.recommendation import Recommendation, recommend
+from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.exceptions import DatasetError, TrainingError
-from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.lora.comparison.config import ComparisonConfig
+from efficientai_toolkit.lora.comparison.files import write_csv
+from efficientai_toolkit.lora.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.recommendation import Recommendation, recommend
+from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
 
 REPORT = "comparison.json"
 _RESULT = "result.json"
@@ -97,7 +97,7 @@ def compare(
     write_csv(output / "comparison.csv", rows)
     write_text(output / REPORT, json.dumps(asdict(comparison), indent=2, default=str) + "\n")
     if config.plots and any(row.error is None for row in rows):
-        from efficientai_toolkit.comparison.plots import draw
+        from efficientai_toolkit.lora.comparison.plots import draw
 
         draw(output / "comparison.png", rows)
     return comparison
@@ -127,7 +127,7 @@ def _row(
 def _in_its_own_process(
     method: str, request: Path, on_event: Callable[[str, Event], object] | None
 ) -> Measurement:
-    command = [sys.executable, "-m", "efficientai_toolkit.comparison.worker", str(request)]
+    command = [sys.executable, "-m", "efficientai_toolkit.lora.comparison.worker", str(request)]
     outcome: Measurement | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         try:

@@ -1,41 +1,14 @@
-"""Fine-tuning language models with LoRA, or in full.
+"""Everything a user may set about a training run."""
 
->>> from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
->>> config = TrainingConfig(model_path="org/name", data="my_data", epochs=2)
->>> result = MLXTrainer(config).train()  # doctest: +SKIP
-"""
-
-import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._base.config import Config, setting
-from efficientai_toolkit.callbacks import Callback, Estimated, Event, as_callback, parse_event
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
-
-if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
-    from efficientai_toolkit.comparison import compare
-    from efficientai_toolkit.evaluation import evaluate
-    from efficientai_toolkit.optimization import optimize
-    from efficientai_toolkit.ranks import analyze
-
-__all__ = [
-    "RUNS",
-    "MLXTrainer",
-    "TrainingConfig",
-    "TrainingResult",
-    "analyze",
-    "compare",
-    "evaluate",
-    "new_run",
-    "optimize",
-]
 
 RUNS = "runs"
 """Folder, below the current one, of the runs whose output is not named."""
@@ -260,138 +233,3 @@ def new_run(runs: Path, kind: str = "lora") -> Path:
     names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
     taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
     return runs / f"{kind}-{max(taken, default=0) + 1:04}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingResult:
-    """What a finished run achieved."""
-
-    final_loss: float
-    """Training loss of the last step; of ``sft`` in nats per target token."""
-    training_time: float
-    """Seconds, without loading."""
-    peak_memory_gb: float
-    """Peak of MLX's allocator, in 10⁹ bytes."""
-    perplexity: float | None
-    """Of the result on the validation data; ``None`` for preferences."""
-    adapter_path: Path
-    """Folder of the adapters; of the whole model after ``method="full"``."""
-    metrics: dict[str, Any]
-    """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
-    ``validation_losses`` (pairs of step and loss), ``memory`` (what was expected), ``perplexity_before``,
-    of preferences ``rewards_before``, ``rewards_after`` (``accuracy``, ``margin``) and ``train_rewards``,
-    ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
-
-    @classmethod
-    def from_report(cls, text: str) -> "TrainingResult":
-        """Read the engine's JSON report."""
-        report = json.loads(text)
-        return cls(
-            final_loss=report.pop("final_loss"),
-            training_time=report.pop("training_time_secs"),
-            peak_memory_gb=report.pop("peak_memory_bytes") / 1e9,
-            perplexity=report["perplexity_after"],
-            adapter_path=Path(report.pop("adapter_path")),
-            metrics=report,
-        )
-
-
-class MLXTrainer:
-    """One training run.
-
-    Parameters
-    ----------
-    config
-        What to train on what, and how; by default, the embedded model on the bundled data.
-    callback
-        Receives every event: a :class:`~efficientai_toolkit.callbacks.Callback` such as
-        ``ProgressBar()``, or a function. By default the run is silent.
-    model, tokenizer
-        From :func:`efficientai_toolkit.load`, where they are loaded already; ``config``
-        then only names where they came from. After training the model has the adapters.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig | None = None,
-        *,
-        callback: Callback | Callable[[Event], object] | None = None,
-        model: "Model | None" = None,
-        tokenizer: "Tokenizer | None" = None,
-    ) -> None:
-        if (model is None) != (tokenizer is None):
-            message = "give both `model` and `tokenizer`, or neither"
-            raise ConfigError(message)
-        self.config = (config or TrainingConfig()).with_defaults_filled()
-        self.callback = as_callback(callback)
-        self.model = model
-        self.tokenizer = tokenizer
-
-    def train(self) -> TrainingResult:
-        """Run to the end; Ctrl-C keeps the last checkpoint and raises ``KeyboardInterrupt``.
-
-        Returns
-        -------
-        TrainingResult
-
-        Raises
-        ------
-        ConfigError, DatasetError, ModelLoadingError
-            Nothing was started; the message names the file, line or key at fault.
-        TrainingError
-            The loss is no number any more, or the output cannot be written.
-        """
-        from efficientai_toolkit._engine.core import core
-
-        model, tokenizer = self._load()
-        try:
-            report = core.train_lora(model, tokenizer, self.config.to_json(), self._observe)
-        finally:
-            self.callback.close()
-        return TrainingResult.from_report(report)
-
-    def estimate_memory(self) -> Estimated:
-        """Try two short rows to tell what :meth:`train` is going to take, and throw the result away.
-
-        Raises
-        ------
-        ConfigError
-            Not even one row at a time fits into ``memory_budget_gb``; or as :meth:`train`.
-        DatasetError, ModelLoadingError
-            As :meth:`train`.
-        """
-        from efficientai_toolkit._engine.core import core
-
-        return Estimated(**json.loads(core.estimate_memory(*self._load(), self.config.to_json())))
-
-    def _load(self) -> "tuple[Model, Tokenizer]":
-        if self.model is None or self.tokenizer is None:
-            from efficientai_toolkit.models.loading import load
-
-            self.model, self.tokenizer = load(
-                self.config.model_path, dtype=self.config.dtype, bits=self.config.bits
-            )
-        return self.model, self.tokenizer
-
-    def _observe(self, text: str) -> None:
-        self.callback.on(parse_event(text))
-
-
-_ELSEWHERE = {
-    "analyze": "ranks",
-    "compare": "comparison",
-    "convert_adapter": "adapters",
-    "evaluate": "evaluation",
-    "fuse": "adapters",
-    "optimize": "optimization",
-}
-"""Functions of this module that stand in modules of their own, imported when they are asked for."""
-
-
-def __getattr__(name: str) -> object:
-    if name in _ELSEWHERE:
-        from importlib import import_module
-
-        return getattr(import_module(f"efficientai_toolkit.{_ELSEWHERE[name]}"), name)
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)

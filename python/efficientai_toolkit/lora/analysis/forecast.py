@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.short_run import ShortRun
+from efficientai_toolkit.lora.analysis.candidates import Candidate
+from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.lora import TrainingResult
+from efficientai_toolkit.lora.result import TrainingResult
 
 OBJECTIVES: dict[str, Callable[[TrainingResult], float]] = {
     "loss": lambda result: float(result.metrics["loss_after"]),

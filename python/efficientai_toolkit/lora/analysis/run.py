@@ -9,17 +9,17 @@ from typing import Any
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
-from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
-from efficientai_toolkit.optimization.files import write_settings
-from efficientai_toolkit.optimization.runner import Runner
-from efficientai_toolkit.ranks.allocation import Layer
-from efficientai_toolkit.ranks.candidates import Candidate, candidates, references
-from efficientai_toolkit.ranks.config import AnalysisConfig
-from efficientai_toolkit.ranks.confirm import confirm
-from efficientai_toolkit.ranks.forecast import Forecast
-from efficientai_toolkit.ranks.halving import halve
-from efficientai_toolkit.ranks.information import information, largest_mean_rank
-from efficientai_toolkit.ranks.short_run import ShortRun, ShortRunner
+from efficientai_toolkit.lora.analysis.allocation import Layer
+from efficientai_toolkit.lora.analysis.candidates import Candidate, candidates, references
+from efficientai_toolkit.lora.analysis.config import AnalysisConfig
+from efficientai_toolkit.lora.analysis.confirm import confirm
+from efficientai_toolkit.lora.analysis.forecast import Forecast
+from efficientai_toolkit.lora.analysis.halving import halve
+from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
+from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
+from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.lora.optimization.files import write_settings
+from efficientai_toolkit.lora.optimization.runner import Runner
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
@@ -58,14 +58,14 @@ def analyze(
     """Give each layer the rank that data and gradients ask for.
 
     1. What the training rows hold, in bits, bounds the parameters that adapters can use
-       (:func:`~efficientai_toolkit.ranks.information.information`).
+       (:func:`~efficientai_toolkit.lora.analysis.information.information`).
     2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
-       tell where a rank takes up the most (:func:`~efficientai_toolkit.ranks.allocate`).
+       tell where a rank takes up the most (:func:`~efficientai_toolkit.lora.analysis.allocate`).
     3. Short runs compare budgets, this allocation with one rank for all, and three scales; the last two
        rounds also the run as it is with one of the usual ranks. The fewest parameters win whose loss will be
        within ``config.tolerance`` of the best of those when the whole run ends
-       (:func:`~efficientai_toolkit.ranks.forecast.forecast`), even after a longer look at both
-       (:func:`~efficientai_toolkit.ranks.confirm.confirm`).
+       (:func:`~efficientai_toolkit.lora.analysis.forecast.forecast`), even after a longer look at both
+       (:func:`~efficientai_toolkit.lora.analysis.confirm.confirm`).
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def analyze(
         settings=settings,
     )
     if config.plots:
-        from efficientai_toolkit.ranks.plots import draw
+        from efficientai_toolkit.lora.analysis.plots import draw
 
         draw(output / "ranks.png", layers, outcome.choice, outcome.forecasts, outcome.references)
     # The last of all: a folder with a report is complete.

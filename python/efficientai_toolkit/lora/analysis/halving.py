@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from efficientai_toolkit.exceptions import TrainingError
-from efficientai_toolkit.ranks.candidates import Candidate
-from efficientai_toolkit.ranks.short_run import ShortRun
+from efficientai_toolkit.lora.analysis.candidates import Candidate
+from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 _ETA = 3
 """One of so many candidates is left after a round."""

@@ -7,8 +7,8 @@
 Needs the extra ``optimize``.
 """
 
-from efficientai_toolkit.optimization.config import OBJECTIVES, OptimizationConfig
-from efficientai_toolkit.optimization.run import OptimizationResult, Trial, optimize
-from efficientai_toolkit.optimization.space import SearchSpace
+from efficientai_toolkit.lora.optimization.config import OBJECTIVES, OptimizationConfig
+from efficientai_toolkit.lora.optimization.run import OptimizationResult, Trial, optimize
+from efficientai_toolkit.lora.optimization.space import SearchSpace
 
 __all__ = ["OBJECTIVES", "OptimizationConfig", "OptimizationResult", "SearchSpace", "Trial", "optimize"]

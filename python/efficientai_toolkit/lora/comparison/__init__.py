@@ -5,10 +5,10 @@
 >>> print(comparison.recommendation.reason)  # doctest: +SKIP
 """
 
-from efficientai_toolkit.comparison.config import ComparisonConfig, available_methods
-from efficientai_toolkit.comparison.measurement import Measurement
-from efficientai_toolkit.comparison.recommendation import Recommendation, recommend
-from efficientai_toolkit.comparison.run import Comparison, compare
+from efficientai_toolkit.lora.comparison.config import ComparisonConfig, available_methods
+from efficientai_toolkit.lora.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.recommendation import Recommendation, recommend
+from efficientai_toolkit.lora.comparison.run import Comparison, compare
 
 __all__ = [
     "Comparison",

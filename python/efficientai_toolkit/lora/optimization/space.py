@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from efficientai_toolkit._base.config import Option, closest_key, options, read_pairs
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.config import TrainingConfig
 
 _OWN = ("output", "resume", "overwrite")
 """They belong to the search as a whole."""
