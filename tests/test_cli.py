@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from efficientai_toolkit.cli import main
+from efficientai_toolkit.cli.commands import COMMANDS, program
 from efficientai_toolkit.cli.options import flag
-from efficientai_toolkit.cli.registry import COMMANDS, program
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig

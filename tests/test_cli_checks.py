@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from efficientai_toolkit._engine import link
-from efficientai_toolkit.cli import lora_info, main
+from efficientai_toolkit.cli import main
+from efficientai_toolkit.cli.lora import info
 from efficientai_toolkit.cli.options import flag
 from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import TrainingConfig
@@ -120,7 +121,7 @@ def test_info_of_the_namespace(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lora-finetuning-mlx:info", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["defaults"]["train"] == TrainingConfig().to_dict()
-    assert report["about"] == lora_info.ABOUT
+    assert report["about"] == info.ABOUT
 
 
 def test_info_of_the_toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.callbacks import Callback, Event, Step
-from efficientai_toolkit.cli.first_prompt import DEFAULT, first_prompt
+from efficientai_toolkit.cli.shared.first_prompt import DEFAULT, first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.fake_engine import EVENTS, FakeEngine, Model, Tokenizer

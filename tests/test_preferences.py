@@ -14,8 +14,8 @@ import pytest
 
 from efficientai_toolkit import _core
 from efficientai_toolkit.callbacks import Evaluated, ProgressBar, Referenced, Step, parse_event
-from efficientai_toolkit.cli import data_report
-from efficientai_toolkit.cli.first_prompt import first_prompt
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.cli.shared.first_prompt import first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 from support.engine import FIXTURES, MODELS, Event, Run, tensors, train
 from support.pairs import OBJECTIVES, Row, random_pairs, write

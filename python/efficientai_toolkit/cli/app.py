@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from efficientai_toolkit.cli.commands import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.cli.options import Parser
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.cli.registry import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 
 FAILED = 2

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
 

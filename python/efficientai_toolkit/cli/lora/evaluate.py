@@ -6,9 +6,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.model import add_model, load_model
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit.cli.shared.model import add_model, load_model
 from efficientai_toolkit.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from efficientai_toolkit.exceptions import ConfigError
 

@@ -43,50 +43,52 @@ class Command:
 
 
 COMMANDS = (
-    Command(name="info", summary="show the version, the device and its limits", module="info"),
+    Command(name="info", summary="show the version, the device and its limits", module="toolkit.info"),
     Command(
-        name="kernels", summary="measure the operations beside what the machine allows", module="kernels"
+        name="kernels",
+        summary="measure the operations beside what the machine allows",
+        module="toolkit.kernels",
     ),
     Command(
         name=f"{LORA}:train",
         summary="fine-tune a language model; without options, a small embedded one in about a minute",
-        module="lora_train",
+        module="lora.train",
     ),
-    Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora_optimize"),
+    Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora.optimize"),
     Command(
         name=f"{LORA}:analyze",
         summary="find a rank for each layer, from the data, the gradients and short runs",
-        module="lora_analyze",
+        module="lora.analyze",
     ),
     Command(
         name=f"{LORA}:compare",
         summary="compare LoRA, QLoRA, DoRA and full fine-tuning on your data, and recommend one",
-        module="lora_compare",
+        module="lora.compare",
     ),
     Command(
-        name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora_generate"
+        name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora.generate"
     ),
     Command(
         name=f"{LORA}:evaluate",
         summary="measure a model: perplexity, token accuracy, answers against right ones, lm-eval tasks",
-        module="lora_evaluate",
+        module="lora.evaluate",
     ),
     Command(
         name=f"{LORA}:validate",
         summary="check environment, model and data before a run",
-        module="lora_validate",
+        module="lora.validate",
     ),
     Command(
         name=f"{LORA}:fuse",
         summary="merge an adapter into its model, after checking that nothing is lost",
-        module="lora_fuse",
+        module="lora.fuse",
     ),
     Command(
         name=f"{LORA}:convert",
         summary="write an adapter in the other format, of mlx-lm or Hugging Face PEFT",
-        module="lora_convert",
+        module="lora.convert",
     ),
     Command(
-        name=f"{LORA}:info", summary="explain fine-tuning, its commands and defaults", module="lora_info"
+        name=f"{LORA}:info", summary="explain fine-tuning, its commands and defaults", module="lora.info"
     ),
 )

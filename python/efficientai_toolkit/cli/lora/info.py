@@ -3,9 +3,9 @@
 from argparse import ArgumentParser, Namespace
 
 from efficientai_toolkit._base.config import Config, Option, options
+from efficientai_toolkit.cli.commands import COMMANDS, LORA
 from efficientai_toolkit.cli.options import describe_default, flag
 from efficientai_toolkit.cli.output import Output, paragraph, table
-from efficientai_toolkit.cli.registry import COMMANDS, LORA
 from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import AnalysisConfig

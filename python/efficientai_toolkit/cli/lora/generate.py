@@ -4,9 +4,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.model import add_model, load_model
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared.model import add_model, load_model
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.models.chat import as_question
 from efficientai_toolkit.models.generation import GenerateConfig, generation

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from efficientai_toolkit.cli.commands import LORA, program
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.cli.registry import LORA, program
-from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.callbacks import Callback, JsonLines, Silent
-from efficientai_toolkit.cli.first_prompt import first_prompt
+from efficientai_toolkit.cli.commands import LORA, program
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, paragraph, table
-from efficientai_toolkit.cli.registry import LORA, program
-from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.cli.shared.first_prompt import first_prompt
+from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 from efficientai_toolkit.models.chat import as_question

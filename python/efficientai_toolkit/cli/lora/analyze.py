@@ -7,10 +7,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
+from efficientai_toolkit.cli.commands import LORA, program
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.cli.registry import LORA, program
-from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 

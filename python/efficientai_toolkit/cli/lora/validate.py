@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from efficientai_toolkit._engine import link
 from efficientai_toolkit.callbacks.progress_bar import describe_memory
-from efficientai_toolkit.cli import data_report
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.cli.training import training_config
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig

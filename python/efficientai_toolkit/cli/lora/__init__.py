@@ -1,0 +1,1 @@
+"""The commands of ``lora-finetuning-mlx``, one file each."""

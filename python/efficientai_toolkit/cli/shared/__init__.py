@@ -1,0 +1,1 @@
+"""What the commands of several namespaces have in common."""

@@ -1,0 +1,1 @@
+"""Commands about the toolkit as a whole, one file each."""
