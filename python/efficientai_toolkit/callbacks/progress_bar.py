@@ -20,6 +20,7 @@ from efficientai_toolkit.callbacks.training import (
     Started,
     Step,
     Stopped,
+    describe_memory,
 )
 
 _LOG_LINES = 10
@@ -130,20 +131,6 @@ def _quality(event: Evaluated) -> str:
     if event.reward_accuracy is None or event.reward_margin is None:
         return f"perplexity {event.perplexity:,.2f}"
     return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
-
-
-def describe_memory(event: Estimated) -> str:
-    """What a run is expected to take, in one line."""
-    parts = {
-        "weights": event.weights,
-        "optimizer": event.optimizer + event.update,
-        "activations": event.activations,
-    }
-    told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
-    return (
-        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}), "
-        f"{event.rows:,} rows at once"
-    )
 
 
 def describe(event: Step, *, secs_left: float) -> str:

@@ -143,3 +143,17 @@ class Finished:
 
     step: int
     path: str
+
+
+def describe_memory(event: Estimated) -> str:
+    """What a run is expected to take, in one line."""
+    parts = {
+        "weights": event.weights,
+        "optimizer": event.optimizer + event.update,
+        "activations": event.activations,
+    }
+    told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    return (
+        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}), "
+        f"{event.rows:,} rows at once"
+    )

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from efficientai_toolkit.cli.commands import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.cli.options import Parser
 from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.shared.progress import PROGRESS
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 
 FAILED = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-PROGRESS = ("bar", "json", "silent")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

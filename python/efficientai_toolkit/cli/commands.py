@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
@@ -9,13 +10,13 @@ from typing import Protocol, cast
 from efficientai_toolkit.cli.output import Output
 
 PROGRAM = "efficientai-toolkit"
-LORA = "lora-finetuning-mlx"
 
-
-def program() -> list[str]:
-    """The words a user has to type in front of a command, as they started this one."""
-    # uv sets the variable for what it runs; outside of it the program may not be on the path.
-    return ["uv", "run", PROGRAM] if os.environ.get("UV_RUN_RECURSION_DEPTH") else [PROGRAM]
+NAMESPACES = {
+    "": "toolkit",
+    "lora-finetuning-mlx": "lora",
+}
+"""The folder of each namespace; commands about the toolkit as a whole have none. ``COMMANDS`` in its ``commands.py``
+has a summary for each command, and the module of the command's name does the work."""
 
 
 class CommandModule(Protocol):
@@ -34,61 +35,42 @@ class Command:
     """One line of the overview."""
 
     name: str
+    """As a user types it, with its namespace."""
     summary: str
     module: str
 
     def load(self) -> CommandModule:
         """Import the module that does the work."""
-        return cast("CommandModule", import_module(f"efficientai_toolkit.cli.{self.module}"))
+        return cast("CommandModule", import_module(self.module))
 
 
-COMMANDS = (
-    Command(name="info", summary="show the version, the device and its limits", module="toolkit.info"),
-    Command(
-        name="kernels",
-        summary="measure the operations beside what the machine allows",
-        module="toolkit.kernels",
-    ),
-    Command(
-        name=f"{LORA}:train",
-        summary="fine-tune a language model; without options, a small embedded one in about a minute",
-        module="lora.train",
-    ),
-    Command(name=f"{LORA}:optimize", summary="search for the best settings of a run", module="lora.optimize"),
-    Command(
-        name=f"{LORA}:analyze",
-        summary="find a rank for each layer, from the data, the gradients and short runs",
-        module="lora.analyze",
-    ),
-    Command(
-        name=f"{LORA}:compare",
-        summary="compare LoRA, QLoRA, DoRA and full fine-tuning on your data, and recommend one",
-        module="lora.compare",
-    ),
-    Command(
-        name=f"{LORA}:generate", summary="continue a prompt, with or without adapters", module="lora.generate"
-    ),
-    Command(
-        name=f"{LORA}:evaluate",
-        summary="measure a model: perplexity, token accuracy, answers against right ones, lm-eval tasks",
-        module="lora.evaluate",
-    ),
-    Command(
-        name=f"{LORA}:validate",
-        summary="check environment, model and data before a run",
-        module="lora.validate",
-    ),
-    Command(
-        name=f"{LORA}:fuse",
-        summary="merge an adapter into its model, after checking that nothing is lost",
-        module="lora.fuse",
-    ),
-    Command(
-        name=f"{LORA}:convert",
-        summary="write an adapter in the other format, of mlx-lm or Hugging Face PEFT",
-        module="lora.convert",
-    ),
-    Command(
-        name=f"{LORA}:info", summary="explain fine-tuning, its commands and defaults", module="lora.info"
-    ),
-)
+def _list() -> Iterator[Command]:
+    for namespace, folder in NAMESPACES.items():
+        package = f"{__package__}.{folder}"
+        summaries: dict[str, str] = import_module(f"{package}.commands").COMMANDS
+        for name, summary in summaries.items():
+            yield Command(name=_join(namespace, name), summary=summary, module=f"{package}.{name}")
+
+
+def _join(namespace: str, name: str) -> str:
+    return f"{namespace}:{name}" if namespace else name
+
+
+COMMANDS = tuple(_list())
+"""Every command, in the order of the overview."""
+
+
+def namespace_of(folder: str) -> str:
+    """The namespace whose commands lie in ``folder``."""
+    return next(namespace for namespace, known in NAMESPACES.items() if known == folder)
+
+
+def program() -> list[str]:
+    """The words a user has to type in front of a command, as they started this one."""
+    # uv sets the variable for what it runs; outside of it the program may not be on the path.
+    return ["uv", "run", PROGRAM] if os.environ.get("UV_RUN_RECURSION_DEPTH") else [PROGRAM]
+
+
+def words(folder: str, name: str) -> list[str]:
+    """The words a user has to type for the command ``name`` of ``folder``, without its options."""
+    return [*program(), _join(namespace_of(folder), name)]

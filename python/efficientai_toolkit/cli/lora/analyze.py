@@ -1,15 +1,14 @@
 """``lora-finetuning-mlx:analyze``: a rank for each layer."""
 
-import json
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.commands import LORA, program
+from efficientai_toolkit.cli.commands import words
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
@@ -27,7 +26,7 @@ def run(args: Namespace, out: Output) -> int:
     config.check()
     if args.progress == "bar":
         out.note(f"looking at the data and the gradient of {config.batches} batches")
-    analysis = analyze(training_config(args), config, on_run=_progress(args, out))
+    analysis = analyze(training_config(args, TrainingConfig), config, on_run=_progress(args, out))
     out.note()
     out.line(_summary(analysis))
     out.result(asdict(analysis))
@@ -35,18 +34,18 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _progress(args: Namespace, out: Output) -> Callable[[ShortRun], None]:
-    def show(run: ShortRun) -> None:
-        if args.progress == "json":
-            sys.stderr.write(json.dumps({"event": "short_run", **asdict(run)}) + "\n")
-        elif args.progress == "bar":
-            candidate = run.candidate
-            outcome = run.reason if run.loss is None else f"loss {run.loss:.4f}"
-            out.note(
-                f"round {run.round}, {run.steps} steps  {outcome}  ({run.seconds:.1f} s)  "
-                f"{candidate.parameters:,} parameters, {candidate.form}, gain {candidate.gain:g}"
-            )
+    return lambda run: show(
+        args, out, event=lambda: {"event": "short_run", **asdict(run)}, line=lambda: _line(run)
+    )
 
-    return show
+
+def _line(run: ShortRun) -> str:
+    candidate = run.candidate
+    outcome = run.reason if run.loss is None else f"loss {run.loss:.4f}"
+    return (
+        f"round {run.round}, {run.steps} steps  {outcome}  ({run.seconds:.1f} s)  "
+        f"{candidate.parameters:,} parameters, {candidate.form}, gain {candidate.gain:g}"
+    )
 
 
 def _summary(analysis: Analysis) -> str:
@@ -64,7 +63,7 @@ def _summary(analysis: Analysis) -> str:
     ]
     rows += [(f"  {name}", ranks) for name, ranks in _by_name(choice.ranks).items()]
     rows.append(("saved in", str(analysis.output)))
-    command = shlex.join([*program(), f"{LORA}:train", "--config", str(analysis.output / "ranked.yaml")])
+    command = shlex.join([*words("lora", "train"), "--config", str(analysis.output / "ranked.yaml")])
     return f"{table(rows)}\n\ntrain with it\n  {command}"
 
 

@@ -1,7 +1,6 @@
 """``lora-finetuning-mlx:compare``: ways to fine-tune beside each other."""
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from dataclasses import asdict
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print the table and the recommendation; 2 when no method has trained to the end."""
     config = config_from(args, ComparisonConfig, with_file=False)
-    comparison = compare(training_config(args), config, on_event=_progress(args, out))
+    comparison = compare(training_config(args, TrainingConfig), config, on_event=_progress(args, out))
     out.note()
     out.line(table_of(comparison.rows))
     for row in comparison.rows:
@@ -40,19 +40,22 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _progress(args: Namespace, out: Output) -> Callable[[str, Event], None]:
-    def show(method: str, event: Event) -> None:
-        if args.progress == "json":
-            sys.stderr.write(json.dumps({"method": method, **json.loads(event_to_json(event))}) + "\n")
-        elif args.progress == "bar":
-            match event:
-                case Started():
-                    out.note(f"{method}: {event.trainable_parameters:,} parameters, {event.steps:,} steps")
-                case Step() if event.step % max(event.steps // _LINES, 1) == 0:
-                    out.note(f"{method}: {event.step}/{event.steps}  loss {event.loss:.3f}")
-                case _:
-                    pass
+    return lambda method, event: show(
+        args,
+        out,
+        event=lambda: {"method": method, **json.loads(event_to_json(event))},
+        line=lambda: _line(method, event),
+    )
 
-    return show
+
+def _line(method: str, event: Event) -> str | None:
+    match event:
+        case Started():
+            return f"{method}: {event.trainable_parameters:,} parameters, {event.steps:,} steps"
+        case Step() if event.step % max(event.steps // _LINES, 1) == 0:
+            return f"{method}: {event.step}/{event.steps}  loss {event.loss:.3f}"
+        case _:
+            return None
 
 
 def table_of(rows: list[Measurement]) -> str:

@@ -1,7 +1,5 @@
 """``lora-finetuning-mlx:evaluate``: measure a model on data, or on tasks of lm-evaluation-harness."""
 
-import json
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,6 +7,7 @@ from dataclasses import asdict
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.shared.model import add_model, load_model
+from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.evaluation import EvaluationConfig, EvaluationResult, evaluate
 from efficientai_toolkit.exceptions import ConfigError
 
@@ -66,13 +65,17 @@ def _summary(result: EvaluationResult) -> str:
 
 
 def _progress(args: Namespace, out: Output) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        if args.progress == "json":
-            sys.stderr.write(json.dumps({"event": "answer", "answers": done, "rows": total}) + "\n")
-        elif args.progress == "bar" and (done % max(total // _NOTES, 1) == 0 or done == total):
-            out.note(f"{done}/{total} answers")
+    return lambda done, total: show(
+        args,
+        out,
+        event=lambda: {"event": "answer", "answers": done, "rows": total},
+        line=lambda: _line(done, total),
+    )
 
-    return show
+
+def _line(done: int, total: int) -> str | None:
+    is_told = done % max(total // _NOTES, 1) == 0 or done == total
+    return f"{done}/{total} answers" if is_told else None
 
 
 def _run_harness(args: Namespace, task: EvaluationConfig, out: Output) -> int:

@@ -2,10 +2,9 @@
 
 from argparse import ArgumentParser, Namespace
 
-from efficientai_toolkit._base.config import Config, Option, options
-from efficientai_toolkit.cli.commands import COMMANDS, LORA
-from efficientai_toolkit.cli.options import describe_default, flag
-from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit._base.config import Config
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared.info import explain
 from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import AnalysisConfig
@@ -41,24 +40,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the explanation."""
-    commands = [command for command in COMMANDS if command.name.startswith(f"{LORA}:")]
-    out.line(paragraph(ABOUT, indent=""))
-    out.line("\ncommands")
-    out.line(table([(f"  {command.name}", command.summary) for command in commands]))
-    for title, config in _CONFIGS.items():
-        out.line(f"\noptions of :{title} and their defaults")
-        out.line(table([(f"  {flag(option.name)}", _explain(option)) for option in options(config)]))
-    out.result(
-        {
-            "namespace": LORA,
-            "about": ABOUT,
-            "commands": {command.name: command.summary for command in commands},
-            "defaults": {title: config().to_dict() for title, config in _CONFIGS.items()},
-        }
-    )
+    explain("lora", ABOUT, _CONFIGS, out)
     return 0
-
-
-def _explain(option: Option) -> str:
-    default = describe_default(option)
-    return f"[{default}] {option.help}" if default else option.help

@@ -1,16 +1,16 @@
 """``lora-finetuning-mlx:optimize``: search for the settings of a run."""
 
-import json
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from efficientai_toolkit.cli.commands import LORA, program
+from efficientai_toolkit.cli.commands import words
 from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.shared.progress import show
+from efficientai_toolkit.cli.shared.resume import resume_command
 from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
@@ -25,13 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print one line per run, then the best settings."""
     config = config_from(args, OptimizationConfig, with_file=False)
-    training = training_config(args)
-    if training.output is None and not training.resume:
-        training = training.with_values({"output": str(new_run(Path(RUNS), "search"))})
+    given = training_config(args, TrainingConfig)
+    training = given
+    if given.output is None and not given.resume:
+        training = given.with_values({"output": str(new_run(Path(RUNS), "search"))})
     try:
         result = optimize(training, config, on_trial=_progress(args, out, config))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_resume(args.argv, training)) from None
+        output = None if given.output is not None else Path(str(training.output))
+        command = resume_command(args.argv, output=output, resumed=given.resume)
+        message = f"interrupted: the search is saved; continue with `{command}`"
+        raise KeyboardInterrupt(message) from None
     out.note()
     out.line(_summary(result))
     out.result(asdict(result))
@@ -39,19 +43,20 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _progress(args: Namespace, out: Output, config: OptimizationConfig) -> Callable[[Trial], None]:
-    def show(trial: Trial) -> None:
-        if args.progress == "json":
-            sys.stderr.write(json.dumps({"event": "trial", **asdict(trial)}) + "\n")
-        elif args.progress == "bar":
-            settings = "  ".join(f"{name} {_short(value)}" for name, value in trial.settings.items())
-            outcome = trial.reason or trial.state
-            if trial.values is not None:
-                outcome = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
-            out.note(
-                f"run {trial.number + 1}/{config.trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
-            )
+    return lambda trial: show(
+        args,
+        out,
+        event=lambda: {"event": "trial", **asdict(trial)},
+        line=lambda: _line(trial, config.trials),
+    )
 
-    return show
+
+def _line(trial: Trial, trials: int) -> str:
+    settings = "  ".join(f"{name} {_short(value)}" for name, value in trial.settings.items())
+    outcome = trial.reason or trial.state
+    if trial.values is not None:
+        outcome = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
+    return f"run {trial.number + 1}/{trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
 
 
 def _short(value: object) -> str:
@@ -70,14 +75,5 @@ def _summary(result: OptimizationResult) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
         rows.append(("what mattered", shares))
     rows.append(("saved in", str(result.output)))
-    command = shlex.join([*program(), f"{LORA}:train", "--config", str(result.output / "best.yaml")])
+    command = shlex.join([*words("lora", "train"), "--config", str(result.output / "best.yaml")])
     return f"{table(rows)}\n\ntrain with it\n  {command}"
-
-
-def _how_to_resume(argv: list[str], training: TrainingConfig) -> str:
-    words = [*program(), *(word for word in argv if word != "--overwrite")]
-    if "--output" not in argv:
-        words += ["--output", str(training.output)]
-    if "--resume" not in argv:
-        words.append("--resume")
-    return f"interrupted: the search is saved; continue with `{shlex.join(words)}`"

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit.callbacks import Callback, JsonLines, Silent
-from efficientai_toolkit.cli.commands import LORA, program
+from efficientai_toolkit.cli.commands import words
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, paragraph, table
 from efficientai_toolkit.cli.shared.first_prompt import first_prompt
+from efficientai_toolkit.cli.shared.progress import choose_callback
+from efficientai_toolkit.cli.shared.resume import resume_command
 from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
@@ -49,7 +50,7 @@ def run(args: Namespace, out: Output) -> int:
     group = process_group()
     if group.rank > 0:
         out = replace(out, as_json=False, quiet=True)
-    given = training_config(args)
+    given = training_config(args, TrainingConfig)
     config = given.with_defaults_filled()
     model, tokenizer = load(
         given.model_path, dtype=config.dtype, bits=config.bits, show_progress=not out.quiet
@@ -59,7 +60,7 @@ def run(args: Namespace, out: Output) -> int:
         out.note(f"{group.size} processes, each with its share of {group.size} times the batch size")
     prompt = args.prompt or first_prompt(Path(str(config.data)))
     before = _answer(model, tokenizer, prompt)
-    trainer = MLXTrainer(config, callback=_callback(args), model=model, tokenizer=tokenizer)
+    trainer = MLXTrainer(config, callback=choose_callback(args), model=model, tokenizer=tokenizer)
     try:
         result = trainer.train()
     except KeyboardInterrupt:
@@ -90,16 +91,6 @@ def run(args: Namespace, out: Output) -> int:
         }
     )
     return 0
-
-
-def _callback(args: Namespace) -> Callback:
-    if args.progress == "json":
-        return JsonLines()
-    if args.quiet or args.progress == "silent":
-        return Silent()
-    from efficientai_toolkit.callbacks import ProgressBar
-
-    return ProgressBar()
 
 
 def _header(given: TrainingConfig, config: TrainingConfig, model: "Model") -> list[tuple[str, str]]:
@@ -150,27 +141,24 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
 
 
 def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) -> str:
-    words = [*program(), f"{LORA}:generate"]
+    line = words("lora", "generate")
     if given.method == "full":
-        words += ["--model-path", str(result.adapter_path)]
+        line += ["--model-path", str(result.adapter_path)]
     else:
         if given.model_path is not None:
-            words += ["--model-path", given.model_path]
-        words += ["--adapter-path", str(result.adapter_path)]
+            line += ["--model-path", given.model_path]
+        line += ["--adapter-path", str(result.adapter_path)]
     if given.dtype is not None:
-        words += ["--dtype", given.dtype]
+        line += ["--dtype", given.dtype]
     if given.bits is not None:
-        words += ["--bits", str(given.bits)]
-    return shlex.join([*words, "--prompt", prompt])
+        line += ["--bits", str(given.bits)]
+    return shlex.join([*line, "--prompt", prompt])
 
 
 def _how_to_resume(argv: list[str], output: Path, *, given: TrainingConfig) -> str:
     checkpoints = sorted(output.glob("checkpoints/step-*"))
     if not checkpoints:
         return "interrupted before the first checkpoint; nothing was saved"
-    words = [*program(), *(word for word in argv if word != "--overwrite")]
-    if given.output is None:
-        words += ["--output", str(output)]
-    if not given.resume:
-        words.append("--resume")
-    return f"interrupted: {checkpoints[-1]} is saved; continue with `{shlex.join(words)}`"
+    named = None if given.output is not None else output
+    command = resume_command(argv, output=named, resumed=given.resume)
+    return f"interrupted: {checkpoints[-1]} is saved; continue with `{command}`"

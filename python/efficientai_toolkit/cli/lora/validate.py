@@ -4,35 +4,24 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._engine import link
-from efficientai_toolkit.callbacks.progress_bar import describe_memory
+from efficientai_toolkit.callbacks.training import describe_memory
 from efficientai_toolkit.cli.options import add_config
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.validate import Checks, report
 from efficientai_toolkit.device import hardware
-from efficientai_toolkit.exceptions import ToolkitError, TrainingError
+from efficientai_toolkit.exceptions import TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One line of the table."""
-
-    name: str
-    status: Literal["ok", "FAIL", "skipped"]
-    detail: str
-    numbers: dict[str, dict[str, Any]] | None = None
-    """Of the data: what each split holds."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,66 +31,43 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print a line per check and what the data hold; 2 when a check fails."""
-    config = training_config(args)
-    checks = inspect(config, show_progress=not out.quiet)
-    passed = all(check.status == "ok" for check in checks)
-    out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks]))
-    for data in filter(None, (check.numbers for check in checks)):
-        out.line(f"\n{data_report.details(data)}")
-    out.line("\nready to train" if passed else "\nnot ready to train")
-    out.result({"ok": passed, "checks": [asdict(check) for check in checks]})
-    return 0 if passed else 2
+    checks = inspect(training_config(args, TrainingConfig), show_progress=not out.quiet)
+    return report(checks, out, purpose="train")
 
 
-def inspect(config: TrainingConfig, *, show_progress: bool = True) -> list[Check]:
+def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     """Run every check that can run; one that needs a failed one is skipped."""
-    checks: list[Check] = []
-
-    def check(name: str, work: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
-        try:
-            value = work()
-        except (ToolkitError, OSError) as error:
-            checks.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
-            return None
-        detail = describe(value)
-        checks.append(Check(name=name, status="ok", detail=detail, numbers=_numbers(value)))
-        return value
-
-    engine = check("environment", _environment, str)
-    filled = check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
+    checks = Checks()
+    engine = checks.check("environment", _environment, str)
+    filled = checks.check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
     if engine is None or filled is None:
-        names = ("hardware", "model", "data", "memory", "output")
-        return checks + [
-            Check(name=name, status="skipped", detail="an earlier check failed") for name in names
-        ]
-    check("hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory")
-    loaded: tuple[Model, Tokenizer] | None = check(
+        checks.skip("hardware", "model", "data", "memory", "output", reason="an earlier check failed")
+        return checks
+    checks.check(
+        "hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory"
+    )
+    loaded = checks.check(
         "model",
         lambda: load(filled.model_path, dtype=filled.dtype, bits=filled.bits, show_progress=show_progress),
         lambda pair: _describe_model(*pair),
     )
     if loaded is None:
-        checks.append(Check(name="data", status="skipped", detail="needs the model's tokenizer"))
-        checks.append(Check(name="memory", status="skipped", detail="needs the model"))
-    elif check("data", lambda: _data(*loaded, filled), data_report.summary) is None:
-        checks.append(Check(name="memory", status="skipped", detail="needs the data"))
+        checks.skip("data", reason="needs the model's tokenizer")
+        checks.skip("memory", reason="needs the model")
+    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summary) is None:
+        checks.skip("memory", reason="needs the data")
     else:
-        check(
-            "memory",
-            MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1]).estimate_memory,
-            describe_memory,
-        )
-    check("output", lambda: _output(filled), str)
+        trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
+        checks.check("memory", trainer.estimate_memory, describe_memory)
+    checks.check("output", lambda: _output(filled), str)
     return checks
 
 
 def _environment() -> str:
     link.check_backends(link.installed_backends())
+    # Whether it can be loaded, and fits.
+    import_module("efficientai_toolkit._engine.core")
     return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, and the engine fits to it"
-
-
-def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
-    return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
 
 
 def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
@@ -116,8 +82,8 @@ def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dic
     """What the engine says of the settings and the data, with the settings of the run."""
     from efficientai_toolkit._engine.core import core
 
-    report: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
-    return report
+    statistics: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
+    return statistics
 
 
 def _output(config: TrainingConfig) -> str:

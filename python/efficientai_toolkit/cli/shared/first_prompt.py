@@ -1,8 +1,10 @@
 """A prompt that shows what a run has learned: the first one of the validation data."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from efficientai_toolkit.data.rows import read_rows
+from efficientai_toolkit.exceptions import DatasetError
 
 DEFAULT = "Once upon a time"
 _OPENING_WORDS = 12
@@ -19,11 +21,10 @@ def first_prompt(data: Path) -> str:
     if path is None:
         return DEFAULT
     try:
-        with path.open(encoding="utf-8") as lines:
-            row = json.loads(next((line for line in lines if line.strip()), "{}"))
-    except (OSError, ValueError):
+        [row] = read_rows(path, limit=1)
+    except DatasetError:
         return DEFAULT
-    return _prompt_of(row) or DEFAULT
+    return _prompt_of(row.values) or DEFAULT
 
 
 def _prompt_of(row: Any) -> str | None:

@@ -1,14 +1,17 @@
-"""The training settings that a command line means."""
+"""The settings that a command line means, where a run without options is a small one."""
 
 from argparse import Namespace
+from typing import TypeVar
 
 from efficientai_toolkit._base.assets import DEMO
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.cli.options import config_from
-from efficientai_toolkit.lora import TrainingConfig
+
+C = TypeVar("C", bound=Config)
 
 
-def training_config(args: Namespace) -> TrainingConfig:
+def training_config(args: Namespace, config: type[C]) -> C:
     """Options beat ``--config``, which beats the defaults; without a model, ``demo.yaml`` is the file."""
     if args.config is None and "model_path" not in args:
         args.config = DEMO
-    return config_from(args, TrainingConfig)
+    return config_from(args, config)

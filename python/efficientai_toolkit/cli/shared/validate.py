@@ -1,0 +1,61 @@
+"""``NAMESPACE:validate``: checks that run one after the other and are printed as a table."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar, cast
+
+from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.exceptions import ToolkitError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    status: Literal["ok", "FAIL", "skipped"]
+    detail: str
+    numbers: dict[str, dict[str, Any]] | None = None
+    """Of the data: what each split holds."""
+
+
+class Checks:
+    """What has been checked so far."""
+
+    def __init__(self) -> None:
+        self.done: list[Check] = []
+
+    def check(self, name: str, work: Callable[[], T], describe: Callable[[T], str]) -> T | None:
+        """Do one check; ``None`` when it fails."""
+        try:
+            value = work()
+        except (ToolkitError, OSError) as error:
+            self.done.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
+            return None
+        self.done.append(Check(name=name, status="ok", detail=describe(value), numbers=_numbers(value)))
+        return value
+
+    def skip(self, *names: str, reason: str) -> None:
+        """Say why checks cannot be done."""
+        self.done += [Check(name=name, status="skipped", detail=reason) for name in names]
+
+
+def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
+    return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
+
+
+def report(checks: Checks, out: Output, *, purpose: str) -> int:
+    """Print a line per check and what the data hold; 2 when a check has failed.
+
+    ``purpose`` is the verb that all is ready for when every check is ok.
+    """
+    passed = all(check.status == "ok" for check in checks.done)
+    out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks.done]))
+    for data in filter(None, (check.numbers for check in checks.done)):
+        out.line(f"\n{data_report.details(data)}")
+    out.line(f"\nready to {purpose}" if passed else f"\nnot ready to {purpose}")
+    out.result({"ok": passed, "checks": [asdict(check) for check in checks.done]})
+    return 0 if passed else 2
