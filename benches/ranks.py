@@ -18,7 +18,7 @@ from efficientai_toolkit.cli.options import add_config, config_from
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import AnalysisConfig, ShortRun, analyze
 from efficientai_toolkit.lora.analysis.candidates import GAINS, REFERENCE_RANKS, neutral_alpha
-from efficientai_toolkit.lora.optimization.runner import Runner
+from efficientai_toolkit.lora.runner import Runner
 
 LOSS, PARAMETERS = 1.01, 0.6
 """What is claimed: the loss within 1 % of the best fixed rank, with at most 60 % of its parameters."""

@@ -15,7 +15,8 @@ NAMESPACES = {
     "": "toolkit",
     "lora-finetuning-mlx": "lora",
 }
-"""The folder of each namespace; commands about the toolkit as a whole have none. ``COMMANDS`` in its ``commands.py``
+"""The folder of each namespace; commands about the toolkit as a whole have none. ``COMMANDS`` in its
+``commands.py``
 has a summary for each command, and the module of the command's name does the work."""
 
 

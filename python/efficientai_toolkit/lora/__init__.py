@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from efficientai_toolkit.lora.analysis.run import analyze
     from efficientai_toolkit.lora.comparison.run import compare
     from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
-    from efficientai_toolkit.lora.optimization.run import optimize
     from efficientai_toolkit.lora.result import TrainingResult
     from efficientai_toolkit.lora.trainer import MLXTrainer
+    from efficientai_toolkit.study.search import optimize
 
 __all__ = [
     "RUNS",
@@ -50,6 +50,6 @@ if not TYPE_CHECKING:
             "evaluate": "evaluation.run:evaluate",
             "fuse": "adapters:fuse",
             "new_run": "lora.config:new_run",
-            "optimize": "lora.optimization.run:optimize",
+            "optimize": "study.search:optimize",
         },
     )

@@ -18,8 +18,8 @@ from efficientai_toolkit.lora.analysis.halving import halve
 from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
 from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
 from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
-from efficientai_toolkit.lora.optimization.files import write_settings
-from efficientai_toolkit.lora.optimization.runner import Runner
+from efficientai_toolkit.lora.runner import Runner
+from efficientai_toolkit.study.folder import write_settings
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"

@@ -9,7 +9,7 @@ from time import perf_counter
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ToolkitError
 from efficientai_toolkit.lora.analysis.candidates import Candidate
 from efficientai_toolkit.lora.config import TrainingConfig
-from efficientai_toolkit.lora.optimization.runner import Runner
+from efficientai_toolkit.lora.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

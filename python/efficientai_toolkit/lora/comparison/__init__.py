@@ -7,8 +7,8 @@
 
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig, available_methods
 from efficientai_toolkit.lora.comparison.measurement import Measurement
-from efficientai_toolkit.lora.comparison.recommendation import Recommendation, recommend
 from efficientai_toolkit.lora.comparison.run import Comparison, compare
+from efficientai_toolkit.study.recommend import Recommendation, recommend
 
 __all__ = [
     "Comparison",

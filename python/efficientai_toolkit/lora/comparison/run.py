@@ -13,10 +13,10 @@ from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.exceptions import DatasetError, TrainingError
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig
-from efficientai_toolkit.lora.comparison.files import write_csv
 from efficientai_toolkit.lora.comparison.measurement import Measurement
-from efficientai_toolkit.lora.comparison.recommendation import Recommendation, recommend
 from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.study.recommend import Recommendation, recommend
+from efficientai_toolkit.study.table import write_csv
 
 REPORT = "comparison.json"
 _RESULT = "result.json"
@@ -127,7 +127,7 @@ def _row(
 def _in_its_own_process(
     method: str, request: Path, on_event: Callable[[str, Event], object] | None
 ) -> Measurement:
-    command = [sys.executable, "-m", "efficientai_toolkit.lora.comparison.worker", str(request)]
+    command = [sys.executable, "-m", "efficientai_toolkit.study.job", str(request)]
     outcome: Measurement | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.figures import new_figure, save
 
 if TYPE_CHECKING:
-    from efficientai_toolkit.lora.optimization.run import OptimizationResult
+    from efficientai_toolkit.study.search import OptimizationResult
 
 _UNITS = {
     "loss": "validation loss, nats",

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own so that its peak of memory is its own.
 
-``python -m efficientai_toolkit.lora.comparison.worker CONFIG.json`` writes the events of the run to
+``python -m efficientai_toolkit.study.job CONFIG.json`` writes the events of the run to
 standard output, one JSON object per line, then the result or the error.
 """
 

@@ -12,7 +12,7 @@ from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.lora.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from efficientai_toolkit.lora.optimization.run import OptimizationResult
+    from efficientai_toolkit.study.search import OptimizationResult
 
 _OWN = {"output", "resume", "overwrite"}
 

@@ -12,10 +12,10 @@ from efficientai_toolkit._base.extras import require
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization.config import OBJECTIVES, OptimizationConfig
-from efficientai_toolkit.lora.optimization.files import write_settings, write_trials
-from efficientai_toolkit.lora.optimization.runner import Runner
-from efficientai_toolkit.lora.optimization.space import SearchSpace
 from efficientai_toolkit.lora.result import TrainingResult
+from efficientai_toolkit.lora.runner import Runner
+from efficientai_toolkit.study.folder import write_settings, write_trials
+from efficientai_toolkit.study.space import SearchSpace
 
 STUDY = "study.db"
 """Optuna's SQLite storage in the folder of a search."""
@@ -203,7 +203,7 @@ class _Search:
 
     def _sampler(self, *, seed: int) -> Any:
         if self.config.sampler == "gp":
-            from efficientai_toolkit.lora.optimization.gaussian import GaussianProcessSampler
+            from efficientai_toolkit.study.gaussian import GaussianProcessSampler
 
             return GaussianProcessSampler(seed=seed)
         if self.config.sampler == "random":
@@ -297,7 +297,7 @@ class _Search:
             trials=trials,
         )
         write_trials(result)
-        from efficientai_toolkit.lora.optimization.plots import draw
+        from efficientai_toolkit.study.plots import draw
 
         draw(result, self.config.objectives)
         return result

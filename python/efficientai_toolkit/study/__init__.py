@@ -1,0 +1,1 @@
+"""Studies of many runs, whatever it is that runs."""
