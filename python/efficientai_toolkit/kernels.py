@@ -9,6 +9,8 @@ import operator
 from dataclasses import dataclass
 from typing import Literal
 
+from efficientai_toolkit._base.tables import align
+
 __all__ = ["Peaks", "Report", "Row", "measure", "measure_convolution", "report"]
 
 
@@ -77,18 +79,13 @@ class Report:
         ]
         cells = [("operation", "size", "format", "path", "time", "speed", "of peak")]
         cells += [_cells(row) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             f"instructions  {self.isa} (the processor's best: {self.highest_isa}), {self.threads} threads",
             f"runs on       {'GPU, with the kernels of MLX' if self.gpu else 'CPU, with kernels of our own'}",
             "peaks         " + ", ".join(f"{name} {peak:.0f} {unit}" for name, peak, unit in peaks if peak),
             "",
         ]
-        for row in cells:
-            texts = [f"{cell:<{width}}" for cell, width in zip(row[:4], widths[:4], strict=True)]
-            numbers = [f"{cell:>{width}}" for cell, width in zip(row[4:], widths[4:], strict=True)]
-            lines.append("  ".join([*texts, *numbers]))
-        return "\n".join(lines)
+        return "\n".join([*lines, *align(cells, left=4)])
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str, str, str]:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from efficientai_toolkit.evaluation.run import evaluate
     from efficientai_toolkit.lora.analysis.run import analyze
     from efficientai_toolkit.lora.comparison.run import compare
-    from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
+    from efficientai_toolkit.lora.config import TrainingConfig, new_run
+    from efficientai_toolkit.lora.optimization.run import optimize
     from efficientai_toolkit.lora.result import TrainingResult
     from efficientai_toolkit.lora.trainer import MLXTrainer
-    from efficientai_toolkit.study.search import optimize
+    from efficientai_toolkit.study.folder import RUNS
 
 __all__ = [
     "RUNS",
@@ -39,7 +40,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "RUNS": "lora.config:RUNS",
+            "RUNS": "study.folder:RUNS",
             "MLXTrainer": "lora.trainer:MLXTrainer",
             "TrainingConfig": "lora.config:TrainingConfig",
             "TrainingResult": "lora.result:TrainingResult",
@@ -50,6 +51,6 @@ if not TYPE_CHECKING:
             "evaluate": "evaluation.run:evaluate",
             "fuse": "adapters:fuse",
             "new_run": "lora.config:new_run",
-            "optimize": "study.search:optimize",
+            "optimize": "lora.optimization.run:optimize",
         },
     )

@@ -1,6 +1,5 @@
 """Everything a user may set about a training run."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,9 +8,8 @@ from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
-
-RUNS = "runs"
-"""Folder, below the current one, of the runs whose output is not named."""
+from efficientai_toolkit.study import folder
+from efficientai_toolkit.study.folder import RUNS
 
 Method = Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"]
 """What is trained."""
@@ -211,12 +209,27 @@ class TrainingConfig(Config):
             output=str(new_run(Path(RUNS)) if self.output is None else Path(self.output).expanduser()),
         )
 
+    def data_paths(self) -> list[Path]:
+        """The files and folders of ``data``, without their weights.
+
+        Raises
+        ------
+        DatasetError
+            One of them does not exist.
+        """
+        return [path for path, _ in _parts(self.data or str(INSTRUCTIONS))]
+
 
 def _expanded(data: str) -> str:
     """Fill home folders into ``data``, in each part of a list; a part that is not there is an error."""
+    return ",".join(f"{path}{weight}" for path, weight in _parts(data))
+
+
+def _parts(data: str) -> list[tuple[Path, str]]:
+    """The files and folders of ``data``, and what is said of the weight of each, as in ``=2``."""
     if (whole := Path(data).expanduser()).exists():
-        return str(whole)
-    parts: list[str] = []
+        return [(whole, "")]
+    parts: list[tuple[Path, str]] = []
     for part in data.split(","):
         path, equals, weight = part.strip(), "", ""
         if "=" in path and not Path(path).expanduser().exists():
@@ -224,12 +237,10 @@ def _expanded(data: str) -> str:
         if not (expanded := Path(path.strip()).expanduser()).exists():
             message = f"there is no folder or file {path.strip() or data}"
             raise DatasetError(message)
-        parts.append(f"{expanded}{equals}{weight}")
-    return ",".join(parts)
+        parts.append((expanded, f"{equals}{weight}"))
+    return parts
 
 
 def new_run(runs: Path, kind: str = "lora") -> Path:
     """The first free name ``lora-0001``, ``lora-0002``, … after those taken."""
-    names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
-    taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
-    return runs / f"{kind}-{max(taken, default=0) + 1:04}"
+    return folder.new_run(runs, kind)

@@ -37,6 +37,16 @@ class Runner:
         self._loaded: tuple[tuple[Any, ...], Model, Tokenizer] | None = None
         self._rows: dict[tuple[Any, ...], int] = {}
 
+    def check(self, config: TrainingConfig) -> None:
+        """Refuse what would fail every run alike: a wrong model, or data without validation rows.
+
+        Raises
+        ------
+        ConfigError, DatasetError, ModelLoadingError
+            The run could not start, or there is nothing to validate on.
+        """
+        self.count_rows(config)
+
     def train(
         self, config: TrainingConfig, output: Path, on_loss: Callable[[int, float], object]
     ) -> TrainingResult:

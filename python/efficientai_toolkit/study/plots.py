@@ -1,56 +1,62 @@
-"""Pictures of a search."""
+"""Pictures of results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from efficientai_toolkit._base.figures import new_figure, save
-
-if TYPE_CHECKING:
-    from efficientai_toolkit.study.search import OptimizationResult
-
-_UNITS = {
-    "loss": "validation loss, nats",
-    "time": "time, s",
-    "memory": "peak memory, GB",
-    "parameters": "trained",
-}
+from efficientai_toolkit._base.files import new_figure, write_figure
 
 
-def draw(result: "OptimizationResult", objectives: Sequence[str]) -> None:
-    """Write ``history.png``, ``importance.png`` and, for several objectives, ``front.png``."""
-    _history(result, objectives[0])
-    if result.importance:
-        _importance(result, objectives[0])
-    if len(objectives) > 1:
-        _front(result, objectives[0], objectives[1])
+def draw_bars(path: Path, names: Sequence[str], panels: Mapping[str, Sequence[float]]) -> None:
+    """One panel of bars per quantity.
+
+    Parameters
+    ----------
+    path
+        Of the PNG.
+    names
+        Below the bars.
+    panels
+        Values of all ``names`` by the label of a quantity; at least two.
+    """
+    figure, axes = new_figure(columns=len(panels))
+    for panel, (label, values) in zip(axes, panels.items(), strict=True):
+        panel.bar_label(panel.bar(names, values), fmt="%.3g")
+        panel.set(ylabel=label)
+        panel.tick_params(axis="x", rotation=30)
+    write_figure(path, figure)
 
 
-def _history(result: "OptimizationResult", objective: str) -> None:
+def draw_history(path: Path, values: Mapping[int, float], label: str) -> None:
+    """What each run of a search has reached, and the best so far; ``values`` by the number of the run."""
     figure, axes = new_figure()
-    done = [(trial.number, trial.values[objective]) for trial in result.trials if trial.values]
-    numbers, values = zip(*done, strict=True)
-    axes.plot(numbers, values, "o", label="runs")
-    axes.step(numbers, list(accumulate(values, min)), where="post", label="best so far")
-    axes.set(xlabel="run", ylabel=_UNITS[objective])
+    numbers = list(values)
+    axes.plot(numbers, list(values.values()), "o", label="runs")
+    axes.step(numbers, list(accumulate(values.values(), min)), where="post", label="best so far")
+    axes.set(xlabel="run", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
-    save(figure, result.output / "history.png")
+    write_figure(path, figure)
 
 
-def _importance(result: "OptimizationResult", objective: str) -> None:
+def draw_importance(path: Path, importance: Mapping[str, float], objective: str) -> None:
+    """What share of the variance of ``objective`` each setting explains."""
     figure, axes = new_figure()
-    names = list(reversed(result.importance))
-    axes.barh(names, [result.importance[name] for name in names])
+    names = list(importance)[::-1]
+    axes.barh(names, [importance[name] for name in names])
     axes.set(xlabel=f"share of the variance of {objective} explained")
-    save(figure, result.output / "importance.png")
+    write_figure(path, figure)
 
 
-def _front(result: "OptimizationResult", x: str, y: str) -> None:
+def draw_front(
+    path: Path,
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    labels: tuple[str, str],
+) -> None:
+    """Runs by two objectives; ``points`` by what is said of them."""
     figure, axes = new_figure()
-    for label, is_front in (("others", False), ("front", True)):
-        points = [t.values for t in result.trials if t.values and (t.number in result.front) is is_front]
-        axes.plot([p[x] for p in points], [p[y] for p in points], "o", label=label)
-    axes.set(xlabel=_UNITS[x], ylabel=_UNITS[y])
+    for title, shown in points.items():
+        axes.plot([x for x, _ in shown], [y for _, y in shown], "o", label=title)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.legend()
-    save(figure, result.output / "front.png")
+    write_figure(path, figure)

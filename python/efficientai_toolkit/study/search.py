@@ -1,26 +1,30 @@
-"""From a run and a search space to the best settings."""
+"""From a configuration and a search space to the best settings, with Optuna."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
-from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
-from efficientai_toolkit.lora.optimization.config import OBJECTIVES, OptimizationConfig
-from efficientai_toolkit.lora.result import TrainingResult
-from efficientai_toolkit.lora.runner import Runner
-from efficientai_toolkit.study.folder import write_settings, write_trials
+from efficientai_toolkit.study import plots
+from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_free, write_record, write_settings
+from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 
 STUDY = "study.db"
 """Optuna's SQLite storage in the folder of a search."""
 
-_NAME = "lora"
+C = TypeVar("C", bound=Config)
+R = TypeVar("R")
+C_contra = TypeVar("C_contra", bound=Config, contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +43,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizationResult:
+class SearchResult:
     """What a search found."""
 
     output: Path
@@ -56,89 +60,111 @@ class OptimizationResult:
     trials: list[Trial]
 
 
-def optimize(
-    training: TrainingConfig | None = None,
-    config: OptimizationConfig | None = None,
-    *,
-    space: SearchSpace | Mapping[str, object] | None = None,
-    on_trial: Callable[[Trial], object] | None = None,
-    **overrides: Any,
-) -> OptimizationResult:
-    """Search for settings that make the validation loss (or more) small.
+class Runner(Protocol[C_contra, R_co]):
+    """What a room does for a search: one run after the other."""
 
-    A run whose loss is no number any more, or that does not fit into memory, counts as failed, with its
-    reason; the search goes on. Ctrl-C keeps the search; ``training.resume`` goes on with the one in
-    ``training.output``.
+    def check(self, config: C_contra) -> None:
+        """Refuse what would fail every run alike."""
+        ...
 
-    Parameters
-    ----------
-    training
-        The run to improve. ``output`` is the folder of the search, ``seed`` that of the runs and of the
-        search, ``resume`` and ``overwrite`` concern the search.
-    config
-        How to search.
-    space
-        What to try, instead of ``config.search_space``: a :class:`SearchSpace` or the entries of a file.
-    on_trial
-        Receives each run when it has ended.
-    **overrides
-        Fields of :class:`OptimizationConfig` that win over ``config``.
+    def train(self, config: C_contra, output: Path, on_loss: Callable[[int, float], object]) -> R_co:
+        """Run into the folder ``output``.
 
-    Returns
-    -------
-    OptimizationResult
+        ``on_loss`` receives each validation but the first: its number, from 1, and its loss. What it raises
+        stops the run and comes back.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Begin the next run with nothing left of this one."""
+        ...
+
+
+def check_installed() -> None:
+    """Fail before anything else is done.
 
     Raises
     ------
-    ConfigError
-        A setting or an entry of the space is impossible; the key is named.
     DependencyError
         A library is missing; the message has the command that installs it.
-    TrainingError
-        The folder holds another search, or no run has succeeded.
     """
-    config = (config or OptimizationConfig()).with_values(overrides)
-    config.check()
-    optuna = require("optuna", extra="optimize", purpose="the search for settings")
-    for module in ("sklearn", "matplotlib"):
+    for module in ("optuna", "sklearn", "matplotlib"):
         require(module, extra="optimize", purpose="the search for settings")
-    search = _Search(optuna, training or TrainingConfig(), config, _space(config, space), on_trial)
-    return search.run()
 
 
-def _space(config: OptimizationConfig, space: SearchSpace | Mapping[str, object] | None) -> SearchSpace:
-    if space is not None:
-        return space if isinstance(space, SearchSpace) else SearchSpace.from_mapping(space)
-    return (
-        SearchSpace.default() if config.search_space is None else SearchSpace.from_file(config.search_space)
-    )
+class Search(Generic[C, R]):
+    """One search.
 
+    Parameters
+    ----------
+    name
+        Of Optuna's study, the same for all searches of a room.
+    given
+        The configuration to improve, as the user gave it.
+    base
+        The same with everything filled in. It has the fields ``output``, ``resume``, ``overwrite``, ``seed``.
+    config
+        How to search.
+    space
+        What to try.
+    objectives
+        By name what a search can make small.
+    labels
+        Of the objectives in pictures, with their units.
+    runner
+        Does the runs.
+    data
+        Files and folders that the runs learn from.
+    on_trial
+        Receives each run when it has ended.
+    """
 
-class _Search:
     def __init__(
         self,
-        optuna: Any,
-        training: TrainingConfig,
-        config: OptimizationConfig,
-        space: SearchSpace,
-        on_trial: Callable[[Trial], object] | None,
+        name: str,
+        *,
+        given: C,
+        base: C,
+        config: SearchConfig,
+        space: SearchSpace[C],
+        objectives: Mapping[str, Callable[[R], float]],
+        labels: Mapping[str, str],
+        runner: Runner[C, R],
+        data: Sequence[Path] = (),
+        on_trial: Callable[[Trial], object] | None = None,
     ) -> None:
-        self.optuna = optuna
+        self.optuna: Any = import_module("optuna")
+        self.name = name
+        self.given = given
+        self.base = base
         self.config = config
         self.space = space
+        self.objectives = objectives
+        self.labels = labels
+        self.runner = runner
+        self.data = data
         self.on_trial = on_trial
-        if training.output is None and not training.resume:
-            training = replace(training, output=str(new_run(Path(RUNS), "search")))
-        self.given = training
-        self.base = training.with_defaults_filled()
-        self.output = Path(str(self.base.output))
-        self.runner = Runner(evaluations=config.evaluations)
+        folder = base.to_dict()
+        self.output = Path(folder["output"])
+        self.resume: bool = folder["resume"]
+        self.overwrite: bool = folder["overwrite"]
+        self.seed: int = folder["seed"]
 
-    def run(self) -> OptimizationResult:
+    def run(self) -> SearchResult:
+        """Do the runs that are left, and write what was found.
+
+        Raises
+        ------
+        ConfigError
+            The search in the folder was begun with another space, other settings or objectives.
+        TrainingError
+            The folder holds another search, or no run has succeeded.
+        """
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         # A wrong model or data set would fail every run alike; here it is raised as it is.
-        self.runner.count_rows(self.space.apply(self.base, {}))
+        self.runner.check(self.space.apply(self.base, {}))
         study = self._study()
+        write_record(self.output, kind="search", configuration=self._describe(), data=self.data)
         left = self.config.trials - len(study.get_trials(deepcopy=False))
         left += len(study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.WAITING,)))
         timeout = None if self.config.timeout_minutes is None else 60 * self.config.timeout_minutes
@@ -154,20 +180,18 @@ class _Search:
 
     def _study(self) -> Any:
         path = self.output / STUDY
-        if path.exists() and self.base.overwrite and not self.base.resume:
+        check_free(self.output, STUDY, what="a search", resume=self.resume, overwrite=self.overwrite)
+        if path.exists() and not self.resume:
             shutil.rmtree(self.output / "trials", ignore_errors=True)
             path.unlink()
-        elif path.exists() and not self.base.resume:
-            message = f"{self.output} holds a search; choose another output, or give resume or overwrite"
-            raise TrainingError(message)
-        elif self.base.resume and not path.exists():
+        elif self.resume and not path.exists():
             message = f"{self.output} holds no search to resume: there is no {STUDY}"
             raise TrainingError(message)
         self.output.mkdir(parents=True, exist_ok=True)
         study = self.optuna.create_study(
-            study_name=_NAME,
+            study_name=self.name,
             storage=f"sqlite:///{path}",
-            sampler=self._sampler(seed=self.base.seed),
+            sampler=self._sampler(seed=self.seed),
             pruner=self._pruner(),
             directions=["minimize"] * len(self.config.objectives),
             load_if_exists=True,
@@ -179,17 +203,15 @@ class _Search:
                 # Left over from a process that was killed.
                 study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
         if trials:
-            study.sampler = self._sampler(seed=self.base.seed + len(trials))
+            study.sampler = self._sampler(seed=self.seed + len(trials))
         elif (first := self.space.first(self.base)) is not None:
             study.enqueue_trial(first)
         return study
 
     def _check_same(self, study: Any) -> None:
         """Runs of another space, model or data would be compared with these."""
-        base = {k: v for k, v in self.base.to_dict().items() if k not in {"output", "resume", "overwrite"}}
-        described = {"objectives": self.config.objectives, "space": self.space.to_dict(), "training": base}
         # Through JSON, as the storage returns it.
-        described = json.loads(json.dumps(described))
+        described = json.loads(json.dumps(self._describe()))
         stored = study.user_attrs.get("search")
         if stored is None:
             study.set_user_attr("search", described)
@@ -200,6 +222,11 @@ class _Search:
                 "resume it with the same, or choose another output"
             )
             raise ConfigError(message)
+
+    def _describe(self) -> dict[str, Any]:
+        """What all runs of the search have in common."""
+        base = {k: v for k, v in self.base.to_dict().items() if k not in FOLDER_SETTINGS}
+        return {"objectives": self.config.objectives, "space": self.space.to_dict(), "training": base}
 
     def _sampler(self, *, seed: int) -> Any:
         if self.config.sampler == "gp":
@@ -235,9 +262,9 @@ class _Search:
             trial.set_user_attr("seconds", perf_counter() - started)
             # Nothing resumes a single run of a search.
             shutil.rmtree(self._folder(trial.number) / "checkpoints", ignore_errors=True)
-        return tuple(OBJECTIVES[name](result) for name in self.config.objectives)
+        return tuple(self.objectives[name](result) for name in self.config.objectives)
 
-    def _train(self, trial: Any, drawn: Mapping[str, object]) -> TrainingResult:
+    def _train(self, trial: Any, drawn: Mapping[str, object]) -> R:
         def report(place: int, loss: float) -> None:
             # A pruner looks at one value.
             if len(self.config.objectives) == 1:
@@ -270,7 +297,7 @@ class _Search:
             seconds=trial.user_attrs.get("seconds", 0.0),
         )
 
-    def _result(self, study: Any) -> OptimizationResult:
+    def _result(self, study: Any) -> SearchResult:
         trials = [
             self._trial(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
         ]
@@ -287,7 +314,7 @@ class _Search:
             (trial for trial in complete if trial.number in front), key=lambda t: (t.values or {})[first]
         )
         settings = write_settings(self.output / "best.yaml", self.space.apply(self.given, best.settings))
-        result = OptimizationResult(
+        result = SearchResult(
             output=self.output,
             best=best.number,
             best_settings=settings,
@@ -296,11 +323,26 @@ class _Search:
             importance=self._importance(study, complete),
             trials=trials,
         )
-        write_trials(result)
-        from efficientai_toolkit.study.plots import draw
-
-        draw(result, self.config.objectives)
+        write_json(self.output / "trials.json", asdict(result))
+        self._draw(result)
         return result
+
+    def _draw(self, result: SearchResult) -> None:
+        """Write ``history.png``, ``importance.png`` and, for several objectives, ``front.png``."""
+        first = self.config.objectives[0]
+        label = self.labels[first]
+        values = {trial.number: trial.values for trial in result.trials if trial.values is not None}
+        history = {number: reached[first] for number, reached in values.items()}
+        plots.draw_history(self.output / "history.png", history, label)
+        if result.importance:
+            plots.draw_importance(self.output / "importance.png", result.importance, first)
+        if len(self.config.objectives) > 1:
+            second = self.config.objectives[1]
+            points = {
+                title: [(v[first], v[second]) for n, v in values.items() if (n in result.front) is is_front]
+                for title, is_front in (("others", False), ("front", True))
+            }
+            plots.draw_front(self.output / "front.png", points, (label, self.labels[second]))
 
     def _importance(self, study: Any, complete: list[Trial]) -> dict[str, float]:
         """Of settings that had more than one value, largest first."""
@@ -310,7 +352,7 @@ class _Search:
         values = {next(iter((trial.values or {}).values())) for trial in complete}
         if len(values) == 1:
             return {}
-        evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=self.base.seed)
+        evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
         shares = self.optuna.importance.get_param_importances(
             study, evaluator=evaluator, params=names, target=_first_value
         )

@@ -1,6 +1,6 @@
 """Which settings are tried, with which values.
 
-A file of them has one key per field of :class:`~efficientai_toolkit.lora.TrainingConfig`::
+A file of them has one key per field of the configuration that is searched::
 
     lr: {low: 1.0e-5, high: 1.0e-2, log: true}
     lora_rank: {choices: [4, 8, 16]}
@@ -12,17 +12,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from efficientai_toolkit._base.config import Option, closest_key, options, read_pairs
+from efficientai_toolkit._base.config import Config, Option, closest_key, options, read_pairs
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.study.folder import FOLDER_SETTINGS
 
-_OWN = ("output", "resume", "overwrite")
-"""They belong to the search as a whole."""
-
-_COMPARED = ("model_path", "data", "eval_batches", "eval_every", "mask_prompt", "max_seq_length")
-"""Losses of runs that differ here cannot be compared."""
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,27 +40,22 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SearchSpace:
-    """What is tried, and what is the same in every run."""
+class SearchSpace(Generic[C]):
+    """What is tried, and what is the same in every run.
+
+    A room says in a subclass of which configuration.
+    """
+
+    config: ClassVar[type[Config]] = Config
+    """The configuration whose fields are searched."""
+    compared: ClassVar[frozenset[str]] = frozenset()
+    """Fields that must be the same in every run, or their results cannot be compared."""
 
     searched: dict[str, Range | Choices]
     fixed: dict[str, Any]
 
     @classmethod
-    def default(cls) -> "SearchSpace":
-        """What matters most for low-rank adapters."""
-        return cls(
-            searched={
-                "lr": Range(low=1e-5, high=1e-2, log=True, whole=False),
-                "lora_rank": Range(low=4, high=64, log=True, whole=True),
-                "lora_dropout": Range(low=0.0, high=0.2, log=False, whole=False),
-                "batch_size": Choices(values=(2, 4, 8)),
-            },
-            fixed={},
-        )
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "SearchSpace":
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file of the form above.
 
         Raises
@@ -75,7 +66,7 @@ class SearchSpace:
         return cls.from_mapping(read_pairs(Path(path)), source=str(path))
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, object], *, source: str = "search space") -> "SearchSpace":
+    def from_mapping(cls, values: Mapping[str, object], *, source: str = "search space") -> Self:
         """Read entries of the form above.
 
         Raises
@@ -83,7 +74,7 @@ class SearchSpace:
         ConfigError
             An entry is impossible; its key is named.
         """
-        known = {option.name: option for option in options(TrainingConfig)}
+        known = {option.name: option for option in options(cls.config)}
         searched: dict[str, Range | Choices] = {}
         fixed: dict[str, Any] = {}
         for key, value in values.items():
@@ -91,8 +82,11 @@ class SearchSpace:
                 if key not in known:
                     message = f"unknown key `{key}`{closest_key(str(key), known)}"
                     raise ConfigError(message)
-                if key in _OWN:
+                if key in FOLDER_SETTINGS:
                     message = f"`{key}` belongs to the search as a whole; give it as an option"
+                    raise ConfigError(message)
+                if key in cls.compared and isinstance(value, dict):
+                    message = f"`{key}` must be the same in every run, or their losses cannot be compared"
                     raise ConfigError(message)
                 if known[key].keyed or not isinstance(value, dict):
                     fixed[key] = known[key].convert(value)
@@ -130,26 +124,16 @@ class SearchSpace:
                 drawn[name] = trial.suggest_float(name, entry.low, entry.high, log=entry.log)
         return drawn
 
-    def apply(self, base: TrainingConfig, drawn: Mapping[str, object]) -> TrainingConfig:
-        """A run with the drawn settings.
+    def apply(self, base: C, drawn: Mapping[str, object]) -> C:
+        """A run with the drawn settings."""
+        return base.with_values({**self.fixed, **drawn})
 
-        Where the rank is searched and ``lora_alpha`` is not, alpha follows it so that the factor of the
-        adapters falls with the root of the rank, as `rsLoRA <https://arxiv.org/abs/2312.03732>`_ asks for:
-        one learning rate then suits all ranks.
-        """
-        config = base.with_values({**self.fixed, **drawn})
-        is_coupled = "lora_rank" in drawn and not {"lora_alpha"} & {*drawn, *self.fixed}
-        if not is_coupled or config.use_rslora:
-            return config
-        root = (config.lora_rank / base.lora_rank) ** 0.5
-        return config.with_values({"lora_alpha": base.lora_alpha * root})
-
-    def first(self, base: TrainingConfig) -> dict[str, Any] | None:
+    def first(self, base: C) -> dict[str, Any] | None:
         """The settings of ``base``, if the space holds them: a good place to begin."""
+        known = {option.name: option for option in options(type(base))}
         values: dict[str, Any] = {}
         for name, entry in self.searched.items():
-            option = next(option for option in options(TrainingConfig) if option.name == name)
-            value = _plain(option, getattr(base, name))
+            value = _plain(known[name], getattr(base, name))
             held = (
                 value in entry.values
                 if isinstance(entry, Choices)
@@ -163,9 +147,6 @@ class SearchSpace:
 
 def _entry(option: Option, entry: dict[str, object]) -> Range | Choices:
     name = option.name
-    if name in _COMPARED:
-        message = f"`{name}` must be the same in every run, or their losses cannot be compared"
-        raise ConfigError(message)
     if set(entry) == {"choices"}:
         choices = entry["choices"]
         if not isinstance(choices, list) or not choices:

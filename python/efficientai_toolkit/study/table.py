@@ -1,19 +1,34 @@
-"""The table of a comparison for spreadsheets."""
+"""Rows of results as text, and for spreadsheets."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from efficientai_toolkit._base.files import write_text
-from efficientai_toolkit.lora.comparison.measurement import Measurement
+from efficientai_toolkit._base import files
+from efficientai_toolkit._base.tables import align
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R")
 
 
-def write_csv(path: Path, rows: Sequence[Measurement]) -> None:
-    """One line per method, one column per field of :class:`Measurement`."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, [field.name for field in fields(Measurement)], lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(row) for row in rows)
-    write_text(path, text.getvalue())
+def format_table(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> str:
+    """One line per row below a header; the first column, of names, is aligned to the left.
+
+    Parameters
+    ----------
+    rows
+        What is shown.
+    columns
+        By title, what a cell says of a row.
+    """
+    cells = [tuple(columns), *(tuple(cell(row) for cell in columns.values()) for row in rows)]
+    return "\n".join(align(cells, left=1))
+
+
+def write_csv(path: Path, kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> None:
+    """One line per row, one column per field of the dataclass ``kind``."""
+    header = [field.name for field in fields(kind)]
+    files.write_csv(path, header, (list(asdict(row).values()) for row in rows))

@@ -12,9 +12,26 @@ from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.training import training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
+from efficientai_toolkit.study.table import format_table
 
 _LINES = 4
 """Lines of progress per method."""
+
+
+_COLUMNS: dict[str, Callable[[Measurement], str]] = {
+    "method": lambda row: row.method,
+    "loss": lambda row: f"{row.loss_before:.3f} → {row.loss_after:.3f}",
+    # Preferences have none.
+    "perplexity": lambda row: (
+        "–" if row.perplexity_after is None else f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}"
+    ),
+    "time": lambda row: f"{row.seconds:,.1f} s",
+    "tok/s": lambda row: f"{row.tokens_per_second:,.0f}",
+    "memory": lambda row: f"{row.peak_memory_gb:.2f} GB",
+    "on disk": lambda row: f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
+    "trained": lambda row: f"{row.trainable_parameters:,}",
+}
+"""What the table says of a method that went well."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,7 +45,7 @@ def run(args: Namespace, out: Output) -> int:
     config = config_from(args, ComparisonConfig, with_file=False)
     comparison = compare(training_config(args, TrainingConfig), config, on_event=_progress(args, out))
     out.note()
-    out.line(table_of(comparison.rows))
+    out.line(format_table([row for row in comparison.rows if row.error is None], _COLUMNS))
     for row in comparison.rows:
         if row.error is not None:
             out.line(f"{row.method} failed: {row.error}")
@@ -56,31 +73,3 @@ def _line(method: str, event: Event) -> str | None:
             return f"{method}: {event.step}/{event.steps}  loss {event.loss:.3f}"
         case _:
             return None
-
-
-def table_of(rows: list[Measurement]) -> str:
-    """One line per method that went well."""
-    cells = [("method", "loss", "perplexity", "time", "tok/s", "memory", "on disk", "trained")]
-    cells += [_cells(row) for row in rows if row.error is None]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines: list[str] = []
-    for name, *numbers in cells:
-        texts = [f"{text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([f"{name:<{widths[0]}}", *texts]))
-    return "\n".join(lines)
-
-
-def _cells(row: Measurement) -> tuple[str, str, str, str, str, str, str, str]:
-    return (
-        row.method,
-        f"{row.loss_before:.3f} → {row.loss_after:.3f}",
-        # Preferences have none.
-        "–"
-        if row.perplexity_after is None
-        else f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}",
-        f"{row.seconds:,.1f} s",
-        f"{row.tokens_per_second:,.0f}",
-        f"{row.peak_memory_gb:.2f} GB",
-        f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
-        f"{row.trainable_parameters:,}",
-    )

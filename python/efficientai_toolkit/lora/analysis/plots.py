@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from efficientai_toolkit._base.figures import new_figure, save
+from efficientai_toolkit._base.files import new_figure, write_figure
 from efficientai_toolkit.lora.analysis.allocation import Layer
 from efficientai_toolkit.lora.analysis.candidates import Candidate
 from efficientai_toolkit.lora.analysis.forecast import Forecast
@@ -34,4 +34,4 @@ def draw(
     losses.axvline(choice.parameters, linestyle=":", color="k", label="chosen")
     losses.set(xlabel="parameters", ylabel="expected validation loss, nats", xscale="log")
     losses.legend()
-    save(figure, path)
+    write_figure(path, figure)

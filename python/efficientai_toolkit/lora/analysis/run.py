@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit._base.extras import require
-from efficientai_toolkit._base.files import write_text
-from efficientai_toolkit.exceptions import ConfigError, TrainingError
+from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.analysis.allocation import Layer
 from efficientai_toolkit.lora.analysis.candidates import Candidate, candidates, references
 from efficientai_toolkit.lora.analysis.config import AnalysisConfig
@@ -17,9 +17,9 @@ from efficientai_toolkit.lora.analysis.forecast import Forecast
 from efficientai_toolkit.lora.analysis.halving import halve
 from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
 from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
-from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
+from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.runner import Runner
-from efficientai_toolkit.study.folder import write_settings
+from efficientai_toolkit.study.folder import RUNS, check_free, new_run, write_record, write_settings
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
@@ -102,12 +102,11 @@ def analyze(
         given = replace(given, output=str(new_run(Path(RUNS), "analysis")))
     base = given.with_defaults_filled()
     output = Path(str(base.output))
-    if (output / REPORT).exists() and not base.overwrite:
-        message = f"{output} holds an analysis; choose another output, or give overwrite"
-        raise TrainingError(message)
-    output.mkdir(parents=True, exist_ok=True)
+    check_free(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
+    described = {"analysis": config.to_dict(), "training": base.to_dict()}
+    write_record(output, kind="analysis", configuration=described, data=base.data_paths())
     runner = Runner(evaluations=1)
-    runner.count_rows(base)
+    runner.check(base)
     train, layers = _look(runner, base, config)
     per_rank = sum(layer.cost for layer in layers)
     budgets = candidates(layers, base, largest_mean_rank(train, per_rank, config.max_rank))
@@ -150,7 +149,7 @@ def analyze(
 
         draw(output / "ranks.png", layers, outcome.choice, outcome.forecasts, outcome.references)
     # The last of all: a folder with a report is complete.
-    write_text(output / REPORT, json.dumps(asdict(analysis), indent=2, default=str) + "\n")
+    write_json(output / REPORT, asdict(analysis))
     return analysis
 
 

@@ -7,8 +7,9 @@
 
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig, available_methods
 from efficientai_toolkit.lora.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.recommendation import recommend
 from efficientai_toolkit.lora.comparison.run import Comparison, compare
-from efficientai_toolkit.study.recommend import Recommendation, recommend
+from efficientai_toolkit.study.recommend import Recommendation
 
 __all__ = [
     "Comparison",

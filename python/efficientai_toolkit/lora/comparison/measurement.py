@@ -1,10 +1,16 @@
 """What is known of one method after its run."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit.callbacks.base import as_callback
+from efficientai_toolkit.callbacks.events import event_to_json
+from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.result import TrainingResult
+from efficientai_toolkit.lora.trainer import MLXTrainer
+from efficientai_toolkit.study.job import Emit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +38,15 @@ class Measurement:
     total_parameters: int | None = None
 
 
-def measure(method: str, lr: float, result: TrainingResult, process_bytes: int) -> Measurement:
+def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """The job of one method: train, and send the events of the run."""
+    config = TrainingConfig(**request["config"])
+    callback = as_callback(lambda event: emit(json.loads(event_to_json(event))))
+    result = MLXTrainer(config, callback=callback).train()
+    return asdict(measure(request["method"], config.lr, result))
+
+
+def measure(method: str, lr: float, result: TrainingResult) -> Measurement:
     """The row of a run that went well."""
     metrics: dict[str, Any] = result.metrics
     return Measurement(
@@ -45,7 +59,6 @@ def measure(method: str, lr: float, result: TrainingResult, process_bytes: int) 
         seconds=result.training_time,
         tokens_per_second=metrics["tokens_per_second"],
         peak_memory_gb=result.peak_memory_gb,
-        process_memory_gb=process_bytes / 1e9,
         disk_bytes=size_of_weights(result.adapter_path),
         trainable_parameters=metrics["trainable_parameters"],
         total_parameters=metrics["total_parameters"],

@@ -1,26 +1,43 @@
 """From a run and a list of methods to a table and a recommendation."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit._base.extras import require
-from efficientai_toolkit._base.files import write_text
+from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.callbacks.events import Event, parse_event
-from efficientai_toolkit.exceptions import DatasetError, TrainingError
+from efficientai_toolkit.exceptions import DatasetError
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig
 from efficientai_toolkit.lora.comparison.measurement import Measurement
-from efficientai_toolkit.lora.config import RUNS, TrainingConfig, new_run
-from efficientai_toolkit.study.recommend import Recommendation, recommend
+from efficientai_toolkit.lora.comparison.recommendation import recommend
+from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.study.folder import (
+    RESULT,
+    RUNS,
+    check_free,
+    keep_result,
+    kept_result,
+    new_run,
+    write_record,
+)
+from efficientai_toolkit.study.job import run_job
+from efficientai_toolkit.study.plots import draw_bars
+from efficientai_toolkit.study.recommend import Recommendation
 from efficientai_toolkit.study.table import write_csv
 
 REPORT = "comparison.json"
-_RESULT = "result.json"
-_REQUEST = "request.json"
+
+_JOB = "efficientai_toolkit.lora.comparison.measurement:train"
+
+_PANELS = {
+    "loss_after": "validation loss, nats",
+    "seconds": "training time, s",
+    "peak_memory_gb": "peak memory, GB",
+}
+"""What is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,69 +99,48 @@ def compare(
         training = replace(training, output=str(new_run(Path(RUNS), "comparison")))
     base = training.with_defaults_filled()
     output = Path(str(base.output))
-    if (output / REPORT).exists() and not (base.resume or base.overwrite):
-        message = f"{output} holds a comparison; choose another output, or give resume or overwrite"
-        raise TrainingError(message)
+    check_free(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
     runs = config.runs(base)
-    output.mkdir(parents=True, exist_ok=True)
+    settings = {"comparison": config.to_dict(), "training": base.to_dict()}
+    write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
     rows: list[Measurement] = []
-    for method, settings in runs.items():
-        run = replace(settings, output=str(output / method), resume=False, overwrite=True)
-        rows.append(_row(method, run, on_event, resume=base.resume))
+    for method, changed in runs.items():
+        run = replace(changed, output=str(output / method), resume=False, overwrite=True)
+        rows.append(_measure(method, run, on_event, resume=base.resume))
         if on_result is not None:
             on_result(rows[-1])
     comparison = Comparison(output=output, rows=rows, recommendation=recommend(rows, config))
-    write_csv(output / "comparison.csv", rows)
-    write_text(output / REPORT, json.dumps(asdict(comparison), indent=2, default=str) + "\n")
-    if config.plots and any(row.error is None for row in rows):
-        from efficientai_toolkit.lora.comparison.plots import draw
-
-        draw(output / "comparison.png", rows)
+    write_csv(output / "comparison.csv", Measurement, rows)
+    write_json(output / REPORT, asdict(comparison))
+    done = [row for row in rows if row.error is None]
+    if config.plots and done:
+        panels = {label: [getattr(row, name) for row in done] for name, label in _PANELS.items()}
+        draw_bars(output / "comparison.png", [row.method for row in done], panels)
     return comparison
 
 
-def _row(
+def _measure(
     method: str, run: TrainingConfig, on_event: Callable[[str, Event], object] | None, *, resume: bool
 ) -> Measurement:
+    """Train in a process of its own, or take what an earlier comparison has measured."""
     folder = Path(str(run.output))
-    result = folder / _RESULT
     request = {"method": method, "config": run.to_dict()}
-    if resume and result.exists():
-        stored = json.loads(result.read_text(encoding="utf-8"))
-        if stored["request"] == request:
-            return Measurement(**stored["measurement"])
-    result.unlink(missing_ok=True)
+    if resume and (kept := kept_result(folder, request)) is not None:
+        return Measurement(**kept)
+    (folder / RESULT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / _REQUEST, json.dumps(request))
-    outcome = _in_its_own_process(method, folder / _REQUEST, on_event)
+
+    def tell(values: dict[str, Any]) -> None:
+        if on_event is not None:
+            on_event(method, parse_event(json.dumps(values)))
+
+    job = run_job(_JOB, request, on_event=tell)
+    if job.error is not None or job.peak_memory is None:
+        outcome = Measurement(method=method, error=job.error)
+    else:
+        outcome = replace(Measurement(**job.value), process_memory_gb=job.peak_memory / 1e9)
     if outcome.error is None and outcome.loss_after is None:
         message = f"{run.data}: there are no validation rows to compare methods on; give at least two rows"
         raise DatasetError(message)
-    write_text(result, json.dumps({"request": request, "measurement": asdict(outcome)}))
-    return outcome
-
-
-def _in_its_own_process(
-    method: str, request: Path, on_event: Callable[[str, Event], object] | None
-) -> Measurement:
-    command = [sys.executable, "-m", "efficientai_toolkit.study.job", str(request)]
-    outcome: Measurement | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
-        try:
-            for line in process.stdout or ():
-                values = json.loads(line)
-                if values["event"] == "result":
-                    outcome = Measurement(**{k: v for k, v in values.items() if k != "event"})
-                elif values["event"] == "error":
-                    outcome = Measurement(method=method, error=values["message"])
-                elif on_event is not None:
-                    on_event(method, parse_event(line))
-        except BaseException:
-            process.terminate()
-            raise
-    if outcome is None:
-        reason = f"its process ended with code {process.returncode}"
-        if process.returncode < 0:
-            reason = f"its process was killed by signal {-process.returncode}, perhaps for lack of memory"
-        outcome = Measurement(method=method, error=reason)
+    keep_result(folder, request, asdict(outcome))
     return outcome

@@ -8,7 +8,9 @@ Needs the extra ``optimize``.
 """
 
 from efficientai_toolkit.lora.optimization.config import OBJECTIVES, OptimizationConfig
-from efficientai_toolkit.study.search import OptimizationResult, Trial, optimize
-from efficientai_toolkit.study.space import SearchSpace
+from efficientai_toolkit.lora.optimization.run import optimize
+from efficientai_toolkit.lora.optimization.space import SearchSpace
+from efficientai_toolkit.study.search import SearchResult as OptimizationResult
+from efficientai_toolkit.study.search import Trial
 
 __all__ = ["OBJECTIVES", "OptimizationConfig", "OptimizationResult", "SearchSpace", "Trial", "optimize"]

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
-from efficientai_toolkit._base.config import Config, setting
-from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit._base.config import setting
 from efficientai_toolkit.lora.result import TrainingResult
+from efficientai_toolkit.study.settings import SearchConfig
 
 OBJECTIVES: dict[str, Callable[[TrainingResult], float]] = {
     "loss": lambda result: float(result.metrics["loss_after"]),
@@ -16,50 +16,25 @@ OBJECTIVES: dict[str, Callable[[TrainingResult], float]] = {
 }
 """What a search can make small: validation loss in nats, seconds, GB, trained numbers."""
 
+LABELS = {
+    "loss": "validation loss, nats",
+    "time": "time, s",
+    "memory": "peak memory, GB",
+    "parameters": "trained",
+}
+"""What pictures call the objectives."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizationConfig(Config):
+class OptimizationConfig(SearchConfig):
     """How settings are searched; which run they are for stands in the ``TrainingConfig``."""
+
+    known_objectives: ClassVar[tuple[str, ...]] = tuple(OBJECTIVES)
 
     search_space: str | None = setting(
         None,
         "YAML, JSON or TOML file of what to try for which setting (default: lr, rank, dropout, batch size)",
     )
-    trials: int = setting(20, "runs in all, those of a resumed search included")
-    timeout_minutes: float | None = setting(None, "start no further run after this time (default: never)")
     objectives: list[str] = setting(
         ["loss"], f"what to make small, of {', '.join(OBJECTIVES)}", separator=","
     )
-    sampler: Literal["tpe", "gp", "random"] = setting(
-        "tpe", "how settings are chosen: Parzen estimators, a Gaussian process, or at random"
-    )
-    pruner: Literal["median", "hyperband", "none"] = setting(
-        "median", "when a run that lags behind is stopped; with several objectives none is"
-    )
-    evaluations: int = setting(5, "validations within each run; pruning looks at them")
-
-    def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises
-        ------
-        ConfigError
-            An objective is unknown or comes twice, a number is out of range.
-        """
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                message = f"`objectives` names the unknown `{name}`; there are {', '.join(OBJECTIVES)}"
-                raise ConfigError(message)
-        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            message = f"`objectives` must name each of its objectives once, not {self.objectives}"
-            raise ConfigError(message)
-        if self.sampler == "gp" and len(self.objectives) > 1:
-            message = "`sampler` gp works for one objective; take tpe for several"
-            raise ConfigError(message)
-        for name in ("trials", "evaluations"):
-            if getattr(self, name) < 1:
-                message = f"`{name}` must be at least 1, not {getattr(self, name)}"
-                raise ConfigError(message)
-        if self.timeout_minutes is not None and self.timeout_minutes <= 0:
-            message = f"`timeout_minutes` must be above 0, not {self.timeout_minutes}"
-            raise ConfigError(message)
