@@ -138,6 +138,25 @@ def tied_rooms() -> set[str]:
     }
 
 
+def tied_namespaces() -> set[str]:
+    """Folders of commands that import each other, and what they share that knows one of them or a room."""
+    return {
+        f"{found.source} imports {found.target}: folders of commands share through cli.shared only"
+        for found in imports()
+        if found.source.startswith("cli.")
+        for folder in [found.source.split(".")[1]]
+        if is_package(f"cli.{folder}")
+        if _is_of_another_folder(found.target, folder) or (folder == "shared" and is_room(noun(found.target)))
+    }
+
+
+def _is_of_another_folder(target: str, folder: str) -> bool:
+    parts = target.split(".")
+    return (
+        parts[0] == "cli" and is_package(".".join(parts[:2])) and parts[1:2] not in ([folder], ["shared"], [])
+    )
+
+
 def own_doors() -> set[str]:
     """Files that import the ``__init__`` of a folder they lie in, or of one inside the same room."""
     return {
@@ -241,7 +260,16 @@ def _bound(node: ast.stmt) -> set[str]:
     return set()
 
 
-RULES = (wrong_directions, tied_rooms, own_doors, side_doors, circles, busy_inits, unequal_names)
+RULES = (
+    wrong_directions,
+    tied_rooms,
+    tied_namespaces,
+    own_doors,
+    side_doors,
+    circles,
+    busy_inits,
+    unequal_names,
+)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

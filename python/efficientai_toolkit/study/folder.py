@@ -4,19 +4,15 @@
 results can be told apart by what made them.
 """
 
-import hashlib
 import json
-import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit._base.config import Config, options
 from efficientai_toolkit._base.files import write_json, write_text
-from efficientai_toolkit._base.version import __version__
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import TrainingError
 
@@ -86,16 +82,19 @@ def write_record(
     data
         Files and folders that it learns from.
     """
+    import platform
+    from importlib.metadata import version
+
     output.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": kind,
         "configuration": dict(configuration),
         "environment": {
-            "efficientai-toolkit": __version__,
+            "efficientai-toolkit": version("efficientai-toolkit"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "mlx": metadata.version("mlx"),
-            "numpy": metadata.version("numpy"),
+            "mlx": version("mlx"),
+            "numpy": version("numpy"),
         },
         "hardware": asdict(hardware()),
         "data": fingerprint(data),
@@ -111,6 +110,8 @@ def fingerprint(data: Iterable[Path]) -> dict[str, Any]:
     data
         Files, and folders whose files count, in order.
     """
+    import hashlib
+
     files = [
         file
         for path in data

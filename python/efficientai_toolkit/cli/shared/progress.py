@@ -4,16 +4,20 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.callbacks.base import Callback, JsonLines, Silent
 from efficientai_toolkit.cli.output import Output
+
+if TYPE_CHECKING:
+    from efficientai_toolkit.callbacks.base import Callback
 
 PROGRESS = ("bar", "json", "silent")
 
 
-def choose_callback(args: Namespace) -> Callback:
+def choose_callback(args: Namespace) -> "Callback":
     """The callback of a run that tells its events itself."""
+    from efficientai_toolkit.callbacks.base import JsonLines, Silent
+
     if args.progress == "json":
         return JsonLines()
     if args.quiet or args.progress == "silent":
