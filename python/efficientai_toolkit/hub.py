@@ -10,32 +10,48 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from efficientai_toolkit.exceptions import ModelLoadingError
 
-ALLOWED = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "*.jinja",
-)
-"""Files worth fetching. Pickled weights (``.bin``, ``.pt``) could run code and are never read."""
 
-IGNORED = ("*/*", "consolidated*.safetensors")
-"""Sub-folders and the second copy of the weights that some repositories carry."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """Which files of a repository are worth fetching; glob patterns.
+
+    Pickled weights (``.bin``, ``.pt``) could run code and are never read.
+    """
+
+    allowed: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+
+LANGUAGE_MODEL = Kind(
+    allowed=(
+        "config.json",
+        "generation_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "*.jinja",
+    ),
+    # Sub-folders and the second copy of the weights that some repositories carry.
+    ignored=("*/*", "consolidated*.safetensors"),
+)
+"""A language model or its adapters: one flat folder."""
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
 
-def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -> Path:
+def resolve(
+    path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
+) -> Path:
     """Folder of a model or adapter, downloaded first where it is a hub id.
 
     Files that arrived whole are kept when a download is interrupted: the next call fetches
@@ -45,6 +61,8 @@ def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -
     ----------
     path_or_id
         An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
+    kind
+        What is fetched of a repository on the hub.
     show_progress
         Show a download bar, if standard error is a terminal.
 
@@ -71,14 +89,14 @@ def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -
             f"there is no folder {text!r}, and it is no hub id of the form org/name or org/name@revision"
         )
         raise ModelLoadingError(message)
-    folder = _download(match["id"], match["revision"], text, show_progress=show_progress)
-    if not any(folder.glob("*.safetensors")):
+    folder = _download(match["id"], match["revision"], text, kind, show_progress=show_progress)
+    if not any(folder.rglob("*.safetensors")):
         message = f"{text} has no .safetensors file on the hub; pickled weights (.bin, .pt) are not read"
         raise ModelLoadingError(message)
     return folder
 
 
-def _download(repository: str, revision: str | None, text: str, *, show_progress: bool) -> Path:
+def _download(repository: str, revision: str | None, text: str, kind: Kind, *, show_progress: bool) -> Path:
     # Read once, when huggingface_hub is imported first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from httpx2 import HTTPError
@@ -94,8 +112,8 @@ def _download(repository: str, revision: str | None, text: str, *, show_progress
             snapshot = snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=list(ALLOWED),
-                ignore_patterns=list(IGNORED),
+                allow_patterns=list(kind.allowed),
+                ignore_patterns=list(kind.ignored),
                 library_name="efficientai-toolkit",
             )
         except HFValidationError as error:
