@@ -234,6 +234,13 @@ def unequal_names() -> set[str]:
     return wrong
 
 
+def hidden_rooms() -> set[str]:
+    """Rooms that are no names of the package."""
+    public, _, _ = _lists(modules()[""])
+    rooms = {noun(module) for module in modules() if module and is_room(noun(module))}
+    return {f"{room} is missing in the lists of the package's __init__" for room in rooms - public}
+
+
 def _lists(tree: ast.Module) -> tuple[set[str], set[str], set[str] | None]:
     """``__all__``, names that are imported, and the keys of the lazy table where there is one."""
     public: set[str] = set()
@@ -269,6 +276,7 @@ RULES = (
     circles,
     busy_inits,
     unequal_names,
+    hidden_rooms,
 )
 
 
