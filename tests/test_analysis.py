@@ -17,9 +17,9 @@ from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import AnalysisConfig, Layer, ShortRun, allocate, analyze
-from efficientai_toolkit.lora.analysis.allocation import parameters, uniform
-from efficientai_toolkit.lora.analysis.candidates import candidates, references
-from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
+from efficientai_toolkit.lora.analysis.allocation import allocate_uniformly, count_parameters
+from efficientai_toolkit.lora.analysis.candidates import propose_candidates, propose_references
+from efficientai_toolkit.lora.analysis.information import bound_mean_rank, estimate_information
 from support.engine import MODELS, train
 from support.rows import random_ids, write_words
 
@@ -48,7 +48,7 @@ def brute_force(layers: list[Layer], budget: int) -> float:
     best = 0.0
     for counts in itertools.product(*(range(one.most + 1) for one in layers)):
         ranks = {one.path: count for one, count in zip(layers, counts, strict=True)}
-        if parameters(layers, ranks) <= budget:
+        if count_parameters(layers, ranks) <= budget:
             best = max(best, energy(layers, ranks))
     return best
 
@@ -65,7 +65,7 @@ def test_allocation_is_the_best_there_is(seed: int) -> None:
     alike = [layer(one.path, 8, 8, one.singular_values) for one in layers]
     for budget in range(0, 300, 20):
         ranks = allocate(alike, budget)
-        assert parameters(alike, ranks) <= budget
+        assert count_parameters(alike, ranks) <= budget
         assert energy(alike, ranks) == pytest.approx(brute_force(alike, budget))
     # Where they do not, for what is spent until the first layer is closed.
     offers = sorted(
@@ -74,7 +74,7 @@ def test_allocation_is_the_best_there_is(seed: int) -> None:
     for count in range(len(offers) + 1):
         budget = sum(one.cost for _, one in offers[:count])
         ranks = allocate(layers, budget)
-        assert parameters(layers, ranks) == budget
+        assert count_parameters(layers, ranks) == budget
         assert energy(layers, ranks) == pytest.approx(brute_force(layers, budget))
 
 
@@ -82,8 +82,8 @@ def test_what_is_left_goes_to_narrower_layers() -> None:
     layers = [layer("wide", 50, 50, [9.0, 8.0]), layer("narrow", 2, 2, [0.5, 0.4])]
     assert allocate(layers, 150) == {"wide": 1, "narrow": 2}
     assert allocate(layers, 0) == {"wide": 0, "narrow": 0}
-    assert uniform(layers, 250) == {"wide": 2, "narrow": 2}
-    assert uniform(layers, 1) == {"wide": 1, "narrow": 1}
+    assert allocate_uniformly(layers, 250) == {"wide": 2, "narrow": 2}
+    assert allocate_uniformly(layers, 1) == {"wide": 1, "narrow": 1}
 
 
 STATISTICS = {
@@ -99,18 +99,18 @@ STATISTICS = {
 
 def test_information_is_the_smaller_bound() -> None:
     # 1000 tokens of 6 bits, a fifth of the rows repeated, a half of the tokens learned.
-    assert information(STATISTICS) == pytest.approx(1000 * 6 * 0.8 * 0.5)
-    assert information(STATISTICS | {"compressed_bytes": 100}) == pytest.approx(100 * 8 * 0.5)
+    assert estimate_information(STATISTICS) == pytest.approx(1000 * 6 * 0.8 * 0.5)
+    assert estimate_information(STATISTICS | {"compressed_bytes": 100}) == pytest.approx(100 * 8 * 0.5)
     # Twice the parameters that hold them at two bits each.
-    assert largest_mean_rank(STATISTICS, 300, 16.0) == pytest.approx(8.0)
-    assert largest_mean_rank(STATISTICS, 300, 6.0) == 6.0
-    assert largest_mean_rank(STATISTICS, 10_000, 6.0) == 1.0
+    assert bound_mean_rank(STATISTICS, 300, 16.0) == pytest.approx(8.0)
+    assert bound_mean_rank(STATISTICS, 300, 6.0) == 6.0
+    assert bound_mean_rank(STATISTICS, 10_000, 6.0) == 1.0
 
 
 def test_candidates_keep_the_scale_of_the_run() -> None:
     layers = [layer("x.a", 8, 8, [4.0, 3.0, 2.0, 1.0]), layer("x.b", 8, 8, [0.1] * 4)]
     base = TrainingConfig(lora_rank=4, lora_alpha=8.0)
-    budgets = candidates(layers, base, 2.0)
+    budgets = propose_candidates(layers, base, 2.0)
     first = budgets[0][0]
     assert (first.form, first.ranks, first.parameters) == ("spectrum", {"x.a": 4, "x.b": 0}, 64)
     run = first.apply(base)
@@ -130,7 +130,7 @@ def test_candidates_keep_the_scale_of_the_run() -> None:
 def test_references_are_the_run_with_the_usual_ranks(rslora: bool) -> None:
     layers = [layer("x.a", 8, 8, [1.0]), layer("x.b", 8, 4, [1.0])]
     base = TrainingConfig(lora_rank=16, lora_alpha=32.0, use_rslora=rslora)
-    for rank, reference in zip((4, 8, 16, 32), references(layers, base), strict=True):
+    for rank, reference in zip((4, 8, 16, 32), propose_references(layers, base), strict=True):
         run = reference.apply(base)
         assert (run.lora_rank, run.rank_pattern, reference.parameters) == (rank, None, 28 * rank)
         scale = 32.0 / (rank**0.5 if rslora else rank)

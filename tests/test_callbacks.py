@@ -90,14 +90,14 @@ def test_the_widest_status_leaves_room_for_a_bar() -> None:
             "peak_memory": 10**11,
         }
     )
-    assert len(progress_bar.describe(wide, secs_left=36000)) <= 77
+    assert len(progress_bar.format_step(wide, secs_left=36000)) <= 77
 
 
 @pytest.mark.parametrize(
     ("secs", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (36000, "10:00:00")]
 )
 def test_clock(secs: float, text: str) -> None:
-    assert progress_bar.clock(secs) == text
+    assert progress_bar.format_duration(secs) == text
 
 
 def test_a_function_is_a_callback() -> None:

@@ -35,12 +35,12 @@ def test_another_version_names_both_and_the_command() -> None:
     ],
 )
 def test_the_command_keeps_the_backend(backends: list[str], platform: str, command: str) -> None:
-    assert link.mending_command(backends, platform) == command
+    assert link.suggest_command(backends, platform) == command
 
 
 def test_installed_backends() -> None:
-    assert link.installed_backends(lambda name: name == "mlx-cuda-12") == ["mlx-cuda-12"]
-    assert link.installed_backends(lambda _: False) == []
+    assert link.list_backends(lambda name: name == "mlx-cuda-12") == ["mlx-cuda-12"]
+    assert link.list_backends(lambda _: False) == []
 
 
 def test_two_backends_overwrite_each_other() -> None:

@@ -89,23 +89,23 @@ def test_a_new_run_has_the_next_number(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
-    folder.check_free(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
+    folder.check_unused(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
     (tmp_path / "done.json").touch()
     for resume, overwrite in ((True, False), (False, True)):
-        folder.check_free(tmp_path, "done.json", what="a sweep", resume=resume, overwrite=overwrite)
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=resume, overwrite=overwrite)
     with pytest.raises(
         TrainingError, match=r"holds a sweep; choose another output, or give resume or overwrite$"
     ):
-        folder.check_free(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
     with pytest.raises(TrainingError, match=r"or give overwrite$"):
-        folder.check_free(tmp_path, "done.json", what="a sweep", resume=None, overwrite=False)
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=None, overwrite=False)
 
 
 def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
-    assert folder.kept_result(tmp_path, {"lr": 1}) is None
-    folder.keep_result(tmp_path, {"lr": 1}, {"loss": 2.5})
-    assert folder.kept_result(tmp_path, {"lr": 1}) == {"loss": 2.5}
-    assert folder.kept_result(tmp_path, {"lr": 2}) is None
+    assert folder.load_result(tmp_path, {"lr": 1}) is None
+    folder.save_result(tmp_path, {"lr": 1}, {"loss": 2.5})
+    assert folder.load_result(tmp_path, {"lr": 1}) == {"loss": 2.5}
+    assert folder.load_result(tmp_path, {"lr": 2}) is None
 
 
 def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
@@ -122,7 +122,7 @@ def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine:
     assert record["configuration"] == {"lr": 0.1, "path": str(data)}
     assert {"efficientai-toolkit", "python", "platform", "mlx"} <= set(record["environment"])
     assert record["hardware"] == HARDWARE
-    assert record["data"] == folder.fingerprint([data])
+    assert record["data"] == folder.fingerprint_data([data])
     assert (record["data"]["files"], record["data"]["bytes"]) == (1, 3)
 
 
@@ -130,12 +130,12 @@ def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:
     for name, text in {"a": "one", "b": "one", "c": "two"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.jsonl").write_text(text)
-    a, b, c = (folder.fingerprint([tmp_path / name]) for name in "abc")
+    a, b, c = (folder.fingerprint_data([tmp_path / name]) for name in "abc")
     assert a == b
     assert a["bytes"] == c["bytes"]
     assert a["sha256"] != c["sha256"]
-    assert folder.fingerprint([tmp_path / "a" / "train.jsonl"]) == a
-    assert folder.fingerprint([]) == {**folder.fingerprint([tmp_path]), "files": 0}
+    assert folder.fingerprint_data([tmp_path / "a" / "train.jsonl"]) == a
+    assert folder.fingerprint_data([]) == {**folder.fingerprint_data([tmp_path]), "files": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

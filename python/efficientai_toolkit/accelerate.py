@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from efficientai_toolkit._engine.link import installed_backends, mending_command
+from efficientai_toolkit._engine.link import list_backends, suggest_command
 from efficientai_toolkit.exceptions import DependencyError
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def accelerate_mlx() -> None:
     if core.sgemm_calls() == before:
         message = (
             "this build of MLX does not multiply matrices with a function that can be replaced; "
-            f"mend it with `{mending_command(installed_backends())}`"
+            f"mend it with `{suggest_command(list_backends())}`"
         )
         raise DependencyError(message)
     _LOG.info("accelerate_mlx: MLX multiplies float32 matrices with the engine's kernel")

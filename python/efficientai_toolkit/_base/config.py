@@ -107,7 +107,7 @@ def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  #
     return field(default=default, metadata=extra)
 
 
-def options(config: type["Config"]) -> tuple[Option, ...]:
+def list_options(config: type["Config"]) -> tuple[Option, ...]:
     """The fields of a configuration class, in order."""
     hints = get_type_hints(config)
     return tuple(_option(f.name, hints[f.name], f) for f in fields(config))
@@ -144,7 +144,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Give every value its type, so that ``lr=1`` equals ``lr=1.0``."""
-        for option in options(type(self)):
+        for option in list_options(type(self)):
             object.__setattr__(self, option.name, option.convert(getattr(self, option.name)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,11 +170,11 @@ class Config:
         ConfigError
             A key is unknown (the closest right one is named) or a value has a wrong type.
         """
-        known = {option.name: option for option in options(type(self))}
+        known = {option.name: option for option in list_options(type(self))}
         where = f"{source}: " if source else ""
         for key in values:
             if key not in known:
-                message = f"{where}unknown key `{key}`{closest_key(str(key), known)}"
+                message = f"{where}unknown key `{key}`{suggest_key(str(key), known)}"
                 raise ConfigError(message)
         try:
             return type(self)(**{**asdict(self), **values})
@@ -211,7 +211,7 @@ def read_pairs(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", values)
 
 
-def closest_key(key: str, known: Iterable[str]) -> str:
+def suggest_key(key: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown key: the right one if one is close, else all."""
     from difflib import get_close_matches
 

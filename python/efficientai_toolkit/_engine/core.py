@@ -13,7 +13,7 @@ except ImportError as error:
 
 # Set by the extension, and not in its stubs.
 link.check_version(vars(_mlx)["__version__"])
-link.check_backends(link.installed_backends())
+link.check_backends(link.list_backends())
 
 try:
     import efficientai_toolkit._core as core

@@ -26,12 +26,12 @@ def is_installed(distribution: str) -> bool:
     return True
 
 
-def installed_backends(has: Callable[[str], bool] = is_installed) -> list[str]:
+def list_backends(has: Callable[[str], bool] = is_installed) -> list[str]:
     """MLX backend distributions in this environment; more than one overwrite each other."""
     return [name for name in _BACKENDS if has(name)]
 
 
-def mending_command(backends: Iterable[str], platform: str = sys.platform) -> str:
+def suggest_command(backends: Iterable[str], platform: str = sys.platform) -> str:
     """Shell command that installs the MLX this package needs, keeping the backend in use."""
     if platform == "darwin":
         return f"pip install mlx=={MLX_VERSION}"
@@ -50,7 +50,7 @@ def check_version(found: str, needed: str = MLX_VERSION) -> None:
     if found != needed:
         message = (
             f"this build of efficientai-toolkit needs mlx {needed}, but mlx {found} is installed; "
-            f"mend it with `{mending_command(installed_backends())}`"
+            f"mend it with `{suggest_command(list_backends())}`"
         )
         raise DependencyError(message)
 
@@ -77,7 +77,7 @@ def check_backends(backends: Iterable[str]) -> None:
 
 def missing_mlx(reason: ImportError) -> DependencyError:
     """Describe an ``mlx`` that cannot be imported."""
-    command = mending_command(installed_backends())
+    command = suggest_command(list_backends())
     return DependencyError(f"cannot import mlx.core ({reason}); mend it with `{command}`")
 
 

@@ -102,7 +102,7 @@ class ProgressBar(Callback):
     def _step(self, event: Step) -> None:
         started, first_step = self._started
         pace = (time.monotonic() - started) / max(event.step - first_step, 1)
-        status = describe(event, secs_left=pace * (event.steps - event.step))
+        status = format_step(event, secs_left=pace * (event.steps - event.step))
         if self._bar is not None:
             self._bar.update(self._task, completed=event.step, status=status)
             return
@@ -133,16 +133,17 @@ def _quality(event: Evaluated) -> str:
     return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
 
 
-def describe(event: Step, *, secs_left: float) -> str:
+def format_step(event: Step, *, secs_left: float) -> str:
     """One step in at most 77 columns, for up to 99,999 steps."""
     rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
+    left = format_duration(secs_left)
     return (
         f"{event.step}/{event.steps}  loss {event.loss:.3f}  {rate}  "
-        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {clock(secs_left)} left"
+        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {left} left"
     )
 
 
-def clock(secs: float) -> str:
+def format_duration(secs: float) -> str:
     """Seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, seconds = divmod(round(secs), 60)
     hours, minutes = divmod(minutes, 60)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from efficientai_toolkit.cli.commands import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.cli.options import Parser
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import PROGRESS
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 
@@ -55,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        sys.stdout.write(overview())
+        sys.stdout.write(describe_commands())
         return 0
     if arguments[0] == "--version":
         from efficientai_toolkit._base.version import __version__
 
         sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
-    command = find(arguments[0])
+    command = find_command(arguments[0])
     module = command.load()
     parser = Parser(
         prog=f"{PROGRAM} {command.name}",
@@ -77,7 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
     return module.run(args, Output(as_json=args.json, quiet=args.quiet))
 
 
-def find(name: str) -> Command:
+def find_command(name: str) -> Command:
     """The command of this name.
 
     Raises
@@ -101,9 +101,9 @@ def find(name: str) -> Command:
     raise ConfigError(message)
 
 
-def overview() -> str:
+def describe_commands() -> str:
     """The text of ``--help``."""
-    rows = table([(f"  {command.name}", command.summary) for command in COMMANDS])
+    rows = format_pairs([(f"  {command.name}", command.summary) for command in COMMANDS])
     return (
         f"usage: {PROGRAM} COMMAND [options]\n\n"
         "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"

@@ -61,17 +61,17 @@ COMMANDS = tuple(_list())
 """Every command, in the order of the overview."""
 
 
-def namespace_of(folder: str) -> str:
+def find_namespace(folder: str) -> str:
     """The namespace whose commands lie in ``folder``."""
     return next(namespace for namespace, known in NAMESPACES.items() if known == folder)
 
 
-def program() -> list[str]:
+def build_program() -> list[str]:
     """The words a user has to type in front of a command, as they started this one."""
     # uv sets the variable for what it runs; outside of it the program may not be on the path.
     return ["uv", "run", PROGRAM] if os.environ.get("UV_RUN_RECURSION_DEPTH") else [PROGRAM]
 
 
-def words(folder: str, name: str) -> list[str]:
+def build_command(folder: str, name: str) -> list[str]:
     """The words a user has to type for the command ``name`` of ``folder``, without its options."""
-    return [*program(), _join(namespace_of(folder), name)]
+    return [*build_program(), _join(find_namespace(folder), name)]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
-from efficientai_toolkit._base.config import Config, Option, options
+from efficientai_toolkit._base.config import Config, Option, list_options
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument ([^:]+): ", r"\1 ", message))
 
 
-def flag(name: str) -> str:
+def format_flag(name: str) -> str:
     """``lora_rank`` → ``--lora-rank``."""
     return "--" + name.replace("_", "-")
 
@@ -48,14 +48,16 @@ def add_config(
         group.add_argument(
             "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
         )
-    for option in options(config):
+    for option in list_options(config):
         _add(group.add_argument, option)
 
 
-def config_from(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
+def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
     """Build a configuration: options beat the file, the file beats the defaults."""
     base = config.from_file(args.config) if with_file and args.config is not None else config()
-    given = {option.name: getattr(args, option.name) for option in options(config) if option.name in args}
+    given = {
+        option.name: getattr(args, option.name) for option in list_options(config) if option.name in args
+    }
     return base.with_values({name: _flatten(value) for name, value in given.items()})
 
 
@@ -75,7 +77,7 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
     help_text = (option.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": help_text}
     if option.kind is bool:
-        add_argument(flag(option.name), action=argparse.BooleanOptionalAction, **common)
+        add_argument(format_flag(option.name), action=argparse.BooleanOptionalAction, **common)
         return
     metavar = {str: "TEXT", int: "N", float: "X"}[option.kind]
     if option.choices:
@@ -85,7 +87,7 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
         metavar = "A,B" if option.separator else metavar
     if option.keyed:
         metavar = "A=N,B=N"
-    add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
+    add_argument(format_flag(option.name), type=_reader(option), metavar=metavar, **common)
 
 
 def _reader(option: Option) -> Callable[[str], Any]:

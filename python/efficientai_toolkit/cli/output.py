@@ -43,27 +43,27 @@ class Output:
             sys.stdout.flush()
 
 
-def width() -> int:
+def get_width() -> int:
     """Columns to write in: the terminal's, at most 100, and 80 in a log."""
     return min(shutil.get_terminal_size((80, 24)).columns, 100)
 
 
-def paragraph(text: str, *, indent: str = "  ", max_lines: int | None = None) -> str:
+def wrap_paragraph(text: str, *, indent: str = "  ", max_lines: int | None = None) -> str:
     """Wrap a text that keeps its own line breaks; ``…`` marks what ``max_lines`` cuts."""
     lines: list[str] = []
     for line in text.strip().splitlines() or ["(nothing)"]:
-        lines += textwrap.wrap(line, width() - len(indent)) or [""]
+        lines += textwrap.wrap(line, get_width() - len(indent)) or [""]
     if max_lines is not None and len(lines) > max_lines:
         lines = [*lines[: max_lines - 1], "…"]
     return "\n".join((indent + line).rstrip() for line in lines)
 
 
-def table(rows: Sequence[tuple[str, str]], *, gap: int = 2) -> str:
+def format_pairs(rows: Sequence[tuple[str, str]], *, gap: int = 2) -> str:
     """Two columns; the second is wrapped below itself."""
     margin = max((len(key) for key, _ in rows), default=0) + gap
     lines: list[str] = []
     for key, value in rows:
-        wrapped = textwrap.wrap(value, max(width() - margin, 20), break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(value, max(get_width() - margin, 20), break_on_hyphens=False) or [""]
         lines.append(f"{key:<{margin}}{wrapped[0]}".rstrip())
         lines += [" " * margin + line for line in wrapped[1:]]
     return "\n".join(lines)

@@ -87,7 +87,7 @@ class EvaluationConfig(Config):
         return (found[1] or "" if found.re.groups else found[0]).strip()
 
 
-def data_file(config: EvaluationConfig) -> Path:
+def find_data_file(config: EvaluationConfig) -> Path:
     """The file that ``config.data`` means.
 
     Raises

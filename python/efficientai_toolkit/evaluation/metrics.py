@@ -27,14 +27,14 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(text: str) -> list[str]:
+def normalize_words(text: str) -> list[str]:
     """Words as SQuAD compares them: lower case, without punctuation and articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-def word_f1(answer: str, reference: str) -> float:
+def compute_f1(answer: str, reference: str) -> float:
     """Harmonic mean of precision and recall of words; 1 where both texts have none."""
-    given, right = normalise(answer), normalise(reference)
+    given, right = normalize_words(answer), normalize_words(reference)
     if not given or not right:
         return float(given == right)
     shared = (Counter(given) & Counter(right)).total()
@@ -46,7 +46,7 @@ def _exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def _f1(answers: Sequence[str], references: Sequence[str]) -> float:
-    return fmean(map(word_f1, answers, references))
+    return fmean(map(compute_f1, answers, references))
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> float:

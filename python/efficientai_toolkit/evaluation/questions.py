@@ -22,14 +22,14 @@ class Question:
     tools: list[dict[str, Any]] | None = None
 
 
-def engine_row(config: EvaluationConfig, row: Row) -> str:
+def fill_row(config: EvaluationConfig, row: Row) -> str:
     """The row as training reads it, with the templates filled in."""
     if config.prompt is None or config.reference is None:
         return json.dumps(row.values)
     return json.dumps({"prompt": _fill(config.prompt, row), "completion": _fill(config.reference, row)})
 
 
-def question(config: EvaluationConfig, row: Row) -> Question:
+def build_question(config: EvaluationConfig, row: Row) -> Question:
     """What to ask for a row.
 
     Raises

@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.data.rows import Row, read_rows
-from efficientai_toolkit.evaluation.config import EvaluationConfig, data_file
+from efficientai_toolkit.evaluation.config import EvaluationConfig, find_data_file
 from efficientai_toolkit.evaluation.metrics import GENERATED, SCORED, check_installed
-from efficientai_toolkit.evaluation.questions import Question, engine_row, question
-from efficientai_toolkit.models.chat import as_question
-from efficientai_toolkit.models.generation import GenerateConfig, generation
+from efficientai_toolkit.evaluation.questions import Question, build_question, fill_row
+from efficientai_toolkit.models.chat import format_question
+from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
@@ -93,15 +93,15 @@ def evaluate(
     task.check()
     check_installed(task.metrics)
     started = perf_counter()
-    path = data_file(task)
+    path = find_data_file(task)
     rows = read_rows(path, task.limit)
     # Before anything slow, so that a wrong row at the end is reported at once.
-    questions = [question(task, row) for row in rows] if task.generates else []
+    questions = [build_question(task, row) for row in rows] if task.generates else []
     references = [_reference(task, row, q) for row, q in zip(rows, questions, strict=False)]
     scores: dict[str, float] = {}
     report: dict[str, Any] = {}
     if any(name in SCORED for name in task.metrics):
-        lines = [(row.line, engine_row(task, row)) for row in rows]
+        lines = [(row.line, fill_row(task, row)) for row in rows]
         settings = {
             "batch_size": task.batch_size,
             "max_seq_length": task.max_seq_length,
@@ -142,5 +142,7 @@ def _reference(task: EvaluationConfig, row: Row, asked: Question) -> str:
 def _ask(model: "Model", tokenizer: "Tokenizer", asked: Question, task: EvaluationConfig) -> str:
     settings = GenerateConfig(max_tokens=task.max_tokens, stop=task.stop)
     if isinstance(asked.prompt, str):
-        return generation(model, tokenizer, as_question(tokenizer, asked.prompt), settings).text
-    return generation(model, tokenizer, asked.prompt, settings, tools=asked.tools).text
+        return generate_with_statistics(
+            model, tokenizer, format_question(tokenizer, asked.prompt), settings
+        ).text
+    return generate_with_statistics(model, tokenizer, asked.prompt, settings, tools=asked.tools).text

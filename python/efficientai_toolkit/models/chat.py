@@ -11,7 +11,7 @@ Messages = Sequence[Mapping[str, Any]]
 """A conversation: ``[{"role": "user", "content": "…"}, …]``."""
 
 
-def render(
+def render_messages(
     tokenizer: "Tokenizer", messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
     """Write a conversation as the model expects it, up to where its answer begins."""
@@ -19,7 +19,7 @@ def render(
     return tokenizer.apply_chat_template(json.dumps(list(messages)), described, add_generation_prompt=True)
 
 
-def as_question(tokenizer: "Tokenizer", prompt: str, *, system: str | None = None) -> str | Messages:
+def format_question(tokenizer: "Tokenizer", prompt: str, *, system: str | None = None) -> str | Messages:
     """What a user types: one message where the model has a chat template, else plain text."""
     if not tokenizer.has_chat_template:
         return prompt if system is None else f"{system}\n\n{prompt}"

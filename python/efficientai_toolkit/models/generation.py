@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from efficientai_toolkit._base.config import Config, setting
-from efficientai_toolkit.models.chat import Messages, render
+from efficientai_toolkit.models.chat import Messages, render_messages
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
@@ -87,10 +87,10 @@ def generate(
         Messages were given, but the tokenizer has no chat template.
     """
     settings = (config or GenerateConfig()).with_values(overrides)
-    return generation(model, tokenizer, prompt, settings, stream).text
+    return generate_with_statistics(model, tokenizer, prompt, settings, stream).text
 
 
-def generation(
+def generate_with_statistics(
     model: "Model",
     tokenizer: "Tokenizer",
     prompt: str | Messages,
@@ -106,7 +106,7 @@ def generation(
     from efficientai_toolkit._engine.core import core
 
     is_text = isinstance(prompt, str)
-    text = prompt if isinstance(prompt, str) else render(tokenizer, prompt, tools)
+    text = prompt if isinstance(prompt, str) else render_messages(tokenizer, prompt, tools)
     # A rendered conversation holds its special tokens already.
     report = core.generate(model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text)
     return Generation(**json.loads(report))

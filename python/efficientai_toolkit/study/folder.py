@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit._base.config import Config, options
+from efficientai_toolkit._base.config import Config, list_options
 from efficientai_toolkit._base.files import write_json, write_text
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import TrainingError
@@ -39,7 +39,7 @@ def new_run(runs: Path, kind: str) -> Path:
     return runs / f"{kind}-{max(taken, default=0) + 1:04}"
 
 
-def check_free(output: Path, marker: str, *, what: str, resume: bool | None, overwrite: bool) -> None:
+def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, overwrite: bool) -> None:
     """Refuse a folder that holds another study.
 
     Parameters
@@ -97,12 +97,12 @@ def write_record(
             "numpy": version("numpy"),
         },
         "hardware": asdict(hardware()),
-        "data": fingerprint(data),
+        "data": fingerprint_data(data),
     }
     write_json(output / RECORD, record)
 
 
-def fingerprint(data: Iterable[Path]) -> dict[str, Any]:
+def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:
     """What tells data apart: how many files and bytes, and a hash of names, sizes and beginnings.
 
     Parameters
@@ -129,8 +129,8 @@ def fingerprint(data: Iterable[Path]) -> dict[str, Any]:
     return {"files": len(files), "bytes": total, "sha256": digest.hexdigest()}
 
 
-def kept_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What :func:`keep_result` has written for the same ``request``."""
+def load_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What :func:`save_result` has written for the same ``request``."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -138,7 +138,7 @@ def kept_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | No
     return stored["measurement"] if stored["request"] == request else None
 
 
-def keep_result(folder: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+def save_result(folder: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Write what came out of ``request``, for a study that is resumed."""
     write_text(folder / RESULT, json.dumps({"request": request, "measurement": result}))
 
@@ -149,7 +149,7 @@ def write_settings(path: Path, config: Config) -> dict[str, Any]:
 
     settings = {
         option.name: value
-        for option in options(type(config))
+        for option in list_options(type(config))
         if option.name not in FOLDER_SETTINGS and (value := getattr(config, option.name)) != option.default
     }
     write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -14,7 +14,7 @@ from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.study import plots
-from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_free, write_record, write_settings
+from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_unused, write_record, write_settings
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 
@@ -180,7 +180,7 @@ class Search(Generic[C, R]):
 
     def _study(self) -> Any:
         path = self.output / STUDY
-        check_free(self.output, STUDY, what="a search", resume=self.resume, overwrite=self.overwrite)
+        check_unused(self.output, STUDY, what="a search", resume=self.resume, overwrite=self.overwrite)
         if path.exists() and not self.resume:
             shutil.rmtree(self.output / "trials", ignore_errors=True)
             path.unlink()

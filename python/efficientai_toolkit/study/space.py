@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from efficientai_toolkit._base.config import Config, Option, closest_key, options, read_pairs
+from efficientai_toolkit._base.config import Config, Option, list_options, read_pairs, suggest_key
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS
 
@@ -74,13 +74,13 @@ class SearchSpace(Generic[C]):
         ConfigError
             An entry is impossible; its key is named.
         """
-        known = {option.name: option for option in options(cls.config)}
+        known = {option.name: option for option in list_options(cls.config)}
         searched: dict[str, Range | Choices] = {}
         fixed: dict[str, Any] = {}
         for key, value in values.items():
             try:
                 if key not in known:
-                    message = f"unknown key `{key}`{closest_key(str(key), known)}"
+                    message = f"unknown key `{key}`{suggest_key(str(key), known)}"
                     raise ConfigError(message)
                 if key in FOLDER_SETTINGS:
                     message = f"`{key}` belongs to the search as a whole; give it as an option"
@@ -130,7 +130,7 @@ class SearchSpace(Generic[C]):
 
     def first(self, base: C) -> dict[str, Any] | None:
         """The settings of ``base``, if the space holds them: a good place to begin."""
-        known = {option.name: option for option in options(type(base))}
+        known = {option.name: option for option in list_options(type(base))}
         values: dict[str, Any] = {}
         for name, entry in self.searched.items():
             value = _plain(known[name], getattr(base, name))

@@ -5,11 +5,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.commands import words
-from efficientai_toolkit.cli.options import add_config, config_from
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
-from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 
@@ -22,11 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print one line per short run, then the ranks."""
-    config = config_from(args, AnalysisConfig, with_file=False)
+    config = build_config(args, AnalysisConfig, with_file=False)
     config.check()
     if args.progress == "bar":
         out.note(f"looking at the data and the gradient of {config.batches} batches")
-    analysis = analyze(training_config(args, TrainingConfig), config, on_run=_progress(args, out))
+    analysis = analyze(build_training_config(args, TrainingConfig), config, on_run=_progress(args, out))
     out.note()
     out.line(_summary(analysis))
     out.result(asdict(analysis))
@@ -63,8 +63,8 @@ def _summary(analysis: Analysis) -> str:
     ]
     rows += [(f"  {name}", ranks) for name, ranks in _by_name(choice.ranks).items()]
     rows.append(("saved in", str(analysis.output)))
-    command = shlex.join([*words("lora", "train"), "--config", str(analysis.output / "ranked.yaml")])
-    return f"{table(rows)}\n\ntrain with it\n  {command}"
+    command = shlex.join([*build_command("lora", "train"), "--config", str(analysis.output / "ranked.yaml")])
+    return f"{format_pairs(rows)}\n\ntrain with it\n  {command}"
 
 
 def _by_name(ranks: dict[str, int]) -> dict[str, str]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
-from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.progress import show
-from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
 from efficientai_toolkit.study.table import format_table
@@ -42,8 +42,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print the table and the recommendation; 2 when no method has trained to the end."""
-    config = config_from(args, ComparisonConfig, with_file=False)
-    comparison = compare(training_config(args, TrainingConfig), config, on_event=_progress(args, out))
+    config = build_config(args, ComparisonConfig, with_file=False)
+    comparison = compare(build_training_config(args, TrainingConfig), config, on_event=_progress(args, out))
     out.note()
     out.line(format_table([row for row in comparison.rows if row.error is None], _COLUMNS))
     for row in comparison.rows:

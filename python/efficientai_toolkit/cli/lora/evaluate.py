@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.options import add_config, config_from
-from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.cli.shared.model import add_model, load_model
 from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.evaluation import EvaluationConfig, EvaluationResult, evaluate
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print one line per metric."""
-    task = config_from(args, EvaluationConfig)
+    task = build_config(args, EvaluationConfig)
     task.check()
     if args.harness is not None:
         return _run_harness(args, task, out)
@@ -57,10 +57,10 @@ def _summary(result: EvaluationResult) -> str:
         rows.append(("tokens", scored))
     rows += [(name, f"{value:,.4f}") for name, value in result.metrics.items()]
     rows.append(("time", f"{result.seconds:,.1f} s"))
-    lines = [table(rows)]
+    lines = [format_pairs(rows)]
     for answer in result.answers[:1]:
         for title, text in (("first answer", answer.text), ("right answer", answer.reference)):
-            lines += ["", title, paragraph(text, max_lines=6)]
+            lines += ["", title, wrap_paragraph(text, max_lines=6)]
     return "\n".join(lines)
 
 
@@ -92,6 +92,6 @@ def _run_harness(args: Namespace, task: EvaluationConfig, out: Output) -> int:
     rows = [
         (f"{name} {key}", f"{value:,.4f}") for name, values in scores.items() for key, value in values.items()
     ]
-    out.line(table(rows))
+    out.line(format_pairs(rows))
     out.result({"model_path": str(model.path), "adapter_path": args.adapter_path, "harness": scores})
     return 0

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from efficientai_toolkit.adapters import fuse
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.output import Output, format_pairs
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: Namespace, out: Output) -> int:
     )
     format_name = f"{result.dtype}, quantized" if result.quantized else result.dtype
     out.line(
-        table(
+        format_pairs(
             [
                 ("merged", f"{result.layers:,} layers, {format_name}"),
                 ("adapter's effect on the logits", f"{result.effect:.3g}"),

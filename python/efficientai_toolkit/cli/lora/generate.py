@@ -4,12 +4,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.model import add_model, load_model
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.models.chat import as_question
-from efficientai_toolkit.models.generation import GenerateConfig, generation
+from efficientai_toolkit.models.chat import format_question
+from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Stream the text to standard output and the speed to standard error."""
-    config = config_from(args, GenerateConfig)
+    config = build_config(args, GenerateConfig)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     if not prompt.strip():
         message = "the prompt is empty"
@@ -39,8 +39,8 @@ def run(args: Namespace, out: Output) -> int:
     if args.no_chat_template:
         question = prompt if args.system is None else f"{args.system}\n\n{prompt}"
     else:
-        question = as_question(tokenizer, prompt, system=args.system)
-    answer = generation(model, tokenizer, question, config, out.piece)
+        question = format_question(tokenizer, prompt, system=args.system)
+    answer = generate_with_statistics(model, tokenizer, question, config, out.piece)
     out.line()
     out.result({"prompt": prompt, **asdict(answer)})
     out.note(

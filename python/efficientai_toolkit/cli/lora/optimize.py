@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from efficientai_toolkit.cli.commands import words
-from efficientai_toolkit.cli.options import add_config, config_from
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
-from efficientai_toolkit.cli.shared.resume import resume_command
-from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 
@@ -24,8 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print one line per run, then the best settings."""
-    config = config_from(args, OptimizationConfig, with_file=False)
-    given = training_config(args, TrainingConfig)
+    config = build_config(args, OptimizationConfig, with_file=False)
+    given = build_training_config(args, TrainingConfig)
     training = given
     if given.output is None and not given.resume:
         training = given.with_values({"output": str(new_run(Path(RUNS), "search"))})
@@ -33,7 +33,7 @@ def run(args: Namespace, out: Output) -> int:
         result = optimize(training, config, on_trial=_progress(args, out, config))
     except KeyboardInterrupt:
         output = None if given.output is not None else Path(str(training.output))
-        command = resume_command(args.argv, output=output, resumed=given.resume)
+        command = build_resume_command(args.argv, output=output, resumed=given.resume)
         message = f"interrupted: the search is saved; continue with `{command}`"
         raise KeyboardInterrupt(message) from None
     out.note()
@@ -75,5 +75,5 @@ def _summary(result: OptimizationResult) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
         rows.append(("what mattered", shares))
     rows.append(("saved in", str(result.output)))
-    command = shlex.join([*words("lora", "train"), "--config", str(result.output / "best.yaml")])
-    return f"{table(rows)}\n\ntrain with it\n  {command}"
+    command = shlex.join([*build_command("lora", "train"), "--config", str(result.output / "best.yaml")])
+    return f"{format_pairs(rows)}\n\ntrain with it\n  {command}"

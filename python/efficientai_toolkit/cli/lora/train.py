@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit.cli.commands import words
+from efficientai_toolkit.cli.commands import build_command
 from efficientai_toolkit.cli.options import add_config
-from efficientai_toolkit.cli.output import Output, paragraph, table
-from efficientai_toolkit.cli.shared.first_prompt import first_prompt
+from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
+from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
 from efficientai_toolkit.cli.shared.progress import choose_callback
-from efficientai_toolkit.cli.shared.resume import resume_command
-from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
-from efficientai_toolkit.models.chat import as_question
+from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate
 from efficientai_toolkit.models.loading import load
 
@@ -50,15 +50,15 @@ def run(args: Namespace, out: Output) -> int:
     group = process_group()
     if group.rank > 0:
         out = replace(out, as_json=False, quiet=True)
-    given = training_config(args, TrainingConfig)
+    given = build_training_config(args, TrainingConfig)
     config = given.with_defaults_filled()
     model, tokenizer = load(
         given.model_path, dtype=config.dtype, bits=config.bits, show_progress=not out.quiet
     )
-    out.note(table(_header(given, config, model)))
+    out.note(format_pairs(_header(given, config, model)))
     if group.size > 1:
         out.note(f"{group.size} processes, each with its share of {group.size} times the batch size")
-    prompt = args.prompt or first_prompt(Path(str(config.data)))
+    prompt = args.prompt or find_first_prompt(Path(str(config.data)))
     before = _answer(model, tokenizer, prompt)
     trainer = MLXTrainer(config, callback=choose_callback(args), model=model, tokenizer=tokenizer)
     try:
@@ -105,7 +105,7 @@ def _header(given: TrainingConfig, config: TrainingConfig, model: "Model") -> li
 
 
 def _answer(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
-    return generate(model, tokenizer, as_question(tokenizer, prompt), config=ANSWER).strip()
+    return generate(model, tokenizer, format_question(tokenizer, prompt), config=ANSWER).strip()
 
 
 def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, command: str) -> str:
@@ -133,15 +133,15 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
     rows.append(("peak memory", f"{result.peak_memory_gb:.2f} GB"))
     saved = "model saved in" if config.method == "full" else "adapter saved in"
     rows.append((saved, str(result.adapter_path)))
-    parts = [table(rows)]
+    parts = [format_pairs(rows)]
     for title, text in (("prompt", answers.prompt), ("before", answers.before), ("after", answers.after)):
-        parts += ["", title, paragraph(text, max_lines=8)]
+        parts += ["", title, wrap_paragraph(text, max_lines=8)]
     # Unwrapped: it is there to be copied.
     return "\n".join([*parts, "", "try it", f"  {command}"])
 
 
 def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) -> str:
-    line = words("lora", "generate")
+    line = build_command("lora", "generate")
     if given.method == "full":
         line += ["--model-path", str(result.adapter_path)]
     else:
@@ -160,5 +160,5 @@ def _how_to_resume(argv: list[str], output: Path, *, given: TrainingConfig) -> s
     if not checkpoints:
         return "interrupted before the first checkpoint; nothing was saved"
     named = None if given.output is not None else output
-    command = resume_command(argv, output=named, resumed=given.resume)
+    command = build_resume_command(argv, output=named, resumed=given.resume)
     return f"interrupted: {checkpoints[-1]} is saved; continue with `{command}`"

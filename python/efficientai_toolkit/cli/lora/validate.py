@@ -13,7 +13,7 @@ from efficientai_toolkit.callbacks.training import describe_memory
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
-from efficientai_toolkit.cli.shared.training import training_config
+from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.cli.shared.validate import Checks, report
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import TrainingError
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print a line per check and what the data hold; 2 when a check fails."""
-    checks = inspect(training_config(args, TrainingConfig), show_progress=not out.quiet)
+    checks = inspect(build_training_config(args, TrainingConfig), show_progress=not out.quiet)
     return report(checks, out, purpose="train")
 
 
@@ -54,7 +54,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     if loaded is None:
         checks.skip("data", reason="needs the model's tokenizer")
         checks.skip("memory", reason="needs the model")
-    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summary) is None:
+    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summarize) is None:
         checks.skip("memory", reason="needs the data")
     else:
         trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
@@ -64,7 +64,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
 
 
 def _environment() -> str:
-    link.check_backends(link.installed_backends())
+    link.check_backends(link.list_backends())
     # Whether it can be loaded, and fits.
     import_module("efficientai_toolkit._engine.core")
     return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, and the engine fits to it"

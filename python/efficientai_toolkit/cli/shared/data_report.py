@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from efficientai_toolkit.cli.output import table, width
+from efficientai_toolkit.cli.output import format_pairs, get_width
 
 _BAR = 40
 """Characters of the longest bar, where the terminal has room."""
 
 
-def summary(report: Mapping[str, Mapping[str, Any]]) -> str:
+def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
     """One line: rows and tokens of each split that is there."""
     parts: list[str] = []
     for split, numbers in report.items():
@@ -24,7 +24,7 @@ def summary(report: Mapping[str, Mapping[str, Any]]) -> str:
     return "; ".join(parts)
 
 
-def details(report: Mapping[str, Mapping[str, Any]]) -> str:
+def format_details(report: Mapping[str, Mapping[str, Any]]) -> str:
     """A table and a histogram of lengths for each split that is there."""
     return "\n\n".join(_split(name, numbers) for name, numbers in report.items() if numbers["rows"])
 
@@ -50,7 +50,8 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
-    return f"{name}\n{table([(f'  {key}', text) for key, text in rows])}\n{_histogram(numbers['histogram'])}"
+    table = format_pairs([(f"  {key}", text) for key, text in rows])
+    return f"{name}\n{table}\n{_histogram(numbers['histogram'])}"
 
 
 def _rows(numbers: Mapping[str, Any]) -> str:
@@ -79,7 +80,7 @@ def _histogram(bars: list[dict[str, int]]) -> str:
     ]
     margin = max(len(label) for label in labels)
     most = max(bar["rows"] for bar in bars)
-    room = min(_BAR, max(width() - margin - 16, 8))
+    room = min(_BAR, max(get_width() - margin - 16, 8))
     lines = ["  rows by tokens"]
     for label, bar in zip(labels, bars, strict=True):
         # A bar that is not empty is seen.

@@ -10,7 +10,7 @@ DEFAULT = "Once upon a time"
 _OPENING_WORDS = 12
 
 
-def first_prompt(data: Path) -> str:
+def find_first_prompt(data: Path) -> str:
     """Prompt of the first row of ``data``, a jsonl file or a folder of them.
 
     ``prompt`` of a prompt and completion or of a pair of answers, the first user message of a chat, the

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from efficientai_toolkit._base.config import Config, Option, options
-from efficientai_toolkit.cli.commands import COMMANDS, namespace_of
-from efficientai_toolkit.cli.options import describe_default, flag
-from efficientai_toolkit.cli.output import Output, paragraph, table
+from efficientai_toolkit._base.config import Config, Option, list_options
+from efficientai_toolkit.cli.commands import COMMANDS, find_namespace
+from efficientai_toolkit.cli.options import describe_default, format_flag
+from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 
 
 def explain(folder: str, about: str, configs: Mapping[str, type[Config]], out: Output) -> None:
@@ -13,14 +13,18 @@ def explain(folder: str, about: str, configs: Mapping[str, type[Config]], out: O
 
     ``about`` is a few lines for people, ``configs`` has the settings of each command that has some.
     """
-    namespace = namespace_of(folder)
+    namespace = find_namespace(folder)
     commands = [command for command in COMMANDS if command.name.startswith(f"{namespace}:")]
-    out.line(paragraph(about, indent=""))
+    out.line(wrap_paragraph(about, indent=""))
     out.line("\ncommands")
-    out.line(table([(f"  {command.name}", command.summary) for command in commands]))
+    out.line(format_pairs([(f"  {command.name}", command.summary) for command in commands]))
     for title, config in configs.items():
         out.line(f"\noptions of :{title} and their defaults")
-        out.line(table([(f"  {flag(option.name)}", _explain(option)) for option in options(config)]))
+        out.line(
+            format_pairs(
+                [(f"  {format_flag(option.name)}", _explain(option)) for option in list_options(config)]
+            )
+        )
     out.result(
         {
             "namespace": namespace,

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from efficientai_toolkit.cli.commands import program
+from efficientai_toolkit.cli.commands import build_program
 
 
-def resume_command(argv: Sequence[str], *, output: Path | None, resumed: bool) -> str:
+def build_resume_command(argv: Sequence[str], *, output: Path | None, resumed: bool) -> str:
     """The command line ``argv`` again, with ``--resume``.
 
     Parameters
@@ -19,7 +19,7 @@ def resume_command(argv: Sequence[str], *, output: Path | None, resumed: bool) -
     resumed
         Whether the settings already resume.
     """
-    words = [*program(), *(word for word in argv if word != "--overwrite")]
+    words = [*build_program(), *(word for word in argv if word != "--overwrite")]
     if output is not None:
         words += ["--output", str(output)]
     if not resumed:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, cast
 
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.exceptions import ToolkitError
 
@@ -53,9 +53,9 @@ def report(checks: Checks, out: Output, *, purpose: str) -> int:
     ``purpose`` is the verb that all is ready for when every check is ok.
     """
     passed = all(check.status == "ok" for check in checks.done)
-    out.line(table([(f"{check.status:<8}{check.name}", check.detail) for check in checks.done]))
+    out.line(format_pairs([(f"{check.status:<8}{check.name}", check.detail) for check in checks.done]))
     for data in filter(None, (check.numbers for check in checks.done)):
-        out.line(f"\n{data_report.details(data)}")
+        out.line(f"\n{data_report.format_details(data)}")
     out.line(f"\nready to {purpose}" if passed else f"\nnot ready to {purpose}")
     out.result({"ok": passed, "checks": [asdict(check) for check in checks.done]})
     return 0 if passed else 2

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from efficientai_toolkit._base.version import __version__
-from efficientai_toolkit.cli.output import Output, table
+from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.device import HardwareReport, hardware
 
 
@@ -17,23 +17,24 @@ def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the report."""
     report = hardware()
     version, python = __version__, sys.version.split()[0]
-    out.line(table([("version", f"{version} (Python {python})"), *hardware_rows(report)]))
+    out.line(format_pairs([("version", f"{version} (Python {python})"), *describe_hardware(report)]))
     out.result({"version": version, "python": python, "hardware": asdict(report)})
     return 0
 
 
-def hardware_rows(report: HardwareReport) -> list[tuple[str, str]]:
+def describe_hardware(report: HardwareReport) -> list[tuple[str, str]]:
     """The report as lines for people."""
     rows = [
         ("device", report.backend),
         ("chip", f"{report.chip}, {report.cores} cores"),
         ("instructions", ", ".join(report.isa) or "portable only"),
-        ("memory", gigabytes(report.memory_bytes)),
+        ("memory", format_gigabytes(report.memory_bytes)),
         ("mlx", report.mlx_version),
         (
             "limits",
-            f"memory {gigabytes(report.memory_limit_bytes)}, cache {gigabytes(report.cache_limit_bytes)}, "
-            f"wired {gigabytes(report.wired_limit_bytes)}",
+            f"memory {format_gigabytes(report.memory_limit_bytes)}, "
+            f"cache {format_gigabytes(report.cache_limit_bytes)}, "
+            f"wired {format_gigabytes(report.wired_limit_bytes)}",
         ),
     ]
     if report.note:
@@ -41,6 +42,6 @@ def hardware_rows(report: HardwareReport) -> list[tuple[str, str]]:
     return rows
 
 
-def gigabytes(size: int) -> str:
+def format_gigabytes(size: int) -> str:
     """Bytes in units of 10⁹."""
     return f"{size / 1e9:.1f} GB"

@@ -39,7 +39,7 @@ class Layer:
         return len(self.singular_values)
 
 
-def parameters(layers: Sequence[Layer], ranks: Mapping[str, int]) -> int:
+def count_parameters(layers: Sequence[Layer], ranks: Mapping[str, int]) -> int:
     """Numbers in adapters of these ranks."""
     return sum(layer.cost * ranks[layer.path] for layer in layers)
 
@@ -88,7 +88,7 @@ def allocate(layers: Sequence[Layer], budget: int) -> dict[str, int]:
     return ranks
 
 
-def uniform(layers: Sequence[Layer], budget: int) -> dict[str, int]:
+def allocate_uniformly(layers: Sequence[Layer], budget: int) -> dict[str, int]:
     """One rank for all layers, the largest that the budget has room for, and at least 1."""
     rank = max(budget // sum(layer.cost for layer in layers), 1)
     return {layer.path: rank for layer in layers}

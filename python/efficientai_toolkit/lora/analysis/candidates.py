@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from efficientai_toolkit.lora.analysis.allocation import Layer, allocate, parameters, uniform
+from efficientai_toolkit.lora.analysis.allocation import Layer, allocate, allocate_uniformly, count_parameters
 from efficientai_toolkit.lora.config import TrainingConfig
 
 Form = Literal["spectrum", "uniform"]
@@ -51,12 +51,14 @@ class Candidate:
         return base.with_values(values)
 
 
-def neutral_alpha(base: TrainingConfig) -> float:
+def compute_neutral_alpha(base: TrainingConfig) -> float:
     """``lora_alpha`` with which rsLoRA has the scale of ``base`` at its rank."""
     return base.lora_alpha if base.use_rslora else base.lora_alpha / base.lora_rank**0.5
 
 
-def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) -> list[list[Candidate]]:
+def propose_candidates(
+    layers: Sequence[Layer], base: TrainingConfig, largest: float
+) -> list[list[Candidate]]:
     """Budgets from ``largest`` down, each a half of the one before, and the ways to spend each of them.
 
     The scale of a layer falls with the root of its rank, as `rsLoRA <https://arxiv.org/abs/2312.03732>`_
@@ -64,7 +66,7 @@ def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) ->
     ``base``.
     """
     per_rank = sum(layer.cost for layer in layers)
-    alpha = neutral_alpha(base)
+    alpha = compute_neutral_alpha(base)
     budgets: list[list[Candidate]] = []
     seen: set[tuple[int, ...]] = set()
     for number in range(_BUDGETS):
@@ -73,7 +75,7 @@ def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) ->
         budget = round(mean_rank * per_rank)
         spent: dict[Form, dict[str, int]] = {
             "spectrum": allocate(layers, budget),
-            "uniform": uniform(layers, budget),
+            "uniform": allocate_uniformly(layers, budget),
         }
         for form, ranks in spent.items():
             key = tuple(ranks.values())
@@ -86,7 +88,7 @@ def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) ->
                     form=form,
                     gain=gain,
                     ranks=ranks,
-                    parameters=parameters(layers, ranks),
+                    parameters=count_parameters(layers, ranks),
                     lora_alpha=round(alpha * gain, 6),
                 )
                 for gain in GAINS
@@ -96,7 +98,7 @@ def candidates(layers: Sequence[Layer], base: TrainingConfig, largest: float) ->
     return budgets
 
 
-def references(layers: Sequence[Layer], base: TrainingConfig) -> list[Candidate]:
+def propose_references(layers: Sequence[Layer], base: TrainingConfig) -> list[Candidate]:
     """``base`` with each of :data:`REFERENCE_RANKS`, scaled as it says itself."""
     found: list[Candidate] = []
     for rank in REFERENCE_RANKS:
@@ -106,9 +108,9 @@ def references(layers: Sequence[Layer], base: TrainingConfig) -> list[Candidate]
             Candidate(
                 mean_rank=float(rank),
                 form="uniform",
-                gain=alpha / neutral_alpha(base),
+                gain=alpha / compute_neutral_alpha(base),
                 ranks=ranks,
-                parameters=parameters(layers, ranks),
+                parameters=count_parameters(layers, ranks),
                 lora_alpha=round(alpha, 6),
             )
         )

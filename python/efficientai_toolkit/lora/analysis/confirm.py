@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from efficientai_toolkit.exceptions import TrainingError
 from efficientai_toolkit.lora.analysis.candidates import Candidate
-from efficientai_toolkit.lora.analysis.forecast import Forecast, choose, forecast, loss_of
+from efficientai_toolkit.lora.analysis.forecast import Forecast, choose, forecast, get_loss
 from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 
@@ -72,7 +72,7 @@ def confirm(
             message = f"no short run of {steps} steps succeeded; the last: {known[-1].reason}"
             raise TrainingError(message)
         choice = choose(expected, usual, tolerance)
-        best = min(usual, key=loss_of).candidate
+        best = min(usual, key=get_loss).candidate
         deciding = [best, *(one for one in fewest_first if one.parameters <= choice.parameters)]
         asking = next((one for one in deciding if one not in asked and one not in failed), None)
         if steps <= longest or asking is None:

@@ -55,15 +55,15 @@ def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolera
     Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. Where none of
     these succeeded, the best of ``forecasts`` counts instead.
     """
-    target = min(map(loss_of, references))
+    target = min(map(get_loss, references))
     if math.isinf(target):
-        target = min(map(loss_of, forecasts))
+        target = min(map(get_loss, forecasts))
     # A forecast may be negative where a loss fell fast.
     limit = target + abs(target) * tolerance / 100
-    fit = (one.candidate for one in [*forecasts, *references] if loss_of(one) <= limit)
+    fit = (one.candidate for one in [*forecasts, *references] if get_loss(one) <= limit)
     return min(fit, key=lambda candidate: candidate.parameters)
 
 
-def loss_of(forecast: Forecast) -> float:
+def get_loss(forecast: Forecast) -> float:
     """For sorting: those that failed come last."""
     return math.inf if forecast.loss is None else forecast.loss

@@ -10,7 +10,7 @@ _ROOM = 2.0
 """Training finds its way with more parameters than the result needs."""
 
 
-def information(train: Mapping[str, Any]) -> float:
+def estimate_information(train: Mapping[str, Any]) -> float:
     """Bits that there are to learn, an upper bound.
 
     The smaller of two bounds on the texts counts, in that share of their tokens that is learned:
@@ -31,17 +31,17 @@ def information(train: Mapping[str, Any]) -> float:
     return float(min(by_frequency, by_compression) * learned)
 
 
-def largest_mean_rank(train: Mapping[str, Any], parameters_per_rank: int, most: float) -> float:
+def bound_mean_rank(train: Mapping[str, Any], parameters_per_rank: int, most: float) -> float:
     """Mean rank beyond which the data cannot fill the adapters, from 1 to ``most``.
 
     Parameters
     ----------
     train
-        As for :func:`information`.
+        As for :func:`estimate_information`.
     parameters_per_rank
         Of all layers together.
     most
         Bound whatever the data hold.
     """
-    parameters = _ROOM * information(train) / BITS_PER_PARAMETER
+    parameters = _ROOM * estimate_information(train) / BITS_PER_PARAMETER
     return min(max(parameters / parameters_per_rank, 1.0), most)

@@ -10,16 +10,16 @@ from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.analysis.allocation import Layer
-from efficientai_toolkit.lora.analysis.candidates import Candidate, candidates, references
+from efficientai_toolkit.lora.analysis.candidates import Candidate, propose_candidates, propose_references
 from efficientai_toolkit.lora.analysis.config import AnalysisConfig
 from efficientai_toolkit.lora.analysis.confirm import confirm
 from efficientai_toolkit.lora.analysis.forecast import Forecast
 from efficientai_toolkit.lora.analysis.halving import halve
-from efficientai_toolkit.lora.analysis.information import information, largest_mean_rank
+from efficientai_toolkit.lora.analysis.information import bound_mean_rank, estimate_information
 from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.runner import Runner
-from efficientai_toolkit.study.folder import RUNS, check_free, new_run, write_record, write_settings
+from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, write_record, write_settings
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
@@ -58,7 +58,7 @@ def analyze(
     """Give each layer the rank that data and gradients ask for.
 
     1. What the training rows hold, in bits, bounds the parameters that adapters can use
-       (:func:`~efficientai_toolkit.lora.analysis.information.information`).
+       (:func:`~efficientai_toolkit.lora.analysis.information.estimate_information`).
     2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
        tell where a rank takes up the most (:func:`~efficientai_toolkit.lora.analysis.allocate`).
     3. Short runs compare budgets, this allocation with one rank for all, and three scales; the last two
@@ -102,14 +102,14 @@ def analyze(
         given = replace(given, output=str(new_run(Path(RUNS), "analysis")))
     base = given.with_defaults_filled()
     output = Path(str(base.output))
-    check_free(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
+    check_unused(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
     described = {"analysis": config.to_dict(), "training": base.to_dict()}
     write_record(output, kind="analysis", configuration=described, data=base.data_paths())
     runner = Runner(evaluations=1)
     runner.check(base)
     train, layers = _look(runner, base, config)
     per_rank = sum(layer.cost for layer in layers)
-    budgets = candidates(layers, base, largest_mean_rank(train, per_rank, config.max_rank))
+    budgets = propose_candidates(layers, base, bound_mean_rank(train, per_rank, config.max_rank))
     runs: list[ShortRun] = []
 
     def tell(run: ShortRun) -> None:
@@ -119,7 +119,7 @@ def analyze(
 
     shorts = ShortRunner(base, runner, output / "short-run", tell)
     last = halve(budgets, shorts.run, config.steps)
-    usual = references(layers, base)
+    usual = propose_references(layers, base)
     # Each of them too has a curve of two points.
     for number, steps in sorted({(run.round, run.steps) for run in runs})[-2:]:
         for candidate in usual:
@@ -136,7 +136,7 @@ def analyze(
     analysis = Analysis(
         output=output,
         data=train,
-        information_bits=information(train),
+        information_bits=estimate_information(train),
         layers=layers,
         runs=runs,
         forecasts=outcome.forecasts,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from efficientai_toolkit._base.config import Config, options, setting
+from efficientai_toolkit._base.config import Config, list_options, setting
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
 
@@ -26,7 +26,7 @@ def available_methods() -> tuple[str, ...]:
     ``qlora`` has adapters on weights of 4 bits, ``rslora`` another scale, ``lora_plus`` a higher learning
     rate for one of the two matrices, ``pissa`` another start.
     """
-    choices = next(option.choices for option in options(TrainingConfig) if option.name == "method")
+    choices = next(option.choices for option in list_options(TrainingConfig) if option.name == "method")
     return (*choices, *_VARIANTS)
 
 

@@ -59,12 +59,12 @@ def measure(method: str, lr: float, result: TrainingResult) -> Measurement:
         seconds=result.training_time,
         tokens_per_second=metrics["tokens_per_second"],
         peak_memory_gb=result.peak_memory_gb,
-        disk_bytes=size_of_weights(result.adapter_path),
+        disk_bytes=compute_disk_size(result.adapter_path),
         trainable_parameters=metrics["trainable_parameters"],
         total_parameters=metrics["total_parameters"],
     )
 
 
-def size_of_weights(folder: Path) -> int:
+def compute_disk_size(folder: Path) -> int:
     """Bytes of the safetensors files of a result; checkpoints, which lie deeper, do not count."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

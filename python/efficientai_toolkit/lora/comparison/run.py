@@ -17,10 +17,10 @@ from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.study.folder import (
     RESULT,
     RUNS,
-    check_free,
-    keep_result,
-    kept_result,
+    check_unused,
+    load_result,
     new_run,
+    save_result,
     write_record,
 )
 from efficientai_toolkit.study.job import run_job
@@ -99,7 +99,7 @@ def compare(
         training = replace(training, output=str(new_run(Path(RUNS), "comparison")))
     base = training.with_defaults_filled()
     output = Path(str(base.output))
-    check_free(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
+    check_unused(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
     runs = config.runs(base)
     settings = {"comparison": config.to_dict(), "training": base.to_dict()}
     write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
@@ -125,7 +125,7 @@ def _measure(
     """Train in a process of its own, or take what an earlier comparison has measured."""
     folder = Path(str(run.output))
     request = {"method": method, "config": run.to_dict()}
-    if resume and (kept := kept_result(folder, request)) is not None:
+    if resume and (kept := load_result(folder, request)) is not None:
         return Measurement(**kept)
     (folder / RESULT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,5 +142,5 @@ def _measure(
     if outcome.error is None and outcome.loss_after is None:
         message = f"{run.data}: there are no validation rows to compare methods on; give at least two rows"
         raise DatasetError(message)
-    keep_result(folder, request, asdict(outcome))
+    save_result(folder, request, asdict(outcome))
     return outcome
