@@ -4,8 +4,8 @@
 >>> model, tokenizer = eat.load()  # doctest: +SKIP
 >>> eat.generate(model, tokenizer, "Once upon a time")  # doctest: +SKIP
 
-What is used first loads MLX and the engine, checks that they fit, chooses the device and sets the
-limits that :func:`hardware` reports.
+Importing the package is cheap. The first use of the engine loads MLX, checks that its version matches,
+selects the device and sets the memory limits reported by :func:`hardware`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What this machine has and what the engine makes of it."""
+"""Hardware and process groups."""
 
 import json
 from dataclasses import dataclass
@@ -6,42 +6,42 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardwareReport:
-    """The device in use, the machine around it, and the limits that were set."""
+    """Device, machine and memory limits."""
 
     backend: str
     """``metal``, ``cuda`` or ``cpu``."""
     chip: str
-    """Name of the processor."""
+    """Processor name."""
     cores: int
-    """Logical cores this process may use."""
+    """Number of logical cores available to this process."""
     isa: list[str]
-    """Instruction sets the CPU kernels can choose from, best last."""
+    """Instruction sets supported by the CPU kernels, in ascending order."""
     memory_bytes: int
-    """Memory of the machine."""
+    """Physical memory."""
     mlx_version: str
     memory_limit_bytes: int
-    """MLX waits above it on a GPU; on a CPU it is where memory has run out."""
+    """Limit of MLX's allocator. On a GPU MLX waits above it; on a CPU allocations fail."""
     cache_limit_bytes: int
-    """Freed memory MLX keeps for reuse."""
+    """Maximum size of MLX's cache of freed buffers."""
     wired_limit_bytes: int
-    """Memory kept resident for the GPU; 0 where there is none."""
+    """Wired memory for the GPU; 0 without one."""
     note: str | None = None
-    """Why a GPU is not used, where there could be one."""
+    """Reason why an available GPU is not used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessGroup:
-    """The processes that ``mlx.launch`` or ``mpirun`` started together."""
+    """A group of processes started by ``mlx.launch`` or ``mpirun``."""
 
     rank: int
-    """This process among them, from 0; the first one speaks and writes for all."""
+    """Rank of this process, from 0; rank 0 writes all output."""
     size: int
 
 
 def process_group() -> ProcessGroup:
-    """Join the processes that were started together; one that was started alone is its own group.
+    """Join the process group; a process started alone forms a group of size 1.
 
-    Training divides each batch among them, so every process must train.
+    Training distributes each batch over the group, so all processes must take part.
     """
     from efficientai_toolkit._engine.core import core
 
@@ -50,7 +50,7 @@ def process_group() -> ProcessGroup:
 
 
 def hardware() -> HardwareReport:
-    """Describe the device that work runs on.
+    """Return a report of the device in use.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def hardware() -> HardwareReport:
     Raises
     ------
     DependencyError
-        MLX is missing or of the wrong version.
+        If MLX is missing or has the wrong version.
     """
     from efficientai_toolkit._engine.core import core
 

@@ -1,8 +1,8 @@
-"""From what a user writes to a folder on disk.
+"""Local folders and models on the Hugging Face hub.
 
-A folder that exists wins. Otherwise ``org/name`` or ``org/name@revision`` is looked up in
-the Hugging Face cache and, if need be, downloaded. ``HF_ENDPOINT``, ``HF_HOME``,
-``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as everywhere.
+Existing folders take precedence. Otherwise ``org/name`` or ``org/name@revision`` is looked up in the
+Hugging Face cache and downloaded if necessary. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``,
+``HF_HUB_OFFLINE`` and ``HF_TOKEN`` are respected.
 """
 
 import os
@@ -18,9 +18,9 @@ from efficientai_toolkit.exceptions import ModelLoadingError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """Which files of a repository are worth fetching; glob patterns.
+    """Glob patterns of the files to download for a kind of model.
 
-    Pickled weights (``.bin``, ``.pt``) could run code and are never read.
+    Pickled weights (``.bin``, ``.pt``) can execute code and are never read.
     """
 
     allowed: tuple[str, ...]
@@ -44,7 +44,7 @@ LANGUAGE_MODEL = Kind(
     # Sub-folders and the second copy of the weights that some repositories carry.
     ignored=("*/*", "consolidated*.safetensors"),
 )
-"""A language model or its adapters: one flat folder."""
+"""Language models and adapters, which are flat folders."""
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
@@ -52,29 +52,28 @@ _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]
 def resolve(
     path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
 ) -> Path:
-    """Folder of a model or adapter, downloaded first where it is a hub id.
+    """Return the folder of a model or adapter, downloading it if necessary.
 
-    Files that arrived whole are kept when a download is interrupted: the next call fetches
-    the rest.
+    An interrupted download is resumed by the next call.
 
     Parameters
     ----------
     path_or_id
         An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
     kind
-        What is fetched of a repository on the hub.
+        Kind of model, which determines the files to download.
     show_progress
-        Show a download bar, if standard error is a terminal.
+        Show a progress bar if standard error is a terminal.
 
     Returns
     -------
     Path
-        The folder; for a hub id, a snapshot in the cache.
+        The folder, or the snapshot in the cache for a hub id.
 
     Raises
     ------
     ModelLoadingError
-        There is no such folder and the hub does not give one; the message says why.
+        If there is no such folder and the download fails.
     """
     text = os.fspath(path_or_id)
     folder = Path(text).expanduser()
@@ -129,7 +128,7 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
 def _explain(  # noqa: PLR0911
     error: Exception, text: str, endpoint: str, *, offline: Callable[[], bool]
 ) -> str:
-    """One line for what huggingface_hub and the network can raise."""
+    """Describe an error of huggingface_hub or the network in one line."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(

@@ -1,1 +1,1 @@
-"""What every part of the package stands on: configurations, files, optional libraries, bundled data."""
+"""Shared building blocks: configurations, files, tables, optional dependencies and bundled data."""

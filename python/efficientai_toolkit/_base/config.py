@@ -1,7 +1,7 @@
-"""The base of every configuration: a frozen dataclass that reads files and derives options.
+"""Base class of all configurations: frozen dataclasses that are read from files and define options.
 
-The engine holds the truth about defaults and about which values are possible. Here a value
-only gets its type, so that a mistake is reported with the file and key it stands in.
+Default values and valid ranges are owned by the engine. This module only validates types, so that an
+error can name the file and the key.
 """
 
 import json
@@ -18,28 +18,28 @@ from efficientai_toolkit.exceptions import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """One field of a configuration, as files and command lines see it."""
+    """A configuration field, as seen by files and the command line."""
 
     name: str
     kind: type
-    """``str``, ``int``, ``float`` or ``bool``; of the items or values where ``repeated`` or ``keyed``."""
+    """``str``, ``int``, ``float`` or ``bool``; the type of the items if ``repeated`` or ``keyed``."""
     choices: tuple[str, ...]
     optional: bool
     repeated: bool
     keyed: bool
-    """Whether values have names, as in ``q_proj=4,v_proj=8``."""
+    """Whether the value is a mapping, as in ``q_proj=4,v_proj=8``."""
     default: Any
     help: str
     separator: str | None
-    """Splits one text into items, where ``repeated`` or ``keyed``."""
+    """Separates items within one string, if ``repeated`` or ``keyed``."""
 
     def convert(self, value: object) -> Any:
-        """``value`` as this option's type.
+        """Convert ``value`` to the type of this option.
 
         Raises
         ------
         ConfigError
-            The value is of another type or not one of the choices.
+            If the value has the wrong type or is not one of ``choices``.
         """
         if value is None and self.optional:
             return None
@@ -92,7 +92,7 @@ class Option:
 
 
 def _number(text: str) -> object:
-    """A whole number, or the text where it is none: whoever converts it then says so."""
+    """Parse an integer; return other text unchanged, so that the conversion reports it."""
     try:
         return int(text)
     except ValueError:
@@ -100,7 +100,7 @@ def _number(text: str) -> object:
 
 
 def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  # noqa: A002
-    """A field of a :class:`Config`, with the help text of its command-line option."""
+    """Define a field of a :class:`Config` with the help text of its command-line option."""
     extra = {"help": help, "separator": separator}
     if isinstance(default, list):
         return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
@@ -108,7 +108,7 @@ def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  #
 
 
 def list_options(config: type["Config"]) -> tuple[Option, ...]:
-    """The fields of a configuration class, in order."""
+    """Return the options of a configuration class in field order."""
     hints = get_type_hints(config)
     return tuple(_option(f.name, hints[f.name], f) for f in fields(config))
 
@@ -140,35 +140,35 @@ def _option(name: str, hint: Any, f: Any) -> Option:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Base of the configurations; subclasses only list their fields with :func:`setting`."""
+    """Base class of configurations; subclasses declare their fields with :func:`setting`."""
 
     def __post_init__(self) -> None:
-        """Give every value its type, so that ``lr=1`` equals ``lr=1.0``."""
+        """Convert every value to its declared type, so that ``lr=1`` equals ``lr=1.0``."""
         for option in list_options(type(self)):
             object.__setattr__(self, option.name, option.convert(getattr(self, option.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields in order, as plain values."""
+        """Return the fields as a dictionary of plain values."""
         return asdict(self)
 
     def to_json(self) -> str:
-        """The text the engine reads."""
+        """Return the configuration as JSON for the engine."""
         return json.dumps(asdict(self), allow_nan=False)
 
     def with_values(self, values: Mapping[str, object], *, source: str | None = None) -> Self:
-        """A copy in which ``values`` win.
+        """Return a copy with ``values`` replaced.
 
         Parameters
         ----------
         values
-            Fields to change.
+            New values by field name.
         source
-            File the values come from, for messages.
+            File the values come from, used in error messages.
 
         Raises
         ------
         ConfigError
-            A key is unknown (the closest right one is named) or a value has a wrong type.
+            If a key is unknown (the message suggests the closest one) or a value has the wrong type.
         """
         known = {option.name: option for option in list_options(type(self))}
         where = f"{source}: " if source else ""
@@ -186,12 +186,12 @@ class Config:
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
 
-        Keys that the file leaves out keep their defaults.
+        Missing keys keep their default values.
 
         Raises
         ------
         ConfigError
-            The file cannot be read, or names an unknown key or a value of a wrong type.
+            If the file cannot be read, a key is unknown or a value has the wrong type.
         """
         return cls().with_values(read_pairs(Path(path)), source=str(path))
 
@@ -202,7 +202,7 @@ def read_pairs(path: Path) -> dict[str, object]:
     Raises
     ------
     ConfigError
-        The file cannot be read or holds something else.
+        If the file cannot be read or has other content.
     """
     values = _read(path)
     if not isinstance(values, dict):
@@ -212,7 +212,7 @@ def read_pairs(path: Path) -> dict[str, object]:
 
 
 def suggest_key(key: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown key: the right one if one is close, else all."""
+    """Return the end of an error message: the closest known key, or all known keys."""
     from difflib import get_close_matches
 
     known = list(known)
@@ -240,7 +240,7 @@ def _read(path: Path) -> object:
 
 
 def _parse(text: str, suffix: str) -> object:
-    """Parse by file type; every parser's complaint becomes a ``ValueError``."""
+    """Parse according to the file suffix; errors of all parsers become ``ValueError``."""
     if suffix == ".json":
         return json.loads(text)
     if suffix == ".toml":

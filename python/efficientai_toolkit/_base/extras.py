@@ -1,4 +1,4 @@
-"""Libraries that only some functions need."""
+"""Optional dependencies."""
 
 from importlib import import_module
 from typing import Any
@@ -7,21 +7,21 @@ from efficientai_toolkit.exceptions import DependencyError
 
 
 def require(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a library of an optional extra.
+    """Import a module of an optional dependency.
 
     Parameters
     ----------
     module
-        What to import.
+        Name of the module.
     extra
-        The extra of this package that brings it.
+        Extra of this package that installs it.
     purpose
-        What needs it, as the subject of a sentence.
+        What needs the module; the subject of the error message.
 
     Raises
     ------
     DependencyError
-        It is not installed; the message has the command that mends it.
+        If it is not installed; the message contains the installation command.
     """
     try:
         return import_module(module)
@@ -30,7 +30,7 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
 
 
 def missing(error: ImportError, *, module: str, extra: str, purpose: str) -> DependencyError:
-    """The error that says how to install ``module``; arguments as for :func:`require`."""
+    """Return the error that tells how to install ``module``; parameters as in :func:`require`."""
     return DependencyError(
         f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}); install it with "
         f"`pip install 'efficientai-toolkit[{extra}]'`, or `uv sync --extra {extra}` in a clone"

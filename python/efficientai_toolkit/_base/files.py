@@ -1,4 +1,4 @@
-"""Files that readers never see half-written."""
+"""Atomic file output: readers never see a partially written file."""
 
 import csv
 import io
@@ -12,19 +12,19 @@ _INCHES = (7, 4)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once: readers see the old one or the new one."""
+    """Write a text file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value for programs and people; what JSON does not know, such as paths, becomes text."""
+    """Write a value as indented JSON; unsupported types such as paths are converted to strings."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table for spreadsheets."""
+    """Write a CSV file."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
@@ -33,7 +33,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def new_figure(columns: int = 1) -> tuple[Any, Any]:
-    """A figure that no window shows, and its axes; an array of them where there are several columns."""
+    """Create a figure without a window; return it with its axes, an array if ``columns > 1``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,7 +44,7 @@ def new_figure(columns: int = 1) -> tuple[Any, Any]:
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as a PNG file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(temporary, format="png", dpi=150)
     temporary.replace(path)

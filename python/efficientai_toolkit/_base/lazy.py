@@ -1,4 +1,4 @@
-"""Public names that are imported when they are asked for, so that a package is quick to import."""
+"""Lazy imports of public names, which keep ``import`` fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -10,20 +10,20 @@ _ROOT = __name__.partition(".")[0]
 def lazy_names(
     package: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Create the ``__getattr__`` and the ``__dir__`` of a package.
+    """Create ``__getattr__`` and ``__dir__`` for a package with lazily imported names.
 
     Parameters
     ----------
     package
         ``__name__`` of the package.
     names
-        Where each public name stands, counted from the toolkit: ``"lora.config:TrainingConfig"``, or
-        ``"kernels"`` for a module.
+        Location of each public name relative to ``efficientai_toolkit``: ``"module:attribute"``, or
+        ``"module"`` for a module itself.
 
     Returns
     -------
     tuple
-        The two functions, to be assigned to module variables of these names.
+        The functions ``__getattr__`` and ``__dir__``.
     """
 
     def get(name: str) -> object:

@@ -1,17 +1,17 @@
-"""Tables of text."""
+"""Text tables."""
 
 from collections.abc import Sequence
 
 
 def align(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Lines whose columns stand below each other.
+    """Format rows of cells as lines with aligned columns.
 
     Parameters
     ----------
     cells
-        Rows of one length, the header first.
+        Rows of equal length; the first one is the header.
     left
-        So many columns are aligned to the left, the others, of numbers, to the right.
+        Number of leading columns that are left-aligned; the others are right-aligned.
     """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""The version of this package."""
+"""Version of the package."""
 
 from importlib.metadata import version
 

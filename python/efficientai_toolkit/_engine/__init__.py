@@ -1,1 +1,1 @@
-"""The compiled engine, and the MLX it is linked to."""
+"""The compiled engine and its link to MLX."""

@@ -1,6 +1,6 @@
-"""The one door to the compiled engine.
+"""The only module that loads the compiled engine.
 
-Importing this module loads MLX, then the engine, and compares their versions.
+Importing it loads MLX, then the engine, and checks that their versions match.
 """
 
 from efficientai_toolkit._engine import link

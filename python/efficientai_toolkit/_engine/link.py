@@ -1,8 +1,7 @@
-"""Which MLX the compiled engine needs, and what to say when another one is installed.
+"""Checks of the installed MLX.
 
-The engine calls the C++ library inside the ``mlx`` wheel, whose binary interface changes
-with every version. The checks run before the engine is loaded, because a wrong library
-would end in an unreadable linker error or a crash.
+The engine links against the C++ library in the ``mlx`` wheel, whose ABI changes with every version.
+The checks run before the engine is loaded, since a mismatch would cause a linker error or a crash.
 """
 
 import sys
@@ -12,13 +11,13 @@ from importlib import metadata
 from efficientai_toolkit.exceptions import DependencyError
 
 MLX_VERSION = "0.32.2"
-"""The version the bindings are written for."""
+"""Version of MLX the engine is built against."""
 
 _BACKENDS = {"mlx-cpu": "cpu", "mlx-cuda-12": "cuda12", "mlx-cuda-13": "cuda13"}
 
 
 def is_installed(distribution: str) -> bool:
-    """Whether ``distribution`` is installed in this environment."""
+    """Return whether ``distribution`` is installed in this environment."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -27,12 +26,12 @@ def is_installed(distribution: str) -> bool:
 
 
 def list_backends(has: Callable[[str], bool] = is_installed) -> list[str]:
-    """MLX backend distributions in this environment; more than one overwrite each other."""
+    """Return the installed MLX backend distributions; there should be at most one."""
     return [name for name in _BACKENDS if has(name)]
 
 
 def suggest_command(backends: Iterable[str], platform: str = sys.platform) -> str:
-    """Shell command that installs the MLX this package needs, keeping the backend in use."""
+    """Return the shell command that installs the required MLX with the current backend."""
     if platform == "darwin":
         return f"pip install mlx=={MLX_VERSION}"
     extras = [_BACKENDS[name] for name in backends]
@@ -40,12 +39,12 @@ def suggest_command(backends: Iterable[str], platform: str = sys.platform) -> st
 
 
 def check_version(found: str, needed: str = MLX_VERSION) -> None:
-    """Refuse an MLX that is not the one the engine was built for.
+    """Check that the MLX version is the one the engine was built against.
 
     Raises
     ------
     DependencyError
-        Names both versions and the command that mends it.
+        If the versions differ; the message contains the command that fixes it.
     """
     if found != needed:
         message = (
@@ -56,12 +55,12 @@ def check_version(found: str, needed: str = MLX_VERSION) -> None:
 
 
 def check_backends(backends: Iterable[str]) -> None:
-    """Refuse two MLX backends in one environment: both write the same library file.
+    """Check that at most one MLX backend is installed, since they overwrite each other's library.
 
     Raises
     ------
     DependencyError
-        Names the backends and the commands that leave one.
+        If there are several; the message contains the commands that keep one.
     """
     cuda = [name for name in backends if name != "mlx-cpu"]
     if len(list(backends)) > 1:
@@ -76,13 +75,13 @@ def check_backends(backends: Iterable[str]) -> None:
 
 
 def missing_mlx(reason: ImportError) -> DependencyError:
-    """Describe an ``mlx`` that cannot be imported."""
+    """Return the error for an ``mlx`` that cannot be imported."""
     command = suggest_command(list_backends())
     return DependencyError(f"cannot import mlx.core ({reason}); mend it with `{command}`")
 
 
 def broken_engine(reason: ImportError) -> DependencyError:
-    """Describe a compiled extension that cannot be loaded."""
+    """Return the error for a compiled extension that cannot be loaded."""
     return DependencyError(
         f"the compiled engine efficientai_toolkit._core cannot be loaded ({reason}); "
         "reinstall it with `pip install --force-reinstall efficientai-toolkit`, "

@@ -1,16 +1,16 @@
-"""What long work tells while it runs, and three ways to show it.
+"""Events of long-running work, and callbacks that receive them.
 
 ::
 
     Started ─► Estimated ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
                                             └──────┘
 
-``Overflow`` may stand in the place of a ``Step``, ``OutOfMemory`` before a ``Step`` or an ``Evaluated``,
-and ``Stopped`` after the last ``Evaluated``. Before ``Started`` come ``Indexed``, where rows stay
-on disk, and ``Referenced``, where the objective measures from the untouched model.
+``Overflow`` replaces a ``Step`` whose gradients overflowed. ``OutOfMemory`` may precede a ``Step`` or an
+``Evaluated``, and ``Stopped`` follows the last ``Evaluated`` after early stopping. ``Indexed`` (streamed
+data) and ``Referenced`` (objectives with a reference model) precede ``Started``.
 
-Your own callback is any function that takes an event, or a subclass of :class:`Callback`.
-Raising an exception in it stops the work; the exception reaches the caller unchanged.
+A custom callback is a function that takes an event, or a subclass of :class:`Callback`. An exception
+raised in it stops the work and propagates to the caller.
 """
 
 from typing import TYPE_CHECKING

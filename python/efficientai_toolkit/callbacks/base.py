@@ -1,4 +1,4 @@
-"""Who receives events."""
+"""Callbacks."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -9,37 +9,37 @@ from efficientai_toolkit.callbacks.events import Event, event_to_json
 
 
 class Callback(ABC):
-    """Receives the events of a run."""
+    """Base class of callbacks, which receive the events of a run."""
 
     @abstractmethod
     def on(self, event: Event) -> None:
-        """Take one event, in the order drawn above."""
+        """Handle an event."""
 
     def close(self) -> None:  # noqa: B027
-        """Give back what the callback holds; called once, also after an error."""
+        """Release resources; called once at the end, also after an error."""
 
 
 class Silent(Callback):
-    """Says nothing."""
+    """Callback that ignores all events."""
 
     def on(self, event: Event) -> None:
         """Ignore the event."""
 
 
 class JsonLines(Callback):
-    """Writes one JSON object per event and line, for programs that watch a run.
+    """Callback that writes each event as a line of JSON.
 
     Parameters
     ----------
     stream
-        Where to write; standard error by default.
+        Output stream; standard error by default.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
 
     def on(self, event: Event) -> None:
-        """Write the event at once."""
+        """Write and flush the event."""
         self._stream.write(event_to_json(event) + "\n")
         self._stream.flush()
 
@@ -53,7 +53,7 @@ class _Function(Callback):
 
 
 def as_callback(callback: Callback | Callable[[Event], object] | None) -> Callback:
-    """A function becomes a callback; ``None`` says nothing."""
+    """Wrap a function in a callback; ``None`` becomes :class:`Silent`."""
     if callback is None:
         return Silent()
     return callback if isinstance(callback, Callback) else _Function(callback)

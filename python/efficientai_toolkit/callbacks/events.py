@@ -1,4 +1,4 @@
-"""Any event, and how it is written."""
+"""The union of all events and its JSON format."""
 
 import json
 
@@ -29,7 +29,7 @@ Event = (
     | Checkpoint
     | Finished
 )
-"""Any of the events above."""
+"""Any event."""
 
 _EVENTS: dict[str, type[Event]] = {
     "indexed": Indexed,
@@ -48,13 +48,13 @@ _NAMES = {event: name for name, event in _EVENTS.items()}
 
 
 def parse_event(text: str) -> Event:
-    """Read one event as the engine writes it: a JSON object with its name under ``event``."""
+    """Parse an event from the engine's JSON, an object with the event's name under ``event``."""
     values = json.loads(text)
     return _EVENTS[values.pop("event")](**values)
 
 
 def event_to_json(event: Event) -> str:
-    """Write an event as one line of JSON; the inverse of :func:`parse_event`."""
+    """Serialize an event as a line of JSON; the inverse of :func:`parse_event`."""
     # Not `asdict`, which copies deeply: events hold plain values only.
     values = {name: getattr(event, name) for name in event.__slots__}
     return json.dumps({"event": _NAMES[type(event)], **values})

@@ -1,4 +1,4 @@
-"""A progress bar for terminals that becomes a few plain lines in a log file."""
+"""Progress bar for terminals, with plain log lines for other outputs."""
 
 import sys
 import time
@@ -24,18 +24,18 @@ from efficientai_toolkit.callbacks.training import (
 )
 
 _LOG_LINES = 10
-"""About as many progress lines a log gets, whatever the length of the run."""
+"""Approximate number of progress lines in a log."""
 _SILENT_SECS = 2.0
 
 
 class ProgressBar(Callback):
-    """Shows step, loss, learning rate, speed, memory and time left.
+    """Callback that shows step, loss, learning rate, throughput, memory and remaining time.
 
     Parameters
     ----------
     stream
-        Where to write; standard error by default. If it is no terminal, about ten plain
-        lines replace the moving bar.
+        Output stream; standard error by default. If it is not a terminal, about ten plain lines are
+        written instead of a bar.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -46,7 +46,7 @@ class ProgressBar(Callback):
         self._told = time.monotonic()
 
     def on(self, event: Event) -> None:
-        """Draw the event."""
+        """Display the event."""
         match event:
             case Indexed():
                 self._tell(f"{event.path}: {event.bytes / event.total:.0%} read")
@@ -68,7 +68,7 @@ class ProgressBar(Callback):
                     self._console.print(remark)
 
     def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
+        """Stop the bar and leave its final state on the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -112,7 +112,7 @@ class ProgressBar(Callback):
 
 
 def _remark(event: Event) -> str | None:
-    """One line about what the bar does not show."""
+    """Return a line for events the bar does not show."""
     match event:
         case Estimated():
             return f"memory: {describe_memory(event)}"
@@ -127,14 +127,14 @@ def _remark(event: Event) -> str | None:
 
 
 def _quality(event: Evaluated) -> str:
-    """What the loss amounts to."""
+    """Describe the quality that corresponds to the loss."""
     if event.reward_accuracy is None or event.reward_margin is None:
         return f"perplexity {event.perplexity:,.2f}"
     return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
 
 
 def format_step(event: Step, *, secs_left: float) -> str:
-    """One step in at most 77 columns, for up to 99,999 steps."""
+    """Format a step in at most 77 columns, for up to 99,999 steps."""
     rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
     left = format_duration(secs_left)
     return (
@@ -144,7 +144,7 @@ def format_step(event: Step, *, secs_left: float) -> str:
 
 
 def format_duration(secs: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    """Format seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, seconds = divmod(round(secs), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

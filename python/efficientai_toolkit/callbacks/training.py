@@ -1,137 +1,137 @@
-"""What a training run tells."""
+"""Events of a training run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Indexed:
-    """Some of a file whose rows stay on disk was read for the first time."""
+    """Part of a streamed data file was indexed."""
 
     path: str
     bytes: int
-    """Bytes so far."""
+    """Bytes indexed so far."""
     total: int
-    """All of them."""
+    """Total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Referenced:
-    """The untouched model has read some of the pairs from whose log-probabilities training measures."""
+    """The reference log-probabilities of some pairs were computed."""
 
     pairs: int
-    """Pairs so far."""
+    """Pairs processed so far."""
     total: int
-    """All of them."""
+    """Total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
-    """Everything is loaded; the first step follows."""
+    """Model and data are loaded; the first step follows."""
 
     steps: int
-    """Optimizer steps in the whole run."""
+    """Total number of optimizer steps."""
     first_step: int
-    """Step this run continues from; 0 for a fresh one."""
+    """Step the run resumes from; 0 for a new run."""
     trainable_parameters: int
     total_parameters: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimated:
-    """What the run is expected to take of MLX's memory, in bytes."""
+    """Estimated memory use of the run in MLX's allocator, in bytes."""
 
     weights: int
-    """The model, and what is trained in float32 where the model has another format."""
+    """Model weights, including float32 copies of trained parameters."""
     optimizer: int
-    """Gradients, what the optimizer remembers, and the best weights so far."""
+    """Gradients, optimizer state and the best weights so far."""
     activations: int
-    """What a pass over the longest rows keeps for its gradient."""
+    """Activations kept for the backward pass over the longest rows."""
     update: int
-    """What an update of the parameters takes for a moment."""
+    """Temporary memory of a parameter update."""
     peak: int
-    """All of it."""
+    """Total."""
     available: int
-    """What there is: the budget, or else the device's memory."""
+    """Memory budget, or the memory of the device."""
     rows: int
-    """The longest rows that go through the model at once, at most a batch; the rest of a batch follows."""
+    """Number of the longest rows processed at once; larger batches are split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One optimizer step was taken."""
+    """An optimizer step was completed."""
 
     step: int
     """1-based."""
     steps: int
-    """Optimizer steps in the whole run."""
+    """Total number of optimizer steps."""
     epoch: float
-    """Passes over the data so far."""
+    """Epochs completed so far."""
     loss: float
-    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
+    """Loss of this step; for ``sft`` the mean cross-entropy per target token in nats."""
     lr: float
     grad_norm: float
-    """Before clipping."""
+    """Gradient norm before clipping."""
     tokens_per_second: float
-    """Tokens that went through the model, padding not counted, since the last step."""
+    """Throughput since the previous step, without padding."""
     peak_memory: int
-    """Of MLX's allocator so far, in bytes."""
+    """Peak of MLX's allocator so far, in bytes."""
     reward_accuracy: float | None = None
-    """Share of this step's pairs whose chosen answer has the higher reward."""
+    """Fraction of this step's pairs whose chosen answer has the higher reward."""
     reward_margin: float | None = None
-    """Mean of the chosen answer's reward less the other's."""
+    """Mean difference between the rewards of the chosen and the rejected answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overflow:
-    """In place of a :class:`Step` whose gradients overflowed in float16: nothing was changed."""
+    """A step was skipped because its gradients overflowed in float16."""
 
     step: int
     """1-based."""
     steps: int
-    """Optimizer steps in the whole run."""
+    """Total number of optimizer steps."""
     loss: float
-    """Of this step's batch; for ``sft`` the mean cross-entropy per target token, in nats."""
+    """Loss of this step; for ``sft`` the mean cross-entropy per target token in nats."""
     loss_scale: float
-    """What the loss is multiplied with from now on."""
+    """New loss scale."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutOfMemory:
-    """Memory ran out: what was computed is computed again, with fewer rows at once."""
+    """Memory ran out; the computation is retried with fewer rows at once."""
 
     step: int
-    """1-based; the step that begins again, or that follows the validation that does."""
+    """1-based; the step that is retried, or that follows the retried validation."""
     rows: int
-    """The longest rows that go through the model at once from now on."""
+    """New number of the longest rows processed at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
-    """The validation set was scored."""
+    """The model was evaluated on the validation set."""
 
     step: int
-    """Steps taken before; 0 is the untouched model."""
+    """Completed steps; 0 before training."""
     loss: float
-    """For ``sft`` the mean cross-entropy per target token, in nats."""
+    """Validation loss; for ``sft`` the mean cross-entropy per target token in nats."""
     perplexity: float | None
     """``exp(loss)``, for ``sft``."""
     reward_accuracy: float | None = None
-    """Share of pairs whose chosen answer has the higher reward."""
+    """Fraction of pairs whose chosen answer has the higher reward."""
     reward_margin: float | None = None
-    """Mean of the chosen answer's reward less the other's."""
+    """Mean difference between the rewards of the chosen and the rejected answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stopped:
-    """The validation loss has not improved for long enough: there are no more steps."""
+    """Training stopped early because the validation loss did not improve."""
 
     step: int
-    """Steps taken."""
+    """Completed steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint is on disk."""
+    """A checkpoint was saved."""
 
     step: int
     path: str
@@ -139,14 +139,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The run is complete and its result is on disk."""
+    """The run finished and its result was saved."""
 
     step: int
     path: str
 
 
 def describe_memory(event: Estimated) -> str:
-    """What a run is expected to take, in one line."""
+    """Format the memory estimate as one line."""
     parts = {
         "weights": event.weights,
         "optimizer": event.optimizer + event.update,

@@ -1,4 +1,4 @@
-"""Finds the command, runs it, and turns what went wrong into a line and an exit code."""
+"""Entry point of the command line: dispatches commands and reports errors."""
 
 import os
 import sys
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name; those of the process by default.
+        Arguments without the program name; ``sys.argv[1:]`` by default.
 
     Returns
     -------
     int
-        0, or 2 after an error, 130 after Ctrl-C, 141 when the reader of the output left.
+        0, or 2 after an error, 130 after Ctrl-C, 141 if the output pipe was closed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -78,12 +78,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def find_command(name: str) -> Command:
-    """The command of this name.
+    """Return the command named ``name``.
 
     Raises
     ------
     ConfigError
-        There is none; the closest one is suggested.
+        If there is no such command; the message suggests the closest one.
     """
     names = {command.name: command for command in COMMANDS}
     if name in names:
@@ -102,7 +102,7 @@ def find_command(name: str) -> Command:
 
 
 def describe_commands() -> str:
-    """The text of ``--help``."""
+    """Return the text of ``--help``."""
     rows = format_pairs([(f"  {command.name}", command.summary) for command in COMMANDS])
     return (
         f"usage: {PROGRAM} COMMAND [options]\n\n"

@@ -1,4 +1,4 @@
-"""Which commands there are. A command's module is imported only when it runs."""
+"""Registry of commands. The module of a command is imported only when it runs."""
 
 import os
 from argparse import ArgumentParser, Namespace
@@ -15,33 +15,34 @@ NAMESPACES = {
     "": "toolkit",
     "lora-finetuning-mlx": "lora",
 }
-"""The folder of each namespace; commands about the toolkit as a whole have none. ``COMMANDS`` in its
-``commands.py``
-has a summary for each command, and the module of the command's name does the work."""
+"""Folder of each namespace; toolkit-wide commands have no namespace.
+
+``COMMANDS`` in the folder's ``commands.py`` maps each command to its summary. The module named like the
+command implements it."""
 
 
 class CommandModule(Protocol):
-    """What the module of a command has."""
+    """Interface of a command's module."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare the options."""
+        """Add the options to ``parser``."""
 
     def run(self, args: Namespace, out: Output) -> int:
-        """Do the work; the result is the exit code."""
+        """Run the command and return the exit code."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """One line of the overview."""
+    """A command as listed by ``--help``."""
 
     name: str
-    """As a user types it, with its namespace."""
+    """Full name including the namespace."""
     summary: str
     module: str
 
     def load(self) -> CommandModule:
-        """Import the module that does the work."""
+        """Import the module that implements the command."""
         return cast("CommandModule", import_module(self.module))
 
 
@@ -58,20 +59,20 @@ def _join(namespace: str, name: str) -> str:
 
 
 COMMANDS = tuple(_list())
-"""Every command, in the order of the overview."""
+"""All commands in the order of ``--help``."""
 
 
 def find_namespace(folder: str) -> str:
-    """The namespace whose commands lie in ``folder``."""
+    """Return the namespace that belongs to ``folder``."""
     return next(namespace for namespace, known in NAMESPACES.items() if known == folder)
 
 
 def build_program() -> list[str]:
-    """The words a user has to type in front of a command, as they started this one."""
+    """Return the words that start the program, as the user typed them."""
     # uv sets the variable for what it runs; outside of it the program may not be on the path.
     return ["uv", "run", PROGRAM] if os.environ.get("UV_RUN_RECURSION_DEPTH") else [PROGRAM]
 
 
 def build_command(folder: str, name: str) -> list[str]:
-    """The words a user has to type for the command ``name`` of ``folder``, without its options."""
+    """Return the command line of command ``name`` in ``folder``, without options."""
     return [*build_program(), _join(find_namespace(folder), name)]

@@ -1,4 +1,4 @@
-"""Command-line options derived from the configurations: no second list of names or defaults."""
+"""Command-line options derived from configuration classes."""
 
 import argparse
 import re
@@ -14,10 +14,10 @@ C = TypeVar("C", bound=Config)
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as a :class:`ConfigError`, with the closest right option."""
+    """Argument parser that raises :class:`ConfigError` and suggests the closest option."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
+        """Raise :class:`ConfigError` instead of exiting."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             word = unknown.split()[0]
@@ -31,17 +31,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def format_flag(name: str) -> str:
-    """``lora_rank`` → ``--lora-rank``."""
+    """Return the option of a field: ``lora_rank`` → ``--lora-rank``."""
     return "--" + name.replace("_", "-")
 
 
 def add_config(
     parser: argparse.ArgumentParser, config: type[Config], *, title: str, with_file: bool = True
 ) -> None:
-    """Declare ``--config``, unless another configuration has it, and one option per field.
+    """Add one option per field, and ``--config`` if ``with_file``.
 
-    An option that is not given leaves no trace in the namespace, so that a file's value or
-    the default shows through.
+    Options that are not given are absent from the namespace, so that the file or the default applies.
     """
     group = parser.add_argument_group(title)
     if with_file:
@@ -53,7 +52,7 @@ def add_config(
 
 
 def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
-    """Build a configuration: options beat the file, the file beats the defaults."""
+    """Build a configuration from options, the file and defaults, in this order of precedence."""
     base = config.from_file(args.config) if with_file and args.config is not None else config()
     given = {
         option.name: getattr(args, option.name) for option in list_options(config) if option.name in args
@@ -62,7 +61,7 @@ def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool =
 
 
 def describe_default(option: Option) -> str:
-    """The default as a user would type it; empty where the help text explains it."""
+    """Return the default as typed on the command line; empty if the help text explains it."""
     if option.default is None or option.default == []:
         return ""
     if option.repeated:
@@ -91,7 +90,7 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
 
 
 def _reader(option: Option) -> Callable[[str], Any]:
-    """Reads the text of one option."""
+    """Return the parser of an option's text."""
 
     def read(text: str) -> Any:
         value: object = text
@@ -111,7 +110,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 
 def _flatten(value: Any) -> Any:
-    """An option given several times has left a list of lists."""
+    """Flatten the list of lists of a repeated option."""
     if isinstance(value, list):
         return [part for parts in cast("list[list[Any]]", value) for part in parts]
     return value

@@ -1,1 +1,1 @@
-"""Data as people keep it."""
+"""Reading of data sets."""

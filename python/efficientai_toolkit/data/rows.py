@@ -1,4 +1,4 @@
-"""Rows of data."""
+"""Rows of JSONL files."""
 
 import json
 from collections.abc import Iterator
@@ -10,30 +10,30 @@ from typing import Any, cast
 from efficientai_toolkit.exceptions import DatasetError
 
 _LONGEST_LINE = 16 << 20
-"""Characters; the engine refuses longer ones too."""
+"""Maximum line length in characters, as in the engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One line of the data."""
+    """A row of a JSONL file."""
 
     path: Path
     line: int
-    """1-based."""
+    """Line number, 1-based."""
     values: dict[str, Any]
 
     def blame(self, reason: str) -> DatasetError:
-        """The error that names this line."""
+        """Return an error that names the file and line of this row."""
         return DatasetError(f"{self.path}:{self.line}: {reason}")
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
-    """Rows of a jsonl file, blank lines skipped.
+    """Read the rows of a JSONL file, skipping blank lines.
 
     Raises
     ------
     DatasetError
-        A line is no JSON object or endless; there are no rows; the file cannot be read.
+        If a line is not a JSON object or too long, there are no rows, or the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig") as lines:

@@ -1,4 +1,4 @@
-"""How good a model is: perplexity, token accuracy, and answers compared with the right ones.
+"""Evaluation of models: perplexity, token accuracy and metrics of generated answers.
 
 >>> import efficientai_toolkit as eat
 >>> model, tokenizer = eat.load(adapter_path="runs/lora-0001")  # doctest: +SKIP

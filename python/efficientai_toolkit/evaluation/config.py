@@ -1,4 +1,4 @@
-"""Everything a user may set about an evaluation."""
+"""Configuration of an evaluation."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig(Config):
-    """A task: which rows, how they are asked, how answers are judged."""
+    """Configuration of a task: data, prompts and metrics."""
 
     data: str | None = setting(
         None, "jsonl file, or folder with test.jsonl or valid.jsonl (default: the bundled instructions)"
@@ -39,12 +39,12 @@ class EvaluationConfig(Config):
     mask_prompt: bool = setting(True, "score answers only, not the prompts before them")
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the configuration.
 
         Raises
         ------
         ConfigError
-            A metric is unknown, a number out of range, a template alone, an expression wrong.
+            If a metric is unknown, a number out of range, a template missing or an expression invalid.
         """
         for name in self.metrics:
             if name not in METRICS:
@@ -77,7 +77,7 @@ class EvaluationConfig(Config):
         return any(name not in SCORED for name in self.metrics)
 
     def extract(self, text: str) -> str | None:
-        """The answer inside a text; ``None`` where :attr:`answer` does not match."""
+        """Extract the answer from a text; return ``None`` if :attr:`answer` does not match."""
         if self.answer is None:
             return text.strip()
         found = re.search(self.answer, text)
@@ -88,12 +88,12 @@ class EvaluationConfig(Config):
 
 
 def find_data_file(config: EvaluationConfig) -> Path:
-    """The file that ``config.data`` means.
+    """Return the data file ``config.data`` refers to.
 
     Raises
     ------
     DatasetError
-        There is none.
+        If there is no such file.
     """
     path = INSTRUCTIONS if config.data is None else Path(config.data).expanduser()
     if path.is_file():

@@ -1,4 +1,4 @@
-"""What is asked of a model for a row of data."""
+"""Prompts and references built from rows."""
 
 import json
 import re
@@ -14,28 +14,28 @@ _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What the model is asked, and the right answer."""
+    """A prompt and its reference answer."""
 
     prompt: str | list[dict[str, Any]]
-    """A text, or the messages before the answer."""
+    """Text, or the messages before the answer."""
     reference: str
     tools: list[dict[str, Any]] | None = None
 
 
 def fill_row(config: EvaluationConfig, row: Row) -> str:
-    """The row as training reads it, with the templates filled in."""
+    """Return a row in the format of training data, with the templates filled in."""
     if config.prompt is None or config.reference is None:
         return json.dumps(row.values)
     return json.dumps({"prompt": _fill(config.prompt, row), "completion": _fill(config.reference, row)})
 
 
 def build_question(config: EvaluationConfig, row: Row) -> Question:
-    """What to ask for a row.
+    """Build the question of a row.
 
     Raises
     ------
     DatasetError
-        The row has no question and answer.
+        If the row has no prompt or no reference.
     """
     if config.prompt is not None and config.reference is not None:
         return Question(prompt=_fill(config.prompt, row), reference=_fill(config.reference, row))
@@ -60,7 +60,7 @@ def build_question(config: EvaluationConfig, row: Row) -> Question:
 
 
 def _fill(template: str, row: Row) -> str:
-    """Put columns into a template; ``{{`` and ``}}`` stand for braces."""
+    """Fill columns into a template; ``{{`` and ``}}`` are literal braces."""
 
     def place(match: re.Match[str]) -> str:
         name = match[1]

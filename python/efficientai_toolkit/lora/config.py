@@ -1,4 +1,4 @@
-"""Everything a user may set about a training run."""
+"""Configuration of a training run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from efficientai_toolkit.study import folder
 from efficientai_toolkit.study.folder import RUNS
 
 Method = Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p_tuning", "full"]
-"""What is trained."""
+"""Fine-tuning methods."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig(Config):
-    """Everything a user may set about a training run."""
+    """Configuration of a training run."""
 
     model_path: str | None = setting(
         None, "folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)"
@@ -187,16 +187,16 @@ class TrainingConfig(Config):
     overwrite: bool = setting(False, "replace the run in the output folder")
 
     def with_defaults_filled(self) -> "TrainingConfig":
-        """A copy that names the embedded model, the bundled data and a new output folder.
+        """Return a copy with model, data and output folder filled in.
 
         Raises
         ------
         ConfigError
-            ``resume`` without ``output``: there is nothing to tell which run is meant.
+            If ``resume`` is set without ``output``.
         DatasetError
-            ``data`` does not exist.
+            If ``data`` does not exist.
         ModelLoadingError
-            ``init_adapter`` cannot be found.
+            If ``init_adapter`` cannot be found.
         """
         if self.resume and self.output is None:
             message = "`resume` needs `output`, the folder of the run to continue"
@@ -210,23 +210,23 @@ class TrainingConfig(Config):
         )
 
     def data_paths(self) -> list[Path]:
-        """The files and folders of ``data``, without their weights.
+        """Return the files and folders of ``data`` without their weights.
 
         Raises
         ------
         DatasetError
-            One of them does not exist.
+            If one of them does not exist.
         """
         return [path for path, _ in _parts(self.data or str(INSTRUCTIONS))]
 
 
 def _expanded(data: str) -> str:
-    """Fill home folders into ``data``, in each part of a list; a part that is not there is an error."""
+    """Expand ``~`` in each part of ``data``."""
     return ",".join(f"{path}{weight}" for path, weight in _parts(data))
 
 
 def _parts(data: str) -> list[tuple[Path, str]]:
-    """The files and folders of ``data``, and what is said of the weight of each, as in ``=2``."""
+    """Split ``data`` into existing paths and their weights, such as ``=2``."""
     if (whole := Path(data).expanduser()).exists():
         return [(whole, "")]
     parts: list[tuple[Path, str]] = []
@@ -242,5 +242,5 @@ def _parts(data: str) -> list[tuple[Path, str]]:
 
 
 def new_run(runs: Path, kind: str = "lora") -> Path:
-    """The first free name ``lora-0001``, ``lora-0002``, … after those taken."""
+    """Return the next unused folder in the sequence ``lora-0001``, ``lora-0002``."""
     return folder.new_run(runs, kind)

@@ -1,4 +1,4 @@
-"""What a finished run achieved."""
+"""Result of a training run."""
 
 import json
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingResult:
-    """What a finished run achieved."""
+    """Result of a training run."""
 
     final_loss: float
-    """Training loss of the last step; of ``sft`` in nats per target token."""
+    """Training loss of the last step; for ``sft`` in nats per target token."""
     training_time: float
-    """Seconds, without loading."""
+    """Seconds without loading."""
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     perplexity: float | None
-    """Of the result on the validation data; ``None`` for preferences."""
+    """Validation perplexity after training; ``None`` for preference objectives."""
     adapter_path: Path
-    """Folder of the adapters; of the whole model after ``method="full"``."""
+    """Folder of the adapters, or of the model for ``method="full"``."""
     metrics: dict[str, Any]
-    """The rest of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
-    ``validation_losses`` (pairs of step and loss), ``memory`` (what was expected), ``perplexity_before``,
-    of preferences ``rewards_before``, ``rewards_after`` (``accuracy``, ``margin``) and ``train_rewards``,
+    """Remaining fields of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
+    ``validation_losses`` (pairs of step and loss), ``memory`` (the estimate), ``perplexity_before``,
+    for preferences ``rewards_before``, ``rewards_after`` (``accuracy``, ``margin``) and ``train_rewards``,
     ``trainable_parameters``, ``total_parameters``, ``steps``, ``stopped_early``, ``best_step``, …"""
 
     @classmethod
     def from_report(cls, text: str) -> "TrainingResult":
-        """Read the engine's JSON report."""
+        """Create a result from the engine's JSON report."""
         report = json.loads(text)
         return cls(
             final_loss=report.pop("final_loss"),

@@ -1,4 +1,4 @@
-"""One run of a search: its settings, its model, and what it tells while it trains."""
+"""Repeated training runs on one loaded model."""
 
 import json
 import math
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def _keeps_weights(config: TrainingConfig) -> bool:
-    """Whether the loaded model is as before once the adapters are taken off."""
+    """Return whether removing the adapters restores the loaded model."""
     return config.method in {"lora", "dora"} and config.lora_init == "default"
 
 
 class Runner:
-    """Trains one configuration after the other, on one loaded model where that is possible.
+    """Trains configurations one after the other, reusing the loaded model if possible.
 
     Parameters
     ----------
     evaluations
-        Validations within each run.
+        Number of validations per run.
     """
 
     def __init__(self, *, evaluations: int) -> None:
@@ -38,34 +38,34 @@ class Runner:
         self._rows: dict[tuple[Any, ...], int] = {}
 
     def check(self, config: TrainingConfig) -> None:
-        """Refuse what would fail every run alike: a wrong model, or data without validation rows.
+        """Check model and data, which are the same for all runs.
 
         Raises
         ------
         ConfigError, DatasetError, ModelLoadingError
-            The run could not start, or there is nothing to validate on.
+            If the run could not start or there are no validation rows.
         """
         self.count_rows(config)
 
     def train(
         self, config: TrainingConfig, output: Path, on_loss: Callable[[int, float], object]
     ) -> TrainingResult:
-        """Train into the folder ``output``.
+        """Train and write the result to ``output``.
 
         Parameters
         ----------
         config
-            The run; its own ``output``, ``resume``, ``overwrite`` and checkpoints are not asked for.
+            Configuration of the run. Output, resuming and checkpoint settings are ignored.
         output
-            Folder of the result, replaced if it is there.
+            Output folder, replaced if it exists.
         on_loss
-            Receives each validation but the first: its number, from 1, and its loss. What it raises
-            stops the run and comes back.
+            Called after each validation during training with its number, from 1, and its loss. An exception
+            stops the run and propagates.
 
         Raises
         ------
         ToolkitError
-            The run is impossible, or its loss is no number any more.
+            If the run fails or its loss is not finite.
         """
         every = max(math.ceil(self.steps(config) / self._evaluations), 1)
         config = replace(
@@ -90,16 +90,16 @@ class Runner:
         return result
 
     def forget(self) -> None:
-        """Load the model anew for the next run."""
+        """Discard the loaded model."""
         self._loaded = None
 
     def count_rows(self, config: TrainingConfig) -> int:
-        """Rows that are learned from.
+        """Count the training rows.
 
         Raises
         ------
         ConfigError, DatasetError
-            The run could not start, or there is nothing to validate on.
+            If the run could not start or there are no validation rows.
         """
         from efficientai_toolkit._engine.core import core
 
@@ -119,7 +119,7 @@ class Runner:
         return self._rows[key]
 
     def load(self, config: TrainingConfig) -> "tuple[Model, Tokenizer]":
-        """The model of the run before, where that has not changed its weights."""
+        """Load a model, reusing that of the previous run if its weights are unchanged."""
         from efficientai_toolkit.models.loading import load
 
         key = (config.model_path, config.dtype, config.bits)
@@ -130,7 +130,7 @@ class Runner:
         return self._loaded[1:]
 
     def steps(self, config: TrainingConfig) -> int:
-        """Optimizer steps of a run."""
+        """Compute the number of optimizer steps of a run."""
         if config.iters is not None:
             return config.iters
         batches = math.ceil(self.count_rows(config) / config.batch_size) * config.epochs

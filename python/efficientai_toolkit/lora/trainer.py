@@ -1,4 +1,4 @@
-"""Training."""
+"""Training of adapters and full models."""
 
 import json
 from collections.abc import Callable
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class MLXTrainer:
-    """One training run.
+    """Trainer for adapters and full models.
 
     Parameters
     ----------
     config
-        What to train on what, and how; by default, the embedded model on the bundled data.
+        Configuration of the run; by default the bundled model is trained on the bundled data.
     callback
-        Receives every event: a :class:`~efficientai_toolkit.callbacks.Callback` such as
-        ``ProgressBar()``, or a function. By default the run is silent.
+        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()``, or a function. By default events are ignored.
     model, tokenizer
-        From :func:`efficientai_toolkit.load`, where they are loaded already; ``config``
-        then only names where they came from. After training the model has the adapters.
+        Loaded model and tokenizer, to be used instead of ``config.model_path``. The model is trained in
+        place and keeps its adapters.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MLXTrainer:
         self.tokenizer = tokenizer
 
     def train(self) -> TrainingResult:
-        """Run to the end; Ctrl-C keeps the last checkpoint and raises ``KeyboardInterrupt``.
+        """Train the model. Ctrl-C saves a checkpoint and raises ``KeyboardInterrupt``.
 
         Returns
         -------
@@ -56,9 +56,9 @@ class MLXTrainer:
         Raises
         ------
         ConfigError, DatasetError, ModelLoadingError
-            Nothing was started; the message names the file, line or key at fault.
+            If the run cannot start; the message names the file, line or key at fault.
         TrainingError
-            The loss is no number any more, or the output cannot be written.
+            If the loss is not finite or the output cannot be written.
         """
         from efficientai_toolkit._engine.core import core
 
@@ -70,14 +70,14 @@ class MLXTrainer:
         return TrainingResult.from_report(report)
 
     def estimate_memory(self) -> Estimated:
-        """Try two short rows to tell what :meth:`train` is going to take, and throw the result away.
+        """Estimate the memory use of :meth:`train` from a trial with two short rows.
 
         Raises
         ------
         ConfigError
-            Not even one row at a time fits into ``memory_budget_gb``; or as :meth:`train`.
+            If a single row does not fit into ``memory_budget_gb``; otherwise as in :meth:`train`.
         DatasetError, ModelLoadingError
-            As :meth:`train`.
+            As in :meth:`train`.
         """
         from efficientai_toolkit._engine.core import core
 

@@ -1,1 +1,1 @@
-"""Language models: loading them and generating text."""
+"""Loading of language models and text generation."""

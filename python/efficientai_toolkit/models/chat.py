@@ -1,4 +1,4 @@
-"""Conversations."""
+"""Chat templates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ Messages = Sequence[Mapping[str, Any]]
 def render_messages(
     tokenizer: "Tokenizer", messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
-    """Write a conversation as the model expects it, up to where its answer begins."""
+    """Apply the chat template to a conversation, with a generation prompt at the end."""
     described = None if tools is None else json.dumps(list(tools))
     return tokenizer.apply_chat_template(json.dumps(list(messages)), described, add_generation_prompt=True)
 
 
 def format_question(tokenizer: "Tokenizer", prompt: str, *, system: str | None = None) -> str | Messages:
-    """What a user types: one message where the model has a chat template, else plain text."""
+    """Format a user prompt as messages if the model has a chat template, else as plain text."""
     if not tokenizer.has_chat_template:
         return prompt if system is None else f"{system}\n\n{prompt}"
     opening = [] if system is None else [{"role": "system", "content": system}]

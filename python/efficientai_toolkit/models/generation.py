@@ -1,4 +1,4 @@
-"""Generating text."""
+"""Text generation."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateConfig(Config):
-    """How the next token is chosen, and when to stop."""
+    """Sampling parameters and stopping criteria."""
 
     max_tokens: int = setting(256, "stop after this many new tokens")
     temperature: float = setting(0.0, "randomness; 0 always takes the likeliest token")
@@ -36,17 +36,17 @@ class GenerateConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """One answer and what it took."""
+    """Generated text with statistics."""
 
     text: str
     prompt_tokens: int
     generated_tokens: int
     finish_reason: str
-    """``stop`` (end of text or a stop text) or ``length``."""
+    """``stop`` (end-of-text token or stop sequence) or ``length``."""
     prompt_tokens_per_second: float
     tokens_per_second: float
     accuracy: str | None
-    """How exactly packed weights were used; ``None`` if the model is not quantized, and on a GPU."""
+    """Precision of quantized products; ``None`` without quantization and on a GPU."""
     peak_memory_bytes: int
 
 
@@ -59,32 +59,32 @@ def generate(
     stream: Callable[[str], object] | None = None,
     **overrides: Any,
 ) -> str:
-    """Continue a text, or answer a conversation.
+    """Generate a continuation of a text or the answer in a conversation.
 
     Parameters
     ----------
     model, tokenizer
         From :func:`efficientai_toolkit.load`.
     prompt
-        A text goes to the model as it is; messages go through the chat template.
+        Text, passed to the model unchanged, or messages, formatted with the chat template.
     config
-        How to sample; greedy by default.
+        Sampling parameters; greedy decoding by default.
     stream
-        Receives each piece of text as soon as it is final.
+        Called with each piece of text as soon as it is final.
     **overrides
-        Fields of :class:`GenerateConfig` that win over ``config``.
+        Fields of :class:`GenerateConfig` that override ``config``.
 
     Returns
     -------
     str
-        The new text, without the prompt.
+        Generated text without the prompt.
 
     Raises
     ------
     ConfigError
-        An override is unknown or a value impossible.
+        If a setting is unknown or invalid.
     ModelLoadingError
-        Messages were given, but the tokenizer has no chat template.
+        If messages are given but the tokenizer has no chat template.
     """
     settings = (config or GenerateConfig()).with_values(overrides)
     return generate_with_statistics(model, tokenizer, prompt, settings, stream).text
@@ -99,9 +99,9 @@ def generate_with_statistics(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Generation:
-    """:func:`generate` with token counts, speed and memory beside the text.
+    """Generate text and return it with token counts, throughput and peak memory.
 
-    ``tools`` are JSON schemas for the chat template, where the prompt is messages.
+    Parameters are as in :func:`generate`; ``tools`` are JSON schemas for the chat template.
     """
     from efficientai_toolkit._engine.core import core
 

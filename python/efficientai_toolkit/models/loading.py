@@ -1,4 +1,4 @@
-"""Loading models."""
+"""Loading of models."""
 
 import os
 from typing import TYPE_CHECKING
@@ -24,34 +24,33 @@ def load(
     Parameters
     ----------
     path_or_id
-        A folder in Hugging Face format or a hub id ``org/name[@revision]``; ``None`` loads
-        the small model inside this package.
+        Folder in Hugging Face format or hub id ``org/name[@revision]``; ``None`` for the small bundled
+        model.
     adapter_path
-        A folder or hub id with LoRA adapters to put on the model, in mlx-lm's or PEFT's format. More can be
-        added with ``model.load_adapter(path, name)`` and exchanged or blended with ``model.set_adapter``.
+        Folder or hub id of LoRA adapters to apply, in mlx-lm or PEFT format. Further adapters can be loaded
+        with ``model.load_adapter(path, name)`` and activated or combined with ``model.set_adapter``.
     dtype
-        ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and the
-        checkpoint's own on a GPU.
+        Data type ``float32``, ``float16`` or ``bfloat16``; by default float32 on a CPU and that of the
+        checkpoint on a GPU.
     bits
-        Quantize matrices to 2, 3, 4, 5, 6 or 8 bits per weight; ``None`` leaves them as they are on disk.
-        A checkpoint that MLX quantized stays quantized.
+        Quantize weights to 2, 3, 4, 5, 6 or 8 bits; by default they keep the format of the checkpoint.
+        Checkpoints quantized by MLX stay quantized.
     group_size
-        Weights that share a scale: 32, 64 or 128.
+        Quantization group size: 32, 64 or 128.
     show_progress
-        Show a bar while a hub id is downloaded.
+        Show a progress bar during downloads.
 
     Returns
     -------
     model, tokenizer
-        ``model(ids)`` takes an int array ``[batch, time]`` and gives float32 logits
-        ``[batch, time, vocab]``.
+        ``model(ids)`` maps an integer array ``[batch, time]`` to float32 logits ``[batch, time, vocab]``.
 
     Raises
     ------
     ConfigError
-        There is no such format.
+        If ``dtype``, ``bits`` or ``group_size`` is invalid.
     ModelLoadingError
-        A file is missing, broken or of an unknown kind.
+        If a file is missing, corrupt or of an unsupported type.
     """
     from efficientai_toolkit._engine.core import core
 

@@ -1,1 +1,1 @@
-"""Studies of many runs, whatever it is that runs."""
+"""Studies that consist of many runs, independent of what is run."""

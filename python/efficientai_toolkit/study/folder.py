@@ -1,7 +1,7 @@
-"""The folder of a study: a new one, or one whose results are kept, and what it was made with.
+"""Output folders of studies.
 
-``run.json`` holds the configuration, the environment, the machine and a fingerprint of the data, so that two
-results can be told apart by what made them.
+``run.json`` records configuration, environment, hardware and a fingerprint of the data, so that results can
+be compared and reproduced.
 """
 
 import json
@@ -17,48 +17,48 @@ from efficientai_toolkit.device import hardware
 from efficientai_toolkit.exceptions import TrainingError
 
 RUNS = "runs"
-"""Folder, below the current one, of the runs whose output is not named."""
+"""Default parent folder of runs, relative to the current folder."""
 
 RECORD = "run.json"
-"""What a study was made with."""
+"""Record of a study's configuration and environment."""
 
 RESULT = "result.json"
-"""What came out of one part of a study, with what was asked for."""
+"""Result of a part of a study, with its request."""
 
 FOLDER_SETTINGS = frozenset({"output", "resume", "overwrite"})
-"""Settings that say where results go and not what they are."""
+"""Settings that concern the output folder and do not affect results."""
 
 _SAMPLE = 64 << 20
-"""Bytes of each file that go into the fingerprint of data: large files must not delay a run."""
+"""Bytes hashed per file, limited so that large data sets do not delay a run."""
 
 
 def new_run(runs: Path, kind: str) -> Path:
-    """The first free name ``kind-0001``, ``kind-0002``, … after those taken."""
+    """Return the next unused folder in the sequence ``kind-0001``, ``kind-0002``."""
     names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
     taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
     return runs / f"{kind}-{max(taken, default=0) + 1:04}"
 
 
 def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, overwrite: bool) -> None:
-    """Refuse a folder that holds another study.
+    """Check that an output folder does not contain another study.
 
     Parameters
     ----------
     output
-        Where results are to go.
+        Output folder.
     marker
-        File that a study of this kind leaves there.
+        File that indicates an existing study.
     what
-        The kind, with its article: ``a comparison``.
+        Kind of study with its article, such as ``a comparison``.
     resume
-        Whether what is there is kept; ``None`` where a study of this kind cannot be resumed.
+        Whether to resume an existing study; ``None`` if this kind cannot be resumed.
     overwrite
-        Whether what is there is replaced.
+        Whether to replace an existing study.
 
     Raises
     ------
     TrainingError
-        ``marker`` is there, and neither ``resume`` nor ``overwrite`` is wanted.
+        If ``marker`` exists and neither ``resume`` nor ``overwrite`` is set.
     """
     if (output / marker).exists() and not (resume or overwrite):
         choices = "overwrite" if resume is None else "resume or overwrite"
@@ -69,18 +69,18 @@ def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, o
 def write_record(
     output: Path, *, kind: str, configuration: Mapping[str, Any], data: Iterable[Path] = ()
 ) -> None:
-    """Create the folder of a study and write ``run.json`` into it.
+    """Create an output folder and write ``run.json``.
 
     Parameters
     ----------
     output
-        The folder.
+        Output folder.
     kind
-        What the study is.
+        Kind of study.
     configuration
-        All settings, as plain values.
+        All settings as JSON-compatible values.
     data
-        Files and folders that it learns from.
+        Files and folders of the data.
     """
     import platform
     from importlib.metadata import version
@@ -103,12 +103,12 @@ def write_record(
 
 
 def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:
-    """What tells data apart: how many files and bytes, and a hash of names, sizes and beginnings.
+    """Compute number of files, bytes and a hash of file names, sizes and leading bytes.
 
     Parameters
     ----------
     data
-        Files, and folders whose files count, in order.
+        Files and folders, in order; folders are not searched recursively.
     """
     import hashlib
 
@@ -130,7 +130,7 @@ def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:
 
 
 def load_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What :func:`save_result` has written for the same ``request``."""
+    """Return the result saved for the same ``request``, or ``None``."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -139,12 +139,12 @@ def load_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def save_result(folder: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Write what came out of ``request``, for a study that is resumed."""
+    """Save the result of ``request``, to be reused when the study is resumed."""
     write_text(folder / RESULT, json.dumps({"request": request, "measurement": result}))
 
 
 def write_settings(path: Path, config: Config) -> dict[str, Any]:
-    """Write what differs from the defaults as YAML, which ``--config`` takes; what it holds."""
+    """Write and return the settings that differ from the defaults, as a YAML file for ``--config``."""
     import yaml
 
     settings = {

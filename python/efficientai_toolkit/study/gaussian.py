@@ -1,9 +1,9 @@
-"""Bayesian optimisation with a Gaussian process, behind Optuna's sampler interface.
+"""Bayesian optimization with a Gaussian process, as an Optuna sampler.
 
-The surrogate has a Matérn kernel with ν = 5/2 and one length per setting (`Snoek et al. 2012
-<https://arxiv.org/abs/1206.2944>`_), fitted by scikit-learn; the next settings are where the expected
-improvement over the best so far (`Jones et al. 1998 <https://doi.org/10.1023/A:1008306431147>`_) is largest.
-Optuna's own sampler of this kind needs PyTorch.
+The surrogate model uses a Matérn kernel with ν = 5/2 and one length scale per parameter (`Snoek et al. 2012
+<https://arxiv.org/abs/1206.2944>`_), fitted with scikit-learn. New parameters maximize the expected
+improvement (`Jones et al. 1998 <https://doi.org/10.1023/A:1008306431147>`_). Optuna's own Gaussian process
+sampler requires PyTorch.
 """
 
 # scikit-learn and scipy have no types.
@@ -34,14 +34,14 @@ from threadpoolctl import threadpool_limits
 Floats = NDArray[np.float64]
 
 _CANDIDATES = 1000
-"""Points of the whole space among which the best is looked for."""
+"""Number of random points at which the acquisition function is evaluated."""
 
 _NEIGHBOURS = 200
-"""Further points around the best run so far."""
+"""Number of additional points near the best trial."""
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """By how much a value drawn from N(mean, deviation²) is expected to fall below ``best``."""
+    """Compute the expected improvement of N(mean, deviation²) below ``best``."""
     deviation = np.maximum(deviation, 1e-12)
     gain = best - mean
     improvement: Floats = gain * norm.cdf(gain / deviation) + deviation * norm.pdf(gain / deviation)
@@ -49,14 +49,14 @@ def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats
 
 
 class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
-    """Draws settings where the expected improvement is largest.
+    """Sampler that maximizes the expected improvement.
 
     Parameters
     ----------
     seed
-        Of everything random.
+        Random seed.
     startup_trials
-        Runs drawn at random before the process has enough to learn from.
+        Number of random trials before the Gaussian process is used.
     """
 
     def __init__(self, *, seed: int, startup_trials: int = 8) -> None:
@@ -66,7 +66,7 @@ class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
         self._intersection = IntersectionSearchSpace()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """Settings that all runs so far share."""
+        """Return the parameters common to all trials so far."""
         space = self._intersection.calculate(study)
         return {name: kind for name, kind in space.items() if not kind.single()}
 
@@ -76,7 +76,7 @@ class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
         trial: FrozenTrial,  # noqa: ARG002
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """The next settings; none while there are too few runs, which leaves them to chance."""
+        """Sample parameters; return none during startup, so that they are sampled independently."""
         done = [
             t
             for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -101,11 +101,11 @@ class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """At random, for what the process does not decide."""
+        """Sample a parameter at random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:
-        """For studies of several threads."""
+        """Reseed the generators, for parallel studies."""
         self._rng = np.random.default_rng()
         self._random.reseed_rng()
 
@@ -129,7 +129,7 @@ class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
         return {name: _decode(kind, self._rng.random(), self._rng) for name, kind in space.items()}
 
     def _near(self, best: Floats, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        """Settings a little away from the best; each choice stays with probability 4/5."""
+        """Perturb the best parameters; each category is kept with probability 4/5."""
         settings: dict[str, Any] = {}
         place = 0
         for name, kind in space.items():
@@ -147,7 +147,7 @@ class GaussianProcessSampler(BaseSampler):  # type: ignore[misc]
 
 
 def _encode(settings: Mapping[str, Any], space: Mapping[str, Any]) -> Floats:
-    """Numbers from 0 to 1, choices as one number each."""
+    """Encode parameters as numbers from 0 to 1; categories are one-hot encoded."""
     parts: list[float] = []
     for name, kind in space.items():
         if isinstance(kind, CategoricalDistribution):
@@ -161,7 +161,7 @@ def _encode(settings: Mapping[str, Any], space: Mapping[str, Any]) -> Floats:
 
 
 def _decode(kind: Any, share: float, rng: np.random.Generator) -> Any:
-    """The value at a share of the range."""
+    """Decode a number from 0 to 1."""
     if isinstance(kind, CategoricalDistribution):
         return kind.choices[int(rng.integers(len(kind.choices)))]
     low, high = _bounds(kind)

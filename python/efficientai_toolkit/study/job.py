@@ -1,8 +1,8 @@
-"""A function in one process of its own: its events, its peak of memory, and why it ended.
+"""Jobs: functions that run in a separate process.
 
-The function is named as text, ``"package.module:function"``. It takes a request, a JSON object, and
-``emit``, which sends an event, also a JSON object, to whoever waits; what it returns is JSON too.
-:func:`run_job` itself can be submitted to any executor of :mod:`concurrent.futures`, Dask's included.
+A job is a function named by a string, ``"package.module:function"``. It receives a request, a JSON object,
+and a function that emits events, also JSON objects, and returns a JSON value. :func:`run_job` can be
+submitted to any :class:`concurrent.futures.Executor`, including Dask's.
 """
 
 import json
@@ -21,21 +21,21 @@ from typing import Any
 from efficientai_toolkit.exceptions import ToolkitError
 
 Emit = Callable[[Mapping[str, Any]], None]
-"""Sends one event."""
+"""Function that emits an event."""
 
 _INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobResult:
-    """How a job ended."""
+    """Result of a job."""
 
     value: Any = None
-    """What the function returned."""
+    """Return value of the function."""
     error: str | None = None
-    """Why there is no value: the error it raised, or how its process ended."""
+    """Message of the exception raised, or how the process ended; ``None`` on success."""
     peak_memory: int | None = None
-    """Most bytes that its process has held; ``None`` where it could not say."""
+    """Peak resident memory of the process in bytes; ``None`` if the process was killed."""
 
 
 def run_job(
@@ -44,21 +44,21 @@ def run_job(
     *,
     on_event: Callable[[dict[str, Any]], object] | None = None,
 ) -> JobResult:
-    """Call a function in a process of its own and wait for it.
+    """Run a function in a separate process and wait for its result.
 
     Parameters
     ----------
     function
-        ``"package.module:function"``; it takes ``request`` and ``emit``.
+        ``"package.module:function"``, called with ``request`` and ``emit``.
     request
         A JSON object.
     on_event
-        Receives each event. What it raises ends the process and comes back.
+        Called with each event. An exception terminates the process and propagates.
 
     Returns
     -------
     JobResult
-        A ``ToolkitError`` of the function, or the end of its process, is an ``error``; nothing is raised.
+        Failures of the function or its process are reported in ``error`` and not raised.
     """
     command = [sys.executable, "-m", __spec__.name, function]
     result: JobResult | None = None
@@ -89,7 +89,7 @@ def _describe_end(code: int) -> str:
 
 
 def _main(function: str) -> int:
-    """The process of one job; its exit code is 0 also when the function fails in an orderly way."""
+    """Run a job in this process; the exit code is 0 also after a ``ToolkitError``."""
     # What the function prints must not come between the lines of the channel.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as channel:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -114,7 +114,7 @@ def _main(function: str) -> int:
 
 
 def _peak_memory() -> int:
-    """Most bytes this process has held."""
+    """Return the peak resident memory of this process in bytes."""
     if sys.platform == "linux":
         # What getrusage tells begins with the peak of the process that started this one.
         status = Path("/proc/self/status").read_text(encoding="ascii")

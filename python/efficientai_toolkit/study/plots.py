@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Plots of results."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -8,16 +8,16 @@ from efficientai_toolkit._base.files import new_figure, write_figure
 
 
 def draw_bars(path: Path, names: Sequence[str], panels: Mapping[str, Sequence[float]]) -> None:
-    """One panel of bars per quantity.
+    """Plot one bar chart per quantity.
 
     Parameters
     ----------
     path
-        Of the PNG.
+        Path of the PNG file.
     names
-        Below the bars.
+        Names of the bars.
     panels
-        Values of all ``names`` by the label of a quantity; at least two.
+        Values of all ``names`` by axis label; at least two.
     """
     figure, axes = new_figure(columns=len(panels))
     for panel, (label, values) in zip(axes, panels.items(), strict=True):
@@ -28,7 +28,7 @@ def draw_bars(path: Path, names: Sequence[str], panels: Mapping[str, Sequence[fl
 
 
 def draw_history(path: Path, values: Mapping[int, float], label: str) -> None:
-    """What each run of a search has reached, and the best so far; ``values`` by the number of the run."""
+    """Plot the objective of each trial and the best so far; ``values`` by trial number."""
     figure, axes = new_figure()
     numbers = list(values)
     axes.plot(numbers, list(values.values()), "o", label="runs")
@@ -40,7 +40,7 @@ def draw_history(path: Path, values: Mapping[int, float], label: str) -> None:
 
 
 def draw_importance(path: Path, importance: Mapping[str, float], objective: str) -> None:
-    """What share of the variance of ``objective`` each setting explains."""
+    """Plot the fraction of the variance of ``objective`` explained by each setting."""
     figure, axes = new_figure()
     names = list(importance)[::-1]
     axes.barh(names, [importance[name] for name in names])
@@ -53,7 +53,7 @@ def draw_front(
     points: Mapping[str, Sequence[tuple[float, float]]],
     labels: tuple[str, str],
 ) -> None:
-    """Runs by two objectives; ``points`` by what is said of them."""
+    """Plot trials by two objectives; ``points`` by legend label."""
     figure, axes = new_figure()
     for title, shown in points.items():
         axes.plot([x for x, _ in shown], [y for _, y in shown], "o", label=title)

@@ -1,50 +1,50 @@
-"""Which of several ways to take, and why.
+"""Recommendation of one of several alternatives.
 
-The rule: those count whose loss is within ``tolerance`` % of the lowest one; of these, the one that costs the
-least. Ways that cost as good as the same are told apart by their losses.
+Among the alternatives whose loss is within ``tolerance`` % of the lowest, the cheapest is recommended. Ties
+in cost are broken by loss.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _NOISE = 1.02
-"""Costs within this factor of the least count as the same: runs of one way differ too."""
+"""Costs within this factor of the lowest count as equal, since measurements are noisy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alternative:
-    """A way that has worked."""
+    """A successful alternative."""
 
     name: str
     loss: float
-    """Above 0."""
+    """Loss, positive."""
     cost: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recommendation:
-    """The outcome of the rule."""
+    """Result of :func:`recommend`."""
 
     method: str | None
-    """``None`` where none has trained to the end."""
+    """``None`` if all alternatives failed."""
     reason: str
 
 
 def recommend(
     alternatives: Sequence[Alternative], *, tolerance: float, cost: str, show: Callable[[float], str]
 ) -> Recommendation:
-    """Apply the rule of this module.
+    """Recommend an alternative.
 
     Parameters
     ----------
     alternatives
-        Those that have worked.
+        Successful alternatives.
     tolerance
-        In %.
+        Tolerance of the loss in percent.
     cost
-        What is to be small, for the reason.
+        Name of the cost, used in the reason.
     show
-        Writes a cost for people.
+        Function that formats a cost.
     """
     if not alternatives:
         return Recommendation(method=None, reason="no method has trained to the end")

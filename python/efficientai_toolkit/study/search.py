@@ -1,4 +1,4 @@
-"""From a configuration and a search space to the best settings, with Optuna."""
+"""Hyperparameter search over any configuration, with Optuna."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 
 STUDY = "study.db"
-"""Optuna's SQLite storage in the folder of a search."""
+"""SQLite storage of Optuna in the output folder."""
 
 C = TypeVar("C", bound=Config)
 R = TypeVar("R")
@@ -29,94 +29,94 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One run of a search."""
+    """A trial of a search."""
 
     number: int
     state: Literal["complete", "pruned", "failed"]
     settings: dict[str, Any]
-    """What was drawn."""
+    """Sampled values."""
     values: dict[str, float] | None
-    """By objective; ``None`` unless complete."""
+    """Values by objective; ``None`` unless complete."""
     reason: str | None
-    """Why it failed."""
+    """Reason of a failure."""
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchResult:
-    """What a search found."""
+    """Result of a search."""
 
     output: Path
-    """Folder with ``best.yaml``, ``trials.json``, ``study.db``, plots, and a folder per run."""
+    """Folder with ``best.yaml``, ``trials.json``, ``study.db``, plots and a folder per trial."""
     best: int
-    """Number of the run with the smallest first objective."""
+    """Number of the trial with the lowest first objective."""
     best_settings: dict[str, Any]
-    """All settings of that run that differ from the defaults, as in ``best.yaml``."""
+    """Settings of the best trial that differ from the defaults, as in ``best.yaml``."""
     best_values: dict[str, float]
     front: list[int]
-    """Runs that no other run beats in every objective; with one objective, the best."""
+    """Trials on the Pareto front; with one objective, the best trial."""
     importance: dict[str, float]
-    """Share of the first objective's variance that a setting explains (fANOVA); empty with too few runs."""
+    """Fraction of the first objective's variance explained by each setting (fANOVA); empty for few trials."""
     trials: list[Trial]
 
 
 class Runner(Protocol[C_contra, R_co]):
-    """What a room does for a search: one run after the other."""
+    """Interface that executes the trials of a search."""
 
     def check(self, config: C_contra) -> None:
-        """Refuse what would fail every run alike."""
+        """Check what is the same for all trials."""
         ...
 
     def train(self, config: C_contra, output: Path, on_loss: Callable[[int, float], object]) -> R_co:
-        """Run into the folder ``output``.
+        """Execute a trial and write its files to ``output``.
 
-        ``on_loss`` receives each validation but the first: its number, from 1, and its loss. What it raises
-        stops the run and comes back.
+        ``on_loss`` is called after each validation with its number, from 1, and its loss. An exception raised
+        in it stops the trial and propagates.
         """
         ...
 
     def forget(self) -> None:
-        """Begin the next run with nothing left of this one."""
+        """Discard all state shared between trials."""
         ...
 
 
 def check_installed() -> None:
-    """Fail before anything else is done.
+    """Check that the optional dependencies are installed.
 
     Raises
     ------
     DependencyError
-        A library is missing; the message has the command that installs it.
+        If one is missing; the message contains the installation command.
     """
     for module in ("optuna", "sklearn", "matplotlib"):
         require(module, extra="optimize", purpose="the search for settings")
 
 
 class Search(Generic[C, R]):
-    """One search.
+    """A hyperparameter search.
 
     Parameters
     ----------
     name
-        Of Optuna's study, the same for all searches of a room.
+        Name of Optuna's study.
     given
-        The configuration to improve, as the user gave it.
+        Configuration as given by the user.
     base
-        The same with everything filled in. It has the fields ``output``, ``resume``, ``overwrite``, ``seed``.
+        Complete configuration, with the fields ``output``, ``resume``, ``overwrite`` and ``seed``.
     config
-        How to search.
+        Configuration of the search.
     space
-        What to try.
+        Search space.
     objectives
-        By name what a search can make small.
+        Functions that compute the objectives from a result.
     labels
-        Of the objectives in pictures, with their units.
+        Axis labels of the objectives.
     runner
-        Does the runs.
+        Executes the trials.
     data
-        Files and folders that the runs learn from.
+        Files and folders of the data, for ``run.json``.
     on_trial
-        Receives each run when it has ended.
+        Called with each finished trial.
     """
 
     def __init__(
@@ -151,14 +151,14 @@ class Search(Generic[C, R]):
         self.seed: int = folder["seed"]
 
     def run(self) -> SearchResult:
-        """Do the runs that are left, and write what was found.
+        """Execute the remaining trials and write the results.
 
         Raises
         ------
         ConfigError
-            The search in the folder was begun with another space, other settings or objectives.
+            If the search in the folder has another search space, configuration or objectives.
         TrainingError
-            The folder holds another search, or no run has succeeded.
+            If the folder contains another search or all trials failed.
         """
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         # A wrong model or data set would fail every run alike; here it is raised as it is.
@@ -209,7 +209,7 @@ class Search(Generic[C, R]):
         return study
 
     def _check_same(self, study: Any) -> None:
-        """Runs of another space, model or data would be compared with these."""
+        """Check that the stored search is comparable with this one."""
         # Through JSON, as the storage returns it.
         described = json.loads(json.dumps(self._describe()))
         stored = study.user_attrs.get("search")
@@ -224,7 +224,7 @@ class Search(Generic[C, R]):
             raise ConfigError(message)
 
     def _describe(self) -> dict[str, Any]:
-        """What all runs of the search have in common."""
+        """Describe what is common to all trials."""
         base = {k: v for k, v in self.base.to_dict().items() if k not in FOLDER_SETTINGS}
         return {"objectives": self.config.objectives, "space": self.space.to_dict(), "training": base}
 
@@ -345,7 +345,7 @@ class Search(Generic[C, R]):
             plots.draw_front(self.output / "front.png", points, (label, self.labels[second]))
 
     def _importance(self, study: Any, complete: list[Trial]) -> dict[str, float]:
-        """Of settings that had more than one value, largest first."""
+        """Compute the importance of settings with several values, in descending order."""
         names = [n for n in self.space.searched if len({str(t.settings[n]) for t in complete}) > 1]
         if len(complete) <= len(self.space.searched) or not names:
             return {}

@@ -1,4 +1,4 @@
-"""Everything a user may set about a search, whatever is searched for."""
+"""Configuration of hyperparameter searches."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from efficientai_toolkit.exceptions import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig(Config):
-    """How settings are searched; the subclass of a room says what its objectives are."""
+    """Base class of search configurations; subclasses define the objectives."""
 
     known_objectives: ClassVar[tuple[str, ...]] = ()
 
@@ -26,12 +26,12 @@ class SearchConfig(Config):
     evaluations: int = setting(5, "validations within each run; pruning looks at them")
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the configuration.
 
         Raises
         ------
         ConfigError
-            An objective is unknown or comes twice, a number is out of range.
+            If an objective is unknown or repeated, or a number is out of range.
         """
         for name in self.objectives:
             if name not in self.known_objectives:

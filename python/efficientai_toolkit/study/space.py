@@ -1,11 +1,11 @@
-"""Which settings are tried, with which values.
+"""Search spaces.
 
-A file of them has one key per field of the configuration that is searched::
+A search-space file has one key per field of the configuration::
 
     lr: {low: 1.0e-5, high: 1.0e-2, log: true}
     lora_rank: {choices: [4, 8, 16]}
     lora_dropout: {low: 0, high: 0.2}
-    batch_size: 4                              # the same in every run
+    batch_size: 4                              # fixed in all trials
 """
 
 import os
@@ -23,56 +23,53 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """Numbers between two bounds, both included."""
+    """An interval of numbers, including both bounds."""
 
     low: float
     high: float
     log: bool
-    """Whether it is the logarithm that is drawn evenly."""
+    """Whether to sample uniformly on a logarithmic scale."""
     whole: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
-    """One of a few values."""
+    """A finite set of values."""
 
     values: tuple[str | int | float | bool | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace(Generic[C]):
-    """What is tried, and what is the same in every run.
-
-    A room says in a subclass of which configuration.
-    """
+    """Searched and fixed settings of a configuration; subclasses define :attr:`config`."""
 
     config: ClassVar[type[Config]] = Config
-    """The configuration whose fields are searched."""
+    """Configuration class whose fields are searched."""
     compared: ClassVar[frozenset[str]] = frozenset()
-    """Fields that must be the same in every run, or their results cannot be compared."""
+    """Fields that must be fixed, since results would not be comparable otherwise."""
 
     searched: dict[str, Range | Choices]
     fixed: dict[str, Any]
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file of the form above.
+        """Read a search-space file.
 
         Raises
         ------
         ConfigError
-            The file cannot be read, or an entry is impossible; its key is named.
+            If the file cannot be read or an entry is invalid; the message names the key.
         """
         return cls.from_mapping(read_pairs(Path(path)), source=str(path))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], *, source: str = "search space") -> Self:
-        """Read entries of the form above.
+        """Create a search space from the entries of a file.
 
         Raises
         ------
         ConfigError
-            An entry is impossible; its key is named.
+            If an entry is invalid; the message names the key.
         """
         known = {option.name: option for option in list_options(cls.config)}
         searched: dict[str, Range | Choices] = {}
@@ -103,7 +100,7 @@ class SearchSpace(Generic[C]):
         return cls(searched=searched, fixed=fixed)
 
     def to_dict(self) -> dict[str, Any]:
-        """The entries as a file has them."""
+        """Return the entries of a search-space file."""
         entries: dict[str, Any] = dict(self.fixed)
         for name, entry in self.searched.items():
             if isinstance(entry, Choices):
@@ -113,7 +110,7 @@ class SearchSpace(Generic[C]):
         return entries
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """Ask an Optuna trial for a value of each searched setting."""
+        """Sample a value of each searched setting from an Optuna trial."""
         drawn: dict[str, Any] = {}
         for name, entry in self.searched.items():
             if isinstance(entry, Choices):
@@ -125,11 +122,11 @@ class SearchSpace(Generic[C]):
         return drawn
 
     def apply(self, base: C, drawn: Mapping[str, object]) -> C:
-        """A run with the drawn settings."""
+        """Return the configuration of a trial with the sampled values."""
         return base.with_values({**self.fixed, **drawn})
 
     def first(self, base: C) -> dict[str, Any] | None:
-        """The settings of ``base``, if the space holds them: a good place to begin."""
+        """Return the settings of ``base`` as the first trial, if the space contains them."""
         known = {option.name: option for option in list_options(type(base))}
         values: dict[str, Any] = {}
         for name, entry in self.searched.items():
@@ -177,5 +174,5 @@ def _entry(option: Option, entry: dict[str, object]) -> Range | Choices:
 
 
 def _plain(option: Option, value: Any) -> Any:
-    """A value as a storage keeps it: lists become text again."""
+    """Convert lists to strings, as Optuna's storage requires."""
     return (option.separator or ",").join(cast("list[str]", value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Rows of results as text, and for spreadsheets."""
+"""Tables of results as text and CSV."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -15,20 +15,20 @@ R = TypeVar("R")
 
 
 def format_table(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> str:
-    """One line per row below a header; the first column, of names, is aligned to the left.
+    """Format rows as a text table with a left-aligned first column.
 
     Parameters
     ----------
     rows
-        What is shown.
+        Rows of the table.
     columns
-        By title, what a cell says of a row.
+        Functions that format a cell of a row, by column title.
     """
     cells = [tuple(columns), *(tuple(cell(row) for cell in columns.values()) for row in rows)]
     return "\n".join(align(cells, left=1))
 
 
 def write_csv(path: Path, kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> None:
-    """One line per row, one column per field of the dataclass ``kind``."""
+    """Write rows to a CSV file with one column per field of the dataclass ``kind``."""
     header = [field.name for field in fields(kind)]
     files.write_csv(path, header, (list(asdict(row).values()) for row in rows))

@@ -1,1 +1,1 @@
-"""The commands of ``lora-finetuning-mlx``, one file each."""
+"""Commands of ``lora-finetuning-mlx``, one file each."""

@@ -15,7 +15,7 @@ from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the analysis, and the run it is for."""
+    """Add the options of the analysis and of the run."""
     add_config(parser, AnalysisConfig, title="analysis", with_file=False)
     add_config(parser, TrainingConfig, title="the run; --output and --overwrite concern the analysis")
 
@@ -68,7 +68,7 @@ def _summary(analysis: Analysis) -> str:
 
 
 def _by_name(ranks: dict[str, int]) -> dict[str, str]:
-    """The ranks of all blocks beside each other, by the last part of a layer's name."""
+    """Group the ranks of all blocks by the last part of the layer name."""
     names: dict[str, list[str]] = {}
     for path, rank in ranks.items():
         names.setdefault(path.rpartition(".")[2], []).append(str(rank))

@@ -1,4 +1,4 @@
-"""What the commands of this namespace do, in a line each."""
+"""Summaries of the commands."""
 
 COMMANDS = {
     "train": "fine-tune a language model; without options, a small embedded one in about a minute",

@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:compare``: ways to fine-tune beside each other."""
+"""``lora-finetuning-mlx:compare``: compare fine-tuning methods."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -15,7 +15,7 @@ from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, c
 from efficientai_toolkit.study.table import format_table
 
 _LINES = 4
-"""Lines of progress per method."""
+"""Number of progress lines per method."""
 
 
 _COLUMNS: dict[str, Callable[[Measurement], str]] = {
@@ -31,17 +31,17 @@ _COLUMNS: dict[str, Callable[[Measurement], str]] = {
     "on disk": lambda row: f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
     "trained": lambda row: f"{row.trainable_parameters:,}",
 }
-"""What the table says of a method that went well."""
+"""Columns of the table of successful methods."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare what is compared, and the run."""
+    """Add the options of the comparison and of the run."""
     add_config(parser, ComparisonConfig, title="comparison", with_file=False)
     add_config(parser, TrainingConfig, title="the run, the same for every method")
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Print the table and the recommendation; 2 when no method has trained to the end."""
+    """Print the table and the recommendation; return 2 if every method failed."""
     config = build_config(args, ComparisonConfig, with_file=False)
     comparison = compare(build_training_config(args, TrainingConfig), config, on_event=_progress(args, out))
     out.note()

@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:convert``: adapters between the formats of mlx-lm and of Hugging Face PEFT."""
+"""``lora-finetuning-mlx:convert``: convert adapters between the formats of mlx-lm and PEFT."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from efficientai_toolkit.cli.output import Output
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare adapter, output and format."""
+    """Add the options for adapter, output and format."""
     group = parser.add_argument_group("conversion")
     group.add_argument(
         "--adapter-path", metavar="TEXT", required=True, help="folder or hub id of LoRA adapters"
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Convert, and say what was found."""
+    """Convert the adapter and print the formats."""
     result = convert_adapter(
         args.adapter_path,
         args.output,

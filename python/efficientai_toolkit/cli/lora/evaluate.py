@@ -12,11 +12,11 @@ from efficientai_toolkit.evaluation import EvaluationConfig, EvaluationResult, e
 from efficientai_toolkit.exceptions import ConfigError
 
 _NOTES = 10
-"""About as many lines of progress there are, whatever the number of rows."""
+"""Approximate number of progress lines."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the model and the fields of :class:`EvaluationConfig`."""
+    """Add the options of the model and of :class:`EvaluationConfig`."""
     add_model(parser)
     add_config(parser, EvaluationConfig, title="task")
     group = parser.add_argument_group("lm-evaluation-harness")

@@ -8,7 +8,7 @@ from efficientai_toolkit.cli.output import Output, format_pairs
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare model, adapter and output."""
+    """Add the options for model, adapter and output."""
     group = parser.add_argument_group("merging")
     group.add_argument(
         "--model-path",
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Merge, and print how close the result is."""
+    """Merge the adapter and print the rounding error."""
     result = fuse(
         args.model_path,
         args.adapter_path,

@@ -13,7 +13,7 @@ from efficientai_toolkit.models.generation import GenerateConfig, generate_with_
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare model, prompt and the fields of :class:`GenerateConfig`."""
+    """Add the options of the model, the prompt and :class:`GenerateConfig`."""
     add_model(parser)
     group = parser.add_argument_group("prompt")
     group.add_argument(
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Stream the text to standard output and the speed to standard error."""
+    """Stream the text to standard output and print statistics to standard error."""
     config = build_config(args, GenerateConfig)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     if not prompt.strip():

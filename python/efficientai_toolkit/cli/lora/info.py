@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:info``: what the namespace does, its commands and defaults."""
+"""``lora-finetuning-mlx:info``: describe the namespace, its commands and defaults."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -31,11 +31,11 @@ _CONFIGS: dict[str, type[Config]] = {
     "analyze": AnalysisConfig,
     "compare": ComparisonConfig,
 }
-"""The settings of each command."""
+"""Configuration class of each command."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare nothing beyond the common options."""
+    """Add no options beyond the common ones."""
 
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001

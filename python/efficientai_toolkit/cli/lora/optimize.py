@@ -17,7 +17,7 @@ from efficientai_toolkit.lora.optimization import OptimizationConfig, Optimizati
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the search, and the run it is for."""
+    """Add the options of the search and of the run."""
     add_config(parser, OptimizationConfig, title="search", with_file=False)
     add_config(parser, TrainingConfig, title="the run; --output, --resume and --overwrite concern the search")
 

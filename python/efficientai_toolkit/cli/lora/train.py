@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:train``: fine-tune a model and show what it has learned."""
+"""``lora-finetuning-mlx:train``: fine-tune a model and compare its answers before and after."""
 
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
 
 ANSWER = GenerateConfig(max_tokens=64)
-"""Greedy, so that nothing but the training changes the answer."""
+"""Greedy decoding, so that only the training changes the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """One prompt, answered by the model before and after."""
+    """Answers to one prompt before and after training."""
 
     prompt: str
     before: str
@@ -36,7 +36,7 @@ class Answers:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the prompt and the fields of :class:`TrainingConfig`."""
+    """Add the options of :class:`TrainingConfig` and the prompt."""
     add_config(parser, TrainingConfig, title="training")
     parser.add_argument(
         "--prompt",

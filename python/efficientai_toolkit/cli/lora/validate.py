@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:validate``: check whether ``train`` would start."""
+"""``lora-finetuning-mlx:validate``: check whether training could start."""
 
 import json
 import os
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the options of ``train``."""
+    """Add the options of :class:`TrainingConfig`."""
     add_config(parser, TrainingConfig, title="the run to check")
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Print a line per check and what the data hold; 2 when a check fails."""
+    """Print the checks and data statistics; return 2 if a check fails."""
     checks = inspect(build_training_config(args, TrainingConfig), show_progress=not out.quiet)
     return report(checks, out, purpose="train")
 
 
 def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
-    """Run every check that can run; one that needs a failed one is skipped."""
+    """Run all checks; skip those that depend on a failed one."""
     checks = Checks()
     engine = checks.check("environment", _environment, str)
     filled = checks.check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
@@ -79,7 +79,7 @@ def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
 
 
 def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
-    """What the engine says of the settings and the data, with the settings of the run."""
+    """Return the engine's statistics of the data."""
     from efficientai_toolkit._engine.core import core
 
     statistics: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
@@ -87,7 +87,7 @@ def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dic
 
 
 def _output(config: TrainingConfig) -> str:
-    """The nearest existing parent must be a folder one may write to."""
+    """Check that the output folder can be created."""
     output = Path(str(config.output)).absolute()
     parent = next(path for path in (output, *output.parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

@@ -1,1 +1,1 @@
-"""What the commands of several namespaces have in common."""
+"""Parts shared by the commands of several namespaces."""

@@ -1,4 +1,4 @@
-"""What the engine counted in a data set, for people."""
+"""Text reports of data statistics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from efficientai_toolkit.cli.output import format_pairs, get_width
 
 _BAR = 40
-"""Characters of the longest bar, where the terminal has room."""
+"""Maximum length of a bar in characters."""
 
 
 def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: rows and tokens of each split that is there."""
+    """Summarize rows and tokens of each split in one line."""
     parts: list[str] = []
     for split, numbers in report.items():
         if not numbers["rows"]:
@@ -25,7 +25,7 @@ def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_details(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table and a histogram of lengths for each split that is there."""
+    """Format a table and a histogram of lengths for each split."""
     return "\n\n".join(_split(name, numbers) for name, numbers in report.items() if numbers["rows"])
 
 

@@ -1,4 +1,4 @@
-"""A prompt that shows what a run has learned: the first one of the validation data."""
+"""The default prompt: the first one of the validation data."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ _OPENING_WORDS = 12
 
 
 def find_first_prompt(data: Path) -> str:
-    """Prompt of the first row of ``data``, a jsonl file or a folder of them.
+    """Return the prompt of the first row of ``data``, a JSONL file or a folder.
 
-    ``prompt`` of a prompt and completion or of a pair of answers, the first user message of a chat, the
-    opening words of a text. What cannot be read gives a default: training reports it properly.
+    This is the ``prompt`` column, the first user message of a chat, or the first words of a text. Unreadable
+    data give a default prompt; training reports the error.
     """
     candidates = [data / name for name in ("valid.jsonl", "train.jsonl")] if data.is_dir() else [data]
     path = next((path for path in candidates if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""``NAMESPACE:info``: what a namespace does, its commands and defaults."""
+"""``NAMESPACE:info``: describe a namespace, its commands and defaults."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 
 
 def explain(folder: str, about: str, configs: Mapping[str, type[Config]], out: Output) -> None:
-    """Print what the namespace of ``folder`` does.
+    """Print the description of the namespace in ``folder``.
 
-    ``about`` is a few lines for people, ``configs`` has the settings of each command that has some.
+    ``about`` is a short text, ``configs`` maps commands to their configuration classes.
     """
     namespace = find_namespace(folder)
     commands = [command for command in COMMANDS if command.name.startswith(f"{namespace}:")]

@@ -1,4 +1,4 @@
-"""The options that choose a model, the same for every command that only uses one."""
+"""Options that select a model."""
 
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_model(parser: ArgumentParser) -> None:
-    """Declare which model, with which adapters, in which format."""
+    """Add the options for model, adapters, data type and quantization."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model-path",
@@ -33,5 +33,5 @@ def add_model(parser: ArgumentParser) -> None:
 
 
 def load_model(args: Namespace, out: Output) -> "tuple[Model, Tokenizer]":
-    """Load what the options name."""
+    """Load the model the options select."""
     return load(args.model_path, args.adapter_path, args.dtype, bits=args.bits, show_progress=not out.quiet)

@@ -1,4 +1,4 @@
-"""How progress is shown: ``--progress bar``, ``json`` or ``silent``."""
+"""Progress output: ``--progress bar``, ``json`` or ``silent``."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ PROGRESS = ("bar", "json", "silent")
 
 
 def choose_callback(args: Namespace) -> "Callback":
-    """The callback of a run that tells its events itself."""
+    """Return the callback that ``--progress`` selects."""
     from efficientai_toolkit.callbacks.base import JsonLines, Silent
 
     if args.progress == "json":
@@ -30,9 +30,9 @@ def choose_callback(args: Namespace) -> "Callback":
 def show(
     args: Namespace, out: Output, *, event: Callable[[], Mapping[str, Any]], line: Callable[[], str | None]
 ) -> None:
-    """Tell that a part of the work is done.
+    """Report progress.
 
-    ``event`` makes the object for ``json``, ``line`` the line for people, or ``None`` where they need none.
+    ``event`` returns the object for ``json``, ``line`` the text for ``bar``, or ``None`` for no output.
     """
     if args.progress == "json":
         sys.stderr.write(json.dumps(event()) + "\n")

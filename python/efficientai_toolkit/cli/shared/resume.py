@@ -1,4 +1,4 @@
-"""The command that goes on where Ctrl-C has ended one."""
+"""Commands that resume interrupted work."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from efficientai_toolkit.cli.commands import build_program
 
 
 def build_resume_command(argv: Sequence[str], *, output: Path | None, resumed: bool) -> str:
-    """The command line ``argv`` again, with ``--resume``.
+    """Return the command line that resumes the command ``argv``.
 
     Parameters
     ----------
     argv
-        Arguments of this process.
+        Arguments of the interrupted command.
     output
-        Folder to name; ``None`` where the settings name it already.
+        Output folder to add; ``None`` if the configuration contains it.
     resumed
-        Whether the settings already resume.
+        Whether the configuration already contains ``resume``.
     """
     words = [*build_program(), *(word for word in argv if word != "--overwrite")]
     if output is not None:

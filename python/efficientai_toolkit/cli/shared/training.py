@@ -1,4 +1,4 @@
-"""The settings that a command line means, where a run without options is a small one."""
+"""Configurations of runs; without options, a small demonstration."""
 
 from argparse import Namespace
 from typing import TypeVar
@@ -11,7 +11,7 @@ C = TypeVar("C", bound=Config)
 
 
 def build_training_config(args: Namespace, config: type[C]) -> C:
-    """Options beat ``--config``, which beats the defaults; without a model, ``demo.yaml`` is the file."""
+    """Build a configuration; without a model and ``--config``, ``demo.yaml`` is used."""
     if args.config is None and "model_path" not in args:
         args.config = DEMO
     return build_config(args, config)

@@ -1,4 +1,4 @@
-"""``NAMESPACE:validate``: checks that run one after the other and are printed as a table."""
+"""``NAMESPACE:validate``: run checks and print them as a table."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,23 +13,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One line of the table."""
+    """Result of a check."""
 
     name: str
     status: Literal["ok", "FAIL", "skipped"]
     detail: str
     numbers: dict[str, dict[str, Any]] | None = None
-    """Of the data: what each split holds."""
+    """Data statistics of each split, if the check read data."""
 
 
 class Checks:
-    """What has been checked so far."""
+    """A sequence of checks."""
 
     def __init__(self) -> None:
         self.done: list[Check] = []
 
     def check(self, name: str, work: Callable[[], T], describe: Callable[[T], str]) -> T | None:
-        """Do one check; ``None`` when it fails."""
+        """Run a check; return ``None`` if it fails."""
         try:
             value = work()
         except (ToolkitError, OSError) as error:
@@ -39,7 +39,7 @@ class Checks:
         return value
 
     def skip(self, *names: str, reason: str) -> None:
-        """Say why checks cannot be done."""
+        """Record skipped checks."""
         self.done += [Check(name=name, status="skipped", detail=reason) for name in names]
 
 
@@ -48,9 +48,9 @@ def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
 
 
 def report(checks: Checks, out: Output, *, purpose: str) -> int:
-    """Print a line per check and what the data hold; 2 when a check has failed.
+    """Print the checks and data statistics; return 2 if a check failed.
 
-    ``purpose`` is the verb that all is ready for when every check is ok.
+    ``purpose`` completes the sentence "ready to …".
     """
     passed = all(check.status == "ok" for check in checks.done)
     out.line(format_pairs([(f"{check.status:<8}{check.name}", check.detail) for check in checks.done]))

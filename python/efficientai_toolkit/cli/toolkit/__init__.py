@@ -1,1 +1,1 @@
-"""Commands about the toolkit as a whole, one file each."""
+"""Toolkit-wide commands, one file each."""

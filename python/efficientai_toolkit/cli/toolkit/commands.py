@@ -1,4 +1,4 @@
-"""What the toolkit-wide commands do, in a line each."""
+"""Summaries of the toolkit-wide commands."""
 
 COMMANDS = {
     "info": "show the version, the device and its limits",

@@ -1,4 +1,4 @@
-"""``info``: the version, the device and its limits."""
+"""``info``: show the version, the device and its limits."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -10,7 +10,7 @@ from efficientai_toolkit.device import HardwareReport, hardware
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare nothing beyond the common options."""
+    """Add no options beyond the common ones."""
 
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
@@ -23,7 +23,7 @@ def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
 
 
 def describe_hardware(report: HardwareReport) -> list[tuple[str, str]]:
-    """The report as lines for people."""
+    """Return the report as pairs of label and text."""
     rows = [
         ("device", report.backend),
         ("chip", f"{report.chip}, {report.cores} cores"),
@@ -43,5 +43,5 @@ def describe_hardware(report: HardwareReport) -> list[tuple[str, str]]:
 
 
 def format_gigabytes(size: int) -> str:
-    """Bytes in units of 10⁹."""
+    """Format bytes in units of 10⁹."""
     return f"{size / 1e9:.1f} GB"

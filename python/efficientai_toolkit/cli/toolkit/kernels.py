@@ -1,4 +1,4 @@
-"""``kernels``: how fast each operation runs, beside what the machine allows."""
+"""``kernels``: measure the speed of each operation relative to the hardware's peak."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from efficientai_toolkit.cli.output import Output
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare nothing beyond the common options."""
+    """Add no options beyond the common ones."""
 
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""A rank for each layer, from the data and the gradient's spectrum, adjusted by short runs.
+"""Selection of a rank for each layer from data statistics, gradient spectra and short runs.
 
 >>> import efficientai_toolkit as eat
 >>> analysis = eat.lora.analyze(eat.lora.TrainingConfig(iters=500))  # doctest: +SKIP

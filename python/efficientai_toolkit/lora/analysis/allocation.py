@@ -1,4 +1,4 @@
-"""Which layer gets which rank, under one budget of parameters for all of them."""
+"""Allocation of ranks to layers under a common parameter budget."""
 
 import heapq
 from collections.abc import Mapping, Sequence
@@ -8,61 +8,60 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """The gradient of one layer, as the engine found it."""
+    """Spectrum of a layer's gradient."""
 
     path: str
-    """Name in the checkpoint, without ``.weight``."""
+    """Parameter name without ``.weight``."""
     inputs: int
     outputs: int
     singular_values: list[float]
-    """The largest ones, in descending order."""
+    """Largest singular values in descending order."""
     energy: float
-    """The sum of their squares."""
+    """Sum of squares of all singular values."""
     stable_rank: float
-    """Energy over the largest squared singular value."""
+    """``energy`` divided by the largest squared singular value."""
     effective_rank: float
-    """Exponential of the entropy of the singular values."""
+    """Exponential of the entropy of the normalized singular values."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> "Layer":
-        """Read an entry of the engine's report."""
+        """Create a layer from an entry of the engine's report."""
         return cls(**entry)
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank: a column of ``A`` and a row of ``B``."""
+        """Parameters per rank: a column of ``A`` and a row of ``B``."""
         return self.inputs + self.outputs
 
     @property
     def most(self) -> int:
-        """The largest rank that is of use and of which something is known."""
+        """Maximum rank, the number of known singular values."""
         return len(self.singular_values)
 
 
 def count_parameters(layers: Sequence[Layer], ranks: Mapping[str, int]) -> int:
-    """Numbers in adapters of these ranks."""
+    """Count the parameters of adapters with the given ranks."""
     return sum(layer.cost * ranks[layer.path] for layer in layers)
 
 
 def allocate(layers: Sequence[Layer], budget: int) -> dict[str, int]:
-    """Fill ranks where the gradient has the most energy per parameter (water-filling).
+    """Allocate ranks greedily by gradient energy per parameter (water-filling).
 
-    The ``i``-th rank of a layer can take up the energy ``σᵢ²`` of its gradient, and costs ``inputs +
-    outputs`` parameters. Within a layer the energies fall, so taking the best offer again and again gives
-    the ranks with the largest sum of energies that so many parameters can have. Layers whose next rank does
-    not fit any more are closed, and the rest goes to narrower ones.
+    The ``i``-th rank of a layer captures the energy ``σᵢ²`` of its gradient and costs ``inputs + outputs``
+    parameters. Since energies decrease within a layer, the greedy choice maximizes the total energy for the
+    budget. A layer whose next rank exceeds the remaining budget is closed.
 
     Parameters
     ----------
     layers
-        Among which the budget is shared.
+        Layers that share the budget.
     budget
-        Parameters in all.
+        Total number of parameters.
 
     Returns
     -------
     dict
-        Rank by layer, 0 for no adapter.
+        Rank by layer; 0 for no adapter.
     """
     ranks = dict.fromkeys((layer.path for layer in layers), 0)
     left = budget
@@ -89,6 +88,6 @@ def allocate(layers: Sequence[Layer], budget: int) -> dict[str, int]:
 
 
 def allocate_uniformly(layers: Sequence[Layer], budget: int) -> dict[str, int]:
-    """One rank for all layers, the largest that the budget has room for, and at least 1."""
+    """Allocate the largest uniform rank within the budget, at least 1."""
     rank = max(budget // sum(layer.cost for layer in layers), 1)
     return {layer.path: rank for layer in layers}

@@ -1,4 +1,4 @@
-"""Which ranks are worth a short run."""
+"""Candidate ranks for short runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,33 +9,33 @@ from efficientai_toolkit.lora.analysis.allocation import Layer, allocate, alloca
 from efficientai_toolkit.lora.config import TrainingConfig
 
 Form = Literal["spectrum", "uniform"]
-"""Where the gradient has its energy, or the same rank everywhere."""
+"""Allocated by gradient spectrum, or the same rank for all layers."""
 
 REFERENCE_RANKS = (4, 8, 16, 32)
-"""Single ranks that people choose from."""
+"""Commonly used uniform ranks."""
 
 _BUDGETS = 5
 GAINS = (1.0, 2.0, 4.0)
-"""Fewer parameters may need to move further."""
+"""Factors of the adapter scale; fewer parameters may need larger updates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """Ranks of all layers, and how strongly their adapters act."""
+    """Ranks of all layers and the scale of the adapters."""
 
     mean_rank: float
-    """What the budget would be as one rank for all layers."""
+    """Parameter budget, expressed as a uniform rank."""
     form: Form
     gain: float
-    """Factor of the scale that the run would have."""
+    """Factor applied to the adapter scale of the run."""
     ranks: dict[str, int]
-    """By layer; 0 for no adapter."""
+    """Rank by layer; 0 for no adapter."""
     parameters: int
     lora_alpha: float
-    """With ``use_rslora``: the scale of a layer is this over the root of its rank."""
+    """Value for ``use_rslora``: the scale of a layer is ``lora_alpha / √rank``."""
 
     def apply(self, base: TrainingConfig) -> TrainingConfig:
-        """The run with these ranks."""
+        """Return the configuration of a run with these ranks."""
         # The rank that most layers have needs no line for each of them.
         usual, _ = Counter(rank for rank in self.ranks.values() if rank > 0).most_common(1)[0]
         pattern = {path: rank for path, rank in self.ranks.items() if rank != usual}
@@ -52,18 +52,17 @@ class Candidate:
 
 
 def compute_neutral_alpha(base: TrainingConfig) -> float:
-    """``lora_alpha`` with which rsLoRA has the scale of ``base`` at its rank."""
+    """Compute the ``lora_alpha`` for which rsLoRA has the same scale as ``base``."""
     return base.lora_alpha if base.use_rslora else base.lora_alpha / base.lora_rank**0.5
 
 
 def propose_candidates(
     layers: Sequence[Layer], base: TrainingConfig, largest: float
 ) -> list[list[Candidate]]:
-    """Budgets from ``largest`` down, each a half of the one before, and the ways to spend each of them.
+    """Propose candidates for budgets from ``largest`` downwards, each half of the previous one.
 
-    The scale of a layer falls with the root of its rank, as `rsLoRA <https://arxiv.org/abs/2312.03732>`_
-    asks for, so that one learning rate suits all ranks; where the rank is ``base.lora_rank`` it is that of
-    ``base``.
+    Scales are proportional to ``1 / √rank`` as in `rsLoRA <https://arxiv.org/abs/2312.03732>`_, so that one
+    learning rate suits all ranks. At rank ``base.lora_rank`` the scale equals that of ``base``.
     """
     per_rank = sum(layer.cost for layer in layers)
     alpha = compute_neutral_alpha(base)
@@ -99,7 +98,7 @@ def propose_candidates(
 
 
 def propose_references(layers: Sequence[Layer], base: TrainingConfig) -> list[Candidate]:
-    """``base`` with each of :data:`REFERENCE_RANKS`, scaled as it says itself."""
+    """Return ``base`` with each of :data:`REFERENCE_RANKS` and its own scale."""
     found: list[Candidate] = []
     for rank in REFERENCE_RANKS:
         ranks = {layer.path: rank for layer in layers}

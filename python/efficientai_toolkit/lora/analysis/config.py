@@ -1,4 +1,4 @@
-"""Everything a user may set about an analysis."""
+"""Configuration of an analysis."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from efficientai_toolkit.exceptions import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnalysisConfig(Config):
-    """How ranks are found; which run they are for stands in the ``TrainingConfig``."""
+    """Configuration of :func:`efficientai_toolkit.lora.analyze`."""
 
     batches: int = setting(16, "batches of the training data whose gradient is looked at")
     width: int = setting(64, "largest rank of a layer: so many singular values of its gradient are found")
@@ -24,12 +24,12 @@ class AnalysisConfig(Config):
     plots: bool = setting(True, "draw ranks.png; needs matplotlib")
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the configuration.
 
         Raises
         ------
         ConfigError
-            A number is out of range.
+            If a number is out of range.
         """
         for name in ("batches", "width", "max_rank", "steps"):
             if getattr(self, name) < 1:

@@ -1,4 +1,4 @@
-"""A choice is looked at again in longer runs before it stands."""
+"""Confirmation of a choice by longer runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What all short runs together say."""
+    """Outcome of all short runs."""
 
     forecasts: list[Forecast]
-    """Of the candidates."""
+    """Forecasts of the candidates."""
     references: list[Forecast]
-    """Of the run as it is with each of the usual ranks."""
+    """Forecasts of the given run with common uniform ranks."""
     choice: Candidate
 
 
@@ -29,24 +29,23 @@ def confirm(
     whole: int,
     tolerance: float,
 ) -> Outcome:
-    """Choose among runs of twice the steps, as few as it takes.
+    """Choose a candidate by as few runs of twice the steps as possible.
 
-    First the best reference runs longer, then the others, those with the fewest parameters first, until one
-    will do. Forecasts from the shorter runs err by more than neighbouring sizes differ, so they rule nobody
-    out.
+    The best reference is trained first, then candidates in order of increasing parameters until one is good
+    enough. Forecasts of shorter runs are too inaccurate to exclude candidates.
 
     Parameters
     ----------
     runs
-        So far.
+        Short runs so far.
     found
         One candidate per budget.
     references
-        What the choice must be as good as.
+        Baselines that the choice must match.
     run
-        Trains a candidate, given the number of the round and its steps.
+        Function that trains a candidate, given the round and the number of steps.
     whole
-        Steps of the whole run; no short run is longer.
+        Number of steps of the full run, an upper bound for short runs.
     tolerance
         As in :func:`~efficientai_toolkit.lora.analysis.forecast.choose`.
 
@@ -57,7 +56,7 @@ def confirm(
     Raises
     ------
     TrainingError
-        No candidate is left whose runs have all succeeded.
+        If no candidate is left whose runs all succeeded.
     """
     known = list(runs)
     number, longest = max((one.round, one.steps) for one in runs)

@@ -1,4 +1,4 @@
-"""What short runs say about a long one."""
+"""Extrapolation of short runs."""
 
 import math
 from collections.abc import Sequence
@@ -10,32 +10,32 @@ from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What a candidate will reach."""
+    """Forecast of a candidate's final loss."""
 
     candidate: Candidate
     loss: float | None
-    """Of the validation data after the whole run, in nats per token; ``None`` where short runs failed."""
+    """Validation loss after the full run in nats per token; ``None`` if short runs failed."""
 
 
 def forecast(runs: Sequence[ShortRun], candidate: Candidate, steps: int) -> Forecast:
-    """Go on along the curve of ``candidate`` to ``steps``.
+    """Extrapolate the loss of ``candidate`` to ``steps``.
 
-    Losses follow `power laws <https://arxiv.org/abs/1712.00409>`_. One of exponent ½, ``a + b / √steps``, is
-    laid through the two longest runs: small candidates learn fast at first and are overtaken later.
+    Losses follow `power laws <https://arxiv.org/abs/1712.00409>`_. The curve ``a + b / √steps`` is fitted to
+    the two longest runs, since small candidates learn fast at first and are overtaken later.
 
     Parameters
     ----------
     runs
-        All short runs.
+        Short runs of all candidates.
     candidate
-        One of theirs.
+        Candidate to extrapolate.
     steps
-        Of the whole run.
+        Number of steps of the full run.
 
     Returns
     -------
     Forecast
-        The loss of the longest run itself where it is the only one, or no shorter than the whole run.
+        The loss of the longest run if there is only one or it is as long as the full run.
     """
     own = sorted((run for run in runs if run.candidate == candidate), key=lambda run: run.steps)
     if not own or own[-1].loss is None:
@@ -50,10 +50,10 @@ def forecast(runs: Sequence[ShortRun], candidate: Candidate, steps: int) -> Fore
 
 
 def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolerance: float) -> Candidate:
-    """The candidate with the fewest parameters that will do what one rank for all layers does.
+    """Choose the candidate with the fewest parameters that is good enough.
 
-    Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. Where none of
-    these succeeded, the best of ``forecasts`` counts instead.
+    Its loss is within ``tolerance`` % of the best of ``references``, which are candidates too. If all
+    references failed, the best of ``forecasts`` is the baseline.
     """
     target = min(map(get_loss, references))
     if math.isinf(target):
@@ -65,5 +65,5 @@ def choose(forecasts: Sequence[Forecast], references: Sequence[Forecast], tolera
 
 
 def get_loss(forecast: Forecast) -> float:
-    """For sorting: those that failed come last."""
+    """Return the loss, or infinity if the short runs failed."""
     return math.inf if forecast.loss is None else forecast.loss

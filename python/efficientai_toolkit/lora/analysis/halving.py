@@ -1,4 +1,4 @@
-"""Runs that grow longer as fewer candidates are left (`successive halving <https://arxiv.org/abs/1502.07943>`_)."""
+"""`Successive halving <https://arxiv.org/abs/1502.07943>`_ of candidates."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,35 +8,35 @@ from efficientai_toolkit.lora.analysis.candidates import Candidate
 from efficientai_toolkit.lora.analysis.short_run import ShortRun
 
 _ETA = 3
-"""One of so many candidates is left after a round."""
+"""Reduction factor of the number of candidates per round."""
 
 
 def halve(
     budgets: Sequence[Sequence[Candidate]], run: Callable[[Candidate, int, int], ShortRun], steps: int
 ) -> list[ShortRun]:
-    """Find the best way to spend each budget, then run these for the longest.
+    """Find the best candidate for each budget.
 
-    In each round every budget keeps the best third of its candidates, and runs have twice the steps of the
-    round before, from the start and through the whole course of the learning rate.
+    In each round every budget keeps the best third of its candidates, and the number of steps doubles. Runs
+    start from scratch and use the full learning-rate schedule.
 
     Parameters
     ----------
     budgets
         Candidates by budget.
     run
-        Trains a candidate, given the number of the round, from 1, and its steps.
+        Function that trains a candidate, given the round, from 1, and the number of steps.
     steps
-        Of the first round.
+        Number of steps in the first round.
 
     Returns
     -------
     list
-        The last round: one run per budget, in their order.
+        Runs of the last round, one per budget, in order.
 
     Raises
     ------
     TrainingError
-        Every run of a round failed.
+        If all runs of a round failed.
     """
     number = 1
     while True:

@@ -1,28 +1,27 @@
-"""How many parameters the data can fill."""
+"""Estimates of the information in the data."""
 
 from collections.abc import Mapping
 from typing import Any
 
 BITS_PER_PARAMETER = 2.0
-"""What a trained parameter holds at most (`Allen-Zhu and Li 2024 <https://arxiv.org/abs/2404.05405>`_)."""
+"""Capacity of a trained parameter (`Allen-Zhu and Li 2024 <https://arxiv.org/abs/2404.05405>`_)."""
 
 _ROOM = 2.0
-"""Training finds its way with more parameters than the result needs."""
+"""Training benefits from more parameters than the result requires."""
 
 
 def estimate_information(train: Mapping[str, Any]) -> float:
-    """Bits that there are to learn, an upper bound.
+    """Estimate an upper bound on the information to learn, in bits.
 
-    The smaller of two bounds on the texts counts, in that share of their tokens that is learned:
+    The bound is the smaller of the following, multiplied by the fraction of tokens that are learned:
 
-    - tokens, times the entropy of their frequencies, without rows that almost repeat an earlier one. The
-      vocabulary that is used bounds the entropy;
-    - the size to which zstd compresses the texts, which long repetitions make small.
+    - number of tokens, without near-duplicate rows, times the entropy of the token frequencies;
+    - size of the texts after compression with zstd, which is small for repetitive texts.
 
     Parameters
     ----------
     train
-        The engine's statistics of the training rows.
+        Data statistics of the training split.
     """
     repeated = train["near_duplicates"] / max(train["rows"], 1)
     by_frequency = train["tokens"] * train["entropy"] * (1 - repeated)
@@ -32,16 +31,16 @@ def estimate_information(train: Mapping[str, Any]) -> float:
 
 
 def bound_mean_rank(train: Mapping[str, Any], parameters_per_rank: int, most: float) -> float:
-    """Mean rank beyond which the data cannot fill the adapters, from 1 to ``most``.
+    """Compute the maximum mean rank the data justify, from 1 to ``most``.
 
     Parameters
     ----------
     train
-        As for :func:`estimate_information`.
+        Data statistics of the training split.
     parameters_per_rank
-        Of all layers together.
+        Adapter parameters per rank, over all layers.
     most
-        Bound whatever the data hold.
+        Upper bound of the result.
     """
     parameters = _ROOM * estimate_information(train) / BITS_PER_PARAMETER
     return min(max(parameters / parameters_per_rank, 1.0), most)

@@ -1,4 +1,4 @@
-"""The picture of an analysis."""
+"""Plots of an analysis."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def draw(
     forecasts: Sequence[Forecast],
     references: Sequence[Forecast],
 ) -> None:
-    """What the gradients look like, which ranks were chosen, and what the short runs promise."""
+    """Plot gradient spectra, chosen ranks and forecasts."""
     figure, (spectra, ranks, losses) = new_figure(columns=3)
     for layer in layers:
         spectra.plot(range(1, layer.most + 1), layer.singular_values, linewidth=0.8)

@@ -1,4 +1,4 @@
-"""From a run to the same run with a rank for each layer."""
+"""Selection of a rank for each layer."""
 
 import json
 from collections.abc import Callable
@@ -27,25 +27,25 @@ SETTINGS = "ranked.yaml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """What an analysis found."""
+    """Result of :func:`analyze`."""
 
     output: Path
     """Folder with ``ranked.yaml``, ``analysis.json`` and ``ranks.png``."""
     data: dict[str, Any]
-    """Statistics of the training rows."""
+    """Data statistics of the training split."""
     information_bits: float
-    """What there is to learn from them, an upper bound."""
+    """Upper bound on the information in the data."""
     layers: list[Layer]
-    """Gradients, in the order of the model."""
+    """Gradient spectra in the order of the model."""
     runs: list[ShortRun]
-    """Every short run."""
+    """All short runs."""
     forecasts: list[Forecast]
-    """What the best candidate of each budget will reach in the whole run."""
+    """Forecasts of the best candidate of each budget."""
     references: list[Forecast]
-    """The same of the run as it is with each of the usual ranks."""
+    """Forecasts of the given run with common uniform ranks."""
     choice: Candidate
     settings: dict[str, Any]
-    """All settings of the run with these ranks that differ from the defaults, as in ``ranked.yaml``."""
+    """Settings with the chosen ranks that differ from the defaults, as in ``ranked.yaml``."""
 
 
 def analyze(
@@ -55,29 +55,29 @@ def analyze(
     on_run: Callable[[ShortRun], object] | None = None,
     **overrides: Any,
 ) -> Analysis:
-    """Give each layer the rank that data and gradients ask for.
+    """Select a rank for each layer from data and gradients.
 
-    1. What the training rows hold, in bits, bounds the parameters that adapters can use
+    1. The information in the training data bounds the number of useful parameters
        (:func:`~efficientai_toolkit.lora.analysis.information.estimate_information`).
-    2. The singular values of the gradient of each layer, found with adapters as wide as ``config.width``,
-       tell where a rank takes up the most (:func:`~efficientai_toolkit.lora.analysis.allocate`).
-    3. Short runs compare budgets, this allocation with one rank for all, and three scales; the last two
-       rounds also the run as it is with one of the usual ranks. The fewest parameters win whose loss will be
-       within ``config.tolerance`` of the best of those when the whole run ends
-       (:func:`~efficientai_toolkit.lora.analysis.forecast.forecast`), even after a longer look at both
+    2. The singular values of each layer's gradient, up to rank ``config.width``, determine where ranks
+       capture the most energy (:func:`~efficientai_toolkit.lora.analysis.allocate`).
+    3. Short runs compare budgets, spectral and uniform allocations, three scales and common uniform ranks.
+       The candidate with the fewest parameters wins whose final loss is forecast to be within
+       ``config.tolerance`` % of the best uniform rank
+       (:func:`~efficientai_toolkit.lora.analysis.forecast.forecast`), confirmed by longer runs
        (:func:`~efficientai_toolkit.lora.analysis.confirm.confirm`).
 
     Parameters
     ----------
     training
-        The run. ``output`` is the folder of the analysis, ``overwrite`` concerns it too; ``lora_rank`` with
-        ``lora_alpha`` says how strongly adapters act.
+        Configuration of the run. ``output`` and ``overwrite`` apply to the analysis; ``lora_rank`` and
+        ``lora_alpha`` determine the adapter scale.
     config
-        How to look.
+        Configuration of the analysis.
     on_run
-        Receives each short run when it has ended.
+        Called with each finished short run.
     **overrides
-        Fields of :class:`AnalysisConfig` that win over ``config``.
+        Fields of :class:`AnalysisConfig` that override ``config``.
 
     Returns
     -------
@@ -86,11 +86,11 @@ def analyze(
     Raises
     ------
     ConfigError
-        A setting is impossible, or there is nothing to validate on; the key is named.
+        If a setting is invalid or there are no validation data; the message names the key.
     DatasetError
-        The data cannot be read.
+        If the data cannot be read.
     TrainingError
-        The folder holds another analysis, or no short run has succeeded.
+        If the folder contains another analysis or all short runs failed.
     """
     config = (config or AnalysisConfig()).with_values(overrides)
     config.check()
@@ -170,7 +170,7 @@ def _check(training: TrainingConfig) -> None:
 
 
 def _look(runner: Runner, base: TrainingConfig, config: AnalysisConfig) -> tuple[dict[str, Any], list[Layer]]:
-    """Statistics of the training rows, and the gradient of each layer."""
+    """Return data statistics and the gradient spectrum of each layer."""
     from efficientai_toolkit._engine.core import core
 
     model, tokenizer = runner.load(base)

@@ -1,4 +1,4 @@
-"""One candidate, trained for a few steps."""
+"""Short training runs of candidates."""
 
 import shutil
 from collections.abc import Callable
@@ -14,32 +14,32 @@ from efficientai_toolkit.lora.runner import Runner
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShortRun:
-    """What became of it."""
+    """Result of a short run."""
 
     candidate: Candidate
     round: int
-    """From 1."""
+    """Round, 1-based."""
     steps: int
     loss: float | None
-    """Of the validation data afterwards, in nats per token; ``None`` where the run failed."""
+    """Final validation loss in nats per token; ``None`` if the run failed."""
     reason: str | None
-    """Why it failed."""
+    """Reason of the failure."""
     seconds: float
 
 
 class ShortRunner:
-    """Trains candidates, and keeps nothing of them but their losses.
+    """Trains candidates and keeps only their losses.
 
     Parameters
     ----------
     base
-        The run, with paths filled in.
+        Configuration of the run with all paths filled in.
     runner
-        Has the model.
+        Runner that holds the model.
     folder
-        Where runs may write; gone after each of them.
+        Temporary folder, removed after each run.
     on_run
-        Receives each run when it has ended.
+        Called with each finished run.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ShortRunner:
         Raises
         ------
         ConfigError, DatasetError
-            Every run would fail alike.
+            If every run would fail for the same reason.
         """
         started = perf_counter()
         config = replace(candidate.apply(self._base), iters=steps)
@@ -83,4 +83,4 @@ class ShortRunner:
 
 
 def _ignore(_place: int, _loss: float) -> None:
-    """Nothing is stopped early."""
+    """Observe losses without stopping the run."""

@@ -1,4 +1,4 @@
-"""Ways to fine-tune beside each other: the same model, data, steps and seed.
+"""Comparison of fine-tuning methods on the same model, data, steps and seed.
 
 >>> import efficientai_toolkit as eat
 >>> comparison = eat.lora.compare(eat.lora.TrainingConfig(iters=100))  # doctest: +SKIP

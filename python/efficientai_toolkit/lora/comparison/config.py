@@ -1,4 +1,4 @@
-"""Everything a user may set about a comparison."""
+"""Configuration of a comparison."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,17 +14,17 @@ _VARIANTS: dict[str, tuple[str, Any]] = {
     "lora_plus": ("loraplus_lr_ratio", 16.0),
     "pissa": ("lora_init", "pissa"),
 }
-"""What LoRA with one more setting is called. One that the run has already stays as it is."""
+"""Names of LoRA variants with the setting each of them changes, unless the run sets it."""
 
 _FULL_LR = 0.1
-"""Adapters are best trained with about ten times the learning rate of the whole model."""
+"""Full fine-tuning needs about a tenth of the learning rate of adapters."""
 
 
 def available_methods() -> tuple[str, ...]:
-    """Everything ``TrainingConfig.method`` offers, and variants of LoRA.
+    """Return the values of ``TrainingConfig.method`` and the variants of LoRA.
 
-    ``qlora`` has adapters on weights of 4 bits, ``rslora`` another scale, ``lora_plus`` a higher learning
-    rate for one of the two matrices, ``pissa`` another start.
+    ``qlora`` quantizes the base model to 4 bits, ``rslora`` changes the scale, ``lora_plus`` uses a higher
+    learning rate for ``B``, and ``pissa`` changes the initialization.
     """
     choices = next(option.choices for option in list_options(TrainingConfig) if option.name == "method")
     return (*choices, *_VARIANTS)
@@ -32,7 +32,7 @@ def available_methods() -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonConfig(Config):
-    """What is compared, and what is recommended for; the run itself stands in the ``TrainingConfig``."""
+    """Configuration of :func:`efficientai_toolkit.lora.compare`."""
 
     methods: list[str] = setting(
         ["lora", "qlora", "dora", "full"],
@@ -49,12 +49,12 @@ class ComparisonConfig(Config):
     plots: bool = setting(True, "draw comparison.png; needs matplotlib")
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Validate the configuration.
 
         Raises
         ------
         ConfigError
-            A method is unknown or comes twice, a number is out of range.
+            If a method is unknown or repeated, or a number is out of range.
         """
         known = available_methods()
         for name in self.methods:
@@ -72,12 +72,12 @@ class ComparisonConfig(Config):
             raise ConfigError(message)
 
     def runs(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
-        """The run of each method.
+        """Return the configuration of each method's run.
 
         Raises
         ------
         ConfigError
-            Two of them are the same.
+            If two configurations are equal.
         """
         runs: dict[str, TrainingConfig] = {}
         for method in self.methods:
@@ -90,7 +90,7 @@ class ComparisonConfig(Config):
         return runs
 
     def apply(self, method: str, base: TrainingConfig) -> TrainingConfig:
-        """The run of one method."""
+        """Return the configuration of a method's run."""
         dense = replace(base, bits=None)
         if method in _VARIANTS:
             name, usual = _VARIANTS[method]

@@ -1,4 +1,4 @@
-"""What is known of one method after its run."""
+"""Measurements of a method."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,31 +15,31 @@ from efficientai_toolkit.study.job import Emit
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One row of a comparison. Losses are in nats per target token, sizes in bytes or 10⁹ bytes."""
+    """A row of a comparison. Losses are in nats per target token."""
 
     method: str
     error: str | None = None
-    """Why it failed; everything below is then ``None``."""
+    """Reason of a failure; all following fields are then ``None``."""
     lr: float | None = None
     loss_before: float | None = None
     loss_after: float | None = None
     perplexity_before: float | None = None
     perplexity_after: float | None = None
     seconds: float | None = None
-    """In steps, without loading and validation."""
+    """Training time without loading and validation."""
     tokens_per_second: float | None = None
     peak_memory_gb: float | None = None
-    """Peak of MLX's allocator while training, in a process of its own."""
+    """Peak of MLX's allocator during training, in 10⁹ bytes."""
     process_memory_gb: float | None = None
-    """Peak of the whole process, loading included."""
+    """Peak of the whole process including loading, in 10⁹ bytes."""
     disk_bytes: int | None = None
-    """Weights that were saved: the adapters, or the whole model."""
+    """Size of the saved weights: the adapters, or the full model."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
 
 
 def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """The job of one method: train, and send the events of the run."""
+    """Job of a method: train and emit the events of the run."""
     config = TrainingConfig(**request["config"])
     callback = as_callback(lambda event: emit(json.loads(event_to_json(event))))
     result = MLXTrainer(config, callback=callback).train()
@@ -47,7 +47,7 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def measure(method: str, lr: float, result: TrainingResult) -> Measurement:
-    """The row of a run that went well."""
+    """Create the row of a successful run."""
     metrics: dict[str, Any] = result.metrics
     return Measurement(
         method=method,
@@ -66,5 +66,5 @@ def measure(method: str, lr: float, result: TrainingResult) -> Measurement:
 
 
 def compute_disk_size(folder: Path) -> int:
-    """Bytes of the safetensors files of a result; checkpoints, which lie deeper, do not count."""
+    """Compute the size of a result's safetensors files in bytes, without checkpoints."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Which method to take, and why."""
+"""Recommendation of a method."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from efficientai_toolkit.study.recommend import Recommendation
 
 
 def recommend(rows: Sequence[Measurement], config: ComparisonConfig) -> Recommendation:
-    """Of the methods whose validation loss is good enough, the one that needs the least memory or time.
+    """Recommend the cheapest method, in memory or time, whose validation loss is good enough.
 
     See :mod:`efficientai_toolkit.study.recommend`.
     """

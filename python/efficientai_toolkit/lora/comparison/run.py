@@ -1,4 +1,4 @@
-"""From a run and a list of methods to a table and a recommendation."""
+"""Comparison of fine-tuning methods."""
 
 import json
 from collections.abc import Callable
@@ -37,17 +37,17 @@ _PANELS = {
     "seconds": "training time, s",
     "peak_memory_gb": "peak memory, GB",
 }
-"""What is drawn."""
+"""Plotted quantities and their labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What a comparison found."""
+    """Result of :func:`compare`."""
 
     output: Path
     """Folder with ``comparison.json``, ``.csv`` and ``.png``, and a folder per method."""
     rows: list[Measurement]
-    """In the order of ``methods``."""
+    """Measurements in the order of ``methods``."""
     recommendation: Recommendation
 
 
@@ -59,23 +59,23 @@ def compare(
     on_result: Callable[[Measurement], object] | None = None,
     **overrides: Any,
 ) -> Comparison:
-    """Fine-tune one model in several ways, and say which one to take.
+    """Fine-tune a model with several methods and recommend one.
 
-    Each method trains in a process of its own, on the same rows in the same order, for the same steps.
+    Each method trains in its own process, on the same rows in the same order, for the same number of steps.
 
     Parameters
     ----------
     training
-        The run. ``output`` is the folder of the comparison; ``resume`` keeps the methods that are done there,
-        ``overwrite`` replaces them.
+        Configuration of the run. ``output`` is the folder of the comparison; ``resume`` keeps finished
+        methods, ``overwrite`` replaces them.
     config
-        What to compare.
+        Configuration of the comparison.
     on_event
-        Receives the name of the method and each event of its run.
+        Called with the method and each event of its run.
     on_result
-        Receives each row when it is there.
+        Called with the measurements of each finished method.
     **overrides
-        Fields of :class:`ComparisonConfig` that win over ``config``.
+        Fields of :class:`ComparisonConfig` that override ``config``.
 
     Returns
     -------
@@ -84,11 +84,11 @@ def compare(
     Raises
     ------
     ConfigError
-        A setting is impossible; the key is named.
+        If a setting is invalid; the message names the key.
     DatasetError
-        There is no data, or nothing to validate on.
+        If there are no data or no validation rows.
     TrainingError
-        The folder holds another comparison.
+        If the folder contains another comparison.
     """
     config = (config or ComparisonConfig()).with_values(overrides)
     config.check()
@@ -122,7 +122,7 @@ def compare(
 def _measure(
     method: str, run: TrainingConfig, on_event: Callable[[str, Event], object] | None, *, resume: bool
 ) -> Measurement:
-    """Train in a process of its own, or take what an earlier comparison has measured."""
+    """Train in a separate process, or return the result of an earlier comparison."""
     folder = Path(str(run.output))
     request = {"method": method, "config": run.to_dict()}
     if resume and (kept := load_result(folder, request)) is not None:

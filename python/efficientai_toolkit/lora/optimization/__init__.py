@@ -1,4 +1,4 @@
-"""Searching for the settings of a training run.
+"""Hyperparameter search for training runs.
 
 >>> import efficientai_toolkit as eat
 >>> study = eat.lora.optimize(eat.lora.TrainingConfig(iters=100), trials=20)  # doctest: +SKIP

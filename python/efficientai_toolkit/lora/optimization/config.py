@@ -1,4 +1,4 @@
-"""Everything a user may set about a search."""
+"""Configuration of a hyperparameter search."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ OBJECTIVES: dict[str, Callable[[TrainingResult], float]] = {
     "memory": lambda result: result.peak_memory_gb,
     "parameters": lambda result: float(result.metrics["trainable_parameters"]),
 }
-"""What a search can make small: validation loss in nats, seconds, GB, trained numbers."""
+"""Objectives to minimize: validation loss in nats, seconds, GB, trainable parameters."""
 
 LABELS = {
     "loss": "validation loss, nats",
@@ -22,12 +22,12 @@ LABELS = {
     "memory": "peak memory, GB",
     "parameters": "trained",
 }
-"""What pictures call the objectives."""
+"""Axis labels of the objectives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizationConfig(SearchConfig):
-    """How settings are searched; which run they are for stands in the ``TrainingConfig``."""
+    """Configuration of :func:`efficientai_toolkit.lora.optimize`."""
 
     known_objectives: ClassVar[tuple[str, ...]] = tuple(OBJECTIVES)
 

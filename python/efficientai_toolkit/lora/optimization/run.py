@@ -1,4 +1,4 @@
-"""From a run and a search space to the best settings."""
+"""Hyperparameter search for training runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,25 +22,24 @@ def optimize(
     on_trial: Callable[[Trial], object] | None = None,
     **overrides: Any,
 ) -> OptimizationResult:
-    """Search for settings that make the validation loss (or more) small.
+    """Search for the hyperparameters that minimize the validation loss or other objectives.
 
-    A run whose loss is no number any more, or that does not fit into memory, counts as failed, with its
-    reason; the search goes on. Ctrl-C keeps the search; ``training.resume`` goes on with the one in
-    ``training.output``.
+    A run that diverges or runs out of memory counts as failed, and the search continues. After Ctrl-C the
+    search can be continued with ``training.resume``.
 
     Parameters
     ----------
     training
-        The run to improve. ``output`` is the folder of the search, ``seed`` that of the runs and of the
-        search, ``resume`` and ``overwrite`` concern the search.
+        Configuration of the run. ``output``, ``resume`` and ``overwrite`` apply to the search, ``seed`` to
+        the search and its runs.
     config
-        How to search.
+        Configuration of the search.
     space
-        What to try, instead of ``config.search_space``: a :class:`SearchSpace` or the entries of a file.
+        Search space, or the entries of a search-space file; overrides ``config.search_space``.
     on_trial
-        Receives each run when it has ended.
+        Called with each finished trial.
     **overrides
-        Fields of :class:`OptimizationConfig` that win over ``config``.
+        Fields of :class:`OptimizationConfig` that override ``config``.
 
     Returns
     -------
@@ -49,11 +48,11 @@ def optimize(
     Raises
     ------
     ConfigError
-        A setting or an entry of the space is impossible; the key is named.
+        If a setting or an entry of the search space is invalid; the message names the key.
     DependencyError
-        A library is missing; the message has the command that installs it.
+        If an optional dependency is missing; the message contains the installation command.
     TrainingError
-        The folder holds another search, or no run has succeeded.
+        If the folder contains another search or all runs failed.
     """
     config = (config or OptimizationConfig()).with_values(overrides)
     config.check()

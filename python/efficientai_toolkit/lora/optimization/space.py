@@ -1,4 +1,4 @@
-"""What is tried where low-rank adapters are trained."""
+"""Search space of training runs."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from efficientai_toolkit.study import space
 
 
 class SearchSpace(space.SearchSpace[TrainingConfig]):
-    """What is tried of a :class:`~efficientai_toolkit.lora.TrainingConfig`, and what is the same."""
+    """Search space over a :class:`~efficientai_toolkit.lora.TrainingConfig`."""
 
     __slots__ = ()
 
@@ -18,7 +18,7 @@ class SearchSpace(space.SearchSpace[TrainingConfig]):
 
     @classmethod
     def default(cls) -> "SearchSpace":
-        """What matters most for low-rank adapters."""
+        """Return the default search space for low-rank adapters."""
         return cls(
             searched={
                 "lr": space.Range(low=1e-5, high=1e-2, log=True, whole=False),
@@ -30,11 +30,11 @@ class SearchSpace(space.SearchSpace[TrainingConfig]):
         )
 
     def apply(self, base: TrainingConfig, drawn: Mapping[str, object]) -> TrainingConfig:
-        """A run with the drawn settings.
+        """Return the configuration of a run with the sampled values.
 
-        Where the rank is searched and ``lora_alpha`` is not, alpha follows it so that the factor of the
-        adapters falls with the root of the rank, as `rsLoRA <https://arxiv.org/abs/2312.03732>`_ asks for:
-        one learning rate then suits all ranks.
+        If the rank is searched and ``lora_alpha`` is not, alpha is adjusted so that the adapter scale is
+        proportional to ``1 / √rank`` as in `rsLoRA <https://arxiv.org/abs/2312.03732>`_. One learning rate
+        then suits all ranks.
         """
         config = super().apply(base, drawn)
         is_coupled = "lora_rank" in drawn and not {"lora_alpha"} & {*drawn, *self.fixed}
