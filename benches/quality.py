@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit._assets import MODEL
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._base.assets import MODEL
+from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 
 LR, FULL_LR, PROMPT_LR = 2e-3, 5e-4, 1e-2

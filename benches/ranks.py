@@ -14,11 +14,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit.cli.options import add_config, config_from
+from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.lora import TrainingConfig
-from efficientai_toolkit.optimization.runner import Runner
-from efficientai_toolkit.ranks import AnalysisConfig, ShortRun, analyze
-from efficientai_toolkit.ranks.candidates import GAINS, REFERENCE_RANKS, neutral_alpha
+from efficientai_toolkit.lora.analysis import AnalysisConfig, ShortRun, analyze
+from efficientai_toolkit.lora.analysis.candidates import GAINS, REFERENCE_RANKS, compute_neutral_alpha
+from efficientai_toolkit.lora.runner import Runner
 
 LOSS, PARAMETERS = 1.01, 0.6
 """What is claimed: the loss within 1 % of the best fixed rank, with at most 60 % of its parameters."""
@@ -35,8 +35,8 @@ def main() -> int:
     add_config(parser, TrainingConfig, title="the run")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base = replace(config_from(args, TrainingConfig), output=str(Path(folder) / "analysis"))
-        analysis = analyze(base, config_from(args, AnalysisConfig, with_file=False), on_run=tell)
+        base = replace(build_config(args, TrainingConfig), output=str(Path(folder) / "analysis"))
+        analysis = analyze(base, build_config(args, AnalysisConfig, with_file=False), on_run=tell)
         runner = Runner(evaluations=1)
         found = measure(runner, "analyze", analysis.choice.apply(base))
         rows = [measure(runner, f"rank {r}", replace(base, lora_rank=r)) for r in REFERENCE_RANKS]
@@ -54,7 +54,7 @@ def main() -> int:
 
 def with_gain(base: TrainingConfig, rank: int, gain: float) -> TrainingConfig:
     """One rank for all layers with a scale that the analysis may choose."""
-    alpha = neutral_alpha(base) * gain
+    alpha = compute_neutral_alpha(base) * gain
     return replace(base, lora_rank=rank, use_rslora=True, lora_alpha=alpha)
 
 

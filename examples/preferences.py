@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import efficientai_toolkit as eat
-from efficientai_toolkit._assets import INSTRUCTIONS
+from efficientai_toolkit._base.assets import INSTRUCTIONS
 from efficientai_toolkit.callbacks import ProgressBar
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, new_run
 

@@ -30,7 +30,7 @@ def mlx_lm() -> Iterator[types.ModuleType]:
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The Python layer talks to a stand-in for the compiled engine."""
     engine = FakeEngine()
-    door = types.ModuleType("efficientai_toolkit._engine")
+    door = types.ModuleType("efficientai_toolkit._engine.core")
     vars(door)["core"] = engine
     monkeypatch.setitem(sys.modules, door.__name__, door)
     return engine

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 import efficientai_toolkit as eat
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 
 random = np.random.default_rng(0)
 
@@ -72,7 +72,7 @@ assert core.sgemm_calls() == before + 3
 def test_an_mlx_without_such_a_function_is_named() -> None:
     run("""
 import types
-import efficientai_toolkit._engine as engine
+import efficientai_toolkit._engine.core as engine
 
 engine.core = types.SimpleNamespace(accelerate_mlx=lambda: False, sgemm_calls=lambda: 0)
 try:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from efficientai_toolkit import _progress_bar
 from efficientai_toolkit.callbacks import (
     Callback,
     Event,
@@ -18,6 +17,7 @@ from efficientai_toolkit.callbacks import (
     as_callback,
     event_to_json,
     parse_event,
+    progress_bar,
 )
 from support.fake_engine import EVENTS
 
@@ -90,14 +90,14 @@ def test_the_widest_status_leaves_room_for_a_bar() -> None:
             "peak_memory": 10**11,
         }
     )
-    assert len(_progress_bar.describe(wide, secs_left=36000)) <= 77
+    assert len(progress_bar.format_step(wide, secs_left=36000)) <= 77
 
 
 @pytest.mark.parametrize(
     ("secs", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (36000, "10:00:00")]
 )
 def test_clock(secs: float, text: str) -> None:
-    assert _progress_bar.clock(secs) == text
+    assert progress_bar.format_duration(secs) == text
 
 
 def test_a_function_is_a_callback() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from efficientai_toolkit.cli import main
-from efficientai_toolkit.cli.options import flag
-from efficientai_toolkit.cli.registry import COMMANDS, program
+from efficientai_toolkit.cli.commands import COMMANDS, build_program
+from efficientai_toolkit.cli.options import format_flag
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 from support.fake_engine import FakeEngine
 
 TRAIN = "lora-finetuning-mlx:train"
@@ -152,11 +152,11 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
     arguments = []
     for name, value in wanted.items():
         if isinstance(value, bool):
-            arguments.append(flag(name) if value else flag(name).replace("--", "--no-", 1))
+            arguments.append(format_flag(name) if value else format_flag(name).replace("--", "--no-", 1))
         elif isinstance(value, dict):
-            arguments += [flag(name), ",".join(f"{key}={number}" for key, number in value.items())]
+            arguments += [format_flag(name), ",".join(f"{key}={number}" for key, number in value.items())]
         else:
-            arguments += [flag(name), ",".join(value) if isinstance(value, list) else str(value)]
+            arguments += [format_flag(name), ",".join(value) if isinstance(value, list) else str(value)]
     config = settings(fake_engine, arguments)
     assert list(config) == list(wanted)
     assert config == wanted
@@ -205,9 +205,9 @@ def test_training_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_commands_to_type_start_as_this_one_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
-    assert program() == ["efficientai-toolkit"]
+    assert build_program() == ["efficientai-toolkit"]
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
-    assert program() == ["uv", "run", "efficientai-toolkit"]
+    assert build_program() == ["uv", "run", "efficientai-toolkit"]
 
 
 def test_ctrl_c_tells_how_to_go_on(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from efficientai_toolkit import _link
-from efficientai_toolkit.cli import lora_info, main
-from efficientai_toolkit.cli.options import flag
+from efficientai_toolkit._engine import link
+from efficientai_toolkit.cli import main
+from efficientai_toolkit.cli.lora import info
+from efficientai_toolkit.cli.options import format_flag
 from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import TrainingConfig
 from support.fake_engine import HARDWARE, KERNELS, FakeEngine
@@ -19,7 +20,7 @@ VALIDATE = "lora-finetuning-mlx:validate"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: FakeEngine) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu"])
+    monkeypatch.setattr(link, "list_backends", lambda: ["mlx-cpu"])
     return tmp_path
 
 
@@ -92,7 +93,7 @@ def test_missing_data_is_found_before_the_model_is_loaded(
 
 
 def test_two_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_link, "installed_backends", lambda: ["mlx-cpu", "mlx-cuda-12"])
+    monkeypatch.setattr(link, "list_backends", lambda: ["mlx-cpu", "mlx-cuda-12"])
     assert main([VALIDATE]) == 2
     assert "overwrite each other's" in capsys.readouterr().out
 
@@ -115,12 +116,12 @@ def test_info_of_the_namespace(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lora-finetuning-mlx:info"]) == 0
     out = capsys.readouterr().out
     for name in TrainingConfig().to_dict():
-        assert f"  {flag(name)} " in out
+        assert f"  {format_flag(name)} " in out
     assert max(map(len, out.splitlines())) <= 80
     assert main(["lora-finetuning-mlx:info", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["defaults"]["train"] == TrainingConfig().to_dict()
-    assert report["about"] == lora_info.ABOUT
+    assert report["about"] == info.ABOUT
 
 
 def test_info_of_the_toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

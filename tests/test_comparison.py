@@ -12,15 +12,15 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.cli import main
-from efficientai_toolkit.comparison import (
+from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+from efficientai_toolkit.lora.comparison import (
     ComparisonConfig,
     Measurement,
     available_methods,
     compare,
     recommend,
 )
-from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
-from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import MODELS
 from support.models import wide_llama
 from support.rows import random_ids, write_words

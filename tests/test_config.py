@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientai_toolkit._config import options
+from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
-from efficientai_toolkit.generation import GenerateConfig
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -103,7 +103,7 @@ def test_default_lists_are_not_shared() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     for config in (TrainingConfig, GenerateConfig):
-        for option in options(config):
+        for option in list_options(config):
             assert option.help, option.name
             assert not option.help.endswith("."), option.name
 

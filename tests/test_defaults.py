@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from efficientai_toolkit._config import Config
-from efficientai_toolkit.generation import GenerateConfig
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 
 @pytest.mark.parametrize(("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig)])
 def test_defaults_equal_the_engines(room: str, config: type[Config]) -> None:
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     expected = json.loads(core.defaults(room), object_pairs_hook=list)
     assert list(json.loads(config().to_json()).items()) == expected

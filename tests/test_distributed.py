@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from support.command import PROGRAM, run
 from support.engine import PLAIN, tensors, train
 from support.rows import random_ids, write_words
 
 SCRIPT = """
 import json, sys
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 config = json.loads(sys.argv[1])
 model, tokenizer = core.load(config["model_path"], None, config["dtype"])
 events = []

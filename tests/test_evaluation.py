@@ -13,9 +13,10 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit import _core
 from efficientai_toolkit.cli import main
+from efficientai_toolkit.data.rows import Row
 from efficientai_toolkit.evaluation import EvaluationConfig
-from efficientai_toolkit.evaluation.metrics import GENERATED, word_f1
-from efficientai_toolkit.evaluation.task import Row, engine_row, question
+from efficientai_toolkit.evaluation.metrics import GENERATED, compute_f1
+from efficientai_toolkit.evaluation.questions import build_question, fill_row
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, DependencyError, ModelLoadingError
 from support.engine import MODELS
 from support.rows import EOS, random_ids, words, write_jsonl
@@ -95,7 +96,7 @@ def test_answers_are_generated_and_compared(
     assert seen == [(1, 2), (2, 2)]
     assert result.answers[0].text == right
     assert result.metrics["exact_match"] == 0.5
-    assert result.metrics["f1"] == pytest.approx((1 + word_f1(result.answers[1].text, rows[1]["a"])) / 2)
+    assert result.metrics["f1"] == pytest.approx((1 + compute_f1(result.answers[1].text, rows[1]["a"])) / 2)
     assert result.tokens is None
     first = eat.lora.evaluate(model, tokenizer, task, limit=1)
     assert (first.rows, first.metrics["exact_match"]) == (1, 1.0)
@@ -123,10 +124,10 @@ def test_metrics_by_hand(metric: str, expected: float) -> None:
 
 
 def test_words_are_compared_as_squad_does() -> None:
-    assert word_f1("The Eiffel Tower!", "eiffel tower") == 1.0
-    assert word_f1("a", "the") == 1.0
-    assert word_f1("", "tower") == 0.0
-    assert word_f1("tower tower", "tower") == pytest.approx(2 / 3)
+    assert compute_f1("The Eiffel Tower!", "eiffel tower") == 1.0
+    assert compute_f1("a", "the") == 1.0
+    assert compute_f1("", "tower") == 0.0
+    assert compute_f1("tower tower", "tower") == pytest.approx(2 / 3)
     assert GENERATED["exact_match"]([" 42\n"], ["42"]) == 1.0
 
 
@@ -146,24 +147,24 @@ def a_row(**values: Any) -> Row:
 def test_templates() -> None:
     task = EvaluationConfig(prompt="Q: {question}\n{{A}}: ", reference="{answer} of {n}")
     row = a_row(question="Why {x}?", answer="so", n=3)
-    asked = question(task, row)
+    asked = build_question(task, row)
     assert (asked.prompt, asked.reference) == ("Q: Why {x}?\n{A}: ", "so of 3")
-    assert json.loads(engine_row(task, row)) == {"prompt": asked.prompt, "completion": "so of 3"}
+    assert json.loads(fill_row(task, row)) == {"prompt": asked.prompt, "completion": "so of 3"}
     with pytest.raises(
         DatasetError, match=r"d\.jsonl:3: no column `answer`, which a template names; there are q"
     ):
-        question(task, a_row(question="?", q=1))
+        build_question(task, a_row(question="?", q=1))
 
 
 def test_rows_bring_their_own_question() -> None:
     task = EvaluationConfig()
     messages = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"))]
-    asked = question(task, a_row(messages=messages, tools=[{"name": "f"}]))
+    asked = build_question(task, a_row(messages=messages, tools=[{"name": "f"}]))
     assert (asked.prompt, asked.reference, asked.tools) == (messages[:1], "b", [{"name": "f"}])
     with pytest.raises(DatasetError, match=r"d\.jsonl:3: no message of the assistant"):
-        question(task, a_row(messages=messages[:1]))
+        build_question(task, a_row(messages=messages[:1]))
     with pytest.raises(DatasetError, match=r"d\.jsonl:3: keys text: answers can be judged for rows with"):
-        question(task, a_row(text="a"))
+        build_question(task, a_row(text="a"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from efficientai_toolkit.optimization.gaussian import GaussianProcessSampler, expected_improvement
+from efficientai_toolkit.study.gaussian import GaussianProcessSampler, expected_improvement
 
 
 def branin(x: float, y: float) -> float:

@@ -110,6 +110,14 @@ def test_a_download_then_offline_from_the_cache(tmp_path: Path, server: Hub) -> 
     assert len(server.requests) == asked
 
 
+def test_what_is_fetched_depends_on_the_kind_of_model(tmp_path: Path, server: Hub) -> None:
+    server.repositories["org/model"]["unet/model.safetensors"] = b"weights"
+    pipeline = 'hub.Kind(allowed=("*/*.safetensors",), ignored=("onnx/*",))'
+    code = SCRIPT.replace("sys.argv[1]", f"sys.argv[1], kind={pipeline}")
+    folder = found(lookup(tmp_path, server.url, "org/model", code=code))
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*.*")] == ["unet/model.safetensors"]
+
+
 def test_a_download_is_not_repeated(tmp_path: Path, server: Hub) -> None:
     found(lookup(tmp_path, server.url, "org/model"))
     server.requests.clear()

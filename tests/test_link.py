@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from efficientai_toolkit import _link
+from efficientai_toolkit._engine import link
 from efficientai_toolkit.exceptions import DependencyError
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_right_version_passes() -> None:
-    _link.check_version(_link.MLX_VERSION)
+    link.check_version(link.MLX_VERSION)
 
 
 def test_another_version_names_both_and_the_command() -> None:
     with pytest.raises(DependencyError) as caught:
-        _link.check_version("0.33.0", "0.32.2")
+        link.check_version("0.33.0", "0.32.2")
     message = str(caught.value)
     assert "needs mlx 0.32.2" in message
     assert "mlx 0.33.0 is installed" in message
@@ -35,34 +35,34 @@ def test_another_version_names_both_and_the_command() -> None:
     ],
 )
 def test_the_command_keeps_the_backend(backends: list[str], platform: str, command: str) -> None:
-    assert _link.mending_command(backends, platform) == command
+    assert link.suggest_command(backends, platform) == command
 
 
 def test_installed_backends() -> None:
-    assert _link.installed_backends(lambda name: name == "mlx-cuda-12") == ["mlx-cuda-12"]
-    assert _link.installed_backends(lambda _: False) == []
+    assert link.list_backends(lambda name: name == "mlx-cuda-12") == ["mlx-cuda-12"]
+    assert link.list_backends(lambda _: False) == []
 
 
 def test_two_backends_overwrite_each_other() -> None:
-    _link.check_backends(["mlx-cpu"])
-    _link.check_backends([])
+    link.check_backends(["mlx-cpu"])
+    link.check_backends([])
     with pytest.raises(DependencyError, match=r"uninstall -y mlx-cpu && .* mlx-cuda-13==0\.32\.2"):
-        _link.check_backends(["mlx-cpu", "mlx-cuda-13"])
+        link.check_backends(["mlx-cpu", "mlx-cuda-13"])
 
 
 def test_a_missing_mlx_is_a_dependency_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlx.core", None)
-    monkeypatch.delitem(sys.modules, "efficientai_toolkit._engine", raising=False)
+    monkeypatch.delitem(sys.modules, "efficientai_toolkit._engine.core", raising=False)
     with pytest.raises(DependencyError, match=r"cannot import mlx\.core .*pip install"):
-        import efficientai_toolkit._engine  # noqa: F401
+        import efficientai_toolkit._engine.core  # noqa: F401
 
 
 def test_a_missing_engine_is_a_dependency_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlx.core")
     monkeypatch.setitem(sys.modules, "efficientai_toolkit._core", None)
-    monkeypatch.delitem(sys.modules, "efficientai_toolkit._engine", raising=False)
+    monkeypatch.delitem(sys.modules, "efficientai_toolkit._engine.core", raising=False)
     with pytest.raises(DependencyError, match=r"_core cannot be loaded .*reinstall"):
-        import efficientai_toolkit._engine  # noqa: F401
+        import efficientai_toolkit._engine.core  # noqa: F401
 
 
 def test_one_version_stands_everywhere() -> None:
@@ -77,5 +77,5 @@ def test_one_version_stands_everywhere() -> None:
     ]
     pins = {match[1] for text in requirements if (match := re.match(r"mlx(?:\[\w+\])?==([\d.]+)", text))}
     build = (ROOT / "crates/mlx-sys/build.rs").read_text(encoding="utf-8")
-    assert pins == {_link.MLX_VERSION}
-    assert f'MLX_VERSION: &str = "{_link.MLX_VERSION}"' in build
+    assert pins == {link.MLX_VERSION}
+    assert f'MLX_VERSION: &str = "{link.MLX_VERSION}"' in build

@@ -6,7 +6,7 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.callbacks import Callback, Event, Step
-from efficientai_toolkit.cli.first_prompt import DEFAULT, first_prompt
+from efficientai_toolkit.cli.shared.first_prompt import DEFAULT, find_first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.fake_engine import EVENTS, FakeEngine, Model, Tokenizer
@@ -135,14 +135,14 @@ def test_load_names_folders(here: Path, fake_engine: FakeEngine) -> None:
 def test_the_first_prompt(here: Path, row: Any, prompt: str) -> None:
     (here / "valid.jsonl").write_text("\n" + json.dumps(row) + "\n{broken", encoding="utf-8")
     (here / "train.jsonl").write_text('{"prompt": "not this"}', encoding="utf-8")
-    assert first_prompt(here) == prompt
-    assert first_prompt(here / "valid.jsonl") == prompt
+    assert find_first_prompt(here) == prompt
+    assert find_first_prompt(here / "valid.jsonl") == prompt
 
 
 def test_no_first_prompt(here: Path) -> None:
-    assert first_prompt(here) == DEFAULT
+    assert find_first_prompt(here) == DEFAULT
     (here / "train.jsonl").write_bytes(b"\xff\xfe{")
-    assert first_prompt(here) == DEFAULT
+    assert find_first_prompt(here) == DEFAULT
 
 
 def test_hardware_is_typed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
 from support.engine import FIXTURES, MODELS, largest, logits, tensors, train, write_adapter
 from support.rows import random_ids, write_words

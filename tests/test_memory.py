@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, HardwareCompatibilityError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
@@ -144,7 +144,7 @@ def test_validate_tells_and_checks_memory(capsys: pytest.CaptureFixture[str]) ->
 
 LOADED = """
 import re, sys
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1]) * 1024
 core.load(sys.argv[1], None, None)

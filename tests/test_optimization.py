@@ -12,8 +12,8 @@ import efficientai_toolkit as eat
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig
-from efficientai_toolkit.optimization import OptimizationConfig, SearchSpace, Trial, optimize
-from efficientai_toolkit.optimization.space import Choices, Range
+from efficientai_toolkit.lora.optimization import OptimizationConfig, SearchSpace, Trial, optimize
+from efficientai_toolkit.study.space import Choices, Range
 from support.engine import MODELS
 from support.rows import random_ids, write_words
 

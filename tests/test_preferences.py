@@ -14,8 +14,8 @@ import pytest
 
 from efficientai_toolkit import _core
 from efficientai_toolkit.callbacks import Evaluated, ProgressBar, Referenced, Step, parse_event
-from efficientai_toolkit.cli import data_report
-from efficientai_toolkit.cli.first_prompt import first_prompt
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 from support.engine import FIXTURES, MODELS, Event, Run, tensors, train
 from support.pairs import OBJECTIVES, Row, random_pairs, write
@@ -187,14 +187,14 @@ def test_what_pairs_hold(tmp_path: Path) -> None:
     assert split["pairs"]["chosen_longer"] == 0.4
     assert split["packed_rows"] == 0
     assert report["test"]["pairs"] is None
-    told = " ".join(data_report.details(report).split())
+    told = " ".join(data_report.format_details(report).split())
     assert "chosen 2 to 7, mean 3.8; rejected 2 to 7, mean 3.6; chosen is longer in 40.0%" in told
     assert "packing" not in told
 
 
 @pytest.mark.parametrize("name", [name for name in ALIKE if name not in ("alpaca", "sharegpt")])
 def test_the_prompt_to_show(name: str, tmp_path: Path) -> None:
-    assert first_prompt(write(tmp_path / "data", [ALIKE[name]])) == ASKED
+    assert find_first_prompt(write(tmp_path / "data", [ALIKE[name]])) == ASKED
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -221,7 +221,7 @@ def test_events_and_report(objective: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("efficientai_toolkit._progress_bar._SILENT_SECS", -1.0)
+    monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     stream = io.StringIO()
     bar = ProgressBar(stream)
     bar.on(Referenced(pairs=1200, total=12000))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import train
 from support.pairs import OBJECTIVES, Row, write

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efficientai_toolkit._assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import MODELS, Event, Run, continuation, logits, tensors, train

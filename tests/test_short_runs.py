@@ -7,10 +7,10 @@ import math
 import pytest
 
 from efficientai_toolkit.exceptions import TrainingError
-from efficientai_toolkit.ranks import Candidate, ShortRun
-from efficientai_toolkit.ranks.confirm import confirm
-from efficientai_toolkit.ranks.forecast import Forecast, choose, forecast
-from efficientai_toolkit.ranks.halving import halve
+from efficientai_toolkit.lora.analysis import Candidate, ShortRun
+from efficientai_toolkit.lora.analysis.confirm import confirm
+from efficientai_toolkit.lora.analysis.forecast import Forecast, choose, forecast
+from efficientai_toolkit.lora.analysis.halving import halve
 
 
 def candidate(count: int, gain: float) -> Candidate:

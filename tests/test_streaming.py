@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.callbacks import Indexed, ProgressBar
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 from support.command import PROGRAM, options
@@ -189,7 +189,7 @@ def test_another_file_cannot_go_on(data: Path, tmp_path: Path) -> None:
 
 RESIDENT = """
 import json, re, sys
-from efficientai_toolkit._engine import core
+from efficientai_toolkit._engine.core import core
 config = json.loads(sys.argv[1])
 model, tokenizer = core.load(config["model_path"], None, config["dtype"])
 core.train_lora(model, tokenizer, json.dumps(config), lambda event: None)
@@ -232,6 +232,6 @@ def test_gradients_are_those_of_rows_in_memory(data: Path) -> None:
 
 
 def test_the_bar_tells_how_much_is_read(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("efficientai_toolkit._progress_bar._SILENT_SECS", -1.0)
+    monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     ProgressBar(sys.stdout).on(Indexed(path="a.jsonl", bytes=300, total=1000))
     assert capsys.readouterr().out == "a.jsonl: 30% read\n"

@@ -14,7 +14,6 @@ def train(job: Job) -> Result:
 
     Adapters on a checkpoint in 4 bits are QLoRA; nothing else tells it from LoRA.
     """
-    import efficientai_toolkit  # noqa: F401  (loads MLX before the engine)
     from efficientai_toolkit import _core
 
     model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])
@@ -59,7 +58,6 @@ def train(job: Job) -> Result:
 
 def generate(job: Job) -> Result:
     """Decode greedily; the first run is the warm-up."""
-    import efficientai_toolkit  # noqa: F401  (loads MLX before the engine)
     from efficientai_toolkit import _core
 
     model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])

@@ -4,27 +4,33 @@
 >>> model, tokenizer = eat.load()  # doctest: +SKIP
 >>> eat.generate(model, tokenizer, "Once upon a time")  # doctest: +SKIP
 
-Importing the package loads MLX and the engine, checks that they fit, chooses the device and
-sets the limits that :func:`hardware` reports.
+Importing the package is cheap. The first use of the engine loads MLX, checks that its version matches,
+selects the device and sets the memory limits reported by :func:`hardware`.
 """
 
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit import exceptions, kernels, lora
-from efficientai_toolkit._engine import core as _core
-from efficientai_toolkit.accelerate import accelerate_mlx
-from efficientai_toolkit.generation import GenerateConfig, generate, load
-from efficientai_toolkit.hardware import HardwareReport, hardware
+from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    __version__: str
+    from efficientai_toolkit import callbacks, exceptions, kernels, lora
+    from efficientai_toolkit._base.version import __version__
+    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._engine.core import core as _core
+    from efficientai_toolkit.accelerate import accelerate_mlx
+    from efficientai_toolkit.device import HardwareReport, hardware
+    from efficientai_toolkit.models.generation import GenerateConfig, generate
+    from efficientai_toolkit.models.loading import load
 
 __all__ = [
     "GenerateConfig",
     "HardwareReport",
+    "Model",
+    "Tokenizer",
     "__version__",
     "_core",
     "accelerate_mlx",
+    "callbacks",
     "exceptions",
     "generate",
     "hardware",
@@ -33,11 +39,23 @@ __all__ = [
     "lora",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("efficientai-toolkit")
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "GenerateConfig": "models.generation:GenerateConfig",
+            "HardwareReport": "device:HardwareReport",
+            "Model": "_engine.core:core.Model",
+            "Tokenizer": "_engine.core:core.Tokenizer",
+            "__version__": "_base.version:__version__",
+            "_core": "_engine.core:core",
+            "accelerate_mlx": "accelerate:accelerate_mlx",
+            "callbacks": "callbacks",
+            "exceptions": "exceptions",
+            "generate": "models.generation:generate",
+            "hardware": "device:hardware",
+            "kernels": "kernels",
+            "load": "models.loading:load",
+            "lora": "lora",
+        },
+    )

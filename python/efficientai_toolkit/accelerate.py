@@ -1,31 +1,29 @@
-"""Matrix products of the engine for every MLX program in the process."""
+"""Faster matrix products for MLX on the CPU."""
 
 import logging
 import sys
 
-from efficientai_toolkit._link import installed_backends, mending_command
+from efficientai_toolkit._engine.link import list_backends, suggest_command
 from efficientai_toolkit.exceptions import DependencyError
 
 _LOG = logging.getLogger(__name__)
 
 
 def accelerate_mlx() -> None:
-    """Let MLX compute its float32 matrix products on the CPU with the engine's kernel.
+    """Make MLX use the engine's kernel for float32 matrix products on the CPU.
 
-    The wheel of MLX for Linux multiplies on one thread, without vector instructions. After this
-    call ``mlx.core.matmul`` and all that is built on it, mlx-lm included, use all cores:
-    products of float32 on the CPU only, as MLX has code of its own for other formats and devices.
-    Sums are taken in another order, so results differ by rounding.
+    The MLX wheel for Linux multiplies on a single thread without vector instructions. After this call
+    ``mlx.core.matmul`` and everything built on it, including mlx-lm, uses all cores. Only float32
+    products on the CPU are affected. Results differ by rounding, since sums are computed in another
+    order.
 
-    It works at any time and for the whole process, which has to end to undo it. A second call does
-    nothing. The engine's own models do not need it.
-
-    On macOS, whose BLAS is fast, it does nothing.
+    The change applies to the whole process and cannot be undone. Calling the function again has no
+    effect. The engine's own models do not need it. On macOS the function does nothing.
 
     Raises
     ------
     DependencyError
-        The installed MLX does not call a BLAS that could be replaced, unlike the one from PyPI.
+        If the installed MLX does not call a replaceable BLAS function; the wheels on PyPI do.
 
     Examples
     --------
@@ -37,7 +35,7 @@ def accelerate_mlx() -> None:
         return
     import mlx.core as mx
 
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     before = core.sgemm_calls()
     if core.accelerate_mlx():
@@ -46,7 +44,7 @@ def accelerate_mlx() -> None:
     if core.sgemm_calls() == before:
         message = (
             "this build of MLX does not multiply matrices with a function that can be replaced; "
-            f"mend it with `{mending_command(installed_backends())}`"
+            f"mend it with `{suggest_command(list_backends())}`"
         )
         raise DependencyError(message)
     _LOG.info("accelerate_mlx: MLX multiplies float32 matrices with the engine's kernel")

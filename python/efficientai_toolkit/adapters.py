@@ -1,4 +1,4 @@
-"""Adapters on disk: merged into their model, or written in another format."""
+"""Merging adapters into models and converting between adapter formats."""
 
 import json
 import os
@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Literal
 
 from efficientai_toolkit import hub
-from efficientai_toolkit._assets import MODEL
+from efficientai_toolkit._base.assets import MODEL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FuseResult:
-    """How close a merged model is; differences are root mean squares over the logits of a few texts."""
+    """Result of :func:`fuse`. Differences are root mean squares over the logits of a few texts."""
 
     output: Path
     """Folder of the merged model."""
     layers: int
-    """Layers that were merged."""
+    """Number of merged layers."""
     quantized: bool
-    """Whether matrices of the result are quantized."""
+    """Whether weights of the merged model are quantized."""
     dtype: str
-    """Number format of the result, beside quantized matrices."""
+    """Data type of the weights that are not quantized."""
     effect: float
-    """Difference that the adapter makes to the model."""
+    """Difference between the model with and without the adapter."""
     error: float
     """Difference between the merged model and the model with the adapter."""
     kept: float
-    """Share of ``effect`` that the merged model has."""
+    """Fraction of ``effect`` that the merged model retains."""
 
 
 def fuse(
@@ -44,17 +44,17 @@ def fuse(
     Parameters
     ----------
     model_path
-        Folder in Hugging Face format or hub id; ``None`` is the embedded model.
+        Folder in Hugging Face format or hub id; ``None`` for the bundled model.
     adapter_path
-        Folder or hub id of LoRA adapters, in mlx-lm's or PEFT's format.
+        Folder or hub id of LoRA adapters in mlx-lm or PEFT format.
     output
-        Folder of the result, in the number format of the model.
+        Output folder. The merged model keeps the data type of the model.
     dequantize
-        Make all matrices dense. By default quantized ones are quantized again in the same way.
+        Dequantize all weights. By default quantized weights are quantized again with the same settings.
     overwrite
-        Replace a model in ``output``.
+        Replace an existing model in ``output``.
     show_progress
-        Show a bar while a hub id is downloaded.
+        Show a progress bar during downloads.
 
     Returns
     -------
@@ -63,12 +63,12 @@ def fuse(
     Raises
     ------
     ModelLoadingError
-        A file is broken, or the adapter does not fit the model.
+        If a file is corrupt or the adapter does not match the model.
     TrainingError
-        Rounding to the model's number format would lose the adapter, or ``output`` holds a model. Nothing was
-        written.
+        If rounding to the model's data type would lose the adapter, or ``output`` contains a model. Nothing
+        is written.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     model = MODEL if model_path is None else hub.resolve(model_path, show_progress=show_progress)
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
@@ -79,16 +79,16 @@ def fuse(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertResult:
-    """What a conversion did."""
+    """Result of :func:`convert_adapter`."""
 
     output: Path
     """Folder of the adapter."""
     source: str
-    """Format found: ``mlx`` or ``peft``."""
+    """Format of the input: ``mlx`` or ``peft``."""
     adapter_format: str
-    """Format written."""
+    """Format of the output."""
     layers: int
-    """Layers with an adapter."""
+    """Number of layers with an adapter."""
 
 
 def convert_adapter(
@@ -100,25 +100,25 @@ def convert_adapter(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> ConvertResult:
-    """Write an adapter in the other format; numbers keep theirs.
+    """Convert an adapter between the formats of mlx-lm and PEFT; data types are preserved.
 
-    mlx-lm knows one rank and one scale per adapter: where PEFT's layers differ, smaller matrices are filled
-    up with zeros, and the difference in scale goes into ``B``.
+    mlx-lm supports a single rank and scale per adapter. If the layers of a PEFT adapter differ, smaller
+    matrices are padded with zeros, and the difference in scale is multiplied into ``B``.
 
     Parameters
     ----------
     adapter_path
         Folder or hub id of LoRA adapters.
     output
-        Folder of the result.
+        Output folder.
     adapter_format
-        ``mlx`` or ``peft``; ``None`` takes the one that the adapter is not in.
+        Target format, ``mlx`` or ``peft``; by default the one that differs from the input.
     model_path
-        Folder or hub id of its model. Optional, but for experts, whose names only the model tells.
+        Folder or hub id of the base model. Required only for adapters of mixture-of-experts layers.
     overwrite
-        Replace an adapter in ``output``.
+        Replace an existing adapter in ``output``.
     show_progress
-        Show a bar while a hub id is downloaded.
+        Show a progress bar during downloads.
 
     Returns
     -------
@@ -127,13 +127,13 @@ def convert_adapter(
     Raises
     ------
     ConfigError
-        The model is needed, or there is no such format.
+        If the base model is required or the format is unknown.
     ModelLoadingError
-        A file is broken, or the adapter does not fit the model or is more than low-rank matrices.
+        If a file is corrupt, the adapter does not match the model, or it is not a plain LoRA adapter.
     TrainingError
-        ``output`` holds an adapter.
+        If ``output`` contains an adapter.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
     model = None if model_path is None else str(hub.resolve(model_path, show_progress=show_progress))

@@ -1,29 +1,28 @@
-"""What can go wrong, by what mends it.
+"""Exceptions.
 
-Every message names the file, line or key at fault and what would be right. The engine
-raises these same classes. Where Python has a fitting built-in, a class is also one of
-those, so that ``except ValueError`` keeps working.
+Messages name the file, line or key at fault and the expected value. The engine raises the same classes.
+Each class also derives from the matching built-in exception, such as ``ValueError``.
 """
 
 
 class ToolkitError(Exception):
-    """Anything this package raises on purpose."""
+    """Base class of all exceptions of this package."""
 
 
 class ConfigError(ToolkitError, ValueError):
-    """A setting is unknown or impossible: change the configuration."""
+    """A setting is unknown or invalid."""
 
 
 class DatasetError(ToolkitError, ValueError):
-    """The data cannot be read or holds nothing to train on: change the data."""
+    """The data cannot be read or contain nothing to train on."""
 
 
 class HardwareCompatibilityError(ToolkitError, RuntimeError):
-    """The device cannot do this: use another one or a smaller job."""
+    """The device does not support the operation or has too little memory."""
 
 
 class DependencyError(ToolkitError, ImportError):
-    """An installed library is missing or of the wrong version: reinstall it."""
+    """A dependency is missing or has the wrong version."""
 
 
 class ModelLoadingError(ToolkitError, ValueError):
@@ -31,8 +30,8 @@ class ModelLoadingError(ToolkitError, ValueError):
 
 
 class TrainingError(ToolkitError, RuntimeError):
-    """Training could not go on; the last checkpoint is intact."""
+    """Training cannot continue; the last checkpoint is intact."""
 
 
 class DeploymentError(ToolkitError, RuntimeError):
-    """A model could not be exported or served."""
+    """A model cannot be exported or served."""

@@ -1,8 +1,8 @@
-"""From what a user writes to a folder on disk.
+"""Local folders and models on the Hugging Face hub.
 
-A folder that exists wins. Otherwise ``org/name`` or ``org/name@revision`` is looked up in
-the Hugging Face cache and, if need be, downloaded. ``HF_ENDPOINT``, ``HF_HOME``,
-``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as everywhere.
+Existing folders take precedence. Otherwise ``org/name`` or ``org/name@revision`` is looked up in the
+Hugging Face cache and downloaded if necessary. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``,
+``HF_HUB_OFFLINE`` and ``HF_TOKEN`` are respected.
 """
 
 import os
@@ -10,53 +10,70 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from efficientai_toolkit.exceptions import ModelLoadingError
 
-ALLOWED = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "*.jinja",
-)
-"""Files worth fetching. Pickled weights (``.bin``, ``.pt``) could run code and are never read."""
 
-IGNORED = ("*/*", "consolidated*.safetensors")
-"""Sub-folders and the second copy of the weights that some repositories carry."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """Glob patterns of the files to download for a kind of model.
+
+    Pickled weights (``.bin``, ``.pt``) can execute code and are never read.
+    """
+
+    allowed: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+
+LANGUAGE_MODEL = Kind(
+    allowed=(
+        "config.json",
+        "generation_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "*.jinja",
+    ),
+    # Sub-folders and the second copy of the weights that some repositories carry.
+    ignored=("*/*", "consolidated*.safetensors"),
+)
+"""Language models and adapters, which are flat folders."""
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
 
-def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -> Path:
-    """Folder of a model or adapter, downloaded first where it is a hub id.
+def resolve(
+    path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
+) -> Path:
+    """Return the folder of a model or adapter, downloading it if necessary.
 
-    Files that arrived whole are kept when a download is interrupted: the next call fetches
-    the rest.
+    An interrupted download is resumed by the next call.
 
     Parameters
     ----------
     path_or_id
         An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
+    kind
+        Kind of model, which determines the files to download.
     show_progress
-        Show a download bar, if standard error is a terminal.
+        Show a progress bar if standard error is a terminal.
 
     Returns
     -------
     Path
-        The folder; for a hub id, a snapshot in the cache.
+        The folder, or the snapshot in the cache for a hub id.
 
     Raises
     ------
     ModelLoadingError
-        There is no such folder and the hub does not give one; the message says why.
+        If there is no such folder and the download fails.
     """
     text = os.fspath(path_or_id)
     folder = Path(text).expanduser()
@@ -71,14 +88,14 @@ def resolve(path_or_id: str | os.PathLike[str], *, show_progress: bool = True) -
             f"there is no folder {text!r}, and it is no hub id of the form org/name or org/name@revision"
         )
         raise ModelLoadingError(message)
-    folder = _download(match["id"], match["revision"], text, show_progress=show_progress)
-    if not any(folder.glob("*.safetensors")):
+    folder = _download(match["id"], match["revision"], text, kind, show_progress=show_progress)
+    if not any(folder.rglob("*.safetensors")):
         message = f"{text} has no .safetensors file on the hub; pickled weights (.bin, .pt) are not read"
         raise ModelLoadingError(message)
     return folder
 
 
-def _download(repository: str, revision: str | None, text: str, *, show_progress: bool) -> Path:
+def _download(repository: str, revision: str | None, text: str, kind: Kind, *, show_progress: bool) -> Path:
     # Read once, when huggingface_hub is imported first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from httpx2 import HTTPError
@@ -94,8 +111,8 @@ def _download(repository: str, revision: str | None, text: str, *, show_progress
             snapshot = snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=list(ALLOWED),
-                ignore_patterns=list(IGNORED),
+                allow_patterns=list(kind.allowed),
+                ignore_patterns=list(kind.ignored),
                 library_name="efficientai-toolkit",
             )
         except HFValidationError as error:
@@ -111,7 +128,7 @@ def _download(repository: str, revision: str | None, text: str, *, show_progress
 def _explain(  # noqa: PLR0911
     error: Exception, text: str, endpoint: str, *, offline: Callable[[], bool]
 ) -> str:
-    """One line for what huggingface_hub and the network can raise."""
+    """Describe an error of huggingface_hub or the network in one line."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(

@@ -1,4 +1,4 @@
-"""How fast the engine's kernels are on this machine, and how fast they could be.
+"""Benchmarks of the engine's kernels relative to the peak performance of the machine.
 
 >>> import efficientai_toolkit as eat
 >>> print(eat.kernels.report())  # doctest: +SKIP
@@ -9,66 +9,68 @@ import operator
 from dataclasses import dataclass
 from typing import Literal
 
+from efficientai_toolkit._base.tables import align
+
 __all__ = ["Peaks", "Report", "Row", "measure", "measure_convolution", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peaks:
-    """What the processor can do at best, all threads together.
+    """Peak performance of the processor with all threads.
 
-    A multiplication and an addition count as two operations.
+    A fused multiply-add counts as two operations.
     """
 
     f32_gflops: float
-    """Arithmetic in float32, in 10⁹ operations per second."""
+    """float32 arithmetic, in 10⁹ operations per second."""
     bf16_gflops: float | None
-    """Products of bfloat16; None where no instruction computes them."""
+    """bfloat16 dot products; ``None`` without instructions for them."""
     int8_gops: float | None
-    """Products of bytes; None where no instruction computes them."""
+    """int8 dot products; ``None`` without instructions for them."""
     read_gbs: float
-    """Reading memory, in 10⁹ bytes per second."""
+    """Memory read bandwidth, in 10⁹ bytes per second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One operation at a typical size."""
+    """Measurement of an operation at a typical size."""
 
     operation: str
     size: str
-    """Rows, inputs and outputs of a layer, tokens and width of other operations."""
+    """Rows, inputs and outputs of layers; tokens and width of other operations."""
     format: str
-    """Number format of the activations; with packed weights, how products are computed."""
+    """Data type of activations; for packed weights, of the products."""
     path: str
-    """Instruction set and, for matrix products, the block kept in registers; ``MLX`` on a GPU."""
+    """Instruction set and, for matrix products, register block; ``MLX`` on a GPU."""
     seconds: float
-    """Median time of one call."""
+    """Median time per call."""
     gflops: float
     """10⁹ operations of matrix products per second."""
     gbs: float
-    """10⁹ bytes per second, each operand and result counted once."""
+    """10⁹ bytes per second, counting each operand and result once."""
     bound: Literal["compute", "memory"]
-    """What sets the pace at best."""
+    """Which resource limits the peak performance."""
     share: float | None
-    """Share of the best possible speed; above 1 where caches hold the operands. None on a GPU."""
+    """Fraction of the peak performance, above 1 if operands are cached; ``None`` on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The kernels of this machine; ``print`` shows it as a table."""
+    """Measurements of all kernels; ``print`` shows a table."""
 
     isa: str
     """Instruction set in use."""
     highest_isa: str
-    """The best one of this processor; more than ``isa`` when ``EAT_ISA`` names a lower one."""
+    """Highest instruction set of the processor; differs from ``isa`` if ``EAT_ISA`` limits it."""
     threads: int
-    """Threads that kernels use; ``EAT_NUM_THREADS`` sets them."""
+    """Number of threads; set by ``EAT_NUM_THREADS``."""
     gpu: bool
-    """Whether MLX's own kernels on a GPU do the work instead."""
+    """Whether MLX's GPU kernels are used."""
     peaks: Peaks
     rows: list[Row]
 
     def __str__(self) -> str:
-        """Lines for people."""
+        """Format the report as a table."""
         peaks = [
             ("f32", self.peaks.f32_gflops, "GFLOP/s"),
             ("bf16", self.peaks.bf16_gflops, "GFLOP/s"),
@@ -77,33 +79,27 @@ class Report:
         ]
         cells = [("operation", "size", "format", "path", "time", "speed", "of peak")]
         cells += [_cells(row) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             f"instructions  {self.isa} (the processor's best: {self.highest_isa}), {self.threads} threads",
             f"runs on       {'GPU, with the kernels of MLX' if self.gpu else 'CPU, with kernels of our own'}",
             "peaks         " + ", ".join(f"{name} {peak:.0f} {unit}" for name, peak, unit in peaks if peak),
             "",
         ]
-        for row in cells:
-            texts = [f"{cell:<{width}}" for cell, width in zip(row[:4], widths[:4], strict=True)]
-            numbers = [f"{cell:>{width}}" for cell, width in zip(row[4:], widths[4:], strict=True)]
-            lines.append("  ".join([*texts, *numbers]))
-        return "\n".join(lines)
+        return "\n".join([*lines, *align(cells, left=4)])
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str, str, str]:
-    """What the table shows of a row."""
+    """Format a row of the table."""
     speed = f"{row.gflops:.0f} GFLOP/s" if row.bound == "compute" else f"{row.gbs:.1f} GB/s"
     share = "" if row.share is None else f"{row.share:.0%} {row.bound}"
     return row.operation, row.size, row.format, row.path, f"{row.seconds * 1e3:.2f} ms", speed, share
 
 
 def report() -> Report:
-    """Measure every operation at a typical size, and what the machine could do at best.
+    """Measure all operations and the peak performance of the machine.
 
-    Takes a few seconds, best on an otherwise idle machine. An operation is compared with
-    whichever sets its pace, arithmetic or memory (the `roofline
-    <https://doi.org/10.1145/1498765.1498785>`_).
+    This takes a few seconds and should run on an idle machine. Each operation is compared with its limit
+    in the `roofline model <https://doi.org/10.1145/1498765.1498785>`_, compute or memory bandwidth.
 
     Returns
     -------
@@ -112,9 +108,9 @@ def report() -> Report:
     Raises
     ------
     ToolkitError
-        MLX could not compute an operation, for lack of memory above all.
+        If an operation fails, usually for lack of memory.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     values = json.loads(core.report_kernels())
     peaks, rows = Peaks(**values.pop("peaks")), [Row(**row) for row in values.pop("rows")]
@@ -132,35 +128,35 @@ def measure(
     group_size: int = 64,
     accuracy: str | None = None,
 ) -> float:
-    """Time one kernel on random numbers.
+    """Measure the time of a kernel on random inputs.
 
     Parameters
     ----------
     operation
-        ``"linear"``, ``x·Wᵀ``, or ``"quantized_linear"``, the same with a packed ``W``.
+        ``"linear"`` (``x·Wᵀ``), or ``"quantized_linear"`` with packed weights ``W``.
     rows, inputs, outputs
-        ``x`` is ``[rows, inputs]`` and ``W`` is ``[outputs, inputs]``. Each is at most 2²⁰, and no
-        matrix may have more than 2²⁸ numbers.
+        Shapes of ``x``, ``[rows, inputs]``, and ``W``, ``[outputs, inputs]``. Each is at most 2²⁰, and
+        matrices have at most 2²⁸ elements.
     dtype
-        Of ``x``, of a dense ``W`` and of the scales of a packed one: ``"float32"``, ``"float16"`` or
+        Data type of ``x``, of dense weights and of quantization scales: ``"float32"``, ``"float16"`` or
         ``"bfloat16"``.
     bits, group_size
-        Of a packed ``W``: 2, 3, 4, 5, 6 or 8 bits, and 32, 64 or 128 weights that share a scale.
+        Quantization of packed weights: 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128.
     accuracy
-        How products with a packed ``W`` are computed: ``"f32"``, ``"bf16"`` or ``"int8"``; None for as
-        exactly as ``dtype`` allows.
+        Precision of products with packed weights: ``"f32"``, ``"bf16"`` or ``"int8"``; by default the
+        highest that ``dtype`` allows.
 
     Returns
     -------
     float
-        Median seconds of one call.
+        Median seconds per call.
 
     Raises
     ------
     ConfigError
-        An argument is impossible or too large; it is named.
+        If an argument is invalid or too large.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     request = {
         "operation": operation,
@@ -189,33 +185,33 @@ def measure_convolution(
     dtype: str = "float32",
     part: Literal["forward", "input_gradient", "weight_gradient"] = "forward",
 ) -> float:
-    """Time a convolution over random images, with half a kernel of zeros around each of them.
+    """Measure the time of a 2-D convolution on random images with padding ``kernel // 2``.
 
     Parameters
     ----------
     batch, height, width, inputs
-        Shape of the images; ``inputs`` are channels.
+        Shape of the images; ``inputs`` is the number of channels.
     outputs, kernel, groups
-        The kernels are ``[outputs, kernel, kernel, inputs / groups]``. Images and kernels have at most 2²⁸
-        numbers each.
+        Shape of the weights, ``[outputs, kernel, kernel, inputs / groups]``. Images and weights have at most
+        2²⁸ elements each.
     stride
-        Pixels from one place of the kernel to the next.
+        Stride of the kernel in pixels.
     dtype
         ``"float32"``, ``"float16"`` or ``"bfloat16"``.
     part
-        What is timed.
+        Pass to measure.
 
     Returns
     -------
     float
-        Median seconds of one call.
+        Median seconds per call.
 
     Raises
     ------
     ConfigError
-        An argument is impossible or too large; it is named.
+        If an argument is invalid or too large.
     """
-    from efficientai_toolkit._engine import core
+    from efficientai_toolkit._engine.core import core
 
     request = {
         "batch": batch,

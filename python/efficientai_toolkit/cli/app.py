@@ -1,19 +1,19 @@
-"""Finds the command, runs it, and turns what went wrong into a line and an exit code."""
+"""Entry point of the command line: dispatches commands and reports errors."""
 
 import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from efficientai_toolkit.cli.commands import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.cli.options import Parser
-from efficientai_toolkit.cli.output import Output, table
-from efficientai_toolkit.cli.registry import COMMANDS, PROGRAM, Command
+from efficientai_toolkit.cli.output import Output, format_pairs
+from efficientai_toolkit.cli.shared.progress import PROGRESS
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 
 FAILED = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-PROGRESS = ("bar", "json", "silent")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name; those of the process by default.
+        Arguments without the program name; ``sys.argv[1:]`` by default.
 
     Returns
     -------
     int
-        0, or 2 after an error, 130 after Ctrl-C, 141 when the reader of the output left.
+        0, or 2 after an error, 130 after Ctrl-C, 141 if the output pipe was closed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -55,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        sys.stdout.write(overview())
+        sys.stdout.write(describe_commands())
         return 0
     if arguments[0] == "--version":
-        import efficientai_toolkit
+        from efficientai_toolkit._base.version import __version__
 
-        sys.stdout.write(f"{PROGRAM} {efficientai_toolkit.__version__}\n")
+        sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
-    command = find(arguments[0])
+    command = find_command(arguments[0])
     module = command.load()
     parser = Parser(
         prog=f"{PROGRAM} {command.name}",
@@ -77,13 +77,13 @@ def _dispatch(arguments: list[str]) -> int:
     return module.run(args, Output(as_json=args.json, quiet=args.quiet))
 
 
-def find(name: str) -> Command:
-    """The command of this name.
+def find_command(name: str) -> Command:
+    """Return the command named ``name``.
 
     Raises
     ------
     ConfigError
-        There is none; the closest one is suggested.
+        If there is no such command; the message suggests the closest one.
     """
     names = {command.name: command for command in COMMANDS}
     if name in names:
@@ -101,9 +101,9 @@ def find(name: str) -> Command:
     raise ConfigError(message)
 
 
-def overview() -> str:
-    """The text of ``--help``."""
-    rows = table([(f"  {command.name}", command.summary) for command in COMMANDS])
+def describe_commands() -> str:
+    """Return the text of ``--help``."""
+    rows = format_pairs([(f"  {command.name}", command.summary) for command in COMMANDS])
     return (
         f"usage: {PROGRAM} COMMAND [options]\n\n"
         "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"

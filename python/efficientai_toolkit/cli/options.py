@@ -1,4 +1,4 @@
-"""Command-line options derived from the configurations: no second list of names or defaults."""
+"""Command-line options derived from configuration classes."""
 
 import argparse
 import re
@@ -7,17 +7,17 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
-from efficientai_toolkit._config import Config, Option, options
+from efficientai_toolkit._base.config import Config, Option, list_options
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as a :class:`ConfigError`, with the closest right option."""
+    """Argument parser that raises :class:`ConfigError` and suggests the closest option."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
+        """Raise :class:`ConfigError` instead of exiting."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             word = unknown.split()[0]
@@ -30,37 +30,38 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument ([^:]+): ", r"\1 ", message))
 
 
-def flag(name: str) -> str:
-    """``lora_rank`` → ``--lora-rank``."""
+def format_flag(name: str) -> str:
+    """Return the option of a field: ``lora_rank`` → ``--lora-rank``."""
     return "--" + name.replace("_", "-")
 
 
 def add_config(
     parser: argparse.ArgumentParser, config: type[Config], *, title: str, with_file: bool = True
 ) -> None:
-    """Declare ``--config``, unless another configuration has it, and one option per field.
+    """Add one option per field, and ``--config`` if ``with_file``.
 
-    An option that is not given leaves no trace in the namespace, so that a file's value or
-    the default shows through.
+    Options that are not given are absent from the namespace, so that the file or the default applies.
     """
     group = parser.add_argument_group(title)
     if with_file:
         group.add_argument(
             "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
         )
-    for option in options(config):
+    for option in list_options(config):
         _add(group.add_argument, option)
 
 
-def config_from(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
-    """Build a configuration: options beat the file, the file beats the defaults."""
+def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:
+    """Build a configuration from options, the file and defaults, in this order of precedence."""
     base = config.from_file(args.config) if with_file and args.config is not None else config()
-    given = {option.name: getattr(args, option.name) for option in options(config) if option.name in args}
+    given = {
+        option.name: getattr(args, option.name) for option in list_options(config) if option.name in args
+    }
     return base.with_values({name: _flatten(value) for name, value in given.items()})
 
 
 def describe_default(option: Option) -> str:
-    """The default as a user would type it; empty where the help text explains it."""
+    """Return the default as typed on the command line; empty if the help text explains it."""
     if option.default is None or option.default == []:
         return ""
     if option.repeated:
@@ -75,7 +76,7 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
     help_text = (option.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": help_text}
     if option.kind is bool:
-        add_argument(flag(option.name), action=argparse.BooleanOptionalAction, **common)
+        add_argument(format_flag(option.name), action=argparse.BooleanOptionalAction, **common)
         return
     metavar = {str: "TEXT", int: "N", float: "X"}[option.kind]
     if option.choices:
@@ -85,11 +86,11 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
         metavar = "A,B" if option.separator else metavar
     if option.keyed:
         metavar = "A=N,B=N"
-    add_argument(flag(option.name), type=_reader(option), metavar=metavar, **common)
+    add_argument(format_flag(option.name), type=_reader(option), metavar=metavar, **common)
 
 
 def _reader(option: Option) -> Callable[[str], Any]:
-    """Reads the text of one option."""
+    """Return the parser of an option's text."""
 
     def read(text: str) -> Any:
         value: object = text
@@ -109,7 +110,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 
 def _flatten(value: Any) -> Any:
-    """An option given several times has left a list of lists."""
+    """Flatten the list of lists of a repeated option."""
     if isinstance(value, list):
         return [part for parts in cast("list[list[Any]]", value) for part in parts]
     return value

@@ -1,4 +1,4 @@
-"""How good a model is: perplexity, token accuracy, and answers compared with the right ones.
+"""Evaluation of models: perplexity, token accuracy and metrics of generated answers.
 
 >>> import efficientai_toolkit as eat
 >>> model, tokenizer = eat.load(adapter_path="runs/lora-0001")  # doctest: +SKIP
@@ -7,8 +7,8 @@
 :mod:`efficientai_toolkit.evaluation.harness` runs the tasks of lm-evaluation-harness.
 """
 
+from efficientai_toolkit.evaluation.config import EvaluationConfig
 from efficientai_toolkit.evaluation.metrics import METRICS
 from efficientai_toolkit.evaluation.run import Answer, EvaluationResult, evaluate
-from efficientai_toolkit.evaluation.task import EvaluationConfig
 
 __all__ = ["METRICS", "Answer", "EvaluationConfig", "EvaluationResult", "evaluate"]

@@ -13,9 +13,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit._extras import missing
+from efficientai_toolkit._base.extras import missing
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.generation import GenerateConfig
+from efficientai_toolkit.models.generation import GenerateConfig
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core import Model, Tokenizer
@@ -30,19 +30,19 @@ except ImportError as error:
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """A loaded model as the harness drives it.
+    """Adapter of a loaded model to the harness's model interface.
 
     Parameters
     ----------
     model, tokenizer
         From :func:`efficientai_toolkit.load`.
     max_length
-        Tokens of the longest row; by default ``max_position_embeddings`` of the model. Longer ones lose
-        their beginning, as the harness does it.
+        Maximum sequence length; by default ``max_position_embeddings`` of the model. Longer sequences are
+        truncated on the left, as in the harness.
     batch_size
-        Rows that go through the model together.
+        Number of sequences per forward pass.
     max_gen_toks
-        Longest answer where the task says nothing.
+        Maximum length of answers, unless the task sets it.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text; it also stands for an empty context."""
+        """End-of-text token, also used as an empty context."""
         return self._tokenizer.eos_token_ids[0]
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that opens a text, or that ends one where the tokenizer puts none in front."""
+        """Beginning-of-text token, or the end-of-text token if the tokenizer adds none."""
         return (self._tokenizer.encode("", add_special_tokens=True) or [self.eot_token_id])[0]
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells cached requests of different models apart."""
+        """Name that identifies the model in the harness's cache."""
         return str(self._model.path).replace("/", "__")
 
     def tok_encode(
@@ -82,7 +82,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         add_special_tokens: bool | None = None,  # noqa: FBT001
         **_: Any,
     ) -> list[int]:
-        """Token ids; ``None`` adds special tokens where the text does not begin with one."""
+        """Encode a text; ``None`` adds special tokens unless the text begins with one."""
         if add_special_tokens is None:
             add_special_tokens = not self._is_opened(string)
         ids = self._tokenizer.encode(string, add_special_tokens=add_special_tokens)
@@ -92,7 +92,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return ids
 
     def _is_opened(self, text: str) -> bool:
-        """Whether a text begins with the opening token, as conversations do."""
+        """Return whether a text begins with the beginning-of-text token."""
         opening = self._tokenizer.decode([self.prefix_token_id], skip_special_tokens=False)
         return bool(opening) and text.startswith(opening)
 
@@ -101,13 +101,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         chat_history: list[dict[str, str]],
         add_generation_prompt: bool = True,  # noqa: FBT001, FBT002
     ) -> str:
-        """A conversation as the model expects it."""
+        """Apply the chat template to a conversation."""
         return self._tokenizer.apply_chat_template(
             json.dumps(chat_history), None, add_generation_prompt=add_generation_prompt
         )
 
     def chat_template(self, chat_template: bool | str = False) -> str:  # noqa: ARG002, FBT001, FBT002
-        """Identifies the template in reports; the tokenizer's own is the only one."""
+        """Return the name of the chat template; only the tokenizer's own is supported."""
         return "default" if self._tokenizer.has_chat_template else ""
 
     def _loglikelihood_tokens(
@@ -115,7 +115,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
         **_kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         rows: list[tuple[list[int], int]] = []
         for _, context, continuation in requests:
@@ -130,7 +130,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return results
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002, FBT001, FBT002
-        """Log-likelihood of whole texts, each token once and after as many others as fit."""
+        """Compute log-likelihoods of whole texts with a rolling window."""
         results: list[float] = []
         for (text,) in (request.args for request in requests):
             windows = utils.get_rolling_token_windows(
@@ -146,11 +146,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return results
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002, FBT001, FBT002
-        """Answers that end before the texts the task names."""
+        """Generate answers up to the stop sequences of the task."""
         return [self._generate(*request.args) for request in requests]
 
     def _generate(self, request: str, settings: dict[str, Any]) -> str:
-        from efficientai_toolkit._engine import core
+        from efficientai_toolkit._engine.core import core
 
         context, until = request, settings.get("until") or []
         sampled = bool(settings.get("do_sample", settings.get("temperature", 0.0) > 0))
@@ -193,7 +193,7 @@ def run_tasks(
     include_path: str | None = None,
     include_defaults: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Run tasks of the harness by name.
+    """Evaluate a model on tasks of the harness.
 
     Parameters
     ----------
@@ -202,25 +202,25 @@ def run_tasks(
     tasks
         Names of tasks, groups or tags.
     limit
-        Take only the first so many documents of each task.
+        Maximum number of documents per task.
     num_fewshot
-        Examples in front of each question; by default as the task says.
+        Number of few-shot examples; by default that of the task.
     batch_size
-        Rows that go through the model together.
+        Number of sequences per forward pass.
     include_path
-        Folder with task files of your own.
+        Folder with additional task files.
     include_defaults
-        Whether the harness's own tasks are to be found too, which takes it a while.
+        Whether to index the tasks bundled with the harness, which takes several seconds.
 
     Returns
     -------
     dict
-        Task → metric → value.
+        Metrics by task and metric name.
 
     Raises
     ------
     ConfigError
-        There is no such task.
+        If a task is unknown.
     """
     manager = TaskManager(include_path=include_path, include_defaults=include_defaults)
     unknown = [name for name in tasks if not manager.match_tasks([name])]

@@ -1,9 +1,9 @@
-"""Scores of generated answers against the right ones.
+"""Metrics of generated answers.
 
 ==================  ==========  =====================================================================
 name                range       what it is
 ==================  ==========  =====================================================================
-``exact_match``     0 to 1      share of answers that equal the right one, white space around aside
+``exact_match``     0 to 1      fraction of answers equal to the reference, ignoring outer space
 ``f1``              0 to 1      overlap of words, as `SQuAD <https://arxiv.org/abs/1606.05250>`_ counts it
 ``bleu``            0 to 100    `BLEU <https://aclanthology.org/P02-1040>`_ of the corpus, by sacrebleu
 ``rouge1``          0 to 1      `ROUGE <https://aclanthology.org/W04-1013>`_ F-measure of words
@@ -18,23 +18,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from efficientai_toolkit._extras import require
+from efficientai_toolkit._base.extras import require
 
 SCORED = ("perplexity", "token_accuracy")
-"""Metrics of the right answers' tokens; nothing is generated for them."""
+"""Metrics computed from the tokens of the references, without generation."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(text: str) -> list[str]:
-    """Words as SQuAD compares them: lower case, without punctuation and articles."""
+def normalize_words(text: str) -> list[str]:
+    """Split a text into words normalized as in SQuAD: lower case, no punctuation or articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-def word_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of words; 1 where both texts have none."""
-    given, right = normalise(answer), normalise(reference)
+def compute_f1(answer: str, reference: str) -> float:
+    """Compute the F1 score of words; 1 if both texts have none."""
+    given, right = normalize_words(answer), normalize_words(reference)
     if not given or not right:
         return float(given == right)
     shared = (Counter(given) & Counter(right)).total()
@@ -46,7 +46,7 @@ def _exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def _f1(answers: Sequence[str], references: Sequence[str]) -> float:
-    return fmean(map(word_f1, answers, references))
+    return fmean(map(compute_f1, answers, references))
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> float:
@@ -71,19 +71,19 @@ GENERATED: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
     "rouge2": _rouge("rouge2"),
     "rougeL": _rouge("rougeL"),
 }
-"""From answers and references, one each per row, to a score."""
+"""Functions that map answers and references to a score."""
 
 METRICS = (*SCORED, *GENERATED)
-"""Every metric there is."""
+"""All metrics."""
 
 
 def check_installed(metrics: Sequence[str]) -> None:
-    """Fail before the model has worked for hours, not after.
+    """Check that the optional dependencies of ``metrics`` are installed.
 
     Raises
     ------
     DependencyError
-        A library that one of ``metrics`` needs is missing.
+        If one is missing.
     """
     for name in metrics:
         if name in GENERATED:

@@ -1,0 +1,1 @@
+"""Shared building blocks: configurations, files, tables, optional dependencies and bundled data."""

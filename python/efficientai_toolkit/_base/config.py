@@ -1,0 +1,259 @@
+"""Base class of all configurations: frozen dataclasses that are read from files and define options.
+
+Default values and valid ranges are owned by the engine. This module only validates types, so that an
+error can name the file and the key.
+"""
+
+import json
+import math
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
+
+from efficientai_toolkit.exceptions import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """A configuration field, as seen by files and the command line."""
+
+    name: str
+    kind: type
+    """``str``, ``int``, ``float`` or ``bool``; the type of the items if ``repeated`` or ``keyed``."""
+    choices: tuple[str, ...]
+    optional: bool
+    repeated: bool
+    keyed: bool
+    """Whether the value is a mapping, as in ``q_proj=4,v_proj=8``."""
+    default: Any
+    help: str
+    separator: str | None
+    """Separates items within one string, if ``repeated`` or ``keyed``."""
+
+    def convert(self, value: object) -> Any:
+        """Convert ``value`` to the type of this option.
+
+        Raises
+        ------
+        ConfigError
+            If the value has the wrong type or is not one of ``choices``.
+        """
+        if value is None and self.optional:
+            return None
+        if self.keyed:
+            return self._mapping(value)
+        if not self.repeated:
+            return self._scalar(value)
+        if isinstance(value, str) and self.separator is not None:
+            value = [item.strip() for item in value.split(self.separator)]
+        if not isinstance(value, list | tuple):
+            message = f"`{self.name}` must be a list, not {value!r}"
+            raise ConfigError(message)
+        return [self._scalar(item) for item in cast("Sequence[object]", value)]
+
+    def _mapping(self, value: object) -> dict[str, Any]:
+        if isinstance(value, str) and self.separator is not None:
+            # Names may hold an equals sign, numbers do not.
+            items = [item.rpartition("=") for item in value.split(self.separator)]
+            value = {name.strip(): _number(text) for name, _, text in items}
+        if not isinstance(value, Mapping):
+            message = f"`{self.name}` must be pairs of a name and a value, not {value!r}"
+            raise ConfigError(message)
+        pairs = cast("Mapping[object, object]", value)
+        for name in pairs:
+            if not isinstance(name, str) or not name:
+                message = f"`{self.name}` must have names before its values, not {name!r}"
+                raise ConfigError(message)
+        return {str(name): self._scalar(item) for name, item in pairs.items()}
+
+    def _scalar(self, value: object) -> Any:
+        if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            # YAML 1.1 reads `1e-5` as text.
+            try:
+                number = float(value)
+            except (ValueError, OverflowError):
+                number = math.nan
+            if math.isfinite(number):
+                return number
+        if self.kind is str and isinstance(value, os.PathLike):
+            value = os.fspath(cast("os.PathLike[str]", value))
+        if type(value) is self.kind and self.kind is not float:
+            if self.choices and value not in self.choices:
+                expected = f"one of {', '.join(self.choices)}"
+                message = f"`{self.name}` must be {expected}, not {value!r}"
+                raise ConfigError(message)
+            return value
+        nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+        message = f"`{self.name}` must be {nouns[self.kind]}, not {value!r}"
+        raise ConfigError(message)
+
+
+def _number(text: str) -> object:
+    """Parse an integer; return other text unchanged, so that the conversion reports it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  # noqa: A002
+    """Define a field of a :class:`Config` with the help text of its command-line option."""
+    extra = {"help": help, "separator": separator}
+    if isinstance(default, list):
+        return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
+    return field(default=default, metadata=extra)
+
+
+def list_options(config: type["Config"]) -> tuple[Option, ...]:
+    """Return the options of a configuration class in field order."""
+    hints = get_type_hints(config)
+    return tuple(_option(f.name, hints[f.name], f) for f in fields(config))
+
+
+def _option(name: str, hint: Any, f: Any) -> Option:
+    optional = False
+    if get_origin(hint) in {types.UnionType, Union}:
+        hint = next(arm for arm in get_args(hint) if arm is not types.NoneType)
+        optional = True
+    repeated = get_origin(hint) is list
+    if repeated:
+        (hint,) = get_args(hint)
+    keyed = get_origin(hint) is dict
+    if keyed:
+        _, hint = get_args(hint)
+    choices = tuple(get_args(hint)) if get_origin(hint) is Literal else ()
+    return Option(
+        name=name,
+        kind=str if choices else hint,
+        choices=choices,
+        optional=optional,
+        repeated=repeated,
+        keyed=keyed,
+        default=f.default if f.default_factory is MISSING else f.default_factory(),
+        help=f.metadata["help"],
+        separator=f.metadata["separator"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Base class of configurations; subclasses declare their fields with :func:`setting`."""
+
+    def __post_init__(self) -> None:
+        """Convert every value to its declared type, so that ``lr=1`` equals ``lr=1.0``."""
+        for option in list_options(type(self)):
+            object.__setattr__(self, option.name, option.convert(getattr(self, option.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary of plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON for the engine."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    def with_values(self, values: Mapping[str, object], *, source: str | None = None) -> Self:
+        """Return a copy with ``values`` replaced.
+
+        Parameters
+        ----------
+        values
+            New values by field name.
+        source
+            File the values come from, used in error messages.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown (the message suggests the closest one) or a value has the wrong type.
+        """
+        known = {option.name: option for option in list_options(type(self))}
+        where = f"{source}: " if source else ""
+        for key in values:
+            if key not in known:
+                message = f"{where}unknown key `{key}`{suggest_key(str(key), known)}"
+                raise ConfigError(message)
+        try:
+            return type(self)(**{**asdict(self), **values})
+        except ConfigError as error:
+            message = f"{where}{error}"
+            raise ConfigError(message) from None
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
+
+        Missing keys keep their default values.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be read, a key is unknown or a value has the wrong type.
+        """
+        return cls().with_values(read_pairs(Path(path)), source=str(path))
+
+
+def read_pairs(path: Path) -> dict[str, object]:
+    """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or has other content.
+    """
+    values = _read(path)
+    if not isinstance(values, dict):
+        message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
+        raise ConfigError(message)
+    return cast("dict[str, object]", values)
+
+
+def suggest_key(key: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the closest known key, or all known keys."""
+    from difflib import get_close_matches
+
+    known = list(known)
+    match = get_close_matches(key.replace("-", "_"), known, n=1)
+    if match:
+        return f"; did you mean `{match[0]}`?"
+    return f"; the known keys are {', '.join(known)}"
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"cannot read the configuration {path}: {error.strerror}"
+        raise ConfigError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"{path}: not UTF-8 text (byte {error.start})"
+        raise ConfigError(message) from error
+    try:
+        return _parse(text, path.suffix.lower())
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        message = f"{path}: {reason}"
+        raise ConfigError(message) from error
+
+
+def _parse(text: str, suffix: str) -> object:
+    """Parse according to the file suffix; errors of all parsers become ``ValueError``."""
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix == ".toml":
+        import tomllib
+
+        return tomllib.loads(text)
+    if suffix in {".yaml", ".yml"}:
+        import yaml
+
+        try:
+            # An empty file is a file that changes nothing.
+            return yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(error) from error
+    message = f"a configuration is a .yaml, .json or .toml file, not {suffix or 'a name without ending'}"
+    raise ValueError(message)

@@ -1,0 +1,1 @@
+"""The compiled engine and its link to MLX."""

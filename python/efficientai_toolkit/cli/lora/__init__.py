@@ -1,0 +1,1 @@
+"""Commands of ``lora-finetuning-mlx``, one file each."""

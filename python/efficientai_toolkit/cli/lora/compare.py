@@ -1,0 +1,75 @@
+"""``lora-finetuning-mlx:compare``: compare fine-tuning methods."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+
+from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared.progress import show
+from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
+from efficientai_toolkit.study.table import format_table
+
+_LINES = 4
+"""Number of progress lines per method."""
+
+
+_COLUMNS: dict[str, Callable[[Measurement], str]] = {
+    "method": lambda row: row.method,
+    "loss": lambda row: f"{row.loss_before:.3f} → {row.loss_after:.3f}",
+    # Preferences have none.
+    "perplexity": lambda row: (
+        "–" if row.perplexity_after is None else f"{row.perplexity_before:,.1f} → {row.perplexity_after:,.1f}"
+    ),
+    "time": lambda row: f"{row.seconds:,.1f} s",
+    "tok/s": lambda row: f"{row.tokens_per_second:,.0f}",
+    "memory": lambda row: f"{row.peak_memory_gb:.2f} GB",
+    "on disk": lambda row: f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
+    "trained": lambda row: f"{row.trainable_parameters:,}",
+}
+"""Columns of the table of successful methods."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of the comparison and of the run."""
+    add_config(parser, ComparisonConfig, title="comparison", with_file=False)
+    add_config(parser, TrainingConfig, title="the run, the same for every method")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print the table and the recommendation; return 2 if every method failed."""
+    config = build_config(args, ComparisonConfig, with_file=False)
+    comparison = compare(build_training_config(args, TrainingConfig), config, on_event=_progress(args, out))
+    out.note()
+    out.line(format_table([row for row in comparison.rows if row.error is None], _COLUMNS))
+    for row in comparison.rows:
+        if row.error is not None:
+            out.line(f"{row.method} failed: {row.error}")
+    choice = comparison.recommendation
+    out.line(f"\nrecommended: {choice.method or 'none'}\n  {choice.reason}")
+    out.line(f"saved in {comparison.output}")
+    out.result(asdict(comparison))
+    return 0 if any(row.error is None for row in comparison.rows) else 2
+
+
+def _progress(args: Namespace, out: Output) -> Callable[[str, Event], None]:
+    return lambda method, event: show(
+        args,
+        out,
+        event=lambda: {"method": method, **json.loads(event_to_json(event))},
+        line=lambda: _line(method, event),
+    )
+
+
+def _line(method: str, event: Event) -> str | None:
+    match event:
+        case Started():
+            return f"{method}: {event.trainable_parameters:,} parameters, {event.steps:,} steps"
+        case Step() if event.step % max(event.steps // _LINES, 1) == 0:
+            return f"{method}: {event.step}/{event.steps}  loss {event.loss:.3f}"
+        case _:
+            return None

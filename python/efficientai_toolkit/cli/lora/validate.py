@@ -1,0 +1,100 @@
+"""``lora-finetuning-mlx:validate``: check whether training could start."""
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efficientai_toolkit._engine import link
+from efficientai_toolkit.callbacks.training import describe_memory
+from efficientai_toolkit.cli.options import add_config
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.validate import Checks, report
+from efficientai_toolkit.device import hardware
+from efficientai_toolkit.exceptions import TrainingError
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+from efficientai_toolkit.models.loading import load
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of :class:`TrainingConfig`."""
+    add_config(parser, TrainingConfig, title="the run to check")
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Print the checks and data statistics; return 2 if a check fails."""
+    checks = inspect(build_training_config(args, TrainingConfig), show_progress=not out.quiet)
+    return report(checks, out, purpose="train")
+
+
+def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
+    """Run all checks; skip those that depend on a failed one."""
+    checks = Checks()
+    engine = checks.check("environment", _environment, str)
+    filled = checks.check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
+    if engine is None or filled is None:
+        checks.skip("hardware", "model", "data", "memory", "output", reason="an earlier check failed")
+        return checks
+    checks.check(
+        "hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory"
+    )
+    loaded = checks.check(
+        "model",
+        lambda: load(filled.model_path, dtype=filled.dtype, bits=filled.bits, show_progress=show_progress),
+        lambda pair: _describe_model(*pair),
+    )
+    if loaded is None:
+        checks.skip("data", reason="needs the model's tokenizer")
+        checks.skip("memory", reason="needs the model")
+    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summarize) is None:
+        checks.skip("memory", reason="needs the data")
+    else:
+        trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
+        checks.check("memory", trainer.estimate_memory, describe_memory)
+    checks.check("output", lambda: _output(filled), str)
+    return checks
+
+
+def _environment() -> str:
+    link.check_backends(link.list_backends())
+    # Whether it can be loaded, and fits.
+    import_module("efficientai_toolkit._engine.core")
+    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, and the engine fits to it"
+
+
+def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
+    template = "with" if tokenizer.has_chat_template else "without"
+    return (
+        f"{model.path}: {model.model_type}, {model.num_parameters:,} parameters, {model.dtype}, "
+        f"vocabulary {tokenizer.vocab_size:,}, {template} chat template"
+    )
+
+
+def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    """Return the engine's statistics of the data."""
+    from efficientai_toolkit._engine.core import core
+
+    statistics: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
+    return statistics
+
+
+def _output(config: TrainingConfig) -> str:
+    """Check that the output folder can be created."""
+    output = Path(str(config.output)).absolute()
+    parent = next(path for path in (output, *output.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        message = f"cannot write to {output}: {parent} is not a writable folder"
+        raise TrainingError(message)
+    taken = any((output / name).exists() for name in ("training.json", "checkpoints"))
+    if taken and not (config.overwrite or config.resume):
+        message = f"{output} holds a run; choose another --output, or give --resume or --overwrite"
+        raise TrainingError(message)
+    return str(config.output)

@@ -1,0 +1,1 @@
+"""Parts shared by the commands of several namespaces."""

@@ -1,0 +1,89 @@
+"""Text reports of data statistics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from efficientai_toolkit.cli.output import format_pairs, get_width
+
+_BAR = 40
+"""Maximum length of a bar in characters."""
+
+
+def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """Summarize rows and tokens of each split in one line."""
+    parts: list[str] = []
+    for split, numbers in report.items():
+        if not numbers["rows"]:
+            continue
+        part = f"{split} {_rows(numbers)} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
+        if numbers["truncated"]:
+            part += f", {numbers['truncated']:,} cut"
+        if numbers["dropped"]:
+            part += f", {numbers['dropped']:,} left with nothing to learn"
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def format_details(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format a table and a histogram of lengths for each split."""
+    return "\n\n".join(_split(name, numbers) for name, numbers in report.items() if numbers["rows"])
+
+
+def _split(name: str, numbers: Mapping[str, Any]) -> str:
+    lengths = numbers["lengths"]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
+    learned = numbers["trained_tokens"] / max(numbers["kept_tokens"], 1)
+    rows = [
+        (
+            "rows",
+            f"{_rows(numbers)} ({kinds}), {numbers['duplicates']:,} repeat an earlier one, "
+            f"{numbers['near_duplicates']:,} almost",
+        ),
+        (
+            "tokens per row",
+            f"shortest {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
+            f"95 % within {lengths['p95']:,}, longest {lengths['max']:,}",
+        ),
+        ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
+        ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
+        ("vocabulary used", f"{numbers['vocabulary']:,} tokens, {numbers['entropy']:.2f} bits per token"),
+        ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
+        _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
+    ]
+    table = format_pairs([(f"  {key}", text) for key, text in rows])
+    return f"{name}\n{table}\n{_histogram(numbers['histogram'])}"
+
+
+def _rows(numbers: Mapping[str, Any]) -> str:
+    drawn = f" of {every:,}" if (every := numbers.get("sampled_from")) else ""
+    return f"{numbers['rows']:,}{drawn}"
+
+
+def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:
+    filled = f"{numbers['packed_rows']:,} rows, {numbers['packing_efficiency']:.1%} filled"
+    return ("with packing", filled)
+
+
+def _answers(pairs: Mapping[str, Any]) -> tuple[str, str]:
+    chosen, rejected = pairs["chosen"], pairs["rejected"]
+    return (
+        "tokens per answer",
+        f"chosen {chosen['min']:,} to {chosen['max']:,}, mean {chosen['mean']:,.1f}; rejected "
+        f"{rejected['min']:,} to {rejected['max']:,}, mean {rejected['mean']:,.1f}; chosen is longer in "
+        f"{pairs['chosen_longer']:.1%}",
+    )
+
+
+def _histogram(bars: list[dict[str, int]]) -> str:
+    labels = [
+        f"{bar['from']:,}" if bar["from"] == bar["to"] else f"{bar['from']:,}-{bar['to']:,}" for bar in bars
+    ]
+    margin = max(len(label) for label in labels)
+    most = max(bar["rows"] for bar in bars)
+    room = min(_BAR, max(get_width() - margin - 16, 8))
+    lines = ["  rows by tokens"]
+    for label, bar in zip(labels, bars, strict=True):
+        # A bar that is not empty is seen.
+        drawn = "█" * max(round(bar["rows"] / most * room), bool(bar["rows"]))
+        lines.append(f"    {label:>{margin}}  {drawn}{' ' if drawn else ''}{bar['rows']:,}")
+    return "\n".join(lines)

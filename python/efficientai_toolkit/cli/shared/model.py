@@ -1,0 +1,37 @@
+"""Options that select a model."""
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.models.loading import load
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """Add the options for model, adapters, data type and quantization."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model-path",
+        metavar="TEXT",
+        help="folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)",
+    )
+    group.add_argument("--adapter-path", metavar="TEXT", help="folder or hub id of LoRA adapters")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)",
+    )
+    group.add_argument(
+        "--bits",
+        type=int,
+        choices=(2, 3, 4, 5, 6, 8),
+        help="quantize the model to this many bits per weight (default: as it is on disk)",
+    )
+
+
+def load_model(args: Namespace, out: Output) -> "tuple[Model, Tokenizer]":
+    """Load the model the options select."""
+    return load(args.model_path, args.adapter_path, args.dtype, bits=args.bits, show_progress=not out.quiet)

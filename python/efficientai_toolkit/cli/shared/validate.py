@@ -1,0 +1,61 @@
+"""``NAMESPACE:validate``: run checks and print them as a table."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar, cast
+
+from efficientai_toolkit.cli.output import Output, format_pairs
+from efficientai_toolkit.cli.shared import data_report
+from efficientai_toolkit.exceptions import ToolkitError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """Result of a check."""
+
+    name: str
+    status: Literal["ok", "FAIL", "skipped"]
+    detail: str
+    numbers: dict[str, dict[str, Any]] | None = None
+    """Data statistics of each split, if the check read data."""
+
+
+class Checks:
+    """A sequence of checks."""
+
+    def __init__(self) -> None:
+        self.done: list[Check] = []
+
+    def check(self, name: str, work: Callable[[], T], describe: Callable[[T], str]) -> T | None:
+        """Run a check; return ``None`` if it fails."""
+        try:
+            value = work()
+        except (ToolkitError, OSError) as error:
+            self.done.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
+            return None
+        self.done.append(Check(name=name, status="ok", detail=describe(value), numbers=_numbers(value)))
+        return value
+
+    def skip(self, *names: str, reason: str) -> None:
+        """Record skipped checks."""
+        self.done += [Check(name=name, status="skipped", detail=reason) for name in names]
+
+
+def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
+    return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
+
+
+def report(checks: Checks, out: Output, *, purpose: str) -> int:
+    """Print the checks and data statistics; return 2 if a check failed.
+
+    ``purpose`` completes the sentence "ready to …".
+    """
+    passed = all(check.status == "ok" for check in checks.done)
+    out.line(format_pairs([(f"{check.status:<8}{check.name}", check.detail) for check in checks.done]))
+    for data in filter(None, (check.numbers for check in checks.done)):
+        out.line(f"\n{data_report.format_details(data)}")
+    out.line(f"\nready to {purpose}" if passed else f"\nnot ready to {purpose}")
+    out.result({"ok": passed, "checks": [asdict(check) for check in checks.done]})
+    return 0 if passed else 2

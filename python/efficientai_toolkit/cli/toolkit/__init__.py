@@ -1,0 +1,1 @@
+"""Toolkit-wide commands, one file each."""

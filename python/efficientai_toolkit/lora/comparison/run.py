@@ -1,0 +1,146 @@
+"""Comparison of fine-tuning methods."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit.callbacks.events import Event, parse_event
+from efficientai_toolkit.exceptions import DatasetError
+from efficientai_toolkit.lora.comparison.config import ComparisonConfig
+from efficientai_toolkit.lora.comparison.measurement import Measurement
+from efficientai_toolkit.lora.comparison.recommendation import recommend
+from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.study.folder import (
+    RESULT,
+    RUNS,
+    check_unused,
+    load_result,
+    new_run,
+    save_result,
+    write_record,
+)
+from efficientai_toolkit.study.job import run_job
+from efficientai_toolkit.study.plots import draw_bars
+from efficientai_toolkit.study.recommend import Recommendation
+from efficientai_toolkit.study.table import write_csv
+
+REPORT = "comparison.json"
+
+_JOB = "efficientai_toolkit.lora.comparison.measurement:train"
+
+_PANELS = {
+    "loss_after": "validation loss, nats",
+    "seconds": "training time, s",
+    "peak_memory_gb": "peak memory, GB",
+}
+"""Plotted quantities and their labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Result of :func:`compare`."""
+
+    output: Path
+    """Folder with ``comparison.json``, ``.csv`` and ``.png``, and a folder per method."""
+    rows: list[Measurement]
+    """Measurements in the order of ``methods``."""
+    recommendation: Recommendation
+
+
+def compare(
+    training: TrainingConfig | None = None,
+    config: ComparisonConfig | None = None,
+    *,
+    on_event: Callable[[str, Event], object] | None = None,
+    on_result: Callable[[Measurement], object] | None = None,
+    **overrides: Any,
+) -> Comparison:
+    """Fine-tune a model with several methods and recommend one.
+
+    Each method trains in its own process, on the same rows in the same order, for the same number of steps.
+
+    Parameters
+    ----------
+    training
+        Configuration of the run. ``output`` is the folder of the comparison; ``resume`` keeps finished
+        methods, ``overwrite`` replaces them.
+    config
+        Configuration of the comparison.
+    on_event
+        Called with the method and each event of its run.
+    on_result
+        Called with the measurements of each finished method.
+    **overrides
+        Fields of :class:`ComparisonConfig` that override ``config``.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ConfigError
+        If a setting is invalid; the message names the key.
+    DatasetError
+        If there are no data or no validation rows.
+    TrainingError
+        If the folder contains another comparison.
+    """
+    config = (config or ComparisonConfig()).with_values(overrides)
+    config.check()
+    if config.plots:
+        require("matplotlib", extra="plots", purpose="`plots` (switch it off, or install it)")
+    training = training or TrainingConfig()
+    if training.output is None and not training.resume:
+        training = replace(training, output=str(new_run(Path(RUNS), "comparison")))
+    base = training.with_defaults_filled()
+    output = Path(str(base.output))
+    check_unused(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
+    runs = config.runs(base)
+    settings = {"comparison": config.to_dict(), "training": base.to_dict()}
+    write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
+    rows: list[Measurement] = []
+    for method, changed in runs.items():
+        run = replace(changed, output=str(output / method), resume=False, overwrite=True)
+        rows.append(_measure(method, run, on_event, resume=base.resume))
+        if on_result is not None:
+            on_result(rows[-1])
+    comparison = Comparison(output=output, rows=rows, recommendation=recommend(rows, config))
+    write_csv(output / "comparison.csv", Measurement, rows)
+    write_json(output / REPORT, asdict(comparison))
+    done = [row for row in rows if row.error is None]
+    if config.plots and done:
+        panels = {label: [getattr(row, name) for row in done] for name, label in _PANELS.items()}
+        draw_bars(output / "comparison.png", [row.method for row in done], panels)
+    return comparison
+
+
+def _measure(
+    method: str, run: TrainingConfig, on_event: Callable[[str, Event], object] | None, *, resume: bool
+) -> Measurement:
+    """Train in a separate process, or return the result of an earlier comparison."""
+    folder = Path(str(run.output))
+    request = {"method": method, "config": run.to_dict()}
+    if resume and (kept := load_result(folder, request)) is not None:
+        return Measurement(**kept)
+    (folder / RESULT).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def tell(values: dict[str, Any]) -> None:
+        if on_event is not None:
+            on_event(method, parse_event(json.dumps(values)))
+
+    job = run_job(_JOB, request, on_event=tell)
+    if job.error is not None or job.peak_memory is None:
+        outcome = Measurement(method=method, error=job.error)
+    else:
+        outcome = replace(Measurement(**job.value), process_memory_gb=job.peak_memory / 1e9)
+    if outcome.error is None and outcome.loss_after is None:
+        message = f"{run.data}: there are no validation rows to compare methods on; give at least two rows"
+        raise DatasetError(message)
+    save_result(folder, request, asdict(outcome))
+    return outcome

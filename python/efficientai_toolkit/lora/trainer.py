@@ -1,0 +1,96 @@
+"""Training of adapters and full models."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit.callbacks.base import Callback, as_callback
+from efficientai_toolkit.callbacks.events import Event, parse_event
+from efficientai_toolkit.callbacks.training import Estimated
+from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.lora.result import TrainingResult
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core import Model, Tokenizer
+
+
+class MLXTrainer:
+    """Trainer for adapters and full models.
+
+    Parameters
+    ----------
+    config
+        Configuration of the run; by default the bundled model is trained on the bundled data.
+    callback
+        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()``, or a function. By default events are ignored.
+    model, tokenizer
+        Loaded model and tokenizer, to be used instead of ``config.model_path``. The model is trained in
+        place and keeps its adapters.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig | None = None,
+        *,
+        callback: Callback | Callable[[Event], object] | None = None,
+        model: "Model | None" = None,
+        tokenizer: "Tokenizer | None" = None,
+    ) -> None:
+        if (model is None) != (tokenizer is None):
+            message = "give both `model` and `tokenizer`, or neither"
+            raise ConfigError(message)
+        self.config = (config or TrainingConfig()).with_defaults_filled()
+        self.callback = as_callback(callback)
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def train(self) -> TrainingResult:
+        """Train the model. Ctrl-C saves a checkpoint and raises ``KeyboardInterrupt``.
+
+        Returns
+        -------
+        TrainingResult
+
+        Raises
+        ------
+        ConfigError, DatasetError, ModelLoadingError
+            If the run cannot start; the message names the file, line or key at fault.
+        TrainingError
+            If the loss is not finite or the output cannot be written.
+        """
+        from efficientai_toolkit._engine.core import core
+
+        model, tokenizer = self._load()
+        try:
+            report = core.train_lora(model, tokenizer, self.config.to_json(), self._observe)
+        finally:
+            self.callback.close()
+        return TrainingResult.from_report(report)
+
+    def estimate_memory(self) -> Estimated:
+        """Estimate the memory use of :meth:`train` from a trial with two short rows.
+
+        Raises
+        ------
+        ConfigError
+            If a single row does not fit into ``memory_budget_gb``; otherwise as in :meth:`train`.
+        DatasetError, ModelLoadingError
+            As in :meth:`train`.
+        """
+        from efficientai_toolkit._engine.core import core
+
+        return Estimated(**json.loads(core.estimate_memory(*self._load(), self.config.to_json())))
+
+    def _load(self) -> "tuple[Model, Tokenizer]":
+        if self.model is None or self.tokenizer is None:
+            from efficientai_toolkit.models.loading import load
+
+            self.model, self.tokenizer = load(
+                self.config.model_path, dtype=self.config.dtype, bits=self.config.bits
+            )
+        return self.model, self.tokenizer
+
+    def _observe(self, text: str) -> None:
+        self.callback.on(parse_event(text))

@@ -1,0 +1,1 @@
+"""Loading of language models and text generation."""

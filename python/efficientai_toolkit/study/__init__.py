@@ -1,0 +1,1 @@
+"""Studies that consist of many runs, independent of what is run."""

@@ -1,0 +1,156 @@
+"""Output folders of studies.
+
+``run.json`` records configuration, environment, hardware and a fingerprint of the data, so that results can
+be compared and reproduced.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from efficientai_toolkit._base.config import Config, list_options
+from efficientai_toolkit._base.files import write_json, write_text
+from efficientai_toolkit.device import hardware
+from efficientai_toolkit.exceptions import TrainingError
+
+RUNS = "runs"
+"""Default parent folder of runs, relative to the current folder."""
+
+RECORD = "run.json"
+"""Record of a study's configuration and environment."""
+
+RESULT = "result.json"
+"""Result of a part of a study, with its request."""
+
+FOLDER_SETTINGS = frozenset({"output", "resume", "overwrite"})
+"""Settings that concern the output folder and do not affect results."""
+
+_SAMPLE = 64 << 20
+"""Bytes hashed per file, limited so that large data sets do not delay a run."""
+
+
+def new_run(runs: Path, kind: str) -> Path:
+    """Return the next unused folder in the sequence ``kind-0001``, ``kind-0002``."""
+    names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
+    taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
+    return runs / f"{kind}-{max(taken, default=0) + 1:04}"
+
+
+def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, overwrite: bool) -> None:
+    """Check that an output folder does not contain another study.
+
+    Parameters
+    ----------
+    output
+        Output folder.
+    marker
+        File that indicates an existing study.
+    what
+        Kind of study with its article, such as ``a comparison``.
+    resume
+        Whether to resume an existing study; ``None`` if this kind cannot be resumed.
+    overwrite
+        Whether to replace an existing study.
+
+    Raises
+    ------
+    TrainingError
+        If ``marker`` exists and neither ``resume`` nor ``overwrite`` is set.
+    """
+    if (output / marker).exists() and not (resume or overwrite):
+        choices = "overwrite" if resume is None else "resume or overwrite"
+        message = f"{output} holds {what}; choose another output, or give {choices}"
+        raise TrainingError(message)
+
+
+def write_record(
+    output: Path, *, kind: str, configuration: Mapping[str, Any], data: Iterable[Path] = ()
+) -> None:
+    """Create an output folder and write ``run.json``.
+
+    Parameters
+    ----------
+    output
+        Output folder.
+    kind
+        Kind of study.
+    configuration
+        All settings as JSON-compatible values.
+    data
+        Files and folders of the data.
+    """
+    import platform
+    from importlib.metadata import version
+
+    output.mkdir(parents=True, exist_ok=True)
+    record = {
+        "kind": kind,
+        "configuration": dict(configuration),
+        "environment": {
+            "efficientai-toolkit": version("efficientai-toolkit"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "mlx": version("mlx"),
+            "numpy": version("numpy"),
+        },
+        "hardware": asdict(hardware()),
+        "data": fingerprint_data(data),
+    }
+    write_json(output / RECORD, record)
+
+
+def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:
+    """Compute number of files, bytes and a hash of file names, sizes and leading bytes.
+
+    Parameters
+    ----------
+    data
+        Files and folders, in order; folders are not searched recursively.
+    """
+    import hashlib
+
+    files = [
+        file
+        for path in data
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    digest = hashlib.sha256()
+    total = 0
+    for file in files:
+        size = file.stat().st_size
+        total += size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_SAMPLE))
+    return {"files": len(files), "bytes": total, "sha256": digest.hexdigest()}
+
+
+def load_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the result saved for the same ``request``, or ``None``."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored["measurement"] if stored["request"] == request else None
+
+
+def save_result(folder: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Save the result of ``request``, to be reused when the study is resumed."""
+    write_text(folder / RESULT, json.dumps({"request": request, "measurement": result}))
+
+
+def write_settings(path: Path, config: Config) -> dict[str, Any]:
+    """Write and return the settings that differ from the defaults, as a YAML file for ``--config``."""
+    import yaml
+
+    settings = {
+        option.name: value
+        for option in list_options(type(config))
+        if option.name not in FOLDER_SETTINGS and (value := getattr(config, option.name)) != option.default
+    }
+    write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return settings

@@ -1,0 +1,127 @@
+"""Jobs: functions that run in a separate process.
+
+A job is a function named by a string, ``"package.module:function"``. It receives a request, a JSON object,
+and a function that emits events, also JSON objects, and returns a JSON value. :func:`run_job` can be
+submitted to any :class:`concurrent.futures.Executor`, including Dask's.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from efficientai_toolkit.exceptions import ToolkitError
+
+Emit = Callable[[Mapping[str, Any]], None]
+"""Function that emits an event."""
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobResult:
+    """Result of a job."""
+
+    value: Any = None
+    """Return value of the function."""
+    error: str | None = None
+    """Message of the exception raised, or how the process ended; ``None`` on success."""
+    peak_memory: int | None = None
+    """Peak resident memory of the process in bytes; ``None`` if the process was killed."""
+
+
+def run_job(
+    function: str,
+    request: Mapping[str, Any],
+    *,
+    on_event: Callable[[dict[str, Any]], object] | None = None,
+) -> JobResult:
+    """Run a function in a separate process and wait for its result.
+
+    Parameters
+    ----------
+    function
+        ``"package.module:function"``, called with ``request`` and ``emit``.
+    request
+        A JSON object.
+    on_event
+        Called with each event. An exception terminates the process and propagates.
+
+    Returns
+    -------
+    JobResult
+        Failures of the function or its process are reported in ``error`` and not raised.
+    """
+    command = [sys.executable, "-m", __spec__.name, function]
+    result: JobResult | None = None
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        try:
+            if process.stdin is not None:
+                # A process that has ended already says so below.
+                with suppress(BrokenPipeError), process.stdin:
+                    json.dump(request, process.stdin)
+            for line in process.stdout or ():
+                kind, value = json.loads(line)
+                if kind == "result":
+                    result = JobResult(**value)
+                elif on_event is not None:
+                    on_event(value)
+        except BaseException:
+            process.terminate()
+            raise
+    return result or JobResult(error=_describe_end(process.returncode))
+
+
+def _describe_end(code: int) -> str:
+    if code < 0:
+        return f"its process was killed by signal {-code}, perhaps for lack of memory"
+    return f"its process ended with code {code}"
+
+
+def _main(function: str) -> int:
+    """Run a job in this process; the exit code is 0 also after a ``ToolkitError``."""
+    # What the function prints must not come between the lines of the channel.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as channel:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+        def send(kind: str, value: Mapping[str, Any]) -> None:
+            channel.write(json.dumps([kind, value]) + "\n")
+            channel.flush()
+
+        module, _, name = function.partition(":")
+        try:
+            request = json.load(sys.stdin)
+            called: Callable[[dict[str, Any], Emit], Any] = getattr(import_module(module), name)
+            value = called(request, partial(send, "event"))
+        except ToolkitError as error:
+            send("result", {"error": " ".join(str(error).split()), "peak_memory": _peak_memory()})
+        except KeyboardInterrupt:
+            # The parent was interrupted too, and says so.
+            return _INTERRUPTED
+        else:
+            send("result", {"value": value, "peak_memory": _peak_memory()})
+    return 0
+
+
+def _peak_memory() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    if sys.platform == "linux":
+        # What getrusage tells begins with the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

@@ -1,0 +1,37 @@
+"""Functions that run in processes of their own."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from efficientai_toolkit.exceptions import ConfigError
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def double(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Prints between its events."""
+    for number in range(request["number"]):
+        sys.stdout.write("not an event\n")
+        emit({"done": number + 1})
+    return {"twice": 2 * request["number"], "pid": os.getpid()}
+
+
+def hold(request: dict[str, Any], emit: Emit) -> int:
+    """Needs memory."""
+    return len(bytearray(request["bytes"]))
+
+
+def refuse(request: dict[str, Any], emit: Emit) -> None:
+    message = "no\n  way"
+    raise ConfigError(message)
+
+
+def crash(request: dict[str, Any], emit: Emit) -> None:
+    raise ZeroDivisionError
+
+
+def die(request: dict[str, Any], emit: Emit) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

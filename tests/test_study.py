@@ -1,0 +1,251 @@
+"""Studies know no room: a folder, a job, a search over any configuration, a recommendation."""
+
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit.exceptions import ConfigError, TrainingError
+from efficientai_toolkit.study import folder
+from efficientai_toolkit.study.job import run_job
+from efficientai_toolkit.study.recommend import Alternative, recommend
+from efficientai_toolkit.study.search import Search, Trial
+from efficientai_toolkit.study.settings import SearchConfig
+from efficientai_toolkit.study.space import SearchSpace
+from efficientai_toolkit.study.table import format_table, write_csv
+from support.fake_engine import HARDWARE, FakeEngine
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def jobs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+def test_a_job_has_its_own_process_and_tells_events() -> None:
+    events: list[dict[str, Any]] = []
+    result = run_job("support.jobs:double", {"number": 2}, on_event=events.append)
+    assert result.error is None
+    assert result.value["twice"] == 4
+    assert result.value["pid"] != os.getpid()
+    assert events == [{"done": 1}, {"done": 2}]
+
+
+def test_the_peak_of_memory_is_the_jobs_own() -> None:
+    small, large = (run_job("support.jobs:hold", {"bytes": n * MEGABYTE}).peak_memory for n in (1, 101))
+    assert small is not None
+    assert large is not None
+    assert 80 * MEGABYTE < large - small < 120 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("refuse", "no way"),
+        ("crash", "its process ended with code 1"),
+        ("die", "its process was killed by signal 9, perhaps for lack of memory"),
+        ("missing", "its process ended with code 1"),
+    ],
+)
+def test_a_job_that_fails_says_why(function: str, reason: str) -> None:
+    result = run_job(f"support.jobs:{function}", {})
+    assert (result.value, result.error) == (None, reason)
+
+
+def test_what_an_observer_raises_ends_the_job() -> None:
+    def stop(event: dict[str, Any]) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run_job("support.jobs:double", {"number": 1000}, on_event=stop)
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [ThreadPoolExecutor, lambda n: ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"))],
+    ids=["threads", "processes"],
+)
+def test_any_executor_takes_jobs(executor: Callable[[int], Executor]) -> None:
+    with executor(2) as pool:
+        futures = [pool.submit(run_job, "support.jobs:double", {"number": n}) for n in (1, 2)]
+        assert [future.result().value["twice"] for future in futures] == [2, 4]
+
+
+def test_a_new_run_has_the_next_number(tmp_path: Path) -> None:
+    assert folder.new_run(tmp_path / "runs", "search") == tmp_path / "runs" / "search-0001"
+    for name in ("search-0002", "search-0009", "lora-0011", "search-x"):
+        (tmp_path / name).mkdir()
+    assert folder.new_run(tmp_path, "search") == tmp_path / "search-0010"
+
+
+def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
+    folder.check_unused(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
+    (tmp_path / "done.json").touch()
+    for resume, overwrite in ((True, False), (False, True)):
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=resume, overwrite=overwrite)
+    with pytest.raises(
+        TrainingError, match=r"holds a sweep; choose another output, or give resume or overwrite$"
+    ):
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
+    with pytest.raises(TrainingError, match=r"or give overwrite$"):
+        folder.check_unused(tmp_path, "done.json", what="a sweep", resume=None, overwrite=False)
+
+
+def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
+    assert folder.load_result(tmp_path, {"lr": 1}) is None
+    folder.save_result(tmp_path, {"lr": 1}, {"loss": 2.5})
+    assert folder.load_result(tmp_path, {"lr": 1}) == {"loss": 2.5}
+    assert folder.load_result(tmp_path, {"lr": 2}) is None
+
+
+def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("{}\n")
+    output = tmp_path / "runs" / "sweep-0001"
+    folder.write_record(output, kind="sweep", configuration={"lr": 0.1, "path": data}, data=[data])
+    # Written at once: nothing half-done is left beside it.
+    assert [file.name for file in output.iterdir()] == ["run.json"]
+    record = json.loads((output / "run.json").read_text())
+    assert list(record) == ["kind", "configuration", "environment", "hardware", "data"]
+    assert record["kind"] == "sweep"
+    assert record["configuration"] == {"lr": 0.1, "path": str(data)}
+    assert {"efficientai-toolkit", "python", "platform", "mlx"} <= set(record["environment"])
+    assert record["hardware"] == HARDWARE
+    assert record["data"] == folder.fingerprint_data([data])
+    assert (record["data"]["files"], record["data"]["bytes"]) == (1, 3)
+
+
+def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:
+    for name, text in {"a": "one", "b": "one", "c": "two"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(text)
+    a, b, c = (folder.fingerprint_data([tmp_path / name]) for name in "abc")
+    assert a == b
+    assert a["bytes"] == c["bytes"]
+    assert a["sha256"] != c["sha256"]
+    assert folder.fingerprint_data([tmp_path / "a" / "train.jsonl"]) == a
+    assert folder.fingerprint_data([]) == {**folder.fingerprint_data([tmp_path]), "files": 0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Oven(Config):
+    """Something else that has settings."""
+
+    degrees: float = setting(100.0, "how hot")
+    minutes: int = setting(10, "how long")
+    output: str | None = setting(None, "where to")
+    resume: bool = setting(False, "go on")
+    overwrite: bool = setting(False, "replace")
+    seed: int = setting(0, "of chance")
+
+
+class OvenSpace(SearchSpace[Oven]):
+    config = Oven
+    compared = frozenset({"minutes"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OvenSearch(SearchConfig):
+    known_objectives: ClassVar[tuple[str, ...]] = ("burnt",)
+    objectives: list[str] = setting(["burnt"], "what to make small", separator=",")
+
+
+class Baker:
+    def __init__(self) -> None:
+        self.baked: list[Oven] = []
+
+    def check(self, config: Oven) -> None:
+        """Every oven is fine."""
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def train(self, config: Oven, output: Path, on_loss: Callable[[int, float], object]) -> float:
+        output.mkdir(parents=True)
+        self.baked.append(config)
+        burnt = abs(math.log(config.degrees / 180))
+        on_loss(1, burnt)
+        return burnt
+
+
+def bake(config: Oven, baker: Baker, **settings: Any) -> tuple[Any, list[Trial]]:
+    told: list[Trial] = []
+    search = Search(
+        "oven",
+        given=config,
+        base=config,
+        config=OvenSearch(**settings),
+        space=OvenSpace.from_mapping({"degrees": {"low": 50, "high": 500}}),
+        objectives={"burnt": lambda burnt: burnt},
+        labels={"burnt": "burnt, %"},
+        runner=baker,
+        on_trial=told.append,
+    )
+    return search.run(), told
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_any_configuration_can_be_searched(tmp_path: Path, fake_engine: FakeEngine, sampler: str) -> None:
+    config = Oven(output=str(tmp_path / "search"), minutes=20)
+    baker = Baker()
+    result, told = bake(config, baker, trials=10, sampler=sampler)
+    assert len(baker.baked) == len(told) == 10
+    assert all(oven.minutes == 20 for oven in baker.baked)
+    # The settings one has are tried first.
+    assert baker.baked[0].degrees == 100
+    assert result.best_values["burnt"] <= abs(math.log(100 / 180))
+    assert result.best_settings == {"degrees": baker.baked[result.best].degrees, "minutes": 20}
+    assert {"best.yaml", "history.png", "run.json", "study.db", "trials.json"} <= {
+        file.name for file in result.output.iterdir()
+    }
+    again, _ = bake(config.with_values({"resume": True}), baker, trials=12, sampler=sampler)
+    assert len(again.trials) == len(baker.baked) == 12
+
+
+def test_a_space_has_the_settings_of_its_configuration() -> None:
+    with pytest.raises(ConfigError, match="unknown key `lr`"):
+        OvenSpace.from_mapping({"lr": {"low": 1, "high": 2}})
+    with pytest.raises(ConfigError, match="`minutes` must be the same in every run"):
+        OvenSpace.from_mapping({"minutes": {"choices": [1, 2]}})
+    with pytest.raises(ConfigError, match="`output` belongs to the search as a whole"):
+        OvenSpace.from_mapping({"output": "x"})
+
+
+def test_the_cheapest_that_is_good_enough_is_recommended() -> None:
+    ways = [
+        Alternative(name="slow", loss=1.0, cost=9.0),
+        Alternative(name="quick", loss=1.04, cost=3.0),
+        Alternative(name="bad", loss=2.0, cost=1.0),
+    ]
+    choice = recommend(ways, tolerance=5, cost="time", show=lambda cost: f"{cost:.0f} h")
+    assert choice.method == "quick"
+    assert choice.reason == (
+        "its validation loss of 1.040 is within 5 % of the lowest (1.000, slow), and of the 2 that are "
+        "good enough it needs the least time: 3 h"
+    )
+    assert recommend([], tolerance=5, cost="time", show=str).method is None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bread:
+    name: str
+    weight: float | None
+
+
+def test_rows_become_tables(tmp_path: Path) -> None:
+    rows = [Bread(name="rye", weight=0.5), Bread(name="baguette", weight=None)]
+    text = format_table(rows, {"bread": lambda row: row.name, "kg": lambda row: f"{row.weight or 0:.2f}"})
+    assert text == "bread       kg\nrye       0.50\nbaguette  0.00"
+    write_csv(tmp_path / "bread.csv", Bread, rows)
+    assert (tmp_path / "bread.csv").read_text() == "name,weight\nrye,0.5\nbaguette,\n"
