@@ -9,7 +9,7 @@ use super::adapter::Adapter;
 use super::attach;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::Mode;
-use crate::nn::dora::MIN_ROW_NORM;
+use crate::nn::linear::dora::MIN_ROW_NORM;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
 

@@ -20,7 +20,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("kernels/quantized", &["format", "unpack_avx512"]),
     ("kernels/quantized", &["gemv", "prefill", "products"]),
     ("lora", &["config", "method", "prompt"]),
-    ("nn", &["dora", "linear", "low_rank"]),
     ("train", &["dropout", "gradients", "memory", "task"]),
     ("train/text", &["batches", "data"]),
 ];

@@ -19,11 +19,12 @@
 use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype, stop_gradient};
 
-use super::{Linear, Result};
+use super::Linear;
 use crate::kernels::eval;
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::{Accuracy, dequantize};
+use crate::nn::Result;
 
 /// Lower bound of row norms: a row of zeros has no direction and stays zero.
 pub const MIN_ROW_NORM: f32 = 1e-6;

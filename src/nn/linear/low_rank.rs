@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype, random};
 
+use super::Linear;
 use super::dora::RowNorms;
-use super::{Linear, Result};
 use crate::kernels::linear as kernel;
 use crate::kernels::matmul::{Transpose, matmul};
+use crate::nn::Result;
 
 /// Settings and state of a low-rank update.
 #[derive(Debug, Clone, Default)]

@@ -6,14 +6,19 @@ use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 
 use super::Result;
-use super::low_rank::{LowRank, Matrices};
 use super::quantized::{self, WeightMut};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
+pub mod dora;
+mod low_rank;
+
+pub use low_rank::LowRank;
+use low_rank::Matrices;
+
 /// Applies an affine transformation with an optional low-rank update
 /// ([LoRA](https://arxiv.org/abs/2106.09685)): `y = x·Wᵀ + b + s·(x·A)·B`; with a magnitude `m`, that of
-/// [`DoRA`](super::dora).
+/// [`DoRA`](dora).
 ///
 /// | parameter | shape |
 /// |---|---|
