@@ -1,13 +1,18 @@
+import os
 import sys
 import types
 from collections.abc import Iterator
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before the engine starts: tests that run side by side have a thread each.
+    os.environ.setdefault("EAT_NUM_THREADS", "1")
 
 import mlx.core as mx
 import pytest
 
 from support.fake_engine import FakeEngine
 
-pytest_plugins = ["support.figures"]
+pytest_plugins = ["support.alone", "support.figures"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from support.command import PROGRAM, run
 from support.engine import PLAIN, tensors, train
 from support.rows import random_ids, write_words
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = """
 import json, sys
 from efficientai_toolkit._engine.core import core

@@ -19,6 +19,8 @@ from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from support.engine import MODELS, Event, Run, train
 from support.rows import random_ids, write_words
 
+pytestmark = pytest.mark.alone
+
 SHORT: dict[str, Any] = {"iters": 4, "eval_batches": 2}
 
 

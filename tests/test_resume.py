@@ -111,6 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert np.array_equal(value, result[key]), key
 
 
+@pytest.mark.alone
 def test_ctrl_c_itself_saves_a_checkpoint(data: Path, tmp_path: Path) -> None:
     """Without any regular checkpoint there is still one to continue from."""
     settings = {**SETTINGS, "save_every": 0}
@@ -164,6 +165,7 @@ def test_nothing_but_whole_checkpoints_is_left_behind(data: Path, tmp_path: Path
     assert not (part.output / "training.json").exists()
 
 
+@pytest.mark.alone
 def test_ctrl_c_on_the_command_line(data: Path, tmp_path: Path) -> None:
     """Exit code 130, one line that says how to go on, and going on works."""
     settings = {

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 _TAIL = 6000
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="needs cargo")
 def test_cargo_test() -> None:
