@@ -94,7 +94,7 @@ def ours(name: str, base: TrainingConfig) -> dict[str, Any]:
 
 def peft(config: TrainingConfig, folder: Path, python: str) -> dict[str, Any]:
     """The run in PEFT, on the batches that the toolkit reads."""
-    _, tokenizer = core.load(str(MODEL), None, config.dtype)
+    _, tokenizer = core.models.load(str(MODEL), None, config.dtype)
     train, valid = (
         rows(Path(str(config.data)) / f"{split}.jsonl", tokenizer) for split in ("train", "valid")
     )
@@ -104,7 +104,7 @@ def peft(config: TrainingConfig, folder: Path, python: str) -> dict[str, Any]:
     batches: list[list[list[int]]] = []
     epoch = 0
     while len(batches) < (config.iters or 0):
-        order = core.epoch_batches([len(row) for row in train], config.batch_size, config.seed, epoch)
+        order = core.data.epoch_batches([len(row) for row in train], config.batch_size, config.seed, epoch)
         batches += [[train[number] for number in batch] for batch in order]
         epoch += 1
     job = folder / "job.json"

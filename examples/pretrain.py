@@ -168,7 +168,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, dict[str, str]]:
         write_rows(texts, args.work / "data" / f"{name}.jsonl")
     start = args.work / "start"
     config = model_config(tokenizer.get_vocab_size(), tokenizer.token_to_id(END), args)
-    _core.create_model(json.dumps(config), str(start), args.seed, "float32")
+    _core.models.create(json.dumps(config), str(start), args.seed, "float32")
     write_tokenizer(tokenizer, start, args.max_position)
     tokens = {name: sum(map(count, texts)) for name, texts in parts.items()}
     facts = {
@@ -210,7 +210,7 @@ def main() -> None:
     )
     result = MLXTrainer(config, callback=ProgressBar()).train()
     metrics = result.metrics
-    _core.convert(str(result.adapter_path), str(args.output), "float16")
+    _core.models.convert(str(result.adapter_path), str(args.output), "float16")
     losses = metrics["train_losses"]
     last_epoch = losses[-max(1, round(len(losses) / args.epochs)) :]
     train_loss, valid_loss = sum(last_epoch) / len(last_epoch), metrics["loss_after"]

@@ -5,8 +5,9 @@
 //!                                         └──────┘
 //! ```
 //! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
-//! the last `Evaluated`. Before `Started` come `Indexed`, where rows stay on disk, and `Referenced`, where the objective
-//! measures from the untouched model.
+//! the last `Evaluated`. `Progress` stands before `Started`, where rows stay on disk or a reference model is computed.
+//! Python's classes are held to the declarations here by `tests/test_callbacks.py`.
+//!
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
@@ -38,19 +39,12 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// Some of a file whose rows stay on disk was read for the first time.
-    Indexed {
-        /// The file.
-        path: PathBuf,
-        /// Bytes so far.
-        bytes: u64,
-        /// All of them.
-        total: u64,
-    },
-    /// The untouched model has read some of the pairs from whose log-probabilities training measures.
-    Referenced {
-        /// Pairs so far.
-        pairs: u64,
+    /// Part of a long stage is done, of whatever kind of work; told about ten times.
+    Progress {
+        /// What is being done, such as `reading train.jsonl`.
+        stage: String,
+        /// Units so far: bytes, pairs, layers.
+        done: u64,
         /// All of them.
         total: u64,
     },

@@ -44,16 +44,16 @@ def test_products_are_ours_and_equal_numpy() -> None:
     run("""
 eat.accelerate_mlx()
 eat.accelerate_mlx()
-before = core.sgemm_calls()
+before = core.device.sgemm_calls()
 assert all(worst(*shape) < 1e-3 for shape in SHAPES)
-assert core.sgemm_calls() >= before + 3 * len(SHAPES)
+assert core.device.sgemm_calls() >= before + 3 * len(SHAPES)
 """)
 
 
 def test_importing_the_package_leaves_mlx_alone() -> None:
     run("""
 assert all(worst(*shape) < 1e-3 for shape in SHAPES)
-assert core.sgemm_calls() == 0
+assert core.device.sgemm_calls() == 0
 """)
 
 
@@ -62,9 +62,9 @@ def test_it_is_never_too_late() -> None:
     run("""
 assert worst(8, 8, 8) < 1e-3
 eat.accelerate_mlx()
-before = core.sgemm_calls()
+before = core.device.sgemm_calls()
 assert worst(8, 8, 8) < 1e-3
-assert core.sgemm_calls() == before + 3
+assert core.device.sgemm_calls() == before + 3
 """)
 
 
@@ -74,7 +74,8 @@ def test_an_mlx_without_such_a_function_is_named() -> None:
 import types
 import efficientai_toolkit._engine.core as engine
 
-engine.core = types.SimpleNamespace(accelerate_mlx=lambda: False, sgemm_calls=lambda: 0)
+device = types.SimpleNamespace(accelerate_mlx=lambda: False, sgemm_calls=lambda: 0)
+engine.core = types.SimpleNamespace(device=device)
 try:
     eat.accelerate_mlx()
 except eat.exceptions.DependencyError as error:
@@ -90,5 +91,5 @@ import sys
 
 sys.platform = "darwin"
 eat.accelerate_mlx()
-assert core.sgemm_calls() == 0
+assert core.device.sgemm_calls() == 0
 """)

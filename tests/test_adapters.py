@@ -159,7 +159,7 @@ def test_adapters_of_peft_that_are_refused(
     folder = Path(shutil.copytree(PEFT / "lora", tmp_path / "adapter"))
     change(folder)
     with pytest.raises(ModelLoadingError) as error:
-        _core.load(str(MODEL), str(folder), "float32")
+        _core.models.load(str(MODEL), str(folder), "float32")
     message = str(error.value)
     assert all(culprit in message for culprit in culprits), message
 
@@ -171,13 +171,13 @@ def test_names_that_reach_outside_are_no_layers(tmp_path: Path) -> None:
         add = partial(lambda x, _: x, matrix)
         tensor(f"base_model.model.../../x.lora_{leaf}.weight", add, WEIGHTS)(folder)
     with pytest.raises(ModelLoadingError, match=r"no layer \"\.\./\.\./x\""):
-        _core.load(str(MODEL), str(folder), "float32")
+        _core.models.load(str(MODEL), str(folder), "float32")
 
 
 def test_a_named_adapter_of_peft_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
     shutil.copytree(PEFT / "lora", tmp_path / "saved" / "poems")
     with pytest.raises(ModelLoadingError, match=r"did you mean .*poems"):
-        _core.load(str(MODEL), str(tmp_path / "saved"), "float32")
+        _core.models.load(str(MODEL), str(tmp_path / "saved"), "float32")
 
 
 def test_a_conversion_that_cannot_be(tmp_path: Path) -> None:
@@ -342,5 +342,5 @@ def test_a_trained_adapter_is_the_default(tmp_path: Path) -> None:
     model, tokenizer = eat.load(MODEL)
     model.load_adapter(MLX, "one")
     config = {"data": str(data), "output": str(tmp_path / "run"), "iters": 1}
-    _core.train_lora(model, tokenizer, json.dumps(config), lambda _: None)
+    _core.lora.train(model, tokenizer, json.dumps(config), lambda _: None)
     assert model.adapters == {"default": 1.0}

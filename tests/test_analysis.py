@@ -278,9 +278,9 @@ def test_patterns_in_files_and_options(tmp_path: Path) -> None:
 
 
 def test_the_engine_refuses_a_probe_of_nothing(training: TrainingConfig) -> None:
-    model, tokenizer = core.load(str(MODEL), None, "float32")
+    model, tokenizer = core.models.load(str(MODEL), None, "float32")
     for probe in ({"batches": 0, "width": 4}, {"batches": 1, "width": 0}):
         with pytest.raises(ConfigError, match="expected both above 0"):
-            core.analyze_lora(model, tokenizer, training.to_json(), json.dumps(probe))
-    found = core.analyze_lora(model, tokenizer, training.to_json(), json.dumps({"batches": 1, "width": 4}))
+            core.lora.analyze(model, tokenizer, training.to_json(), json.dumps(probe))
+    found = core.lora.analyze(model, tokenizer, training.to_json(), json.dumps({"batches": 1, "width": 4}))
     assert all(math.isfinite(one["energy"]) for one in json.loads(found)["layers"])

@@ -110,7 +110,7 @@ def model(tmp_path: Path) -> Path:
 def test_model(model: Path, change: Damage, culprits: list[str]) -> None:
     change(model)
     with pytest.raises(ModelLoadingError) as error:
-        _core.load(str(model), None, "float32")
+        _core.models.load(str(model), None, "float32")
     for culprit in culprits:
         assert re.search(culprit, str(error.value)), str(error.value)
 
@@ -119,7 +119,7 @@ def test_all_missing_tensors_are_named_at_once(model: Path) -> None:
     damage.tensor(UP, lambda _: None)(model)
     damage.tensor(K, lambda _: None)(model)
     with pytest.raises(ModelLoadingError, match=re.escape(K)) as error:
-        _core.load(str(model), None, "float32")
+        _core.models.load(str(model), None, "float32")
     assert UP in str(error.value)
 
 
@@ -128,15 +128,15 @@ def test_shards(tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(MODELS / "llama_bf16_sharded", tmp_path / "model"))
     (folder / name).write_bytes(b"{")
     with pytest.raises(ModelLoadingError, match=re.escape(name)):
-        _core.load(str(folder), None, "float32")
+        _core.models.load(str(folder), None, "float32")
     (folder / name).unlink()
     with pytest.raises(ModelLoadingError, match=r"model.*safetensors"):
-        _core.load(str(folder), None, "float32")
+        _core.models.load(str(folder), None, "float32")
 
 
 def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadingError, match="nowhere"):
-        _core.load(str(tmp_path / "nowhere"), None, None)
+        _core.models.load(str(tmp_path / "nowhere"), None, None)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_adapter(tmp_path: Path, change: Damage, culprits: list[str]) -> None:
     folder = Path(shutil.copytree(ADAPTER, tmp_path / "adapter"))
     change(folder)
     with pytest.raises(ModelLoadingError) as error:
-        _core.load(str(MODEL), str(folder), "float32")
+        _core.models.load(str(MODEL), str(folder), "float32")
     for culprit in culprits:
         assert re.search(culprit, str(error.value)), str(error.value)
 
@@ -217,8 +217,8 @@ def test_data(tmp_path: Path, lines: list[str | bytes], line: int | None, door: 
     (data / "train.jsonl").write_bytes(b"\n".join(content) + b"\n")
     doors: dict[str, Callable[[], object]] = {
         "train": lambda: train(MODEL, data, tmp_path / "run", iters=1),
-        "validate": lambda: _core.validate_lora(
-            *_core.load(str(MODEL), None, None), json.dumps({"data": str(data)})
+        "validate": lambda: _core.lora.validate(
+            *_core.models.load(str(MODEL), None, None), json.dumps({"data": str(data)})
         ),
     }
     with pytest.raises(DatasetError, match=r"train\.jsonl") as error:
@@ -255,15 +255,15 @@ def test_data_of_other_formats(tmp_path: Path, name: str, content: str, message:
 
 def test_mixed_data(tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "a.jsonl", [{"text": "t5"}])
-    pair = (*_core.load(str(MODEL), None, None),)
+    pair = (*_core.models.load(str(MODEL), None, None),)
     with pytest.raises(ConfigError, match=r"a\.jsonl=0.*weight above 0"):
-        _core.validate_lora(*pair, json.dumps({"data": f"{rows}=0"}))
+        _core.lora.validate(*pair, json.dumps({"data": f"{rows}=0"}))
     with pytest.raises(DatasetError, match="nowhere"):
-        _core.validate_lora(*pair, json.dumps({"data": f"{rows},nowhere"}))
+        _core.lora.validate(*pair, json.dumps({"data": f"{rows},nowhere"}))
     with pytest.raises(DatasetError, match="nowhere"):
         TrainingConfig(data=f"{rows}=2,nowhere").with_defaults_filled()
     with pytest.raises(ConfigError, match=r"columns holds .*answer=text.*rows are made of text, prompt"):
-        _core.validate_lora(*pair, json.dumps({"data": str(rows), "columns": ["answer=text"]}))
+        _core.lora.validate(*pair, json.dumps({"data": str(rows), "columns": ["answer=text"]}))
 
 
 def test_wrong_validation_rows_are_found_before_training(tmp_path: Path) -> None:
@@ -335,7 +335,9 @@ def test_settings_are_checked_before_a_run(tmp_path: Path, setting: dict[str, An
     data = write_words(tmp_path / "data", [[5, 6]])
     [name] = setting
     with pytest.raises(ConfigError, match=name):
-        _core.validate_lora(*_core.load(str(MODEL), None, None), json.dumps({"data": str(data), **setting}))
+        _core.lora.validate(
+            *_core.models.load(str(MODEL), None, None), json.dumps({"data": str(data), **setting})
+        )
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,7 @@ def test_settings_are_checked_before_a_run(tmp_path: Path, setting: dict[str, An
     ids=str,
 )
 def test_generation_setting(setting: dict[str, Any]) -> None:
-    model, tokenizer = _core.load(str(MODEL), None, "float32")
+    model, tokenizer = _core.models.load(str(MODEL), None, "float32")
     [name] = setting
     with pytest.raises(ConfigError, match=name):
         generate(model, tokenizer, "t5", config=GenerateConfig().with_values(setting))
@@ -361,7 +363,7 @@ def test_generation_setting(setting: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("token", [256, 99999, -1])
 def test_ids_outside_the_vocabulary(token: int) -> None:
-    model, _ = _core.load(str(MODEL), None, "float32")
+    model, _ = _core.models.load(str(MODEL), None, "float32")
     with pytest.raises(ToolkitError, match=str(token)):
         model(np.array([[5, token]]))
 
@@ -380,10 +382,10 @@ def test_a_tokenizer_of_another_model(model: Path, tmp_path: Path) -> None:
     tokenizer = json.loads(file.read_text())
     tokenizer["model"]["vocab"]["t5"] = 5000
     file.write_text(json.dumps(tokenizer))
-    loaded, words = _core.load(str(model), None, "float32")
+    loaded, words = _core.models.load(str(model), None, "float32")
     with pytest.raises(ModelLoadingError, match="5000"):
-        _core.generate(loaded, words, "t5", "{}", None)
+        _core.generate.generate(loaded, words, "t5", "{}", None)
     data = write_words(tmp_path / "data", [[5, 6]])
     config = {"data": str(data), "output": str(tmp_path / "run"), "iters": 1}
     with pytest.raises(ModelLoadingError, match="5000"):
-        _core.train_lora(loaded, words, json.dumps(config), lambda _: None)
+        _core.lora.train(loaded, words, json.dumps(config), lambda _: None)

@@ -1,6 +1,9 @@
+import dataclasses
 import io
 import json
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from rich.console import Console
@@ -26,6 +29,27 @@ from support.fake_engine import EVENTS
 def test_events_survive_the_way_through_json(values: dict[str, Any]) -> None:
     event = parse_event(json.dumps(values))
     assert json.loads(event_to_json(event)) == values
+
+
+def declared_fields(struct: str, text: str) -> list[tuple[str, str]]:
+    """Names and kinds of the fields of a Rust struct, or of a variant of an enum."""
+    kinds = {"String": "str", "PathBuf": "str", "f64": "float", "u64": "int", "usize": "int"}
+    body = re.search(rf"\b{struct} \{{(.*?)\n *\}}", text, re.DOTALL)
+    assert body is not None, struct
+    fields = re.findall(r"^ +(?:pub )?(\w+): (?:(Option)<)?(\w+)>?,$", body[1], re.MULTILINE)
+    return [(name, kinds[kind] + (" | None" if optional else "")) for name, optional, kind in fields]
+
+
+def test_events_are_those_that_the_engine_declares() -> None:
+    text = (Path(__file__).parents[1] / "src/progress.rs").read_text(encoding="utf-8")
+    _, _, enum = text.partition("pub enum Event {")
+    variants = re.findall(r"^    (\w+)(?: \{|\((\w+)\))", enum.partition("\n}\n")[0], re.MULTILINE)
+    assert [event.__name__ for event in get_args(Event)] == [name for name, _ in variants]
+    for event, (name, inner) in zip(get_args(Event), variants, strict=True):
+        hints = get_type_hints(event)
+        fields = [(field.name, hints[field.name]) for field in dataclasses.fields(event)]
+        written = [(name, kind.__name__ if isinstance(kind, type) else str(kind)) for name, kind in fields]
+        assert written == declared_fields(inner or name, text if inner else enum), event
 
 
 def play(callback: Callback) -> None:

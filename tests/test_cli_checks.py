@@ -60,7 +60,7 @@ def test_what_is_wrong_where(
         message = "data/train.jsonl line 3: no key `text`"
         raise DatasetError(message)
 
-    monkeypatch.setattr(fake_engine, "validate_lora", broken)
+    monkeypatch.setattr(fake_engine.lora, "validate", broken)
     assert main([VALIDATE, "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
@@ -76,7 +76,7 @@ def test_without_a_model_the_data_is_not_read(
         message = "model.safetensors: truncated"
         raise ModelLoadingError(message)
 
-    monkeypatch.setattr(fake_engine, "load", broken)
+    monkeypatch.setattr(fake_engine.models, "load", broken)
     assert main([VALIDATE]) == 2
     out = capsys.readouterr().out
     assert "FAIL    model        model.safetensors: truncated" in out

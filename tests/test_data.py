@@ -72,7 +72,9 @@ def test_a_packed_epoch_has_fewer_steps(tmp_path: Path) -> None:
 def test_what_the_data_hold(tmp_path: Path) -> None:
     data = write_words(tmp_path / "data", [[5, 6, 7], [5, 6, 7], list(range(3, 40))])
     settings = json.dumps({"data": str(data), "max_seq_length": 16})
-    train_split = json.loads(_core.validate_lora(*_core.load(str(MODEL), None, None), settings))["train"]
+    train_split = json.loads(_core.lora.validate(*_core.models.load(str(MODEL), None, None), settings))[
+        "train"
+    ]
     assert train_split["lengths"] == {
         "min": 4,
         "median": 4,

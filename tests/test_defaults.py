@@ -13,5 +13,5 @@ from efficientai_toolkit.models.generation import GenerateConfig
 def test_defaults_equal_the_engines(room: str, config: type[Config]) -> None:
     from efficientai_toolkit._engine.core import core
 
-    expected = json.loads(core.defaults(room), object_pairs_hook=list)
+    expected = json.loads(getattr(core, room).defaults(), object_pairs_hook=list)
     assert list(json.loads(config().to_json()).items()) == expected

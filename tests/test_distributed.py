@@ -24,10 +24,11 @@ SCRIPT = """
 import json, sys
 from efficientai_toolkit._engine.core import core
 config = json.loads(sys.argv[1])
-model, tokenizer = core.load(config["model_path"], None, config["dtype"])
+model, tokenizer = core.models.load(config["model_path"], None, config["dtype"])
 events = []
-report = core.train_lora(model, tokenizer, json.dumps(config), events.append)
-print(json.dumps({"rank": core.process_group()[0], "events": len(events), "report": json.loads(report)}))
+report = core.lora.train(model, tokenizer, json.dumps(config), events.append)
+rank = core.device.process_group()[0]
+print(json.dumps({"rank": rank, "events": len(events), "report": json.loads(report)}))
 """
 
 

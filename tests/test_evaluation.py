@@ -25,11 +25,11 @@ MODEL = MODELS / "llama_gqa"
 
 
 @pytest.fixture
-def loaded() -> tuple[_core.Model, _core.Tokenizer]:
+def loaded() -> tuple[_core.models.Model, _core.models.Tokenizer]:
     return eat.load(MODEL)
 
 
-def logprobs(model: _core.Model, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def logprobs(model: _core.models.Model, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability of each token but the first, and whether it is the likeliest; in float64."""
     scores = np.asarray(model(np.array([ids[:-1]])), dtype=np.float64)[0]
     scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -37,19 +37,23 @@ def logprobs(model: _core.Model, ids: list[int]) -> tuple[np.ndarray, np.ndarray
     return scores[np.arange(len(targets)), targets], scores.argmax(-1) == targets
 
 
-def test_token_scores_are_those_of_all_logits(loaded: tuple[_core.Model, _core.Tokenizer]) -> None:
+def test_token_scores_are_those_of_all_logits(
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer],
+) -> None:
     model, _ = loaded
     rows = random_ids(5, [2, 9, 30], seed=3)
     starts = [1, 4, 29, 1, 8]
     for batch_size in (1, 4):
-        scored = _core.score_tokens(model, list(zip(rows, starts, strict=True)), batch_size)
+        scored = _core.evaluate.score_tokens(model, list(zip(rows, starts, strict=True)), batch_size)
         for ids, start, row in zip(rows, starts, scored, strict=True):
             expected, likeliest = logprobs(model, ids)
             assert [score for score, _ in row] == pytest.approx(expected[start - 1 :], abs=2e-5)
             assert [best for _, best in row] == list(likeliest[start - 1 :])
 
 
-def test_perplexity_and_token_accuracy(loaded: tuple[_core.Model, _core.Tokenizer], tmp_path: Path) -> None:
+def test_perplexity_and_token_accuracy(
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], tmp_path: Path
+) -> None:
     model, tokenizer = loaded
     rows = random_ids(5, [4, 17, 9], seed=5)
     # One row that the model foresees in part: it continues itself.
@@ -69,7 +73,9 @@ def test_perplexity_and_token_accuracy(loaded: tuple[_core.Model, _core.Tokenize
     assert result.metrics["token_accuracy"] > 0
 
 
-def test_prompts_are_not_scored(loaded: tuple[_core.Model, _core.Tokenizer], tmp_path: Path) -> None:
+def test_prompts_are_not_scored(
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], tmp_path: Path
+) -> None:
     model, tokenizer = loaded
     data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "t5 t6 t7", "completion": " t8 t9"}])
     masked = eat.lora.evaluate(model, tokenizer, data=str(data))
@@ -82,7 +88,7 @@ def test_prompts_are_not_scored(loaded: tuple[_core.Model, _core.Tokenizer], tmp
 
 
 def test_answers_are_generated_and_compared(
-    loaded: tuple[_core.Model, _core.Tokenizer], tmp_path: Path
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], tmp_path: Path
 ) -> None:
     model, tokenizer = loaded
     right = eat.generate(model, tokenizer, "t5 t6", max_tokens=5)
@@ -182,7 +188,7 @@ def test_rows_bring_their_own_question() -> None:
     ],
 )
 def test_wrong_tasks_are_explained(
-    loaded: tuple[_core.Model, _core.Tokenizer], settings: dict[str, Any], message: str
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         eat.lora.evaluate(*loaded, **settings)
@@ -200,14 +206,16 @@ def test_wrong_tasks_are_explained(
     ],
 )
 def test_wrong_data_are_explained(
-    loaded: tuple[_core.Model, _core.Tokenizer], tmp_path: Path, content: bytes, message: str
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "d.jsonl").write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         eat.lora.evaluate(*loaded, data=str(tmp_path / "d.jsonl"))
 
 
-def test_missing_data_and_answers(loaded: tuple[_core.Model, _core.Tokenizer], tmp_path: Path) -> None:
+def test_missing_data_and_answers(
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], tmp_path: Path
+) -> None:
     with pytest.raises(DatasetError, match="there is no folder or file nowhere"):
         eat.lora.evaluate(*loaded, data="nowhere")
     with pytest.raises(DatasetError, match=r"no test\.jsonl and no valid\.jsonl to evaluate on"):
@@ -219,15 +227,15 @@ def test_missing_data_and_answers(loaded: tuple[_core.Model, _core.Tokenizer], t
         eat.lora.evaluate(*loaded, data=str(tmp_path), metrics=["f1"], answer="####")
 
 
-def test_impossible_token_rows(loaded: tuple[_core.Model, _core.Tokenizer]) -> None:
+def test_impossible_token_rows(loaded: tuple[_core.models.Model, _core.models.Tokenizer]) -> None:
     with pytest.raises(ConfigError, match="row 0 has 2 tokens, of which those from 0 on"):
-        _core.score_tokens(loaded[0], [([5, 6], 0)])
+        _core.evaluate.score_tokens(loaded[0], [([5, 6], 0)])
     with pytest.raises(ModelLoadingError, match="token 99999"):
-        _core.score_tokens(loaded[0], [([5, 99999], 1)])
+        _core.evaluate.score_tokens(loaded[0], [([5, 99999], 1)])
 
 
 def test_a_missing_library_is_named_before_the_work(
-    loaded: tuple[_core.Model, _core.Tokenizer], monkeypatch: pytest.MonkeyPatch
+    loaded: tuple[_core.models.Model, _core.models.Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(DependencyError, match=r"metric `bleu` needs sacrebleu.*\[evaluation\]'"):

@@ -208,8 +208,8 @@ def test_adapters_train_on_the_codes(
 
 def test_codes_stay_packed(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, AWQ, awq)
-    model, _ = _core.load(str(checkpoint.folder))
-    dense, _ = _core.load(str(checkpoint.dense))
+    model, _ = _core.models.load(str(checkpoint.folder))
+    dense, _ = _core.models.load(str(checkpoint.dense))
     assert model.num_parameters < dense.num_parameters
 
 
@@ -238,7 +238,7 @@ def test_damaged_matrices_are_named(
     change(tensors, layer)
     save_file(tensors, checkpoint.folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(ModelLoadingError, match=message) as raised:
-        _core.load(str(checkpoint.folder))
+        _core.models.load(str(checkpoint.folder))
     assert layer in str(raised.value)
 
 
@@ -246,4 +246,4 @@ def test_unknown_variants_are_named(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, AWQ, awq)
     checkpoint.configure(AWQ | {"version": "gemv"})
     with pytest.raises(ModelLoadingError, match='"version" is "gemv"'):
-        _core.load(str(checkpoint.folder))
+        _core.models.load(str(checkpoint.folder))

@@ -149,9 +149,9 @@ import re, sys
 from efficientai_toolkit._engine.core import core
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1]) * 1024
-core.load(sys.argv[1], None, None)
+core.models.load(sys.argv[1], None, None)
 before = peak()
-model, _ = core.load(sys.argv[2], None, sys.argv[3])
+model, _ = core.models.load(sys.argv[2], None, sys.argv[3])
 print(peak() - before)
 """
 
@@ -169,7 +169,7 @@ def test_loading_takes_what_the_weights_take(tmp_path: Path, dtype: str, size: i
         "tie_word_embeddings": True,
     }
     folder = tmp_path / "model"
-    core.create_model(json.dumps(config), folder, 0, "bfloat16")
+    core.models.create(json.dumps(config), folder, 0, "bfloat16")
     shutil.copy(MODEL / "tokenizer.json", folder)
     weights = (folder / "model.safetensors").stat().st_size // 2 * size
     command = [sys.executable, "-c", LOADED, str(MODEL), str(folder), dtype]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from efficientai_toolkit import _core
-from efficientai_toolkit.callbacks import Evaluated, ProgressBar, Referenced, Step, parse_event
+from efficientai_toolkit.callbacks import Evaluated, Progress, ProgressBar, Step, parse_event
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
@@ -139,7 +139,9 @@ def test_rows_that_are_no_pairs(tmp_path: Path, row: Row, message: str, door: st
 
 def validate(model: Path, data: Path, **settings: Any) -> dict[str, Any]:
     config = json.dumps({"data": str(data), **settings})
-    report: dict[str, Any] = json.loads(_core.validate_lora(*_core.load(str(model), None, None), config))
+    report: dict[str, Any] = json.loads(
+        _core.lora.validate(*_core.models.load(str(model), None, None), config)
+    )
     return report
 
 
@@ -215,19 +217,19 @@ def test_events_and_report(objective: str, data: Path, tmp_path: Path) -> None:
     assert report["loss_after"] == min(loss for step, loss in report["validation_losses"] if step > 0)
     # Ten pairs make three batches.
     assert steps[2].epoch == 1
-    told = [event for event in events if isinstance(event, Referenced)]
+    told = [event for event in events if isinstance(event, Progress)]
     assert told == events[: len(told)]
-    assert [(event.pairs, event.total) for event in told][-1:] == [(13, 13)] * (objective == "dpo")
+    assert [(event.done, event.total) for event in told][-1:] == [(13, 13)] * (objective == "dpo")
 
 
 def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     stream = io.StringIO()
     bar = ProgressBar(stream)
-    bar.on(Referenced(pairs=1200, total=12000))
+    bar.on(Progress(stage="scoring", done=1200, total=12000))
     bar.on(Evaluated(step=0, loss=0.6, perplexity=None, reward_accuracy=0.75, reward_margin=0.25))
     assert stream.getvalue().splitlines() == [
-        "the untouched model has read 1,200 of 12,000 pairs",
+        "scoring: 10%",
         "validation after 0 steps: loss 0.600, reward accuracy 75.0%, margin 0.250",
     ]
 

@@ -71,25 +71,27 @@ def test_logits_are_those_of_mlx_lm(
 
 def test_quantizing_at_load_gives_the_same_model(ids: np.ndarray, tmp_path: Path) -> None:
     folder = quantized(MODEL, tmp_path / "model", 4, 32)
-    model, _ = _core.load(str(MODEL), None, "float32", 4, 32)
+    model, _ = _core.models.load(str(MODEL), None, "float32", 4, 32)
     np.testing.assert_allclose(np.asarray(model(ids)), logits(folder, ids), atol=1e-5)
 
 
 def test_generation_tells_how_exactly_it_computed(tmp_path: Path) -> None:
     folder = quantized(MODEL, tmp_path / "model", 4, 32)
-    model, tokenizer = _core.load(str(folder))
+    model, tokenizer = _core.models.load(str(folder))
 
     def report(**settings: Any) -> dict[str, Any]:
         config = json.dumps({"max_tokens": 4, **settings})
-        found: dict[str, Any] = json.loads(_core.generate(model, tokenizer, words([5, 6, 7]), config, None))
+        found: dict[str, Any] = json.loads(
+            _core.generate.generate(model, tokenizer, words([5, 6, 7]), config, None)
+        )
         return found
 
     for accuracy in ("f32", "bf16", "int8"):
         assert report(accuracy=accuracy)["accuracy"] == accuracy
     assert report()["accuracy"] in {"f32", "bf16", "int8"}
-    dense, tokenizer = _core.load(str(MODEL))
+    dense, tokenizer = _core.models.load(str(MODEL))
     config = json.dumps({"max_tokens": 1})
-    assert json.loads(_core.generate(dense, tokenizer, words([5]), config, None))["accuracy"] is None
+    assert json.loads(_core.generate.generate(dense, tokenizer, words([5]), config, None))["accuracy"] is None
 
 
 def test_adapters_are_trained_on_a_quantized_base(tmp_path: Path) -> None:
@@ -125,9 +127,9 @@ def test_wrong_descriptions_are_named(change: dict[str, Any], message: str, tmp_
     config["quantization"] = change
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelLoadingError, match=message):
-        _core.load(str(folder))
+        _core.models.load(str(folder))
 
 
 def test_a_format_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="7"):
-        _core.load(str(MODEL), None, None, 7)
+        _core.models.load(str(MODEL), None, None, 7)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from efficientai_toolkit._engine.core import core
-from efficientai_toolkit.callbacks import Indexed, ProgressBar
+from efficientai_toolkit.callbacks import Progress, ProgressBar
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 from support.command import PROGRAM, options
 from support.command import run as run_command
@@ -58,16 +58,16 @@ def test_batches_are_those_of_rows_in_memory(data: Path, tmp_path: Path, setting
     np.testing.assert_allclose(epochs[1], epochs[0], atol=1 / ROWS)
     if "max_seq_length" in settings:
         assert disk.report["truncated_rows"] == memory.report["truncated_rows"] > 0
-    told = disk.of("indexed")
+    told = disk.of("progress")
     assert told == disk.events[: len(told)]
     size = (data / "train.jsonl").stat().st_size
     assert told[-1] == {
-        "event": "indexed",
-        "path": str(data / "train.jsonl"),
-        "bytes": size,
+        "event": "progress",
+        "stage": f"reading {data / 'train.jsonl'}",
+        "done": size,
         "total": size,
     }
-    assert memory.of("indexed") == []
+    assert memory.of("progress") == []
 
 
 def test_rows_are_held_out_and_weighted_as_in_memory(tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ RESIDENT = """
 import json, re, sys
 from efficientai_toolkit._engine.core import core
 config = json.loads(sys.argv[1])
-model, tokenizer = core.load(config["model_path"], None, config["dtype"])
-core.train_lora(model, tokenizer, json.dumps(config), lambda event: None)
+model, tokenizer = core.models.load(config["model_path"], None, config["dtype"])
+core.lora.train(model, tokenizer, json.dumps(config), lambda event: None)
 print(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
 """
 
@@ -221,11 +221,11 @@ def test_a_large_file_is_described_by_some_of_its_rows(tmp_path: Path) -> None:
 
 
 def test_gradients_are_those_of_rows_in_memory(data: Path) -> None:
-    model, tokenizer = core.load(str(MODEL), None, "float32")
+    model, tokenizer = core.models.load(str(MODEL), None, "float32")
     config = {**PLAIN, "model_path": str(MODEL), "data": str(data), "batch_size": 2}
     probe = json.dumps({"batches": 40, "width": 2})
     reports = [
-        json.loads(core.analyze_lora(model, tokenizer, json.dumps({**config, "streaming": streaming}), probe))
+        json.loads(core.lora.analyze(model, tokenizer, json.dumps({**config, "streaming": streaming}), probe))
         for streaming in (False, True)
     ]
     assert reports[1] == reports[0]
@@ -233,5 +233,5 @@ def test_gradients_are_those_of_rows_in_memory(data: Path) -> None:
 
 def test_the_bar_tells_how_much_is_read(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
-    ProgressBar(sys.stdout).on(Indexed(path="a.jsonl", bytes=300, total=1000))
-    assert capsys.readouterr().out == "a.jsonl: 30% read\n"
+    ProgressBar(sys.stdout).on(Progress(stage="reading a.jsonl", done=300, total=1000))
+    assert capsys.readouterr().out == "reading a.jsonl: 30%\n"

@@ -203,7 +203,7 @@ def test_full_training_writes_a_model_folder(data: Path, tmp_path: Path) -> None
     before, after = tensors(MODEL / "model.safetensors"), tensors(run.output / "model.safetensors")
     assert {name: value.shape for name, value in before.items()} == {n: v.shape for n, v in after.items()}
     assert all(not np.array_equal(before[name], after[name]) for name in before)
-    model, tokenizer = _core.load(str(run.output), None, "float32")
+    model, tokenizer = _core.models.load(str(run.output), None, "float32")
     assert model.model_type == "llama"
     assert tokenizer.encode("t5 t6") == [5, 6]
     valid = rows_with_end(data / "valid.jsonl")

@@ -16,7 +16,7 @@ def train(job: Job) -> Result:
     """
     from efficientai_toolkit import _core
 
-    model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])
+    model, tokenizer = _core.models.load(job["checkpoint"], None, job["dtype"])
     laps = Laps(job["warmup"])
 
     def observe(event: str) -> None:
@@ -47,7 +47,7 @@ def train(job: Job) -> Result:
             "eval_batches": 0,
             "save_every": 0,
         }
-        report = json.loads(_core.train_lora(model, tokenizer, json.dumps(config), observe))
+        report = json.loads(_core.lora.train(model, tokenizer, json.dumps(config), observe))
     return {
         **laps.speed(job),
         "trainable_parameters": report["trainable_parameters"],
@@ -60,10 +60,10 @@ def generate(job: Job) -> Result:
     """Decode greedily; the first run is the warm-up."""
     from efficientai_toolkit import _core
 
-    model, tokenizer = _core.load(job["checkpoint"], None, job["dtype"])
+    model, tokenizer = _core.models.load(job["checkpoint"], None, job["dtype"])
     config = json.dumps({"max_tokens": job["new_tokens"]})
     for _ in range(2):
-        report = json.loads(_core.generate(model, tokenizer, job["prompt"], config, None))
+        report = json.loads(_core.generate.generate(model, tokenizer, job["prompt"], config, None))
     return {
         "prefill_tokens_per_second": report["prompt_tokens_per_second"],
         "decode_tokens_per_second": report["tokens_per_second"],

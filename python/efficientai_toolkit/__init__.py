@@ -15,7 +15,7 @@ from efficientai_toolkit._base.lazy import lazy_names
 if TYPE_CHECKING:
     from efficientai_toolkit import callbacks, exceptions, kernels, lora
     from efficientai_toolkit._base.version import __version__
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
     from efficientai_toolkit.accelerate import accelerate_mlx
     from efficientai_toolkit.device import HardwareReport, hardware
@@ -45,8 +45,8 @@ if not TYPE_CHECKING:
         {
             "GenerateConfig": "models.generation:GenerateConfig",
             "HardwareReport": "device:HardwareReport",
-            "Model": "_engine.core:core.Model",
-            "Tokenizer": "_engine.core:core.Tokenizer",
+            "Model": "_engine.core:core.models.Model",
+            "Tokenizer": "_engine.core:core.models.Tokenizer",
             "__version__": "_base.version:__version__",
             "_core": "_engine.core:core",
             "accelerate_mlx": "accelerate:accelerate_mlx",

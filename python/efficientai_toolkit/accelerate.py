@@ -37,11 +37,11 @@ def accelerate_mlx() -> None:
 
     from efficientai_toolkit._engine.core import core
 
-    before = core.sgemm_calls()
-    if core.accelerate_mlx():
+    before = core.device.sgemm_calls()
+    if core.device.accelerate_mlx():
         ones = mx.ones((2, 2), dtype=mx.float32)
         mx.eval(mx.matmul(ones, ones, stream=mx.cpu))  # pyright: ignore[reportUnknownMemberType]
-    if core.sgemm_calls() == before:
+    if core.device.sgemm_calls() == before:
         message = (
             "this build of MLX does not multiply matrices with a function that can be replaced; "
             f"mend it with `{suggest_command(list_backends())}`"

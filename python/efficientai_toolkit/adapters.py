@@ -73,7 +73,7 @@ def fuse(
     model = MODEL if model_path is None else hub.resolve(model_path, show_progress=show_progress)
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
     folder = Path(output).expanduser()
-    report = core.fuse_adapter(str(model), str(adapter), str(folder), dequantize, overwrite)
+    report = core.adapters.fuse(str(model), str(adapter), str(folder), dequantize, overwrite)
     return FuseResult(output=folder, **json.loads(report))
 
 
@@ -138,7 +138,7 @@ def convert_adapter(
     adapter = hub.resolve(adapter_path, show_progress=show_progress)
     model = None if model_path is None else str(hub.resolve(model_path, show_progress=show_progress))
     folder = Path(output).expanduser()
-    report = json.loads(core.convert_adapter(str(adapter), str(folder), adapter_format, model, overwrite))
+    report = json.loads(core.adapters.convert(str(adapter), str(folder), adapter_format, model, overwrite))
     return ConvertResult(
         output=folder, source=report["from"], adapter_format=report["to"], layers=report["layers"]
     )

@@ -45,7 +45,7 @@ def process_group() -> ProcessGroup:
     """
     from efficientai_toolkit._engine.core import core
 
-    rank, size = core.process_group()
+    rank, size = core.device.process_group()
     return ProcessGroup(rank=rank, size=size)
 
 
@@ -63,4 +63,4 @@ def hardware() -> HardwareReport:
     """
     from efficientai_toolkit._engine.core import core
 
-    return HardwareReport(**json.loads(core.hardware()))
+    return HardwareReport(**json.loads(core.device.hardware()))

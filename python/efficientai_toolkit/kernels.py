@@ -112,7 +112,7 @@ def report() -> Report:
     """
     from efficientai_toolkit._engine.core import core
 
-    values = json.loads(core.report_kernels())
+    values = json.loads(core.kernels.report())
     peaks, rows = Peaks(**values.pop("peaks")), [Row(**row) for row in values.pop("rows")]
     return Report(peaks=peaks, rows=rows, **values)
 
@@ -169,7 +169,7 @@ def measure(
         "accuracy": accuracy,
     }
     # numpy's integers are integers too.
-    return core.measure_kernel(json.dumps(request, default=operator.index))
+    return core.kernels.measure(json.dumps(request, default=operator.index))
 
 
 def measure_convolution(
@@ -225,4 +225,4 @@ def measure_convolution(
         "dtype": dtype,
         "pass": part,
     }
-    return core.measure_convolution(json.dumps(request, default=operator.index))
+    return core.kernels.measure_convolution(json.dumps(request, default=operator.index))

@@ -16,7 +16,7 @@ EXPECTED = json.loads((FIXTURES / "chat.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return _core.load(str(MODELS / "chat"), None, None)[1]
+    return _core.models.load(str(MODELS / "chat"), None, None)[1]
 
 
 def test_the_tokenizer_is_described(tokenizer: Any) -> None:

@@ -121,7 +121,7 @@ def rounded(name: str, weight: mx.array) -> mx.array:
 @pytest.mark.parametrize("case", TARGETS)
 def test_a_quantized_model_computes_with_rounded_weights(case: str, tmp_path: Path, figure: Check) -> None:
     ids = np.arange(3, 15, dtype=np.int32)[None]
-    packed, _ = _core.load(str(MODELS / case), None, "float32", 8, 32)
+    packed, _ = _core.models.load(str(MODELS / case), None, "float32", 8, 32)
     folder = shutil.copytree(MODELS / case, tmp_path / "model")
     weights = mx.load(str(MODELS / case / "model.safetensors"))
     wide = {name: rounded(name, weight.astype(mx.float32)) for name, weight in weights.items()}
@@ -144,7 +144,7 @@ def unpacked(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def test_gpt_oss_in_mxfp4(tmp_path: Path, figure: Check) -> None:
     """As it is published: packed experts beside dense other layers."""
     config = json.loads((MODELS / "gpt_oss" / "config.json").read_text()) | {"intermediate_size": 64}
-    _core.create_model(json.dumps(config | {"initializer_range": 0.3}), str(tmp_path / "base"), 1)
+    _core.models.create(json.dumps(config | {"initializer_range": 0.3}), str(tmp_path / "base"), 1)
     shutil.copy(MODELS / "gpt_oss" / "tokenizer.json", tmp_path / "base")
     dense, packed = (shutil.copytree(tmp_path / "base", tmp_path / name) for name in ("dense", "packed"))
     generator = np.random.default_rng(2)

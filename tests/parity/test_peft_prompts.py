@@ -106,19 +106,19 @@ def edited(folder: Path, kind: str = "prompt_tuning", **changes: Any) -> Path:
 )
 def test_a_configuration_that_lies_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ToolkitError, match=message):
-        _core.load(str(MODEL), str(edited(tmp_path / "adapter", **changes)), "float32")
+        _core.models.load(str(MODEL), str(edited(tmp_path / "adapter", **changes)), "float32")
 
 
 def test_virtual_tokens_stay_with_their_model(tmp_path: Path) -> None:
     path = str(PROMPTS / "prompt_tuning")
     with pytest.raises(ConfigError, match="virtual tokens, not low-rank matrices: there is nothing to merge"):
-        _core.fuse_adapter(str(MODEL), path, str(tmp_path / "fused"))
+        _core.adapters.fuse(str(MODEL), path, str(tmp_path / "fused"))
     with pytest.raises(ConfigError, match="virtual tokens, which only PEFT's format knows"):
-        _core.convert_adapter(path, str(tmp_path / "converted"))
-    model, _ = _core.load(str(MODEL), None, "float32")
+        _core.adapters.convert(path, str(tmp_path / "converted"))
+    model, _ = _core.models.load(str(MODEL), None, "float32")
     with pytest.raises(ConfigError, match="virtual tokens: load the model with it"):
         model.load_adapter(path, "soft")
-    model, _ = _core.load(str(MODEL), path, "float32")
+    model, _ = _core.models.load(str(MODEL), path, "float32")
     with pytest.raises(ConfigError, match="the model has virtual tokens, which cannot be exchanged"):
         model.load_adapter(str(FIXTURES / "lora" / "initial"), "hard")
     assert not (tmp_path / "fused").exists()

@@ -34,15 +34,15 @@ PLAIN = {
 
 def logits(model: Path, ids: Any, adapter: Path | None = None) -> np.ndarray:
     """``ids`` [batch, time] → float32 [batch, time, vocab], computed in float32."""
-    loaded, _ = _core.load(str(model), str(adapter) if adapter else None, "float32")
+    loaded, _ = _core.models.load(str(model), str(adapter) if adapter else None, "float32")
     return np.asarray(loaded(np.asarray(ids, dtype=np.int32)))
 
 
 def continuation(model: Path, prompt: Sequence[int], count: int, adapter: Path | None = None) -> list[int]:
     """Greedy tokens after ``prompt``, of a model that reads words."""
-    loaded, tokenizer = _core.load(str(model), str(adapter) if adapter else None, "float32")
+    loaded, tokenizer = _core.models.load(str(model), str(adapter) if adapter else None, "float32")
     settings = json.dumps({"max_tokens": count, "temperature": 0.0})
-    report = json.loads(_core.generate(loaded, tokenizer, words(prompt), settings, None))
+    report = json.loads(_core.generate.generate(loaded, tokenizer, words(prompt), settings, None))
     return ids_of(report["text"])
 
 
@@ -82,7 +82,7 @@ def train(
     ``bits`` are in groups of 32, which the rows of the small models are made of.
     """
     config = {**PLAIN, "model_path": str(model), "data": str(data), "output": str(output), **settings}
-    loaded, tokenizer = _core.load(str(model), None, config["dtype"], config.get("bits"), 32)
+    loaded, tokenizer = _core.models.load(str(model), None, config["dtype"], config.get("bits"), 32)
     run = run or Run(output)
 
     def observe(text: str) -> None:
@@ -91,7 +91,7 @@ def train(
         if observer:
             observer(run, event)
 
-    run.report = json.loads(_core.train_lora(loaded, tokenizer, json.dumps(config), observe))
+    run.report = json.loads(_core.lora.train(loaded, tokenizer, json.dumps(config), observe))
     return run
 
 

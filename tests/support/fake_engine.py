@@ -130,6 +130,14 @@ class FakeEngine(types.ModuleType):
         super().__init__("efficientai_toolkit._core")
         self.calls: list[tuple[str, Any]] = []
         self.during_training: Callable[[dict[str, Any]], None] = lambda _: None
+        room = types.SimpleNamespace
+        self.device = room(start=self.start, hardware=self.hardware, process_group=self.process_group)
+        self.kernels = room(report=self.report_kernels)
+        self.models = room(load=self.load)
+        self.generate = room(generate=self.generate_text)
+        self.lora = room(
+            train=self.train_lora, validate=self.validate_lora, estimate_memory=self.estimate_memory
+        )
 
     def start(self) -> None:
         """Fit."""
@@ -147,7 +155,7 @@ class FakeEngine(types.ModuleType):
         self.calls.append(("load", (path, adapter_path, dtype)))
         return Model(), Tokenizer()
 
-    def generate(
+    def generate_text(
         self,
         model: Model,
         tokenizer: Tokenizer,

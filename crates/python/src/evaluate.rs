@@ -1,4 +1,4 @@
-//! Scoring texts.
+//! `_core.evaluate`: scoring texts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use efficientai_toolkit::evaluate::{Settings, Span, run, score_spans};
 use pyo3::prelude::*;
 
 use super::json::{json, parse};
-use super::model::Model;
+use super::models::{Model, Tokenizer};
 use super::observer::observed;
-use super::tokenizer::Tokenizer;
 
 /// Loss and token accuracy on rows of data, as JSON.
 ///

@@ -1,12 +1,12 @@
-//! Generating text.
+//! `_core.generate`: generating text.
 
 use efficientai_toolkit::generate::{GenerateConfig, run};
 use pyo3::prelude::*;
 
+use super::enter::enter;
 use super::json::{json, parse};
-use super::model::Model;
+use super::models::{Model, Tokenizer};
 use super::observer::observed;
-use super::tokenizer::Tokenizer;
 
 /// Continues ``prompt`` and returns a JSON report; ``on_text`` receives each piece of text.
 ///
@@ -37,4 +37,10 @@ pub(super) fn generate(
         let report = run(model.as_ref(), tokenizer, &ids?, &config, accuracy, &mut on_text)?;
         json(&report)
     })
+}
+
+/// The default ``GenerateConfig`` as JSON.
+#[pyfunction]
+pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
+    enter(py, || json(&GenerateConfig::default()))
 }

@@ -1,6 +1,6 @@
-//! Measuring the kernels.
+//! `_core.kernels`: measuring the kernels.
 
-use efficientai_toolkit::kernels::measure;
+use efficientai_toolkit::kernels::measure as engine;
 use pyo3::prelude::*;
 
 use super::enter::enter;
@@ -8,18 +8,18 @@ use super::json::{json, parse};
 
 /// Median seconds of one call of a kernel; ``request`` is the JSON of what to measure.
 #[pyfunction]
-pub(super) fn measure_kernel(py: Python<'_>, request: &str) -> PyResult<f64> {
-    enter(py, || Ok(measure::measure(&parse(request)?)?))
+pub(super) fn measure(py: Python<'_>, request: &str) -> PyResult<f64> {
+    enter(py, || Ok(engine::measure(&parse(request)?)?))
 }
 
 /// Median seconds of one pass of a convolution; ``request`` is the JSON of what to measure.
 #[pyfunction]
 pub(super) fn measure_convolution(py: Python<'_>, request: &str) -> PyResult<f64> {
-    enter(py, || Ok(measure::measure_convolution(&parse(request)?)?))
+    enter(py, || Ok(engine::measure_convolution(&parse(request)?)?))
 }
 
 /// Every kernel beside what the machine allows, as JSON.
 #[pyfunction]
-pub(super) fn report_kernels(py: Python<'_>) -> PyResult<String> {
-    enter(py, || json(&measure::report()?))
+pub(super) fn report(py: Python<'_>) -> PyResult<String> {
+    enter(py, || json(&engine::report()?))
 }

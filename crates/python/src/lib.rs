@@ -1,40 +1,81 @@
-//! The Python module `efficientai_toolkit._core`; the only room that names pyo3.
+//! The Python module `efficientai_toolkit._core`, a submodule per room of the engine; the only crate that names pyo3.
 
 #![expect(clippy::needless_pass_by_value, reason = "arguments from Python arrive by value")]
 
 use pyo3::pymodule;
 
+mod adapters;
 mod array;
+mod data;
+mod device;
 mod enter;
 mod error;
 mod evaluate;
 mod generate;
-mod hardware;
 mod json;
 mod kernels;
 mod lora;
-mod model;
+mod models;
 mod observer;
-mod tokenizer;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
 mod _core {
-    #[pymodule_export]
-    use super::evaluate::{score_rows, score_tokens};
-    #[pymodule_export]
-    use super::generate::generate;
-    #[pymodule_export]
-    use super::hardware::{accelerate_mlx, hardware, process_group, sgemm_calls, start};
-    #[pymodule_export]
-    use super::kernels::{measure_convolution, measure_kernel, report_kernels};
-    #[pymodule_export]
-    use super::lora::{
-        analyze_lora, convert_adapter, defaults, epoch_batches, estimate_memory, fuse_adapter, train_lora,
-        validate_lora,
-    };
-    #[pymodule_export]
-    use super::model::{Model, convert, create_model, load};
-    #[pymodule_export]
-    use super::tokenizer::Tokenizer;
+    use super::pymodule;
+
+    /// Adapters on disk.
+    #[pymodule]
+    mod adapters {
+        #[pymodule_export]
+        use crate::adapters::{convert, fuse};
+    }
+
+    /// The order of training data.
+    #[pymodule]
+    mod data {
+        #[pymodule_export]
+        use crate::data::epoch_batches;
+    }
+
+    /// The machine and the device in use.
+    #[pymodule]
+    mod device {
+        #[pymodule_export]
+        use crate::device::{accelerate_mlx, hardware, process_group, sgemm_calls, start};
+    }
+
+    /// Scoring texts.
+    #[pymodule]
+    mod evaluate {
+        #[pymodule_export]
+        use crate::evaluate::{score_rows, score_tokens};
+    }
+
+    /// Generating text.
+    #[pymodule]
+    mod generate {
+        #[pymodule_export]
+        use crate::generate::{defaults, generate};
+    }
+
+    /// Measuring the kernels.
+    #[pymodule]
+    mod kernels {
+        #[pymodule_export]
+        use crate::kernels::{measure, measure_convolution, report};
+    }
+
+    /// Fine-tuning.
+    #[pymodule]
+    mod lora {
+        #[pymodule_export]
+        use crate::lora::{analyze, defaults, estimate_memory, train, validate};
+    }
+
+    /// Language models and their tokenizers.
+    #[pymodule]
+    mod models {
+        #[pymodule_export]
+        use crate::models::{Model, Tokenizer, convert, create, load};
+    }
 }

@@ -21,6 +21,6 @@ except ImportError as error:
     raise link.broken_engine(error) from error
 
 # Compares the library in the process with the headers the engine was compiled with.
-core.start()
+core.device.start()
 
 __all__ = ["core"]

@@ -6,8 +6,8 @@
                                             └──────┘
 
 ``Overflow`` replaces a ``Step`` whose gradients overflowed. ``OutOfMemory`` may precede a ``Step`` or an
-``Evaluated``, and ``Stopped`` follows the last ``Evaluated`` after early stopping. ``Indexed`` (streamed
-data) and ``Referenced`` (objectives with a reference model) precede ``Started``.
+``Evaluated``, and ``Stopped`` follows the last ``Evaluated`` after early stopping. ``Progress`` reports long
+stages before ``Started``: reading streamed data, and scoring pairs with the reference model.
 
 A custom callback is a function that takes an event, or a subclass of :class:`Callback`. An exception
 raised in it stops the work and propagates to the caller.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from efficientai_toolkit.callbacks.events import (
         Event,
+        Progress,
         event_to_json,
         parse_event,
     )
@@ -37,10 +38,8 @@ if TYPE_CHECKING:
         Estimated,
         Evaluated,
         Finished,
-        Indexed,
         OutOfMemory,
         Overflow,
-        Referenced,
         Started,
         Step,
         Stopped,
@@ -53,12 +52,11 @@ __all__ = [
     "Evaluated",
     "Event",
     "Finished",
-    "Indexed",
     "JsonLines",
     "OutOfMemory",
     "Overflow",
+    "Progress",
     "ProgressBar",
-    "Referenced",
     "Silent",
     "Started",
     "Step",
@@ -78,12 +76,11 @@ if not TYPE_CHECKING:
             "Evaluated": "callbacks.training:Evaluated",
             "Event": "callbacks.events:Event",
             "Finished": "callbacks.training:Finished",
-            "Indexed": "callbacks.training:Indexed",
             "JsonLines": "callbacks.base:JsonLines",
             "OutOfMemory": "callbacks.training:OutOfMemory",
             "Overflow": "callbacks.training:Overflow",
+            "Progress": "callbacks.events:Progress",
             "ProgressBar": "callbacks.progress_bar:ProgressBar",
-            "Referenced": "callbacks.training:Referenced",
             "Silent": "callbacks.base:Silent",
             "Started": "callbacks.training:Started",
             "Step": "callbacks.training:Step",

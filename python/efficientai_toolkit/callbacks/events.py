@@ -1,24 +1,37 @@
 """The union of all events and its JSON format."""
 
 import json
+import re
+from dataclasses import dataclass
+from typing import get_args
 
 from efficientai_toolkit.callbacks.training import (
     Checkpoint,
     Estimated,
     Evaluated,
     Finished,
-    Indexed,
     OutOfMemory,
     Overflow,
-    Referenced,
     Started,
     Step,
     Stopped,
 )
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Part of a long stage is done, of whatever kind of work; reported about ten times."""
+
+    stage: str
+    """What is being done, such as ``reading train.jsonl``."""
+    done: int
+    """Units processed so far: bytes, pairs, layers."""
+    total: int
+    """Total number of units."""
+
+
 Event = (
-    Indexed
-    | Referenced
+    Progress
     | Started
     | Estimated
     | Step
@@ -31,20 +44,10 @@ Event = (
 )
 """Any event."""
 
-_EVENTS: dict[str, type[Event]] = {
-    "indexed": Indexed,
-    "referenced": Referenced,
-    "started": Started,
-    "estimated": Estimated,
-    "step": Step,
-    "overflow": Overflow,
-    "out_of_memory": OutOfMemory,
-    "evaluated": Evaluated,
-    "stopped": Stopped,
-    "checkpoint": Checkpoint,
-    "finished": Finished,
+_NAMES: dict[type[Event], str] = {
+    event: re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower() for event in get_args(Event)
 }
-_NAMES = {event: name for name, event in _EVENTS.items()}
+_EVENTS = {name: event for event, name in _NAMES.items()}
 
 
 def parse_event(text: str) -> Event:

@@ -4,19 +4,17 @@ import sys
 import time
 from typing import TextIO
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from efficientai_toolkit.callbacks.base import Callback
-from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.callbacks.events import Event, Progress
 from efficientai_toolkit.callbacks.training import (
     Estimated,
     Evaluated,
-    Indexed,
     OutOfMemory,
     Overflow,
-    Referenced,
     Started,
     Step,
     Stopped,
@@ -40,18 +38,16 @@ class ProgressBar(Callback):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar: progress.Progress | None = None
+        self._task = progress.TaskID(0)
         self._started = (0.0, 0)
         self._told = time.monotonic()
 
     def on(self, event: Event) -> None:
         """Display the event."""
         match event:
-            case Indexed():
-                self._tell(f"{event.path}: {event.bytes / event.total:.0%} read")
-            case Referenced():
-                self._tell(f"the untouched model has read {event.pairs:,} of {event.total:,} pairs")
+            case Progress():
+                self._tell(f"{event.stage}: {event.done / event.total:.0%}")
             case Started():
                 self._start(event)
             case Step():
@@ -88,9 +84,9 @@ class ProgressBar(Callback):
         )
         self._started = (time.monotonic(), event.first_step)
         if self._console.is_terminal:
-            self._bar = Progress(
-                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=2)),
-                TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
+            self._bar = progress.Progress(
+                progress.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=2)),
+                progress.TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
                 console=self._console,
                 expand=True,
             )

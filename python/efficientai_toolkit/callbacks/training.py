@@ -4,27 +4,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Indexed:
-    """Part of a streamed data file was indexed."""
-
-    path: str
-    bytes: int
-    """Bytes indexed so far."""
-    total: int
-    """Total."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Referenced:
-    """The reference log-probabilities of some pairs were computed."""
-
-    pairs: int
-    """Pairs processed so far."""
-    total: int
-    """Total."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
     """Model and data are loaded; the first step follows."""
 

@@ -18,7 +18,7 @@ from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.models.generation import GenerateConfig
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 try:
     import lm_eval
@@ -121,7 +121,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         for _, context, continuation in requests:
             ids = (context + continuation)[-(self.max_length + 1) :]
             rows.append((ids, max(len(ids) - len(continuation), 1)))
-        scored = core.score_tokens(self._model, rows, self.batch_size)
+        scored = core.evaluate.score_tokens(self._model, rows, self.batch_size)
         results: list[tuple[float, bool]] = []
         for (texts, _, _), row in zip(requests, scored, strict=True):
             result = sum(score for score, _ in row), all(likeliest for _, likeliest in row)
@@ -169,7 +169,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         is_cut = len(ids) > room
         if is_cut:
             context = self._tokenizer.decode(ids[-room:], skip_special_tokens=False)
-        report = core.generate(
+        report = core.generate.generate(
             self._model,
             self._tokenizer,
             context,

@@ -14,7 +14,7 @@ from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +107,9 @@ def evaluate(
             "max_seq_length": task.max_seq_length,
             "mask_prompt": task.mask_prompt,
         }
-        report = json.loads(core.score_rows(model, tokenizer, str(path), lines, json.dumps(settings)))
+        report = json.loads(
+            core.evaluate.score_rows(model, tokenizer, str(path), lines, json.dumps(settings))
+        )
         scores |= {name: report[name] for name in SCORED}
     answers: list[Answer] = []
     for row, asked, reference in zip(rows, questions, references, strict=False):

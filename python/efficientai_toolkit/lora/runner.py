@@ -15,7 +15,7 @@ from efficientai_toolkit.lora.result import TrainingResult
 from efficientai_toolkit.lora.trainer import MLXTrainer
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 def _keeps_weights(config: TrainingConfig) -> bool:
@@ -106,7 +106,7 @@ class Runner:
         key = (config.data, config.max_seq_length, config.mask_prompt, config.packing, config.streaming)
         if key not in self._rows:
             model, tokenizer = self.load(config)
-            report = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
+            report = json.loads(core.lora.validate(model, tokenizer, config.to_json()))
             if not report["valid"]["rows"]:
                 message = (
                     f"{config.data}: there are no validation rows to compare runs on; give at least two rows"

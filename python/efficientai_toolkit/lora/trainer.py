@@ -12,7 +12,7 @@ from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.result import TrainingResult
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 class MLXTrainer:
@@ -64,7 +64,7 @@ class MLXTrainer:
 
         model, tokenizer = self._load()
         try:
-            report = core.train_lora(model, tokenizer, self.config.to_json(), self._observe)
+            report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)
         finally:
             self.callback.close()
         return TrainingResult.from_report(report)
@@ -81,7 +81,7 @@ class MLXTrainer:
         """
         from efficientai_toolkit._engine.core import core
 
-        return Estimated(**json.loads(core.estimate_memory(*self._load(), self.config.to_json())))
+        return Estimated(**json.loads(core.lora.estimate_memory(*self._load(), self.config.to_json())))
 
     def _load(self) -> "tuple[Model, Tokenizer]":
         if self.model is None or self.tokenizer is None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Tokenizer
+    from efficientai_toolkit._core.models import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: ``[{"role": "user", "content": "…"}, …]``."""

@@ -9,7 +9,7 @@ from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.models.chat import Messages, render_messages
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,5 +108,7 @@ def generate_with_statistics(
     is_text = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else render_messages(tokenizer, prompt, tools)
     # A rendered conversation holds its special tokens already.
-    report = core.generate(model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text)
+    report = core.generate.generate(
+        model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text
+    )
     return Generation(**json.loads(report))

@@ -7,7 +7,7 @@ from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import MODEL
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 def load(
@@ -56,4 +56,4 @@ def load(
 
     folder = MODEL if path_or_id is None else hub.resolve(path_or_id, show_progress=show_progress)
     adapter = None if adapter_path is None else hub.resolve(adapter_path, show_progress=show_progress)
-    return core.load(str(folder), None if adapter is None else str(adapter), dtype, bits, group_size)
+    return core.models.load(str(folder), None if adapter is None else str(adapter), dtype, bits, group_size)

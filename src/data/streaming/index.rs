@@ -143,7 +143,8 @@ impl TrainingRowReader for Indexer<'_> {
             let byte = line.offset + line.content.len() as u64;
             let next = if tenths(byte) > reported {
                 reported = tenths(byte);
-                observer.on(&Event::Indexed { path: file.to_owned(), bytes: byte, total })
+                let stage = format!("reading {}", file.display());
+                observer.on(&Event::Progress { stage, done: byte, total })
             } else if rows.len() % ROWS_PER_POLL == 0 {
                 observer.poll()
             } else {

@@ -20,7 +20,7 @@ from efficientai_toolkit.models.generation import GenerateConfig, generate
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 ANSWER = GenerateConfig(max_tokens=64)
 """Greedy decoding, so that only the training changes the answer."""

@@ -21,7 +21,7 @@ from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dic
     """Return the engine's statistics of the data."""
     from efficientai_toolkit._engine.core import core
 
-    statistics: dict[str, dict[str, Any]] = json.loads(core.validate_lora(model, tokenizer, config.to_json()))
+    statistics: dict[str, dict[str, Any]] = json.loads(core.lora.validate(model, tokenizer, config.to_json()))
     return statistics
 
 

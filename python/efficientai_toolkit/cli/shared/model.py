@@ -7,7 +7,7 @@ from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model, Tokenizer
 
 
 def add_model(parser: ArgumentParser) -> None:

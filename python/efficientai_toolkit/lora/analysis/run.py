@@ -175,5 +175,5 @@ def _look(runner: Runner, base: TrainingConfig, config: AnalysisConfig) -> tuple
 
     model, tokenizer = runner.load(base)
     probe = json.dumps({"batches": config.batches, "width": config.width})
-    report = json.loads(core.analyze_lora(model, tokenizer, base.to_json(), probe))
+    report = json.loads(core.lora.analyze(model, tokenizer, base.to_json(), probe))
     return report["data"]["train"], [Layer.of(entry) for entry in report["layers"]]

@@ -1,4 +1,4 @@
-//! The device.
+//! `_core.device`: the machine and the device in use.
 
 use efficientai_toolkit::hardware as engine;
 use efficientai_toolkit::kernels::blas;

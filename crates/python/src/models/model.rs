@@ -1,24 +1,22 @@
-//! `Model`, and ways to get one.
+//! `Model`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
-use efficientai_toolkit::io::{config, tensors, weights};
-use efficientai_toolkit::kernels::quantized::{Accuracy, Format};
-use efficientai_toolkit::{Error, Result, data, generate, kernels, models};
+use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
 
-use super::array::{Ids, Logits};
-use super::enter::enter;
-use super::tokenizer::Tokenizer;
+use crate::array::{Ids, Logits};
+use crate::enter::enter;
 
 /// A language model: `model(ids)` gives logits.
-#[pyclass(frozen, module = "efficientai_toolkit._core")]
-pub(super) struct Model {
+#[pyclass(frozen, module = "efficientai_toolkit._core.models")]
+pub(crate) struct Model {
     inner: Mutex<Box<models::Model>>,
     /// Taken only while `inner` is held.
     library: Mutex<Library>,
@@ -30,7 +28,7 @@ pub(super) struct Model {
 
 impl Model {
     /// The model itself, for one user at a time.
-    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Box<models::Model>>> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, Box<models::Model>>> {
         match self.inner.try_lock() {
             Ok(guard) => Ok(guard),
             // A panic elsewhere leaves parameters that are valid arrays.
@@ -41,13 +39,32 @@ impl Model {
         }
     }
 
+    /// A loaded model with what it was loaded from.
+    pub(crate) fn new(
+        mut inner: Box<models::Model>,
+        folder: PathBuf,
+        config: serde_json::Value,
+    ) -> Result<Self> {
+        let library = Mutex::new(Library::from_network(inner.as_mut())?);
+        Ok(Self { inner: Mutex::new(inner), library, folder, config, accuracy: OnceLock::new() })
+    }
+
+    /// Runs `work`, which may leave other adapters on the model.
+    pub(crate) fn change_adapters<T>(&self, work: impl FnOnce(&mut models::Model) -> Result<T>) -> Result<T> {
+        let mut inner = self.lock()?;
+        let outcome = work(inner.as_mut());
+        // Work that fails or stops early leaves its adapters too.
+        *self.library() = Library::from_network(inner.as_mut())?;
+        outcome
+    }
+
     /// The adapters of the model; `inner` is held by whoever asks.
-    pub(super) fn library(&self) -> MutexGuard<'_, Library> {
+    fn library(&self) -> MutexGuard<'_, Library> {
         self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The fastest way to use packed weights that is close enough; measured at the first call.
-    pub(super) fn accuracy(&self) -> Result<Option<Accuracy>> {
+    pub(crate) fn accuracy(&self) -> Result<Option<Accuracy>> {
         if let Some(&accuracy) = self.accuracy.get() {
             return Ok(accuracy);
         }
@@ -55,14 +72,14 @@ impl Model {
         Ok(*self.accuracy.get_or_init(|| accuracy))
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 }
 
 /// One adapter, or several with weights.
 #[derive(FromPyObject)]
-pub(super) enum Choice {
+pub(crate) enum Choice {
     Name(String),
     Weights(BTreeMap<String, f32>),
 }
@@ -190,74 +207,4 @@ fn tokens(ids: &Ids, vocab: i32) -> Result<Vec<i32>> {
         valid.ok_or_else(|| Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1)))
     };
     ids.values.iter().map(token).collect()
-}
-
-/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
-///
-/// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
-/// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
-/// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
-#[pyfunction]
-#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64))]
-pub(super) fn load(
-    py: Python<'_>,
-    path: PathBuf,
-    adapter_path: Option<PathBuf>,
-    dtype: Option<&str>,
-    bits: Option<usize>,
-    group_size: usize,
-) -> PyResult<(Model, Tokenizer)> {
-    enter(py, || {
-        let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
-        let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
-        let dtype = match dtype {
-            Some(name) => Some(tensors::dtype(name)?),
-            None => kernels::on_cpu().then_some(Dtype::Float32),
-        };
-        let config = config::read(&path)?;
-        let mut model = models::load(&path, dtype, format)?;
-        if let Some(adapter) = adapter_path {
-            adapters::load(&adapter, model.as_mut())?;
-        }
-        let library = Mutex::new(Library::from_network(model.as_mut())?);
-        let tokenizer = data::Tokenizer::from_folder(&path)?;
-        let accuracy = OnceLock::new();
-        Ok((
-            Model { inner: Mutex::new(model), library, folder: path, config, accuracy },
-            Tokenizer::new(tokenizer),
-        ))
-    })
-}
-
-/// Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
-///
-/// ``config`` is the text of a ``config.json``; matrices are drawn with its
-/// ``initializer_range`` as standard deviation.
-#[pyfunction]
-#[pyo3(signature = (config, folder, seed=0, dtype="float32"))]
-pub(super) fn create_model(
-    py: Python<'_>,
-    config: &str,
-    folder: PathBuf,
-    seed: u64,
-    dtype: &str,
-) -> PyResult<()> {
-    enter(py, || {
-        let dtype = tensors::dtype(dtype)?;
-        let json: serde_json::Value = serde_json::from_str(config)
-            .map_err(|error| Error::Config(format!("config is not valid JSON: {error}")))?;
-        let mut model = models::create(&json)?;
-        let std = json["initializer_range"].as_f64().unwrap_or(0.02) as f32;
-        models::initialize(model.as_mut(), std, seed)?;
-        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let text = serde_json::to_string_pretty(&json).unwrap_or_default();
-        efficientai_toolkit::io::atomic::write_text(&folder.join("config.json"), &(text + "\n"))?;
-        weights::save(&folder, model.as_ref(), Some(dtype))
-    })
-}
-
-/// Writes a copy of a model folder with its weights in another number format.
-#[pyfunction]
-pub(super) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
-    enter(py, || models::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
 }

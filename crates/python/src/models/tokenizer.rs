@@ -4,20 +4,20 @@ use efficientai_toolkit::{Error, Result, data};
 use pyo3::prelude::*;
 use serde_json::Value;
 
-use super::enter::enter;
+use crate::enter::enter;
 
 /// Turns text into token ids and back.
-#[pyclass(frozen, module = "efficientai_toolkit._core")]
-pub(super) struct Tokenizer {
+#[pyclass(frozen, module = "efficientai_toolkit._core.models")]
+pub(crate) struct Tokenizer {
     inner: data::Tokenizer,
 }
 
 impl Tokenizer {
-    pub(super) fn new(inner: data::Tokenizer) -> Self {
+    pub(crate) fn new(inner: data::Tokenizer) -> Self {
         Self { inner }
     }
 
-    pub(super) fn inner(&self) -> &data::Tokenizer {
+    pub(crate) fn inner(&self) -> &data::Tokenizer {
         &self.inner
     }
 }

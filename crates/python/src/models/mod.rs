@@ -1,0 +1,76 @@
+//! `_core.models`: language models and their tokenizers.
+
+use std::path::PathBuf;
+
+use efficientai_toolkit::io::{atomic, config, tensors, weights};
+use efficientai_toolkit::kernels::quantized::Format;
+use efficientai_toolkit::{Error, adapters, data, kernels, models};
+use mlx_rs::Dtype;
+use pyo3::prelude::*;
+
+use super::enter::enter;
+
+mod model;
+mod tokenizer;
+
+pub(crate) use model::Model;
+pub(crate) use tokenizer::Tokenizer;
+
+/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+///
+/// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
+/// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+/// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+#[pyfunction]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64))]
+pub(crate) fn load(
+    py: Python<'_>,
+    path: PathBuf,
+    adapter_path: Option<PathBuf>,
+    dtype: Option<&str>,
+    bits: Option<usize>,
+    group_size: usize,
+) -> PyResult<(Model, Tokenizer)> {
+    enter(py, || {
+        let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
+        let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
+        let dtype = match dtype {
+            Some(name) => Some(tensors::dtype(name)?),
+            None => kernels::on_cpu().then_some(Dtype::Float32),
+        };
+        let config = config::read(&path)?;
+        let mut model = models::load(&path, dtype, format)?;
+        if let Some(adapter) = adapter_path {
+            adapters::load(&adapter, model.as_mut())?;
+        }
+        let tokenizer = data::Tokenizer::from_folder(&path)?;
+        Ok((Model::new(model, path, config)?, Tokenizer::new(tokenizer)))
+    })
+}
+
+/// Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
+///
+/// ``config`` is the text of a ``config.json``; matrices are drawn with its
+/// ``initializer_range`` as standard deviation.
+#[pyfunction]
+#[pyo3(signature = (config, folder, seed=0, dtype="float32"))]
+pub(crate) fn create(py: Python<'_>, config: &str, folder: PathBuf, seed: u64, dtype: &str) -> PyResult<()> {
+    enter(py, || {
+        let dtype = tensors::dtype(dtype)?;
+        let json: serde_json::Value = serde_json::from_str(config)
+            .map_err(|error| Error::Config(format!("config is not valid JSON: {error}")))?;
+        let mut model = models::create(&json)?;
+        let std = json["initializer_range"].as_f64().unwrap_or(0.02) as f32;
+        models::initialize(model.as_mut(), std, seed)?;
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let text = serde_json::to_string_pretty(&json).unwrap_or_default();
+        atomic::write_text(&folder.join("config.json"), &(text + "\n"))?;
+        weights::save(&folder, model.as_ref(), Some(dtype))
+    })
+}
+
+/// Writes a copy of a model folder with its weights in another number format.
+#[pyfunction]
+pub(crate) fn convert(py: Python<'_>, folder_in: PathBuf, folder_out: PathBuf, dtype: &str) -> PyResult<()> {
+    enter(py, || models::convert(&folder_in, &folder_out, tensors::dtype(dtype)?))
+}

@@ -1,0 +1,7 @@
+"""
+The engine of `efficientai_toolkit`; use the package around it.
+"""
+
+from . import adapters as adapters, data as data, device as device, evaluate as evaluate, generate as generate, kernels as kernels, lora as lora, models as models
+
+__all__ = ["adapters", "data", "device", "evaluate", "generate", "kernels", "lora", "models"]

@@ -1,0 +1,131 @@
+"""
+Language models and their tokenizers.
+"""
+
+from _typeshed import SupportsGetItem
+from numpy import float32
+from numpy.typing import ArrayLike, NDArray
+from os import PathLike
+from pathlib import Path
+from typing import Any, SupportsFloat, SupportsIndex, final
+
+__all__ = ["Model", "Tokenizer", "convert", "create", "load"]
+
+@final
+class Model:
+    """
+    A language model: `model(ids)` gives logits.
+    """
+    def __call__(self, /, ids: ArrayLike) -> NDArray[float32]:
+        """
+        Logits for token ids.
+
+        Parameters
+        ----------
+        ids
+            Integers, ``[batch, time]``.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, ``[batch, time, vocab]``.
+        """
+    def __repr__(self, /) -> str: ...
+    @property
+    def adapters(self, /) -> dict[str, float]:
+        """
+        Adapters by name, with their weights; 0 for those that are not in use.
+        """
+    @property
+    def config(self, /) -> Any:
+        """
+        The parsed `config.json`.
+        """
+    @property
+    def dtype(self, /) -> str:
+        """
+        Number format of activations: float32, float16 or bfloat16.
+        """
+    def load_adapter(self, /, path: str | PathLike[str], name: str) -> None:
+        """
+        Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
+        """
+    @property
+    def model_type(self, /) -> str:
+        """
+        Architecture, as `config.json` names it.
+        """
+    @property
+    def num_parameters(self, /) -> int:
+        """
+        Numbers in the model, adapters included.
+        """
+    @property
+    def path(self, /) -> Path:
+        """
+        Folder the model came from.
+        """
+    def set_adapter(self, /, adapters: str | dict[str, SupportsFloat | SupportsIndex] | None) -> None:
+        """
+        Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
+        on it; `None` takes all off.
+        """
+    def unload_adapter(self, /, name: str) -> None:
+        """
+        Forgets the adapter of this name; others in use stay.
+        """
+
+@final
+class Tokenizer:
+    """
+    Turns text into token ids and back.
+    """
+    def apply_chat_template(self, /, messages: str, tools: str | None = None, add_generation_prompt: bool = True) -> str:
+        """
+        A conversation as the model expects it; `messages` and `tools` are JSON lists.
+        """
+    def decode(self, /, ids: SupportsGetItem[int, SupportsIndex], skip_special_tokens: bool = True) -> str:
+        """
+        Text of token ids.
+        """
+    def encode(self, /, text: str, add_special_tokens: bool = True) -> list[int]:
+        """
+        Token ids of a text.
+        """
+    @property
+    def eos_token_ids(self, /) -> list[int]:
+        """
+        Tokens that end a text.
+        """
+    @property
+    def has_chat_template(self, /) -> bool:
+        """
+        Whether `apply_chat_template` works.
+        """
+    @property
+    def vocab_size(self, /) -> int:
+        """
+        Number of tokens.
+        """
+
+def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dtype: str) -> None:
+    """
+    Writes a copy of a model folder with its weights in another number format.
+    """
+
+def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dtype: str = "float32") -> None:
+    """
+    Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
+
+    ``config`` is the text of a ``config.json``; matrices are drawn with its
+    ``initializer_range`` as standard deviation.
+    """
+
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = 64) -> tuple[Model, Tokenizer]:
+    """
+    Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+
+    ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
+    the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+    (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    """
