@@ -2,11 +2,11 @@
 //!
 //! Every activation is `x · s(x)` with `s` between 0 and 1, so its derivative is `s + x·s'`.
 
-use super::super::disjoint::run_items;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::{normal, sigmoid};
 use super::Activation;
+use crate::runtime::disjoint::run_items;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::{normal, sigmoid};
 
 /// Elements of one task.
 const GRAIN: usize = 1 << 14;

@@ -14,10 +14,10 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::{erf, sigmoid, tanh};
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
 
 mod cpu;
 

@@ -1,12 +1,12 @@
 //! The CPU kernels: tensors of all sizes are cut into pieces of one size, so that threads share the work
 //! evenly whether it is one large table or hundreds of small adapters.
 
-use super::super::disjoint::run_items;
-use super::super::element::{Element, with_element};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Slice, SliceMut};
-use super::super::sum::dot;
 use super::Decays;
+use crate::mlx::op::{Slice, SliceMut};
+use crate::runtime::disjoint::run_items;
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::sum::dot;
 
 /// Elements of one task.
 const PIECE: usize = 1 << 15;

@@ -17,11 +17,11 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::isa::Isa;
-use super::op::{
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{
     Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply, apply_many, no_gradient,
 };
+use crate::runtime::isa::Isa;
 
 mod cpu;
 

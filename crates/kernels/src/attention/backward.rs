@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
 use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
 use super::product::{LANES, Left, Result, Right, product};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
 /// Keys of a task that computes gradients of keys and values alone.
 const STRIP: usize = 256;

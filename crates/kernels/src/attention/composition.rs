@@ -5,11 +5,11 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate, select};
 use mlx_rs::{Array, Dtype};
 
-use super::super::matmul::{Transpose, matmul};
-use super::super::op::MlxResult;
-use super::super::softcap::softcap;
-use super::super::softmax::softmax;
 use super::{Keys, Mask, Scoring};
+use crate::matmul::{Transpose, matmul};
+use crate::mlx::op::MlxResult;
+use crate::softcap::softcap;
+use crate::softmax::softmax;
 
 /// [`attention`](super::attention) of the same operands.
 ///

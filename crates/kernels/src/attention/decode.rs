@@ -3,15 +3,15 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, prefetch, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
 use super::panel::{self, Geometry, Inputs, KEYS, Place};
 use super::product::{LANES, Left, Result, Right, product};
 use super::vector::{Load, Portable, Vector};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, prefetch, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
 /// Heads of a group above which vectors along queries are the faster way.
 const GROUP: usize = 16;

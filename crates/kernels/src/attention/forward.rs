@@ -4,16 +4,16 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
 use super::decode;
 use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
 use super::product::{Left, Result, Right, product};
 use super::vector::Load;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
 /// Panels of one task at most: they share the copies of the keys.
 const PANELS: usize = 4;

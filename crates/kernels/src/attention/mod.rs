@@ -21,10 +21,12 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient,
+};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
 pub use composition::reference;
 pub(super) use forward::forward;
 pub(super) use panel::{Geometry, Inputs};

@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::{exp, tanh};
 use super::product::LANES;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::{exp, tanh};
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 64;

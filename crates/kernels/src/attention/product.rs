@@ -3,8 +3,8 @@
 //! `A` is read one number at a time, so it may lie in memory either way round; `B` and `C` are read in
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
-use super::super::isa::Isa;
 use super::vector::{Load, Portable, Vector};
+use crate::runtime::isa::Isa;
 
 /// Columns of `B` and `C` come in multiples of this.
 pub(super) const LANES: usize = 16;

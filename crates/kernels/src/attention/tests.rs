@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use mlx_rs::random;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use super::super::element::Element;
 use super::*;
 use crate::eval;
+use crate::runtime::element::Element;
 
 /// Deterministic numbers between -1 and 1.
 fn numbers<T: Element>(len: usize, seed: u32) -> Vec<T> {

@@ -7,7 +7,7 @@ use std::arch::x86_64 as x86;
 
 use half::{bf16, f16};
 
-use super::super::element::Element;
+use crate::runtime::element::Element;
 
 /// A register of f32.
 pub(crate) trait Vector: Copy {

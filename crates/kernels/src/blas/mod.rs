@@ -6,8 +6,8 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::disjoint::Disjoint;
-use super::isa::Isa;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
 
 #[cfg(target_os = "linux")]
 mod link;

@@ -1,10 +1,10 @@
 //! The product, with its special cases.
 
-use super::super::disjoint::Disjoint;
-use super::super::gemm::{Dense, Lanes, Packed, Precision, gemv, multiply};
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::run_ranges;
-use super::super::scratch;
+use crate::gemm::{Dense, Lanes, Packed, Precision, gemv, multiply};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::run_ranges;
+use crate::runtime::scratch;
 
 /// Multiply-adds below which copying into panels and waking other threads costs more than it saves.
 const SMALL: usize = 1 << 15;

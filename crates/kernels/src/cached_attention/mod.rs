@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::append::{self, append};
-use super::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
-use super::device::on_cpu;
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply_many, no_gradient};
-use super::rope::{self, Positions, Rotation, rope};
-use super::scratch;
+use crate::append::{self, append};
+use crate::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply_many, no_gradient};
+use crate::rope::{self, Positions, Rotation, rope};
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch;
 
 /// What queries look like, and what they see.
 #[derive(Debug, Clone, Copy)]

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::run_ranges;
-use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
 use super::grid::{Grid, Place};
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::run_ranges;
+use crate::runtime::scratch::{self, Scratch};
 
 /// Multiply-adds that one task has at least.
 const GRAIN: usize = 1 << 15;

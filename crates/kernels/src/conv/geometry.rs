@@ -2,9 +2,9 @@
 
 use mlx_rs::error::Exception;
 
-use super::super::op::MlxResult;
 use super::Options;
 use super::grid::{Axis, Grid, Tap};
+use crate::mlx::op::MlxResult;
 
 /// Sizes are those of MLX's arrays.
 const MOST: usize = i32::MAX as usize;

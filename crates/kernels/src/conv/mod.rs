@@ -20,11 +20,11 @@ use std::ffi::CStr;
 
 use mlx_rs::{Array, Dtype, ops};
 
-use super::device::on_cpu;
-use super::element::{Element as _, with_element};
-use super::isa::Isa;
-use super::linear::precision;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::linear::precision;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::runtime::element::{Element as _, with_element};
+use crate::runtime::isa::Isa;
 use geometry::Geometry;
 
 mod depthwise;

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::gemm::{Rows, Scattered};
-use super::super::isa::{Isa, vectorized};
 use super::grid::{Grid, Place};
+use crate::gemm::{Rows, Scattered};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
 
 /// Images, and the channels of them that are seen.
 #[derive(Clone)]

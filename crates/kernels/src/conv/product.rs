@@ -6,17 +6,17 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{
-    Dense, Lanes, Packed, Picked, Precision, Tile, multiply, multiply_scattered, reads_scattered,
-};
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, threads};
-use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
 use super::grid::Grid;
 use super::patches::{InPlace, Patches, Pixels};
+use crate::gemm::{
+    Dense, Lanes, Packed, Picked, Precision, Tile, multiply, multiply_scattered, reads_scattered,
+};
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{run, threads};
+use crate::runtime::scratch::{self, Scratch};
 
 /// Words of packed patches at once, to stay in the last-level cache …
 const WORDS: usize = 2 << 20;

@@ -3,10 +3,10 @@
 
 use mlx_rs::ops::{concatenate, indexing::TryIndexOp};
 
-use super::super::checkpoint::checkpoint;
-use super::super::linear::{LowRank, linears};
-use super::super::quantized::{Format, PackedWeight};
 use super::{Array, Exception, Layer, MlxResult, Options, Weight, surprises};
+use crate::linear::{LowRank, linears};
+use crate::mlx::checkpoint::checkpoint;
+use crate::quantized::{Format, PackedWeight};
 
 /// Logits at once, 128 MiB in f32.
 pub(super) const LOGITS: usize = 1 << 25;

@@ -4,17 +4,17 @@ use std::ffi::CStr;
 
 use mlx_rs::Array;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::linear::WeightSlot;
-use super::super::math::exp;
-use super::super::op::{
+use super::loss::{Problem, TOKENS};
+use crate::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
+use crate::linear::WeightSlot;
+use crate::mlx::op::{
     Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient, with_floats,
 };
-use super::super::scratch;
-use super::loss::{Problem, TOKENS};
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::scratch;
 
 struct HeadGradient {
     head: WeightSlot,

@@ -5,17 +5,17 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::linear::{WeightSlot, matrix, precision};
-use super::super::math::exp;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
-use super::super::pool::run;
-use super::super::scratch;
-use super::super::sum::max;
 use super::{Options, head};
+use crate::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
+use crate::linear::{WeightSlot, matrix, precision};
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool::run;
+use crate::runtime::scratch;
+use crate::runtime::sum::max;
 
 /// Positions at once, and tokens of the vocabulary at once: their logits take 4 MiB.
 const POSITIONS: usize = 1024;
@@ -193,7 +193,7 @@ impl<'a> Problem<'a> {
                 }
             });
             if gradient {
-                let shares = super::super::gemm::Dense::new(&*logits, (positions.len(), tokens));
+                let shares = crate::gemm::Dense::new(&*logits, (positions.len(), tokens));
                 let shares = Packed::new(isa, self.precision, Lanes::rows(&shares));
                 let sums = Disjoint::new(&mut sums);
                 multiply(isa, &[(&shares, Lanes::columns(&chunk))], |mut tile| {

@@ -19,10 +19,10 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::linear::{self, Layer, Weight, WeightSlot, is_float};
-use super::op::{MlxResult, apply_many};
-use super::softcap::softcap;
+use crate::linear::{self, Layer, Weight, WeightSlot, is_float};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{MlxResult, apply_many};
+use crate::softcap::softcap;
 
 mod chunked;
 mod head;
@@ -33,7 +33,7 @@ mod loss;
 pub struct Options {
     /// Label smoothing, ε.
     pub smoothing: f32,
-    /// [`softcap`](super::softcap) of the logits.
+    /// [`softcap`](crate::softcap) of the logits.
     pub softcap: Option<f32>,
     /// Whether a gradient will be asked for.
     pub gradient: bool,

@@ -3,7 +3,7 @@ use mlx_rs::random;
 use super::*;
 use crate::eval;
 use crate::linear::LowRank;
-use crate::op::{Operand, Slice};
+use crate::mlx::op::{Operand, Slice};
 use crate::quantized::{Format, PackedWeight};
 
 /// `hidden`, `head`, `targets`, `weights`; every third weight is 0.

@@ -1,9 +1,9 @@
 //! The CPU kernels.
 
-use super::super::disjoint::run_chunks;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::scratch;
+use crate::runtime::disjoint::run_chunks;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::scratch;
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 15;

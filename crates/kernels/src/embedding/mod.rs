@@ -14,15 +14,15 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
 
 mod cpu;
 
 /// See the [module](self) for shapes. An id beyond the table is an error of
-/// [`eval`](super::eval()) on the CPU and not noticed elsewhere.
+/// [`eval`](crate::eval()) on the CPU and not noticed elsewhere.
 ///
 /// # Errors
 /// A table that is no matrix.

@@ -1,10 +1,10 @@
 //! Products with few rows of activations: each weight is read once, and memory sets the pace.
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, threads};
-use super::super::scratch;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{run, threads};
+use crate::runtime::scratch;
 
 /// Rows of activations that share one pass over the weights.
 const MOST_ROWS: usize = 8;

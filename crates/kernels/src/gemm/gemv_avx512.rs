@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::super::isa::Isa;
+use crate::runtime::isa::Isa;
 
 const LANES: usize = 16;
 

@@ -1,6 +1,6 @@
 //! The inner loop: a small block of C kept in registers.
 
-use super::super::isa::Isa;
+use crate::runtime::isa::Isa;
 
 /// Number format of products; sums are f32 in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,10 @@
 //!
 //! Packing costs 1/lanes of the product, so weights are packed in each call and never kept twice.
 
-use super::disjoint::Disjoint;
-use super::isa::Isa;
-use super::pool::run;
-use super::scratch;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::run;
+use crate::runtime::scratch;
 
 pub(super) mod gemv;
 #[cfg(target_arch = "x86_64")]
@@ -138,7 +138,7 @@ fn compute(kernel: Kernel, terms: &[(&Packed, Lanes)], packed: &[u32], panels: u
 }
 
 /// A tile goes to its place in a row-major matrix of `columns` columns, plus `bias`, if there is one.
-pub(super) fn store<T: super::element::Element>(
+pub(super) fn store<T: crate::runtime::element::Element>(
     isa: Isa,
     mut tile: Tile,
     bias: Option<&[f32]>,
@@ -154,8 +154,8 @@ pub(super) fn store<T: super::element::Element>(
     }
 }
 
-super::isa::vectorized! {
-    fn narrow<T: super::element::Element>(wide: &mut [f32], bias: Option<&[f32]>, row: &mut [T]) {
+crate::runtime::isa::vectorized! {
+    fn narrow<T: crate::runtime::element::Element>(wide: &mut [f32], bias: Option<&[f32]>, row: &mut [T]) {
         for (x, b) in wide.iter_mut().zip(bias.unwrap_or_default()) {
             *x += b;
         }

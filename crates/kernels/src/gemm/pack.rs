@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::isa::Isa;
-use super::super::pool::{run, threads};
-use super::super::scratch::{self, Scratch};
 use super::kernel::{Kernel, Precision};
 use super::rows::Rows;
 use super::transpose::transpose;
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::{run, threads};
+use crate::runtime::scratch::{self, Scratch};
 
 /// Depth copied at once when lanes are rows: the rows' parts stay in the first-level cache.
 const DEPTH: usize = 256;
@@ -208,7 +208,7 @@ fn read(
     }
 }
 
-super::super::isa::vectorized! {
+crate::runtime::isa::vectorized! {
     fn interleave(even: &[bf16], odd: &[bf16], words: &mut [u32]) {
         for ((word, even), odd) in words.iter_mut().zip(even).zip(odd) {
             *word = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
 
 /// A matrix read row by row, whatever its storage.
 pub(crate) trait Rows: Sync {

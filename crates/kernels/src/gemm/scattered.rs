@@ -1,12 +1,12 @@
 //! Products whose left operand is read where it lies, without being packed first: worth it where each number is
 //! met by few columns of the other side, or belongs to many rows.
 
-use super::super::isa::Isa;
-use super::super::pool::run;
-use super::super::scratch;
 use super::kernel::{Kernel, Precision};
 use super::pack::{Lanes, pack};
 use super::{BLOCK_WORDS, CHUNK, TILE_COLUMNS, TILE_ROWS, Tile, tile_rows};
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::run;
+use crate::runtime::scratch;
 
 /// A matrix of f32 whose rows consist of equally many runs that follow each other in memory.
 pub(crate) trait Scattered: Sync {

@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::element::Element;
+use crate::runtime::element::Element;
 
 /// Numbers that are small multiples of 1/8, exact in every format, so that sums are exact too.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {

@@ -12,16 +12,16 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::gemm::{Dense, Lanes, Packed, Rows, Tile, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice};
-use super::super::op::{apply_many, no_gradient, with_floats};
-use super::super::pool::run_ranges;
-use super::super::scratch;
 use super::Slots;
 use super::forward::{matrix, precision, scaled, scales};
+use crate::gemm::{Dense, Lanes, Packed, Rows, Tile, multiply, store};
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice};
+use crate::mlx::op::{apply_many, no_gradient, with_floats};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::run_ranges;
+use crate::runtime::scratch;
 
 /// What one output of the node is; the number is that of the layer.
 #[derive(Debug, Clone, Copy)]

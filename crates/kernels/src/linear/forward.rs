@@ -4,15 +4,15 @@ use std::ffi::CStr;
 
 use mlx_rs::Array;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::{Element as _, narrow_to, widened};
-use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, with_floats};
-use super::super::quantized::Accuracy;
-use super::super::scratch::{self, Scratch};
 use super::weight::{self, Product};
 use super::{Slots, backward};
+use crate::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, with_floats};
+use crate::quantized::Accuracy;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::{Element as _, narrow_to, widened};
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 pub(super) struct Forward {
     pub layers: Vec<Slots>,

@@ -14,9 +14,9 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::op::{MlxResult, apply_many};
-use super::quantized::{self, Accuracy};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{MlxResult, apply_many};
+use crate::quantized::{self, Accuracy};
 
 mod backward;
 mod forward;

@@ -2,11 +2,11 @@
 
 use mlx_rs::Array;
 
-use super::super::gemm::{Rows, gemv};
-use super::super::isa::Isa;
-use super::super::op::{Operand, with_floats};
-use super::super::quantized::{self, Accuracy, Format, PackedWeight};
 use super::matrix;
+use crate::gemm::{Rows, gemv};
+use crate::mlx::op::{Operand, with_floats};
+use crate::quantized::{self, Accuracy, Format, PackedWeight};
+use crate::runtime::isa::Isa;
 
 /// `[out, in]`
 #[derive(Debug, Clone, Copy)]

@@ -5,14 +5,14 @@
 
 use half::{bf16, f16};
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::gemm::gemv::{self, Weight};
-use super::super::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Slice, SliceMut};
-use super::super::pool::threads;
-use super::super::scratch;
 use super::{Geometry, Transpose};
+use crate::gemm::gemv::{self, Weight};
+use crate::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
+use crate::mlx::op::{Slice, SliceMut};
+use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::threads;
+use crate::runtime::scratch;
 
 /// Rows of the result for which `b` is best read where it is.
 const DIRECT_ROWS: usize = 8;

@@ -3,23 +3,23 @@
 use mlx_rs::transforms::fallible_vjp;
 use mlx_rs::{Array, Dtype};
 
-use super::super::activation::{Activation, gated};
-use super::super::adamw::{Decays, Scalars, Tensor, adamw};
-use super::super::attention::{Keys, Mask, Scoring, attention};
-use super::super::conv::{self, conv1d, conv2d};
-use super::super::cross_entropy::{Options, cross_entropy};
-use super::super::embedding::embedding;
-use super::super::gemm::{self, Precision};
-use super::super::isa::Isa;
-use super::super::linear::{Layer, LowRank, Weight, linears};
-use super::super::norm::{Rms, rms_norm};
-use super::super::op::MlxResult;
-use super::super::quantized::{self, Accuracy, Format};
-use super::super::rope::{Positions, Rotation, rope};
-use super::super::softmax::softmax;
 use super::peaks::Arithmetic;
 use super::random::{floats, ids, packed};
 use super::{Matrix, Work, within};
+use crate::activation::{Activation, gated};
+use crate::adamw::{Decays, Scalars, Tensor, adamw};
+use crate::attention::{Keys, Mask, Scoring, attention};
+use crate::conv::{self, conv1d, conv2d};
+use crate::cross_entropy::{Options, cross_entropy};
+use crate::embedding::embedding;
+use crate::gemm::{self, Precision};
+use crate::linear::{Layer, LowRank, Weight, linears};
+use crate::mlx::op::MlxResult;
+use crate::norm::{Rms, rms_norm};
+use crate::quantized::{self, Accuracy, Format};
+use crate::rope::{Positions, Rotation, rope};
+use crate::runtime::isa::Isa;
+use crate::softmax::softmax;
 
 /// An operation with its operands.
 pub(super) struct Case {

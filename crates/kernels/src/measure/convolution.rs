@@ -5,8 +5,8 @@ use std::slice::from_ref;
 use mlx_rs::transforms::fallible_vjp;
 use serde::Deserialize;
 
-use super::super::conv::{Options, conv2d};
 use super::{Effort, Float, MOST_EXTENT, MOST_NUMBERS, Work, median, random};
+use crate::conv::{Options, conv2d};
 use crate::{Error, Result};
 
 /// What is timed.

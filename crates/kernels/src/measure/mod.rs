@@ -13,10 +13,10 @@ use std::time::Instant;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
-use super::eval;
-use super::linear::{Layer, Weight, linears};
-use super::op::MlxResult;
-use super::quantized::{Accuracy, Format, PackedWeight};
+use crate::eval;
+use crate::linear::{Layer, Weight, linears};
+use crate::mlx::op::MlxResult;
+use crate::quantized::{Accuracy, Format, PackedWeight};
 use crate::{Error, Result};
 
 mod cases;

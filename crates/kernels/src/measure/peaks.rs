@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, run_ranges, threads};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{run, run_ranges, threads};
 
 /// Best speeds of all threads together. A multiplication and an addition count as two operations.
 #[derive(Debug, Clone, Copy, Serialize)]

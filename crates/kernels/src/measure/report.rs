@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::super::isa::Isa;
-use super::super::{on_cpu, threads};
 use super::cases::{CASES, Case};
 use super::peaks::Peaks;
 use super::{Effort, median};
 use crate::Result;
+use crate::runtime::isa::Isa;
+use crate::{on_cpu, threads};
 
 /// What [`report`] found.
 #[derive(Debug, Clone, Serialize)]

@@ -4,11 +4,11 @@ use std::ffi::CStr;
 
 use mlx_rs::{Array, fast};
 
-use super::super::device::on_cpu;
-use super::super::element::{Element, narrow_to, widened, with_element};
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
 use super::{are_floats, check, cpu};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::runtime::element::{Element, narrow_to, widened, with_element};
+use crate::runtime::isa::Isa;
 
 /// `x`: `[..., hidden]`, `weight` and `bias`: `[hidden]` → as `x`.
 ///

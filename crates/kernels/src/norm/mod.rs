@@ -19,10 +19,10 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, fast};
 
-use super::device::on_cpu;
-use super::element::{Element, narrow_to, widened, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::runtime::element::{Element, narrow_to, widened, with_element};
+use crate::runtime::isa::Isa;
 
 mod cpu;
 mod layer;
@@ -209,7 +209,7 @@ impl HostOp for RmsNormBackward {
 
 impl Rms {
     /// What a row is multiplied with.
-    fn weight(self, weight: &Operand) -> super::scratch::Scratch<f32> {
+    fn weight(self, weight: &Operand) -> crate::runtime::scratch::Scratch<f32> {
         let mut wide = widened(&weight.data);
         wide.iter_mut().for_each(|weight| *weight += self.offset);
         wide

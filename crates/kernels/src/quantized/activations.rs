@@ -5,9 +5,9 @@
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::scratch::{self, Scratch};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::scratch::{self, Scratch};
 
 /// Most columns of a group that share a scale of their own.
 pub(super) const MOST_GROUP: usize = 64;

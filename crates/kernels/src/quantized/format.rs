@@ -11,9 +11,9 @@ use half::{bf16, f16};
 use mlx_rs::Dtype;
 use mlx_rs::error::Exception;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, prefetch, vectorized};
-use super::super::op::{MlxResult, Slice};
+use crate::mlx::op::{MlxResult, Slice};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, prefetch, vectorized};
 
 /// How codes become numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::isa::Isa;
-use super::super::scratch::{self, Scratch};
 use super::activations::MOST_GROUP;
 use super::format::QuantizedRows;
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 /// Columns of the groups of a product.
 pub(super) fn group_size(weights: &QuantizedRows) -> usize {

@@ -5,15 +5,15 @@
 //! | `codes` | `[out, in·bits/32]`, uint32: the codes of a row follow each other from the lowest bit on |
 //! | `scales`, `biases` | `[out, in/group_size]` |
 //!
-//! A layer with such weights is a [`Layer`](super::linear::Layer) like any other. With few rows of its
+//! A layer with such weights is a [`Layer`](crate::linear::Layer) like any other. With few rows of its
 //! input each weight is read once, packed as it is, and the memory sets the pace. With many the weights are
 //! unpacked into the panels of a blocked product.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
-use super::gemm::Precision;
-use super::op::{MlxResult, Operand};
+use crate::gemm::Precision;
+use crate::mlx::op::{MlxResult, Operand};
 
 mod accuracy;
 mod activations;

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::gemm::{self, Dense, Lanes, Packed, store};
-use super::super::isa::Isa;
-use super::super::pool::run;
 #[cfg(target_arch = "x86_64")]
 use super::prefill;
 use super::{Accuracy, Format, QuantizedRows, gemv};
+use crate::gemm::{self, Dense, Lanes, Packed, store};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::run;
 
 /// `y = x·weightsᵀ`, row-major.
 pub(crate) struct Product<'a> {

@@ -5,14 +5,14 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::super::device::on_cpu;
-use super::super::disjoint::run_chunks;
-use super::super::embedding::row_numbers;
-use super::super::gemm::Rows as _;
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, with_floats};
-use super::super::scratch;
 use super::{Format, PackedWeight, weights};
+use crate::embedding::row_numbers;
+use crate::gemm::Rows as _;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, with_floats};
+use crate::runtime::disjoint::run_chunks;
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch;
 
 /// `ids`: `[...]`, integers below the number of rows → `[..., columns]` in `dtype`.
 ///
@@ -52,7 +52,7 @@ impl HostOp for Embedding {
             run_chunks(out, columns, |index, out| {
                 let mut wide = scratch::take(columns);
                 table.read(Isa::current(), rows[index] as usize, 0..columns, &mut wide);
-                super::super::element::Element::narrow(&wide, out);
+                crate::runtime::element::Element::narrow(&wide, out);
             });
         });
     }

@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::isa::Isa;
 use super::format::{BLOCK, MXFP4_ZERO, Mode, QuantizedRows};
+use crate::runtime::isa::Isa;
 
 /// Groups whose scales are read at once.
 const GROUPS: usize = 16;
 
-/// As the functions of [`Rows`](super::super::gemm::Rows), for whole blocks of columns.
+/// As the functions of [`Rows`](crate::gemm::Rows), for whole blocks of columns.
 /// Needs [`Isa::Avx512`].
 pub(super) fn read<T: Target>(matrix: &QuantizedRows, row: usize, columns: Range<usize>, out: &mut [T]) {
     assert!(Isa::detect() >= Isa::Avx512 && matrix.format.bits() == 4 && out.len() == columns.len());

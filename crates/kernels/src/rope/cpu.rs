@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::run_ranges;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::run_ranges;
 
 /// Numbers a task turns at least: less is done before another thread is awake.
 const GRAIN: usize = 1 << 16;

@@ -19,10 +19,12 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, cos, sin};
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::Element;
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{
+    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient,
+};
+use crate::runtime::element::Element;
+use crate::runtime::isa::Isa;
 
 pub(super) mod cpu;
 

@@ -2,9 +2,9 @@ use half::{bf16, f16};
 use mlx_rs::random;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use super::super::element::Element;
 use super::*;
 use crate::eval;
+use crate::runtime::element::Element;
 
 fn number(i: usize) -> f32 {
     ((i * 37 + 11) % 61) as f32 / 16.0 - 1.9

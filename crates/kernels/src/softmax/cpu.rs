@@ -1,11 +1,11 @@
 //! The CPU kernels: a row at a time, in f32.
 
-use super::super::disjoint::run_items;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::scratch;
-use super::super::sum::{dot, max, sum};
+use crate::runtime::disjoint::run_items;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::scratch;
+use crate::runtime::sum::{dot, max, sum};
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 14;

@@ -11,10 +11,10 @@ use std::ffi::CStr;
 use mlx_rs::ops::softmax_axis;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
 
 mod cpu;
 

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::threads;
-use super::super::scratch::{self, Scratch};
 use super::Accuracy;
 use super::activations::{Int8, round_bf16, sum_groups};
 use super::format::QuantizedRows;
 use super::groups::{Groups, group_size};
 use super::products::{Product, run_blocks};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::threads;
+use crate::runtime::scratch::{self, Scratch};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

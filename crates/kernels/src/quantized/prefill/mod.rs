@@ -6,15 +6,15 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::gemm::transpose;
-use super::super::isa::Isa;
-use super::super::pool::run;
-use super::super::scratch::{self, Scratch};
 use super::activations::Int8;
 use super::format::{Format, QuantizedRows};
 use super::groups::{Groups, group_size};
 use super::products::{Product, run_blocks};
+use crate::gemm::transpose;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::run;
+use crate::runtime::scratch::{self, Scratch};
 
 mod avx2;
 mod avx512;

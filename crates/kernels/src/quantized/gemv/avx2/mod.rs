@@ -8,12 +8,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::super::isa::Isa;
-use super::super::super::scratch::{self, Scratch};
 use super::super::activations::{Int8, Ordered};
 use super::super::format::{GroupNumbers, Mode, QuantizedRows};
 use super::super::groups::group_size;
 use super::{AHEAD, Block, MOST_ROWS, each_block, each_widened};
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 mod codes;
 mod numbers;

@@ -8,7 +8,7 @@ const LANES: usize = 32;
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut lanes = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -27,7 +27,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn sum(row: &[f32]) -> f32 {
+pub(crate) fn sum(row: &[f32]) -> f32 {
     reduce(row, 0.0, |x, y| x + y)
 }
 
@@ -35,7 +35,7 @@ pub(super) fn sum(row: &[f32]) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn max(row: &[f32]) -> f32 {
+pub(crate) fn max(row: &[f32]) -> f32 {
     reduce(row, f32::NEG_INFINITY, |x, y| if y > x { y } else { x })
 }
 

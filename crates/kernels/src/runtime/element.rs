@@ -3,11 +3,11 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::op::{Slice, SliceMut};
-use super::scratch::{self, Plain, Scratch};
+use crate::mlx::op::{Slice, SliceMut};
+use crate::runtime::scratch::{self, Plain, Scratch};
 
 /// A number format that widens to f32 exactly.
-pub(super) trait Element: Plain {
+pub(crate) trait Element: Plain {
     /// Writes `row` as f32.
     fn widen(row: &[Self], wide: &mut [f32]);
 
@@ -69,15 +69,15 @@ macro_rules! elements_of {
 macro_rules! with_element {
     ($slice:expr, $element:ident => $body:expr) => {
         match $slice {
-            $crate::op::Slice::F32(_) => {
+            $crate::mlx::op::Slice::F32(_) => {
                 type $element = f32;
                 $body
             }
-            $crate::op::Slice::F16(_) => {
+            $crate::mlx::op::Slice::F16(_) => {
                 type $element = half::f16;
                 $body
             }
-            $crate::op::Slice::Bf16(_) => {
+            $crate::mlx::op::Slice::Bf16(_) => {
                 type $element = half::bf16;
                 $body
             }
@@ -85,10 +85,10 @@ macro_rules! with_element {
         }
     };
 }
-pub(super) use with_element;
+pub(crate) use with_element;
 
 /// `slice` as f32, in working memory.
-pub(super) fn widened(slice: &Slice) -> Scratch<f32> {
+pub(crate) fn widened(slice: &Slice) -> Scratch<f32> {
     with_element!(slice, T => {
         let row = T::of(slice);
         let mut wide = scratch::take(row.len());
@@ -98,7 +98,7 @@ pub(super) fn widened(slice: &Slice) -> Scratch<f32> {
 }
 
 /// Rounds `wide` to the format of `slice`.
-pub(super) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
+pub(crate) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
     match slice {
         SliceMut::F32(row) => Element::narrow(wide, row),
         SliceMut::F16(row) => Element::narrow(wide, row),

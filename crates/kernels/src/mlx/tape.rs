@@ -12,9 +12,9 @@ use std::sync::Arc;
 use mlx_rs::Array;
 use mlx_sys::eat_buffer;
 
-use super::element::widened;
-use super::op::{self, AnyOp};
 use crate::Result;
+use crate::mlx::op::{self, AnyOp};
+use crate::runtime::element::widened;
 
 /// A node that was built, with its operands.
 struct Note {
@@ -29,7 +29,7 @@ thread_local! {
 }
 
 /// Notes a node if the thread records.
-pub(super) fn note<'a, O: AnyOp + 'static>(node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array])) {
+pub(crate) fn note<'a, O: AnyOp + 'static>(node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array])) {
     NOTES.with_borrow_mut(|notes| {
         if let Some(notes) = notes {
             let (op, inputs, outputs) = node();
@@ -181,7 +181,7 @@ mod tests {
     use crate::embedding::embedding;
     use crate::eval;
     use crate::linear::{Layer, Weight, linears};
-    use crate::op::MlxResult;
+    use crate::mlx::op::MlxResult;
     use crate::testing::{draw, values};
 
     const WIDTH: i32 = 16;

@@ -5,7 +5,7 @@
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first of few bits, so that `n` times it is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -39,7 +39,7 @@ pub(super) fn exp(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -47,7 +47,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     let square = x * x;
     // The series of Taylor where the difference below would cancel.
     let near = x * (1.0 + square * (-0.333_333_34 + square * (0.133_333_34 - square * 0.053_968_254)));
@@ -61,7 +61,7 @@ pub(super) fn tanh(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn normal(x: f32) -> (f32, f32) {
+pub(crate) fn normal(x: f32) -> (f32, f32) {
     const DENSITY_AT_0: f32 = 0.398_942_3;
     let density = DENSITY_AT_0 * exp(-0.5 * x * x);
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());

@@ -9,7 +9,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
 
-use super::op::MlxResult;
+use crate::mlx::op::MlxResult;
 
 /// The first error of a function, which MLX only calls a number that is not zero.
 type Failure = Arc<Mutex<Option<Exception>>>;
@@ -20,7 +20,7 @@ struct Call<F> {
 }
 
 /// A function of arrays that lives as long as `'f`, or what MLX has made of it.
-pub(super) struct Closure<'f> {
+pub(crate) struct Closure<'f> {
     handle: mlx_closure,
     failure: Failure,
     function: PhantomData<&'f ()>,
@@ -31,7 +31,7 @@ impl<'f> Closure<'f> {
     ///
     /// # Safety
     /// What MLX makes of it calls it no more after `'f`, and never while it runs.
-    pub(super) unsafe fn new<F>(function: F) -> Self
+    pub(crate) unsafe fn new<F>(function: F) -> Self
     where
         F: FnMut(&[Array]) -> MlxResult<Vec<Array>> + 'f,
     {
@@ -48,7 +48,7 @@ impl<'f> Closure<'f> {
     ///
     /// # Errors
     /// A status that is not 0.
-    pub(super) fn transformed(
+    pub(crate) fn transformed(
         self,
         transform: impl FnOnce(*mut mlx_closure, mlx_closure) -> c_int,
     ) -> MlxResult<Self> {
@@ -63,7 +63,7 @@ impl<'f> Closure<'f> {
     ///
     /// # Errors
     /// Those of the function, or of MLX.
-    pub(super) fn apply(&self, inputs: &[Array]) -> MlxResult<Vec<Array>> {
+    pub(crate) fn apply(&self, inputs: &[Array]) -> MlxResult<Vec<Array>> {
         let handles: Vec<mlx_array> = inputs.iter().map(Array::as_ptr).collect();
         // SAFETY: all handles are live; those of the vectors are made, used and freed here, and `arrays` adds
         // references of its own.

@@ -9,17 +9,17 @@ use mlx_rs::{Array, Dtype, ops};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::attention::{self, Keys, Mask, Scoring, attention};
-use super::conv::{self, conv2d};
-use super::cross_entropy::{self, cross_entropy};
-use super::isa::{self, Isa};
-use super::linear::{self, Layer, LowRank, Weight, linears};
-use super::matmul::{self, Transpose, matmul};
-use super::norm::{self, Rms};
-use super::op::MlxResult;
-use super::quantized::{Format, PackedWeight};
-use super::softmax::{self, softmax};
-use super::testing::{FLOATS, difference, draw, gradients, tolerance, values};
+use crate::attention::{self, Keys, Mask, Scoring, attention};
+use crate::conv::{self, conv2d};
+use crate::cross_entropy::{self, cross_entropy};
+use crate::linear::{self, Layer, LowRank, Weight, linears};
+use crate::matmul::{self, Transpose, matmul};
+use crate::mlx::op::MlxResult;
+use crate::norm::{self, Rms};
+use crate::quantized::{Format, PackedWeight};
+use crate::runtime::isa::{self, Isa};
+use crate::softmax::{self, softmax};
+use crate::testing::{FLOATS, difference, draw, gradients, tolerance, values};
 
 /// Extents on both sides of what kernels cut into: registers, panels, tiles and groups.
 fn extent() -> impl Strategy<Value = i32> {

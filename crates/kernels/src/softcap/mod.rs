@@ -4,7 +4,7 @@
 use mlx_rs::Array;
 use mlx_rs::ops::tanh;
 
-use super::op::MlxResult;
+use crate::mlx::op::MlxResult;
 
 /// `x`: any shape → same shape and dtype.
 ///

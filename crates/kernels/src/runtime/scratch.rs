@@ -57,18 +57,18 @@ fn size_class(lines: usize) -> usize {
 }
 
 /// Plain numbers, for which every pattern of bits is a value.
-pub(super) trait Plain: bytemuck::Pod + Send + Sync {}
+pub(crate) trait Plain: bytemuck::Pod + Send + Sync {}
 impl<T: bytemuck::Pod + Send + Sync> Plain for T {}
 
 /// `len` elements with what the last user left in them; goes back when dropped.
-pub(super) struct Scratch<T> {
+pub(crate) struct Scratch<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
 
 /// A buffer of `len` elements on a cache line, of unspecified content.
-pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
+pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
     let recycled = if wanted <= NEAR {
         OWN.with_borrow_mut(|free| free.take(wanted))

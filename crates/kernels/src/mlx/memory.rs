@@ -2,7 +2,7 @@
 
 use mlx_rs::memory;
 
-use super::op::MlxResult;
+use crate::mlx::op::MlxResult;
 
 /// Gives all of it back to the system.
 ///

@@ -21,7 +21,7 @@ pub enum Isa {
 }
 
 /// Name of the variable that lowers the level, for comparing and for finding faults.
-pub(super) const VARIABLE: &str = "EAT_ISA";
+pub(crate) const VARIABLE: &str = "EAT_ISA";
 
 impl Isa {
     /// All levels, lowest first.
@@ -90,7 +90,7 @@ macro_rules! vectorized {
     )*) => {$(
         $(#[$attribute])*
         #[allow(clippy::too_many_arguments)]
-        $visibility fn $name $(<$generic: $bound>)? (isa: $crate::isa::Isa, $($argument: $type),*) $(-> $result)? {
+        $visibility fn $name $(<$generic: $bound>)? (isa: $crate::runtime::isa::Isa, $($argument: $type),*) $(-> $result)? {
             #[inline(always)]
             #[allow(clippy::inline_always, clippy::too_many_arguments)]
             fn body $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? $body
@@ -111,12 +111,12 @@ macro_rules! vectorized {
 
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                level if level >= $crate::isa::Isa::Avx512 => {
+                level if level >= $crate::runtime::isa::Isa::Avx512 => {
                     // SAFETY: an `Isa` of this level exists only where the processor has it.
                     unsafe { avx512($($argument),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => {
+                $crate::runtime::isa::Isa::Avx2 => {
                     // SAFETY: as above.
                     unsafe { avx2($($argument),*) }
                 }
@@ -127,7 +127,7 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 /// Asks for memory that is read soon.
-pub(super) fn prefetch<T>(numbers: &[T]) {
+pub(crate) fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in numbers.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

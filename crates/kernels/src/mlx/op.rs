@@ -9,14 +9,14 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{eat_buffer, eat_host_op, mlx_array};
 
-use super::tape;
+use crate::mlx::tape;
 use crate::{Error, Result};
 
 /// What a kernel must tell to become a node.
 ///
 /// Shapes and dtypes are checked before the node is built, so `eval` cannot fail;
 /// a panic in it is caught and comes back as an error of [`eval`](self::eval()).
-pub(super) trait HostOp: Send + Sync + 'static {
+pub(crate) trait HostOp: Send + Sync + 'static {
     /// Shown by MLX in graphs and messages.
     const NAME: &'static CStr;
 
@@ -33,7 +33,7 @@ pub(super) trait HostOp: Send + Sync + 'static {
     /// Gradients of the inputs named by `argnums`, in that order.
     fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>>;
 
-    /// How often `eval` can follow the first one on a [tape](super::tape); fewer than always only where outputs
+    /// How often `eval` can follow the first one on a [tape](crate::mlx::tape); fewer than always only where outputs
     /// continue their donors.
     fn runs_left(&self) -> usize {
         usize::MAX
@@ -44,7 +44,7 @@ pub(super) trait HostOp: Send + Sync + 'static {
 }
 
 /// A [`HostOp`] of any type.
-pub(super) trait AnyOp: Send + Sync {
+pub(crate) trait AnyOp: Send + Sync {
     fn name(&self) -> &'static CStr;
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
     fn donors(&self, inputs: usize, outputs: usize) -> Vec<Option<usize>>;
@@ -75,7 +75,7 @@ impl<O: HostOp> AnyOp for O {
 }
 
 /// What a gradient is computed from.
-pub(super) struct Backward {
+pub(crate) struct Backward {
     /// Inputs of the node.
     pub inputs: Vec<Array>,
     /// Its outputs.
@@ -85,15 +85,15 @@ pub(super) struct Backward {
 }
 
 /// The gradient of a node whose gradient is asked for by nobody.
-pub(super) fn no_gradient(name: &CStr) -> MlxResult<Vec<Array>> {
+pub(crate) fn no_gradient(name: &CStr) -> MlxResult<Vec<Array>> {
     Err(Exception::custom(format!("{name:?} has no gradient of its own")))
 }
 
-pub(super) type MlxResult<T> = std::result::Result<T, Exception>;
+pub(crate) type MlxResult<T> = std::result::Result<T, Exception>;
 
 /// Elements of one operand.
 #[derive(Clone, Copy)]
-pub(super) enum Slice<'a> {
+pub(crate) enum Slice<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
@@ -104,20 +104,20 @@ pub(super) enum Slice<'a> {
 
 /// A row-major input.
 #[derive(Clone, Copy)]
-pub(super) struct Operand<'a> {
+pub(crate) struct Operand<'a> {
     pub shape: &'a [i32],
     pub data: Slice<'a>,
 }
 
 /// Elements of an output.
-pub(super) enum SliceMut<'a> {
+pub(crate) enum SliceMut<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [f16]),
     Bf16(&'a mut [bf16]),
 }
 
 /// A row-major output: every element must be written, as none is set unless a donor gave its own.
-pub(super) struct OperandMut<'a> {
+pub(crate) struct OperandMut<'a> {
     pub shape: &'a [i32],
     pub data: SliceMut<'a>,
 }
@@ -126,15 +126,15 @@ pub(super) struct OperandMut<'a> {
 macro_rules! with_floats {
     ($kind:ident, $data:expr, $x:ident => $body:expr) => {
         match $data {
-            $crate::op::$kind::F32($x) => $body,
-            $crate::op::$kind::F16($x) => $body,
-            $crate::op::$kind::Bf16($x) => $body,
+            $crate::mlx::op::$kind::F32($x) => $body,
+            $crate::mlx::op::$kind::F16($x) => $body,
+            $crate::mlx::op::$kind::Bf16($x) => $body,
             #[allow(unreachable_patterns)]
             _ => unreachable!("kernels check dtypes before they build a node"),
         }
     };
 }
-pub(super) use with_floats;
+pub(crate) use with_floats;
 
 /// First panic of a kernel since the last [`eval`].
 static FAILURE: Mutex<Option<String>> = Mutex::new(None);
@@ -161,7 +161,7 @@ pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()>
 ///
 /// # Errors
 /// The message of a kernel that panicked.
-pub(super) fn failure() -> Result<()> {
+pub(crate) fn failure() -> Result<()> {
     match FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(message) => Err(Error::Hardware(format!("a CPU kernel failed: {message}"))),
         None => Ok(()),
@@ -169,13 +169,13 @@ pub(super) fn failure() -> Result<()> {
 }
 
 /// Builds the node of `op` over `inputs` with one output of `shape` and `dtype`.
-pub(super) fn apply<O: HostOp>(op: O, inputs: &[&Array], shape: &[i32], dtype: Dtype) -> MlxResult<Array> {
+pub(crate) fn apply<O: HostOp>(op: O, inputs: &[&Array], shape: &[i32], dtype: Dtype) -> MlxResult<Array> {
     let mut outputs = apply_many(op, inputs, &[(shape, dtype)])?;
     outputs.pop().ok_or_else(|| Exception::custom("a node without outputs"))
 }
 
 /// Builds the node of `op` over `inputs`, with one output per shape and dtype.
-pub(super) fn apply_many<O: HostOp>(
+pub(crate) fn apply_many<O: HostOp>(
     op: O,
     inputs: &[&Array],
     outputs: &[(&[i32], Dtype)],
@@ -242,7 +242,7 @@ unsafe extern "C" fn eval_trampoline<O: HostOp>(
 ///
 /// # Safety
 /// The buffers are live, row-major and of dtypes that `op` takes; nothing else refers to `outputs` meanwhile.
-pub(super) unsafe fn run(op: &dyn AnyOp, inputs: &[eat_buffer], outputs: &[eat_buffer]) {
+pub(crate) unsafe fn run(op: &dyn AnyOp, inputs: &[eat_buffer], outputs: &[eat_buffer]) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let inputs: Vec<Operand> = inputs.iter().map(operand).collect();
         let mut outputs: Vec<OperandMut> = outputs.iter().map(operand_mut).collect();
@@ -333,7 +333,7 @@ unsafe fn borrow(handles: *const mlx_array, count: usize) -> Vec<Array> {
 ///
 /// # Safety
 /// The buffer is live, and nothing else refers to it.
-pub(super) unsafe fn overwrite(buffer: &eat_buffer, numbers: &[u32]) -> Result<()> {
+pub(crate) unsafe fn overwrite(buffer: &eat_buffer, numbers: &[u32]) -> Result<()> {
     if buffer.dtype != mlx_sys::mlx_dtype__MLX_UINT32 || buffer.size != numbers.len() {
         let message = format!("{} numbers for a place of {}", numbers.len(), buffer.size);
         return Err(Error::Hardware(message));
@@ -343,7 +343,7 @@ pub(super) unsafe fn overwrite(buffer: &eat_buffer, numbers: &[u32]) -> Result<(
     Ok(())
 }
 
-pub(super) fn operand(buffer: &eat_buffer) -> Operand<'_> {
+pub(crate) fn operand(buffer: &eat_buffer) -> Operand<'_> {
     // SAFETY: the shim's buffers hold `size` elements of `dtype` and `ndim` dimensions, and
     // live as long as the task that borrows them.
     unsafe {

@@ -3,11 +3,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::pool::run;
+use crate::runtime::pool::run;
 
 /// A mutable slice that tasks of one job share.
 #[derive(Clone, Copy)]
-pub(super) struct Disjoint<'a, T> {
+pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
@@ -19,7 +19,7 @@ unsafe impl<T: Send> Send for Disjoint<'_, T> {}
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
-    pub(super) fn new(slice: &'a mut [T]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
@@ -27,11 +27,11 @@ impl<'a, T> Disjoint<'a, T> {
     ///
     /// # Safety
     /// These elements can be written, and nobody else uses the parts asked for.
-    pub(super) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
+    pub(crate) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
         Self { data, len, slice: PhantomData }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -43,7 +43,7 @@ impl<'a, T> Disjoint<'a, T> {
     /// # Panics
     /// For a range beyond the slice.
     #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: within the slice as just checked; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
@@ -51,7 +51,7 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 /// Cuts `slice` into chunks of `len` elements, the last one shorter, and calls `task` with each and its index.
-pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+pub(crate) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let len = len.max(1);
     let shared = Disjoint::new(slice);
     run(shared.len().div_ceil(len), |i| {
@@ -62,7 +62,7 @@ pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usi
 }
 
 /// Calls `task` with each of `items`, which may hold parts of several slices.
-pub(super) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
+pub(crate) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
     let mut items: Vec<T> = items.collect();
     run_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
 }

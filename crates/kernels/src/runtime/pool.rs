@@ -28,7 +28,7 @@ pub fn threads() -> usize {
 ///
 /// # Panics
 /// With what a task panicked, after the others are done.
-pub(super) fn run(count: usize, task: impl Fn(usize) + Sync) {
+pub(crate) fn run(count: usize, task: impl Fn(usize) + Sync) {
     let pool = pool();
     // Within a task, or while another thread has the workers, the caller goes alone.
     let owner = match pool.owner.try_lock() {
@@ -46,7 +46,7 @@ pub(super) fn run(count: usize, task: impl Fn(usize) + Sync) {
 
 /// Cuts `len` items into at most a few tasks per thread of at least `grain` items, and calls `task` with
 /// each range. The cut depends on `len` and `grain` alone.
-pub(super) fn run_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+pub(crate) fn run_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
     /// More than any machine needs to keep its threads busy with tasks of unequal length.
     const MOST: usize = 256;
     let step = grain.max(len.div_ceil(MOST)).max(1);

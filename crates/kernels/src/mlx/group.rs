@@ -6,7 +6,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Stream};
 use mlx_sys::mlx_distributed_group;
 
-use super::op::MlxResult;
+use crate::mlx::op::MlxResult;
 
 /// All processes that `mlx.launch` or `mpirun` started together; the only one where there is but one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Group {
         // Three f32 hold the 53 digits of an f64.
         let parts: Vec<f32> = values.iter().flat_map(|&value| split(value)).collect();
         let sum = self.all_sum(&Array::from_slice(&parts, &[parts.len() as i32]))?;
-        super::eval([&sum])?;
+        crate::eval([&sum])?;
         let sum = sum.as_slice::<f32>().to_vec();
         Ok(std::array::from_fn(|i| sum[3 * i..3 * i + 3].iter().map(|&part| f64::from(part)).sum()))
     }

@@ -3,7 +3,7 @@
 
 use mlx_rs::Array;
 
-use super::device::on_cpu;
+use crate::mlx::device::on_cpu;
 
 /// Moves the memory of `arrays`, which are evaluated, to large pages. Does nothing where the system has none or
 /// a GPU holds the arrays.
@@ -28,7 +28,7 @@ mod system {
     const LARGE: usize = 2 << 20;
 
     /// Arrays share pages with their neighbours, so whole ones are moved that any array touches.
-    pub(super) fn collapse(mut places: Vec<(usize, usize)>) {
+    pub(crate) fn collapse(mut places: Vec<(usize, usize)>) {
         places.retain(|&(_, len)| len > 0);
         places.sort_unstable();
         let mut done = 0;
@@ -49,7 +49,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub(super) fn collapse(_: Vec<(usize, usize)>) {}
+    pub(crate) fn collapse(_: Vec<(usize, usize)>) {}
 }
 
 #[cfg(test)]

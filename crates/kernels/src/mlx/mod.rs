@@ -1,0 +1,12 @@
+//! What ties kernels to MLX: nodes of its graph, evaluation, compiled graphs, devices, memory and processes.
+
+pub mod checkpoint;
+pub mod graphs;
+pub mod group;
+pub mod memory;
+pub mod tape;
+
+pub(crate) mod closure;
+pub(crate) mod device;
+pub(crate) mod op;
+pub(crate) mod pages;
