@@ -5,6 +5,9 @@ use mlx_rs::error::Exception;
 /// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Result of operations of MLX.
+pub(crate) type MlxResult<T> = std::result::Result<T, Exception>;
+
 /// What went wrong, by what mends it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

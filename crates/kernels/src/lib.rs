@@ -50,7 +50,7 @@ mod testing;
 
 pub use error::{Error, Result};
 pub use mlx::device::on_cpu;
-pub use mlx::op::{async_eval, eval};
+pub use mlx::eval::{async_eval, eval};
 pub use mlx::pages::use_large_pages;
 pub use mlx::{checkpoint, graphs, group, memory, tape};
 pub use runtime::isa::Isa;

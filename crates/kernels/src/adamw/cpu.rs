@@ -2,10 +2,10 @@
 //! evenly whether it is one large table or hundreds of small adapters.
 
 use super::Decays;
-use crate::mlx::op::{Slice, SliceMut};
 use crate::runtime::disjoint::run_items;
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::{Slice, SliceMut};
 use crate::runtime::sum::dot;
 
 /// Elements of one task.

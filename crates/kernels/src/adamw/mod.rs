@@ -17,11 +17,12 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply, apply_many, no_gradient,
-};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
 mod cpu;
 

@@ -1,8 +1,8 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::mlx::op::Slice;
 use crate::runtime::element::Element;
+use crate::runtime::operand::Slice;
 use crate::testing::{FLOATS, assert_close, difference, draw, tolerance, unaligned, values};
 
 const DECAYS: Decays = Decays { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };

@@ -16,9 +16,12 @@ use mlx_rs::ops::indexing::TryIndexMutOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply, no_gradient};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::Element;
+use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 
 /// Rows added when a buffer is full: growing copies it, so not one by one.
 const BLOCK: u32 = 256;

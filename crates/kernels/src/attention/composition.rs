@@ -6,8 +6,8 @@ use mlx_rs::ops::{broadcast_to, concatenate, select};
 use mlx_rs::{Array, Dtype};
 
 use super::{Keys, Mask, Scoring};
+use crate::error::MlxResult;
 use crate::matmul::{Transpose, matmul};
-use crate::mlx::op::MlxResult;
 use crate::softcap::softcap;
 use crate::softmax::softmax;
 

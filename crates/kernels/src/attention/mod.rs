@@ -21,12 +21,13 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient,
-};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 pub use composition::reference;
 pub(super) use forward::forward;
 pub(super) use panel::{Geometry, Inputs};

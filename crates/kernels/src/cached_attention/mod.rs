@@ -19,10 +19,13 @@ use mlx_rs::{Array, Dtype};
 
 use crate::append::{self, append};
 use crate::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply_many, no_gradient};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::rope::{self, Positions, Rotation, rope};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 use crate::runtime::scratch;
 
 /// What queries look like, and what they see.

@@ -4,7 +4,7 @@ use mlx_rs::error::Exception;
 
 use super::Options;
 use super::grid::{Axis, Grid, Tap};
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 
 /// Sizes are those of MLX's arrays.
 const MOST: usize = i32::MAX as usize;

@@ -20,11 +20,14 @@ use std::ffi::CStr;
 
 use mlx_rs::{Array, Dtype, ops};
 
-use crate::linear::precision;
+use crate::error::MlxResult;
+use crate::gemm::precision;
+use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::{Element as _, with_element};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 use geometry::Geometry;
 
 mod depthwise;

@@ -4,16 +4,17 @@ use std::ffi::CStr;
 
 use mlx_rs::Array;
 
-use super::loss::{Problem, TOKENS};
+use super::problem::{Problem, TOKENS};
+use crate::error::MlxResult;
 use crate::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
 use crate::linear::WeightSlot;
-use crate::mlx::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient, with_floats,
-};
+use crate::mlx::apply::apply;
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::disjoint::{Disjoint, run_chunks};
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::math::exp;
+use crate::runtime::operand::{Operand, OperandMut, Slice, with_floats};
 use crate::runtime::scratch;
 
 struct HeadGradient {

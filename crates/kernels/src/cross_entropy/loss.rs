@@ -5,21 +5,23 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
+use super::problem::{Problem, TOKENS};
 use super::{Options, head};
-use crate::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
-use crate::linear::{WeightSlot, matrix, precision};
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
+use crate::error::MlxResult;
+use crate::gemm::{Lanes, Packed, Rows, multiply};
+use crate::linear::WeightSlot;
+use crate::mlx::op::{Backward, HostOp};
 use crate::runtime::disjoint::{Disjoint, run_chunks};
 use crate::runtime::element::Element;
-use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::isa::vectorized;
 use crate::runtime::math::exp;
+use crate::runtime::operand::{Operand, OperandMut, SliceMut, with_floats};
 use crate::runtime::pool::run;
 use crate::runtime::scratch;
 use crate::runtime::sum::max;
 
-/// Positions at once, and tokens of the vocabulary at once: their logits take 4 MiB.
+/// Positions at once: with [`TOKENS`] their logits take 4 MiB.
 const POSITIONS: usize = 1024;
-pub(super) const TOKENS: usize = 1024;
 
 pub(super) struct Loss {
     pub options: Options,
@@ -76,19 +78,6 @@ impl HostOp for Loss {
     }
 }
 
-/// The operands of a node.
-pub(super) struct Problem<'a> {
-    isa: Isa,
-    pub precision: Precision,
-    pub hidden: Box<dyn Rows + 'a>,
-    pub head: Box<dyn Rows + 'a>,
-    pub targets: &'a [u32],
-    pub weights: &'a [f32],
-    pub smoothing: f32,
-    /// Those of a weight above 0.
-    pub positions: Vec<usize>,
-}
-
 /// What is known of one position on the way through the vocabulary.
 #[derive(Clone, Copy)]
 struct Row {
@@ -118,44 +107,7 @@ struct Walk {
     gradient: scratch::Scratch<f32>,
 }
 
-impl<'a> Problem<'a> {
-    pub(super) fn new(inputs: &[Operand<'a>], head: WeightSlot, smoothing: f32) -> Self {
-        let (Slice::U32(targets), Slice::F32(weights)) = (inputs[1].data, inputs[2].data) else {
-            unreachable!("targets and weights were cast");
-        };
-        let head = head.rows(inputs);
-        let vocab = head.shape().0;
-        let positions: Vec<_> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
-        let beyond = positions.iter().find(|&&i| targets[i] as usize >= vocab);
-        assert!(beyond.is_none(), "target {} of a vocabulary of {vocab}", targets[beyond.map_or(0, |&i| i)]);
-        let precision = precision(&inputs[0]);
-        let hidden = matrix(&inputs[0]);
-        Self { isa: Isa::current(), precision, hidden, head, targets, weights, smoothing, positions }
-    }
-
-    pub(super) fn vocab(&self) -> usize {
-        self.head.shape().0
-    }
-
-    /// The hidden rows of `positions`.
-    pub(super) fn picked<'b>(&'b self, positions: &'b [usize]) -> impl Rows + 'b {
-        Picked { matrix: &*self.hidden, rows: positions.len(), map: |i: usize| positions[i] }
-    }
-
-    /// The head's rows of the tokens from `first` on.
-    pub(super) fn chunk(&self, first: usize) -> impl Rows + '_ {
-        let rows = TOKENS.min(self.vocab() - first);
-        Picked { matrix: &*self.head, rows, map: move |i: usize| first + i }
-    }
-
-    /// `logits = hidden · chunkᵀ`, a row per position.
-    pub(super) fn logits(&self, hidden: &Packed, chunk: &dyn Rows, logits: &mut [f32]) {
-        let (out, columns) = (Disjoint::new(logits), chunk.shape().0);
-        multiply(self.isa, &[(hidden, Lanes::rows(chunk))], |tile| {
-            store(self.isa, tile, None, &out, columns);
-        });
-    }
-
+impl Problem<'_> {
     fn walk(&self, positions: &[usize], gradient: bool) -> Walk {
         let (isa, width) = (self.isa, self.hidden.shape().1);
         let hidden = Packed::new(isa, self.precision, Lanes::rows(&self.picked(positions)));

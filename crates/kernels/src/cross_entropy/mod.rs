@@ -19,14 +19,16 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
 use crate::linear::{self, Layer, Weight, WeightSlot, is_float};
+use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{MlxResult, apply_many};
 use crate::softcap::softcap;
 
 mod chunked;
 mod head;
 mod loss;
+mod problem;
 
 /// What is asked of [`cross_entropy`] beside the loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

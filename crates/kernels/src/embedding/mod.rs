@@ -14,10 +14,13 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice};
 
 mod cpu;
 

@@ -17,12 +17,14 @@ pub(super) mod gemv;
 #[cfg(target_arch = "x86_64")]
 mod gemv_avx512;
 mod kernel;
+mod operand;
 mod pack;
 mod rows;
 mod scattered;
 mod transpose;
 
 pub(super) use kernel::Precision;
+pub(super) use operand::{matrix, precision};
 pub(super) use pack::{Lanes, Packed};
 pub(super) use rows::{Dense, Picked, Rows, SideBySide};
 pub(super) use scattered::{Scattered, multiply_scattered, reads_scattered};

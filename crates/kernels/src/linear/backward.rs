@@ -13,13 +13,17 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::Slots;
-use super::forward::{matrix, precision, scaled, scales};
-use crate::gemm::{Dense, Lanes, Packed, Rows, Tile, multiply, store};
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice};
-use crate::mlx::op::{apply_many, no_gradient, with_floats};
+use super::low_rank::{scaled, scales};
+use crate::error::MlxResult;
+use crate::gemm::{Dense, Lanes, Packed, Rows, Tile, matrix, multiply, precision, store};
+use crate::mlx::apply::apply_many;
+use crate::mlx::op::no_gradient;
+use crate::mlx::op::{Backward, HostOp};
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::with_floats;
+use crate::runtime::operand::{Operand, OperandMut, Slice};
 use crate::runtime::pool::run_ranges;
 use crate::runtime::scratch;
 

@@ -14,15 +14,16 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{MlxResult, apply_many};
 use crate::quantized::{self, Accuracy};
 
 mod backward;
 mod forward;
+mod low_rank;
 mod weight;
 
-pub(super) use forward::{matrix, precision};
 pub use weight::Weight;
 pub(super) use weight::WeightSlot;
 

@@ -2,11 +2,10 @@
 
 use mlx_rs::Array;
 
-use super::matrix;
-use crate::gemm::{Rows, gemv};
-use crate::mlx::op::{Operand, with_floats};
+use crate::gemm::{Rows, gemv, matrix};
 use crate::quantized::{self, Accuracy, Format, PackedWeight};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, with_floats};
 
 /// `[out, in]`
 #[derive(Debug, Clone, Copy)]

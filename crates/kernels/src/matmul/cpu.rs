@@ -8,9 +8,9 @@ use half::{bf16, f16};
 use super::{Geometry, Transpose};
 use crate::gemm::gemv::{self, Weight};
 use crate::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
-use crate::mlx::op::{Slice, SliceMut};
 use crate::runtime::disjoint::{Disjoint, run_chunks};
 use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::{Slice, SliceMut};
 use crate::runtime::pool::threads;
 use crate::runtime::scratch;
 

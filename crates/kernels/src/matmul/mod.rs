@@ -12,9 +12,12 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply};
+use crate::mlx::op::{Backward, HostOp};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 

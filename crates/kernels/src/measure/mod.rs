@@ -13,9 +13,9 @@ use std::time::Instant;
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
+use crate::error::MlxResult;
 use crate::eval;
 use crate::linear::{Layer, Weight, linears};
-use crate::mlx::op::MlxResult;
 use crate::quantized::{Accuracy, Format, PackedWeight};
 use crate::{Error, Result};
 

@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, Dtype};
 
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 use crate::quantized::Format;
 
 /// A packed matrix that owns its arrays; affine, so with biases.

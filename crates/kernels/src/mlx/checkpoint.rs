@@ -3,8 +3,8 @@
 
 use mlx_rs::Array;
 
+use crate::error::MlxResult;
 use crate::mlx::closure::Closure;
-use crate::mlx::op::MlxResult;
 
 /// `function` of `inputs`. Gradients reach `inputs` only, whatever else the function has in it, and for them it is
 /// called again: it must be the same each time.

@@ -9,7 +9,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
 
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 
 /// The first error of a function, which MLX only calls a number that is not zero.
 type Failure = Arc<Mutex<Option<Exception>>>;

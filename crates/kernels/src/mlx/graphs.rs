@@ -7,9 +7,9 @@ use std::marker::PhantomData;
 
 use mlx_rs::Array;
 
+use crate::error::MlxResult;
 use crate::mlx::closure::Closure;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::MlxResult;
 
 /// So many shapes and variants have a graph; with the next one all are dropped.
 const MOST: usize = 64;

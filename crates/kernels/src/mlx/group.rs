@@ -6,7 +6,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Stream};
 use mlx_sys::mlx_distributed_group;
 
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 
 /// All processes that `mlx.launch` or `mpirun` started together; the only one where there is but one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use mlx_rs::memory;
 
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 
 /// Gives all of it back to the system.
 ///

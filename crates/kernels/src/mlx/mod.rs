@@ -6,7 +6,10 @@ pub mod group;
 pub mod memory;
 pub mod tape;
 
-pub(crate) mod closure;
+pub(crate) mod apply;
+mod buffer;
+mod closure;
 pub(crate) mod device;
+pub(crate) mod eval;
 pub(crate) mod op;
 pub(crate) mod pages;

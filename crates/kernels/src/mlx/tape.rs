@@ -12,8 +12,10 @@ use std::sync::Arc;
 use mlx_rs::Array;
 use mlx_sys::eat_buffer;
 
+use super::buffer::{operand, overwrite};
+use super::eval::{failure, run};
+use super::op::AnyOp;
 use crate::Result;
-use crate::mlx::op::{self, AnyOp};
 use crate::runtime::element::widened;
 
 /// A node that was built, with its operands.
@@ -133,13 +135,13 @@ impl Tape {
         // Nobody else reads or writes it while `self` is borrowed: outputs are of nodes of this tape alone, and
         // MLX is idle once it has evaluated them.
         unsafe {
-            op::overwrite(&self.ids, ids)?;
+            overwrite(&self.ids, ids)?;
             for step in &self.steps {
                 step.op.advance();
-                op::run(&*step.op, &step.inputs, &step.outputs);
+                run(&*step.op, &step.inputs, &step.outputs);
             }
-            op::failure()?;
-            Ok(Some(widened(&op::operand(&self.result).data).to_vec()))
+            failure()?;
+            Ok(Some(widened(&operand(&self.result).data).to_vec()))
         }
     }
 }
@@ -179,9 +181,9 @@ mod tests {
     use crate::attention::{Mask, Scoring};
     use crate::cached_attention::{Query, Store, cached_attention};
     use crate::embedding::embedding;
+    use crate::error::MlxResult;
     use crate::eval;
     use crate::linear::{Layer, Weight, linears};
-    use crate::mlx::op::MlxResult;
     use crate::testing::{draw, values};
 
     const WIDTH: i32 = 16;

@@ -5,10 +5,13 @@ use std::ffi::CStr;
 use mlx_rs::{Array, fast};
 
 use super::{are_floats, check, cpu};
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::{Element, narrow_to, widened, with_element};
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 /// `x`: `[..., hidden]`, `weight` and `bias`: `[hidden]` → as `x`.
 ///

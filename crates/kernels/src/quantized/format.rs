@@ -11,9 +11,11 @@ use half::{bf16, f16};
 use mlx_rs::Dtype;
 use mlx_rs::error::Exception;
 
-use crate::mlx::op::{MlxResult, Slice};
+use super::widen::{widen, widen_f16};
+use crate::error::MlxResult;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, prefetch, vectorized};
+use crate::runtime::operand::Slice;
 
 /// How codes become numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -319,20 +321,7 @@ fn half_power(exponent: u8) -> f32 {
     f32::from_bits(if exponent > 1 { (exponent - 1) << 23 } else { 0x20_0000 << exponent })
 }
 
-fn widen_f16(isa: Isa, row: &[f16], wide: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        // SAFETY: the level of `isa` is the processor's.
-        return unsafe { super::unpack_avx512::widen_f16(row, wide) };
-    }
-    widen(isa, row, wide);
-}
-
 vectorized! {
-    fn widen<T: Element>(row: &[T], wide: &mut [f32]) {
-        T::widen(row, wide);
-    }
-
     fn widen_powers(row: &[u8], wide: &mut [f32]) {
         for (wide, &exponent) in wide.iter_mut().zip(row) {
             *wide = half_power(exponent);

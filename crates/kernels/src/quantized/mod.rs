@@ -12,26 +12,30 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
+use crate::error::MlxResult;
 use crate::gemm::Precision;
-use crate::mlx::op::{MlxResult, Operand};
+use crate::runtime::operand::Operand;
 
 mod accuracy;
 mod activations;
+mod dispatch;
 mod format;
 mod gemv;
 mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
-mod products;
+mod product;
 mod rows;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx512;
+mod widen;
 
 pub use accuracy::Accuracy;
+pub(super) use dispatch::{describe, is_direct, linear};
 pub(super) use format::QuantizedRows;
 pub use format::{Format, Mode};
-pub(super) use products::{Product, describe, is_direct, linear};
+pub(super) use product::Product;
 pub use rows::embedding;
 
 /// A packed matrix. See the [module](self) for shapes.

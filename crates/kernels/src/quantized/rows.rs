@@ -7,11 +7,14 @@ use mlx_rs::{Array, Dtype};
 
 use super::{Format, PackedWeight, weights};
 use crate::embedding::row_numbers;
+use crate::error::MlxResult;
 use crate::gemm::Rows as _;
+use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, with_floats};
+use crate::mlx::op::{Backward, HostOp};
 use crate::runtime::disjoint::run_chunks;
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, with_floats};
 use crate::runtime::scratch;
 
 /// `ids`: `[...]`, integers below the number of rows → `[..., columns]` in `dtype`.

@@ -5,8 +5,8 @@ use super::*;
 use crate::eval;
 use crate::gemm::Rows;
 use crate::linear::{Layer, Weight, linears};
-use crate::mlx::op::Slice;
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::Slice;
 use crate::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, values};
 
 fn formats() -> Vec<Format> {

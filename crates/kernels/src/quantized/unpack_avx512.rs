@@ -164,26 +164,3 @@ fn round(x: __m512) -> __m256i {
     let kept = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40_0000));
     _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
 }
-
-/// The processor's own conversion.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[target_feature(enable = "avx512f,f16c")]
-pub(super) unsafe fn widen_f16(row: &[half::f16], wide: &mut [f32]) {
-    assert_eq!(row.len(), wide.len());
-    let ahead = row.len();
-    let (wide, rest) = wide.as_chunks_mut::<16>();
-    let (row, row_rest) = row.as_chunks::<16>();
-    for (wide, row) in wide.iter_mut().zip(row) {
-        // Those of the next task, most likely; a hint never faults.
-        _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(ahead).cast());
-        // SAFETY: 16 numbers on each side.
-        unsafe {
-            _mm512_storeu_ps(wide.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(row.as_ptr().cast())));
-        };
-    }
-    for (wide, x) in rest.iter_mut().zip(row_rest) {
-        *wide = x.to_f32();
-    }
-}

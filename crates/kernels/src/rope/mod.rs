@@ -19,12 +19,13 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, cos, sin};
 use mlx_rs::{Array, Dtype};
 
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient,
-};
+use crate::mlx::op::{Backward, HostOp, no_gradient};
 use crate::runtime::element::Element;
 use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
 pub(super) mod cpu;
 

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::mlx::op::{Slice, SliceMut};
+use crate::runtime::operand::{Slice, SliceMut};
 use crate::runtime::scratch::{self, Plain, Scratch};
 
 /// A number format that widens to f32 exactly.
@@ -69,15 +69,15 @@ macro_rules! elements_of {
 macro_rules! with_element {
     ($slice:expr, $element:ident => $body:expr) => {
         match $slice {
-            $crate::mlx::op::Slice::F32(_) => {
+            $crate::runtime::operand::Slice::F32(_) => {
                 type $element = f32;
                 $body
             }
-            $crate::mlx::op::Slice::F16(_) => {
+            $crate::runtime::operand::Slice::F16(_) => {
                 type $element = half::f16;
                 $body
             }
-            $crate::mlx::op::Slice::Bf16(_) => {
+            $crate::runtime::operand::Slice::Bf16(_) => {
                 type $element = half::bf16;
                 $body
             }

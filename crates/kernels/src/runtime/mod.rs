@@ -4,6 +4,7 @@ pub(crate) mod disjoint;
 pub(crate) mod element;
 pub(crate) mod isa;
 pub(crate) mod math;
+pub(crate) mod operand;
 pub(crate) mod pool;
 pub(crate) mod scratch;
 pub(crate) mod sum;

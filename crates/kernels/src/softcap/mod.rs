@@ -4,7 +4,7 @@
 use mlx_rs::Array;
 use mlx_rs::ops::tanh;
 
-use crate::mlx::op::MlxResult;
+use crate::error::MlxResult;
 
 /// `x`: any shape → same shape and dtype.
 ///

@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, Dtype, random};
 
+use crate::error::MlxResult;
 use crate::eval;
-use crate::mlx::op::MlxResult;
 use crate::runtime::element::Element;
 
 mod shapes;

@@ -6,7 +6,7 @@ use super::Accuracy;
 use super::activations::{Int8, round_bf16, sum_groups};
 use super::format::QuantizedRows;
 use super::groups::{Groups, group_size};
-use super::products::{Product, run_blocks};
+use super::product::{Product, run_blocks};
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::pool::threads;
 use crate::runtime::scratch::{self, Scratch};

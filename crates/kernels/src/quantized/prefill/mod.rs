@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::activations::Int8;
 use super::format::{Format, QuantizedRows};
 use super::groups::{Groups, group_size};
-use super::products::{Product, run_blocks};
+use super::product::{Product, run_blocks};
 use crate::gemm::transpose;
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;

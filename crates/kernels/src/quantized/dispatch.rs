@@ -1,20 +1,11 @@
 //! Products of the same activations with one packed matrix or several.
 
-use std::ops::Range;
-
 #[cfg(target_arch = "x86_64")]
 use super::prefill;
-use super::{Accuracy, Format, QuantizedRows, gemv};
+use super::{Accuracy, Format, Product, QuantizedRows, gemv};
 use crate::gemm::{self, Dense, Lanes, Packed, store};
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;
-use crate::runtime::pool::run;
-
-/// `y = x·weightsᵀ`, row-major.
-pub(crate) struct Product<'a> {
-    pub weights: QuantizedRows<'a>,
-    pub y: &'a mut [f32],
-}
 
 /// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
 pub(crate) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
@@ -74,23 +65,6 @@ fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
         let y = Disjoint::new(y);
         gemm::multiply(isa, &[(&x, Lanes::rows(weights))], |tile| store(isa, tile, None, &y, weights.rows));
     }
-}
-
-/// Calls `task` for `step` rows of weights at a time of all `products`: with the weights, the rows and the whole of `y`.
-pub(super) fn run_blocks(
-    products: &mut [Product],
-    step: usize,
-    task: impl Fn(&QuantizedRows, Range<usize>, Disjoint<f32>) + Sync,
-) {
-    let mut blocks = Vec::new();
-    for Product { weights, y } in products {
-        let (n, y) = (weights.rows, Disjoint::new(y));
-        blocks.extend((0..n).step_by(step).map(|start| (*weights, start..n.min(start + step), y)));
-    }
-    run(blocks.len(), |index| {
-        let (weights, rows, y) = &blocks[index];
-        task(weights, rows.clone(), *y);
-    });
 }
 
 /// How [`linear`] computes a product with `rows` rows of activations, for reports.
