@@ -6,7 +6,7 @@ use crate::runtime::disjoint::run_items;
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::operand::{Slice, SliceMut};
-use crate::runtime::sum::dot;
+use crate::runtime::reduce::dot;
 
 /// Elements of one task.
 const PIECE: usize = 1 << 15;

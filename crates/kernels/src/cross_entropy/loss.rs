@@ -17,8 +17,8 @@ use crate::runtime::isa::vectorized;
 use crate::runtime::math::exp;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut, with_floats};
 use crate::runtime::pool::run;
+use crate::runtime::reduce::max;
 use crate::runtime::scratch;
-use crate::runtime::sum::max;
 
 /// Positions at once: with [`TOKENS`] their logits take 4 MiB.
 const POSITIONS: usize = 1024;

@@ -20,15 +20,15 @@ mod kernel;
 mod operand;
 mod pack;
 mod rows;
-mod scattered;
 mod transpose;
+mod unpacked;
 
 pub(super) use kernel::Precision;
 pub(super) use operand::{matrix, precision};
 pub(super) use pack::{Lanes, Packed};
 pub(super) use rows::{Dense, Picked, Rows, SideBySide};
-pub(super) use scattered::{Scattered, multiply_scattered, reads_scattered};
 pub(super) use transpose::transpose;
+pub(super) use unpacked::{Scattered, multiply_scattered, reads_scattered};
 
 use kernel::Kernel;
 

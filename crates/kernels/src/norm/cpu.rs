@@ -3,8 +3,8 @@
 use crate::runtime::disjoint::run_items;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::reduce::{dot, sum};
 use crate::runtime::scratch;
-use crate::runtime::sum::{dot, sum};
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 15;

@@ -19,13 +19,13 @@ use crate::runtime::operand::Operand;
 mod accuracy;
 mod activations;
 mod dispatch;
+mod embedding;
 mod format;
 mod gemv;
 mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
 mod product;
-mod rows;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx512;
@@ -33,10 +33,10 @@ mod widen;
 
 pub use accuracy::Accuracy;
 pub(super) use dispatch::{describe, is_direct, linear};
+pub use embedding::embedding;
 pub(super) use format::QuantizedRows;
 pub use format::{Format, Mode};
 pub(super) use product::Product;
-pub use rows::embedding;
 
 /// A packed matrix. See the [module](self) for shapes.
 #[derive(Debug, Clone, Copy)]

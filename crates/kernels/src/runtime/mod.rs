@@ -6,5 +6,5 @@ pub(crate) mod isa;
 pub(crate) mod math;
 pub(crate) mod operand;
 pub(crate) mod pool;
+pub(crate) mod reduce;
 pub(crate) mod scratch;
-pub(crate) mod sum;

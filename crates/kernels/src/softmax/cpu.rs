@@ -4,8 +4,8 @@ use crate::runtime::disjoint::run_items;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::math::exp;
+use crate::runtime::reduce::{dot, max, sum};
 use crate::runtime::scratch;
-use crate::runtime::sum::{dot, max, sum};
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 14;
