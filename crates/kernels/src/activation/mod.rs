@@ -17,7 +17,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
@@ -88,11 +88,11 @@ impl HostOp for Gated {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [gate, up] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [gate, up] = [&ctx.inputs[0], &ctx.inputs[1]];
         let output = (gate.shape(), gate.dtype());
         let backward = GatedBackward { activation: self.activation };
-        let grads = apply_many(backward, &[gate, up, &pass.cotangents[0]], &[output, output])?;
+        let grads = apply_many(backward, &[gate, up, &ctx.cotangents[0]], &[output, output])?;
         Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
     }
 }
@@ -115,7 +115,7 @@ impl HostOp for GatedBackward {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

@@ -20,7 +20,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
@@ -86,21 +86,21 @@ pub struct Updated {
 ///
 /// # Errors
 /// Parts whose shapes differ, with the shapes in the message; scalars of another shape or dtype.
-pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+pub fn adamw(hyperparameters: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
     let float = |x: &Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let fits = |tensor: &Tensor| {
         let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
         float(tensor.parameter) && float(tensor.grad) && tensor.moments.is_none_or(f32)
     };
-    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
-    let numbers = [grad_scale, root_scale, step_size, keep];
+    let Scalars { grad_scale, factors: [root_scale, step_size, decay_factor] } = scalars;
+    let numbers = [grad_scale, root_scale, step_size, decay_factor];
     if let Some(array) = numbers.into_iter().find(|x| x.ndim() != 0 || x.dtype() != Dtype::Float32) {
         let (shape, dtype) = (array.shape(), array.dtype());
         return Err(Exception::custom(format!("adamw: {shape:?} of {dtype:?} in the place of a number")));
     }
     tensors.iter().try_for_each(check)?;
     if tensors.is_empty() || !on_cpu() || !tensors.iter().all(fits) {
-        return reference(decays, scalars, tensors);
+        return reference(hyperparameters, scalars, tensors);
     }
     let (mut inputs, mut outputs) = (numbers.to_vec(), Vec::new());
     for &Tensor { parameter, grad, moments } in tensors {
@@ -110,7 +110,8 @@ pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult
         outputs.extend([(parameter.shape(), parameter.dtype()), moment, moment]);
     }
     let has_moments = tensors.iter().map(|tensor| tensor.moments.is_some()).collect();
-    let mut arrays = apply_many(AdamW { decays: *decays, has_moments }, &inputs, &outputs)?.into_iter();
+    let mut arrays =
+        apply_many(AdamW { hyperparameters: *hyperparameters, has_moments }, &inputs, &outputs)?.into_iter();
     let updated = std::iter::from_fn(|| {
         Some(Updated { parameter: arrays.next()?, first: arrays.next()?, second: arrays.next()? })
     });
@@ -121,9 +122,9 @@ pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn reference(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
-    let shares = cpu::Shares::of(decays);
-    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
+pub fn reference(hyperparameters: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+    let coefficients = cpu::MomentCoefficients::of(hyperparameters);
+    let Scalars { grad_scale, factors: [root_scale, step_size, decay_factor] } = scalars;
     let scalar = Array::from_f32;
     let average = |old: Option<&Array>, new: &Array, [beta, share]: [f32; 2]| {
         let new = new.multiply(scalar(share))?;
@@ -131,12 +132,12 @@ pub fn reference(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxRe
     };
     let update = |&Tensor { parameter, grad, moments }: &Tensor| -> MlxResult<Updated> {
         let grad = grad.as_dtype(Dtype::Float32)?.multiply(grad_scale)?;
-        let first = average(moments.map(|[first, _]| first), &grad, shares.first)?;
-        let second = average(moments.map(|[_, second]| second), &grad.square()?, shares.second)?;
-        let root = second.sqrt()?.multiply(root_scale)?.add(scalar(shares.eps))?;
+        let first = average(moments.map(|[first, _]| first), &grad, coefficients.first)?;
+        let second = average(moments.map(|[_, second]| second), &grad.square()?, coefficients.second)?;
+        let root = second.sqrt()?.multiply(root_scale)?.add(scalar(coefficients.eps))?;
         let value = parameter
             .as_dtype(Dtype::Float32)?
-            .multiply(keep)?
+            .multiply(decay_factor)?
             .subtract(first.divide(root)?.multiply(step_size)?)?;
         Ok(Updated { parameter: value.as_dtype(parameter.dtype())?, first, second })
     };
@@ -180,7 +181,7 @@ pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
 /// Inputs the four [`Scalars`], then parameter, gradient and, where the tensor has them, moments of each tensor;
 /// outputs new parameter and moments of each.
 struct AdamW {
-    decays: Decays,
+    hyperparameters: Decays,
     has_moments: Vec<bool>,
 }
 
@@ -190,25 +191,30 @@ impl HostOp for AdamW {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let mut inputs = inputs.iter();
         let mut next = || inputs.next().map(|input| input.data);
-        let [grad_scale, root_scale, step_size, keep] = [(); 4].map(|()| match next() {
+        let [grad_scale, root_scale, step_size, decay_factor] = [(); 4].map(|()| match next() {
             Some(Slice::F32([number])) => *number,
             _ => f32::NAN,
         });
-        let factors =
-            cpu::Factors { shares: cpu::Shares::of(&self.decays), grad_scale, root_scale, step_size, keep };
-        let mut pieces = Vec::new();
+        let factors = cpu::Factors {
+            coefficients: cpu::MomentCoefficients::of(&self.hyperparameters),
+            grad_scale,
+            root_scale,
+            step_size,
+            decay_factor,
+        };
+        let mut chunks = Vec::new();
         for (outputs, &has_moments) in outputs.chunks_exact_mut(3).zip(&self.has_moments) {
             let (Some(parameter), Some(grad)) = (next(), next()) else { return };
             let moments = if has_moments { next().zip(next()) } else { None };
             if let [updated, first, second] = outputs {
                 let updated = [&mut updated.data, &mut first.data, &mut second.data];
-                cpu::cut(&mut pieces, parameter, grad, moments, updated);
+                cpu::push_chunks(&mut chunks, parameter, grad, moments, updated);
             }
         }
-        cpu::update(Isa::current(), &factors, pieces);
+        cpu::update(Isa::current(), &factors, chunks);
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -225,7 +231,7 @@ impl HostOp for SquaredNorm {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

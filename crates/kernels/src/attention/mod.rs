@@ -5,7 +5,7 @@
 //! | operand | shape |
 //! |---|---|
 //! | `q` | `[batch, time, heads, head_dim]` |
-//! | `k`, `v` | `[batch, room, kv_heads, head_dim]`, `kv_heads` divides `heads` |
+//! | `k`, `v` | `[batch, capacity, kv_heads, head_dim]`, `kv_heads` divides `heads` |
 //! | `starts` | `[batch, time]`, i32 |
 //! | `sinks` | `[heads]` |
 //! | result | as `q` |
@@ -24,7 +24,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
@@ -154,31 +154,31 @@ pub fn attention(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>
 /// Sizes of queries of shape `q` for keys of shape `k`, `len` of them in use.
 pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxResult<Geometry> {
     let Scoring { scale, mask, softcap, sinks } = scoring;
-    let misfit =
+    let mismatch =
         |what: &str| Exception::custom(format!("attention: {what}: q {q:?}, k {k:?}, {len} keys, {mask:?}"));
-    let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q, k) else {
-        return Err(misfit("queries and keys have four dimensions"));
+    let (&[batch, time, heads, head_dim], &[k_batch, capacity, kv_heads, k_dim]) = (q, k) else {
+        return Err(mismatch("queries and keys have four dimensions"));
     };
     if k_batch != batch || k_dim != head_dim {
-        return Err(misfit("queries and keys do not fit"));
+        return Err(mismatch("queries and keys do not fit"));
     }
     if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(misfit("the heads of keys do not divide those of queries"));
+        return Err(mismatch("the heads of keys do not divide those of queries"));
     }
-    if !(time..=room).contains(&len) {
-        return Err(misfit("every query needs a key at its position"));
+    if !(time..=capacity).contains(&len) {
+        return Err(mismatch("every query needs a key at its position"));
     }
     if let Some(sinks) = sinks
         && (sinks.shape() != [heads]
             || !matches!(sinks.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16))
     {
-        return Err(misfit("sinks are one floating point number for each head of the queries"));
+        return Err(mismatch("sinks are one floating point number for each head of the queries"));
     }
     if softcap.is_some_and(|cap| !(cap.is_finite() && cap > 0.0)) {
-        return Err(misfit("a softcap is a number above 0"));
+        return Err(mismatch("a softcap is a number above 0"));
     }
     if mask.window() < 1 {
-        return Err(misfit("a window holds at least the query itself"));
+        return Err(mismatch("a window holds at least the query itself"));
     }
     let size = |dim: i32| dim.unsigned_abs() as usize;
     Ok(Geometry {
@@ -187,7 +187,7 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
         heads: size(heads),
         kv_heads: size(kv_heads),
         head_dim: size(head_dim),
-        room: size(room),
+        capacity: size(capacity),
         keys: size(len),
         scale,
         softcap,
@@ -205,26 +205,26 @@ impl HostOp for Attention {
     const NAME: &'static CStr = c"EatAttention";
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let [out, log_sums] = outputs else { unreachable!("two outputs") };
-        let SliceMut::F32(log_sums) = &mut log_sums.data else { unreachable!("sums are f32") };
+        let [out, logsumexps] = outputs else { unreachable!("two outputs") };
+        let SliceMut::F32(logsumexps) = &mut logsumexps.data else { unreachable!("sums are f32") };
         match &mut out.data {
-            SliceMut::F32(out) => self.forward(inputs, out, log_sums),
-            SliceMut::F16(out) => self.forward(inputs, out, log_sums),
-            SliceMut::Bf16(out) => self.forward(inputs, out, log_sums),
+            SliceMut::F32(out) => self.forward(inputs, out, logsumexps),
+            SliceMut::F16(out) => self.forward(inputs, out, logsumexps),
+            SliceMut::Bf16(out) => self.forward(inputs, out, logsumexps),
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (out, log_sums, grad) = (&pass.outputs[0], &pass.outputs[1], &pass.cotangents[0]);
-        let mut inputs: Vec<&Array> = pass.inputs[..3].iter().collect();
-        inputs.extend([out, log_sums, grad]);
-        inputs.extend(pass.inputs.get(3 + usize::from(self.sinks)));
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (out, logsumexps, grad) = (&ctx.outputs[0], &ctx.outputs[1], &ctx.cotangents[0]);
+        let mut inputs: Vec<&Array> = ctx.inputs[..3].iter().collect();
+        inputs.extend([out, logsumexps, grad]);
+        inputs.extend(ctx.inputs.get(3 + usize::from(self.sinks)));
         let outputs: Vec<(&[i32], Dtype)> =
-            pass.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
+            ctx.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
         let gradients = apply_many(Gradient { geometry: self.geometry }, &inputs, &outputs)?;
         let gradient = |&input: &usize| match gradients.get(input) {
             Some(gradient) => Ok(gradient.clone()),
-            None if self.sinks && input == 3 => sink_gradient(&pass.inputs[3], out, log_sums, grad),
+            None if self.sinks && input == 3 => sink_gradient(&ctx.inputs[3], out, logsumexps, grad),
             None => Err(Exception::custom("attention: starts have no gradient")),
         };
         argnums.iter().map(gradient).collect()
@@ -232,10 +232,10 @@ impl HostOp for Attention {
 }
 
 impl Attention {
-    fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
+    fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], logsumexps: &mut [f32]) {
         let sinks = self.sinks.then(|| numbers(&inputs[3]));
         let inputs = Inputs { sinks: sinks.as_deref(), ..operands(inputs, 3 + usize::from(self.sinks)) };
-        forward(Isa::current(), &self.geometry, &inputs, out, log_sums);
+        forward(Isa::current(), &self.geometry, &inputs, out, logsumexps);
     }
 }
 
@@ -258,18 +258,21 @@ impl HostOp for Gradient {
         }
     }
 
-    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _: &VjpContext, _: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
 impl Gradient {
     fn backward<T: Element>(&self, inputs: &[Operand], q: &mut [T], k: &mut [T], v: &mut [T]) {
-        let Slice::F32(log_sums) = inputs[4].data else { unreachable!("sums are f32") };
-        let outcome =
-            backward::Outcome { out: T::of(&inputs[3].data), log_sums, grad: T::of(&inputs[5].data) };
+        let Slice::F32(logsumexps) = inputs[4].data else { unreachable!("sums are f32") };
+        let saved = backward::SavedForBackward {
+            out: T::of(&inputs[3].data),
+            logsumexps,
+            grad: T::of(&inputs[5].data),
+        };
         let gradients = backward::Gradients { q, k, v };
-        backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &outcome, gradients);
+        backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &saved, gradients);
     }
 }
 
@@ -294,10 +297,10 @@ pub(super) fn numbers(operand: &Operand) -> Vec<f32> {
 }
 
 /// `-Σ P·δ` over all queries, with the weight P of the sink and δ = Σ dO·O.
-fn sink_gradient(sinks: &Array, out: &Array, log_sums: &Array, grad: &Array) -> MlxResult<Array> {
+fn sink_gradient(sinks: &Array, out: &Array, logsumexps: &Array, grad: &Array) -> MlxResult<Array> {
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
     let delta = wide(out)?.multiply(wide(grad)?)?.sum_axis(-1, false)?;
-    let weight = wide(sinks)?.subtract(log_sums)?.exp()?;
+    let weight = wide(sinks)?.subtract(logsumexps)?.exp()?;
     weight.multiply(delta)?.sum_axes(&[0, 1], false)?.negative()?.as_dtype(sinks.dtype())
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `q` | `[batch, time, heads, head_dim]` or `[batch, time, heads · head_dim]` |
 //! | `k`, `v` | the same with `kv_heads` |
-//! | stored | `[batch, room, kv_heads, head_dim]`, the first `len` rows of it in use |
+//! | stored | `[batch, capacity, kv_heads, head_dim]`, the first `len` rows of it in use |
 //! | result | `[batch, time, heads · head_dim]` |
 //!
 //! Queries and keys are turned, keys and values appended, and the queries attend to all so far. On the CPU
@@ -22,7 +22,7 @@ use crate::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::rope::{self, Positions, Rotation, rope};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut};
@@ -85,14 +85,14 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
         *store = Store { k: Some(k), v: Some(v), len: len + time };
         return Ok(y);
     }
-    let stored = append::grown(old_k.as_ref(), &k_shape, k.dtype(), len)?;
-    if append::grown(old_v.as_ref(), &k_shape, v.dtype(), len)? != stored {
+    let stored = append::grown_shape(old_k.as_ref(), &k_shape, k.dtype(), len)?;
+    if append::grown_shape(old_v.as_ref(), &k_shape, v.dtype(), len)? != stored {
         return Err(Exception::custom("attention: keys and values are not as many"));
     }
-    let speeds = query.rotation.map(|rotation| rotation.speeds(query.head_dim)).transpose()?;
+    let inv_freq = query.rotation.map(|rotation| rotation.inv_freq(query.head_dim)).transpose()?;
     let geometry = attention::geometry(&q_shape, &stored, len + time, query.scoring)?;
     let sinks = query.scoring.sinks;
-    let op = CachedAttention { geometry, sinks: sinks.is_some(), added: AtomicUsize::new(0), speeds };
+    let op = CachedAttention { geometry, sinks: sinks.is_some(), added: AtomicUsize::new(0), inv_freq };
     let inputs: Vec<&Array> = [q, k, v].into_iter().chain(sinks).chain(&old_k).chain(&old_v).collect();
     let flat = [q_shape[0], time, query.heads * query.head_dim];
     let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
@@ -110,7 +110,7 @@ struct CachedAttention {
     /// Positions added since on a tape.
     added: AtomicUsize,
     /// Angle of each pair at position 1.
-    speeds: Option<Arc<[f64]>>,
+    inv_freq: Option<Arc<[f64]>>,
 }
 
 impl HostOp for CachedAttention {
@@ -132,14 +132,14 @@ impl HostOp for CachedAttention {
         }
     }
 
-    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _: &VjpContext, _: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 
     fn runs_left(&self) -> usize {
         // The cache grows in place only, and at least one position of it must be there to continue.
-        let Geometry { time, keys, room, .. } = self.geometry;
-        if time == 1 && keys > 1 { room - keys } else { 0 }
+        let Geometry { time, keys, capacity, .. } = self.geometry;
+        if time == 1 && keys > 1 { capacity - keys } else { 0 }
     }
 
     fn advance(&self) {
@@ -156,31 +156,36 @@ impl CachedAttention {
     fn run<T: Load>(&self, inputs: &[Operand], y: &mut [T], k: &mut [T], v: &mut [T]) {
         let mut geometry = self.geometry;
         geometry.keys += self.added.load(Ordering::Relaxed);
-        let Geometry { batch, time, heads, kv_heads, head_dim, room, keys, .. } = geometry;
+        let Geometry { batch, time, heads, kv_heads, head_dim, capacity, keys, .. } = geometry;
         let isa = Isa::current();
         let mut q = T::of(&inputs[0].data);
         let (mut new_k, new_v) = (T::of(&inputs[1].data), T::of(&inputs[2].data));
-        let mut turned = scratch::take::<T>(if self.speeds.is_some() { q.len() + new_k.len() } else { 0 });
-        if let Some(speeds) = &self.speeds {
-            let (turned_q, turned_k) = turned.split_at_mut(q.len());
+        let mut rotated = scratch::take::<T>(if self.inv_freq.is_some() { q.len() + new_k.len() } else { 0 });
+        if let Some(inv_freq) = &self.inv_freq {
+            let (rotated_q, rotated_k) = rotated.split_at_mut(q.len());
             let first = (keys - time) as i32;
             let positions = rope::cpu::Positions::From { first, time };
-            let pairs = [(q, &mut *turned_q), (new_k, &mut *turned_k)];
-            rope::cpu::turn(isa, speeds, positions, batch * time, head_dim, pairs);
-            (q, new_k) = (turned_q, turned_k);
+            let pairs = [(q, &mut *rotated_q), (new_k, &mut *rotated_k)];
+            rope::cpu::rotate(isa, inv_freq, positions, batch * time, head_dim, pairs);
+            (q, new_k) = (rotated_q, rotated_k);
         }
         let first = self.first_stored();
         for (slot, rows, out) in [(first, new_k, &mut *k), (first + 1, new_v, &mut *v)] {
             let old = inputs.get(slot);
-            let old_room = old.map_or(0, |old| old.shape[1].unsigned_abs() as usize);
-            let extent =
-                append::Extent { row: kv_heads * head_dim, len: keys - time, count: time, room, old_room };
+            let old_capacity = old.map_or(0, |old| old.shape[1].unsigned_abs() as usize);
+            let extent = append::Extent {
+                row: kv_heads * head_dim,
+                len: keys - time,
+                count: time,
+                capacity,
+                old_capacity,
+            };
             append::write(extent, old.map(|old| T::of(&old.data)), rows, out);
         }
-        let mut log_sums = scratch::take(batch * time * heads);
+        let mut logsumexps = scratch::take(batch * time * heads);
         let sinks = self.sinks.then(|| attention::numbers(&inputs[3]));
         let inputs = Inputs { q, k, v, starts: None, sinks: sinks.as_deref() };
-        attention::forward(isa, &geometry, &inputs, y, &mut log_sums);
+        attention::forward(isa, &geometry, &inputs, y, &mut logsumexps);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::error::MlxResult;
 use crate::gemm::precision;
 use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element as _, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
@@ -132,9 +132,9 @@ impl HostOp for Conv {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (geometry, grad) = (self.geometry, &pass.cotangents[0]);
-        let [x, w] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (geometry, grad) = (self.geometry, &ctx.cotangents[0]);
+        let [x, w] = [&ctx.inputs[0], &ctx.inputs[1]];
         let gradient = |&n: &usize| match n {
             0 => apply(InputGradient { geometry }, &[grad, w], x.shape(), x.dtype()),
             _ => apply(WeightGradient { geometry }, &[x, grad], w.shape(), w.dtype()),
@@ -164,7 +164,7 @@ impl HostOp for InputGradient {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -190,7 +190,7 @@ impl HostOp for WeightGradient {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

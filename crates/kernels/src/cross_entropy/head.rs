@@ -9,8 +9,8 @@ use crate::error::MlxResult;
 use crate::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
 use crate::linear::WeightSlot;
 use crate::mlx::apply::apply;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
-use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::math::exp;
@@ -22,16 +22,16 @@ struct HeadGradient {
     smoothing: f32,
 }
 
-/// `Σ share · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` with a share per row, in shape and dtype of the head.
+/// `Σ cotangent · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` with a share per row, in shape and dtype of the head.
 pub(super) fn gradient(
     head: WeightSlot,
     inputs: &[Array],
-    totals: &Array,
-    share: &Array,
+    logsumexps: &Array,
+    cotangent: &Array,
     smoothing: f32,
 ) -> MlxResult<Array> {
     let weight = &inputs[head.first];
-    let inputs: Vec<_> = inputs.iter().chain([totals, share]).collect();
+    let inputs: Vec<_> = inputs.iter().chain([logsumexps, cotangent]).collect();
     apply(HeadGradient { head, smoothing }, &inputs, weight.shape(), weight.dtype())
 }
 
@@ -39,22 +39,22 @@ impl HostOp for HeadGradient {
     const NAME: &'static CStr = c"EatCrossEntropyHeadGradient";
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let (Slice::F32(totals), Slice::F32(share)) = (inputs[4].data, inputs[5].data) else {
+        let (Slice::F32(logsumexps), Slice::F32(cotangent)) = (inputs[4].data, inputs[5].data) else {
             unreachable!("both are f32");
         };
         let problem = Problem::new(inputs, self.head, self.smoothing);
-        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share, out));
+        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, logsumexps, cotangent, out));
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
-fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut [T]) {
+fn walk<T: Element>(problem: &Problem, logsumexps: &[f32], cotangent: &[f32], out: &mut [T]) {
     let isa = Isa::current();
     let positions = &problem.positions;
-    let time = problem.weights.len() / share.len().max(1);
+    let time = problem.weights.len() / cotangent.len().max(1);
     let hidden = problem.picked(positions);
     let width = hidden.shape().1;
     let packed = Packed::new(isa, problem.precision, Lanes::rows(&hidden));
@@ -64,11 +64,11 @@ fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut 
         let tokens = chunk.shape().0;
         let logits = &mut logits[..positions.len() * tokens];
         problem.logits(&packed, &chunk, logits);
-        run_chunks(logits, tokens, |i, line| {
+        parallel_chunks(logits, tokens, |i, line| {
             let position = positions[i];
-            let weight = share[position / time] * problem.weights[position];
-            let even = weight * problem.smoothing / problem.vocab() as f32;
-            shares(isa, line, totals[position], weight, even);
+            let weight = cotangent[position / time] * problem.weights[position];
+            let uniform = weight * problem.smoothing / problem.vocab() as f32;
+            shares(isa, line, logsumexps[position], weight, uniform);
             let target = (problem.targets[position] as usize).checked_sub(first);
             if let Some(x) = target.and_then(|place| line.get_mut(place)) {
                 *x -= weight * (1.0 - problem.smoothing);
@@ -82,9 +82,9 @@ fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut 
 }
 
 vectorized! {
-    fn shares(row: &mut [f32], total: f32, weight: f32, even: f32) {
+    fn shares(row: &mut [f32], total: f32, weight: f32, uniform: f32) {
         for x in row {
-            *x = weight * exp(*x - total) - even;
+            *x = weight * exp(*x - total) - uniform;
         }
     }
 }

@@ -10,13 +10,13 @@ use super::{Options, head};
 use crate::error::MlxResult;
 use crate::gemm::{Lanes, Packed, Rows, multiply};
 use crate::linear::WeightSlot;
-use crate::mlx::op::{Backward, HostOp};
-use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
 use crate::runtime::element::Element;
 use crate::runtime::isa::vectorized;
 use crate::runtime::math::exp;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut, with_floats};
-use crate::runtime::pool::run;
+use crate::runtime::pool::parallel_for;
 use crate::runtime::reduce::max;
 use crate::runtime::scratch;
 
@@ -35,10 +35,10 @@ impl HostOp for Loss {
         let problem = Problem::new(inputs, self.head, self.options.smoothing);
         let [loss, gradients @ ..] = outputs else { return };
         let mut gradients = match gradients {
-            [hidden, totals] => {
+            [hidden, logsumexps] => {
                 with_floats!(SliceMut, &mut hidden.data, hidden => hidden.fill(Element::from_f32(0.0)));
-                floats_mut(totals).fill(0.0);
-                Some((hidden, floats_mut(totals)))
+                floats_mut(logsumexps).fill(0.0);
+                Some((hidden, floats_mut(logsumexps)))
             }
             _ => None,
         };
@@ -50,10 +50,10 @@ impl HostOp for Loss {
             for (row, &position) in walk.rows.iter().zip(positions) {
                 sums[position / time] += f64::from(problem.weights[position]) * row.loss(&problem);
             }
-            if let Some((hidden, totals)) = &mut gradients {
+            if let Some((hidden, logsumexps)) = &mut gradients {
                 with_floats!(SliceMut, &mut hidden.data, hidden => problem.finish(&walk, positions, hidden));
                 for (row, &position) in walk.rows.iter().zip(positions) {
-                    totals[position] = row.max + row.sum.ln();
+                    logsumexps[position] = row.max + row.sum.ln();
                 }
             }
         }
@@ -62,15 +62,15 @@ impl HostOp for Loss {
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [_, hidden, totals] = pass.outputs.as_slice() else {
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [_, hidden, logsumexps] = ctx.outputs.as_slice() else {
             return Err(Exception::custom("cross-entropy: built without a gradient"));
         };
-        let share = &pass.cotangents[0];
+        let cotangent = &ctx.cotangents[0];
         let gradient = |&argnum: &usize| match argnum {
-            0 => hidden.multiply(share.as_dtype(hidden.dtype())?.expand_dims_axes(&[-2, -1])?),
+            0 => hidden.multiply(cotangent.as_dtype(hidden.dtype())?.expand_dims_axes(&[-2, -1])?),
             n if n == self.head.first && !self.head.is_packed() => {
-                head::gradient(self.head, &pass.inputs, totals, share, self.options.smoothing)
+                head::gradient(self.head, &ctx.inputs, logsumexps, cotangent, self.options.smoothing)
             }
             _ => Err(Exception::custom("cross-entropy: only the input and a dense head have gradients")),
         };
@@ -95,8 +95,8 @@ impl Row {
     fn loss(&self, problem: &Problem) -> f64 {
         let smoothing = f64::from(problem.smoothing);
         let total = f64::from(self.max) + f64::from(self.sum).ln();
-        let even = self.logits / problem.vocab() as f64;
-        (1.0 - smoothing) * (total - f64::from(self.target)) + smoothing * (total - even)
+        let uniform = self.logits / problem.vocab() as f64;
+        (1.0 - smoothing) * (total - f64::from(self.target)) + smoothing * (total - uniform)
     }
 }
 
@@ -123,7 +123,7 @@ impl Problem<'_> {
             self.logits(&hidden, &chunk, logits);
             let (shared, shared_sums, shared_rows) =
                 (Disjoint::new(logits), Disjoint::new(&mut sums), Disjoint::new(&mut rows));
-            run(positions.len(), |i| {
+            parallel_for(positions.len(), |i| {
                 // SAFETY: each task has the row of its index.
                 let (line, row) =
                     unsafe { (shared.part(i * tokens..(i + 1) * tokens), shared_rows.part(i..i + 1)) };
@@ -166,7 +166,7 @@ impl Problem<'_> {
         let (isa, width) = (self.isa, self.hidden.shape().1);
         let mean = if self.smoothing > 0.0 { self.mean() } else { vec![0.0; width] };
         let out = Disjoint::new(gradient);
-        run(positions.len(), |i| {
+        parallel_for(positions.len(), |i| {
             let (row, position) = (&walk.rows[i], positions[i]);
             let weight = self.weights[position];
             let mut line = scratch::take::<f32>(2 * width);
@@ -184,7 +184,7 @@ impl Problem<'_> {
     /// Mean of the head's rows.
     fn mean(&self) -> Vec<f32> {
         let mut mean = vec![0.0; self.head.shape().1];
-        run_chunks(&mut mean, 64, |index, mean| {
+        parallel_chunks(&mut mean, 64, |index, mean| {
             let mut row = scratch::take::<f32>(mean.len());
             for token in 0..self.vocab() {
                 self.head.read(self.isa, token, index * 64..index * 64 + mean.len(), &mut row);

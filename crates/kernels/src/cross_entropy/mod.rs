@@ -124,24 +124,24 @@ fn reference_rows(
     options: Options,
 ) -> MlxResult<Array> {
     let logits = linear::reference(hidden, &[*head])?.swap_remove(0);
-    surprises(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
+    token_losses(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
 }
 
 /// What each position costs, in the shape of `targets`, given the outputs of the head.
-fn surprises(logits: &Array, targets: &Array, options: Options) -> MlxResult<Array> {
+fn token_losses(logits: &Array, targets: &Array, options: Options) -> MlxResult<Array> {
     let mut logits = logits.as_dtype(Dtype::Float32)?;
     if let Some(cap) = options.softcap {
         logits = softcap(&logits, cap)?;
     }
     let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let total = logits.logsumexp_axis(-1, false)?;
-    let mut surprise = total.subtract(chosen)?;
+    let mut loss = total.subtract(chosen)?;
     if options.smoothing > 0.0 {
-        let even = total.subtract(logits.mean_axis(-1, false)?)?;
+        let uniform = total.subtract(logits.mean_axis(-1, false)?)?;
         let share = |x: Array, share: f32| x.multiply(Array::from_f32(share));
-        surprise = share(surprise, 1.0 - options.smoothing)?.add(share(even, options.smoothing)?)?;
+        loss = share(loss, 1.0 - options.smoothing)?.add(share(uniform, options.smoothing)?)?;
     }
-    Ok(surprise)
+    Ok(loss)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the loss and the gradient of the head have in common: operands, and logits of a part of the vocabulary.
 
-use crate::gemm::{Lanes, Packed, Picked, Precision, Rows, matrix, multiply, precision, store};
+use crate::gemm::{GatheredRows, Lanes, Packed, Precision, Rows, matrix, multiply, precision, store};
 use crate::linear::WeightSlot;
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;
@@ -43,13 +43,13 @@ impl<'a> Problem<'a> {
 
     /// The hidden rows of `positions`.
     pub(super) fn picked<'b>(&'b self, positions: &'b [usize]) -> impl Rows + 'b {
-        Picked { matrix: &*self.hidden, rows: positions.len(), map: |i: usize| positions[i] }
+        GatheredRows { matrix: &*self.hidden, rows: positions.len(), map: |i: usize| positions[i] }
     }
 
     /// The head's rows of the tokens from `first` on.
     pub(super) fn chunk(&self, first: usize) -> impl Rows + '_ {
         let rows = TOKENS.min(self.vocab() - first);
-        Picked { matrix: &*self.head, rows, map: move |i: usize| first + i }
+        GatheredRows { matrix: &*self.head, rows, map: move |i: usize| first + i }
     }
 
     /// `logits = hidden · chunkᵀ`, a row per position.

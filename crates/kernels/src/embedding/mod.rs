@@ -17,7 +17,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, Slice};
@@ -61,16 +61,16 @@ impl HostOp for Embedding {
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let (table, hidden) = (&inputs[0].data, inputs[0].shape[1] as usize);
-        let rows = row_numbers(&inputs[1], inputs[0].shape[0]);
+        let rows = row_indices(&inputs[1], inputs[0].shape[0]);
         with_element!(table, T => cpu::gather(hidden, T::of(table), &rows, T::of_mut(&mut outputs[0].data)));
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [table, ids] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [table, ids] = [&ctx.inputs[0], &ctx.inputs[1]];
         if argnums != [0] {
             return no_gradient(Self::NAME);
         }
-        Ok(vec![apply(EmbeddingBackward, &[ids, &pass.cotangents[0]], table.shape(), table.dtype())?])
+        Ok(vec![apply(EmbeddingBackward, &[ids, &ctx.cotangents[0]], table.shape(), table.dtype())?])
     }
 }
 
@@ -82,13 +82,13 @@ impl HostOp for EmbeddingBackward {
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let (grad, hidden) = (&inputs[1].data, outputs[0].shape[1] as usize);
-        let rows = row_numbers(&inputs[0], outputs[0].shape[0]);
+        let rows = row_indices(&inputs[0], outputs[0].shape[0]);
         with_element!(grad, T => {
             cpu::scatter_add(Isa::current(), hidden, &rows, T::of(grad), T::of_mut(&mut outputs[0].data));
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -97,7 +97,7 @@ impl HostOp for EmbeddingBackward {
 ///
 /// # Panics
 /// For an id out of range, with its value.
-pub(super) fn row_numbers(ids: &Operand, vocab: i32) -> Vec<u32> {
+pub(super) fn row_indices(ids: &Operand, vocab: i32) -> Vec<u32> {
     let vocab = vocab.unsigned_abs();
     let checked = |id: i64| match u32::try_from(id) {
         Ok(row) if row < vocab => row,

@@ -3,11 +3,11 @@
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
-use crate::runtime::pool::{run, threads};
+use crate::runtime::pool::{parallel_for, threads};
 use crate::runtime::scratch;
 
 /// Rows of activations that share one pass over the weights.
-const MOST_ROWS: usize = 8;
+const MAX_ROWS: usize = 8;
 
 /// Bytes of weights per task.
 const TASK_BYTES: usize = 64 << 10;
@@ -47,10 +47,10 @@ pub(crate) fn dense<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize
         out.len()
     );
     let step = (TASK_BYTES / (columns * size_of::<T>())).min(n.div_ceil(4 * threads())).max(1);
-    for (x, out) in x.chunks(MOST_ROWS * columns).zip(out.chunks_mut(MOST_ROWS * n)) {
+    for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * n)) {
         let rows = x.len() / columns;
         let shared = Disjoint::new(out);
-        run(n.div_ceil(step), |task| {
+        parallel_for(n.div_ceil(step), |task| {
             let range = task * step..((task + 1) * step).min(n);
             let mut block = scratch::take::<f32>(range.len() * rows);
             multiply(isa, x, &weight[range.start * columns..range.end * columns], columns, &mut block);

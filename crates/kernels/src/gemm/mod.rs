@@ -10,7 +10,7 @@
 
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;
-use crate::runtime::pool::run;
+use crate::runtime::pool::parallel_for;
 use crate::runtime::scratch;
 
 pub(super) mod gemv;
@@ -26,9 +26,9 @@ mod unpacked;
 pub(super) use kernel::Precision;
 pub(super) use operand::{matrix, precision};
 pub(super) use pack::{Lanes, Packed};
-pub(super) use rows::{Dense, Picked, Rows, SideBySide};
+pub(super) use rows::{ConcatColumns, Dense, GatheredRows, Rows};
 pub(super) use transpose::transpose;
-pub(super) use unpacked::{Scattered, multiply_scattered, reads_scattered};
+pub(super) use unpacked::{UnpackedRows, multiply_unpacked, supports_unpacked};
 
 use kernel::Kernel;
 
@@ -76,7 +76,7 @@ pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Til
         pack_right(isa, kernel, terms, start, &mut packed[..panels * kernel.right * steps]);
         let (tall, wide) = (rows.div_ceil(tile_rows(kernel)), width.div_ceil(TILE_COLUMNS));
         // Neighbours in time share the right operand, the larger one.
-        run(tall * wide, |index| {
+        parallel_for(tall * wide, |index| {
             let (row, column) = (index % tall * tile_rows(kernel), index / tall * TILE_COLUMNS);
             let mut data = scratch::take::<f32>(tile_rows(kernel) * TILE_COLUMNS);
             let mut tile = Tile {

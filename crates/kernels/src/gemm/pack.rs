@@ -10,9 +10,9 @@ use half::bf16;
 use super::kernel::{Kernel, Precision};
 use super::rows::Rows;
 use super::transpose::transpose;
-use crate::runtime::disjoint::{Disjoint, run_chunks};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
 use crate::runtime::isa::Isa;
-use crate::runtime::pool::{run, threads};
+use crate::runtime::pool::{parallel_for, threads};
 use crate::runtime::scratch::{self, Scratch};
 
 /// Depth copied at once when lanes are rows: the rows' parts stay in the first-level cache.
@@ -22,7 +22,7 @@ const DEPTH: usize = 256;
 const PANELS: usize = 16;
 
 /// Steps that one task has at least.
-const LEAST_STEPS: usize = 64;
+const MIN_STEPS: usize = 64;
 
 /// A matrix and which of its axes are lanes.
 #[derive(Clone, Copy)]
@@ -94,16 +94,16 @@ pub(super) fn pack(
     let tasks = 4 * threads();
     if operand.lanes_are_rows {
         let at_once = panels.div_ceil(tasks).clamp(1, PANELS);
-        run_chunks(words, at_once * width * steps, |index, words| {
+        parallel_chunks(words, at_once * width * steps, |index, words| {
             pack_rows(isa, precision, operand, lane + index * at_once * width, width, words);
         });
         return;
     }
     let groups = panels.div_ceil(PANELS);
-    let parts = tasks.div_ceil(groups.max(1)).clamp(1, steps.div_ceil(LEAST_STEPS).max(1));
+    let parts = tasks.div_ceil(groups.max(1)).clamp(1, steps.div_ceil(MIN_STEPS).max(1));
     let at_once = steps.div_ceil(parts);
     let words = Disjoint::new(words);
-    run(groups * parts, |task| {
+    parallel_for(groups * parts, |task| {
         let (first, part) = (task % groups * PANELS, task / groups);
         let steps_of_part = part * at_once..steps.min((part + 1) * at_once);
         let mut lines: Vec<&mut [u32]> = (first..panels.min(first + PANELS))

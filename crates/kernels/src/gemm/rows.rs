@@ -78,9 +78,9 @@ vectorized! {
 }
 
 /// Matrices of as many rows, read as one: their columns follow each other.
-pub(crate) struct SideBySide<'a>(pub Vec<&'a dyn Rows>);
+pub(crate) struct ConcatColumns<'a>(pub Vec<&'a dyn Rows>);
 
-impl SideBySide<'_> {
+impl ConcatColumns<'_> {
     /// Calls `read` with each matrix that `columns` touch, its columns and their place among `columns`.
     fn split(&self, columns: &Range<usize>, mut read: impl FnMut(&dyn Rows, Range<usize>, Range<usize>)) {
         let mut start = 0;
@@ -95,7 +95,7 @@ impl SideBySide<'_> {
     }
 }
 
-impl Rows for SideBySide<'_> {
+impl Rows for ConcatColumns<'_> {
     fn shape(&self) -> (usize, usize) {
         let rows = self.0.first().map_or(0, |matrix| matrix.shape().0);
         (rows, self.0.iter().map(|matrix| matrix.shape().1).sum())
@@ -111,13 +111,13 @@ impl Rows for SideBySide<'_> {
 }
 
 /// Some rows of a matrix: `rows` of them, the `i`-th one being `map(i)`.
-pub(crate) struct Picked<'a, F> {
+pub(crate) struct GatheredRows<'a, F> {
     pub matrix: &'a dyn Rows,
     pub rows: usize,
     pub map: F,
 }
 
-impl<F: Fn(usize) -> usize + Sync> Rows for Picked<'_, F> {
+impl<F: Fn(usize) -> usize + Sync> Rows for GatheredRows<'_, F> {
     fn shape(&self) -> (usize, usize) {
         (self.rows, self.matrix.shape().1)
     }

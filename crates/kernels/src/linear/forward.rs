@@ -8,8 +8,8 @@ use super::low_rank::{scaled, scales};
 use super::weight::{self, Product};
 use super::{Slots, backward};
 use crate::error::MlxResult;
-use crate::gemm::{Dense, Lanes, Packed, Precision, SideBySide, matrix, multiply, precision, store};
-use crate::mlx::op::{Backward, HostOp};
+use crate::gemm::{ConcatColumns, Dense, Lanes, Packed, Precision, matrix, multiply, precision, store};
+use crate::mlx::op::{HostOp, VjpContext};
 use crate::quantized::Accuracy;
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::element::{Element as _, narrow_to, widened};
@@ -65,8 +65,8 @@ impl HostOp for Forward {
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        backward::gradients(&self.layers, pass, argnums)
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        backward::gradients(&self.layers, ctx, argnums)
     }
 }
 
@@ -128,7 +128,7 @@ fn add_to(isa: Isa, y: &mut [f32], columns: usize, low_rank: Option<(&Packed, La
 fn project(isa: Isa, x: &Packed, layers: &[Slots], inputs: &[Operand], low: &mut [f32]) {
     let parts: Vec<_> = layers.iter().filter_map(|layer| layer.low_rank).collect();
     let matrices: Vec<_> = parts.iter().map(|slots| matrix(&inputs[slots.a])).collect();
-    let side_by_side = SideBySide(matrices.iter().map(|matrix| &**matrix).collect());
+    let side_by_side = ConcatColumns(matrices.iter().map(|matrix| &**matrix).collect());
     let scales = scales(layers);
     let out = Disjoint::new(low);
     multiply(isa, &[(x, Lanes::columns(&side_by_side))], |tile| {

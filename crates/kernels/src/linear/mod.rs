@@ -120,7 +120,7 @@ impl<'a> Layer<'a> {
     }
 
     fn check(&self, x: &Array) -> MlxResult<()> {
-        let misfit = |name: &str, array: &Array, (outputs, inputs): (i32, i32)| {
+        let mismatch = |name: &str, array: &Array, (outputs, inputs): (i32, i32)| {
             let shape = array.shape();
             let message =
                 format!("linear: {name} of shape {shape:?} does not fit a layer [{outputs}, {inputs}]");
@@ -131,19 +131,19 @@ impl<'a> Layer<'a> {
         }
         let size @ (outputs, inputs) = self.weight.shape();
         if x.ndim() == 0 || x.dim(-1) != inputs {
-            return misfit("input", x, size);
+            return mismatch("input", x, size);
         }
         if let Some(bias) = self.bias
             && bias.shape() != [outputs]
         {
-            return misfit("bias", bias, size);
+            return mismatch("bias", bias, size);
         }
         if let Some(LowRank { a, b, .. }) = self.low_rank {
             if a.ndim() != 2 || a.dim(0) != inputs {
-                return misfit("A", a, size);
+                return mismatch("A", a, size);
             }
             if b.shape() != [a.dim(1), outputs] {
-                return misfit("B", b, size);
+                return mismatch("B", b, size);
             }
         }
         Ok(())

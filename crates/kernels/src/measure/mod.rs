@@ -30,9 +30,9 @@ pub use peaks::Peaks;
 pub use report::{Bound, Report, Row, report};
 
 /// The largest extent of a layer.
-const MOST_EXTENT: usize = 1 << 20;
+const MAX_EXTENT: usize = 1 << 20;
 /// Numbers of the largest matrix: 1 GiB in f32.
-const MOST_NUMBERS: usize = 1 << 28;
+const MAX_ELEMENTS: usize = 1 << 28;
 
 /// What [`measure`] can time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -85,36 +85,36 @@ pub struct Request {
 impl Request {
     /// The format of the packed weight, if there is one.
     fn check(&self) -> Result<Option<Format>> {
-        let wrong = |message: String| Err(Error::Config(message));
+        let invalid = |message: String| Err(Error::Config(message));
         let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
         for (name, extent) in [("rows", rows), ("inputs", inputs), ("outputs", outputs)] {
-            if !(1..=MOST_EXTENT).contains(&extent) {
-                return wrong(format!("`{name}` must be from 1 to {MOST_EXTENT}, not {extent}"));
+            if !(1..=MAX_EXTENT).contains(&extent) {
+                return invalid(format!("`{name}` must be from 1 to {MAX_EXTENT}, not {extent}"));
             }
         }
         let matrices = [("rows", "inputs", rows * inputs), ("rows", "outputs", rows * outputs)];
         for (first, second, numbers) in matrices.into_iter().chain([("inputs", "outputs", inputs * outputs)])
         {
-            if numbers > MOST_NUMBERS {
-                return wrong(format!(
-                    "`{first}` times `{second}` must be at most {MOST_NUMBERS}, not {numbers}"
+            if numbers > MAX_ELEMENTS {
+                return invalid(format!(
+                    "`{first}` times `{second}` must be at most {MAX_ELEMENTS}, not {numbers}"
                 ));
             }
         }
         match (self.operation, self.bits) {
             (Operation::Linear, None) if self.accuracy.is_none() => Ok(None),
-            (Operation::Linear, _) => {
-                wrong("`bits` and `accuracy` are for quantized_linear: leave them out for linear".to_owned())
-            }
+            (Operation::Linear, _) => invalid(
+                "`bits` and `accuracy` are for quantized_linear: leave them out for linear".to_owned(),
+            ),
             (Operation::QuantizedLinear, None) => {
-                wrong("quantized_linear needs `bits`: 2, 3, 4, 5, 6 or 8".to_owned())
+                invalid("quantized_linear needs `bits`: 2, 3, 4, 5, 6 or 8".to_owned())
             }
             (Operation::QuantizedLinear, Some(bits)) => {
                 let format = Format::affine(bits, self.group_size)
                     .map_err(|error| Error::Config(error.what().to_owned()))?;
                 if !inputs.is_multiple_of(self.group_size) {
                     let group = self.group_size;
-                    return wrong(format!(
+                    return invalid(format!(
                         "`inputs` must be a multiple of `group_size` ({group}), not {inputs}"
                     ));
                 }
@@ -136,8 +136,8 @@ pub fn measure(request: &Request) -> Result<f64> {
         None => Matrix::Dense(random::floats(&[outputs, inputs], request.dtype.dtype(), 2)?),
         Some(format) => Matrix::Packed(random::packed(outputs, inputs, format, request.dtype.dtype())?),
     };
-    median(Effort { calls: 5, seconds: 0.5 }, || {
-        Ok(Work::of(within(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
+    median(Budget { calls: 5, seconds: 0.5 }, || {
+        Ok(Call::of(within(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
     })
 }
 
@@ -167,14 +167,14 @@ impl Matrix {
 }
 
 /// One call: arrays not yet computed.
-struct Work {
+struct Call {
     /// What must be there before the clock starts, such as the forward pass of a gradient.
     before: Vec<Array>,
     /// What the call computes.
     timed: Vec<Array>,
 }
 
-impl Work {
+impl Call {
     fn of(timed: Vec<Array>) -> Self {
         Self { before: Vec::new(), timed }
     }
@@ -182,16 +182,16 @@ impl Work {
 
 /// How long a measurement goes on: until both are reached.
 #[derive(Clone, Copy)]
-struct Effort {
+struct Budget {
     calls: usize,
     seconds: f64,
 }
 
 /// Median seconds of building and computing what `build` returns, after one call to warm up.
-fn median(effort: Effort, build: impl Fn() -> MlxResult<Work>) -> Result<f64> {
+fn median(budget: Budget, build: impl Fn() -> MlxResult<Call>) -> Result<f64> {
     let call = || {
         let start = Instant::now();
-        let Work { before, timed } = build()?;
+        let Call { before, timed } = build()?;
         let mut seconds = start.elapsed().as_secs_f64();
         eval(&before)?;
         let start = Instant::now();
@@ -201,7 +201,7 @@ fn median(effort: Effort, build: impl Fn() -> MlxResult<Work>) -> Result<f64> {
     };
     call()?;
     let (start, mut times) = (Instant::now(), Vec::new());
-    while times.len() < effort.calls.max(1) || start.elapsed().as_secs_f64() < effort.seconds {
+    while times.len() < budget.calls.max(1) || start.elapsed().as_secs_f64() < budget.seconds {
         times.push(call()?);
     }
     times.sort_by(f64::total_cmp);

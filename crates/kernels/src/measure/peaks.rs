@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::runtime::isa::{Isa, vectorized};
-use crate::runtime::pool::{run, run_ranges, threads};
+use crate::runtime::pool::{parallel_for, parallel_ranges, threads};
 
 /// Best speeds of all threads together. A multiplication and an addition count as two operations.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -63,7 +63,7 @@ const STEPS: usize = 1 << 17;
 fn speed(operations: usize, task: impl Fn() + Sync) -> f64 {
     // Several tasks per thread, for those that another program interrupts.
     let tasks = 4 * threads();
-    let seconds = best(20, || run(tasks, |_| task()));
+    let seconds = best(20, || parallel_for(tasks, |_| task()));
     (tasks * STEPS * operations) as f64 / seconds / 1e9
 }
 
@@ -127,7 +127,7 @@ fn read(isa: Isa) -> f64 {
     const WORDS: usize = 64 << 20;
     let words = vec![1_u32; WORDS];
     let seconds = best(6, || {
-        run_ranges(WORDS, 1 << 18, |range| {
+        parallel_ranges(WORDS, 1 << 18, |range| {
             black_box(sum(isa, &words[range]));
         });
     });

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::cases::{CASES, Case};
 use super::peaks::Peaks;
-use super::{Effort, median};
+use super::{Budget, median};
 use crate::Result;
 use crate::runtime::isa::Isa;
 use crate::{on_cpu, threads};
@@ -78,7 +78,7 @@ pub fn report() -> Result<Report> {
 }
 
 fn row(case: &Case, peaks: &Peaks) -> Result<Row> {
-    let seconds = median(Effort { calls: 3, seconds: 0.1 }, &case.build)?;
+    let seconds = median(Budget { calls: 3, seconds: 0.1 }, &case.build)?;
     let (bound, least) = roofline(case, peaks);
     let cpu = on_cpu();
     Ok(Row {

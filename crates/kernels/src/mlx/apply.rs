@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{eat_buffer, eat_host_op, mlx_array};
 
 use super::eval::{note_failure, run};
-use super::op::{Backward, HostOp};
+use super::op::{HostOp, VjpContext};
 use super::tape;
 use crate::error::MlxResult;
 
@@ -60,7 +60,7 @@ pub(crate) fn apply_many<O: HostOp>(
         let results: Vec<Array> = results.into_iter().map(|result| Array::from_ptr(result)).collect();
         match status {
             0 => {
-                tape::note(|| (op, inputs, &results));
+                tape::record_node(|| (op, inputs, &results));
                 Ok(results)
             }
             _ => Err(Exception::custom(format!("MLX rejected the operation {:?}", O::NAME))),
@@ -101,7 +101,7 @@ unsafe extern "C" fn vjp_trampoline<O: HostOp>(
         let (op, pass, argnums, grads) = unsafe {
             (
                 &*context.cast::<O>(),
-                Backward {
+                VjpContext {
                     inputs: borrow(primals, num_primals),
                     outputs: borrow(outputs, num_outputs),
                     cotangents: borrow(cotangents, num_cotangents),

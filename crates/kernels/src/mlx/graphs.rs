@@ -12,7 +12,7 @@ use crate::mlx::closure::Closure;
 use crate::mlx::device::on_cpu;
 
 /// So many shapes and variants have a graph; with the next one all are dropped.
-const MOST: usize = 64;
+const MAX_GRAPHS: usize = 64;
 
 /// The graphs of one function, by default none. They hold whatever arrays the function has in it.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Graphs {
             unsafe { mlx_sys::mlx_detail_compile(to, from, name, shapeless, variant.as_ptr(), variant.len()) }
         })?;
         // A graph that was begun would be taken for a whole one.
-        compiled.apply(inputs).inspect_err(|_| forget(name))
+        compiled.apply(inputs).inspect_err(|_| erase(name))
     }
 
     fn make_room(&self, name: usize, variant: &[u64], inputs: &[Array]) {
@@ -76,9 +76,9 @@ impl Graphs {
         let shapes = inputs.iter().flat_map(|x| [x.ndim() as u64].into_iter().chain(dims(x)));
         let key: Vec<u64> = variant.iter().copied().chain(shapes).collect();
         let mut known = self.known.borrow_mut();
-        if known.len() == MOST && !known.contains(&key) {
+        if known.len() == MAX_GRAPHS && !known.contains(&key) {
             known.clear();
-            forget(name);
+            erase(name);
         }
         known.insert(key);
     }
@@ -90,7 +90,7 @@ impl Graphs {
 
 impl Drop for Graphs {
     fn drop(&mut self) {
-        self.name().into_iter().for_each(forget);
+        self.name().into_iter().for_each(erase);
     }
 }
 
@@ -99,7 +99,7 @@ fn dims(x: &Array) -> impl Iterator<Item = u64> {
 }
 
 /// Drops all graphs of the function called `name`.
-fn forget(name: usize) {
+fn erase(name: usize) {
     // SAFETY: the handle is made, used and freed here; a name that MLX does not know is nothing to it.
     unsafe {
         let mut cache = mlx_sys::mlx_compile_cache { ctx: std::ptr::null_mut() };
@@ -160,12 +160,12 @@ mod tests {
             assert_eq!(values(&outputs.unwrap()[0]), [length as f32]);
             calls
         };
-        for length in 1..=MOST {
+        for length in 1..=MAX_GRAPHS {
             assert_eq!(of(length), length);
         }
-        assert_eq!(of(1), MOST);
-        assert_eq!(of(MOST + 1), MOST + 1);
-        assert_eq!(of(1), MOST + 2);
+        assert_eq!(of(1), MAX_GRAPHS);
+        assert_eq!(of(MAX_GRAPHS + 1), MAX_GRAPHS + 1);
+        assert_eq!(of(1), MAX_GRAPHS + 2);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) trait HostOp: Send + Sync + 'static {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
 
     /// Gradients of the inputs named by `argnums`, in that order.
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>>;
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>>;
 
     /// How often `eval` can follow the first one on a [tape](crate::mlx::tape); fewer than always only where outputs
     /// continue their donors.
@@ -71,7 +71,7 @@ impl<O: HostOp> AnyOp for O {
 }
 
 /// What a gradient is computed from.
-pub(crate) struct Backward {
+pub(crate) struct VjpContext {
     /// Inputs of the node.
     pub inputs: Vec<Array>,
     /// Its outputs.

@@ -19,7 +19,7 @@ use crate::Result;
 use crate::runtime::element::widened;
 
 /// A node that was built, with its operands.
-struct Note {
+struct Node {
     op: Arc<dyn AnyOp>,
     inputs: Vec<Array>,
     outputs: Vec<Array>,
@@ -27,22 +27,24 @@ struct Note {
 
 thread_local! {
     /// What this thread builds, while it records.
-    static NOTES: RefCell<Option<Vec<Note>>> = const { RefCell::new(None) };
+    static NODES: RefCell<Option<Vec<Node>>> = const { RefCell::new(None) };
 }
 
 /// Notes a node if the thread records.
-pub(crate) fn note<'a, O: AnyOp + 'static>(node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array])) {
-    NOTES.with_borrow_mut(|notes| {
-        if let Some(notes) = notes {
+pub(crate) fn record_node<'a, O: AnyOp + 'static>(
+    node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array]),
+) {
+    NODES.with_borrow_mut(|nodes| {
+        if let Some(nodes) = nodes {
             let (op, inputs, outputs) = node();
             let inputs = inputs.iter().map(|&array| array.clone()).collect();
-            notes.push(Note { op, inputs, outputs: outputs.to_vec() });
+            nodes.push(Node { op, inputs, outputs: outputs.to_vec() });
         }
     });
 }
 
 /// Nodes that were built, to become a [`Tape`] once they are evaluated.
-pub struct Recording(Vec<Note>);
+pub struct Recording(Vec<Node>);
 
 /// Calls `build` and notes the nodes it builds.
 pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
@@ -50,13 +52,13 @@ pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
     struct End;
     impl Drop for End {
         fn drop(&mut self) {
-            NOTES.take();
+            NODES.take();
         }
     }
     let _end = End;
-    NOTES.set(Some(Vec::new()));
+    NODES.set(Some(Vec::new()));
     let result = build();
-    (result, Recording(NOTES.take().unwrap_or_default()))
+    (result, Recording(NODES.take().unwrap_or_default()))
 }
 
 impl Recording {
@@ -77,7 +79,7 @@ impl Recording {
             result: buffer(result)?,
             arrays: vec![ids.clone(), result.clone()],
         };
-        for Note { op, inputs, outputs } in self.0 {
+        for Node { op, inputs, outputs } in self.0 {
             let continues = op.runs_left() < usize::MAX;
             let donors = op.donors(inputs.len(), outputs.len());
             let mut buffers = inputs.iter().map(buffer).collect::<Option<Vec<_>>>()?;

@@ -8,7 +8,7 @@ use super::{are_floats, check, cpu};
 use crate::error::MlxResult;
 use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, narrow_to, widened, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
@@ -49,9 +49,9 @@ impl HostOp for LayerNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let inputs = [&pass.inputs[0], &pass.inputs[1], &pass.cotangents[0]];
-        let output = |n: usize| (pass.inputs[n].shape(), pass.inputs[n].dtype());
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let inputs = [&ctx.inputs[0], &ctx.inputs[1], &ctx.cotangents[0]];
+        let output = |n: usize| (ctx.inputs[n].shape(), ctx.inputs[n].dtype());
         let outputs = [output(0), output(1), output(2)];
         let wanted = if argnums.iter().any(|&n| n > 0) { 3 } else { 1 };
         let grads = apply_many(LayerNormBackward { eps: self.eps }, &inputs, &outputs[..wanted])?;
@@ -82,7 +82,7 @@ impl HostOp for LayerNormBackward {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

@@ -22,7 +22,7 @@ use mlx_rs::{Array, Dtype, fast};
 use crate::error::MlxResult;
 use crate::mlx::apply::{apply, apply_many};
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, narrow_to, widened, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
@@ -132,10 +132,10 @@ impl HostOp for RmsNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [x, weight] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [x, weight] = [&ctx.inputs[0], &ctx.inputs[1]];
         let grads = RmsNormBackward { rms: self.rms }
-            .apply(&[x, weight, &pass.cotangents[0]], argnums.contains(&1))?;
+            .apply(&[x, weight, &ctx.cotangents[0]], argnums.contains(&1))?;
         Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
     }
 }
@@ -156,13 +156,13 @@ impl HostOp for ResidualRmsNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (sum, weight) = (&pass.outputs[0], &pass.inputs[2]);
-        let [sum_grad, normed_grad] = [&pass.cotangents[0], &pass.cotangents[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (sum, weight) = (&ctx.outputs[0], &ctx.inputs[2]);
+        let [sum_grad, normed_grad] = [&ctx.cotangents[0], &ctx.cotangents[1]];
         let grads = RmsNormBackward { rms: self.rms }
             .apply(&[sum, weight, normed_grad, sum_grad], argnums.contains(&2))?;
         // The sum passes its gradient on to both of its terms.
-        let delta_grad = || grads[0].as_dtype(pass.inputs[1].dtype());
+        let delta_grad = || grads[0].as_dtype(ctx.inputs[1].dtype());
         argnums
             .iter()
             .map(|&n| match n {
@@ -205,7 +205,7 @@ impl HostOp for RmsNormBackward {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

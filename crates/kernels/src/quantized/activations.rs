@@ -10,7 +10,7 @@ use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::scratch::{self, Scratch};
 
 /// Most columns of a group that share a scale of their own.
-pub(super) const MOST_GROUP: usize = 64;
+pub(super) const MAX_GROUP_SIZE: usize = 64;
 
 /// One scale per group that puts the largest magnitude at 127.
 pub(super) struct Int8 {

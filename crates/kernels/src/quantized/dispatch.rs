@@ -9,7 +9,7 @@ use crate::runtime::isa::Isa;
 
 /// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
 pub(crate) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
-    rows <= gemv::MOST_ROWS || has_prefill(isa, accuracy, format)
+    rows <= gemv::MAX_ROWS || has_prefill(isa, accuracy, format)
 }
 
 /// Whether products of many rows are computed in integers.
@@ -34,14 +34,14 @@ pub(crate) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Pr
         let (rows, columns) = (weights.rows, weights.columns);
         assert!(x.len() * rows == y.len() * columns, "{} numbers for {rows} by {columns}", x.len());
     }
-    let form = |product: &Product| (product.weights.format, product.weights.columns);
-    for products in products.chunk_by_mut(|a, b| form(a) == form(b)) {
-        alike(isa, accuracy, x, products);
+    let layout = |product: &Product| (product.weights.format, product.weights.columns);
+    for products in products.chunk_by_mut(|a, b| layout(a) == layout(b)) {
+        multiply_same_format(isa, accuracy, x, products);
     }
 }
 
 /// [`linear`] with at least one product, all in one format and as wide.
-fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
+fn multiply_same_format(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     let QuantizedRows { format, columns, .. } = products[0].weights;
     if columns == 0 {
         return products.iter_mut().for_each(|product| product.y.fill(0.0));
@@ -50,7 +50,7 @@ fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     if rows == 0 {
         return;
     }
-    if rows <= gemv::MOST_ROWS {
+    if rows <= gemv::MAX_ROWS {
         return gemv::multiply(isa, accuracy, x, products);
     }
     #[cfg(target_arch = "x86_64")]

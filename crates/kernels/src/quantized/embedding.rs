@@ -6,13 +6,13 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{Format, PackedWeight, weights};
-use crate::embedding::row_numbers;
+use crate::embedding::row_indices;
 use crate::error::MlxResult;
 use crate::gemm::Rows as _;
 use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp};
-use crate::runtime::disjoint::run_chunks;
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::disjoint::parallel_chunks;
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, with_floats};
 use crate::runtime::scratch;
@@ -50,9 +50,9 @@ impl HostOp for Embedding {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let table = weights(self.format, &inputs[1..]);
         let (vocab, columns) = table.shape();
-        let rows = row_numbers(&inputs[0], vocab as i32);
+        let rows = row_indices(&inputs[0], vocab as i32);
         with_floats!(SliceMut, &mut outputs[0].data, out => {
-            run_chunks(out, columns, |index, out| {
+            parallel_chunks(out, columns, |index, out| {
                 let mut wide = scratch::take(columns);
                 table.read(Isa::current(), rows[index] as usize, 0..columns, &mut wide);
                 crate::runtime::element::Element::narrow(&wide, out);
@@ -60,7 +60,7 @@ impl HostOp for Embedding {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         Err(Exception::custom("a packed table has no gradient"))
     }
 }

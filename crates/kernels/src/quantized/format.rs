@@ -121,30 +121,30 @@ impl Format {
         scales: (&[i32], Dtype),
         biases: Option<(&[i32], Dtype)>,
     ) -> MlxResult<(usize, usize)> {
-        let misfit = |what: &str| {
+        let mismatch = |what: &str| {
             Err(Exception::custom(format!(
                 "quantized weights: {what} (weight {weight:?}, scales {scales:?}, biases {biases:?}, {self:?})"
             )))
         };
         let (&[rows, words], &[scale_rows, groups]) = (weight.0, scales.0) else {
-            return misfit("weight and scales must have two dimensions");
+            return mismatch("weight and scales must have two dimensions");
         };
         if weight.1 != Dtype::Uint32 {
-            return misfit("codes must be packed into uint32");
+            return mismatch("codes must be packed into uint32");
         }
         let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
         match (self.mode, biases) {
             (Mode::Affine, Some(biases)) if float(scales.1) && biases == scales => {}
             (Mode::Affine, _) => {
-                return misfit("affine needs floating-point scales and biases of one shape and dtype");
+                return mismatch("affine needs floating-point scales and biases of one shape and dtype");
             }
             (Mode::Mxfp4, None) if scales.1 == Dtype::Uint8 => {}
-            (Mode::Mxfp4, _) => return misfit("mxfp4 needs uint8 scales and no biases"),
+            (Mode::Mxfp4, _) => return mismatch("mxfp4 needs uint8 scales and no biases"),
         }
         let (words, groups) = (words as usize, groups as usize);
         let columns = groups * self.group_size;
         if rows != scale_rows || words * 32 != columns * self.bits {
-            return misfit("shapes do not fit each other");
+            return mismatch("shapes do not fit each other");
         }
         Ok((rows as usize, columns))
     }

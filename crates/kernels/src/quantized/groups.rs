@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use super::activations::MOST_GROUP;
+use super::activations::MAX_GROUP_SIZE;
 use super::format::QuantizedRows;
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};
 
 /// Columns of the groups of a product.
 pub(super) fn group_size(weights: &QuantizedRows) -> usize {
-    weights.format.group_size().min(MOST_GROUP)
+    weights.format.group_size().min(MAX_GROUP_SIZE)
 }
 
-/// Scales and biases of some rows, in groups of at most [`MOST_GROUP`] columns.
-pub(super) struct Groups {
+/// Scales and biases of some rows, in groups of at most [`MAX_GROUP_SIZE`] columns.
+pub(super) struct WidenedGroups {
     scales: Scratch<f32>,
     biases: Scratch<f32>,
     /// Groups of a row.
@@ -22,7 +22,7 @@ pub(super) struct Groups {
     len: usize,
 }
 
-impl Groups {
+impl WidenedGroups {
     pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
         let mut groups = Self::room(weights, rows.len());
         groups.read(isa, weights, rows);
@@ -37,7 +37,7 @@ impl Groups {
 
     /// Groups here for each that is stored.
     fn parts(weights: &QuantizedRows) -> usize {
-        weights.format.group_size().div_ceil(MOST_GROUP)
+        weights.format.group_size().div_ceil(MAX_GROUP_SIZE)
     }
 
     /// Scales and biases of the rows that were read last, `[rows, count]`.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::QuantizedRows;
 use crate::runtime::disjoint::Disjoint;
-use crate::runtime::pool::run;
+use crate::runtime::pool::parallel_for;
 
 /// `y = x·weightsᵀ`, row-major.
 pub(crate) struct Product<'a> {
@@ -23,7 +23,7 @@ pub(super) fn run_blocks(
         let (n, y) = (weights.rows, Disjoint::new(y));
         blocks.extend((0..n).step_by(step).map(|start| (*weights, start..n.min(start + step), y)));
     }
-    run(blocks.len(), |index| {
+    parallel_for(blocks.len(), |index| {
         let (weights, rows, y) = &blocks[index];
         task(weights, rows.clone(), *y);
     });

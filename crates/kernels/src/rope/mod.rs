@@ -22,7 +22,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::Element;
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
@@ -37,7 +37,7 @@ pub struct Rotation {
     /// Period of each pair over 2π, `[dims/2]`.
     periods: Array,
     /// Angle of each pair at position 1.
-    speeds: Arc<[f64]>,
+    inv_freq: Arc<[f64]>,
 }
 
 /// Where the tokens stand.
@@ -58,7 +58,7 @@ impl Rotation {
             dims: 2 * periods.len() as i32,
             scale: scale as f32,
             periods: Array::from_slice(&narrow, &[periods.len() as i32]),
-            speeds: periods.iter().map(|period| scale / period).collect(),
+            inv_freq: periods.iter().map(|period| scale / period).collect(),
         }
     }
 
@@ -66,13 +66,13 @@ impl Rotation {
     ///
     /// # Errors
     /// Heads with fewer numbers than are turned.
-    pub(super) fn speeds(&self, head_dim: i32) -> MlxResult<Arc<[f64]>> {
+    pub(super) fn inv_freq(&self, head_dim: i32) -> MlxResult<Arc<[f64]>> {
         if self.dims > head_dim {
             let message =
                 format!("rope: heads of {head_dim} numbers do not fit {} turned dimensions", self.dims);
             return Err(Exception::custom(message));
         }
-        Ok(self.speeds.clone())
+        Ok(self.inv_freq.clone())
     }
 
     /// Periods `theta^(2i/dims)`.
@@ -100,7 +100,7 @@ pub fn rope(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> 
             None
         }
     };
-    let op = Rope { speeds: rotation.speeds.clone(), first };
+    let op = Rope { inv_freq: rotation.inv_freq.clone(), first };
     pair(apply_many(op, &inputs, &[(q.shape(), q.dtype()), (k.shape(), k.dtype())])?)
 }
 
@@ -129,9 +129,9 @@ pub fn reference(x: &Array, rotation: &Rotation, positions: Positions) -> MlxRes
             let (a, b) =
                 (wide.try_index((.., .., .., ..dims / 2))?, wide.try_index((.., .., .., dims / 2..dims))?);
             let rest = wide.try_index((.., .., .., dims..))?;
-            let turned =
+            let rotated =
                 [a.multiply(&c)?.subtract(b.multiply(&s)?)?, a.multiply(&s)?.add(b.multiply(&c)?)?, rest];
-            concatenate(&turned, -1)?.as_dtype(x.dtype())
+            concatenate(&rotated, -1)?.as_dtype(x.dtype())
         }
     }
 }
@@ -161,7 +161,7 @@ fn check(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> Mlx
 /// Inputs `q`, `k` and, when there is no first one, positions.
 struct Rope {
     /// Angle of each pair at position 1.
-    speeds: Arc<[f64]>,
+    inv_freq: Arc<[f64]>,
     /// First position.
     first: Option<i32>,
 }
@@ -171,17 +171,18 @@ impl HostOp for Rope {
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         match outputs[0].data {
-            SliceMut::F32(_) => self.turn::<f32>(inputs, outputs),
-            SliceMut::F16(_) => self.turn::<half::f16>(inputs, outputs),
-            SliceMut::Bf16(_) => self.turn::<half::bf16>(inputs, outputs),
+            SliceMut::F32(_) => self.rotate::<f32>(inputs, outputs),
+            SliceMut::F16(_) => self.rotate::<half::f16>(inputs, outputs),
+            SliceMut::Bf16(_) => self.rotate::<half::bf16>(inputs, outputs),
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
         // The gradient turns back.
-        let back = Self { speeds: self.speeds.iter().map(|speed| -speed).collect(), first: self.first };
-        let inputs: Vec<&Array> = pass.cotangents.iter().chain(pass.inputs.get(2)).collect();
-        let outputs = [&pass.inputs[0], &pass.inputs[1]].map(|input| (input.shape(), input.dtype()));
+        let back =
+            Self { inv_freq: self.inv_freq.iter().map(|frequency| -frequency).collect(), first: self.first };
+        let inputs: Vec<&Array> = ctx.cotangents.iter().chain(ctx.inputs.get(2)).collect();
+        let outputs = [&ctx.inputs[0], &ctx.inputs[1]].map(|input| (input.shape(), input.dtype()));
         let gradients = apply_many(back, &inputs, &outputs)?;
         let gradient = |&input: &usize| match gradients.get(input) {
             Some(gradient) => Ok(gradient.clone()),
@@ -192,7 +193,7 @@ impl HostOp for Rope {
 }
 
 impl Rope {
-    fn turn<T: Element>(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
+    fn rotate<T: Element>(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let [q_out, k_out] = outputs else { unreachable!("two outputs") };
         let (head_dim, time) =
             (q_out.shape[3].unsigned_abs() as usize, q_out.shape[1].unsigned_abs() as usize);
@@ -206,7 +207,7 @@ impl Rope {
             (T::of(&inputs[0].data), T::of_mut(&mut q_out.data)),
             (T::of(&inputs[1].data), T::of_mut(&mut k_out.data)),
         ];
-        cpu::turn(Isa::current(), &self.speeds, positions, tokens, head_dim, pairs);
+        cpu::rotate(Isa::current(), &self.inv_freq, positions, tokens, head_dim, pairs);
     }
 }
 

@@ -10,13 +10,13 @@ fn number(i: usize) -> f32 {
     ((i * 37 + 11) % 61) as f32 / 16.0 - 1.9
 }
 
-fn exact<T: Element>(x: &[T], speeds: &[f64], position: i64, head_dim: usize) -> Vec<f64> {
+fn exact<T: Element>(x: &[T], inv_freq: &[f64], position: i64, head_dim: usize) -> Vec<f64> {
     let mut y: Vec<f64> = x.iter().map(|x| f64::from(x.to_f32())).collect();
     for head in y.chunks_exact_mut(head_dim) {
-        for (i, speed) in speeds.iter().enumerate() {
-            let (s, c) = (speed * position as f64).sin_cos();
-            let (a, b) = (head[i], head[i + speeds.len()]);
-            (head[i], head[i + speeds.len()]) = (a * c - b * s, a * s + b * c);
+        for (i, frequency) in inv_freq.iter().enumerate() {
+            let (s, c) = (frequency * position as f64).sin_cos();
+            let (a, b) = (head[i], head[i + inv_freq.len()]);
+            (head[i], head[i + inv_freq.len()]) = (a * c - b * s, a * s + b * c);
         }
     }
     y
@@ -27,7 +27,7 @@ fn kernel_is_exact<T: Element>(tolerance: f64) {
         [(1, 1, 2, 2), (3, 5, 20, 12), (700, 2, 64, 64), (2, 1, 3, 0), (0, 2, 8, 8)]
     {
         let tokens = 2 * time;
-        let speeds: Vec<f64> = Rotation::powers(10_000.0, dims).iter().map(|period| 0.5 / period).collect();
+        let inv_freq: Vec<f64> = Rotation::powers(10_000.0, dims).iter().map(|period| 0.5 / period).collect();
         let each: Vec<i32> =
             (0..tokens).map(|i| if i % 150 == 7 { 40_000 } else { i as i32 % 100 }).collect();
         let far = cpu::Positions::From { first: 100_000, time: time.max(1) };
@@ -38,7 +38,7 @@ fn kernel_is_exact<T: Element>(tolerance: f64) {
             for positions in [far, cpu::Positions::Each(&each)] {
                 let (mut q_out, mut k_out) = (q.clone(), k.clone());
                 let pairs = [(&q[1..], &mut q_out[1..]), (&k[1..], &mut k_out[1..])];
-                cpu::turn(isa, &speeds, positions, tokens, head_dim, pairs);
+                cpu::rotate(isa, &inv_freq, positions, tokens, head_dim, pairs);
                 for token in 0..tokens {
                     let position = match positions {
                         cpu::Positions::From { first, time } => i64::from(first) + (token % time) as i64,
@@ -46,7 +46,7 @@ fn kernel_is_exact<T: Element>(tolerance: f64) {
                     };
                     for (x, y, row) in [(&q, &q_out, heads * head_dim), (&k, &k_out, head_dim)] {
                         let part = 1 + token * row..1 + (token + 1) * row;
-                        let expected = exact(&x[part.clone()], &speeds, position, head_dim);
+                        let expected = exact(&x[part.clone()], &inv_freq, position, head_dim);
                         for (y, expected) in y[part].iter().zip(expected) {
                             let error = (f64::from(y.to_f32()) - expected).abs();
                             assert!(error < tolerance, "{isa:?} {token} {position}: {error}");
@@ -113,8 +113,8 @@ fn powers_are_mlx_own() {
     let x = draw(&[1, 4, 9, 16], 1);
     let theirs = mlx_rope(&x, 16, false, 500_000.0, 1.0, 3, None).unwrap();
     let rotation = Rotation::new(&Rotation::powers(500_000.0, 16), 1.0);
-    let turned = x.transpose_axes(&[0, 2, 1, 3]).unwrap();
-    let ours = rope(&turned, &turned, &rotation, Positions::From(3)).unwrap().0;
+    let rotated = x.transpose_axes(&[0, 2, 1, 3]).unwrap();
+    let ours = rope(&rotated, &rotated, &rotation, Positions::From(3)).unwrap().0;
     assert!(worst(&ours.transpose_axes(&[0, 2, 1, 3]).unwrap(), &theirs) < 1e-5);
 }
 

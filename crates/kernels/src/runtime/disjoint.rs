@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::runtime::pool::run;
+use crate::runtime::pool::parallel_for;
 
 /// A mutable slice that tasks of one job share.
 #[derive(Clone, Copy)]
@@ -51,10 +51,10 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 /// Cuts `slice` into chunks of `len` elements, the last one shorter, and calls `task` with each and its index.
-pub(crate) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+pub(crate) fn parallel_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let len = len.max(1);
     let shared = Disjoint::new(slice);
-    run(shared.len().div_ceil(len), |i| {
+    parallel_for(shared.len().div_ceil(len), |i| {
         // SAFETY: chunks of different indices do not overlap, and each index comes once.
         let chunk = unsafe { shared.part(i * len..((i + 1) * len).min(shared.len())) };
         task(i, chunk);
@@ -62,9 +62,9 @@ pub(crate) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usi
 }
 
 /// Calls `task` with each of `items`, which may hold parts of several slices.
-pub(crate) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
+pub(crate) fn parallel_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
     let mut items: Vec<T> = items.collect();
-    run_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
+    parallel_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     fn chunks_cover_the_slice_once() {
         for (total, len) in [(0, 3), (7, 3), (9, 3), (5, 100), (3, 0)] {
             let mut slice = vec![0; total];
-            run_chunks(&mut slice, len, |index, chunk| {
+            parallel_chunks(&mut slice, len, |index, chunk| {
                 for x in chunk {
                     *x += index + 1;
                 }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn items_may_hold_parts_of_two_slices() {
         let (mut left, mut right) = ([0; 7], [0; 4]);
-        run_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
+        parallel_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
             **right = left.len();
             left.fill(1);
         });

@@ -61,7 +61,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(crate) fn normal(x: f32) -> (f32, f32) {
+pub(crate) fn normal_pdf_cdf(x: f32) -> (f32, f32) {
     const DENSITY_AT_0: f32 = 0.398_942_3;
     let density = DENSITY_AT_0 * exp(-0.5 * x * x);
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
@@ -115,7 +115,7 @@ mod tests {
         let mut exact = 0.0;
         for i in -1200..1200 {
             let x = f64::from(i) / 100.0;
-            let (ours, cumulative) = normal(x as f32);
+            let (ours, cumulative) = normal_pdf_cdf(x as f32);
             assert!((f64::from(ours) - density(x)).abs() < 1e-7, "{x}");
             assert!((f64::from(cumulative) - exact).abs() < 2e-7, "{x}: {cumulative} {exact}");
             exact += (density(x) + 4.0 * density(x + 0.005) + density(x + 0.01)) / 600.0;

@@ -28,7 +28,7 @@ pub fn threads() -> usize {
 ///
 /// # Panics
 /// With what a task panicked, after the others are done.
-pub(crate) fn run(count: usize, task: impl Fn(usize) + Sync) {
+pub(crate) fn parallel_for(count: usize, task: impl Fn(usize) + Sync) {
     let pool = pool();
     // Within a task, or while another thread has the workers, the caller goes alone.
     let owner = match pool.owner.try_lock() {
@@ -46,11 +46,11 @@ pub(crate) fn run(count: usize, task: impl Fn(usize) + Sync) {
 
 /// Cuts `len` items into at most a few tasks per thread of at least `grain` items, and calls `task` with
 /// each range. The cut depends on `len` and `grain` alone.
-pub(crate) fn run_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+pub(crate) fn parallel_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
     /// More than any machine needs to keep its threads busy with tasks of unequal length.
-    const MOST: usize = 256;
-    let step = grain.max(len.div_ceil(MOST)).max(1);
-    run(len.div_ceil(step), |i| task(i * step..((i + 1) * step).min(len)));
+    const MAX: usize = 256;
+    let step = grain.max(len.div_ceil(MAX)).max(1);
+    parallel_for(len.div_ceil(step), |i| task(i * step..((i + 1) * step).min(len)));
 }
 
 /// A job: the function and what is left of it. Lives on the caller's stack.
@@ -195,7 +195,7 @@ mod tests {
     fn every_task_runs_once() {
         for count in [0, 1, 2, 7, 1000] {
             let hits: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
-            run(count, |i| {
+            parallel_for(count, |i| {
                 hits[i].fetch_add(1, Ordering::Relaxed);
             });
             assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1), "{count}");
@@ -209,7 +209,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        run(8, |i| run(3, |j| _ = sum.fetch_add(i * j, Ordering::Relaxed)));
+                        parallel_for(8, |i| parallel_for(3, |j| _ = sum.fetch_add(i * j, Ordering::Relaxed)));
                     }
                 });
             }
@@ -219,16 +219,16 @@ mod tests {
 
     #[test]
     fn a_panic_comes_back_and_the_pool_lives_on() {
-        let panic = catch_unwind(|| run(4, |i| assert!(i != 2, "task two")));
+        let panic = catch_unwind(|| parallel_for(4, |i| assert!(i != 2, "task two")));
         assert!(panic.unwrap_err().downcast_ref::<&str>().is_some_and(|text| text.contains("task two")));
-        run(4, |_| {});
+        parallel_for(4, |_| {});
     }
 
     #[test]
     fn ranges_cover_everything() {
         for (len, grain) in [(0, 4), (1, 4), (1000, 64), (100_000, 1)] {
             let covered = AtomicUsize::new(0);
-            run_ranges(len, grain, |range| {
+            parallel_ranges(len, grain, |range| {
                 covered.fetch_add(range.len(), Ordering::Relaxed);
             });
             assert_eq!(covered.load(Ordering::Relaxed), len);

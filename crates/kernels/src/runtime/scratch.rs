@@ -12,25 +12,25 @@ const LINE: usize = 64;
 struct Line([u8; LINE]);
 
 /// Lines up to which a buffer stays with the thread that used it last, which needs no lock.
-const NEAR: usize = (64 << 10) / LINE;
+const LOCAL_MAX: usize = (64 << 10) / LINE;
 
 /// Lines of all buffers that one place keeps.
-const KEPT_NEAR: usize = (2 << 20) / LINE;
-const KEPT_FAR: usize = (256 << 20) / LINE;
+const LOCAL_CAPACITY: usize = (2 << 20) / LINE;
+const SHARED_CAPACITY: usize = (256 << 20) / LINE;
 
-static FAR: Mutex<Free> = Mutex::new(Free::new());
+static SHARED: Mutex<FreeList> = Mutex::new(FreeList::new());
 
 thread_local! {
-    static OWN: RefCell<Free> = const { RefCell::new(Free::new()) };
+    static LOCAL: RefCell<FreeList> = const { RefCell::new(FreeList::new()) };
 }
 
 /// Buffers that nobody uses, the longest unused first.
-struct Free {
+struct FreeList {
     buffers: Vec<Vec<Line>>,
     lines: usize,
 }
 
-impl Free {
+impl FreeList {
     const fn new() -> Self {
         Self { buffers: Vec::new(), lines: 0 }
     }
@@ -41,7 +41,7 @@ impl Free {
         Some(self.buffers.remove(index))
     }
 
-    fn give(&mut self, buffer: Vec<Line>, kept: usize) {
+    fn put(&mut self, buffer: Vec<Line>, kept: usize) {
         self.lines += buffer.len();
         self.buffers.push(buffer);
         while self.lines > kept {
@@ -70,10 +70,10 @@ pub(crate) struct Scratch<T> {
 /// A buffer of `len` elements on a cache line, of unspecified content.
 pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
-    let recycled = if wanted <= NEAR {
-        OWN.with_borrow_mut(|free| free.take(wanted))
+    let recycled = if wanted <= LOCAL_MAX {
+        LOCAL.with_borrow_mut(|free| free.take(wanted))
     } else {
-        FAR.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
     };
     let lines = recycled.unwrap_or_else(|| vec![Line([0; LINE]); wanted]);
     Scratch { lines, len, element: std::marker::PhantomData }
@@ -82,11 +82,11 @@ pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
 impl<T> Drop for Scratch<T> {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if lines.len() <= NEAR {
+        if lines.len() <= LOCAL_MAX {
             // Fails only while the thread ends; the buffer is then freed.
-            let _ = OWN.try_with(|free| free.borrow_mut().give(lines, KEPT_NEAR));
+            let _ = LOCAL.try_with(|free| free.borrow_mut().put(lines, LOCAL_CAPACITY));
         } else {
-            FAR.lock().unwrap_or_else(PoisonError::into_inner).give(lines, KEPT_FAR);
+            SHARED.lock().unwrap_or_else(PoisonError::into_inner).put(lines, SHARED_CAPACITY);
         }
     }
 }

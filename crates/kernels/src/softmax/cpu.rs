@@ -1,6 +1,6 @@
 //! The CPU kernels: a row at a time, in f32.
 
-use crate::runtime::disjoint::run_items;
+use crate::runtime::disjoint::parallel_items;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::math::exp;
@@ -20,7 +20,7 @@ pub(super) fn softmax<T: Element>(isa: Isa, columns: usize, x: &[T], y: &mut [T]
         return;
     }
     let len = task_len(columns);
-    run_items(x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
+    parallel_items(x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
         softmax_rows(isa, x, y, &mut scratch::take(columns));
     });
 }
@@ -31,7 +31,7 @@ pub(super) fn softmax_backward<T: Element>(isa: Isa, columns: usize, y: &[T], gr
         return;
     }
     let len = task_len(columns);
-    run_items(y.chunks(len).zip(grad.chunks(len)).zip(dx.chunks_mut(len)), |((y, grad), dx)| {
+    parallel_items(y.chunks(len).zip(grad.chunks(len)).zip(dx.chunks_mut(len)), |((y, grad), dx)| {
         softmax_rows_backward(isa, y, grad, dx, &mut scratch::take(2 * columns));
     });
 }

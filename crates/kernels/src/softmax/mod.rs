@@ -14,7 +14,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{Backward, HostOp, no_gradient};
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
@@ -53,9 +53,9 @@ impl HostOp for Softmax {
         });
     }
 
-    fn vjp(&self, pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let y = &pass.outputs[0];
-        Ok(vec![apply(SoftmaxBackward, &[y, &pass.cotangents[0]], y.shape(), y.dtype())?])
+    fn vjp(&self, ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let y = &ctx.outputs[0];
+        Ok(vec![apply(SoftmaxBackward, &[y, &ctx.cotangents[0]], y.shape(), y.dtype())?])
     }
 }
 
@@ -73,7 +73,7 @@ impl HostOp for SoftmaxBackward {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

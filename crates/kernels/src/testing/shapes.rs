@@ -70,12 +70,12 @@ proptest! {
     #[test]
     fn products(
         (batch, m, n, k) in (short(), extent(), extent(), extent()),
-        (a_turned, b_turned, shared) in any::<(bool, bool, bool)>(),
+        (a_transposed, b_transposed, shared) in any::<(bool, bool, bool)>(),
         dtype in dtype(),
     ) {
-        let transpose = Transpose { a: a_turned, b: b_turned };
-        let a = if a_turned { [batch, k, m] } else { [batch, m, k] };
-        let b = if b_turned { [batch, n, k] } else { [batch, k, n] };
+        let transpose = Transpose { a: a_transposed, b: b_transposed };
+        let a = if a_transposed { [batch, k, m] } else { [batch, m, k] };
+        let b = if b_transposed { [batch, n, k] } else { [batch, k, n] };
         let b = if shared { &b[1..] } else { &b[..] };
         let inputs = [draw(&a, dtype, 1), draw(b, dtype, 2)];
         check(
