@@ -1,7 +1,7 @@
 //! The CPU kernels: tensors of all sizes are cut into pieces of one size, so that threads share the work
 //! evenly whether it is one large table or hundreds of small adapters.
 
-use super::Decays;
+use super::Hyperparameters;
 use crate::runtime::disjoint::parallel_items;
 use crate::runtime::element::{Element, with_element};
 use crate::runtime::isa::{Isa, vectorized};
@@ -14,7 +14,7 @@ const CHUNK: usize = 1 << 15;
 /// Elements widened at a time, which stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// [`Decays`] in f32.
+/// [`Hyperparameters`] in f32.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MomentCoefficients {
     /// `β₁` and `1 - β₁`
@@ -26,7 +26,7 @@ pub(super) struct MomentCoefficients {
 
 impl MomentCoefficients {
     /// Computed in f64: `1 - β` loses most digits in f32.
-    pub(super) fn of(hyperparameters: &Decays) -> Self {
+    pub(super) fn of(hyperparameters: &Hyperparameters) -> Self {
         let coefficients = |beta: f64| [beta as f32, (1.0 - beta) as f32];
         Self {
             first: coefficients(hyperparameters.beta1),

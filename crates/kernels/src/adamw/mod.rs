@@ -28,7 +28,7 @@ mod cpu;
 
 /// Numbers that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Decays {
+pub struct Hyperparameters {
     /// Decay of the first moment, `β₁`.
     pub beta1: f64,
     /// Decay of the second moment, `β₂`.
@@ -39,7 +39,7 @@ pub struct Decays {
     pub weight_decay: f64,
 }
 
-impl Decays {
+impl Hyperparameters {
     /// What enters the update number `update` (from 1, `t`) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and
     /// `1 - lr·λ`, in f64: powers near one lose most digits in f32.
     #[must_use]
@@ -56,7 +56,7 @@ impl Decays {
 pub struct Scalars<'a> {
     /// What gradients are multiplied with, to clip them.
     pub grad_scale: &'a Array,
-    /// Of [`Decays::factors`].
+    /// Of [`Hyperparameters::factors`].
     pub factors: [&'a Array; 3],
 }
 
@@ -86,7 +86,11 @@ pub struct Updated {
 ///
 /// # Errors
 /// Parts whose shapes differ, with the shapes in the message; scalars of another shape or dtype.
-pub fn adamw(hyperparameters: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+pub fn adamw(
+    hyperparameters: &Hyperparameters,
+    scalars: Scalars,
+    tensors: &[Tensor],
+) -> MlxResult<Vec<Updated>> {
     let float = |x: &Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let fits = |tensor: &Tensor| {
         let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
@@ -122,7 +126,11 @@ pub fn adamw(hyperparameters: &Decays, scalars: Scalars, tensors: &[Tensor]) -> 
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn reference(hyperparameters: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+pub fn reference(
+    hyperparameters: &Hyperparameters,
+    scalars: Scalars,
+    tensors: &[Tensor],
+) -> MlxResult<Vec<Updated>> {
     let coefficients = cpu::MomentCoefficients::of(hyperparameters);
     let Scalars { grad_scale, factors: [root_scale, step_size, decay_factor] } = scalars;
     let scalar = Array::from_f32;
@@ -181,7 +189,7 @@ pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
 /// Inputs the four [`Scalars`], then parameter, gradient and, where the tensor has them, moments of each tensor;
 /// outputs new parameter and moments of each.
 struct AdamW {
-    hyperparameters: Decays,
+    hyperparameters: Hyperparameters,
     has_moments: Vec<bool>,
 }
 

@@ -5,7 +5,8 @@ use crate::runtime::element::Element;
 use crate::runtime::operand::Slice;
 use crate::testing::{FLOATS, assert_close, difference, draw, tolerance, unaligned, values};
 
-const HYPERPARAMETERS: Decays = Decays { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const HYPERPARAMETERS: Hyperparameters =
+    Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 const LR: f64 = 0.1;
 const UPDATE: u64 = 3;
 const GRAD_SCALE: f32 = 0.5;
@@ -15,7 +16,7 @@ fn factors() -> [f32; 3] {
 }
 
 fn updated(
-    of: fn(&Decays, Scalars, &[Tensor]) -> MlxResult<Vec<Updated>>,
+    of: fn(&Hyperparameters, Scalars, &[Tensor]) -> MlxResult<Vec<Updated>>,
     tensors: &[Tensor],
 ) -> MlxResult<Vec<Updated>> {
     let (grad_scale, factors) = (Array::from_f32(GRAD_SCALE), factors().map(Array::from_f32));
@@ -24,7 +25,7 @@ fn updated(
 
 /// `(p, m, v)` after one update, in f64.
 fn exact([p, g, m, v]: [f64; 4]) -> [f64; 3] {
-    let Decays { beta1, beta2, eps, weight_decay } = HYPERPARAMETERS;
+    let Hyperparameters { beta1, beta2, eps, weight_decay } = HYPERPARAMETERS;
     let g = g * f64::from(GRAD_SCALE);
     let m = beta1 * m + (1.0 - beta1) * g;
     let v = beta2 * v + (1.0 - beta2) * g * g;

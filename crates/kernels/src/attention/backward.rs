@@ -62,7 +62,7 @@ pub(super) fn backward<T: Element>(
         let (place, task) = (geometry.place(index / (strips + tiles)), index % (strips + tiles));
         if task < strips {
             let keys = task * STRIP..geometry.capacity.min((task + 1) * STRIP);
-            sweep.run(place, 0..geometry.panels(), keys, Part::Keys);
+            sweep.run(place, 0..geometry.panels(), keys, Part::KeyValues);
         } else {
             // The last queries see the most keys.
             let tile = strips + tiles - 1 - task;
@@ -77,7 +77,7 @@ pub(super) fn backward<T: Element>(
 enum Part {
     Both,
     Queries,
-    Keys,
+    KeyValues,
 }
 
 struct Sweep<'a, T> {
@@ -138,7 +138,7 @@ impl<T: Element> Sweep<'_, T> {
         for panel in panels {
             let view = geometry.view(self.inputs.starts, place, panel);
             let any = view.any.start.max(used.start)..view.any.end.min(used.end);
-            if any.is_empty() && part == Part::Keys {
+            if any.is_empty() && part == Part::KeyValues {
                 continue;
             }
             self.read(place, panel, &mut queries, dq);
@@ -177,7 +177,7 @@ impl<T: Element> Sweep<'_, T> {
                     add(weights, queries.grad, &mut dv[rows.clone()]);
                     add(score_grads, queries.q, &mut dk[rows.clone()]);
                 }
-                if part != Part::Keys {
+                if part != Part::KeyValues {
                     product(
                         self.isa,
                         [columns, padded, seen.len()],
@@ -187,7 +187,7 @@ impl<T: Element> Sweep<'_, T> {
                     );
                 }
             }
-            if part != Part::Keys {
+            if part != Part::KeyValues {
                 panel::multiply(self.isa, dq, geometry.scale);
                 for (row, dq) in geometry.panel(panel).zip(dq.chunks_exact(padded)) {
                     self.write(&self.q, geometry.head(place, row), Some(dq));

@@ -5,7 +5,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate, select};
 use mlx_rs::{Array, Dtype};
 
-use super::{Keys, Mask, Scoring};
+use super::{KeyValues, Mask, Scoring};
 use crate::error::MlxResult;
 use crate::matmul::{Transpose, matmul};
 use crate::softcap::softcap;
@@ -15,7 +15,7 @@ use crate::softmax::softmax;
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn reference(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+pub fn reference(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if scoring.softcap.is_some() {
         return composed(q, keys, scoring, starts);
     }
@@ -34,7 +34,12 @@ pub fn reference(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>
 }
 
 /// With a matrix of scores, whose memory grows with the square of the length.
-pub(super) fn composed(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+pub(super) fn composed(
+    q: &Array,
+    keys: KeyValues,
+    scoring: Scoring,
+    starts: Option<&Array>,
+) -> MlxResult<Array> {
     let Scoring { scale, mask, softcap: cap, sinks } = scoring;
     let (batch, time, heads, head_dim) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
     let ([k, v], kv_heads) = (used(keys)?, keys.k.dim(2));
@@ -63,7 +68,7 @@ fn heads_first(x: &Array) -> MlxResult<Array> {
 }
 
 /// Keys and values without room to spare.
-fn used(keys: Keys) -> MlxResult<[Array; 2]> {
+fn used(keys: KeyValues) -> MlxResult<[Array; 2]> {
     let used = |x: &Array| {
         if x.dim(1) == keys.len { heads_first(x) } else { heads_first(&x.try_index((.., ..keys.len))?) }
     };

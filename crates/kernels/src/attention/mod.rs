@@ -74,7 +74,7 @@ impl Scoring<'_> {
 
 /// Keys and values of all positions so far.
 #[derive(Debug, Clone, Copy)]
-pub struct Keys<'a> {
+pub struct KeyValues<'a> {
     /// Keys, with room for positions to come.
     pub k: &'a Array,
     /// Values, likewise.
@@ -83,7 +83,7 @@ pub struct Keys<'a> {
     pub len: i32,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> KeyValues<'a> {
     /// Arrays without room to spare.
     #[must_use]
     pub fn all(k: &'a Array, v: &'a Array) -> Self {
@@ -129,7 +129,7 @@ impl Mask {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attention(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+pub fn attention(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if keys.v.shape() != keys.k.shape() {
         let (k, v) = (keys.k.shape(), keys.v.shape());
         return Err(Exception::custom(format!("attention: keys {k:?} and values {v:?} do not fit")));

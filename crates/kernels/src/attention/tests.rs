@@ -220,7 +220,7 @@ fn node_and_its_gradient_equal_mlx() {
             inputs.extend(sinks.then(|| draw(&[6], 5)));
             let weight = draw(&[2, time, 6, 8], 4);
             let run = |inputs: &[Array], ours: bool| {
-                let keys = Keys { k: &inputs[1], v: &inputs[2], len };
+                let keys = KeyValues { k: &inputs[1], v: &inputs[2], len };
                 let scoring = Scoring { softcap, sinks: inputs.get(3), ..Scoring::plain(0.3, mask) };
                 let run = if ours { attention } else { reference };
                 run(&inputs[0], keys, scoring, starts).unwrap()
@@ -242,15 +242,15 @@ fn node_and_its_gradient_equal_mlx() {
 #[test]
 fn misfits_are_refused() {
     let (q, k) = (draw(&[1, 3, 4, 8], 1), draw(&[1, 3, 2, 8], 2));
-    let run = |q: &Array, keys: Keys, mask| attention(q, keys, Scoring::plain(1.0, mask), None).is_ok();
-    assert!(run(&q, Keys::all(&k, &k), Mask::Causal));
-    assert!(!run(&q, Keys { k: &k, v: &k, len: 4 }, Mask::Causal));
-    assert!(!run(&q, Keys { k: &k, v: &k, len: 2 }, Mask::Causal));
-    assert!(!run(&q, Keys::all(&k, &q), Mask::Causal));
-    assert!(!run(&draw(&[1, 3, 3, 8], 1), Keys::all(&k, &k), Mask::Causal));
-    assert!(!run(&q, Keys::all(&k, &k), Mask::Sliding(0)));
+    let run = |q: &Array, keys: KeyValues, mask| attention(q, keys, Scoring::plain(1.0, mask), None).is_ok();
+    assert!(run(&q, KeyValues::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, KeyValues { k: &k, v: &k, len: 4 }, Mask::Causal));
+    assert!(!run(&q, KeyValues { k: &k, v: &k, len: 2 }, Mask::Causal));
+    assert!(!run(&q, KeyValues::all(&k, &q), Mask::Causal));
+    assert!(!run(&draw(&[1, 3, 3, 8], 1), KeyValues::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, KeyValues::all(&k, &k), Mask::Sliding(0)));
     let plain = Scoring::plain(1.0, Mask::Causal);
-    let run = |scoring, starts| attention(&q, Keys::all(&k, &k), scoring, starts).is_ok();
+    let run = |scoring, starts| attention(&q, KeyValues::all(&k, &k), scoring, starts).is_ok();
     let floats = draw(&[1, 3], 5);
     assert!(!run(plain, Some(&floats)));
     let (few, whole) = (draw(&[2], 5), Array::from_slice(&[0, 0, 0, 0], &[4]));
@@ -276,7 +276,7 @@ fn mlx_with_sinks_is_the_composition_with_a_matrix_of_scores() {
     let sinks = draw(&[4], 4);
     for mask in [Mask::Causal, Mask::Sliding(3)] {
         let scoring = Scoring { sinks: Some(&sinks), ..Scoring::plain(0.3, mask) };
-        let keys = Keys { k: &k, v: &v, len: 7 };
+        let keys = KeyValues { k: &k, v: &v, len: 7 };
         let composed = composition::composed(&q, keys, scoring, None).unwrap();
         assert!(worst(&reference(&q, keys, scoring, None).unwrap(), &composed) < 1e-5);
     }
@@ -289,6 +289,6 @@ fn a_sink_takes_its_share() {
     let v = Array::ones::<f32>(&[1, 1, 1, 2]).unwrap();
     let sink = Array::zeros::<f32>(&[1]).unwrap();
     let scoring = Scoring { sinks: Some(&sink), ..Scoring::plain(1.0, Mask::Causal) };
-    let y = attention(&zero, Keys::all(&zero, &v), scoring, None).unwrap();
+    let y = attention(&zero, KeyValues::all(&zero, &v), scoring, None).unwrap();
     assert!(worst(&y, &Array::from_f32(0.5)) < 1e-6);
 }

@@ -18,19 +18,19 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::append::{self, append};
-use crate::attention::{self, Geometry, Inputs, Keys, Load, Scoring, attention};
+use crate::attention::{self, Geometry, Inputs, KeyValues, Load, Scoring, attention};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
 use crate::mlx::op::{HostOp, VjpContext, no_gradient};
-use crate::rope::{self, Positions, Rotation, rope};
+use crate::rope::{self, Positions, RotaryFrequencies, rope};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 use crate::runtime::scratch;
 
 /// What queries look like, and what they see.
 #[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
+pub struct AttentionConfig<'a> {
     /// Heads of queries.
     pub heads: i32,
     /// Heads of keys and values; divides `heads`.
@@ -38,14 +38,14 @@ pub struct Query<'a> {
     /// Numbers of a head.
     pub head_dim: i32,
     /// How positions enter, if they do.
-    pub rotation: Option<&'a Rotation>,
+    pub rotation: Option<&'a RotaryFrequencies>,
     /// How keys are weighed.
     pub scoring: Scoring<'a>,
 }
 
 /// Keys and values of `len` positions, in buffers with room to spare.
 #[derive(Debug, Clone, Default)]
-pub struct Store {
+pub struct KeyValueBuffers {
     /// Keys; none while nothing is stored.
     pub k: Option<Array>,
     /// Values, likewise.
@@ -59,8 +59,12 @@ pub struct Store {
 ///
 /// # Errors
 /// Shapes that do not fit; `store` is then empty.
-pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store) -> MlxResult<Array> {
-    let Store { k: old_k, v: old_v, len } = std::mem::take(store);
+pub fn cached_attention(
+    [q, k, v]: [&Array; 3],
+    query: AttentionConfig,
+    store: &mut KeyValueBuffers,
+) -> MlxResult<Array> {
+    let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(store);
     let split = |x: &Array, heads: i32| match *x.shape() {
         [batch, time, width] if width == heads * query.head_dim => Ok([batch, time, heads, query.head_dim]),
         [batch, time, own, dim] if (own, dim) == (heads, query.head_dim) => Ok([batch, time, own, dim]),
@@ -77,12 +81,12 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     if !on_cpu() || !float || !same {
         let (mut q, mut k, v) = (q.reshape(&q_shape)?, k.reshape(&k_shape)?, v.reshape(&k_shape)?);
         if let Some(rotation) = query.rotation {
-            (q, k) = rope(&q, &k, rotation, Positions::From(len))?;
+            (q, k) = rope(&q, &k, rotation, Positions::Offset(len))?;
         }
         let (k, v) = (append(old_k, &k, len)?, append(old_v, &v, len)?);
-        let keys = Keys { k: &k, v: &v, len: len + time };
+        let keys = KeyValues { k: &k, v: &v, len: len + time };
         let y = attention(&q, keys, query.scoring, None)?.reshape(&[q_shape[0], time, -1])?;
-        *store = Store { k: Some(k), v: Some(v), len: len + time };
+        *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + time };
         return Ok(y);
     }
     let stored = append::grown_shape(old_k.as_ref(), &k_shape, k.dtype(), len)?;
@@ -99,7 +103,7 @@ pub fn cached_attention([q, k, v]: [&Array; 3], query: Query, store: &mut Store)
     let arrays = apply_many(op, &inputs, &outputs)?;
     let [y, k, v] =
         <[Array; 3]>::try_from(arrays).map_err(|_| Exception::custom("attention: three results expected"))?;
-    *store = Store { k: Some(k), v: Some(v), len: len + time };
+    *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + time };
     Ok(y)
 }
 
@@ -164,7 +168,7 @@ impl CachedAttention {
         if let Some(inv_freq) = &self.inv_freq {
             let (rotated_q, rotated_k) = rotated.split_at_mut(q.len());
             let first = (keys - time) as i32;
-            let positions = rope::cpu::Positions::From { first, time };
+            let positions = rope::cpu::Positions::Offset { first, time };
             let pairs = [(q, &mut *rotated_q), (new_k, &mut *rotated_k)];
             rope::cpu::rotate(isa, inv_freq, positions, batch * time, head_dim, pairs);
             (q, new_k) = (rotated_q, rotated_k);
@@ -195,7 +199,7 @@ mod tests {
     use crate::attention::Mask;
     use crate::testing::{FLOATS, draw, values};
 
-    const QUERY: Query = Query {
+    const QUERY: AttentionConfig = AttentionConfig {
         heads: 4,
         kv_heads: 2,
         head_dim: 16,
@@ -204,16 +208,16 @@ mod tests {
     };
 
     /// What the separate operations give.
-    fn composed([q, k, v]: [&Array; 3], query: Query, store: &mut Store) -> Array {
+    fn composed([q, k, v]: [&Array; 3], query: AttentionConfig, store: &mut KeyValueBuffers) -> Array {
         let split = |x: &Array| x.reshape(&[x.dim(0), x.dim(1), -1, query.head_dim]).unwrap();
         let (mut q, mut k, v) = (split(q), split(k), split(v));
         if let Some(rotation) = query.rotation {
-            (q, k) = rope(&q, &k, rotation, Positions::From(store.len)).unwrap();
+            (q, k) = rope(&q, &k, rotation, Positions::Offset(store.len)).unwrap();
         }
         let k = append(store.k.take(), &k, store.len).unwrap();
         let v = append(store.v.take(), &v, store.len).unwrap();
         store.len += q.dim(1);
-        let keys = Keys { k: &k, v: &v, len: store.len };
+        let keys = KeyValues { k: &k, v: &v, len: store.len };
         let y = attention(&q, keys, query.scoring, None).unwrap();
         (store.k, store.v) = (Some(k), Some(v));
         y.reshape(&[q.dim(0), q.dim(1), -1]).unwrap()
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn is_what_the_separate_operations_give() {
-        let rotation = Rotation::new(&Rotation::powers(10_000.0, 16), 1.0);
+        let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, 16), 1.0);
         for dtype in FLOATS {
             let sinks = draw(&[4], dtype, 20);
             let sliding = Scoring::plain(0.25, Mask::Sliding(5));
@@ -230,8 +234,8 @@ mod tests {
                 (Some(&rotation), sliding),
                 (None, Scoring { softcap: Some(0.7), sinks: Some(&sinks), ..sliding }),
             ] {
-                let query = Query { rotation, scoring, ..QUERY };
-                let (mut ours, mut theirs) = (Store::default(), Store::default());
+                let query = AttentionConfig { rotation, scoring, ..QUERY };
+                let (mut ours, mut theirs) = (KeyValueBuffers::default(), KeyValueBuffers::default());
                 for (seed, time) in [(0, 3), (3, 1), (6, 260), (9, 1), (12, 2)] {
                     let of = |seed: u64, width: i32| draw(&[2, time, width], dtype, seed);
                     let (q, k, v) = (of(seed, 64), of(seed + 1, 32), of(seed + 2, 32));
@@ -250,7 +254,7 @@ mod tests {
         let of = |time: i32, width: i32| draw(&[1, time, width], Dtype::Float32, 1);
         let (q, k) = (of(1, 64), of(1, 32));
         for (q, k, v) in [(&k, &k, &k), (&q, &q, &k), (&q, &k, &of(2, 32))] {
-            assert!(cached_attention([q, k, v], QUERY, &mut Store::default()).is_err());
+            assert!(cached_attention([q, k, v], QUERY, &mut KeyValueBuffers::default()).is_err());
         }
     }
 }

@@ -7,17 +7,17 @@ use super::peaks::Arithmetic;
 use super::random::{floats, ids, packed};
 use super::{Call, Matrix, within};
 use crate::activation::{Activation, gated};
-use crate::adamw::{Decays, Scalars, Tensor, adamw};
-use crate::attention::{Keys, Mask, Scoring, attention};
+use crate::adamw::{Hyperparameters, Scalars, Tensor, adamw};
+use crate::attention::{KeyValues, Mask, Scoring, attention};
 use crate::conv::{self, conv1d, conv2d};
 use crate::cross_entropy::{Options, cross_entropy};
 use crate::embedding::embedding;
 use crate::error::MlxResult;
 use crate::gemm::{self, Precision};
 use crate::linear::{Layer, LowRank, Weight, linears};
-use crate::norm::{Rms, rms_norm};
+use crate::norm::{RmsNormOptions, rms_norm};
 use crate::quantized::{self, Accuracy, Format};
-use crate::rope::{Positions, Rotation, rope};
+use crate::rope::{Positions, RotaryFrequencies, rope};
 use crate::runtime::isa::Isa;
 use crate::softmax::softmax;
 
@@ -153,7 +153,7 @@ fn attend(isa: Isa, backward: bool) -> MlxResult<Case> {
     let q = floats(&[1, time, heads, head_dim], Dtype::Float32, 1)?;
     let kv = |seed| floats(&[1, time, kv_heads, head_dim], Dtype::Float32, seed);
     let run = |operands: &[Array]| {
-        let keys = Keys::all(&operands[1], &operands[2]);
+        let keys = KeyValues::all(&operands[1], &operands[2]);
         Ok(vec![attention(&operands[0], keys, Scoring::plain(0.125, Mask::Causal), None)?])
     };
     // Half of the scores are masked. Forward there are two products of this size, backward five.
@@ -210,7 +210,9 @@ fn normalize(isa: Isa) -> MlxResult<Case> {
     Ok(Case {
         operation: "rms_norm",
         size: times(&WIDE),
-        build: Box::new(move || Ok(Call::of(vec![rms_norm(&x, &weight, Rms { eps: 1e-5, offset: 0.0 })?]))),
+        build: Box::new(move || {
+            Ok(Call::of(vec![rms_norm(&x, &weight, RmsNormOptions { eps: 1e-5, offset: 0.0 })?]))
+        }),
         ..streaming(isa, 2 * WIDE[0] * WIDE[1])
     })
 }
@@ -229,12 +231,12 @@ fn rotate(isa: Isa) -> MlxResult<Case> {
     let (time, heads, kv_heads, head_dim) = (4096, 32, 8, 64);
     let q = floats(&[1, time, heads, head_dim], Dtype::Float32, 1)?;
     let k = floats(&[1, time, kv_heads, head_dim], Dtype::Float32, 2)?;
-    let rotation = Rotation::new(&Rotation::powers(10_000.0, head_dim as i32), 1.0);
+    let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, head_dim as i32), 1.0);
     Ok(Case {
         operation: "rope",
         size: format!("{time} tokens, {heads}/{kv_heads} heads of {head_dim}"),
         build: Box::new(move || {
-            let (q, k) = rope(&q, &k, &rotation, Positions::From(0))?;
+            let (q, k) = rope(&q, &k, &rotation, Positions::Offset(0))?;
             Ok(Call::of(vec![q, k]))
         }),
         ..streaming(isa, 2 * time * (heads + kv_heads) * head_dim)
@@ -289,7 +291,7 @@ fn update(isa: Isa) -> MlxResult<Case> {
     let shape = WIDE;
     let float = |seed| floats(&shape, Dtype::Float32, seed);
     let (parameter, grad, first, second) = (float(1)?, float(2)?, float(3)?, float(4)?.abs()?);
-    let hyperparameters = Decays { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    let hyperparameters = Hyperparameters { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let grad_scale = Array::from_f32(1.0);
     let factors = hyperparameters.factors(1e-4, 10).map(|factor| Array::from_f32(factor as f32));
     Ok(Case {

@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::attention::{Mask, Scoring};
-    use crate::cached_attention::{Query, Store, cached_attention};
+    use crate::cached_attention::{AttentionConfig, KeyValueBuffers, cached_attention};
     use crate::embedding::embedding;
     use crate::error::MlxResult;
     use crate::eval;
@@ -189,7 +189,7 @@ mod tests {
     use crate::testing::{draw, values};
 
     const WIDTH: i32 = 16;
-    const QUERY: Query = Query {
+    const QUERY: AttentionConfig = AttentionConfig {
         heads: 1,
         kv_heads: 1,
         head_dim: WIDTH,
@@ -203,7 +203,7 @@ mod tests {
         shapes.iter().zip(0..).map(|(shape, seed)| draw(shape, Dtype::Float32, seed)).collect()
     }
 
-    fn pass(parameters: &[Array], ids: &Array, store: &mut Store) -> MlxResult<Array> {
+    fn pass(parameters: &[Array], ids: &Array, store: &mut KeyValueBuffers) -> MlxResult<Array> {
         let x = embedding(&parameters[0], ids)?;
         let layers: Vec<Layer> = parameters[1..4].iter().map(|w| Layer::plain(Weight::Dense(w))).collect();
         let qkv = linears(&x, &layers)?;
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn repeats_a_pass_until_the_cache_is_full() {
         let parameters = parameters();
-        let (mut ours, mut theirs) = (Store::default(), Store::default());
+        let (mut ours, mut theirs) = (KeyValueBuffers::default(), KeyValueBuffers::default());
         let mut tape: Option<Tape> = None;
         let (mut taped, mut recorded) = (0, 0);
         for token in (0..300).map(|i| i * 7 % 50) {
@@ -253,17 +253,17 @@ mod tests {
     #[test]
     fn a_pass_with_other_parts_has_no_tape() {
         let parameters = parameters();
-        let refused = |known: &[Array], build: &dyn Fn(&Array, &mut Store) -> Array| {
-            let (place, mut store) = (ids(1), Store::default());
+        let refused = |known: &[Array], build: &dyn Fn(&Array, &mut KeyValueBuffers) -> Array| {
+            let (place, mut store) = (ids(1), KeyValueBuffers::default());
             let (result, recording) = record(|| build(&place, &mut store));
             eval([&result]).unwrap();
             recording.tape(&place, known, &result).is_none()
         };
-        let whole = |ids: &Array, store: &mut Store| pass(&parameters, ids, store).unwrap();
+        let whole = |ids: &Array, store: &mut KeyValueBuffers| pass(&parameters, ids, store).unwrap();
         assert!(!refused(&parameters, &whole));
         assert!(refused(&parameters[1..], &whole), "a parameter that nobody vouches for");
         assert!(refused(&parameters, &|ids, store| whole(ids, store).square().unwrap()), "an end of MLX's");
-        let doubled = |ids: &Array, _: &mut Store| {
+        let doubled = |ids: &Array, _: &mut KeyValueBuffers| {
             let x = embedding(&parameters[0], ids).unwrap();
             let x = x.add(&x).unwrap();
             linears(&x, &[Layer::plain(Weight::Dense(&parameters[1]))]).unwrap().remove(0)

@@ -34,7 +34,7 @@ pub use layer::{layer_norm, layer_norm_reference};
 
 /// Constants of an `RMSNorm`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rms {
+pub struct RmsNormOptions {
     /// Keeps the root away from zero.
     pub eps: f32,
     /// Added to the weight: 1 in Gemma, whose checkpoints store the distance from one, else 0.
@@ -45,7 +45,7 @@ pub struct Rms {
 ///
 /// # Errors
 /// A weight of another length, with both shapes in the message.
-pub fn rms_norm(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
+pub fn rms_norm(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if !(on_cpu() && are_floats(&[x, weight])) {
         return rms_norm_reference(x, weight, rms);
     }
@@ -57,7 +57,12 @@ pub fn rms_norm(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
 ///
 /// # Errors
 /// Shapes that do not fit, with both of them in the message.
-pub fn residual_rms_norm(x: &Array, delta: &Array, weight: &Array, rms: Rms) -> MlxResult<(Array, Array)> {
+pub fn residual_rms_norm(
+    x: &Array,
+    delta: &Array,
+    weight: &Array,
+    rms: RmsNormOptions,
+) -> MlxResult<(Array, Array)> {
     if !(on_cpu() && are_floats(&[x, delta, weight])) {
         return residual_rms_norm_reference(x, delta, weight, rms);
     }
@@ -75,7 +80,7 @@ pub fn residual_rms_norm(x: &Array, delta: &Array, weight: &Array, rms: Rms) -> 
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn rms_norm_reference(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
+pub fn rms_norm_reference(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if rms.offset == 0.0 {
         return fast::rms_norm(x, Some(weight), rms.eps)?.as_dtype(x.dtype());
     }
@@ -92,7 +97,7 @@ pub fn residual_rms_norm_reference(
     x: &Array,
     delta: &Array,
     weight: &Array,
-    rms: Rms,
+    rms: RmsNormOptions,
 ) -> MlxResult<(Array, Array)> {
     let sum = x.add(delta)?.as_dtype(x.dtype())?;
     let normed = rms_norm_reference(&sum, weight, rms)?;
@@ -119,7 +124,7 @@ fn pair(arrays: Vec<Array>) -> MlxResult<(Array, Array)> {
 }
 
 struct RmsNorm {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl HostOp for RmsNorm {
@@ -141,7 +146,7 @@ impl HostOp for RmsNorm {
 }
 
 struct ResidualRmsNorm {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl HostOp for ResidualRmsNorm {
@@ -177,7 +182,7 @@ impl HostOp for ResidualRmsNorm {
 /// Inputs `x`, `weight`, the gradient of the norm, and with a residual that of the sum;
 /// outputs the gradient of `x`, and that of the weight if the node has a second output.
 struct RmsNormBackward {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl RmsNormBackward {
@@ -210,7 +215,7 @@ impl HostOp for RmsNormBackward {
     }
 }
 
-impl Rms {
+impl RmsNormOptions {
     /// What a row is multiplied with.
     fn weight(self, weight: &Operand) -> crate::runtime::scratch::Scratch<f32> {
         let mut wide = widened(&weight.data);

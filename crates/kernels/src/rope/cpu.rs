@@ -16,15 +16,15 @@ const STEPS: usize = 64;
 /// Positions of the tokens.
 #[derive(Clone, Copy)]
 pub(crate) enum Positions<'a> {
-    From { first: i32, time: usize },
-    Each(&'a [i32]),
+    Offset { first: i32, time: usize },
+    Ids(&'a [i32]),
 }
 
 impl Positions<'_> {
     fn of(self, token: usize) -> i64 {
         match self {
-            Self::From { first, time } => i64::from(first) + (token % time) as i64,
-            Self::Each(positions) => i64::from(positions[token]),
+            Self::Offset { first, time } => i64::from(first) + (token % time) as i64,
+            Self::Ids(positions) => i64::from(positions[token]),
         }
     }
 }

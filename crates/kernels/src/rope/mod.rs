@@ -31,7 +31,7 @@ pub(super) mod cpu;
 
 /// How fast each pair turns.
 #[derive(Debug, Clone)]
-pub struct Rotation {
+pub struct RotaryFrequencies {
     dims: i32,
     scale: f32,
     /// Period of each pair over 2π, `[dims/2]`.
@@ -44,12 +44,12 @@ pub struct Rotation {
 #[derive(Debug, Clone, Copy)]
 pub enum Positions<'a> {
     /// One after the other from this one on, in every sequence.
-    From(i32),
+    Offset(i32),
     /// `[batch, time]`, i32: sequences packed into one row count from zero each.
-    Each(&'a Array),
+    Ids(&'a Array),
 }
 
-impl Rotation {
+impl RotaryFrequencies {
     /// For pairs of the given periods over 2π; positions are multiplied by `scale`.
     #[must_use]
     pub fn new(periods: &[f64], scale: f64) -> Self {
@@ -77,7 +77,7 @@ impl Rotation {
 
     /// Periods `theta^(2i/dims)`.
     #[must_use]
-    pub fn powers(theta: f64, dims: i32) -> Vec<f64> {
+    pub fn periods(theta: f64, dims: i32) -> Vec<f64> {
         (0..dims / 2).map(|i| theta.powf(f64::from(2 * i) / f64::from(dims))).collect()
     }
 }
@@ -86,7 +86,12 @@ impl Rotation {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn rope(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<(Array, Array)> {
+pub fn rope(
+    q: &Array,
+    k: &Array,
+    rotation: &RotaryFrequencies,
+    positions: Positions,
+) -> MlxResult<(Array, Array)> {
     check(q, k, rotation, positions)?;
     let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || q.dtype() != k.dtype() {
@@ -94,8 +99,8 @@ pub fn rope(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> 
     }
     let mut inputs = vec![q, k];
     let first = match positions {
-        Positions::From(first) => Some(first),
-        Positions::Each(positions) => {
+        Positions::Offset(first) => Some(first),
+        Positions::Ids(positions) => {
             inputs.push(positions);
             None
         }
@@ -114,14 +119,14 @@ fn pair(arrays: Vec<Array>) -> MlxResult<(Array, Array)> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn reference(x: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<Array> {
-    let &Rotation { dims, scale, ref periods, .. } = rotation;
+pub fn reference(x: &Array, rotation: &RotaryFrequencies, positions: Positions) -> MlxResult<Array> {
+    let &RotaryFrequencies { dims, scale, ref periods, .. } = rotation;
     match positions {
-        Positions::From(first) => {
+        Positions::Offset(first) => {
             let heads_first = |x: &Array| x.transpose_axes(&[0, 2, 1, 3]);
             heads_first(&mlx_rope(heads_first(x)?, dims, false, None, scale, first, Some(periods))?)
         }
-        Positions::Each(positions) => {
+        Positions::Ids(positions) => {
             let scaled = positions.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(scale))?;
             let angles = scaled.expand_dims_axes(&[2, 3])?.divide(periods)?;
             let (c, s) = (cos(&angles)?, sin(&angles)?);
@@ -136,12 +141,12 @@ pub fn reference(x: &Array, rotation: &Rotation, positions: Positions) -> MlxRes
     }
 }
 
-fn check(q: &Array, k: &Array, rotation: &Rotation, positions: Positions) -> MlxResult<()> {
+fn check(q: &Array, k: &Array, rotation: &RotaryFrequencies, positions: Positions) -> MlxResult<()> {
     let fits = match (q.shape(), k.shape()) {
         (&[batch, time, _, head_dim], &[k_batch, k_time, _, k_dim]) => {
             let positions = match positions {
-                Positions::From(_) => true,
-                Positions::Each(each) => each.shape() == [batch, time] && each.dtype() == Dtype::Int32,
+                Positions::Offset(_) => true,
+                Positions::Ids(each) => each.shape() == [batch, time] && each.dtype() == Dtype::Int32,
             };
             positions && [batch, time, head_dim] == [k_batch, k_time, k_dim] && rotation.dims <= head_dim
         }
@@ -198,8 +203,8 @@ impl Rope {
         let (head_dim, time) =
             (q_out.shape[3].unsigned_abs() as usize, q_out.shape[1].unsigned_abs() as usize);
         let positions = match (self.first, inputs.get(2).map(|positions| positions.data)) {
-            (Some(first), _) => cpu::Positions::From { first, time },
-            (None, Some(Slice::I32(each))) => cpu::Positions::Each(each),
+            (Some(first), _) => cpu::Positions::Offset { first, time },
+            (None, Some(Slice::I32(each))) => cpu::Positions::Ids(each),
             _ => unreachable!("positions are i32"),
         };
         let tokens = time * q_out.shape[0].unsigned_abs() as usize;

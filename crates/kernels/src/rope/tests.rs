@@ -27,22 +27,23 @@ fn kernel_is_exact<T: Element>(tolerance: f64) {
         [(1, 1, 2, 2), (3, 5, 20, 12), (700, 2, 64, 64), (2, 1, 3, 0), (0, 2, 8, 8)]
     {
         let tokens = 2 * time;
-        let inv_freq: Vec<f64> = Rotation::powers(10_000.0, dims).iter().map(|period| 0.5 / period).collect();
+        let inv_freq: Vec<f64> =
+            RotaryFrequencies::periods(10_000.0, dims).iter().map(|period| 0.5 / period).collect();
         let each: Vec<i32> =
             (0..tokens).map(|i| if i % 150 == 7 { 40_000 } else { i as i32 % 100 }).collect();
-        let far = cpu::Positions::From { first: 100_000, time: time.max(1) };
+        let far = cpu::Positions::Offset { first: 100_000, time: time.max(1) };
         // From one element on: kernels must not ask for aligned operands.
         let q: Vec<T> = (0..=tokens * heads * head_dim).map(|i| T::from_f32(number(i))).collect();
         let k: Vec<T> = (0..=tokens * head_dim).map(|i| T::from_f32(number(i + 5))).collect();
         for isa in Isa::available() {
-            for positions in [far, cpu::Positions::Each(&each)] {
+            for positions in [far, cpu::Positions::Ids(&each)] {
                 let (mut q_out, mut k_out) = (q.clone(), k.clone());
                 let pairs = [(&q[1..], &mut q_out[1..]), (&k[1..], &mut k_out[1..])];
                 cpu::rotate(isa, &inv_freq, positions, tokens, head_dim, pairs);
                 for token in 0..tokens {
                     let position = match positions {
-                        cpu::Positions::From { first, time } => i64::from(first) + (token % time) as i64,
-                        cpu::Positions::Each(each) => i64::from(each[token]),
+                        cpu::Positions::Offset { first, time } => i64::from(first) + (token % time) as i64,
+                        cpu::Positions::Ids(each) => i64::from(each[token]),
                     };
                     for (x, y, row) in [(&q, &q_out, heads * head_dim), (&k, &k_out, head_dim)] {
                         let part = 1 + token * row..1 + (token + 1) * row;
@@ -81,8 +82,8 @@ fn node_and_its_gradient_equal_mlx() {
     let weights = [draw(&[2, 5, 3, 12], 3), draw(&[2, 5, 1, 12], 4)];
     let each = Array::from_slice(&[0, 1, 2, 0, 1, 0, 1, 2, 3, 4], &[2, 5]);
     for (dims, scale) in [(12, 1.0), (8, 0.25)] {
-        let rotation = Rotation::new(&Rotation::powers(10_000.0, dims), scale);
-        for positions in [Positions::From(7), Positions::Each(&each)] {
+        let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, dims), scale);
+        for positions in [Positions::Offset(7), Positions::Ids(&each)] {
             let run = |q: &Array, k: &Array, ours: bool| {
                 if ours {
                     rope(q, k, &rotation, positions).unwrap()
@@ -112,19 +113,19 @@ fn node_and_its_gradient_equal_mlx() {
 fn powers_are_mlx_own() {
     let x = draw(&[1, 4, 9, 16], 1);
     let theirs = mlx_rope(&x, 16, false, 500_000.0, 1.0, 3, None).unwrap();
-    let rotation = Rotation::new(&Rotation::powers(500_000.0, 16), 1.0);
+    let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(500_000.0, 16), 1.0);
     let rotated = x.transpose_axes(&[0, 2, 1, 3]).unwrap();
-    let ours = rope(&rotated, &rotated, &rotation, Positions::From(3)).unwrap().0;
+    let ours = rope(&rotated, &rotated, &rotation, Positions::Offset(3)).unwrap().0;
     assert!(worst(&ours.transpose_axes(&[0, 2, 1, 3]).unwrap(), &theirs) < 1e-5);
 }
 
 #[test]
 fn misfits_are_refused() {
     let (q, k) = (draw(&[2, 5, 3, 12], 1), draw(&[2, 4, 1, 12], 2));
-    let rotation = Rotation::new(&Rotation::powers(10_000.0, 12), 1.0);
-    assert!(rope(&q, &k, &rotation, Positions::From(0)).is_err());
+    let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, 12), 1.0);
+    assert!(rope(&q, &k, &rotation, Positions::Offset(0)).is_err());
     let floats = draw(&[2, 5], 3);
-    assert!(rope(&q, &q, &rotation, Positions::Each(&floats)).is_err());
-    let wide = Rotation::new(&Rotation::powers(10_000.0, 14), 1.0);
-    assert!(rope(&q, &q, &wide, Positions::From(0)).is_err());
+    assert!(rope(&q, &q, &rotation, Positions::Ids(&floats)).is_err());
+    let wide = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, 14), 1.0);
+    assert!(rope(&q, &q, &wide, Positions::Offset(0)).is_err());
 }

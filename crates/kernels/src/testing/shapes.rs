@@ -9,13 +9,13 @@ use mlx_rs::{Array, Dtype, ops};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::attention::{self, Keys, Mask, Scoring, attention};
+use crate::attention::{self, KeyValues, Mask, Scoring, attention};
 use crate::conv::{self, conv2d};
 use crate::cross_entropy::{self, cross_entropy};
 use crate::error::MlxResult;
 use crate::linear::{self, Layer, LowRank, Weight, linears};
 use crate::matmul::{self, Transpose, matmul};
-use crate::norm::{self, Rms};
+use crate::norm::{self, RmsNormOptions};
 use crate::quantized::{Format, PackedWeight};
 use crate::runtime::isa::{self, Isa};
 use crate::softmax::{self, softmax};
@@ -151,8 +151,8 @@ proptest! {
         check(
             &inputs,
             share * time,
-            &|x| Ok(vec![attention(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
-            &|x| Ok(vec![attention::reference(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
+            &|x| Ok(vec![attention(&x[0], KeyValues::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
+            &|x| Ok(vec![attention::reference(&x[0], KeyValues::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
         );
     }
 
@@ -161,7 +161,7 @@ proptest! {
         let inputs = [&[rows, columns][..], &[rows, columns], &[columns], &[columns]];
         let inputs: Vec<Array> =
             inputs.iter().zip(1..).map(|(shape, seed)| draw(shape, dtype, seed)).collect();
-        let rms = Rms { eps: 1e-2, offset };
+        let rms = RmsNormOptions { eps: 1e-2, offset };
         check(
             &inputs,
             rows,
