@@ -1,27 +1,29 @@
-//! Operations with a kernel of our own on the CPU and MLX's on every GPU.
+//! Differentiable operations on MLX arrays, with CPU kernels in Rust and MLX's own kernels on GPUs.
 //!
-//! Each operation is one folder: what it computes and its shapes, the choice by
-//! device, the MLX composition and the CPU kernel. Callers never learn which ran.
+//! Each operation is one folder: definition and shapes, dispatch by device, a reference composed of MLX operations, and
+//! the CPU kernel. Callers do not see which implementation ran. Below the operations are `gemm` and [`blas`] (matrix
+//! products), `runtime` (threads, working memory, instruction sets, number formats; no MLX) and `mlx` (graph nodes,
+//! evaluation, compilation, devices, memory, process groups).
 //!
 //! | operation | CPU | GPU and reference |
 //! |---|---|---|
-//! | [`linears`](linear::linears) | layers of one input in one node, bias and low rank included | composition |
-//! | [`attention`](attention::attention) | blocks of keys, no matrix of scores, own gradient | `mlx::fast::scaled_dot_product_attention` |
+//! | [`linears`](linear::linears) | all layers with the same input in one node, bias and low-rank terms included | composition |
+//! | [`attention`](attention::attention) | blocks of keys, no score matrix; forward and backward | `mlx::fast::scaled_dot_product_attention` |
 //! | [`rope`](rope::rope) | queries and keys in one pass, angles in f64 | `mlx::fast::rope` |
-//! | [`cached_attention`](cached_attention::cached_attention) | the three around a cache in one node | composition |
+//! | [`cached_attention`](cached_attention::cached_attention) | `RoPE`, cache update and attention in one node | composition |
 //! | [`append`](append::append) | new rows written in place | `mlx` slice update |
 //! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
 //! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
 //! | [`softcap`](softcap::softcap) | composition | composition |
 //! | [`softmax`](softmax::softmax) | f32 inside | `mlx::softmax` |
-//! | [`embedding`](embedding::embedding) | rows copied; the gradient by ranges of the table | `mlx::take` |
-//! | [`cross_entropy`](cross_entropy::cross_entropy) | one walk over the vocabulary, never all logits | composition |
+//! | [`embedding`](embedding::embedding) | rows copied; gradient accumulated by ranges of rows | `mlx::take` |
+//! | [`cross_entropy`](cross_entropy::cross_entropy) | one pass over the vocabulary in chunks, never all logits at once | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
-//! | [`quantized`] layers | packed weights, read once, as they are | `mlx::quantized_matmul` |
-//! | [`matmul`](matmul::matmul) | blocks in panels, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
-//! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | a blocked product that packs from the pixels; a direct loop where channels do not mix | `mlx::conv1d`, `mlx::conv2d` |
+//! | [`quantized`] layers | quantized weights, read once without dequantizing the matrix | `mlx::quantized_matmul` |
+//! | [`matmul`](matmul::matmul) | blocked product, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
+//! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | implicit im2col and a blocked product; a direct loop for depthwise convolutions | `mlx::conv1d`, `mlx::conv2d` |
 //!
-//! `unsafe` code stands here and in `mlx-sys` only.
+//! Only this crate and `mlx-sys` contain `unsafe` code.
 
 pub mod activation;
 pub mod adamw;

@@ -1,6 +1,6 @@
-//! The CPU kernels: blocks that stay in the first-level cache, in f32.
+//! CPU kernels, in blocks that fit the first-level cache.
 //!
-//! Every activation is `x · s(x)` with `s` between 0 and 1, so its derivative is `s + x·s'`.
+//! Every activation has the form `x · s(x)` with `s` in [0, 1], so its derivative is `s + x·s'`.
 
 use super::Activation;
 use crate::runtime::disjoint::parallel_items;

@@ -1,5 +1,5 @@
-//! The CPU kernels: tensors of all sizes are cut into pieces of one size, so that threads share the work
-//! evenly whether it is one large table or hundreds of small adapters.
+//! CPU kernels. Tensors are divided into chunks of one size, which balances one large embedding table as well as
+//! hundreds of small adapter matrices.
 
 use super::Hyperparameters;
 use crate::runtime::disjoint::parallel_items;
@@ -36,7 +36,7 @@ impl MomentCoefficients {
     }
 }
 
-/// All numbers of an update.
+/// Scalars of an update.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors {
     pub coefficients: MomentCoefficients,
@@ -49,12 +49,10 @@ pub(super) struct Factors {
     pub decay_factor: f32,
 }
 
-/// The update of one piece.
+/// Update of one chunk.
 pub(super) type Chunk<'a> = Box<dyn FnMut(Isa, &Factors) + Send + 'a>;
 
-/// Adds the pieces of one tensor to `chunks`; absent moments are zero.
-///
-/// `updated` is the new parameter, first and second moment.
+/// Appends the chunks of one tensor; absent moments are zero. The outputs are parameter, first and second moment.
 pub(super) fn push_chunks<'a>(
     chunks: &mut Vec<Chunk<'a>>,
     parameter: Slice<'a>,

@@ -1,5 +1,4 @@
-//! [AdamW](https://arxiv.org/abs/1711.05101) over many tensors in one pass over memory: decoupled weight
-//! decay, bias-corrected moments.
+//! Fused [AdamW](https://arxiv.org/abs/1711.05101) update of many tensors: decoupled weight decay, bias-corrected moments.
 //!
 //! ```text
 //! g ← g·grad_scale
@@ -9,7 +8,7 @@
 //!
 //! | operand | dtype |
 //! |---|---|
-//! | parameter `p`, gradient `g` | any floating-point dtype, rounded once at the end |
+//! | parameter `p`, gradient `g` | any floating-point dtype; the update is computed in f32 |
 //! | moments `m`, `v` | f32 |
 
 use std::ffi::CStr;
@@ -26,22 +25,23 @@ use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
 mod cpu;
 
-/// Numbers that stay the same through a run.
+/// Hyperparameters of `AdamW`.
 #[derive(Debug, Clone, Copy)]
 pub struct Hyperparameters {
-    /// Decay of the first moment, `β₁`.
+    /// Decay rate of the first moment, `β₁`.
     pub beta1: f64,
-    /// Decay of the second moment, `β₂`.
+    /// Decay rate of the second moment, `β₂`.
     pub beta2: f64,
-    /// Keeps the division finite, `ε`.
+    /// Term added to the denominator for numerical stability, `ε`.
     pub eps: f64,
-    /// Share of each parameter removed per unit of learning rate, `λ`.
+    /// Weight decay coefficient, `λ`.
     pub weight_decay: f64,
 }
 
 impl Hyperparameters {
-    /// What enters the update number `update` (from 1, `t`) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and
-    /// `1 - lr·λ`, in f64: powers near one lose most digits in f32.
+    /// Factors of update `t = update` (from 1) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and `1 - lr·λ`.
+    ///
+    /// Computed in f64, since powers near one lose most digits in f32.
     #[must_use]
     pub fn factors(&self, lr: f64, update: u64) -> [f64; 3] {
         let exponent = i32::try_from(update).unwrap_or(i32::MAX);
@@ -51,41 +51,41 @@ impl Hyperparameters {
     }
 }
 
-/// Numbers of one update, `[]` in f32 each, so that one graph serves all updates.
+/// Scalars of one update: f32 arrays of shape `[]`, so that a compiled graph can be reused for all updates.
 #[derive(Debug, Clone, Copy)]
 pub struct Scalars<'a> {
-    /// What gradients are multiplied with, to clip them.
+    /// Factor of all gradients, for gradient clipping.
     pub grad_scale: &'a Array,
-    /// Of [`Hyperparameters::factors`].
+    /// Values of [`Hyperparameters::factors`].
     pub factors: [&'a Array; 3],
 }
 
-/// One tensor before an update; all parts have the same shape.
+/// State of one parameter before an update; all arrays have the same shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// Its value.
+    /// Parameter.
     pub parameter: &'a Array,
-    /// Its gradient.
+    /// Gradient of the parameter.
     pub grad: &'a Array,
-    /// First and second moment; none before the first update, when they are zero.
+    /// First and second moment, f32; `None` (zeros) before the first update.
     pub moments: Option<[&'a Array; 2]>,
 }
 
-/// One tensor after an update.
+/// State of one parameter after an update.
 #[derive(Debug, Clone)]
 pub struct Updated {
-    /// Its value, in the dtype it had.
+    /// Parameter, in its original dtype.
     pub parameter: Array,
-    /// First moment.
+    /// First moment, f32.
     pub first: Array,
-    /// Second moment.
+    /// Second moment, f32.
     pub second: Array,
 }
 
-/// One update of each of `tensors`, see the [module](self).
+/// Performs one `AdamW` update of all `tensors`. See the [module](self) for the formula.
 ///
 /// # Errors
-/// Parts whose shapes differ, with the shapes in the message; scalars of another shape or dtype.
+/// Arrays of a tensor with different shapes; scalars that are not f32 of shape `[]`.
 pub fn adamw(
     hyperparameters: &Hyperparameters,
     scalars: Scalars,
@@ -122,10 +122,10 @@ pub fn adamw(
     Ok(updated.collect())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(
     hyperparameters: &Hyperparameters,
     scalars: Scalars,
@@ -164,10 +164,10 @@ fn check(tensor: &Tensor) -> MlxResult<()> {
     }
 }
 
-/// Sum of the squares of all elements of `arrays`: a scalar in f32.
+/// Computes the squared L2 norm over all elements of `arrays`, `[]` in f32.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn squared_norm(arrays: &[&Array]) -> MlxResult<Array> {
     let float = |x: &&Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if arrays.is_empty() || !on_cpu() || !arrays.iter().all(float) {
@@ -176,10 +176,10 @@ pub fn squared_norm(arrays: &[&Array]) -> MlxResult<Array> {
     apply(SquaredNorm, arrays, &[], Dtype::Float32)
 }
 
-/// [`squared_norm`] in MLX's own operations.
+/// Reference implementation of [`squared_norm`] composed of MLX operations.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
     arrays.iter().try_fold(Array::from_f32(0.0), |sum, array| {
         sum.add(array.as_dtype(Dtype::Float32)?.square()?.sum(None)?)

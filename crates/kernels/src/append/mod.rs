@@ -1,13 +1,12 @@
-//! New rows at the end of a buffer with room to spare: how a cache of keys and values grows.
+//! Appending rows to a buffer with spare capacity, as a key-value cache grows.
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `buffer` | `[batch, capacity, ...]`, rows from `len` on unspecified; none while nothing is stored |
+//! | `buffer` | `[batch, capacity, ...]`, rows from `len` on are unspecified; `None` if empty |
 //! | `rows` | `[batch, count, ...]` |
 //! | result | `[batch, capacity', ...]`, `capacity'` the next multiple of [`BLOCK`], or `capacity` if that is enough |
 //!
-//! On the CPU the result takes over the buffer's memory if nothing else refers to it, and only the new rows
-//! are written. A buffer that someone keeps is copied, so what they hold never changes.
+//! On the CPU the buffer is updated in place if nothing else references it; otherwise it is copied.
 
 use std::ffi::CStr;
 
@@ -23,13 +22,14 @@ use crate::mlx::op::{HostOp, VjpContext, no_gradient};
 use crate::runtime::element::Element;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 
-/// Rows added when a buffer is full: growing copies it, so not one by one.
+/// Granularity of the capacity, in rows: growing copies the buffer.
 const BLOCK: u32 = 256;
 
-/// See the [module](self) for shapes. Has no gradient on the CPU.
+/// Appends `rows` after the first `len` rows of `buffer`. See the [module](self) for shapes. Not
+/// differentiable on the CPU.
 ///
 /// # Errors
-/// Rows that do not fit the buffer; a `len` beyond it.
+/// Incompatible shapes or dtypes; a `len` beyond the capacity.
 pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array> {
     let shape = grown_shape(buffer.as_ref(), rows.shape(), rows.dtype(), len)?;
     let float = matches!(rows.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
@@ -41,10 +41,10 @@ pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array>
     apply(op, &inputs, &shape, rows.dtype())
 }
 
-/// Shape of the result.
+/// Shape of the buffer after `rows` are appended.
 ///
 /// # Errors
-/// Rows that do not fit the buffer; a `len` beyond it.
+/// Incompatible shapes or dtypes; a `len` beyond the capacity.
 pub(super) fn grown_shape(
     buffer: Option<&Array>,
     rows: &[i32],
@@ -72,7 +72,7 @@ pub(super) fn grown_shape(
     Ok(shape)
 }
 
-/// The same function in MLX's own operations; `shape` is the result's.
+/// Reference implementation composed of MLX operations; `shape` is that of the result.
 fn reference(buffer: Option<Array>, rows: &Array, len: i32, shape: &[i32]) -> MlxResult<Array> {
     let fresh = |capacity: i32| {
         let mut shape = shape.to_vec();
@@ -138,16 +138,16 @@ pub(super) struct Extent {
     pub row: usize,
     /// Rows stored.
     pub len: usize,
-    /// Rows that come.
+    /// Rows to append.
     pub count: usize,
-    /// Rows that the result has room for.
+    /// Rows of the result.
     pub capacity: usize,
-    /// Rows that the buffer had room for.
+    /// Rows of the buffer.
     pub old_capacity: usize,
 }
 
-/// Writes `rows` behind those that `out` holds. It holds them already where `old` has no elements; otherwise
-/// they come from `old`, and room to spare is cleared.
+/// Writes `rows` after the first `len` rows of `out`. If `old` has no elements it was donated and `out` holds its rows;
+/// otherwise they are copied from `old`, and spare capacity is zeroed.
 pub(super) fn write<T: Element>(extent: Extent, old: Option<&[T]>, rows: &[T], out: &mut [T]) {
     let Extent { row, len, count, capacity, old_capacity } = extent;
     let fresh = old.is_none_or(|old| !old.is_empty());

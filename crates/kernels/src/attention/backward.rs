@@ -1,8 +1,8 @@
-//! Backward pass: the weights are computed again from the scores and the logarithm of their sum, a block of
-//! keys at a time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
+//! Backward pass: attention weights are recomputed from the scores and their logsumexp, a block of keys at a
+//! time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
 //!
 //! With P the weights, δ = Σ dO·O and S the scaled scores: dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - δ),
-//! dK = scale·dSᵀ·Q, dQ = scale·dS·K. Scores bounded by `c` pass on `1 - (S/c)²` of their gradient.
+//! dK = scale·dSᵀ·Q, dQ = scale·dS·K. With a softcap `c`, dS is multiplied by `1 - (S/c)²`.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ const STRIP: usize = 256;
 /// Panels of a task that computes gradients of queries alone.
 const TILE: usize = 4;
 
-/// What the forward pass gave, and the gradient of its result; `out` and `grad` as `q`.
+/// Results of the forward pass and the gradient of its output; `out` and `grad` in the shape of `q`.
 #[derive(Clone, Copy)]
 pub(super) struct SavedForBackward<'a, T> {
     pub out: &'a [T],
@@ -92,7 +92,7 @@ struct Sweep<'a, T> {
 
 /// A panel of queries, copied.
 struct Queries<'a> {
-    /// Scaled queries and the gradients of their results, `[columns, padded]`, and both turned.
+    /// Scaled queries and the gradients of their results, `[columns, padded]`, and their transposes.
     q: &'a mut [f32],
     grad: &'a mut [f32],
     q_transposed: &'a mut [f32],
@@ -151,7 +151,7 @@ impl<T: Element> Sweep<'_, T> {
                 let rows = (seen.start - used.start) * padded..(seen.end - used.start) * padded;
                 let (weights, score_grads) =
                     (&mut weights[..seen.len() * columns], &mut score_grads[..seen.len() * columns]);
-                // Both turned: rows are keys.
+                // Both transposed: rows are keys.
                 let pairs = |left: &[f32], right: &[f32], result: &mut [f32]| {
                     product(
                         self.isa,

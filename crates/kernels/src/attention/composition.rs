@@ -1,4 +1,4 @@
-//! The same by MLX: its own kernel, or where scores are bounded, a composition in which they exist as a matrix.
+//! Reference implementation: MLX's fused kernel or, with a softcap, a composition that materializes the score matrix.
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp as _;
@@ -11,10 +11,10 @@ use crate::matmul::{Transpose, matmul};
 use crate::softcap::softcap;
 use crate::softmax::softmax;
 
-/// [`attention`](super::attention) of the same operands.
+/// Reference implementation of [`attention`](super::attention) by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if scoring.softcap.is_some() {
         return composed(q, keys, scoring, starts);
@@ -33,7 +33,7 @@ pub fn reference(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&A
     heads_first(&result?)
 }
 
-/// With a matrix of scores, whose memory grows with the square of the length.
+/// Composition with a score matrix, whose memory is quadratic in the sequence length.
 pub(super) fn composed(
     q: &Array,
     keys: KeyValues,
@@ -67,7 +67,7 @@ fn heads_first(x: &Array) -> MlxResult<Array> {
     x.transpose_axes(&[0, 2, 1, 3])
 }
 
-/// Keys and values without room to spare.
+/// Keys and values in use, heads first.
 fn used(keys: KeyValues) -> MlxResult<[Array; 2]> {
     let used = |x: &Array| {
         if x.dim(1) == keys.len { heads_first(x) } else { heads_first(&x.try_index((.., ..keys.len))?) }

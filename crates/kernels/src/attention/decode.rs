@@ -1,5 +1,5 @@
-//! Forward pass of one query per sequence, as when text is generated: bound by reading the keys and values
-//! once, so all heads of all groups go over them together, in the order they lie in memory.
+//! Forward pass for one query per sequence (decoding). It is bound by reading the keys and values once, so all heads
+//! traverse them together in memory order.
 
 use std::ops::Range;
 
@@ -13,16 +13,16 @@ use crate::runtime::math::exp;
 use crate::runtime::pool;
 use crate::runtime::scratch;
 
-/// Heads of a group above which vectors along queries are the faster way.
+/// Maximum number of heads per group; beyond it, vectors along queries are faster.
 const GROUP: usize = 16;
 
-/// Keys of a part of the context at least.
+/// Minimum number of keys per part of the context.
 const PART: usize = 64;
 
 /// Multiply-adds below which waking other threads costs more than it saves.
 const SERIAL_BELOW: usize = 1 << 17;
 
-/// Whether [`forward`] takes this call.
+/// Whether [`forward`] supports this call.
 pub(super) fn takes(geometry: &Geometry) -> bool {
     geometry.time == 1 && geometry.rows() <= GROUP && geometry.head_dim.is_multiple_of(LANES)
 }
@@ -62,8 +62,8 @@ pub(super) fn forward<T: Load>(
     }
 }
 
-/// Numbers of a state: per head the sum of weighted values, `[heads, head_dim]`, the greatest score, and the
-/// sum of weights relative to it.
+/// Length of a state: per head the weighted sum of values, `[heads, head_dim]`, the maximum score, and the sum of weights
+/// relative to it.
 fn state_len(geometry: &Geometry) -> usize {
     geometry.heads * (geometry.head_dim + 2)
 }
@@ -171,7 +171,7 @@ vectorized! {
         }
     }
 
-    /// Turns the scores of a head into weights; returns what earlier weights must be multiplied by.
+    /// Replaces the scores of a head by weights; returns the correction factor of earlier weights.
     fn online_softmax(scores: &mut [f32], row_max: &mut f32, weight: &mut f32) -> f32 {
         let scores = scores.as_chunks_mut::<LANES>().0;
         let mut tops = [f32::NEG_INFINITY; LANES];

@@ -1,5 +1,5 @@
-//! Forward pass: softmax over blocks of keys as they come
-//! ([FlashAttention](https://arxiv.org/abs/2205.14135)), and over parts of a long context at once
+//! Forward pass: online softmax over blocks of keys
+//! ([FlashAttention](https://arxiv.org/abs/2205.14135)), and in parallel over parts of a long context
 //! ([Flash-Decoding](https://princeton-nlp.github.io/flash-decoding/)).
 
 use std::ops::Range;
@@ -15,16 +15,16 @@ use crate::runtime::math::exp;
 use crate::runtime::pool;
 use crate::runtime::scratch;
 
-/// Panels of one task at most: they share the copies of the keys.
+/// Maximum number of panels per task; they share the converted keys.
 const PANELS: usize = 4;
 
-/// Keys of a part of a context at least: a part costs a few microseconds to join.
+/// Minimum number of keys per part of a context.
 const PART: usize = 512;
 
 /// Multiply-adds below which waking other threads costs more than it saves.
 const SERIAL_BELOW: usize = 1 << 20;
 
-/// Fills `out`, as `q`, and `logsumexps`, `[batch, time, heads]`: the logarithm of each softmax' denominator.
+/// Fills `out`, as `q`, and `logsumexps`, `[batch, time, heads]`: the logsumexp of the scores.
 pub(crate) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
@@ -81,7 +81,7 @@ pub(crate) fn forward<T: Load>(
     }
 }
 
-/// How a call is cut into tasks.
+/// Partition of a call into tasks.
 struct Plan {
     /// Panels of a task.
     tile: usize,
@@ -117,8 +117,8 @@ impl Plan {
     }
 }
 
-/// Numbers of a panel's state: the sum of weighted values, `[columns, padded]`, then per row the greatest
-/// score and the sum of weights relative to it.
+/// Length of a panel's state: the weighted sum of values, `[columns, padded]`, then per row the maximum score and the
+/// sum of weights relative to it.
 fn state_len(geometry: &Geometry) -> usize {
     geometry.columns() * (geometry.padded() + 2)
 }
@@ -132,7 +132,7 @@ fn split_state<'a>(
     (sums, row_max, weights)
 }
 
-/// Fills the states of `panels` of what they see of `keys`.
+/// Computes the states of `panels` over `keys`.
 fn attend<T: Element>(
     isa: Isa,
     geometry: &Geometry,
@@ -211,8 +211,8 @@ fn attend<T: Element>(
 }
 
 vectorized! {
-    /// Turns scores, `[keys, columns]`, into weights relative to the greatest score of each column so far.
-    /// `rescale` receives what earlier weights must be multiplied by; false if all of it is one.
+    /// Replaces scores, `[keys, columns]`, by weights relative to the running maximum of each column. `rescale` receives
+    /// the correction factors of earlier weights; returns whether any differs from 1.
     fn online_softmax(
         scores: &mut [f32],
         columns: usize,
@@ -249,7 +249,7 @@ vectorized! {
     }
 }
 
-/// Adds the state `other` of the same panel to `state`.
+/// Merges the state `other` of the same panel into `state`.
 fn join(geometry: &Geometry, state: &mut [f32], other: &[f32]) {
     let (columns, padded) = (geometry.columns(), geometry.padded());
     let (sums, row_max, weights) = split_state(geometry, state);
@@ -270,7 +270,7 @@ fn join(geometry: &Geometry, state: &mut [f32], other: &[f32]) {
     }
 }
 
-/// Writes the result of `panel`.
+/// Normalizes and writes the result of `panel`.
 fn finish<T: Element>(
     isa: Isa,
     geometry: &Geometry,

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention with grouped queries ([GQA](https://arxiv.org/abs/2305.13245)).
 //!
-//! `softmax(scale · Q·Kᵀ + mask)·V`, and what some families do to the scores before the softmax: [`Scoring`].
+//! `softmax(scale · Q·Kᵀ + mask)·V`, with optional softcap and sinks: see [`Scoring`].
 //!
 //! | operand | shape |
 //! |---|---|
@@ -10,11 +10,10 @@
 //! | `sinks` | `[heads]` |
 //! | result | as `q` |
 //!
-//! This is how projections leave their results, so nothing is transposed. The last query stands at the
-//! position of the last key, so a cache needs no offset.
+//! The layout is that of projection outputs, without transposition. The last query is at the position of the last key.
 //!
-//! On the CPU the scores never exist as a matrix, neither forward nor backward: memory beyond the operands
-//! is a few blocks per thread, and one number per query and head for the gradient.
+//! On the CPU the score matrix is never materialized, forward or backward: additional memory is a few blocks per thread,
+//! and one number per query and head for the gradient.
 
 use std::ffi::CStr;
 
@@ -41,50 +40,50 @@ mod panel;
 mod product;
 mod vector;
 
-/// Which keys a query may look at.
+/// Which keys a query attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
-    /// Itself and everything before.
+    /// Its own position and all earlier ones.
     Causal,
-    /// Itself and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
+    /// Its own position and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
     Sliding(i32),
 }
 
-/// How scores become weights.
+/// Computation of attention scores.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring<'a> {
-    /// Factor of the products.
+    /// Factor of the dot products, usually `1/√head_dim`.
     pub scale: f32,
-    /// What is seen.
+    /// Keys that each query attends to.
     pub mask: Mask,
-    /// `c` of `c · tanh(score / c)` ([Gemma 2](https://arxiv.org/abs/2408.00118)).
+    /// Softcap `c`: scores become `c · tanh(score / c)` ([Gemma 2](https://arxiv.org/abs/2408.00118)).
     pub softcap: Option<f32>,
-    /// One more score per head, `[heads]`, of a key without a value that takes a share of every softmax
+    /// Attention sinks, `[heads]`: one additional score per head in the denominator of the softmax, without a value
     /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
     pub sinks: Option<&'a Array>,
 }
 
 impl Scoring<'_> {
-    /// Products times `scale`.
+    /// Scores without softcap and sinks.
     #[must_use]
     pub const fn plain(scale: f32, mask: Mask) -> Self {
         Self { scale, mask, softcap: None, sinks: None }
     }
 }
 
-/// Keys and values of all positions so far.
+/// Keys and values of a sequence, in buffers that may have spare capacity.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyValues<'a> {
-    /// Keys, with room for positions to come.
+    /// Keys, `[batch, capacity, kv_heads, head_dim]`.
     pub k: &'a Array,
-    /// Values, likewise.
+    /// Values, as `k`.
     pub v: &'a Array,
-    /// Positions in use; what follows is never read.
+    /// Number of positions in use.
     pub len: i32,
 }
 
 impl<'a> KeyValues<'a> {
-    /// Arrays without room to spare.
+    /// Buffers in which all positions are in use.
     #[must_use]
     pub fn all(k: &'a Array, v: &'a Array) -> Self {
         // Shapes are checked by `attention`.
@@ -100,11 +99,11 @@ impl Mask {
         }
     }
 
-    /// `true` where query (row) may see key (column): `[time, keys]`, or `[batch, 1, time, keys]` with
-    /// `starts`; `None` when all may.
+    /// Boolean mask, `true` where a query (row) attends to a key (column): `[time, keys]`, or `[batch, 1, time, keys]`
+    /// with `starts`. Returns `None` if every query attends to every key.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
         let window = self.window();
         if time == 1 && window >= keys && starts.is_none() {
@@ -124,11 +123,13 @@ impl Mask {
     }
 }
 
-/// See the [module](self) for shapes. `starts` holds the first key that each query may see beside what the mask
-/// says: for sequences packed into one row, where their own one starts.
+/// Computes scaled dot-product attention. See the [module](self) for shapes.
+///
+/// `starts` restricts each query to keys from the given position on: with several sequences packed into one row, the
+/// start of its own sequence.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes or invalid options.
 pub fn attention(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if keys.v.shape() != keys.k.shape() {
         let (k, v) = (keys.k.shape(), keys.v.shape());
@@ -151,7 +152,7 @@ pub fn attention(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&A
     Ok(apply_many(op, &inputs, &outputs)?.swap_remove(0))
 }
 
-/// Sizes of queries of shape `q` for keys of shape `k`, `len` of them in use.
+/// Checked sizes for queries of shape `q` and keys of shape `k`, `len` of them in use.
 pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxResult<Geometry> {
     let Scoring { scale, mask, softcap, sinks } = scoring;
     let mismatch =
@@ -195,7 +196,7 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
     })
 }
 
-/// Inputs `q`, `k`, `v` and perhaps sinks and `starts`; outputs the result and the logarithms of the denominators.
+/// Inputs `q`, `k`, `v` and perhaps sinks and `starts`; outputs the result and the logsumexp of the scores.
 struct Attention {
     geometry: Geometry,
     sinks: bool,
@@ -290,7 +291,7 @@ fn operands<'a, T: Element>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a,
     }
 }
 
-/// The few numbers of an operand in f32.
+/// Elements of a small operand as f32.
 pub(super) fn numbers(operand: &Operand) -> Vec<f32> {
     let data = &operand.data;
     with_element!(data, T => T::of(data).iter().map(|x| x.to_f32()).collect())

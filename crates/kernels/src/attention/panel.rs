@@ -1,8 +1,8 @@
-//! Sizes of a call, and the piece of it that all kernels work on: a panel of queries.
+//! Sizes of a call, and panels of queries, the unit of work of all kernels.
 //!
-//! The heads of a group share their keys, so with one key/value head they are just more rows of one matrix:
-//! row `time · group + head`. A panel is up to [`PANEL`] such rows, turned so that the vectors of
-//! the processor run along queries: the softmax over keys then needs no sums within a vector.
+//! The heads of a group share their keys, so for one key/value head they are rows of one matrix, row
+//! `time · group + head`. A panel is up to [`PANEL`] such rows, transposed so that SIMD vectors run along queries: the
+//! softmax over keys then needs no reductions within a vector.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ use crate::runtime::math::{exp, tanh};
 /// Rows of a panel.
 pub(super) const PANEL: usize = 64;
 
-/// Keys looked at together; with [`PANEL`] queries the scores fill half a first-level cache.
+/// Keys per block; with [`PANEL`] queries the scores fill half of the first-level cache.
 pub(super) const KEYS: usize = 64;
 
-/// Sizes of a call and what its queries see.
+/// Sizes and options of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
     pub batch: usize,
@@ -25,14 +25,14 @@ pub(crate) struct Geometry {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Positions the arrays of keys and values have room for.
+    /// Positions in the buffers of keys and values.
     pub capacity: usize,
     /// Positions in use.
     pub keys: usize,
     pub scale: f32,
-    /// Bound of the scores, if they have one.
+    /// Softcap of the scores.
     pub softcap: Option<f32>,
-    /// Positions a query sees, itself included.
+    /// Size of the attention window, including the query's own position.
     pub window: usize,
 }
 
@@ -123,7 +123,7 @@ impl Geometry {
         (place.batch * self.capacity + key) * self.kv_heads + place.kv_head
     }
 
-    /// Keys that `row` sees.
+    /// Keys that `row` attends to.
     pub(super) fn visible(&self, starts: Option<&[i32]>, place: Place, row: usize) -> Range<usize> {
         let time = row / self.group();
         let end = self.keys - self.time + time + 1;
@@ -131,7 +131,7 @@ impl Geometry {
         start.max(end.saturating_sub(self.window)).min(end)..end
     }
 
-    /// What the rows of `panel` see.
+    /// Keys that the rows of `panel` attend to.
     pub(super) fn view(&self, starts: Option<&[i32]>, place: Place, panel: usize) -> Visibility {
         let mut view = Visibility {
             first: [0; PANEL],
@@ -182,19 +182,19 @@ impl Geometry {
     }
 }
 
-/// Which keys the rows of a panel see.
+/// Keys that the rows of a panel attend to.
 pub(super) struct Visibility {
     /// First key of each row, and the one after its last.
     pub first: [i32; PANEL],
     pub end: [i32; PANEL],
-    /// Keys that some row may see.
+    /// Union over all rows.
     pub any: Range<usize>,
-    /// Keys that all rows see.
+    /// Intersection over all rows.
     pub all: Range<usize>,
 }
 
 impl Visibility {
-    /// Sets the scores of pairs that do not see each other to minus infinity; rows of `scores` are `keys`.
+    /// Sets masked scores to -∞; rows of `scores` are `keys`.
     pub(super) fn mask_out(&self, isa: Isa, keys: Range<usize>, scores: &mut [f32], columns: usize) {
         if keys.start < self.all.start || keys.end > self.all.end {
             mask_out(isa, scores, columns, keys.start as i32, &self.first, &self.end);
@@ -231,7 +231,7 @@ vectorized! {
         }
     }
 
-    /// Keeps scores within `±cap`.
+    /// Applies the softcap to scores.
     pub(super) fn apply_softcap(scores: &mut [f32], cap: f32) {
         let steepness = cap.recip();
         for x in scores {
@@ -247,7 +247,7 @@ vectorized! {
         }
     }
 
-    /// Turns `columns` rows of `padded` numbers into `len` rows of `columns`.
+    /// Transposes `columns` rows of length `padded` into `len` rows of length `columns`.
     pub(super) fn transpose(rows: &[f32], padded: usize, len: usize, columns: usize, transposed: &mut [f32]) {
         for start in (0..columns).step_by(LANES) {
             for (i, transposed) in transposed.chunks_exact_mut(columns).take(len).enumerate() {

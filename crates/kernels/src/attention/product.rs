@@ -1,6 +1,6 @@
-//! Products of small blocks that are in the cache already: `C = A·B` or `C += A·B` in f32.
+//! Products of small blocks in cache: `C = A·B` or `C += A·B` in f32.
 //!
-//! `A` is read one number at a time, so it may lie in memory either way round; `B` and `C` are read in
+//! `A` is read one number at a time, so it may be row- or column-major; `B` and `C` are read in
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
 use super::vector::{Load, Portable, Vector};

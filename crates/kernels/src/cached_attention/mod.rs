@@ -1,14 +1,14 @@
-//! Attention of positions that continue what a cache holds, as text is generated.
+//! Attention over a key-value cache, for autoregressive generation: `RoPE`, cache update and attention in one
+//! operation.
 //!
 //! | operand | shape |
 //! |---|---|
 //! | `q` | `[batch, time, heads, head_dim]` or `[batch, time, heads · head_dim]` |
 //! | `k`, `v` | the same with `kv_heads` |
-//! | stored | `[batch, capacity, kv_heads, head_dim]`, the first `len` rows of it in use |
+//! | buffers | `[batch, capacity, kv_heads, head_dim]`, the first `len` rows of it in use |
 //! | result | `[batch, time, heads · head_dim]` |
 //!
-//! Queries and keys are turned, keys and values appended, and the queries attend to all so far. On the CPU
-//! that is one node: with one query the nodes themselves would take as long as their work.
+//! On the CPU this is a single node: with one query, the overhead of separate nodes would equal their computation.
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -28,37 +28,39 @@ use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 use crate::runtime::scratch;
 
-/// What queries look like, and what they see.
+/// Heads, position embedding and scores of an attention layer.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionConfig<'a> {
-    /// Heads of queries.
+    /// Number of query heads.
     pub heads: i32,
-    /// Heads of keys and values; divides `heads`.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: i32,
-    /// Numbers of a head.
+    /// Dimension of a head.
     pub head_dim: i32,
-    /// How positions enter, if they do.
+    /// Rotary position embedding, if any.
     pub rotation: Option<&'a RotaryFrequencies>,
-    /// How keys are weighed.
+    /// Computation of attention scores.
     pub scoring: Scoring<'a>,
 }
 
-/// Keys and values of `len` positions, in buffers with room to spare.
+/// Key and value buffers of a cache, `[batch, capacity, kv_heads, head_dim]`.
 #[derive(Debug, Clone, Default)]
 pub struct KeyValueBuffers {
-    /// Keys; none while nothing is stored.
+    /// Keys; `None` while the cache is empty.
     pub k: Option<Array>,
-    /// Values, likewise.
+    /// Values, as `k`.
     pub v: Option<Array>,
-    /// Positions in use.
+    /// Number of cached positions.
     pub len: i32,
 }
 
-/// See the [module](self) for shapes. A buffer of `store` that nobody else holds is written in place. Has no
-/// gradient on the CPU.
+/// Appends `k` and `v` to `store` and computes attention of `q` over all cached positions.
+/// See the [module](self) for shapes.
+///
+/// Buffers without other references are updated in place. Not differentiable on the CPU.
 ///
 /// # Errors
-/// Shapes that do not fit; `store` is then empty.
+/// Incompatible shapes. `store` is then empty.
 pub fn cached_attention(
     [q, k, v]: [&Array; 3],
     query: AttentionConfig,
@@ -111,9 +113,9 @@ pub fn cached_attention(
 struct CachedAttention {
     geometry: Geometry,
     sinks: bool,
-    /// Positions added since on a tape.
+    /// Positions added by replays of a tape.
     added: AtomicUsize,
-    /// Angle of each pair at position 1.
+    /// Inverse frequencies, radians per position.
     inv_freq: Option<Arc<[f64]>>,
 }
 

@@ -1,4 +1,4 @@
-//! Convolution with a kernel of its own for each channel: no sums over channels, so memory sets the pace.
+//! Depthwise convolution: no sums over channels; bound by memory bandwidth.
 
 use std::ops::Range;
 

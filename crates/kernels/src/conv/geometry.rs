@@ -1,4 +1,4 @@
-//! The sizes of a convolution, checked when the node is built.
+//! Sizes of a convolution, checked when the node is built.
 
 use mlx_rs::error::Exception;
 

@@ -1,5 +1,5 @@
-//! The matrix of what the kernel sees: a row for each pixel written, a column for each element of the kernel
-//! and channel. It is read from the pixels, part by part.
+//! The im2col matrix, read from the pixels without being materialized: one row per output pixel, one column per kernel
+//! element and channel.
 
 use std::ops::Range;
 

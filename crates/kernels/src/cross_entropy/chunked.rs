@@ -1,5 +1,5 @@
-//! The composition over some positions at a time, whose logits are gone before those of the next are made and come
-//! again for the gradient.
+//! Composition over chunks of positions. The logits of a chunk are freed before those of the next are computed, and
+//! recomputed in the backward pass.
 
 use mlx_rs::ops::{concatenate, indexing::TryIndexOp};
 
@@ -8,7 +8,7 @@ use crate::linear::{LowRank, linears};
 use crate::mlx::checkpoint::checkpoint;
 use crate::quantized::{Format, PackedWeight};
 
-/// Logits at once, 128 MiB in f32.
+/// Maximum number of logits at once: 128 MiB in f32.
 pub(super) const LOGITS: usize = 1 << 25;
 
 /// As [`cross_entropy_rows`](super::cross_entropy_rows), with at most `logits` of them at once.

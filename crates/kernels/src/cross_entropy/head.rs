@@ -1,4 +1,4 @@
-//! The gradient of the head, when it is trained: a second walk, with the logits computed again.
+//! The gradient of a trained head: a second pass over the vocabulary that recomputes the logits.
 
 use std::ffi::CStr;
 
@@ -22,7 +22,8 @@ struct HeadGradient {
     smoothing: f32,
 }
 
-/// `Σ cotangent · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` with a share per row, in shape and dtype of the head.
+/// `Σ cotangent · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` in the shape and
+/// dtype of the head, with one cotangent per row.
 pub(super) fn gradient(
     head: WeightSlot,
     inputs: &[Array],

@@ -1,4 +1,4 @@
-//! The loss and the gradient of what the head takes, in one walk over the vocabulary.
+//! The loss and the gradient of the hidden states, in one pass over the vocabulary.
 
 use std::ffi::CStr;
 
@@ -78,12 +78,12 @@ impl HostOp for Loss {
     }
 }
 
-/// What is known of one position on the way through the vocabulary.
+/// Running statistics of one position.
 #[derive(Clone, Copy)]
 struct Row {
     /// Largest logit so far.
     max: f32,
-    /// Sum of the exponentials of the logits less `max`.
+    /// Sum of `exp(logit - max)`.
     sum: f32,
     /// Sum of the logits, for label smoothing.
     logits: f64,

@@ -1,4 +1,4 @@
-//! What the loss and the gradient of the head have in common: operands, and logits of a part of the vocabulary.
+//! Operands of the loss and of the gradient of the head, and the logits of a chunk of the vocabulary.
 
 use crate::gemm::{GatheredRows, Lanes, Packed, Precision, Rows, matrix, multiply, precision, store};
 use crate::linear::WeightSlot;

@@ -1,4 +1,4 @@
-//! The CPU kernels.
+//! CPU kernels: gather and scatter-add of rows.
 
 use crate::runtime::disjoint::parallel_chunks;
 use crate::runtime::element::Element;

@@ -1,4 +1,4 @@
-//! Rows of a table by number, and their gradient.
+//! Embedding lookup.
 //!
 //! | operand | shape |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | `ids` | `[...]`, integers below `vocab` |
 //! | result | `[..., hidden]` in the dtype of `table` |
 //!
-//! The gradient of the table adds up, in f32 and in the order of `ids`, the gradients of all places that
-//! used a row. Tasks own ranges of rows, so nothing is added twice and the order is always the same.
+//! The gradient of the table is accumulated in f32 in the order of `ids`; threads own ranges of rows, so the result is
+//! deterministic.
 
 use std::ffi::CStr;
 
@@ -24,11 +24,12 @@ use crate::runtime::operand::{Operand, OperandMut, Slice};
 
 mod cpu;
 
-/// See the [module](self) for shapes. An id beyond the table is an error of
-/// [`eval`](crate::eval()) on the CPU and not noticed elsewhere.
+/// Looks up the rows `ids` of `table`. See the [module](self) for shapes.
+///
+/// An id out of range is an error of [`eval`](crate::eval()) on the CPU and undetected on GPUs.
 ///
 /// # Errors
-/// A table that is no matrix.
+/// A table that is not two-dimensional.
 pub fn embedding(table: &Array, ids: &Array) -> MlxResult<Array> {
     let float = matches!(table.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float {
@@ -46,10 +47,10 @@ pub fn embedding(table: &Array, ids: &Array) -> MlxResult<Array> {
     apply(Embedding, &[table, &ids], &shape, table.dtype())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn reference(table: &Array, ids: &Array) -> MlxResult<Array> {
     table.take_axis(ids, 0)
 }
@@ -93,10 +94,10 @@ impl HostOp for EmbeddingBackward {
     }
 }
 
-/// `ids` as row numbers below `vocab`.
+/// Converts `ids` to row indices below `vocab`.
 ///
 /// # Panics
-/// For an id out of range, with its value.
+/// If an id is out of range.
 pub(super) fn row_indices(ids: &Operand, vocab: i32) -> Vec<u32> {
     let vocab = vocab.unsigned_abs();
     let checked = |id: i64| match u32::try_from(id) {

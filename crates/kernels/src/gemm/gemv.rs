@@ -1,4 +1,4 @@
-//! Products with few rows of activations: each weight is read once, and memory sets the pace.
+//! Products with few rows of activations: each weight is read once; bound by memory bandwidth.
 
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::element::Element;
@@ -12,13 +12,13 @@ const MAX_ROWS: usize = 8;
 /// Bytes of weights per task.
 const TASK_BYTES: usize = 64 << 10;
 
-/// A storage of weights.
+/// Storage format of weights.
 #[cfg(target_arch = "x86_64")]
 pub(crate) trait Weight: Element + super::gemv_avx512::Load {}
 #[cfg(target_arch = "x86_64")]
 impl<T: Element + super::gemv_avx512::Load> Weight for T {}
 
-/// A storage of weights.
+/// Storage format of weights.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) trait Weight: Element {}
 #[cfg(not(target_arch = "x86_64"))]
@@ -33,7 +33,7 @@ impl<T: Element> Weight for T {}
 /// | `out` | `[rows, n]` |
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the lengths do not match.
 pub(crate) fn dense<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize, out: &mut [f32]) {
     if columns == 0 || weight.is_empty() {
         return out.fill(0.0);

@@ -1,9 +1,9 @@
-//! Operands of nodes as matrices of a product.
+//! Matrices and precision of node operands.
 
 use super::{Dense, Precision, Rows};
 use crate::runtime::operand::{Operand, Slice, with_floats};
 
-/// How products with `x` are computed.
+/// Precision of products with activations `x`: bf16 for bf16, otherwise f32.
 pub(crate) fn precision(x: &Operand) -> Precision {
     match x.data {
         Slice::Bf16(_) => Precision::Bf16,
@@ -11,7 +11,7 @@ pub(crate) fn precision(x: &Operand) -> Precision {
     }
 }
 
-/// All dimensions but the last as rows.
+/// View of `operand` as a matrix: leading dimensions are flattened into rows.
 pub(crate) fn matrix<'a>(operand: &Operand<'a>) -> Box<dyn Rows + 'a> {
     let columns = operand.shape.last().map_or(1, |&dim| dim as usize);
     with_floats!(Slice, operand.data, data => {

@@ -1,4 +1,4 @@
-//! Copies operands into panels.
+//! Packing of operands into panels.
 //!
 //! A panel holds a fixed number of lanes: for each step of depth, one word per lane. A word is one f32, or
 //! two bf16 that follow each other in depth, which is what the instruction for dot products of bf16 takes.
@@ -24,7 +24,7 @@ const PANELS: usize = 16;
 /// Steps that one task has at least.
 const MIN_STEPS: usize = 64;
 
-/// A matrix and which of its axes are lanes.
+/// A matrix and the axis that forms its lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<'a> {
     matrix: &'a dyn Rows,
@@ -32,12 +32,12 @@ pub(crate) struct Lanes<'a> {
 }
 
 impl<'a> Lanes<'a> {
-    /// Lanes are the rows of `matrix`.
+    /// Uses the rows of `matrix` as lanes.
     pub(crate) fn rows(matrix: &'a dyn Rows) -> Self {
         Self { matrix, lanes_are_rows: true }
     }
 
-    /// Lanes are the columns of `matrix`.
+    /// Uses the columns of `matrix` as lanes.
     pub(crate) fn columns(matrix: &'a dyn Rows) -> Self {
         Self { matrix, lanes_are_rows: false }
     }
@@ -53,7 +53,7 @@ impl<'a> Lanes<'a> {
     }
 }
 
-/// A left operand, ready for any number of products.
+/// A packed left operand, reusable for several products.
 pub(crate) struct Packed {
     words: Scratch<u32>,
     pub(super) kernel: Kernel,

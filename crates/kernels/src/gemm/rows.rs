@@ -1,4 +1,4 @@
-//! Matrices a product can read: anything that gives parts of its rows.
+//! Matrices that products can read: any storage that provides parts of its rows.
 
 use std::ops::Range;
 
@@ -7,15 +7,15 @@ use half::bf16;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 
-/// A matrix read row by row, whatever its storage.
+/// A matrix of any storage that is read row by row.
 pub(crate) trait Rows: Sync {
     /// `(rows, columns)`
     fn shape(&self) -> (usize, usize);
 
-    /// Writes `columns` of `row` as f32.
+    /// Reads `columns` of `row` as f32.
     fn read(&self, isa: Isa, row: usize, columns: Range<usize>, wide: &mut [f32]);
 
-    /// Writes `columns` of `row` rounded to bf16.
+    /// Reads `columns` of `row`, rounded to bf16.
     fn read_bf16(&self, isa: Isa, row: usize, columns: Range<usize>, narrow: &mut [bf16]);
 }
 
@@ -77,7 +77,7 @@ vectorized! {
     }
 }
 
-/// Matrices of as many rows, read as one: their columns follow each other.
+/// Horizontal concatenation of matrices with equal numbers of rows.
 pub(crate) struct ConcatColumns<'a>(pub Vec<&'a dyn Rows>);
 
 impl ConcatColumns<'_> {
@@ -110,7 +110,7 @@ impl Rows for ConcatColumns<'_> {
     }
 }
 
-/// Some rows of a matrix: `rows` of them, the `i`-th one being `map(i)`.
+/// Gathered rows of a matrix: row `i` is row `map(i)` of `matrix`.
 pub(crate) struct GatheredRows<'a, F> {
     pub matrix: &'a dyn Rows,
     pub rows: usize,

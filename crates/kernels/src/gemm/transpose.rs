@@ -1,4 +1,4 @@
-//! Turns blocks of 32-bit words, the step of packing that does not vectorise by itself.
+//! Transposition of blocks of 32-bit words, the part of packing that compilers do not vectorize.
 
 use crate::runtime::isa::Isa;
 

@@ -1,5 +1,5 @@
-//! Products whose left operand is read where it lies, without being packed first: worth it where each number is
-//! met by few columns of the other side, or belongs to many rows.
+//! Products whose left operand is read in place, without packing: faster if elements are used by few columns of the
+//! right operand, or shared by many rows.
 
 use super::kernel::{Kernel, Precision};
 use super::pack::{Lanes, pack};
@@ -8,24 +8,24 @@ use crate::runtime::isa::Isa;
 use crate::runtime::pool::parallel_for;
 use crate::runtime::scratch;
 
-/// A matrix of f32 whose rows consist of equally many runs that follow each other in memory.
+/// An f32 matrix whose rows consist of contiguous segments of equal length.
 pub(crate) trait UnpackedRows: Sync {
     fn rows(&self) -> usize;
 
-    /// Runs of a row, and numbers of each.
+    /// Number of segments per row, and elements per segment.
     fn segments(&self) -> (usize, usize);
 
-    /// One run of a row.
+    /// Segment `index` of `row`.
     fn segment(&self, row: usize, index: usize) -> &[f32];
 }
 
-/// Whether products in `precision` can read such a matrix on `isa`.
+/// Whether products in `precision` on `isa` support unpacked left operands.
 pub(crate) fn supports_unpacked(isa: Isa, precision: Precision) -> bool {
     let kernel = Kernel::choose(isa, precision);
     kernel.precision == Precision::F32 && kernel.reads_rows()
 }
 
-/// Computes `left·rightᵀ` in f32 and hands the result to `finish` tile by tile, from many threads.
+/// Computes `left·rightᵀ` in f32 and passes every tile of the result to `finish`, from several threads.
 pub(crate) fn multiply_unpacked(
     isa: Isa,
     left: &impl UnpackedRows,

@@ -1,7 +1,7 @@
-//! The CPU kernel: blocks for many rows, weights where they lie for few; sums in f32.
+//! CPU kernel: a blocked product for many rows, a matrix-vector product for few, with f32 accumulation.
 //!
-//! Rows and columns of the result are split among threads, never the sum over `k`, so
-//! the result does not depend on how many threads there are.
+//! Threads divide rows and columns of the result, never the sum over `k`, so the result does not depend on the number
+//! of threads.
 
 use half::{bf16, f16};
 

@@ -1,4 +1,4 @@
-//! `C = op(A)·op(B)`, where `op` transposes the last two dimensions or does nothing.
+//! Batched matrix product `C = op(A)·op(B)`, where `op` optionally transposes the last two dimensions.
 //!
 //! | operand | shape as stored |
 //! |---|---|
@@ -6,8 +6,7 @@
 //! | `b` | `[..., k, n]`, or `[..., n, k]` when transposed; two-dimensional or `a`'s leading dimensions |
 //! | result | `[..., m, n]` in the operands' dtype, accumulated in f32 |
 //!
-//! Transposition is a flag because a linear layer keeps its weight as `[out, in]` and
-//! the gradients need both other orders: no operand is ever copied to turn it.
+//! Transposed operands are read in place, without a copy.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -21,7 +20,7 @@ use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 
-/// Which operands are stored transposed.
+/// Which operands are transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Transpose {
     /// `a` is `[..., k, m]`.
@@ -33,14 +32,14 @@ pub struct Transpose {
 impl Transpose {
     /// `A·B`
     pub const NONE: Self = Self { a: false, b: false };
-    /// `A·Bᵀ`: a linear layer with its weight as `[out, in]`.
+    /// `A·Bᵀ`, as in a linear layer with weight `[out, in]`.
     pub const B: Self = Self { a: false, b: true };
 }
 
-/// See the [module](self) for shapes.
+/// Computes the matrix product. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that do not fit, with both of them in the message.
+/// Incompatible shapes.
 pub fn matmul(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
     let float = matches!(a.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || a.dtype() != b.dtype() {
@@ -53,10 +52,10 @@ pub fn matmul(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
     apply(MatMul { transpose }, &[a, b], &shape, a.dtype())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
     let swap_if = |x: &Array, flag: bool| if flag { x.swap_axes(-1, -2) } else { Ok(x.clone()) };
     swap_if(a, transpose.a)?.matmul(swap_if(b, transpose.b)?)

@@ -1,4 +1,4 @@
-//! How long a convolution over an image takes.
+//! Benchmark of 2D convolutions.
 
 use std::slice::from_ref;
 
@@ -9,7 +9,7 @@ use super::{Budget, Call, Float, MAX_ELEMENTS, MAX_EXTENT, median, random};
 use crate::conv::{Options, conv2d};
 use crate::{Error, Result};
 
-/// What is timed.
+/// Timed pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -19,8 +19,8 @@ pub enum Pass {
     WeightGradient,
 }
 
-/// Images of `[batch, height, width, inputs]` and a square kernel of `[outputs, kernel, kernel, inputs/groups]`, with
-/// half a kernel of zeros around each image.
+/// A convolution of `[batch, height, width, inputs]` with a square kernel `[outputs, kernel, kernel, inputs/groups]` and
+/// padding `kernel / 2`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -73,10 +73,10 @@ impl Convolution {
     }
 }
 
-/// Median seconds of one pass over random numbers; takes at least half a second.
+/// Returns the median time of one pass in seconds, on random inputs. Takes at least half a second.
 ///
 /// # Errors
-/// [`Error::Config`] for sizes that are impossible or too large, before anything is allocated.
+/// [`Error::Config`] for invalid or too large sizes, before anything is allocated.
 pub fn measure_convolution(request: &Convolution) -> Result<f64> {
     request.check()?;
     let Convolution { batch, height, width, inputs, outputs, kernel, stride, groups, dtype, pass } = *request;

@@ -1,12 +1,10 @@
-//! How fast the kernels are on this machine, and how fast they could be.
+//! Benchmarks of the operations.
 //!
-//! [`measure`] and [`measure_convolution`] time one operation of a size of the caller's. [`report`] times each
-//! operation once at a typical size and compares it with the
-//! [roofline](https://doi.org/10.1145/1498765.1498785) of the machine: what its arithmetic and its memory allow, as
-//! [`Peaks`] measured them.
+//! [`measure`] and [`measure_convolution`] time one operation of a given size. [`report`] times every operation at a
+//! typical size and compares it with the [roofline](https://doi.org/10.1145/1498765.1498785) of the machine, from peaks
+//! measured by [`Peaks`].
 //!
-//! Operations are reached through their public functions, so what is timed is what models run: MLX's own
-//! kernels where they run on a GPU.
+//! Operations are called through their public functions, so the timings are those that models see, on GPUs too.
 
 use std::time::Instant;
 
@@ -29,22 +27,22 @@ pub use convolution::{Convolution, Pass, measure_convolution};
 pub use peaks::Peaks;
 pub use report::{Bound, Report, Row, report};
 
-/// The largest extent of a layer.
+/// Maximum extent of a layer.
 const MAX_EXTENT: usize = 1 << 20;
-/// Numbers of the largest matrix: 1 GiB in f32.
+/// Maximum number of elements of a matrix: 1 GiB in f32.
 const MAX_ELEMENTS: usize = 1 << 28;
 
-/// What [`measure`] can time.
+/// Operation timed by [`measure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// `x·Wᵀ`
     Linear,
-    /// The same with a packed `W`.
+    /// `x·Wᵀ` with a quantized `W`.
     QuantizedLinear,
 }
 
-/// Number format of activations, and of dense weights.
+/// Dtype of activations and dense weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -64,7 +62,7 @@ impl Float {
     }
 }
 
-/// One operation and its size: `x` is `[rows, inputs]` and `W` is `[outputs, inputs]`.
+/// An operation and its size: `x` is `[rows, inputs]` and `W` is `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -74,11 +72,11 @@ pub struct Request {
     pub inputs: usize,
     pub outputs: usize,
     pub dtype: Float,
-    /// Of a packed weight: 2, 3, 4, 5, 6 or 8.
+    /// Bits of a quantized weight: 2, 3, 4, 5, 6 or 8.
     pub bits: Option<usize>,
-    /// Packed weights that share a scale and a bias: 32, 64 or 128.
+    /// Group size of a quantized weight: 32, 64 or 128.
     pub group_size: usize,
-    /// How products with a packed weight are computed; `None` for as exactly as `dtype` allows.
+    /// Accuracy of products with a quantized weight; determined by `dtype` if `None`.
     pub accuracy: Option<Accuracy>,
 }
 
@@ -124,10 +122,10 @@ impl Request {
     }
 }
 
-/// Median seconds of one call on random numbers; takes at least half a second.
+/// Returns the median time of one call in seconds, on random inputs. Takes at least half a second.
 ///
 /// # Errors
-/// [`Error::Config`] for sizes and formats that are impossible or too large, before anything is allocated.
+/// [`Error::Config`] for invalid or too large sizes, before anything is allocated.
 pub fn measure(request: &Request) -> Result<f64> {
     let format = request.check()?;
     let Request { rows, inputs, outputs, accuracy, .. } = *request;
@@ -141,7 +139,7 @@ pub fn measure(request: &Request) -> Result<f64> {
     })
 }
 
-/// Nodes that `build` builds are computed with `accuracy`, if there is one.
+/// Calls `build` in the scope of `accuracy`, if given.
 fn within<R>(accuracy: Option<Accuracy>, build: impl FnOnce() -> R) -> R {
     match accuracy {
         Some(accuracy) => accuracy.scope(build),
@@ -166,11 +164,11 @@ impl Matrix {
     }
 }
 
-/// One call: arrays not yet computed.
+/// Unevaluated arrays of one call.
 struct Call {
-    /// What must be there before the clock starts, such as the forward pass of a gradient.
+    /// Arrays evaluated before the timer starts, such as the forward pass of a gradient.
     before: Vec<Array>,
-    /// What the call computes.
+    /// Arrays whose evaluation is timed.
     timed: Vec<Array>,
 }
 
@@ -180,7 +178,7 @@ impl Call {
     }
 }
 
-/// How long a measurement goes on: until both are reached.
+/// Minimum number of calls and seconds of a measurement.
 #[derive(Clone, Copy)]
 struct Budget {
     calls: usize,

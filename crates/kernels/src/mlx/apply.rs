@@ -1,4 +1,4 @@
-//! Building nodes.
+//! Construction of graph nodes.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,13 +13,19 @@ use super::op::{HostOp, VjpContext};
 use super::tape;
 use crate::error::MlxResult;
 
-/// Builds the node of `op` over `inputs` with one output of `shape` and `dtype`.
+/// Adds `op` to the graph, with one output of `shape` and `dtype`.
+///
+/// # Errors
+/// An exception raised by MLX.
 pub(crate) fn apply<O: HostOp>(op: O, inputs: &[&Array], shape: &[i32], dtype: Dtype) -> MlxResult<Array> {
     let mut outputs = apply_many(op, inputs, &[(shape, dtype)])?;
     outputs.pop().ok_or_else(|| Exception::custom("a node without outputs"))
 }
 
-/// Builds the node of `op` over `inputs`, with one output per shape and dtype.
+/// Adds `op` to the graph, with one output per shape and dtype.
+///
+/// # Errors
+/// An exception raised by MLX.
 pub(crate) fn apply_many<O: HostOp>(
     op: O,
     inputs: &[&Array],

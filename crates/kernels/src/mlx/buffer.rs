@@ -1,14 +1,17 @@
-//! Buffers of MLX as operands of kernels.
+//! Conversion of MLX buffers to operands.
 
 use mlx_sys::eat_buffer;
 
 use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 use crate::{Error, Result};
 
-/// Puts `numbers` in the place of those of `buffer`.
+/// Overwrites the contents of `buffer`.
 ///
 /// # Safety
 /// The buffer is live, and nothing else refers to it.
+///
+/// # Errors
+/// A buffer of another length or dtype than `numbers`.
 pub(crate) unsafe fn overwrite(buffer: &eat_buffer, numbers: &[u32]) -> Result<()> {
     if buffer.dtype != mlx_sys::mlx_dtype__MLX_UINT32 || buffer.size != numbers.len() {
         let message = format!("{} numbers for a place of {}", numbers.len(), buffer.size);

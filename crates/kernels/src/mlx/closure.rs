@@ -1,4 +1,4 @@
-//! Rust functions that MLX calls.
+//! Rust closures that MLX calls.
 
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
 
 use crate::error::MlxResult;
 
-/// The first error of a function, which MLX only calls a number that is not zero.
+/// First error of a closure; MLX itself only sees a nonzero status.
 type Failure = Arc<Mutex<Option<Exception>>>;
 
 struct Call<F> {
@@ -19,7 +19,7 @@ struct Call<F> {
     failure: Failure,
 }
 
-/// A function of arrays that lives as long as `'f`, or what MLX has made of it.
+/// A closure on arrays valid for `'f`, or an MLX transform of one.
 pub(crate) struct Closure<'f> {
     handle: mlx_closure,
     failure: Failure,
@@ -27,10 +27,10 @@ pub(crate) struct Closure<'f> {
 }
 
 impl<'f> Closure<'f> {
-    /// `function` as it is.
+    /// Wraps `function`.
     ///
     /// # Safety
-    /// What MLX makes of it calls it no more after `'f`, and never while it runs.
+    /// Transforms of the closure call it neither after `'f` nor reentrantly.
     pub(crate) unsafe fn new<F>(function: F) -> Self
     where
         F: FnMut(&[Array]) -> MlxResult<Vec<Array>> + 'f,
@@ -44,10 +44,10 @@ impl<'f> Closure<'f> {
         Self { handle, failure, function: PhantomData }
     }
 
-    /// What `transform` writes to its first argument, given this one as its second.
+    /// Applies a function transform of MLX, which reads its second argument and writes its first.
     ///
     /// # Errors
-    /// A status that is not 0.
+    /// A nonzero status.
     pub(crate) fn transformed(
         self,
         transform: impl FnOnce(*mut mlx_closure, mlx_closure) -> c_int,
@@ -59,10 +59,10 @@ impl<'f> Closure<'f> {
         if status == 0 { Ok(transformed) } else { Err(Exception::custom("MLX rejected a function")) }
     }
 
-    /// The outputs for `inputs`.
+    /// Calls the closure.
     ///
     /// # Errors
-    /// Those of the function, or of MLX.
+    /// Errors of the closure or of MLX.
     pub(crate) fn apply(&self, inputs: &[Array]) -> MlxResult<Vec<Array>> {
         let handles: Vec<mlx_array> = inputs.iter().map(Array::as_ptr).collect();
         // SAFETY: all handles are live; those of the vectors are made, used and freed here, and `arrays` adds

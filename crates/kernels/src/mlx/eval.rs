@@ -1,4 +1,4 @@
-//! Evaluation of nodes, and the failures of kernels that MLX cannot pass on.
+//! Evaluation, with the kernel failures that MLX cannot propagate.
 
 use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,28 +12,28 @@ use super::op::AnyOp;
 use crate::runtime::operand::{Operand, OperandMut};
 use crate::{Error, Result};
 
-/// First panic of a kernel since the last [`eval`].
+/// First kernel failure since the last [`eval`].
 static FAILURE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Evaluates `arrays`, and reports what went wrong in a kernel while doing so.
+/// Evaluates `arrays` and returns when they are computed.
 ///
 /// # Errors
-/// What MLX raised, or the message of a kernel that panicked.
+/// The message of a kernel that panicked, or an exception raised by MLX.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let outcome = mlx_rs::transforms::eval(arrays);
     failure()?;
     Ok(outcome?)
 }
 
-/// Starts to evaluate `arrays`; what goes wrong in a kernel meanwhile is reported by the next [`eval`].
+/// Starts evaluating `arrays` and returns immediately; kernel failures are reported by the next [`eval`].
 ///
 /// # Errors
-/// What MLX raised.
+/// An exception raised by MLX.
 pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     Ok(mlx_rs::transforms::async_eval(arrays)?)
 }
 
-/// Reports what went wrong in a kernel since the last call.
+/// Returns and clears the first kernel failure since the last call.
 ///
 /// # Errors
 /// The message of a kernel that panicked.
@@ -44,7 +44,7 @@ pub(crate) fn failure() -> Result<()> {
     }
 }
 
-/// Evaluates `op`; a panic is kept for [`eval`](self::eval()).
+/// Evaluates `op`; a panic is stored for [`eval`](self::eval()).
 ///
 /// # Safety
 /// The buffers are live, row-major and of dtypes that `op` takes; nothing else refers to `outputs` meanwhile.
@@ -64,7 +64,7 @@ pub(crate) unsafe fn run(op: &dyn AnyOp, inputs: &[eat_buffer], outputs: &[eat_b
     }
 }
 
-/// Keeps the first failure for [`eval`](self::eval()): nothing can be returned through MLX.
+/// Stores the first failure for [`eval`](self::eval()), since MLX callbacks cannot return errors.
 pub(super) fn note_failure(name: &CStr, message: &str) {
     FAILURE
         .lock()

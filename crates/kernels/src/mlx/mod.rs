@@ -1,4 +1,4 @@
-//! What ties kernels to MLX: nodes of its graph, evaluation, compiled graphs, devices, memory and processes.
+//! Binding of kernels to MLX: graph nodes, evaluation, recorded and compiled graphs, devices, memory, process groups.
 
 pub mod checkpoint;
 pub mod graphs;

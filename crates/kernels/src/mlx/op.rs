@@ -1,4 +1,4 @@
-//! A Rust kernel as a node of the MLX graph: lazy, differentiable, on the CPU stream.
+//! Kernels as nodes of the MLX graph: lazy, differentiable, evaluated on the CPU stream.
 
 use std::ffi::CStr;
 
@@ -8,38 +8,38 @@ use mlx_rs::error::Exception;
 use crate::error::MlxResult;
 use crate::runtime::operand::{Operand, OperandMut};
 
-/// What a kernel must tell to become a node.
+/// A CPU operation with one or more outputs.
 ///
-/// Shapes and dtypes are checked before the node is built, so `eval` cannot fail;
-/// a panic in it is caught and comes back as an error of [`eval`](crate::eval()).
+/// Shapes and dtypes are checked before the node is built, so `eval` is infallible; a panic is caught and
+/// returned by [`eval`](crate::eval()).
 pub(crate) trait HostOp: Send + Sync + 'static {
-    /// Shown by MLX in graphs and messages.
+    /// Name of the primitive in MLX graphs and messages.
     const NAME: &'static CStr;
 
-    /// Input whose memory each output takes over when nothing else needs it and shape and dtype are the
-    /// same, so that what stays need not be copied. `eval` then sees that input without elements, and the
-    /// output filled with them.
+    /// Input donated to each output, if any.
+    ///
+    /// The output takes over the input's buffer if nothing else references it and shape and dtype match. `eval` then
+    /// sees the input without elements, and the output with them.
     fn donors(&self, _inputs: usize, outputs: usize) -> Vec<Option<usize>> {
         vec![None; outputs]
     }
 
-    /// Fills the outputs; every operand is row-major. Runs on MLX's CPU thread.
+    /// Computes the outputs. All operands are row-major. Called on MLX's CPU thread.
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
 
-    /// Gradients of the inputs named by `argnums`, in that order.
+    /// Vector-Jacobian product: gradients with respect to the inputs `argnums`, in that order.
     fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>>;
 
-    /// How often `eval` can follow the first one on a [tape](crate::mlx::tape); fewer than always only where outputs
-    /// continue their donors.
+    /// Number of times a [tape](crate::mlx::tape) can replay the node; limited only if outputs extend donated inputs.
     fn runs_left(&self) -> usize {
         usize::MAX
     }
 
-    /// Comes before each further `eval` on a tape. Outputs that continue a donor hold what the last one left.
+    /// Called before each replay. Outputs that extend a donated input still hold the previous result.
     fn advance(&self) {}
 }
 
-/// A [`HostOp`] of any type.
+/// Object-safe part of [`HostOp`].
 pub(crate) trait AnyOp: Send + Sync {
     fn name(&self) -> &'static CStr;
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]);
@@ -70,17 +70,17 @@ impl<O: HostOp> AnyOp for O {
     }
 }
 
-/// What a gradient is computed from.
+/// Context of a vector-Jacobian product.
 pub(crate) struct VjpContext {
     /// Inputs of the node.
     pub inputs: Vec<Array>,
-    /// Its outputs.
+    /// Outputs of the node.
     pub outputs: Vec<Array>,
-    /// Gradients of the outputs; zeros for an output nobody used.
+    /// Gradients of the outputs; zeros for unused ones.
     pub cotangents: Vec<Array>,
 }
 
-/// The gradient of a node whose gradient is asked for by nobody.
+/// Error of a node that is not differentiable.
 pub(crate) fn no_gradient(name: &CStr) -> MlxResult<Vec<Array>> {
     Err(Exception::custom(format!("{name:?} has no gradient of its own")))
 }

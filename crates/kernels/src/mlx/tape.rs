@@ -1,8 +1,7 @@
-//! A pass of a model as a list of its kernels, run again without building and walking its graph: with one
-//! token, that takes a good part of the time of the kernels themselves.
+//! Replay of a forward pass as a list of kernels, without rebuilding its graph. For one token, building and traversing
+//! the graph takes a good part of the time of the kernels themselves.
 //!
-//! A tape knows of kernels of our own only, so it exists only for a pass that consists of nothing else but
-//! views, and only on the CPU.
+//! A pass can be replayed on the CPU if it consists of this crate's operations and views only.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -18,7 +17,7 @@ use super::op::AnyOp;
 use crate::Result;
 use crate::runtime::element::widened;
 
-/// A node that was built, with its operands.
+/// A node of the graph with its operands.
 struct Node {
     op: Arc<dyn AnyOp>,
     inputs: Vec<Array>,
@@ -26,11 +25,11 @@ struct Node {
 }
 
 thread_local! {
-    /// What this thread builds, while it records.
+    /// Nodes built by this thread since the start of a recording, if there is one.
     static NODES: RefCell<Option<Vec<Node>>> = const { RefCell::new(None) };
 }
 
-/// Notes a node if the thread records.
+/// Appends a node to this thread's recording, if there is one.
 pub(crate) fn record_node<'a, O: AnyOp + 'static>(
     node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array]),
 ) {
@@ -43,10 +42,10 @@ pub(crate) fn record_node<'a, O: AnyOp + 'static>(
     });
 }
 
-/// Nodes that were built, to become a [`Tape`] once they are evaluated.
+/// Recorded nodes, which become a [`Tape`] once they are evaluated.
 pub struct Recording(Vec<Node>);
 
-/// Calls `build` and notes the nodes it builds.
+/// Calls `build` and records the nodes it adds to the graph on this thread.
 pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
     /// Ends the recording, also when `build` panics.
     struct End;
@@ -62,8 +61,10 @@ pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
 }
 
 impl Recording {
-    /// The tape of a pass from `ids` to `result`, both evaluated. `constants` are what else the pass may read.
-    /// `None` where the pass has parts that a tape cannot repeat.
+    /// Returns the tape of a pass from `ids` (uint32) to `result`, both evaluated. `constants` are the other arrays
+    /// that the pass may read, such as parameters.
+    ///
+    /// Returns `None` if the pass contains operations that cannot be replayed.
     pub fn tape<'a>(
         self,
         ids: &Array,
@@ -106,13 +107,13 @@ impl Recording {
     }
 }
 
-/// Kernels in order, with the memory they read and write.
+/// A replayable pass: kernels in order, with the buffers they read and write.
 pub struct Tape {
     steps: Vec<Step>,
     runs_left: usize,
     ids: eat_buffer,
     result: eat_buffer,
-    /// Whose memory the buffers are.
+    /// Owners of the buffers.
     arrays: Vec<Array>,
 }
 
@@ -123,11 +124,11 @@ struct Step {
 }
 
 impl Tape {
-    /// Puts `ids` in the place of those of the last run and returns the result's numbers, row-major. `None`
-    /// where a cache has no room left; nothing has happened then.
+    /// Replays the pass for other `ids` and returns the result, row-major. Returns `None`, without any effect, if a
+    /// cache is full.
     ///
     /// # Errors
-    /// As many `ids` as were recorded are expected; the message of a kernel that panicked.
+    /// Another number of `ids` than recorded, or the message of a kernel that panicked.
     pub fn run(&mut self, ids: &[u32]) -> Result<Option<Vec<f32>>> {
         if self.runs_left == 0 {
             return Ok(None);
@@ -148,12 +149,12 @@ impl Tape {
     }
 }
 
-/// Address of the elements of an evaluated array.
+/// Address of the elements of an evaluated, row-major array.
 fn place(array: &Array) -> Option<usize> {
     buffer(array).map(|buffer| buffer.data as usize)
 }
 
-/// An evaluated, row-major array.
+/// Buffer of an array; `None` unless it is evaluated and row-major.
 fn buffer(array: &Array) -> Option<eat_buffer> {
     let handle = array.as_ptr();
     let (mut evaluated, mut row_major) = (false, false);

@@ -1,4 +1,4 @@
-//! The nodes of `LayerNorm`.
+//! `LayerNorm`.
 
 use std::ffi::CStr;
 
@@ -13,10 +13,10 @@ use crate::runtime::element::{Element, narrow_to, widened, with_element};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut};
 
-/// `x`: `[..., hidden]`, `weight` and `bias`: `[hidden]` → as `x`.
+/// Applies `LayerNorm` to `x`: `[..., hidden]` with `weight` and `bias`: `[hidden]`.
 ///
 /// # Errors
-/// Parameters of another length, with both shapes in the message.
+/// Incompatible shapes.
 pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResult<Array> {
     if !(on_cpu() && are_floats(&[x, weight, bias])) {
         return layer_norm_reference(x, weight, bias, eps);
@@ -26,10 +26,10 @@ pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResul
     apply(LayerNorm { eps }, &[x, weight, bias], x.shape(), x.dtype())
 }
 
-/// [`layer_norm`] in MLX's own operations.
+/// Reference implementation of [`layer_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn layer_norm_reference(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResult<Array> {
     fast::layer_norm(x, weight, bias, eps)?.as_dtype(x.dtype())
 }

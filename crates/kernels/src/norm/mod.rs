@@ -1,4 +1,4 @@
-//! Normalisation over the last dimension.
+//! Normalization over the last dimension.
 //!
 //! | operation | result |
 //! |---|---|
@@ -11,8 +11,7 @@
 //! | `x`, `delta`, results | `[..., hidden]`, in the dtype of `x` |
 //! | `weight`, `bias` | `[hidden]`, in any floating-point dtype |
 //!
-//! Backward passes compute the gradient of the weight only where somebody asks for it: adapters train
-//! with norms that stand still.
+//! Gradients of the weight and bias are computed only if requested: with adapters, norms are usually frozen.
 
 use std::ffi::CStr;
 
@@ -32,19 +31,19 @@ mod layer;
 
 pub use layer::{layer_norm, layer_norm_reference};
 
-/// Constants of an `RMSNorm`.
+/// Options of `RMSNorm`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RmsNormOptions {
-    /// Keeps the root away from zero.
+    /// Term added to the mean square for numerical stability.
     pub eps: f32,
-    /// Added to the weight: 1 in Gemma, whose checkpoints store the distance from one, else 0.
+    /// Constant added to the weight: 1 for Gemma, whose checkpoints store `weight - 1`, otherwise 0.
     pub offset: f32,
 }
 
-/// `x`: `[..., hidden]`, `weight`: `[hidden]` → as `x`.
+/// Applies `RMSNorm` to `x`: `[..., hidden]` with `weight`: `[hidden]`.
 ///
 /// # Errors
-/// A weight of another length, with both shapes in the message.
+/// Incompatible shapes.
 pub fn rms_norm(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if !(on_cpu() && are_floats(&[x, weight])) {
         return rms_norm_reference(x, weight, rms);
@@ -53,10 +52,10 @@ pub fn rms_norm(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Arr
     apply(RmsNorm { rms }, &[x, weight], x.shape(), x.dtype())
 }
 
-/// `x` and `delta`: `[..., hidden]`, `weight`: `[hidden]` → the sum and its norm, both as `x`.
+/// Adds `delta` to `x`, both `[..., hidden]`, and returns the sum and its `RMSNorm` with `weight`: `[hidden]`.
 ///
 /// # Errors
-/// Shapes that do not fit, with both of them in the message.
+/// Incompatible shapes.
 pub fn residual_rms_norm(
     x: &Array,
     delta: &Array,
@@ -76,10 +75,10 @@ pub fn residual_rms_norm(
     pair(apply_many(ResidualRmsNorm { rms }, &[x, &delta, weight], &[output, output])?)
 }
 
-/// [`rms_norm`] in MLX's own operations.
+/// Reference implementation of [`rms_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn rms_norm_reference(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if rms.offset == 0.0 {
         return fast::rms_norm(x, Some(weight), rms.eps)?.as_dtype(x.dtype());
@@ -89,10 +88,10 @@ pub fn rms_norm_reference(x: &Array, weight: &Array, rms: RmsNormOptions) -> Mlx
     fast::rms_norm(x, Some(&weight), rms.eps)?.as_dtype(x.dtype())
 }
 
-/// [`residual_rms_norm`] in MLX's own operations.
+/// Reference implementation of [`residual_rms_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn residual_rms_norm_reference(
     x: &Array,
     delta: &Array,

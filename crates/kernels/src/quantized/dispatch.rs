@@ -1,4 +1,4 @@
-//! Products of the same activations with one packed matrix or several.
+//! Dispatch of products with one or several quantized matrices.
 
 #[cfg(target_arch = "x86_64")]
 use super::prefill;
@@ -7,7 +7,7 @@ use crate::gemm::{self, Dense, Lanes, Packed, store};
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;
 
-/// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
+/// Whether [`linear`] is faster than a blocked product.
 pub(crate) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
     rows <= gemv::MAX_ROWS || has_prefill(isa, accuracy, format)
 }
@@ -18,17 +18,17 @@ fn has_prefill(isa: Isa, accuracy: Accuracy, format: Format) -> bool {
     accuracy == Accuracy::Int8 && prefill::Kernel::choose(isa, format).is_some()
 }
 
-/// Not yet for this processor.
+/// Not available on this architecture.
 #[cfg(not(target_arch = "x86_64"))]
 fn has_prefill(_isa: Isa, _accuracy: Accuracy, _format: Format) -> bool {
     false
 }
 
-/// Computes `products` for any number of rows of `x`. Neighbours in one format share a form of `x` and a job, so
-/// that threads wait for each other once.
+/// Computes `products` for any number of rows of `x`. Consecutive products of the same format share the prepared `x` and
+/// one parallel loop.
 ///
 /// # Panics
-/// For lengths that do not fit each other.
+/// If the lengths do not match.
 pub(crate) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     for Product { weights, y } in &*products {
         let (rows, columns) = (weights.rows, weights.columns);

@@ -1,4 +1,4 @@
-//! Rows of a packed table by number: the embedding of a quantized model.
+//! Embedding lookup in a quantized table.
 
 use std::ffi::CStr;
 
@@ -17,10 +17,10 @@ use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, OperandMut, with_floats};
 use crate::runtime::scratch;
 
-/// `ids`: `[...]`, integers below the number of rows → `[..., columns]` in `dtype`.
+/// Looks up the rows `ids`: `[...]` of a quantized table and dequantizes them to `[..., columns]` in `dtype`.
 ///
 /// # Errors
-/// Arrays that do not fit each other.
+/// Arrays of the table that do not match its format.
 pub fn embedding(table: PackedWeight, ids: &Array, dtype: Dtype) -> MlxResult<Array> {
     let (_, columns) = table.shape()?;
     if !on_cpu() {

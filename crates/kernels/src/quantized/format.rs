@@ -1,8 +1,7 @@
-//! What a packed matrix is made of: its format, its three arrays, and that they fit each other.
+//! Quantization formats and the arrays of a quantized matrix.
 //!
-//! A weight is `scale·(level − zero) + bias`, with one scale and one bias per group of neighbouring columns.
-//! Levels are small non-negative integers, the codes themselves for affine formats. In mxfp4 they are
-//! twice the number that the code stands for, plus 12, so that every kernel sees the same form.
+//! A weight is `scale·(level − zero) + bias`, with one scale and bias per group of consecutive columns. Levels are small
+//! non-negative integers: the codes for affine formats, and twice the E2M1 value plus 12 for mxfp4.
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -17,12 +16,12 @@ use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, prefetch, vectorized};
 use crate::runtime::operand::Slice;
 
-/// How codes become numbers.
+/// Mapping from codes to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// `scale·code + bias`, in the dtype of the scales.
     Affine,
-    /// 4-bit floating-point numbers E2M1 times a power of two, of the
+    /// 4-bit floating-point values (E2M1) times a power of two, as in the
     /// [OCP microscaling formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf).
     Mxfp4,
 }
@@ -37,7 +36,7 @@ impl Mode {
     }
 }
 
-/// A format of packed weights.
+/// Quantization format: mode, bits and group size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Format {
     mode: Mode,
@@ -62,13 +61,14 @@ pub(super) fn mxfp4_level(code: u8) -> u8 {
 }
 
 impl Format {
-    /// Groups of 32 numbers of 4 bits that share a power of two.
+    /// MXFP4: 4 bits, with a power-of-two scale per group of 32.
     pub const MXFP4: Self = Self { mode: Mode::Mxfp4, bits: 4, group_size: 32 };
 
-    /// `bits` (2, 3, 4, 5, 6 or 8) per weight, a scale and a bias per `group_size` (32, 64 or 128) columns.
+    /// Affine format with `bits` (2, 3, 4, 5, 6 or 8) per weight and a scale and bias per `group_size` (32, 64 or 128)
+    /// columns.
     ///
     /// # Errors
-    /// Any other number, named.
+    /// Unsupported values.
     pub fn affine(bits: usize, group_size: usize) -> MlxResult<Self> {
         if !matches!(bits, 2..=6 | 8) || !matches!(group_size, 32 | 64 | 128) {
             return Err(Exception::custom(format!(
@@ -79,7 +79,7 @@ impl Format {
         Ok(Self { mode: Mode::Affine, bits, group_size })
     }
 
-    /// How codes become numbers.
+    /// Mapping from codes to values.
     #[must_use]
     pub fn mode(self) -> Mode {
         self.mode
@@ -91,7 +91,7 @@ impl Format {
         self.bits
     }
 
-    /// Columns that share a scale.
+    /// Number of consecutive columns that share a scale.
     #[must_use]
     pub fn group_size(self) -> usize {
         self.group_size

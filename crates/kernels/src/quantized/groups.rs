@@ -1,4 +1,4 @@
-//! Scales and biases of packed weights, widened for products.
+//! Scales and biases of quantized weights as f32.
 
 use std::ops::Range;
 
@@ -24,13 +24,13 @@ pub(super) struct WidenedGroups {
 
 impl WidenedGroups {
     pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
-        let mut groups = Self::room(weights, rows.len());
+        let mut groups = Self::with_capacity(weights, rows.len());
         groups.read(isa, weights, rows);
         groups
     }
 
     /// Room for those of at most `rows` rows, of unspecified content.
-    pub(super) fn room(weights: &QuantizedRows, rows: usize) -> Self {
+    pub(super) fn with_capacity(weights: &QuantizedRows, rows: usize) -> Self {
         let count = weights.groups() * Self::parts(weights);
         Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count, len: 0 }
     }

@@ -1,4 +1,4 @@
-//! From packed codes to levels and numbers.
+//! Unpacking of codes to levels and values.
 
 use std::ops::Range;
 

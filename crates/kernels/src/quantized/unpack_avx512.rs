@@ -1,4 +1,4 @@
-//! Formats of 4 bits: the 16 weights a group can have are computed once and looked up.
+//! Unpacking of 4-bit formats with AVX-512: the 16 possible values of a group are computed once and looked up.
 
 #![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
 

@@ -1,4 +1,4 @@
-//! The CPU kernel: a token at a time, all its heads by the same sines and cosines.
+//! CPU kernel: sines and cosines are computed once per token and shared by all heads.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::pool::parallel_ranges;
 
-/// Numbers a task turns at least: less is done before another thread is awake.
+/// Minimum number of elements per task.
 const GRAIN: usize = 1 << 16;
 
-/// Steps after which angles are computed anew instead of turned on: rounding stays within 1e-14.
+/// Steps after which angles are recomputed instead of advanced by rotation: the error stays within 1e-14.
 const STEPS: usize = 64;
 
 /// Positions of the tokens.
@@ -29,7 +29,7 @@ impl Positions<'_> {
     }
 }
 
-/// Turns each input into its output; `inv_freq` are angles per position.
+/// Rotates each input into its output; `inv_freq` are angles per position.
 pub(crate) fn rotate<T: Element>(
     isa: Isa,
     inv_freq: &[f64],

@@ -1,14 +1,14 @@
 //! Rotary position embeddings ([RoPE](https://arxiv.org/abs/2104.09864)) of queries and keys, half-split
-//! layout: the pair `(x[i], x[i + dims/2])` turns by `scale · position / period[i]`; numbers of a head from
-//! `dims` on stay.
+//! layout: the pair `(x[i], x[i + dims/2])` is rotated by `scale · position / period[i]`; elements of a head
+//! from `dims` on are unchanged.
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `q`, `k` | `[batch, time, heads, head_dim]`, each with heads of its own |
-//! | positions | the first one, or `[batch, time]`, i32 |
+//! | `q`, `k` | `[batch, time, heads, head_dim]`, with possibly different `heads` |
+//! | positions | an offset, or `[batch, time]`, i32 |
 //! | results | as `q` and `k` |
 //!
-//! On the CPU one node turns both, with angles in f64: f32 is wrong in the third digit at position 100 000.
+//! On the CPU one node rotates both, with angles in f64: f32 has an error in the third digit at position 100 000.
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -29,28 +29,29 @@ use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
 pub(super) mod cpu;
 
-/// How fast each pair turns.
+/// Frequencies of a rotary embedding.
 #[derive(Debug, Clone)]
 pub struct RotaryFrequencies {
     dims: i32,
     scale: f32,
     /// Period of each pair over 2π, `[dims/2]`.
     periods: Array,
-    /// Angle of each pair at position 1.
+    /// Inverse frequencies, `scale / period`: radians per position.
     inv_freq: Arc<[f64]>,
 }
 
-/// Where the tokens stand.
+/// Positions of tokens.
 #[derive(Debug, Clone, Copy)]
 pub enum Positions<'a> {
-    /// One after the other from this one on, in every sequence.
+    /// Consecutive positions from this one on, in every sequence.
     Offset(i32),
-    /// `[batch, time]`, i32: sequences packed into one row count from zero each.
+    /// Position ids, `[batch, time]`, i32: sequences packed into one row each start at zero.
     Ids(&'a Array),
 }
 
 impl RotaryFrequencies {
-    /// For pairs of the given periods over 2π; positions are multiplied by `scale`.
+    /// Creates the frequencies of `2 · periods.len()` dimensions from periods over 2π, in positions. Positions are
+    /// multiplied by `scale`.
     #[must_use]
     pub fn new(periods: &[f64], scale: f64) -> Self {
         let narrow: Vec<f32> = periods.iter().map(|&period| period as f32).collect();
@@ -62,10 +63,10 @@ impl RotaryFrequencies {
         }
     }
 
-    /// Angle of each pair at position 1, for heads of `head_dim` numbers.
+    /// Inverse frequencies for heads of dimension `head_dim`.
     ///
     /// # Errors
-    /// Heads with fewer numbers than are turned.
+    /// A `head_dim` smaller than the number of rotated dimensions.
     pub(super) fn inv_freq(&self, head_dim: i32) -> MlxResult<Arc<[f64]>> {
         if self.dims > head_dim {
             let message =
@@ -75,17 +76,17 @@ impl RotaryFrequencies {
         Ok(self.inv_freq.clone())
     }
 
-    /// Periods `theta^(2i/dims)`.
+    /// Default periods over 2π, `theta^(2i/dims)`.
     #[must_use]
     pub fn periods(theta: f64, dims: i32) -> Vec<f64> {
         (0..dims / 2).map(|i| theta.powf(f64::from(2 * i) / f64::from(dims))).collect()
     }
 }
 
-/// Turned `q` and `k`; see the [module](self) for shapes.
+/// Rotates `q` and `k`. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn rope(
     q: &Array,
     k: &Array,
@@ -115,10 +116,10 @@ fn pair(arrays: Vec<Array>) -> MlxResult<(Array, Array)> {
     Ok((q, k))
 }
 
-/// One of the two in MLX's own operations.
+/// Reference implementation for one of the two, composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(x: &Array, rotation: &RotaryFrequencies, positions: Positions) -> MlxResult<Array> {
     let &RotaryFrequencies { dims, scale, ref periods, .. } = rotation;
     match positions {
@@ -165,7 +166,7 @@ fn check(q: &Array, k: &Array, rotation: &RotaryFrequencies, positions: Position
 
 /// Inputs `q`, `k` and, when there is no first one, positions.
 struct Rope {
-    /// Angle of each pair at position 1.
+    /// Inverse frequencies, `scale / period`: radians per position.
     inv_freq: Arc<[f64]>,
     /// First position.
     first: Option<i32>,

@@ -1,11 +1,11 @@
-//! One slice written by many tasks, each to a place of its own.
+//! Parallel writes to disjoint parts of one slice.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::runtime::pool::parallel_for;
 
-/// A mutable slice that tasks of one job share.
+/// A mutable slice shared by the tasks of a parallel loop, which borrow disjoint parts of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
@@ -23,10 +23,10 @@ impl<'a, T> Disjoint<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// A slice that may have gaps others use: only the parts asked for are ever touched.
+    /// A slice with gaps that other code may use: only the requested parts are accessed.
     ///
     /// # Safety
-    /// These elements can be written, and nobody else uses the parts asked for.
+    /// The elements are writable, and nothing else accesses the requested parts.
     pub(crate) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
         Self { data, len, slice: PhantomData }
     }
@@ -35,13 +35,13 @@ impl<'a, T> Disjoint<'a, T> {
         self.len
     }
 
-    /// The part `range`.
+    /// Mutable subslice `range`.
     ///
     /// # Safety
     /// No two parts in use at once may overlap.
     ///
     /// # Panics
-    /// For a range beyond the slice.
+    /// If `range` is out of bounds.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
@@ -50,7 +50,7 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-/// Cuts `slice` into chunks of `len` elements, the last one shorter, and calls `task` with each and its index.
+/// Calls `task` in parallel with the index and contents of every chunk of `len` elements; the last may be shorter.
 pub(crate) fn parallel_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let len = len.max(1);
     let shared = Disjoint::new(slice);
@@ -61,7 +61,7 @@ pub(crate) fn parallel_chunks<T: Send>(slice: &mut [T], len: usize, task: impl F
     });
 }
 
-/// Calls `task` with each of `items`, which may hold parts of several slices.
+/// Calls `task` in parallel with each item, which may borrow from several slices.
 pub(crate) fn parallel_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
     let mut items: Vec<T> = items.collect();
     parallel_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));

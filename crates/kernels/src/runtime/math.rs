@@ -1,7 +1,6 @@
-//! Functions of one number that vectorise: branch-free, in f32, within 2 units in the last place unless
-//! said otherwise.
+//! Branch-free f32 functions that vectorize, accurate to 2 units in the last place unless noted.
 
-/// `exp(x)`; 0 below -87.3, where the true value is less than the smallest normal number, infinite above 88.7.
+/// `exp(x)`; 0 below -87.3, where the result would be subnormal, and infinite above 88.7.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
@@ -43,19 +42,20 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `tanh(x)` within 5e-7 of its size.
+/// `tanh(x)`, with a relative error of at most 5e-7.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
 pub(crate) fn tanh(x: f32) -> f32 {
     let square = x * x;
-    // The series of Taylor where the difference below would cancel.
+    // Taylor series, where the difference below would cancel.
     let near = x * (1.0 + square * (-0.333_333_34 + square * (0.133_333_34 - square * 0.053_968_254)));
     let far = 1.0 - 2.0 / (exp(2.0 * x) + 1.0);
     if x.abs() < 0.25 { near } else { far }
 }
 
-/// Density and cumulative distribution of the standard normal, the latter within 2e-7.
+/// Probability density and cumulative distribution of the standard normal, the latter with an absolute error of at
+/// most 2e-7.
 ///
 /// Abramowitz and Stegun, Handbook of Mathematical Functions, 26.2.17.
 #[inline(always)]

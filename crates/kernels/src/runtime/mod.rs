@@ -1,4 +1,4 @@
-//! What CPU kernels stand on, without MLX: threads, working memory, instruction sets and number formats.
+//! Runtime of the CPU kernels, independent of MLX: thread pool, working memory, instruction sets, number formats.
 
 pub(crate) mod disjoint;
 pub(crate) mod element;

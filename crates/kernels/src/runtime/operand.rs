@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// Elements of one operand.
+/// Elements of an input.
 #[derive(Clone, Copy)]
 pub(crate) enum Slice<'a> {
     F32(&'a [f32]),
@@ -27,13 +27,13 @@ pub(crate) enum SliceMut<'a> {
     Bf16(&'a mut [bf16]),
 }
 
-/// A row-major output: every element must be written, as none is set unless a donor gave its own.
+/// A row-major output. Its elements are uninitialized unless a donated input provides them, so all must be written.
 pub(crate) struct OperandMut<'a> {
     pub shape: &'a [i32],
     pub data: SliceMut<'a>,
 }
 
-/// Calls `$body` with `$x` bound to the slice of any floating-point operand.
+/// Evaluates `$body` with `$x` bound to the slice of a floating-point operand.
 macro_rules! with_floats {
     ($kind:ident, $data:expr, $x:ident => $body:expr) => {
         match $data {

@@ -1,7 +1,6 @@
-//! Reductions of a row that vectorise: a compiler must not reorder a sum of floats by itself, so the
-//! order is written out. It is the same for every instruction set.
+//! Reductions of a row in an explicit order that vectorizes; the order is the same for every instruction set.
 
-/// Partial sums side by side: two vectors of the widest kind, so that additions overlap.
+/// Parallel accumulators: two AVX-512 registers, to hide the latency of additions.
 const LANES: usize = 32;
 
 /// `Σ aᵢ·bᵢ`
@@ -31,7 +30,7 @@ pub(crate) fn sum(row: &[f32]) -> f32 {
     reduce(row, 0.0, |x, y| x + y)
 }
 
-/// The largest; numbers that are NaN are passed over, and no number at all is -∞.
+/// Maximum of `row`, ignoring NaN; -∞ if there is none.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]

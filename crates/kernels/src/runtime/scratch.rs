@@ -1,20 +1,20 @@
-//! Working memory of kernels, kept between calls: fresh pages cost more than many a kernel.
+//! Working memory of kernels, recycled between calls: page faults of fresh memory cost more than many kernels.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// A cache line: buffers start on one.
+/// Size of a cache line in bytes; buffers are aligned to it.
 const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-/// Lines up to which a buffer stays with the thread that used it last, which needs no lock.
+/// Lines up to which a buffer is recycled by its thread, without a lock.
 const LOCAL_MAX: usize = (64 << 10) / LINE;
 
-/// Lines of all buffers that one place keeps.
+/// Lines that each free list keeps.
 const LOCAL_CAPACITY: usize = (2 << 20) / LINE;
 const SHARED_CAPACITY: usize = (256 << 20) / LINE;
 
@@ -24,7 +24,7 @@ thread_local! {
     static LOCAL: RefCell<FreeList> = const { RefCell::new(FreeList::new()) };
 }
 
-/// Buffers that nobody uses, the longest unused first.
+/// Unused buffers, least recently used first.
 struct FreeList {
     buffers: Vec<Vec<Line>>,
     lines: usize,
@@ -50,24 +50,24 @@ impl FreeList {
     }
 }
 
-/// `lines` rounded up to one of few sizes, so that a buffer serves needs of about its size.
+/// Rounds `lines` up to a size class, so that buffers can be reused for requests of similar size.
 fn size_class(lines: usize) -> usize {
     let step = (lines.next_power_of_two() / 8).max(1);
     lines.next_multiple_of(step)
 }
 
-/// Plain numbers, for which every pattern of bits is a value.
+/// Plain number types, for which every bit pattern is valid.
 pub(crate) trait Plain: bytemuck::Pod + Send + Sync {}
 impl<T: bytemuck::Pod + Send + Sync> Plain for T {}
 
-/// `len` elements with what the last user left in them; goes back when dropped.
+/// Buffer of `len` elements, returned to its free list when dropped.
 pub(crate) struct Scratch<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
 
-/// A buffer of `len` elements on a cache line, of unspecified content.
+/// Returns a cache-line-aligned buffer of `len` elements with unspecified contents.
 pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
     let recycled = if wanted <= LOCAL_MAX {

@@ -1,4 +1,4 @@
-//! The CPU kernels: a row at a time, in f32.
+//! CPU kernels: row by row in f32.
 
 use crate::runtime::disjoint::parallel_items;
 use crate::runtime::element::Element;

@@ -2,9 +2,9 @@
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `x`, result | `[..., n]`, the same dtype; f32 inside |
+//! | `x`, result | `[..., n]`, the same dtype; computed in f32 |
 //!
-//! As in MLX, a row of nothing but -∞ is NaN.
+//! As in MLX, the softmax of a row of -∞ is NaN.
 
 use std::ffi::CStr;
 
@@ -21,10 +21,10 @@ use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 
-/// See the [module](self) for shapes.
+/// Applies the softmax over the last dimension. See the [module](self) for shapes.
 ///
 /// # Errors
-/// An `x` without dimensions.
+/// A zero-dimensional `x`.
 pub fn softmax(x: &Array) -> MlxResult<Array> {
     let float = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || x.ndim() == 0 {
@@ -33,10 +33,10 @@ pub fn softmax(x: &Array) -> MlxResult<Array> {
     apply(Softmax, &[x], x.shape(), x.dtype())
 }
 
-/// MLX's own kernel.
+/// Reference implementation by MLX.
 ///
 /// # Errors
-/// An `x` without dimensions.
+/// A zero-dimensional `x`.
 pub fn reference(x: &Array) -> MlxResult<Array> {
     softmax_axis(x, -1, true)
 }

@@ -1,4 +1,4 @@
-//! Products with few rows of activations: each packed weight is read once, and memory sets the pace.
+//! Products with few rows of activations: each packed weight is read once; bound by memory bandwidth.
 
 use std::ops::Range;
 
@@ -80,7 +80,7 @@ fn for_each_widened(
     out: &mut [f32],
     mut multiply: impl FnMut(Range<usize>, (&[f32], &[f32]), &mut [f32]),
 ) {
-    let mut groups = WidenedGroups::room(weights, BLOCK);
+    let mut groups = WidenedGroups::with_capacity(weights, BLOCK);
     let products = out.len() / range.len();
     for (start, out) in range.clone().step_by(BLOCK).zip(out.chunks_mut(BLOCK * products)) {
         let rows = start..(start + BLOCK).min(range.end);
@@ -117,7 +117,7 @@ fn for_each_block<N>(
     }
 }
 
-/// Activations in the form that a kernel reads.
+/// Activations in the layout of a kernel.
 enum Prepared<'a> {
     /// As they are, with the sums of their groups.
     F32(Isa, &'a [f32], Scratch<f32>),

@@ -1,4 +1,4 @@
-//! Products of many rows in 8-bit integers.
+//! Products of many rows in int8 arithmetic.
 //!
 //! Levels go into panels of rows of weights, four columns per word, which the instructions for dot products
 //! of bytes take; activations stay row-major. Sums are integers within a group of columns and f32 from group
