@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Mask;
-use crate::kernels::norm::Rms;
+use crate::kernels::norm::RmsNormOptions;
 use crate::nn::{self, Heads, RmsNorm, Rope, RopeScaling};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ pub(super) struct Shape {
     pub(super) kv_heads: i32,
     pub(super) head_dim: i32,
     pub(super) vocab: i32,
-    norm: Rms,
+    norm: RmsNormOptions,
     pub(super) tied: bool,
 }
 
@@ -86,7 +86,7 @@ impl Shape {
             kv_heads,
             head_dim: config::size("head_dim", head_dim, 1 << 14)?,
             vocab: config::size("vocab_size", file.vocab_size, 1 << 24)?,
-            norm: Rms { eps: norm_eps, offset: defaults.norm_offset },
+            norm: RmsNormOptions { eps: norm_eps, offset: defaults.norm_offset },
             tied: file.tie_word_embeddings.unwrap_or(defaults.tied),
         })
     }

@@ -8,8 +8,8 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
 use super::{Context, Linear, Result, RmsNorm, Rope};
-use crate::kernels::attention::{Keys, Mask, Scoring, attention};
-use crate::kernels::cached_attention::Query;
+use crate::kernels::attention::{KeyValues, Mask, Scoring, attention};
+use crate::kernels::cached_attention::AttentionConfig;
 use crate::kernels::rope::{Positions, rope};
 
 /// Hyperparameters of attention.
@@ -61,7 +61,7 @@ impl Heads {
         let before = prefix.map_or(0, |[k, _]| k.dim(1));
         let (cache, segments) = context.kv()?;
         let first = cache.as_ref().map_or(before, |cache| cache.len());
-        let positions = segments.map_or(Positions::From(first), |texts| Positions::Each(&texts.positions));
+        let positions = segments.map_or(Positions::Offset(first), |texts| Positions::Ids(&texts.positions));
         let starts = segments.map(|texts| &texts.starts);
         let length = match (&cache, segments) {
             (Some(cache), _) => cache.text_length(time),
@@ -81,7 +81,8 @@ impl Heads {
         let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
         if let Some(cache) = cache {
             let &Self { heads, kv_heads, head_dim, .. } = self;
-            return cache.attend([&q, &k, &v], Query { heads, kv_heads, head_dim, rotation, scoring });
+            return cache
+                .attend([&q, &k, &v], AttentionConfig { heads, kv_heads, head_dim, rotation, scoring });
         }
         let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
         let mut v = heads(&v, self.kv_heads)?;
@@ -91,7 +92,7 @@ impl Heads {
         if let Some([keys, values]) = prefix {
             (k, v) = (after(keys, &k)?, after(values, &v)?);
         }
-        attention(&q, Keys::all(&k, &v), scoring, starts)?.reshape(&[batch, time, -1])
+        attention(&q, KeyValues::all(&k, &v), scoring, starts)?.reshape(&[batch, time, -1])
     }
 }
 

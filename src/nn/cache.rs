@@ -5,14 +5,14 @@ use mlx_rs::error::Exception;
 
 use super::Result;
 use crate::kernels::append::append;
-use crate::kernels::cached_attention::{Query, Store, cached_attention};
+use crate::kernels::cached_attention::{AttentionConfig, KeyValueBuffers, cached_attention};
 
 /// Key-value cache of one attention layer, in buffers with spare capacity.
 ///
 /// A clone shares the buffers until either is written to, so keeping the state after a prompt is free.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
-    store: Store,
+    store: KeyValueBuffers,
     planned: i32,
 }
 
@@ -47,7 +47,7 @@ impl KvCache {
     ///
     /// # Errors
     /// Incompatible shapes. The cache is then empty.
-    pub fn attend(&mut self, qkv: [&Array; 3], query: Query) -> Result<Array> {
+    pub fn attend(&mut self, qkv: [&Array; 3], query: AttentionConfig) -> Result<Array> {
         cached_attention(qkv, query, &mut self.store)
     }
 
@@ -57,11 +57,11 @@ impl KvCache {
     /// Shapes that differ from the cached ones. The cache is then empty.
     pub fn update(&mut self, k: &Array, v: &Array) -> Result<()> {
         // Taken, not cloned: a buffer without other references is written in place.
-        let Store { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
+        let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
         let count = k.dim(1);
         let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
         // Only now, so that an error leaves an empty cache.
-        self.store = Store { k: Some(k), v: Some(v), len: len + count };
+        self.store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + count };
         Ok(())
     }
 
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn token_by_token_is_all_at_once() {
         let scoring = Scoring::plain(0.25, Mask::Causal);
-        let query = Query { heads: 2, kv_heads: 1, head_dim: 16, rotation: None, scoring };
+        let query = AttentionConfig { heads: 2, kv_heads: 1, head_dim: 16, rotation: None, scoring };
         let of = |from: i32, to: i32, width: i32| {
             let values: Vec<f32> = (from * width..to * width).map(|i| (i as f32 * 0.7).sin()).collect();
             Array::from_slice(&values, &[1, to - from, width])

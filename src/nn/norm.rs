@@ -5,7 +5,7 @@ use mlx_rs::Array;
 use mlx_rs::module::Param;
 
 use super::Result;
-use crate::kernels::norm::{Rms, residual_rms_norm, rms_norm};
+use crate::kernels::norm::{RmsNormOptions, residual_rms_norm, rms_norm};
 
 /// Root mean square normalization over the last dimension: `x / sqrt(mean(x²) + eps) · (weight + offset)`
 /// ([RMSNorm](https://arxiv.org/abs/1910.07467)).
@@ -15,7 +15,7 @@ pub struct RmsNorm {
     #[param]
     pub weight: Param<Array>,
     /// `eps` and `offset`.
-    pub rms: Rms,
+    pub rms: RmsNormOptions,
 }
 
 impl RmsNorm {
@@ -23,7 +23,7 @@ impl RmsNorm {
     ///
     /// # Errors
     /// Errors from MLX.
-    pub fn new(hidden: i32, rms: Rms) -> Result<Self> {
+    pub fn new(hidden: i32, rms: RmsNormOptions) -> Result<Self> {
         let weight = Array::full::<f32>(&[hidden], Array::from_f32(1.0 - rms.offset))?;
         Ok(Self { weight: Param::new(weight), rms })
     }

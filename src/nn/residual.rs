@@ -59,11 +59,11 @@ impl Residual {
 mod tests {
     use super::*;
     use crate::kernels::eval;
-    use crate::kernels::norm::Rms;
+    use crate::kernels::norm::RmsNormOptions;
 
     #[test]
     fn every_addition_counts_once() {
-        let norm = RmsNorm::new(2, Rms { eps: 0.0, offset: 0.0 }).unwrap();
+        let norm = RmsNorm::new(2, RmsNormOptions { eps: 0.0, offset: 0.0 }).unwrap();
         let vector = |x: f32, y: f32| Array::from_slice(&[x, y], &[1, 2]);
         let mut residual = Residual::new(vector(1.0, 0.0));
         residual.add(vector(1.0, 1.0)).unwrap();

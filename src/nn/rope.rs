@@ -3,15 +3,15 @@
 use mlx_rs::Array;
 
 use super::rope_scaling::RopeScaling;
-use crate::kernels::rope::Rotation;
+use crate::kernels::rope::RotaryFrequencies;
 
 /// Rotates the pairs `(x[i], x[i + dims/2])` of the first `dims` elements of a head by `position ·
 /// theta^(-2i/dims)`, with the scaling of the checkpoint.
 #[derive(Debug, Clone)]
 pub struct Rope {
-    rotation: Rotation,
+    rotation: RotaryFrequencies,
     /// Sequence length above which another rotation applies, and that rotation.
-    long: Option<(i32, Rotation)>,
+    long: Option<(i32, RotaryFrequencies)>,
     /// Factor of queries, `[head_dim]`.
     attention_factor: Option<Array>,
 }
@@ -21,8 +21,8 @@ impl Rope {
     /// rotated.
     #[must_use]
     pub fn new(head_dim: i32, dims: i32, theta: f64, scaling: &RopeScaling) -> Self {
-        let powers = Rotation::powers(theta, dims);
-        let rotation = |periods: &[f64]| Rotation::new(periods, scaling.position_scale());
+        let powers = RotaryFrequencies::periods(theta, dims);
+        let rotation = |periods: &[f64]| RotaryFrequencies::new(periods, scaling.position_scale());
         let long = scaling.long_context(&powers).map(|(limit, periods)| (limit, rotation(&periods)));
         // Queries and keys have the same factor, and only their products are used: queries take both.
         let factor = scaling.attention_factor().powi(2) as f32;
@@ -41,7 +41,7 @@ impl Rope {
 
     /// Returns the rotation for a sequence of `length` positions.
     #[must_use]
-    pub fn rotation(&self, length: i32) -> &Rotation {
+    pub fn rotation(&self, length: i32) -> &RotaryFrequencies {
         match &self.long {
             Some((limit, rotation)) if length > *limit => rotation,
             _ => &self.rotation,
@@ -66,7 +66,7 @@ mod tests {
         for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear { factor: 2.0 }, 2.0)] {
             let turns = Rope::new(2, 2, 10_000.0, &scaling);
             let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
-            let (q, k) = rope(&x, &x, turns.rotation(5), Positions::From(3)).unwrap();
+            let (q, k) = rope(&x, &x, turns.rotation(5), Positions::Offset(3)).unwrap();
             eval([&q, &k]).unwrap();
             let angles = [3.0_f32 / stretch, 4.0 / stretch];
             let expected = angles.map(|angle| [angle.cos(), angle.sin()]).concat();

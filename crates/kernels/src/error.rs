@@ -1,20 +1,23 @@
-//! What can go wrong in an operation.
+//! Errors of operations.
 
 use mlx_rs::error::Exception;
 
-/// Result of every fallible function of this crate.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, by what mends it.
+/// Result of building a node: MLX's own exception type, so that operations compose inside MLX transforms.
+pub(crate) type MlxResult<T> = std::result::Result<T, Exception>;
+
+/// Error of an operation, classified by how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Sizes or formats that are impossible: change the request.
+    /// Invalid sizes or formats in a request.
     #[error("{0}")]
     Config(String),
-    /// The device cannot do this.
+    /// Failure of the device, such as a panic in a CPU kernel.
     #[error("{0}")]
     Hardware(String),
-    /// MLX refused an operation, or memory ran out.
+    /// Exception raised by MLX, including out-of-memory.
     #[error("MLX: {0}")]
     Mlx(#[from] Exception),
 }

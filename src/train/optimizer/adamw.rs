@@ -4,7 +4,7 @@
 use mlx_rs::error::Exception;
 
 use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like};
-use crate::kernels::adamw::{self as kernel, Decays, adamw};
+use crate::kernels::adamw::{self as kernel, Hyperparameters, adamw};
 
 /// Settings that stay the same through a run.
 #[derive(Debug, Clone, Copy)]
@@ -20,9 +20,9 @@ pub(super) struct AdamW {
 }
 
 impl AdamW {
-    const fn decays(&self) -> Decays {
+    const fn decays(&self) -> Hyperparameters {
         let &Self { beta1, beta2, eps, weight_decay } = self;
-        Decays { beta1, beta2, eps, weight_decay }
+        Hyperparameters { beta1, beta2, eps, weight_decay }
     }
 }
 

@@ -1,12 +1,12 @@
-//! The CPU kernels: blocks that stay in the first-level cache, in f32.
+//! CPU kernels, in blocks that fit the first-level cache.
 //!
-//! Every activation is `x · s(x)` with `s` between 0 and 1, so its derivative is `s + x·s'`.
+//! Every activation has the form `x · s(x)` with `s` in [0, 1], so its derivative is `s + x·s'`.
 
-use super::super::disjoint::run_items;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::{normal, sigmoid};
 use super::Activation;
+use crate::runtime::disjoint::parallel_items;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::{normal_pdf_cdf, sigmoid};
 
 /// Elements of one task.
 const GRAIN: usize = 1 << 14;
@@ -20,7 +20,7 @@ pub(super) const CUBIC: f32 = 0.044_715;
 
 pub(super) fn gated<T: Element>(isa: Isa, activation: Activation, gate: &[T], up: &[T], out: &mut [T]) {
     let inputs = gate.chunks(GRAIN).zip(up.chunks(GRAIN));
-    run_items(inputs.zip(out.chunks_mut(GRAIN)), |((gate, up), out)| match activation {
+    parallel_items(inputs.zip(out.chunks_mut(GRAIN)), |((gate, up), out)| match activation {
         Activation::Silu => silu(isa, gate, up, out),
         Activation::Gelu => gelu(isa, gate, up, out),
         Activation::GeluTanh => gelu_tanh(isa, gate, up, out),
@@ -35,7 +35,7 @@ pub(super) fn gated_backward<T: Element>(
 ) {
     let inputs = gate.chunks(GRAIN).zip(up.chunks(GRAIN)).zip(grad.chunks(GRAIN));
     let outputs = dgate.chunks_mut(GRAIN).zip(dup.chunks_mut(GRAIN));
-    run_items(inputs.zip(outputs), |(((gate, up), grad), (dgate, dup))| match activation {
+    parallel_items(inputs.zip(outputs), |(((gate, up), grad), (dgate, dup))| match activation {
         Activation::Silu => silu_backward(isa, gate, up, grad, dgate, dup),
         Activation::Gelu => gelu_backward(isa, gate, up, grad, dgate, dup),
         Activation::GeluTanh => gelu_tanh_backward(isa, gate, up, grad, dgate, dup),
@@ -80,7 +80,7 @@ fn silu_share(x: f32) -> (f32, f32) {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 fn gelu_share(x: f32) -> (f32, f32) {
-    let (density, cumulative) = normal(x);
+    let (density, cumulative) = normal_pdf_cdf(x);
     (cumulative, density)
 }
 

@@ -5,8 +5,7 @@
 //! |---|---|
 //! | `gate`, `up`, result | the same, any; all in the dtype of `gate` |
 //!
-//! The backward pass is one node with the gradients of both, computed from `gate` and `up` alone: the
-//! activation itself is never stored.
+//! The backward pass recomputes the activation from `gate` and `up`, in one node with both gradients.
 
 use std::ffi::CStr;
 
@@ -14,28 +13,31 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::{erf, sigmoid, tanh};
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 
-/// The function of the gate.
+/// Activation applied to the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x · sigmoid(x)` ([SiLU](https://arxiv.org/abs/1702.03118)); gated it is SwiGLU.
+    /// `x · sigmoid(x)` ([SiLU](https://arxiv.org/abs/1702.03118)); SwiGLU when gated.
     Silu,
-    /// `x · Φ(x)` with the normal distribution Φ ([GELU](https://arxiv.org/abs/1606.08415)); gated it is `GeGLU`.
+    /// `x · Φ(x)` with the standard normal CDF Φ ([GELU](https://arxiv.org/abs/1606.08415)); `GeGLU` when gated.
     Gelu,
-    /// GELU with Φ approximated by a `tanh`, as Gemma was trained with.
+    /// GELU with the `tanh` approximation of Φ, as in Gemma.
     GeluTanh,
 }
 
-/// `act(gate) · up`, see the [module](self).
+/// Applies `act(gate) · up`. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that differ, with both of them in the message.
+/// Different shapes.
 pub fn gated(activation: Activation, gate: &Array, up: &Array) -> MlxResult<Array> {
     let float = matches!(gate.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || gate.dtype() != up.dtype() {
@@ -48,10 +50,10 @@ pub fn gated(activation: Activation, gate: &Array, up: &Array) -> MlxResult<Arra
     apply(Gated { activation }, &[gate, up], gate.shape(), gate.dtype())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(activation: Activation, gate: &Array, up: &Array) -> MlxResult<Array> {
     // Constants in the dtype of the gate, so that the result has it too.
     let constant = |x: f32| Array::from_f32(x).as_dtype(gate.dtype());
@@ -85,11 +87,11 @@ impl HostOp for Gated {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [gate, up] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [gate, up] = [&ctx.inputs[0], &ctx.inputs[1]];
         let output = (gate.shape(), gate.dtype());
         let backward = GatedBackward { activation: self.activation };
-        let grads = apply_many(backward, &[gate, up, &pass.cotangents[0]], &[output, output])?;
+        let grads = apply_many(backward, &[gate, up, &ctx.cotangents[0]], &[output, output])?;
         Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
     }
 }
@@ -112,7 +114,7 @@ impl HostOp for GatedBackward {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

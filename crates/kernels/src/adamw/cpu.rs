@@ -1,22 +1,22 @@
-//! The CPU kernels: tensors of all sizes are cut into pieces of one size, so that threads share the work
-//! evenly whether it is one large table or hundreds of small adapters.
+//! CPU kernels. Tensors are divided into chunks of one size, which balances one large embedding table as well as
+//! hundreds of small adapter matrices.
 
-use super::super::disjoint::run_items;
-use super::super::element::{Element, with_element};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Slice, SliceMut};
-use super::super::sum::dot;
-use super::Decays;
+use super::Hyperparameters;
+use crate::runtime::disjoint::parallel_items;
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::{Slice, SliceMut};
+use crate::runtime::reduce::dot;
 
 /// Elements of one task.
-const PIECE: usize = 1 << 15;
+const CHUNK: usize = 1 << 15;
 
 /// Elements widened at a time, which stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// [`Decays`] in f32.
+/// [`Hyperparameters`] in f32.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shares {
+pub(super) struct MomentCoefficients {
     /// `β₁` and `1 - β₁`
     pub first: [f32; 2],
     /// `β₂` and `1 - β₂`
@@ -24,35 +24,37 @@ pub(super) struct Shares {
     pub eps: f32,
 }
 
-impl Shares {
+impl MomentCoefficients {
     /// Computed in f64: `1 - β` loses most digits in f32.
-    pub(super) fn of(decays: &Decays) -> Self {
-        let shares = |beta: f64| [beta as f32, (1.0 - beta) as f32];
-        Self { first: shares(decays.beta1), second: shares(decays.beta2), eps: decays.eps as f32 }
+    pub(super) fn of(hyperparameters: &Hyperparameters) -> Self {
+        let coefficients = |beta: f64| [beta as f32, (1.0 - beta) as f32];
+        Self {
+            first: coefficients(hyperparameters.beta1),
+            second: coefficients(hyperparameters.beta2),
+            eps: hyperparameters.eps as f32,
+        }
     }
 }
 
-/// All numbers of an update.
+/// Scalars of an update.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors {
-    pub shares: Shares,
+    pub coefficients: MomentCoefficients,
     pub grad_scale: f32,
     /// `1 / √(1 - β₂ᵗ)`
     pub root_scale: f32,
     /// `lr / (1 - β₁ᵗ)`
     pub step_size: f32,
     /// `1 - lr·λ`
-    pub keep: f32,
+    pub decay_factor: f32,
 }
 
-/// The update of one piece.
-pub(super) type Piece<'a> = Box<dyn FnMut(Isa, &Factors) + Send + 'a>;
+/// Update of one chunk.
+pub(super) type Chunk<'a> = Box<dyn FnMut(Isa, &Factors) + Send + 'a>;
 
-/// Adds the pieces of one tensor to `pieces`; absent moments are zero.
-///
-/// `updated` is the new parameter, first and second moment.
-pub(super) fn cut<'a>(
-    pieces: &mut Vec<Piece<'a>>,
+/// Appends the chunks of one tensor; absent moments are zero. The outputs are parameter, first and second moment.
+pub(super) fn push_chunks<'a>(
+    chunks: &mut Vec<Chunk<'a>>,
     parameter: Slice<'a>,
     grad: Slice<'a>,
     moments: Option<(Slice<'a>, Slice<'a>)>,
@@ -60,24 +62,24 @@ pub(super) fn cut<'a>(
 ) {
     let moments = moments.map(|(first, second)| [first, second].map(|moment| f32::of(&moment)));
     let moments = |start: usize, len: usize| moments.map(|old| old.map(|old| &old[start..start + len]));
-    let new_moments = f32::of_mut(first).chunks_mut(PIECE).zip(f32::of_mut(second).chunks_mut(PIECE));
+    let new_moments = f32::of_mut(first).chunks_mut(CHUNK).zip(f32::of_mut(second).chunks_mut(CHUNK));
     with_element!(&parameter, P => with_element!(&grad, G => {
-        let old = P::of(&parameter).chunks(PIECE).zip(G::of(&grad).chunks(PIECE));
-        let new = P::of_mut(updated).chunks_mut(PIECE).zip(new_moments);
+        let old = P::of(&parameter).chunks(CHUNK).zip(G::of(&grad).chunks(CHUNK));
+        let new = P::of_mut(updated).chunks_mut(CHUNK).zip(new_moments);
         for (i, ((parameter, grad), (updated, (first, second)))) in old.zip(new).enumerate() {
-            let moments = moments(i * PIECE, parameter.len());
-            pieces.push(Box::new(move |isa, factors| {
-                update_piece(isa, factors, parameter, grad, moments, updated, [&mut *first, &mut *second]);
+            let moments = moments(i * CHUNK, parameter.len());
+            chunks.push(Box::new(move |isa, factors| {
+                update_chunk(isa, factors, parameter, grad, moments, updated, [&mut *first, &mut *second]);
             }));
         }
     }));
 }
 
-pub(super) fn update(isa: Isa, factors: &Factors, pieces: Vec<Piece>) {
-    run_items(pieces.into_iter(), |piece| piece(isa, factors));
+pub(super) fn update(isa: Isa, factors: &Factors, chunks: Vec<Chunk>) {
+    parallel_items(chunks.into_iter(), |chunk| chunk(isa, factors));
 }
 
-fn update_piece<P: Element, G: Element>(
+fn update_chunk<P: Element, G: Element>(
     isa: Isa,
     factors: &Factors,
     parameter: &[P],
@@ -107,14 +109,14 @@ fn update_piece<P: Element, G: Element>(
 
 /// `Σ x²` over all elements, in f64 across blocks.
 pub(super) fn squared_norm(isa: Isa, arrays: &[Slice]) -> f64 {
-    let mut pieces: Vec<Box<dyn Fn() -> f64 + Send + '_>> = Vec::new();
+    let mut chunks: Vec<Box<dyn Fn() -> f64 + Send + '_>> = Vec::new();
     for array in arrays {
-        with_element!(array, T => for piece in T::of(array).chunks(PIECE) {
-            pieces.push(Box::new(move || squares(isa, piece)));
+        with_element!(array, T => for chunk in T::of(array).chunks(CHUNK) {
+            chunks.push(Box::new(move || squares(isa, chunk)));
         });
     }
-    let mut sums = vec![0.0; pieces.len()];
-    run_items(pieces.into_iter().zip(&mut sums), |(piece, sum)| **sum = piece());
+    let mut sums = vec![0.0; chunks.len()];
+    parallel_items(chunks.into_iter().zip(&mut sums), |(chunk, sum)| **sum = chunk());
     sums.iter().sum()
 }
 
@@ -134,20 +136,20 @@ vectorized! {
         first: &mut [f32],
         second: &mut [f32],
     ) {
-        let Factors { shares, grad_scale, root_scale, step_size, keep } = *factors;
-        let Shares { first: [beta1, share1], second: [beta2, share2], eps } = shares;
+        let Factors { coefficients, grad_scale, root_scale, step_size, decay_factor } = *factors;
+        let MomentCoefficients { first: [beta1, one_minus_beta1], second: [beta2, one_minus_beta2], eps } = coefficients;
         let moments = first.iter_mut().zip(second);
         for ((p, g), (m, v)) in parameter.iter_mut().zip(grad).zip(moments) {
             let g = g * grad_scale;
-            *m = beta1 * *m + share1 * g;
-            *v = beta2 * *v + share2 * g * g;
-            *p = *p * keep - step_size * *m / (v.sqrt() * root_scale + eps);
+            *m = beta1 * *m + one_minus_beta1 * g;
+            *v = beta2 * *v + one_minus_beta2 * g * g;
+            *p = *p * decay_factor - step_size * *m / (v.sqrt() * root_scale + eps);
         }
     }
 
-    fn squares<T: Element>(piece: &[T]) -> f64 {
+    fn squares<T: Element>(chunk: &[T]) -> f64 {
         let (mut wide, mut sum) = ([0.0; BLOCK], 0.0);
-        for block in piece.chunks(BLOCK) {
+        for block in chunk.chunks(BLOCK) {
             let wide = &mut wide[..block.len()];
             T::widen(block, wide);
             sum += f64::from(dot(wide, wide));

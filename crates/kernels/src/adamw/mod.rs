@@ -1,5 +1,4 @@
-//! [AdamW](https://arxiv.org/abs/1711.05101) over many tensors in one pass over memory: decoupled weight
-//! decay, bias-corrected moments.
+//! Fused [AdamW](https://arxiv.org/abs/1711.05101) update of many tensors: decoupled weight decay, bias-corrected moments.
 //!
 //! ```text
 //! g ← g·grad_scale
@@ -9,7 +8,7 @@
 //!
 //! | operand | dtype |
 //! |---|---|
-//! | parameter `p`, gradient `g` | any floating-point dtype, rounded once at the end |
+//! | parameter `p`, gradient `g` | any floating-point dtype; the update is computed in f32 |
 //! | moments `m`, `v` | f32 |
 
 use std::ffi::CStr;
@@ -17,30 +16,32 @@ use std::ffi::CStr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::isa::Isa;
-use super::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply, apply_many, no_gradient,
-};
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 
 mod cpu;
 
-/// Numbers that stay the same through a run.
+/// Hyperparameters of `AdamW`.
 #[derive(Debug, Clone, Copy)]
-pub struct Decays {
-    /// Decay of the first moment, `β₁`.
+pub struct Hyperparameters {
+    /// Decay rate of the first moment, `β₁`.
     pub beta1: f64,
-    /// Decay of the second moment, `β₂`.
+    /// Decay rate of the second moment, `β₂`.
     pub beta2: f64,
-    /// Keeps the division finite, `ε`.
+    /// Term added to the denominator for numerical stability, `ε`.
     pub eps: f64,
-    /// Share of each parameter removed per unit of learning rate, `λ`.
+    /// Weight decay coefficient, `λ`.
     pub weight_decay: f64,
 }
 
-impl Decays {
-    /// What enters the update number `update` (from 1, `t`) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and
-    /// `1 - lr·λ`, in f64: powers near one lose most digits in f32.
+impl Hyperparameters {
+    /// Factors of update `t = update` (from 1) at the learning rate `lr`: `1/√(1-β₂ᵗ)`, `lr/(1-β₁ᵗ)` and `1 - lr·λ`.
+    ///
+    /// Computed in f64, since powers near one lose most digits in f32.
     #[must_use]
     pub fn factors(&self, lr: f64, update: u64) -> [f64; 3] {
         let exponent = i32::try_from(update).unwrap_or(i32::MAX);
@@ -50,56 +51,60 @@ impl Decays {
     }
 }
 
-/// Numbers of one update, `[]` in f32 each, so that one graph serves all updates.
+/// Scalars of one update: f32 arrays of shape `[]`, so that a compiled graph can be reused for all updates.
 #[derive(Debug, Clone, Copy)]
 pub struct Scalars<'a> {
-    /// What gradients are multiplied with, to clip them.
+    /// Factor of all gradients, for gradient clipping.
     pub grad_scale: &'a Array,
-    /// Of [`Decays::factors`].
+    /// Values of [`Hyperparameters::factors`].
     pub factors: [&'a Array; 3],
 }
 
-/// One tensor before an update; all parts have the same shape.
+/// State of one parameter before an update; all arrays have the same shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// Its value.
+    /// Parameter.
     pub parameter: &'a Array,
-    /// Its gradient.
+    /// Gradient of the parameter.
     pub grad: &'a Array,
-    /// First and second moment; none before the first update, when they are zero.
+    /// First and second moment, f32; `None` (zeros) before the first update.
     pub moments: Option<[&'a Array; 2]>,
 }
 
-/// One tensor after an update.
+/// State of one parameter after an update.
 #[derive(Debug, Clone)]
 pub struct Updated {
-    /// Its value, in the dtype it had.
+    /// Parameter, in its original dtype.
     pub parameter: Array,
-    /// First moment.
+    /// First moment, f32.
     pub first: Array,
-    /// Second moment.
+    /// Second moment, f32.
     pub second: Array,
 }
 
-/// One update of each of `tensors`, see the [module](self).
+/// Performs one `AdamW` update of all `tensors`. See the [module](self) for the formula.
 ///
 /// # Errors
-/// Parts whose shapes differ, with the shapes in the message; scalars of another shape or dtype.
-pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
+/// Arrays of a tensor with different shapes; scalars that are not f32 of shape `[]`.
+pub fn adamw(
+    hyperparameters: &Hyperparameters,
+    scalars: Scalars,
+    tensors: &[Tensor],
+) -> MlxResult<Vec<Updated>> {
     let float = |x: &Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     let fits = |tensor: &Tensor| {
         let f32 = |moments: [&Array; 2]| moments.iter().all(|x| x.dtype() == Dtype::Float32);
         float(tensor.parameter) && float(tensor.grad) && tensor.moments.is_none_or(f32)
     };
-    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
-    let numbers = [grad_scale, root_scale, step_size, keep];
+    let Scalars { grad_scale, factors: [root_scale, step_size, decay_factor] } = scalars;
+    let numbers = [grad_scale, root_scale, step_size, decay_factor];
     if let Some(array) = numbers.into_iter().find(|x| x.ndim() != 0 || x.dtype() != Dtype::Float32) {
         let (shape, dtype) = (array.shape(), array.dtype());
         return Err(Exception::custom(format!("adamw: {shape:?} of {dtype:?} in the place of a number")));
     }
     tensors.iter().try_for_each(check)?;
     if tensors.is_empty() || !on_cpu() || !tensors.iter().all(fits) {
-        return reference(decays, scalars, tensors);
+        return reference(hyperparameters, scalars, tensors);
     }
     let (mut inputs, mut outputs) = (numbers.to_vec(), Vec::new());
     for &Tensor { parameter, grad, moments } in tensors {
@@ -109,20 +114,25 @@ pub fn adamw(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult
         outputs.extend([(parameter.shape(), parameter.dtype()), moment, moment]);
     }
     let has_moments = tensors.iter().map(|tensor| tensor.moments.is_some()).collect();
-    let mut arrays = apply_many(AdamW { decays: *decays, has_moments }, &inputs, &outputs)?.into_iter();
+    let mut arrays =
+        apply_many(AdamW { hyperparameters: *hyperparameters, has_moments }, &inputs, &outputs)?.into_iter();
     let updated = std::iter::from_fn(|| {
         Some(Updated { parameter: arrays.next()?, first: arrays.next()?, second: arrays.next()? })
     });
     Ok(updated.collect())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn reference(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxResult<Vec<Updated>> {
-    let shares = cpu::Shares::of(decays);
-    let Scalars { grad_scale, factors: [root_scale, step_size, keep] } = scalars;
+/// Incompatible shapes.
+pub fn reference(
+    hyperparameters: &Hyperparameters,
+    scalars: Scalars,
+    tensors: &[Tensor],
+) -> MlxResult<Vec<Updated>> {
+    let coefficients = cpu::MomentCoefficients::of(hyperparameters);
+    let Scalars { grad_scale, factors: [root_scale, step_size, decay_factor] } = scalars;
     let scalar = Array::from_f32;
     let average = |old: Option<&Array>, new: &Array, [beta, share]: [f32; 2]| {
         let new = new.multiply(scalar(share))?;
@@ -130,12 +140,12 @@ pub fn reference(decays: &Decays, scalars: Scalars, tensors: &[Tensor]) -> MlxRe
     };
     let update = |&Tensor { parameter, grad, moments }: &Tensor| -> MlxResult<Updated> {
         let grad = grad.as_dtype(Dtype::Float32)?.multiply(grad_scale)?;
-        let first = average(moments.map(|[first, _]| first), &grad, shares.first)?;
-        let second = average(moments.map(|[_, second]| second), &grad.square()?, shares.second)?;
-        let root = second.sqrt()?.multiply(root_scale)?.add(scalar(shares.eps))?;
+        let first = average(moments.map(|[first, _]| first), &grad, coefficients.first)?;
+        let second = average(moments.map(|[_, second]| second), &grad.square()?, coefficients.second)?;
+        let root = second.sqrt()?.multiply(root_scale)?.add(scalar(coefficients.eps))?;
         let value = parameter
             .as_dtype(Dtype::Float32)?
-            .multiply(keep)?
+            .multiply(decay_factor)?
             .subtract(first.divide(root)?.multiply(step_size)?)?;
         Ok(Updated { parameter: value.as_dtype(parameter.dtype())?, first, second })
     };
@@ -154,10 +164,10 @@ fn check(tensor: &Tensor) -> MlxResult<()> {
     }
 }
 
-/// Sum of the squares of all elements of `arrays`: a scalar in f32.
+/// Computes the squared L2 norm over all elements of `arrays`, `[]` in f32.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn squared_norm(arrays: &[&Array]) -> MlxResult<Array> {
     let float = |x: &&Array| matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if arrays.is_empty() || !on_cpu() || !arrays.iter().all(float) {
@@ -166,10 +176,10 @@ pub fn squared_norm(arrays: &[&Array]) -> MlxResult<Array> {
     apply(SquaredNorm, arrays, &[], Dtype::Float32)
 }
 
-/// [`squared_norm`] in MLX's own operations.
+/// Reference implementation of [`squared_norm`] composed of MLX operations.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
     arrays.iter().try_fold(Array::from_f32(0.0), |sum, array| {
         sum.add(array.as_dtype(Dtype::Float32)?.square()?.sum(None)?)
@@ -179,7 +189,7 @@ pub fn squared_norm_reference(arrays: &[&Array]) -> MlxResult<Array> {
 /// Inputs the four [`Scalars`], then parameter, gradient and, where the tensor has them, moments of each tensor;
 /// outputs new parameter and moments of each.
 struct AdamW {
-    decays: Decays,
+    hyperparameters: Hyperparameters,
     has_moments: Vec<bool>,
 }
 
@@ -189,25 +199,30 @@ impl HostOp for AdamW {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let mut inputs = inputs.iter();
         let mut next = || inputs.next().map(|input| input.data);
-        let [grad_scale, root_scale, step_size, keep] = [(); 4].map(|()| match next() {
+        let [grad_scale, root_scale, step_size, decay_factor] = [(); 4].map(|()| match next() {
             Some(Slice::F32([number])) => *number,
             _ => f32::NAN,
         });
-        let factors =
-            cpu::Factors { shares: cpu::Shares::of(&self.decays), grad_scale, root_scale, step_size, keep };
-        let mut pieces = Vec::new();
+        let factors = cpu::Factors {
+            coefficients: cpu::MomentCoefficients::of(&self.hyperparameters),
+            grad_scale,
+            root_scale,
+            step_size,
+            decay_factor,
+        };
+        let mut chunks = Vec::new();
         for (outputs, &has_moments) in outputs.chunks_exact_mut(3).zip(&self.has_moments) {
             let (Some(parameter), Some(grad)) = (next(), next()) else { return };
             let moments = if has_moments { next().zip(next()) } else { None };
             if let [updated, first, second] = outputs {
                 let updated = [&mut updated.data, &mut first.data, &mut second.data];
-                cpu::cut(&mut pieces, parameter, grad, moments, updated);
+                cpu::push_chunks(&mut chunks, parameter, grad, moments, updated);
             }
         }
-        cpu::update(Isa::current(), &factors, pieces);
+        cpu::update(Isa::current(), &factors, chunks);
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -224,7 +239,7 @@ impl HostOp for SquaredNorm {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

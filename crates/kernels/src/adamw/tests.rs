@@ -1,30 +1,31 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::element::Element;
-use crate::op::Slice;
+use crate::runtime::element::Element;
+use crate::runtime::operand::Slice;
 use crate::testing::{FLOATS, assert_close, difference, draw, tolerance, unaligned, values};
 
-const DECAYS: Decays = Decays { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+const HYPERPARAMETERS: Hyperparameters =
+    Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
 const LR: f64 = 0.1;
 const UPDATE: u64 = 3;
 const GRAD_SCALE: f32 = 0.5;
 
 fn factors() -> [f32; 3] {
-    DECAYS.factors(LR, UPDATE).map(|factor| factor as f32)
+    HYPERPARAMETERS.factors(LR, UPDATE).map(|factor| factor as f32)
 }
 
 fn updated(
-    of: fn(&Decays, Scalars, &[Tensor]) -> MlxResult<Vec<Updated>>,
+    of: fn(&Hyperparameters, Scalars, &[Tensor]) -> MlxResult<Vec<Updated>>,
     tensors: &[Tensor],
 ) -> MlxResult<Vec<Updated>> {
     let (grad_scale, factors) = (Array::from_f32(GRAD_SCALE), factors().map(Array::from_f32));
-    of(&DECAYS, Scalars { grad_scale: &grad_scale, factors: factors.each_ref() }, tensors)
+    of(&HYPERPARAMETERS, Scalars { grad_scale: &grad_scale, factors: factors.each_ref() }, tensors)
 }
 
 /// `(p, m, v)` after one update, in f64.
 fn exact([p, g, m, v]: [f64; 4]) -> [f64; 3] {
-    let Decays { beta1, beta2, eps, weight_decay } = DECAYS;
+    let Hyperparameters { beta1, beta2, eps, weight_decay } = HYPERPARAMETERS;
     let g = g * f64::from(GRAD_SCALE);
     let m = beta1 * m + (1.0 - beta1) * g;
     let v = beta2 * v + (1.0 - beta2) * g * g;
@@ -62,7 +63,7 @@ fn kernels_equal_f64<P: Element>(dtype: Dtype) {
         let mut updated = vec![P::from_f32(f32::NAN); len + 1];
         let mut moments = [1, 2].map(|_| vec![f32::NAN; len + 1]);
         let [first, second] = &mut moments;
-        let mut pieces = Vec::new();
+        let mut chunks = Vec::new();
         let mut outputs = (
             slice_of_mut(&mut updated[1..], dtype),
             SliceMut::F32(&mut first[1..]),
@@ -70,11 +71,12 @@ fn kernels_equal_f64<P: Element>(dtype: Dtype) {
         );
         let old = (!fresh).then_some((Slice::F32(&m[1..]), Slice::F32(&v[1..])));
         let new = [&mut outputs.0, &mut outputs.1, &mut outputs.2];
-        cpu::cut(&mut pieces, slice_of(&p[1..], dtype), Slice::Bf16(&g[1..]), old, new);
-        let [root_scale, step_size, keep] = factors();
-        let shares = cpu::Shares::of(&DECAYS);
-        let factors = cpu::Factors { shares, grad_scale: GRAD_SCALE, root_scale, step_size, keep };
-        cpu::update(isa, &factors, pieces);
+        cpu::push_chunks(&mut chunks, slice_of(&p[1..], dtype), Slice::Bf16(&g[1..]), old, new);
+        let [root_scale, step_size, decay_factor] = factors();
+        let coefficients = cpu::MomentCoefficients::of(&HYPERPARAMETERS);
+        let factors =
+            cpu::Factors { coefficients, grad_scale: GRAD_SCALE, root_scale, step_size, decay_factor };
+        cpu::update(isa, &factors, chunks);
 
         let expected: Vec<[f64; 3]> = (1..=len)
             .map(|i| {
@@ -154,6 +156,6 @@ fn misfit_names_both_shapes() {
     assert!(message.contains("[2, 3]") && message.contains("[3]"), "{message}");
     let [row, one] = [&[1.0_f32, 1.0][..], &[1.0]].map(|x| Array::from_slice(x, &[x.len() as i32]));
     let scalars = Scalars { grad_scale: &row, factors: [&one; 3] };
-    let message = adamw(&DECAYS, scalars, &[]).unwrap_err().what().to_owned();
+    let message = adamw(&HYPERPARAMETERS, scalars, &[]).unwrap_err().what().to_owned();
     assert!(message.contains("[2]"), "{message}");
 }

@@ -1,13 +1,12 @@
-//! New rows at the end of a buffer with room to spare: how a cache of keys and values grows.
+//! Appending rows to a buffer with spare capacity, as a key-value cache grows.
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `buffer` | `[batch, room, ...]`, rows from `len` on unspecified; none while nothing is stored |
+//! | `buffer` | `[batch, capacity, ...]`, rows from `len` on are unspecified; `None` if empty |
 //! | `rows` | `[batch, count, ...]` |
-//! | result | `[batch, room', ...]`, `room'` the next multiple of [`BLOCK`], or `room` if that is enough |
+//! | result | `[batch, capacity', ...]`, `capacity'` the next multiple of [`BLOCK`], or `capacity` if that is enough |
 //!
-//! On the CPU the result takes over the buffer's memory if nothing else refers to it, and only the new rows
-//! are written. A buffer that someone keeps is copied, so what they hold never changes.
+//! On the CPU the buffer is updated in place if nothing else references it; otherwise it is copied.
 
 use std::ffi::CStr;
 
@@ -16,19 +15,23 @@ use mlx_rs::ops::indexing::TryIndexMutOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::Element;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, SliceMut, apply, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::Element;
+use crate::runtime::operand::{Operand, OperandMut, SliceMut};
 
-/// Rows added when a buffer is full: growing copies it, so not one by one.
+/// Granularity of the capacity, in rows: growing copies the buffer.
 const BLOCK: u32 = 256;
 
-/// See the [module](self) for shapes. Has no gradient on the CPU.
+/// Appends `rows` after the first `len` rows of `buffer`. See the [module](self) for shapes. Not
+/// differentiable on the CPU.
 ///
 /// # Errors
-/// Rows that do not fit the buffer; a `len` beyond it.
+/// Incompatible shapes or dtypes; a `len` beyond the capacity.
 pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array> {
-    let shape = grown(buffer.as_ref(), rows.shape(), rows.dtype(), len)?;
+    let shape = grown_shape(buffer.as_ref(), rows.shape(), rows.dtype(), len)?;
     let float = matches!(rows.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float {
         return reference(buffer, rows, len, &shape);
@@ -38,36 +41,42 @@ pub fn append(buffer: Option<Array>, rows: &Array, len: i32) -> MlxResult<Array>
     apply(op, &inputs, &shape, rows.dtype())
 }
 
-/// Shape of the result.
+/// Shape of the buffer after `rows` are appended.
 ///
 /// # Errors
-/// Rows that do not fit the buffer; a `len` beyond it.
-pub(super) fn grown(buffer: Option<&Array>, rows: &[i32], dtype: Dtype, len: i32) -> MlxResult<Vec<i32>> {
-    let room = buffer.map_or(0, |buffer| buffer.dim(1));
-    let misfit = || {
+/// Incompatible shapes or dtypes; a `len` beyond the capacity.
+pub(super) fn grown_shape(
+    buffer: Option<&Array>,
+    rows: &[i32],
+    dtype: Dtype,
+    len: i32,
+) -> MlxResult<Vec<i32>> {
+    let capacity = buffer.map_or(0, |buffer| buffer.dim(1));
+    let mismatch = || {
         let buffer = buffer.map(Array::shape);
         Exception::custom(format!("append: {rows:?} after {len} rows of {buffer:?}"))
     };
-    if rows.len() < 2 || !(0..=room).contains(&len) {
-        return Err(misfit());
+    if rows.len() < 2 || !(0..=capacity).contains(&len) {
+        return Err(mismatch());
     }
     let mut shape = rows.to_vec();
     let end = len + shape[1];
-    shape[1] = if end <= room { room } else { end.unsigned_abs().next_multiple_of(BLOCK).cast_signed() };
+    shape[1] =
+        if end <= capacity { capacity } else { end.unsigned_abs().next_multiple_of(BLOCK).cast_signed() };
     if let Some(buffer) = buffer {
         let same = buffer.shape()[..1] == shape[..1] && buffer.shape()[2..] == shape[2..];
         if !same || buffer.dtype() != dtype {
-            return Err(misfit());
+            return Err(mismatch());
         }
     }
     Ok(shape)
 }
 
-/// The same function in MLX's own operations; `shape` is the result's.
+/// Reference implementation composed of MLX operations; `shape` is that of the result.
 fn reference(buffer: Option<Array>, rows: &Array, len: i32, shape: &[i32]) -> MlxResult<Array> {
-    let fresh = |room: i32| {
+    let fresh = |capacity: i32| {
         let mut shape = shape.to_vec();
-        shape[1] = room;
+        shape[1] = capacity;
         zeros_dtype(&shape, rows.dtype())
     };
     let mut result = match buffer {
@@ -102,7 +111,7 @@ impl HostOp for Append {
         }
     }
 
-    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _: &VjpContext, _: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -114,8 +123,8 @@ impl Append {
             row: size(&out.shape[2..]),
             len: self.len,
             count: size(&inputs[0].shape[1..2]),
-            room: size(&out.shape[1..2]),
-            old_room: inputs.get(1).map_or(0, |buffer| size(&buffer.shape[1..2])),
+            capacity: size(&out.shape[1..2]),
+            old_capacity: inputs.get(1).map_or(0, |buffer| size(&buffer.shape[1..2])),
         };
         let old = inputs.get(1).map(|buffer| T::of(&buffer.data));
         write(extent, old, T::of(&inputs[0].data), T::of_mut(&mut out.data));
@@ -129,24 +138,24 @@ pub(super) struct Extent {
     pub row: usize,
     /// Rows stored.
     pub len: usize,
-    /// Rows that come.
+    /// Rows to append.
     pub count: usize,
-    /// Rows that the result has room for.
-    pub room: usize,
-    /// Rows that the buffer had room for.
-    pub old_room: usize,
+    /// Rows of the result.
+    pub capacity: usize,
+    /// Rows of the buffer.
+    pub old_capacity: usize,
 }
 
-/// Writes `rows` behind those that `out` holds. It holds them already where `old` has no elements; otherwise
-/// they come from `old`, and room to spare is cleared.
+/// Writes `rows` after the first `len` rows of `out`. If `old` has no elements it was donated and `out` holds its rows;
+/// otherwise they are copied from `old`, and spare capacity is zeroed.
 pub(super) fn write<T: Element>(extent: Extent, old: Option<&[T]>, rows: &[T], out: &mut [T]) {
-    let Extent { row, len, count, room, old_room } = extent;
+    let Extent { row, len, count, capacity, old_capacity } = extent;
     let fresh = old.is_none_or(|old| !old.is_empty());
     let (start, end) = (len * row, (len + count) * row);
-    for (i, out) in out.chunks_exact_mut((room * row).max(1)).enumerate() {
+    for (i, out) in out.chunks_exact_mut((capacity * row).max(1)).enumerate() {
         if fresh {
             if let Some(old) = old {
-                out[..start].copy_from_slice(&old[i * old_room * row..][..start]);
+                out[..start].copy_from_slice(&old[i * old_capacity * row..][..start]);
             }
             out[end..].fill(T::from_f32(0.0));
         }
@@ -167,10 +176,10 @@ mod tests {
 
     fn check(buffer: &Array, batch: i32, len: i32) {
         eval([buffer]).unwrap();
-        let (numbers, room) = (buffer.to_vec_exact::<f32>().unwrap(), buffer.dim(1));
+        let (numbers, capacity) = (buffer.to_vec_exact::<f32>().unwrap(), buffer.dim(1));
         for b in 0..batch {
             let expected: Vec<f32> = (0..len * 3).map(|i| (1000 * b + i) as f32).collect();
-            assert_eq!(numbers[(b * room * 3) as usize..][..expected.len()], expected, "{b}");
+            assert_eq!(numbers[(b * capacity * 3) as usize..][..expected.len()], expected, "{b}");
         }
     }
 
@@ -179,10 +188,10 @@ mod tests {
         for batch in [1, 2] {
             let mut buffer: Option<Array> = None;
             let mut len = 0;
-            for (count, room) in [(3, 256), (1, 256), (252, 256), (300, 768), (1, 768)] {
+            for (count, capacity) in [(3, 256), (1, 256), (252, 256), (300, 768), (1, 768)] {
                 let next = append(buffer.take(), &rows(batch, count, len), len).unwrap();
                 len += count;
-                assert_eq!(next.shape(), [batch, room, 3]);
+                assert_eq!(next.shape(), [batch, capacity, 3]);
                 check(&next, batch, len);
                 buffer = Some(next);
             }

@@ -1,19 +1,19 @@
-//! Backward pass: the weights are computed again from the scores and the logarithm of their sum, a block of
-//! keys at a time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
+//! Backward pass: attention weights are recomputed from the scores and their logsumexp, a block of keys at a
+//! time ([FlashAttention](https://arxiv.org/abs/2205.14135), section 3.1).
 //!
 //! With P the weights, δ = Σ dO·O and S the scaled scores: dV = Pᵀ·dO, dS = P∘(dO·Vᵀ - δ),
-//! dK = scale·dSᵀ·Q, dQ = scale·dS·K. Scores bounded by `c` pass on `1 - (S/c)²` of their gradient.
+//! dK = scale·dSᵀ·Q, dQ = scale·dS·K. With a softcap `c`, dS is multiplied by `1 - (S/c)²`.
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
-use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
+use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, Visibility};
 use super::product::{LANES, Left, Result, Right, product};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
 /// Keys of a task that computes gradients of keys and values alone.
 const STRIP: usize = 256;
@@ -21,11 +21,11 @@ const STRIP: usize = 256;
 /// Panels of a task that computes gradients of queries alone.
 const TILE: usize = 4;
 
-/// What the forward pass gave, and the gradient of its result; `out` and `grad` as `q`.
+/// Results of the forward pass and the gradient of its output; `out` and `grad` in the shape of `q`.
 #[derive(Clone, Copy)]
-pub(super) struct Outcome<'a, T> {
+pub(super) struct SavedForBackward<'a, T> {
     pub out: &'a [T],
-    pub log_sums: &'a [f32],
+    pub logsumexps: &'a [f32],
     pub grad: &'a [T],
 }
 
@@ -41,35 +41,28 @@ pub(super) fn backward<T: Element>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,
-    outcome: &Outcome<T>,
+    saved: &SavedForBackward<T>,
     gradients: Gradients<T>,
 ) {
     let (places, Gradients { q, k, v }) = (geometry.places(), gradients);
-    let sweep = Sweep {
-        isa,
-        geometry,
-        inputs,
-        outcome,
-        q: Disjoint::new(q),
-        k: Disjoint::new(k),
-        v: Disjoint::new(v),
-    };
+    let sweep =
+        Sweep { isa, geometry, inputs, saved, q: Disjoint::new(q), k: Disjoint::new(k), v: Disjoint::new(v) };
     // One task per place computes five products; cut in two, the halves compute four and three. Few places
     // would leave threads idle by more than that.
     let threads = pool::threads();
     let rounds = places.div_ceil(threads);
     if rounds * threads * 5 <= places * 7 {
-        return pool::run(places, |index| {
+        return pool::parallel_for(places, |index| {
             let place = geometry.place(index);
-            sweep.run(place, 0..geometry.panels(), 0..geometry.room, Part::Both);
+            sweep.run(place, 0..geometry.panels(), 0..geometry.capacity, Part::Both);
         });
     }
-    let (strips, tiles) = (geometry.room.div_ceil(STRIP), geometry.panels().div_ceil(TILE));
-    pool::run(places * (strips + tiles), |index| {
+    let (strips, tiles) = (geometry.capacity.div_ceil(STRIP), geometry.panels().div_ceil(TILE));
+    pool::parallel_for(places * (strips + tiles), |index| {
         let (place, task) = (geometry.place(index / (strips + tiles)), index % (strips + tiles));
         if task < strips {
-            let keys = task * STRIP..geometry.room.min((task + 1) * STRIP);
-            sweep.run(place, 0..geometry.panels(), keys, Part::Keys);
+            let keys = task * STRIP..geometry.capacity.min((task + 1) * STRIP);
+            sweep.run(place, 0..geometry.panels(), keys, Part::KeyValues);
         } else {
             // The last queries see the most keys.
             let tile = strips + tiles - 1 - task;
@@ -84,14 +77,14 @@ pub(super) fn backward<T: Element>(
 enum Part {
     Both,
     Queries,
-    Keys,
+    KeyValues,
 }
 
 struct Sweep<'a, T> {
     isa: Isa,
     geometry: &'a Geometry,
     inputs: &'a Inputs<'a, T>,
-    outcome: &'a Outcome<'a, T>,
+    saved: &'a SavedForBackward<'a, T>,
     q: Disjoint<'a, T>,
     k: Disjoint<'a, T>,
     v: Disjoint<'a, T>,
@@ -99,12 +92,12 @@ struct Sweep<'a, T> {
 
 /// A panel of queries, copied.
 struct Queries<'a> {
-    /// Scaled queries and the gradients of their results, `[columns, padded]`, and both turned.
+    /// Scaled queries and the gradients of their results, `[columns, padded]`, and their transposes.
     q: &'a mut [f32],
     grad: &'a mut [f32],
-    q_turned: &'a mut [f32],
-    grad_turned: &'a mut [f32],
-    log_sums: [f32; PANEL],
+    q_transposed: &'a mut [f32],
+    grad_transposed: &'a mut [f32],
+    logsumexps: [f32; PANEL],
     /// Σ dO·O of each row.
     delta: [f32; PANEL],
 }
@@ -128,14 +121,14 @@ impl<T: Element> Sweep<'_, T> {
             part
         };
         let (k, v, dk, dv) = (cut(all), cut(all), cut(wanted), cut(wanted));
-        let (weights, slopes) = (cut(KEYS * columns), cut(KEYS * columns));
+        let (weights, score_grads) = (cut(KEYS * columns), cut(KEYS * columns));
         let dq = cut(panel_len);
         let mut queries = Queries {
             q: cut(panel_len),
             grad: cut(panel_len),
-            q_turned: cut(head_dim * columns),
-            grad_turned: cut(head_dim * columns),
-            log_sums: [0.0; PANEL],
+            q_transposed: cut(head_dim * columns),
+            grad_transposed: cut(head_dim * columns),
+            logsumexps: [0.0; PANEL],
             delta: [0.0; PANEL],
         };
         geometry.read_keys(self.isa, self.inputs.k, place, used.clone(), k);
@@ -145,7 +138,7 @@ impl<T: Element> Sweep<'_, T> {
         for panel in panels {
             let view = geometry.view(self.inputs.starts, place, panel);
             let any = view.any.start.max(used.start)..view.any.end.min(used.end);
-            if any.is_empty() && part == Part::Keys {
+            if any.is_empty() && part == Part::KeyValues {
                 continue;
             }
             self.read(place, panel, &mut queries, dq);
@@ -156,9 +149,9 @@ impl<T: Element> Sweep<'_, T> {
                     continue;
                 }
                 let rows = (seen.start - used.start) * padded..(seen.end - used.start) * padded;
-                let (weights, slopes) =
-                    (&mut weights[..seen.len() * columns], &mut slopes[..seen.len() * columns]);
-                // Both turned: rows are keys.
+                let (weights, score_grads) =
+                    (&mut weights[..seen.len() * columns], &mut score_grads[..seen.len() * columns]);
+                // Both transposed: rows are keys.
                 let pairs = |left: &[f32], right: &[f32], result: &mut [f32]| {
                     product(
                         self.isa,
@@ -168,9 +161,9 @@ impl<T: Element> Sweep<'_, T> {
                         Result { data: result, row: columns, add: false },
                     );
                 };
-                pairs(&k[rows.clone()], queries.q_turned, weights);
-                pairs(&v[rows.clone()], queries.grad_turned, slopes);
-                self.differentiate(&view, seen.clone(), &queries, weights, slopes);
+                pairs(&k[rows.clone()], queries.q_transposed, weights);
+                pairs(&v[rows.clone()], queries.grad_transposed, score_grads);
+                self.score_gradients(&view, seen.clone(), &queries, weights, score_grads);
                 if part != Part::Queries {
                     let add = |left: &[f32], right: &[f32], result: &mut [f32]| {
                         product(
@@ -182,19 +175,19 @@ impl<T: Element> Sweep<'_, T> {
                         );
                     };
                     add(weights, queries.grad, &mut dv[rows.clone()]);
-                    add(slopes, queries.q, &mut dk[rows.clone()]);
+                    add(score_grads, queries.q, &mut dk[rows.clone()]);
                 }
-                if part != Part::Keys {
+                if part != Part::KeyValues {
                     product(
                         self.isa,
                         [columns, padded, seen.len()],
-                        Left { data: slopes, row: 1, column: columns },
+                        Left { data: score_grads, row: 1, column: columns },
                         Right { data: &k[rows], row: padded },
                         Result { data: dq, row: padded, add: true },
                     );
                 }
             }
-            if part != Part::Keys {
+            if part != Part::KeyValues {
                 panel::multiply(self.isa, dq, geometry.scale);
                 for (row, dq) in geometry.panel(panel).zip(dq.chunks_exact(padded)) {
                     self.write(&self.q, geometry.head(place, row), Some(dq));
@@ -214,23 +207,23 @@ impl<T: Element> Sweep<'_, T> {
     }
 
     /// Products with the keys `seen` become weights, and products of gradient and value gradients of the former.
-    fn differentiate(
+    fn score_gradients(
         &self,
-        view: &View,
+        view: &Visibility,
         seen: Range<usize>,
         queries: &Queries,
         weights: &mut [f32],
-        slopes: &mut [f32],
+        score_grads: &mut [f32],
     ) {
         let (isa, columns) = (self.isa, self.geometry.columns());
-        let (log_sums, delta) = (&queries.log_sums, &queries.delta);
+        let (logsumexps, delta) = (&queries.logsumexps, &queries.delta);
         if let Some(cap) = self.geometry.softcap {
-            panel::bound(isa, weights, cap);
-            view.hide(isa, seen, weights, columns);
-            differentiate_bounded(isa, weights, slopes, columns, log_sums, delta, cap);
+            panel::apply_softcap(isa, weights, cap);
+            view.mask_out(isa, seen, weights, columns);
+            softcapped_score_gradients(isa, weights, score_grads, columns, logsumexps, delta, cap);
         } else {
-            view.hide(isa, seen, weights, columns);
-            differentiate(isa, weights, slopes, columns, log_sums, delta);
+            view.mask_out(isa, seen, weights, columns);
+            score_gradients(isa, weights, score_grads, columns, logsumexps, delta);
         }
     }
 
@@ -240,15 +233,15 @@ impl<T: Element> Sweep<'_, T> {
         let (columns, padded, head_dim) = (geometry.columns(), geometry.padded(), geometry.head_dim);
         geometry.read_panel(isa, self.inputs.q, place, panel, queries.q);
         panel::multiply(isa, queries.q, geometry.scale);
-        geometry.read_panel(isa, self.outcome.grad, place, panel, queries.grad);
-        geometry.read_panel(isa, self.outcome.out, place, panel, spare);
-        panel::turn(isa, queries.q, padded, head_dim, columns, queries.q_turned);
-        panel::turn(isa, queries.grad, padded, head_dim, columns, queries.grad_turned);
+        geometry.read_panel(isa, self.saved.grad, place, panel, queries.grad);
+        geometry.read_panel(isa, self.saved.out, place, panel, spare);
+        panel::transpose(isa, queries.q, padded, head_dim, columns, queries.q_transposed);
+        panel::transpose(isa, queries.grad, padded, head_dim, columns, queries.grad_transposed);
         row_products(isa, queries.grad, spare, padded, &mut queries.delta);
         // Weights of the columns that pad a panel are zero.
-        queries.log_sums.fill(f32::INFINITY);
+        queries.logsumexps.fill(f32::INFINITY);
         for (column, row) in geometry.panel(panel).enumerate() {
-            queries.log_sums[column] = self.outcome.log_sums[geometry.head(place, row)];
+            queries.logsumexps[column] = self.saved.logsumexps[geometry.head(place, row)];
         }
     }
 
@@ -266,33 +259,33 @@ impl<T: Element> Sweep<'_, T> {
 
 vectorized! {
     /// Scores become weights, and products of gradient and value become gradients of the scores.
-    fn differentiate(
-        weights: &mut [f32], slopes: &mut [f32], columns: usize, log_sums: &[f32; PANEL], delta: &[f32; PANEL],
+    fn score_gradients(
+        weights: &mut [f32], score_grads: &mut [f32], columns: usize, logsumexps: &[f32; PANEL], delta: &[f32; PANEL],
     ) {
-        let rows = weights.chunks_exact_mut(columns).zip(slopes.chunks_exact_mut(columns));
-        for (weights, slopes) in rows {
-            let numbers = weights.iter_mut().zip(slopes).zip(log_sums.iter().zip(delta));
-            for ((weight, slope), (&log_sum, &delta)) in numbers {
-                *weight = exp(*weight - log_sum);
-                *slope = *weight * (*slope - delta);
+        let rows = weights.chunks_exact_mut(columns).zip(score_grads.chunks_exact_mut(columns));
+        for (weights, score_grads) in rows {
+            let numbers = weights.iter_mut().zip(score_grads).zip(logsumexps.iter().zip(delta));
+            for ((weight, score_grad), (&logsumexp, &delta)) in numbers {
+                *weight = exp(*weight - logsumexp);
+                *score_grad = *weight * (*score_grad - delta);
             }
         }
     }
 
     /// The same of scores that were bounded by `cap`.
-    fn differentiate_bounded(
-        weights: &mut [f32], slopes: &mut [f32], columns: usize, log_sums: &[f32; PANEL], delta: &[f32; PANEL],
+    fn softcapped_score_gradients(
+        weights: &mut [f32], score_grads: &mut [f32], columns: usize, logsumexps: &[f32; PANEL], delta: &[f32; PANEL],
         cap: f32,
     ) {
         let steepness = cap.recip();
-        let rows = weights.chunks_exact_mut(columns).zip(slopes.chunks_exact_mut(columns));
-        for (weights, slopes) in rows {
-            let numbers = weights.iter_mut().zip(slopes).zip(log_sums.iter().zip(delta));
-            for ((weight, slope), (&log_sum, &delta)) in numbers {
+        let rows = weights.chunks_exact_mut(columns).zip(score_grads.chunks_exact_mut(columns));
+        for (weights, score_grads) in rows {
+            let numbers = weights.iter_mut().zip(score_grads).zip(logsumexps.iter().zip(delta));
+            for ((weight, score_grad), (&logsumexp, &delta)) in numbers {
                 // What is hidden is minus infinity, and has no slope.
                 let height = if *weight > -cap { *weight * steepness } else { 1.0 };
-                *weight = exp(*weight - log_sum);
-                *slope = *weight * (*slope - delta) * (1.0 - height * height);
+                *weight = exp(*weight - logsumexp);
+                *score_grad = *weight * (*score_grad - delta) * (1.0 - height * height);
             }
         }
     }

@@ -1,21 +1,21 @@
-//! The same by MLX: its own kernel, or where scores are bounded, a composition in which they exist as a matrix.
+//! Reference implementation: MLX's fused kernel or, with a softcap, a composition that materializes the score matrix.
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate, select};
 use mlx_rs::{Array, Dtype};
 
-use super::super::matmul::{Transpose, matmul};
-use super::super::op::MlxResult;
-use super::super::softcap::softcap;
-use super::super::softmax::softmax;
-use super::{Keys, Mask, Scoring};
+use super::{KeyValues, Mask, Scoring};
+use crate::error::MlxResult;
+use crate::matmul::{Transpose, matmul};
+use crate::softcap::softcap;
+use crate::softmax::softmax;
 
-/// [`attention`](super::attention) of the same operands.
+/// Reference implementation of [`attention`](super::attention) by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn reference(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+/// Incompatible shapes.
+pub fn reference(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if scoring.softcap.is_some() {
         return composed(q, keys, scoring, starts);
     }
@@ -33,8 +33,13 @@ pub fn reference(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>
     heads_first(&result?)
 }
 
-/// With a matrix of scores, whose memory grows with the square of the length.
-pub(super) fn composed(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+/// Composition with a score matrix, whose memory is quadratic in the sequence length.
+pub(super) fn composed(
+    q: &Array,
+    keys: KeyValues,
+    scoring: Scoring,
+    starts: Option<&Array>,
+) -> MlxResult<Array> {
     let Scoring { scale, mask, softcap: cap, sinks } = scoring;
     let (batch, time, heads, head_dim) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
     let ([k, v], kv_heads) = (used(keys)?, keys.k.dim(2));
@@ -62,8 +67,8 @@ fn heads_first(x: &Array) -> MlxResult<Array> {
     x.transpose_axes(&[0, 2, 1, 3])
 }
 
-/// Keys and values without room to spare.
-fn used(keys: Keys) -> MlxResult<[Array; 2]> {
+/// Keys and values in use, heads first.
+fn used(keys: KeyValues) -> MlxResult<[Array; 2]> {
     let used = |x: &Array| {
         if x.dim(1) == keys.len { heads_first(x) } else { heads_first(&x.try_index((.., ..keys.len))?) }
     };

@@ -1,28 +1,28 @@
-//! Forward pass of one query per sequence, as when text is generated: bound by reading the keys and values
-//! once, so all heads of all groups go over them together, in the order they lie in memory.
+//! Forward pass for one query per sequence (decoding). It is bound by reading the keys and values once, so all heads
+//! traverse them together in memory order.
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, prefetch, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
 use super::panel::{self, Geometry, Inputs, KEYS, Place};
 use super::product::{LANES, Left, Result, Right, product};
 use super::vector::{Load, Portable, Vector};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, prefetch, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
-/// Heads of a group above which vectors along queries are the faster way.
+/// Maximum number of heads per group; beyond it, vectors along queries are faster.
 const GROUP: usize = 16;
 
-/// Keys of a part of the context at least.
+/// Minimum number of keys per part of the context.
 const PART: usize = 64;
 
 /// Multiply-adds below which waking other threads costs more than it saves.
 const SERIAL_BELOW: usize = 1 << 17;
 
-/// Whether [`forward`] takes this call.
+/// Whether [`forward`] supports this call.
 pub(super) fn takes(geometry: &Geometry) -> bool {
     geometry.time == 1 && geometry.rows() <= GROUP && geometry.head_dim.is_multiple_of(LANES)
 }
@@ -33,7 +33,7 @@ pub(super) fn forward<T: Load>(
     geometry: &Geometry,
     inputs: &Inputs<T>,
     out: &mut [T],
-    log_sums: &mut [f32],
+    logsumexps: &mut [f32],
 ) {
     let (heads, len) = (geometry.heads, state_len(geometry));
     let work = geometry.batch * geometry.keys * geometry.head_dim * (heads + 2 * geometry.kv_heads);
@@ -53,17 +53,17 @@ pub(super) fn forward<T: Load>(
     if work < SERIAL_BELOW {
         (0..geometry.batch).for_each(task);
     } else {
-        pool::run(geometry.batch * parts, task);
+        pool::parallel_for(geometry.batch * parts, task);
     }
     for batch in 0..geometry.batch {
         let parts = &states[batch * parts * len..(batch + 1) * parts * len];
         let out = &mut out[batch * heads * geometry.head_dim..][..heads * geometry.head_dim];
-        join(isa, geometry, inputs, parts, out, &mut log_sums[batch * heads..][..heads]);
+        join(isa, geometry, inputs, parts, out, &mut logsumexps[batch * heads..][..heads]);
     }
 }
 
-/// Numbers of a state: per head the sum of weighted values, `[heads, head_dim]`, the greatest score, and the
-/// sum of weights relative to it.
+/// Length of a state: per head the weighted sum of values, `[heads, head_dim]`, the maximum score, and the sum of weights
+/// relative to it.
 fn state_len(geometry: &Geometry) -> usize {
     geometry.heads * (geometry.head_dim + 2)
 }
@@ -80,9 +80,9 @@ fn attend<T: Load>(
     let Geometry { heads, kv_heads, head_dim, .. } = *geometry;
     let group = heads / kv_heads;
     let (sums, rest) = state.split_at_mut(heads * head_dim);
-    let (greatest, weights) = rest.split_at_mut(heads);
+    let (row_max, weights) = rest.split_at_mut(heads);
     sums.fill(0.0);
-    greatest.fill(f32::NEG_INFINITY);
+    row_max.fill(f32::NEG_INFINITY);
     weights.fill(0.0);
     let row = kv_heads * head_dim;
     let mut buffer = scratch::take::<f32>(heads * (head_dim + KEYS));
@@ -91,7 +91,7 @@ fn attend<T: Load>(
     panel::multiply(isa, q, geometry.scale);
     for start in keys.clone().step_by(KEYS) {
         let len = KEYS.min(keys.end - start);
-        let part = (batch * geometry.room + start) * row..(batch * geometry.room + start + len) * row;
+        let part = (batch * geometry.capacity + start) * row..(batch * geometry.capacity + start + len) * row;
         let (k, v) = (&inputs.k[part.clone()], &inputs.v[part]);
         // A few keys at a time, all their heads: in the order of memory.
         for key in (0..len).step_by(4) {
@@ -108,12 +108,12 @@ fn attend<T: Load>(
         for head in 0..heads {
             let scores = &mut scores[head * KEYS..(head + 1) * KEYS];
             if let Some(cap) = geometry.softcap {
-                panel::bound(isa, &mut scores[..len], cap);
+                panel::apply_softcap(isa, &mut scores[..len], cap);
             }
             scores[len..].fill(f32::NEG_INFINITY);
-            let shrink = soften(isa, scores, &mut greatest[head], &mut weights[head]);
-            if shrink < 1.0 {
-                panel::multiply(isa, &mut sums[head * head_dim..(head + 1) * head_dim], shrink);
+            let rescale = online_softmax(isa, scores, &mut row_max[head], &mut weights[head]);
+            if rescale < 1.0 {
+                panel::multiply(isa, &mut sums[head * head_dim..(head + 1) * head_dim], rescale);
             }
         }
         for kv_head in 0..kv_heads {
@@ -136,25 +136,25 @@ fn join<T: Element>(
     inputs: &Inputs<T>,
     parts: &[f32],
     out: &mut [T],
-    log_sums: &mut [f32],
+    logsumexps: &mut [f32],
 ) {
     let Geometry { heads, head_dim, .. } = *geometry;
     let states = || parts.chunks_exact(state_len(geometry));
     let mut sums = scratch::take::<f32>(head_dim);
-    for (head, (out, log_sum)) in out.chunks_exact_mut(head_dim).zip(log_sums).enumerate() {
-        let greatest = |state: &[f32]| state[heads * head_dim + head];
-        let top = states().map(greatest).fold(f32::NEG_INFINITY, f32::max);
+    for (head, (out, logsumexp)) in out.chunks_exact_mut(head_dim).zip(logsumexps).enumerate() {
+        let row_max = |state: &[f32]| state[heads * head_dim + head];
+        let top = states().map(row_max).fold(f32::NEG_INFINITY, f32::max);
         sums.fill(0.0);
         let mut all = 0.0;
         if top > f32::NEG_INFINITY {
             for state in states() {
-                let share = exp(greatest(state) - top);
+                let share = exp(row_max(state) - top);
                 all += share * state[heads * (head_dim + 1) + head];
                 add_scaled(isa, &mut sums, &state[head * head_dim..][..head_dim], share);
             }
         }
-        let (logarithm, factor) = inputs.close(head, top, all);
-        *log_sum = logarithm;
+        let (logarithm, factor) = inputs.normalizer(head, top, all);
+        *logsumexp = logarithm;
         panel::multiply(isa, &mut sums, factor);
         panel::write(isa, &sums, out);
     }
@@ -171,8 +171,8 @@ vectorized! {
         }
     }
 
-    /// Turns the scores of a head into weights; returns what earlier weights must be multiplied by.
-    fn soften(scores: &mut [f32], greatest: &mut f32, weight: &mut f32) -> f32 {
+    /// Replaces the scores of a head by weights; returns the correction factor of earlier weights.
+    fn online_softmax(scores: &mut [f32], row_max: &mut f32, weight: &mut f32) -> f32 {
         let scores = scores.as_chunks_mut::<LANES>().0;
         let mut tops = [f32::NEG_INFINITY; LANES];
         for scores in &*scores {
@@ -180,7 +180,7 @@ vectorized! {
                 *top = if x > *top { x } else { *top };
             }
         }
-        let top = tops.iter().fold(*greatest, |top, &x| if x > top { x } else { top });
+        let top = tops.iter().fold(*row_max, |top, &x| if x > top { x } else { top });
         let mut sums = [0.0; LANES];
         for scores in scores {
             for (x, sum) in scores.iter_mut().zip(&mut sums) {
@@ -188,10 +188,10 @@ vectorized! {
                 *sum += *x;
             }
         }
-        let shrink = exp(*greatest - top);
-        *greatest = top;
-        *weight = *weight * shrink + sums.iter().sum::<f32>();
-        shrink
+        let rescale = exp(*row_max - top);
+        *row_max = top;
+        *weight = *weight * rescale + sums.iter().sum::<f32>();
+        rescale
     }
 }
 

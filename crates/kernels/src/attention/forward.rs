@@ -1,44 +1,44 @@
-//! Forward pass: softmax over blocks of keys as they come
-//! ([FlashAttention](https://arxiv.org/abs/2205.14135)), and over parts of a long context at once
+//! Forward pass: online softmax over blocks of keys
+//! ([FlashAttention](https://arxiv.org/abs/2205.14135)), and in parallel over parts of a long context
 //! ([Flash-Decoding](https://princeton-nlp.github.io/flash-decoding/)).
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::pool;
-use super::super::scratch;
 use super::decode;
-use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, View};
+use super::panel::{self, Geometry, Inputs, KEYS, PANEL, Place, Visibility};
 use super::product::{Left, Result, Right, product};
 use super::vector::Load;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::pool;
+use crate::runtime::scratch;
 
-/// Panels of one task at most: they share the copies of the keys.
+/// Maximum number of panels per task; they share the converted keys.
 const PANELS: usize = 4;
 
-/// Keys of a part of a context at least: a part costs a few microseconds to join.
+/// Minimum number of keys per part of a context.
 const PART: usize = 512;
 
 /// Multiply-adds below which waking other threads costs more than it saves.
 const SERIAL_BELOW: usize = 1 << 20;
 
-/// Fills `out`, as `q`, and `log_sums`, `[batch, time, heads]`: the logarithm of each softmax' denominator.
+/// Fills `out`, as `q`, and `logsumexps`, `[batch, time, heads]`: the logsumexp of the scores.
 pub(crate) fn forward<T: Load>(
     isa: Isa,
     geometry: &Geometry,
     inputs: &Inputs<T>,
     out: &mut [T],
-    log_sums: &mut [f32],
+    logsumexps: &mut [f32],
 ) {
     if decode::takes(geometry) {
-        return decode::forward(isa, geometry, inputs, out, log_sums);
+        return decode::forward(isa, geometry, inputs, out, logsumexps);
     }
     let plan = Plan::new(geometry, pool::threads());
-    let (out, log_sums) = (Disjoint::new(out), Disjoint::new(log_sums));
+    let (out, logsumexps) = (Disjoint::new(out), Disjoint::new(logsumexps));
     let finish = |place: Place, panel: usize, state: &mut [f32]| {
-        finish(isa, geometry, inputs, place, panel, state, (&out, &log_sums));
+        finish(isa, geometry, inputs, place, panel, state, (&out, &logsumexps));
     };
     if plan.parts == 1 {
         plan.run(geometry.places() * plan.tiles, |index| {
@@ -81,7 +81,7 @@ pub(crate) fn forward<T: Load>(
     }
 }
 
-/// How a call is cut into tasks.
+/// Partition of a call into tasks.
 struct Plan {
     /// Panels of a task.
     tile: usize,
@@ -113,12 +113,12 @@ impl Plan {
     }
 
     fn run(&self, count: usize, task: impl Fn(usize) + Sync) {
-        if self.serial { (0..count).for_each(task) } else { pool::run(count, task) }
+        if self.serial { (0..count).for_each(task) } else { pool::parallel_for(count, task) }
     }
 }
 
-/// Numbers of a panel's state: the sum of weighted values, `[columns, padded]`, then per row the greatest
-/// score and the sum of weights relative to it.
+/// Length of a panel's state: the weighted sum of values, `[columns, padded]`, then per row the maximum score and the
+/// sum of weights relative to it.
 fn state_len(geometry: &Geometry) -> usize {
     geometry.columns() * (geometry.padded() + 2)
 }
@@ -128,11 +128,11 @@ fn split_state<'a>(
     state: &'a mut [f32],
 ) -> (&'a mut [f32], &'a mut [f32], &'a mut [f32]) {
     let (sums, rest) = state.split_at_mut(geometry.columns() * geometry.padded());
-    let (greatest, weights) = rest.split_at_mut(geometry.columns());
-    (sums, greatest, weights)
+    let (row_max, weights) = rest.split_at_mut(geometry.columns());
+    (sums, row_max, weights)
 }
 
-/// Fills the states of `panels` of what they see of `keys`.
+/// Computes the states of `panels` over `keys`.
 fn attend<T: Element>(
     isa: Isa,
     geometry: &Geometry,
@@ -143,24 +143,25 @@ fn attend<T: Element>(
     states: &mut [f32],
 ) {
     let (columns, padded, head_dim) = (geometry.columns(), geometry.padded(), geometry.head_dim);
-    let views: Vec<View> = panels.clone().map(|panel| geometry.view(inputs.starts, place, panel)).collect();
+    let views: Vec<Visibility> =
+        panels.clone().map(|panel| geometry.view(inputs.starts, place, panel)).collect();
     let mut buffer = scratch::take::<f32>(
         2 * KEYS * padded + (KEYS + 1) * columns + columns * padded + views.len() * head_dim * columns,
     );
     let (k, rest) = buffer.split_at_mut(KEYS * padded);
     let (v, rest) = rest.split_at_mut(KEYS * padded);
     let (scores, rest) = rest.split_at_mut(KEYS * columns);
-    let (shrink, rest) = rest.split_at_mut(columns);
+    let (rescale, rest) = rest.split_at_mut(columns);
     let (wide, queries) = rest.split_at_mut(columns * padded);
     for (panel, queries) in panels.zip(queries.chunks_exact_mut(head_dim * columns)) {
         geometry.read_panel(isa, inputs.q, place, panel, wide);
         panel::multiply(isa, wide, geometry.scale);
-        panel::turn(isa, wide, padded, head_dim, columns, queries);
+        panel::transpose(isa, wide, padded, head_dim, columns, queries);
     }
     for state in states.chunks_exact_mut(state_len(geometry)) {
-        let (sums, greatest, weights) = split_state(geometry, state);
+        let (sums, row_max, weights) = split_state(geometry, state);
         sums.fill(0.0);
-        greatest.fill(f32::NEG_INFINITY);
+        row_max.fill(f32::NEG_INFINITY);
         weights.fill(0.0);
     }
     let any = views.iter().fold(keys.end..keys.start, |any, view| {
@@ -187,14 +188,14 @@ fn attend<T: Element>(
                 Result { data: scores, row: columns, add: false },
             );
             if let Some(cap) = geometry.softcap {
-                panel::bound(isa, scores, cap);
+                panel::apply_softcap(isa, scores, cap);
             }
-            view.hide(isa, seen.clone(), scores, columns);
-            let (sums, greatest, weights) = split_state(geometry, state);
-            if soften(isa, scores, columns, greatest, weights, shrink) {
-                for (sums, &shrink) in sums.chunks_exact_mut(padded).zip(&*shrink) {
-                    if shrink < 1.0 {
-                        panel::multiply(isa, sums, shrink);
+            view.mask_out(isa, seen.clone(), scores, columns);
+            let (sums, row_max, weights) = split_state(geometry, state);
+            if online_softmax(isa, scores, columns, row_max, weights, rescale) {
+                for (sums, &rescale) in sums.chunks_exact_mut(padded).zip(&*rescale) {
+                    if rescale < 1.0 {
+                        panel::multiply(isa, sums, rescale);
                     }
                 }
             }
@@ -210,33 +211,33 @@ fn attend<T: Element>(
 }
 
 vectorized! {
-    /// Turns scores, `[keys, columns]`, into weights relative to the greatest score of each column so far.
-    /// `shrink` receives what earlier weights must be multiplied by; false if all of it is one.
-    fn soften(
+    /// Replaces scores, `[keys, columns]`, by weights relative to the running maximum of each column. `rescale` receives
+    /// the correction factors of earlier weights; returns whether any differs from 1.
+    fn online_softmax(
         scores: &mut [f32],
         columns: usize,
-        greatest: &mut [f32],
+        row_max: &mut [f32],
         weights: &mut [f32],
-        shrink: &mut [f32],
+        rescale: &mut [f32],
     ) -> bool {
         let mut tops = [f32::NEG_INFINITY; PANEL];
         let tops = &mut tops[..columns];
-        tops.copy_from_slice(greatest);
+        tops.copy_from_slice(row_max);
         for scores in scores.chunks_exact(columns) {
             for (top, &x) in tops.iter_mut().zip(scores) {
                 *top = if x > *top { x } else { *top };
             }
         }
         let mut moved = 0.0;
-        let states = greatest.iter_mut().zip(shrink).zip(weights.iter_mut()).zip(&mut *tops);
-        for (((greatest, shrink), weight), top) in states {
-            let old = *greatest;
-            *greatest = *top;
+        let states = row_max.iter_mut().zip(rescale).zip(weights.iter_mut()).zip(&mut *tops);
+        for (((row_max, rescale), weight), top) in states {
+            let old = *row_max;
+            *row_max = *top;
             // Where nothing was seen yet, any finite number will do.
             *top = if *top == f32::NEG_INFINITY { 0.0 } else { *top };
-            *shrink = exp(old - *top);
-            *weight *= *shrink;
-            moved = if *shrink < 1.0 { 1.0 } else { moved };
+            *rescale = exp(old - *top);
+            *weight *= *rescale;
+            moved = if *rescale < 1.0 { 1.0 } else { moved };
         }
         for scores in scores.chunks_exact_mut(columns) {
             for ((x, &top), sum) in scores.iter_mut().zip(&*tops).zip(weights.iter_mut()) {
@@ -248,19 +249,19 @@ vectorized! {
     }
 }
 
-/// Adds the state `other` of the same panel to `state`.
+/// Merges the state `other` of the same panel into `state`.
 fn join(geometry: &Geometry, state: &mut [f32], other: &[f32]) {
     let (columns, padded) = (geometry.columns(), geometry.padded());
-    let (sums, greatest, weights) = split_state(geometry, state);
+    let (sums, row_max, weights) = split_state(geometry, state);
     for column in 0..columns {
         let (theirs, their_weights) =
             (other[columns * padded + column], other[columns * (padded + 1) + column]);
-        let top = greatest[column].max(theirs);
+        let top = row_max[column].max(theirs);
         if top == f32::NEG_INFINITY {
             continue;
         }
-        let (a, b) = (exp(greatest[column] - top), exp(theirs - top));
-        greatest[column] = top;
+        let (a, b) = (exp(row_max[column] - top), exp(theirs - top));
+        row_max[column] = top;
         weights[column] = weights[column] * a + their_weights * b;
         let sums = &mut sums[column * padded..][..padded];
         for (x, &y) in sums.iter_mut().zip(&other[column * padded..]) {
@@ -269,7 +270,7 @@ fn join(geometry: &Geometry, state: &mut [f32], other: &[f32]) {
     }
 }
 
-/// Writes the result of `panel`.
+/// Normalizes and writes the result of `panel`.
 fn finish<T: Element>(
     isa: Isa,
     geometry: &Geometry,
@@ -277,22 +278,22 @@ fn finish<T: Element>(
     place: Place,
     panel: usize,
     state: &mut [f32],
-    (out, log_sums): (&Disjoint<T>, &Disjoint<f32>),
+    (out, logsumexps): (&Disjoint<T>, &Disjoint<f32>),
 ) {
-    let (sums, greatest, weights) = split_state(geometry, state);
+    let (sums, row_max, weights) = split_state(geometry, state);
     for (column, row) in geometry.panel(panel).enumerate() {
         let sums = &mut sums[column * geometry.padded()..][..geometry.padded()];
         let head = geometry.head(place, row);
         // SAFETY: every row of every place is finished once, and has a head of its own.
-        let (out, log_sum) = unsafe {
+        let (out, logsumexp) = unsafe {
             (
                 out.part(head * geometry.head_dim..(head + 1) * geometry.head_dim),
-                &mut log_sums.part(head..head + 1)[0],
+                &mut logsumexps.part(head..head + 1)[0],
             )
         };
         let head = geometry.head_of_query(place, row);
-        let (logarithm, factor) = inputs.close(head, greatest[column], weights[column]);
-        *log_sum = logarithm;
+        let (logarithm, factor) = inputs.normalizer(head, row_max[column], weights[column]);
+        *logsumexp = logarithm;
         panel::multiply(isa, sums, factor);
         panel::write(isa, sums, out);
     }

@@ -1,30 +1,32 @@
 //! Scaled dot-product attention with grouped queries ([GQA](https://arxiv.org/abs/2305.13245)).
 //!
-//! `softmax(scale · Q·Kᵀ + mask)·V`, and what some families do to the scores before the softmax: [`Scoring`].
+//! `softmax(scale · Q·Kᵀ + mask)·V`, with optional softcap and sinks: see [`Scoring`].
 //!
 //! | operand | shape |
 //! |---|---|
 //! | `q` | `[batch, time, heads, head_dim]` |
-//! | `k`, `v` | `[batch, room, kv_heads, head_dim]`, `kv_heads` divides `heads` |
+//! | `k`, `v` | `[batch, capacity, kv_heads, head_dim]`, `kv_heads` divides `heads` |
 //! | `starts` | `[batch, time]`, i32 |
 //! | `sinks` | `[heads]` |
 //! | result | as `q` |
 //!
-//! This is how projections leave their results, so nothing is transposed. The last query stands at the
-//! position of the last key, so a cache needs no offset.
+//! The layout is that of projection outputs, without transposition. The last query is at the position of the last key.
 //!
-//! On the CPU the scores never exist as a matrix, neither forward nor backward: memory beyond the operands
-//! is a few blocks per thread, and one number per query and head for the gradient.
+//! On the CPU the score matrix is never materialized, forward or backward: additional memory is a few blocks per thread,
+//! and one number per query and head for the gradient.
 
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, apply_many, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice, SliceMut};
 pub use composition::reference;
 pub(super) use forward::forward;
 pub(super) use panel::{Geometry, Inputs};
@@ -38,50 +40,50 @@ mod panel;
 mod product;
 mod vector;
 
-/// Which keys a query may look at.
+/// Which keys a query attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
-    /// Itself and everything before.
+    /// Its own position and all earlier ones.
     Causal,
-    /// Itself and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
+    /// Its own position and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
     Sliding(i32),
 }
 
-/// How scores become weights.
+/// Computation of attention scores.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring<'a> {
-    /// Factor of the products.
+    /// Factor of the dot products, usually `1/√head_dim`.
     pub scale: f32,
-    /// What is seen.
+    /// Keys that each query attends to.
     pub mask: Mask,
-    /// `c` of `c · tanh(score / c)` ([Gemma 2](https://arxiv.org/abs/2408.00118)).
+    /// Softcap `c`: scores become `c · tanh(score / c)` ([Gemma 2](https://arxiv.org/abs/2408.00118)).
     pub softcap: Option<f32>,
-    /// One more score per head, `[heads]`, of a key without a value that takes a share of every softmax
+    /// Attention sinks, `[heads]`: one additional score per head in the denominator of the softmax, without a value
     /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
     pub sinks: Option<&'a Array>,
 }
 
 impl Scoring<'_> {
-    /// Products times `scale`.
+    /// Scores without softcap and sinks.
     #[must_use]
     pub const fn plain(scale: f32, mask: Mask) -> Self {
         Self { scale, mask, softcap: None, sinks: None }
     }
 }
 
-/// Keys and values of all positions so far.
+/// Keys and values of a sequence, in buffers that may have spare capacity.
 #[derive(Debug, Clone, Copy)]
-pub struct Keys<'a> {
-    /// Keys, with room for positions to come.
+pub struct KeyValues<'a> {
+    /// Keys, `[batch, capacity, kv_heads, head_dim]`.
     pub k: &'a Array,
-    /// Values, likewise.
+    /// Values, as `k`.
     pub v: &'a Array,
-    /// Positions in use; what follows is never read.
+    /// Number of positions in use.
     pub len: i32,
 }
 
-impl<'a> Keys<'a> {
-    /// Arrays without room to spare.
+impl<'a> KeyValues<'a> {
+    /// Buffers in which all positions are in use.
     #[must_use]
     pub fn all(k: &'a Array, v: &'a Array) -> Self {
         // Shapes are checked by `attention`.
@@ -97,11 +99,11 @@ impl Mask {
         }
     }
 
-    /// `true` where query (row) may see key (column): `[time, keys]`, or `[batch, 1, time, keys]` with
-    /// `starts`; `None` when all may.
+    /// Boolean mask, `true` where a query (row) attends to a key (column): `[time, keys]`, or `[batch, 1, time, keys]`
+    /// with `starts`. Returns `None` if every query attends to every key.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
         let window = self.window();
         if time == 1 && window >= keys && starts.is_none() {
@@ -121,12 +123,14 @@ impl Mask {
     }
 }
 
-/// See the [module](self) for shapes. `starts` holds the first key that each query may see beside what the mask
-/// says: for sequences packed into one row, where their own one starts.
+/// Computes scaled dot-product attention. See the [module](self) for shapes.
+///
+/// `starts` restricts each query to keys from the given position on: with several sequences packed into one row, the
+/// start of its own sequence.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn attention(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
+/// Incompatible shapes or invalid options.
+pub fn attention(q: &Array, keys: KeyValues, scoring: Scoring, starts: Option<&Array>) -> MlxResult<Array> {
     if keys.v.shape() != keys.k.shape() {
         let (k, v) = (keys.k.shape(), keys.v.shape());
         return Err(Exception::custom(format!("attention: keys {k:?} and values {v:?} do not fit")));
@@ -148,34 +152,34 @@ pub fn attention(q: &Array, keys: Keys, scoring: Scoring, starts: Option<&Array>
     Ok(apply_many(op, &inputs, &outputs)?.swap_remove(0))
 }
 
-/// Sizes of queries of shape `q` for keys of shape `k`, `len` of them in use.
+/// Checked sizes for queries of shape `q` and keys of shape `k`, `len` of them in use.
 pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxResult<Geometry> {
     let Scoring { scale, mask, softcap, sinks } = scoring;
-    let misfit =
+    let mismatch =
         |what: &str| Exception::custom(format!("attention: {what}: q {q:?}, k {k:?}, {len} keys, {mask:?}"));
-    let (&[batch, time, heads, head_dim], &[k_batch, room, kv_heads, k_dim]) = (q, k) else {
-        return Err(misfit("queries and keys have four dimensions"));
+    let (&[batch, time, heads, head_dim], &[k_batch, capacity, kv_heads, k_dim]) = (q, k) else {
+        return Err(mismatch("queries and keys have four dimensions"));
     };
     if k_batch != batch || k_dim != head_dim {
-        return Err(misfit("queries and keys do not fit"));
+        return Err(mismatch("queries and keys do not fit"));
     }
     if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(misfit("the heads of keys do not divide those of queries"));
+        return Err(mismatch("the heads of keys do not divide those of queries"));
     }
-    if !(time..=room).contains(&len) {
-        return Err(misfit("every query needs a key at its position"));
+    if !(time..=capacity).contains(&len) {
+        return Err(mismatch("every query needs a key at its position"));
     }
     if let Some(sinks) = sinks
         && (sinks.shape() != [heads]
             || !matches!(sinks.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16))
     {
-        return Err(misfit("sinks are one floating point number for each head of the queries"));
+        return Err(mismatch("sinks are one floating point number for each head of the queries"));
     }
     if softcap.is_some_and(|cap| !(cap.is_finite() && cap > 0.0)) {
-        return Err(misfit("a softcap is a number above 0"));
+        return Err(mismatch("a softcap is a number above 0"));
     }
     if mask.window() < 1 {
-        return Err(misfit("a window holds at least the query itself"));
+        return Err(mismatch("a window holds at least the query itself"));
     }
     let size = |dim: i32| dim.unsigned_abs() as usize;
     Ok(Geometry {
@@ -184,7 +188,7 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
         heads: size(heads),
         kv_heads: size(kv_heads),
         head_dim: size(head_dim),
-        room: size(room),
+        capacity: size(capacity),
         keys: size(len),
         scale,
         softcap,
@@ -192,7 +196,7 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
     })
 }
 
-/// Inputs `q`, `k`, `v` and perhaps sinks and `starts`; outputs the result and the logarithms of the denominators.
+/// Inputs `q`, `k`, `v` and perhaps sinks and `starts`; outputs the result and the logsumexp of the scores.
 struct Attention {
     geometry: Geometry,
     sinks: bool,
@@ -202,26 +206,26 @@ impl HostOp for Attention {
     const NAME: &'static CStr = c"EatAttention";
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let [out, log_sums] = outputs else { unreachable!("two outputs") };
-        let SliceMut::F32(log_sums) = &mut log_sums.data else { unreachable!("sums are f32") };
+        let [out, logsumexps] = outputs else { unreachable!("two outputs") };
+        let SliceMut::F32(logsumexps) = &mut logsumexps.data else { unreachable!("sums are f32") };
         match &mut out.data {
-            SliceMut::F32(out) => self.forward(inputs, out, log_sums),
-            SliceMut::F16(out) => self.forward(inputs, out, log_sums),
-            SliceMut::Bf16(out) => self.forward(inputs, out, log_sums),
+            SliceMut::F32(out) => self.forward(inputs, out, logsumexps),
+            SliceMut::F16(out) => self.forward(inputs, out, logsumexps),
+            SliceMut::Bf16(out) => self.forward(inputs, out, logsumexps),
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (out, log_sums, grad) = (&pass.outputs[0], &pass.outputs[1], &pass.cotangents[0]);
-        let mut inputs: Vec<&Array> = pass.inputs[..3].iter().collect();
-        inputs.extend([out, log_sums, grad]);
-        inputs.extend(pass.inputs.get(3 + usize::from(self.sinks)));
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (out, logsumexps, grad) = (&ctx.outputs[0], &ctx.outputs[1], &ctx.cotangents[0]);
+        let mut inputs: Vec<&Array> = ctx.inputs[..3].iter().collect();
+        inputs.extend([out, logsumexps, grad]);
+        inputs.extend(ctx.inputs.get(3 + usize::from(self.sinks)));
         let outputs: Vec<(&[i32], Dtype)> =
-            pass.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
+            ctx.inputs[..3].iter().map(|input| (input.shape(), input.dtype())).collect();
         let gradients = apply_many(Gradient { geometry: self.geometry }, &inputs, &outputs)?;
         let gradient = |&input: &usize| match gradients.get(input) {
             Some(gradient) => Ok(gradient.clone()),
-            None if self.sinks && input == 3 => sink_gradient(&pass.inputs[3], out, log_sums, grad),
+            None if self.sinks && input == 3 => sink_gradient(&ctx.inputs[3], out, logsumexps, grad),
             None => Err(Exception::custom("attention: starts have no gradient")),
         };
         argnums.iter().map(gradient).collect()
@@ -229,10 +233,10 @@ impl HostOp for Attention {
 }
 
 impl Attention {
-    fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], log_sums: &mut [f32]) {
+    fn forward<T: Load>(&self, inputs: &[Operand], out: &mut [T], logsumexps: &mut [f32]) {
         let sinks = self.sinks.then(|| numbers(&inputs[3]));
         let inputs = Inputs { sinks: sinks.as_deref(), ..operands(inputs, 3 + usize::from(self.sinks)) };
-        forward(Isa::current(), &self.geometry, &inputs, out, log_sums);
+        forward(Isa::current(), &self.geometry, &inputs, out, logsumexps);
     }
 }
 
@@ -255,18 +259,21 @@ impl HostOp for Gradient {
         }
     }
 
-    fn vjp(&self, _: &Backward, _: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _: &VjpContext, _: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
 impl Gradient {
     fn backward<T: Element>(&self, inputs: &[Operand], q: &mut [T], k: &mut [T], v: &mut [T]) {
-        let Slice::F32(log_sums) = inputs[4].data else { unreachable!("sums are f32") };
-        let outcome =
-            backward::Outcome { out: T::of(&inputs[3].data), log_sums, grad: T::of(&inputs[5].data) };
+        let Slice::F32(logsumexps) = inputs[4].data else { unreachable!("sums are f32") };
+        let saved = backward::SavedForBackward {
+            out: T::of(&inputs[3].data),
+            logsumexps,
+            grad: T::of(&inputs[5].data),
+        };
         let gradients = backward::Gradients { q, k, v };
-        backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &outcome, gradients);
+        backward::backward(Isa::current(), &self.geometry, &operands(inputs, 6), &saved, gradients);
     }
 }
 
@@ -284,17 +291,17 @@ fn operands<'a, T: Element>(inputs: &[Operand<'a>], starts: usize) -> Inputs<'a,
     }
 }
 
-/// The few numbers of an operand in f32.
+/// Elements of a small operand as f32.
 pub(super) fn numbers(operand: &Operand) -> Vec<f32> {
     let data = &operand.data;
     with_element!(data, T => T::of(data).iter().map(|x| x.to_f32()).collect())
 }
 
 /// `-Σ P·δ` over all queries, with the weight P of the sink and δ = Σ dO·O.
-fn sink_gradient(sinks: &Array, out: &Array, log_sums: &Array, grad: &Array) -> MlxResult<Array> {
+fn sink_gradient(sinks: &Array, out: &Array, logsumexps: &Array, grad: &Array) -> MlxResult<Array> {
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
     let delta = wide(out)?.multiply(wide(grad)?)?.sum_axis(-1, false)?;
-    let weight = wide(sinks)?.subtract(log_sums)?.exp()?;
+    let weight = wide(sinks)?.subtract(logsumexps)?.exp()?;
     weight.multiply(delta)?.sum_axes(&[0, 1], false)?.negative()?.as_dtype(sinks.dtype())
 }
 

@@ -1,23 +1,23 @@
-//! Sizes of a call, and the piece of it that all kernels work on: a panel of queries.
+//! Sizes of a call, and panels of queries, the unit of work of all kernels.
 //!
-//! The heads of a group share their keys, so with one key/value head they are just more rows of one matrix:
-//! row `time · group + head`. A panel is up to [`PANEL`] such rows, turned so that the vectors of
-//! the processor run along queries: the softmax over keys then needs no sums within a vector.
+//! The heads of a group share their keys, so for one key/value head they are rows of one matrix, row
+//! `time · group + head`. A panel is up to [`PANEL`] such rows, transposed so that SIMD vectors run along queries: the
+//! softmax over keys then needs no reductions within a vector.
 
 use std::ops::Range;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::{exp, tanh};
 use super::product::LANES;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::{exp, tanh};
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 64;
 
-/// Keys looked at together; with [`PANEL`] queries the scores fill half a first-level cache.
+/// Keys per block; with [`PANEL`] queries the scores fill half of the first-level cache.
 pub(super) const KEYS: usize = 64;
 
-/// Sizes of a call and what its queries see.
+/// Sizes and options of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
     pub batch: usize,
@@ -25,14 +25,14 @@ pub(crate) struct Geometry {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Positions the arrays of keys and values have room for.
-    pub room: usize,
+    /// Positions in the buffers of keys and values.
+    pub capacity: usize,
     /// Positions in use.
     pub keys: usize,
     pub scale: f32,
-    /// Bound of the scores, if they have one.
+    /// Softcap of the scores.
     pub softcap: Option<f32>,
-    /// Positions a query sees, itself included.
+    /// Size of the attention window, including the query's own position.
     pub window: usize,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Place {
     pub kv_head: usize,
 }
 
-/// Operands: `q` `[batch, time, heads, head_dim]`, `k` and `v` `[batch, room, kv_heads, head_dim]`, and
+/// Operands: `q` `[batch, time, heads, head_dim]`, `k` and `v` `[batch, capacity, kv_heads, head_dim]`, and
 /// perhaps the first key that each query sees, `[batch, time]`, and one more score per head, `[heads]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a, T> {
@@ -56,15 +56,15 @@ pub(crate) struct Inputs<'a, T> {
 
 impl<T> Inputs<'_, T> {
     /// The logarithm of the denominator of a softmax, and what the sum of weighted values is multiplied by. Weights,
-    /// `weight` in all, are relative to a score of `greatest`; `head` counts those of one query.
-    pub(super) fn close(&self, head: usize, greatest: f32, weight: f32) -> (f32, f32) {
+    /// `weight` in all, are relative to a score of `row_max`; `head` counts those of one query.
+    pub(super) fn normalizer(&self, head: usize, row_max: f32, weight: f32) -> (f32, f32) {
         // A query that sees nothing gets zeros, and later weights exp(x - ∞) = 0.
         if weight <= 0.0 {
             return (f32::INFINITY, 0.0);
         }
-        let Some(sinks) = self.sinks else { return (greatest + weight.ln(), weight.recip()) };
-        let top = greatest.max(sinks[head]);
-        let own = exp(greatest - top);
+        let Some(sinks) = self.sinks else { return (row_max + weight.ln(), weight.recip()) };
+        let top = row_max.max(sinks[head]);
+        let own = exp(row_max - top);
         let all = weight * own + exp(sinks[head] - top);
         (top + all.ln(), own / all)
     }
@@ -120,10 +120,10 @@ impl Geometry {
 
     /// Index of a key's head among all heads of all keys.
     pub(super) fn key(&self, place: Place, key: usize) -> usize {
-        (place.batch * self.room + key) * self.kv_heads + place.kv_head
+        (place.batch * self.capacity + key) * self.kv_heads + place.kv_head
     }
 
-    /// Keys that `row` sees.
+    /// Keys that `row` attends to.
     pub(super) fn visible(&self, starts: Option<&[i32]>, place: Place, row: usize) -> Range<usize> {
         let time = row / self.group();
         let end = self.keys - self.time + time + 1;
@@ -131,9 +131,9 @@ impl Geometry {
         start.max(end.saturating_sub(self.window)).min(end)..end
     }
 
-    /// What the rows of `panel` see.
-    pub(super) fn view(&self, starts: Option<&[i32]>, place: Place, panel: usize) -> View {
-        let mut view = View {
+    /// Keys that the rows of `panel` attend to.
+    pub(super) fn view(&self, starts: Option<&[i32]>, place: Place, panel: usize) -> Visibility {
+        let mut view = Visibility {
             first: [0; PANEL],
             end: [0; PANEL],
             any: Range { start: usize::MAX, end: 0 },
@@ -182,22 +182,22 @@ impl Geometry {
     }
 }
 
-/// Which keys the rows of a panel see.
-pub(super) struct View {
+/// Keys that the rows of a panel attend to.
+pub(super) struct Visibility {
     /// First key of each row, and the one after its last.
     pub first: [i32; PANEL],
     pub end: [i32; PANEL],
-    /// Keys that some row may see.
+    /// Union over all rows.
     pub any: Range<usize>,
-    /// Keys that all rows see.
+    /// Intersection over all rows.
     pub all: Range<usize>,
 }
 
-impl View {
-    /// Sets the scores of pairs that do not see each other to minus infinity; rows of `scores` are `keys`.
-    pub(super) fn hide(&self, isa: Isa, keys: Range<usize>, scores: &mut [f32], columns: usize) {
+impl Visibility {
+    /// Sets masked scores to -∞; rows of `scores` are `keys`.
+    pub(super) fn mask_out(&self, isa: Isa, keys: Range<usize>, scores: &mut [f32], columns: usize) {
         if keys.start < self.all.start || keys.end > self.all.end {
-            hide(isa, scores, columns, keys.start as i32, &self.first, &self.end);
+            mask_out(isa, scores, columns, keys.start as i32, &self.first, &self.end);
         }
     }
 
@@ -231,15 +231,15 @@ vectorized! {
         }
     }
 
-    /// Keeps scores within `±cap`.
-    pub(super) fn bound(scores: &mut [f32], cap: f32) {
+    /// Applies the softcap to scores.
+    pub(super) fn apply_softcap(scores: &mut [f32], cap: f32) {
         let steepness = cap.recip();
         for x in scores {
             *x = cap * tanh(*x * steepness);
         }
     }
 
-    fn hide(scores: &mut [f32], columns: usize, first_key: i32, first: &[i32; PANEL], end: &[i32; PANEL]) {
+    fn mask_out(scores: &mut [f32], columns: usize, first_key: i32, first: &[i32; PANEL], end: &[i32; PANEL]) {
         for (key, scores) in (first_key..).zip(scores.chunks_exact_mut(columns)) {
             for ((x, &first), &end) in scores.iter_mut().zip(first).zip(end) {
                 *x = if key >= first && key < end { *x } else { f32::NEG_INFINITY };
@@ -247,12 +247,12 @@ vectorized! {
         }
     }
 
-    /// Turns `columns` rows of `padded` numbers into `len` rows of `columns`.
-    pub(super) fn turn(rows: &[f32], padded: usize, len: usize, columns: usize, turned: &mut [f32]) {
+    /// Transposes `columns` rows of length `padded` into `len` rows of length `columns`.
+    pub(super) fn transpose(rows: &[f32], padded: usize, len: usize, columns: usize, transposed: &mut [f32]) {
         for start in (0..columns).step_by(LANES) {
-            for (i, turned) in turned.chunks_exact_mut(columns).take(len).enumerate() {
+            for (i, transposed) in transposed.chunks_exact_mut(columns).take(len).enumerate() {
                 let numbers: [f32; LANES] = std::array::from_fn(|j| rows[(start + j) * padded + i]);
-                turned[start..start + LANES].copy_from_slice(&numbers);
+                transposed[start..start + LANES].copy_from_slice(&numbers);
             }
         }
     }

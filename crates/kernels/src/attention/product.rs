@@ -1,10 +1,10 @@
-//! Products of small blocks that are in the cache already: `C = A·B` or `C += A·B` in f32.
+//! Products of small blocks in cache: `C = A·B` or `C += A·B` in f32.
 //!
-//! `A` is read one number at a time, so it may lie in memory either way round; `B` and `C` are read in
+//! `A` is read one number at a time, so it may be row- or column-major; `B` and `C` are read in
 //! vectors along their rows. All of attention is made of such products, without one transposed copy.
 
-use super::super::isa::Isa;
 use super::vector::{Load, Portable, Vector};
+use crate::runtime::isa::Isa;
 
 /// Columns of `B` and `C` come in multiples of this.
 pub(super) const LANES: usize = 16;
@@ -176,10 +176,10 @@ mod tests {
         let number = |i: usize| ((i * 37 + 11) % 29) as f32 / 8.0 - 1.5;
         for (m, n, k) in [(1, 16, 1), (6, 64, 5), (7, 48, 0), (13, 80, 9), (4, 128, 3), (0, 16, 2), (5, 0, 2)]
         {
-            for turned in [false, true] {
+            for transposed in [false, true] {
                 let a: Vec<f32> = (0..m * k).map(number).collect();
                 let b: Vec<f32> = (0..k * (n + 1)).map(number).collect();
-                let (row, column) = if turned { (1, m) } else { (k, 1) };
+                let (row, column) = if transposed { (1, m) } else { (k, 1) };
                 let expected = |i: usize, j: usize| {
                     1.0 + (0..k).map(|p| a[i * row + p * column] * b[p * (n + 1) + j]).sum::<f32>()
                 };
@@ -190,7 +190,10 @@ mod tests {
                     product(isa, [m, n, k], left, right, Result { data: &mut c, row: n, add: true });
                     for (at, &c) in c.iter().enumerate() {
                         let expected = expected(at / n, at % n);
-                        assert!((c - expected).abs() < 1e-4, "{m} {n} {k} {turned} {isa:?}: {c} {expected}");
+                        assert!(
+                            (c - expected).abs() < 1e-4,
+                            "{m} {n} {k} {transposed} {isa:?}: {c} {expected}"
+                        );
                     }
                 }
             }

@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use mlx_rs::random;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use super::super::element::Element;
 use super::*;
 use crate::eval;
+use crate::runtime::element::Element;
 
 /// Deterministic numbers between -1 and 1.
 fn numbers<T: Element>(len: usize, seed: u32) -> Vec<T> {
@@ -28,7 +28,7 @@ fn sizes(batch: usize, time: usize, [heads, kv_heads, head_dim]: [usize; 3], key
         heads,
         kv_heads,
         head_dim,
-        room: keys + 3,
+        capacity: keys + 3,
         keys,
         scale,
         softcap: None,
@@ -58,7 +58,7 @@ fn exact<T: Element>(g: &Geometry, inputs: &Inputs<T>, grad: &[T]) -> Exact {
         let kv_head = head % g.heads / (g.heads / g.kv_heads);
         let own = head * d..(head + 1) * d;
         let key = |j: usize| -> Range<usize> {
-            let key = (batch * g.room + j) * g.kv_heads + kv_head;
+            let key = (batch * g.capacity + j) * g.kv_heads + kv_head;
             key * d..(key + 1) * d
         };
         let end = g.keys - g.time + time + 1;
@@ -79,16 +79,16 @@ fn exact<T: Element>(g: &Geometry, inputs: &Inputs<T>, grad: &[T]) -> Exact {
         let delta = dot(&grad[own.clone()], &exact.out[own.clone()]);
         for (j, weight) in seen.zip(&weights) {
             let weight = weight / sum;
-            let slope = scale * steepness(j) * weight * (dot(&grad[own.clone()], &v[key(j)]) - delta);
+            let score_grad = scale * steepness(j) * weight * (dot(&grad[own.clone()], &v[key(j)]) - delta);
             add(&mut exact.v[key(j)], &grad[own.clone()], weight);
-            add(&mut exact.k[key(j)], &q[own.clone()], slope);
-            add(&mut exact.q[own.clone()], &k[key(j)], slope);
+            add(&mut exact.k[key(j)], &q[own.clone()], score_grad);
+            add(&mut exact.q[own.clone()], &k[key(j)], score_grad);
         }
     }
     exact
 }
 
-fn close<T: Element>(ours: &[T], exact: &[f64], tolerance: f64, what: &str) {
+fn assert_close<T: Element>(ours: &[T], exact: &[f64], tolerance: f64, what: &str) {
     for (i, (ours, exact)) in ours.iter().zip(exact).enumerate() {
         let error = (f64::from(ours.to_f32()) - exact).abs();
         assert!(error <= tolerance * exact.abs().max(1.0), "{what} {i}: {} for {exact}", ours.to_f32());
@@ -102,23 +102,23 @@ fn check<T: vector::Load>(g: &Geometry, starts: Option<&[i32]>, tolerance: f64) 
 
 fn check_with<T: vector::Load>(g: &Geometry, starts: Option<&[i32]>, sinks: Option<&[f32]>, tolerance: f64) {
     let (q_len, k_len) =
-        (g.batch * g.time * g.heads * g.head_dim, g.batch * g.room * g.kv_heads * g.head_dim);
+        (g.batch * g.time * g.heads * g.head_dim, g.batch * g.capacity * g.kv_heads * g.head_dim);
     let draw = |len: usize, seed: u32| numbers::<T>(len + 1, seed);
     let (q, k, v, grad) = (draw(q_len, 1), draw(k_len, 2), draw(k_len, 3), draw(q_len, 4));
     let inputs = Inputs { q: &q[1..], k: &k[1..], v: &v[1..], starts, sinks };
     let exact = exact(g, &inputs, &grad[1..]);
     for isa in Isa::available() {
         let what = |name: &str| format!("{name} {isa:?} {g:?} {starts:?}");
-        let (mut out, mut log_sums) = (q.clone(), vec![0.0; q_len / g.head_dim.max(1)]);
-        forward::forward(isa, g, &inputs, &mut out[1..], &mut log_sums);
-        close(&out[1..], &exact.out, tolerance, &what("out"));
-        let outcome = backward::Outcome { out: &out[1..], log_sums: &log_sums, grad: &grad[1..] };
+        let (mut out, mut logsumexps) = (q.clone(), vec![0.0; q_len / g.head_dim.max(1)]);
+        forward::forward(isa, g, &inputs, &mut out[1..], &mut logsumexps);
+        assert_close(&out[1..], &exact.out, tolerance, &what("out"));
+        let saved = backward::SavedForBackward { out: &out[1..], logsumexps: &logsumexps, grad: &grad[1..] };
         let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
         let gradients = backward::Gradients { q: &mut dq[1..], k: &mut dk[1..], v: &mut dv[1..] };
-        backward::backward(isa, g, &inputs, &outcome, gradients);
-        close(&dq[1..], &exact.q, tolerance, &what("dq"));
-        close(&dk[1..], &exact.k, tolerance, &what("dk"));
-        close(&dv[1..], &exact.v, tolerance, &what("dv"));
+        backward::backward(isa, g, &inputs, &saved, gradients);
+        assert_close(&dq[1..], &exact.q, tolerance, &what("dq"));
+        assert_close(&dk[1..], &exact.k, tolerance, &what("dk"));
+        assert_close(&dv[1..], &exact.v, tolerance, &what("dv"));
     }
 }
 
@@ -206,7 +206,7 @@ fn worst(x: &Array, y: &Array) -> f32 {
 #[test]
 fn node_and_its_gradient_equal_mlx() {
     let starts = Array::from_slice(&[0, 0, 2, 2, 2, 5, 0, 1, 1, 1, 1, 1], &[2, 6]);
-    for (time, room, len, starts) in
+    for (time, capacity, len, starts) in
         [(6, 6, 6, None), (1, 9, 9, None), (3, 12, 9, None), (1, 4, 1, None), (6, 8, 6, Some(&starts))]
     {
         for (mask, softcap, sinks) in [
@@ -216,11 +216,11 @@ fn node_and_its_gradient_equal_mlx() {
             (Mask::Sliding(4), Some(0.8), true),
         ] {
             let mut inputs =
-                vec![draw(&[2, time, 6, 8], 1), draw(&[2, room, 2, 8], 2), draw(&[2, room, 2, 8], 3)];
+                vec![draw(&[2, time, 6, 8], 1), draw(&[2, capacity, 2, 8], 2), draw(&[2, capacity, 2, 8], 3)];
             inputs.extend(sinks.then(|| draw(&[6], 5)));
             let weight = draw(&[2, time, 6, 8], 4);
             let run = |inputs: &[Array], ours: bool| {
-                let keys = Keys { k: &inputs[1], v: &inputs[2], len };
+                let keys = KeyValues { k: &inputs[1], v: &inputs[2], len };
                 let scoring = Scoring { softcap, sinks: inputs.get(3), ..Scoring::plain(0.3, mask) };
                 let run = if ours { attention } else { reference };
                 run(&inputs[0], keys, scoring, starts).unwrap()
@@ -242,15 +242,15 @@ fn node_and_its_gradient_equal_mlx() {
 #[test]
 fn misfits_are_refused() {
     let (q, k) = (draw(&[1, 3, 4, 8], 1), draw(&[1, 3, 2, 8], 2));
-    let run = |q: &Array, keys: Keys, mask| attention(q, keys, Scoring::plain(1.0, mask), None).is_ok();
-    assert!(run(&q, Keys::all(&k, &k), Mask::Causal));
-    assert!(!run(&q, Keys { k: &k, v: &k, len: 4 }, Mask::Causal));
-    assert!(!run(&q, Keys { k: &k, v: &k, len: 2 }, Mask::Causal));
-    assert!(!run(&q, Keys::all(&k, &q), Mask::Causal));
-    assert!(!run(&draw(&[1, 3, 3, 8], 1), Keys::all(&k, &k), Mask::Causal));
-    assert!(!run(&q, Keys::all(&k, &k), Mask::Sliding(0)));
+    let run = |q: &Array, keys: KeyValues, mask| attention(q, keys, Scoring::plain(1.0, mask), None).is_ok();
+    assert!(run(&q, KeyValues::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, KeyValues { k: &k, v: &k, len: 4 }, Mask::Causal));
+    assert!(!run(&q, KeyValues { k: &k, v: &k, len: 2 }, Mask::Causal));
+    assert!(!run(&q, KeyValues::all(&k, &q), Mask::Causal));
+    assert!(!run(&draw(&[1, 3, 3, 8], 1), KeyValues::all(&k, &k), Mask::Causal));
+    assert!(!run(&q, KeyValues::all(&k, &k), Mask::Sliding(0)));
     let plain = Scoring::plain(1.0, Mask::Causal);
-    let run = |scoring, starts| attention(&q, Keys::all(&k, &k), scoring, starts).is_ok();
+    let run = |scoring, starts| attention(&q, KeyValues::all(&k, &k), scoring, starts).is_ok();
     let floats = draw(&[1, 3], 5);
     assert!(!run(plain, Some(&floats)));
     let (few, whole) = (draw(&[2], 5), Array::from_slice(&[0, 0, 0, 0], &[4]));
@@ -276,7 +276,7 @@ fn mlx_with_sinks_is_the_composition_with_a_matrix_of_scores() {
     let sinks = draw(&[4], 4);
     for mask in [Mask::Causal, Mask::Sliding(3)] {
         let scoring = Scoring { sinks: Some(&sinks), ..Scoring::plain(0.3, mask) };
-        let keys = Keys { k: &k, v: &v, len: 7 };
+        let keys = KeyValues { k: &k, v: &v, len: 7 };
         let composed = composition::composed(&q, keys, scoring, None).unwrap();
         assert!(worst(&reference(&q, keys, scoring, None).unwrap(), &composed) < 1e-5);
     }
@@ -289,6 +289,6 @@ fn a_sink_takes_its_share() {
     let v = Array::ones::<f32>(&[1, 1, 1, 2]).unwrap();
     let sink = Array::zeros::<f32>(&[1]).unwrap();
     let scoring = Scoring { sinks: Some(&sink), ..Scoring::plain(1.0, Mask::Causal) };
-    let y = attention(&zero, Keys::all(&zero, &v), scoring, None).unwrap();
+    let y = attention(&zero, KeyValues::all(&zero, &v), scoring, None).unwrap();
     assert!(worst(&y, &Array::from_f32(0.5)) < 1e-6);
 }

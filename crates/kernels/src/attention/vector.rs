@@ -1,15 +1,15 @@
-//! Registers of f32, for code that is written once for every instruction set.
+//! SIMD vectors of f32, generic over the instruction set.
 //!
-//! Everything is inlined into a function that has the instructions.
+//! All methods are inlined into functions with the required target features.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as x86;
 
 use half::{bf16, f16};
 
-use super::super::element::Element;
+use crate::runtime::element::Element;
 
-/// A register of f32.
+/// A SIMD vector of f32.
 pub(crate) trait Vector: Copy {
     const LEN: usize;
     /// Vectors of columns that a product computes at once.
@@ -28,7 +28,7 @@ pub(crate) trait Vector: Copy {
     unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
 }
 
-/// A number format that is widened on the way into a register.
+/// A number format that converts to f32 when loaded into a vector.
 pub(crate) trait Load: Element {
     unsafe fn load<V: Vector>(from: *const Self) -> V;
 }

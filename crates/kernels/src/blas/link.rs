@@ -1,8 +1,7 @@
-//! Replaces a function that a loaded library imports.
+//! Replaces a function imported by a loaded library.
 //!
-//! A library calls what it imports through slots that the dynamic linker fills, when the library is loaded
-//! or at the first call. Python has MLX's filled when it is loaded, too early for a symbol of ours to come first,
-//! so the slot itself is written. The layout is that of the
+//! Imported functions are called through slots of the global offset table, filled by the dynamic linker. MLX's are bound
+//! when Python loads it, too early for symbol interposition, so the slots are overwritten. The layout is that of the
 //! [ELF specification](https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html).
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
@@ -50,8 +49,8 @@ struct Search<'a> {
     replaced: usize,
 }
 
-/// Lets every loaded library with the file name `library` call `function` where it imports `symbol`; the number
-/// of slots written. The function's signature must be that of the symbol.
+/// Redirects the imports of `symbol` by all loaded libraries with the file name `library` to `function`, which must have
+/// the same signature. Returns the number of slots written.
 pub(super) fn replace(library: &str, symbol: &CStr, function: usize) -> usize {
     let mut search = Search { library, symbol, function, replaced: 0 };
     // SAFETY: the callback gets `search`, which outlives the call, and keeps the linker's lock until it returns.

@@ -1,13 +1,13 @@
-//! `cblas_sgemm` of the [reference BLAS](https://www.netlib.org/blas/) on the kernels of this room, for MLX.
+//! `cblas_sgemm` of the [BLAS](https://www.netlib.org/blas/) interface, for MLX.
 //!
-//! MLX's wheel for Linux computes its products of f32 on the CPU with a function of this name that
-//! uses one thread and no vectors. [`accelerate`] puts ours in its place.
+//! MLX's Linux wheel bundles a single-threaded, scalar `cblas_sgemm` for f32 products on the CPU. [`accelerate`] redirects
+//! its calls to this crate.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::disjoint::Disjoint;
-use super::isa::Isa;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
 
 #[cfg(target_os = "linux")]
 mod link;
@@ -22,9 +22,9 @@ const AS_STORED: c_int = 111;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// Lets MLX call [`cblas_sgemm`] of this crate from now on; whether it calls a function of this name at all.
+/// Redirects MLX's calls of `cblas_sgemm` to [`cblas_sgemm`] of this crate. Returns whether MLX imports the symbol.
 ///
-/// Does nothing except on Linux.
+/// Has no effect outside Linux.
 #[must_use]
 pub fn accelerate() -> bool {
     #[cfg(target_os = "linux")]
@@ -35,7 +35,7 @@ pub fn accelerate() -> bool {
     false
 }
 
-/// How often this process has called [`cblas_sgemm`] so far.
+/// Number of calls of [`cblas_sgemm`] by this process so far.
 #[must_use]
 pub fn sgemm_calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
@@ -43,14 +43,14 @@ pub fn sgemm_calls() -> u64 {
 
 /// `C = alpha·op(A)·op(B) + beta·C` with `C: [m, n]`, `op(A): [m, k]`, `op(B): [k, n]`, as BLAS defines it.
 ///
-/// `order` tells whether matrices are row-major or column-major, `transpose_*` whether `op` transposes, and
-/// `stride_*` how far apart in memory rows (or columns) are, in elements. `C` is not read if `beta` is 0.
+/// `order` selects row-major or column-major matrices, `transpose_*` whether `op` transposes, and `stride_*` is the leading
+/// dimension in elements. `C` is not read if `beta` is 0.
 ///
 /// # Safety
-/// The pointers address matrices of these sizes; `C` overlaps neither operand, and nobody else uses it meanwhile.
+/// The pointers address matrices of these sizes; `C` overlaps neither operand, and nothing else accesses it meanwhile.
 ///
 /// # Panics
-/// For negative sizes and strides shorter than a row, which ends the process, as the reference does.
+/// Negative sizes or strides shorter than a row abort the process, as in the reference BLAS.
 #[allow(clippy::too_many_arguments)] // The interface is not ours.
 pub unsafe extern "C" fn cblas_sgemm(
     order: c_int,

@@ -1,10 +1,10 @@
 //! The product, with its special cases.
 
-use super::super::disjoint::Disjoint;
-use super::super::gemm::{Dense, Lanes, Packed, Precision, gemv, multiply};
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::run_ranges;
-use super::super::scratch;
+use crate::gemm::{Dense, Lanes, Packed, Precision, gemv, multiply};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::parallel_ranges;
+use crate::runtime::scratch;
 
 /// Multiply-adds below which copying into panels and waking other threads costs more than it saves.
 const SMALL: usize = 1 << 15;
@@ -69,7 +69,7 @@ pub(super) fn sgemm(
             combine(isa, alpha, products, beta, unsafe { c.part(i, 0..n) });
         }
     } else if m <= FEW_ROWS || m * n * k <= SMALL || k == 0 {
-        run_ranges(n, (SMALL / (m * k).max(1)).max(RUN), |columns| {
+        parallel_ranges(n, (SMALL / (m * k).max(1)).max(RUN), |columns| {
             for i in 0..m {
                 // SAFETY: tasks have different columns.
                 row(isa, [i, k], alpha, a, b, columns.start, beta, unsafe { c.part(i, columns.clone()) });

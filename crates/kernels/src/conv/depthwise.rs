@@ -1,30 +1,30 @@
-//! Convolution with a kernel of its own for each channel: no sums over channels, so memory sets the pace.
+//! Depthwise convolution: no sums over channels; bound by memory bandwidth.
 
 use std::ops::Range;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::run_ranges;
-use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
 use super::grid::{Grid, Place};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::parallel_ranges;
+use crate::runtime::scratch::{self, Scratch};
 
 /// Multiply-adds that one task has at least.
 const GRAIN: usize = 1 << 15;
 /// Tasks at most for the gradient of the weight: each has sums of its own.
-const MOST_TASKS: usize = 64;
+const MAX_TASKS: usize = 64;
 /// Channels whose sums stay in registers.
 const LANES: usize = 64;
 /// Pixels of which [`LANES`] channels stay in the first-level cache.
 const PIXELS: usize = 64;
 
 pub(super) fn forward<T: Element>(isa: Isa, geometry: &Geometry, x: &[T], w: &[T], y: &mut [T]) {
-    gather(isa, geometry, &geometry.forward(), x, &turned(geometry, w), &Disjoint::new(y));
+    gather(isa, geometry, &geometry.forward(), x, &transposed(geometry, w), &Disjoint::new(y));
 }
 
 pub(super) fn input_gradient<T: Element>(isa: Isa, geometry: &Geometry, dy: &[T], w: &[T], dx: &mut [T]) {
-    let (w, dx) = (turned(geometry, w), Disjoint::new(dx));
+    let (w, dx) = (transposed(geometry, w), Disjoint::new(dx));
     for grid in geometry.backward() {
         gather(isa, geometry, &grid, dy, &w, &dx);
     }
@@ -34,9 +34,9 @@ pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T]
     let (grid, channels, taps) = (geometry.forward(), geometry.inputs, geometry.taps());
     let (rows, neighbours) = (grid.rows(), Neighbours::of(geometry, &grid));
     // By shape alone, so that sums never depend on the threads.
-    let at_once = (GRAIN / (channels * taps)).max(rows.div_ceil(MOST_TASKS)).max(1);
+    let at_once = (GRAIN / (channels * taps)).max(rows.div_ceil(MAX_TASKS)).max(1);
     let mut sums = scratch::take::<f32>(rows.div_ceil(at_once) * taps * channels);
-    run_chunks(&mut sums, taps * channels, |task, sums| {
+    parallel_chunks(&mut sums, taps * channels, |task, sums| {
         sums.fill(0.0);
         let (mut pairs, end) = (vec![Vec::new(); taps], rows.min((task + 1) * at_once));
         for start in (task * at_once..end).step_by(PIXELS) {
@@ -67,15 +67,15 @@ pub(super) fn weight_gradient<T: Element>(isa: Isa, geometry: &Geometry, x: &[T]
 }
 
 /// `[channels, taps]` → `[taps, channels]`, in f32.
-fn turned<T: Element>(geometry: &Geometry, w: &[T]) -> Scratch<f32> {
+fn transposed<T: Element>(geometry: &Geometry, w: &[T]) -> Scratch<f32> {
     let (channels, taps) = (geometry.inputs, geometry.taps());
-    let mut turned = scratch::take::<f32>(w.len());
-    for (tap, line) in turned.chunks_exact_mut(channels).enumerate() {
+    let mut transposed = scratch::take::<f32>(w.len());
+    for (tap, line) in transposed.chunks_exact_mut(channels).enumerate() {
         for (channel, x) in line.iter_mut().enumerate() {
             *x = Element::to_f32(w[channel * taps + tap]);
         }
     }
-    turned
+    transposed
 }
 
 /// Each pixel of `grid` in `target` is the sum of those it reads of `source` times their elements of the kernel.
@@ -89,7 +89,7 @@ fn gather<T: Element>(
 ) {
     let grain = GRAIN / (geometry.inputs * grid.taps().max(1));
     let neighbours = Neighbours::of(geometry, grid);
-    run_ranges(grid.rows(), grain, |rows| pixels(isa, geometry, &neighbours, rows, source, w, target));
+    parallel_ranges(grid.rows(), grain, |rows| pixels(isa, geometry, &neighbours, rows, source, w, target));
 }
 
 /// What rows read, by element of the kernel and pixel: most see the same neighbourhood.

@@ -1,13 +1,13 @@
-//! The sizes of a convolution, checked when the node is built.
+//! Sizes of a convolution, checked when the node is built.
 
 use mlx_rs::error::Exception;
 
-use super::super::op::MlxResult;
 use super::Options;
 use super::grid::{Axis, Grid, Tap};
+use crate::error::MlxResult;
 
 /// Sizes are those of MLX's arrays.
-const MOST: usize = i32::MAX as usize;
+const MAX_EXTENT: usize = i32::MAX as usize;
 
 /// Extents of one convolution over two dimensions of space; one dimension is a height of 1.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,7 @@ impl Geometry {
         w: &[i32],
         options: Options<D>,
     ) -> MlxResult<Self> {
-        let wrong = |message: String| Err(Exception::custom(format!("{name}: {message}")));
+        let invalid = |message: String| Err(Exception::custom(format!("{name}: {message}")));
         let Options { stride, padding, dilation, groups } = options;
         let space = if D == 1 { "length" } else { "height, width" };
         let (Some((batch, source, inputs)), Some((outputs, kernel, depth))) = (split::<D>(x), split::<D>(w))
@@ -44,22 +44,22 @@ impl Geometry {
                 None => ("x", "batch", "in", x),
                 Some(_) => ("w", "out", "in/groups", w),
             };
-            return wrong(format!("{argument} must be [{first}, {space}, {last}], not {shape:?}"));
+            return invalid(format!("{argument} must be [{first}, {space}, {last}], not {shape:?}"));
         };
         for (argument, sizes, least) in
             [("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)]
         {
-            if sizes.iter().any(|size| !(least..=MOST).contains(size)) {
-                return wrong(format!("{argument} must be from {least} to {MOST}, not {sizes:?}"));
+            if sizes.iter().any(|size| !(least..=MAX_EXTENT).contains(size)) {
+                return invalid(format!("{argument} must be from {least} to {MAX_EXTENT}, not {sizes:?}"));
             }
         }
         if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
-            return wrong(format!(
+            return invalid(format!(
                 "groups ({groups}) must divide the channels of x ({inputs}) and the outputs of w ({outputs})"
             ));
         }
         if depth * groups != inputs {
-            return wrong(format!(
+            return invalid(format!(
                 "w of shape {w:?} must have {} channels: x has {inputs}, in {groups} groups",
                 inputs / groups
             ));
@@ -69,17 +69,19 @@ impl Geometry {
             let room = source[i] + 2 * padding[i];
             let reach = dilation[i] * kernel[i].saturating_sub(1) + 1;
             if kernel[i] == 0 {
-                return wrong(format!("w of shape {w:?} has a kernel without elements"));
+                return invalid(format!("w of shape {w:?} has a kernel without elements"));
             }
             if reach > room {
-                return wrong(format!(
+                return invalid(format!(
                     "w of shape {w:?} with dilation {dilation:?} reaches over {reach} pixels, and x of shape \
                      {x:?} with padding {padding:?} has {room}"
                 ));
             }
             target[i] = (room - reach) / stride[i] + 1;
-            if target[i] > MOST {
-                return wrong(format!("padding {padding:?} makes a result of {target:?}: at most {MOST}"));
+            if target[i] > MAX_EXTENT {
+                return invalid(format!(
+                    "padding {padding:?} makes a result of {target:?}: at most {MAX_EXTENT}"
+                ));
             }
         }
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Which pixels are read for which pixel: the same description for a convolution and for its gradient.
+//! Mapping from output pixels to input pixels, for a convolution and for its gradient.
 
 use std::ops::Range;
 

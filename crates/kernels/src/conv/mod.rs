@@ -1,7 +1,7 @@
-//! Convolution over one or two dimensions of space, as networks define it: a correlation.
+//! One- and two-dimensional convolution (cross-correlation), channels last.
 //!
-//! `y[n, i, o] = Σ x[n, i·stride + k·dilation - padding, c]·w[o, k, c]` over the places `k` of the kernel and
-//! the channels `c` of the group of `o`; outside of `x` there are zeros.
+//! `y[n, i, o] = Σ x[n, i·stride + k·dilation - padding, c]·w[o, k, c]` over kernel positions `k` and
+//! the input channels `c` of the group of `o`, with zero padding.
 //!
 //! | operand | [`conv1d`] | [`conv2d`] |
 //! |---|---|---|
@@ -11,20 +11,22 @@
 //!
 //! in one dtype, accumulated in f32, with `length' = ⌊(length + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1`.
 //!
-//! On the CPU a convolution is a matrix product whose one operand holds, for each pixel, what the kernel sees
-//! of it ([Chellapilla et al.](https://inria.hal.science/inria-00112631)). That matrix is never made: the product
-//! packs its panels from the pixels. Where each channel has a kernel of its own there is nothing to multiply
-//! matrices with, and a direct loop takes over.
+//! On the CPU a convolution is a product with the im2col matrix
+//! ([Chellapilla et al.](https://inria.hal.science/inria-00112631)), which is never materialized: panels are packed from
+//! the pixels. Depthwise convolutions are direct loops.
 
 use std::ffi::CStr;
 
 use mlx_rs::{Array, Dtype, ops};
 
-use super::device::on_cpu;
-use super::element::{Element as _, with_element};
-use super::isa::Isa;
-use super::linear::precision;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::error::MlxResult;
+use crate::gemm::precision;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element as _, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 use geometry::Geometry;
 
 mod depthwise;
@@ -33,16 +35,16 @@ mod grid;
 mod patches;
 mod product;
 
-/// How the kernel moves over `D` dimensions of space.
+/// Options of a convolution over `D` spatial dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options<const D: usize> {
-    /// Pixels from one place of the kernel to the next.
+    /// Stride of the kernel.
     pub stride: [usize; D],
-    /// Zeros before the first pixel, and as many behind the last.
+    /// Zero padding added to both sides.
     pub padding: [usize; D],
-    /// Pixels from one element of the kernel to the next.
+    /// Spacing between kernel elements.
     pub dilation: [usize; D],
-    /// Parts of the channels that do not see each other.
+    /// Number of groups; divides the input and output channels.
     pub groups: usize,
 }
 
@@ -52,36 +54,36 @@ impl<const D: usize> Default for Options<D> {
     }
 }
 
-/// See the [module](self) for shapes.
+/// Applies a 1D convolution. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes and options that do not fit; the one at fault is named.
+/// Incompatible shapes or invalid options, named in the message.
 pub fn conv1d(x: &Array, w: &Array, options: Options<1>) -> MlxResult<Array> {
     convolve("conv1d", x, w, options, conv1d_reference)
 }
 
-/// See the [module](self) for shapes.
+/// Applies a 2D convolution. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes and options that do not fit; the one at fault is named.
+/// Incompatible shapes or invalid options, named in the message.
 pub fn conv2d(x: &Array, w: &Array, options: Options<2>) -> MlxResult<Array> {
     convolve("conv2d", x, w, options, conv2d_reference)
 }
 
-/// [`conv1d`] by MLX.
+/// Reference implementation of [`conv1d`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn conv1d_reference(x: &Array, w: &Array, options: Options<1>) -> MlxResult<Array> {
     let [stride, padding, dilation] =
         [options.stride, options.padding, options.dilation].map(|[length]| length as i32);
     ops::conv1d(x, w, stride, padding, dilation, options.groups as i32)
 }
 
-/// [`conv2d`] by MLX.
+/// Reference implementation of [`conv2d`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn conv2d_reference(x: &Array, w: &Array, options: Options<2>) -> MlxResult<Array> {
     let [stride, padding, dilation] = [options.stride, options.padding, options.dilation]
         .map(|[height, width]| (height as i32, width as i32));
@@ -129,9 +131,9 @@ impl HostOp for Conv {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (geometry, grad) = (self.geometry, &pass.cotangents[0]);
-        let [x, w] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (geometry, grad) = (self.geometry, &ctx.cotangents[0]);
+        let [x, w] = [&ctx.inputs[0], &ctx.inputs[1]];
         let gradient = |&n: &usize| match n {
             0 => apply(InputGradient { geometry }, &[grad, w], x.shape(), x.dtype()),
             _ => apply(WeightGradient { geometry }, &[x, grad], w.shape(), w.dtype()),
@@ -161,7 +163,7 @@ impl HostOp for InputGradient {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -187,7 +189,7 @@ impl HostOp for WeightGradient {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

@@ -1,14 +1,14 @@
-//! The matrix of what the kernel sees: a row for each pixel written, a column for each element of the kernel
-//! and channel. It is read from the pixels, part by part.
+//! The im2col matrix, read from the pixels without being materialized: one row per output pixel, one column per kernel
+//! element and channel.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::gemm::{Rows, Scattered};
-use super::super::isa::{Isa, vectorized};
 use super::grid::{Grid, Place};
+use crate::gemm::{Rows, UnpackedRows};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
 
 /// Images, and the channels of them that are seen.
 #[derive(Clone)]
@@ -36,19 +36,19 @@ impl<'a, T: Element> Patches<'a, T> {
     }
 
     /// What `columns` of `row` consist of.
-    fn runs(&self, row: usize, columns: Range<usize>) -> Runs<'_, T> {
+    fn segments(&self, row: usize, columns: Range<usize>) -> Segments<'_, T> {
         let (mut tap, mut skip) = ([0; 2], 0);
         if !columns.is_empty() {
-            let (run, line) = (self.span * self.pixels.part.len(), self.grid.axes[1].taps.len());
-            let first = columns.start / run * self.span;
-            (tap, skip) = ([first / line, first % line], columns.start % run);
+            let (segment, line) = (self.span * self.pixels.part.len(), self.grid.axes[1].taps.len());
+            let first = columns.start / segment * self.span;
+            (tap, skip) = ([first / line, first % line], columns.start % segment);
         }
-        Runs { patches: self, place: self.rows[row], tap, skip, left: columns.len() }
+        Segments { patches: self, place: self.rows[row], tap, skip, left: columns.len() }
     }
 }
 
 /// Goes through a part of a row.
-struct Runs<'a, T> {
+struct Segments<'a, T> {
     patches: &'a Patches<'a, T>,
     place: Place,
     tap: [usize; 2],
@@ -58,16 +58,16 @@ struct Runs<'a, T> {
 }
 
 /// Elements that follow each other in memory, between zeros for what is outside of the image.
-struct Run<'a, T> {
+struct Segment<'a, T> {
     before: usize,
     data: &'a [T],
     after: usize,
 }
 
-impl<'a, T> Iterator for Runs<'a, T> {
-    type Item = Run<'a, T>;
+impl<'a, T> Iterator for Segments<'a, T> {
+    type Item = Segment<'a, T>;
 
-    fn next(&mut self) -> Option<Run<'a, T>> {
+    fn next(&mut self) -> Option<Segment<'a, T>> {
         if self.left == 0 {
             return None;
         }
@@ -85,7 +85,7 @@ impl<'a, T> Iterator for Runs<'a, T> {
         self.left -= end - skip;
         self.skip = 0;
         self.tap = if x + span < grid.axes[1].taps.len() { [y, x + span] } else { [y + 1, 0] };
-        Some(Run { before: inside.start - skip, data, after: end - inside.end })
+        Some(Segment { before: inside.start - skip, data, after: end - inside.end })
     }
 }
 
@@ -116,16 +116,16 @@ impl<'a> InPlace<'a> {
     }
 }
 
-impl Scattered for InPlace<'_> {
+impl UnpackedRows for InPlace<'_> {
     fn rows(&self) -> usize {
         self.patches.rows.len()
     }
 
-    fn runs(&self) -> (usize, usize) {
+    fn segments(&self) -> (usize, usize) {
         (self.patches.grid.taps(), self.outside.len())
     }
 
-    fn run(&self, row: usize, index: usize) -> &[f32] {
+    fn segment(&self, row: usize, index: usize) -> &[f32] {
         let Patches { pixels, grid, rows, .. } = &self.patches;
         let line = grid.axes[1].taps.len();
         match grid.read(rows[row], [index / line, index % line], 1) {
@@ -138,7 +138,7 @@ impl Scattered for InPlace<'_> {
 vectorized! {
     fn widen<T: Element>(patches: &Patches<T>, row: usize, columns: Range<usize>, wide: &mut [f32]) {
         let mut rest = wide;
-        for Run { before, data, after } in patches.runs(row, columns) {
+        for Segment { before, data, after } in patches.segments(row, columns) {
             rest[..before].fill(0.0);
             T::widen(data, &mut rest[before..before + data.len()]);
             let (zeros, next) = rest[before + data.len()..].split_at_mut(after);
@@ -149,7 +149,7 @@ vectorized! {
 
     fn to_bf16<T: Element>(patches: &Patches<T>, row: usize, columns: Range<usize>, narrow: &mut [bf16]) {
         let mut rest = narrow;
-        for Run { before, data, after } in patches.runs(row, columns) {
+        for Segment { before, data, after } in patches.segments(row, columns) {
             rest[..before].fill(bf16::ZERO);
             T::to_bf16(data, &mut rest[before..before + data.len()]);
             let (zeros, next) = rest[before + data.len()..].split_at_mut(after);

@@ -6,17 +6,17 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{
-    Dense, Lanes, Packed, Picked, Precision, Tile, multiply, multiply_scattered, reads_scattered,
-};
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, threads};
-use super::super::scratch::{self, Scratch};
 use super::geometry::Geometry;
 use super::grid::Grid;
 use super::patches::{InPlace, Patches, Pixels};
+use crate::gemm::{
+    Dense, GatheredRows, Lanes, Packed, Precision, Tile, multiply, multiply_unpacked, supports_unpacked,
+};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{parallel_for, threads};
+use crate::runtime::scratch::{self, Scratch};
 
 /// Words of packed patches at once, to stay in the last-level cache …
 const WORDS: usize = 2 << 20;
@@ -26,7 +26,7 @@ const ROWS: usize = 896;
 /// Rows at once where nothing is packed: places of so many are kept.
 const PLACES: usize = 72 * ROWS;
 /// Channels that are worth a run of their own.
-const LEAST_RUN: usize = 16;
+const MIN_SEGMENT: usize = 16;
 /// Rows summed over at once for the gradient of the weight.
 const DEPTH: usize = 4096;
 
@@ -70,8 +70,8 @@ pub(super) fn input_gradient<T: Element>(
                 let (y, x) = (y.taps[tap / x.taps.len()], x.taps[tap % x.taps.len()]);
                 (output * height + y.kernel) * width + x.kernel
             };
-            let turned = Picked { matrix: &w, rows: grid.taps() * outputs, map };
-            source.gather(isa, group, &grid, Lanes::columns(&turned), &dx, group * inputs);
+            let transposed = GatheredRows { matrix: &w, rows: grid.taps() * outputs, map };
+            source.gather(isa, group, &grid, Lanes::columns(&transposed), &dx, group * inputs);
         });
     }
 }
@@ -146,7 +146,7 @@ impl AsRef<[f32]> for Wide<'_> {
 
 impl<'a, T: Element> Source<'a, T> {
     fn of(isa: Isa, precision: Precision, data: &'a [T], (channels, group): (usize, usize)) -> Self {
-        let pixels = if group < LEAST_RUN || !reads_scattered(isa, precision) {
+        let pixels = if group < MIN_SEGMENT || !supports_unpacked(isa, precision) {
             Storage::Packed(precision, data)
         } else if let Some(data) = T::as_f32(data) {
             Storage::InPlace(Wide::Own(data))
@@ -154,7 +154,7 @@ impl<'a, T: Element> Source<'a, T> {
             /// Numbers of a task.
             const TASK: usize = 1 << 16;
             let mut copy = scratch::take(data.len());
-            run_chunks(&mut copy, TASK, |i, part| widen(isa, &data[i * TASK..][..part.len()], part));
+            parallel_chunks(&mut copy, TASK, |i, part| widen(isa, &data[i * TASK..][..part.len()], part));
             Storage::InPlace(Wide::Copy(copy))
         };
         Self { pixels, channels, group }
@@ -190,7 +190,7 @@ impl<'a, T: Element> Source<'a, T> {
                 for rows in chunks(grid.rows(), PLACES) {
                     let start = rows.start;
                     let patches = InPlace::new(&pixels, grid, rows);
-                    multiply_scattered(isa, &patches, right, |tile| finish(start, tile));
+                    multiply_unpacked(isa, &patches, right, |tile| finish(start, tile));
                 }
             }
         }
@@ -200,7 +200,7 @@ impl<'a, T: Element> Source<'a, T> {
 /// One group after the other on all threads, or many at once on one thread each.
 fn each_group(geometry: &Geometry, task: impl Fn(usize) + Sync) {
     if geometry.groups >= 2 * threads() {
-        run(geometry.groups, task);
+        parallel_for(geometry.groups, task);
     } else {
         (0..geometry.groups).for_each(task);
     }

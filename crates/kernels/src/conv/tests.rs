@@ -1,8 +1,8 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::element::Element;
 use crate::gemm::Precision;
+use crate::runtime::element::Element;
 use crate::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, unaligned, values};
 
 /// `x`, `w` and options of convolutions that differ in everything: the last ones are depthwise.

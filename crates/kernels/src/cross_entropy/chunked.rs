@@ -1,14 +1,14 @@
-//! The composition over some positions at a time, whose logits are gone before those of the next are made and come
-//! again for the gradient.
+//! Composition over chunks of positions. The logits of a chunk are freed before those of the next are computed, and
+//! recomputed in the backward pass.
 
 use mlx_rs::ops::{concatenate, indexing::TryIndexOp};
 
-use super::super::checkpoint::checkpoint;
-use super::super::linear::{LowRank, linears};
-use super::super::quantized::{Format, PackedWeight};
-use super::{Array, Exception, Layer, MlxResult, Options, Weight, surprises};
+use super::{Array, Exception, Layer, MlxResult, Options, Weight, token_losses};
+use crate::linear::{LowRank, linears};
+use crate::mlx::checkpoint::checkpoint;
+use crate::quantized::{Format, PackedWeight};
 
-/// Logits at once, 128 MiB in f32.
+/// Maximum number of logits at once: 128 MiB in f32.
 pub(super) const LOGITS: usize = 1 << 25;
 
 /// As [`cross_entropy_rows`](super::cross_entropy_rows), with at most `logits` of them at once.
@@ -24,7 +24,7 @@ pub(super) fn rows(
     let at_once = (logits / head.weight.shape().0.max(1) as usize).max(1);
     if positions <= at_once {
         let logits = linears(hidden, &[*head])?.swap_remove(0);
-        return surprises(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false);
+        return token_losses(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false);
     }
     let hidden = hidden.reshape(&[positions as i32, -1])?;
     let flat_targets = targets.reshape(&[-1])?;
@@ -38,7 +38,7 @@ pub(super) fn rows(
         let of_chunk = move |inputs: &[Array]| {
             let [hidden, arrays @ ..] = inputs else { return Err(Exception::custom("no hidden states")) };
             let logits = linears(hidden, &[parts.layer(arrays)?])?.swap_remove(0);
-            Ok(vec![surprises(&logits, &targets, options)?])
+            Ok(vec![token_losses(&logits, &targets, options)?])
         };
         let outputs = if options.gradient { checkpoint(&inputs, of_chunk) } else { of_chunk(&inputs) };
         Ok(outputs?.swap_remove(0))

@@ -1,36 +1,38 @@
-//! The gradient of the head, when it is trained: a second walk, with the logits computed again.
+//! The gradient of a trained head: a second pass over the vocabulary that recomputes the logits.
 
 use std::ffi::CStr;
 
 use mlx_rs::Array;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::linear::WeightSlot;
-use super::super::math::exp;
-use super::super::op::{
-    Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient, with_floats,
-};
-use super::super::scratch;
-use super::loss::{Problem, TOKENS};
+use super::problem::{Problem, TOKENS};
+use crate::error::MlxResult;
+use crate::gemm::{Dense, Lanes, Packed, Rows, multiply, store};
+use crate::linear::WeightSlot;
+use crate::mlx::apply::apply;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::operand::{Operand, OperandMut, Slice, with_floats};
+use crate::runtime::scratch;
 
 struct HeadGradient {
     head: WeightSlot,
     smoothing: f32,
 }
 
-/// `Σ share · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` with a share per row, in shape and dtype of the head.
+/// `Σ cotangent · weight · (softmax - (1-ε)·onehot - ε/vocab)ᵀ · hidden` in the shape and
+/// dtype of the head, with one cotangent per row.
 pub(super) fn gradient(
     head: WeightSlot,
     inputs: &[Array],
-    totals: &Array,
-    share: &Array,
+    logsumexps: &Array,
+    cotangent: &Array,
     smoothing: f32,
 ) -> MlxResult<Array> {
     let weight = &inputs[head.first];
-    let inputs: Vec<_> = inputs.iter().chain([totals, share]).collect();
+    let inputs: Vec<_> = inputs.iter().chain([logsumexps, cotangent]).collect();
     apply(HeadGradient { head, smoothing }, &inputs, weight.shape(), weight.dtype())
 }
 
@@ -38,22 +40,22 @@ impl HostOp for HeadGradient {
     const NAME: &'static CStr = c"EatCrossEntropyHeadGradient";
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let (Slice::F32(totals), Slice::F32(share)) = (inputs[4].data, inputs[5].data) else {
+        let (Slice::F32(logsumexps), Slice::F32(cotangent)) = (inputs[4].data, inputs[5].data) else {
             unreachable!("both are f32");
         };
         let problem = Problem::new(inputs, self.head, self.smoothing);
-        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, totals, share, out));
+        with_floats!(SliceMut, &mut outputs[0].data, out => walk(&problem, logsumexps, cotangent, out));
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
-fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut [T]) {
+fn walk<T: Element>(problem: &Problem, logsumexps: &[f32], cotangent: &[f32], out: &mut [T]) {
     let isa = Isa::current();
     let positions = &problem.positions;
-    let time = problem.weights.len() / share.len().max(1);
+    let time = problem.weights.len() / cotangent.len().max(1);
     let hidden = problem.picked(positions);
     let width = hidden.shape().1;
     let packed = Packed::new(isa, problem.precision, Lanes::rows(&hidden));
@@ -63,11 +65,11 @@ fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut 
         let tokens = chunk.shape().0;
         let logits = &mut logits[..positions.len() * tokens];
         problem.logits(&packed, &chunk, logits);
-        run_chunks(logits, tokens, |i, line| {
+        parallel_chunks(logits, tokens, |i, line| {
             let position = positions[i];
-            let weight = share[position / time] * problem.weights[position];
-            let even = weight * problem.smoothing / problem.vocab() as f32;
-            shares(isa, line, totals[position], weight, even);
+            let weight = cotangent[position / time] * problem.weights[position];
+            let uniform = weight * problem.smoothing / problem.vocab() as f32;
+            shares(isa, line, logsumexps[position], weight, uniform);
             let target = (problem.targets[position] as usize).checked_sub(first);
             if let Some(x) = target.and_then(|place| line.get_mut(place)) {
                 *x -= weight * (1.0 - problem.smoothing);
@@ -81,9 +83,9 @@ fn walk<T: Element>(problem: &Problem, totals: &[f32], share: &[f32], out: &mut 
 }
 
 vectorized! {
-    fn shares(row: &mut [f32], total: f32, weight: f32, even: f32) {
+    fn shares(row: &mut [f32], total: f32, weight: f32, uniform: f32) {
         for x in row {
-            *x = weight * exp(*x - total) - even;
+            *x = weight * exp(*x - total) - uniform;
         }
     }
 }

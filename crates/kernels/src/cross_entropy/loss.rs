@@ -1,25 +1,27 @@
-//! The loss and the gradient of what the head takes, in one walk over the vocabulary.
+//! The loss and the gradient of the hidden states, in one pass over the vocabulary.
 
 use std::ffi::CStr;
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::element::Element;
-use super::super::gemm::{Lanes, Packed, Picked, Precision, Rows, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::linear::{WeightSlot, matrix, precision};
-use super::super::math::exp;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, SliceMut, with_floats};
-use super::super::pool::run;
-use super::super::scratch;
-use super::super::sum::max;
+use super::problem::{Problem, TOKENS};
 use super::{Options, head};
+use crate::error::MlxResult;
+use crate::gemm::{Lanes, Packed, Rows, multiply};
+use crate::linear::WeightSlot;
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::element::Element;
+use crate::runtime::isa::vectorized;
+use crate::runtime::math::exp;
+use crate::runtime::operand::{Operand, OperandMut, SliceMut, with_floats};
+use crate::runtime::pool::parallel_for;
+use crate::runtime::reduce::max;
+use crate::runtime::scratch;
 
-/// Positions at once, and tokens of the vocabulary at once: their logits take 4 MiB.
+/// Positions at once: with [`TOKENS`] their logits take 4 MiB.
 const POSITIONS: usize = 1024;
-pub(super) const TOKENS: usize = 1024;
 
 pub(super) struct Loss {
     pub options: Options,
@@ -33,10 +35,10 @@ impl HostOp for Loss {
         let problem = Problem::new(inputs, self.head, self.options.smoothing);
         let [loss, gradients @ ..] = outputs else { return };
         let mut gradients = match gradients {
-            [hidden, totals] => {
+            [hidden, logsumexps] => {
                 with_floats!(SliceMut, &mut hidden.data, hidden => hidden.fill(Element::from_f32(0.0)));
-                floats_mut(totals).fill(0.0);
-                Some((hidden, floats_mut(totals)))
+                floats_mut(logsumexps).fill(0.0);
+                Some((hidden, floats_mut(logsumexps)))
             }
             _ => None,
         };
@@ -48,10 +50,10 @@ impl HostOp for Loss {
             for (row, &position) in walk.rows.iter().zip(positions) {
                 sums[position / time] += f64::from(problem.weights[position]) * row.loss(&problem);
             }
-            if let Some((hidden, totals)) = &mut gradients {
+            if let Some((hidden, logsumexps)) = &mut gradients {
                 with_floats!(SliceMut, &mut hidden.data, hidden => problem.finish(&walk, positions, hidden));
                 for (row, &position) in walk.rows.iter().zip(positions) {
-                    totals[position] = row.max + row.sum.ln();
+                    logsumexps[position] = row.max + row.sum.ln();
                 }
             }
         }
@@ -60,15 +62,15 @@ impl HostOp for Loss {
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [_, hidden, totals] = pass.outputs.as_slice() else {
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [_, hidden, logsumexps] = ctx.outputs.as_slice() else {
             return Err(Exception::custom("cross-entropy: built without a gradient"));
         };
-        let share = &pass.cotangents[0];
+        let cotangent = &ctx.cotangents[0];
         let gradient = |&argnum: &usize| match argnum {
-            0 => hidden.multiply(share.as_dtype(hidden.dtype())?.expand_dims_axes(&[-2, -1])?),
+            0 => hidden.multiply(cotangent.as_dtype(hidden.dtype())?.expand_dims_axes(&[-2, -1])?),
             n if n == self.head.first && !self.head.is_packed() => {
-                head::gradient(self.head, &pass.inputs, totals, share, self.options.smoothing)
+                head::gradient(self.head, &ctx.inputs, logsumexps, cotangent, self.options.smoothing)
             }
             _ => Err(Exception::custom("cross-entropy: only the input and a dense head have gradients")),
         };
@@ -76,25 +78,12 @@ impl HostOp for Loss {
     }
 }
 
-/// The operands of a node.
-pub(super) struct Problem<'a> {
-    isa: Isa,
-    pub precision: Precision,
-    pub hidden: Box<dyn Rows + 'a>,
-    pub head: Box<dyn Rows + 'a>,
-    pub targets: &'a [u32],
-    pub weights: &'a [f32],
-    pub smoothing: f32,
-    /// Those of a weight above 0.
-    pub positions: Vec<usize>,
-}
-
-/// What is known of one position on the way through the vocabulary.
+/// Running statistics of one position.
 #[derive(Clone, Copy)]
 struct Row {
     /// Largest logit so far.
     max: f32,
-    /// Sum of the exponentials of the logits less `max`.
+    /// Sum of `exp(logit - max)`.
     sum: f32,
     /// Sum of the logits, for label smoothing.
     logits: f64,
@@ -106,8 +95,8 @@ impl Row {
     fn loss(&self, problem: &Problem) -> f64 {
         let smoothing = f64::from(problem.smoothing);
         let total = f64::from(self.max) + f64::from(self.sum).ln();
-        let even = self.logits / problem.vocab() as f64;
-        (1.0 - smoothing) * (total - f64::from(self.target)) + smoothing * (total - even)
+        let uniform = self.logits / problem.vocab() as f64;
+        (1.0 - smoothing) * (total - f64::from(self.target)) + smoothing * (total - uniform)
     }
 }
 
@@ -118,44 +107,7 @@ struct Walk {
     gradient: scratch::Scratch<f32>,
 }
 
-impl<'a> Problem<'a> {
-    pub(super) fn new(inputs: &[Operand<'a>], head: WeightSlot, smoothing: f32) -> Self {
-        let (Slice::U32(targets), Slice::F32(weights)) = (inputs[1].data, inputs[2].data) else {
-            unreachable!("targets and weights were cast");
-        };
-        let head = head.rows(inputs);
-        let vocab = head.shape().0;
-        let positions: Vec<_> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
-        let beyond = positions.iter().find(|&&i| targets[i] as usize >= vocab);
-        assert!(beyond.is_none(), "target {} of a vocabulary of {vocab}", targets[beyond.map_or(0, |&i| i)]);
-        let precision = precision(&inputs[0]);
-        let hidden = matrix(&inputs[0]);
-        Self { isa: Isa::current(), precision, hidden, head, targets, weights, smoothing, positions }
-    }
-
-    pub(super) fn vocab(&self) -> usize {
-        self.head.shape().0
-    }
-
-    /// The hidden rows of `positions`.
-    pub(super) fn picked<'b>(&'b self, positions: &'b [usize]) -> impl Rows + 'b {
-        Picked { matrix: &*self.hidden, rows: positions.len(), map: |i: usize| positions[i] }
-    }
-
-    /// The head's rows of the tokens from `first` on.
-    pub(super) fn chunk(&self, first: usize) -> impl Rows + '_ {
-        let rows = TOKENS.min(self.vocab() - first);
-        Picked { matrix: &*self.head, rows, map: move |i: usize| first + i }
-    }
-
-    /// `logits = hidden · chunkᵀ`, a row per position.
-    pub(super) fn logits(&self, hidden: &Packed, chunk: &dyn Rows, logits: &mut [f32]) {
-        let (out, columns) = (Disjoint::new(logits), chunk.shape().0);
-        multiply(self.isa, &[(hidden, Lanes::rows(chunk))], |tile| {
-            store(self.isa, tile, None, &out, columns);
-        });
-    }
-
+impl Problem<'_> {
     fn walk(&self, positions: &[usize], gradient: bool) -> Walk {
         let (isa, width) = (self.isa, self.hidden.shape().1);
         let hidden = Packed::new(isa, self.precision, Lanes::rows(&self.picked(positions)));
@@ -171,7 +123,7 @@ impl<'a> Problem<'a> {
             self.logits(&hidden, &chunk, logits);
             let (shared, shared_sums, shared_rows) =
                 (Disjoint::new(logits), Disjoint::new(&mut sums), Disjoint::new(&mut rows));
-            run(positions.len(), |i| {
+            parallel_for(positions.len(), |i| {
                 // SAFETY: each task has the row of its index.
                 let (line, row) =
                     unsafe { (shared.part(i * tokens..(i + 1) * tokens), shared_rows.part(i..i + 1)) };
@@ -193,7 +145,7 @@ impl<'a> Problem<'a> {
                 }
             });
             if gradient {
-                let shares = super::super::gemm::Dense::new(&*logits, (positions.len(), tokens));
+                let shares = crate::gemm::Dense::new(&*logits, (positions.len(), tokens));
                 let shares = Packed::new(isa, self.precision, Lanes::rows(&shares));
                 let sums = Disjoint::new(&mut sums);
                 multiply(isa, &[(&shares, Lanes::columns(&chunk))], |mut tile| {
@@ -214,7 +166,7 @@ impl<'a> Problem<'a> {
         let (isa, width) = (self.isa, self.hidden.shape().1);
         let mean = if self.smoothing > 0.0 { self.mean() } else { vec![0.0; width] };
         let out = Disjoint::new(gradient);
-        run(positions.len(), |i| {
+        parallel_for(positions.len(), |i| {
             let (row, position) = (&walk.rows[i], positions[i]);
             let weight = self.weights[position];
             let mut line = scratch::take::<f32>(2 * width);
@@ -232,7 +184,7 @@ impl<'a> Problem<'a> {
     /// Mean of the head's rows.
     fn mean(&self) -> Vec<f32> {
         let mut mean = vec![0.0; self.head.shape().1];
-        run_chunks(&mut mean, 64, |index, mean| {
+        parallel_chunks(&mut mean, 64, |index, mean| {
             let mut row = scratch::take::<f32>(mean.len());
             for token in 0..self.vocab() {
                 self.head.read(self.isa, token, index * 64..index * 64 + mean.len(), &mut row);

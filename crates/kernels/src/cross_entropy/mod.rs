@@ -1,48 +1,49 @@
-//! Cross-entropy of a head over a large vocabulary, without all logits at once.
+//! Fused linear cross-entropy: the loss of an output head over a large vocabulary, without materializing all logits.
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `hidden` | `[..., in]`, what the head takes |
+//! | `hidden` | `[..., in]`, input of the head |
 //! | `head` | a [`Layer`] of `vocab` outputs |
-//! | `targets`, `weights` | `[...]`, integers below `vocab` and f32 from 0 |
-//! | result | `[]`, f32, nats; of [`cross_entropy_rows`] one number per row, `[...]` without the last axis |
+//! | `targets`, `weights` | `[...]`, integers below `vocab`, and non-negative f32 |
+//! | result | `[]`, f32, nats; `[...]` without the last axis for [`cross_entropy_rows`] |
 //!
 //! `Σ weights · ((1-ε) · -log softmax(logits)[targets] + ε · mean over the vocabulary of -log softmax(logits))`
-//! with label smoothing ε ([Szegedy et al.](https://arxiv.org/abs/1512.00567)). A sum, not a mean, so that
-//! accumulated batches can be divided by their common number of tokens.
+//! with label smoothing ε ([Szegedy et al.](https://arxiv.org/abs/1512.00567)). The
+//! result is a sum, not a mean, so that gradient accumulation can divide by the total number of tokens.
 //!
-//! On the CPU the vocabulary is walked once, in chunks, with a running maximum as in
-//! [online softmax](https://arxiv.org/abs/1805.02867); the gradient of `hidden` is a by-product of the same
-//! walk, so nothing is computed twice. Positions of weight 0 cost nothing. On a GPU, and everywhere with a softcap or
-//! a head that is adapted, the composition takes some positions at a time.
+//! On the CPU one pass over the vocabulary in chunks computes the [online softmax](https://arxiv.org/abs/1805.02867) and
+//! the gradient of `hidden`. Positions of weight 0 are skipped. On GPUs, and with a softcap or an adapted head, a
+//! composition of MLX operations processes a limited number of positions at a time.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::linear::{self, Layer, Weight, WeightSlot, is_float};
-use super::op::{MlxResult, apply_many};
-use super::softcap::softcap;
+use crate::error::MlxResult;
+use crate::linear::{self, Layer, Weight, WeightSlot, is_float};
+use crate::mlx::apply::apply_many;
+use crate::mlx::device::on_cpu;
+use crate::softcap::softcap;
 
 mod chunked;
 mod head;
 mod loss;
+mod problem;
 
-/// What is asked of [`cross_entropy`] beside the loss.
+/// Options of [`cross_entropy`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Options {
     /// Label smoothing, ε.
     pub smoothing: f32,
-    /// [`softcap`](super::softcap) of the logits.
+    /// [Softcap](crate::softcap) of the logits.
     pub softcap: Option<f32>,
-    /// Whether a gradient will be asked for.
+    /// Whether the gradient will be needed; it is computed along with the loss.
     pub gradient: bool,
 }
 
-/// See the [module](self) for shapes.
+/// Computes the weighted sum of the cross-entropy over all positions, in nats. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn cross_entropy(
     hidden: &Array,
     head: &Layer,
@@ -53,11 +54,11 @@ pub fn cross_entropy(
     cross_entropy_rows(hidden, head, targets, weights, options)?.sum(None)
 }
 
-/// The same sums, each over the last axis of `targets` alone. With weights of 1 on an answer and no smoothing, a sum
-/// is minus the log-probability of the answer.
+/// Computes the weighted sums over the last axis of `targets`. With weight 1 on the tokens of an answer and no smoothing,
+/// a sum is the negative log-probability of the answer.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn cross_entropy_rows(
     hidden: &Array,
     head: &Layer,
@@ -100,10 +101,10 @@ pub fn cross_entropy_rows(
     Ok(outputs.swap_remove(0))
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(
     hidden: &Array,
     head: &Layer,
@@ -122,24 +123,24 @@ fn reference_rows(
     options: Options,
 ) -> MlxResult<Array> {
     let logits = linear::reference(hidden, &[*head])?.swap_remove(0);
-    surprises(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
+    token_losses(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
 }
 
-/// What each position costs, in the shape of `targets`, given the outputs of the head.
-fn surprises(logits: &Array, targets: &Array, options: Options) -> MlxResult<Array> {
+/// Loss of each position, in the shape of `targets`, given the logits.
+fn token_losses(logits: &Array, targets: &Array, options: Options) -> MlxResult<Array> {
     let mut logits = logits.as_dtype(Dtype::Float32)?;
     if let Some(cap) = options.softcap {
         logits = softcap(&logits, cap)?;
     }
     let chosen = logits.take_along_axis(targets.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let total = logits.logsumexp_axis(-1, false)?;
-    let mut surprise = total.subtract(chosen)?;
+    let mut loss = total.subtract(chosen)?;
     if options.smoothing > 0.0 {
-        let even = total.subtract(logits.mean_axis(-1, false)?)?;
+        let uniform = total.subtract(logits.mean_axis(-1, false)?)?;
         let share = |x: Array, share: f32| x.multiply(Array::from_f32(share));
-        surprise = share(surprise, 1.0 - options.smoothing)?.add(share(even, options.smoothing)?)?;
+        loss = share(loss, 1.0 - options.smoothing)?.add(share(uniform, options.smoothing)?)?;
     }
-    Ok(surprise)
+    Ok(loss)
 }
 
 #[cfg(test)]

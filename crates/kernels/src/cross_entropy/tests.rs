@@ -3,8 +3,8 @@ use mlx_rs::random;
 use super::*;
 use crate::eval;
 use crate::linear::LowRank;
-use crate::op::{Operand, Slice};
 use crate::quantized::{Format, PackedWeight};
+use crate::runtime::operand::{Operand, Slice};
 
 /// `hidden`, `head`, `targets`, `weights`; every third weight is 0.
 fn operands(lead: &[i32], vocab: i32, dtype: Dtype) -> [Array; 4] {
@@ -171,7 +171,7 @@ fn a_foreign_target_is_refused() {
     ];
     let weight = Array::zeros::<f32>(&[3, 2]).unwrap();
     let slot = WeightSlot::append(Weight::Dense(&weight), &mut vec![&weight; 3]);
-    let panic = std::panic::catch_unwind(|| drop(loss::Problem::new(&inputs, slot, 0.0))).unwrap_err();
+    let panic = std::panic::catch_unwind(|| drop(problem::Problem::new(&inputs, slot, 0.0))).unwrap_err();
     assert_eq!(panic.downcast_ref::<String>().unwrap(), "target 3 of a vocabulary of 3");
 }
 

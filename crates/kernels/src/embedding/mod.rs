@@ -1,4 +1,4 @@
-//! Rows of a table by number, and their gradient.
+//! Embedding lookup.
 //!
 //! | operand | shape |
 //! |---|---|
@@ -6,26 +6,30 @@
 //! | `ids` | `[...]`, integers below `vocab` |
 //! | result | `[..., hidden]` in the dtype of `table` |
 //!
-//! The gradient of the table adds up, in f32 and in the order of `ids`, the gradients of all places that
-//! used a row. Tasks own ranges of rows, so nothing is added twice and the order is always the same.
+//! The gradient of the table is accumulated in f32 in the order of `ids`; threads own ranges of rows, so the result is
+//! deterministic.
 
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, apply, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, Slice};
 
 mod cpu;
 
-/// See the [module](self) for shapes. An id beyond the table is an error of
-/// [`eval`](super::eval()) on the CPU and not noticed elsewhere.
+/// Looks up the rows `ids` of `table`. See the [module](self) for shapes.
+///
+/// An id out of range is an error of [`eval`](crate::eval()) on the CPU and undetected on GPUs.
 ///
 /// # Errors
-/// A table that is no matrix.
+/// A table that is not two-dimensional.
 pub fn embedding(table: &Array, ids: &Array) -> MlxResult<Array> {
     let float = matches!(table.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float {
@@ -43,10 +47,10 @@ pub fn embedding(table: &Array, ids: &Array) -> MlxResult<Array> {
     apply(Embedding, &[table, &ids], &shape, table.dtype())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn reference(table: &Array, ids: &Array) -> MlxResult<Array> {
     table.take_axis(ids, 0)
 }
@@ -58,16 +62,16 @@ impl HostOp for Embedding {
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let (table, hidden) = (&inputs[0].data, inputs[0].shape[1] as usize);
-        let rows = row_numbers(&inputs[1], inputs[0].shape[0]);
+        let rows = row_indices(&inputs[1], inputs[0].shape[0]);
         with_element!(table, T => cpu::gather(hidden, T::of(table), &rows, T::of_mut(&mut outputs[0].data)));
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [table, ids] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [table, ids] = [&ctx.inputs[0], &ctx.inputs[1]];
         if argnums != [0] {
             return no_gradient(Self::NAME);
         }
-        Ok(vec![apply(EmbeddingBackward, &[ids, &pass.cotangents[0]], table.shape(), table.dtype())?])
+        Ok(vec![apply(EmbeddingBackward, &[ids, &ctx.cotangents[0]], table.shape(), table.dtype())?])
     }
 }
 
@@ -79,22 +83,22 @@ impl HostOp for EmbeddingBackward {
 
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let (grad, hidden) = (&inputs[1].data, outputs[0].shape[1] as usize);
-        let rows = row_numbers(&inputs[0], outputs[0].shape[0]);
+        let rows = row_indices(&inputs[0], outputs[0].shape[0]);
         with_element!(grad, T => {
             cpu::scatter_add(Isa::current(), hidden, &rows, T::of(grad), T::of_mut(&mut outputs[0].data));
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
-/// `ids` as row numbers below `vocab`.
+/// Converts `ids` to row indices below `vocab`.
 ///
 /// # Panics
-/// For an id out of range, with its value.
-pub(super) fn row_numbers(ids: &Operand, vocab: i32) -> Vec<u32> {
+/// If an id is out of range.
+pub(super) fn row_indices(ids: &Operand, vocab: i32) -> Vec<u32> {
     let vocab = vocab.unsigned_abs();
     let checked = |id: i64| match u32::try_from(id) {
         Ok(row) if row < vocab => row,

@@ -62,7 +62,7 @@ fn forward_and_gradient_equal_mlx() {
 fn numbers_out_of_range_are_named() {
     for (ids, id) in [([5_i32, 11], "11"), ([-1, 3], "-1")] {
         let ids = Operand { shape: &[2], data: Slice::I32(&ids) };
-        let panic = std::panic::catch_unwind(|| row_numbers(&ids, 11)).unwrap_err();
+        let panic = std::panic::catch_unwind(|| row_indices(&ids, 11)).unwrap_err();
         let message = panic.downcast_ref::<String>().unwrap();
         assert!(message.contains(&format!("token id {id} ")), "{message}");
     }

@@ -1,24 +1,24 @@
-//! Products with few rows of activations: each weight is read once, and memory sets the pace.
+//! Products with few rows of activations: each weight is read once; bound by memory bandwidth.
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, threads};
-use super::super::scratch;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{parallel_for, threads};
+use crate::runtime::scratch;
 
 /// Rows of activations that share one pass over the weights.
-const MOST_ROWS: usize = 8;
+const MAX_ROWS: usize = 8;
 
 /// Bytes of weights per task.
 const TASK_BYTES: usize = 64 << 10;
 
-/// A storage of weights.
+/// Storage format of weights.
 #[cfg(target_arch = "x86_64")]
 pub(crate) trait Weight: Element + super::gemv_avx512::Load {}
 #[cfg(target_arch = "x86_64")]
 impl<T: Element + super::gemv_avx512::Load> Weight for T {}
 
-/// A storage of weights.
+/// Storage format of weights.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) trait Weight: Element {}
 #[cfg(not(target_arch = "x86_64"))]
@@ -33,7 +33,7 @@ impl<T: Element> Weight for T {}
 /// | `out` | `[rows, n]` |
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the lengths do not match.
 pub(crate) fn dense<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize, out: &mut [f32]) {
     if columns == 0 || weight.is_empty() {
         return out.fill(0.0);
@@ -47,10 +47,10 @@ pub(crate) fn dense<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize
         out.len()
     );
     let step = (TASK_BYTES / (columns * size_of::<T>())).min(n.div_ceil(4 * threads())).max(1);
-    for (x, out) in x.chunks(MOST_ROWS * columns).zip(out.chunks_mut(MOST_ROWS * n)) {
+    for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * n)) {
         let rows = x.len() / columns;
         let shared = Disjoint::new(out);
-        run(n.div_ceil(step), |task| {
+        parallel_for(n.div_ceil(step), |task| {
             let range = task * step..((task + 1) * step).min(n);
             let mut block = scratch::take::<f32>(range.len() * rows);
             multiply(isa, x, &weight[range.start * columns..range.end * columns], columns, &mut block);

@@ -6,13 +6,13 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::super::isa::Isa;
+use crate::runtime::isa::Isa;
 
 const LANES: usize = 16;
 
 /// Bytes between a load of weights and the request for those that follow: the processor's own prefetcher does
 /// not run far enough ahead.
-const AHEAD: usize = 4096;
+const PREFETCH_DISTANCE: usize = 4096;
 
 /// A storage of weights that widens as it is loaded.
 pub(crate) trait Load: Copy {
@@ -105,7 +105,7 @@ unsafe fn multiply_rows<T: Load, const M: usize, const R: usize, const U: usize>
                 let w: [__m512; R] = std::array::from_fn(|r| {
                     let place = weight.as_ptr().add(r * columns + column);
                     // Also beyond the end: a hint never faults.
-                    _mm_prefetch::<_MM_HINT_T1>(place.cast::<i8>().wrapping_add(AHEAD));
+                    _mm_prefetch::<_MM_HINT_T1>(place.cast::<i8>().wrapping_add(PREFETCH_DISTANCE));
                     T::load(place, mask)
                 });
                 #[allow(clippy::needless_range_loop)] // Loops of known length, unrolled.

@@ -1,12 +1,12 @@
-//! The inner loop: a small block of C kept in registers.
+//! Micro-kernels: a block of C kept in registers.
 
-use super::super::isa::Isa;
+use crate::runtime::isa::Isa;
 
-/// Number format of products; sums are f32 in both.
+/// Operand format of products; accumulation is in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Precision {
     F32,
-    /// Operands are rounded to bf16, where the processor multiplies those faster.
+    /// Operands are rounded to bf16 if the processor has bf16 dot products.
     Bf16,
 }
 
@@ -20,7 +20,7 @@ impl Precision {
     }
 }
 
-/// One way to compute a block of `left` × `right` elements.
+/// A micro-kernel for blocks of `left` × `right` elements.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
     pub precision: Precision,
@@ -30,7 +30,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// The best kernel of `isa`. Without products of bf16 the operands are widened: exact, only slower.
+    /// Selects the fastest kernel of `isa`. Without bf16 dot products, operands are widened to f32.
     pub(super) fn choose(isa: Isa, precision: Precision) -> Self {
         let bf16 = precision == Precision::Bf16 && isa >= Isa::Avx512Bf16;
         let precision = if bf16 { precision } else { Precision::F32 };

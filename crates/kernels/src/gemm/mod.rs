@@ -1,41 +1,42 @@
-//! Products of matrices, C = Σ Aᵢ·Bᵢᵀ, accumulated in f32, for every storage that can be read row by row.
+//! Matrix products C = Σ Aᵢ·Bᵢᵀ with f32 accumulation, for every storage that can be read row by row.
 //!
 //! The blocked algorithm of [Goto and van de Geijn](https://doi.org/10.1145/1356052.1356053): operands are
-//! copied into panels that the inner loop reads in order, and the result is computed in tiles that
-//! stay in the cache. Each operand has *lanes* (rows of C on the left, columns of C on the right) and a
-//! *depth*, the axis summed over; either may be the rows of the stored matrix, so no operand is ever
-//! turned in memory.
+//! packed into panels that the micro-kernel reads sequentially, and the result is computed in tiles that fit
+//! the cache. Each operand has *lanes* (rows of C on the left, columns of C on the right) and a *depth*, the
+//! axis summed over; either may be the rows of the stored matrix, so operands are never transposed in memory.
 //!
-//! Packing costs 1/lanes of the product, so weights are packed in each call and never kept twice.
+//! Packing costs 1/lanes of the product, so weights are packed in every call instead of being stored twice.
 
-use super::disjoint::Disjoint;
-use super::isa::Isa;
-use super::pool::run;
-use super::scratch;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::parallel_for;
+use crate::runtime::scratch;
 
 pub(super) mod gemv;
 #[cfg(target_arch = "x86_64")]
 mod gemv_avx512;
 mod kernel;
+mod operand;
 mod pack;
 mod rows;
-mod scattered;
 mod transpose;
+mod unpacked;
 
 pub(super) use kernel::Precision;
+pub(super) use operand::{matrix, precision};
 pub(super) use pack::{Lanes, Packed};
-pub(super) use rows::{Dense, Picked, Rows, SideBySide};
-pub(super) use scattered::{Scattered, multiply_scattered, reads_scattered};
+pub(super) use rows::{ConcatColumns, Dense, GatheredRows, Rows};
 pub(super) use transpose::transpose;
+pub(super) use unpacked::{UnpackedRows, multiply_unpacked, supports_unpacked};
 
 use kernel::Kernel;
 
-/// Lanes of a tile of C: the panels it needs and itself fit the second-level cache.
+/// Size of a tile of C: the tile and its panels fit the second-level cache.
 const TILE_ROWS: usize = 112;
 const TILE_COLUMNS: usize = 256;
-/// Steps of depth between two visits to the same element of C.
+/// Depth of one micro-kernel call.
 const CHUNK: usize = 512;
-/// Words of packed right operand at once: 8 MiB, to stay in the last-level cache.
+/// Words of the right operand packed at once: 8 MiB, to fit the last-level cache.
 const BLOCK_WORDS: usize = 2 << 20;
 
 /// A finished part of C.
@@ -55,9 +56,10 @@ impl Tile<'_> {
     }
 }
 
-/// Computes `Σ left·rightᵀ` over `terms` and hands the result to `finish` tile by tile, from many threads.
+/// Computes `Σ left·rightᵀ` over `terms` and passes every tile of the result to `finish`, from several threads.
 ///
-/// All left operands have the same number of lanes and were packed for the same kernel; so have the right ones.
+/// All left operands must have the same number of lanes and be packed for the same kernel; all right operands must have
+/// the same number of lanes.
 pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Tile) + Sync) {
     let [(first, right), ..] = terms else { return };
     let (kernel, rows, columns) = (first.kernel, first.lanes, right.lanes());
@@ -74,7 +76,7 @@ pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Til
         pack_right(isa, kernel, terms, start, &mut packed[..panels * kernel.right * steps]);
         let (tall, wide) = (rows.div_ceil(tile_rows(kernel)), width.div_ceil(TILE_COLUMNS));
         // Neighbours in time share the right operand, the larger one.
-        run(tall * wide, |index| {
+        parallel_for(tall * wide, |index| {
             let (row, column) = (index % tall * tile_rows(kernel), index / tall * TILE_COLUMNS);
             let mut data = scratch::take::<f32>(tile_rows(kernel) * TILE_COLUMNS);
             let mut tile = Tile {
@@ -91,7 +93,7 @@ pub(super) fn multiply(isa: Isa, terms: &[(&Packed, Lanes)], finish: impl Fn(Til
     }
 }
 
-/// How products of `precision` are computed, for reports.
+/// Name of the micro-kernel for `precision`, for reports.
 pub(super) fn describe(isa: Isa, precision: Precision) -> String {
     Kernel::choose(isa, precision).describe()
 }
@@ -137,8 +139,8 @@ fn compute(kernel: Kernel, terms: &[(&Packed, Lanes)], packed: &[u32], panels: u
     }
 }
 
-/// A tile goes to its place in a row-major matrix of `columns` columns, plus `bias`, if there is one.
-pub(super) fn store<T: super::element::Element>(
+/// Writes a tile to its position in a row-major matrix of `columns` columns, adding `bias` if given.
+pub(super) fn store<T: crate::runtime::element::Element>(
     isa: Isa,
     mut tile: Tile,
     bias: Option<&[f32]>,
@@ -154,8 +156,8 @@ pub(super) fn store<T: super::element::Element>(
     }
 }
 
-super::isa::vectorized! {
-    fn narrow<T: super::element::Element>(wide: &mut [f32], bias: Option<&[f32]>, row: &mut [T]) {
+crate::runtime::isa::vectorized! {
+    fn narrow<T: crate::runtime::element::Element>(wide: &mut [f32], bias: Option<&[f32]>, row: &mut [T]) {
         for (x, b) in wide.iter_mut().zip(bias.unwrap_or_default()) {
             *x += b;
         }

@@ -1,4 +1,4 @@
-//! Copies operands into panels.
+//! Packing of operands into panels.
 //!
 //! A panel holds a fixed number of lanes: for each step of depth, one word per lane. A word is one f32, or
 //! two bf16 that follow each other in depth, which is what the instruction for dot products of bf16 takes.
@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::isa::Isa;
-use super::super::pool::{run, threads};
-use super::super::scratch::{self, Scratch};
 use super::kernel::{Kernel, Precision};
 use super::rows::Rows;
 use super::transpose::transpose;
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::{parallel_for, threads};
+use crate::runtime::scratch::{self, Scratch};
 
 /// Depth copied at once when lanes are rows: the rows' parts stay in the first-level cache.
 const DEPTH: usize = 256;
@@ -22,9 +22,9 @@ const DEPTH: usize = 256;
 const PANELS: usize = 16;
 
 /// Steps that one task has at least.
-const LEAST_STEPS: usize = 64;
+const MIN_STEPS: usize = 64;
 
-/// A matrix and which of its axes are lanes.
+/// A matrix and the axis that forms its lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<'a> {
     matrix: &'a dyn Rows,
@@ -32,12 +32,12 @@ pub(crate) struct Lanes<'a> {
 }
 
 impl<'a> Lanes<'a> {
-    /// Lanes are the rows of `matrix`.
+    /// Uses the rows of `matrix` as lanes.
     pub(crate) fn rows(matrix: &'a dyn Rows) -> Self {
         Self { matrix, lanes_are_rows: true }
     }
 
-    /// Lanes are the columns of `matrix`.
+    /// Uses the columns of `matrix` as lanes.
     pub(crate) fn columns(matrix: &'a dyn Rows) -> Self {
         Self { matrix, lanes_are_rows: false }
     }
@@ -53,7 +53,7 @@ impl<'a> Lanes<'a> {
     }
 }
 
-/// A left operand, ready for any number of products.
+/// A packed left operand, reusable for several products.
 pub(crate) struct Packed {
     words: Scratch<u32>,
     pub(super) kernel: Kernel,
@@ -94,16 +94,16 @@ pub(super) fn pack(
     let tasks = 4 * threads();
     if operand.lanes_are_rows {
         let at_once = panels.div_ceil(tasks).clamp(1, PANELS);
-        run_chunks(words, at_once * width * steps, |index, words| {
+        parallel_chunks(words, at_once * width * steps, |index, words| {
             pack_rows(isa, precision, operand, lane + index * at_once * width, width, words);
         });
         return;
     }
     let groups = panels.div_ceil(PANELS);
-    let parts = tasks.div_ceil(groups.max(1)).clamp(1, steps.div_ceil(LEAST_STEPS).max(1));
+    let parts = tasks.div_ceil(groups.max(1)).clamp(1, steps.div_ceil(MIN_STEPS).max(1));
     let at_once = steps.div_ceil(parts);
     let words = Disjoint::new(words);
-    run(groups * parts, |task| {
+    parallel_for(groups * parts, |task| {
         let (first, part) = (task % groups * PANELS, task / groups);
         let steps_of_part = part * at_once..steps.min((part + 1) * at_once);
         let mut lines: Vec<&mut [u32]> = (first..panels.min(first + PANELS))
@@ -208,7 +208,7 @@ fn read(
     }
 }
 
-super::super::isa::vectorized! {
+crate::runtime::isa::vectorized! {
     fn interleave(even: &[bf16], odd: &[bf16], words: &mut [u32]) {
         for ((word, even), odd) in words.iter_mut().zip(even).zip(odd) {
             *word = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;

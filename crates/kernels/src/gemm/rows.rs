@@ -1,21 +1,21 @@
-//! Matrices a product can read: anything that gives parts of its rows.
+//! Matrices that products can read: any storage that provides parts of its rows.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
 
-/// A matrix read row by row, whatever its storage.
+/// A matrix of any storage that is read row by row.
 pub(crate) trait Rows: Sync {
     /// `(rows, columns)`
     fn shape(&self) -> (usize, usize);
 
-    /// Writes `columns` of `row` as f32.
+    /// Reads `columns` of `row` as f32.
     fn read(&self, isa: Isa, row: usize, columns: Range<usize>, wide: &mut [f32]);
 
-    /// Writes `columns` of `row` rounded to bf16.
+    /// Reads `columns` of `row`, rounded to bf16.
     fn read_bf16(&self, isa: Isa, row: usize, columns: Range<usize>, narrow: &mut [bf16]);
 }
 
@@ -77,10 +77,10 @@ vectorized! {
     }
 }
 
-/// Matrices of as many rows, read as one: their columns follow each other.
-pub(crate) struct SideBySide<'a>(pub Vec<&'a dyn Rows>);
+/// Horizontal concatenation of matrices with equal numbers of rows.
+pub(crate) struct ConcatColumns<'a>(pub Vec<&'a dyn Rows>);
 
-impl SideBySide<'_> {
+impl ConcatColumns<'_> {
     /// Calls `read` with each matrix that `columns` touch, its columns and their place among `columns`.
     fn split(&self, columns: &Range<usize>, mut read: impl FnMut(&dyn Rows, Range<usize>, Range<usize>)) {
         let mut start = 0;
@@ -95,7 +95,7 @@ impl SideBySide<'_> {
     }
 }
 
-impl Rows for SideBySide<'_> {
+impl Rows for ConcatColumns<'_> {
     fn shape(&self) -> (usize, usize) {
         let rows = self.0.first().map_or(0, |matrix| matrix.shape().0);
         (rows, self.0.iter().map(|matrix| matrix.shape().1).sum())
@@ -110,14 +110,14 @@ impl Rows for SideBySide<'_> {
     }
 }
 
-/// Some rows of a matrix: `rows` of them, the `i`-th one being `map(i)`.
-pub(crate) struct Picked<'a, F> {
+/// Gathered rows of a matrix: row `i` is row `map(i)` of `matrix`.
+pub(crate) struct GatheredRows<'a, F> {
     pub matrix: &'a dyn Rows,
     pub rows: usize,
     pub map: F,
 }
 
-impl<F: Fn(usize) -> usize + Sync> Rows for Picked<'_, F> {
+impl<F: Fn(usize) -> usize + Sync> Rows for GatheredRows<'_, F> {
     fn shape(&self) -> (usize, usize) {
         (self.rows, self.matrix.shape().1)
     }

@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::element::Element;
+use crate::runtime::element::Element;
 
 /// Numbers that are small multiples of 1/8, exact in every format, so that sums are exact too.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -34,7 +34,7 @@ fn reference(terms: &[(Vec<f32>, Vec<f32>, usize)], m: usize, n: usize) -> Vec<f
     c.into_iter().map(|c| c as f32).collect()
 }
 
-fn turned(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect()
 }
 
@@ -51,8 +51,8 @@ fn check<T: Element>(isa: Isa, precision: Precision, m: usize, n: usize, depths:
     let stored: Vec<_> = terms
         .iter()
         .map(|(left, right, k)| {
-            let left = if turn[0] { turned(left, m, *k) } else { left.clone() };
-            let right = if turn[1] { turned(right, n, *k) } else { right.clone() };
+            let left = if turn[0] { transposed(left, m, *k) } else { left.clone() };
+            let right = if turn[1] { transposed(right, n, *k) } else { right.clone() };
             (cast::<T>(&left), cast::<T>(&right), *k)
         })
         .collect();

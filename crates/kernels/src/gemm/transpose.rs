@@ -1,6 +1,6 @@
-//! Turns blocks of 32-bit words, the step of packing that does not vectorise by itself.
+//! Transposition of blocks of 32-bit words, the part of packing that compilers do not vectorize.
 
-use super::super::isa::Isa;
+use crate::runtime::isa::Isa;
 
 /// `panel[s][i] = block[i][s]` for `width` lines of `block`, each `depth` words long, of which the first
 /// `panel.len() / width` are taken.

@@ -12,16 +12,20 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::super::disjoint::Disjoint;
-use super::super::element::Element;
-use super::super::gemm::{Dense, Lanes, Packed, Rows, Tile, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice};
-use super::super::op::{apply_many, no_gradient, with_floats};
-use super::super::pool::run_ranges;
-use super::super::scratch;
 use super::Slots;
-use super::forward::{matrix, precision, scaled, scales};
+use super::low_rank::{scaled, scales};
+use crate::error::MlxResult;
+use crate::gemm::{Dense, Lanes, Packed, Rows, Tile, matrix, multiply, precision, store};
+use crate::mlx::apply::apply_many;
+use crate::mlx::op::no_gradient;
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::with_floats;
+use crate::runtime::operand::{Operand, OperandMut, Slice};
+use crate::runtime::pool::parallel_ranges;
+use crate::runtime::scratch;
 
 /// What one output of the node is; the number is that of the layer.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +45,13 @@ struct Gradients {
 }
 
 /// Builds the node for the inputs `argnums` of the forward node.
-pub(super) fn gradients(layers: &[Slots], pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+pub(super) fn gradients(layers: &[Slots], ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
     let wanted: Vec<_> = argnums.iter().map(|&n| kind(layers, n)).collect::<MlxResult<_>>()?;
     let shapes: Vec<(&[i32], Dtype)> =
-        argnums.iter().map(|&n| (pass.inputs[n].shape(), pass.inputs[n].dtype())).collect();
-    let low = pass.outputs.get(layers.len());
-    let inputs: Vec<_> = pass.inputs.iter().chain(&pass.cotangents[..layers.len()]).chain(low).collect();
-    let op = Gradients { layers: layers.to_vec(), wanted, cotangents: pass.inputs.len() };
+        argnums.iter().map(|&n| (ctx.inputs[n].shape(), ctx.inputs[n].dtype())).collect();
+    let low = ctx.outputs.get(layers.len());
+    let inputs: Vec<_> = ctx.inputs.iter().chain(&ctx.cotangents[..layers.len()]).chain(low).collect();
+    let op = Gradients { layers: layers.to_vec(), wanted, cotangents: ctx.inputs.len() };
     apply_many(op, &inputs, &shapes)
 }
 
@@ -87,7 +91,7 @@ impl HostOp for Gradients {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
@@ -169,7 +173,7 @@ impl<'a> Pass<'a> {
     fn bias<T: Element>(&self, layer: usize, out: &mut [T]) {
         let (isa, dy) = (self.isa, &self.dys[layer]);
         let shared = Disjoint::new(out);
-        run_ranges(shared.len(), 64, |columns| {
+        parallel_ranges(shared.len(), 64, |columns| {
             let mut sums = scratch::take::<f32>(columns.len());
             let mut row = scratch::take::<f32>(columns.len());
             sums.fill(0.0);
@@ -188,7 +192,7 @@ impl<'a> Pass<'a> {
         let rank = dlow.shape().1;
         let dlow = Packed::new(self.isa, precision(&self.inputs[0]), Lanes::columns(&dlow));
         let out = Disjoint::new(out);
-        multiply(self.isa, &[(&dlow, Lanes::columns(&*self.x))], |tile| store_turned(tile, &out, rank));
+        multiply(self.isa, &[(&dlow, Lanes::columns(&*self.x))], |tile| store_transposed(tile, &out, rank));
     }
 
     fn b<T: Element>(&self, layer: usize, out: &mut [T]) {
@@ -209,7 +213,7 @@ fn low_columns(layers: &[Slots], layer: usize) -> Range<usize> {
 }
 
 /// The transpose of `tile` goes to its place in a matrix of `columns` columns.
-fn store_turned<T: Element>(mut tile: Tile, matrix: &Disjoint<T>, columns: usize) {
+fn store_transposed<T: Element>(mut tile: Tile, matrix: &Disjoint<T>, columns: usize) {
     for j in 0..tile.columns {
         let start = (tile.column + j) * columns + tile.row;
         // SAFETY: tiles of one product do not overlap.

@@ -4,15 +4,18 @@ use std::ffi::CStr;
 
 use mlx_rs::Array;
 
-use super::super::disjoint::Disjoint;
-use super::super::element::{Element as _, narrow_to, widened};
-use super::super::gemm::{Dense, Lanes, Packed, Precision, Rows, SideBySide, Tile, multiply, store};
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, Slice, with_floats};
-use super::super::quantized::Accuracy;
-use super::super::scratch::{self, Scratch};
+use super::low_rank::{scaled, scales};
 use super::weight::{self, Product};
 use super::{Slots, backward};
+use crate::error::MlxResult;
+use crate::gemm::{ConcatColumns, Dense, Lanes, Packed, Precision, matrix, multiply, precision, store};
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::quantized::Accuracy;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::element::{Element as _, narrow_to, widened};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, with_floats};
+use crate::runtime::scratch::{self, Scratch};
 
 pub(super) struct Forward {
     pub layers: Vec<Slots>,
@@ -62,8 +65,8 @@ impl HostOp for Forward {
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        backward::gradients(&self.layers, pass, argnums)
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        backward::gradients(&self.layers, ctx, argnums)
     }
 }
 
@@ -125,43 +128,10 @@ fn add_to(isa: Isa, y: &mut [f32], columns: usize, low_rank: Option<(&Packed, La
 fn project(isa: Isa, x: &Packed, layers: &[Slots], inputs: &[Operand], low: &mut [f32]) {
     let parts: Vec<_> = layers.iter().filter_map(|layer| layer.low_rank).collect();
     let matrices: Vec<_> = parts.iter().map(|slots| matrix(&inputs[slots.a])).collect();
-    let side_by_side = SideBySide(matrices.iter().map(|matrix| &**matrix).collect());
+    let side_by_side = ConcatColumns(matrices.iter().map(|matrix| &**matrix).collect());
     let scales = scales(layers);
     let out = Disjoint::new(low);
     multiply(isa, &[(x, Lanes::columns(&side_by_side))], |tile| {
         store(isa, scaled(tile, &scales), None, &out, scales.len());
     });
-}
-
-/// The scale of each column of all low-rank parts side by side.
-pub(super) fn scales(layers: &[Slots]) -> Vec<f32> {
-    let parts = layers.iter().filter_map(|layer| layer.low_rank);
-    parts.flat_map(|slots| std::iter::repeat_n(slots.scale, slots.rank)).collect()
-}
-
-/// `tile` with each column times its scale.
-pub(super) fn scaled<'a>(mut tile: Tile<'a>, scales: &[f32]) -> Tile<'a> {
-    let scales = &scales[tile.column..tile.column + tile.columns];
-    for i in 0..tile.rows {
-        for (x, scale) in tile.row_mut(i).iter_mut().zip(scales) {
-            *x *= scale;
-        }
-    }
-    tile
-}
-
-/// How products with `x` are computed.
-pub(crate) fn precision(x: &Operand) -> Precision {
-    match x.data {
-        Slice::Bf16(_) => Precision::Bf16,
-        _ => Precision::F32,
-    }
-}
-
-/// All dimensions but the last as rows.
-pub(crate) fn matrix<'a>(operand: &Operand<'a>) -> Box<dyn Rows + 'a> {
-    let columns = operand.shape.last().map_or(1, |&dim| dim as usize);
-    with_floats!(Slice, operand.data, data => {
-        Box::new(Dense::new(data, (data.len() / columns.max(1), columns)))
-    })
 }

@@ -1,57 +1,58 @@
-//! Linear layers that share an input, each with an optional bias and low-rank part
+//! Linear layers that share an input, each with an optional bias and low-rank term
 //! ([LoRA](https://arxiv.org/abs/2106.09685)): `y = x·Wᵀ + b + s·(x·A)·B`.
 //!
 //! | operand | shape |
 //! |---|---|
 //! | `x` | `[..., in]` |
-//! | `W`, `b` | `[out, in]`, dense or packed, and `[out]` |
+//! | `W`, `b` | `[out, in]`, dense or quantized, and `[out]` |
 //! | `A`, `B` | `[in, rank]`, `[rank, out]` |
 //! | `y` | `[..., out]`, in the dtype of `x`, accumulated in f32 |
 //!
-//! On the CPU the whole group is one node: the input is read once for all layers and their low-rank
-//! parts, and its gradient comes out as one sum. When `x` is bf16, `A` and `B` take part as bf16.
+//! On the CPU the whole group is one node: the input is read once for all layers and low-rank terms, and its gradient is
+//! accumulated in one output. If `x` is bf16, `A` and `B` are rounded to bf16 in products.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::op::{MlxResult, apply_many};
-use super::quantized::{self, Accuracy};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply_many;
+use crate::mlx::device::on_cpu;
+use crate::quantized::{self, Accuracy};
 
 mod backward;
 mod forward;
+mod low_rank;
 mod weight;
 
-pub(super) use forward::{matrix, precision};
 pub use weight::Weight;
 pub(super) use weight::WeightSlot;
 
-/// One layer of a group.
+/// A linear layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {
-    /// `W`
+    /// Weight `W`.
     pub weight: Weight<'a>,
-    /// `b`
+    /// Bias `b`.
     pub bias: Option<&'a Array>,
-    /// `A`, `B` and `s`
+    /// Low-rank term `s·(x·A)·B`.
     pub low_rank: Option<LowRank<'a>>,
 }
 
-/// The low-rank part of a layer.
+/// Low-rank term of a layer.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
-    /// `A`
+    /// Down-projection `A`, `[in, rank]`.
     pub a: &'a Array,
-    /// `B`
+    /// Up-projection `B`, `[rank, out]`.
     pub b: &'a Array,
-    /// `s`
+    /// Scale `s`.
     pub scale: f32,
 }
 
-/// Outputs of all `layers` for the same `x`. See the [module](self) for shapes.
+/// Applies each of `layers` to `x` and returns their outputs. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that do not fit, with both of them in the message.
+/// Incompatible shapes.
 pub fn linears(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     layers.iter().try_for_each(|layer| layer.check(x))?;
     if !on_cpu() || !is_float(x) || !layers.iter().flat_map(Layer::floats).all(is_float) {
@@ -74,10 +75,10 @@ pub fn linears(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     Ok(outputs)
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     let one = |layer: &Layer| {
         let mut y = match layer.weight {
@@ -102,7 +103,7 @@ pub(super) fn is_float(array: &Array) -> bool {
 }
 
 impl<'a> Layer<'a> {
-    /// A layer that is a weight and nothing else.
+    /// A layer without bias and low-rank term.
     #[must_use]
     pub fn plain(weight: Weight<'a>) -> Self {
         Self { weight, bias: None, low_rank: None }
@@ -119,7 +120,7 @@ impl<'a> Layer<'a> {
     }
 
     fn check(&self, x: &Array) -> MlxResult<()> {
-        let misfit = |name: &str, array: &Array, (outputs, inputs): (i32, i32)| {
+        let mismatch = |name: &str, array: &Array, (outputs, inputs): (i32, i32)| {
             let shape = array.shape();
             let message =
                 format!("linear: {name} of shape {shape:?} does not fit a layer [{outputs}, {inputs}]");
@@ -130,19 +131,19 @@ impl<'a> Layer<'a> {
         }
         let size @ (outputs, inputs) = self.weight.shape();
         if x.ndim() == 0 || x.dim(-1) != inputs {
-            return misfit("input", x, size);
+            return mismatch("input", x, size);
         }
         if let Some(bias) = self.bias
             && bias.shape() != [outputs]
         {
-            return misfit("bias", bias, size);
+            return mismatch("bias", bias, size);
         }
         if let Some(LowRank { a, b, .. }) = self.low_rank {
             if a.ndim() != 2 || a.dim(0) != inputs {
-                return misfit("A", a, size);
+                return mismatch("A", a, size);
             }
             if b.shape() != [a.dim(1), outputs] {
-                return misfit("B", b, size);
+                return mismatch("B", b, size);
             }
         }
         Ok(())

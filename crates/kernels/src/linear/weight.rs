@@ -1,24 +1,23 @@
-//! The matrix of a layer, in any storage.
+//! Weight of a linear layer, dense or quantized.
 
 use mlx_rs::Array;
 
-use super::super::gemm::{Rows, gemv};
-use super::super::isa::Isa;
-use super::super::op::{Operand, with_floats};
-use super::super::quantized::{self, Accuracy, Format, PackedWeight};
-use super::matrix;
+use crate::gemm::{Rows, gemv, matrix};
+use crate::quantized::{self, Accuracy, Format, PackedWeight};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, with_floats};
 
-/// `[out, in]`
+/// Weight matrix, `[out, in]`.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
-    /// As it is.
+    /// Floating-point matrix.
     Dense(&'a Array),
-    /// Quantized.
+    /// Quantized matrix.
     Packed(PackedWeight<'a>),
 }
 
 impl Weight<'_> {
-    /// `(out, in)`, as far as the arrays tell: those of a packed matrix may not fit each other.
+    /// `(out, in)`; `(0, 0)` if the arrays do not form a matrix.
     #[must_use]
     pub fn shape(&self) -> (i32, i32) {
         match self {
@@ -32,7 +31,7 @@ impl Weight<'_> {
     }
 }
 
-/// Where the arrays of a weight stand among the inputs of a node.
+/// Indices of a weight's arrays among the inputs of a node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WeightSlot {
     pub first: usize,

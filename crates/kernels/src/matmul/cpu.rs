@@ -1,18 +1,18 @@
-//! The CPU kernel: blocks for many rows, weights where they lie for few; sums in f32.
+//! CPU kernel: a blocked product for many rows, a matrix-vector product for few, with f32 accumulation.
 //!
-//! Rows and columns of the result are split among threads, never the sum over `k`, so
-//! the result does not depend on how many threads there are.
+//! Threads divide rows and columns of the result, never the sum over `k`, so the result does not depend on the number
+//! of threads.
 
 use half::{bf16, f16};
 
-use super::super::disjoint::{Disjoint, run_chunks};
-use super::super::gemm::gemv::{self, Weight};
-use super::super::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
-use super::super::isa::{Isa, vectorized};
-use super::super::op::{Slice, SliceMut};
-use super::super::pool::threads;
-use super::super::scratch;
 use super::{Geometry, Transpose};
+use crate::gemm::gemv::{self, Weight};
+use crate::gemm::{Dense, Lanes, Packed, Precision, multiply, store};
+use crate::runtime::disjoint::{Disjoint, parallel_chunks};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::operand::{Slice, SliceMut};
+use crate::runtime::pool::threads;
+use crate::runtime::scratch;
 
 /// Rows of the result for which `b` is best read where it is.
 const DIRECT_ROWS: usize = 8;
@@ -63,7 +63,7 @@ fn products<T: Weight>(
     // A product within a task runs on the task's thread; a few large ones take all threads one by one.
     if batch >= 2 * threads() {
         let at_once = (TASK / (m * n * k)).max(1);
-        run_chunks(out, at_once * m * n, |task, out| {
+        parallel_chunks(out, at_once * m * n, |task, out| {
             out.chunks_mut(m * n).enumerate().for_each(|(i, out)| one(task * at_once + i, out));
         });
     } else {
@@ -86,8 +86,8 @@ fn product<T: Weight>(
         gemv::dense(isa, &x, b, k, &mut y);
         return narrow(isa, &y, out);
     }
-    let matrix = |data, turned, rows, columns| {
-        Dense::new(data, if turned { (columns, rows) } else { (rows, columns) })
+    let matrix = |data, transposed, rows, columns| {
+        Dense::new(data, if transposed { (columns, rows) } else { (rows, columns) })
     };
     let (a, b) = (matrix(a, transpose.a, m, k), matrix(b, transpose.b, k, n));
     let left = if transpose.a { Lanes::columns(&a) } else { Lanes::rows(&a) };

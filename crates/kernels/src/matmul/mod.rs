@@ -1,4 +1,4 @@
-//! `C = op(A)·op(B)`, where `op` transposes the last two dimensions or does nothing.
+//! Batched matrix product `C = op(A)·op(B)`, where `op` optionally transposes the last two dimensions.
 //!
 //! | operand | shape as stored |
 //! |---|---|
@@ -6,19 +6,21 @@
 //! | `b` | `[..., k, n]`, or `[..., n, k]` when transposed; two-dimensional or `a`'s leading dimensions |
 //! | result | `[..., m, n]` in the operands' dtype, accumulated in f32 |
 //!
-//! Transposition is a flag because a linear layer keeps its weight as `[out, in]` and
-//! the gradients need both other orders: no operand is ever copied to turn it.
+//! Transposed operands are read in place, without a copy.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 
-/// Which operands are stored transposed.
+/// Which operands are transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Transpose {
     /// `a` is `[..., k, m]`.
@@ -30,14 +32,14 @@ pub struct Transpose {
 impl Transpose {
     /// `A·B`
     pub const NONE: Self = Self { a: false, b: false };
-    /// `A·Bᵀ`: a linear layer with its weight as `[out, in]`.
+    /// `A·Bᵀ`, as in a linear layer with weight `[out, in]`.
     pub const B: Self = Self { a: false, b: true };
 }
 
-/// See the [module](self) for shapes.
+/// Computes the matrix product. See the [module](self) for shapes.
 ///
 /// # Errors
-/// Shapes that do not fit, with both of them in the message.
+/// Incompatible shapes.
 pub fn matmul(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
     let float = matches!(a.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || a.dtype() != b.dtype() {
@@ -50,13 +52,13 @@ pub fn matmul(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
     apply(MatMul { transpose }, &[a, b], &shape, a.dtype())
 }
 
-/// The same function in MLX's own operations.
+/// Reference implementation composed of MLX operations.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(a: &Array, b: &Array, transpose: Transpose) -> MlxResult<Array> {
-    let turn = |x: &Array, flag: bool| if flag { x.swap_axes(-1, -2) } else { Ok(x.clone()) };
-    turn(a, transpose.a)?.matmul(turn(b, transpose.b)?)
+    let swap_if = |x: &Array, flag: bool| if flag { x.swap_axes(-1, -2) } else { Ok(x.clone()) };
+    swap_if(a, transpose.a)?.matmul(swap_if(b, transpose.b)?)
 }
 
 /// Extents of one product; `batch` products of `m × k` by `k × n`.
@@ -72,18 +74,18 @@ struct Geometry {
 
 impl Geometry {
     fn of(a: &[i32], b: &[i32], transpose: Transpose) -> MlxResult<Self> {
-        let misfit =
+        let mismatch =
             || Exception::custom(format!("matmul: shapes {a:?} and {b:?} do not fit ({transpose:?})"));
         let matrix = |shape: &[i32], flag: bool| match *shape {
             [.., rows, cols] if flag => Some((cols as usize, rows as usize)),
             [.., rows, cols] => Some((rows as usize, cols as usize)),
             _ => None,
         };
-        let (m, k) = matrix(a, transpose.a).ok_or_else(misfit)?;
-        let (k_b, n) = matrix(b, transpose.b).ok_or_else(misfit)?;
+        let (m, k) = matrix(a, transpose.a).ok_or_else(mismatch)?;
+        let (k_b, n) = matrix(b, transpose.b).ok_or_else(mismatch)?;
         let shared_b = b.len() == 2;
         if k != k_b || !(shared_b || a[..a.len() - 2] == b[..b.len() - 2]) {
-            return Err(misfit());
+            return Err(mismatch());
         }
         let batch = a[..a.len() - 2].iter().map(|&dim| dim as usize).product();
         Ok(Self { batch, m, n, k, shared_b })
@@ -105,17 +107,17 @@ impl HostOp for MatMul {
         }
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (a, b, grad) = (&pass.inputs[0], &pass.inputs[1], &pass.cotangents[0]);
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (a, b, grad) = (&ctx.inputs[0], &ctx.inputs[1], &ctx.cotangents[0]);
         argnums.iter().map(|&n| if n == 0 { self.grad_a(b, grad) } else { self.grad_b(a, b, grad) }).collect()
     }
 }
 
 impl MatMul {
     fn grad_a(&self, b: &Array, grad: &Array) -> MlxResult<Array> {
-        let Transpose { a: turned, b: b_turned } = self.transpose;
-        if !turned {
-            return matmul(grad, b, Transpose { a: false, b: !b_turned });
+        let Transpose { a: transposed, b: b_transposed } = self.transpose;
+        if !transposed {
+            return matmul(grad, b, Transpose { a: false, b: !b_transposed });
         }
         // `b` leads here, so a shared one must be given the batch of `grad`.
         let b = if b.ndim() < grad.ndim() {
@@ -125,22 +127,22 @@ impl MatMul {
         } else {
             b.clone()
         };
-        matmul(&b, grad, Transpose { a: b_turned, b: true })
+        matmul(&b, grad, Transpose { a: b_transposed, b: true })
     }
 
     fn grad_b(&self, a: &Array, b: &Array, grad: &Array) -> MlxResult<Array> {
-        let Transpose { a: a_turned, b: turned } = self.transpose;
+        let Transpose { a: a_transposed, b: transposed } = self.transpose;
         let product = |a: &Array, grad: &Array| {
-            if turned {
-                matmul(grad, a, Transpose { a: true, b: a_turned })
+            if transposed {
+                matmul(grad, a, Transpose { a: true, b: a_transposed })
             } else {
-                matmul(a, grad, Transpose { a: !a_turned, b: false })
+                matmul(a, grad, Transpose { a: !a_transposed, b: false })
             }
         };
         if b.ndim() == a.ndim() {
             return product(a, grad);
         }
-        if a_turned {
+        if a_transposed {
             return product(a, grad)?.sum_axes(&(0..a.ndim() as i32 - 2).collect::<Vec<_>>(), false);
         }
         // A shared `b` sees the rows of the whole batch: one long product instead of a sum.

@@ -9,9 +9,9 @@ const ALL: [Transpose; 4] =
 fn operands(batch: &[i32], [m, n, k]: [i32; 3], shared_b: bool, t: Transpose, dtype: Dtype) -> [Array; 2] {
     let key = random::key(7).unwrap();
     let (key_a, key_b) = random::split(&key, 2).unwrap();
-    let matrix = |lead: &[i32], turned: bool, rows, cols| {
+    let matrix = |lead: &[i32], transposed: bool, rows, cols| {
         let mut shape = lead.to_vec();
-        shape.extend(if turned { [cols, rows] } else { [rows, cols] });
+        shape.extend(if transposed { [cols, rows] } else { [rows, cols] });
         shape
     };
     let draw = |shape: Vec<i32>, key: &Array| {

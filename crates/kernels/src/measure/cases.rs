@@ -3,23 +3,23 @@
 use mlx_rs::transforms::fallible_vjp;
 use mlx_rs::{Array, Dtype};
 
-use super::super::activation::{Activation, gated};
-use super::super::adamw::{Decays, Scalars, Tensor, adamw};
-use super::super::attention::{Keys, Mask, Scoring, attention};
-use super::super::conv::{self, conv1d, conv2d};
-use super::super::cross_entropy::{Options, cross_entropy};
-use super::super::embedding::embedding;
-use super::super::gemm::{self, Precision};
-use super::super::isa::Isa;
-use super::super::linear::{Layer, LowRank, Weight, linears};
-use super::super::norm::{Rms, rms_norm};
-use super::super::op::MlxResult;
-use super::super::quantized::{self, Accuracy, Format};
-use super::super::rope::{Positions, Rotation, rope};
-use super::super::softmax::softmax;
 use super::peaks::Arithmetic;
 use super::random::{floats, ids, packed};
-use super::{Matrix, Work, within};
+use super::{Call, Matrix, within};
+use crate::activation::{Activation, gated};
+use crate::adamw::{Hyperparameters, Scalars, Tensor, adamw};
+use crate::attention::{KeyValues, Mask, Scoring, attention};
+use crate::conv::{self, conv1d, conv2d};
+use crate::cross_entropy::{Options, cross_entropy};
+use crate::embedding::embedding;
+use crate::error::MlxResult;
+use crate::gemm::{self, Precision};
+use crate::linear::{Layer, LowRank, Weight, linears};
+use crate::norm::{RmsNormOptions, rms_norm};
+use crate::quantized::{self, Accuracy, Format};
+use crate::rope::{Positions, RotaryFrequencies, rope};
+use crate::runtime::isa::Isa;
+use crate::softmax::softmax;
 
 /// An operation with its operands.
 pub(super) struct Case {
@@ -32,7 +32,7 @@ pub(super) struct Case {
     /// Every operand and result once.
     pub bytes: f64,
     pub arithmetic: Arithmetic,
-    pub build: Box<dyn Fn() -> MlxResult<Work>>,
+    pub build: Box<dyn Fn() -> MlxResult<Call>>,
 }
 
 type Make = fn(Isa) -> MlxResult<Case>;
@@ -142,7 +142,7 @@ fn quantized_linear(isa: Isa, accuracy: Accuracy, extents: Extents) -> MlxResult
             let weight = Matrix::Packed(weight);
             Box::new(move || {
                 let layers = [Layer::plain(weight.borrow())];
-                Ok(Work::of(within(Some(accuracy), || linears(&x, &layers))?))
+                Ok(Call::of(within(Some(accuracy), || linears(&x, &layers))?))
             })
         },
     })
@@ -153,7 +153,7 @@ fn attend(isa: Isa, backward: bool) -> MlxResult<Case> {
     let q = floats(&[1, time, heads, head_dim], Dtype::Float32, 1)?;
     let kv = |seed| floats(&[1, time, kv_heads, head_dim], Dtype::Float32, seed);
     let run = |operands: &[Array]| {
-        let keys = Keys::all(&operands[1], &operands[2]);
+        let keys = KeyValues::all(&operands[1], &operands[2]);
         Ok(vec![attention(&operands[0], keys, Scoring::plain(0.125, Mask::Causal), None)?])
     };
     // Half of the scores are masked. Forward there are two products of this size, backward five.
@@ -200,7 +200,7 @@ fn short_convolve(isa: Isa) -> MlxResult<Case> {
     Ok(Case {
         operation: "depthwise conv1d",
         size: format!("{time} tokens, {width} channels, kernel {kernel}"),
-        build: Box::new(move || Ok(Work::of(vec![conv1d(&x, &w, options)?]))),
+        build: Box::new(move || Ok(Call::of(vec![conv1d(&x, &w, options)?]))),
         ..streaming(isa, 2 * time * width)
     })
 }
@@ -210,7 +210,9 @@ fn normalize(isa: Isa) -> MlxResult<Case> {
     Ok(Case {
         operation: "rms_norm",
         size: times(&WIDE),
-        build: Box::new(move || Ok(Work::of(vec![rms_norm(&x, &weight, Rms { eps: 1e-5, offset: 0.0 })?]))),
+        build: Box::new(move || {
+            Ok(Call::of(vec![rms_norm(&x, &weight, RmsNormOptions { eps: 1e-5, offset: 0.0 })?]))
+        }),
         ..streaming(isa, 2 * WIDE[0] * WIDE[1])
     })
 }
@@ -220,7 +222,7 @@ fn swiglu(isa: Isa) -> MlxResult<Case> {
     Ok(Case {
         operation: "swiglu",
         size: times(&WIDE),
-        build: Box::new(move || Ok(Work::of(vec![gated(Activation::Silu, &gate, &up)?]))),
+        build: Box::new(move || Ok(Call::of(vec![gated(Activation::Silu, &gate, &up)?]))),
         ..streaming(isa, 3 * WIDE[0] * WIDE[1])
     })
 }
@@ -229,13 +231,13 @@ fn rotate(isa: Isa) -> MlxResult<Case> {
     let (time, heads, kv_heads, head_dim) = (4096, 32, 8, 64);
     let q = floats(&[1, time, heads, head_dim], Dtype::Float32, 1)?;
     let k = floats(&[1, time, kv_heads, head_dim], Dtype::Float32, 2)?;
-    let rotation = Rotation::new(&Rotation::powers(10_000.0, head_dim as i32), 1.0);
+    let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, head_dim as i32), 1.0);
     Ok(Case {
         operation: "rope",
         size: format!("{time} tokens, {heads}/{kv_heads} heads of {head_dim}"),
         build: Box::new(move || {
-            let (q, k) = rope(&q, &k, &rotation, Positions::From(0))?;
-            Ok(Work::of(vec![q, k]))
+            let (q, k) = rope(&q, &k, &rotation, Positions::Offset(0))?;
+            Ok(Call::of(vec![q, k]))
         }),
         ..streaming(isa, 2 * time * (heads + kv_heads) * head_dim)
     })
@@ -246,7 +248,7 @@ fn soften(isa: Isa) -> MlxResult<Case> {
     Ok(Case {
         operation: "softmax",
         size: times(&WIDE),
-        build: Box::new(move || Ok(Work::of(vec![softmax(&x)?]))),
+        build: Box::new(move || Ok(Call::of(vec![softmax(&x)?]))),
         ..streaming(isa, 2 * WIDE[0] * WIDE[1])
     })
 }
@@ -260,7 +262,7 @@ fn look_up(isa: Isa) -> MlxResult<Case> {
         size: times(&[tokens, width]),
         // Rows are copied as they are.
         path: "copy".to_owned(),
-        build: Box::new(move || Ok(Work::of(vec![embedding(&table, &ids)?]))),
+        build: Box::new(move || Ok(Call::of(vec![embedding(&table, &ids)?]))),
         ..streaming(isa, 2 * tokens * width)
     })
 }
@@ -279,7 +281,7 @@ fn loss(isa: Isa) -> MlxResult<Case> {
         build: Box::new(move || {
             let options = Options { gradient: true, ..Options::default() };
             let head = Layer::plain(Weight::Dense(&head));
-            Ok(Work::of(vec![cross_entropy(&hidden, &head, &targets, &weights, options)?]))
+            Ok(Call::of(vec![cross_entropy(&hidden, &head, &targets, &weights, options)?]))
         }),
         ..streaming(isa, vocab * width + 2 * rows * width)
     })
@@ -289,17 +291,18 @@ fn update(isa: Isa) -> MlxResult<Case> {
     let shape = WIDE;
     let float = |seed| floats(&shape, Dtype::Float32, seed);
     let (parameter, grad, first, second) = (float(1)?, float(2)?, float(3)?, float(4)?.abs()?);
-    let decays = Decays { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    let hyperparameters = Hyperparameters { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let grad_scale = Array::from_f32(1.0);
-    let factors = decays.factors(1e-4, 10).map(|factor| Array::from_f32(factor as f32));
+    let factors = hyperparameters.factors(1e-4, 10).map(|factor| Array::from_f32(factor as f32));
     Ok(Case {
         operation: "adamw",
         size: times(&shape),
         build: Box::new(move || {
             let moments = Some([&first, &second]);
             let scalars = Scalars { grad_scale: &grad_scale, factors: factors.each_ref() };
-            let updated = adamw(&decays, scalars, &[Tensor { parameter: &parameter, grad: &grad, moments }])?;
-            Ok(Work::of(updated.into_iter().flat_map(|u| [u.parameter, u.first, u.second]).collect()))
+            let updated =
+                adamw(&hyperparameters, scalars, &[Tensor { parameter: &parameter, grad: &grad, moments }])?;
+            Ok(Call::of(updated.into_iter().flat_map(|u| [u.parameter, u.first, u.second]).collect()))
         }),
         ..streaming(isa, 7 * shape[0] * shape[1])
     })
@@ -315,7 +318,7 @@ fn streaming(isa: Isa, numbers: usize) -> Case {
         operations: 0.0,
         bytes: (4 * numbers) as f64,
         arithmetic: Arithmetic::F32,
-        build: Box::new(|| Ok(Work::of(Vec::new()))),
+        build: Box::new(|| Ok(Call::of(Vec::new()))),
     }
 }
 
@@ -331,14 +334,14 @@ fn pass(
     shapes: &[&[usize]],
     dtype: Dtype,
     backward: bool,
-) -> MlxResult<Box<dyn Fn() -> MlxResult<Work>>> {
+) -> MlxResult<Box<dyn Fn() -> MlxResult<Call>>> {
     if !backward {
-        return Ok(Box::new(move || Ok(Work::of(run(&operands)?))));
+        return Ok(Box::new(move || Ok(Call::of(run(&operands)?))));
     }
     let cotangents: Vec<_> = shapes.iter().map(|shape| floats(shape, dtype, 9)).collect::<MlxResult<_>>()?;
     Ok(Box::new(move || {
         let (before, timed) = fallible_vjp(&run, &operands, &cotangents)?;
-        Ok(Work { before, timed })
+        Ok(Call { before, timed })
     }))
 }
 

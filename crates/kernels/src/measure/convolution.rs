@@ -1,15 +1,15 @@
-//! How long a convolution over an image takes.
+//! Benchmark of 2D convolutions.
 
 use std::slice::from_ref;
 
 use mlx_rs::transforms::fallible_vjp;
 use serde::Deserialize;
 
-use super::super::conv::{Options, conv2d};
-use super::{Effort, Float, MOST_EXTENT, MOST_NUMBERS, Work, median, random};
+use super::{Budget, Call, Float, MAX_ELEMENTS, MAX_EXTENT, median, random};
+use crate::conv::{Options, conv2d};
 use crate::{Error, Result};
 
-/// What is timed.
+/// Timed pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -19,8 +19,8 @@ pub enum Pass {
     WeightGradient,
 }
 
-/// Images of `[batch, height, width, inputs]` and a square kernel of `[outputs, kernel, kernel, inputs/groups]`, with
-/// half a kernel of zeros around each image.
+/// A convolution of `[batch, height, width, inputs]` with a square kernel `[outputs, kernel, kernel, inputs/groups]` and
+/// padding `kernel / 2`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -45,38 +45,38 @@ impl Convolution {
 
     pub(super) fn check(&self) -> Result<()> {
         let Self { batch, height, width, inputs, outputs, kernel, stride, groups, .. } = *self;
-        let wrong = |message: String| Err(Error::Config(message));
+        let invalid = |message: String| Err(Error::Config(message));
         let extents = [("batch", batch), ("height", height), ("width", width), ("inputs", inputs)];
         let others = [("outputs", outputs), ("kernel", kernel), ("stride", stride), ("groups", groups)];
         for (name, extent) in extents.into_iter().chain(others) {
-            if !(1..=MOST_EXTENT).contains(&extent) {
-                return wrong(format!("`{name}` must be from 1 to {MOST_EXTENT}, not {extent}"));
+            if !(1..=MAX_EXTENT).contains(&extent) {
+                return invalid(format!("`{name}` must be from 1 to {MAX_EXTENT}, not {extent}"));
             }
         }
         if !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
-            return wrong(format!(
+            return invalid(format!(
                 "`groups` must divide `inputs` ({inputs}) and `outputs` ({outputs}), not {groups}"
             ));
         }
         if kernel > height.min(width) {
-            return wrong(format!("`kernel` must be at most `height` and `width`, not {kernel}"));
+            return invalid(format!("`kernel` must be at most `height` and `width`, not {kernel}"));
         }
         let numbers = |extents: &[usize]| extents.iter().try_fold(1usize, |all, &one| all.checked_mul(one));
         let images =
             [batch, self.target(height).max(height), self.target(width).max(width), inputs.max(outputs)];
         for (what, extents) in [("images", images), ("kernels", [outputs, kernel, kernel, inputs / groups])] {
-            if numbers(&extents).is_none_or(|count| count > MOST_NUMBERS) {
-                return wrong(format!("the {what} must have at most {MOST_NUMBERS} numbers"));
+            if numbers(&extents).is_none_or(|count| count > MAX_ELEMENTS) {
+                return invalid(format!("the {what} must have at most {MAX_ELEMENTS} numbers"));
             }
         }
         Ok(())
     }
 }
 
-/// Median seconds of one pass over random numbers; takes at least half a second.
+/// Returns the median time of one pass in seconds, on random inputs. Takes at least half a second.
 ///
 /// # Errors
-/// [`Error::Config`] for sizes that are impossible or too large, before anything is allocated.
+/// [`Error::Config`] for invalid or too large sizes, before anything is allocated.
 pub fn measure_convolution(request: &Convolution) -> Result<f64> {
     request.check()?;
     let Convolution { batch, height, width, inputs, outputs, kernel, stride, groups, dtype, pass } = *request;
@@ -86,7 +86,7 @@ pub fn measure_convolution(request: &Convolution) -> Result<f64> {
     let options =
         Options { stride: [stride; 2], padding: [kernel / 2; 2], groups, ..Options::<2>::default() };
     let dy = random::floats(&[batch, request.target(height), request.target(width), outputs], dtype, 3)?;
-    median(Effort { calls: 5, seconds: 0.5 }, || {
+    median(Budget { calls: 5, seconds: 0.5 }, || {
         let (before, timed) = match pass {
             Pass::Forward => (Vec::new(), vec![conv2d(&x, &w, options)?]),
             Pass::InputGradient => {
@@ -96,6 +96,6 @@ pub fn measure_convolution(request: &Convolution) -> Result<f64> {
                 fallible_vjp(|w| Ok(vec![conv2d(&x, &w[0], options)?]), from_ref(&w), from_ref(&dy))?
             }
         };
-        Ok(Work { before, timed })
+        Ok(Call { before, timed })
     })
 }

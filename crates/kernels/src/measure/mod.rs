@@ -1,22 +1,20 @@
-//! How fast the kernels are on this machine, and how fast they could be.
+//! Benchmarks of the operations.
 //!
-//! [`measure`] and [`measure_convolution`] time one operation of a size of the caller's. [`report`] times each
-//! operation once at a typical size and compares it with the
-//! [roofline](https://doi.org/10.1145/1498765.1498785) of the machine: what its arithmetic and its memory allow, as
-//! [`Peaks`] measured them.
+//! [`measure`] and [`measure_convolution`] time one operation of a given size. [`report`] times every operation at a
+//! typical size and compares it with the [roofline](https://doi.org/10.1145/1498765.1498785) of the machine, from peaks
+//! measured by [`Peaks`].
 //!
-//! Operations are reached through their public functions, so what is timed is what models run: MLX's own
-//! kernels where they run on a GPU.
+//! Operations are called through their public functions, so the timings are those that models see, on GPUs too.
 
 use std::time::Instant;
 
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 
-use super::eval;
-use super::linear::{Layer, Weight, linears};
-use super::op::MlxResult;
-use super::quantized::{Accuracy, Format, PackedWeight};
+use crate::error::MlxResult;
+use crate::eval;
+use crate::linear::{Layer, Weight, linears};
+use crate::quantized::{Accuracy, Format, PackedWeight};
 use crate::{Error, Result};
 
 mod cases;
@@ -29,22 +27,22 @@ pub use convolution::{Convolution, Pass, measure_convolution};
 pub use peaks::Peaks;
 pub use report::{Bound, Report, Row, report};
 
-/// The largest extent of a layer.
-const MOST_EXTENT: usize = 1 << 20;
-/// Numbers of the largest matrix: 1 GiB in f32.
-const MOST_NUMBERS: usize = 1 << 28;
+/// Maximum extent of a layer.
+const MAX_EXTENT: usize = 1 << 20;
+/// Maximum number of elements of a matrix: 1 GiB in f32.
+const MAX_ELEMENTS: usize = 1 << 28;
 
-/// What [`measure`] can time.
+/// Operation timed by [`measure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// `x·Wᵀ`
     Linear,
-    /// The same with a packed `W`.
+    /// `x·Wᵀ` with a quantized `W`.
     QuantizedLinear,
 }
 
-/// Number format of activations, and of dense weights.
+/// Dtype of activations and dense weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -64,7 +62,7 @@ impl Float {
     }
 }
 
-/// One operation and its size: `x` is `[rows, inputs]` and `W` is `[outputs, inputs]`.
+/// An operation and its size: `x` is `[rows, inputs]` and `W` is `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -74,47 +72,47 @@ pub struct Request {
     pub inputs: usize,
     pub outputs: usize,
     pub dtype: Float,
-    /// Of a packed weight: 2, 3, 4, 5, 6 or 8.
+    /// Bits of a quantized weight: 2, 3, 4, 5, 6 or 8.
     pub bits: Option<usize>,
-    /// Packed weights that share a scale and a bias: 32, 64 or 128.
+    /// Group size of a quantized weight: 32, 64 or 128.
     pub group_size: usize,
-    /// How products with a packed weight are computed; `None` for as exactly as `dtype` allows.
+    /// Accuracy of products with a quantized weight; determined by `dtype` if `None`.
     pub accuracy: Option<Accuracy>,
 }
 
 impl Request {
     /// The format of the packed weight, if there is one.
     fn check(&self) -> Result<Option<Format>> {
-        let wrong = |message: String| Err(Error::Config(message));
+        let invalid = |message: String| Err(Error::Config(message));
         let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
         for (name, extent) in [("rows", rows), ("inputs", inputs), ("outputs", outputs)] {
-            if !(1..=MOST_EXTENT).contains(&extent) {
-                return wrong(format!("`{name}` must be from 1 to {MOST_EXTENT}, not {extent}"));
+            if !(1..=MAX_EXTENT).contains(&extent) {
+                return invalid(format!("`{name}` must be from 1 to {MAX_EXTENT}, not {extent}"));
             }
         }
         let matrices = [("rows", "inputs", rows * inputs), ("rows", "outputs", rows * outputs)];
         for (first, second, numbers) in matrices.into_iter().chain([("inputs", "outputs", inputs * outputs)])
         {
-            if numbers > MOST_NUMBERS {
-                return wrong(format!(
-                    "`{first}` times `{second}` must be at most {MOST_NUMBERS}, not {numbers}"
+            if numbers > MAX_ELEMENTS {
+                return invalid(format!(
+                    "`{first}` times `{second}` must be at most {MAX_ELEMENTS}, not {numbers}"
                 ));
             }
         }
         match (self.operation, self.bits) {
             (Operation::Linear, None) if self.accuracy.is_none() => Ok(None),
-            (Operation::Linear, _) => {
-                wrong("`bits` and `accuracy` are for quantized_linear: leave them out for linear".to_owned())
-            }
+            (Operation::Linear, _) => invalid(
+                "`bits` and `accuracy` are for quantized_linear: leave them out for linear".to_owned(),
+            ),
             (Operation::QuantizedLinear, None) => {
-                wrong("quantized_linear needs `bits`: 2, 3, 4, 5, 6 or 8".to_owned())
+                invalid("quantized_linear needs `bits`: 2, 3, 4, 5, 6 or 8".to_owned())
             }
             (Operation::QuantizedLinear, Some(bits)) => {
                 let format = Format::affine(bits, self.group_size)
                     .map_err(|error| Error::Config(error.what().to_owned()))?;
                 if !inputs.is_multiple_of(self.group_size) {
                     let group = self.group_size;
-                    return wrong(format!(
+                    return invalid(format!(
                         "`inputs` must be a multiple of `group_size` ({group}), not {inputs}"
                     ));
                 }
@@ -124,10 +122,10 @@ impl Request {
     }
 }
 
-/// Median seconds of one call on random numbers; takes at least half a second.
+/// Returns the median time of one call in seconds, on random inputs. Takes at least half a second.
 ///
 /// # Errors
-/// [`Error::Config`] for sizes and formats that are impossible or too large, before anything is allocated.
+/// [`Error::Config`] for invalid or too large sizes, before anything is allocated.
 pub fn measure(request: &Request) -> Result<f64> {
     let format = request.check()?;
     let Request { rows, inputs, outputs, accuracy, .. } = *request;
@@ -136,12 +134,12 @@ pub fn measure(request: &Request) -> Result<f64> {
         None => Matrix::Dense(random::floats(&[outputs, inputs], request.dtype.dtype(), 2)?),
         Some(format) => Matrix::Packed(random::packed(outputs, inputs, format, request.dtype.dtype())?),
     };
-    median(Effort { calls: 5, seconds: 0.5 }, || {
-        Ok(Work::of(within(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
+    median(Budget { calls: 5, seconds: 0.5 }, || {
+        Ok(Call::of(within(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
     })
 }
 
-/// Nodes that `build` builds are computed with `accuracy`, if there is one.
+/// Calls `build` in the scope of `accuracy`, if given.
 fn within<R>(accuracy: Option<Accuracy>, build: impl FnOnce() -> R) -> R {
     match accuracy {
         Some(accuracy) => accuracy.scope(build),
@@ -166,32 +164,32 @@ impl Matrix {
     }
 }
 
-/// One call: arrays not yet computed.
-struct Work {
-    /// What must be there before the clock starts, such as the forward pass of a gradient.
+/// Unevaluated arrays of one call.
+struct Call {
+    /// Arrays evaluated before the timer starts, such as the forward pass of a gradient.
     before: Vec<Array>,
-    /// What the call computes.
+    /// Arrays whose evaluation is timed.
     timed: Vec<Array>,
 }
 
-impl Work {
+impl Call {
     fn of(timed: Vec<Array>) -> Self {
         Self { before: Vec::new(), timed }
     }
 }
 
-/// How long a measurement goes on: until both are reached.
+/// Minimum number of calls and seconds of a measurement.
 #[derive(Clone, Copy)]
-struct Effort {
+struct Budget {
     calls: usize,
     seconds: f64,
 }
 
 /// Median seconds of building and computing what `build` returns, after one call to warm up.
-fn median(effort: Effort, build: impl Fn() -> MlxResult<Work>) -> Result<f64> {
+fn median(budget: Budget, build: impl Fn() -> MlxResult<Call>) -> Result<f64> {
     let call = || {
         let start = Instant::now();
-        let Work { before, timed } = build()?;
+        let Call { before, timed } = build()?;
         let mut seconds = start.elapsed().as_secs_f64();
         eval(&before)?;
         let start = Instant::now();
@@ -201,7 +199,7 @@ fn median(effort: Effort, build: impl Fn() -> MlxResult<Work>) -> Result<f64> {
     };
     call()?;
     let (start, mut times) = (Instant::now(), Vec::new());
-    while times.len() < effort.calls.max(1) || start.elapsed().as_secs_f64() < effort.seconds {
+    while times.len() < budget.calls.max(1) || start.elapsed().as_secs_f64() < budget.seconds {
         times.push(call()?);
     }
     times.sort_by(f64::total_cmp);

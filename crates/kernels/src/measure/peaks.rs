@@ -1,27 +1,27 @@
-//! What the machine can do at best: short loops of nothing but the instruction in question.
+//! Peak arithmetic throughput and memory bandwidth, measured with short loops.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::{run, run_ranges, threads};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::{parallel_for, parallel_ranges, threads};
 
-/// Best speeds of all threads together. A multiplication and an addition count as two operations.
+/// Peak rates of all threads together. A multiply-add counts as two operations.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Peaks {
-    /// Fused multiply-add of f32, in 10⁹ operations per second.
+    /// f32 throughput in GFLOP/s.
     pub f32_gflops: f64,
-    /// Products of bf16 added up in f32; `None` where no instruction does that.
+    /// bf16 throughput with f32 accumulation in GFLOP/s; `None` without hardware support.
     pub bf16_gflops: Option<f64>,
-    /// Products of bytes added up in 32 bits; `None` where no instruction does that.
+    /// int8 throughput with int32 accumulation in Gop/s; `None` without hardware support.
     pub int8_gops: Option<f64>,
-    /// Reading memory, in 10⁹ bytes per second.
+    /// Memory read bandwidth in GB/s.
     pub read_gbs: f64,
 }
 
-/// The arithmetic that a kernel mostly does.
+/// Dominant arithmetic of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arithmetic {
     F32,
@@ -30,7 +30,7 @@ pub(super) enum Arithmetic {
 }
 
 impl Peaks {
-    /// Takes about half a second.
+    /// Measures all peaks; takes about half a second.
     pub(super) fn measure(isa: Isa) -> Self {
         Self {
             f32_gflops: f32_loop(isa),
@@ -63,7 +63,7 @@ const STEPS: usize = 1 << 17;
 fn speed(operations: usize, task: impl Fn() + Sync) -> f64 {
     // Several tasks per thread, for those that another program interrupts.
     let tasks = 4 * threads();
-    let seconds = best(20, || run(tasks, |_| task()));
+    let seconds = best(20, || parallel_for(tasks, |_| task()));
     (tasks * STEPS * operations) as f64 / seconds / 1e9
 }
 
@@ -127,7 +127,7 @@ fn read(isa: Isa) -> f64 {
     const WORDS: usize = 64 << 20;
     let words = vec![1_u32; WORDS];
     let seconds = best(6, || {
-        run_ranges(WORDS, 1 << 18, |range| {
+        parallel_ranges(WORDS, 1 << 18, |range| {
             black_box(sum(isa, &words[range]));
         });
     });

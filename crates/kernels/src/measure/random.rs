@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, Dtype};
 
-use super::super::op::MlxResult;
-use super::super::quantized::Format;
+use crate::error::MlxResult;
+use crate::quantized::Format;
 
 /// A packed matrix that owns its arrays; affine, so with biases.
 pub(super) struct Packed {

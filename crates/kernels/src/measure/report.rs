@@ -1,68 +1,68 @@
-//! Every operation at a typical size, beside what the machine allows.
+//! Report of all operations at typical sizes, compared with the roofline.
 
 use serde::Serialize;
 
-use super::super::isa::Isa;
-use super::super::{on_cpu, threads};
 use super::cases::{CASES, Case};
 use super::peaks::Peaks;
-use super::{Effort, median};
+use super::{Budget, median};
 use crate::Result;
+use crate::runtime::isa::Isa;
+use crate::{on_cpu, threads};
 
-/// What [`report`] found.
+/// Result of [`report`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Instruction set that kernels use, as `EAT_ISA` spells it.
+    /// Instruction set used by kernels, as in `EAT_ISA`.
     pub isa: &'static str,
-    /// The best one of the processor.
+    /// Highest instruction set supported by the processor.
     pub highest_isa: &'static str,
-    /// Threads that kernels use.
+    /// Number of threads used by kernels.
     pub threads: usize,
-    /// Whether a GPU does the work, with MLX's own kernels.
+    /// Whether operations run on a GPU, with MLX's kernels.
     pub gpu: bool,
-    /// What the processor can do.
+    /// Peak rates of the processor.
     pub peaks: Peaks,
-    /// One operation each.
+    /// Measurements, one per operation.
     pub rows: Vec<Row>,
 }
 
-/// One operation.
+/// Measurement of one operation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// Its name.
+    /// Name of the operation.
     pub operation: &'static str,
-    /// Its extents.
+    /// Sizes of its operands.
     pub size: String,
-    /// Number format of activations; for packed weights, how products are computed.
+    /// Dtype of activations; accuracy for quantized weights.
     pub format: &'static str,
-    /// Instruction set and, for products, the inner loop.
+    /// Instruction set and, for matrix products, the micro-kernel.
     pub path: String,
-    /// Median time of one call.
+    /// Median time of one call in seconds.
     pub seconds: f64,
-    /// 10⁹ operations of matrix products per second.
+    /// Throughput of matrix products in GFLOP/s.
     pub gflops: f64,
-    /// 10⁹ bytes per second that must at least be moved: every operand and result once.
+    /// Effective bandwidth in GB/s, counting every operand and result once.
     pub gbs: f64,
-    /// What sets the pace on the CPU.
+    /// Limiting resource on the CPU, by the roofline model.
     pub bound: Bound,
-    /// Share of the best possible speed; more than 1 where caches hold the operands. `None` on a GPU.
+    /// Fraction of the roofline reached; above 1 if operands fit in caches. `None` on GPUs.
     pub share: Option<f64>,
 }
 
-/// Which peak an operation runs into.
+/// Resource that limits an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
-    /// Arithmetic.
+    /// Arithmetic throughput.
     Compute,
-    /// Memory.
+    /// Memory bandwidth.
     Memory,
 }
 
-/// Measures the peaks and all operations: a few seconds.
+/// Measures the peaks and all operations; takes a few seconds.
 ///
 /// # Errors
-/// What MLX raises, when memory runs out above all.
+/// An exception raised by MLX, such as out-of-memory.
 pub fn report() -> Result<Report> {
     let isa = Isa::current();
     let peaks = Peaks::measure(isa);
@@ -78,7 +78,7 @@ pub fn report() -> Result<Report> {
 }
 
 fn row(case: &Case, peaks: &Peaks) -> Result<Row> {
-    let seconds = median(Effort { calls: 3, seconds: 0.1 }, &case.build)?;
+    let seconds = median(Budget { calls: 3, seconds: 0.1 }, &case.build)?;
     let (bound, least) = roofline(case, peaks);
     let cpu = on_cpu();
     Ok(Row {

@@ -1,8 +1,8 @@
-use super::super::isa::Isa;
 use super::cases::CASES;
 use super::peaks::Arithmetic;
 use super::report::roofline;
 use super::*;
+use crate::runtime::isa::Isa;
 
 fn request() -> Request {
     Request {

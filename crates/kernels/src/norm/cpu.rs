@@ -1,21 +1,21 @@
-//! The CPU kernels: a row at a time, in f32, in one pass over memory.
+//! CPU kernels: row by row in f32, in one pass over memory.
 
-use super::super::disjoint::run_items;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::scratch;
-use super::super::sum::{dot, sum};
+use crate::runtime::disjoint::parallel_items;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::reduce::{dot, sum};
+use crate::runtime::scratch;
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 15;
 
 /// Tasks at most: each has a partial sum of the gradient of the weight.
-const MOST_TASKS: usize = 64;
+const MAX_TASKS: usize = 64;
 
 /// Elements of one task: whole rows. By shape alone, so that sums never depend on the threads.
 fn task_len(len: usize, columns: usize) -> usize {
     let rows = len / columns;
-    (GRAIN / columns).max(rows.div_ceil(MOST_TASKS)).max(1) * columns
+    (GRAIN / columns).max(rows.div_ceil(MAX_TASKS)).max(1) * columns
 }
 
 /// `normed = x / √(mean(x²) + eps) · weight`; the length of `weight` is that of a row.
@@ -25,7 +25,7 @@ pub(super) fn rms_norm<T: Element>(isa: Isa, x: &[T], weight: &[f32], eps: f32, 
         return;
     }
     let len = task_len(x.len(), columns);
-    run_items(x.chunks(len).zip(normed.chunks_mut(len)), |(x, normed)| {
+    parallel_items(x.chunks(len).zip(normed.chunks_mut(len)), |(x, normed)| {
         rms_rows(isa, x, weight, eps, normed, &mut scratch::take(columns));
     });
 }
@@ -45,7 +45,7 @@ pub(super) fn residual_rms_norm<T: Element>(
     let len = task_len(x.len(), columns);
     let inputs = x.chunks(len).zip(delta.chunks(len));
     let outputs = sum.chunks_mut(len).zip(normed.chunks_mut(len));
-    run_items(inputs.zip(outputs), |((x, delta), (sum, normed))| {
+    parallel_items(inputs.zip(outputs), |((x, delta), (sum, normed))| {
         let mut wide = scratch::take(2 * columns);
         // Row by row, so that the sum is still in the cache when it is read again.
         for (i, sum) in sum.chunks_mut(columns).enumerate() {
@@ -75,7 +75,7 @@ pub(super) fn rms_norm_backward<T: Element>(
     let mut partial = scratch::take(x.len().div_ceil(len) * dweight.len());
     let outputs = dx.chunks_mut(len).zip(parts(&mut partial, dweight.len()));
     let inputs = x.chunks(len).zip(grad.chunks(len)).zip(parts_of(sum_grad, len));
-    run_items(inputs.zip(outputs), |(((x, grad), sum_grad), (dx, partial))| {
+    parallel_items(inputs.zip(outputs), |(((x, grad), sum_grad), (dx, partial))| {
         partial.fill(0.0);
         let mut wide = scratch::take(2 * columns);
         rms_rows_backward(isa, x, grad, sum_grad, weight, eps, dx, partial, &mut wide);
@@ -97,7 +97,7 @@ pub(super) fn layer_norm<T: Element>(
         return;
     }
     let len = task_len(x.len(), columns);
-    run_items(x.chunks(len).zip(normed.chunks_mut(len)), |(x, normed)| {
+    parallel_items(x.chunks(len).zip(normed.chunks_mut(len)), |(x, normed)| {
         layer_rows(isa, x, weight, bias, eps, normed, &mut scratch::take(columns));
     });
 }
@@ -120,7 +120,7 @@ pub(super) fn layer_norm_backward<T: Element>(
     let len = task_len(x.len(), columns);
     let mut partial = scratch::take(x.len().div_ceil(len) * dparameters.len());
     let outputs = dx.chunks_mut(len).zip(parts(&mut partial, dparameters.len()));
-    run_items(x.chunks(len).zip(grad.chunks(len)).zip(outputs), |((x, grad), (dx, partial))| {
+    parallel_items(x.chunks(len).zip(grad.chunks(len)).zip(outputs), |((x, grad), (dx, partial))| {
         partial.fill(0.0);
         layer_rows_backward(isa, x, grad, weight, eps, dx, partial, &mut scratch::take(2 * columns));
     });

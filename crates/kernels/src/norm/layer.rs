@@ -1,19 +1,22 @@
-//! The nodes of `LayerNorm`.
+//! `LayerNorm`.
 
 use std::ffi::CStr;
 
 use mlx_rs::{Array, fast};
 
-use super::super::device::on_cpu;
-use super::super::element::{Element, narrow_to, widened, with_element};
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
 use super::{are_floats, check, cpu};
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, narrow_to, widened, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
-/// `x`: `[..., hidden]`, `weight` and `bias`: `[hidden]` → as `x`.
+/// Applies `LayerNorm` to `x`: `[..., hidden]` with `weight` and `bias`: `[hidden]`.
 ///
 /// # Errors
-/// Parameters of another length, with both shapes in the message.
+/// Incompatible shapes.
 pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResult<Array> {
     if !(on_cpu() && are_floats(&[x, weight, bias])) {
         return layer_norm_reference(x, weight, bias, eps);
@@ -23,10 +26,10 @@ pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResul
     apply(LayerNorm { eps }, &[x, weight, bias], x.shape(), x.dtype())
 }
 
-/// [`layer_norm`] in MLX's own operations.
+/// Reference implementation of [`layer_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn layer_norm_reference(x: &Array, weight: &Array, bias: &Array, eps: f32) -> MlxResult<Array> {
     fast::layer_norm(x, weight, bias, eps)?.as_dtype(x.dtype())
 }
@@ -46,9 +49,9 @@ impl HostOp for LayerNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let inputs = [&pass.inputs[0], &pass.inputs[1], &pass.cotangents[0]];
-        let output = |n: usize| (pass.inputs[n].shape(), pass.inputs[n].dtype());
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let inputs = [&ctx.inputs[0], &ctx.inputs[1], &ctx.cotangents[0]];
+        let output = |n: usize| (ctx.inputs[n].shape(), ctx.inputs[n].dtype());
         let outputs = [output(0), output(1), output(2)];
         let wanted = if argnums.iter().any(|&n| n > 0) { 3 } else { 1 };
         let grads = apply_many(LayerNormBackward { eps: self.eps }, &inputs, &outputs[..wanted])?;
@@ -79,7 +82,7 @@ impl HostOp for LayerNormBackward {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

@@ -1,4 +1,4 @@
-//! Normalisation over the last dimension.
+//! Normalization over the last dimension.
 //!
 //! | operation | result |
 //! |---|---|
@@ -11,38 +11,40 @@
 //! | `x`, `delta`, results | `[..., hidden]`, in the dtype of `x` |
 //! | `weight`, `bias` | `[hidden]`, in any floating-point dtype |
 //!
-//! Backward passes compute the gradient of the weight only where somebody asks for it: adapters train
-//! with norms that stand still.
+//! Gradients of the weight and bias are computed only if requested: with adapters, norms are usually frozen.
 
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, fast};
 
-use super::device::on_cpu;
-use super::element::{Element, narrow_to, widened, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, apply_many, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::{apply, apply_many};
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, narrow_to, widened, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 mod layer;
 
 pub use layer::{layer_norm, layer_norm_reference};
 
-/// Constants of an `RMSNorm`.
+/// Options of `RMSNorm`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rms {
-    /// Keeps the root away from zero.
+pub struct RmsNormOptions {
+    /// Term added to the mean square for numerical stability.
     pub eps: f32,
-    /// Added to the weight: 1 in Gemma, whose checkpoints store the distance from one, else 0.
+    /// Constant added to the weight: 1 for Gemma, whose checkpoints store `weight - 1`, otherwise 0.
     pub offset: f32,
 }
 
-/// `x`: `[..., hidden]`, `weight`: `[hidden]` → as `x`.
+/// Applies `RMSNorm` to `x`: `[..., hidden]` with `weight`: `[hidden]`.
 ///
 /// # Errors
-/// A weight of another length, with both shapes in the message.
-pub fn rms_norm(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
+/// Incompatible shapes.
+pub fn rms_norm(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if !(on_cpu() && are_floats(&[x, weight])) {
         return rms_norm_reference(x, weight, rms);
     }
@@ -50,11 +52,16 @@ pub fn rms_norm(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
     apply(RmsNorm { rms }, &[x, weight], x.shape(), x.dtype())
 }
 
-/// `x` and `delta`: `[..., hidden]`, `weight`: `[hidden]` → the sum and its norm, both as `x`.
+/// Adds `delta` to `x`, both `[..., hidden]`, and returns the sum and its `RMSNorm` with `weight`: `[hidden]`.
 ///
 /// # Errors
-/// Shapes that do not fit, with both of them in the message.
-pub fn residual_rms_norm(x: &Array, delta: &Array, weight: &Array, rms: Rms) -> MlxResult<(Array, Array)> {
+/// Incompatible shapes.
+pub fn residual_rms_norm(
+    x: &Array,
+    delta: &Array,
+    weight: &Array,
+    rms: RmsNormOptions,
+) -> MlxResult<(Array, Array)> {
     if !(on_cpu() && are_floats(&[x, delta, weight])) {
         return residual_rms_norm_reference(x, delta, weight, rms);
     }
@@ -68,11 +75,11 @@ pub fn residual_rms_norm(x: &Array, delta: &Array, weight: &Array, rms: Rms) -> 
     pair(apply_many(ResidualRmsNorm { rms }, &[x, &delta, weight], &[output, output])?)
 }
 
-/// [`rms_norm`] in MLX's own operations.
+/// Reference implementation of [`rms_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn rms_norm_reference(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Array> {
+/// Incompatible shapes.
+pub fn rms_norm_reference(x: &Array, weight: &Array, rms: RmsNormOptions) -> MlxResult<Array> {
     if rms.offset == 0.0 {
         return fast::rms_norm(x, Some(weight), rms.eps)?.as_dtype(x.dtype());
     }
@@ -81,15 +88,15 @@ pub fn rms_norm_reference(x: &Array, weight: &Array, rms: Rms) -> MlxResult<Arra
     fast::rms_norm(x, Some(&weight), rms.eps)?.as_dtype(x.dtype())
 }
 
-/// [`residual_rms_norm`] in MLX's own operations.
+/// Reference implementation of [`residual_rms_norm`] by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn residual_rms_norm_reference(
     x: &Array,
     delta: &Array,
     weight: &Array,
-    rms: Rms,
+    rms: RmsNormOptions,
 ) -> MlxResult<(Array, Array)> {
     let sum = x.add(delta)?.as_dtype(x.dtype())?;
     let normed = rms_norm_reference(&sum, weight, rms)?;
@@ -116,7 +123,7 @@ fn pair(arrays: Vec<Array>) -> MlxResult<(Array, Array)> {
 }
 
 struct RmsNorm {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl HostOp for RmsNorm {
@@ -129,16 +136,16 @@ impl HostOp for RmsNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let [x, weight] = [&pass.inputs[0], &pass.inputs[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let [x, weight] = [&ctx.inputs[0], &ctx.inputs[1]];
         let grads = RmsNormBackward { rms: self.rms }
-            .apply(&[x, weight, &pass.cotangents[0]], argnums.contains(&1))?;
+            .apply(&[x, weight, &ctx.cotangents[0]], argnums.contains(&1))?;
         Ok(argnums.iter().map(|&n| grads[n].clone()).collect())
     }
 }
 
 struct ResidualRmsNorm {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl HostOp for ResidualRmsNorm {
@@ -153,13 +160,13 @@ impl HostOp for ResidualRmsNorm {
         });
     }
 
-    fn vjp(&self, pass: &Backward, argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let (sum, weight) = (&pass.outputs[0], &pass.inputs[2]);
-        let [sum_grad, normed_grad] = [&pass.cotangents[0], &pass.cotangents[1]];
+    fn vjp(&self, ctx: &VjpContext, argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let (sum, weight) = (&ctx.outputs[0], &ctx.inputs[2]);
+        let [sum_grad, normed_grad] = [&ctx.cotangents[0], &ctx.cotangents[1]];
         let grads = RmsNormBackward { rms: self.rms }
             .apply(&[sum, weight, normed_grad, sum_grad], argnums.contains(&2))?;
         // The sum passes its gradient on to both of its terms.
-        let delta_grad = || grads[0].as_dtype(pass.inputs[1].dtype());
+        let delta_grad = || grads[0].as_dtype(ctx.inputs[1].dtype());
         argnums
             .iter()
             .map(|&n| match n {
@@ -174,7 +181,7 @@ impl HostOp for ResidualRmsNorm {
 /// Inputs `x`, `weight`, the gradient of the norm, and with a residual that of the sum;
 /// outputs the gradient of `x`, and that of the weight if the node has a second output.
 struct RmsNormBackward {
-    rms: Rms,
+    rms: RmsNormOptions,
 }
 
 impl RmsNormBackward {
@@ -202,14 +209,14 @@ impl HostOp for RmsNormBackward {
         }
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }
 
-impl Rms {
+impl RmsNormOptions {
     /// What a row is multiplied with.
-    fn weight(self, weight: &Operand) -> super::scratch::Scratch<f32> {
+    fn weight(self, weight: &Operand) -> crate::runtime::scratch::Scratch<f32> {
         let mut wide = widened(&weight.data);
         wide.iter_mut().for_each(|weight| *weight += self.offset);
         wide

@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, unaligned, values};
 
 /// One operation, or its reference.
-type Function = fn(&[Array], Rms) -> MlxResult<Vec<Array>>;
+type Function = fn(&[Array], RmsNormOptions) -> MlxResult<Vec<Array>>;
 
 const EPS: f32 = 1e-5;
 const SIZES: [(usize, usize); 6] = [(0, 5), (1, 1), (1, 64), (3, 33), (70, 1000), (5, 0)];
@@ -89,7 +89,7 @@ fn forward_and_gradients_equal_mlx() {
         .chain([(Dtype::Bfloat16, Dtype::Float32), (Dtype::Float32, Dtype::Bfloat16)])
     {
         for (shape, offset) in [(&[2, 9, 48][..], 0.0), (&[1, 7], 1.0), (&[37, 1200], 0.0)] {
-            let rms = Rms { eps: EPS, offset };
+            let rms = RmsNormOptions { eps: EPS, offset };
             let hidden = &shape[shape.len() - 1..];
             let inputs = [
                 draw(shape, dtype, 1),
@@ -142,7 +142,7 @@ fn forward_and_gradients_equal_mlx() {
 fn both_terms_of_a_residual_share_one_gradient() {
     let inputs = [1, 2].map(|seed| draw(&[4, 8], Dtype::Float32, seed));
     let weight = draw(&[8], Dtype::Float32, 3);
-    let rms = Rms { eps: EPS, offset: 0.0 };
+    let rms = RmsNormOptions { eps: EPS, offset: 0.0 };
     let f = |x: &[Array]| residual_rms_norm(&x[0], &x[1], &weight, rms).map(|(a, b)| vec![a, b]);
     let grads = gradients(f, &inputs, &[0, 1]);
     assert_eq!(grads[0].as_slice::<f32>(), grads[1].as_slice::<f32>());
@@ -151,7 +151,7 @@ fn both_terms_of_a_residual_share_one_gradient() {
 #[test]
 fn misfit_names_both_shapes() {
     let (x, weight) = (draw(&[2, 3], Dtype::Float32, 1), draw(&[4], Dtype::Float32, 2));
-    let rms = Rms { eps: EPS, offset: 0.0 };
+    let rms = RmsNormOptions { eps: EPS, offset: 0.0 };
     let message = rms_norm(&x, &weight, rms).unwrap_err().what().to_owned();
     assert!(message.contains("[2, 3]") && message.contains("[4]"), "{message}");
     assert!(residual_rms_norm(&x, &weight, &draw(&[3], Dtype::Float32, 3), rms).is_err());

@@ -1,19 +1,19 @@
-//! How exactly products with packed weights are computed.
+//! Arithmetic of products with quantized weights.
 
 use std::cell::Cell;
 
 use serde::{Deserialize, Serialize};
 
-/// How products are computed, at least; sums are f32 in all cases.
+/// Minimum accuracy of products with quantized weights. Accumulation is always in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accuracy {
-    /// In f32.
+    /// f32 operands.
     F32,
-    /// Activations and weights may be rounded to bf16.
+    /// Operands may be rounded to bf16.
     Bf16,
-    /// Activations may be rounded to integers of 8 bits with a scale per 32 or 64 of them. For inference
-    /// only: gradients are never computed this way.
+    /// Activations may be quantized to 8-bit integers with a scale per group of 32 or 64. Inference only: gradients are
+    /// computed in floating point.
     Int8,
 }
 
@@ -22,11 +22,11 @@ thread_local! {
 }
 
 impl Accuracy {
-    /// All of them, the most accurate first.
+    /// All values, most accurate first.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
-    /// Nodes that `build` builds on this thread are computed like this on the CPU. Everywhere else, training
-    /// above all, activations keep their own format.
+    /// Calls `build`; nodes built by it on this thread are computed with this accuracy on the CPU. Outside of a scope,
+    /// the dtype of the activations determines the accuracy.
     pub fn scope<R>(self, build: impl FnOnce() -> R) -> R {
         /// Puts the old value back, also when `build` panics.
         struct Restore(Option<Accuracy>);
@@ -39,12 +39,12 @@ impl Accuracy {
         build()
     }
 
-    /// The accuracy of the innermost [`scope`](Self::scope) around the caller.
+    /// Accuracy of the innermost enclosing [`scope`](Self::scope).
     pub(crate) fn current() -> Option<Self> {
         CURRENT.get()
     }
 
-    /// As options spell it.
+    /// Name in options.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

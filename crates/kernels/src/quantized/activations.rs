@@ -1,18 +1,18 @@
-//! Rows of activations, prepared for products with packed weights.
+//! Activations prepared for products with quantized weights.
 //!
 //! With weights `scale·level + bias`, a product is `Σ scale·(Σ level·x) + Σ bias·(Σ x)` over the groups. The
 //! sums of x are the same for every row of weights and are computed here, once.
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::scratch::{self, Scratch};
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::scratch::{self, Scratch};
 
-/// Most columns of a group that share a scale of their own.
-pub(super) const MOST_GROUP: usize = 64;
+/// Maximum number of columns that share an activation scale.
+pub(super) const MAX_GROUP_SIZE: usize = 64;
 
-/// One scale per group that puts the largest magnitude at 127.
+/// Activations quantized to int8, symmetrically, with one scale per group.
 pub(super) struct Int8 {
     /// `[rows, columns]`
     pub codes: Scratch<i8>,

@@ -1,8 +1,7 @@
-//! What a packed matrix is made of: its format, its three arrays, and that they fit each other.
+//! Quantization formats and the arrays of a quantized matrix.
 //!
-//! A weight is `scale·(level − zero) + bias`, with one scale and one bias per group of neighbouring columns.
-//! Levels are small non-negative integers, the codes themselves for affine formats. In mxfp4 they are
-//! twice the number that the code stands for, plus 12, so that every kernel sees the same form.
+//! A weight is `scale·(level − zero) + bias`, with one scale and bias per group of consecutive columns. Levels are small
+//! non-negative integers: the codes for affine formats, and twice the E2M1 value plus 12 for mxfp4.
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -11,16 +10,18 @@ use half::{bf16, f16};
 use mlx_rs::Dtype;
 use mlx_rs::error::Exception;
 
-use super::super::element::Element;
-use super::super::isa::{Isa, prefetch, vectorized};
-use super::super::op::{MlxResult, Slice};
+use super::widen::{widen, widen_f16};
+use crate::error::MlxResult;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, prefetch, vectorized};
+use crate::runtime::operand::Slice;
 
-/// How codes become numbers.
+/// Mapping from codes to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// `scale·code + bias`, in the dtype of the scales.
     Affine,
-    /// 4-bit floating-point numbers E2M1 times a power of two, of the
+    /// 4-bit floating-point values (E2M1) times a power of two, as in the
     /// [OCP microscaling formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf).
     Mxfp4,
 }
@@ -35,7 +36,7 @@ impl Mode {
     }
 }
 
-/// A format of packed weights.
+/// Quantization format: mode, bits and group size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Format {
     mode: Mode,
@@ -60,13 +61,14 @@ pub(super) fn mxfp4_level(code: u8) -> u8 {
 }
 
 impl Format {
-    /// Groups of 32 numbers of 4 bits that share a power of two.
+    /// MXFP4: 4 bits, with a power-of-two scale per group of 32.
     pub const MXFP4: Self = Self { mode: Mode::Mxfp4, bits: 4, group_size: 32 };
 
-    /// `bits` (2, 3, 4, 5, 6 or 8) per weight, a scale and a bias per `group_size` (32, 64 or 128) columns.
+    /// Affine format with `bits` (2, 3, 4, 5, 6 or 8) per weight and a scale and bias per `group_size` (32, 64 or 128)
+    /// columns.
     ///
     /// # Errors
-    /// Any other number, named.
+    /// Unsupported values.
     pub fn affine(bits: usize, group_size: usize) -> MlxResult<Self> {
         if !matches!(bits, 2..=6 | 8) || !matches!(group_size, 32 | 64 | 128) {
             return Err(Exception::custom(format!(
@@ -77,7 +79,7 @@ impl Format {
         Ok(Self { mode: Mode::Affine, bits, group_size })
     }
 
-    /// How codes become numbers.
+    /// Mapping from codes to values.
     #[must_use]
     pub fn mode(self) -> Mode {
         self.mode
@@ -89,7 +91,7 @@ impl Format {
         self.bits
     }
 
-    /// Columns that share a scale.
+    /// Number of consecutive columns that share a scale.
     #[must_use]
     pub fn group_size(self) -> usize {
         self.group_size
@@ -119,30 +121,30 @@ impl Format {
         scales: (&[i32], Dtype),
         biases: Option<(&[i32], Dtype)>,
     ) -> MlxResult<(usize, usize)> {
-        let misfit = |what: &str| {
+        let mismatch = |what: &str| {
             Err(Exception::custom(format!(
                 "quantized weights: {what} (weight {weight:?}, scales {scales:?}, biases {biases:?}, {self:?})"
             )))
         };
         let (&[rows, words], &[scale_rows, groups]) = (weight.0, scales.0) else {
-            return misfit("weight and scales must have two dimensions");
+            return mismatch("weight and scales must have two dimensions");
         };
         if weight.1 != Dtype::Uint32 {
-            return misfit("codes must be packed into uint32");
+            return mismatch("codes must be packed into uint32");
         }
         let float = |dtype| matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
         match (self.mode, biases) {
             (Mode::Affine, Some(biases)) if float(scales.1) && biases == scales => {}
             (Mode::Affine, _) => {
-                return misfit("affine needs floating-point scales and biases of one shape and dtype");
+                return mismatch("affine needs floating-point scales and biases of one shape and dtype");
             }
             (Mode::Mxfp4, None) if scales.1 == Dtype::Uint8 => {}
-            (Mode::Mxfp4, _) => return misfit("mxfp4 needs uint8 scales and no biases"),
+            (Mode::Mxfp4, _) => return mismatch("mxfp4 needs uint8 scales and no biases"),
         }
         let (words, groups) = (words as usize, groups as usize);
         let columns = groups * self.group_size;
         if rows != scale_rows || words * 32 != columns * self.bits {
-            return misfit("shapes do not fit each other");
+            return mismatch("shapes do not fit each other");
         }
         Ok((rows as usize, columns))
     }
@@ -319,20 +321,7 @@ fn half_power(exponent: u8) -> f32 {
     f32::from_bits(if exponent > 1 { (exponent - 1) << 23 } else { 0x20_0000 << exponent })
 }
 
-fn widen_f16(isa: Isa, row: &[f16], wide: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        // SAFETY: the level of `isa` is the processor's.
-        return unsafe { super::unpack_avx512::widen_f16(row, wide) };
-    }
-    widen(isa, row, wide);
-}
-
 vectorized! {
-    fn widen<T: Element>(row: &[T], wide: &mut [f32]) {
-        T::widen(row, wide);
-    }
-
     fn widen_powers(row: &[u8], wide: &mut [f32]) {
         for (wide, &exponent) in wide.iter_mut().zip(row) {
             *wide = half_power(exponent);

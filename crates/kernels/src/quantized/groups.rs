@@ -1,19 +1,19 @@
-//! Scales and biases of packed weights, widened for products.
+//! Scales and biases of quantized weights as f32.
 
 use std::ops::Range;
 
-use super::super::isa::Isa;
-use super::super::scratch::{self, Scratch};
-use super::activations::MOST_GROUP;
+use super::activations::MAX_GROUP_SIZE;
 use super::format::QuantizedRows;
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 /// Columns of the groups of a product.
 pub(super) fn group_size(weights: &QuantizedRows) -> usize {
-    weights.format.group_size().min(MOST_GROUP)
+    weights.format.group_size().min(MAX_GROUP_SIZE)
 }
 
-/// Scales and biases of some rows, in groups of at most [`MOST_GROUP`] columns.
-pub(super) struct Groups {
+/// Scales and biases of some rows, in groups of at most [`MAX_GROUP_SIZE`] columns.
+pub(super) struct WidenedGroups {
     scales: Scratch<f32>,
     biases: Scratch<f32>,
     /// Groups of a row.
@@ -22,22 +22,22 @@ pub(super) struct Groups {
     len: usize,
 }
 
-impl Groups {
+impl WidenedGroups {
     pub(super) fn of(isa: Isa, weights: &QuantizedRows, rows: Range<usize>) -> Self {
-        let mut groups = Self::room(weights, rows.len());
+        let mut groups = Self::with_capacity(weights, rows.len());
         groups.read(isa, weights, rows);
         groups
     }
 
     /// Room for those of at most `rows` rows, of unspecified content.
-    pub(super) fn room(weights: &QuantizedRows, rows: usize) -> Self {
+    pub(super) fn with_capacity(weights: &QuantizedRows, rows: usize) -> Self {
         let count = weights.groups() * Self::parts(weights);
         Self { scales: scratch::take(rows * count), biases: scratch::take(rows * count), count, len: 0 }
     }
 
     /// Groups here for each that is stored.
     fn parts(weights: &QuantizedRows) -> usize {
-        weights.format.group_size().div_ceil(MOST_GROUP)
+        weights.format.group_size().div_ceil(MAX_GROUP_SIZE)
     }
 
     /// Scales and biases of the rows that were read last, `[rows, count]`.

@@ -1,57 +1,61 @@
-//! Packed weights in MLX's own layouts, and products with them.
+//! Quantized weights in MLX's layouts, and products with them.
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `codes` | `[out, in·bits/32]`, uint32: the codes of a row follow each other from the lowest bit on |
+//! | `codes` | `[out, in·bits/32]`, uint32: codes packed from the least significant bit |
 //! | `scales`, `biases` | `[out, in/group_size]` |
 //!
-//! A layer with such weights is a [`Layer`](super::linear::Layer) like any other. With few rows of its
-//! input each weight is read once, packed as it is, and the memory sets the pace. With many the weights are
-//! unpacked into the panels of a blocked product.
+//! Quantized weights are used through [`Layer`](crate::linear::Layer). For few input rows (decoding), the packed weights
+//! are read once and the product is bound by memory bandwidth; for many (prefill), they are unpacked into the panels of a
+//! blocked product.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
-use super::gemm::Precision;
-use super::op::{MlxResult, Operand};
+use crate::error::MlxResult;
+use crate::gemm::Precision;
+use crate::runtime::operand::Operand;
 
 mod accuracy;
 mod activations;
+mod dispatch;
+mod embedding;
 mod format;
 mod gemv;
 mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
-mod products;
-mod rows;
+mod product;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx512;
+mod widen;
 
 pub use accuracy::Accuracy;
+pub(super) use dispatch::{describe, is_direct, linear};
+pub use embedding::embedding;
 pub(super) use format::QuantizedRows;
 pub use format::{Format, Mode};
-pub(super) use products::{Product, describe, is_direct, linear};
-pub use rows::embedding;
+pub(super) use product::Product;
 
-/// A packed matrix. See the [module](self) for shapes.
+/// A quantized matrix. See the [module](self) for shapes.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedWeight<'a> {
-    /// One small integer per weight, several to a word.
+    /// Packed codes, uint32.
     pub codes: &'a Array,
-    /// Factor of each group.
+    /// Scale of each group.
     pub scales: &'a Array,
-    /// Summand of each group, in affine formats.
+    /// Bias of each group; affine formats only.
     pub biases: Option<&'a Array>,
-    /// What the arrays mean.
+    /// Quantization format.
     pub format: Format,
 }
 
 impl<'a> PackedWeight<'a> {
-    /// `(out, in)`
+    /// Returns `(out, in)`.
     ///
     /// # Errors
-    /// Arrays that do not fit each other or the format, with their shapes and dtypes.
+    /// Arrays whose shapes or dtypes do not match the format.
     pub fn shape(&self) -> MlxResult<(usize, usize)> {
         let of = |array: &Array| (array.shape().to_vec(), array.dtype());
         let (codes, scales, biases) = (of(self.codes), of(self.scales), self.biases.map(of));
@@ -83,10 +87,10 @@ impl Accuracy {
     }
 }
 
-/// `x·Wᵀ` in MLX's own operations.
+/// Reference implementation of `x·Wᵀ` by MLX.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn reference(x: &Array, weight: PackedWeight) -> MlxResult<Array> {
     let PackedWeight { codes, scales, biases, format } = weight;
     let stream = Stream::thread_local_or_default();
@@ -112,10 +116,10 @@ pub fn reference(x: &Array, weight: PackedWeight) -> MlxResult<Array> {
     }
 }
 
-/// The weights in `dtype`, by MLX: any leading dimensions, the last one unpacked.
+/// Dequantizes `weight` to `dtype`: `[..., out, in]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Incompatible shapes.
 pub fn dequantize(weight: PackedWeight, dtype: Dtype) -> MlxResult<Array> {
     let PackedWeight { codes, scales, biases, format } = weight;
     // MLX computes in the format of the scales, which may be narrower than what is asked for.

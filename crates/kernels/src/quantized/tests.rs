@@ -1,13 +1,13 @@
 use half::bf16;
 use mlx_rs::Array;
 
-use super::super::gemm::Rows;
-use super::super::isa::Isa;
-use super::super::linear::{Layer, Weight, linears};
-use super::super::op::Slice;
-use super::super::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, values};
 use super::*;
 use crate::eval;
+use crate::gemm::Rows;
+use crate::linear::{Layer, Weight, linears};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::Slice;
+use crate::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, values};
 
 fn formats() -> Vec<Format> {
     let affine = [2, 3, 4, 5, 6, 8]

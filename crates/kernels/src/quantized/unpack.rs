@@ -1,13 +1,13 @@
-//! From packed codes to levels and numbers.
+//! Unpacking of codes to levels and values.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::super::element::Element;
-use super::super::gemm::Rows;
-use super::super::isa::{Isa, vectorized};
 use super::format::{BLOCK, Group, Mode, QuantizedRows, mxfp4_level};
+use crate::gemm::Rows;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
 
 /// Columns unpacked at once, on the stack.
 const RUN: usize = 256;

@@ -1,4 +1,4 @@
-//! Formats of 4 bits: the 16 weights a group can have are computed once and looked up.
+//! Unpacking of 4-bit formats with AVX-512: the 16 possible values of a group are computed once and looked up.
 
 #![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
 
@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::super::isa::Isa;
 use super::format::{BLOCK, MXFP4_ZERO, Mode, QuantizedRows};
+use crate::runtime::isa::Isa;
 
 /// Groups whose scales are read at once.
 const GROUPS: usize = 16;
 
-/// As the functions of [`Rows`](super::super::gemm::Rows), for whole blocks of columns.
+/// As the functions of [`Rows`](crate::gemm::Rows), for whole blocks of columns.
 /// Needs [`Isa::Avx512`].
 pub(super) fn read<T: Target>(matrix: &QuantizedRows, row: usize, columns: Range<usize>, out: &mut [T]) {
     assert!(Isa::detect() >= Isa::Avx512 && matrix.format.bits() == 4 && out.len() == columns.len());
@@ -163,27 +163,4 @@ fn round(x: __m512) -> __m256i {
     let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
     let kept = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40_0000));
     _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
-}
-
-/// The processor's own conversion.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[target_feature(enable = "avx512f,f16c")]
-pub(super) unsafe fn widen_f16(row: &[half::f16], wide: &mut [f32]) {
-    assert_eq!(row.len(), wide.len());
-    let ahead = row.len();
-    let (wide, rest) = wide.as_chunks_mut::<16>();
-    let (row, row_rest) = row.as_chunks::<16>();
-    for (wide, row) in wide.iter_mut().zip(row) {
-        // Those of the next task, most likely; a hint never faults.
-        _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(ahead).cast());
-        // SAFETY: 16 numbers on each side.
-        unsafe {
-            _mm512_storeu_ps(wide.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(row.as_ptr().cast())));
-        };
-    }
-    for (wide, x) in rest.iter_mut().zip(row_rest) {
-        *wide = x.to_f32();
-    }
 }

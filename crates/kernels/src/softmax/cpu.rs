@@ -1,11 +1,11 @@
-//! The CPU kernels: a row at a time, in f32.
+//! CPU kernels: row by row in f32.
 
-use super::super::disjoint::run_items;
-use super::super::element::Element;
-use super::super::isa::{Isa, vectorized};
-use super::super::math::exp;
-use super::super::scratch;
-use super::super::sum::{dot, max, sum};
+use crate::runtime::disjoint::parallel_items;
+use crate::runtime::element::Element;
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::math::exp;
+use crate::runtime::reduce::{dot, max, sum};
+use crate::runtime::scratch;
 
 /// Elements below which a task of its own costs more than it saves.
 const GRAIN: usize = 1 << 14;
@@ -20,7 +20,7 @@ pub(super) fn softmax<T: Element>(isa: Isa, columns: usize, x: &[T], y: &mut [T]
         return;
     }
     let len = task_len(columns);
-    run_items(x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
+    parallel_items(x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
         softmax_rows(isa, x, y, &mut scratch::take(columns));
     });
 }
@@ -31,7 +31,7 @@ pub(super) fn softmax_backward<T: Element>(isa: Isa, columns: usize, y: &[T], gr
         return;
     }
     let len = task_len(columns);
-    run_items(y.chunks(len).zip(grad.chunks(len)).zip(dx.chunks_mut(len)), |((y, grad), dx)| {
+    parallel_items(y.chunks(len).zip(grad.chunks(len)).zip(dx.chunks_mut(len)), |((y, grad), dx)| {
         softmax_rows_backward(isa, y, grad, dx, &mut scratch::take(2 * columns));
     });
 }

@@ -2,26 +2,29 @@
 //!
 //! | operand | shape |
 //! |---|---|
-//! | `x`, result | `[..., n]`, the same dtype; f32 inside |
+//! | `x`, result | `[..., n]`, the same dtype; computed in f32 |
 //!
-//! As in MLX, a row of nothing but -∞ is NaN.
+//! As in MLX, the softmax of a row of -∞ is NaN.
 
 use std::ffi::CStr;
 
 use mlx_rs::ops::softmax_axis;
 use mlx_rs::{Array, Dtype};
 
-use super::device::on_cpu;
-use super::element::{Element, with_element};
-use super::isa::Isa;
-use super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, no_gradient};
+use crate::error::MlxResult;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext, no_gradient};
+use crate::runtime::element::{Element, with_element};
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut};
 
 mod cpu;
 
-/// See the [module](self) for shapes.
+/// Applies the softmax over the last dimension. See the [module](self) for shapes.
 ///
 /// # Errors
-/// An `x` without dimensions.
+/// A zero-dimensional `x`.
 pub fn softmax(x: &Array) -> MlxResult<Array> {
     let float = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
     if !on_cpu() || !float || x.ndim() == 0 {
@@ -30,10 +33,10 @@ pub fn softmax(x: &Array) -> MlxResult<Array> {
     apply(Softmax, &[x], x.shape(), x.dtype())
 }
 
-/// MLX's own kernel.
+/// Reference implementation by MLX.
 ///
 /// # Errors
-/// An `x` without dimensions.
+/// A zero-dimensional `x`.
 pub fn reference(x: &Array) -> MlxResult<Array> {
     softmax_axis(x, -1, true)
 }
@@ -50,9 +53,9 @@ impl HostOp for Softmax {
         });
     }
 
-    fn vjp(&self, pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
-        let y = &pass.outputs[0];
-        Ok(vec![apply(SoftmaxBackward, &[y, &pass.cotangents[0]], y.shape(), y.dtype())?])
+    fn vjp(&self, ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+        let y = &ctx.outputs[0];
+        Ok(vec![apply(SoftmaxBackward, &[y, &ctx.cotangents[0]], y.shape(), y.dtype())?])
     }
 }
 
@@ -70,7 +73,7 @@ impl HostOp for SoftmaxBackward {
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         no_gradient(Self::NAME)
     }
 }

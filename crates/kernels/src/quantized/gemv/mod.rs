@@ -1,15 +1,15 @@
-//! Products with few rows of activations: each packed weight is read once, and memory sets the pace.
+//! Products with few rows of activations: each packed weight is read once; bound by memory bandwidth.
 
 use std::ops::Range;
 
-use super::super::isa::{Isa, vectorized};
-use super::super::pool::threads;
-use super::super::scratch::{self, Scratch};
 use super::Accuracy;
 use super::activations::{Int8, round_bf16, sum_groups};
 use super::format::QuantizedRows;
-use super::groups::{Groups, group_size};
-use super::products::{Product, run_blocks};
+use super::groups::{WidenedGroups, group_size};
+use super::product::{Product, run_blocks};
+use crate::runtime::isa::{Isa, vectorized};
+use crate::runtime::pool::threads;
+use crate::runtime::scratch::{self, Scratch};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,7 +17,7 @@ mod avx2;
 mod avx512;
 
 /// Rows of activations that share one pass over the weights.
-pub(super) const MOST_ROWS: usize = 8;
+pub(super) const MAX_ROWS: usize = 8;
 
 /// Bytes of packed weights per task.
 const TASK_BYTES: usize = 256 << 10;
@@ -25,12 +25,12 @@ const TASK_BYTES: usize = 256 << 10;
 /// Bytes between a load of codes and the request for those that follow: the processor's own prefetcher does
 /// not run far enough ahead. They come into the second-level cache, since the first has room for fewer requests.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 4096;
+const PREFETCH_DISTANCE: usize = 4096;
 
 /// Rows of weights whose scales are widened at once.
 const BLOCK: usize = 16;
 
-/// Computes `products`, at least one and all in one format, for at most [`MOST_ROWS`] rows of `x`.
+/// Computes `products`, at least one and all in one format, for at most [`MAX_ROWS`] rows of `x`.
 ///
 /// On processors without the instructions for `accuracy` they are at least as accurate.
 pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
@@ -73,14 +73,14 @@ struct Block<'a, N> {
 
 /// Calls `multiply` with a few rows of `range` at a time, with their scales and biases, widened, and with their
 /// places in `out`, `[range, …]`.
-fn each_widened(
+fn for_each_widened(
     isa: Isa,
     weights: &QuantizedRows,
     range: Range<usize>,
     out: &mut [f32],
     mut multiply: impl FnMut(Range<usize>, (&[f32], &[f32]), &mut [f32]),
 ) {
-    let mut groups = Groups::room(weights, BLOCK);
+    let mut groups = WidenedGroups::with_capacity(weights, BLOCK);
     let products = out.len() / range.len();
     for (start, out) in range.clone().step_by(BLOCK).zip(out.chunks_mut(BLOCK * products)) {
         let rows = start..(start + BLOCK).min(range.end);
@@ -92,7 +92,7 @@ fn each_widened(
 /// Calls `multiply` with the rows `range` of the weights, whose scales and biases are given, and with their places in
 /// `out`, `[range, …]`: at once where codes are halves of bytes or bytes as they are stored, otherwise row by row.
 #[cfg(target_arch = "x86_64")]
-fn each_block<N>(
+fn for_each_block<N>(
     isa: Isa,
     weights: &QuantizedRows,
     range: Range<usize>,
@@ -117,7 +117,7 @@ fn each_block<N>(
     }
 }
 
-/// Activations in the form that a kernel reads.
+/// Activations in the layout of a kernel.
 enum Prepared<'a> {
     /// As they are, with the sums of their groups.
     F32(Isa, &'a [f32], Scratch<f32>),
@@ -159,7 +159,7 @@ impl<'a> Prepared<'a> {
         let (columns, group) = (weights.columns, group_size(weights));
         let (count, rows) = (columns / group, out.len() / range.len());
         let mut levels = scratch::take::<u8>(columns);
-        each_widened(isa, weights, range, out, |range, (scales, biases), out| {
+        for_each_widened(isa, weights, range, out, |range, (scales, biases), out| {
             let groups = scales.chunks_exact(count).zip(biases.chunks_exact(count));
             for ((row, (scales, biases)), out) in range.zip(groups).zip(out.chunks_exact_mut(rows)) {
                 weights.read_levels(isa, row, 0..columns, &mut levels);

@@ -1,4 +1,4 @@
-//! Products of many rows in 8-bit integers.
+//! Products of many rows in int8 arithmetic.
 //!
 //! Levels go into panels of rows of weights, four columns per word, which the instructions for dot products
 //! of bytes take; activations stay row-major. Sums are integers within a group of columns and f32 from group
@@ -6,15 +6,15 @@
 
 use std::ops::Range;
 
-use super::super::disjoint::Disjoint;
-use super::super::gemm::transpose;
-use super::super::isa::Isa;
-use super::super::pool::run;
-use super::super::scratch::{self, Scratch};
 use super::activations::Int8;
 use super::format::{Format, QuantizedRows};
-use super::groups::{Groups, group_size};
-use super::products::{Product, run_blocks};
+use super::groups::{WidenedGroups, group_size};
+use super::product::{Product, run_blocks};
+use crate::gemm::transpose;
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
+use crate::runtime::pool::parallel_for;
+use crate::runtime::scratch::{self, Scratch};
 
 mod avx2;
 mod avx512;
@@ -24,7 +24,7 @@ const ROWS: usize = 64;
 /// Words of a row brought into a panel at once.
 const DEPTH: usize = 64;
 /// Numbers of the largest tile.
-const MOST_TILE: usize = avx512::HEIGHT * avx512::WIDTH;
+const MAX_TILE: usize = avx512::HEIGHT * avx512::WIDTH;
 
 /// The instructions of the inner loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) fn multiply(isa: Isa, kernel: Kernel, x: &[f32], products: &mut [Prod
         for row in (0..rows).step_by(kernel.height()) {
             let x = Part::of(&prepared, row..rows.min(row + kernel.height()), columns, group);
             for panel in &panels {
-                let mut tile = [0.0; MOST_TILE];
+                let mut tile = [0.0; MAX_TILE];
                 let tile = &mut tile[..x.rows * width];
                 // SAFETY: the kernel was chosen for this processor, as checked above.
                 unsafe {
@@ -106,7 +106,7 @@ fn quantize(isa: Isa, x: &[f32], columns: usize, group: usize) -> Int8 {
     let step = (TASK / columns).max(1) * columns;
     let (codes, scales, sums) =
         (Disjoint::new(&mut all.codes), Disjoint::new(&mut all.scales), Disjoint::new(&mut all.sums));
-    run(x.len().div_ceil(step), |task| {
+    parallel_for(x.len().div_ceil(step), |task| {
         let range = task * step..x.len().min((task + 1) * step);
         let numbers = range.start / group..range.end / group;
         // SAFETY: tasks have different ranges, which begin and end with a row.
@@ -169,8 +169,8 @@ impl Panel {
             }
             transpose(isa, &block, DEPTH, width, &mut words[start / 4 * width..end / 4 * width]);
         }
-        let groups = Groups::of(isa, weights, rows.clone());
-        let turned = |numbers: &[f32]| {
+        let groups = WidenedGroups::of(isa, weights, rows.clone());
+        let transposed = |numbers: &[f32]| {
             // Lines are read 16 words at a time.
             let depth = groups.count.next_multiple_of(16);
             let mut lines = scratch::take::<u32>(width * depth);
@@ -178,12 +178,12 @@ impl Panel {
             for (line, numbers) in lines.chunks_exact_mut(depth).zip(numbers.chunks_exact(groups.count)) {
                 line[..groups.count].copy_from_slice(bytemuck::cast_slice(numbers));
             }
-            let mut turned = scratch::take::<u32>(width * groups.count);
-            transpose(isa, &lines, depth, width, &mut turned);
-            turned
+            let mut transposed = scratch::take::<u32>(width * groups.count);
+            transpose(isa, &lines, depth, width, &mut transposed);
+            transposed
         };
         let (scales, biases) = groups.of_rows();
-        let (scales, biases) = (turned(scales), turned(biases));
+        let (scales, biases) = (transposed(scales), transposed(biases));
         Self { rows, words, scales, biases }
     }
 

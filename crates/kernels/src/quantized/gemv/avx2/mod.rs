@@ -8,12 +8,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::super::isa::Isa;
-use super::super::super::scratch::{self, Scratch};
 use super::super::activations::{Int8, Ordered};
 use super::super::format::{GroupNumbers, Mode, QuantizedRows};
 use super::super::groups::group_size;
-use super::{AHEAD, Block, MOST_ROWS, each_block, each_widened};
+use super::{Block, MAX_ROWS, PREFETCH_DISTANCE, for_each_block, for_each_widened};
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 mod codes;
 mod numbers;
@@ -76,7 +76,7 @@ impl Prepared {
             (GroupNumbers::Bf16(scales), Some(GroupNumbers::Bf16(biases))) => {
                 self.multiply_stored(weights, range, (scales, biases), out);
             }
-            _ => each_widened(self.isa, weights, range, out, |range, groups, out| {
+            _ => for_each_widened(self.isa, weights, range, out, |range, groups, out| {
                 self.multiply_stored(weights, range, groups, out);
             }),
         }
@@ -89,7 +89,7 @@ impl Prepared {
         groups: (&[N], &[N]),
         out: &mut [f32],
     ) {
-        each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
+        for_each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
     }
 
     fn multiply_block<N: Number>(&self, block: Block<N>, out: &mut [f32]) {
@@ -110,7 +110,7 @@ impl Prepared {
                 }
             };
         }
-        const { assert!(MOST_ROWS == 8) }
+        const { assert!(MAX_ROWS == 8) }
         // As many sums as there are registers for.
         for_rows!(1 by 4, 2 by 2, 3 by 2, 4 by 1, 5 by 1, 6 by 1, 7 by 1, 8 by 1,);
     }
@@ -238,7 +238,7 @@ impl Tile<'_> {
             for r in 0..R {
                 let place = codes[r].add(u * BYTES);
                 // Also beyond the end: a hint never faults.
-                _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(PREFETCH_DISTANCE).cast());
                 let codes = if HALF {
                     _mm256_zextsi128_si256(_mm_loadu_si128(place.cast()))
                 } else {

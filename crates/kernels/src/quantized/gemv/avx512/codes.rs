@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::super::super::element::Element;
+use crate::runtime::element::Element;
 
 /// Words of a register.
 pub(super) const LANES: usize = 16;

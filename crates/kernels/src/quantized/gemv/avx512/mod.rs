@@ -9,13 +9,13 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::super::isa::Isa;
-use super::super::super::scratch::{self, Scratch};
 use super::super::Accuracy;
 use super::super::activations::{Int8, Ordered, sum_groups};
 use super::super::format::{Mode, QuantizedRows};
 use super::super::groups::group_size;
-use super::{AHEAD, Block, MOST_ROWS, each_block, each_widened, rounded};
+use super::{Block, MAX_ROWS, PREFETCH_DISTANCE, for_each_block, for_each_widened, rounded};
+use crate::runtime::isa::Isa;
+use crate::runtime::scratch::{self, Scratch};
 
 mod codes;
 
@@ -88,8 +88,10 @@ impl Prepared {
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
     pub(super) fn multiply(&self, weights: &QuantizedRows, range: Range<usize>, out: &mut [f32]) {
-        each_widened(self.isa, weights, range, out, |range, groups, out| {
-            each_block(self.isa, weights, range, groups, out, |block, out| self.multiply_block(block, out));
+        for_each_widened(self.isa, weights, range, out, |range, groups, out| {
+            for_each_block(self.isa, weights, range, groups, out, |block, out| {
+                self.multiply_block(block, out);
+            });
         });
     }
 
@@ -112,7 +114,7 @@ impl Prepared {
                 }
             };
         }
-        const { assert!(MOST_ROWS == 8) }
+        const { assert!(MAX_ROWS == 8) }
         for_rows!(1 2 3 4 5 6 7 8);
     }
 }
@@ -146,7 +148,7 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<
             for u in 0..units {
                 let codes = codes.add(u * 64);
                 // Also beyond the end: a hint never faults.
-                _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_DISTANCE).cast());
                 let (codes, scale) = if u < whole {
                     (_mm512_loadu_si512(codes.cast()), scales.add(u * unit_groups))
                 } else {

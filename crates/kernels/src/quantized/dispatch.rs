@@ -1,24 +1,15 @@
-//! Products of the same activations with one packed matrix or several.
+//! Dispatch of products with one or several quantized matrices.
 
-use std::ops::Range;
-
-use super::super::disjoint::Disjoint;
-use super::super::gemm::{self, Dense, Lanes, Packed, store};
-use super::super::isa::Isa;
-use super::super::pool::run;
 #[cfg(target_arch = "x86_64")]
 use super::prefill;
-use super::{Accuracy, Format, QuantizedRows, gemv};
+use super::{Accuracy, Format, Product, QuantizedRows, gemv};
+use crate::gemm::{self, Dense, Lanes, Packed, store};
+use crate::runtime::disjoint::Disjoint;
+use crate::runtime::isa::Isa;
 
-/// `y = x·weightsᵀ`, row-major.
-pub(crate) struct Product<'a> {
-    pub weights: QuantizedRows<'a>,
-    pub y: &'a mut [f32],
-}
-
-/// Whether [`linear`] is better than a blocked product of activations that are packed anyway.
+/// Whether [`linear`] is faster than a blocked product.
 pub(crate) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
-    rows <= gemv::MOST_ROWS || has_prefill(isa, accuracy, format)
+    rows <= gemv::MAX_ROWS || has_prefill(isa, accuracy, format)
 }
 
 /// Whether products of many rows are computed in integers.
@@ -27,30 +18,30 @@ fn has_prefill(isa: Isa, accuracy: Accuracy, format: Format) -> bool {
     accuracy == Accuracy::Int8 && prefill::Kernel::choose(isa, format).is_some()
 }
 
-/// Not yet for this processor.
+/// Not available on this architecture.
 #[cfg(not(target_arch = "x86_64"))]
 fn has_prefill(_isa: Isa, _accuracy: Accuracy, _format: Format) -> bool {
     false
 }
 
-/// Computes `products` for any number of rows of `x`. Neighbours in one format share a form of `x` and a job, so
-/// that threads wait for each other once.
+/// Computes `products` for any number of rows of `x`. Consecutive products of the same format share the prepared `x` and
+/// one parallel loop.
 ///
 /// # Panics
-/// For lengths that do not fit each other.
+/// If the lengths do not match.
 pub(crate) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     for Product { weights, y } in &*products {
         let (rows, columns) = (weights.rows, weights.columns);
         assert!(x.len() * rows == y.len() * columns, "{} numbers for {rows} by {columns}", x.len());
     }
-    let form = |product: &Product| (product.weights.format, product.weights.columns);
-    for products in products.chunk_by_mut(|a, b| form(a) == form(b)) {
-        alike(isa, accuracy, x, products);
+    let layout = |product: &Product| (product.weights.format, product.weights.columns);
+    for products in products.chunk_by_mut(|a, b| layout(a) == layout(b)) {
+        multiply_same_format(isa, accuracy, x, products);
     }
 }
 
 /// [`linear`] with at least one product, all in one format and as wide.
-fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
+fn multiply_same_format(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     let QuantizedRows { format, columns, .. } = products[0].weights;
     if columns == 0 {
         return products.iter_mut().for_each(|product| product.y.fill(0.0));
@@ -59,7 +50,7 @@ fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
     if rows == 0 {
         return;
     }
-    if rows <= gemv::MOST_ROWS {
+    if rows <= gemv::MAX_ROWS {
         return gemv::multiply(isa, accuracy, x, products);
     }
     #[cfg(target_arch = "x86_64")]
@@ -74,23 +65,6 @@ fn alike(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Product]) {
         let y = Disjoint::new(y);
         gemm::multiply(isa, &[(&x, Lanes::rows(weights))], |tile| store(isa, tile, None, &y, weights.rows));
     }
-}
-
-/// Calls `task` for `step` rows of weights at a time of all `products`: with the weights, the rows and the whole of `y`.
-pub(super) fn run_blocks(
-    products: &mut [Product],
-    step: usize,
-    task: impl Fn(&QuantizedRows, Range<usize>, Disjoint<f32>) + Sync,
-) {
-    let mut blocks = Vec::new();
-    for Product { weights, y } in products {
-        let (n, y) = (weights.rows, Disjoint::new(y));
-        blocks.extend((0..n).step_by(step).map(|start| (*weights, start..n.min(start + step), y)));
-    }
-    run(blocks.len(), |index| {
-        let (weights, rows, y) = &blocks[index];
-        task(weights, rows.clone(), *y);
-    });
 }
 
 /// How [`linear`] computes a product with `rows` rows of activations, for reports.

@@ -1,4 +1,4 @@
-//! Processes that work together over MLX's own engine: ring, MPI, NCCL or JACCL, whichever they were started with.
+//! Process groups over the backends of MLX: ring, MPI, NCCL or JACCL, whichever the processes were launched with.
 
 use std::ffi::CStr;
 
@@ -6,9 +6,9 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Stream};
 use mlx_sys::mlx_distributed_group;
 
-use super::op::MlxResult;
+use crate::error::MlxResult;
 
-/// All processes that `mlx.launch` or `mpirun` started together; the only one where there is but one.
+/// Processes launched together by `mlx.launch` or `mpirun`; a single process forms a group of size 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
     rank: usize,
@@ -16,39 +16,39 @@ pub struct Group {
 }
 
 impl Group {
-    /// A process without others.
+    /// Group of a single process.
     pub const ALONE: Self = Self { rank: 0, size: 1 };
 
-    /// Joins the others, and waits for them the first time.
+    /// Initializes communication and returns the group of all processes; the first call blocks until all have joined.
     ///
     /// # Errors
-    /// What MLX raises when the others cannot be reached.
+    /// Processes that cannot reach each other.
     pub fn join() -> MlxResult<Self> {
         Ok(Handle::of(c"any")?.group())
     }
 
-    /// This process among them, from 0.
+    /// Rank of this process, from 0 to `size - 1`.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many there are.
+    /// Number of processes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Whether this process speaks and writes for all.
+    /// Whether this is the main process (rank 0), which logs and writes files.
     #[must_use]
     pub fn leads(&self) -> bool {
         self.rank == 0
     }
 
-    /// The sum of everyone's `x`, the same bits for all; every process must ask for it.
+    /// All-reduce: sum of `x` over all processes, bitwise identical on each. All processes must call it.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn all_sum(&self, x: &Array) -> MlxResult<Array> {
         if self.size == 1 {
             return Ok(x.clone());
@@ -65,10 +65,10 @@ impl Group {
         if status == 0 { Ok(sum) } else { Err(Exception::custom("MLX cannot sum over processes")) }
     }
 
-    /// The sums of everyone's `values`, in f64 by parts so that counts stay exact.
+    /// All-reduce of f64 values, exact for counts. All processes must call it.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn all_sum_f64<const N: usize>(&self, values: [f64; N]) -> crate::Result<[f64; N]> {
         if self.size == 1 {
             return Ok(values);
@@ -76,21 +76,21 @@ impl Group {
         // Three f32 hold the 53 digits of an f64.
         let parts: Vec<f32> = values.iter().flat_map(|&value| split(value)).collect();
         let sum = self.all_sum(&Array::from_slice(&parts, &[parts.len() as i32]))?;
-        super::eval([&sum])?;
+        crate::eval([&sum])?;
         let sum = sum.as_slice::<f32>().to_vec();
         Ok(std::array::from_fn(|i| sum[3 * i..3 * i + 3].iter().map(|&part| f64::from(part)).sum()))
     }
 
-    /// Returns when every process has come here.
+    /// Barrier: blocks until all processes have called it.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn wait(&self) -> crate::Result<()> {
         self.all_sum_f64([0.0]).map(|_| ())
     }
 }
 
-/// A reference to a group that MLX keeps as long as the process lives.
+/// Handle of a group, which MLX keeps for the lifetime of the process.
 struct Handle(mlx_distributed_group);
 
 impl Handle {
@@ -128,7 +128,7 @@ impl Drop for Handle {
     }
 }
 
-/// Numbers of f32 whose sum is `value`.
+/// Splits `value` into f32 parts whose sum is exact.
 fn split(value: f64) -> [f32; 3] {
     let high = value as f32;
     let rest = value - f64::from(high);

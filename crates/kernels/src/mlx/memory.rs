@@ -1,23 +1,23 @@
-//! Memory of dead arrays, which is kept for the next ones.
+//! Memory of arrays, and the cache of freed buffers.
 
 use mlx_rs::memory;
 
-use super::op::MlxResult;
+use crate::error::MlxResult;
 
-/// Gives all of it back to the system.
+/// Releases all cached buffers to the operating system.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn clear_cache() -> MlxResult<()> {
     // SAFETY: takes nothing, and only touches memory that no array has.
     unsafe { mlx_sys::eat_buffer_cache_clear() };
     memory::clear_cache()
 }
 
-/// Bytes of live arrays.
+/// Memory of live arrays in bytes, without cached buffers.
 ///
 /// # Errors
-/// What MLX raises.
+/// An exception raised by MLX.
 pub fn active() -> MlxResult<usize> {
     // SAFETY: takes nothing and returns a number.
     let kept = unsafe { mlx_sys::eat_buffer_cache_bytes() };

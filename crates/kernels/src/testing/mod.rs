@@ -2,15 +2,17 @@
 
 use mlx_rs::{Array, Dtype, random};
 
-use super::element::Element;
-use super::eval;
-use super::op::MlxResult;
+use crate::error::MlxResult;
+use crate::eval;
+use crate::runtime::element::Element;
+
+mod shapes;
 
 /// The formats of activations and weights.
-pub(super) const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+pub(crate) const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
 
 /// Rounding error of a number near one, a few times over.
-pub(super) fn tolerance(dtype: Dtype) -> f64 {
+pub(crate) fn tolerance(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::Float32 => 1e-5,
         Dtype::Float16 => 4e-3,
@@ -19,7 +21,7 @@ pub(super) fn tolerance(dtype: Dtype) -> f64 {
 }
 
 /// Normally distributed numbers, the same in every run.
-pub(super) fn draw(shape: &[i32], dtype: Dtype, seed: u64) -> Array {
+pub(crate) fn draw(shape: &[i32], dtype: Dtype, seed: u64) -> Array {
     let key = random::key(seed).unwrap();
     let x = random::normal::<f32>(shape, None, None, &key).unwrap().as_dtype(dtype).unwrap();
     eval([&x]).unwrap();
@@ -27,7 +29,7 @@ pub(super) fn draw(shape: &[i32], dtype: Dtype, seed: u64) -> Array {
 }
 
 /// Numbers in [-2, 2) , one more than asked for: leave out the first and the rest is unaligned.
-pub(super) fn unaligned<T: Element>(len: usize, seed: u32) -> Vec<T> {
+pub(crate) fn unaligned<T: Element>(len: usize, seed: u32) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -37,7 +39,7 @@ pub(super) fn unaligned<T: Element>(len: usize, seed: u32) -> Vec<T> {
 }
 
 /// Elements of `array`, exactly.
-pub(super) fn values(array: &Array) -> Vec<f64> {
+pub(crate) fn values(array: &Array) -> Vec<f64> {
     // MLX may leave a gradient in another order.
     let wide = array.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap();
     eval([&wide]).unwrap();
@@ -45,21 +47,21 @@ pub(super) fn values(array: &Array) -> Vec<f64> {
 }
 
 /// The largest difference, relative to `1 + |expected|`.
-pub(super) fn difference(x: &[f64], expected: &[f64]) -> f64 {
+pub(crate) fn difference(x: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(x.len(), expected.len());
     let error = |(x, y): (&f64, &f64)| (x - y).abs() / (1.0 + y.abs());
     x.iter().zip(expected).map(error).fold(0.0, |most, e| if e.is_nan() { e } else { e.max(most) })
 }
 
 /// Fails when the arrays differ in shape or dtype, or by more than rounding of that dtype explains.
-pub(super) fn assert_close(x: &Array, expected: &Array, context: &str) {
+pub(crate) fn assert_close(x: &Array, expected: &Array, context: &str) {
     assert_eq!((x.shape(), x.dtype()), (expected.shape(), expected.dtype()), "{context}");
     let worst = difference(&values(x), &values(expected));
     assert!(worst <= tolerance(x.dtype()), "{context}: {worst}");
 }
 
 /// Gradients of `Σ outputsᵢ·cᵢ`, with fixed `cᵢ`, with respect to the inputs `argnums`.
-pub(super) fn gradients(
+pub(crate) fn gradients(
     f: impl Fn(&[Array]) -> MlxResult<Vec<Array>>,
     inputs: &[Array],
     argnums: &[i32],

@@ -1,36 +1,36 @@
-//! Working memory of kernels, kept between calls: fresh pages cost more than many a kernel.
+//! Working memory of kernels, recycled between calls: page faults of fresh memory cost more than many kernels.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// A cache line: buffers start on one.
+/// Size of a cache line in bytes; buffers are aligned to it.
 const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-/// Lines up to which a buffer stays with the thread that used it last, which needs no lock.
-const NEAR: usize = (64 << 10) / LINE;
+/// Lines up to which a buffer is recycled by its thread, without a lock.
+const LOCAL_MAX: usize = (64 << 10) / LINE;
 
-/// Lines of all buffers that one place keeps.
-const KEPT_NEAR: usize = (2 << 20) / LINE;
-const KEPT_FAR: usize = (256 << 20) / LINE;
+/// Lines that each free list keeps.
+const LOCAL_CAPACITY: usize = (2 << 20) / LINE;
+const SHARED_CAPACITY: usize = (256 << 20) / LINE;
 
-static FAR: Mutex<Free> = Mutex::new(Free::new());
+static SHARED: Mutex<FreeList> = Mutex::new(FreeList::new());
 
 thread_local! {
-    static OWN: RefCell<Free> = const { RefCell::new(Free::new()) };
+    static LOCAL: RefCell<FreeList> = const { RefCell::new(FreeList::new()) };
 }
 
-/// Buffers that nobody uses, the longest unused first.
-struct Free {
+/// Unused buffers, least recently used first.
+struct FreeList {
     buffers: Vec<Vec<Line>>,
     lines: usize,
 }
 
-impl Free {
+impl FreeList {
     const fn new() -> Self {
         Self { buffers: Vec::new(), lines: 0 }
     }
@@ -41,7 +41,7 @@ impl Free {
         Some(self.buffers.remove(index))
     }
 
-    fn give(&mut self, buffer: Vec<Line>, kept: usize) {
+    fn put(&mut self, buffer: Vec<Line>, kept: usize) {
         self.lines += buffer.len();
         self.buffers.push(buffer);
         while self.lines > kept {
@@ -50,30 +50,30 @@ impl Free {
     }
 }
 
-/// `lines` rounded up to one of few sizes, so that a buffer serves needs of about its size.
+/// Rounds `lines` up to a size class, so that buffers can be reused for requests of similar size.
 fn size_class(lines: usize) -> usize {
     let step = (lines.next_power_of_two() / 8).max(1);
     lines.next_multiple_of(step)
 }
 
-/// Plain numbers, for which every pattern of bits is a value.
-pub(super) trait Plain: bytemuck::Pod + Send + Sync {}
+/// Plain number types, for which every bit pattern is valid.
+pub(crate) trait Plain: bytemuck::Pod + Send + Sync {}
 impl<T: bytemuck::Pod + Send + Sync> Plain for T {}
 
-/// `len` elements with what the last user left in them; goes back when dropped.
-pub(super) struct Scratch<T> {
+/// Buffer of `len` elements, returned to its free list when dropped.
+pub(crate) struct Scratch<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
 
-/// A buffer of `len` elements on a cache line, of unspecified content.
-pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
+/// Returns a cache-line-aligned buffer of `len` elements with unspecified contents.
+pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
-    let recycled = if wanted <= NEAR {
-        OWN.with_borrow_mut(|free| free.take(wanted))
+    let recycled = if wanted <= LOCAL_MAX {
+        LOCAL.with_borrow_mut(|free| free.take(wanted))
     } else {
-        FAR.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
     };
     let lines = recycled.unwrap_or_else(|| vec![Line([0; LINE]); wanted]);
     Scratch { lines, len, element: std::marker::PhantomData }
@@ -82,11 +82,11 @@ pub(super) fn take<T: Plain>(len: usize) -> Scratch<T> {
 impl<T> Drop for Scratch<T> {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if lines.len() <= NEAR {
+        if lines.len() <= LOCAL_MAX {
             // Fails only while the thread ends; the buffer is then freed.
-            let _ = OWN.try_with(|free| free.borrow_mut().give(lines, KEPT_NEAR));
+            let _ = LOCAL.try_with(|free| free.borrow_mut().put(lines, LOCAL_CAPACITY));
         } else {
-            FAR.lock().unwrap_or_else(PoisonError::into_inner).give(lines, KEPT_FAR);
+            SHARED.lock().unwrap_or_else(PoisonError::into_inner).put(lines, SHARED_CAPACITY);
         }
     }
 }

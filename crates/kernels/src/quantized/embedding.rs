@@ -1,23 +1,26 @@
-//! Rows of a packed table by number: the embedding of a quantized model.
+//! Embedding lookup in a quantized table.
 
 use std::ffi::CStr;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::super::device::on_cpu;
-use super::super::disjoint::run_chunks;
-use super::super::embedding::row_numbers;
-use super::super::gemm::Rows as _;
-use super::super::isa::Isa;
-use super::super::op::{Backward, HostOp, MlxResult, Operand, OperandMut, apply, with_floats};
-use super::super::scratch;
 use super::{Format, PackedWeight, weights};
+use crate::embedding::row_indices;
+use crate::error::MlxResult;
+use crate::gemm::Rows as _;
+use crate::mlx::apply::apply;
+use crate::mlx::device::on_cpu;
+use crate::mlx::op::{HostOp, VjpContext};
+use crate::runtime::disjoint::parallel_chunks;
+use crate::runtime::isa::Isa;
+use crate::runtime::operand::{Operand, OperandMut, with_floats};
+use crate::runtime::scratch;
 
-/// `ids`: `[...]`, integers below the number of rows → `[..., columns]` in `dtype`.
+/// Looks up the rows `ids`: `[...]` of a quantized table and dequantizes them to `[..., columns]` in `dtype`.
 ///
 /// # Errors
-/// Arrays that do not fit each other.
+/// Arrays of the table that do not match its format.
 pub fn embedding(table: PackedWeight, ids: &Array, dtype: Dtype) -> MlxResult<Array> {
     let (_, columns) = table.shape()?;
     if !on_cpu() {
@@ -47,17 +50,17 @@ impl HostOp for Embedding {
     fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
         let table = weights(self.format, &inputs[1..]);
         let (vocab, columns) = table.shape();
-        let rows = row_numbers(&inputs[0], vocab as i32);
+        let rows = row_indices(&inputs[0], vocab as i32);
         with_floats!(SliceMut, &mut outputs[0].data, out => {
-            run_chunks(out, columns, |index, out| {
+            parallel_chunks(out, columns, |index, out| {
                 let mut wide = scratch::take(columns);
                 table.read(Isa::current(), rows[index] as usize, 0..columns, &mut wide);
-                super::super::element::Element::narrow(&wide, out);
+                crate::runtime::element::Element::narrow(&wide, out);
             });
         });
     }
 
-    fn vjp(&self, _pass: &Backward, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
+    fn vjp(&self, _ctx: &VjpContext, _argnums: &[usize]) -> MlxResult<Vec<Array>> {
         Err(Exception::custom("a packed table has no gradient"))
     }
 }

@@ -1,4 +1,4 @@
-//! Rust functions that MLX calls.
+//! Rust closures that MLX calls.
 
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
@@ -9,9 +9,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
 
-use super::op::MlxResult;
+use crate::error::MlxResult;
 
-/// The first error of a function, which MLX only calls a number that is not zero.
+/// First error of a closure; MLX itself only sees a nonzero status.
 type Failure = Arc<Mutex<Option<Exception>>>;
 
 struct Call<F> {
@@ -19,19 +19,19 @@ struct Call<F> {
     failure: Failure,
 }
 
-/// A function of arrays that lives as long as `'f`, or what MLX has made of it.
-pub(super) struct Closure<'f> {
+/// A closure on arrays valid for `'f`, or an MLX transform of one.
+pub(crate) struct Closure<'f> {
     handle: mlx_closure,
     failure: Failure,
     function: PhantomData<&'f ()>,
 }
 
 impl<'f> Closure<'f> {
-    /// `function` as it is.
+    /// Wraps `function`.
     ///
     /// # Safety
-    /// What MLX makes of it calls it no more after `'f`, and never while it runs.
-    pub(super) unsafe fn new<F>(function: F) -> Self
+    /// Transforms of the closure call it neither after `'f` nor reentrantly.
+    pub(crate) unsafe fn new<F>(function: F) -> Self
     where
         F: FnMut(&[Array]) -> MlxResult<Vec<Array>> + 'f,
     {
@@ -44,11 +44,11 @@ impl<'f> Closure<'f> {
         Self { handle, failure, function: PhantomData }
     }
 
-    /// What `transform` writes to its first argument, given this one as its second.
+    /// Applies a function transform of MLX, which reads its second argument and writes its first.
     ///
     /// # Errors
-    /// A status that is not 0.
-    pub(super) fn transformed(
+    /// A nonzero status.
+    pub(crate) fn transformed(
         self,
         transform: impl FnOnce(*mut mlx_closure, mlx_closure) -> c_int,
     ) -> MlxResult<Self> {
@@ -59,11 +59,11 @@ impl<'f> Closure<'f> {
         if status == 0 { Ok(transformed) } else { Err(Exception::custom("MLX rejected a function")) }
     }
 
-    /// The outputs for `inputs`.
+    /// Calls the closure.
     ///
     /// # Errors
-    /// Those of the function, or of MLX.
-    pub(super) fn apply(&self, inputs: &[Array]) -> MlxResult<Vec<Array>> {
+    /// Errors of the closure or of MLX.
+    pub(crate) fn apply(&self, inputs: &[Array]) -> MlxResult<Vec<Array>> {
         let handles: Vec<mlx_array> = inputs.iter().map(Array::as_ptr).collect();
         // SAFETY: all handles are live; those of the vectors are made, used and freed here, and `arrays` adds
         // references of its own.

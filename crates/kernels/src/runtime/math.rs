@@ -1,11 +1,10 @@
-//! Functions of one number that vectorise: branch-free, in f32, within 2 units in the last place unless
-//! said otherwise.
+//! Branch-free f32 functions that vectorize, accurate to 2 units in the last place unless noted.
 
-/// `exp(x)`; 0 below -87.3, where the true value is less than the smallest normal number, infinite above 88.7.
+/// `exp(x)`; 0 below -87.3, where the result would be subnormal, and infinite above 88.7.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first of few bits, so that `n` times it is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -39,29 +38,30 @@ pub(super) fn exp(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `tanh(x)` within 5e-7 of its size.
+/// `tanh(x)`, with a relative error of at most 5e-7.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     let square = x * x;
-    // The series of Taylor where the difference below would cancel.
+    // Taylor series, where the difference below would cancel.
     let near = x * (1.0 + square * (-0.333_333_34 + square * (0.133_333_34 - square * 0.053_968_254)));
     let far = 1.0 - 2.0 / (exp(2.0 * x) + 1.0);
     if x.abs() < 0.25 { near } else { far }
 }
 
-/// Density and cumulative distribution of the standard normal, the latter within 2e-7.
+/// Probability density and cumulative distribution of the standard normal, the latter with an absolute error of at
+/// most 2e-7.
 ///
 /// Abramowitz and Stegun, Handbook of Mathematical Functions, 26.2.17.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn normal(x: f32) -> (f32, f32) {
+pub(crate) fn normal_pdf_cdf(x: f32) -> (f32, f32) {
     const DENSITY_AT_0: f32 = 0.398_942_3;
     let density = DENSITY_AT_0 * exp(-0.5 * x * x);
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
@@ -115,7 +115,7 @@ mod tests {
         let mut exact = 0.0;
         for i in -1200..1200 {
             let x = f64::from(i) / 100.0;
-            let (ours, cumulative) = normal(x as f32);
+            let (ours, cumulative) = normal_pdf_cdf(x as f32);
             assert!((f64::from(ours) - density(x)).abs() < 1e-7, "{x}");
             assert!((f64::from(cumulative) - exact).abs() < 2e-7, "{x}: {cumulative} {exact}");
             exact += (density(x) + 4.0 * density(x + 0.005) + density(x + 0.01)) / 600.0;

@@ -1,12 +1,10 @@
-//! Large pages for memory that is read again and again: a processor looks up few of them, and its prefetcher
-//! does not stop at their borders.
+//! Huge pages for memory that is read repeatedly: fewer TLB misses, and hardware prefetching across more memory.
 
 use mlx_rs::Array;
 
-use super::device::on_cpu;
+use crate::mlx::device::on_cpu;
 
-/// Moves the memory of `arrays`, which are evaluated, to large pages. Does nothing where the system has none or
-/// a GPU holds the arrays.
+/// Moves the memory of evaluated `arrays` to huge pages. Has no effect on GPUs or outside Linux.
 pub fn use_large_pages<'a>(arrays: impl IntoIterator<Item = &'a Array>) {
     if on_cpu() {
         system::collapse(arrays.into_iter().map(place).collect());
@@ -24,11 +22,11 @@ fn place(array: &Array) -> (usize, usize) {
 mod system {
     use std::ffi::c_void;
 
-    /// A large page.
+    /// Size of a huge page in bytes.
     const LARGE: usize = 2 << 20;
 
-    /// Arrays share pages with their neighbours, so whole ones are moved that any array touches.
-    pub(super) fn collapse(mut places: Vec<(usize, usize)>) {
+    /// Collapses every huge page that overlaps one of `places`, given as address and length in bytes.
+    pub(crate) fn collapse(mut places: Vec<(usize, usize)>) {
         places.retain(|&(_, len)| len > 0);
         places.sort_unstable();
         let mut done = 0;
@@ -49,7 +47,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub(super) fn collapse(_: Vec<(usize, usize)>) {}
+    pub(crate) fn collapse(_: Vec<(usize, usize)>) {}
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! One set of threads for all kernels, kept between calls.
+//! Thread pool shared by all kernels.
 //!
-//! The caller works too, so MLX's stream thread and the workers together are as many as the processor
-//! has cores. A job is cut by its shape, not by the number of threads, and tasks write to places of
-//! their own: results do not depend on who did what.
+//! The calling thread takes part in the work, so MLX's stream thread and the workers together match the number of
+//! cores. Jobs are partitioned by shape alone and tasks write to disjoint memory, so results do not depend on the
+//! number of threads or on scheduling.
 
 use std::any::Any;
 use std::hint::spin_loop;
@@ -11,24 +11,25 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 
-/// Rounds a worker waits awake for the next job before it sleeps: kernels come in quick succession.
+/// Iterations a worker spins for the next job before it sleeps: kernels follow each other within microseconds.
 const SPINS: u32 = 20_000;
 
-/// Variables that set the number of threads, the first one found; the second is what numeric
-/// libraries share.
+/// Environment variables that set the number of threads, in order of precedence.
 const VARIABLES: [&str; 2] = ["EAT_NUM_THREADS", "OMP_NUM_THREADS"];
 
-/// Threads that kernels use, the caller included.
+/// Number of threads used by kernels, including the calling thread.
+///
+/// Set by `EAT_NUM_THREADS` or `OMP_NUM_THREADS`; by default the available parallelism.
 #[must_use]
 pub fn threads() -> usize {
     pool().workers.len() + 1
 }
 
-/// Calls `task(0)` … `task(count - 1)`, in any order and at once, and returns when all are done.
+/// Calls `task(0)` … `task(count - 1)` in parallel, in unspecified order, and returns when all have finished.
 ///
 /// # Panics
-/// With what a task panicked, after the others are done.
-pub(super) fn run(count: usize, task: impl Fn(usize) + Sync) {
+/// Resumes the first panic of a task after the remaining tasks have finished.
+pub(crate) fn parallel_for(count: usize, task: impl Fn(usize) + Sync) {
     let pool = pool();
     // Within a task, or while another thread has the workers, the caller goes alone.
     let owner = match pool.owner.try_lock() {
@@ -44,16 +45,16 @@ pub(super) fn run(count: usize, task: impl Fn(usize) + Sync) {
     }
 }
 
-/// Cuts `len` items into at most a few tasks per thread of at least `grain` items, and calls `task` with
-/// each range. The cut depends on `len` and `grain` alone.
-pub(super) fn run_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+/// Calls `task` in parallel with contiguous ranges that partition `0..len`, each of at least `grain` items except the
+/// last. The partition depends on `len` and `grain` alone.
+pub(crate) fn parallel_ranges(len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
     /// More than any machine needs to keep its threads busy with tasks of unequal length.
-    const MOST: usize = 256;
-    let step = grain.max(len.div_ceil(MOST)).max(1);
-    run(len.div_ceil(step), |i| task(i * step..((i + 1) * step).min(len)));
+    const MAX: usize = 256;
+    let step = grain.max(len.div_ceil(MAX)).max(1);
+    parallel_for(len.div_ceil(step), |i| task(i * step..((i + 1) * step).min(len)));
 }
 
-/// A job: the function and what is left of it. Lives on the caller's stack.
+/// A parallel loop in progress. Lives on the caller's stack.
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     count: usize,
@@ -148,7 +149,7 @@ impl Pool {
         }
     }
 
-    /// Life of a worker.
+    /// Main loop of a worker.
     fn serve(&self, worker: &Worker) -> ! {
         let mut seen = 0;
         loop {
@@ -164,7 +165,7 @@ impl Pool {
         }
     }
 
-    /// Waits for a job after the `seen`-th; its number.
+    /// Waits for a job newer than the `seen`-th and returns its number.
     fn wait(&self, worker: &Worker, seen: usize) -> usize {
         let newer = || Some(self.epoch.load(Ordering::SeqCst)).filter(|&epoch| epoch != seen);
         for _ in 0..SPINS {
@@ -195,7 +196,7 @@ mod tests {
     fn every_task_runs_once() {
         for count in [0, 1, 2, 7, 1000] {
             let hits: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
-            run(count, |i| {
+            parallel_for(count, |i| {
                 hits[i].fetch_add(1, Ordering::Relaxed);
             });
             assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1), "{count}");
@@ -209,7 +210,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        run(8, |i| run(3, |j| _ = sum.fetch_add(i * j, Ordering::Relaxed)));
+                        parallel_for(8, |i| parallel_for(3, |j| _ = sum.fetch_add(i * j, Ordering::Relaxed)));
                     }
                 });
             }
@@ -219,16 +220,16 @@ mod tests {
 
     #[test]
     fn a_panic_comes_back_and_the_pool_lives_on() {
-        let panic = catch_unwind(|| run(4, |i| assert!(i != 2, "task two")));
+        let panic = catch_unwind(|| parallel_for(4, |i| assert!(i != 2, "task two")));
         assert!(panic.unwrap_err().downcast_ref::<&str>().is_some_and(|text| text.contains("task two")));
-        run(4, |_| {});
+        parallel_for(4, |_| {});
     }
 
     #[test]
     fn ranges_cover_everything() {
         for (len, grain) in [(0, 4), (1, 4), (1000, 64), (100_000, 1)] {
             let covered = AtomicUsize::new(0);
-            run_ranges(len, grain, |range| {
+            parallel_ranges(len, grain, |range| {
                 covered.fetch_add(range.len(), Ordering::Relaxed);
             });
             assert_eq!(covered.load(Ordering::Relaxed), len);

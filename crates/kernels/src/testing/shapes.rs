@@ -9,17 +9,17 @@ use mlx_rs::{Array, Dtype, ops};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::attention::{self, Keys, Mask, Scoring, attention};
-use super::conv::{self, conv2d};
-use super::cross_entropy::{self, cross_entropy};
-use super::isa::{self, Isa};
-use super::linear::{self, Layer, LowRank, Weight, linears};
-use super::matmul::{self, Transpose, matmul};
-use super::norm::{self, Rms};
-use super::op::MlxResult;
-use super::quantized::{Format, PackedWeight};
-use super::softmax::{self, softmax};
-use super::testing::{FLOATS, difference, draw, gradients, tolerance, values};
+use crate::attention::{self, KeyValues, Mask, Scoring, attention};
+use crate::conv::{self, conv2d};
+use crate::cross_entropy::{self, cross_entropy};
+use crate::error::MlxResult;
+use crate::linear::{self, Layer, LowRank, Weight, linears};
+use crate::matmul::{self, Transpose, matmul};
+use crate::norm::{self, RmsNormOptions};
+use crate::quantized::{Format, PackedWeight};
+use crate::runtime::isa::{self, Isa};
+use crate::softmax::{self, softmax};
+use crate::testing::{FLOATS, difference, draw, gradients, tolerance, values};
 
 /// Extents on both sides of what kernels cut into: registers, panels, tiles and groups.
 fn extent() -> impl Strategy<Value = i32> {
@@ -70,12 +70,12 @@ proptest! {
     #[test]
     fn products(
         (batch, m, n, k) in (short(), extent(), extent(), extent()),
-        (a_turned, b_turned, shared) in any::<(bool, bool, bool)>(),
+        (a_transposed, b_transposed, shared) in any::<(bool, bool, bool)>(),
         dtype in dtype(),
     ) {
-        let transpose = Transpose { a: a_turned, b: b_turned };
-        let a = if a_turned { [batch, k, m] } else { [batch, m, k] };
-        let b = if b_turned { [batch, n, k] } else { [batch, k, n] };
+        let transpose = Transpose { a: a_transposed, b: b_transposed };
+        let a = if a_transposed { [batch, k, m] } else { [batch, m, k] };
+        let b = if b_transposed { [batch, n, k] } else { [batch, k, n] };
         let b = if shared { &b[1..] } else { &b[..] };
         let inputs = [draw(&a, dtype, 1), draw(b, dtype, 2)];
         check(
@@ -151,8 +151,8 @@ proptest! {
         check(
             &inputs,
             share * time,
-            &|x| Ok(vec![attention(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
-            &|x| Ok(vec![attention::reference(&x[0], Keys::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
+            &|x| Ok(vec![attention(&x[0], KeyValues::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
+            &|x| Ok(vec![attention::reference(&x[0], KeyValues::all(&x[1], &x[2]), with_sinks(x, plain), None)?]),
         );
     }
 
@@ -161,7 +161,7 @@ proptest! {
         let inputs = [&[rows, columns][..], &[rows, columns], &[columns], &[columns]];
         let inputs: Vec<Array> =
             inputs.iter().zip(1..).map(|(shape, seed)| draw(shape, dtype, seed)).collect();
-        let rms = Rms { eps: 1e-2, offset };
+        let rms = RmsNormOptions { eps: 1e-2, offset };
         check(
             &inputs,
             rows,

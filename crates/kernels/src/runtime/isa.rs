@@ -1,33 +1,33 @@
-//! Which instruction set a kernel uses.
+//! Instruction sets.
 //!
-//! Every kernel takes an [`Isa`] as an argument, so that a test can force each level; operations of
-//! the graph pass [`Isa::current`].
+//! Every kernel takes an [`Isa`] as an argument, so that tests can cover each level; graph operations pass
+//! [`Isa::current`].
 
 use std::sync::OnceLock;
 
-/// Instruction sets with kernels of their own, each with all before it on the same processor family.
+/// Instruction set level; each level includes all lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every processor of the target has; on Arm that includes NEON.
+    /// Baseline of the target architecture; on Arm this includes NEON.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// And VNNI: products of bytes.
+    /// AVX-512 with VNNI: 8-bit integer dot products.
     Avx512Vnni,
-    /// And BF16: products of bfloat16.
+    /// AVX-512 with VNNI and BF16: bfloat16 dot products.
     Avx512Bf16,
 }
 
-/// Name of the variable that lowers the level, for comparing and for finding faults.
-pub(super) const VARIABLE: &str = "EAT_ISA";
+/// Environment variable that lowers the level, for comparison and debugging.
+pub(crate) const VARIABLE: &str = "EAT_ISA";
 
 impl Isa {
     /// All levels, lowest first.
     pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
 
-    /// The highest level of this processor.
+    /// Highest level supported by this processor.
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -45,7 +45,7 @@ impl Isa {
         Self::Portable
     }
 
-    /// The level of this process: what the processor has, or less if `EAT_ISA` names less.
+    /// Level used by this process: the highest supported one, or a lower one named by `EAT_ISA`.
     #[must_use]
     pub fn current() -> Self {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
@@ -61,12 +61,12 @@ impl Isa {
         })
     }
 
-    /// The levels this processor can run, lowest first.
+    /// Levels supported by this processor, lowest first.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|&level| level <= Self::detect())
     }
 
-    /// As `EAT_ISA` spells it.
+    /// Name of the level, as in `EAT_ISA`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,8 +79,8 @@ impl Isa {
     }
 }
 
-/// Defines functions that are compiled once per instruction set from one portable body, and take the
-/// [`Isa`] as their first argument. The compiler vectorises the body: write it as loops over slices.
+/// Defines functions that are compiled once per instruction set from one portable body and take the [`Isa`] as their
+/// first argument. The compiler vectorizes the body, which should be loops over slices.
 macro_rules! vectorized {
     ($(
         $(#[$attribute:meta])*
@@ -90,7 +90,7 @@ macro_rules! vectorized {
     )*) => {$(
         $(#[$attribute])*
         #[allow(clippy::too_many_arguments)]
-        $visibility fn $name $(<$generic: $bound>)? (isa: $crate::isa::Isa, $($argument: $type),*) $(-> $result)? {
+        $visibility fn $name $(<$generic: $bound>)? (isa: $crate::runtime::isa::Isa, $($argument: $type),*) $(-> $result)? {
             #[inline(always)]
             #[allow(clippy::inline_always, clippy::too_many_arguments)]
             fn body $(<$generic: $bound>)? ($($argument: $type),*) $(-> $result)? $body
@@ -111,12 +111,12 @@ macro_rules! vectorized {
 
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                level if level >= $crate::isa::Isa::Avx512 => {
+                level if level >= $crate::runtime::isa::Isa::Avx512 => {
                     // SAFETY: an `Isa` of this level exists only where the processor has it.
                     unsafe { avx512($($argument),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => {
+                $crate::runtime::isa::Isa::Avx2 => {
                     // SAFETY: as above.
                     unsafe { avx2($($argument),*) }
                 }
@@ -126,8 +126,9 @@ macro_rules! vectorized {
     )*};
 }
 pub(crate) use vectorized;
-/// Asks for memory that is read soon.
-pub(super) fn prefetch<T>(numbers: &[T]) {
+
+/// Prefetches `numbers` into the second-level cache.
+pub(crate) fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in numbers.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

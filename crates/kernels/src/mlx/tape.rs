@@ -1,8 +1,7 @@
-//! A pass of a model as a list of its kernels, run again without building and walking its graph: with one
-//! token, that takes a good part of the time of the kernels themselves.
+//! Replay of a forward pass as a list of kernels, without rebuilding its graph. For one token, building and traversing
+//! the graph takes a good part of the time of the kernels themselves.
 //!
-//! A tape knows of kernels of our own only, so it exists only for a pass that consists of nothing else but
-//! views, and only on the CPU.
+//! A pass can be replayed on the CPU if it consists of this crate's operations and views only.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,54 +11,60 @@ use std::sync::Arc;
 use mlx_rs::Array;
 use mlx_sys::eat_buffer;
 
-use super::element::widened;
-use super::op::{self, AnyOp};
+use super::buffer::{operand, overwrite};
+use super::eval::{failure, run};
+use super::op::AnyOp;
 use crate::Result;
+use crate::runtime::element::widened;
 
-/// A node that was built, with its operands.
-struct Note {
+/// A node of the graph with its operands.
+struct Node {
     op: Arc<dyn AnyOp>,
     inputs: Vec<Array>,
     outputs: Vec<Array>,
 }
 
 thread_local! {
-    /// What this thread builds, while it records.
-    static NOTES: RefCell<Option<Vec<Note>>> = const { RefCell::new(None) };
+    /// Nodes built by this thread since the start of a recording, if there is one.
+    static NODES: RefCell<Option<Vec<Node>>> = const { RefCell::new(None) };
 }
 
-/// Notes a node if the thread records.
-pub(super) fn note<'a, O: AnyOp + 'static>(node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array])) {
-    NOTES.with_borrow_mut(|notes| {
-        if let Some(notes) = notes {
+/// Appends a node to this thread's recording, if there is one.
+pub(crate) fn record_node<'a, O: AnyOp + 'static>(
+    node: impl FnOnce() -> (Arc<O>, &'a [&'a Array], &'a [Array]),
+) {
+    NODES.with_borrow_mut(|nodes| {
+        if let Some(nodes) = nodes {
             let (op, inputs, outputs) = node();
             let inputs = inputs.iter().map(|&array| array.clone()).collect();
-            notes.push(Note { op, inputs, outputs: outputs.to_vec() });
+            nodes.push(Node { op, inputs, outputs: outputs.to_vec() });
         }
     });
 }
 
-/// Nodes that were built, to become a [`Tape`] once they are evaluated.
-pub struct Recording(Vec<Note>);
+/// Recorded nodes, which become a [`Tape`] once they are evaluated.
+pub struct Recording(Vec<Node>);
 
-/// Calls `build` and notes the nodes it builds.
+/// Calls `build` and records the nodes it adds to the graph on this thread.
 pub fn record<T>(build: impl FnOnce() -> T) -> (T, Recording) {
     /// Ends the recording, also when `build` panics.
     struct End;
     impl Drop for End {
         fn drop(&mut self) {
-            NOTES.take();
+            NODES.take();
         }
     }
     let _end = End;
-    NOTES.set(Some(Vec::new()));
+    NODES.set(Some(Vec::new()));
     let result = build();
-    (result, Recording(NOTES.take().unwrap_or_default()))
+    (result, Recording(NODES.take().unwrap_or_default()))
 }
 
 impl Recording {
-    /// The tape of a pass from `ids` to `result`, both evaluated. `constants` are what else the pass may read.
-    /// `None` where the pass has parts that a tape cannot repeat.
+    /// Returns the tape of a pass from `ids` (uint32) to `result`, both evaluated. `constants` are the other arrays
+    /// that the pass may read, such as parameters.
+    ///
+    /// Returns `None` if the pass contains operations that cannot be replayed.
     pub fn tape<'a>(
         self,
         ids: &Array,
@@ -75,7 +80,7 @@ impl Recording {
             result: buffer(result)?,
             arrays: vec![ids.clone(), result.clone()],
         };
-        for Note { op, inputs, outputs } in self.0 {
+        for Node { op, inputs, outputs } in self.0 {
             let continues = op.runs_left() < usize::MAX;
             let donors = op.donors(inputs.len(), outputs.len());
             let mut buffers = inputs.iter().map(buffer).collect::<Option<Vec<_>>>()?;
@@ -102,13 +107,13 @@ impl Recording {
     }
 }
 
-/// Kernels in order, with the memory they read and write.
+/// A replayable pass: kernels in order, with the buffers they read and write.
 pub struct Tape {
     steps: Vec<Step>,
     runs_left: usize,
     ids: eat_buffer,
     result: eat_buffer,
-    /// Whose memory the buffers are.
+    /// Owners of the buffers.
     arrays: Vec<Array>,
 }
 
@@ -119,11 +124,11 @@ struct Step {
 }
 
 impl Tape {
-    /// Puts `ids` in the place of those of the last run and returns the result's numbers, row-major. `None`
-    /// where a cache has no room left; nothing has happened then.
+    /// Replays the pass for other `ids` and returns the result, row-major. Returns `None`, without any effect, if a
+    /// cache is full.
     ///
     /// # Errors
-    /// As many `ids` as were recorded are expected; the message of a kernel that panicked.
+    /// Another number of `ids` than recorded, or the message of a kernel that panicked.
     pub fn run(&mut self, ids: &[u32]) -> Result<Option<Vec<f32>>> {
         if self.runs_left == 0 {
             return Ok(None);
@@ -133,23 +138,23 @@ impl Tape {
         // Nobody else reads or writes it while `self` is borrowed: outputs are of nodes of this tape alone, and
         // MLX is idle once it has evaluated them.
         unsafe {
-            op::overwrite(&self.ids, ids)?;
+            overwrite(&self.ids, ids)?;
             for step in &self.steps {
                 step.op.advance();
-                op::run(&*step.op, &step.inputs, &step.outputs);
+                run(&*step.op, &step.inputs, &step.outputs);
             }
-            op::failure()?;
-            Ok(Some(widened(&op::operand(&self.result).data).to_vec()))
+            failure()?;
+            Ok(Some(widened(&operand(&self.result).data).to_vec()))
         }
     }
 }
 
-/// Address of the elements of an evaluated array.
+/// Address of the elements of an evaluated, row-major array.
 fn place(array: &Array) -> Option<usize> {
     buffer(array).map(|buffer| buffer.data as usize)
 }
 
-/// An evaluated, row-major array.
+/// Buffer of an array; `None` unless it is evaluated and row-major.
 fn buffer(array: &Array) -> Option<eat_buffer> {
     let handle = array.as_ptr();
     let (mut evaluated, mut row_major) = (false, false);
@@ -177,15 +182,15 @@ mod tests {
 
     use super::*;
     use crate::attention::{Mask, Scoring};
-    use crate::cached_attention::{Query, Store, cached_attention};
+    use crate::cached_attention::{AttentionConfig, KeyValueBuffers, cached_attention};
     use crate::embedding::embedding;
+    use crate::error::MlxResult;
     use crate::eval;
     use crate::linear::{Layer, Weight, linears};
-    use crate::op::MlxResult;
     use crate::testing::{draw, values};
 
     const WIDTH: i32 = 16;
-    const QUERY: Query = Query {
+    const QUERY: AttentionConfig = AttentionConfig {
         heads: 1,
         kv_heads: 1,
         head_dim: WIDTH,
@@ -199,7 +204,7 @@ mod tests {
         shapes.iter().zip(0..).map(|(shape, seed)| draw(shape, Dtype::Float32, seed)).collect()
     }
 
-    fn pass(parameters: &[Array], ids: &Array, store: &mut Store) -> MlxResult<Array> {
+    fn pass(parameters: &[Array], ids: &Array, store: &mut KeyValueBuffers) -> MlxResult<Array> {
         let x = embedding(&parameters[0], ids)?;
         let layers: Vec<Layer> = parameters[1..4].iter().map(|w| Layer::plain(Weight::Dense(w))).collect();
         let qkv = linears(&x, &layers)?;
@@ -220,7 +225,7 @@ mod tests {
     #[test]
     fn repeats_a_pass_until_the_cache_is_full() {
         let parameters = parameters();
-        let (mut ours, mut theirs) = (Store::default(), Store::default());
+        let (mut ours, mut theirs) = (KeyValueBuffers::default(), KeyValueBuffers::default());
         let mut tape: Option<Tape> = None;
         let (mut taped, mut recorded) = (0, 0);
         for token in (0..300).map(|i| i * 7 % 50) {
@@ -249,17 +254,17 @@ mod tests {
     #[test]
     fn a_pass_with_other_parts_has_no_tape() {
         let parameters = parameters();
-        let refused = |known: &[Array], build: &dyn Fn(&Array, &mut Store) -> Array| {
-            let (place, mut store) = (ids(1), Store::default());
+        let refused = |known: &[Array], build: &dyn Fn(&Array, &mut KeyValueBuffers) -> Array| {
+            let (place, mut store) = (ids(1), KeyValueBuffers::default());
             let (result, recording) = record(|| build(&place, &mut store));
             eval([&result]).unwrap();
             recording.tape(&place, known, &result).is_none()
         };
-        let whole = |ids: &Array, store: &mut Store| pass(&parameters, ids, store).unwrap();
+        let whole = |ids: &Array, store: &mut KeyValueBuffers| pass(&parameters, ids, store).unwrap();
         assert!(!refused(&parameters, &whole));
         assert!(refused(&parameters[1..], &whole), "a parameter that nobody vouches for");
         assert!(refused(&parameters, &|ids, store| whole(ids, store).square().unwrap()), "an end of MLX's");
-        let doubled = |ids: &Array, _: &mut Store| {
+        let doubled = |ids: &Array, _: &mut KeyValueBuffers| {
             let x = embedding(&parameters[0], ids).unwrap();
             let x = x.add(&x).unwrap();
             linears(&x, &[Layer::plain(Weight::Dense(&parameters[1]))]).unwrap().remove(0)

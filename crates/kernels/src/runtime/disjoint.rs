@@ -1,13 +1,13 @@
-//! One slice written by many tasks, each to a place of its own.
+//! Parallel writes to disjoint parts of one slice.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::pool::run;
+use crate::runtime::pool::parallel_for;
 
-/// A mutable slice that tasks of one job share.
+/// A mutable slice shared by the tasks of a parallel loop, which borrow disjoint parts of it.
 #[derive(Clone, Copy)]
-pub(super) struct Disjoint<'a, T> {
+pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
@@ -19,52 +19,52 @@ unsafe impl<T: Send> Send for Disjoint<'_, T> {}
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
-    pub(super) fn new(slice: &'a mut [T]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// A slice that may have gaps others use: only the parts asked for are ever touched.
+    /// A slice with gaps that other code may use: only the requested parts are accessed.
     ///
     /// # Safety
-    /// These elements can be written, and nobody else uses the parts asked for.
-    pub(super) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
+    /// The elements are writable, and nothing else accesses the requested parts.
+    pub(crate) unsafe fn from_raw(data: *mut T, len: usize) -> Self {
         Self { data, len, slice: PhantomData }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The part `range`.
+    /// Mutable subslice `range`.
     ///
     /// # Safety
     /// No two parts in use at once may overlap.
     ///
     /// # Panics
-    /// For a range beyond the slice.
+    /// If `range` is out of bounds.
     #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: within the slice as just checked; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
 }
 
-/// Cuts `slice` into chunks of `len` elements, the last one shorter, and calls `task` with each and its index.
-pub(super) fn run_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+/// Calls `task` in parallel with the index and contents of every chunk of `len` elements; the last may be shorter.
+pub(crate) fn parallel_chunks<T: Send>(slice: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let len = len.max(1);
     let shared = Disjoint::new(slice);
-    run(shared.len().div_ceil(len), |i| {
+    parallel_for(shared.len().div_ceil(len), |i| {
         // SAFETY: chunks of different indices do not overlap, and each index comes once.
         let chunk = unsafe { shared.part(i * len..((i + 1) * len).min(shared.len())) };
         task(i, chunk);
     });
 }
 
-/// Calls `task` with each of `items`, which may hold parts of several slices.
-pub(super) fn run_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
+/// Calls `task` in parallel with each item, which may borrow from several slices.
+pub(crate) fn parallel_items<T: Send>(items: impl Iterator<Item = T>, task: impl Fn(&mut T) + Sync) {
     let mut items: Vec<T> = items.collect();
-    run_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
+    parallel_chunks(&mut items, 1, |_, item| item.iter_mut().for_each(&task));
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     fn chunks_cover_the_slice_once() {
         for (total, len) in [(0, 3), (7, 3), (9, 3), (5, 100), (3, 0)] {
             let mut slice = vec![0; total];
-            run_chunks(&mut slice, len, |index, chunk| {
+            parallel_chunks(&mut slice, len, |index, chunk| {
                 for x in chunk {
                     *x += index + 1;
                 }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn items_may_hold_parts_of_two_slices() {
         let (mut left, mut right) = ([0; 7], [0; 4]);
-        run_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
+        parallel_items(left.chunks_mut(2).zip(&mut right), |(left, right)| {
             **right = left.len();
             left.fill(1);
         });

@@ -1,5 +1,5 @@
-//! Functions whose graph is built once: MLX keeps it, simplified and on a GPU with neighbours fused, for further inputs
-//! of the same shapes.
+//! Compiled functions: MLX traces a function once per input shapes and caches the optimized graph, with fused kernels on
+//! GPUs.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -7,29 +7,31 @@ use std::marker::PhantomData;
 
 use mlx_rs::Array;
 
-use super::closure::Closure;
-use super::device::on_cpu;
-use super::op::MlxResult;
+use crate::error::MlxResult;
+use crate::mlx::closure::Closure;
+use crate::mlx::device::on_cpu;
 
-/// So many shapes and variants have a graph; with the next one all are dropped.
-const MOST: usize = 64;
+/// Maximum number of cached graphs; the cache is cleared when it is exceeded.
+const MAX_GRAPHS: usize = 64;
 
-/// The graphs of one function, by default none. They hold whatever arrays the function has in it.
+/// Compilation cache of one function.
+///
+/// Cached graphs keep alive the arrays that the function captures. The default value does not cache.
 #[derive(Debug, Default)]
 pub struct Graphs {
-    /// Its address names the function in MLX's cache; `None` for a function that is called every time.
+    /// Its address is the function's key in MLX's cache; `None` if calls are not cached.
     name: Option<Box<u8>>,
-    /// Variants and shapes that have a graph.
+    /// Variants and shapes with a cached graph.
     known: RefCell<HashSet<Vec<u64>>>,
-    /// The cache is that of the thread.
+    /// MLX's cache is thread-local.
     thread: PhantomData<*const ()>,
 }
 
 impl Graphs {
-    /// Graphs that are kept where `kept`, or else built anew in each call.
+    /// Creates an empty cache; with `kept` false, the function is traced in every call instead.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// An exception raised by MLX.
     pub fn new(kept: bool) -> MlxResult<Self> {
         // The first call through mlx-rs replaces mlx-c's error handler, which would end the process.
         mlx_rs::memory::active_memory()?;
@@ -41,17 +43,18 @@ impl Graphs {
         Ok(Self { name: kept.then(|| Box::new(0)), known: RefCell::default(), thread: PhantomData })
     }
 
-    /// Whether they are kept.
+    /// Whether graphs are cached.
     #[must_use]
     pub fn are_kept(&self) -> bool {
         self.name.is_some()
     }
 
-    /// `function` of `inputs`. It must depend on nothing else but `variant` and what never changes, and evaluate
-    /// nothing.
+    /// Calls `function` with `inputs`, using the cached graph of this variant and these shapes if there is one.
+    ///
+    /// `function` must depend only on `inputs`, `variant` and constants, and must not evaluate arrays.
     ///
     /// # Errors
-    /// Those of `function`.
+    /// Errors of `function`.
     pub fn call(
         &self,
         variant: &[u64],
@@ -68,7 +71,7 @@ impl Graphs {
             unsafe { mlx_sys::mlx_detail_compile(to, from, name, shapeless, variant.as_ptr(), variant.len()) }
         })?;
         // A graph that was begun would be taken for a whole one.
-        compiled.apply(inputs).inspect_err(|_| forget(name))
+        compiled.apply(inputs).inspect_err(|_| erase(name))
     }
 
     fn make_room(&self, name: usize, variant: &[u64], inputs: &[Array]) {
@@ -76,9 +79,9 @@ impl Graphs {
         let shapes = inputs.iter().flat_map(|x| [x.ndim() as u64].into_iter().chain(dims(x)));
         let key: Vec<u64> = variant.iter().copied().chain(shapes).collect();
         let mut known = self.known.borrow_mut();
-        if known.len() == MOST && !known.contains(&key) {
+        if known.len() == MAX_GRAPHS && !known.contains(&key) {
             known.clear();
-            forget(name);
+            erase(name);
         }
         known.insert(key);
     }
@@ -90,7 +93,7 @@ impl Graphs {
 
 impl Drop for Graphs {
     fn drop(&mut self) {
-        self.name().into_iter().for_each(forget);
+        self.name().into_iter().for_each(erase);
     }
 }
 
@@ -98,8 +101,8 @@ fn dims(x: &Array) -> impl Iterator<Item = u64> {
     x.shape().iter().map(|&dim| u64::from(dim.unsigned_abs()))
 }
 
-/// Drops all graphs of the function called `name`.
-fn forget(name: usize) {
+/// Removes all graphs of the function with the key `name`.
+fn erase(name: usize) {
     // SAFETY: the handle is made, used and freed here; a name that MLX does not know is nothing to it.
     unsafe {
         let mut cache = mlx_sys::mlx_compile_cache { ctx: std::ptr::null_mut() };
@@ -160,12 +163,12 @@ mod tests {
             assert_eq!(values(&outputs.unwrap()[0]), [length as f32]);
             calls
         };
-        for length in 1..=MOST {
+        for length in 1..=MAX_GRAPHS {
             assert_eq!(of(length), length);
         }
-        assert_eq!(of(1), MOST);
-        assert_eq!(of(MOST + 1), MOST + 1);
-        assert_eq!(of(1), MOST + 2);
+        assert_eq!(of(1), MAX_GRAPHS);
+        assert_eq!(of(MAX_GRAPHS + 1), MAX_GRAPHS + 1);
+        assert_eq!(of(1), MAX_GRAPHS + 2);
     }
 
     #[test]

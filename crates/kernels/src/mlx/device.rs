@@ -1,8 +1,8 @@
-//! Which device the next operation runs on.
+//! Device of the default stream.
 
 use mlx_rs::{Device, DeviceType, Stream, thread_local_default_stream};
 
-/// Whether operations built now run on the CPU.
+/// Whether operations built on this thread run on the CPU.
 #[must_use]
 pub fn on_cpu() -> bool {
     let device_type = match thread_local_default_stream() {

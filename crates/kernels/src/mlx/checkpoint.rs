@@ -1,16 +1,18 @@
-//! [Gradient checkpointing](https://arxiv.org/abs/1604.06174): memory for time. What a function computes on the way to
-//! its outputs is not kept for the gradient, but computed again when the gradient is.
+//! [Gradient checkpointing](https://arxiv.org/abs/1604.06174): activations are recomputed in the backward pass instead of
+//! stored, trading time for memory.
 
 use mlx_rs::Array;
 
-use super::closure::Closure;
-use super::op::MlxResult;
+use crate::error::MlxResult;
+use crate::mlx::closure::Closure;
 
-/// `function` of `inputs`. Gradients reach `inputs` only, whatever else the function has in it, and for them it is
-/// called again: it must be the same each time.
+/// Applies `function` to `inputs` without keeping its intermediate results.
+///
+/// `function` is called again in the backward pass and must be deterministic. Gradients flow to `inputs` only, not to
+/// arrays that it captures.
 ///
 /// # Errors
-/// Those of `function`.
+/// Errors of `function`.
 pub fn checkpoint<F>(inputs: &[Array], function: F) -> MlxResult<Vec<Array>>
 where
     F: Fn(&[Array]) -> MlxResult<Vec<Array>> + Send + 'static,

@@ -1,25 +1,25 @@
-//! The three number formats of activations and weights. Kernels compute in f32, a row at a time.
+//! Floating-point formats of activations and weights: f32, f16 and bf16. Kernels compute in f32, a row at a time.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::op::{Slice, SliceMut};
-use super::scratch::{self, Plain, Scratch};
+use crate::runtime::operand::{Slice, SliceMut};
+use crate::runtime::scratch::{self, Plain, Scratch};
 
-/// A number format that widens to f32 exactly.
-pub(super) trait Element: Plain {
-    /// Writes `row` as f32.
+/// A floating-point format that converts to f32 exactly.
+pub(crate) trait Element: Plain {
+    /// Converts `row` to f32.
     fn widen(row: &[Self], wide: &mut [f32]);
 
-    /// `row` itself, if that is f32.
+    /// `row` without conversion, if the format is f32.
     fn as_f32(_row: &[Self]) -> Option<&[f32]> {
         None
     }
 
-    /// Rounds `wide` to nearest even.
+    /// Converts `wide` from f32, rounding to nearest even.
     fn narrow(wide: &[f32], row: &mut [Self]);
 
-    /// Writes `row` rounded to bf16.
+    /// Converts `row` to bf16, rounding to nearest even.
     fn to_bf16(row: &[Self], narrow: &mut [bf16]) {
         assert_eq!(row.len(), narrow.len());
         for (narrow, x) in narrow.iter_mut().zip(row) {
@@ -27,26 +27,26 @@ pub(super) trait Element: Plain {
         }
     }
 
-    /// One number.
+    /// Converts one number to f32.
     fn to_f32(self) -> f32;
 
-    /// One number, rounded to nearest even.
+    /// Converts one number from f32, rounding to nearest even.
     fn from_f32(x: f32) -> Self;
 
-    /// The elements of an operand of this format.
+    /// Elements of an operand.
     ///
     /// # Panics
-    /// For an operand of another one.
+    /// If the operand has another format.
     fn of<'a>(slice: &Slice<'a>) -> &'a [Self];
 
-    /// The same of an output.
+    /// Elements of an output.
     ///
     /// # Panics
-    /// For an output of another one.
+    /// If the output has another format.
     fn of_mut<'a>(slice: &'a mut SliceMut) -> &'a mut [Self];
 }
 
-/// The two functions that find the elements of operand `$kind`.
+/// Defines [`Element::of`] and [`Element::of_mut`] for the variant `$kind`.
 macro_rules! elements_of {
     ($kind:ident) => {
         fn of<'a>(slice: &Slice<'a>) -> &'a [Self] {
@@ -65,19 +65,19 @@ macro_rules! elements_of {
     };
 }
 
-/// Runs `$body` with `$element` as the type of the elements of `$slice`, a floating-point [`Slice`].
+/// Evaluates `$body` with `$element` as the element type of `$slice`, a floating-point [`Slice`].
 macro_rules! with_element {
     ($slice:expr, $element:ident => $body:expr) => {
         match $slice {
-            $crate::op::Slice::F32(_) => {
+            $crate::runtime::operand::Slice::F32(_) => {
                 type $element = f32;
                 $body
             }
-            $crate::op::Slice::F16(_) => {
+            $crate::runtime::operand::Slice::F16(_) => {
                 type $element = half::f16;
                 $body
             }
-            $crate::op::Slice::Bf16(_) => {
+            $crate::runtime::operand::Slice::Bf16(_) => {
                 type $element = half::bf16;
                 $body
             }
@@ -85,10 +85,10 @@ macro_rules! with_element {
         }
     };
 }
-pub(super) use with_element;
+pub(crate) use with_element;
 
-/// `slice` as f32, in working memory.
-pub(super) fn widened(slice: &Slice) -> Scratch<f32> {
+/// Copies `slice` to working memory as f32.
+pub(crate) fn widened(slice: &Slice) -> Scratch<f32> {
     with_element!(slice, T => {
         let row = T::of(slice);
         let mut wide = scratch::take(row.len());
@@ -97,8 +97,8 @@ pub(super) fn widened(slice: &Slice) -> Scratch<f32> {
     })
 }
 
-/// Rounds `wide` to the format of `slice`.
-pub(super) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
+/// Converts `wide` to the format of `slice`.
+pub(crate) fn narrow_to(wide: &[f32], slice: &mut SliceMut) {
     match slice {
         SliceMut::F32(row) => Element::narrow(wide, row),
         SliceMut::F16(row) => Element::narrow(wide, row),

@@ -1,14 +1,13 @@
-//! Reductions of a row that vectorise: a compiler must not reorder a sum of floats by itself, so the
-//! order is written out. It is the same for every instruction set.
+//! Reductions of a row in an explicit order that vectorizes; the order is the same for every instruction set.
 
-/// Partial sums side by side: two vectors of the widest kind, so that additions overlap.
+/// Parallel accumulators: two AVX-512 registers, to hide the latency of additions.
 const LANES: usize = 32;
 
 /// `Σ aᵢ·bᵢ`
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let mut lanes = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -27,15 +26,15 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn sum(row: &[f32]) -> f32 {
+pub(crate) fn sum(row: &[f32]) -> f32 {
     reduce(row, 0.0, |x, y| x + y)
 }
 
-/// The largest; numbers that are NaN are passed over, and no number at all is -∞.
+/// Maximum of `row`, ignoring NaN; -∞ if there is none.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 #[must_use]
-pub(super) fn max(row: &[f32]) -> f32 {
+pub(crate) fn max(row: &[f32]) -> f32 {
     reduce(row, f32::NEG_INFINITY, |x, y| if y > x { y } else { x })
 }
 
