@@ -19,9 +19,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("kernels/linear", &["backward", "forward", "weight"]),
     ("kernels/quantized", &["format", "unpack_avx512"]),
     ("kernels/quantized", &["gemv", "prefill", "products"]),
-    ("lora", &["config", "method", "prompt"]),
-    ("train", &["dropout", "gradients", "memory", "task"]),
-    ("train/text", &["batches", "data"]),
 ];
 
 /// `["data", "rows", "row"]`; the crate's root is empty.
