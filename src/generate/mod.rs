@@ -2,10 +2,10 @@
 
 pub mod accuracy;
 pub mod config;
-pub mod decoder;
+pub mod incremental_decoder;
 pub mod run;
 pub mod sampler;
-pub mod stop;
+pub mod stop_strings;
 
 pub use config::GenerateConfig;
 pub use run::{Report, run};

@@ -7,9 +7,9 @@ use mlx_rs::{Array, memory};
 use serde::Serialize;
 
 use super::config::GenerateConfig;
-use super::decoder::Decoder;
+use super::incremental_decoder::Decoder;
 use super::sampler::Sampler;
-use super::stop::StopStrings;
+use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};

@@ -2,11 +2,8 @@
 
 pub mod adalora;
 pub mod analyze;
-mod check;
 pub mod config;
 mod dataset;
-pub mod method;
-mod objective;
 pub mod prompt;
 pub mod run;
 pub mod spectrum;

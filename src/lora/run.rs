@@ -7,9 +7,8 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 
 use super::adalora::Allocator;
-use super::config::{Method, TrainingConfig};
+use super::config::{LoraInit, Method, TrainingConfig};
 use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
-use super::method::LoraInit;
 use super::prompt;
 use crate::adapters::finalize::finalize;
 use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach};

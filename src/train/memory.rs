@@ -7,10 +7,12 @@ use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::gradients::{gradients, inputs};
-use super::lr_factors::LrFactors;
+use super::optimizer::lr_multipliers::LrFactors;
 use super::optimizer::{Memory, Pace};
 use super::plan::Plan;
-use super::task::{Batch, Data, Pass, Task};
+use super::task::data::Data;
+use super::task::max_tokens::PassSize;
+use super::task::{Pass, Task};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
 use crate::nn::network::{GradientCheckpointing, Network};
@@ -20,28 +22,6 @@ use crate::{Error, Result, kernels};
 
 /// Tokens of the longest row that is tried; more would take longer than it tells.
 const PROBE: usize = 512;
-
-/// Tokens, padding counted, that go through the model at once. A row is never divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassSize(usize);
-
-impl PassSize {
-    /// Whole batches.
-    pub const UNLIMITED: Self = Self(usize::MAX);
-
-    /// Rows of `time` tokens per pass.
-    #[must_use]
-    pub fn rows(self, time: usize) -> usize {
-        (self.0 / time.max(1)).max(1)
-    }
-
-    /// Half of the largest pass among `batches`; `None` where they are single rows or pairs already.
-    #[must_use]
-    pub fn half_of<'a, B: Batch + 'a>(batches: impl IntoIterator<Item = &'a B>) -> Option<Self> {
-        let divisible = batches.into_iter().filter(|batch| batch.is_divisible());
-        divisible.map(|batch| Self(batch.rows() * batch.row_length() / 2)).max_by_key(|size| size.0)
-    }
-}
 
 /// Bytes of activations of a row, by its tokens.
 #[derive(Debug, Clone, Copy)]
@@ -247,7 +227,6 @@ fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Batch, Sample, collate};
 
     #[test]
     fn growth_goes_through_what_was_measured() {
@@ -258,17 +237,5 @@ mod tests {
         // What is needed whatever the length counts as part of the longer row.
         assert_eq!(Growth::through((10.0, 1100.0), (20.0, 1200.0)).at(40), 2400);
         assert_eq!(Growth::through((1.0, 8.0), (1.0, 8.0)).at(3), 24);
-    }
-
-    #[test]
-    fn passes_are_halved_down_to_single_rows() {
-        let batch = |rows: usize, time: usize| {
-            let sample = Sample::new(vec![1; time + 1], |_| true);
-            collate(&vec![&sample; rows], 64, 0)
-        };
-        assert_eq!(PassSize::UNLIMITED.rows(64), usize::MAX / 64);
-        let size = PassSize::half_of(&[batch(5, 10), batch(1, 60)]).unwrap();
-        assert_eq!((size.rows(10), size.rows(5), size.rows(60)), (2, 5, 1));
-        assert_eq!(PassSize::half_of::<Batch>(&[batch(1, 60), batch(1, 2)]), None);
     }
 }

@@ -1,9 +1,9 @@
 //! The numbers of a run.
 
-use super::lr_factors::LrFactors;
+use super::early_stopping::Patience;
 use super::optimizer::Optimizer;
+use super::optimizer::lr_multipliers::LrFactors;
 use super::schedule::Course;
-use super::watch::Patience;
 use crate::kernels::group::Group;
 
 /// How to train. Every number comes from the configuration of the caller.

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::fit::Outcome;
 use super::plan::Plan;
-use super::rewards::Rewards;
 use super::task::Task;
+use super::task::rewards::Rewards;
 use crate::Result;
 use crate::progress::MemoryEstimate;
 

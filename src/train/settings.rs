@@ -1,10 +1,10 @@
 //! What a user may set about the training loop, whatever is trained.
 
-use super::lr_factors::LrFactors;
+use super::early_stopping::Patience;
+use super::optimizer::lr_multipliers::LrFactors;
 use super::optimizer::{self, Optimizer};
 use super::plan::Plan;
 use super::schedule::{Course, Schedule, parse_table};
-use super::watch::Patience;
 use crate::kernels::group::Group;
 use crate::kernels::on_cpu;
 use crate::{Error, Result};

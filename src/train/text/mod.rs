@@ -1,7 +1,7 @@
 //! Language models: what they learn from text, and from pairs of answers.
 
-mod batches;
 pub mod data;
+mod loader;
 pub mod objective;
 mod preference;
 pub mod reference;

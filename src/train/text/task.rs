@@ -11,8 +11,8 @@ use crate::models::Model;
 use crate::nn::embedding::Noise;
 use crate::nn::{self, Segments};
 use crate::rng::{self, Purpose};
-use crate::train::inputs::Inputs;
-use crate::train::task::{self, Loss, Pass, Task, Totals};
+use crate::train::task::inputs::Inputs;
+use crate::train::task::{Loss, Pass, Task, Totals, batch};
 
 /// Where graphs are reused, rows have a multiple of so many columns, or else hardly two batches would share one.
 const COLUMNS: usize = 64;
@@ -28,7 +28,7 @@ pub struct TextTask {
     pub pad_id: u32,
 }
 
-impl task::Batch for Batch {
+impl batch::Batch for Batch {
     fn rows(&self) -> usize {
         self.rows
     }

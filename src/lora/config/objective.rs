@@ -1,6 +1,6 @@
 //! Settings of what training is for.
 
-use super::config::TrainingConfig;
+use super::training::TrainingConfig;
 use crate::data::Labels;
 use crate::train::text::objective::{Kind, Objective};
 use crate::train::text::task::TextTask;

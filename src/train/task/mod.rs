@@ -6,15 +6,16 @@
 //! The loop knows how to accumulate, clip, resume, divide a batch when memory is short, keep graphs and work in several
 //! processes. A task knows what its rows mean.
 
-use std::ops::Range;
-use std::thread::Scope;
+pub mod batch;
+pub mod data;
+pub mod inputs;
+pub mod max_tokens;
+pub mod rewards;
 
+use batch::Batch;
+use inputs::Inputs;
 use mlx_rs::Array;
 
-use super::inputs::Inputs;
-use super::memory::PassSize;
-use super::plan::Plan;
-use crate::kernels::group::Group;
 use crate::nn::Network;
 use crate::{Result, nn};
 
@@ -86,83 +87,4 @@ impl Loss {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         std::iter::once(&self.value).chain(&self.rewards)
     }
-}
-
-/// Rows that go through a model at once.
-pub trait Batch {
-    /// Number of rows.
-    fn rows(&self) -> usize;
-
-    /// What a row costs: its tokens, padding included; 1 where all rows have one size.
-    fn row_length(&self) -> usize;
-
-    /// Tokens that are read, or rows where there are no tokens; padding not counted.
-    fn tokens(&self) -> usize;
-
-    /// Whether fewer rows can go through the model at once with the same result.
-    fn is_divisible(&self) -> bool;
-}
-
-/// Rows to train on and rows to score.
-pub trait Data {
-    /// Rows that go through the model at once.
-    type Batch: Batch;
-
-    /// Examples to train on.
-    fn len(&self) -> usize;
-
-    /// Whether there is nothing to train on.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Rows of one example.
-    fn rows_per_example(&self) -> usize {
-        1
-    }
-
-    /// The endless sequence of training batches, of which the first to be asked for is number `first`. Work in the
-    /// background belongs to `scope`.
-    fn batches<'scope, 'env>(
-        &'env self,
-        plan: &Plan,
-        first: u64,
-        scope: &'scope Scope<'scope, 'env>,
-    ) -> Box<dyn Batches<Batch = Self::Batch> + 'env>;
-
-    /// Whether there are rows to score.
-    fn has_validation(&self) -> bool;
-
-    /// The validation batches that the processes of `group` score, of which this one reads its share, each in parts of at
-    /// most `size`.
-    fn validation<'a>(
-        &'a self,
-        plan: &'a Plan,
-        group: Group,
-        size: PassSize,
-    ) -> Box<dyn Iterator<Item = Self::Batch> + 'a>;
-
-    /// [Length](Batch::row_length) of the longest row to train on.
-    fn longest_row(&self) -> usize;
-
-    /// One row of `length`, at most [`longest_row`](Self::longest_row), for measuring memory.
-    fn probe(&self, length: usize) -> Self::Batch;
-}
-
-/// Training batches by number. A batch depends on its number alone, so that a resumed run continues where the first one
-/// stopped.
-pub trait Batches {
-    /// Rows that go through the model at once.
-    type Batch;
-
-    /// This process's share of the batches of these numbers, each in parts of at most `size`. Numbers never fall, but may
-    /// be asked for again.
-    ///
-    /// # Errors
-    /// Rows that cannot be read or are wrong, by file and place.
-    fn get(&mut self, numbers: Range<u64>, size: PassSize) -> Result<Vec<Vec<Self::Batch>>>;
-
-    /// Passes over the data before batch `number`, one of those that [`get`](Self::get) returned last or the next,
-    /// fractional.
-    fn epoch(&self, number: u64) -> f64;
 }

@@ -5,47 +5,26 @@
 
 use std::time::Instant;
 
+use mlx_rs::Array;
 use mlx_rs::memory::peak_memory;
-use mlx_rs::{Array, Dtype};
 
-use super::Run;
-use crate::kernels::graphs::Graphs;
+use super::accumulation::{self as passes, Passed, Summed};
+use super::pipeline::{Stride, Taken};
+use super::trainer::Run;
 use crate::kernels::memory::clear_cache;
-use crate::nn::Network;
 use crate::params::{self, Tensors};
 use crate::progress::Event;
 use crate::train::checkpoint::State;
-use crate::train::gradients::clip_factor;
-use crate::train::loss_scale::LossScale;
-use crate::train::memory::PassSize;
+use crate::train::gradients::clipping::clip_factor;
+use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::Pace;
-use crate::train::passes::{self, Passed, Summed};
 use crate::train::plan::Plan;
-use crate::train::rewards::Rewards;
-use crate::train::task::{Batch, Data, Loss, Task, Totals};
+use crate::train::task::batch::Batch;
+use crate::train::task::data::Data;
+use crate::train::task::max_tokens::PassSize;
+use crate::train::task::rewards::Rewards;
+use crate::train::task::{Loss, Task, Totals};
 use crate::{Error, Result, kernels};
-
-/// What a run keeps to repeat its steps.
-pub(super) struct Stride {
-    passes: Graphs,
-    updates: Graphs,
-    /// Whether the next step may begin before the figures of this one are known.
-    ahead: bool,
-    /// Whether all figures so far are numbers, `[]`, bool, as the device knows.
-    finite: Option<Array>,
-    /// When figures were last read.
-    read: Instant,
-}
-
-/// A step that was begun.
-pub(super) struct Taken {
-    step: u64,
-    lr: f64,
-    started: Instant,
-    tokens: u64,
-    scored: Vec<Loss>,
-    grad_norm: Array,
-}
 
 /// What is told of a step.
 struct Figures {
@@ -56,21 +35,6 @@ struct Figures {
     loss: f64,
     grad_norm: f64,
     rewards: Option<Rewards>,
-}
-
-impl Stride {
-    pub(super) fn new<M: Network + ?Sized>(model: &M, plan: &Plan, hooked: bool) -> Result<Self> {
-        let kept = plan.keep_graphs && !model.is_data_dependent();
-        // Hooks, loss scales and other processes need numbers on the host within a step.
-        let alone = !hooked && model.dtype() != Dtype::Float16 && plan.group.size() == 1;
-        Ok(Self {
-            passes: Graphs::new(kept)?,
-            updates: Graphs::new(kept)?,
-            ahead: kept && alone,
-            finite: None,
-            read: Instant::now(),
-        })
-    }
 }
 
 impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {

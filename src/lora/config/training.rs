@@ -3,49 +3,13 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::method::LoraInit;
-use super::prompt::PromptInit;
+use super::init::{LoraInit, PromptInit};
+use super::method::Method;
 use crate::adapters::Format;
 use crate::train::optimizer;
 use crate::train::schedule::Schedule;
 use crate::train::settings::Settings;
 use crate::train::text::objective;
-
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Low-rank adapters on frozen weights.
-    Lora,
-    /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
-    Dora,
-    /// Low-rank adapters whose ranks move to where they matter ([`AdaLoRA`](super::adalora)).
-    Adalora,
-    /// Embeddings before every text.
-    PromptTuning,
-    /// Keys and values before those of every text.
-    PrefixTuning,
-    /// Embeddings before every text, computed by a small network.
-    PTuning,
-    /// Every weight.
-    Full,
-}
-
-impl Method {
-    /// As settings spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lora => "lora",
-            Self::Dora => "dora",
-            Self::Adalora => "adalora",
-            Self::PromptTuning => "prompt_tuning",
-            Self::PrefixTuning => "prefix_tuning",
-            Self::PTuning => "p_tuning",
-            Self::Full => "full",
-        }
-    }
-}
 
 /// Settings of one run. This is the one truth for defaults; the Python dataclass and the
 /// command line are held equal to it.
@@ -106,7 +70,7 @@ pub struct TrainingConfig {
     pub adalora_beta2: f64,
     /// Weight of `AdaLoRA`'s penalty on matrices that are not orthogonal.
     pub adalora_orth_reg_weight: f64,
-    /// Virtual tokens before every text ([`prompt`](super::prompt)).
+    /// Virtual tokens before every text ([`prompt`](crate::lora::prompt)).
     pub num_virtual_tokens: u32,
     /// What the virtual tokens of prompt tuning start from.
     pub prompt_tuning_init: PromptInit,

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
-/// What the [rewards](super::objective::Scored::rewards) of many pairs tell.
+/// What the [rewards](super::Loss::rewards) of many pairs tell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rewards {
     /// Share of pairs whose chosen answer has the higher reward.
@@ -14,7 +14,7 @@ pub struct Rewards {
 
 /// Rewards of the pairs so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RewardSum {
+pub(in crate::train) struct RewardSum {
     pairs: f64,
     wins: f64,
     margin: f64,
@@ -28,7 +28,7 @@ impl From<[f64; 3]> for RewardSum {
 
 impl RewardSum {
     /// Adds those of one batch, `[rows]`, evaluated; `None` where it holds no pairs.
-    pub(super) fn add(&mut self, rewards: Option<&Array>) {
+    pub(in crate::train) fn add(&mut self, rewards: Option<&Array>) {
         for pair in rewards.iter().flat_map(|rewards| rewards.as_slice::<f32>().chunks_exact(2)) {
             self.pairs += 1.0;
             self.wins += f64::from(pair[0] > pair[1]);
@@ -37,20 +37,20 @@ impl RewardSum {
     }
 
     /// Adds those of others.
-    pub(super) fn merge(&mut self, other: Self) {
+    pub(in crate::train) fn merge(&mut self, other: Self) {
         self.pairs += other.pairs;
         self.wins += other.wins;
         self.margin += other.margin;
     }
 
     /// `None` where there were no pairs.
-    pub(super) fn mean(self) -> Option<Rewards> {
+    pub(in crate::train) fn mean(self) -> Option<Rewards> {
         let Self { pairs, wins, margin } = self;
         (pairs > 0.0).then(|| Rewards { accuracy: wins / pairs, margin: margin / pairs })
     }
 
     /// `first` and these sums in one row of numbers, as other processes can add to.
-    pub(super) fn with(self, first: f64) -> [f64; 4] {
+    pub(in crate::train) fn with(self, first: f64) -> [f64; 4] {
         [first, self.pairs, self.wins, self.margin]
     }
 }

@@ -2,29 +2,30 @@
 
 use std::ops::ControlFlow;
 
-use super::memory::PassSize;
-use super::passes;
-use super::plan::Plan;
-use super::rewards::{RewardSum, Rewards};
-use super::task::{Data, Loss, Pass, Task, Totals};
+use super::accumulation as passes;
 use crate::kernels::group::Group;
 use crate::progress::Observer;
+use crate::train::plan::Plan;
+use crate::train::task::data::Data;
+use crate::train::task::max_tokens::PassSize;
+use crate::train::task::rewards::{RewardSum, Rewards};
+use crate::train::task::{Loss, Pass, Task, Totals};
 use crate::{Error, Result, kernels};
 
 /// What an evaluation found.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
+pub(super) struct Evaluation {
     /// The loss of the task; of SFT in nats per target token.
-    pub loss: f64,
+    pub(super) loss: f64,
     /// Of pairs.
-    pub rewards: Option<Rewards>,
+    pub(super) rewards: Option<Rewards>,
 }
 
 /// The loss over the validation batches of `plan`, as if they were one, of which `size` goes through the model at once.
 ///
 /// # Errors
 /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
-pub fn evaluate<T: Task, D: Data<Batch = T::Batch>>(
+pub(super) fn evaluate<T: Task, D: Data<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
     data: &D,

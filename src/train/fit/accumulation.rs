@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, zeros_like};
 
-use super::gradients::{gradients, inputs};
-use super::plan::Plan;
-use super::rewards::{RewardSum, Rewards};
-use super::task::{Batch as _, Loss, Pass, Task, Totals};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::group::Group;
 use crate::params::{self, Tensors};
 use crate::progress::Observer;
+use crate::train::gradients::{gradients, inputs};
+use crate::train::plan::Plan;
+use crate::train::task::batch::Batch as _;
+use crate::train::task::rewards::{RewardSum, Rewards};
+use crate::train::task::{Loss, Pass, Task, Totals};
 use crate::{Error, Result, kernels};
 
 /// Bytes of gradients that processes exchange at once.

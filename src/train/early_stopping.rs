@@ -1,6 +1,4 @@
-//! Which weights were the best so far, and when no better ones are to be expected.
-
-use crate::params::Tensors;
+//! When no better weights are to be expected.
 
 /// When a run ends before its last step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,27 +27,6 @@ impl Patience {
     }
 }
 
-/// The trained weights of the lowest validation loss.
-#[derive(Debug, Clone)]
-pub struct Best {
-    /// Steps taken before the evaluation.
-    pub step: u64,
-    /// Its loss, in nats per target token.
-    pub loss: f64,
-    /// The trained parameters.
-    pub parameters: Tensors,
-}
-
-impl Best {
-    /// Takes over `parameters` as the better ones where `loss` is lower than that of `best`. The untouched model
-    /// (step 0) is no candidate.
-    pub fn offer(best: &mut Option<Self>, step: u64, loss: f64, parameters: &Tensors) {
-        if step > 0 && best.as_ref().is_none_or(|best| loss < best.loss) {
-            *best = Some(Self { step, loss, parameters: parameters.clone() });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,14 +49,5 @@ mod tests {
         // Each is below 0.1, but two of them are not.
         assert_eq!(stops_after(&[3.0, 2.94, 2.88, 2.82, 2.76], 2, 0.1), None);
         assert_eq!(stops_after(&[3.0, 2.98, 2.96, 2.94], 2, 0.1), Some(2));
-    }
-
-    #[test]
-    fn the_first_of_equals_is_the_best_and_the_untouched_model_is_none() {
-        let mut best = None;
-        for (step, loss) in [(0, 1.0), (2, 3.0), (4, 2.0), (6, 2.0), (8, 2.5)] {
-            Best::offer(&mut best, step, loss, &Tensors::new());
-        }
-        assert_eq!(best.map(|best| (best.step, best.loss)), Some((4, 2.0)));
     }
 }

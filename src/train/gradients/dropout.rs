@@ -3,10 +3,10 @@
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 
-use super::task::Pass;
 use crate::Result;
 use crate::nn::Network;
 use crate::rng::{self, Purpose};
+use crate::train::task::Pass;
 
 /// A key for each linear layer of `model`, `[layers, 2]`; `None` where none of them has dropout, and where `pass` draws
 /// nothing.

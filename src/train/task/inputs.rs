@@ -72,7 +72,7 @@ impl Inputs {
     }
 
     /// Tells apart inputs that need different graphs, beside shapes.
-    pub(super) fn graph_key(&self) -> [u64; 2] {
+    pub(in crate::train) fn graph_key(&self) -> [u64; 2] {
         let names = self.arrays.keys().flat_map(|name| name.bytes().chain([0]));
         [digest(names.map(u64::from)), self.variant]
     }

@@ -1,169 +1,46 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
-use std::thread::scope;
 
-use mlx_rs::Dtype;
-use mlx_rs::memory::reset_peak_memory;
-
-use super::checkpoint::{Checkpoints, History, State};
-use super::evaluate::{Evaluation, evaluate};
-use super::hooks::StepHook;
-use super::memory::{self, Limit, PassSize};
-use super::optimizer::Memory;
-use super::plan::Plan;
-use super::task::{Batches, Data, Task};
-use super::watch::{Best, Patience};
-use crate::kernels::memory::clear_cache;
-use crate::nn::Network as _;
-use crate::params::{self, Tensors};
+use super::Outcome;
+use super::evaluation::{Evaluation, evaluate};
+use super::pipeline::{Stride, Taken};
+use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
+use crate::train::checkpoint::{Best, Checkpoints, State};
+use crate::train::early_stopping::Patience;
+use crate::train::hooks::StepHook;
+use crate::train::plan::Plan;
+use crate::train::task::Task;
+use crate::train::task::data::{Batches, Data};
+use crate::train::task::max_tokens::PassSize;
 use crate::{Error, Result};
 use mlx_rs::module::ModuleParameters as _;
-
-mod advance;
-
-use advance::{Stride, Taken};
-
-/// What to train.
-pub struct Trained<'a> {
-    /// The parameters.
-    pub names: &'a [String],
-    /// What takes part in every step, in this order.
-    pub hooks: Vec<Box<dyn StepHook>>,
-}
-
-/// What became of a run.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Steps taken.
-    pub steps: u64,
-    /// The curves.
-    pub history: History,
-    /// `(steps taken, validation loss)` of the result, where the best one was kept.
-    pub best: Option<(u64, f64)>,
-    /// Memory that was expected.
-    pub memory: MemoryEstimate,
-}
-
-/// Trains some parameters and returns what became of it; the model holds the result.
-///
-/// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
-/// first and the error is [`Error::Interrupted`].
-///
-/// # Errors
-/// A loss that is not a number; what MLX or the disk report.
-pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
-    task: &T,
-    model: &mut T::Model,
-    trained: Trained,
-    data: &D,
-    plan: &Plan,
-    checkpoints: &Checkpoints,
-    resumed: Option<State>,
-    observer: &mut dyn Observer,
-) -> Result<Outcome> {
-    let Trained { names, mut hooks } = trained;
-    let parameters = params::parameters(model, names)?;
-    let mut state = match resumed {
-        Some(state) => {
-            check(&state, &parameters, plan)?;
-            for hook in &mut hooks {
-                hook.restore(&state.method, &state.parameters)?;
-            }
-            state
-        }
-        None => State {
-            step: 0,
-            parameters,
-            memory: Memory::default(),
-            method: Tensors::new(),
-            history: History::default(),
-            best: None,
-            loss_scale: None,
-        },
-    };
-    // Other formats have the range of f32.
-    let scaled = model.dtype() == Dtype::Float16;
-    state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
-    params::set_parameters(model, &state.parameters)?;
-    let outcome = memory::checkpointed(model, names, plan, |model| {
-        let (expected, size) = memory::estimate(task, model, &state.parameters, plan, data)?;
-        let _limit = Limit::lower(plan.memory_budget)?;
-        reset_peak_memory()?;
-        scope(|scope| {
-            let first = state.step * plan.accumulation;
-            let batches = data.batches(plan, first, scope);
-            let stride = Stride::new(model, plan, !hooks.is_empty())?;
-            let pending = None;
-            Run {
-                task,
-                model,
-                data,
-                plan,
-                checkpoints,
-                hooks,
-                observer,
-                batches,
-                expected,
-                size,
-                stride,
-                pending,
-            }
-            .train(state)
-        })
-    });
-    clear_cache()?;
-    outcome
-}
 
 /// Whether something done `every` so many steps (0: never) is to be done after `step` steps.
 fn is_due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-/// Refuses a state whose parameters are not those that are to be trained.
-fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
-    if state.step > plan.steps {
-        return Err(Error::Config(format!(
-            "the run ends after {} steps (iters, epochs), but it has already taken {}",
-            plan.steps, state.step
-        )));
-    }
-    let shapes = |tensors: &Tensors| -> Vec<(String, Vec<i32>)> {
-        tensors.iter().map(|(name, x)| (name.clone(), x.shape().to_vec())).collect()
-    };
-    let expected = shapes(parameters);
-    let best = state.best.as_ref().map(|best| &best.parameters);
-    let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
-    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
-        return Err(Error::Training(format!(
-            "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
-            state.step
-        )));
-    }
-    Ok(())
-}
-
 /// A run.
-struct Run<'a, T: Task, D> {
-    task: &'a T,
-    model: &'a mut T::Model,
-    data: &'a D,
-    plan: &'a Plan,
-    checkpoints: &'a Checkpoints,
-    hooks: Vec<Box<dyn StepHook>>,
-    observer: &'a mut dyn Observer,
-    batches: Box<dyn Batches<Batch = T::Batch> + 'a>,
-    expected: MemoryEstimate,
-    size: PassSize,
-    stride: Stride,
+pub(super) struct Run<'a, T: Task, D> {
+    pub(super) task: &'a T,
+    pub(super) model: &'a mut T::Model,
+    pub(super) data: &'a D,
+    pub(super) plan: &'a Plan,
+    pub(super) checkpoints: &'a Checkpoints,
+    pub(super) hooks: Vec<Box<dyn StepHook>>,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) batches: Box<dyn Batches<Batch = T::Batch> + 'a>,
+    pub(super) expected: MemoryEstimate,
+    pub(super) size: PassSize,
+    pub(super) stride: Stride,
     /// What the device may still be busy with.
-    pending: Option<Taken>,
+    pub(super) pending: Option<Taken>,
 }
 
 impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
-    fn train(mut self, mut state: State) -> Result<Outcome> {
+    pub(super) fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
         let started = Event::Started {
             steps,
@@ -242,7 +119,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         self.emit(state, &event)
     }
 
-    fn emit(&mut self, state: &mut State, event: &Event) -> Result<()> {
+    pub(super) fn emit(&mut self, state: &mut State, event: &Event) -> Result<()> {
         match self.observer.on(event) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(self.interrupt(state)),
@@ -250,7 +127,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
     }
 
     /// Saves what there is; the error to return.
-    fn interrupt(&mut self, state: &mut State) -> Error {
+    pub(super) fn interrupt(&mut self, state: &mut State) -> Error {
         if state.step == 0 || !self.plan.group.leads() {
             return Error::Interrupted;
         }
@@ -268,7 +145,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         }
     }
 
-    fn diverged(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
+    pub(super) fn diverged(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
         Error::Training(format!(
             "the loss is {loss} and the gradient norm {grad_norm} at step {} of {}; the checkpoint before is \
              intact. Try a lower lr, or check the weights and data for values that are not finite",

@@ -1,15 +1,17 @@
-//! Loss and gradients of one pass, and gradient clipping.
+//! Loss and gradients of one pass.
+
+pub mod clipping;
+mod dropout;
+pub mod loss_scale;
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::minimum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use super::dropout;
-use super::inputs::Inputs;
-use super::task::{Loss, Pass, Task, Totals};
 use crate::kernels::graphs::Graphs;
 use crate::params::{Tensors, set_parameters};
+use crate::train::task::inputs::Inputs;
+use crate::train::task::{Loss, Pass, Task, Totals};
 use crate::{Error, Result};
 
 /// Name of the keys of dropout among the arrays of a batch.
@@ -71,16 +73,4 @@ pub fn gradients<T: Task>(
     let value = value.divide(Array::from_f32(inputs.scale.unwrap_or(1.0)))?;
     let loss = Loss { value, rewards: outputs.next() };
     Ok((loss, parameters.keys().cloned().zip(grads).collect()))
-}
-/// What gradients of norm `norm` are multiplied with so that it is at most `max_norm` (0: left alone), as
-/// [gradient clipping](https://arxiv.org/abs/1211.5063) does; unevaluated.
-///
-/// # Errors
-/// What MLX raises.
-pub fn clip_factor(norm: &Array, max_norm: f32) -> Result<Array> {
-    if max_norm <= 0.0 {
-        return Ok(Array::from_f32(1.0));
-    }
-    let factor = Array::from_f32(max_norm).divide(norm.add(Array::from_f32(1e-6))?)?;
-    Ok(minimum(factor, Array::from_f32(1.0))?)
 }

@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 
 use super::data::{TextData, Training, batches_per_epoch, windows};
-use crate::data::{Batch, Examples, Megabatch, epoch_batches};
+use crate::data::{Batch, Examples, Megabatch, collate, epoch_batches};
 use crate::kernels::group::Group;
-use crate::train::memory::PassSize;
 use crate::train::plan::Plan;
-use crate::train::task::Batches;
+use crate::train::task::data::{Batches, Data};
+use crate::train::task::max_tokens::PassSize;
 use crate::{Error, Result};
 
 /// The endless sequence of epochs.
@@ -124,5 +124,56 @@ impl Batches for TextBatches<'_> {
                 Ok(numbers.filter_map(batch).collect())
             }
         }
+    }
+}
+
+impl Data for TextData<'_> {
+    type Batch = Batch;
+
+    fn len(&self) -> usize {
+        self.train.len()
+    }
+
+    fn rows_per_example(&self) -> usize {
+        self.train.rows_per_example()
+    }
+
+    fn batches<'scope, 'env>(
+        &'env self,
+        plan: &Plan,
+        first: u64,
+        scope: &'scope Scope<'scope, 'env>,
+    ) -> Box<dyn Batches<Batch = Batch> + 'env> {
+        Box::new(TextBatches::new(self, plan, first, scope))
+    }
+
+    fn has_validation(&self) -> bool {
+        !self.valid.is_empty()
+    }
+
+    fn validation<'a>(
+        &'a self,
+        plan: &'a Plan,
+        group: Group,
+        size: PassSize,
+    ) -> Box<dyn Iterator<Item = Batch> + 'a> {
+        let limit = if plan.eval_batches == 0 { usize::MAX } else { plan.eval_batches };
+        let starts = (0..self.valid.len()).step_by(plan.batch_size.max(1)).take(limit);
+        Box::new(starts.flat_map(move |start| {
+            let indices: Vec<usize> = (start..self.valid.len().min(start + plan.batch_size)).collect();
+            self.divide(&self.valid, &indices, group, size)
+        }))
+    }
+
+    fn longest_row(&self) -> usize {
+        self.train.longest(self.max_seq_length).saturating_sub(1).max(1)
+    }
+
+    fn probe(&self, length: usize) -> Batch {
+        let tried = self.train.probe(length + 1);
+        let mut batch = collate(&[&tried], length + 1, self.pad_id);
+        // Heads skip what is not learned, but the next row may be learned in full.
+        batch.weights.fill(1.0);
+        batch
     }
 }

@@ -1,16 +1,4 @@
-//! Everything a run needs to go on as if it had never stopped.
-//!
-//! ```text
-//! checkpoints/step-0000100/
-//!     parameters.safetensors   the trained parameters
-//!     optimizer.safetensors    what the optimizer remembers
-//!     method.safetensors       what the method remembers, if anything
-//!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
-//!     state.json               step, curves, and what the run was started with
-//! checkpoints/reference.json   what all of them need besides, if anything
-//! ```
-//! Dropout masks and the order of the data are functions of the seed and the step, so
-//! there is no other state.
+//! Checkpoints on disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,54 +6,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::loss_scale::LossScale;
-use super::optimizer::Memory;
-use super::rewards::Rewards;
-use super::watch::Best;
+use super::best::Best;
+use super::state::{History, State};
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors;
 use crate::params::Tensors;
+use crate::train::gradients::loss_scale::LossScale;
+use crate::train::optimizer::Memory;
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";
 const METHOD: &str = "method.safetensors";
-
-/// The curves of a run so far.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct History {
-    /// Loss of every step; of SFT in nats per target token.
-    pub train_losses: Vec<f64>,
-    /// `(steps taken, validation loss)`.
-    pub validation_losses: Vec<(u64, f64)>,
-    /// Rewards of every step, where rows are pairs.
-    pub train_rewards: Vec<Rewards>,
-    /// `(steps taken, rewards of the validation set)`.
-    pub validation_rewards: Vec<(u64, Rewards)>,
-    /// Tokens that went through the model, padding not counted.
-    pub trained_tokens: u64,
-    /// Time spent in steps, in seconds.
-    pub training_secs: f64,
-}
-
-/// A run at the end of a step.
-#[derive(Debug, Clone)]
-pub struct State {
-    /// Steps taken.
-    pub step: u64,
-    /// The trained parameters.
-    pub parameters: Tensors,
-    /// The optimizer's memory.
-    pub memory: Memory,
-    /// The memory of the method.
-    pub method: Tensors,
-    /// Curves so far.
-    pub history: History,
-    /// The parameters of the lowest validation loss, where the run keeps them.
-    pub best: Option<Best>,
-    /// Factor of the loss, in float16.
-    pub loss_scale: Option<LossScale>,
-}
 
 #[derive(Serialize, Deserialize)]
 struct File {

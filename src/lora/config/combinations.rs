@@ -1,102 +1,12 @@
-//! Settings of the ways to adapt a model, and which of them go together.
+//! Which settings go with which methods.
 
-use serde::{Deserialize, Serialize};
-
-use super::config::{Method, TrainingConfig};
-use super::prompt::PromptInit;
-use crate::adapters::attach::{AdapterSettings, Init, Scaling};
-use crate::adapters::pissa::SvdMethod;
+use super::init::{LoraInit, PromptInit};
+use super::method::Method;
+use super::training::TrainingConfig;
 use crate::adapters::ranks::RankPattern;
-use crate::train::lr_factors::LrFactors;
 use crate::{Error, Result};
 
-/// Most power iterations of `pissa_niter_N`: each is two products with every matrix.
-const MOST_ITERATIONS: u32 = 1024;
-
-/// What low-rank adapters start from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum LoraInit {
-    /// `A` random and `B` zero: `"default"`.
-    #[default]
-    Default,
-    /// The principal part of the matrix: `"pissa"`, or `"pissa_niter_N"`, which is faster and approximate.
-    Pissa(SvdMethod),
-}
-
-impl TryFrom<String> for LoraInit {
-    type Error = String;
-
-    fn try_from(name: String) -> std::result::Result<Self, String> {
-        let iterations = |digits: &str| digits.parse().ok().filter(|n| (1..=MOST_ITERATIONS).contains(n));
-        match name.as_str() {
-            "default" => Ok(Self::Default),
-            "pissa" => Ok(Self::Pissa(SvdMethod::Exact)),
-            other => match other.strip_prefix("pissa_niter_").and_then(iterations) {
-                Some(n) => Ok(Self::Pissa(SvdMethod::Randomized(n))),
-                None => Err(format!(
-                    "lora_init is \"{name}\", expected \"default\", \"pissa\" or \"pissa_niter_N\" with N from 1 to \
-                     {MOST_ITERATIONS}"
-                )),
-            },
-        }
-    }
-}
-
-impl From<LoraInit> for String {
-    fn from(init: LoraInit) -> Self {
-        match init {
-            LoraInit::Default => "default".into(),
-            LoraInit::Pissa(SvdMethod::Exact) => "pissa".into(),
-            LoraInit::Pissa(SvdMethod::Randomized(n)) => format!("pissa_niter_{n}"),
-        }
-    }
-}
-
 impl TrainingConfig {
-    /// The rank adapters start with: higher than `lora_rank` for `AdaLoRA`.
-    #[must_use]
-    pub fn initial_rank(&self) -> u32 {
-        match self.method {
-            // 12 for a rank of 8, as in PEFT.
-            Method::Adalora => self.adalora_init_rank.unwrap_or(self.lora_rank + self.lora_rank.div_ceil(2)),
-            _ => self.lora_rank,
-        }
-    }
-
-    /// Which layers get an adapter, and what it starts as.
-    #[must_use]
-    pub fn adapter_settings(&self) -> AdapterSettings<'_> {
-        AdapterSettings {
-            target_modules: self.target_modules.as_deref(),
-            num_layers: self.num_layers,
-            rank: self.initial_rank(),
-            rank_pattern: self.rank_pattern.as_ref(),
-            alpha: self.lora_alpha,
-            scaling: match self.method {
-                Method::Adalora => Scaling::SingularValues,
-                _ if self.use_rslora => Scaling::SqrtRank,
-                _ => Scaling::Rank,
-            },
-            dropout: self.lora_dropout as f32,
-            init: match (self.method, self.lora_init) {
-                (Method::Dora, _) => Init::Dora,
-                (Method::Adalora, _) => Init::AdaLora,
-                (_, LoraInit::Pissa(decomposition)) => Init::Pissa(decomposition),
-                (_, LoraInit::Default) => Init::Lora,
-            },
-            seed: self.seed,
-        }
-    }
-
-    /// The learning rates of [LoRA+](https://arxiv.org/abs/2402.12354): `B` and magnitudes learn faster than `A`, by
-    /// `loraplus_lr_ratio`.
-    #[must_use]
-    pub fn lr_factors(&self) -> LrFactors {
-        let faster = |ratio: f64| vec![(".lora_b", ratio), (".m", ratio)];
-        self.loraplus_lr_ratio.map_or_else(LrFactors::default, |ratio| LrFactors::by_ending(faster(ratio)))
-    }
-
     /// Checks what belongs to some methods only.
     ///
     /// # Errors
@@ -227,29 +137,6 @@ mod tests {
         ] {
             let message = parse(json).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{json}: {message}");
-        }
-    }
-
-    #[test]
-    fn scales_and_ranks_are_those_of_peft() {
-        let factor = |config: &TrainingConfig, rank| {
-            let settings = config.adapter_settings();
-            settings.scaling.factor(settings.alpha, rank)
-        };
-        let scale = |json: &str, rank| factor(&parse(json).unwrap(), rank);
-        assert!((scale("{}", 8) - 2.0).abs() < 1e-12);
-        assert!((scale("{}", 2) - 8.0).abs() < 1e-12);
-        assert!((scale(r#"{"use_rslora": true}"#, 64) - 2.0).abs() < 1e-12);
-        let adalora = parse(r#"{"method": "adalora"}"#).unwrap();
-        assert_eq!(adalora.initial_rank(), 12);
-        assert!((factor(&adalora, 12) - 16.0 / 12.00001).abs() < 1e-12);
-    }
-
-    #[test]
-    fn starts_survive_json() {
-        for name in ["default", "pissa", "pissa_niter_16"] {
-            let config = parse(&format!(r#"{{"lora_init": "{name}"}}"#)).unwrap();
-            assert_eq!(serde_json::to_value(&config).unwrap()["lora_init"], name);
         }
     }
 }

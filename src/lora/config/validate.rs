@@ -1,6 +1,6 @@
 //! Checks of the settings, each on its own.
 
-use super::config::TrainingConfig;
+use super::training::TrainingConfig;
 use crate::data::Columns;
 use crate::{Error, Result};
 

@@ -1,0 +1,14 @@
+//! Everything a user may set for fine-tuning.
+
+mod adapters;
+mod combinations;
+mod init;
+mod method;
+mod objective;
+mod prompt;
+mod training;
+mod validate;
+
+pub use init::{LoraInit, PromptInit};
+pub use method::Method;
+pub use training::TrainingConfig;

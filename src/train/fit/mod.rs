@@ -1,0 +1,142 @@
+//! The training loop.
+
+mod accumulation;
+mod evaluation;
+mod pipeline;
+mod step;
+mod trainer;
+
+use std::thread::scope;
+
+use mlx_rs::Dtype;
+use mlx_rs::memory::reset_peak_memory;
+use pipeline::Stride;
+use trainer::Run;
+
+use super::checkpoint::{Checkpoints, History, State};
+use super::hooks::StepHook;
+use super::memory::{self, Limit};
+use super::optimizer::Memory;
+use super::plan::Plan;
+use super::task::Task;
+use super::task::data::Data;
+use crate::kernels::memory::clear_cache;
+use crate::nn::Network as _;
+use crate::params::{self, Tensors};
+use crate::progress::{MemoryEstimate, Observer};
+use crate::{Error, Result};
+
+/// What to train.
+pub struct Trained<'a> {
+    /// The parameters.
+    pub names: &'a [String],
+    /// What takes part in every step, in this order.
+    pub hooks: Vec<Box<dyn StepHook>>,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Steps taken.
+    pub steps: u64,
+    /// The curves.
+    pub history: History,
+    /// `(steps taken, validation loss)` of the result, where the best one was kept.
+    pub best: Option<(u64, f64)>,
+    /// Memory that was expected.
+    pub memory: MemoryEstimate,
+}
+
+/// Trains some parameters and returns what became of it; the model holds the result.
+///
+/// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
+/// first and the error is [`Error::Interrupted`].
+///
+/// # Errors
+/// A loss that is not a number; what MLX or the disk report.
+pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
+    task: &T,
+    model: &mut T::Model,
+    trained: Trained,
+    data: &D,
+    plan: &Plan,
+    checkpoints: &Checkpoints,
+    resumed: Option<State>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let Trained { names, mut hooks } = trained;
+    let parameters = params::parameters(model, names)?;
+    let mut state = match resumed {
+        Some(state) => {
+            check(&state, &parameters, plan)?;
+            for hook in &mut hooks {
+                hook.restore(&state.method, &state.parameters)?;
+            }
+            state
+        }
+        None => State {
+            step: 0,
+            parameters,
+            memory: Memory::default(),
+            method: Tensors::new(),
+            history: History::default(),
+            best: None,
+            loss_scale: None,
+        },
+    };
+    // Other formats have the range of f32.
+    let scaled = model.dtype() == Dtype::Float16;
+    state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
+    params::set_parameters(model, &state.parameters)?;
+    let outcome = memory::checkpointed(model, names, plan, |model| {
+        let (expected, size) = memory::estimate(task, model, &state.parameters, plan, data)?;
+        let _limit = Limit::lower(plan.memory_budget)?;
+        reset_peak_memory()?;
+        scope(|scope| {
+            let first = state.step * plan.accumulation;
+            let batches = data.batches(plan, first, scope);
+            let stride = Stride::new(model, plan, !hooks.is_empty())?;
+            let pending = None;
+            Run {
+                task,
+                model,
+                data,
+                plan,
+                checkpoints,
+                hooks,
+                observer,
+                batches,
+                expected,
+                size,
+                stride,
+                pending,
+            }
+            .train(state)
+        })
+    });
+    clear_cache()?;
+    outcome
+}
+
+/// Refuses a state whose parameters are not those that are to be trained.
+fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
+    if state.step > plan.steps {
+        return Err(Error::Config(format!(
+            "the run ends after {} steps (iters, epochs), but it has already taken {}",
+            plan.steps, state.step
+        )));
+    }
+    let shapes = |tensors: &Tensors| -> Vec<(String, Vec<i32>)> {
+        tensors.iter().map(|(name, x)| (name.clone(), x.shape().to_vec())).collect()
+    };
+    let expected = shapes(parameters);
+    let best = state.best.as_ref().map(|best| &best.parameters);
+    let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
+    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
+        return Err(Error::Training(format!(
+            "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
+            state.step
+        )));
+    }
+    Ok(())
+}
