@@ -112,8 +112,8 @@ mod tests {
     use crate::params;
     use crate::train;
     use crate::train::gradients::{gradients, inputs};
-    use crate::train::optimizer::lr_multipliers::LrFactors;
-    use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
+    use crate::train::optimizer::lr_multipliers::LrMultipliers;
+    use crate::train::optimizer::{Optimizer, OptimizerSettings, OptimizerState, StepOptions};
     use crate::train::task::{Pass, Task as _};
 
     fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
@@ -153,8 +153,8 @@ mod tests {
                 assert_eq!(value.shape(), expected[name].shape(), "{name}");
                 *value = expected[name].clone();
             }
-            let optimizer = Optimizer::new(&Settings {
-                kind: train::optimizer::Kind::AdamW,
+            let optimizer = Optimizer::new(&OptimizerSettings {
+                kind: train::optimizer::OptimizerKind::AdamW,
                 momentum: None,
                 nesterov: false,
                 weight_decay: None,
@@ -163,7 +163,7 @@ mod tests {
                 eps: 1e-8,
             })
             .unwrap();
-            let mut memory = Memory::default();
+            let mut state = OptimizerState::default();
             let task = config.task(0);
             for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
                 let model = model.as_mut();
@@ -173,14 +173,14 @@ mod tests {
                 kernels::eval([&found.value]).unwrap();
                 let ours = found.value.item_exact::<f32>();
                 assert!((ours - loss).abs() < 1e-4, "{name}, step {number}: {ours} and {loss}");
-                let pace = Pace {
+                let options = StepOptions {
                     lr: 1e-2,
-                    factors: &LrFactors::default(),
+                    lr_multipliers: &LrMultipliers::default(),
                     grad_scale: Array::from_f32(1.0),
-                    finite: None,
+                    is_finite: None,
                     graphs: &Graphs::default(),
                 };
-                optimizer.step(&mut parameters, grads, &mut memory, &pace, |_| Ok(())).unwrap();
+                optimizer.step(&mut parameters, grads, &mut state, &options, |_| Ok(())).unwrap();
             }
         }
     }

@@ -121,7 +121,7 @@ pub fn run(
 
 /// The numbers of a run over so many `examples`.
 fn plan(config: &TrainingConfig, examples: usize, group: Group) -> Result<Plan> {
-    config.settings().plan(examples, config.lr_factors(), config.lora_dropout > 0.0, group)
+    config.settings().plan(examples, config.lr_multipliers(), config.lora_dropout > 0.0, group)
 }
 
 /// Checks `config` and its data without training; what the data hold.

@@ -7,8 +7,8 @@ use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::gradients::{gradients, inputs};
-use super::optimizer::lr_multipliers::LrFactors;
-use super::optimizer::{Memory, Pace};
+use super::optimizer::lr_multipliers::LrMultipliers;
+use super::optimizer::{OptimizerState, StepOptions};
 use super::plan::Plan;
 use super::task::data::Data;
 use super::task::max_tokens::PassSize;
@@ -203,16 +203,16 @@ fn measure<T: Task>(
 
 /// Bytes that the optimizer remembers, and that an update takes for a moment besides.
 fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
-    let (mut parameters, mut remembered) = (parameters.clone(), Memory::default());
+    let (mut parameters, mut state) = (parameters.clone(), OptimizerState::default());
     let mut update = |grads| {
-        let pace = Pace {
+        let options = StepOptions {
             lr: 0.0,
-            factors: &LrFactors::default(),
+            lr_multipliers: &LrMultipliers::default(),
             grad_scale: Array::from_f32(1.0),
-            finite: None,
+            is_finite: None,
             graphs: &Graphs::default(),
         };
-        plan.optimizer.step(&mut parameters, grads, &mut remembered, &pace, |_| Ok(()))
+        plan.optimizer.step(&mut parameters, grads, &mut state, &options, |_| Ok(()))
     };
     // The first one has nothing to remember yet.
     update(grads.clone())?;
@@ -221,7 +221,7 @@ fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(
     reset_peak_memory()?;
     update(grads)?;
     let besides = peak_memory()?.saturating_sub(before) as u64;
-    Ok((remembered.tensors.values().map(|x| x.nbytes() as u64).sum(), besides))
+    Ok((state.tensors.values().map(|x| x.nbytes() as u64).sum(), besides))
 }
 
 #[cfg(test)]

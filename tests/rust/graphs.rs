@@ -15,10 +15,10 @@ use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
 use efficientai_toolkit::train::fit::{Trained, fit};
 use efficientai_toolkit::train::gradients::{gradients, inputs};
 use efficientai_toolkit::train::memory::expect;
-use efficientai_toolkit::train::optimizer::lr_multipliers::LrFactors;
-use efficientai_toolkit::train::optimizer::{Kind, Optimizer, Settings};
+use efficientai_toolkit::train::optimizer::lr_multipliers::LrMultipliers;
+use efficientai_toolkit::train::optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 use efficientai_toolkit::train::plan::Plan;
-use efficientai_toolkit::train::schedule::{Course, Schedule};
+use efficientai_toolkit::train::schedule::{LrSchedule, ScheduleKind};
 use efficientai_toolkit::train::task::{Pass, Task as _};
 use efficientai_toolkit::train::text::data::{TextData, Training};
 use efficientai_toolkit::train::text::objective::Objective;
@@ -131,8 +131,8 @@ impl Observer for Told {
     }
 }
 
-fn plan(keep_graphs: bool, kind: Kind) -> Plan {
-    let optimizer = Optimizer::new(&Settings {
+fn plan(keep_graphs: bool, kind: OptimizerKind) -> Plan {
+    let optimizer = Optimizer::new(&OptimizerSettings {
         kind,
         momentum: None,
         nesterov: false,
@@ -148,9 +148,9 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
         accumulation: 2,
         memory_budget: None,
         lr: 1e-2,
-        lr_factors: LrFactors::by_ending(vec![(".lora_b", 2.0)]),
-        course: Course {
-            schedule: Schedule::Linear,
+        lr_multipliers: LrMultipliers::by_suffix(vec![(".lora_b", 2.0)]),
+        lr_schedule: LrSchedule {
+            kind: ScheduleKind::Linear,
             min_ratio: 0.0,
             cycles: 1,
             power: 1.0,
@@ -165,7 +165,7 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
         seed: 3,
         eval_every: 3,
         eval_batches: 0,
-        patience: None,
+        early_stopping: None,
         keep_best: false,
         save_every: 4,
     }
@@ -220,7 +220,7 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
         params::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
     let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
     let data = data(rows.clone(), rows);
-    let estimate = expect(&TASK, model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
+    let estimate = expect(&TASK, model.as_mut(), &names, &plan(true, OptimizerKind::AdamW), &data).unwrap();
     // Parameters, and two moments of each.
     assert!(estimate.update >= 3 * trained as u64, "{estimate:?} of {trained}");
 }
@@ -245,7 +245,7 @@ fn check_same(name: &str, ahead: &Run, waiting: &Run) {
 
 #[test]
 fn a_run_ahead_of_its_figures_is_the_same_run() {
-    for kind in [Kind::AdamW, Kind::Adafactor, Kind::Muon] {
+    for kind in [OptimizerKind::AdamW, OptimizerKind::Adafactor, OptimizerKind::Muon] {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
             let folder = folders[usize::from(ahead)].path();
@@ -268,7 +268,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
     for name in ["dora", "grad_checkpoint", "keep_best"] {
         let method = if name == "dora" { Method::Dora } else { Method::Lora };
         let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
-            let plan = plan(ahead, Kind::AdamW);
+            let plan = plan(ahead, OptimizerKind::AdamW);
             let plan = match name {
                 "grad_checkpoint" => Plan { grad_checkpoint: 1, ..plan },
                 // So large a rate that the loss rises again.
@@ -287,7 +287,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
 #[test]
 fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let [whole, part] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let plan = plan(true, Kind::AdamW);
+    let plan = plan(true, OptimizerKind::AdamW);
     let (_, uninterrupted) = train(&plan, Told::default(), whole.path());
     let (_, stopped) = train(&plan, Told { stop_at: Some(2), ..Told::default() }, part.path());
     assert_eq!(stopped.history.train_losses.len(), 3);
@@ -301,7 +301,7 @@ fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
 fn a_run_ahead_that_is_stopped_saves_what_was_done() {
     let folder = tempfile::tempdir().unwrap();
     let told = Told { stop_at: Some(2), ..Told::default() };
-    let (outcome, run) = train(&plan(true, Kind::AdamW), told, folder.path());
+    let (outcome, run) = train(&plan(true, OptimizerKind::AdamW), told, folder.path());
     assert!(matches!(outcome, Err(Error::Interrupted)));
     // The third step had begun when the second was told of.
     assert_eq!(run.history.train_losses.len(), 3);
@@ -312,7 +312,7 @@ fn a_run_ahead_that_is_stopped_saves_what_was_done() {
 #[test]
 fn a_run_ahead_that_diverges_keeps_the_parameters_it_had() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan { lr: 1e30, ..plan(true, Kind::AdamW) };
+    let plan = Plan { lr: 1e30, ..plan(true, OptimizerKind::AdamW) };
     let (outcome, run) = train(&plan, Told::default(), folder.path());
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("at step 2 of 6"), "{error}");

@@ -12,7 +12,7 @@ use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
-use crate::train::optimizer::Memory;
+use crate::train::optimizer::OptimizerState;
 use crate::{Error, Result};
 
 const PREFIX: &str = "step-";
@@ -135,7 +135,7 @@ impl Checkpoints {
         Ok(State {
             step: file.step,
             parameters: read("parameters.safetensors")?,
-            memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
+            memory: OptimizerState { tensors: read("optimizer.safetensors")?, updates: file.updates },
             method: if folder.join(METHOD).exists() { read(METHOD)? } else { Tensors::new() },
             history: file.history,
             best,
@@ -171,7 +171,7 @@ mod tests {
 
     fn state(step: u64) -> State {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
-        let memory = Memory { tensors: tensors.clone(), updates: step };
+        let memory = OptimizerState { tensors: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
         let best = Some(Best { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
         let loss_scale = Some(LossScale { scale: 2.0, good_steps: 3 });

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::best::Best;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
-use crate::train::optimizer::Memory;
+use crate::train::optimizer::OptimizerState;
 use crate::train::task::rewards::Rewards;
 
 /// The curves of a run so far.
@@ -34,7 +34,7 @@ pub struct State {
     /// The trained parameters.
     pub parameters: Tensors,
     /// The optimizer's memory.
-    pub memory: Memory,
+    pub memory: OptimizerState,
     /// The memory of the method.
     pub method: Tensors,
     /// Curves so far.

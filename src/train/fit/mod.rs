@@ -16,7 +16,7 @@ use trainer::Run;
 use super::checkpoint::{Checkpoints, History, State};
 use super::hooks::StepHook;
 use super::memory::{self, Limit};
-use super::optimizer::Memory;
+use super::optimizer::OptimizerState;
 use super::plan::Plan;
 use super::task::Task;
 use super::task::data::Data;
@@ -77,7 +77,7 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
         None => State {
             step: 0,
             parameters,
-            memory: Memory::default(),
+            memory: OptimizerState::default(),
             method: Tensors::new(),
             history: History::default(),
             best: None,
@@ -132,7 +132,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
     let expected = shapes(parameters);
     let best = state.best.as_ref().map(|best| &best.parameters);
     let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
-    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
+    if !(fits && plan.optimizer.matches_state(&state.memory, parameters)) {
         return Err(Error::Training(format!(
             "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
             state.step

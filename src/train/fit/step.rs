@@ -17,7 +17,7 @@ use crate::progress::Event;
 use crate::train::checkpoint::State;
 use crate::train::gradients::clipping::clip_factor;
 use crate::train::gradients::loss_scale::LossScale;
-use crate::train::optimizer::Pace;
+use crate::train::optimizer::StepOptions;
 use crate::train::plan::Plan;
 use crate::train::task::batch::Batch;
 use crate::train::task::data::Data;
@@ -43,7 +43,8 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         let started = Instant::now();
         let scale = state.loss_scale.map(|scale| scale.scale);
         let passed = self.pass(state, scale)?;
-        let lr = self.plan.course.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
+        let lr =
+            self.plan.lr_schedule.lr_at(state.step, self.plan.steps, self.plan.warmup_steps, self.plan.lr);
         if self.stride.ahead {
             let Passed { scored, grads, tokens } = passed;
             let grad_norm = params::norm(&grads)?;
@@ -142,17 +143,17 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
 
     /// Follows finite `grads`, the hook included.
     fn update(&mut self, state: &mut State, grads: Tensors, lr: f64, grad_scale: f32) -> Result<()> {
-        let pace = Pace {
+        let options = StepOptions {
             lr,
-            factors: &self.plan.lr_factors,
+            lr_multipliers: &self.plan.lr_multipliers,
             grad_scale: Array::from_f32(grad_scale),
-            finite: None,
+            is_finite: None,
             graphs: &self.stride.updates,
         };
         let seen = (!self.hooks.is_empty()).then(|| grads.clone());
         let replaced = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
         let State { parameters, memory, .. } = state;
-        self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)?;
+        self.plan.optimizer.step(parameters, grads, memory, &options, replaced)?;
         if let Some(grads) = seen {
             state.method.clear();
             for hook in &mut self.hooks {
@@ -181,16 +182,16 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
             None => sum.is_finite()?,
         };
         self.stride.finite = Some(finite.clone());
-        let pace = Pace {
+        let options = StepOptions {
             lr,
-            factors: &self.plan.lr_factors,
+            lr_multipliers: &self.plan.lr_multipliers,
             grad_scale: clip_factor(grad_norm, self.plan.max_grad_norm)?,
-            finite: Some(finite),
+            is_finite: Some(finite),
             graphs: &self.stride.updates,
         };
         let replaced = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
         let State { parameters, memory, .. } = state;
-        self.plan.optimizer.step(parameters, grads, memory, &pace, replaced)
+        self.plan.optimizer.step(parameters, grads, memory, &options, replaced)
     }
 
     /// The passes of the next step, of which as much goes through the model at once as memory allows.

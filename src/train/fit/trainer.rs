@@ -8,7 +8,7 @@ use super::pipeline::{Stride, Taken};
 use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::train::checkpoint::{Best, Checkpoints, State};
-use crate::train::early_stopping::Patience;
+use crate::train::early_stopping::EarlyStopping;
 use crate::train::hooks::StepHook;
 use crate::train::plan::Plan;
 use crate::train::task::Task;
@@ -53,8 +53,9 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         loop {
             // First thing, so that a run that stopped between a step and its evaluation makes up for it.
             self.evaluate_if_due(&mut state)?;
-            let exhausted = |patience: &Patience| patience.is_exhausted(&state.history.validation_losses);
-            let stops = state.step < steps && self.plan.patience.as_ref().is_some_and(exhausted);
+            let exhausted =
+                |early_stopping: &EarlyStopping| early_stopping.should_stop(&state.history.validation_losses);
+            let stops = state.step < steps && self.plan.early_stopping.as_ref().is_some_and(exhausted);
             if stops {
                 let step = state.step;
                 self.emit(&mut state, &Event::Stopped { step })?;
