@@ -114,7 +114,7 @@ mod tests {
     use crate::train::gradients::{gradients, inputs};
     use crate::train::optimizer::lr_multipliers::LrMultipliers;
     use crate::train::optimizer::{Optimizer, OptimizerSettings, OptimizerState, StepOptions};
-    use crate::train::task::{Pass, Task as _};
+    use crate::train::task::{ForwardOptions, Task as _};
 
     fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
         let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -167,7 +167,8 @@ mod tests {
             let task = config.task(0);
             for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
                 let model = model.as_mut();
-                let inputs = inputs(&task, model, &batch, task.totals(&batch), &Pass::default()).unwrap();
+                let inputs =
+                    inputs(&task, model, &batch, task.totals(&batch), &ForwardOptions::default()).unwrap();
                 let (found, grads) =
                     gradients(&task, model, &parameters, &inputs, &Graphs::default()).unwrap();
                 kernels::eval([&found.value]).unwrap();

@@ -18,7 +18,7 @@ use crate::io::{folder, weights};
 use crate::kernels::group::Group;
 use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer, Quiet};
-use crate::train::fit::{Trained, fit};
+use crate::train::fit::{Trainable, fit};
 use crate::train::hooks::StepHook;
 use crate::train::memory::expect;
 use crate::train::plan::Plan;
@@ -99,7 +99,7 @@ pub fn run(
         }
         _ => (data, checkpoints),
     };
-    let trained = Trained { names: &names, hooks };
+    let trained = Trainable { names: &names, hooks };
     let outcome = fit(&task, model, trained, &data, &plan, &checkpoints, resumed, observer)?;
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     let ranks = finalize(model)?;

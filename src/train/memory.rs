@@ -10,9 +10,9 @@ use super::gradients::{gradients, inputs};
 use super::optimizer::lr_multipliers::LrMultipliers;
 use super::optimizer::{OptimizerState, StepOptions};
 use super::plan::Plan;
-use super::task::data::Data;
-use super::task::max_tokens::PassSize;
-use super::task::{Pass, Task};
+use super::task::data::DataModule;
+use super::task::max_tokens::MaxTokens;
+use super::task::{ForwardOptions, Task};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
 use crate::nn::network::{GradientCheckpointing, Network};
@@ -50,13 +50,13 @@ impl Growth {
 ///
 /// # Errors
 /// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
-pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
+pub(super) fn estimate<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
     parameters: &Tensors,
     plan: &Plan,
     data: &D,
-) -> Result<(MemoryEstimate, PassSize)> {
+) -> Result<(MemoryEstimate, MaxTokens)> {
     let keeps_best = plan.keep_best && data.has_validation();
     if data.is_empty() {
         return Err(Error::Dataset("there are no rows to train on".into()));
@@ -124,7 +124,7 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
             needed
         }
     };
-    let size = if expected.rows < whole { PassSize(expected.rows * time) } else { PassSize::UNLIMITED };
+    let size = if expected.rows < whole { MaxTokens(expected.rows * time) } else { MaxTokens::UNLIMITED };
     Ok((expected, size))
 }
 
@@ -132,7 +132,7 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
 ///
 /// # Errors
 /// As [`estimate`].
-pub fn expect<T: Task, D: Data<Batch = T::Batch>>(
+pub fn expect<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
     names: &[String],
@@ -194,7 +194,7 @@ fn measure<T: Task>(
     clear_cache()?;
     let before = active()?;
     reset_peak_memory()?;
-    let inputs = inputs(task, model, batch, task.totals(batch), &Pass::default())?;
+    let inputs = inputs(task, model, batch, task.totals(batch), &ForwardOptions::default())?;
     let (loss, grads) = gradients(task, model, parameters, &inputs, &Graphs::default())?;
     kernels::eval(loss.arrays().chain(grads.values()))?;
     let kept: usize = grads.values().map(Array::nbytes).sum();

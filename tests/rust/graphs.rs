@@ -12,14 +12,14 @@ use efficientai_toolkit::models::Model;
 use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
 use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
-use efficientai_toolkit::train::fit::{Trained, fit};
+use efficientai_toolkit::train::fit::{Trainable, fit};
 use efficientai_toolkit::train::gradients::{gradients, inputs};
 use efficientai_toolkit::train::memory::expect;
 use efficientai_toolkit::train::optimizer::lr_multipliers::LrMultipliers;
 use efficientai_toolkit::train::optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 use efficientai_toolkit::train::plan::Plan;
 use efficientai_toolkit::train::schedule::{LrSchedule, ScheduleKind};
-use efficientai_toolkit::train::task::{Pass, Task as _};
+use efficientai_toolkit::train::task::{ForwardOptions, Task as _};
 use efficientai_toolkit::train::text::data::{TextData, Training};
 use efficientai_toolkit::train::text::objective::Objective;
 use efficientai_toolkit::train::text::task::TextTask;
@@ -91,7 +91,8 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
             let (kept, none) = (Graphs::new(true).unwrap(), Graphs::default());
             for (pass, batch) in (0..).zip(&batches) {
                 let task = TextTask { objective, neftune_alpha: Some(2.0), pad_id: 0 };
-                let random = Pass { random: Some((7, [pass, 0, 0])), ..Pass::default() };
+                let random =
+                    ForwardOptions { rng_path: Some((7, [pass, 0, 0])), ..ForwardOptions::default() };
                 let inputs = inputs(&task, model, batch, task.totals(batch), &random).unwrap();
                 let [kept, new] = [&kept, &none]
                     .map(|graphs| gradients(&task, model, &parameters, &inputs, graphs).unwrap());
@@ -199,7 +200,7 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
     let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
-    let trained = Trained { names: &names, hooks: Vec::new() };
+    let trained = Trainable { names: &names, hooks: Vec::new() };
     let resumed = checkpoints.latest().ok();
     let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
     let history = match &outcome {

@@ -33,7 +33,7 @@ use crate::progress::Observer;
 use crate::rng::{self, Purpose};
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::gradients::{gradients, inputs};
-use crate::train::task::{Pass, Task as _, Totals};
+use crate::train::task::{ForwardOptions, Task as _, Totals};
 use crate::train::text::objective::Objective;
 use crate::train::text::task::TextTask;
 use crate::{Error, Result, kernels};
@@ -175,7 +175,13 @@ fn gradient(
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let inputs = inputs(&task, model, batch, totals, &Pass { scale, ..Pass::default() })?;
+        let inputs = inputs(
+            &task,
+            model,
+            batch,
+            totals,
+            &ForwardOptions { loss_scale: scale, ..ForwardOptions::default() },
+        )?;
         let (_, grads) = gradients(&task, model, &parameters, &inputs, &graphs)?;
         let grads = params::accumulate(sum, grads)?;
         kernels::eval(grads.values())?;

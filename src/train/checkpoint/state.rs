@@ -6,7 +6,7 @@ use super::best::Best;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::OptimizerState;
-use crate::train::task::rewards::Rewards;
+use crate::train::task::rewards::RewardMetrics;
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -17,9 +17,9 @@ pub struct History {
     /// `(steps taken, validation loss)`.
     pub validation_losses: Vec<(u64, f64)>,
     /// Rewards of every step, where rows are pairs.
-    pub train_rewards: Vec<Rewards>,
+    pub train_rewards: Vec<RewardMetrics>,
     /// `(steps taken, rewards of the validation set)`.
-    pub validation_rewards: Vec<(u64, Rewards)>,
+    pub validation_rewards: Vec<(u64, RewardMetrics)>,
     /// Tokens that went through the model, padding not counted.
     pub trained_tokens: u64,
     /// Time spent in steps, in seconds.

@@ -10,8 +10,8 @@ use std::thread::scope;
 
 use mlx_rs::Dtype;
 use mlx_rs::memory::reset_peak_memory;
-use pipeline::Stride;
-use trainer::Run;
+use pipeline::StepPipeline;
+use trainer::Trainer;
 
 use super::checkpoint::{Checkpoints, History, State};
 use super::hooks::StepHook;
@@ -19,7 +19,7 @@ use super::memory::{self, Limit};
 use super::optimizer::OptimizerState;
 use super::plan::Plan;
 use super::task::Task;
-use super::task::data::Data;
+use super::task::data::DataModule;
 use crate::kernels::memory::clear_cache;
 use crate::nn::Network as _;
 use crate::params::{self, Tensors};
@@ -27,7 +27,7 @@ use crate::progress::{MemoryEstimate, Observer};
 use crate::{Error, Result};
 
 /// What to train.
-pub struct Trained<'a> {
+pub struct Trainable<'a> {
     /// The parameters.
     pub names: &'a [String],
     /// What takes part in every step, in this order.
@@ -54,17 +54,17 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A loss that is not a number; what MLX or the disk report.
-pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
+pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
-    trained: Trained,
+    trained: Trainable,
     data: &D,
     plan: &Plan,
     checkpoints: &Checkpoints,
     resumed: Option<State>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Trained { names, mut hooks } = trained;
+    let Trainable { names, mut hooks } = trained;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
@@ -89,15 +89,15 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
     params::set_parameters(model, &state.parameters)?;
     let outcome = memory::checkpointed(model, names, plan, |model| {
-        let (expected, size) = memory::estimate(task, model, &state.parameters, plan, data)?;
+        let (expected, max_tokens) = memory::estimate(task, model, &state.parameters, plan, data)?;
         let _limit = Limit::lower(plan.memory_budget)?;
         reset_peak_memory()?;
         scope(|scope| {
             let first = state.step * plan.accumulation;
             let batches = data.batches(plan, first, scope);
-            let stride = Stride::new(model, plan, !hooks.is_empty())?;
+            let pipeline = StepPipeline::new(model, plan, !hooks.is_empty())?;
             let pending = None;
-            Run {
+            Trainer {
                 task,
                 model,
                 data,
@@ -107,8 +107,8 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
                 observer,
                 batches,
                 expected,
-                size,
-                stride,
+                max_tokens,
+                pipeline,
                 pending,
             }
             .train(state)

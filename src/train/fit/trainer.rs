@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::Outcome;
 use super::evaluation::{Evaluation, evaluate};
-use super::pipeline::{Stride, Taken};
+use super::pipeline::{PendingStep, StepPipeline};
 use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::train::checkpoint::{Best, Checkpoints, State};
@@ -12,8 +12,8 @@ use crate::train::early_stopping::EarlyStopping;
 use crate::train::hooks::StepHook;
 use crate::train::plan::Plan;
 use crate::train::task::Task;
-use crate::train::task::data::{Batches, Data};
-use crate::train::task::max_tokens::PassSize;
+use crate::train::task::data::{DataLoader, DataModule};
+use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 use mlx_rs::module::ModuleParameters as _;
 
@@ -23,7 +23,7 @@ fn is_due(step: u64, every: u64) -> bool {
 }
 
 /// A run.
-pub(super) struct Run<'a, T: Task, D> {
+pub(super) struct Trainer<'a, T: Task, D> {
     pub(super) task: &'a T,
     pub(super) model: &'a mut T::Model,
     pub(super) data: &'a D,
@@ -31,15 +31,15 @@ pub(super) struct Run<'a, T: Task, D> {
     pub(super) checkpoints: &'a Checkpoints,
     pub(super) hooks: Vec<Box<dyn StepHook>>,
     pub(super) observer: &'a mut dyn Observer,
-    pub(super) batches: Box<dyn Batches<Batch = T::Batch> + 'a>,
+    pub(super) batches: Box<dyn DataLoader<Batch = T::Batch> + 'a>,
     pub(super) expected: MemoryEstimate,
-    pub(super) size: PassSize,
-    pub(super) stride: Stride,
+    pub(super) max_tokens: MaxTokens,
+    pub(super) pipeline: StepPipeline,
     /// What the device may still be busy with.
-    pub(super) pending: Option<Taken>,
+    pub(super) pending: Option<PendingStep>,
 }
 
-impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
+impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     pub(super) fn train(mut self, mut state: State) -> Result<Outcome> {
         let steps = self.plan.steps;
         let started = Event::Started {
@@ -61,13 +61,13 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
                 self.emit(&mut state, &Event::Stopped { step })?;
             }
             if stops || state.step == steps {
-                self.settle(&mut state)?;
+                self.flush(&mut state)?;
                 return self.finish(state);
             }
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
             if due && self.plan.group.leads() {
-                self.settle(&mut state)?;
+                self.flush(&mut state)?;
                 let (step, path) = (state.step, self.checkpoints.save(&state)?);
                 self.emit(&mut state, &Event::Checkpoint { step, path })?;
             }
@@ -90,14 +90,14 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         if !due || done || !self.data.has_validation() {
             return Ok(());
         }
-        self.settle(state)?;
+        self.flush(state)?;
         let (data, plan) = (self.data, self.plan);
         let Evaluation { loss, rewards } = loop {
-            match evaluate(self.task, self.model, data, plan, self.size, self.observer) {
+            match evaluate(self.task, self.model, data, plan, self.max_tokens, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    let batches: Vec<T::Batch> = data.validation(plan, plan.group, self.size).collect();
-                    self.shrink(state, &batches, &error)?;
+                    let batches: Vec<T::Batch> = data.validation(plan, plan.group, self.max_tokens).collect();
+                    self.halve_max_tokens(state, &batches, &error)?;
                 }
                 other => break other?,
             }
@@ -133,7 +133,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
             return Error::Interrupted;
         }
         // What was taken belongs to what is saved.
-        if let Err(error) = self.settle_at_last(state) {
+        if let Err(error) = self.flush_interrupted(state) {
             return error;
         }
         match self.checkpoints.save(state) {

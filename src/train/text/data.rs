@@ -4,7 +4,7 @@ use crate::Result;
 use crate::data::{Batch, Examples, Megabatch, Megabatches, Sample, StreamingDataset};
 use crate::kernels::group::Group;
 use crate::models::check_tokens;
-use crate::train::task::max_tokens::PassSize;
+use crate::train::task::max_tokens::MaxTokens;
 
 /// What a language model is trained on.
 #[derive(Debug)]
@@ -29,11 +29,11 @@ impl TextData<'_> {
         examples: &Examples,
         indices: &[usize],
         group: Group,
-        size: PassSize,
+        max_tokens: MaxTokens,
     ) -> Vec<Batch> {
         let indices: Vec<usize> = indices.iter().skip(group.rank()).step_by(group.size()).copied().collect();
         let longest = indices.iter().map(|&index| examples.length(index).min(self.max_seq_length)).max();
-        let at_once = (size.rows(longest.unwrap_or(0)) / examples.rows_per_example()).max(1);
+        let at_once = (max_tokens.rows(longest.unwrap_or(0)) / examples.rows_per_example()).max(1);
         indices.chunks(at_once).map(|part| examples.batch(part, self.max_seq_length, self.pad_id)).collect()
     }
 }

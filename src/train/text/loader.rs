@@ -9,13 +9,13 @@ use super::data::{TextData, Training, batches_per_epoch, windows};
 use crate::data::{Batch, Examples, Megabatch, collate, epoch_batches};
 use crate::kernels::group::Group;
 use crate::train::plan::Plan;
-use crate::train::task::data::{Batches, Data};
-use crate::train::task::max_tokens::PassSize;
+use crate::train::task::data::{DataLoader, DataModule};
+use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 
 /// The endless sequence of epochs.
 #[derive(Debug)]
-pub(super) struct TextBatches<'a> {
+pub(super) struct TextLoader<'a> {
     data: &'a TextData<'a>,
     order: Order<'a>,
     batch_size: usize,
@@ -37,7 +37,7 @@ enum Order<'a> {
     },
 }
 
-impl<'a> TextBatches<'a> {
+impl<'a> TextLoader<'a> {
     /// Training batches of `data` as `plan` says, the first of which is number `first`. What is on disk is read by a thread
     /// of its own, one megabatch ahead of need.
     pub(super) fn new<'scope>(
@@ -68,7 +68,7 @@ impl<'a> TextBatches<'a> {
     }
 }
 
-impl Batches for TextBatches<'_> {
+impl DataLoader for TextLoader<'_> {
     type Batch = Batch;
 
     fn epoch(&self, index: u64) -> f64 {
@@ -86,7 +86,7 @@ impl Batches for TextBatches<'_> {
         }
     }
 
-    fn get(&mut self, numbers: Range<u64>, size: PassSize) -> Result<Vec<Vec<Batch>>> {
+    fn get(&mut self, numbers: Range<u64>, max_tokens: MaxTokens) -> Result<Vec<Vec<Batch>>> {
         let &mut Self { data, batch_size, group, .. } = self;
         match &mut self.order {
             Order::Whole { examples, seed, current } => {
@@ -99,7 +99,7 @@ impl Batches for TextBatches<'_> {
                     }
                     let numbers =
                         current.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
-                    data.divide(examples, &numbers.copied().collect::<Vec<_>>(), group, size)
+                    data.divide(examples, &numbers.copied().collect::<Vec<_>>(), group, max_tokens)
                 };
                 Ok(numbers.map(batch).collect())
             }
@@ -117,7 +117,7 @@ impl Batches for TextBatches<'_> {
                     let holds = |window: &&Megabatch| (window.first..window.end()).contains(&index);
                     let of = |window: &Megabatch| {
                         let indices = &window.batches[(index - window.first) as usize];
-                        data.divide(&window.examples, indices, group, size)
+                        data.divide(&window.examples, indices, group, max_tokens)
                     };
                     windows.iter().find(holds).map(of)
                 };
@@ -127,7 +127,7 @@ impl Batches for TextBatches<'_> {
     }
 }
 
-impl Data for TextData<'_> {
+impl DataModule for TextData<'_> {
     type Batch = Batch;
 
     fn len(&self) -> usize {
@@ -143,8 +143,8 @@ impl Data for TextData<'_> {
         plan: &Plan,
         first: u64,
         scope: &'scope Scope<'scope, 'env>,
-    ) -> Box<dyn Batches<Batch = Batch> + 'env> {
-        Box::new(TextBatches::new(self, plan, first, scope))
+    ) -> Box<dyn DataLoader<Batch = Batch> + 'env> {
+        Box::new(TextLoader::new(self, plan, first, scope))
     }
 
     fn has_validation(&self) -> bool {
@@ -155,13 +155,13 @@ impl Data for TextData<'_> {
         &'a self,
         plan: &'a Plan,
         group: Group,
-        size: PassSize,
+        max_tokens: MaxTokens,
     ) -> Box<dyn Iterator<Item = Batch> + 'a> {
         let limit = if plan.eval_batches == 0 { usize::MAX } else { plan.eval_batches };
         let starts = (0..self.valid.len()).step_by(plan.batch_size.max(1)).take(limit);
         Box::new(starts.flat_map(move |start| {
             let indices: Vec<usize> = (start..self.valid.len().min(start + plan.batch_size)).collect();
-            self.divide(&self.valid, &indices, group, size)
+            self.divide(&self.valid, &indices, group, max_tokens)
         }))
     }
 

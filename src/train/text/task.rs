@@ -12,10 +12,10 @@ use crate::nn::embedding::Noise;
 use crate::nn::{self, Segments};
 use crate::rng::{self, Purpose};
 use crate::train::task::inputs::Inputs;
-use crate::train::task::{Loss, Pass, Task, Totals, batch};
+use crate::train::task::{ForwardOptions, Loss, Task, Totals, batch};
 
 /// Where graphs are reused, rows have a multiple of so many columns, or else hardly two batches would share one.
-const COLUMNS: usize = 64;
+const PAD_MULTIPLE: usize = 64;
 
 /// Teaches a language model what `objective` says.
 #[derive(Debug, Clone, Copy)]
@@ -64,16 +64,22 @@ impl Task for TextTask {
     /// | `minus_targets` | `[rows]` | ORPO: minus the number of targets |
     /// | `prompt_weights` | `[rows, time]` | ORPO: of prompts that are learned too |
     /// | `noise_key` | key | NEFTune |
-    fn inputs(&self, model: &Model, batch: &Batch, totals: Totals, pass: &Pass) -> Result<Inputs> {
-        let padded = pass.pad_for_graphs.then(|| batch.pad_to_multiple_of(COLUMNS, self.pad_id));
+    fn inputs(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        totals: Totals,
+        options: &ForwardOptions,
+    ) -> Result<Inputs> {
+        let padded = options.pad_for_graphs.then(|| batch.pad_to_multiple_of(PAD_MULTIPLE, self.pad_id));
         let batch = padded.as_ref().unwrap_or(batch);
         let shape = [batch.rows as i32, batch.time as i32];
         let rows = |values: &[f32]| Array::from_slice(values, &shape[..1]);
         let table = |values: &[f32]| Array::from_slice(values, &shape);
         let Totals([tokens, pairs]) = totals;
-        let factor = pass.scale.unwrap_or(1.0);
+        let factor = options.loss_scale.unwrap_or(1.0);
         let (mut weights, mut per_token) = (table(&batch.weights), factor / tokens as f32);
-        let mut inputs = Inputs::new(pass.scale);
+        let mut inputs = Inputs::new(options.loss_scale);
         match (self.objective, &batch.pairs) {
             (Objective::Dpo { .. }, Some(pairs)) => inputs.insert("reference", rows(&pairs.reference)),
             (Objective::Orpo { .. }, Some(pairs)) => {
@@ -84,7 +90,7 @@ impl Task for TextTask {
                     inputs.insert("prompt_weights", table(&prompts));
                 }
             }
-            _ if pass.scale.is_some() => {
+            _ if options.loss_scale.is_some() => {
                 // There the scale acts on everything behind the head.
                 let scaled: Vec<f32> = batch.weights.iter().map(|weight| per_token * weight).collect();
                 (weights, per_token) = (table(&scaled), 1.0);
@@ -103,7 +109,7 @@ impl Task for TextTask {
         inputs.insert("weights", weights);
         inputs.insert("per_token", Array::from_f32(per_token));
         inputs.insert("per_pair", Array::from_f32(factor / pairs as f32));
-        if let (Some(_), Some((seed, path))) = (self.neftune_alpha, pass.random) {
+        if let (Some(_), Some((seed, path))) = (self.neftune_alpha, options.rng_path) {
             inputs.insert("noise_key", rng::key(seed, Purpose::Noise, &path)?);
         }
         Ok(inputs)
@@ -161,7 +167,7 @@ impl Objective {
 /// What MLX raises.
 pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<Array> {
     let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
-    let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &Pass::default())?;
+    let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &ForwardOptions::default())?;
     Ok(Read::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
 }
 
