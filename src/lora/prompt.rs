@@ -54,7 +54,7 @@ pub(super) fn attach(
         PromptInit::SampleVocab => {
             embed(model, &random::randint::<_, i32>(0, model.vocab_size(), &[tokens], &key(0)?)?)?
         }
-        PromptInit::Text => text(model, tokenizer, config)?,
+        PromptInit::Text => embed_text(model, tokenizer, config)?,
     };
     let mut prompt = Prompt::new(embedding, shape);
     for (i, pair) in sizes.windows(2).enumerate() {
@@ -77,7 +77,7 @@ fn embed(model: &Model, ids: &Array) -> Result<Array> {
 }
 
 /// The tokens of the text, from its beginning again where there are more virtual tokens.
-fn text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
+fn embed_text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
     let ids = tokenizer.encode(config.prompt_tuning_init_text.as_deref().unwrap_or_default(), true)?;
     if ids.is_empty() {
         return Err(Error::Config("prompt_tuning_init_text has no tokens".into()));
@@ -91,7 +91,7 @@ fn text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn settle(model: &mut Model) -> Result<()> {
+pub(super) fn precompute(model: &mut Model) -> Result<()> {
     if let Some(prompt) = model.prompt_mut() {
         let computed = prompt.forward()?;
         kernels::eval([&computed])?;

@@ -11,16 +11,16 @@ use efficientai_toolkit::lora::Method;
 use efficientai_toolkit::models::Model;
 use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
-use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
+use efficientai_toolkit::train::checkpoint::{CheckpointManager, History};
 use efficientai_toolkit::train::fit::{Trainable, fit};
 use efficientai_toolkit::train::gradients::{gradients, inputs};
-use efficientai_toolkit::train::memory::expect;
+use efficientai_toolkit::train::memory::estimate_memory;
 use efficientai_toolkit::train::optimizer::lr_multipliers::LrMultipliers;
 use efficientai_toolkit::train::optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 use efficientai_toolkit::train::plan::Plan;
 use efficientai_toolkit::train::schedule::{LrSchedule, ScheduleKind};
 use efficientai_toolkit::train::task::{ForwardOptions, Task as _};
-use efficientai_toolkit::train::text::data::{TextData, Training};
+use efficientai_toolkit::train::text::data::{TextData, TrainingRows};
 use efficientai_toolkit::train::text::objective::Objective;
 use efficientai_toolkit::train::text::task::TextTask;
 use efficientai_toolkit::{Error, Result};
@@ -61,7 +61,7 @@ fn batches() -> Vec<(&'static str, Objective, [Batch; 2])> {
         Batch { pairs: Some(Pairs { lengths: vec![11, 8], reference }), ..plain(seed) }
     };
     let dpo = Objective::Dpo { beta: 0.1, label_smoothing: 0.1 };
-    let orpo = Objective::Orpo { lambda: 0.1, learns_prompts: true };
+    let orpo = Objective::Orpo { lambda: 0.1, train_on_prompts: true };
     vec![
         ("plain", Objective::Sft, [plain(1), plain(5)]),
         ("packed", Objective::Sft, [packed([12, 8], 1), packed([7, 13], 4)]),
@@ -187,7 +187,7 @@ fn train(plan: &Plan, told: Told, folder: &Path) -> (Result<History>, Run) {
 const TASK: TextTask = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
 
 fn data(train: Examples, valid: Examples) -> TextData<'static> {
-    let train = Training::Whole(train);
+    let train = TrainingRows::InMemory(train);
     TextData { train, valid, vocab_size: VOCAB as i32, max_seq_length: 64, pad_id: 0 }
 }
 
@@ -199,7 +199,7 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     assert_eq!(names.iter().any(|name| is_magnitude(name)), method == Method::Dora);
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
-    let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
+    let checkpoints = CheckpointManager::new(folder.to_path_buf(), json!({}), 3);
     let trained = Trainable { names: &names, hooks: Vec::new() };
     let resumed = checkpoints.latest().ok();
     let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
@@ -221,7 +221,8 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
         params::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
     let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
     let data = data(rows.clone(), rows);
-    let estimate = expect(&TASK, model.as_mut(), &names, &plan(true, OptimizerKind::AdamW), &data).unwrap();
+    let estimate =
+        estimate_memory(&TASK, model.as_mut(), &names, &plan(true, OptimizerKind::AdamW), &data).unwrap();
     // Parameters, and two moments of each.
     assert!(estimate.update >= 3 * trained as u64, "{estimate:?} of {trained}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use efficientai_toolkit::adapters::{self, Library, fuse};
 use efficientai_toolkit::generate::GenerateConfig;
 use efficientai_toolkit::io::output::IfExists;
-use efficientai_toolkit::lora::{self, Probe, TrainingConfig, analyze, run, validate};
+use efficientai_toolkit::lora::{self, AnalysisSettings, TrainingConfig, analyze, run, validate};
 use efficientai_toolkit::{Error, data};
 use pyo3::prelude::*;
 
@@ -73,7 +73,7 @@ pub(super) fn analyze_lora(
 ) -> PyResult<String> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     observed(py, None, |caller| {
-        let (config, probe): (TrainingConfig, Probe) = (parse(config)?, parse(probe)?);
+        let (config, probe): (TrainingConfig, AnalysisSettings) = (parse(config)?, parse(probe)?);
         let mut inner = model.lock()?;
         let report = analyze(inner.as_mut(), tokenizer, &config, &probe, caller);
         *model.library() = Library::from_network(inner.as_mut())?;

@@ -91,7 +91,7 @@ pub struct TrainingConfig {
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
     /// What the rows are to teach; all but `sft` need pairs of answers.
-    pub objective: objective::Kind,
+    pub objective: objective::ObjectiveKind,
     /// How close DPO stays to where the model began; more is closer.
     pub dpo_beta: f64,
     /// Share of pairs that DPO takes to be the wrong way round.
@@ -206,7 +206,7 @@ impl Default for TrainingConfig {
             init_adapter: None,
             adapter_format: Format::Mlx,
             mask_prompt: true,
-            objective: objective::Kind::Sft,
+            objective: objective::ObjectiveKind::Sft,
             dpo_beta: 0.1,
             dpo_label_smoothing: 0.0,
             orpo_lambda: 0.1,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::best::Best;
+use super::best::BestParameters;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::OptimizerState;
@@ -28,19 +28,19 @@ pub struct History {
 
 /// A run at the end of a step.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct TrainingState {
     /// Steps taken.
     pub step: u64,
     /// The trained parameters.
     pub parameters: Tensors,
     /// The optimizer's memory.
-    pub memory: OptimizerState,
+    pub optimizer: OptimizerState,
     /// The memory of the method.
-    pub method: Tensors,
+    pub hooks: Tensors,
     /// Curves so far.
     pub history: History,
     /// The parameters of the lowest validation loss, where the run keeps them.
-    pub best: Option<Best>,
+    pub best: Option<BestParameters>,
     /// Factor of the loss, in float16.
     pub loss_scale: Option<LossScale>,
 }

@@ -13,9 +13,9 @@ use mlx_rs::memory::reset_peak_memory;
 use pipeline::StepPipeline;
 use trainer::Trainer;
 
-use super::checkpoint::{Checkpoints, History, State};
+use super::checkpoint::{CheckpointManager, History, TrainingState};
 use super::hooks::StepHook;
-use super::memory::{self, Limit};
+use super::memory::{self, MemoryLimit};
 use super::optimizer::OptimizerState;
 use super::plan::Plan;
 use super::task::Task;
@@ -60,25 +60,25 @@ pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     trained: Trainable,
     data: &D,
     plan: &Plan,
-    checkpoints: &Checkpoints,
-    resumed: Option<State>,
+    checkpoints: &CheckpointManager,
+    resumed: Option<TrainingState>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let Trainable { names, mut hooks } = trained;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
-            check(&state, &parameters, plan)?;
+            check_resumed(&state, &parameters, plan)?;
             for hook in &mut hooks {
-                hook.restore(&state.method, &state.parameters)?;
+                hook.load_state(&state.hooks, &state.parameters)?;
             }
             state
         }
-        None => State {
+        None => TrainingState {
             step: 0,
             parameters,
-            memory: OptimizerState::default(),
-            method: Tensors::new(),
+            optimizer: OptimizerState::default(),
+            hooks: Tensors::new(),
             history: History::default(),
             best: None,
             loss_scale: None,
@@ -88,9 +88,9 @@ pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     let scaled = model.dtype() == Dtype::Float16;
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
     params::set_parameters(model, &state.parameters)?;
-    let outcome = memory::checkpointed(model, names, plan, |model| {
-        let (expected, max_tokens) = memory::estimate(task, model, &state.parameters, plan, data)?;
-        let _limit = Limit::lower(plan.memory_budget)?;
+    let outcome = memory::with_gradient_checkpointing(model, names, plan, |model| {
+        let (expected, max_tokens) = memory::fit_batch(task, model, &state.parameters, plan, data)?;
+        let _limit = MemoryLimit::lower_to(plan.memory_budget)?;
         reset_peak_memory()?;
         scope(|scope| {
             let first = state.step * plan.accumulation;
@@ -119,7 +119,7 @@ pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
 }
 
 /// Refuses a state whose parameters are not those that are to be trained.
-fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
+fn check_resumed(state: &TrainingState, parameters: &Tensors, plan: &Plan) -> Result<()> {
     if state.step > plan.steps {
         return Err(Error::Config(format!(
             "the run ends after {} steps (iters, epochs), but it has already taken {}",
@@ -132,7 +132,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
     let expected = shapes(parameters);
     let best = state.best.as_ref().map(|best| &best.parameters);
     let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
-    if !(fits && plan.optimizer.matches_state(&state.memory, parameters)) {
+    if !(fits && plan.optimizer.matches_state(&state.optimizer, parameters)) {
         return Err(Error::Training(format!(
             "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
             state.step

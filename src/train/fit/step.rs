@@ -14,7 +14,7 @@ use super::trainer::Trainer;
 use crate::kernels::memory::clear_cache;
 use crate::params::{self, Tensors};
 use crate::progress::Event;
-use crate::train::checkpoint::State;
+use crate::train::checkpoint::TrainingState;
 use crate::train::gradients::clipping::clip_factor;
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::StepOptions;
@@ -39,7 +39,7 @@ struct StepMetrics {
 
 impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     /// One optimizer step. Nothing changes before loss and gradient are known to be finite, on the host or the device.
-    pub(super) fn step(&mut self, state: &mut State) -> Result<()> {
+    pub(super) fn step(&mut self, state: &mut TrainingState) -> Result<()> {
         let started = Instant::now();
         let scale = state.loss_scale.map(|scale| scale.scale);
         let gradients = self.accumulate_gradients(state, scale)?;
@@ -57,7 +57,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
             gradients.all_reduce(self.plan.group, &state.parameters)?;
         let unscale = scale.map_or(1.0, f32::recip);
         for hook in &self.hooks {
-            hook.gradients(&state.parameters, &mut grads, unscale.recip())?;
+            hook.on_gradients(&state.parameters, &mut grads, unscale.recip())?;
         }
         let grad_norm = params::norm(&grads)?.multiply(Array::from_f32(unscale))?;
         let clip = clip_factor(&grad_norm, self.plan.max_grad_norm)?;
@@ -86,12 +86,12 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     }
 
     /// Waits for what the device is busy with.
-    pub(super) fn flush(&mut self, state: &mut State) -> Result<()> {
+    pub(super) fn flush(&mut self, state: &mut TrainingState) -> Result<()> {
         self.pending.take().map_or(Ok(()), |pending| self.finish_pending(state, pending))
     }
 
     /// As [`flush`](Self::flush), for an observer who has already asked to stop.
-    pub(super) fn flush_interrupted(&mut self, state: &mut State) -> Result<()> {
+    pub(super) fn flush_interrupted(&mut self, state: &mut TrainingState) -> Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
         let metrics = self.read_metrics(pending)?;
         record(state, &metrics);
@@ -100,7 +100,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         Ok(())
     }
 
-    fn finish_pending(&mut self, state: &mut State, pending: PendingStep) -> Result<()> {
+    fn finish_pending(&mut self, state: &mut TrainingState, pending: PendingStep) -> Result<()> {
         let metrics = self.read_metrics(pending)?;
         record(state, &metrics);
         self.emit_step(state, &metrics)
@@ -121,7 +121,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         Ok(StepMetrics { step, lr, seconds, tokens, loss, grad_norm, rewards: rewards.mean() })
     }
 
-    fn emit_step(&mut self, state: &mut State, metrics: &StepMetrics) -> Result<()> {
+    fn emit_step(&mut self, state: &mut TrainingState, metrics: &StepMetrics) -> Result<()> {
         let event = self.step_event(metrics)?;
         self.emit(state, &event)
     }
@@ -143,7 +143,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     }
 
     /// Follows finite `grads`, the hook included.
-    fn update(&mut self, state: &mut State, grads: Tensors, lr: f64, grad_scale: f32) -> Result<()> {
+    fn update(&mut self, state: &mut TrainingState, grads: Tensors, lr: f64, grad_scale: f32) -> Result<()> {
         let options = StepOptions {
             lr,
             lr_multipliers: &self.plan.lr_multipliers,
@@ -153,13 +153,13 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         };
         let hook_grads = (!self.hooks.is_empty()).then(|| grads.clone());
         let on_update = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
-        let State { parameters, memory, .. } = state;
-        self.plan.optimizer.step(parameters, grads, memory, &options, on_update)?;
+        let TrainingState { parameters, optimizer, .. } = state;
+        self.plan.optimizer.step(parameters, grads, optimizer, &options, on_update)?;
         if let Some(grads) = hook_grads {
-            state.method.clear();
+            state.hooks.clear();
             for hook in &mut self.hooks {
-                hook.updated(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
-                state.method.extend(hook.state());
+                hook.after_step(state.step + 1, &grads, grad_scale, &mut state.parameters)?;
+                state.hooks.extend(hook.state());
             }
             params::set_parameters(self.model, &state.parameters)?;
         }
@@ -170,7 +170,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     /// Follows `grads` where the device finds that they and the losses are finite.
     fn update_async(
         &mut self,
-        state: &mut State,
+        state: &mut TrainingState,
         grads: Tensors,
         lr: f64,
         grad_norm: &Array,
@@ -191,12 +191,16 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
             graphs: &self.pipeline.update_graphs,
         };
         let on_update = |values: &Tensors| Ok(params::set_parameters(self.model, values)?);
-        let State { parameters, memory, .. } = state;
-        self.plan.optimizer.step(parameters, grads, memory, &options, on_update)
+        let TrainingState { parameters, optimizer, .. } = state;
+        self.plan.optimizer.step(parameters, grads, optimizer, &options, on_update)
     }
 
     /// The passes of the next step, of which as much goes through the model at once as memory allows.
-    fn accumulate_gradients(&mut self, state: &mut State, loss_scale: Option<f32>) -> Result<LocalGradients> {
+    fn accumulate_gradients(
+        &mut self,
+        state: &mut TrainingState,
+        loss_scale: Option<f32>,
+    ) -> Result<LocalGradients> {
         let Plan { accumulation, group, .. } = *self.plan;
         let numbers = state.step * accumulation..(state.step + 1) * accumulation;
         let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.max_tokens);
@@ -228,7 +232,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     /// Lets less through the model at once than what `error` came of.
     pub(super) fn halve_max_tokens<'b>(
         &mut self,
-        state: &mut State,
+        state: &mut TrainingState,
         batches: impl IntoIterator<Item = &'b T::Batch> + Clone,
         error: &Error,
     ) -> Result<()>
@@ -248,7 +252,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     }
 }
 
-fn record(state: &mut State, metrics: &StepMetrics) {
+fn record(state: &mut TrainingState, metrics: &StepMetrics) {
     state.history.train_losses.push(metrics.loss);
     state.history.train_rewards.extend(metrics.rewards);
     state.history.trained_tokens += metrics.tokens;

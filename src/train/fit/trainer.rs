@@ -7,7 +7,7 @@ use super::evaluation::{Evaluation, evaluate};
 use super::pipeline::{PendingStep, StepPipeline};
 use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
-use crate::train::checkpoint::{Best, Checkpoints, State};
+use crate::train::checkpoint::{BestParameters, CheckpointManager, TrainingState};
 use crate::train::early_stopping::EarlyStopping;
 use crate::train::hooks::StepHook;
 use crate::train::plan::Plan;
@@ -28,7 +28,7 @@ pub(super) struct Trainer<'a, T: Task, D> {
     pub(super) model: &'a mut T::Model,
     pub(super) data: &'a D,
     pub(super) plan: &'a Plan,
-    pub(super) checkpoints: &'a Checkpoints,
+    pub(super) checkpoints: &'a CheckpointManager,
     pub(super) hooks: Vec<Box<dyn StepHook>>,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) batches: Box<dyn DataLoader<Batch = T::Batch> + 'a>,
@@ -40,7 +40,7 @@ pub(super) struct Trainer<'a, T: Task, D> {
 }
 
 impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
-    pub(super) fn train(mut self, mut state: State) -> Result<Outcome> {
+    pub(super) fn train(mut self, mut state: TrainingState) -> Result<Outcome> {
         let steps = self.plan.steps;
         let started = Event::Started {
             steps,
@@ -74,8 +74,8 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         }
     }
 
-    fn finish(self, state: State) -> Result<Outcome> {
-        let State { step, history, best, .. } = state;
+    fn finish(self, state: TrainingState) -> Result<Outcome> {
+        let TrainingState { step, history, best, .. } = state;
         if let Some(best) = &best {
             params::set_parameters(self.model, &best.parameters)?;
         }
@@ -83,7 +83,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         Ok(Outcome { steps: step, history, best, memory: self.expected })
     }
 
-    fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {
+    fn evaluate_if_due(&mut self, state: &mut TrainingState) -> Result<()> {
         let Plan { steps, eval_every, .. } = *self.plan;
         let due = state.step == 0 || state.step == steps || is_due(state.step, eval_every);
         let done = state.history.validation_losses.last().is_some_and(|&(step, _)| step == state.step);
@@ -108,7 +108,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         state.history.validation_losses.push((state.step, loss));
         state.history.validation_rewards.extend(rewards.map(|rewards| (state.step, rewards)));
         if self.plan.keep_best {
-            Best::offer(&mut state.best, state.step, loss, &state.parameters);
+            BestParameters::update(&mut state.best, state.step, loss, &state.parameters);
         }
         let event = Event::Evaluated {
             step: state.step,
@@ -120,7 +120,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         self.emit(state, &event)
     }
 
-    pub(super) fn emit(&mut self, state: &mut State, event: &Event) -> Result<()> {
+    pub(super) fn emit(&mut self, state: &mut TrainingState, event: &Event) -> Result<()> {
         match self.observer.on(event) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(self.interrupt(state)),
@@ -128,7 +128,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     }
 
     /// Saves what there is; the error to return.
-    pub(super) fn interrupt(&mut self, state: &mut State) -> Error {
+    pub(super) fn interrupt(&mut self, state: &mut TrainingState) -> Error {
         if state.step == 0 || !self.plan.group.leads() {
             return Error::Interrupted;
         }

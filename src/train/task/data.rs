@@ -52,7 +52,7 @@ pub trait DataModule {
     fn longest_row(&self) -> usize;
 
     /// One row of `length`, at most [`longest_row`](Self::longest_row), for measuring memory.
-    fn probe(&self, length: usize) -> Self::Batch;
+    fn probe_batch(&self, length: usize) -> Self::Batch;
 }
 
 /// Training batches by number. A batch depends on its number alone, so that a resumed run continues where the first one

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 
 use super::objective::Objective;
-use super::preference::{advantage, log_odds, minus_log_sigmoid, sides};
+use super::preference::{log_odds, margins, negative_log_sigmoid, split_pairs};
 use crate::Result;
 use crate::data::Batch;
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
@@ -130,26 +130,26 @@ impl Task for TextTask {
 
 impl Objective {
     fn loss(&self, model: &Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss> {
-        let read = Read::new(model, inputs, gradient)?;
+        let hidden_states = HiddenStates::new(model, inputs, gradient)?;
         let number = Array::from_f32;
-        let nll = read.nll(inputs.get("weights")?)?;
+        let nll = hidden_states.nll(inputs.get("weights")?)?;
         let (per_token, per_pair) = (inputs.get("per_token")?, inputs.get("per_pair")?);
         match (*self, inputs.find("reference"), inputs.find("minus_targets")) {
             (Self::Dpo { beta, label_smoothing }, Some(reference), _) => {
                 let rewards = nll.add(reference)?.multiply(number(-beta))?;
-                let advantage = advantage(&rewards)?;
-                let wrong = minus_log_sigmoid(&advantage.negative()?)?.multiply(number(label_smoothing))?;
-                let right = minus_log_sigmoid(&advantage)?.multiply(number(1.0 - label_smoothing))?;
+                let margins = margins(&rewards)?;
+                let wrong = negative_log_sigmoid(&margins.negative()?)?.multiply(number(label_smoothing))?;
+                let right = negative_log_sigmoid(&margins)?.multiply(number(1.0 - label_smoothing))?;
                 let value = right.add(wrong)?.sum(None)?.multiply(per_pair)?;
                 Ok(Loss { value, rewards: Some(rewards) })
             }
             (Self::Orpo { lambda, .. }, _, Some(minus_targets)) => {
                 let mean = nll.divide(minus_targets)?;
-                let preference = minus_log_sigmoid(&advantage(&log_odds(&mean)?)?)?.sum(None)?;
-                let [chosen, _] = sides(&nll)?;
+                let preference = negative_log_sigmoid(&margins(&log_odds(&mean)?)?)?.sum(None)?;
+                let [chosen, _] = split_pairs(&nll)?;
                 let mut likelihood = chosen.sum(None)?;
                 if let Some(prompts) = inputs.find("prompt_weights") {
-                    likelihood = likelihood.add(read.nll(prompts)?.sum(None)?)?;
+                    likelihood = likelihood.add(hidden_states.nll(prompts)?.sum(None)?)?;
                 }
                 let value = likelihood
                     .multiply(per_token)?
@@ -168,18 +168,18 @@ impl Objective {
 pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<Array> {
     let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
     let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &ForwardOptions::default())?;
-    Ok(Read::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
+    Ok(HiddenStates::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
 }
 
 /// A batch that a model has read up to its head. Log-probabilities come from [`cross_entropy_rows`], never from all logits.
-struct Read<'a> {
+struct HiddenStates<'a> {
     model: &'a Model,
     hidden: Array,
     targets: &'a Array,
     gradient: bool,
 }
 
-impl<'a> Read<'a> {
+impl<'a> HiddenStates<'a> {
     fn new(model: &'a Model, inputs: &'a Inputs, gradient: bool) -> nn::Result<Self> {
         let ids = inputs.get("ids")?;
         let hidden = match inputs.constant("longest_segment") {
