@@ -60,7 +60,7 @@ pub fn run(
     let scores = score_samples(model, &data.samples, settings.batch_size, observer)?;
     let tokens = scores.iter().map(Vec::len).sum::<usize>();
     let sum: f64 = scores.iter().flatten().map(|score| f64::from(score.logprob)).sum();
-    let right = scores.iter().flatten().filter(|score| score.likeliest).count();
+    let right = scores.iter().flatten().filter(|score| score.is_greedy).count();
     let loss = -sum / tokens as f64;
     Ok(Report {
         loss,

@@ -14,7 +14,7 @@ use crate::progress::Observer;
 use crate::{Error, Result, models};
 
 /// Logits at once: 64 MiB in f32.
-const LOGITS: i32 = 1 << 24;
+const MAX_LOGITS: i32 = 1 << 24;
 
 /// What the model thinks of one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,7 +22,7 @@ pub struct TokenScore {
     /// Natural logarithm of its probability after the tokens before it.
     pub logprob: f32,
     /// Whether no other token is likelier there.
-    pub likeliest: bool,
+    pub is_greedy: bool,
 }
 
 /// A row of token ids, of which those from `start` on are scored; `start` is at least 1.
@@ -88,36 +88,37 @@ pub(super) fn score_samples(
 
 fn score_batch(model: &Model, samples: &[&Sample]) -> Result<Vec<Vec<TokenScore>>> {
     let batch = collate(samples, usize::MAX, 0);
-    let places: Vec<usize> = (0..batch.weights.len()).filter(|&place| batch.weights[place] > 0.0).collect();
+    let positions: Vec<usize> =
+        (0..batch.weights.len()).filter(|&position| batch.weights[position] > 0.0).collect();
     let mut scores = vec![Vec::new(); samples.len()];
-    if places.is_empty() {
+    if positions.is_empty() {
         return Ok(scores);
     }
     let hidden =
         model.hidden(&Array::from_slice(&batch.ids, &[batch.rows as i32, batch.time as i32]), None)?;
     let hidden = hidden.reshape(&[-1, hidden.dim(-1)])?;
-    let at_once = (LOGITS / model.vocab_size()).max(1) as usize;
-    for places in places.chunks(at_once) {
-        let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
-        let targets: Vec<i32> = places.iter().map(|&place| batch.targets[place]).collect();
+    let at_once = (MAX_LOGITS / model.vocab_size()).max(1) as usize;
+    for positions in positions.chunks(at_once) {
+        let indices: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
+        let targets: Vec<i32> = positions.iter().map(|&position| batch.targets[position]).collect();
         let picked = hidden.take_axis(Array::from_slice(&indices, &[indices.len() as i32]), 0)?;
-        let (logprobs, likeliest) = judge(model, &picked, &targets)?;
-        for ((&place, &logprob), &likeliest) in places.iter().zip(&logprobs).zip(&likeliest) {
-            scores[place / batch.time].push(TokenScore { logprob, likeliest });
+        let (logprobs, is_greedy) = score_positions(model, &picked, &targets)?;
+        for ((&position, &logprob), &is_greedy) in positions.iter().zip(&logprobs).zip(&is_greedy) {
+            scores[position / batch.time].push(TokenScore { logprob, is_greedy });
         }
     }
     Ok(scores)
 }
 
 /// `hidden`: `[positions, hidden]`, `targets`: one per position.
-fn judge(model: &Model, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
+fn score_positions(model: &Model, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
     let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
     let targets = Array::from_slice(targets, &[targets.len() as i32, 1]);
     let chosen = logits.take_along_axis(&targets, -1)?.squeeze_axes(&[-1])?;
     let logprobs = chosen.subtract(logits.logsumexp_axis(-1, false)?)?;
-    let likeliest = chosen.ge(logits.max_axis(-1, false)?)?;
-    eval([&logprobs, &likeliest])?;
-    Ok((logprobs.as_slice::<f32>().to_vec(), likeliest.as_slice::<bool>().to_vec()))
+    let is_greedy = chosen.ge(logits.max_axis(-1, false)?)?;
+    eval([&logprobs, &is_greedy])?;
+    Ok((logprobs.as_slice::<f32>().to_vec(), is_greedy.as_slice::<bool>().to_vec()))
 }
 
 #[cfg(test)]
@@ -148,11 +149,11 @@ mod tests {
             .map(|row| row.iter().map(|&x| f64::from(x)).collect())
             .collect();
         (span.start..ids.len())
-            .map(|place| {
-                let row = &rows[place - 1];
+            .map(|position| {
+                let row = &rows[position - 1];
                 let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
                 let top = row.iter().copied().fold(f64::MIN, f64::max);
-                let chosen = row[ids[place] as usize];
+                let chosen = row[ids[position] as usize];
                 (chosen - total, chosen >= top)
             })
             .collect()
@@ -168,9 +169,9 @@ mod tests {
             for (span, scores) in spans.iter().zip(&scores) {
                 let expected = expected(model.as_ref(), span);
                 assert_eq!(scores.len(), expected.len());
-                for (score, (logprob, likeliest)) in scores.iter().zip(expected) {
+                for (score, (logprob, is_greedy)) in scores.iter().zip(expected) {
                     assert!((f64::from(score.logprob) - logprob).abs() < 1e-4, "{score:?}, {logprob}");
-                    assert_eq!(score.likeliest, likeliest);
+                    assert_eq!(score.is_greedy, is_greedy);
                 }
             }
         }
@@ -186,7 +187,7 @@ mod tests {
         let top = (0..40).max_by(|&a, &b| last[a as usize].total_cmp(&last[b as usize])).unwrap();
         let spans = [0, 1].map(|other| Span { ids: vec![5, 6, 7, (top + other) % 40], start: 3 });
         let scores = score_spans(model.as_ref(), &spans, 2, &mut Silent).unwrap();
-        assert_eq!(scores.iter().map(|row| row[0].likeliest).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(scores.iter().map(|row| row[0].is_greedy).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]

@@ -9,27 +9,27 @@ use crate::models::Model;
 use crate::{Error, Result};
 
 /// Tokens the models read for the comparison.
-const TOKENS: i32 = 48;
+const PROBE_TOKENS: i32 = 48;
 
 /// Mean divergence from the exact distributions up to which a faster way is taken, in nats. Quantizing
 /// to 4 bits costs ten times as much and more.
-const TOLERATED: f64 = 5e-3;
+const MAX_DIVERGENCE: f64 = 5e-3;
 
-/// The fastest accuracy that changes the distribution of the next token by less than [`TOLERATED`],
+/// The fastest accuracy that changes the distribution of the next token by less than [`MAX_DIVERGENCE`],
 /// measured as Kullback-Leibler divergence from the one in f32 over a short made-up text; `None` for models that
 /// are not quantized, and on a GPU.
 ///
 /// # Errors
 /// What MLX raises.
-pub fn choose(model: &Model) -> Result<Option<Accuracy>> {
+pub fn select(model: &Model) -> Result<Option<Accuracy>> {
     let quantized = model.parameters().flatten().values().any(|array| array.dtype() == Dtype::Uint32);
     if !quantized || !on_cpu() {
         return Ok(None);
     }
-    let exact = distributions(model, Accuracy::F32)?;
+    let exact = log_probabilities(model, Accuracy::F32)?;
     for accuracy in Accuracy::ALL.into_iter().rev() {
-        let divergence = divergence(&exact, &distributions(model, accuracy)?)?;
-        if accuracy == Accuracy::F32 || divergence < TOLERATED {
+        let divergence = kl_divergence(&exact, &log_probabilities(model, accuracy)?)?;
+        if accuracy == Accuracy::F32 || divergence < MAX_DIVERGENCE {
             log::info!("{} for packed weights: divergence {divergence:.1e} nats", accuracy.name());
             return Ok(Some(accuracy));
         }
@@ -38,15 +38,16 @@ pub fn choose(model: &Model) -> Result<Option<Accuracy>> {
 }
 
 /// Logs of the probabilities after each of the last tokens: `[tokens, vocab]`.
-fn distributions(model: &Model, accuracy: Accuracy) -> Result<Array> {
+fn log_probabilities(model: &Model, accuracy: Accuracy) -> Result<Array> {
     /// Positions compared: the first ones have little context.
-    const COMPARED: i32 = 16;
+    const COMPARED_POSITIONS: i32 = 16;
     let vocab = model.vocab_size();
     // Any tokens do, as long as they are spread over the vocabulary.
-    let ids: Vec<i32> = (1..=TOKENS).map(|i| (i64::from(i) * 7_919 % i64::from(vocab)) as i32).collect();
-    let ids = Array::from_slice(&ids, &[1, TOKENS]);
+    let ids: Vec<i32> =
+        (1..=PROBE_TOKENS).map(|i| (i64::from(i) * 7_919 % i64::from(vocab)) as i32).collect();
+    let ids = Array::from_slice(&ids, &[1, PROBE_TOKENS]);
     let logits = accuracy.scope(|| {
-        let hidden = model.hidden(&ids, None)?.try_index((0, TOKENS - COMPARED.., ..))?;
+        let hidden = model.hidden(&ids, None)?.try_index((0, PROBE_TOKENS - COMPARED_POSITIONS.., ..))?;
         Ok::<_, Error>(model.logits(&hidden)?)
     })?;
     let logits = logits.as_dtype(Dtype::Float32)?;
@@ -55,7 +56,7 @@ fn distributions(model: &Model, accuracy: Accuracy) -> Result<Array> {
     Ok(probabilities)
 }
 
-fn divergence(exact: &Array, other: &Array) -> Result<f64> {
+fn kl_divergence(exact: &Array, other: &Array) -> Result<f64> {
     let terms = exact.exp()?.multiply(exact.subtract(other)?)?;
     let mean = terms.sum_axis(-1, false)?.mean(None)?;
     eval([&mean])?;
@@ -83,21 +84,22 @@ mod tests {
     #[test]
     fn dense_models_have_no_choice_and_quantized_ones_take_what_is_close() {
         let mut model = model();
-        assert_eq!(choose(model.as_ref()).unwrap(), None);
+        assert_eq!(select(model.as_ref()).unwrap(), None);
         let format = Format::affine(4, 32).unwrap();
         model.visit_quantizable(&mut |_, weight| Ok(weight.quantize(format).map(drop)?)).unwrap();
-        let exact = distributions(model.as_ref(), Accuracy::F32).unwrap();
+        let exact = log_probabilities(model.as_ref(), Accuracy::F32).unwrap();
         for accuracy in Accuracy::ALL {
-            let divergence = divergence(&exact, &distributions(model.as_ref(), accuracy).unwrap()).unwrap();
-            assert!((-1e-6..TOLERATED).contains(&divergence), "{accuracy:?}: {divergence}");
+            let divergence =
+                kl_divergence(&exact, &log_probabilities(model.as_ref(), accuracy).unwrap()).unwrap();
+            assert!((-1e-6..MAX_DIVERGENCE).contains(&divergence), "{accuracy:?}: {divergence}");
         }
-        assert_eq!(choose(model.as_ref()).unwrap(), Some(Accuracy::Int8));
+        assert_eq!(select(model.as_ref()).unwrap(), Some(Accuracy::Int8));
     }
 
     #[test]
     fn divergence_of_different_distributions_is_positive() {
         let logs = |p: [f32; 2]| Array::from_slice(&p.map(f32::ln), &[1, 2]);
-        let divergence = divergence(&logs([0.5, 0.5]), &logs([0.9, 0.1])).unwrap();
+        let divergence = kl_divergence(&logs([0.5, 0.5]), &logs([0.9, 0.1])).unwrap();
         assert!((divergence - 0.510_825_6).abs() < 1e-6, "{divergence}");
     }
 }

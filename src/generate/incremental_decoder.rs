@@ -10,19 +10,19 @@ use crate::{Result, kernels};
 
 /// A model and what it remembers. The kernels of its first step are repeated for the next ones, where the model
 /// consists of such that can be.
-pub struct Decoder<'a> {
+pub struct IncrementalDecoder<'a> {
     model: &'a Model,
     cache: Cache,
     tape: Option<Tape>,
     /// Whether a tape is worth a try.
-    repeats: bool,
+    is_recordable: bool,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> IncrementalDecoder<'a> {
     /// Continues what `cache` holds.
     #[must_use]
     pub fn new(model: &'a Model, cache: Cache) -> Self {
-        Self { model, cache, tape: None, repeats: true }
+        Self { model, cache, tape: None, is_recordable: true }
     }
 
     /// Feeds a token and returns the logits after it.
@@ -41,7 +41,7 @@ impl<'a> Decoder<'a> {
         let ids = Array::from_slice(&[token], &[1, 1]);
         let mut forward = || self.model.forward(&ids, Some(&mut self.cache));
         // A recording holds what it notes, so caches are copied instead of written in place: not in vain.
-        let (logits, recording) = if self.repeats {
+        let (logits, recording) = if self.is_recordable {
             let (logits, recording) = record(forward);
             (logits?, Some(recording))
         } else {
@@ -52,7 +52,7 @@ impl<'a> Decoder<'a> {
         if let Some(recording) = recording {
             let parameters = self.model.parameters().flatten();
             self.tape = recording.tape(&ids, parameters.values().copied(), &logits);
-            self.repeats = self.tape.is_some();
+            self.is_recordable = self.tape.is_some();
         }
         Ok(last.as_slice::<f32>().to_vec())
     }

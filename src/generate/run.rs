@@ -7,7 +7,7 @@ use mlx_rs::{Array, memory};
 use serde::Serialize;
 
 use super::config::GenerateConfig;
-use super::incremental_decoder::Decoder;
+use super::incremental_decoder::IncrementalDecoder;
 use super::sampler::Sampler;
 use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
@@ -17,7 +17,7 @@ use crate::nn::Cache;
 use crate::{Error, Result, kernels};
 
 /// Prompt tokens per forward pass: bounds the memory of a long prompt.
-const PREFILL: usize = 512;
+const PREFILL_CHUNK: usize = 512;
 
 /// Why the text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,13 +64,14 @@ pub fn run(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Report> {
     config.validate()?;
-    let mut report =
-        accuracy.unwrap_or(Accuracy::F32).scope(|| answer(model, tokenizer, prompt, config, on_text))?;
+    let mut report = accuracy
+        .unwrap_or(Accuracy::F32)
+        .scope(|| generate_text(model, tokenizer, prompt, config, on_text))?;
     report.accuracy = accuracy;
     Ok(report)
 }
 
-fn answer(
+fn generate_text(
     model: &Model,
     tokenizer: &Tokenizer,
     prompt: &[u32],
@@ -86,15 +87,15 @@ fn answer(
     let (mut stream, mut stops) = (DecodeStream::new(tokenizer), StopStrings::new(&config.stop));
     let started = Instant::now();
     models::check_tokens(prompt, model.vocab_size())?;
-    let cache = read_before_last(model, prompt, &mut |nothing| proceed(on_text(nothing)))?;
-    let mut decoder = Decoder::new(model, cache);
+    let cache = prefill_all_but_last(model, prompt, &mut |nothing| check_flow(on_text(nothing)))?;
+    let mut decoder = IncrementalDecoder::new(model, cache);
     let mut logits = decoder.step(prompt[prompt.len() - 1])?;
     let prefill_secs = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut text = String::new();
     let mut emit = |piece: &str| {
         text.push_str(piece);
-        proceed(on_text(piece))
+        check_flow(on_text(piece))
     };
     let mut finish_reason = FinishReason::Length;
     for index in 0..config.max_tokens {
@@ -111,7 +112,7 @@ fn answer(
         }
         if index + 1 < config.max_tokens {
             if model.long_rope_threshold().is_some_and(|longest| history.len() == longest as usize + 1) {
-                decoder = Decoder::new(model, read_before_last(model, &history, &mut emit)?);
+                decoder = IncrementalDecoder::new(model, prefill_all_but_last(model, &history, &mut emit)?);
             }
             logits = decoder.step(token)?;
         }
@@ -134,7 +135,7 @@ fn answer(
     })
 }
 
-fn proceed(flow: ControlFlow<()>) -> Result<()> {
+fn check_flow(flow: ControlFlow<()>) -> Result<()> {
     match flow {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Interrupted),
@@ -143,13 +144,13 @@ fn proceed(flow: ControlFlow<()>) -> Result<()> {
 
 /// What the model remembers of all of `ids` but the last; `on_text` gets empty texts: nothing to show, but a chance to
 /// stop.
-fn read_before_last(
+fn prefill_all_but_last(
     model: &Model,
     ids: &[u32],
     on_text: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Cache> {
     let mut cache = model.new_cache(ids.len() as i32)?;
-    for chunk in ids[..ids.len() - 1].chunks(PREFILL) {
+    for chunk in ids[..ids.len() - 1].chunks(PREFILL_CHUNK) {
         on_text("")?;
         prefill(model, chunk, &mut cache)?;
     }

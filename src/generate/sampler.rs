@@ -102,8 +102,8 @@ fn keep_nucleus(kept: &mut Vec<Candidate>, top_p: f64) {
     let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
     // All candidates below this together weigh less than what may be missing, so none of them is
     // needed, and a large vocabulary need not be sorted.
-    let needless = (1.0 - top_p) * total / kept.len() as f64;
-    kept.retain(|candidate| candidate.weight >= needless);
+    let negligible = (1.0 - top_p) * total / kept.len() as f64;
+    kept.retain(|candidate| candidate.weight >= negligible);
     kept.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id)));
     let mut mass = 0.0;
     let needed = kept.iter().position(|candidate| {

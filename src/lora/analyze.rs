@@ -4,18 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Method, TrainingConfig};
 use super::dataset::{self, Dataset};
-use super::spectrum::{Spectrum, spectra};
+use super::spectrum::{Spectrum, gradient_spectra};
 use crate::data::{Batch, DataReport, Examples, Tokenizer, epoch_batches};
 use crate::models::Model;
 use crate::progress::Observer;
-use crate::train::text::data::{Training, windows};
-use crate::train::text::objective::Kind;
+use crate::train::text::data::{TrainingRows, megabatches};
+use crate::train::text::objective::ObjectiveKind;
 use crate::{Error, Result};
 
 /// How the gradient is looked at.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Probe {
+pub struct AnalysisSettings {
     /// Batches of the training data whose mean gradient is taken.
     pub batches: usize,
     /// Singular values found for each layer, as far as it has so many.
@@ -39,7 +39,7 @@ pub fn analyze(
     model: &mut Model,
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
-    probe: &Probe,
+    probe: &AnalysisSettings,
     observer: &mut dyn Observer,
 ) -> Result<Analysis> {
     config.validate()?;
@@ -49,7 +49,7 @@ pub fn analyze(
             config.method.name()
         )));
     }
-    if config.objective != Kind::Sft {
+    if config.objective != ObjectiveKind::Sft {
         return Err(Error::Config("ranks by layer are found for the objective \"sft\" only".into()));
     }
     if probe.batches == 0 || probe.width == 0 {
@@ -58,16 +58,16 @@ pub fn analyze(
             probe.batches, probe.width
         )));
     }
-    let report = dataset::report(tokenizer, config, observer)?;
+    let report = dataset::statistics(tokenizer, config, observer)?;
     let vocab = model.vocab_size();
     let Dataset { data, .. } = Dataset::read(tokenizer, config, vocab, observer)?;
     let batches = batches(&data.train, config, probe.batches, tokenizer.pad_id(), vocab)?;
-    Ok(Analysis { data: report, layers: spectra(model, &batches, config, probe.width, observer)? })
+    Ok(Analysis { data: report, layers: gradient_spectra(model, &batches, config, probe.width, observer)? })
 }
 
 /// The first `count` batches that a run would see.
 fn batches(
-    rows: &Training,
+    rows: &TrainingRows,
     config: &TrainingConfig,
     count: usize,
     pad: u32,
@@ -75,13 +75,13 @@ fn batches(
 ) -> Result<Vec<Batch>> {
     let batch = |rows: &Examples, numbers: &Vec<usize>| rows.batch(numbers, config.max_seq_length, pad);
     match rows {
-        Training::Whole(rows) => {
+        TrainingRows::InMemory(rows) => {
             let order = epoch_batches(&rows.lengths(), config.batch_size, config.seed, 0);
             Ok(order.iter().take(count).map(|numbers| batch(rows, numbers)).collect())
         }
-        Training::Streamed(rows) => {
+        TrainingRows::Streamed(rows) => {
             let mut batches = Vec::new();
-            for window in windows(rows, config.batch_size, config.seed, 0, vocab) {
+            for window in megabatches(rows, config.batch_size, config.seed, 0, vocab) {
                 let window = window?;
                 batches.extend(window.batches.iter().map(|numbers| batch(&window.examples, numbers)));
                 if batches.len() >= count || window.epochs[1] >= 1.0 {

@@ -8,17 +8,17 @@ use crate::data::{
 use crate::models::check_tokens;
 use crate::progress::Observer;
 use crate::rng::digest;
-use crate::train::text::data::{TextData, Training};
+use crate::train::text::data::{TextData, TrainingRows};
 use crate::{Error, Result};
 
 /// Rows on disk that are looked at to describe all of them.
-const DESCRIBED: usize = 10_000;
+const MAX_DESCRIBED_ROWS: usize = 10_000;
 
 /// The data of a run as tokens.
 pub(super) struct Dataset<'t> {
     pub(super) data: TextData<'t>,
     /// Rows in memory that were cut, and that were left out because nothing is to be learned from them.
-    pub(super) losses: [usize; 2],
+    pub(super) skipped: [usize; 2],
 }
 
 impl<'t> Dataset<'t> {
@@ -32,51 +32,57 @@ impl<'t> Dataset<'t> {
         vocab: i32,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let (rows, splits) = read(config, observer)?;
-        let (learned, longest) = (config.learned(), config.max_seq_length);
+        let (rows, splits) = read_splits_of(config, observer)?;
+        let (labels, max_seq_length) = (config.labels(), config.max_seq_length);
         let check = |samples: &[Sample]| {
             let ids = samples.iter().flat_map(|sample| &sample.ids);
             check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)
         };
         let mut reports = Vec::new();
         let train = if let Some(rows) = rows {
-            Training::Streamed(StreamingDataset::new(rows, tokenizer, learned, longest, config.packing))
+            TrainingRows::Streamed(StreamingDataset::new(
+                rows,
+                tokenizer,
+                labels,
+                max_seq_length,
+                config.packing,
+            ))
         } else {
-            let train = tokenize(&splits.train, tokenizer, learned, longest)?;
+            let train = tokenize(&splits.train, tokenizer, labels, max_seq_length)?;
             check(&train.samples)?;
             reports.push(train.report);
-            let samples = if config.packing { pack(&train.samples, longest) } else { train.samples };
-            Training::Whole(Examples::new(samples, learned))
+            let samples = if config.packing { pack(&train.samples, max_seq_length) } else { train.samples };
+            TrainingRows::InMemory(Examples::new(samples, labels))
         };
-        let valid = tokenize(&splits.valid, tokenizer, learned, longest)?;
+        let valid = tokenize(&splits.valid, tokenizer, labels, max_seq_length)?;
         check(&valid.samples)?;
         reports.push(valid.report);
         let truncated: usize = reports.iter().map(|report| report.truncated).sum();
         let dropped: usize = reports.iter().map(|report| report.dropped).sum();
         if truncated + dropped > 0 {
             log::warn!(
-                "{}: {truncated} rows were cut to max_seq_length ({longest}), {dropped} left out for having nothing to \
+                "{}: {truncated} rows were cut to max_seq_length ({max_seq_length}), {dropped} left out for having nothing to \
                  learn",
                 config.data.as_deref().unwrap_or_default(),
             );
         }
         let data = TextData {
             train,
-            valid: Examples::new(valid.samples, learned),
+            valid: Examples::new(valid.samples, labels),
             vocab_size: vocab,
-            max_seq_length: longest,
+            max_seq_length,
             pad_id: tokenizer.pad_id(),
         };
-        Ok(Self { data, losses: [truncated, dropped] })
+        Ok(Self { data, skipped: [truncated, dropped] })
     }
 }
 
 /// Rows that were cut, and that were left out because nothing is to be learned from them: `in_memory`, and those that
 /// `train` has met on disk.
-pub(super) fn losses(in_memory: [usize; 2], train: &Training) -> [usize; 2] {
+pub(super) fn skipped(in_memory: [usize; 2], train: &TrainingRows) -> [usize; 2] {
     match train {
-        Training::Whole(_) => in_memory,
-        Training::Streamed(streamed) => {
+        TrainingRows::InMemory(_) => in_memory,
+        TrainingRows::Streamed(streamed) => {
             let (truncated, dropped) = (streamed.truncated_rows(), streamed.dropped_rows());
             [in_memory[0] + truncated, in_memory[1] + dropped]
         }
@@ -87,24 +93,27 @@ pub(super) fn losses(in_memory: [usize; 2], train: &Training) -> [usize; 2] {
 ///
 /// # Errors
 /// As [`Dataset::read`].
-pub(super) fn report(
+pub(super) fn statistics(
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
     observer: &mut dyn Observer,
 ) -> Result<DataReport> {
-    let (rows, mut splits) = read(config, observer)?;
+    let (rows, mut splits) = read_splits_of(config, observer)?;
     if let Some(rows) = &rows {
-        splits.train = rows.sample(DESCRIBED, config.seed)?;
+        splits.train = rows.sample(MAX_DESCRIBED_ROWS, config.seed)?;
     }
-    let mut report = describe(&splits, tokenizer, config.learned(), config.max_seq_length)?;
-    report.train.sampled_from = rows.map(|rows| rows.len()).filter(|&rows| rows > DESCRIBED);
+    let mut report = describe(&splits, tokenizer, config.labels(), config.max_seq_length)?;
+    report.train.sampled_from = rows.map(|rows| rows.len()).filter(|&rows| rows > MAX_DESCRIBED_ROWS);
     Ok(report)
 }
 
 /// The data as text; rows to learn that stay on disk apart.
-fn read(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<IndexedRows>, Splits)> {
+fn read_splits_of(
+    config: &TrainingConfig,
+    observer: &mut dyn Observer,
+) -> Result<(Option<IndexedRows>, Splits)> {
     let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
-    let data = given("data", config.data.as_deref())?;
+    let data = required("data", config.data.as_deref())?;
     if config.streaming {
         let (rows, splits) = stream_splits(data, &columns, config.seed, observer)?;
         return Ok((Some(rows), splits));
@@ -113,10 +122,10 @@ fn read(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<
 }
 
 /// Tells two data sets apart when a run is resumed.
-pub(super) fn fingerprint(train: &Training) -> String {
+pub(super) fn fingerprint(train: &TrainingRows) -> String {
     match train {
-        Training::Whole(examples) => fingerprint_of(examples),
-        Training::Streamed(streamed) => {
+        TrainingRows::InMemory(examples) => examples_fingerprint(examples),
+        TrainingRows::Streamed(streamed) => {
             let rows = streamed.rows();
             format!("{} rows, {:016x}", rows.len(), rows.digest())
         }
@@ -124,7 +133,7 @@ pub(super) fn fingerprint(train: &Training) -> String {
 }
 
 /// Tells two sets of examples apart.
-pub(super) fn fingerprint_of(examples: &Examples) -> String {
+pub(super) fn examples_fingerprint(examples: &Examples) -> String {
     let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
         sample
             .ids
@@ -136,6 +145,6 @@ pub(super) fn fingerprint_of(examples: &Examples) -> String {
 }
 
 /// A setting that a run cannot do without.
-pub(super) fn given<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
+pub(super) fn required<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
     value.ok_or_else(|| Error::Config(format!("{key} is missing")))
 }

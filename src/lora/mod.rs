@@ -8,6 +8,6 @@ pub mod prompt;
 pub mod run;
 pub mod spectrum;
 
-pub use analyze::{Analysis, Probe, analyze};
+pub use analyze::{Analysis, AnalysisSettings, analyze};
 pub use config::{Method, TrainingConfig};
 pub use run::{Report, estimate_memory, run, validate};

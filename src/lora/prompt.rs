@@ -54,7 +54,7 @@ pub(super) fn attach(
         PromptInit::SampleVocab => {
             embed(model, &random::randint::<_, i32>(0, model.vocab_size(), &[tokens], &key(0)?)?)?
         }
-        PromptInit::Text => text(model, tokenizer, config)?,
+        PromptInit::Text => embed_text(model, tokenizer, config)?,
     };
     let mut prompt = Prompt::new(embedding, shape);
     for (i, pair) in sizes.windows(2).enumerate() {
@@ -77,7 +77,7 @@ fn embed(model: &Model, ids: &Array) -> Result<Array> {
 }
 
 /// The tokens of the text, from its beginning again where there are more virtual tokens.
-fn text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
+fn embed_text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
     let ids = tokenizer.encode(config.prompt_tuning_init_text.as_deref().unwrap_or_default(), true)?;
     if ids.is_empty() {
         return Err(Error::Config("prompt_tuning_init_text has no tokens".into()));
@@ -91,7 +91,7 @@ fn text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn settle(model: &mut Model) -> Result<()> {
+pub(super) fn precompute(model: &mut Model) -> Result<()> {
     if let Some(prompt) = model.prompt_mut() {
         let computed = prompt.forward()?;
         kernels::eval([&computed])?;
@@ -112,9 +112,9 @@ mod tests {
     use crate::params;
     use crate::train;
     use crate::train::gradients::{gradients, inputs};
-    use crate::train::optimizer::lr_multipliers::LrFactors;
-    use crate::train::optimizer::{Memory, Optimizer, Pace, Settings};
-    use crate::train::task::{Pass, Task as _};
+    use crate::train::optimizer::lr_multipliers::LrMultipliers;
+    use crate::train::optimizer::{Optimizer, OptimizerSettings, OptimizerState, StepOptions};
+    use crate::train::task::{ForwardOptions, Task as _};
 
     fn parse(json: &str) -> std::result::Result<TrainingConfig, String> {
         let config: TrainingConfig = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -153,8 +153,8 @@ mod tests {
                 assert_eq!(value.shape(), expected[name].shape(), "{name}");
                 *value = expected[name].clone();
             }
-            let optimizer = Optimizer::new(&Settings {
-                kind: train::optimizer::Kind::AdamW,
+            let optimizer = Optimizer::new(&OptimizerSettings {
+                kind: train::optimizer::OptimizerKind::AdamW,
                 momentum: None,
                 nesterov: false,
                 weight_decay: None,
@@ -163,24 +163,25 @@ mod tests {
                 eps: 1e-8,
             })
             .unwrap();
-            let mut memory = Memory::default();
+            let mut state = OptimizerState::default();
             let task = config.task(0);
             for (number, &loss) in expected["losses"].as_slice::<f32>().iter().enumerate() {
                 let model = model.as_mut();
-                let inputs = inputs(&task, model, &batch, task.totals(&batch), &Pass::default()).unwrap();
+                let inputs =
+                    inputs(&task, model, &batch, task.totals(&batch), &ForwardOptions::default()).unwrap();
                 let (found, grads) =
                     gradients(&task, model, &parameters, &inputs, &Graphs::default()).unwrap();
                 kernels::eval([&found.value]).unwrap();
                 let ours = found.value.item_exact::<f32>();
                 assert!((ours - loss).abs() < 1e-4, "{name}, step {number}: {ours} and {loss}");
-                let pace = Pace {
+                let options = StepOptions {
                     lr: 1e-2,
-                    factors: &LrFactors::default(),
+                    lr_multipliers: &LrMultipliers::default(),
                     grad_scale: Array::from_f32(1.0),
-                    finite: None,
+                    is_finite: None,
                     graphs: &Graphs::default(),
                 };
-                optimizer.step(&mut parameters, grads, &mut memory, &pace, |_| Ok(())).unwrap();
+                optimizer.step(&mut parameters, grads, &mut state, &options, |_| Ok(())).unwrap();
             }
         }
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 
-use super::adalora::Allocator;
+use super::adalora::RankAllocator;
 use super::config::{LoraInit, Method, TrainingConfig};
-use super::dataset::{self, Dataset, fingerprint, fingerprint_of, given};
+use super::dataset::{self, Dataset, examples_fingerprint, fingerprint, required};
 use super::prompt;
 use crate::adapters::finalize::finalize;
 use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach};
@@ -18,14 +18,14 @@ use crate::io::{folder, weights};
 use crate::kernels::group::Group;
 use crate::models::Model;
 use crate::progress::{Event, MemoryEstimate, Observer, Quiet};
-use crate::train::fit::{Trained, fit};
+use crate::train::fit::{Trainable, fit};
 use crate::train::hooks::StepHook;
-use crate::train::memory::expect;
+use crate::train::memory;
 use crate::train::plan::Plan;
 use crate::train::session::Session;
-use crate::train::text::data::Training;
+use crate::train::text::data::TrainingRows;
 use crate::train::text::objective::Objective;
-use crate::train::text::reference::{self, Reference};
+use crate::train::text::reference::{self, ReferenceLogProbs};
 use crate::{Error, Result, train};
 
 /// What a run did.
@@ -67,44 +67,45 @@ pub fn run(
         TrainingConfig { overwrite: true, .. } => IfExists::Overwrite,
         _ => IfExists::Fail,
     };
-    let Dataset { data, losses } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
+    let Dataset { data, skipped } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
         return Err(Error::Config(
             "early_stopping_patience needs validation rows, which data has not".into(),
         ));
     }
-    let output = given("output", config.output.as_deref())?;
+    let output = required("output", config.output.as_deref())?;
     let results: Vec<&str> =
         [weights::FILE, "config.json"].into_iter().chain(adapters::formats::FILES).collect();
     let session = Session::open(output, source, &results, existing, group)?;
-    let names = prepare(model, tokenizer, config)?;
+    let names = prepare_parameters(model, tokenizer, config)?;
     let identity =
         session.identity(config.identity(), config.batch_size, &fingerprint(&data.train), source)?;
-    let start = format!("{identity}, {}", fingerprint_of(&data.valid));
+    let start = format!("{identity}, {}", examples_fingerprint(&data.valid));
     let checkpoints = session.checkpoints(identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), group)?;
     let resumed = if config.resume { Some(checkpoints.latest()?) } else { None };
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let mut hooks: Vec<Box<dyn StepHook>> = Vec::new();
     if config.method == Method::Adalora {
-        hooks.push(Box::new(Allocator::new(config, &names, plan.steps)?));
+        hooks.push(Box::new(RankAllocator::new(config, &names, plan.steps)?));
     }
     let task = config.task(tokenizer.pad_id());
     let (data, checkpoints) = match (task.objective, &data.train) {
-        (Objective::Dpo { .. }, Training::Whole(train)) => {
-            let path = session.unfinished().join(reference::FILE);
-            let reference = Reference::of(model, &data, train, &path, start, &plan, observer)?;
-            let checkpoints = checkpoints.with_companion(reference::FILE, reference.text()?);
-            (reference.attach(data), checkpoints)
+        (Objective::Dpo { .. }, TrainingRows::InMemory(train)) => {
+            let path = session.checkpoint_folder().join(reference::FILE);
+            let reference =
+                ReferenceLogProbs::load_or_compute(model, &data, train, &path, start, &plan, observer)?;
+            let checkpoints = checkpoints.with_shared_file(reference::FILE, reference.to_json()?);
+            (reference.attach_to(data), checkpoints)
         }
         _ => (data, checkpoints),
     };
-    let trained = Trained { names: &names, hooks };
-    let outcome = fit(&task, model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let trained = Trainable { names: &names, hooks, resumed };
+    let outcome = fit(&task, model, trained, &data, &plan, &checkpoints, observer)?;
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     let ranks = finalize(model)?;
-    prompt::settle(model)?;
-    let [truncated_rows, dropped_rows] = dataset::losses(losses, &data.train);
+    prompt::precompute(model)?;
+    let [truncated_rows, dropped_rows] = dataset::skipped(skipped, &data.train);
     let report = Report {
         training,
         truncated_rows,
@@ -121,7 +122,7 @@ pub fn run(
 
 /// The numbers of a run over so many `examples`.
 fn plan(config: &TrainingConfig, examples: usize, group: Group) -> Result<Plan> {
-    config.settings().plan(examples, config.lr_factors(), config.lora_dropout > 0.0, group)
+    config.settings().plan(examples, config.lr_multipliers(), config.lora_dropout > 0.0, group)
 }
 
 /// Checks `config` and its data without training; what the data hold.
@@ -135,8 +136,8 @@ pub fn validate(
     observer: &mut dyn Observer,
 ) -> Result<DataReport> {
     config.validate()?;
-    let report = dataset::report(tokenizer, config, observer)?;
-    prepare(model, tokenizer, &undecomposed(config))?;
+    let report = dataset::statistics(tokenizer, config, observer)?;
+    prepare_parameters(model, tokenizer, &without_svd(config))?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -155,19 +156,23 @@ pub fn estimate_memory(
     let Dataset { data, .. } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     let plan = plan(config, data.train.len(), Group::ALONE)?;
     let task = config.task(tokenizer.pad_id());
-    let found = prepare(model, tokenizer, &undecomposed(config))
-        .and_then(|names| expect(&task, model, &names, &plan, &data));
+    let found = prepare_parameters(model, tokenizer, &without_svd(config))
+        .and_then(|names| memory::estimate_memory(&task, model, &names, &plan, &data));
     attach::detach(model)?;
     found
 }
 
 /// `config` without the decomposition of every matrix, which would show nothing more.
-fn undecomposed(config: &TrainingConfig) -> TrainingConfig {
+fn without_svd(config: &TrainingConfig) -> TrainingConfig {
     TrainingConfig { lora_init: LoraInit::Default, ..config.clone() }
 }
 
 /// Opens what is trained; names of its parameters.
-fn prepare(model: &mut Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Vec<String>> {
+fn prepare_parameters(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    config: &TrainingConfig,
+) -> Result<Vec<String>> {
     attach::detach(model)?;
     if config.method == Method::Full {
         model.visit_quantizable(&mut |path, weight| match weight.format {
@@ -181,7 +186,7 @@ fn prepare(model: &mut Model, tokenizer: &Tokenizer, config: &TrainingConfig) ->
         return Ok(names);
     }
     match (&config.init_adapter, config.method.prompt()) {
-        (Some(folder), _) => start_from(folder, model, config)?,
+        (Some(folder), _) => load_init_adapter(folder, model, config)?,
         (None, Some(kind)) => prompt::attach(model, tokenizer, kind, config)?,
         (None, None) => attach::attach(model, &config.adapter_settings())?,
     }
@@ -189,7 +194,7 @@ fn prepare(model: &mut Model, tokenizer: &Tokenizer, config: &TrainingConfig) ->
 }
 
 /// Attaches the adapter in `folder`, ready to be trained.
-fn start_from(folder: &str, model: &mut Model, config: &TrainingConfig) -> Result<()> {
+fn load_init_adapter(folder: &str, model: &mut Model, config: &TrainingConfig) -> Result<()> {
     let wanted = config.method.name();
     let found = match adapters::load(Path::new(folder), model)? {
         StoredAdapter::Full(_) => "full",

@@ -2,19 +2,19 @@
 
 /// When a run ends before its last step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Patience {
+pub struct EarlyStopping {
     /// Evaluations in a row that may go by without an improvement.
-    pub evaluations: u64,
+    pub patience: u64,
     /// By how much the validation loss, in nats, must fall below its last improvement to be one.
     pub threshold: f64,
 }
 
-impl Patience {
+impl EarlyStopping {
     /// Whether the validation losses so far, `(steps taken, loss)` from the untouched model on, exhaust it.
     ///
     /// It depends on nothing else, so a resumed run stops where the first one would have.
     #[must_use]
-    pub fn is_exhausted(&self, losses: &[(u64, f64)]) -> bool {
+    pub fn should_stop(&self, losses: &[(u64, f64)]) -> bool {
         let (mut best, mut waited) = (f64::INFINITY, 0);
         losses.iter().any(|&(_, loss)| {
             if loss < best - self.threshold {
@@ -22,7 +22,7 @@ impl Patience {
             } else {
                 waited += 1;
             }
-            waited >= self.evaluations
+            waited >= self.patience
         })
     }
 }
@@ -31,10 +31,10 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn stops_after(losses: &[f64], evaluations: u64, threshold: f64) -> Option<usize> {
+    fn stops_after(losses: &[f64], patience: u64, threshold: f64) -> Option<usize> {
         let points: Vec<(u64, f64)> = losses.iter().enumerate().map(|(i, &loss)| (i as u64, loss)).collect();
-        let patience = Patience { evaluations, threshold };
-        (1..=points.len()).find(|&count| patience.is_exhausted(&points[..count])).map(|count| count - 1)
+        let early_stopping = EarlyStopping { patience, threshold };
+        (1..=points.len()).find(|&count| early_stopping.should_stop(&points[..count])).map(|count| count - 1)
     }
 
     #[test]

@@ -14,14 +14,14 @@ pub trait StepHook {
     ///
     /// # Errors
     /// What MLX raises.
-    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()>;
+    fn on_gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()>;
 
     /// Follows the update of `step` (1-based) and may change the parameters again. The optimizer saw `grads`
     /// times `grad_scale`.
     ///
     /// # Errors
     /// What MLX raises.
-    fn updated(
+    fn after_step(
         &mut self,
         step: u64,
         grads: &Tensors,
@@ -36,5 +36,5 @@ pub trait StepHook {
     ///
     /// # Errors
     /// A state that does not belong to such parameters.
-    fn restore(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()>;
+    fn load_state(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()>;
 }

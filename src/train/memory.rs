@@ -7,12 +7,12 @@ use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
 
 use super::gradients::{gradients, inputs};
-use super::optimizer::lr_multipliers::LrFactors;
-use super::optimizer::{Memory, Pace};
+use super::optimizer::lr_multipliers::LrMultipliers;
+use super::optimizer::{OptimizerState, StepOptions};
 use super::plan::Plan;
-use super::task::data::Data;
-use super::task::max_tokens::PassSize;
-use super::task::{Pass, Task};
+use super::task::data::DataModule;
+use super::task::max_tokens::MaxTokens;
+use super::task::{ForwardOptions, Task};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::memory::{active, clear_cache};
 use crate::nn::network::{GradientCheckpointing, Network};
@@ -21,25 +21,25 @@ use crate::progress::MemoryEstimate;
 use crate::{Error, Result, kernels};
 
 /// Tokens of the longest row that is tried; more would take longer than it tells.
-const PROBE: usize = 512;
+const MAX_PROBE_TOKENS: usize = 512;
 
 /// Bytes of activations of a row, by its tokens.
 #[derive(Debug, Clone, Copy)]
-struct Growth {
+struct ActivationMemory {
     per_token: f64,
     /// Where scores of attention are kept.
     per_token_squared: f64,
 }
 
-impl Growth {
+impl ActivationMemory {
     /// Through two measurements `(tokens, bytes)`, the shorter row first.
-    fn through((short, less): (f64, f64), (long, more): (f64, f64)) -> Self {
+    fn fit((short, less): (f64, f64), (long, more): (f64, f64)) -> Self {
         let squared = (more / long - less / short) / (long - short).max(1.0);
         let per_token_squared = if squared.is_finite() { squared.max(0.0) } else { 0.0 };
         Self { per_token: (more / long - per_token_squared * long).max(0.0), per_token_squared }
     }
 
-    fn at(self, tokens: usize) -> u64 {
+    fn bytes(self, tokens: usize) -> u64 {
         let tokens = tokens as f64;
         (tokens * (self.per_token + self.per_token_squared * tokens)).ceil() as u64
     }
@@ -50,27 +50,27 @@ impl Growth {
 ///
 /// # Errors
 /// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
-pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
+pub(super) fn fit_batch<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
     parameters: &Tensors,
     plan: &Plan,
     data: &D,
-) -> Result<(MemoryEstimate, PassSize)> {
+) -> Result<(MemoryEstimate, MaxTokens)> {
     let keeps_best = plan.keep_best && data.has_validation();
     if data.is_empty() {
         return Err(Error::Dataset("there are no rows to train on".into()));
     }
     let time = data.longest_row();
-    let long = time.min(PROBE);
-    let mut probe = |length: usize| measure(task, model, parameters, &data.probe(length));
+    let long = time.min(MAX_PROBE_TOKENS);
+    let mut probe = |length: usize| measure_activations(task, model, parameters, &data.probe_batch(length));
     let short = long.div_ceil(2);
     // The first pass also packs weights and fills caches.
     probe(short)?;
     let (less, _) = probe(short)?;
     let (more, grads) = probe(long)?;
-    let growth = Growth::through((short as f64, less as f64), (long as f64, more as f64));
-    let (moments, update) = measure_update(parameters, grads, plan)?;
+    let activations_of = ActivationMemory::fit((short as f64, less as f64), (long as f64, more as f64));
+    let (moments, update) = measure_optimizer(parameters, grads, plan)?;
     clear_cache()?;
     let weights = active()? as u64;
     let trained: u64 = parameters.values().map(|x| x.nbytes() as u64).sum();
@@ -79,12 +79,12 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
         if plan.keep_graphs && !model.is_data_dependent() { update.max(trained + moments) } else { update };
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
-    let row = growth.at(time).max(1);
-    let together = data.rows_per_example();
+    let row = activations_of.bytes(time).max(1);
+    let rows_per_example = data.rows_per_example();
     let own_share = plan.batch_size.div_ceil(plan.group.size());
-    let whole = together * own_share.min(data.len()).max(1);
+    let batch_rows = rows_per_example * own_share.min(data.len()).max(1);
     let expected = |rows: usize| {
-        let summed = if rows < whole || plan.accumulation > 1 { 2 } else { 1 };
+        let summed = if rows < batch_rows || plan.accumulation > 1 { 2 } else { 1 };
         let optimizer = moments + trained * (summed + u64::from(keeps_best));
         let activations = rows as u64 * row;
         // Memory of dead activations is kept for the next pass, even while parameters are updated.
@@ -93,21 +93,21 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
     };
     // What is not foreseen needs room too.
     let reserve = available / 16;
-    let fitting = (together..=whole)
+    let fitting = (rows_per_example..=batch_rows)
         .rev()
-        .step_by(together)
+        .step_by(rows_per_example)
         .map(expected)
         .find(|expected| expected.peak + reserve <= available);
     let expected = match (fitting, plan.memory_budget) {
         (Some(expected), _) => expected,
         (None, Some(budget)) => {
-            let needed = expected(together);
+            let needed = expected(rows_per_example);
             return Err(Error::Config(format!(
                 "memory_budget_gb is {:.3}, but with one {} of {time} tokens at a time this run needs about {:.3}: \
                  {:.3} for the weights, {:.3} for gradients and optimizer, {:.3} for the row. Raise it, lower \
                  max_seq_length, or set grad_checkpoint or bits",
                 gigabytes(budget),
-                if together > 1 { "pair" } else { "row" },
+                if rows_per_example > 1 { "pair" } else { "row" },
                 gigabytes(needed.peak),
                 gigabytes(weights),
                 gigabytes(needed.optimizer + update),
@@ -115,7 +115,7 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
             )));
         }
         (None, None) => {
-            let needed = expected(together);
+            let needed = expected(rows_per_example);
             log::warn!(
                 "this run needs about {:.2} GB of {:.2} GB; lower max_seq_length, or set grad_checkpoint or bits",
                 gigabytes(needed.peak),
@@ -124,7 +124,8 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
             needed
         }
     };
-    let size = if expected.rows < whole { PassSize(expected.rows * time) } else { PassSize::UNLIMITED };
+    let size =
+        if expected.rows < batch_rows { MaxTokens(expected.rows * time) } else { MaxTokens::UNLIMITED };
     Ok((expected, size))
 }
 
@@ -132,7 +133,7 @@ pub(super) fn estimate<T: Task, D: Data<Batch = T::Batch>>(
 ///
 /// # Errors
 /// As [`estimate`].
-pub fn expect<T: Task, D: Data<Batch = T::Batch>>(
+pub fn estimate_memory<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
     names: &[String],
@@ -140,11 +141,13 @@ pub fn expect<T: Task, D: Data<Batch = T::Batch>>(
     data: &D,
 ) -> Result<MemoryEstimate> {
     let parameters = params::parameters(model, names)?;
-    checkpointed(model, names, plan, |model| Ok(estimate(task, model, &parameters, plan, data)?.0))
+    with_gradient_checkpointing(model, names, plan, |model| {
+        Ok(fit_batch(task, model, &parameters, plan, data)?.0)
+    })
 }
 
 /// `work` on the model while it keeps as few activations as `plan` says.
-pub(super) fn checkpointed<M: Network + ?Sized, T>(
+pub(super) fn with_gradient_checkpointing<M: Network + ?Sized, T>(
     model: &mut M,
     names: &[String],
     plan: &Plan,
@@ -160,23 +163,23 @@ pub(super) fn checkpointed<M: Network + ?Sized, T>(
 }
 
 /// MLX's memory limit while a run has a budget.
-pub(super) struct Limit {
-    before: usize,
+pub(super) struct MemoryLimit {
+    previous: usize,
 }
 
-impl Limit {
+impl MemoryLimit {
     /// Lowers it to `budget` until this value goes.
-    pub(super) fn lower(budget: Option<u64>) -> Result<Self> {
+    pub(super) fn lower_to(budget: Option<u64>) -> Result<Self> {
         let before = memory_limit()?;
         set_memory_limit(budget.map_or(before, |budget| before.min(budget as usize)))?;
-        Ok(Self { before })
+        Ok(Self { previous: before })
     }
 }
 
-impl Drop for Limit {
+impl Drop for MemoryLimit {
     fn drop(&mut self) {
         // It was in force before, so it can be again.
-        let _ = set_memory_limit(self.before);
+        let _ = set_memory_limit(self.previous);
     }
 }
 
@@ -185,7 +188,7 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 /// Bytes that a pass over `batch` took beyond the model and its gradients, which are returned too.
-fn measure<T: Task>(
+fn measure_activations<T: Task>(
     task: &T,
     model: &mut T::Model,
     parameters: &Tensors,
@@ -194,7 +197,7 @@ fn measure<T: Task>(
     clear_cache()?;
     let before = active()?;
     reset_peak_memory()?;
-    let inputs = inputs(task, model, batch, task.totals(batch), &Pass::default())?;
+    let inputs = inputs(task, model, batch, task.totals(batch), &ForwardOptions::default())?;
     let (loss, grads) = gradients(task, model, parameters, &inputs, &Graphs::default())?;
     kernels::eval(loss.arrays().chain(grads.values()))?;
     let kept: usize = grads.values().map(Array::nbytes).sum();
@@ -202,17 +205,17 @@ fn measure<T: Task>(
 }
 
 /// Bytes that the optimizer remembers, and that an update takes for a moment besides.
-fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
-    let (mut parameters, mut remembered) = (parameters.clone(), Memory::default());
+fn measure_optimizer(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
+    let (mut parameters, mut state) = (parameters.clone(), OptimizerState::default());
     let mut update = |grads| {
-        let pace = Pace {
+        let options = StepOptions {
             lr: 0.0,
-            factors: &LrFactors::default(),
+            lr_multipliers: &LrMultipliers::default(),
             grad_scale: Array::from_f32(1.0),
-            finite: None,
+            is_finite: None,
             graphs: &Graphs::default(),
         };
-        plan.optimizer.step(&mut parameters, grads, &mut remembered, &pace, |_| Ok(()))
+        plan.optimizer.step(&mut parameters, grads, &mut state, &options, |_| Ok(()))
     };
     // The first one has nothing to remember yet.
     update(grads.clone())?;
@@ -221,7 +224,7 @@ fn measure_update(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(
     reset_peak_memory()?;
     update(grads)?;
     let besides = peak_memory()?.saturating_sub(before) as u64;
-    Ok((remembered.tensors.values().map(|x| x.nbytes() as u64).sum(), besides))
+    Ok((state.tensors.values().map(|x| x.nbytes() as u64).sum(), besides))
 }
 
 #[cfg(test)]
@@ -230,12 +233,12 @@ mod tests {
 
     #[test]
     fn growth_goes_through_what_was_measured() {
-        let linear = Growth::through((256.0, 256e3), (512.0, 512e3));
-        assert_eq!(linear.at(2048), 2_048_000);
-        let square = Growth::through((256.0, 256e3 + 65536.0), (512.0, 512e3 + 262_144.0));
-        assert_eq!(square.at(1024), 1_024_000 + 1_048_576);
+        let linear = ActivationMemory::fit((256.0, 256e3), (512.0, 512e3));
+        assert_eq!(linear.bytes(2048), 2_048_000);
+        let square = ActivationMemory::fit((256.0, 256e3 + 65536.0), (512.0, 512e3 + 262_144.0));
+        assert_eq!(square.bytes(1024), 1_024_000 + 1_048_576);
         // What is needed whatever the length counts as part of the longer row.
-        assert_eq!(Growth::through((10.0, 1100.0), (20.0, 1200.0)).at(40), 2400);
-        assert_eq!(Growth::through((1.0, 8.0), (1.0, 8.0)).at(3), 24);
+        assert_eq!(ActivationMemory::fit((10.0, 1100.0), (20.0, 1200.0)).bytes(40), 2400);
+        assert_eq!(ActivationMemory::fit((1.0, 8.0), (1.0, 8.0)).bytes(3), 24);
     }
 }

@@ -1,9 +1,9 @@
 //! The numbers of a run.
 
-use super::early_stopping::Patience;
+use super::early_stopping::EarlyStopping;
 use super::optimizer::Optimizer;
-use super::optimizer::lr_multipliers::LrFactors;
-use super::schedule::Course;
+use super::optimizer::lr_multipliers::LrMultipliers;
+use super::schedule::LrSchedule;
 use crate::kernels::group::Group;
 
 /// How to train. Every number comes from the configuration of the caller.
@@ -22,9 +22,9 @@ pub struct Plan {
     /// Peak learning rate.
     pub lr: f64,
     /// Parameters that learn faster or slower.
-    pub lr_factors: LrFactors,
+    pub lr_multipliers: LrMultipliers,
     /// Its course.
-    pub course: Course,
+    pub lr_schedule: LrSchedule,
     /// Steps until the peak.
     pub warmup_steps: u64,
     /// The optimizer.
@@ -42,7 +42,7 @@ pub struct Plan {
     /// Validation batches that are scored; 0 for all.
     pub eval_batches: usize,
     /// When to stop early.
-    pub patience: Option<Patience>,
+    pub early_stopping: Option<EarlyStopping>,
     /// Whether the result is what had the lowest validation loss, or else what the last step left.
     pub keep_best: bool,
     /// Steps between checkpoints; 0 for none but on interruption.

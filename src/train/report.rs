@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::fit::Outcome;
 use super::plan::Plan;
 use super::task::Task;
-use super::task::rewards::Rewards;
+use super::task::rewards::RewardMetrics;
 use crate::Result;
 use crate::progress::MemoryEstimate;
 
@@ -31,9 +31,9 @@ pub struct Report {
     /// `exp(loss_after)`, where the loss is a negative log-likelihood.
     pub perplexity_after: Option<f64>,
     /// Of the validation pairs under the untouched model.
-    pub rewards_before: Option<Rewards>,
+    pub rewards_before: Option<RewardMetrics>,
     /// Of the validation pairs under the result.
-    pub rewards_after: Option<Rewards>,
+    pub rewards_after: Option<RewardMetrics>,
     /// Tokens (padding not counted) per second of `training_time_secs`.
     pub tokens_per_second: f64,
     /// Tokens that went through the model.
@@ -49,9 +49,9 @@ pub struct Report {
     /// `[steps taken, validation loss]`
     pub validation_losses: Vec<(u64, f64)>,
     /// Rewards of every step, where rows are pairs.
-    pub train_rewards: Vec<Rewards>,
+    pub train_rewards: Vec<RewardMetrics>,
     /// `[steps taken, rewards of the validation pairs]`
-    pub validation_rewards: Vec<(u64, Rewards)>,
+    pub validation_rewards: Vec<(u64, RewardMetrics)>,
     /// Number of trained parameters.
     pub trainable_parameters: u64,
     /// Number of parameters, those of adapters included.

@@ -17,7 +17,7 @@
 //! From step w on this is `get_{constant,linear,cosine,…}_schedule_with_warmup` of transformers at step
 //! s. During warm-up it is theirs at step s + 1, because theirs starts with a step of rate 0 that
 //! changes nothing. The decay reaches its end at s = total, after the last step, so no step is wasted. A table is the
-//! whole course: it has no other warm-up, and m = 0.
+//! whole schedule: it has no other warm-up, and m = 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 /// How the learning rate goes on after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Schedule {
+pub enum ScheduleKind {
     /// Stays.
     Constant,
     /// Falls in a straight line.
@@ -46,28 +46,28 @@ pub enum Schedule {
 
 /// A schedule with its numbers; each schedule takes what it has.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Course {
+pub struct LrSchedule {
     /// Which one.
-    pub schedule: Schedule,
+    pub kind: ScheduleKind,
     /// Share of the base rate that is left at the end.
     pub min_ratio: f64,
-    /// Cosines of [`Schedule::CosineWithRestarts`].
+    /// Cosines of [`ScheduleKind::CosineWithRestarts`].
     pub cycles: u32,
-    /// Exponent of [`Schedule::Polynomial`].
+    /// Exponent of [`ScheduleKind::Polynomial`].
     pub power: f64,
-    /// Share of all steps in which [`Schedule::Wsd`] decays.
+    /// Share of all steps in which [`ScheduleKind::Wsd`] decays.
     pub decay_ratio: f64,
-    /// Steps taken before and factors of the base rate, for [`Schedule::Table`]; from [`parse_table`].
+    /// Steps taken before and factors of the base rate, for [`ScheduleKind::Table`]; from [`parse_table`].
     pub table: Vec<(u64, f64)>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "runs have fewer than 2⁵² steps")]
-impl Course {
+impl LrSchedule {
     /// The learning rate of 0-based `step` out of `total`, `warmup_steps` of which warm up to `base`.
     #[must_use]
     pub fn lr_at(&self, step: u64, total: u64, warmup_steps: u64, base: f64) -> f64 {
-        if self.schedule == Schedule::Table {
-            return base * self.tabulated(step);
+        if self.kind == ScheduleKind::Table {
+            return base * self.interpolated(step);
         }
         if step < warmup_steps {
             return base * (step + 1) as f64 / warmup_steps as f64;
@@ -75,16 +75,16 @@ impl Course {
         let decaying = total.saturating_sub(warmup_steps).max(1);
         let progress = ((step - warmup_steps) as f64 / decaying as f64).min(1.0);
         let cosine = |progress: f64| f64::midpoint(1.0, (std::f64::consts::PI * progress).cos());
-        let factor = match self.schedule {
-            Schedule::Constant | Schedule::Table => 1.0,
-            Schedule::Linear => 1.0 - progress,
-            Schedule::Cosine => cosine(progress),
-            Schedule::CosineWithRestarts if progress < 1.0 => {
+        let factor = match self.kind {
+            ScheduleKind::Constant | ScheduleKind::Table => 1.0,
+            ScheduleKind::Linear => 1.0 - progress,
+            ScheduleKind::Cosine => cosine(progress),
+            ScheduleKind::CosineWithRestarts if progress < 1.0 => {
                 cosine((f64::from(self.cycles) * progress).fract())
             }
-            Schedule::CosineWithRestarts => 0.0,
-            Schedule::Polynomial => (1.0 - progress).powf(self.power),
-            Schedule::Wsd => {
+            ScheduleKind::CosineWithRestarts => 0.0,
+            ScheduleKind::Polynomial => (1.0 - progress).powf(self.power),
+            ScheduleKind::Wsd => {
                 let last = (total as f64 * self.decay_ratio).round().clamp(1.0, decaying as f64);
                 let rest = total.saturating_sub(step) as f64;
                 1.0 - (1.0 - rest / last).max(0.0).sqrt()
@@ -93,7 +93,7 @@ impl Course {
         base * (self.min_ratio + (1.0 - self.min_ratio) * factor)
     }
 
-    fn tabulated(&self, step: u64) -> f64 {
+    fn interpolated(&self, step: u64) -> f64 {
         let after = self.table.partition_point(|&(at, _)| at <= step);
         let (before, after) = (after.checked_sub(1).map(|i| self.table[i]), self.table.get(after));
         match (before, after) {
@@ -199,43 +199,43 @@ mod tests {
     const WSD_2_4_4_TO_A_TENTH: [f64; 11] =
         [0.0, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.275, 0.181_801_948_466_053_58, 0.110_288_568_297_002_63, 0.05];
 
-    fn course(schedule: Schedule) -> Course {
-        Course { schedule, min_ratio: 0.0, cycles: 3, power: 2.0, decay_ratio: 0.4, table: Vec::new() }
+    fn schedule(kind: ScheduleKind) -> LrSchedule {
+        LrSchedule { kind, min_ratio: 0.0, cycles: 3, power: 2.0, decay_ratio: 0.4, table: Vec::new() }
     }
 
-    fn assert_matches(schedule: Schedule, warmup: usize, theirs: &[f64; 11]) {
-        assert_course_matches(&course(schedule), warmup, theirs);
+    fn assert_matches(kind: ScheduleKind, warmup: usize, theirs: &[f64; 11]) {
+        assert_schedule_matches(&schedule(kind), warmup, theirs);
     }
 
-    fn assert_course_matches(course: &Course, warmup: usize, theirs: &[f64; 11]) {
+    fn assert_schedule_matches(schedule: &LrSchedule, warmup: usize, theirs: &[f64; 11]) {
         for step in 0..=10 {
             let at = if step < warmup { step + 1 } else { step };
-            let lr = course.lr_at(step as u64, 10, warmup as u64, 0.5);
+            let lr = schedule.lr_at(step as u64, 10, warmup as u64, 0.5);
             assert!((lr - theirs[at]).abs() < 1e-14, "step {step}: {lr}, transformers {}", theirs[at]);
         }
     }
 
     #[test]
     fn rates_are_those_of_transformers_without_the_idle_first_step() {
-        assert_matches(Schedule::Cosine, 0, &COSINE_0_10);
-        assert_matches(Schedule::Cosine, 4, &COSINE_4_10);
-        assert_matches(Schedule::Linear, 4, &LINEAR_4_10);
-        assert_matches(Schedule::Constant, 4, &CONSTANT_4);
-        assert_matches(Schedule::CosineWithRestarts, 4, &RESTARTS_3_4_10);
+        assert_matches(ScheduleKind::Cosine, 0, &COSINE_0_10);
+        assert_matches(ScheduleKind::Cosine, 4, &COSINE_4_10);
+        assert_matches(ScheduleKind::Linear, 4, &LINEAR_4_10);
+        assert_matches(ScheduleKind::Constant, 4, &CONSTANT_4);
+        assert_matches(ScheduleKind::CosineWithRestarts, 4, &RESTARTS_3_4_10);
     }
 
     #[test]
     fn a_share_may_be_left_at_the_end() {
-        let to_a_tenth = |schedule| Course { min_ratio: 0.1, ..course(schedule) };
-        assert_course_matches(&to_a_tenth(Schedule::Cosine), 4, &COSINE_4_10_TO_A_TENTH);
-        assert_course_matches(&to_a_tenth(Schedule::Polynomial), 4, &POLYNOMIAL_2_4_10_TO_A_TENTH);
-        assert_course_matches(&to_a_tenth(Schedule::Wsd), 2, &WSD_2_4_4_TO_A_TENTH);
+        let to_a_tenth = |kind| LrSchedule { min_ratio: 0.1, ..schedule(kind) };
+        assert_schedule_matches(&to_a_tenth(ScheduleKind::Cosine), 4, &COSINE_4_10_TO_A_TENTH);
+        assert_schedule_matches(&to_a_tenth(ScheduleKind::Polynomial), 4, &POLYNOMIAL_2_4_10_TO_A_TENTH);
+        assert_schedule_matches(&to_a_tenth(ScheduleKind::Wsd), 2, &WSD_2_4_4_TO_A_TENTH);
     }
 
     #[test]
     fn a_table_is_joined_by_straight_lines() {
         let points = ["2=1", " 4 = 0.5", "8=0"].map(str::to_owned);
-        let table = Course { table: parse_table(&points).unwrap(), ..course(Schedule::Table) };
+        let table = LrSchedule { table: parse_table(&points).unwrap(), ..schedule(ScheduleKind::Table) };
         let rates: Vec<f64> = (0..10).map(|step| table.lr_at(step, 10, 3, 2.0)).collect();
         assert_eq!(rates, [2.0, 2.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
     }
@@ -258,15 +258,15 @@ mod tests {
 
     #[test]
     fn no_step_of_a_run_has_rate_zero() {
-        for schedule in [
-            Schedule::Constant,
-            Schedule::Linear,
-            Schedule::Cosine,
-            Schedule::CosineWithRestarts,
-            Schedule::Polynomial,
-            Schedule::Wsd,
+        for kind in [
+            ScheduleKind::Constant,
+            ScheduleKind::Linear,
+            ScheduleKind::Cosine,
+            ScheduleKind::CosineWithRestarts,
+            ScheduleKind::Polynomial,
+            ScheduleKind::Wsd,
         ] {
-            let schedule = course(schedule);
+            let schedule = schedule(kind);
             for (total, warmup) in [(1, 0), (1, 1), (2, 1), (7, 3), (3, 9)] {
                 assert!((0..total).all(|step| schedule.lr_at(step, total, warmup, 1.0) > 0.0));
             }
@@ -275,18 +275,18 @@ mod tests {
 
     #[test]
     fn after_the_end_the_rate_stays() {
-        assert_eq!(course(Schedule::Linear).lr_at(99, 10, 2, 1.0), 0.0);
-        assert_eq!(course(Schedule::Cosine).lr_at(99, 10, 2, 1.0), 0.0);
-        assert_eq!(course(Schedule::Constant).lr_at(99, 10, 2, 1.0), 1.0);
-        assert_eq!(course(Schedule::Cosine).lr_at(0, 0, 0, 1.0), 1.0);
+        assert_eq!(schedule(ScheduleKind::Linear).lr_at(99, 10, 2, 1.0), 0.0);
+        assert_eq!(schedule(ScheduleKind::Cosine).lr_at(99, 10, 2, 1.0), 0.0);
+        assert_eq!(schedule(ScheduleKind::Constant).lr_at(99, 10, 2, 1.0), 1.0);
+        assert_eq!(schedule(ScheduleKind::Cosine).lr_at(0, 0, 0, 1.0), 1.0);
     }
 
     #[test]
     fn names_are_lower_case_with_underscores() {
         let names = r#"["constant","linear","cosine_with_restarts","wsd"]"#;
-        let schedules: [Schedule; 4] = serde_json::from_str(names).unwrap();
-        assert_eq!(schedules[2], Schedule::CosineWithRestarts);
+        let schedules: [ScheduleKind; 4] = serde_json::from_str(names).unwrap();
+        assert_eq!(schedules[2], ScheduleKind::CosineWithRestarts);
         assert_eq!(serde_json::to_string(&schedules).unwrap(), names);
-        assert!(serde_json::from_str::<Schedule>("\"Cosine\"").is_err());
+        assert!(serde_json::from_str::<ScheduleKind>("\"Cosine\"").is_err());
     }
 }

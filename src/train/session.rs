@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::checkpoint::Checkpoints;
+use super::checkpoint::CheckpointManager;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder};
 use crate::kernels::group::Group;
@@ -57,7 +57,7 @@ impl Session {
 
     /// The folder of the checkpoints.
     #[must_use]
-    pub fn unfinished(&self) -> PathBuf {
+    pub fn checkpoint_folder(&self) -> PathBuf {
         self.folder.join(CHECKPOINTS)
     }
 
@@ -81,8 +81,8 @@ impl Session {
 
     /// The checkpoints of a run with this `identity`, of which the `keep` newest stay.
     #[must_use]
-    pub fn checkpoints(&self, identity: Value, keep: usize) -> Checkpoints {
-        Checkpoints::new(self.unfinished(), identity, keep)
+    pub fn checkpoints(&self, identity: Value, keep: usize) -> CheckpointManager {
+        CheckpointManager::new(self.checkpoint_folder(), identity, keep)
     }
 
     /// Writes the result with `save`, and the report; in the first process only.

@@ -1,10 +1,10 @@
 //! What a user may set about the training loop, whatever is trained.
 
-use super::early_stopping::Patience;
-use super::optimizer::lr_multipliers::LrFactors;
+use super::early_stopping::EarlyStopping;
+use super::optimizer::lr_multipliers::LrMultipliers;
 use super::optimizer::{self, Optimizer};
 use super::plan::Plan;
-use super::schedule::{Course, Schedule, parse_table};
+use super::schedule::{LrSchedule, ScheduleKind, parse_table};
 use crate::kernels::group::Group;
 use crate::kernels::on_cpu;
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ pub struct Settings {
     /// Seed of everything random.
     pub seed: u64,
     /// The optimizer.
-    pub optimizer: optimizer::Kind,
+    pub optimizer: optimizer::OptimizerKind,
     /// Momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
     pub momentum: Option<f64>,
     /// Whether SGD uses Nesterov momentum.
@@ -41,7 +41,7 @@ pub struct Settings {
     /// Term added to the denominator of Adam and `AdamW`.
     pub eps: f64,
     /// Learning-rate schedule after the warm-up.
-    pub schedule: Schedule,
+    pub schedule: ScheduleKind,
     /// Share of all steps in which the learning rate rises to `lr`.
     pub warmup_ratio: f64,
     /// Share of `lr` that is left at the end of the schedule.
@@ -85,14 +85,14 @@ impl Default for Settings {
             grad_accumulation: 1,
             memory_budget_gb: None,
             seed: 0,
-            optimizer: optimizer::Kind::AdamW,
+            optimizer: optimizer::OptimizerKind::AdamW,
             momentum: None,
             nesterov: false,
             weight_decay: None,
             beta1: 0.9,
             beta2: None,
             eps: 1e-8,
-            schedule: Schedule::Cosine,
+            schedule: ScheduleKind::Cosine,
             warmup_ratio: 0.05,
             lr_min_ratio: 0.0,
             lr_cycles: 2,
@@ -154,7 +154,7 @@ impl Settings {
             return Err(Error::Config("early_stopping_patience needs eval_every above 0".into()));
         }
         self.optimizer()?;
-        self.schedule().map(|_| ())
+        self.lr_schedule().map(|_| ())
     }
 
     /// How the processes of `group` together train on so many `examples`. With `random_blocks`, blocks of the model draw
@@ -165,7 +165,7 @@ impl Settings {
     pub fn plan(
         &self,
         examples: usize,
-        lr_factors: LrFactors,
+        lr_multipliers: LrMultipliers,
         random_blocks: bool,
         group: Group,
     ) -> Result<Plan> {
@@ -179,8 +179,8 @@ impl Settings {
             accumulation: self.grad_accumulation,
             memory_budget: self.memory_budget_gb.map(|budget| (budget * 1e9) as u64),
             lr: self.lr,
-            lr_factors,
-            course: self.schedule()?,
+            lr_multipliers,
+            lr_schedule: self.lr_schedule()?,
             warmup_steps: (steps as f64 * self.warmup_ratio).round() as u64,
             optimizer: self.optimizer()?,
             max_grad_norm: self.max_grad_norm as f32,
@@ -188,9 +188,9 @@ impl Settings {
             grad_checkpoint: self.grad_checkpoint,
             // MLX would take the mask that a block draws again for the first one, and keep that.
             keep_graphs: !on_cpu() && (self.grad_checkpoint == 0 || !random_blocks),
-            patience: self
+            early_stopping: self
                 .early_stopping_patience
-                .map(|evaluations| Patience { evaluations, threshold: self.early_stopping_threshold }),
+                .map(|patience| EarlyStopping { patience, threshold: self.early_stopping_threshold }),
             keep_best: self.keep_best,
             eval_every: self.eval_every,
             eval_batches: self.eval_batches,
@@ -199,7 +199,7 @@ impl Settings {
     }
 
     fn optimizer(&self) -> Result<Optimizer> {
-        Optimizer::new(&optimizer::Settings {
+        Optimizer::new(&optimizer::OptimizerSettings {
             kind: self.optimizer,
             momentum: self.momentum,
             nesterov: self.nesterov,
@@ -210,12 +210,12 @@ impl Settings {
         })
     }
 
-    fn schedule(&self) -> Result<Course> {
-        if self.lr_table.is_some() != (self.schedule == Schedule::Table) {
+    fn lr_schedule(&self) -> Result<LrSchedule> {
+        if self.lr_table.is_some() != (self.schedule == ScheduleKind::Table) {
             return Err(Error::Config("lr_table and schedule \"table\" need each other".into()));
         }
-        Ok(Course {
-            schedule: self.schedule,
+        Ok(LrSchedule {
+            kind: self.schedule,
             min_ratio: self.lr_min_ratio,
             cycles: self.lr_cycles,
             power: self.lr_power,

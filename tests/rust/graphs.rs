@@ -11,16 +11,16 @@ use efficientai_toolkit::lora::Method;
 use efficientai_toolkit::models::Model;
 use efficientai_toolkit::params;
 use efficientai_toolkit::progress::{Event, Observer};
-use efficientai_toolkit::train::checkpoint::{Checkpoints, History};
-use efficientai_toolkit::train::fit::{Trained, fit};
+use efficientai_toolkit::train::checkpoint::{CheckpointManager, History};
+use efficientai_toolkit::train::fit::{Trainable, fit};
 use efficientai_toolkit::train::gradients::{gradients, inputs};
-use efficientai_toolkit::train::memory::expect;
-use efficientai_toolkit::train::optimizer::lr_multipliers::LrFactors;
-use efficientai_toolkit::train::optimizer::{Kind, Optimizer, Settings};
+use efficientai_toolkit::train::memory::estimate_memory;
+use efficientai_toolkit::train::optimizer::lr_multipliers::LrMultipliers;
+use efficientai_toolkit::train::optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 use efficientai_toolkit::train::plan::Plan;
-use efficientai_toolkit::train::schedule::{Course, Schedule};
-use efficientai_toolkit::train::task::{Pass, Task as _};
-use efficientai_toolkit::train::text::data::{TextData, Training};
+use efficientai_toolkit::train::schedule::{LrSchedule, ScheduleKind};
+use efficientai_toolkit::train::task::{ForwardOptions, Task as _};
+use efficientai_toolkit::train::text::data::{TextData, TrainingRows};
 use efficientai_toolkit::train::text::objective::Objective;
 use efficientai_toolkit::train::text::task::TextTask;
 use efficientai_toolkit::{Error, Result};
@@ -61,7 +61,7 @@ fn batches() -> Vec<(&'static str, Objective, [Batch; 2])> {
         Batch { pairs: Some(Pairs { lengths: vec![11, 8], reference }), ..plain(seed) }
     };
     let dpo = Objective::Dpo { beta: 0.1, label_smoothing: 0.1 };
-    let orpo = Objective::Orpo { lambda: 0.1, learns_prompts: true };
+    let orpo = Objective::Orpo { lambda: 0.1, train_on_prompts: true };
     vec![
         ("plain", Objective::Sft, [plain(1), plain(5)]),
         ("packed", Objective::Sft, [packed([12, 8], 1), packed([7, 13], 4)]),
@@ -91,7 +91,8 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
             let (kept, none) = (Graphs::new(true).unwrap(), Graphs::default());
             for (pass, batch) in (0..).zip(&batches) {
                 let task = TextTask { objective, neftune_alpha: Some(2.0), pad_id: 0 };
-                let random = Pass { random: Some((7, [pass, 0, 0])), ..Pass::default() };
+                let random =
+                    ForwardOptions { rng_path: Some((7, [pass, 0, 0])), ..ForwardOptions::default() };
                 let inputs = inputs(&task, model, batch, task.totals(batch), &random).unwrap();
                 let [kept, new] = [&kept, &none]
                     .map(|graphs| gradients(&task, model, &parameters, &inputs, graphs).unwrap());
@@ -131,8 +132,8 @@ impl Observer for Told {
     }
 }
 
-fn plan(keep_graphs: bool, kind: Kind) -> Plan {
-    let optimizer = Optimizer::new(&Settings {
+fn plan(keep_graphs: bool, kind: OptimizerKind) -> Plan {
+    let optimizer = Optimizer::new(&OptimizerSettings {
         kind,
         momentum: None,
         nesterov: false,
@@ -148,9 +149,9 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
         accumulation: 2,
         memory_budget: None,
         lr: 1e-2,
-        lr_factors: LrFactors::by_ending(vec![(".lora_b", 2.0)]),
-        course: Course {
-            schedule: Schedule::Linear,
+        lr_multipliers: LrMultipliers::by_suffix(vec![(".lora_b", 2.0)]),
+        lr_schedule: LrSchedule {
+            kind: ScheduleKind::Linear,
             min_ratio: 0.0,
             cycles: 1,
             power: 1.0,
@@ -165,7 +166,7 @@ fn plan(keep_graphs: bool, kind: Kind) -> Plan {
         seed: 3,
         eval_every: 3,
         eval_batches: 0,
-        patience: None,
+        early_stopping: None,
         keep_best: false,
         save_every: 4,
     }
@@ -186,7 +187,7 @@ fn train(plan: &Plan, told: Told, folder: &Path) -> (Result<History>, Run) {
 const TASK: TextTask = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
 
 fn data(train: Examples, valid: Examples) -> TextData<'static> {
-    let train = Training::Whole(train);
+    let train = TrainingRows::InMemory(train);
     TextData { train, valid, vocab_size: VOCAB as i32, max_seq_length: 64, pad_id: 0 }
 }
 
@@ -198,10 +199,9 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     assert_eq!(names.iter().any(|name| is_magnitude(name)), method == Method::Dora);
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
-    let checkpoints = Checkpoints::new(folder.to_path_buf(), json!({}), 3);
-    let trained = Trained { names: &names, hooks: Vec::new() };
-    let resumed = checkpoints.latest().ok();
-    let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, resumed, &mut told);
+    let checkpoints = CheckpointManager::new(folder.to_path_buf(), json!({}), 3);
+    let trained = Trainable { names: &names, hooks: Vec::new(), resumed: checkpoints.latest().ok() };
+    let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, &mut told);
     let history = match &outcome {
         Ok(outcome) => outcome.history.clone(),
         Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
@@ -220,7 +220,8 @@ fn memory_of_a_kept_update_is_that_of_everything_it_makes() {
         params::parameters(model.as_ref(), &names).unwrap().values().map(Array::nbytes).sum();
     let rows = Examples::new(vec![sample(12, 1), sample(9, 2)], Labels::All);
     let data = data(rows.clone(), rows);
-    let estimate = expect(&TASK, model.as_mut(), &names, &plan(true, Kind::AdamW), &data).unwrap();
+    let estimate =
+        estimate_memory(&TASK, model.as_mut(), &names, &plan(true, OptimizerKind::AdamW), &data).unwrap();
     // Parameters, and two moments of each.
     assert!(estimate.update >= 3 * trained as u64, "{estimate:?} of {trained}");
 }
@@ -245,7 +246,7 @@ fn check_same(name: &str, ahead: &Run, waiting: &Run) {
 
 #[test]
 fn a_run_ahead_of_its_figures_is_the_same_run() {
-    for kind in [Kind::AdamW, Kind::Adafactor, Kind::Muon] {
+    for kind in [OptimizerKind::AdamW, OptimizerKind::Adafactor, OptimizerKind::Muon] {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
             let folder = folders[usize::from(ahead)].path();
@@ -268,7 +269,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
     for name in ["dora", "grad_checkpoint", "keep_best"] {
         let method = if name == "dora" { Method::Dora } else { Method::Lora };
         let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
-            let plan = plan(ahead, Kind::AdamW);
+            let plan = plan(ahead, OptimizerKind::AdamW);
             let plan = match name {
                 "grad_checkpoint" => Plan { grad_checkpoint: 1, ..plan },
                 // So large a rate that the loss rises again.
@@ -287,7 +288,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
 #[test]
 fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let [whole, part] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let plan = plan(true, Kind::AdamW);
+    let plan = plan(true, OptimizerKind::AdamW);
     let (_, uninterrupted) = train(&plan, Told::default(), whole.path());
     let (_, stopped) = train(&plan, Told { stop_at: Some(2), ..Told::default() }, part.path());
     assert_eq!(stopped.history.train_losses.len(), 3);
@@ -301,7 +302,7 @@ fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
 fn a_run_ahead_that_is_stopped_saves_what_was_done() {
     let folder = tempfile::tempdir().unwrap();
     let told = Told { stop_at: Some(2), ..Told::default() };
-    let (outcome, run) = train(&plan(true, Kind::AdamW), told, folder.path());
+    let (outcome, run) = train(&plan(true, OptimizerKind::AdamW), told, folder.path());
     assert!(matches!(outcome, Err(Error::Interrupted)));
     // The third step had begun when the second was told of.
     assert_eq!(run.history.train_losses.len(), 3);
@@ -312,7 +313,7 @@ fn a_run_ahead_that_is_stopped_saves_what_was_done() {
 #[test]
 fn a_run_ahead_that_diverges_keeps_the_parameters_it_had() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan { lr: 1e30, ..plan(true, Kind::AdamW) };
+    let plan = Plan { lr: 1e30, ..plan(true, OptimizerKind::AdamW) };
     let (outcome, run) = train(&plan, Told::default(), folder.path());
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("at step 2 of 6"), "{error}");

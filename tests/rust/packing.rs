@@ -7,7 +7,7 @@ use efficientai_toolkit::nn::Segments;
 use efficientai_toolkit::nn::network::GradientCheckpointing;
 use efficientai_toolkit::params;
 use efficientai_toolkit::train::gradients::{gradients, inputs};
-use efficientai_toolkit::train::task::{Loss, Pass, Task as _};
+use efficientai_toolkit::train::task::{ForwardOptions, Loss, Task as _};
 use efficientai_toolkit::train::text::objective::Objective;
 use efficientai_toolkit::train::text::task::TextTask;
 use mlx_rs::module::ModuleParameters as _;
@@ -64,7 +64,7 @@ fn gradients_are_the_sum_of_those_of_each_sample() {
         let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
         let totals = task.totals(&batch);
         let gradients = |model: &mut Model, batch: &Batch| {
-            let inputs = inputs(&task, model, batch, totals, &Pass::default()).unwrap();
+            let inputs = inputs(&task, model, batch, totals, &ForwardOptions::default()).unwrap();
             gradients(&task, model, &parameters, &inputs, &Graphs::default()).unwrap()
         };
         let (Loss { value: loss, .. }, packed) = gradients(model, &batch);

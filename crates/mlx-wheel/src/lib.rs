@@ -3,6 +3,8 @@
 //! An isolated build has an interpreter in a temporary folder of its own. What is compiled against the wheel therefore
 //! depends on [`VERSION`] and on the [hash of the headers](Wheel::hash_headers), never on where they lie.
 
+#![expect(clippy::print_stdout, reason = "build scripts speak to cargo so")]
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -33,7 +35,7 @@ pub struct Wheel {
     pub include: PathBuf,
     /// Folder of `libmlx`.
     pub lib: PathBuf,
-    /// Folder of PyPI's `libclang` shared library, if that wheel is installed beside it.
+    /// Folder of `PyPI`'s `libclang` shared library, if that wheel is installed beside it.
     pub libclang: Option<PathBuf>,
 }
 
@@ -50,20 +52,23 @@ impl Wheel {
             home = lambda name: next(iter((s := u.find_spec(name)) and s.submodule_search_locations or []), '')\n\
             print(home('mlx')); print(m.version('mlx')); print(home('clang'))";
         let output = Command::new(&python).args(["-c", script]).output();
-        let output = output.map_err(|e| format!("cannot run the Python interpreter {python:?}: {e}"))?;
+        let output =
+            output.map_err(|e| format!("cannot run the Python interpreter {}: {e}", python.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let mut lines = text.lines();
         let (Some(package), Some(version)) = (lines.next(), lines.next()) else {
             return Err(format!(
-                "the Python interpreter {python:?} has no `mlx` package; install it with \
+                "the Python interpreter {} has no `mlx` package; install it with \
                  `pip install \"mlx[cpu]=={VERSION}\" libclang` (on a Mac plain `mlx=={VERSION}`), \
-                 or name another interpreter in PYO3_PYTHON"
+                 or name another interpreter in PYO3_PYTHON",
+                python.display()
             ));
         };
         if version != VERSION {
             return Err(format!(
-                "{python:?} has mlx {version}, but the bindings are written for {VERSION}; \
-                 install it with `pip install mlx=={VERSION}`"
+                "{} has mlx {version}, but the bindings are written for {VERSION}; \
+                 install it with `pip install mlx=={VERSION}`",
+                python.display()
             ));
         }
         let package = PathBuf::from(package);

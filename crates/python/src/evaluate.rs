@@ -51,6 +51,6 @@ pub(super) fn score_tokens(
     observed(py, None, |caller| {
         let spans: Vec<Span> = rows.into_iter().map(|(ids, start)| Span { ids, start }).collect();
         let scores = score_spans(model.lock()?.as_ref(), &spans, batch_size, caller)?;
-        Ok(scores.into_iter().map(|row| row.iter().map(|s| (s.logprob, s.likeliest)).collect()).collect())
+        Ok(scores.into_iter().map(|row| row.iter().map(|s| (s.logprob, s.is_greedy)).collect()).collect())
     })
 }

@@ -1,7 +1,7 @@
 //! `_core.lora`: fine-tuning.
 
 use efficientai_toolkit::Result;
-use efficientai_toolkit::lora::{self, Probe, TrainingConfig};
+use efficientai_toolkit::lora::{self, AnalysisSettings, TrainingConfig};
 use efficientai_toolkit::models;
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -59,7 +59,7 @@ pub(super) fn analyze(
 ) -> PyResult<String> {
     let tokenizer = tokenizer.get().inner();
     configured(py, model, config, None, |model, config, caller| {
-        let probe: Probe = parse(probe)?;
+        let probe: AnalysisSettings = parse(probe)?;
         lora::analyze(model, tokenizer, config, &probe, caller)
     })
 }

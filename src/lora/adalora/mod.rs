@@ -24,8 +24,8 @@ use crate::params::Tensors;
 use crate::train::hooks::StepHook;
 use crate::{Error, Result, kernels};
 
-const MEAN: &str = "mean.";
-const SPREAD: &str = "spread.";
+const SENSITIVITY: &str = "mean.";
+const UNCERTAINTY: &str = "spread.";
 const MASK: &str = "mask.";
 const A: &str = ".lora_a";
 const B: &str = ".lora_b";
@@ -33,7 +33,7 @@ const E: &str = ".lora_e";
 
 /// How many ranks all layers together may have at which step.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
+pub struct BudgetSchedule {
     /// Ranks at first.
     pub initial: u64,
     /// Ranks at the end.
@@ -46,9 +46,9 @@ pub struct Budget {
     pub delta_t: u64,
 }
 
-impl Budget {
+impl BudgetSchedule {
     /// The budget of `step`, and whether it is allocated then.
-    fn at(&self, step: u64) -> (u64, bool) {
+    fn at_step(&self, step: u64) -> (u64, bool) {
         let &Self { initial, target, tinit, end, delta_t } = self;
         if step <= tinit {
             return (initial, false);
@@ -64,8 +64,8 @@ impl Budget {
 
 /// Watches what matters and allocates ranks.
 #[derive(Debug)]
-pub struct Allocator {
-    budget: Budget,
+pub struct RankAllocator {
+    budget: BudgetSchedule,
     beta1: f32,
     beta2: f32,
     orth_reg_weight: f32,
@@ -73,7 +73,7 @@ pub struct Allocator {
     state: Tensors,
 }
 
-impl Allocator {
+impl RankAllocator {
     /// The allocator that `config` describes, for a run of `steps` that trains parameters called `names`.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Allocator {
             )));
         }
         Ok(Self {
-            budget: Budget {
+            budget: BudgetSchedule {
                 initial: layers * u64::from(config.initial_rank()),
                 target: layers * u64::from(config.lora_rank),
                 tinit,
@@ -104,7 +104,7 @@ impl Allocator {
     }
 
     /// `Ī` and `Ū` after one more step.
-    fn observe(&mut self, grads: &Tensors, grad_scale: f32, parameters: &Tensors) -> Result<()> {
+    fn update_importance(&mut self, grads: &Tensors, grad_scale: f32, parameters: &Tensors) -> Result<()> {
         let average = |old: Option<&Array>, new: &Array, beta: f32| {
             let share = new.multiply(Array::from_f32(1.0 - beta))?;
             old.map_or(Ok(share.clone()), |old| old.multiply(Array::from_f32(beta))?.add(share))
@@ -112,11 +112,11 @@ impl Allocator {
         let mut state = Tensors::new();
         for (name, value) in parameters {
             let Some(grad) = grads.get(name) else { continue };
-            let (mean, spread) = (format!("{MEAN}{name}"), format!("{SPREAD}{name}"));
+            let (mean, uncertainty) = (format!("{SENSITIVITY}{name}"), format!("{UNCERTAINTY}{name}"));
             let now = value.multiply(grad.multiply(Array::from_f32(grad_scale))?)?.abs()?;
             let new_mean = average(self.state.get(&mean), &now, self.beta1)?;
             let distance = now.subtract(&new_mean)?.abs()?;
-            state.insert(spread.clone(), average(self.state.get(&spread), &distance, self.beta2)?);
+            state.insert(uncertainty.clone(), average(self.state.get(&uncertainty), &distance, self.beta2)?);
             state.insert(mean, new_mean);
         }
         kernels::eval(state.values())?;
@@ -125,16 +125,19 @@ impl Allocator {
     }
 
     /// `ĪŪ` of one parameter.
-    fn sensitivity(&self, name: &str) -> Result<Array> {
-        match (self.state.get(&format!("{MEAN}{name}")), self.state.get(&format!("{SPREAD}{name}"))) {
-            (Some(mean), Some(spread)) => Ok(mean.multiply(spread)?),
+    fn element_score(&self, name: &str) -> Result<Array> {
+        match (
+            self.state.get(&format!("{SENSITIVITY}{name}")),
+            self.state.get(&format!("{UNCERTAINTY}{name}")),
+        ) {
+            (Some(mean), Some(uncertainty)) => Ok(mean.multiply(uncertainty)?),
             _ => Err(Error::Training(format!("AdaLoRA has not watched {name} yet"))),
         }
     }
 
     /// `S` of the layer at `path`.
-    fn scores(&self, path: &str) -> Result<Vec<f32>> {
-        let [a, b, e] = [A, B, E].map(|slot| self.sensitivity(&format!("{path}{slot}")));
+    fn rank_scores(&self, path: &str) -> Result<Vec<f32>> {
+        let [a, b, e] = [A, B, E].map(|slot| self.element_score(&format!("{path}{slot}")));
         let vectors = a?.mean_axis(0, false)?.add(b?.mean_axis(1, false)?)?;
         let scores = e?.add(vectors)?;
         kernels::eval([&scores])?;
@@ -142,10 +145,10 @@ impl Allocator {
     }
 
     /// Leaves `budget` ranks and masks the others.
-    fn allocate(&mut self, budget: u64, parameters: &mut Tensors) -> Result<()> {
+    fn mask_to_budget(&mut self, budget: u64, parameters: &mut Tensors) -> Result<()> {
         let paths: Vec<String> =
             parameters.keys().filter_map(|name| name.strip_suffix(E)).map(String::from).collect();
-        let scores: Vec<Vec<f32>> = paths.iter().map(|path| self.scores(path)).collect::<Result<_>>()?;
+        let scores: Vec<Vec<f32>> = paths.iter().map(|path| self.rank_scores(path)).collect::<Result<_>>()?;
         let Some(threshold) = threshold(scores.concat(), self.budget.initial.saturating_sub(budget)) else {
             return Ok(());
         };
@@ -154,11 +157,11 @@ impl Allocator {
             let mask = Array::from_slice(&mask, &[mask.len() as i32]);
             self.state.insert(format!("{MASK}{path}{E}"), mask);
         }
-        self.mask(parameters)
+        self.apply_masks(parameters)
     }
 
     /// Zeroes what the last allocation took away.
-    fn mask(&self, parameters: &mut Tensors) -> Result<()> {
+    fn apply_masks(&self, parameters: &mut Tensors) -> Result<()> {
         for (name, mask) in &self.state {
             let Some(e) = name.strip_prefix(MASK).and_then(|name| parameters.get_mut(name)) else { continue };
             *e = e.multiply(mask)?;
@@ -174,9 +177,9 @@ fn threshold(mut scores: Vec<f32>, removed: u64) -> Option<f32> {
     scores.get(usize::try_from(removed).ok()?.checked_sub(1)?).copied()
 }
 
-impl StepHook for Allocator {
+impl StepHook for RankAllocator {
     /// Adds those of the penalty.
-    fn gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()> {
+    fn on_gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()> {
         let count = parameters.keys().filter(|name| !name.ends_with(E)).count();
         let weight = scale * self.orth_reg_weight / count.max(1) as f32;
         for (name, matrix) in parameters {
@@ -203,7 +206,7 @@ impl StepHook for Allocator {
         Ok(())
     }
 
-    fn updated(
+    fn after_step(
         &mut self,
         step: u64,
         grads: &Tensors,
@@ -211,14 +214,14 @@ impl StepHook for Allocator {
         parameters: &mut Tensors,
     ) -> Result<()> {
         if step > self.budget.end {
-            return self.mask(parameters);
+            return self.apply_masks(parameters);
         }
         if step < self.budget.end {
-            self.observe(grads, grad_scale, parameters)?;
+            self.update_importance(grads, grad_scale, parameters)?;
         }
-        let (budget, due) = self.budget.at(step);
+        let (budget, due) = self.budget.at_step(step);
         if due {
-            self.allocate(budget, parameters)?;
+            self.mask_to_budget(budget, parameters)?;
         }
         if step == self.budget.end {
             self.state.retain(|name, _| name.starts_with(MASK));
@@ -230,11 +233,12 @@ impl StepHook for Allocator {
         self.state.clone()
     }
 
-    fn restore(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()> {
-        let is_own = |name: &String| [MEAN, SPREAD, MASK].iter().any(|kind| name.starts_with(kind));
+    fn load_state(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()> {
+        let is_own =
+            |name: &String| [SENSITIVITY, UNCERTAINTY, MASK].iter().any(|kind| name.starts_with(kind));
         let state: Tensors = state.clone().into_iter().filter(|(name, _)| is_own(name)).collect();
         let fits = |(name, x): (&String, &Array)| {
-            let parameter = [MEAN, SPREAD, MASK].iter().find_map(|kind| name.strip_prefix(kind));
+            let parameter = [SENSITIVITY, UNCERTAINTY, MASK].iter().find_map(|kind| name.strip_prefix(kind));
             parameter.and_then(|name| parameters.get(name)).is_some_and(|p| p.shape() == x.shape())
         };
         if let Some((name, _)) = state.iter().find(|&entry| !fits(entry)) {

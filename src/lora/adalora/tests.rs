@@ -31,15 +31,15 @@ fn scores_budgets_and_masks_are_those_of_peft() {
     let steps = fixture["steps"].as_array().unwrap();
     let first = tensors(&steps[0]["parameters"]);
     let names: Vec<String> = first.keys().cloned().collect();
-    let mut allocator = Allocator::new(&config, &names, fixture["total_step"].as_u64().unwrap()).unwrap();
+    let mut allocator = RankAllocator::new(&config, &names, fixture["total_step"].as_u64().unwrap()).unwrap();
     for (i, step) in steps.iter().enumerate() {
         let number = i as u64 + 1;
         let mut parameters = tensors(&step["parameters"]);
-        let (budget, _) = allocator.budget.at(number);
+        let (budget, _) = allocator.budget.at_step(number);
         assert_eq!(budget, step["budget"].as_u64().unwrap(), "step {number}");
-        allocator.updated(number, &tensors(&step["grads"]), 1.0, &mut parameters).unwrap();
+        allocator.after_step(number, &tensors(&step["grads"]), 1.0, &mut parameters).unwrap();
         for (path, expected) in step["scores"].as_object().unwrap() {
-            let scores = allocator.scores(path).unwrap();
+            let scores = allocator.rank_scores(path).unwrap();
             for (score, expected) in scores.iter().zip(numbers(expected)) {
                 assert!(
                     (score - expected).abs() <= 1e-5 * expected.abs(),
@@ -63,13 +63,13 @@ fn scores_budgets_and_masks_are_those_of_peft() {
 fn the_penalty_pulls_towards_orthogonality() {
     // ‖AᵀA - I‖ of A = [2, 0; 0, 1]: AᵀA - I = [3, 0; 0, 0], gradient 2·A·[3, 0; 0, 0] / 3 = [4, 0; 0, 0].
     let config = TrainingConfig { adalora_orth_reg_weight: 1.0, ..TrainingConfig::default() };
-    let allocator = Allocator::new(&config, &["x.lora_e".into()], 10).unwrap();
+    let allocator = RankAllocator::new(&config, &["x.lora_e".into()], 10).unwrap();
     let a = Array::from_slice(&[2.0_f32, 0.0, 0.0, 1.0], &[2, 2]);
     let eye = Array::eye::<f32>(2, None, None).unwrap();
     let parameters: Tensors = [("x.lora_a".to_owned(), a), ("x.lora_b".to_owned(), eye)].into();
     let zero = Array::zeros::<f32>(&[2, 2]).unwrap();
     let mut grads: Tensors = [("x.lora_a".to_owned(), zero.clone()), ("x.lora_b".to_owned(), zero)].into();
-    allocator.gradients(&parameters, &mut grads, 1.0).unwrap();
+    allocator.on_gradients(&parameters, &mut grads, 1.0).unwrap();
     assert_eq!(grads["x.lora_a"].as_slice::<f32>(), [2.0, 0.0, 0.0, 0.0]);
     assert_eq!(grads["x.lora_b"].as_slice::<f32>(), [0.0; 4]);
 }
@@ -78,10 +78,10 @@ fn the_penalty_pulls_towards_orthogonality() {
 fn phases_that_leave_no_room_and_foreign_states_are_refused() {
     let config = TrainingConfig { adalora_tinit: 3, adalora_tfinal: 4, ..TrainingConfig::default() };
     let names = ["x.lora_e".to_owned()];
-    assert!(Allocator::new(&config, &names, 8).is_ok());
-    let message = Allocator::new(&config, &names, 7).unwrap_err().to_string();
+    assert!(RankAllocator::new(&config, &names, 8).is_ok());
+    let message = RankAllocator::new(&config, &names, 7).unwrap_err().to_string();
     assert!(message.contains("adalora_tinit (3)") && message.contains("no step of 7"), "{message}");
-    let mut allocator = Allocator::new(&config, &names, 8).unwrap();
+    let mut allocator = RankAllocator::new(&config, &names, 8).unwrap();
     let state: Tensors = [("mean.y.lora_e".to_owned(), Array::from_f32(0.0))].into();
-    assert!(allocator.restore(&state, &Tensors::new()).unwrap_err().to_string().contains("mean.y.lora_e"));
+    assert!(allocator.load_state(&state, &Tensors::new()).unwrap_err().to_string().contains("mean.y.lora_e"));
 }

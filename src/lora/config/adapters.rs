@@ -4,7 +4,7 @@ use super::init::LoraInit;
 use super::method::Method;
 use super::training::TrainingConfig;
 use crate::adapters::attach::{AdapterSettings, Init, Scaling};
-use crate::train::optimizer::lr_multipliers::LrFactors;
+use crate::train::optimizer::lr_multipliers::LrMultipliers;
 
 impl TrainingConfig {
     /// The rank adapters start with: higher than `lora_rank` for `AdaLoRA`.
@@ -45,9 +45,10 @@ impl TrainingConfig {
     /// The learning rates of [LoRA+](https://arxiv.org/abs/2402.12354): `B` and magnitudes learn faster than `A`, by
     /// `loraplus_lr_ratio`.
     #[must_use]
-    pub fn lr_factors(&self) -> LrFactors {
+    pub fn lr_multipliers(&self) -> LrMultipliers {
         let faster = |ratio: f64| vec![(".lora_b", ratio), (".m", ratio)];
-        self.loraplus_lr_ratio.map_or_else(LrFactors::default, |ratio| LrFactors::by_ending(faster(ratio)))
+        self.loraplus_lr_ratio
+            .map_or_else(LrMultipliers::default, |ratio| LrMultipliers::by_suffix(faster(ratio)))
     }
 }
 

@@ -50,7 +50,7 @@ impl TrainingConfig {
     fn check_combinations(&self) -> Result<()> {
         use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
         let default = Self::default();
-        let of_adalora = |config: &Self| {
+        let adalora_settings = |config: &Self| {
             [
                 ("adalora_init_rank", config.adalora_init_rank.map(f64::from)),
                 ("adalora_tinit", Some(config.adalora_tinit as f64)),
@@ -61,7 +61,7 @@ impl TrainingConfig {
                 ("adalora_orth_reg_weight", Some(config.adalora_orth_reg_weight)),
             ]
         };
-        let adalora = of_adalora(self).into_iter().zip(of_adalora(&default));
+        let adalora = adalora_settings(self).into_iter().zip(adalora_settings(&default));
         let adalora = adalora.map(|((key, value), (_, default))| (key, value != default, &[Adalora][..]));
         let others = [
             ("use_rslora", self.use_rslora, &[Lora, Dora][..]),
@@ -71,7 +71,7 @@ impl TrainingConfig {
             ("rank_pattern", self.rank_pattern.is_some(), &[Lora, Dora]),
             ("bits", self.bits.is_some(), &[Lora, Dora, Adalora, PromptTuning, PrefixTuning, PTuning]),
         ];
-        for (key, given, methods) in others.into_iter().chain(adalora).chain(self.keys_of_prompts()) {
+        for (key, given, methods) in others.into_iter().chain(adalora).chain(self.prompt_settings()) {
             if given && !methods.contains(&self.method) {
                 let names: Vec<String> =
                     methods.iter().map(|method| format!("\"{}\"", method.name())).collect();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapters::pissa::SvdMethod;
 
 /// Most power iterations of `pissa_niter_N`: each is two products with every matrix.
-const MOST_ITERATIONS: u32 = 1024;
+const MAX_POWER_ITERATIONS: u32 = 1024;
 
 /// What low-rank adapters start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -22,7 +22,8 @@ impl TryFrom<String> for LoraInit {
     type Error = String;
 
     fn try_from(name: String) -> std::result::Result<Self, String> {
-        let iterations = |digits: &str| digits.parse().ok().filter(|n| (1..=MOST_ITERATIONS).contains(n));
+        let iterations =
+            |digits: &str| digits.parse().ok().filter(|n| (1..=MAX_POWER_ITERATIONS).contains(n));
         match name.as_str() {
             "default" => Ok(Self::Default),
             "pissa" => Ok(Self::Pissa(SvdMethod::Exact)),
@@ -30,7 +31,7 @@ impl TryFrom<String> for LoraInit {
                 Some(n) => Ok(Self::Pissa(SvdMethod::Randomized(n))),
                 None => Err(format!(
                     "lora_init is \"{name}\", expected \"default\", \"pissa\" or \"pissa_niter_N\" with N from 1 to \
-                     {MOST_ITERATIONS}"
+                     {MAX_POWER_ITERATIONS}"
                 )),
             },
         }

@@ -2,7 +2,7 @@
 
 use super::training::TrainingConfig;
 use crate::data::Labels;
-use crate::train::text::objective::{Kind, Objective};
+use crate::train::text::objective::{Objective, ObjectiveKind};
 use crate::train::text::task::TextTask;
 use crate::{Error, Result};
 
@@ -11,13 +11,13 @@ impl TrainingConfig {
     #[must_use]
     pub fn objective(&self) -> Objective {
         match self.objective {
-            Kind::Sft => Objective::Sft,
-            Kind::Dpo => Objective::Dpo {
+            ObjectiveKind::Sft => Objective::Sft,
+            ObjectiveKind::Dpo => Objective::Dpo {
                 beta: self.dpo_beta as f32,
                 label_smoothing: self.dpo_label_smoothing as f32,
             },
-            Kind::Orpo => {
-                Objective::Orpo { lambda: self.orpo_lambda as f32, learns_prompts: !self.mask_prompt }
+            ObjectiveKind::Orpo => {
+                Objective::Orpo { lambda: self.orpo_lambda as f32, train_on_prompts: !self.mask_prompt }
             }
         }
     }
@@ -31,10 +31,10 @@ impl TrainingConfig {
 
     /// What is learned from the rows.
     #[must_use]
-    pub fn learned(&self) -> Labels {
+    pub fn labels(&self) -> Labels {
         match self.objective {
-            Kind::Sft => Labels::from_mask_prompt(self.mask_prompt),
-            Kind::Dpo | Kind::Orpo => Labels::PreferencePairs,
+            ObjectiveKind::Sft => Labels::from_mask_prompt(self.mask_prompt),
+            ObjectiveKind::Dpo | ObjectiveKind::Orpo => Labels::PreferencePairs,
         }
     }
 
@@ -58,9 +58,9 @@ impl TrainingConfig {
         }
         let of_one = |config: &Self| {
             [
-                ("dpo_beta", Kind::Dpo, Some(config.dpo_beta)),
-                ("dpo_label_smoothing", Kind::Dpo, Some(config.dpo_label_smoothing)),
-                ("orpo_lambda", Kind::Orpo, Some(config.orpo_lambda)),
+                ("dpo_beta", ObjectiveKind::Dpo, Some(config.dpo_beta)),
+                ("dpo_label_smoothing", ObjectiveKind::Dpo, Some(config.dpo_label_smoothing)),
+                ("orpo_lambda", ObjectiveKind::Orpo, Some(config.orpo_lambda)),
             ]
         };
         for (given, default) in of_one(self).into_iter().zip(of_one(&Self::default())) {
@@ -73,13 +73,13 @@ impl TrainingConfig {
                 )));
             }
         }
-        if self.packing && self.objective != Kind::Sft {
+        if self.packing && self.objective != ObjectiveKind::Sft {
             return Err(Error::Config(format!(
                 "packing is for objective \"sft\", not for \"{}\": the answers of a pair are rows of their own",
                 self.objective.name()
             )));
         }
-        if self.streaming && self.objective == Kind::Dpo {
+        if self.streaming && self.objective == ObjectiveKind::Dpo {
             return Err(Error::Config(
                 "streaming is not for objective \"dpo\", which reads every row before the first step; \"orpo\" does not"
                     .into(),

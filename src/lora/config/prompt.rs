@@ -3,11 +3,11 @@
 use super::init::PromptInit;
 use super::method::Method;
 use super::training::TrainingConfig;
-use crate::train::text::objective::Kind;
+use crate::train::text::objective::ObjectiveKind;
 use crate::{Error, Result};
 
 /// Most virtual tokens, and most numbers between layers over them.
-const MOST: u32 = 1 << 16;
+const MAX_SIZE: u32 = 1 << 16;
 
 impl TrainingConfig {
     /// Checks what belongs to virtual tokens only.
@@ -19,8 +19,8 @@ impl TrainingConfig {
             ("num_virtual_tokens", self.num_virtual_tokens),
             ("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1)),
         ] {
-            if !(1..=MOST).contains(&value) {
-                return Err(Error::Config(format!("{key} is {value}, expected 1 to {MOST}")));
+            if !(1..=MAX_SIZE).contains(&value) {
+                return Err(Error::Config(format!("{key} is {value}, expected 1 to {MAX_SIZE}")));
             }
         }
         let text = self.prompt_tuning_init_text.as_deref();
@@ -38,9 +38,9 @@ impl TrainingConfig {
 
     /// Keys that only virtual tokens have a use for, or that they have none for: whether each is given, and which methods it
     /// is for.
-    pub(super) fn keys_of_prompts(&self) -> [(&'static str, bool, &'static [Method]); 11] {
+    pub(super) fn prompt_settings(&self) -> [(&'static str, bool, &'static [Method]); 11] {
         use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
-        const OTHERS: &[Method] = &[Lora, Dora, Adalora, Full];
+        const WITHOUT_PROMPT: &[Method] = &[Lora, Dora, Adalora, Full];
         let default = Self::default();
         let encoded: &[Method] = if self.prefix_projection { &[PTuning, PrefixTuning] } else { &[PTuning] };
         [
@@ -53,12 +53,12 @@ impl TrainingConfig {
             ("prompt_tuning_init_text", self.prompt_tuning_init_text.is_some(), &[PromptTuning]),
             ("prefix_projection", self.prefix_projection, &[PrefixTuning]),
             ("encoder_hidden_size", self.encoder_hidden_size.is_some(), encoded),
-            ("target_modules", self.target_modules.is_some(), OTHERS),
-            ("num_layers", self.num_layers.is_some(), OTHERS),
-            ("lora_dropout", self.lora_dropout > 0.0, OTHERS),
-            ("packing", self.packing, OTHERS),
+            ("target_modules", self.target_modules.is_some(), WITHOUT_PROMPT),
+            ("num_layers", self.num_layers.is_some(), WITHOUT_PROMPT),
+            ("lora_dropout", self.lora_dropout > 0.0, WITHOUT_PROMPT),
+            ("packing", self.packing, WITHOUT_PROMPT),
             // What it measures from would be the model behind random virtual tokens.
-            ("objective \"dpo\"", self.objective == Kind::Dpo, OTHERS),
+            ("objective \"dpo\"", self.objective == ObjectiveKind::Dpo, WITHOUT_PROMPT),
             // Keys before a text enter every layer, so that no layer can be computed again from its input.
             (
                 "grad_checkpoint",

@@ -7,7 +7,7 @@ use super::init::{LoraInit, PromptInit};
 use super::method::Method;
 use crate::adapters::Format;
 use crate::train::optimizer;
-use crate::train::schedule::Schedule;
+use crate::train::schedule::ScheduleKind;
 use crate::train::settings::Settings;
 use crate::train::text::objective;
 
@@ -91,7 +91,7 @@ pub struct TrainingConfig {
     /// Learn answers only, not prompts.
     pub mask_prompt: bool,
     /// What the rows are to teach; all but `sft` need pairs of answers.
-    pub objective: objective::Kind,
+    pub objective: objective::ObjectiveKind,
     /// How close DPO stays to where the model began; more is closer.
     pub dpo_beta: f64,
     /// Share of pairs that DPO takes to be the wrong way round.
@@ -113,7 +113,7 @@ pub struct TrainingConfig {
     /// Seed of everything random.
     pub seed: u64,
     /// What turns gradients into steps.
-    pub optimizer: optimizer::Kind,
+    pub optimizer: optimizer::OptimizerKind,
     /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
     pub momentum: Option<f64>,
     /// Whether SGD looks ahead.
@@ -126,8 +126,8 @@ pub struct TrainingConfig {
     pub beta2: Option<f64>,
     /// Guard of Adam and `AdamW` against division by zero.
     pub eps: f64,
-    /// Course of the learning rate after the warm-up.
-    pub schedule: Schedule,
+    /// Learning-rate schedule after the warm-up.
+    pub schedule: ScheduleKind,
     /// Share of all steps in which the learning rate rises to `lr`.
     pub warmup_ratio: f64,
     /// Share of `lr` that is left at the end of the schedule.
@@ -206,7 +206,7 @@ impl Default for TrainingConfig {
             init_adapter: None,
             adapter_format: Format::Mlx,
             mask_prompt: true,
-            objective: objective::Kind::Sft,
+            objective: objective::ObjectiveKind::Sft,
             dpo_beta: 0.1,
             dpo_label_smoothing: 0.0,
             orpo_lambda: 0.1,

@@ -33,7 +33,7 @@ use crate::progress::Observer;
 use crate::rng::{self, Purpose};
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::gradients::{gradients, inputs};
-use crate::train::task::{Pass, Task as _, Totals};
+use crate::train::task::{ForwardOptions, Task as _, Totals};
 use crate::train::text::objective::Objective;
 use crate::train::text::task::TextTask;
 use crate::{Error, Result, kernels};
@@ -89,7 +89,7 @@ impl Spectrum {
 ///
 /// # Errors
 /// Layers that the model does not have; gradients that are not finite; [`Error::Interrupted`].
-pub fn spectra(
+pub fn gradient_spectra(
     model: &mut Model,
     batches: &[Batch],
     config: &TrainingConfig,
@@ -108,13 +108,13 @@ pub fn spectra(
     };
     attach::detach(model)?;
     attach::attach(model, &wide.adapter_settings())?;
-    let found = measure(model, batches, config.seed, observer);
+    let found = sketch(model, batches, config.seed, observer);
     attach::detach(model)?;
     found
 }
 
 /// Spectra by the adapters on `model`, whose matrices are replaced.
-fn measure(
+fn sketch(
     model: &mut Model,
     batches: &[Batch],
     seed: u64,
@@ -133,16 +133,16 @@ fn measure(
         Ok(())
     })?;
     let names = |slot: &str| layers.iter().map(|(path, ..)| format!("{path}{slot}")).collect::<Vec<_>>();
-    let sketches = gradient(model, &names(B), batches, observer)?;
-    let mut turned = Tensors::new();
+    let sketches = mean_gradient(model, &names(B), batches, observer)?;
+    let mut rotated = Tensors::new();
     for (path, (inputs, _), width) in &layers {
         let (q, _) = with_device(Device::cpu(), || qr(sketches[&format!("{path}{B}")].t()))?;
-        turned.insert(format!("{path}{B}"), q.t().contiguous()?);
-        turned.insert(format!("{path}{A}"), Array::zeros::<f32>(&[*inputs, *width])?);
+        rotated.insert(format!("{path}{B}"), q.t().contiguous()?);
+        rotated.insert(format!("{path}{A}"), Array::zeros::<f32>(&[*inputs, *width])?);
     }
-    kernels::eval(turned.values())?;
-    params::set_parameters(model, &turned)?;
-    let projected = gradient(model, &names(A), batches, observer)?;
+    kernels::eval(rotated.values())?;
+    params::set_parameters(model, &rotated)?;
+    let projected = mean_gradient(model, &names(A), batches, observer)?;
     let spectrum = |(path, size, _): (String, (i32, i32), i32)| {
         let [_, sigma, _] = pissa::thin_svd(&projected[&format!("{path}{A}")])?;
         kernels::eval([&sigma])?;
@@ -158,7 +158,7 @@ fn measure(
 }
 
 /// Gradient of the mean loss per target token of all `batches` with respect to the parameters called `names`.
-fn gradient(
+fn mean_gradient(
     model: &mut Model,
     names: &[String],
     batches: &[Batch],
@@ -175,7 +175,13 @@ fn gradient(
         if observer.poll() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
-        let inputs = inputs(&task, model, batch, totals, &Pass { scale, ..Pass::default() })?;
+        let inputs = inputs(
+            &task,
+            model,
+            batch,
+            totals,
+            &ForwardOptions { loss_scale: scale, ..ForwardOptions::default() },
+        )?;
         let (_, grads) = gradients(&task, model, &parameters, &inputs, &graphs)?;
         let grads = params::accumulate(sum, grads)?;
         kernels::eval(grads.values())?;

@@ -41,7 +41,7 @@ fn exact(model: &mut Model, batches: &[Batch]) -> BTreeMap<String, Vec<f64>> {
             Ok(())
         })
         .unwrap();
-    let grads = gradient(model, &names, batches, &mut Silent).unwrap();
+    let grads = mean_gradient(model, &names, batches, &mut Silent).unwrap();
     let values = |(name, grad): (String, Array)| {
         let [_, sigma, _] = pissa::thin_svd(&grad).unwrap();
         let sigma = sigma.index(..);
@@ -54,7 +54,7 @@ fn exact(model: &mut Model, batches: &[Batch]) -> BTreeMap<String, Vec<f64>> {
 
 fn sketched(model: &mut Model, batches: &[Batch], width: u32) -> Vec<Spectrum> {
     let config = TrainingConfig { seed: SEED, ..TrainingConfig::default() };
-    spectra(model, batches, &config, width, &mut Silent).unwrap()
+    gradient_spectra(model, batches, &config, width, &mut Silent).unwrap()
 }
 
 #[test]
@@ -118,6 +118,6 @@ fn ranks_of_known_spectra() {
 #[test]
 fn layers_that_are_not_there_are_named() {
     let config = TrainingConfig { target_modules: Some(vec!["w_proj".into()]), ..TrainingConfig::default() };
-    let error = spectra(model().as_mut(), &batches(1, 4), &config, 4, &mut Silent).unwrap_err();
+    let error = gradient_spectra(model().as_mut(), &batches(1, 4), &config, 4, &mut Silent).unwrap_err();
     assert!(error.to_string().contains("target_modules names \"w_proj\""), "{error}");
 }

@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::best::Best;
-use super::state::{History, State};
+use super::best::BestParameters;
+use super::state::{History, TrainingState};
 use crate::io::atomic::{self, NewFolder};
 use crate::io::tensors;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
-use crate::train::optimizer::Memory;
+use crate::train::optimizer::OptimizerState;
 use crate::{Error, Result};
 
-const PREFIX: &str = "step-";
-const METHOD: &str = "method.safetensors";
+const STEP_PREFIX: &str = "step-";
+const HOOKS_FILE: &str = "method.safetensors";
 
 #[derive(Serialize, Deserialize)]
-struct File {
+struct StateFile {
     step: u64,
     updates: u64,
     history: History,
@@ -32,46 +32,46 @@ struct File {
 
 /// The checkpoints of one run.
 #[derive(Debug, Clone)]
-pub struct Checkpoints {
+pub struct CheckpointManager {
     folder: PathBuf,
     identity: Value,
     keep: usize,
     /// Name and content of a file that every checkpoint needs.
-    companion: Option<(&'static str, String)>,
+    shared_file: Option<(&'static str, String)>,
 }
 
-impl Checkpoints {
+impl CheckpointManager {
     /// Checkpoints under `folder`, of which the `keep` newest stay. `identity` is an object of
     /// all that decides the loss curve.
     #[must_use]
     pub fn new(folder: PathBuf, identity: Value, keep: usize) -> Self {
-        Self { folder, identity, keep: keep.max(1), companion: None }
+        Self { folder, identity, keep: keep.max(1), shared_file: None }
     }
 
     /// With a file beside the checkpoints that all of them need.
     #[must_use]
-    pub fn with_companion(self, name: &'static str, text: String) -> Self {
-        Self { companion: Some((name, text)), ..self }
+    pub fn with_shared_file(self, name: &'static str, text: String) -> Self {
+        Self { shared_file: Some((name, text)), ..self }
     }
 
     /// Stores `state`, complete or not at all, and removes the oldest; returns its folder.
     ///
     /// # Errors
     /// No space or no permission.
-    pub fn save(&self, state: &State) -> Result<PathBuf> {
-        let target = self.folder.join(format!("{PREFIX}{:07}", state.step));
+    pub fn save(&self, state: &TrainingState) -> Result<PathBuf> {
+        let target = self.folder.join(format!("{STEP_PREFIX}{:07}", state.step));
         let folder = NewFolder::begin(&target)?;
         tensors::write(&folder.path().join("parameters.safetensors"), &state.parameters, &[])?;
-        tensors::write(&folder.path().join("optimizer.safetensors"), &state.memory.tensors, &[])?;
-        if !state.method.is_empty() {
-            tensors::write(&folder.path().join(METHOD), &state.method, &[])?;
+        tensors::write(&folder.path().join("optimizer.safetensors"), &state.optimizer.tensors, &[])?;
+        if !state.hooks.is_empty() {
+            tensors::write(&folder.path().join(HOOKS_FILE), &state.hooks, &[])?;
         }
         if let Some(best) = &state.best {
             tensors::write(&folder.path().join("best.safetensors"), &best.parameters, &[])?;
         }
-        let file = File {
+        let file = StateFile {
             step: state.step,
-            updates: state.memory.updates,
+            updates: state.optimizer.updates,
             history: state.history.clone(),
             best: state.best.as_ref().map(|best| (best.step, best.loss)),
             loss_scale: state.loss_scale,
@@ -80,7 +80,7 @@ impl Checkpoints {
         let json = serde_json::to_string(&file)
             .map_err(|error| Error::Training(format!("cannot store the state of the run: {error}")))?;
         atomic::write_text(&folder.path().join("state.json"), &json)?;
-        if let Some((name, text)) = &self.companion {
+        if let Some((name, text)) = &self.shared_file {
             let path = self.folder.join(name);
             if fs::read_to_string(&path).ok().as_ref() != Some(text) {
                 atomic::write_text(&path, text)?;
@@ -98,7 +98,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// No checkpoint; one that is broken, or belongs to a run with other settings.
-    pub fn latest(&self) -> Result<State> {
+    pub fn latest(&self) -> Result<TrainingState> {
         match self.stored().last() {
             Some((_, folder)) => self.load(folder),
             None => Err(Error::Training(format!(
@@ -113,7 +113,7 @@ impl Checkpoints {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut stored: Vec<_> = entries
             .filter_map(|entry| {
-                let step = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+                let step = entry.file_name().to_str()?.strip_prefix(STEP_PREFIX)?.parse().ok()?;
                 Some((step, entry.path()))
             })
             .collect();
@@ -121,29 +121,29 @@ impl Checkpoints {
         stored
     }
 
-    fn load(&self, folder: &Path) -> Result<State> {
+    fn load(&self, folder: &Path) -> Result<TrainingState> {
         let path = folder.join("state.json");
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let file: File = serde_json::from_str(&text)
+        let file: StateFile = serde_json::from_str(&text)
             .map_err(|error| Error::Training(format!("{}: {error}", path.display())))?;
-        self.check(&file.identity, folder)?;
+        self.check_identity(&file.identity, folder)?;
         let read = |name: &str| -> Result<Tensors> { tensors::read(&folder.join(name)) };
         let best = match file.best {
-            Some((step, loss)) => Some(Best { step, loss, parameters: read("best.safetensors")? }),
+            Some((step, loss)) => Some(BestParameters { step, loss, parameters: read("best.safetensors")? }),
             None => None,
         };
-        Ok(State {
+        Ok(TrainingState {
             step: file.step,
             parameters: read("parameters.safetensors")?,
-            memory: Memory { tensors: read("optimizer.safetensors")?, updates: file.updates },
-            method: if folder.join(METHOD).exists() { read(METHOD)? } else { Tensors::new() },
+            optimizer: OptimizerState { tensors: read("optimizer.safetensors")?, updates: file.updates },
+            hooks: if folder.join(HOOKS_FILE).exists() { read(HOOKS_FILE)? } else { Tensors::new() },
             history: file.history,
             best,
             loss_scale: file.loss_scale,
         })
     }
 
-    fn check(&self, stored: &Value, folder: &Path) -> Result<()> {
+    fn check_identity(&self, stored: &Value, folder: &Path) -> Result<()> {
         let empty = serde_json::Map::new();
         let (now, then) = (self.identity.as_object().unwrap_or(&empty), stored.as_object().unwrap_or(&empty));
         let changed: Vec<String> = now
@@ -169,30 +169,38 @@ mod tests {
 
     use super::*;
 
-    fn state(step: u64) -> State {
+    fn state(step: u64) -> TrainingState {
         let tensors: Tensors = [("p".to_owned(), Array::from_slice(&[step as f32], &[1]))].into();
-        let memory = Memory { tensors: tensors.clone(), updates: step };
+        let optimizer = OptimizerState { tensors: tensors.clone(), updates: step };
         let history = History { train_losses: vec![0.1 + 0.2; step as usize], ..History::default() };
-        let best = Some(Best { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
+        let best = Some(BestParameters { step: step / 2, loss: 0.1 + 0.2, parameters: tensors.clone() });
         let loss_scale = Some(LossScale { scale: 2.0, good_steps: 3 });
-        State { step, parameters: tensors.clone(), memory, method: tensors, history, best, loss_scale }
+        TrainingState {
+            step,
+            parameters: tensors.clone(),
+            optimizer,
+            hooks: tensors,
+            history,
+            best,
+            loss_scale,
+        }
     }
 
     #[test]
     fn newest_comes_back_exactly_and_oldest_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(folder.path().to_owned(), json!({"seed": 1}), 2)
-            .with_companion("all.json", "1".to_owned());
+        let checkpoints = CheckpointManager::new(folder.path().to_owned(), json!({"seed": 1}), 2)
+            .with_shared_file("all.json", "1".to_owned());
         assert!(checkpoints.latest().unwrap_err().to_string().contains("no run to resume"));
         for step in [2, 4, 10] {
             checkpoints.save(&state(step)).unwrap();
         }
         let back = checkpoints.latest().unwrap();
-        assert_eq!((back.step, back.memory.updates), (10, 10));
+        assert_eq!((back.step, back.optimizer.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
-        assert_eq!(back.method["p"].as_slice::<f32>(), [10.0]);
-        assert_eq!(back.memory.tensors["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.hooks["p"].as_slice::<f32>(), [10.0]);
+        assert_eq!(back.optimizer.tensors["p"].as_slice::<f32>(), [10.0]);
         assert_eq!(back.loss_scale, Some(LossScale { scale: 2.0, good_steps: 3 }));
         let best = back.best.unwrap();
         assert_eq!((best.step, best.loss), (5, 0.1 + 0.2));
@@ -204,7 +212,8 @@ mod tests {
     #[test]
     fn another_run_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        let run = |seed: u64| Checkpoints::new(folder.path().to_owned(), json!({"seed": seed, "lr": 0.1}), 2);
+        let run =
+            |seed: u64| CheckpointManager::new(folder.path().to_owned(), json!({"seed": seed, "lr": 0.1}), 2);
         run(1).save(&state(1)).unwrap();
         let message = run(2).latest().unwrap_err().to_string();
         assert!(message.contains("seed was 1, is 2") && !message.contains("lr"), "{message}");

@@ -16,6 +16,6 @@ mod best;
 mod manager;
 mod state;
 
-pub use best::Best;
-pub use manager::Checkpoints;
-pub use state::{History, State};
+pub use best::BestParameters;
+pub use manager::CheckpointManager;
+pub use state::{History, TrainingState};

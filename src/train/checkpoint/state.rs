@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::best::Best;
+use super::best::BestParameters;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
-use crate::train::optimizer::Memory;
-use crate::train::task::rewards::Rewards;
+use crate::train::optimizer::OptimizerState;
+use crate::train::task::rewards::RewardMetrics;
 
 /// The curves of a run so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -17,9 +17,9 @@ pub struct History {
     /// `(steps taken, validation loss)`.
     pub validation_losses: Vec<(u64, f64)>,
     /// Rewards of every step, where rows are pairs.
-    pub train_rewards: Vec<Rewards>,
+    pub train_rewards: Vec<RewardMetrics>,
     /// `(steps taken, rewards of the validation set)`.
-    pub validation_rewards: Vec<(u64, Rewards)>,
+    pub validation_rewards: Vec<(u64, RewardMetrics)>,
     /// Tokens that went through the model, padding not counted.
     pub trained_tokens: u64,
     /// Time spent in steps, in seconds.
@@ -28,19 +28,19 @@ pub struct History {
 
 /// A run at the end of a step.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct TrainingState {
     /// Steps taken.
     pub step: u64,
     /// The trained parameters.
     pub parameters: Tensors,
     /// The optimizer's memory.
-    pub memory: Memory,
+    pub optimizer: OptimizerState,
     /// The memory of the method.
-    pub method: Tensors,
+    pub hooks: Tensors,
     /// Curves so far.
     pub history: History,
     /// The parameters of the lowest validation loss, where the run keeps them.
-    pub best: Option<Best>,
+    pub best: Option<BestParameters>,
     /// Factor of the loss, in float16.
     pub loss_scale: Option<LossScale>,
 }

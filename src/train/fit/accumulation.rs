@@ -12,29 +12,29 @@ use crate::progress::Observer;
 use crate::train::gradients::{gradients, inputs};
 use crate::train::plan::Plan;
 use crate::train::task::batch::Batch as _;
-use crate::train::task::rewards::{RewardSum, Rewards};
-use crate::train::task::{Loss, Pass, Task, Totals};
+use crate::train::task::rewards::{RewardMetrics, RewardSum};
+use crate::train::task::{ForwardOptions, Loss, Task, Totals};
 use crate::{Error, Result, kernels};
 
 /// Bytes of gradients that processes exchange at once.
-const EXCHANGED: usize = 32 << 20;
+const BUCKET_BYTES: usize = 32 << 20;
 
 /// How a step goes through the model.
-pub(super) struct Mode<'a> {
+pub(super) struct AccumulationOptions<'a> {
     /// The numbers of the run.
     pub(super) plan: &'a Plan,
     /// What the loss is multiplied with for its gradient.
-    pub(super) scale: Option<f32>,
+    pub(super) loss_scale: Option<f32>,
     /// Graphs of passes.
     pub(super) graphs: &'a Graphs,
     /// Whether the device may still be busy with it afterwards.
-    pub(super) ahead: bool,
+    pub(super) is_async: bool,
 }
 
 /// What one process reads in a step.
-pub(super) struct Passed {
+pub(super) struct LocalGradients {
     /// Of each pass.
-    pub(super) scored: Vec<Loss>,
+    pub(super) losses: Vec<Loss>,
     /// Their sum.
     pub(super) grads: Tensors,
     /// Tokens that went through the model, padding not counted.
@@ -42,11 +42,11 @@ pub(super) struct Passed {
 }
 
 /// Loss and gradient of a step, as if all its rows had gone through the model together.
-pub(super) struct Summed {
+pub(super) struct ReducedGradients {
     /// The loss; of SFT the mean per target token, in nats.
     pub(super) loss: f64,
     /// Of pairs.
-    pub(super) rewards: Option<Rewards>,
+    pub(super) rewards: Option<RewardMetrics>,
     /// Its gradient by parameter name, times the scale of the loss.
     pub(super) grads: Tensors,
     /// Tokens that went through the model, padding not counted.
@@ -57,63 +57,63 @@ pub(super) struct Summed {
 ///
 /// # Errors
 /// [`Error::Interrupted`] when the observer stops it; what MLX raises.
-pub(super) fn run<T: Task>(
+pub(super) fn accumulate<T: Task>(
     task: &T,
     model: &mut T::Model,
     parameters: &Tensors,
-    mode: &Mode,
+    options: &AccumulationOptions,
     (index, batches, totals): (u64, &[Vec<T::Batch>], Totals),
     observer: &mut dyn Observer,
-) -> Result<Passed> {
-    let &Mode { plan, scale, graphs, ahead } = mode;
+) -> Result<LocalGradients> {
+    let &AccumulationOptions { plan, loss_scale, graphs, is_async } = options;
     let rank = plan.group.rank() as u64;
-    let (mut scored, mut sum) = (Vec::new(), None);
-    for (micro, parts) in (index * plan.accumulation..).zip(batches) {
+    let (mut losses, mut sum) = (Vec::new(), None);
+    for (micro_batch, parts) in (index * plan.accumulation..).zip(batches) {
         for (part, batch) in (0..).zip(parts) {
             if observer.poll() == ControlFlow::Break(()) {
                 return Err(Error::Interrupted);
             }
-            let random = Some((plan.seed, [micro, part, rank]));
-            let pass = Pass { scale, pad_for_graphs: graphs.are_kept(), random };
-            let inputs = inputs(task, model, batch, totals, &pass)?;
+            let rng_path = Some((plan.seed, [micro_batch, part, rank]));
+            let forward = ForwardOptions { loss_scale, pad_for_graphs: graphs.are_kept(), rng_path };
+            let inputs = inputs(task, model, batch, totals, &forward)?;
             let (share, grads) = gradients(task, model, parameters, &inputs, graphs)?;
             let so_far = sum.take();
             let grads = sum.insert(params::accumulate(so_far, grads)?);
             let outputs = share.arrays().chain(grads.values());
-            if ahead {
+            if is_async {
                 kernels::async_eval(outputs)?;
             } else {
                 kernels::eval(outputs)?;
             }
-            scored.push(share);
+            losses.push(share);
         }
     }
     let tokens = batches.iter().flatten().map(|batch| batch.tokens() as u64).sum();
-    Ok(Passed { scored, grads: sum.unwrap_or_default(), tokens })
+    Ok(LocalGradients { losses, grads: sum.unwrap_or_default(), tokens })
 }
 
 /// Sums of losses and rewards, waited for.
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn read(scored: &[Loss]) -> Result<(f64, RewardSum)> {
-    kernels::eval(scored.iter().flat_map(Loss::arrays))?;
+pub(super) fn read_losses(losses: &[Loss]) -> Result<(f64, RewardSum)> {
+    kernels::eval(losses.iter().flat_map(Loss::arrays))?;
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
-    for share in scored {
+    for share in losses {
         loss += f64::from(share.value.item_exact::<f32>());
         rewards.add(share.rewards.as_ref());
     }
     Ok((loss, rewards))
 }
 
-impl Passed {
+impl LocalGradients {
     /// With those of the other processes; `parameters` are what the gradients are of.
     ///
     /// # Errors
     /// What MLX raises.
-    pub(super) fn over(self, group: Group, parameters: &Tensors) -> Result<Summed> {
-        let Self { scored, mut grads, tokens } = self;
-        let (loss, rewards) = read(&scored)?;
+    pub(super) fn all_reduce(self, group: Group, parameters: &Tensors) -> Result<ReducedGradients> {
+        let Self { losses, mut grads, tokens } = self;
+        let (loss, rewards) = read_losses(&losses)?;
         let [tokens, rest @ ..] = group.all_sum_f64(prepend(tokens as f64, rewards.with(loss)))?;
         let [loss, rewards @ ..] = rest;
         if group.size() > 1 {
@@ -123,9 +123,9 @@ impl Passed {
                     grads.insert(name.clone(), zeros_like(parameter)?);
                 }
             }
-            grads = exchanged(group, grads)?;
+            grads = all_reduce_gradients(group, grads)?;
         }
-        Ok(Summed { loss, rewards: RewardSum::from(rewards).mean(), grads, tokens: tokens as u64 })
+        Ok(ReducedGradients { loss, rewards: RewardSum::from(rewards).mean(), grads, tokens: tokens as u64 })
     }
 }
 
@@ -134,29 +134,29 @@ fn prepend(first: f64, [a, b, c, d]: [f64; 4]) -> [f64; 5] {
 }
 
 /// `grads` summed over processes, many small ones in one message.
-fn exchanged(group: Group, grads: Tensors) -> Result<Tensors> {
-    let mut messages: Vec<Vec<(String, Array)>> = Vec::new();
+fn all_reduce_gradients(group: Group, grads: Tensors) -> Result<Tensors> {
+    let mut buckets: Vec<Vec<(String, Array)>> = Vec::new();
     let mut room = 0;
     for (name, grad) in grads {
         let bytes = grad.nbytes();
-        if bytes > room || messages.is_empty() {
-            messages.push(Vec::new());
-            room = EXCHANGED.max(bytes);
+        if bytes > room || buckets.is_empty() {
+            buckets.push(Vec::new());
+            room = BUCKET_BYTES.max(bytes);
         }
         room -= bytes;
-        messages.last_mut().into_iter().for_each(|message| message.push((name.clone(), grad.clone())));
+        buckets.last_mut().into_iter().for_each(|bucket| bucket.push((name.clone(), grad.clone())));
     }
     let mut sums = Tensors::new();
-    for message in messages {
-        let flat = message.iter().map(|(_, grad)| grad.reshape(&[-1])).collect::<Result<Vec<_>, _>>()?;
+    for bucket in buckets {
+        let flat = bucket.iter().map(|(_, grad)| grad.reshape(&[-1])).collect::<Result<Vec<_>, _>>()?;
         let sum = group.all_sum(&concatenate(&flat, 0)?)?;
         let mut ends: Vec<i32> = Vec::new();
-        for (_, grad) in &message {
+        for (_, grad) in &bucket {
             ends.push(ends.last().unwrap_or(&0) + grad.size() as i32);
         }
         ends.pop();
         let parts = sum.split_at_indices(&ends, 0)?;
-        for ((name, grad), part) in message.into_iter().zip(parts) {
+        for ((name, grad), part) in bucket.into_iter().zip(parts) {
             sums.insert(name, part.reshape(grad.shape())?);
         }
         kernels::eval(sums.values())?;

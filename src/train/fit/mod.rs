@@ -10,16 +10,16 @@ use std::thread::scope;
 
 use mlx_rs::Dtype;
 use mlx_rs::memory::reset_peak_memory;
-use pipeline::Stride;
-use trainer::Run;
+use pipeline::StepPipeline;
+use trainer::Trainer;
 
-use super::checkpoint::{Checkpoints, History, State};
+use super::checkpoint::{CheckpointManager, History, TrainingState};
 use super::hooks::StepHook;
-use super::memory::{self, Limit};
-use super::optimizer::Memory;
+use super::memory::{self, MemoryLimit};
+use super::optimizer::OptimizerState;
 use super::plan::Plan;
 use super::task::Task;
-use super::task::data::Data;
+use super::task::data::DataModule;
 use crate::kernels::memory::clear_cache;
 use crate::nn::Network as _;
 use crate::params::{self, Tensors};
@@ -27,11 +27,13 @@ use crate::progress::{MemoryEstimate, Observer};
 use crate::{Error, Result};
 
 /// What to train.
-pub struct Trained<'a> {
+pub struct Trainable<'a> {
     /// The parameters.
     pub names: &'a [String],
     /// What takes part in every step, in this order.
     pub hooks: Vec<Box<dyn StepHook>>,
+    /// Where an earlier run stopped.
+    pub resumed: Option<TrainingState>,
 }
 
 /// What became of a run.
@@ -49,36 +51,34 @@ pub struct Outcome {
 
 /// Trains some parameters and returns what became of it; the model holds the result.
 ///
-/// `resumed` is where an earlier run stopped. When the observer stops this one, the state is saved
-/// first and the error is [`Error::Interrupted`].
+/// When the observer stops it, the state is saved first and the error is [`Error::Interrupted`].
 ///
 /// # Errors
 /// A loss that is not a number; what MLX or the disk report.
-pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
+pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
-    trained: Trained,
+    trained: Trainable,
     data: &D,
     plan: &Plan,
-    checkpoints: &Checkpoints,
-    resumed: Option<State>,
+    checkpoints: &CheckpointManager,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Trained { names, mut hooks } = trained;
+    let Trainable { names, mut hooks, resumed } = trained;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
-            check(&state, &parameters, plan)?;
+            check_resumed(&state, &parameters, plan)?;
             for hook in &mut hooks {
-                hook.restore(&state.method, &state.parameters)?;
+                hook.load_state(&state.hooks, &state.parameters)?;
             }
             state
         }
-        None => State {
+        None => TrainingState {
             step: 0,
             parameters,
-            memory: Memory::default(),
-            method: Tensors::new(),
+            optimizer: OptimizerState::default(),
+            hooks: Tensors::new(),
             history: History::default(),
             best: None,
             loss_scale: None,
@@ -88,16 +88,16 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
     let scaled = model.dtype() == Dtype::Float16;
     state.loss_scale = scaled.then(|| state.loss_scale.unwrap_or_default());
     params::set_parameters(model, &state.parameters)?;
-    let outcome = memory::checkpointed(model, names, plan, |model| {
-        let (expected, size) = memory::estimate(task, model, &state.parameters, plan, data)?;
-        let _limit = Limit::lower(plan.memory_budget)?;
+    let outcome = memory::with_gradient_checkpointing(model, names, plan, |model| {
+        let (expected, max_tokens) = memory::fit_batch(task, model, &state.parameters, plan, data)?;
+        let _limit = MemoryLimit::lower_to(plan.memory_budget)?;
         reset_peak_memory()?;
         scope(|scope| {
             let first = state.step * plan.accumulation;
             let batches = data.batches(plan, first, scope);
-            let stride = Stride::new(model, plan, !hooks.is_empty())?;
+            let pipeline = StepPipeline::new(model, plan, !hooks.is_empty())?;
             let pending = None;
-            Run {
+            Trainer {
                 task,
                 model,
                 data,
@@ -107,8 +107,8 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
                 observer,
                 batches,
                 expected,
-                size,
-                stride,
+                max_tokens,
+                pipeline,
                 pending,
             }
             .train(state)
@@ -119,7 +119,7 @@ pub fn fit<T: Task, D: Data<Batch = T::Batch>>(
 }
 
 /// Refuses a state whose parameters are not those that are to be trained.
-fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
+fn check_resumed(state: &TrainingState, parameters: &Tensors, plan: &Plan) -> Result<()> {
     if state.step > plan.steps {
         return Err(Error::Config(format!(
             "the run ends after {} steps (iters, epochs), but it has already taken {}",
@@ -132,7 +132,7 @@ fn check(state: &State, parameters: &Tensors, plan: &Plan) -> Result<()> {
     let expected = shapes(parameters);
     let best = state.best.as_ref().map(|best| &best.parameters);
     let fits = [&state.parameters].into_iter().chain(best).all(|stored| shapes(stored) == expected);
-    if !(fits && plan.optimizer.knows(&state.memory, parameters)) {
+    if !(fits && plan.optimizer.matches_state(&state.optimizer, parameters)) {
         return Err(Error::Training(format!(
             "the checkpoint of step {} does not hold the parameters of this run: it is damaged",
             state.step

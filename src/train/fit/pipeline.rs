@@ -11,38 +11,38 @@ use crate::train::plan::Plan;
 use crate::train::task::Loss;
 
 /// What a run keeps to repeat its steps.
-pub(super) struct Stride {
-    pub(super) passes: Graphs,
-    pub(super) updates: Graphs,
+pub(super) struct StepPipeline {
+    pub(super) gradient_graphs: Graphs,
+    pub(super) update_graphs: Graphs,
     /// Whether the next step may begin before the figures of this one are known.
-    pub(super) ahead: bool,
+    pub(super) is_async: bool,
     /// Whether all figures so far are numbers, `[]`, bool, as the device knows.
-    pub(super) finite: Option<Array>,
+    pub(super) all_finite: Option<Array>,
     /// When figures were last read.
-    pub(super) read: Instant,
+    pub(super) last_read: Instant,
 }
 
 /// A step that was begun.
-pub(super) struct Taken {
+pub(super) struct PendingStep {
     pub(super) step: u64,
     pub(super) lr: f64,
     pub(super) started: Instant,
     pub(super) tokens: u64,
-    pub(super) scored: Vec<Loss>,
+    pub(super) losses: Vec<Loss>,
     pub(super) grad_norm: Array,
 }
 
-impl Stride {
-    pub(super) fn new<M: Network + ?Sized>(model: &M, plan: &Plan, hooked: bool) -> Result<Self> {
-        let kept = plan.keep_graphs && !model.is_data_dependent();
+impl StepPipeline {
+    pub(super) fn new<M: Network + ?Sized>(model: &M, plan: &Plan, has_hooks: bool) -> Result<Self> {
+        let keeps_graphs = plan.keep_graphs && !model.is_data_dependent();
         // Hooks, loss scales and other processes need numbers on the host within a step.
-        let alone = !hooked && model.dtype() != Dtype::Float16 && plan.group.size() == 1;
+        let is_independent = !has_hooks && model.dtype() != Dtype::Float16 && plan.group.size() == 1;
         Ok(Self {
-            passes: Graphs::new(kept)?,
-            updates: Graphs::new(kept)?,
-            ahead: kept && alone,
-            finite: None,
-            read: Instant::now(),
+            gradient_graphs: Graphs::new(keeps_graphs)?,
+            update_graphs: Graphs::new(keeps_graphs)?,
+            is_async: keeps_graphs && is_independent,
+            all_finite: None,
+            last_read: Instant::now(),
         })
     }
 }

@@ -4,16 +4,16 @@ use std::ops::ControlFlow;
 
 use super::Outcome;
 use super::evaluation::{Evaluation, evaluate};
-use super::pipeline::{Stride, Taken};
+use super::pipeline::{PendingStep, StepPipeline};
 use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
-use crate::train::checkpoint::{Best, Checkpoints, State};
-use crate::train::early_stopping::Patience;
+use crate::train::checkpoint::{BestParameters, CheckpointManager, TrainingState};
+use crate::train::early_stopping::EarlyStopping;
 use crate::train::hooks::StepHook;
 use crate::train::plan::Plan;
 use crate::train::task::Task;
-use crate::train::task::data::{Batches, Data};
-use crate::train::task::max_tokens::PassSize;
+use crate::train::task::data::{DataLoader, DataModule};
+use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 use mlx_rs::module::ModuleParameters as _;
 
@@ -23,24 +23,24 @@ fn is_due(step: u64, every: u64) -> bool {
 }
 
 /// A run.
-pub(super) struct Run<'a, T: Task, D> {
+pub(super) struct Trainer<'a, T: Task, D> {
     pub(super) task: &'a T,
     pub(super) model: &'a mut T::Model,
     pub(super) data: &'a D,
     pub(super) plan: &'a Plan,
-    pub(super) checkpoints: &'a Checkpoints,
+    pub(super) checkpoints: &'a CheckpointManager,
     pub(super) hooks: Vec<Box<dyn StepHook>>,
     pub(super) observer: &'a mut dyn Observer,
-    pub(super) batches: Box<dyn Batches<Batch = T::Batch> + 'a>,
+    pub(super) batches: Box<dyn DataLoader<Batch = T::Batch> + 'a>,
     pub(super) expected: MemoryEstimate,
-    pub(super) size: PassSize,
-    pub(super) stride: Stride,
+    pub(super) max_tokens: MaxTokens,
+    pub(super) pipeline: StepPipeline,
     /// What the device may still be busy with.
-    pub(super) pending: Option<Taken>,
+    pub(super) pending: Option<PendingStep>,
 }
 
-impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
-    pub(super) fn train(mut self, mut state: State) -> Result<Outcome> {
+impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
+    pub(super) fn train(mut self, mut state: TrainingState) -> Result<Outcome> {
         let steps = self.plan.steps;
         let started = Event::Started {
             steps,
@@ -53,28 +53,29 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         loop {
             // First thing, so that a run that stopped between a step and its evaluation makes up for it.
             self.evaluate_if_due(&mut state)?;
-            let exhausted = |patience: &Patience| patience.is_exhausted(&state.history.validation_losses);
-            let stops = state.step < steps && self.plan.patience.as_ref().is_some_and(exhausted);
+            let exhausted =
+                |early_stopping: &EarlyStopping| early_stopping.should_stop(&state.history.validation_losses);
+            let stops = state.step < steps && self.plan.early_stopping.as_ref().is_some_and(exhausted);
             if stops {
                 let step = state.step;
                 self.emit(&mut state, &Event::Stopped { step })?;
             }
             if stops || state.step == steps {
-                self.settle(&mut state)?;
+                self.flush(&mut state)?;
                 return self.finish(state);
             }
             self.step(&mut state)?;
             let due = is_due(state.step, self.plan.save_every) && state.step < steps;
             if due && self.plan.group.leads() {
-                self.settle(&mut state)?;
+                self.flush(&mut state)?;
                 let (step, path) = (state.step, self.checkpoints.save(&state)?);
                 self.emit(&mut state, &Event::Checkpoint { step, path })?;
             }
         }
     }
 
-    fn finish(self, state: State) -> Result<Outcome> {
-        let State { step, history, best, .. } = state;
+    fn finish(self, state: TrainingState) -> Result<Outcome> {
+        let TrainingState { step, history, best, .. } = state;
         if let Some(best) = &best {
             params::set_parameters(self.model, &best.parameters)?;
         }
@@ -82,21 +83,21 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         Ok(Outcome { steps: step, history, best, memory: self.expected })
     }
 
-    fn evaluate_if_due(&mut self, state: &mut State) -> Result<()> {
+    fn evaluate_if_due(&mut self, state: &mut TrainingState) -> Result<()> {
         let Plan { steps, eval_every, .. } = *self.plan;
         let due = state.step == 0 || state.step == steps || is_due(state.step, eval_every);
         let done = state.history.validation_losses.last().is_some_and(|&(step, _)| step == state.step);
         if !due || done || !self.data.has_validation() {
             return Ok(());
         }
-        self.settle(state)?;
+        self.flush(state)?;
         let (data, plan) = (self.data, self.plan);
         let Evaluation { loss, rewards } = loop {
-            match evaluate(self.task, self.model, data, plan, self.size, self.observer) {
+            match evaluate(self.task, self.model, data, plan, self.max_tokens, self.observer) {
                 Err(Error::Interrupted) => return Err(self.interrupt(state)),
                 Err(error) if error.is_out_of_memory() => {
-                    let batches: Vec<T::Batch> = data.validation(plan, plan.group, self.size).collect();
-                    self.shrink(state, &batches, &error)?;
+                    let batches: Vec<T::Batch> = data.validation(plan, plan.group, self.max_tokens).collect();
+                    self.halve_max_tokens(state, &batches, &error)?;
                 }
                 other => break other?,
             }
@@ -107,7 +108,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         state.history.validation_losses.push((state.step, loss));
         state.history.validation_rewards.extend(rewards.map(|rewards| (state.step, rewards)));
         if self.plan.keep_best {
-            Best::offer(&mut state.best, state.step, loss, &state.parameters);
+            BestParameters::update(&mut state.best, state.step, loss, &state.parameters);
         }
         let event = Event::Evaluated {
             step: state.step,
@@ -119,7 +120,7 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
         self.emit(state, &event)
     }
 
-    pub(super) fn emit(&mut self, state: &mut State, event: &Event) -> Result<()> {
+    pub(super) fn emit(&mut self, state: &mut TrainingState, event: &Event) -> Result<()> {
         match self.observer.on(event) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(self.interrupt(state)),
@@ -127,12 +128,12 @@ impl<T: Task, D: Data<Batch = T::Batch>> Run<'_, T, D> {
     }
 
     /// Saves what there is; the error to return.
-    pub(super) fn interrupt(&mut self, state: &mut State) -> Error {
+    pub(super) fn interrupt(&mut self, state: &mut TrainingState) -> Error {
         if state.step == 0 || !self.plan.group.leads() {
             return Error::Interrupted;
         }
         // What was taken belongs to what is saved.
-        if let Err(error) = self.settle_at_last(state) {
+        if let Err(error) = self.flush_interrupted(state) {
             return error;
         }
         match self.checkpoints.save(state) {

@@ -6,21 +6,21 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use crate::Result;
 use crate::nn::Network;
 use crate::rng::{self, Purpose};
-use crate::train::task::Pass;
+use crate::train::task::ForwardOptions;
 
 /// A key for each linear layer of `model`, `[layers, 2]`; `None` where none of them has dropout, and where `pass` draws
 /// nothing.
 ///
 /// # Errors
 /// What MLX raises.
-pub(super) fn keys<M: Network + ?Sized>(model: &mut M, pass: &Pass) -> Result<Option<Array>> {
-    let (mut layers, mut drops) = (0, false);
+pub(super) fn keys<M: Network + ?Sized>(model: &mut M, options: &ForwardOptions) -> Result<Option<Array>> {
+    let (mut layers, mut has_dropout) = (0, false);
     model.visit_linears(&mut |_, linear| {
         layers += 1;
-        drops |= linear.low_rank.dropout > 0.0;
+        has_dropout |= linear.low_rank.dropout > 0.0;
         Ok(())
     })?;
-    Ok(pass.random.filter(|_| drops).map(|(seed, [micro, part, rank])| {
+    Ok(options.rng_path.filter(|_| has_dropout).map(|(seed, [micro, part, rank])| {
         let paths = (1..=layers).map(|layer| [micro, part, rank, layer]);
         rng::keys(seed, Purpose::Dropout, paths)
     }))

@@ -11,7 +11,7 @@ use mlx_rs::transforms::value_and_grad_with_argnums;
 use crate::kernels::graphs::Graphs;
 use crate::params::{Tensors, set_parameters};
 use crate::train::task::inputs::Inputs;
-use crate::train::task::{Loss, Pass, Task, Totals};
+use crate::train::task::{ForwardOptions, Loss, Task, Totals};
 use crate::{Error, Result};
 
 /// Name of the keys of dropout among the arrays of a batch.
@@ -26,10 +26,10 @@ pub fn inputs<T: Task>(
     model: &mut T::Model,
     batch: &T::Batch,
     totals: Totals,
-    pass: &Pass,
+    options: &ForwardOptions,
 ) -> Result<Inputs> {
-    let mut inputs = task.inputs(model, batch, totals, pass)?;
-    if let Some(keys) = dropout::keys(model, pass)? {
+    let mut inputs = task.inputs(model, batch, totals, options)?;
+    if let Some(keys) = dropout::keys(model, options)? {
         inputs.insert(DROPOUT, keys);
     }
     Ok(inputs)

@@ -13,30 +13,30 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like, weigh};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, slot_like, weighted_sum};
 
 const EPS: f32 = 1e-30;
 const DECAY: f64 = -0.8;
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Adafactor {
     /// Share of each parameter removed per unit of learning rate.
     pub(super) weight_decay: f64,
 }
 
-impl Rule for Adafactor {
+impl UpdateRule for Adafactor {
     fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
         match shape {
             [lead @ .., rows, columns] => vec![
                 Slot { name: "rows", shape: [lead, &[*rows]].concat() },
                 Slot { name: "columns", shape: [lead, &[*columns]].concat() },
             ],
-            _ => vec![like("second", shape)],
+            _ => vec![slot_like("second", shape)],
         }
     }
 
-    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+    fn scalars(&self, lr: f64, count: u64) -> Vec<f64> {
         let share = (count as f64).powf(DECAY);
         vec![lr, 1.0 - lr * self.weight_decay, 1.0 - share, share]
     }
@@ -46,13 +46,13 @@ impl Rule for Adafactor {
         let update = |tensor: &Tensor| {
             let grad = tensor.gradient(scalars)?;
             let square = grad.square()?.add(Array::from_f32(EPS))?;
-            let old = |slot: usize| tensor.memory.as_ref().and_then(|memory| memory.get(slot).copied());
-            let (factor, memory) = if grad.ndim() < 2 {
-                let second = weigh(old(0), &square, [beta, share])?;
+            let old = |slot: usize| tensor.state.as_ref().and_then(|state| state.get(slot).copied());
+            let (factor, state) = if grad.ndim() < 2 {
+                let second = weighted_sum(old(0), &square, [beta, share])?;
                 (second.rsqrt()?, vec![second])
             } else {
-                let rows = weigh(old(0), &square.mean_axis(-1, false)?, [beta, share])?;
-                let columns = weigh(old(1), &square.mean_axis(-2, false)?, [beta, share])?;
+                let rows = weighted_sum(old(0), &square.mean_axis(-1, false)?, [beta, share])?;
+                let columns = weighted_sum(old(1), &square.mean_axis(-2, false)?, [beta, share])?;
                 let row_factor = rows.divide(rows.mean_axis(-1, true)?)?.rsqrt()?.expand_dims(-1)?;
                 let factor = row_factor.multiply(columns.rsqrt()?.expand_dims(-2)?)?;
                 (factor, vec![rows, columns])
@@ -61,7 +61,7 @@ impl Rule for Adafactor {
             let size = step.square()?.mean(None)?.sqrt()?;
             let step = step.divide(mlx_rs::ops::maximum(size, Array::from_f32(1.0))?)?;
             let kept = tensor.value()?.multiply(keep)?;
-            tensor.becomes(&kept.subtract(step.multiply(lr)?)?, memory)
+            tensor.updated(&kept.subtract(step.multiply(lr)?)?, state)
         };
         tensors.iter().map(update).collect()
     }

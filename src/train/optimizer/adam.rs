@@ -5,9 +5,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::adamw::AdamW;
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, times};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, scaled};
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Adam {
     /// Decay of the first moment.
@@ -21,34 +21,34 @@ pub(super) struct Adam {
 }
 
 impl Adam {
-    fn undecayed(&self) -> AdamW {
+    fn without_decay(&self) -> AdamW {
         let &Self { beta1, beta2, eps, .. } = self;
         AdamW { beta1, beta2, eps, weight_decay: 0.0 }
     }
 }
 
-impl Rule for Adam {
+impl UpdateRule for Adam {
     fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot> {
-        self.undecayed().slots(name, shape)
+        self.without_decay().slots(name, shape)
     }
 
-    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
-        self.undecayed().numbers(lr, count)
+    fn scalars(&self, lr: f64, count: u64) -> Vec<f64> {
+        self.without_decay().scalars(lr, count)
     }
 
     fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
         if self.weight_decay == 0.0 {
-            return self.undecayed().update(scalars, tensors);
+            return self.without_decay().update(scalars, tensors);
         }
         let penalised =
-            |tensor: &Tensor| tensor.gradient(scalars)?.add(times(&tensor.value()?, self.weight_decay)?);
+            |tensor: &Tensor| tensor.gradient(scalars)?.add(scaled(&tensor.value()?, self.weight_decay)?);
         let grads = tensors.iter().map(penalised).collect::<Result<Vec<_>, Exception>>()?;
         let tensors: Vec<Tensor> = tensors
             .iter()
             .zip(&grads)
-            .map(|(tensor, grad)| Tensor { grad, memory: tensor.memory.clone(), ..*tensor })
+            .map(|(tensor, grad)| Tensor { grad, state: tensor.state.clone(), ..*tensor })
             .collect();
         let grad_scale = &Array::from_f32(1.0);
-        self.undecayed().update(Scalars { grad_scale, ..scalars }, &tensors)
+        self.without_decay().update(Scalars { grad_scale, ..scalars }, &tensors)
     }
 }

@@ -3,10 +3,10 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, slot_like};
 use crate::kernels::adamw::{self as kernel, Hyperparameters, adamw};
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AdamW {
     /// Decay of the first moment.
@@ -26,29 +26,29 @@ impl AdamW {
     }
 }
 
-impl Rule for AdamW {
+impl UpdateRule for AdamW {
     fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
-        vec![like("first", shape), like("second", shape)]
+        vec![slot_like("first", shape), slot_like("second", shape)]
     }
 
-    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
+    fn scalars(&self, lr: f64, count: u64) -> Vec<f64> {
         self.decays().factors(lr, count).to_vec()
     }
 
     fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
         let scalars = kernel::Scalars { grad_scale: scalars.grad_scale, factors: scalars.first()? };
-        let moments = |memory: &Vec<_>| <[_; 2]>::try_from(memory.as_slice()).ok();
+        let moments = |state: &Vec<_>| <[_; 2]>::try_from(state.as_slice()).ok();
         let tensors: Vec<_> = tensors
             .iter()
             .map(|tensor| kernel::Tensor {
                 parameter: tensor.parameter,
                 grad: tensor.grad,
-                moments: tensor.memory.as_ref().and_then(moments),
+                moments: tensor.state.as_ref().and_then(moments),
             })
             .collect();
         let updated = adamw(&self.decays(), scalars, &tensors)?.into_iter();
         Ok(updated
-            .map(|new| Updated { parameter: new.parameter, memory: vec![new.first, new.second] })
+            .map(|new| Updated { parameter: new.parameter, state: vec![new.first, new.second] })
             .collect())
     }
 }

@@ -8,9 +8,9 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, average, like};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, moving_average, slot_like};
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lion {
     /// Weight of the momentum in a step.
@@ -21,12 +21,12 @@ pub(super) struct Lion {
     pub(super) weight_decay: f64,
 }
 
-impl Rule for Lion {
+impl UpdateRule for Lion {
     fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
-        vec![like("momentum", shape)]
+        vec![slot_like("momentum", shape)]
     }
 
-    fn numbers(&self, lr: f64, _count: u64) -> Vec<f64> {
+    fn scalars(&self, lr: f64, _count: u64) -> Vec<f64> {
         vec![lr, 1.0 - lr * self.weight_decay]
     }
 
@@ -34,10 +34,10 @@ impl Rule for Lion {
         let [lr, keep] = scalars.first()?;
         let update = |tensor: &Tensor| {
             let grad = tensor.gradient(scalars)?;
-            let direction = mlx_rs::ops::sign(average(tensor.remembered(), &grad, self.beta1)?)?;
+            let direction = mlx_rs::ops::sign(moving_average(tensor.only_slot(), &grad, self.beta1)?)?;
             let kept = tensor.value()?.multiply(keep)?;
-            let momentum = average(tensor.remembered(), &grad, self.beta2)?;
-            tensor.becomes(&kept.subtract(direction.multiply(lr)?)?, vec![momentum])
+            let momentum = moving_average(tensor.only_slot(), &grad, self.beta2)?;
+            tensor.updated(&kept.subtract(direction.multiply(lr)?)?, vec![momentum])
         };
         tensors.iter().map(update).collect()
     }

@@ -9,7 +9,7 @@
 //! | [`lion`](lion) | a momentum, mn | a tenth to a third of that, with a larger decay |
 //! | [`muon`](muon) | a momentum, mn | the same |
 //!
-//! All that is remembered is f32, in named tensors, so that a checkpoint holds it exactly.
+//! The state is kept in float32, as named tensors, so that checkpoints restore it exactly.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -34,15 +34,15 @@ use adafactor::Adafactor;
 use adam::Adam;
 use adamw::AdamW;
 use lion::Lion;
-use lr_multipliers::LrFactors;
+use lr_multipliers::LrMultipliers;
 use muon::Muon;
-use rule::{Rule, Scalars, Slot, Tensor};
+use rule::{Scalars, Slot, Tensor, UpdateRule};
 use sgd::Sgd;
 
 /// The name of an optimizer in configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum OptimizerKind {
     /// [`adamw`]
     #[default]
     AdamW,
@@ -60,9 +60,9 @@ pub enum Kind {
 
 /// The settings of every optimizer; each takes what it has.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct OptimizerSettings {
     /// Which one.
-    pub kind: Kind,
+    pub kind: OptimizerKind,
     /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
     pub momentum: Option<f64>,
     /// Whether SGD looks ahead.
@@ -95,7 +95,7 @@ enum AnyRule {
 
 /// What an optimizer remembers.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct OptimizerState {
     /// Tensors called `<slot>.<parameter>`, f32.
     pub tensors: Tensors,
     /// Updates so far.
@@ -104,15 +104,15 @@ pub struct Memory {
 
 /// How an update is taken.
 #[derive(Debug)]
-pub struct Pace<'a> {
+pub struct StepOptions<'a> {
     /// Learning rate.
     pub lr: f64,
     /// Factors of it.
-    pub factors: &'a LrFactors,
+    pub lr_multipliers: &'a LrMultipliers,
     /// What gradients are multiplied with, to clip or unscale them: `[]`, f32.
     pub grad_scale: Array,
     /// `[]`, bool: whether anything is to change; `None` where that is known.
-    pub finite: Option<Array>,
+    pub is_finite: Option<Array>,
     /// Graphs of updates. Where they are kept, so that a device is fed from afar, new values are not waited for.
     pub graphs: &'a Graphs,
 }
@@ -122,43 +122,45 @@ pub struct Pace<'a> {
 struct Layout {
     /// Scalars.
     shared: usize,
-    /// Tensors remembered of each parameter; none before the first update.
+    /// Number of state tensors of each parameter; 0 before the first update.
     slots: Vec<usize>,
 }
 
 /// Bytes of new values that are computed at once. Old values go as soon as their group is done, so this
 /// is about what an update needs in addition to what it changes.
-const GROUP_BYTES: usize = 64 << 20;
+const CHUNK_BYTES: usize = 64 << 20;
 
 impl Optimizer {
     /// The optimizer that `settings` describe.
     ///
     /// # Errors
     /// A setting out of range, or one that this optimizer does not have, by its key.
-    pub fn new(settings: &Settings) -> Result<Self> {
-        let &Settings { kind, momentum, nesterov, weight_decay, beta1, beta2, eps } = settings;
+    pub fn new(settings: &OptimizerSettings) -> Result<Self> {
+        let &OptimizerSettings { kind, momentum, nesterov, weight_decay, beta1, beta2, eps } = settings;
         let refuse = |message: String| Err(Error::Config(message));
-        if momentum.is_some() && !matches!(kind, Kind::Sgd | Kind::Muon) {
+        if momentum.is_some() && !matches!(kind, OptimizerKind::Sgd | OptimizerKind::Muon) {
             return refuse("momentum is for optimizer \"sgd\" or \"muon\"; others have beta1".into());
         }
         if let Some(momentum) = momentum.filter(|momentum| !(0.0..1.0).contains(momentum)) {
             return refuse(format!("momentum is {momentum}, expected 0 to below 1"));
         }
-        if nesterov && (kind != Kind::Sgd || momentum == Some(0.0)) {
+        if nesterov && (kind != OptimizerKind::Sgd || momentum == Some(0.0)) {
             return refuse("nesterov is for optimizer \"sgd\" with a momentum above 0".into());
         }
-        let decoupled = matches!(kind, Kind::AdamW | Kind::Lion | Kind::Muon);
+        let decoupled = matches!(kind, OptimizerKind::AdamW | OptimizerKind::Lion | OptimizerKind::Muon);
         let weight_decay = weight_decay.unwrap_or(if decoupled { 0.01 } else { 0.0 });
-        let beta2 = beta2.unwrap_or(if kind == Kind::Lion { 0.99 } else { 0.999 });
+        let beta2 = beta2.unwrap_or(if kind == OptimizerKind::Lion { 0.99 } else { 0.999 });
         let adamw = AdamW { beta1, beta2, eps, weight_decay };
         let rule = match kind {
-            Kind::AdamW => AnyRule::AdamW(adamw),
-            Kind::Adam => AnyRule::Adam(Adam { beta1, beta2, eps, weight_decay }),
-            Kind::Sgd => AnyRule::Sgd(Sgd { momentum: momentum.unwrap_or(0.9), nesterov, weight_decay }),
-            Kind::Adafactor => AnyRule::Adafactor(Adafactor { weight_decay }),
-            Kind::Lion => AnyRule::Lion(Lion { beta1, beta2, weight_decay }),
-            Kind::Muon => {
-                AnyRule::Muon(Muon { momentum: momentum.unwrap_or(0.95), weight_decay, rest: adamw })
+            OptimizerKind::AdamW => AnyRule::AdamW(adamw),
+            OptimizerKind::Adam => AnyRule::Adam(Adam { beta1, beta2, eps, weight_decay }),
+            OptimizerKind::Sgd => {
+                AnyRule::Sgd(Sgd { momentum: momentum.unwrap_or(0.9), nesterov, weight_decay })
+            }
+            OptimizerKind::Adafactor => AnyRule::Adafactor(Adafactor { weight_decay }),
+            OptimizerKind::Lion => AnyRule::Lion(Lion { beta1, beta2, weight_decay }),
+            OptimizerKind::Muon => {
+                AnyRule::Muon(Muon { momentum: momentum.unwrap_or(0.95), weight_decay, fallback: adamw })
             }
         };
         Ok(Self { rule })
@@ -166,7 +168,7 @@ impl Optimizer {
 
     /// Takes one step along `grads` (same names and shapes as `parameters`).
     ///
-    /// Parameters are updated in groups; `replaced` is called with the new values of each, so that who
+    /// Parameters are updated in chunks; `replaced` is called with the new values of each, so that who
     /// else holds the old ones can let go of them.
     ///
     /// # Errors
@@ -175,33 +177,35 @@ impl Optimizer {
         &self,
         parameters: &mut Tensors,
         mut grads: Tensors,
-        memory: &mut Memory,
-        pace: &Pace,
-        mut replaced: impl FnMut(&Tensors) -> Result<()>,
+        state: &mut OptimizerState,
+        options: &StepOptions,
+        mut on_update: impl FnMut(&Tensors) -> Result<()>,
     ) -> Result<()> {
-        memory.updates += 1;
-        let groups = self.groups(parameters).into_iter();
-        for (number, (factor, names)) in (0..).zip(groups.flat_map(|names| pace.factors.split(names))) {
-            let numbers = self.rule().numbers(pace.lr * factor, memory.updates);
+        state.updates += 1;
+        let chunks = self.chunks(parameters).into_iter();
+        for (number, (multiplier, names)) in
+            (0..).zip(chunks.flat_map(|names| options.lr_multipliers.partition(names)))
+        {
+            let numbers = self.rule().scalars(options.lr * multiplier, state.updates);
             let numbers = numbers.into_iter().map(|number| Array::from_f32(number as f32));
-            let mut inputs: Vec<Array> = std::iter::once(pace.grad_scale.clone()).chain(numbers).collect();
+            let mut inputs: Vec<Array> = std::iter::once(options.grad_scale.clone()).chain(numbers).collect();
             let mut layout = Layout { shared: inputs.len(), slots: Vec::with_capacity(names.len()) };
             for name in &names {
                 let parameter = &parameters[name];
                 let keys = self.keys(name, parameter.shape()).map(|(key, _)| key);
-                let remembered: Vec<Array> = keys.filter_map(|key| memory.tensors.remove(&key)).collect();
-                layout.slots.push(remembered.len());
+                let slots: Vec<Array> = keys.filter_map(|key| state.tensors.remove(&key)).collect();
+                layout.slots.push(slots.len());
                 inputs.push(parameter.clone());
                 let grad = grads.remove(name);
                 inputs.push(grad.ok_or_else(|| Error::Training(format!("there is no gradient of {name}")))?);
-                inputs.extend(remembered);
+                inputs.extend(slots);
             }
-            inputs.extend(pace.finite.clone());
+            inputs.extend(options.is_finite.clone());
             let updated =
-                pace.graphs.call(&[number], &inputs, |inputs| self.updated(&names, &layout, inputs))?;
+                options.graphs.call(&[number], &inputs, |inputs| self.update(&names, &layout, inputs))?;
             // What nothing else holds now may be overwritten.
             drop(inputs);
-            if pace.graphs.are_kept() {
+            if options.graphs.are_kept() {
                 async_eval(&updated)?;
             } else {
                 eval(&updated)?;
@@ -211,19 +215,19 @@ impl Optimizer {
             for name in names {
                 let parameter = updated.next();
                 let keys = self.keys(&name, parameters[&name].shape()).map(|(key, _)| key);
-                memory.tensors.extend(keys.zip(updated.by_ref()));
+                state.tensors.extend(keys.zip(updated.by_ref()));
                 values.extend(parameter.map(|parameter| (name, parameter)));
             }
-            replaced(&values)?;
+            on_update(&values)?;
             parameters.append(&mut values);
         }
         Ok(())
     }
 
     /// New values and memories of the parameters called `names`, one after the other, unevaluated.
-    fn updated(&self, names: &[String], layout: &Layout, inputs: &[Array]) -> Result<Vec<Array>, Exception> {
+    fn update(&self, names: &[String], layout: &Layout, inputs: &[Array]) -> Result<Vec<Array>, Exception> {
         let (shared, rest) = inputs.split_at(layout.shared);
-        let [grad_scale, numbers @ ..] = shared else {
+        let [grad_scale, scalars @ ..] = shared else {
             return Err(Exception::custom("an update of nothing"));
         };
         let mut rest = rest.iter();
@@ -232,23 +236,23 @@ impl Optimizer {
             let (Some(parameter), Some(grad)) = (rest.next(), rest.next()) else {
                 return Err(Exception::custom(format!("an update of {name} without its tensors")));
             };
-            let memory: Vec<&Array> = rest.by_ref().take(slots).collect();
-            tensors.push(Tensor { name, parameter, grad, memory: (slots > 0).then_some(memory) });
+            let state: Vec<&Array> = rest.by_ref().take(slots).collect();
+            tensors.push(Tensor { name, parameter, grad, state: (slots > 0).then_some(state) });
         }
         let finite = rest.next();
-        let unless_broken = |new: Array, old: Option<&Array>| match (finite, old) {
+        let if_finite = |new: Array, old: Option<&Array>| match (finite, old) {
             (None, _) => Ok(new),
             (Some(finite), Some(old)) => select(finite, new, old),
             (Some(finite), None) => select(finite, &new, zeros_like(&new)?),
         };
         let mut outputs = Vec::with_capacity(inputs.len());
         for (new, old) in
-            self.rule().update(Scalars { grad_scale, numbers }, &tensors)?.into_iter().zip(&tensors)
+            self.rule().update(Scalars { grad_scale, scalars }, &tensors)?.into_iter().zip(&tensors)
         {
-            outputs.push(unless_broken(new.parameter, Some(old.parameter))?);
-            for (slot, memory) in new.memory.into_iter().enumerate() {
-                let old = old.memory.as_ref().and_then(|old| old.get(slot).copied());
-                outputs.push(unless_broken(memory, old)?);
+            outputs.push(if_finite(new.parameter, Some(old.parameter))?);
+            for (slot, value) in new.state.into_iter().enumerate() {
+                let old = old.state.as_ref().and_then(|old| old.get(slot).copied());
+                outputs.push(if_finite(value, old)?);
             }
         }
         Ok(outputs)
@@ -256,9 +260,9 @@ impl Optimizer {
 
     /// Whether `memory` is what this optimizer remembers of `parameters`.
     #[must_use]
-    pub fn knows(&self, memory: &Memory, parameters: &Tensors) -> bool {
-        if memory.updates == 0 {
-            return memory.tensors.is_empty();
+    pub fn matches_state(&self, state: &OptimizerState, parameters: &Tensors) -> bool {
+        if state.updates == 0 {
+            return state.tensors.is_empty();
         }
         let mut expected: Vec<_> =
             parameters.iter().flat_map(|(name, x)| self.keys(name, x.shape())).collect();
@@ -266,10 +270,10 @@ impl Optimizer {
         expected
             .iter()
             .map(|(key, shape)| (key, shape.as_slice()))
-            .eq(memory.tensors.iter().map(|(key, x)| (key, x.shape())))
+            .eq(state.tensors.iter().map(|(key, x)| (key, x.shape())))
     }
 
-    fn rule(&self) -> &dyn Rule {
+    fn rule(&self) -> &dyn UpdateRule {
         match &self.rule {
             AnyRule::AdamW(rule) => rule,
             AnyRule::Adam(rule) => rule,
@@ -280,33 +284,33 @@ impl Optimizer {
         }
     }
 
-    /// Names and shapes of what is remembered of one parameter.
+    /// Names and shapes of the state tensors of a parameter.
     fn keys(&self, name: &str, shape: &[i32]) -> impl Iterator<Item = (String, Vec<i32>)> {
         let slots = self.rule().slots(name, shape);
         slots.into_iter().map(move |Slot { name: slot, shape }| (format!("{slot}.{name}"), shape))
     }
 
-    /// Names of `parameters` in groups whose new values take about [`GROUP_BYTES`], at least one in each.
-    fn groups(&self, parameters: &Tensors) -> Vec<Vec<String>> {
-        let mut groups: Vec<Vec<String>> = Vec::new();
+    /// Names of `parameters` in chunks whose new values take about [`CHUNK_BYTES`], at least one in each.
+    fn chunks(&self, parameters: &Tensors) -> Vec<Vec<String>> {
+        let mut chunks: Vec<Vec<String>> = Vec::new();
         let mut room = 0;
         for (name, parameter) in parameters {
             let numbers =
                 |(_, shape): (_, Vec<i32>)| shape.iter().map(|&dim| dim as usize).product::<usize>();
-            let remembered: usize = self.keys(name, parameter.shape()).map(numbers).sum();
-            let bytes = parameter.nbytes() + size_of::<f32>() * remembered;
-            match groups.last_mut() {
-                Some(group) if bytes <= room => {
-                    group.push(name.clone());
+            let slot_elements: usize = self.keys(name, parameter.shape()).map(numbers).sum();
+            let bytes = parameter.nbytes() + size_of::<f32>() * slot_elements;
+            match chunks.last_mut() {
+                Some(chunk) if bytes <= room => {
+                    chunk.push(name.clone());
                     room -= bytes;
                 }
                 _ => {
-                    groups.push(vec![name.clone()]);
-                    room = GROUP_BYTES.saturating_sub(bytes);
+                    chunks.push(vec![name.clone()]);
+                    room = CHUNK_BYTES.saturating_sub(bytes);
                 }
             }
         }
-        groups
+        chunks
     }
 }
 

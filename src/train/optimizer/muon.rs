@@ -13,7 +13,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::adamw::AdamW;
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, average, like, times};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, moving_average, scaled, slot_like};
 
 /// Coefficients of the polynomial, which trade exactness for speed.
 const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
@@ -22,7 +22,7 @@ const EPS: f32 = 1e-7;
 /// Numbers of an update that come before those of the rest.
 const OWN: usize = 2;
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Muon {
     /// Decay of the momentum, μ.
@@ -30,26 +30,30 @@ pub(super) struct Muon {
     /// Share of each parameter removed per unit of learning rate.
     pub(super) weight_decay: f64,
     /// What takes the rest.
-    pub(super) rest: AdamW,
+    pub(super) fallback: AdamW,
 }
 
-impl Rule for Muon {
+impl UpdateRule for Muon {
     fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot> {
-        if takes(name, shape) { vec![like("momentum", shape)] } else { self.rest.slots(name, shape) }
+        if is_hidden_matrix(name, shape) {
+            vec![slot_like("momentum", shape)]
+        } else {
+            self.fallback.slots(name, shape)
+        }
     }
 
-    fn numbers(&self, lr: f64, count: u64) -> Vec<f64> {
-        [vec![lr, 1.0 - lr * self.weight_decay], self.rest.numbers(lr, count)].concat()
+    fn scalars(&self, lr: f64, count: u64) -> Vec<f64> {
+        [vec![lr, 1.0 - lr * self.weight_decay], self.fallback.scalars(lr, count)].concat()
     }
 
     fn update(&self, scalars: Scalars, tensors: &[Tensor]) -> Result<Vec<Updated>, Exception> {
-        let of_rest = Scalars { numbers: &scalars.numbers[OWN.min(scalars.numbers.len())..], ..scalars };
+        let rest_scalars = Scalars { scalars: &scalars.scalars[OWN.min(scalars.scalars.len())..], ..scalars };
         let mut updated = Vec::with_capacity(tensors.len());
         for tensor in tensors {
-            if takes(tensor.name, tensor.parameter.shape()) {
-                updated.push(self.turn(scalars, tensor)?);
+            if is_hidden_matrix(tensor.name, tensor.parameter.shape()) {
+                updated.push(self.update_matrix(scalars, tensor)?);
             } else {
-                updated.append(&mut self.rest.update(of_rest, std::slice::from_ref(tensor))?);
+                updated.append(&mut self.fallback.update(rest_scalars, std::slice::from_ref(tensor))?);
             }
         }
         Ok(updated)
@@ -57,27 +61,27 @@ impl Rule for Muon {
 }
 
 impl Muon {
-    fn turn(&self, scalars: Scalars, tensor: &Tensor) -> Result<Updated, Exception> {
+    fn update_matrix(&self, scalars: Scalars, tensor: &Tensor) -> Result<Updated, Exception> {
         let [lr, keep] = scalars.first::<OWN>()?;
         let grad = tensor.gradient(scalars)?;
-        let momentum = average(tensor.remembered(), &grad, self.momentum)?;
-        let step = orthogonal(&average(Some(&momentum), &grad, self.momentum)?)?;
+        let momentum = moving_average(tensor.only_slot(), &grad, self.momentum)?;
+        let step = orthogonalize(&moving_average(Some(&momentum), &grad, self.momentum)?)?;
         let shape = tensor.parameter.shape();
         let longest = shape[shape.len() - 2..].iter().copied().max().unwrap_or(1);
         let size = 0.2 * f64::from(longest).sqrt();
         let kept = tensor.value()?.multiply(keep)?;
-        tensor.becomes(&kept.subtract(times(&step, size)?.multiply(lr)?)?, vec![momentum])
+        tensor.updated(&kept.subtract(scaled(&step, size)?.multiply(lr)?)?, vec![momentum])
     }
 }
 
 /// Whether a parameter is a matrix of a hidden layer, or a stack of them.
-fn takes(name: &str, shape: &[i32]) -> bool {
+fn is_hidden_matrix(name: &str, shape: &[i32]) -> bool {
     let hidden = !(name.contains("embed_tokens") || name.contains("lm_head"));
     hidden && matches!(shape, [rows, columns] | [_, rows, columns] if *rows > 1 && *columns > 1)
 }
 
 /// Five iterations of Newton–Schulz on each matrix of `x`: `[..., rows, columns]`.
-fn orthogonal(x: &Array) -> Result<Array, Exception> {
+fn orthogonalize(x: &Array) -> Result<Array, Exception> {
     let shape = x.shape();
     let tall = shape[shape.len() - 2] > shape[shape.len() - 1];
     let mut x = if tall { x.swap_axes(-2, -1)? } else { x.clone() };
@@ -86,8 +90,8 @@ fn orthogonal(x: &Array) -> Result<Array, Exception> {
     let [a, b, c] = QUINTIC;
     for _ in 0..ITERATIONS {
         let gram = x.matmul(x.swap_axes(-2, -1)?)?;
-        let polynomial = times(&gram, b)?.add(times(&gram.matmul(&gram)?, c)?)?;
-        x = times(&x, a)?.add(polynomial.matmul(&x)?)?;
+        let polynomial = scaled(&gram, b)?.add(scaled(&gram.matmul(&gram)?, c)?)?;
+        x = scaled(&x, a)?.add(polynomial.matmul(&x)?)?;
     }
     if tall { x.swap_axes(-2, -1) } else { Ok(x) }
 }

@@ -10,15 +10,15 @@ use mlx_rs::{Array, Dtype};
 pub(super) struct Scalars<'a> {
     /// What gradients are multiplied with, to clip or unscale them.
     pub(super) grad_scale: &'a Array,
-    /// Of [`Rule::numbers`].
-    pub(super) numbers: &'a [Array],
+    /// Of [`UpdateRule::scalars`].
+    pub(super) scalars: &'a [Array],
 }
 
 impl<'a> Scalars<'a> {
-    /// The first `N` numbers.
+    /// The first `N` scalars.
     pub(super) fn first<const N: usize>(self) -> Result<[&'a Array; N], Exception> {
-        let numbers = self.numbers.first_chunk::<N>().map(<[Array; N]>::each_ref);
-        numbers.ok_or_else(|| Exception::custom("an update without its numbers"))
+        let scalars = self.scalars.first_chunk::<N>().map(<[Array; N]>::each_ref);
+        scalars.ok_or_else(|| Exception::custom("an update without its numbers"))
     }
 }
 
@@ -36,8 +36,8 @@ pub(super) struct Tensor<'a> {
     pub(super) parameter: &'a Array,
     /// Its gradient, not yet multiplied with [`Scalars::grad_scale`].
     pub(super) grad: &'a Array,
-    /// What is remembered, in the order of [`Rule::slots`]; `None` before the first update.
-    pub(super) memory: Option<Vec<&'a Array>>,
+    /// What is remembered, in the order of [`UpdateRule::slots`]; `None` before the first update.
+    pub(super) state: Option<Vec<&'a Array>>,
 }
 
 /// One parameter after an update.
@@ -45,17 +45,17 @@ pub(super) struct Tensor<'a> {
 pub(super) struct Updated {
     /// In the dtype it had.
     pub(super) parameter: Array,
-    /// In the order of [`Rule::slots`].
-    pub(super) memory: Vec<Array>,
+    /// In the order of [`UpdateRule::slots`].
+    pub(super) state: Vec<Array>,
 }
 
 /// What an optimizer is.
-pub(super) trait Rule: Debug {
+pub(super) trait UpdateRule: Debug {
     /// What is remembered of a parameter.
     fn slots(&self, name: &str, shape: &[i32]) -> Vec<Slot>;
 
     /// What the host computes for the `count`-th update (from 1) at the learning rate `lr`.
-    fn numbers(&self, lr: f64, count: u64) -> Vec<f64>;
+    fn scalars(&self, lr: f64, count: u64) -> Vec<f64>;
 
     /// An update of each of `tensors`, unevaluated.
     ///
@@ -65,7 +65,7 @@ pub(super) trait Rule: Debug {
 }
 
 /// One slot of the shape of the parameter.
-pub(super) fn like(name: &'static str, shape: &[i32]) -> Slot {
+pub(super) fn slot_like(name: &'static str, shape: &[i32]) -> Slot {
     Slot { name, shape: shape.to_vec() }
 }
 
@@ -81,28 +81,32 @@ impl Tensor<'_> {
     }
 
     /// The only slot.
-    pub(super) fn remembered(&self) -> Option<&Array> {
-        self.memory.as_ref()?.first().copied()
+    pub(super) fn only_slot(&self) -> Option<&Array> {
+        self.state.as_ref()?.first().copied()
     }
 
     /// `value`, in f32, as the new one.
-    pub(super) fn becomes(&self, value: &Array, memory: Vec<Array>) -> Result<Updated, Exception> {
-        Ok(Updated { parameter: value.as_dtype(self.parameter.dtype())?, memory })
+    pub(super) fn updated(&self, value: &Array, state: Vec<Array>) -> Result<Updated, Exception> {
+        Ok(Updated { parameter: value.as_dtype(self.parameter.dtype())?, state })
     }
 }
 
 /// `factor · x` in f32.
-pub(super) fn times(x: &Array, factor: f64) -> Result<Array, Exception> {
+pub(super) fn scaled(x: &Array, factor: f64) -> Result<Array, Exception> {
     x.multiply(Array::from_f32(factor as f32))
 }
 
 /// `share · old + (1 - share) · new`, where nothing old is 0.
-pub(super) fn average(old: Option<&Array>, new: &Array, share: f64) -> Result<Array, Exception> {
-    weigh(old, new, [share, 1.0 - share].map(|share| Array::from_f32(share as f32)).each_ref())
+pub(super) fn moving_average(old: Option<&Array>, new: &Array, share: f64) -> Result<Array, Exception> {
+    weighted_sum(old, new, [share, 1.0 - share].map(|share| Array::from_f32(share as f32)).each_ref())
 }
 
 /// `a · old + b · new`, where nothing old is 0.
-pub(super) fn weigh(old: Option<&Array>, new: &Array, [a, b]: [&Array; 2]) -> Result<Array, Exception> {
+pub(super) fn weighted_sum(
+    old: Option<&Array>,
+    new: &Array,
+    [a, b]: [&Array; 2],
+) -> Result<Array, Exception> {
     let new = new.multiply(b)?;
     match old {
         Some(old) => old.multiply(a)?.add(&new),

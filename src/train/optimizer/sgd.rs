@@ -9,9 +9,9 @@
 
 use mlx_rs::error::Exception;
 
-use super::rule::{Rule, Scalars, Slot, Tensor, Updated, like, times};
+use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, scaled, slot_like};
 
-/// Settings that stay the same through a run.
+/// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sgd {
     /// Decay of the velocity, μ; without, there is none.
@@ -22,12 +22,12 @@ pub(super) struct Sgd {
     pub(super) weight_decay: f64,
 }
 
-impl Rule for Sgd {
+impl UpdateRule for Sgd {
     fn slots(&self, _name: &str, shape: &[i32]) -> Vec<Slot> {
-        if self.momentum > 0.0 { vec![like("velocity", shape)] } else { Vec::new() }
+        if self.momentum > 0.0 { vec![slot_like("velocity", shape)] } else { Vec::new() }
     }
 
-    fn numbers(&self, lr: f64, _count: u64) -> Vec<f64> {
+    fn scalars(&self, lr: f64, _count: u64) -> Vec<f64> {
         vec![lr]
     }
 
@@ -37,22 +37,22 @@ impl Rule for Sgd {
             let value = tensor.value()?;
             let mut grad = tensor.gradient(scalars)?;
             if self.weight_decay > 0.0 {
-                grad = grad.add(times(&value, self.weight_decay)?)?;
+                grad = grad.add(scaled(&value, self.weight_decay)?)?;
             }
-            let mut memory = Vec::new();
+            let mut state = Vec::new();
             if self.momentum > 0.0 {
-                let velocity = match tensor.remembered() {
-                    Some(velocity) => times(velocity, self.momentum)?.add(&grad)?,
+                let velocity = match tensor.only_slot() {
+                    Some(velocity) => scaled(velocity, self.momentum)?.add(&grad)?,
                     None => grad.clone(),
                 };
                 grad = if self.nesterov {
-                    grad.add(times(&velocity, self.momentum)?)?
+                    grad.add(scaled(&velocity, self.momentum)?)?
                 } else {
                     velocity.clone()
                 };
-                memory.push(velocity);
+                state.push(velocity);
             }
-            tensor.becomes(&value.subtract(grad.multiply(lr)?)?, memory)
+            tensor.updated(&value.subtract(grad.multiply(lr)?)?, state)
         };
         tensors.iter().map(update).collect()
     }

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::thread::Scope;
 
 use super::batch::Batch;
-use super::max_tokens::PassSize;
+use super::max_tokens::MaxTokens;
 use crate::Result;
 use crate::kernels::group::Group;
 use crate::train::plan::Plan;
 
 /// Rows to train on and rows to score.
-pub trait Data {
+pub trait DataModule {
     /// Rows that go through the model at once.
     type Batch: Batch;
 
@@ -34,7 +34,7 @@ pub trait Data {
         plan: &Plan,
         first: u64,
         scope: &'scope Scope<'scope, 'env>,
-    ) -> Box<dyn Batches<Batch = Self::Batch> + 'env>;
+    ) -> Box<dyn DataLoader<Batch = Self::Batch> + 'env>;
 
     /// Whether there are rows to score.
     fn has_validation(&self) -> bool;
@@ -45,19 +45,19 @@ pub trait Data {
         &'a self,
         plan: &'a Plan,
         group: Group,
-        size: PassSize,
+        max_tokens: MaxTokens,
     ) -> Box<dyn Iterator<Item = Self::Batch> + 'a>;
 
     /// [Length](Batch::row_length) of the longest row to train on.
     fn longest_row(&self) -> usize;
 
     /// One row of `length`, at most [`longest_row`](Self::longest_row), for measuring memory.
-    fn probe(&self, length: usize) -> Self::Batch;
+    fn probe_batch(&self, length: usize) -> Self::Batch;
 }
 
 /// Training batches by number. A batch depends on its number alone, so that a resumed run continues where the first one
 /// stopped.
-pub trait Batches {
+pub trait DataLoader {
     /// Rows that go through the model at once.
     type Batch;
 
@@ -66,7 +66,7 @@ pub trait Batches {
     ///
     /// # Errors
     /// Rows that cannot be read or are wrong, by file and place.
-    fn get(&mut self, numbers: Range<u64>, size: PassSize) -> Result<Vec<Vec<Self::Batch>>>;
+    fn get(&mut self, numbers: Range<u64>, max_tokens: MaxTokens) -> Result<Vec<Vec<Self::Batch>>>;
 
     /// Passes over the data before batch `number`, one of those that [`get`](Self::get) returned last or the next,
     /// fractional.

@@ -4,9 +4,9 @@ use super::batch::Batch;
 
 /// Tokens, padding counted, that go through the model at once. A row is never divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PassSize(pub(in crate::train) usize);
+pub struct MaxTokens(pub(in crate::train) usize);
 
-impl PassSize {
+impl MaxTokens {
     /// Whole batches.
     pub const UNLIMITED: Self = Self(usize::MAX);
 
@@ -35,9 +35,9 @@ mod tests {
             let sample = Sample::new(vec![1; time + 1], |_| true);
             collate(&vec![&sample; rows], 64, 0)
         };
-        assert_eq!(PassSize::UNLIMITED.rows(64), usize::MAX / 64);
-        let size = PassSize::half_of(&[batch(5, 10), batch(1, 60)]).unwrap();
+        assert_eq!(MaxTokens::UNLIMITED.rows(64), usize::MAX / 64);
+        let size = MaxTokens::half_of(&[batch(5, 10), batch(1, 60)]).unwrap();
         assert_eq!((size.rows(10), size.rows(5), size.rows(60)), (2, 5, 1));
-        assert_eq!(PassSize::half_of::<Batch>(&[batch(1, 60), batch(1, 2)]), None);
+        assert_eq!(MaxTokens::half_of::<Batch>(&[batch(1, 60), batch(1, 2)]), None);
     }
 }

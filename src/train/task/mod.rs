@@ -33,8 +33,13 @@ pub trait Task {
     ///
     /// # Errors
     /// Rows that do not fit together.
-    fn inputs(&self, model: &Self::Model, batch: &Self::Batch, totals: Totals, pass: &Pass)
-    -> Result<Inputs>;
+    fn inputs(
+        &self,
+        model: &Self::Model,
+        batch: &Self::Batch,
+        totals: Totals,
+        options: &ForwardOptions,
+    ) -> Result<Inputs>;
 
     /// The loss of `inputs`, unevaluated; with `gradient`, one may be asked for. It must depend on the parameters of
     /// `model` and on the arrays of `inputs` alone, since its graph may be reused for others.
@@ -65,13 +70,13 @@ impl std::ops::Add for Totals {
 
 /// How one batch goes through the model; by default as in an evaluation.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Pass {
+pub struct ForwardOptions {
     /// The factor of the gradient, but not of the loss, in float16.
-    pub scale: Option<f32>,
+    pub loss_scale: Option<f32>,
     /// Whether rows are to be padded to a multiple of some length, so that batches share graphs.
     pub pad_for_graphs: bool,
     /// Seed, and micro-batch, part of it and process, from which random numbers are drawn; `None` to draw none.
-    pub random: Option<(u64, [u64; 3])>,
+    pub rng_path: Option<(u64, [u64; 3])>,
 }
 
 /// The loss of a batch, unevaluated.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the [rewards](super::Loss::rewards) of many pairs tell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Rewards {
+pub struct RewardMetrics {
     /// Share of pairs whose chosen answer has the higher reward.
     pub accuracy: f64,
     /// Mean of the chosen answer's reward less the other's.
@@ -44,9 +44,9 @@ impl RewardSum {
     }
 
     /// `None` where there were no pairs.
-    pub(in crate::train) fn mean(self) -> Option<Rewards> {
+    pub(in crate::train) fn mean(self) -> Option<RewardMetrics> {
         let Self { pairs, wins, margin } = self;
-        (pairs > 0.0).then(|| Rewards { accuracy: wins / pairs, margin: margin / pairs })
+        (pairs > 0.0).then(|| RewardMetrics { accuracy: wins / pairs, margin: margin / pairs })
     }
 
     /// `first` and these sums in one row of numbers, as other processes can add to.
@@ -66,6 +66,6 @@ mod tests {
         sum.add(Some(&Array::from_slice(&[1.0_f32, 0.5, 2.0, 2.0], &[4])));
         sum.add(None);
         sum.add(Some(&Array::from_slice(&[0.0_f32, 2.0, 0.25, 0.0], &[4])));
-        assert_eq!(sum.mean(), Some(Rewards { accuracy: 0.5, margin: -0.3125 }));
+        assert_eq!(sum.mean(), Some(RewardMetrics { accuracy: 0.5, margin: -0.3125 }));
     }
 }

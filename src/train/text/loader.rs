@@ -5,26 +5,26 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 
-use super::data::{TextData, Training, batches_per_epoch, windows};
+use super::data::{TextData, TrainingRows, batches_per_epoch, megabatches};
 use crate::data::{Batch, Examples, Megabatch, collate, epoch_batches};
 use crate::kernels::group::Group;
 use crate::train::plan::Plan;
-use crate::train::task::data::{Batches, Data};
-use crate::train::task::max_tokens::PassSize;
+use crate::train::task::data::{DataLoader, DataModule};
+use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 
 /// The endless sequence of epochs.
 #[derive(Debug)]
-pub(super) struct TextBatches<'a> {
+pub(super) struct TextLoader<'a> {
     data: &'a TextData<'a>,
-    order: Order<'a>,
+    source: Source<'a>,
     batch_size: usize,
     group: Group,
 }
 
 #[derive(Debug)]
-enum Order<'a> {
-    Whole {
+enum Source<'a> {
+    InMemory {
         examples: &'a Examples,
         seed: u64,
         /// Epoch and its batches.
@@ -33,11 +33,11 @@ enum Order<'a> {
     Streamed {
         incoming: Receiver<Result<Megabatch>>,
         /// Those of the step, and what came with them.
-        windows: VecDeque<Megabatch>,
+        megabatches: VecDeque<Megabatch>,
     },
 }
 
-impl<'a> TextBatches<'a> {
+impl<'a> TextLoader<'a> {
     /// Training batches of `data` as `plan` says, the first of which is number `first`. What is on disk is read by a thread
     /// of its own, one megabatch ahead of need.
     pub(super) fn new<'scope>(
@@ -47,13 +47,13 @@ impl<'a> TextBatches<'a> {
         scope: &'scope Scope<'scope, 'a>,
     ) -> Self {
         let &Plan { batch_size, seed, group, .. } = plan;
-        let order = match &data.train {
-            Training::Whole(examples) => Order::Whole { examples, seed, current: None },
-            Training::Streamed(streamed) => {
+        let source = match &data.train {
+            TrainingRows::InMemory(examples) => Source::InMemory { examples, seed, current: None },
+            TrainingRows::Streamed(streamed) => {
                 let (send, incoming) = sync_channel(1);
-                let windows = windows(streamed, batch_size, seed, first, data.vocab_size);
+                let megabatches = megabatches(streamed, batch_size, seed, first, data.vocab_size);
                 scope.spawn(move || {
-                    for window in windows {
+                    for window in megabatches {
                         let failed = window.is_err();
                         // Nobody listens when the run has ended.
                         if send.send(window).is_err() || failed {
@@ -61,24 +61,24 @@ impl<'a> TextBatches<'a> {
                         }
                     }
                 });
-                Order::Streamed { incoming, windows: VecDeque::new() }
+                Source::Streamed { incoming, megabatches: VecDeque::new() }
             }
         };
-        Self { data, order, batch_size, group }
+        Self { data, source, batch_size, group }
     }
 }
 
-impl Batches for TextBatches<'_> {
+impl DataLoader for TextLoader<'_> {
     type Batch = Batch;
 
     fn epoch(&self, index: u64) -> f64 {
-        match &self.order {
-            Order::Whole { examples, .. } => {
+        match &self.source {
+            Source::InMemory { examples, .. } => {
                 index as f64 / batches_per_epoch(examples.len(), self.batch_size) as f64
             }
-            Order::Streamed { windows, .. } => {
+            Source::Streamed { megabatches, .. } => {
                 let holds = |window: &&Megabatch| (window.first..=window.end()).contains(&index);
-                windows.iter().find(holds).map_or(0.0, |window| {
+                megabatches.iter().find(holds).map_or(0.0, |window| {
                     let [before, after] = window.epochs;
                     before + (after - before) * (index - window.first) as f64 / window.batches.len() as f64
                 })
@@ -86,10 +86,10 @@ impl Batches for TextBatches<'_> {
         }
     }
 
-    fn get(&mut self, numbers: Range<u64>, size: PassSize) -> Result<Vec<Vec<Batch>>> {
+    fn get(&mut self, numbers: Range<u64>, max_tokens: MaxTokens) -> Result<Vec<Vec<Batch>>> {
         let &mut Self { data, batch_size, group, .. } = self;
-        match &mut self.order {
-            Order::Whole { examples, seed, current } => {
+        match &mut self.source {
+            Source::InMemory { examples, seed, current } => {
                 let per_epoch = batches_per_epoch(examples.len(), batch_size);
                 let batch = |index: u64| {
                     let epoch = index / per_epoch;
@@ -99,27 +99,27 @@ impl Batches for TextBatches<'_> {
                     }
                     let numbers =
                         current.iter().flat_map(|(_, batches)| &batches[(index % per_epoch) as usize]);
-                    data.divide(examples, &numbers.copied().collect::<Vec<_>>(), group, size)
+                    data.split_batch(examples, &numbers.copied().collect::<Vec<_>>(), group, max_tokens)
                 };
                 Ok(numbers.map(batch).collect())
             }
-            Order::Streamed { incoming, windows } => {
-                windows.retain(|window| window.end() > numbers.start);
-                while windows.back().is_none_or(|window| window.end() < numbers.end) {
+            Source::Streamed { incoming, megabatches } => {
+                megabatches.retain(|window| window.end() > numbers.start);
+                while megabatches.back().is_none_or(|window| window.end() < numbers.end) {
                     let stopped = |_| Error::Training("the thread that reads the data has stopped".into());
                     let window = incoming.recv().map_err(stopped)??;
                     // Packed rows are counted from the beginning.
                     if window.end() > numbers.start {
-                        windows.push_back(window);
+                        megabatches.push_back(window);
                     }
                 }
                 let batch = |index: u64| {
                     let holds = |window: &&Megabatch| (window.first..window.end()).contains(&index);
                     let of = |window: &Megabatch| {
                         let indices = &window.batches[(index - window.first) as usize];
-                        data.divide(&window.examples, indices, group, size)
+                        data.split_batch(&window.examples, indices, group, max_tokens)
                     };
-                    windows.iter().find(holds).map(of)
+                    megabatches.iter().find(holds).map(of)
                 };
                 Ok(numbers.filter_map(batch).collect())
             }
@@ -127,7 +127,7 @@ impl Batches for TextBatches<'_> {
     }
 }
 
-impl Data for TextData<'_> {
+impl DataModule for TextData<'_> {
     type Batch = Batch;
 
     fn len(&self) -> usize {
@@ -143,8 +143,8 @@ impl Data for TextData<'_> {
         plan: &Plan,
         first: u64,
         scope: &'scope Scope<'scope, 'env>,
-    ) -> Box<dyn Batches<Batch = Batch> + 'env> {
-        Box::new(TextBatches::new(self, plan, first, scope))
+    ) -> Box<dyn DataLoader<Batch = Batch> + 'env> {
+        Box::new(TextLoader::new(self, plan, first, scope))
     }
 
     fn has_validation(&self) -> bool {
@@ -155,13 +155,13 @@ impl Data for TextData<'_> {
         &'a self,
         plan: &'a Plan,
         group: Group,
-        size: PassSize,
+        max_tokens: MaxTokens,
     ) -> Box<dyn Iterator<Item = Batch> + 'a> {
         let limit = if plan.eval_batches == 0 { usize::MAX } else { plan.eval_batches };
         let starts = (0..self.valid.len()).step_by(plan.batch_size.max(1)).take(limit);
         Box::new(starts.flat_map(move |start| {
             let indices: Vec<usize> = (start..self.valid.len().min(start + plan.batch_size)).collect();
-            self.divide(&self.valid, &indices, group, size)
+            self.split_batch(&self.valid, &indices, group, max_tokens)
         }))
     }
 
@@ -169,9 +169,9 @@ impl Data for TextData<'_> {
         self.train.longest(self.max_seq_length).saturating_sub(1).max(1)
     }
 
-    fn probe(&self, length: usize) -> Batch {
-        let tried = self.train.probe(length + 1);
-        let mut batch = collate(&[&tried], length + 1, self.pad_id);
+    fn probe_batch(&self, length: usize) -> Batch {
+        let sample = self.train.probe_sample(length + 1);
+        let mut batch = collate(&[&sample], length + 1, self.pad_id);
         // Heads skip what is not learned, but the next row may be learned in full.
         batch.weights.fill(1.0);
         batch

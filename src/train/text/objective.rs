@@ -19,7 +19,7 @@ use crate::train::task::Totals;
 /// What training is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum ObjectiveKind {
     /// To say what the data say.
     Sft,
     /// To prefer one answer to another, in small steps away from where it began.
@@ -28,7 +28,7 @@ pub enum Kind {
     Orpo,
 }
 
-impl Kind {
+impl ObjectiveKind {
     /// As settings spell it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -40,7 +40,7 @@ impl Kind {
     }
 }
 
-/// A [`Kind`] with its numbers.
+/// A [`ObjectiveKind`] with its numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// Supervised fine-tuning.
@@ -57,7 +57,7 @@ pub enum Objective {
         /// Weight of the preference, λ.
         lambda: f32,
         /// Whether the prompts of chosen answers are to be learned too.
-        learns_prompts: bool,
+        train_on_prompts: bool,
     },
 }
 
@@ -76,10 +76,10 @@ impl Objective {
 
     /// Which tokens of a batch of pairs are to be likely: those of chosen rows.
     fn likelihood_weights(&self, batch: &Batch, pairs: &Pairs) -> Vec<f32> {
-        let learns_prompts = matches!(self, Self::Orpo { learns_prompts: true, .. });
+        let train_on_prompts = matches!(self, Self::Orpo { train_on_prompts: true, .. });
         let weight = |(place, &weight): (usize, &f32)| {
             let (row, column) = (place / batch.time, place % batch.time);
-            let learned = weight > 0.0 || learns_prompts && column < pairs.lengths[row];
+            let learned = weight > 0.0 || train_on_prompts && column < pairs.lengths[row];
             f32::from(row % 2 == 0 && learned)
         };
         batch.weights.iter().enumerate().map(weight).collect()
@@ -113,7 +113,7 @@ mod tests {
             tokens: 7,
             pairs: Some(Pairs { lengths: vec![3, 4], reference: Vec::new() }),
         };
-        let totals = |learns_prompts| Objective::Orpo { lambda: 0.1, learns_prompts }.totals(&batch);
+        let totals = |train_on_prompts| Objective::Orpo { lambda: 0.1, train_on_prompts }.totals(&batch);
         assert_eq!(totals(false), Totals([2.0, 1.0]));
         assert_eq!(totals(true), Totals([3.0, 1.0]));
     }

@@ -6,19 +6,19 @@ use mlx_rs::ops::{expm1, logaddexp, minimum, split_equal};
 use crate::nn;
 
 /// `[rows]` → the chosen and the rejected ones, each `[pairs, 1]`.
-pub(super) fn sides(rows: &Array) -> nn::Result<[Array; 2]> {
+pub(super) fn split_pairs(rows: &Array) -> nn::Result<[Array; 2]> {
     let sides = split_equal(rows.reshape(&[-1, 2])?, 2, 1)?;
     <[Array; 2]>::try_from(sides).map_err(|_| mlx_rs::error::Exception::custom("a pair has two rows"))
 }
 
 /// What the chosen row of each pair has more than the other: `[rows]` → `[pairs, 1]`.
-pub(super) fn advantage(rows: &Array) -> nn::Result<Array> {
-    let [chosen, rejected] = sides(rows)?;
+pub(super) fn margins(rows: &Array) -> nn::Result<Array> {
+    let [chosen, rejected] = split_pairs(rows)?;
     chosen.subtract(rejected)
 }
 
 /// `-log σ(x) = log(1 + e⁻ˣ)`.
-pub(super) fn minus_log_sigmoid(x: &Array) -> nn::Result<Array> {
+pub(super) fn negative_log_sigmoid(x: &Array) -> nn::Result<Array> {
     logaddexp(x.negative()?, Array::from_f32(0.0))
 }
 
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_far_advantage_stays_finite() {
-        let losses = values(&minus_log_sigmoid(&Array::from_slice(&[-1e4_f32, 0.0, 1e4], &[3])).unwrap());
+        let losses = values(&negative_log_sigmoid(&Array::from_slice(&[-1e4_f32, 0.0, 1e4], &[3])).unwrap());
         for (loss, expected) in losses.into_iter().zip([1e4, std::f32::consts::LN_2, 0.0]) {
             assert!((loss - expected).abs() < 1e-6, "{loss}, {expected}");
         }

@@ -9,13 +9,13 @@ use std::path::Path;
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
-use super::data::{TextData, Training};
+use super::data::{TextData, TrainingRows};
 use super::task::negative_log_likelihoods;
 use crate::data::Examples;
 use crate::kernels::memory::clear_cache;
 use crate::models::Model;
 use crate::progress::{Event, Observer};
-use crate::train::memory::Limit;
+use crate::train::memory::MemoryLimit;
 use crate::train::plan::Plan;
 use crate::{Error, Result, kernels};
 
@@ -24,7 +24,7 @@ pub const FILE: &str = "reference.json";
 
 /// Log-probabilities of the samples of both splits, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reference {
+pub struct ReferenceLogProbs {
     /// What model and data they belong to.
     pub fingerprint: String,
     /// Of the rows to learn.
@@ -33,13 +33,13 @@ pub struct Reference {
     pub valid: Vec<f32>,
 }
 
-impl Reference {
+impl ReferenceLogProbs {
     /// What an earlier run stored in the file `path`, where it belongs to `fingerprint`, or else that of `model`, which
     /// is as training finds it.
     ///
     /// # Errors
     /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
-    pub fn of(
+    pub fn load_or_compute(
         model: &Model,
         data: &TextData,
         train: &Examples,
@@ -62,19 +62,19 @@ impl Reference {
         {
             return Ok(stored);
         }
-        let _limit = Limit::lower(plan.memory_budget)?;
+        let _limit = MemoryLimit::lower_to(plan.memory_budget)?;
         let total = train.len() + valid.len();
-        let mut tally = Tally { done: 0, total, observer };
-        let mut of = |examples| log_probabilities(model, examples, data, plan, &mut tally);
+        let mut counter = ProgressCounter { done: 0, total, observer };
+        let mut of = |examples| log_probabilities(model, examples, data, plan, &mut counter);
         Ok(Self { train: of(train)?, valid: of(valid)?, fingerprint })
     }
 
     /// `data` with these log-probabilities; rows on disk have none.
     #[must_use]
-    pub fn attach<'t>(self, data: TextData<'t>) -> TextData<'t> {
+    pub fn attach_to(self, data: TextData<'_>) -> TextData<'_> {
         let train = match data.train {
-            Training::Whole(examples) => Training::Whole(examples.with_reference(self.train)),
-            streamed @ Training::Streamed(_) => streamed,
+            TrainingRows::InMemory(examples) => TrainingRows::InMemory(examples.with_reference(self.train)),
+            streamed @ TrainingRows::Streamed(_) => streamed,
         };
         TextData { train, valid: data.valid.with_reference(self.valid), ..data }
     }
@@ -83,7 +83,7 @@ impl Reference {
     ///
     /// # Errors
     /// A number that is not finite.
-    pub fn text(&self) -> Result<String> {
+    pub fn to_json(&self) -> Result<String> {
         if let Some(number) = self.train.iter().chain(&self.valid).find(|number| !number.is_finite()) {
             return Err(Error::Training(format!(
                 "the log-probability of an answer is {number} before the first step; check the weights for values \
@@ -96,13 +96,13 @@ impl Reference {
 }
 
 /// Tells of every tenth of the work.
-struct Tally<'a> {
+struct ProgressCounter<'a> {
     done: usize,
     total: usize,
     observer: &'a mut dyn Observer,
 }
 
-impl Tally<'_> {
+impl ProgressCounter<'_> {
     /// Counts `pairs` more of all processes.
     fn add(&mut self, pairs: usize) -> Result<()> {
         let tenth = |done: usize| 10 * done / self.total.max(1);
@@ -125,7 +125,7 @@ fn log_probabilities(
     examples: &Examples,
     data: &TextData,
     plan: &Plan,
-    tally: &mut Tally,
+    counter: &mut ProgressCounter,
 ) -> Result<Vec<f32>> {
     let lengths = examples.lengths();
     let mut order: Vec<usize> = (0..examples.len()).collect();
@@ -149,7 +149,7 @@ fn log_probabilities(
             values[2 * pair..][..2].copy_from_slice(&[-nll[0], -nll[1]]);
         }
         done += pairs.len();
-        tally.add(pairs.len() * plan.group.size())?;
+        counter.add(pairs.len() * plan.group.size())?;
     }
     if plan.group.size() > 1 && !values.is_empty() {
         let sum = plan.group.all_sum(&Array::from_slice(&values, &[values.len() as i32]))?;

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 
 use super::objective::Objective;
-use super::preference::{advantage, log_odds, minus_log_sigmoid, sides};
+use super::preference::{log_odds, margins, negative_log_sigmoid, split_pairs};
 use crate::Result;
 use crate::data::Batch;
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
@@ -12,10 +12,10 @@ use crate::nn::embedding::Noise;
 use crate::nn::{self, Segments};
 use crate::rng::{self, Purpose};
 use crate::train::task::inputs::Inputs;
-use crate::train::task::{Loss, Pass, Task, Totals, batch};
+use crate::train::task::{ForwardOptions, Loss, Task, Totals, batch};
 
 /// Where graphs are reused, rows have a multiple of so many columns, or else hardly two batches would share one.
-const COLUMNS: usize = 64;
+const PAD_MULTIPLE: usize = 64;
 
 /// Teaches a language model what `objective` says.
 #[derive(Debug, Clone, Copy)]
@@ -64,16 +64,22 @@ impl Task for TextTask {
     /// | `minus_targets` | `[rows]` | ORPO: minus the number of targets |
     /// | `prompt_weights` | `[rows, time]` | ORPO: of prompts that are learned too |
     /// | `noise_key` | key | NEFTune |
-    fn inputs(&self, model: &Model, batch: &Batch, totals: Totals, pass: &Pass) -> Result<Inputs> {
-        let padded = pass.pad_for_graphs.then(|| batch.pad_to_multiple_of(COLUMNS, self.pad_id));
+    fn inputs(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        totals: Totals,
+        options: &ForwardOptions,
+    ) -> Result<Inputs> {
+        let padded = options.pad_for_graphs.then(|| batch.pad_to_multiple_of(PAD_MULTIPLE, self.pad_id));
         let batch = padded.as_ref().unwrap_or(batch);
         let shape = [batch.rows as i32, batch.time as i32];
         let rows = |values: &[f32]| Array::from_slice(values, &shape[..1]);
         let table = |values: &[f32]| Array::from_slice(values, &shape);
         let Totals([tokens, pairs]) = totals;
-        let factor = pass.scale.unwrap_or(1.0);
+        let factor = options.loss_scale.unwrap_or(1.0);
         let (mut weights, mut per_token) = (table(&batch.weights), factor / tokens as f32);
-        let mut inputs = Inputs::new(pass.scale);
+        let mut inputs = Inputs::new(options.loss_scale);
         match (self.objective, &batch.pairs) {
             (Objective::Dpo { .. }, Some(pairs)) => inputs.insert("reference", rows(&pairs.reference)),
             (Objective::Orpo { .. }, Some(pairs)) => {
@@ -84,7 +90,7 @@ impl Task for TextTask {
                     inputs.insert("prompt_weights", table(&prompts));
                 }
             }
-            _ if pass.scale.is_some() => {
+            _ if options.loss_scale.is_some() => {
                 // There the scale acts on everything behind the head.
                 let scaled: Vec<f32> = batch.weights.iter().map(|weight| per_token * weight).collect();
                 (weights, per_token) = (table(&scaled), 1.0);
@@ -103,7 +109,7 @@ impl Task for TextTask {
         inputs.insert("weights", weights);
         inputs.insert("per_token", Array::from_f32(per_token));
         inputs.insert("per_pair", Array::from_f32(factor / pairs as f32));
-        if let (Some(_), Some((seed, path))) = (self.neftune_alpha, pass.random) {
+        if let (Some(_), Some((seed, path))) = (self.neftune_alpha, options.rng_path) {
             inputs.insert("noise_key", rng::key(seed, Purpose::Noise, &path)?);
         }
         Ok(inputs)
@@ -124,26 +130,26 @@ impl Task for TextTask {
 
 impl Objective {
     fn loss(&self, model: &Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss> {
-        let read = Read::new(model, inputs, gradient)?;
+        let hidden_states = HiddenStates::new(model, inputs, gradient)?;
         let number = Array::from_f32;
-        let nll = read.nll(inputs.get("weights")?)?;
+        let nll = hidden_states.nll(inputs.get("weights")?)?;
         let (per_token, per_pair) = (inputs.get("per_token")?, inputs.get("per_pair")?);
         match (*self, inputs.find("reference"), inputs.find("minus_targets")) {
             (Self::Dpo { beta, label_smoothing }, Some(reference), _) => {
                 let rewards = nll.add(reference)?.multiply(number(-beta))?;
-                let advantage = advantage(&rewards)?;
-                let wrong = minus_log_sigmoid(&advantage.negative()?)?.multiply(number(label_smoothing))?;
-                let right = minus_log_sigmoid(&advantage)?.multiply(number(1.0 - label_smoothing))?;
+                let margins = margins(&rewards)?;
+                let wrong = negative_log_sigmoid(&margins.negative()?)?.multiply(number(label_smoothing))?;
+                let right = negative_log_sigmoid(&margins)?.multiply(number(1.0 - label_smoothing))?;
                 let value = right.add(wrong)?.sum(None)?.multiply(per_pair)?;
                 Ok(Loss { value, rewards: Some(rewards) })
             }
             (Self::Orpo { lambda, .. }, _, Some(minus_targets)) => {
                 let mean = nll.divide(minus_targets)?;
-                let preference = minus_log_sigmoid(&advantage(&log_odds(&mean)?)?)?.sum(None)?;
-                let [chosen, _] = sides(&nll)?;
+                let preference = negative_log_sigmoid(&margins(&log_odds(&mean)?)?)?.sum(None)?;
+                let [chosen, _] = split_pairs(&nll)?;
                 let mut likelihood = chosen.sum(None)?;
                 if let Some(prompts) = inputs.find("prompt_weights") {
-                    likelihood = likelihood.add(read.nll(prompts)?.sum(None)?)?;
+                    likelihood = likelihood.add(hidden_states.nll(prompts)?.sum(None)?)?;
                 }
                 let value = likelihood
                     .multiply(per_token)?
@@ -161,19 +167,19 @@ impl Objective {
 /// What MLX raises.
 pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<Array> {
     let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
-    let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &Pass::default())?;
-    Ok(Read::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
+    let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &ForwardOptions::default())?;
+    Ok(HiddenStates::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
 }
 
 /// A batch that a model has read up to its head. Log-probabilities come from [`cross_entropy_rows`], never from all logits.
-struct Read<'a> {
+struct HiddenStates<'a> {
     model: &'a Model,
     hidden: Array,
     targets: &'a Array,
     gradient: bool,
 }
 
-impl<'a> Read<'a> {
+impl<'a> HiddenStates<'a> {
     fn new(model: &'a Model, inputs: &'a Inputs, gradient: bool) -> nn::Result<Self> {
         let ids = inputs.get("ids")?;
         let hidden = match inputs.constant("longest_segment") {

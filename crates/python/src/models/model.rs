@@ -68,7 +68,7 @@ impl Model {
         if let Some(&accuracy) = self.accuracy.get() {
             return Ok(accuracy);
         }
-        let accuracy = generate::accuracy::choose(self.lock()?.as_ref())?;
+        let accuracy = generate::accuracy::select(self.lock()?.as_ref())?;
         Ok(*self.accuracy.get_or_init(|| accuracy))
     }
 
