@@ -101,8 +101,8 @@ pub fn run(
         }
         _ => (data, checkpoints),
     };
-    let trained = Trainable { names: &names, hooks };
-    let outcome = fit(&task, model, trained, &data, &plan, &checkpoints, resumed, observer)?;
+    let trainable = Trainable { names: &names, hooks, resumed };
+    let outcome = fit(&task, model, trainable, &data, &plan, &checkpoints, observer)?;
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     let ranks = finalize(model)?;
     prompt::precompute(model)?;

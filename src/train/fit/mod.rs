@@ -26,12 +26,14 @@ use crate::params::{self, Tensors};
 use crate::progress::{MemoryEstimate, Observer};
 use crate::{Error, Result};
 
-/// Parameters to train, and hooks.
+/// What to train, and where to start.
 pub struct Trainable<'a> {
     /// Names of the trained parameters.
     pub names: &'a [String],
     /// Hooks, called in this order in every step.
     pub hooks: Vec<Box<dyn StepHook>>,
+    /// State of an earlier run to continue from; `None` for a new run.
+    pub resumed: Option<TrainingState>,
 }
 
 /// Result of a training run.
@@ -49,22 +51,20 @@ pub struct Outcome {
 
 /// Trains the given parameters of `model`, which holds the result afterwards.
 ///
-/// `resumed` is the state of an earlier run to continue from. If the observer stops this run, a checkpoint is
-/// saved before [`Error::Interrupted`] is returned.
+/// If the observer stops the run, a checkpoint is saved before [`Error::Interrupted`] is returned.
 ///
 /// # Errors
 /// A loss that is not finite; errors from MLX; files that cannot be written.
 pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
-    trained: Trainable,
+    trainable: Trainable,
     data: &D,
     plan: &Plan,
     checkpoints: &CheckpointManager,
-    resumed: Option<TrainingState>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Trainable { names, mut hooks } = trained;
+    let Trainable { names, mut hooks, resumed } = trainable;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
