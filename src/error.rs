@@ -1,48 +1,48 @@
-//! One error for the whole engine. A variant tells what the caller can do about it;
-//! the message names the file, line or key at fault and what would be right.
+//! The error type of the engine. A variant tells what the caller can do about it; the message names the file, line
+//! or key at fault and the valid values.
 
 use std::path::{Path, PathBuf};
 
 use mlx_rs::error::Exception;
 
-/// Result of every fallible function of this crate.
+/// Result type of fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, by what mends it. Python sees one exception class per variant.
+/// Error type. Python raises one exception class per variant.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting has an impossible value: change the configuration.
+    /// A setting has an invalid value.
     #[error("{0}")]
     Config(String),
-    /// The data cannot be read or holds nothing to train on: change the data.
+    /// The data cannot be read or contain no training examples.
     #[error("{0}")]
     Dataset(String),
-    /// The device cannot do this: use another one or a smaller job.
+    /// The device does not support the operation or has too little memory.
     #[error("{0}")]
     Hardware(String),
-    /// An installed library is missing or of the wrong version: reinstall it.
+    /// An installed library is missing or has the wrong version.
     #[error("{0}")]
     Dependency(String),
-    /// A checkpoint, tokenizer or adapter is broken or of an unknown kind.
+    /// A model folder, tokenizer or adapter is damaged or not supported.
     #[error("{0}")]
     ModelLoading(String),
-    /// Training could not go on; the last checkpoint is intact.
+    /// Training failed; the last checkpoint is intact.
     #[error("{0}")]
     Training(String),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// "read", "write", "create", …
+        /// The operation that failed, such as "read", "write" or "create".
         action: &'static str,
-        /// The file or folder at fault.
+        /// The file or folder.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The observer asked to stop (Ctrl-C, or a callback that raised).
+    /// The observer stopped the work (Ctrl-C, or an exception in a callback).
     #[error("interrupted")]
     Interrupted,
-    /// MLX refused an operation: a defect of this crate, or memory ran out.
+    /// MLX raised an error: a bug of this crate, or out of memory.
     #[error("MLX: {0}")]
     Mlx(#[from] Exception),
 }
@@ -58,12 +58,12 @@ impl From<kernels::Error> for Error {
 }
 
 impl Error {
-    /// For `map_err`: gives an I/O error its path and the action that failed.
+    /// Returns a function for `map_err` that adds the path and the failed operation to an I/O error.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.as_ref().to_owned(), source }
     }
 
-    /// Whether a smaller job could succeed: MLX found no memory for an array.
+    /// Whether memory ran out, so that a smaller job could succeed.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         // What the allocators of the CPU, of Metal and of CUDA say.

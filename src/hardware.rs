@@ -1,4 +1,4 @@
-//! The machine, the device that work runs on, and the limits set on MLX's allocator.
+//! Hardware detection, device selection and memory limits of the MLX allocator.
 
 use std::path::Path;
 
@@ -9,35 +9,36 @@ use sysinfo::System;
 
 use crate::{Error, Result};
 
-/// What [`configure`] found and set.
+/// Hardware, and the limits set by [`configure`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// `metal`, `cuda` or `cpu`.
     pub backend: &'static str,
-    /// Name of the GPU, or of the processor when there is none.
+    /// Name of the GPU, or of the CPU if there is none.
     pub chip: String,
-    /// Logical cores this process may use.
+    /// Number of logical cores available to this process.
     pub cores: usize,
-    /// Instruction sets the CPU kernels can choose from, best last.
+    /// Instruction sets available to CPU kernels, best last.
     pub isa: Vec<&'static str>,
     /// Memory of the machine, in bytes.
     pub memory_bytes: u64,
     /// Version of the MLX library in use.
     pub mlx_version: String,
-    /// Bytes above which MLX frees its cache and waits on a GPU, and memory has run out on a CPU.
+    /// Memory limit of MLX in bytes, above which it frees its cache and waits on a GPU, and allocation fails on a
+    /// CPU.
     pub memory_limit_bytes: usize,
-    /// Freed bytes MLX keeps for reuse.
+    /// Maximum size of the cache of freed buffers, in bytes.
     pub cache_limit_bytes: usize,
-    /// Bytes kept resident for the GPU; 0 where there is none.
+    /// Wired memory limit of the GPU in bytes; 0 without a GPU.
     pub wired_limit_bytes: usize,
-    /// Why a GPU is not used, where there could be one.
+    /// Reason why no GPU is used.
     pub note: Option<String>,
 }
 
-/// Chooses the device, sets the allocator's limits and reports both. Meant to run once, on import.
+/// Selects the device and sets the limits of the allocator. Meant to be called once, on import.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn configure() -> Result<Report> {
     let system = System::new_with_specifics(
         sysinfo::RefreshKind::nothing()
@@ -71,7 +72,7 @@ pub fn configure() -> Result<Report> {
     })
 }
 
-/// Memory, cache and wired limits in bytes.
+/// Sets and returns the memory, cache and wired limits in bytes.
 fn set_limits(memory_bytes: usize, gpu: Option<&Gpu>) -> Result<(usize, usize, usize)> {
     if matches!(gpu, Some(Gpu { backend: GpuBackend::Cuda, .. })) {
         // MLX derives its limits from the card's memory, which the machine's says nothing of.
@@ -92,10 +93,10 @@ fn set_limits(memory_bytes: usize, gpu: Option<&Gpu>) -> Result<(usize, usize, u
     Ok((limit, cache, wired))
 }
 
-/// Fails unless the loaded MLX is the one this crate was compiled against.
+/// Checks that the loaded MLX library has the version this crate was compiled for.
 ///
 /// # Errors
-/// [`Error::Dependency`] with both versions and the command that mends it.
+/// [`Error::Dependency`] with both versions and a command that fixes it.
 pub fn check_mlx_version() -> Result<()> {
     let (expected, found) = (mlx_sys::MLX_VERSION, info::version());
     if expected == found {

@@ -1,36 +1,36 @@
-//! Explicit randomness: every draw is a pure function of the run's seed and a path of
-//! numbers (purpose, step, layer), so a resumed run draws what the first one would have.
+//! Explicit random keys: every draw is a pure function of the seed and a path of integers (purpose, step, layer),
+//! so that a resumed run draws the same numbers.
 
 use mlx_rs::{Array, random};
 
 use crate::Result;
 
-/// What the numbers are for; draws of different purposes never coincide.
+/// Purpose of random numbers; keys of different purposes never coincide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Initial values of parameters.
+    /// Initial values of model parameters.
     Init = 1,
     /// Dropout masks.
     Dropout = 2,
     /// Initial values of adapters.
     Adapter = 3,
-    /// Noise on embeddings.
+    /// Embedding noise.
     Noise = 4,
-    /// Directions in which gradients are looked at.
+    /// Random projections of gradients.
     Sketch = 5,
 }
 
-/// PRNG key for `purpose` at `path` (for example step, layer) under `seed`.
+/// Returns the PRNG key of `purpose` at `path`, for example step and layer.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn key(seed: u64, purpose: Purpose, path: &[u64]) -> Result<Array> {
     let numbers = [seed, purpose as u64].into_iter().chain(path.iter().copied());
     Ok(random::key(digest(numbers))?)
 }
 
-/// The [`key`] at each of `paths`, `[paths, 2]`.
+/// Returns the [`key`] at each of `paths`, `[paths, 2]`.
 pub fn keys<const N: usize>(seed: u64, purpose: Purpose, paths: impl Iterator<Item = [u64; N]>) -> Array {
     let words = |path| {
         let state = digest([seed, purpose as u64].into_iter().chain(path));
@@ -40,13 +40,12 @@ pub fn keys<const N: usize>(seed: u64, purpose: Purpose, paths: impl Iterator<It
     Array::from_slice(words.as_flattened(), &[words.len() as i32, 2])
 }
 
-/// One number that depends on all of `numbers` and their order, the same in every version.
+/// Hash of `numbers` that depends on their order and is stable across versions.
 pub fn digest(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, |state, number| mix(state ^ mix(number)))
 }
 
-/// The output function of [SplitMix64](https://doi.org/10.1145/2714064.2660195): a bijection
-/// of 64 bits that spreads neighbouring inputs.
+/// The output function of [SplitMix64](https://doi.org/10.1145/2714064.2660195), a bijection on 64 bits.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

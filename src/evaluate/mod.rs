@@ -1,4 +1,4 @@
-//! What a model thinks of texts it did not write: its log-probabilities, token by token and over data.
+//! Evaluation: log-probabilities of given texts, per token and over a data set.
 //!
 //! ```text
 //! rows ── tokenize ──► Sample ── score_tokens ──► TokenScore ── summarise ──► Report

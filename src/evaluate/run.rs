@@ -8,41 +8,41 @@ use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result};
 
-/// How rows are read and scored.
+/// Evaluation settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Rows per forward pass.
+    /// Number of rows per forward pass.
     pub batch_size: usize,
-    /// Tokens per row beyond which a row is cut.
+    /// Maximum length in tokens; longer rows are truncated.
     pub max_seq_length: usize,
-    /// Score answers only, not prompts.
+    /// Whether to score answers only, not prompts.
     pub mask_prompt: bool,
 }
 
-/// How well the model foresees the rows.
+/// Evaluation results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Mean cross-entropy per target token, in nats.
     pub loss: f64,
     /// `exp(loss)`
     pub perplexity: f64,
-    /// Share of target tokens that the model holds for the likeliest after those before.
+    /// Fraction of target tokens that greedy decoding would predict.
     pub token_accuracy: f64,
-    /// Target tokens.
+    /// Number of target tokens.
     pub tokens: usize,
-    /// Rows that were scored.
+    /// Number of rows that were scored.
     pub rows: usize,
-    /// Rows cut to `max_seq_length`.
+    /// Number of rows truncated to `max_seq_length`.
     pub truncated_rows: usize,
-    /// Rows without a target token, or only behind the cut.
+    /// Number of rows without target tokens, possibly because of truncation.
     pub dropped_rows: usize,
 }
 
-/// Scores `rows`, tokenised as for training.
+/// Evaluates `model` on `rows`, tokenized as for training.
 ///
 /// # Errors
-/// Settings of 0; rows that cannot be tokenised, by file and line; what MLX raises; [`Error::Interrupted`].
+/// Settings of 0; rows that cannot be tokenized, with file and line; errors from MLX; [`Error::Interrupted`].
 pub fn run(
     model: &Model,
     tokenizer: &Tokenizer,

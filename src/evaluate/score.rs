@@ -1,7 +1,7 @@
-//! The log-probability of each token after those before it, and whether the model would have said it.
+//! Log-probabilities of tokens given the preceding ones.
 //!
-//! Only the positions that are asked for go through the head, and so many at a time that their logits stay below
-//! a fixed size: `[positions, vocab]` of a whole batch is never in memory.
+//! Only the requested positions pass through the head, in chunks of bounded size, so that the logits of a whole
+//! batch are never in memory.
 
 use std::ops::ControlFlow;
 
@@ -13,19 +13,19 @@ use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, models};
 
-/// Logits at once: 64 MiB in f32.
+/// Maximum number of logits computed at once, 64 MiB in float32.
 const MAX_LOGITS: i32 = 1 << 24;
 
-/// What the model thinks of one token.
+/// Score of a token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenScore {
-    /// Natural logarithm of its probability after the tokens before it.
+    /// Log-probability of the token given the preceding ones.
     pub logprob: f32,
-    /// Whether no other token is likelier there.
+    /// Whether the token is the most likely one, the prediction of greedy decoding.
     pub is_greedy: bool,
 }
 
-/// A row of token ids, of which those from `start` on are scored; `start` is at least 1.
+/// A row of token ids of which those from `start` on are scored; `start` is at least 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// The whole row.
@@ -34,11 +34,11 @@ pub struct Span {
     pub start: usize,
 }
 
-/// Scores of the tokens of each span from its start on.
+/// Scores the tokens of each span from its start on.
 ///
 /// # Errors
-/// A span without a token before its start, a token that the model does not have; what MLX raises;
-/// [`Error::Interrupted`] when the observer stops it.
+/// A span without a token before its start; a token outside the vocabulary; errors from MLX;
+/// [`Error::Interrupted`] if the observer stops the work.
 pub fn score_spans(
     model: &Model,
     spans: &[Span],
@@ -59,11 +59,11 @@ pub fn score_spans(
     score_samples(model, &samples, batch_size, observer)
 }
 
-/// Scores of the tokens of each sample that are learned, in order. Rows go through the model
-/// `batch_size` at a time, sorted by length so that little is padded.
+/// Scores the target tokens of each sample, in order. Samples are batched by length to reduce padding,
+/// `batch_size` at a time.
 ///
 /// # Errors
-/// As [`score_spans`].
+/// A token outside the vocabulary; errors from MLX; [`Error::Interrupted`].
 pub(super) fn score_samples(
     model: &Model,
     samples: &[Sample],
@@ -110,7 +110,7 @@ fn score_batch(model: &Model, samples: &[&Sample]) -> Result<Vec<Vec<TokenScore>
     Ok(scores)
 }
 
-/// `hidden`: `[positions, hidden]`, `targets`: one per position.
+/// Scores one target per position. `hidden` is `[positions, hidden]`.
 fn score_positions(model: &Model, hidden: &Array, targets: &[i32]) -> Result<(Vec<f32>, Vec<bool>)> {
     let logits = model.logits(hidden)?.as_dtype(Dtype::Float32)?;
     let targets = Array::from_slice(targets, &[targets.len() as i32, 1]);

@@ -1,4 +1,4 @@
-//! How exactly a quantized model computes, chosen by what it costs in the answer.
+//! Choosing the accuracy of the kernels of quantized models.
 
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
@@ -8,19 +8,19 @@ use crate::kernels::{eval, on_cpu};
 use crate::models::Model;
 use crate::{Error, Result};
 
-/// Tokens the models read for the comparison.
+/// Number of tokens of the probe text.
 const PROBE_TOKENS: i32 = 48;
 
-/// Mean divergence from the exact distributions up to which a faster way is taken, in nats. Quantizing
-/// to 4 bits costs ten times as much and more.
+/// Maximum mean KL divergence from the exact distributions, in nats. Quantization to 4 bits costs at least ten
+/// times as much.
 const MAX_DIVERGENCE: f64 = 5e-3;
 
-/// The fastest accuracy that changes the distribution of the next token by less than [`MAX_DIVERGENCE`],
-/// measured as Kullback-Leibler divergence from the one in f32 over a short made-up text; `None` for models that
-/// are not quantized, and on a GPU.
+/// Selects the fastest accuracy whose next-token distributions diverge from those in float32 by less than
+/// [`MAX_DIVERGENCE`], measured as KL divergence on a short synthetic text. Returns `None` for models that are not
+/// quantized, and on a GPU.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn select(model: &Model) -> Result<Option<Accuracy>> {
     let quantized = model.parameters().flatten().values().any(|array| array.dtype() == Dtype::Uint32);
     if !quantized || !on_cpu() {
@@ -37,9 +37,9 @@ pub fn select(model: &Model) -> Result<Option<Accuracy>> {
     Ok(Some(Accuracy::F32))
 }
 
-/// Logs of the probabilities after each of the last tokens: `[tokens, vocab]`.
+/// Log-probabilities after each of the last tokens, `[tokens, vocab]`.
 fn log_probabilities(model: &Model, accuracy: Accuracy) -> Result<Array> {
-    /// Positions compared: the first ones have little context.
+    /// Number of positions compared; the first ones have little context.
     const COMPARED_POSITIONS: i32 = 16;
     let vocab = model.vocab_size();
     // Any tokens do, as long as they are spread over the vocabulary.

@@ -1,34 +1,34 @@
-//! Everything a user may set about generation.
+//! Generation settings.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::quantized::Accuracy;
 use crate::{Error, Result};
 
-/// How text is generated; the defaults are greedy.
+/// Generation settings; the default is greedy decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateConfig {
-    /// Most tokens to generate; at least 1.
+    /// Maximum number of tokens to generate, at least 1.
     pub max_tokens: usize,
-    /// Divides the logits; 0 always takes the most likely token.
+    /// Sampling temperature; 0 for greedy decoding.
     pub temperature: f64,
-    /// Draw from the fewest tokens that together have this probability; 1 is off.
+    /// Nucleus sampling: sample from the smallest set of tokens whose probabilities sum to `top_p`; 1 disables it.
     pub top_p: f64,
-    /// Draw from this many most likely tokens; 0 is off.
+    /// Sample from the `top_k` most likely tokens; 0 disables it.
     pub top_k: usize,
-    /// Draw from tokens at least this likely, relative to the most likely one; 0 is off.
+    /// Minimum probability of a token relative to the most likely one; 0 disables it.
     pub min_p: f64,
-    /// Makes tokens less likely that were there already; 1 is off, below 1 makes them more likely.
+    /// Penalty for repeated tokens; 1 disables it, values below 1 encourage repetition.
     pub repetition_penalty: f64,
-    /// Tokens the penalty looks back on, prompt included; 0 is off.
+    /// Number of recent tokens the penalty applies to, prompt included; 0 disables it.
     pub repetition_context: usize,
-    /// The same seed, prompt and device give the same text.
+    /// Random seed. The same seed, prompt and device give the same text.
     pub seed: u64,
-    /// How exactly a quantized model computes on a CPU; `None` for the fastest way that hardly changes the
-    /// probabilities of the next token.
+    /// Accuracy of the kernels of quantized models on a CPU; `None` for the fastest that hardly changes the
+    /// distribution of the next token.
     pub accuracy: Option<Accuracy>,
-    /// Texts that end the generation; they are not part of the answer.
+    /// Stop strings; they are not part of the output.
     pub stop: Vec<String>,
 }
 
@@ -50,10 +50,10 @@ impl Default for GenerateConfig {
 }
 
 impl GenerateConfig {
-    /// Checks every value.
+    /// Checks the value of every setting.
     ///
     /// # Errors
-    /// [`Error::Config`] with the key, its value and the range that is right.
+    /// [`Error::Config`] with the key, its value and the valid range.
     pub fn validate(&self) -> Result<()> {
         let Self { max_tokens, temperature, top_p, min_p, repetition_penalty, .. } = self;
         check(*max_tokens >= 1, "max_tokens", max_tokens, "at least 1")?;

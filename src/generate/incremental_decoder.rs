@@ -1,4 +1,4 @@
-//! A model that is fed one token at a time.
+//! Incremental decoding, one token at a time.
 
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
@@ -8,27 +8,26 @@ use crate::models::Model;
 use crate::nn::Cache;
 use crate::{Result, kernels};
 
-/// A model and what it remembers. The kernels of its first step are repeated for the next ones, where the model
-/// consists of such that can be.
+/// A model with its cache. If possible, the kernels of the first step are recorded and replayed in later steps.
 pub struct IncrementalDecoder<'a> {
     model: &'a Model,
     cache: Cache,
     tape: Option<Tape>,
-    /// Whether a tape is worth a try.
+    /// Whether recording is still worth trying.
     is_recordable: bool,
 }
 
 impl<'a> IncrementalDecoder<'a> {
-    /// Continues what `cache` holds.
+    /// Creates a decoder that continues from `cache`.
     #[must_use]
     pub fn new(model: &'a Model, cache: Cache) -> Self {
         Self { model, cache, tape: None, is_recordable: true }
     }
 
-    /// Feeds a token and returns the logits after it.
+    /// Appends `token` and returns the logits of the next one, `[vocab]`.
     ///
     /// # Errors
-    /// What a kernel or MLX raises.
+    /// Errors from kernels and from MLX.
     pub fn step(&mut self, token: u32) -> Result<Vec<f32>> {
         if let Some(tape) = &mut self.tape {
             if let Some(logits) = tape.run(&[token])? {

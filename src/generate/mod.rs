@@ -1,4 +1,4 @@
-//! Generating text.
+//! Text generation.
 
 pub mod accuracy;
 pub mod config;

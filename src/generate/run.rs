@@ -1,4 +1,4 @@
-//! Text from a model, token by token.
+//! The generation loop.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -16,45 +16,45 @@ use crate::models::{self, Model};
 use crate::nn::Cache;
 use crate::{Error, Result, kernels};
 
-/// Prompt tokens per forward pass: bounds the memory of a long prompt.
+/// Number of prompt tokens per forward pass, which bounds the memory of long prompts.
 const PREFILL_CHUNK: usize = 512;
 
-/// Why the text ended.
+/// Reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
-    /// The model ended it, or a stop string came.
+    /// An end-of-sequence token or a stop string.
     Stop,
     /// `max_tokens` were generated.
     Length,
 }
 
-/// What was generated, and how fast.
+/// Result of a generation, with its speed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The text after the prompt, without the stop string.
+    /// Generated text, without the stop string.
     pub text: String,
-    /// Tokens of the prompt.
+    /// Number of prompt tokens.
     pub prompt_tokens: usize,
-    /// Tokens sampled, the end token included.
+    /// Number of sampled tokens, including the end token.
     pub generated_tokens: usize,
-    /// Why it ended.
+    /// Reason why generation ended.
     pub finish_reason: FinishReason,
-    /// Speed of reading the prompt.
+    /// Prompt tokens per second.
     pub prompt_tokens_per_second: f64,
-    /// Speed of generating.
+    /// Generated tokens per second.
     pub tokens_per_second: f64,
-    /// How exactly packed weights were used; `None` for models that are not quantized, and on a GPU.
+    /// Accuracy of the kernels; `None` for models that are not quantized, and on a GPU.
     pub accuracy: Option<Accuracy>,
-    /// Peak of MLX's allocator, in bytes.
+    /// Peak memory of the MLX allocator, in bytes.
     pub peak_memory_bytes: usize,
 }
 
-/// Continues `prompt` (token ids), with packed weights used as exactly as `accuracy` says; `on_text` receives
-/// the text as it comes and may stop it.
+/// Generates a continuation of `prompt` (token ids), with kernels of the given `accuracy`. `on_text` receives the
+/// text as it is generated and may stop the generation.
 ///
 /// # Errors
-/// An empty prompt; a setting out of range; [`Error::Interrupted`] when `on_text` breaks.
+/// An empty prompt; a setting out of range; [`Error::Interrupted`] if `on_text` breaks.
 pub fn run(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -142,8 +142,8 @@ fn check_flow(flow: ControlFlow<()>) -> Result<()> {
     }
 }
 
-/// What the model remembers of all of `ids` but the last; `on_text` gets empty texts: nothing to show, but a chance to
-/// stop.
+/// Computes the cache of all `ids` but the last. `on_text` is called with empty text so that it can stop the
+/// generation.
 fn prefill_all_but_last(
     model: &Model,
     ids: &[u32],
@@ -157,7 +157,7 @@ fn prefill_all_but_last(
     Ok(cache)
 }
 
-/// Feeds `ids` for the cache alone: the logits are never evaluated.
+/// Appends `ids` to the cache; the logits are never evaluated.
 fn prefill(model: &Model, ids: &[u32], cache: &mut Cache) -> Result<()> {
     model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), Some(cache))?;
     Ok(kernels::eval(cache.arrays())?)

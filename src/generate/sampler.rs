@@ -1,4 +1,4 @@
-//! Draws the next token from a model's logits.
+//! Sampling of the next token.
 //!
 //! In this order, with the conventions of transformers' logits processors:
 //! 1. repetition penalty θ (<https://arxiv.org/abs/1909.05858>): tokens seen in the context get
@@ -19,14 +19,14 @@ use rand_chacha::ChaCha8Rng;
 use super::GenerateConfig;
 use crate::{Error, Result};
 
-/// The state of one generation: settings and random numbers.
+/// Sampler with its random number generator.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     config: GenerateConfig,
     rng: ChaCha8Rng,
 }
 
-/// A token that may be drawn; its weight is its probability relative to the likeliest token.
+/// A token that may be sampled, with its probability relative to that of the most likely token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
     id: u32,
@@ -34,18 +34,17 @@ struct Candidate {
 }
 
 impl Sampler {
-    /// `config` is assumed to be [valid](GenerateConfig::validate).
+    /// Creates a sampler. `config` must be [valid](GenerateConfig::validate).
     #[must_use]
     pub fn new(config: &GenerateConfig) -> Self {
         Self { config: config.clone(), rng: ChaCha8Rng::seed_from_u64(config.seed) }
     }
 
-    /// The next token. `logits: [vocab]` is changed by the repetition penalty; `history` is the prompt
-    /// and all tokens so far.
+    /// Samples the next token. `logits`, `[vocab]`, are modified by the repetition penalty; `history` is the
+    /// prompt and all generated tokens.
     ///
     /// # Errors
-    /// [`Error::ModelLoading`] when a logit is NaN or +∞, or none is finite: the weights are broken or
-    /// overflow in their number format.
+    /// [`Error::ModelLoading`] if a logit is NaN or +∞, or none is finite.
     pub fn next(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
         self.penalize(logits, history);
         let (best, max) = argmax(logits)?;
@@ -77,7 +76,7 @@ impl Sampler {
         }
     }
 
-    /// The tokens left by temperature, top-k, top-p and min-p.
+    /// Candidates after temperature, top-k, top-p and min-p.
     fn candidates(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
         let GenerateConfig { temperature, top_p, top_k, min_p, .. } = self.config;
         let weight = |logit: f32| ((f64::from(logit) - f64::from(max)) / temperature).exp();
@@ -96,7 +95,7 @@ impl Sampler {
     }
 }
 
-/// Sorts by weight and keeps the fewest candidates whose mass reaches `top_p`.
+/// Sorts by weight and keeps the smallest set whose probabilities sum to `top_p`.
 #[expect(clippy::cast_precision_loss, reason = "vocabularies are small against 2⁵²")]
 fn keep_nucleus(kept: &mut Vec<Candidate>, top_p: f64) {
     let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
@@ -113,7 +112,7 @@ fn keep_nucleus(kept: &mut Vec<Candidate>, top_p: f64) {
     kept.truncate(needed.map_or(kept.len(), |last| last + 1));
 }
 
-/// Index and value of the largest logit, the first among equals.
+/// Index and value of the largest logit, the first of equal ones.
 fn argmax(logits: &[f32]) -> Result<(u32, f32)> {
     let mut best = (0, f32::NEG_INFINITY);
     for (id, &logit) in (0..).zip(logits) {

@@ -1,6 +1,6 @@
-//! Ending a text at a stop string that may span several tokens.
+//! Stop strings that may span several tokens.
 
-/// Holds back text that could be the start of a stop string.
+/// Holds back text that could be the beginning of a stop string.
 #[derive(Debug)]
 pub struct StopStrings<'a> {
     stops: &'a [String],
@@ -9,14 +9,13 @@ pub struct StopStrings<'a> {
 }
 
 impl<'a> StopStrings<'a> {
-    /// Watches for any of `stops`; empty ones are ignored.
+    /// Creates a detector of `stops`; empty strings are ignored.
     #[must_use]
     pub fn new(stops: &'a [String]) -> Self {
         Self { stops, held: String::new(), hit: false }
     }
 
-    /// Takes the next piece of text and returns what can be shown: never a stop string, nor
-    /// anything after it.
+    /// Adds `piece` and returns the text that is safe to output: never part of a stop string, nor what follows it.
     pub fn push(&mut self, piece: &str) -> String {
         if self.hit {
             return String::new();
@@ -37,13 +36,13 @@ impl<'a> StopStrings<'a> {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// Whether a stop string came.
+    /// Whether a stop string was found.
     #[must_use]
     pub fn hit(&self) -> bool {
         self.hit
     }
 
-    /// What was held back, once it is clear that no more text comes.
+    /// Returns the text held back, at the end of the generation.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

@@ -1,4 +1,4 @@
-//! What speaks for which rank: the data, and the gradient of each layer on them.
+//! Analysis of data and gradients, for choosing ranks.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,29 +12,29 @@ use crate::train::text::data::{TrainingRows, megabatches};
 use crate::train::text::objective::ObjectiveKind;
 use crate::{Error, Result};
 
-/// How the gradient is looked at.
+/// Settings of the gradient analysis.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnalysisSettings {
-    /// Batches of the training data whose mean gradient is taken.
+    /// Number of training batches over which the gradient is averaged.
     pub batches: usize,
-    /// Singular values found for each layer, as far as it has so many.
+    /// Maximum number of singular values per layer.
     pub width: u32,
 }
 
-/// What was found.
+/// Result of the analysis.
 #[derive(Debug, Clone, Serialize)]
 pub struct Analysis {
-    /// Each split.
+    /// Statistics of each split.
     pub data: DataReport,
-    /// Each layer that `config` adapts, in the order of the model.
+    /// Gradient spectrum of each adapted layer, in the order of the model.
     pub layers: Vec<Spectrum>,
 }
 
-/// Looks at data and gradients of the run that `config` describes. `model` has no adapters afterwards.
+/// Analyzes data and gradients of the run described by `config`. Removes all adapters of `model`.
 ///
 /// # Errors
-/// A configuration or data that cannot be used, by name; [`Error::Interrupted`].
+/// An invalid configuration; unusable data; [`Error::Interrupted`].
 pub fn analyze(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -65,7 +65,7 @@ pub fn analyze(
     Ok(Analysis { data: report, layers: gradient_spectra(model, &batches, config, probe.width, observer)? })
 }
 
-/// The first `count` batches that a run would see.
+/// Returns the first `count` batches of the run.
 fn batches(
     rows: &TrainingRows,
     config: &TrainingConfig,

@@ -1,4 +1,4 @@
-//! The rows of a run: from settings to what is learned and what is scored.
+//! Reading and tokenizing the data of a run.
 
 use super::config::TrainingConfig;
 use crate::data::{
@@ -11,21 +11,21 @@ use crate::rng::digest;
 use crate::train::text::data::{TextData, TrainingRows};
 use crate::{Error, Result};
 
-/// Rows on disk that are looked at to describe all of them.
+/// Maximum number of rows on disk that are sampled for statistics.
 const MAX_DESCRIBED_ROWS: usize = 10_000;
 
-/// The data of a run as tokens.
+/// The tokenized data of a run.
 pub(super) struct Dataset<'t> {
     pub(super) data: TextData<'t>,
-    /// Rows in memory that were cut, and that were left out because nothing is to be learned from them.
+    /// Numbers of truncated and dropped rows, of those in memory.
     pub(super) skipped: [usize; 2],
 }
 
 impl<'t> Dataset<'t> {
-    /// Reads and tokenises what `config` names; tokens are below `vocab`.
+    /// Reads and tokenizes the data of `config`; all tokens must be below `vocab`.
     ///
     /// # Errors
-    /// Data that cannot be read or used, by file and place; [`Error::Interrupted`].
+    /// Data that cannot be read or used, with file and line; [`Error::Interrupted`].
     pub(super) fn read(
         tokenizer: &'t Tokenizer,
         config: &TrainingConfig,
@@ -77,8 +77,7 @@ impl<'t> Dataset<'t> {
     }
 }
 
-/// Rows that were cut, and that were left out because nothing is to be learned from them: `in_memory`, and those that
-/// `train` has met on disk.
+/// Adds the truncated and dropped rows that `train` has read from disk to those `in_memory`.
 pub(super) fn skipped(in_memory: [usize; 2], train: &TrainingRows) -> [usize; 2] {
     match train {
         TrainingRows::InMemory(_) => in_memory,
@@ -89,10 +88,10 @@ pub(super) fn skipped(in_memory: [usize; 2], train: &TrainingRows) -> [usize; 2]
     }
 }
 
-/// Statistics of the data that `config` names; of rows to learn that stay on disk, those of [some](DESCRIBED).
+/// Computes statistics of the data of `config`, over a [sample](MAX_DESCRIBED_ROWS) of training rows on disk.
 ///
 /// # Errors
-/// As [`Dataset::read`].
+/// Those of [`Dataset::read`].
 pub(super) fn statistics(
     tokenizer: &Tokenizer,
     config: &TrainingConfig,
@@ -107,7 +106,7 @@ pub(super) fn statistics(
     Ok(report)
 }
 
-/// The data as text; rows to learn that stay on disk apart.
+/// Reads the data as text, with training rows on disk apart.
 fn read_splits_of(
     config: &TrainingConfig,
     observer: &mut dyn Observer,
@@ -121,7 +120,7 @@ fn read_splits_of(
     Ok((None, read_splits(data, &columns, config.seed)?))
 }
 
-/// Tells two data sets apart when a run is resumed.
+/// Fingerprint of the training data, which a resumed run must match.
 pub(super) fn fingerprint(train: &TrainingRows) -> String {
     match train {
         TrainingRows::InMemory(examples) => examples_fingerprint(examples),
@@ -132,7 +131,7 @@ pub(super) fn fingerprint(train: &TrainingRows) -> String {
     }
 }
 
-/// Tells two sets of examples apart.
+/// Fingerprint of tokenized examples.
 pub(super) fn examples_fingerprint(examples: &Examples) -> String {
     let numbers = examples.samples().iter().flat_map(|sample: &Sample| {
         sample
@@ -144,7 +143,7 @@ pub(super) fn examples_fingerprint(examples: &Examples) -> String {
     format!("{} rows, {:016x}", examples.len(), digest(numbers))
 }
 
-/// A setting that a run cannot do without.
+/// Returns a mandatory setting.
 pub(super) fn required<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str> {
     value.ok_or_else(|| Error::Config(format!("{key} is missing")))
 }

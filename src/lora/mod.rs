@@ -1,4 +1,4 @@
-//! Fine-tuning a language model: low-rank adapters, virtual tokens, or every weight.
+//! Fine-tuning of language models: low-rank adapters, soft prompts, or full fine-tuning.
 
 pub mod adalora;
 pub mod analyze;

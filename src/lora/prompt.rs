@@ -1,11 +1,11 @@
-//! Virtual tokens: what they start from, and which settings belong to them. Starts are those of PEFT.
+//! Virtual tokens (soft prompts), initialized as in PEFT.
 //!
-//! | method | learned | shape |
+//! | method | trained | shape |
 //! |---|---|---|
 //! | [prompt tuning](https://arxiv.org/abs/2104.08691) | embeddings | `[tokens, hidden]` |
-//! | [p-tuning](https://arxiv.org/abs/2103.10385) | the same, and three layers over them with ReLU between | `[tokens, hidden]` |
+//! | [p-tuning](https://arxiv.org/abs/2103.10385) | embeddings, and an encoder of three layers with ReLU | `[tokens, hidden]` |
 //! | [prefix tuning](https://arxiv.org/abs/2101.00190) | keys and values of every layer | `[tokens, layers · 2 · kv]` |
-//! | with `prefix_projection` | vectors, and two layers over them with tanh between | `[tokens, kv]` |
+//! | with `prefix_projection` | embeddings, and an encoder of two layers with tanh | `[tokens, kv]` |
 
 use mlx_rs::{Array, random};
 
@@ -17,10 +17,10 @@ use crate::nn::{Linear, Prompt};
 use crate::rng::{self, Purpose};
 use crate::{Error, Result, kernels};
 
-/// Puts the virtual tokens that `config` describes before every text of `model`.
+/// Attaches the virtual tokens described by `config` to `model`.
 ///
 /// # Errors
-/// A model that has no place for them; more of them than arrays hold.
+/// A model that does not support them; matrices that are too large.
 pub(super) fn attach(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -69,14 +69,14 @@ pub(super) fn attach(
     Ok(())
 }
 
-/// What `ids` mean to the model, in f32.
+/// Returns the embeddings of `ids` in float32.
 fn embed(model: &Model, ids: &Array) -> Result<Array> {
     let x = model.embed(ids)?.as_dtype(mlx_rs::Dtype::Float32)?;
     kernels::eval([&x])?;
     Ok(x)
 }
 
-/// The tokens of the text, from its beginning again where there are more virtual tokens.
+/// Returns the embeddings of the initial text, repeated to the number of virtual tokens.
 fn embed_text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> Result<Array> {
     let ids = tokenizer.encode(config.prompt_tuning_init_text.as_deref().unwrap_or_default(), true)?;
     if ids.is_empty() {
@@ -87,10 +87,10 @@ fn embed_text(model: &Model, tokenizer: &Tokenizer, config: &TrainingConfig) -> 
     embed(model, &Array::from_slice(&ids, &[ids.len() as i32]))
 }
 
-/// Computes the virtual tokens once and for all.
+/// Replaces the prompt encoder by its output.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn precompute(model: &mut Model) -> Result<()> {
     if let Some(prompt) = model.prompt_mut() {
         let computed = prompt.forward()?;

@@ -1,4 +1,4 @@
-//! From a loaded model and a configuration to an adapter or a model folder on disk.
+//! Fine-tuning runs: from a loaded model and a configuration to an adapter or a model folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,29 +28,30 @@ use crate::train::text::objective::Objective;
 use crate::train::text::reference::{self, ReferenceLogProbs};
 use crate::{Error, Result, train};
 
-/// What a run did.
+/// Report of a fine-tuning run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The curves, and what the run took.
+    /// Report of the training loop.
     #[serde(flatten)]
     pub training: train::report::Report,
-    /// Rows, validation included, that were truncated to `max_seq_length`; of rows on disk, those met in the first epoch.
-    pub truncated_rows: usize,
-    /// Rows, validation included, that were left out because they have no target tokens; of rows on disk, those met in the
+    /// Number of training and validation rows truncated to `max_seq_length`; of rows on disk, those read in the
     /// first epoch.
+    pub truncated_rows: usize,
+    /// Number of training and validation rows dropped because they have no target tokens; of rows on disk, those
+    /// read in the first epoch.
     pub dropped_rows: usize,
     /// Folder of the result.
     pub adapter_path: PathBuf,
-    /// Ranks by layer, where they differ.
+    /// Ranks by layer, if they differ.
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
-/// Trains `model`, which came from the folder `source`, as `config` says; its `data` and `output`
-/// must be set. `model` holds the result afterwards.
+/// Fine-tunes `model`, loaded from the folder `source`, as `config` says; `data` and `output` must be set. `model`
+/// holds the result afterwards.
 ///
 /// # Errors
-/// A configuration, data set or output folder that cannot be used, by name; a loss that is
-/// not a number; [`Error::Interrupted`] when the observer stops it, after a checkpoint.
+/// An invalid configuration; an unusable data set or output folder; a loss that is not finite;
+/// [`Error::Interrupted`] if the observer stops the run, after a checkpoint has been saved.
 pub fn run(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -100,8 +101,8 @@ pub fn run(
         }
         _ => (data, checkpoints),
     };
-    let trained = Trainable { names: &names, hooks, resumed };
-    let outcome = fit(&task, model, trained, &data, &plan, &checkpoints, observer)?;
+    let trainable = Trainable { names: &names, hooks, resumed };
+    let outcome = fit(&task, model, trainable, &data, &plan, &checkpoints, observer)?;
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     let ranks = finalize(model)?;
     prompt::precompute(model)?;
@@ -120,15 +121,15 @@ pub fn run(
     Ok(report)
 }
 
-/// The numbers of a run over so many `examples`.
+/// Resolves the settings for `examples` training examples.
 fn plan(config: &TrainingConfig, examples: usize, group: Group) -> Result<Plan> {
     config.settings().plan(examples, config.lr_multipliers(), config.lora_dropout > 0.0, group)
 }
 
-/// Checks `config` and its data without training; what the data hold.
+/// Checks `config` and its data without training, and returns statistics of the data.
 ///
 /// # Errors
-/// As [`run`], as far as they show before the first step.
+/// Those of [`run`] that can be found before the first step.
 pub fn validate(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -142,10 +143,10 @@ pub fn validate(
     Ok(report)
 }
 
-/// What [`run`] is expected to take of MLX's memory, found by trying two short rows.
+/// Estimates the memory of [`run`] by measuring two short rows.
 ///
 /// # Errors
-/// As [`run`], as far as they show before the first step; a budget in which not even one row fits.
+/// Those of [`run`] that can be found before the first step; a budget in which not even one row fits.
 pub fn estimate_memory(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -162,12 +163,12 @@ pub fn estimate_memory(
     found
 }
 
-/// `config` without the decomposition of every matrix, which would show nothing more.
+/// Returns `config` without `PiSSA`, whose SVD is slow and does not affect the result of a check.
 fn without_svd(config: &TrainingConfig) -> TrainingConfig {
     TrainingConfig { lora_init: LoraInit::Default, ..config.clone() }
 }
 
-/// Opens what is trained; names of its parameters.
+/// Attaches the adapters or prepares the weights to train, and returns the names of the trained parameters.
 fn prepare_parameters(
     model: &mut Model,
     tokenizer: &Tokenizer,
@@ -193,7 +194,7 @@ fn prepare_parameters(
     Ok(attach::parameter_names(model))
 }
 
-/// Attaches the adapter in `folder`, ready to be trained.
+/// Attaches the adapter in `folder` and makes it trainable.
 fn load_init_adapter(folder: &str, model: &mut Model, config: &TrainingConfig) -> Result<()> {
     let wanted = config.method.name();
     let found = match adapters::load(Path::new(folder), model)? {
@@ -210,7 +211,7 @@ fn load_init_adapter(folder: &str, model: &mut Model, config: &TrainingConfig) -
     attach::make_trainable(model, config.lora_dropout as f32)
 }
 
-/// Writes the adapter, or a complete model folder when every weight was trained.
+/// Writes the adapter, or a complete model folder after full fine-tuning.
 fn save(
     model: &mut Model,
     source: &Path,

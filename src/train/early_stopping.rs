@@ -1,18 +1,19 @@
-//! When no better weights are to be expected.
+//! Early stopping.
 
-/// When a run ends before its last step.
+/// Stops training when the validation loss no longer improves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyStopping {
-    /// Evaluations in a row that may go by without an improvement.
+    /// Number of consecutive evaluations without an improvement after which training stops.
     pub patience: u64,
-    /// By how much the validation loss, in nats, must fall below its last improvement to be one.
+    /// Minimum decrease of the validation loss that counts as an improvement, in nats.
     pub threshold: f64,
 }
 
 impl EarlyStopping {
-    /// Whether the validation losses so far, `(steps taken, loss)` from the untouched model on, exhaust it.
+    /// Whether to stop after the validation `losses` so far, pairs `(steps taken, loss)` that start with the
+    /// untrained model.
     ///
-    /// It depends on nothing else, so a resumed run stops where the first one would have.
+    /// Depends on nothing else, so that a resumed run stops at the same step.
     #[must_use]
     pub fn should_stop(&self, losses: &[(u64, f64)]) -> bool {
         let (mut best, mut waited) = (f64::INFINITY, 0);

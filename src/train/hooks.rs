@@ -1,26 +1,26 @@
-//! What a way of fine-tuning may do besides following the gradient of the loss.
+//! Hooks into the training step, for methods that do more than follow the gradient of the loss.
 
 use crate::Result;
 use crate::params::Tensors;
 
-/// Takes part in every step, and has a memory that goes into checkpoints.
+/// A hook that runs in every training step. Its state is saved in checkpoints.
 ///
 /// ```text
 /// gradients of all micro-batches ─► gradients ─► clipping ─► optimizer ─► updated
 /// ```
 pub trait StepHook {
-    /// Changes the gradients, which are `scale` times those of the loss, such as by those of a penalty; both by
-    /// parameter name.
+    /// Modifies the gradients in place, for example to add those of a penalty. They are multiplied by `scale`;
+    /// both maps are keyed by parameter name.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn on_gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()>;
 
-    /// Follows the update of `step` (1-based) and may change the parameters again. The optimizer saw `grads`
-    /// times `grad_scale`.
+    /// Called after the optimizer step `step` (1-based); may modify the parameters. The optimizer has seen `grads`
+    /// multiplied by `grad_scale`.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn after_step(
         &mut self,
         step: u64,
@@ -29,12 +29,13 @@ pub trait StepHook {
         parameters: &mut Tensors,
     ) -> Result<()>;
 
-    /// Everything it remembers from step to step, under names that no other hook has.
+    /// Returns the state that a checkpoint has to store, under names that no other hook uses.
     fn state(&self) -> Tensors;
 
-    /// Takes back what [`state`](Self::state) gave, out of the state of all hooks; `parameters` are those of the same step.
+    /// Restores [`state`](Self::state) from the merged state of all hooks. `parameters` are those of the same
+    /// step.
     ///
     /// # Errors
-    /// A state that does not belong to such parameters.
+    /// A state that does not match `parameters`.
     fn load_state(&mut self, state: &Tensors, parameters: &Tensors) -> Result<()>;
 }

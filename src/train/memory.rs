@@ -1,7 +1,8 @@
-//! How much memory a run needs, and how many rows may therefore go through the model at once.
+//! Estimates the memory of a run, and how many rows fit through the model at once.
 //!
-//! Nothing is derived from the architecture: two short rows are trained on, and the result is thrown away. What they
-//! took beyond the model tells what longer rows and more of them take, with whatever kernels the device has.
+//! The estimate is measured, not derived from the architecture: a training step on two short rows is run and
+//! discarded, and its memory beyond the weights is extrapolated to longer rows and larger batches. This covers
+//! whatever kernels the device uses.
 
 use mlx_rs::Array;
 use mlx_rs::memory::{memory_limit, peak_memory, reset_peak_memory, set_memory_limit};
@@ -20,19 +21,19 @@ use crate::params::{self, Tensors};
 use crate::progress::MemoryEstimate;
 use crate::{Error, Result, kernels};
 
-/// Tokens of the longest row that is tried; more would take longer than it tells.
+/// Maximum length of the rows used for measuring, in tokens.
 const MAX_PROBE_TOKENS: usize = 512;
 
-/// Bytes of activations of a row, by its tokens.
+/// Activation memory of a row in bytes, as a quadratic function of its length.
 #[derive(Debug, Clone, Copy)]
 struct ActivationMemory {
     per_token: f64,
-    /// Where scores of attention are kept.
+    /// Non-zero where attention scores are stored.
     per_token_squared: f64,
 }
 
 impl ActivationMemory {
-    /// Through two measurements `(tokens, bytes)`, the shorter row first.
+    /// Fits two measurements `(tokens, bytes)`, the shorter row first.
     fn fit((short, less): (f64, f64), (long, more): (f64, f64)) -> Self {
         let squared = (more / long - less / short) / (long - short).max(1.0);
         let per_token_squared = if squared.is_finite() { squared.max(0.0) } else { 0.0 };
@@ -45,11 +46,11 @@ impl ActivationMemory {
     }
 }
 
-/// What training `parameters` of `model` as `plan` says takes, and how much of a batch therefore goes through the model
-/// at once. Where not even one row fits, that is an error if the plan has a budget, and a warning if not.
+/// Estimates the memory of training `parameters` of `model` and the number of tokens per forward pass that fits.
+/// If not even one row fits, logs a warning, or fails if `plan` has a memory budget.
 ///
 /// # Errors
-/// [`Error::Config`] for a budget in which not even one row fits; what MLX raises.
+/// [`Error::Config`] if not even one row fits in the budget; errors from MLX.
 pub(super) fn fit_batch<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
@@ -129,10 +130,10 @@ pub(super) fn fit_batch<T: Task, D: DataModule<Batch = T::Batch>>(
     Ok((expected, size))
 }
 
-/// [`estimate`] of a run that is not to begin yet.
+/// Estimates the memory of a run without starting it. `names` are the names of the trained parameters.
 ///
 /// # Errors
-/// As [`estimate`].
+/// No rows to train on; a budget in which not even one row fits; errors from MLX.
 pub fn estimate_memory<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
@@ -146,7 +147,7 @@ pub fn estimate_memory<T: Task, D: DataModule<Batch = T::Batch>>(
     })
 }
 
-/// `work` on the model while it keeps as few activations as `plan` says.
+/// Calls `work` with gradient checkpointing enabled on `model` as `plan` says.
 pub(super) fn with_gradient_checkpointing<M: Network + ?Sized, T>(
     model: &mut M,
     names: &[String],
@@ -162,13 +163,13 @@ pub(super) fn with_gradient_checkpointing<M: Network + ?Sized, T>(
     outcome
 }
 
-/// MLX's memory limit while a run has a budget.
+/// Guard that lowers the memory limit of MLX and restores it when dropped.
 pub(super) struct MemoryLimit {
     previous: usize,
 }
 
 impl MemoryLimit {
-    /// Lowers it to `budget` until this value goes.
+    /// Lowers the limit to `budget` bytes; `None` leaves it unchanged.
     pub(super) fn lower_to(budget: Option<u64>) -> Result<Self> {
         let before = memory_limit()?;
         set_memory_limit(budget.map_or(before, |budget| before.min(budget as usize)))?;
@@ -187,7 +188,8 @@ fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-/// Bytes that a pass over `batch` took beyond the model and its gradients, which are returned too.
+/// Measures the memory in bytes of a forward and backward pass over `batch`, without the model and the gradients.
+/// Returns the gradients too.
 fn measure_activations<T: Task>(
     task: &T,
     model: &mut T::Model,
@@ -204,7 +206,7 @@ fn measure_activations<T: Task>(
     Ok((peak_memory()?.saturating_sub(before + kept) as u64, grads))
 }
 
-/// Bytes that the optimizer remembers, and that an update takes for a moment besides.
+/// Measures the bytes of the optimizer state, and the temporary memory of an optimizer step.
 fn measure_optimizer(parameters: &Tensors, grads: Tensors, plan: &Plan) -> Result<(u64, u64)> {
     let (mut parameters, mut state) = (parameters.clone(), OptimizerState::default());
     let mut update = |grads| {

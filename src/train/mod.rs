@@ -1,4 +1,4 @@
-//! Training, whatever is trained: the loop, its parts, and checkpoints.
+//! Training loop, optimizers, checkpoints and reports, independent of what is trained.
 
 pub mod checkpoint;
 pub mod early_stopping;

@@ -1,4 +1,4 @@
-//! The numbers of a run.
+//! Resolved settings of a training run.
 
 use super::early_stopping::EarlyStopping;
 use super::optimizer::Optimizer;
@@ -6,45 +6,47 @@ use super::optimizer::lr_multipliers::LrMultipliers;
 use super::schedule::LrSchedule;
 use crate::kernels::group::Group;
 
-/// How to train. Every number comes from the configuration of the caller.
+/// Settings of a training run, resolved for a data set and a process group.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: u64,
-    /// Examples per batch, of which each process of the group reads its share.
+    /// Examples per batch, over all processes of the group.
     pub batch_size: usize,
-    /// The processes that train together.
+    /// Processes that train together.
     pub group: Group,
     /// Batches per optimizer step.
     pub accumulation: u64,
-    /// Bytes of MLX's memory to stay below; `None` for the device's.
+    /// Memory limit in bytes; `None` for the limit of the device.
     pub memory_budget: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
-    /// Parameters that learn faster or slower.
+    /// Learning-rate multipliers of parameter groups.
     pub lr_multipliers: LrMultipliers,
-    /// Its course.
+    /// Learning-rate schedule.
     pub lr_schedule: LrSchedule,
-    /// Steps until the peak.
+    /// Number of warm-up steps.
     pub warmup_steps: u64,
     /// The optimizer.
     pub optimizer: Optimizer,
-    /// Gradient norm above which gradients are scaled down; 0 for never.
+    /// Maximum gradient norm; 0 disables gradient clipping.
     pub max_grad_norm: f32,
-    /// Blocks between two states that are kept for the gradient; 0 to keep everything.
+    /// Number of blocks per gradient checkpoint, between which activations are recomputed in the backward pass; 0
+    /// keeps all activations.
     pub grad_checkpoint: usize,
-    /// Whether the graphs of a step are kept for others, and the device is given a step before the last one is done.
+    /// Whether compute graphs are reused from step to step, and steps are queued on the device before the previous
+    /// one has finished.
     pub keep_graphs: bool,
-    /// Seed of data order, dropout and noise.
+    /// Seed of the data order, dropout and noise.
     pub seed: u64,
-    /// Steps between evaluations; 0 for before and after only.
+    /// Evaluate every `eval_every` steps; 0 evaluates before and after training only.
     pub eval_every: u64,
-    /// Validation batches that are scored; 0 for all.
+    /// Maximum number of validation batches; 0 for all.
     pub eval_batches: usize,
-    /// When to stop early.
+    /// Early-stopping criterion.
     pub early_stopping: Option<EarlyStopping>,
-    /// Whether the result is what had the lowest validation loss, or else what the last step left.
+    /// Whether to return the parameters of the lowest validation loss instead of the last ones.
     pub keep_best: bool,
-    /// Steps between checkpoints; 0 for none but on interruption.
+    /// Save a checkpoint every `save_every` steps; 0 saves on interruption only.
     pub save_every: u64,
 }

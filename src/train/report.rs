@@ -1,4 +1,4 @@
-//! What a run did.
+//! Report of a training run.
 
 use mlx_rs::memory;
 use mlx_rs::module::ModuleParameters;
@@ -11,18 +11,19 @@ use super::task::rewards::RewardMetrics;
 use crate::Result;
 use crate::progress::MemoryEstimate;
 
-/// What a run did. Losses are those of the task, of SFT in nats per target token; times are in seconds, memory in bytes.
+/// Report of a training run. Losses are those of the task, for SFT in nats per target token; times are in seconds and
+/// memory in bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Loss of the last step.
+    /// Training loss of the last step.
     pub final_loss: f64,
-    /// What it was expected to take.
+    /// Memory estimate made before the first step.
     pub memory: MemoryEstimate,
-    /// Time spent in steps.
+    /// Time spent in training steps.
     pub training_time_secs: f64,
-    /// Peak of MLX's allocator.
+    /// Peak memory of the MLX allocator.
     pub peak_memory_bytes: usize,
-    /// Validation loss of the untouched model; `None` without validation rows.
+    /// Validation loss before training; `None` without validation data.
     pub loss_before: Option<f64>,
     /// Validation loss of the result.
     pub loss_after: Option<f64>,
@@ -30,43 +31,43 @@ pub struct Report {
     pub perplexity_before: Option<f64>,
     /// `exp(loss_after)`, where the loss is a negative log-likelihood.
     pub perplexity_after: Option<f64>,
-    /// Of the validation pairs under the untouched model.
+    /// Rewards of the validation pairs before training.
     pub rewards_before: Option<RewardMetrics>,
-    /// Of the validation pairs under the result.
+    /// Rewards of the validation pairs after training.
     pub rewards_after: Option<RewardMetrics>,
-    /// Tokens (padding not counted) per second of `training_time_secs`.
+    /// Tokens per second of `training_time_secs`, without padding.
     pub tokens_per_second: f64,
-    /// Tokens that went through the model.
+    /// Number of tokens trained on, without padding.
     pub trained_tokens: u64,
-    /// Optimizer steps taken.
+    /// Number of optimizer steps taken.
     pub steps: u64,
-    /// Whether the validation loss ended the run before its last step.
+    /// Whether early stopping ended the run.
     pub stopped_early: bool,
-    /// Steps taken before the weights of the result, where the best ones were kept.
+    /// Step of the returned parameters, if the best ones are kept.
     pub best_step: Option<u64>,
-    /// Loss of every step.
+    /// Training loss of each step.
     pub train_losses: Vec<f64>,
     /// `[steps taken, validation loss]`
     pub validation_losses: Vec<(u64, f64)>,
-    /// Rewards of every step, where rows are pairs.
+    /// Rewards of each step, for preference pairs.
     pub train_rewards: Vec<RewardMetrics>,
     /// `[steps taken, rewards of the validation pairs]`
     pub validation_rewards: Vec<(u64, RewardMetrics)>,
     /// Number of trained parameters.
     pub trainable_parameters: u64,
-    /// Number of parameters, those of adapters included.
+    /// Number of parameters, including adapters.
     pub total_parameters: u64,
-    /// Step this run continued from; 0 for a fresh one.
+    /// Step at which the run was resumed; 0 for a new run.
     pub resumed_from: u64,
-    /// Processes that trained together.
+    /// Number of processes that trained together.
     pub processes: usize,
 }
 
 impl Report {
-    /// What `outcome` and the model after it tell; `names` are the trained parameters.
+    /// Summarises `outcome`. `names` are the names of the trained parameters.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub fn new<T: Task>(
         task: &T,
         model: &T::Model,

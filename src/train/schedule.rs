@@ -1,7 +1,7 @@
-//! The learning rate of each step.
+//! Learning-rate schedules.
 //!
-//! Of `total` steps the first w warm up. With s the 0-based step, b the base rate, m the share of it that is left at
-//! the end, and p = (s − w) / (total − w), the rate is b · (m + (1 − m) · f):
+//! The first w of `total` steps are the warm-up. With 0-based step s, base rate b, minimum ratio m and p = (s − w)
+//! / (total − w), the learning rate is b · (m + (1 − m) · f):
 //!
 //! | phase                | f                                         |
 //! |----------------------|-------------------------------------------|
@@ -14,56 +14,57 @@
 //! | wsd                  | 1, in the last d steps 1 − √(1 − rest / d)|
 //! | table                | straight lines between given factors      |
 //!
-//! From step w on this is `get_{constant,linear,cosine,…}_schedule_with_warmup` of transformers at step
-//! s. During warm-up it is theirs at step s + 1, because theirs starts with a step of rate 0 that
-//! changes nothing. The decay reaches its end at s = total, after the last step, so no step is wasted. A table is the
-//! whole schedule: it has no other warm-up, and m = 0.
+//! After the warm-up this equals `get_{constant,linear,cosine,…}_schedule_with_warmup` of transformers at step s;
+//! during the warm-up it equals theirs at step s + 1, because theirs begins with a step of learning rate 0. The
+//! decay ends at s = total, after the last step, so no step is wasted. A table replaces the whole schedule: it has
+//! no separate warm-up, and m = 0.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// How the learning rate goes on after the warm-up.
+/// Kind of learning-rate schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Stays.
+    /// Constant.
     Constant,
-    /// Falls in a straight line.
+    /// Linear decay.
     Linear,
-    /// Falls along half a cosine (<https://arxiv.org/abs/1608.03983>, without restarts).
+    /// Cosine decay (<https://arxiv.org/abs/1608.03983>, without restarts).
     #[default]
     Cosine,
-    /// Falls along half a cosine and starts again at the top, several times (<https://arxiv.org/abs/1608.03983>).
+    /// Cosine decay with hard restarts (<https://arxiv.org/abs/1608.03983>).
     CosineWithRestarts,
-    /// Falls along a power of what is left.
+    /// Polynomial decay.
     Polynomial,
-    /// Stays, and falls at the end along a root (warm-up, stable, decay: <https://arxiv.org/abs/2405.18392>).
+    /// Constant, with a square-root decay at the end (warm-up, stable, decay: <https://arxiv.org/abs/2405.18392>).
     Wsd,
-    /// Goes as a table says.
+    /// Linear interpolation between given points.
     Table,
 }
 
-/// A schedule with its numbers; each schedule takes what it has.
+/// A learning-rate schedule with its hyperparameters; fields that `kind` does not use are ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LrSchedule {
-    /// Which one.
+    /// Kind of schedule.
     pub kind: ScheduleKind,
-    /// Share of the base rate that is left at the end.
+    /// Minimum learning rate as a fraction of the base rate.
     pub min_ratio: f64,
-    /// Cosines of [`ScheduleKind::CosineWithRestarts`].
+    /// Number of cycles of [`ScheduleKind::CosineWithRestarts`].
     pub cycles: u32,
     /// Exponent of [`ScheduleKind::Polynomial`].
     pub power: f64,
-    /// Share of all steps in which [`ScheduleKind::Wsd`] decays.
+    /// Fraction of all steps in which [`ScheduleKind::Wsd`] decays.
     pub decay_ratio: f64,
-    /// Steps taken before and factors of the base rate, for [`ScheduleKind::Table`]; from [`parse_table`].
+    /// Points `(steps taken, fraction of the base rate)` of [`ScheduleKind::Table`], from [`parse_table`].
     pub table: Vec<(u64, f64)>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "runs have fewer than 2⁵² steps")]
 impl LrSchedule {
-    /// The learning rate of 0-based `step` out of `total`, `warmup_steps` of which warm up to `base`.
+    /// Returns the learning rate of `step` (0-based) of `total`, the first `warmup_steps` of which warm up to
+    /// `base`.
     #[must_use]
     pub fn lr_at(&self, step: u64, total: u64, warmup_steps: u64, base: f64) -> f64 {
         if self.kind == ScheduleKind::Table {
@@ -106,10 +107,10 @@ impl LrSchedule {
     }
 }
 
-/// Reads points such as `100=0.5`: after 100 steps half the base rate.
+/// Parses points such as `100=0.5`: half the base rate after 100 steps.
 ///
 /// # Errors
-/// The first point that is no such pair, or not after the one before it.
+/// The first point that cannot be parsed or does not come after the previous one.
 pub fn parse_table(points: &[String]) -> Result<Vec<(u64, f64)>> {
     let mut table: Vec<(u64, f64)> = Vec::with_capacity(points.len());
     for point in points {

@@ -1,4 +1,4 @@
-//! The output folder of a run: who may write to it, by what the run is recognised when it resumes, and its report.
+//! The output folder of a training run: its lock, the identity that a resumed run must match, and its report.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::io::{atomic, folder};
 use crate::kernels::group::Group;
 use crate::{Error, Result};
 
-/// Name of a run's report in its output folder.
+/// File name of the report in the output folder.
 pub const REPORT: &str = "training.json";
 
-/// A run that holds its output folder, locked by the first process of its group, until this value is dropped.
+/// A run that owns its output folder. The first process of the group keeps it locked until this value is dropped.
 pub struct Session {
     folder: PathBuf,
     group: Group,
@@ -23,11 +23,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes the folder `output` for a run on the model of the folder `source`. `results` are the names of the files that
-    /// it will leave there.
+    /// Opens the folder `output` for a run on the model in `source`. `results` are the names of the files that the
+    /// run will write.
     ///
     /// # Errors
-    /// A folder that is the model's own, that another run holds, or that holds what `existing` keeps.
+    /// The folder of the model itself, a folder locked by another run, or results that `existing` says to keep.
     pub fn open(
         output: &str,
         source: &Path,
@@ -55,14 +55,14 @@ impl Session {
         &self.folder
     }
 
-    /// The folder of the checkpoints.
+    /// The checkpoint folder.
     #[must_use]
     pub fn checkpoint_folder(&self) -> PathBuf {
         self.folder.join(CHECKPOINTS)
     }
 
-    /// What the run is recognised by: `settings` that decide its loss curve, the size of a batch over all processes, and the
-    /// fingerprints of the data and of the model in `source`.
+    /// Returns what a resumed run must match: the `settings` that affect the loss curve, the global batch size,
+    /// and the fingerprints of the data and of the model in `source`.
     ///
     /// # Errors
     /// A model folder that cannot be read.
@@ -79,13 +79,13 @@ impl Session {
         Ok(settings)
     }
 
-    /// The checkpoints of a run with this `identity`, of which the `keep` newest stay.
+    /// Returns the checkpoint manager of a run with this `identity`, which keeps the `keep` newest checkpoints.
     #[must_use]
     pub fn checkpoints(&self, identity: Value, keep: usize) -> CheckpointManager {
         CheckpointManager::new(self.checkpoint_folder(), identity, keep)
     }
 
-    /// Writes the result with `save`, and the report; in the first process only.
+    /// Writes the result with `save`, and the report. Only the first process writes.
     ///
     /// # Errors
     /// No space or no permission.

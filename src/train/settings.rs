@@ -1,4 +1,4 @@
-//! What a user may set about the training loop, whatever is trained.
+//! Settings of the training loop.
 
 use super::early_stopping::EarlyStopping;
 use super::optimizer::lr_multipliers::LrMultipliers;
@@ -9,22 +9,23 @@ use crate::kernels::group::Group;
 use crate::kernels::on_cpu;
 use crate::{Error, Result};
 
-/// Settings of the loop, with their defaults. A capability's own configuration holds the same fields under the same names.
+/// Settings of the training loop, with their defaults. The configuration of a capability has fields of the same
+/// names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Passes over the data.
+    /// Number of epochs.
     pub epochs: f64,
-    /// Optimizer steps; overrides `epochs`.
+    /// Number of optimizer steps; overrides `epochs`.
     pub iters: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
     /// Examples per batch and process.
     pub batch_size: usize,
-    /// Batches per optimizer step.
+    /// Number of batches per optimizer step.
     pub grad_accumulation: u64,
-    /// 10⁹ bytes of MLX's memory to stay below; `None` for what the device has.
+    /// Memory limit in units of 10⁹ bytes; `None` for the limit of the device.
     pub memory_budget_gb: Option<f64>,
-    /// Seed of everything random.
+    /// Random seed.
     pub seed: u64,
     /// The optimizer.
     pub optimizer: optimizer::OptimizerKind,
@@ -42,36 +43,36 @@ pub struct Settings {
     pub eps: f64,
     /// Learning-rate schedule after the warm-up.
     pub schedule: ScheduleKind,
-    /// Share of all steps in which the learning rate rises to `lr`.
+    /// Fraction of all steps used for the warm-up.
     pub warmup_ratio: f64,
-    /// Share of `lr` that is left at the end of the schedule.
+    /// Minimum learning rate as a fraction of `lr`.
     pub lr_min_ratio: f64,
-    /// Cycles of the schedule `cosine_with_restarts`.
+    /// Number of cycles of the schedule `cosine_with_restarts`.
     pub lr_cycles: u32,
     /// Exponent of the schedule `polynomial`.
     pub lr_power: f64,
-    /// Share of all steps in which the schedule `wsd` decays.
+    /// Fraction of all steps in which the schedule `wsd` decays.
     pub lr_decay_ratio: f64,
     /// Points `step=factor` of the schedule `table`.
     pub lr_table: Option<Vec<String>>,
-    /// Gradient norm above which gradients are scaled down; 0 for never.
+    /// Maximum gradient norm; 0 disables gradient clipping.
     pub max_grad_norm: f64,
-    /// Evaluations without a lower validation loss after which the run ends; `None` for never.
+    /// Number of evaluations without an improvement after which training stops; `None` to disable early stopping.
     pub early_stopping_patience: Option<u64>,
-    /// By how much the validation loss must fall to count as lower.
+    /// Minimum decrease of the validation loss that counts as an improvement.
     pub early_stopping_threshold: f64,
-    /// Whether the result has the weights of the lowest validation loss, or else those of the last step.
+    /// Whether to keep the parameters of the lowest validation loss instead of the last ones.
     pub keep_best: bool,
-    /// Blocks between two states that are kept for the gradient, the rest being recomputed
-    /// ([checkpointing](https://arxiv.org/abs/1604.06174)); 0 to keep everything.
+    /// Number of blocks per gradient checkpoint ([gradient checkpointing](https://arxiv.org/abs/1604.06174)),
+    /// between which activations are recomputed; 0 keeps all activations.
     pub grad_checkpoint: usize,
-    /// Steps between evaluations; 0 for before and after only.
+    /// Evaluate every `eval_every` steps; 0 evaluates before and after training only.
     pub eval_every: u64,
-    /// Validation batches that are scored; 0 for all.
+    /// Maximum number of validation batches; 0 for all.
     pub eval_batches: usize,
-    /// Steps between checkpoints; 0 for none but on interruption.
+    /// Save a checkpoint every `save_every` steps; 0 saves on interruption only.
     pub save_every: u64,
-    /// Newest checkpoints that stay on disk.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
 }
 
@@ -113,10 +114,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks every value.
+    /// Checks the value of every setting.
     ///
     /// # Errors
-    /// The first key out of range, with its value and the range.
+    /// The first key out of range, with its value and the valid range.
     pub fn validate(&self) -> Result<()> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let ratio = |value: f64| (0.0..=1.0).contains(&value);
@@ -157,8 +158,8 @@ impl Settings {
         self.lr_schedule().map(|_| ())
     }
 
-    /// How the processes of `group` together train on so many `examples`. With `random_blocks`, blocks of the model draw
-    /// random numbers, such as for dropout.
+    /// Resolves the settings for `examples` training examples and the processes of `group`. `random_blocks` tells
+    /// whether blocks of the model draw random numbers, as dropout does.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).

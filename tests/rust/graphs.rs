@@ -107,16 +107,16 @@ fn every_family_has_one_graph_for_all_batches_of_a_shape() {
     assert!(families > 10, "{families} families");
 }
 
-/// What a run told.
+/// Events of a run.
 #[derive(Default)]
-struct Told {
+struct EventLog {
     steps: Vec<(u64, f64, f64)>,
     evaluated_after: Vec<(u64, usize)>,
     /// Stops the run when it hears of this step.
     stop_at: Option<u64>,
 }
 
-impl Observer for Told {
+impl Observer for EventLog {
     fn on(&mut self, event: &Event) -> ControlFlow<()> {
         match *event {
             Event::Step { step, loss, grad_norm, .. } => {
@@ -176,12 +176,12 @@ struct Run {
     history: History,
     best: Option<u64>,
     values: Vec<Array>,
-    told: Told,
+    log: EventLog,
 }
 
 /// Trains low-rank matrices of a small model.
-fn train(plan: &Plan, told: Told, folder: &Path) -> (Result<History>, Run) {
-    train_by(Method::Lora, plan, told, folder)
+fn train(plan: &Plan, log: EventLog, folder: &Path) -> (Result<History>, Run) {
+    train_by(Method::Lora, plan, log, folder)
 }
 
 const TASK: TextTask = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
@@ -192,7 +192,7 @@ fn data(train: Examples, valid: Examples) -> TextData<'static> {
 }
 
 /// Trains a small model, from the checkpoint in `folder` if there is one.
-fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Result<History>, Run) {
+fn train_by(method: Method, plan: &Plan, mut log: EventLog, folder: &Path) -> (Result<History>, Run) {
     let of_llama = fixtures().into_iter().find(|folder| folder.ends_with("llama_gqa")).unwrap();
     let mut model = adapted_by(method, &of_llama);
     let names = names(model.as_ref());
@@ -200,15 +200,16 @@ fn train_by(method: Method, plan: &Plan, mut told: Told, folder: &Path) -> (Resu
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
     let checkpoints = CheckpointManager::new(folder.to_path_buf(), json!({}), 3);
-    let trained = Trainable { names: &names, hooks: Vec::new(), resumed: checkpoints.latest().ok() };
-    let outcome = fit(&TASK, model.as_mut(), trained, &data, plan, &checkpoints, &mut told);
+    let resumed = checkpoints.latest().ok();
+    let trainable = Trainable { names: &names, hooks: Vec::new(), resumed };
+    let outcome = fit(&TASK, model.as_mut(), trainable, &data, plan, &checkpoints, &mut log);
     let history = match &outcome {
         Ok(outcome) => outcome.history.clone(),
         Err(_) => checkpoints.latest().map(|state| state.history).unwrap_or_default(),
     };
     let best = outcome.as_ref().ok().and_then(|outcome| outcome.best).map(|(step, _)| step);
     let values = params::parameters(model.as_ref(), &names).unwrap().into_values().collect();
-    (outcome.map(|outcome| outcome.history), Run { history, best, values, told })
+    (outcome.map(|outcome| outcome.history), Run { history, best, values, log })
 }
 
 #[test]
@@ -250,15 +251,15 @@ fn a_run_ahead_of_its_figures_is_the_same_run() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [(_, waiting), (_, ahead)] = [false, true].map(|ahead| {
             let folder = folders[usize::from(ahead)].path();
-            train(&plan(ahead, kind), Told::default(), folder)
+            train(&plan(ahead, kind), EventLog::default(), folder)
         });
         check_same(&format!("{kind:?}"), &ahead, &waiting);
-        // Each step is told of once, and before what comes after it.
-        let steps: Vec<u64> = ahead.told.steps.iter().map(|&(step, ..)| step).collect();
+        // Each step is reported once, and before what comes after it.
+        let steps: Vec<u64> = ahead.log.steps.iter().map(|&(step, ..)| step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(ahead.told.evaluated_after, [(0, 0), (3, 3), (6, 6)]);
-        assert_eq!(ahead.told.evaluated_after, waiting.told.evaluated_after);
-        for (ahead, waiting) in ahead.told.steps.iter().zip(&waiting.told.steps) {
+        assert_eq!(ahead.log.evaluated_after, [(0, 0), (3, 3), (6, 6)]);
+        assert_eq!(ahead.log.evaluated_after, waiting.log.evaluated_after);
+        for (ahead, waiting) in ahead.log.steps.iter().zip(&waiting.log.steps) {
             assert!((ahead.2 - waiting.2).abs() < 1e-4 * waiting.2, "{ahead:?} and {waiting:?}");
         }
     }
@@ -276,7 +277,7 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
                 "keep_best" => Plan { keep_best: true, lr: 3.0, eval_every: 1, ..plan },
                 _ => plan,
             };
-            train_by(method, &plan, Told::default(), tempfile::tempdir().unwrap().path())
+            train_by(method, &plan, EventLog::default(), tempfile::tempdir().unwrap().path())
         });
         check_same(name, &ahead, &waiting);
         assert_eq!(ahead.best, waiting.best);
@@ -289,11 +290,11 @@ fn a_run_ahead_is_the_same_with_dora_with_activations_computed_again_and_with_th
 fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let [whole, part] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let plan = plan(true, OptimizerKind::AdamW);
-    let (_, uninterrupted) = train(&plan, Told::default(), whole.path());
-    let (_, stopped) = train(&plan, Told { stop_at: Some(2), ..Told::default() }, part.path());
+    let (_, uninterrupted) = train(&plan, EventLog::default(), whole.path());
+    let (_, stopped) = train(&plan, EventLog { stop_at: Some(2), ..EventLog::default() }, part.path());
     assert_eq!(stopped.history.train_losses.len(), 3);
-    let (_, resumed) = train(&plan, Told::default(), part.path());
-    let steps: Vec<u64> = resumed.told.steps.iter().map(|&(step, ..)| step).collect();
+    let (_, resumed) = train(&plan, EventLog::default(), part.path());
+    let steps: Vec<u64> = resumed.log.steps.iter().map(|&(step, ..)| step).collect();
     assert_eq!(steps, [4, 5, 6]);
     check_same("resumed", &resumed, &uninterrupted);
 }
@@ -301,12 +302,12 @@ fn a_run_ahead_that_was_stopped_goes_on_as_if_it_had_not_been() {
 #[test]
 fn a_run_ahead_that_is_stopped_saves_what_was_done() {
     let folder = tempfile::tempdir().unwrap();
-    let told = Told { stop_at: Some(2), ..Told::default() };
-    let (outcome, run) = train(&plan(true, OptimizerKind::AdamW), told, folder.path());
+    let log = EventLog { stop_at: Some(2), ..EventLog::default() };
+    let (outcome, run) = train(&plan(true, OptimizerKind::AdamW), log, folder.path());
     assert!(matches!(outcome, Err(Error::Interrupted)));
     // The third step had begun when the second was told of.
     assert_eq!(run.history.train_losses.len(), 3);
-    let steps: Vec<u64> = run.told.steps.iter().map(|&(step, ..)| step).collect();
+    let steps: Vec<u64> = run.log.steps.iter().map(|&(step, ..)| step).collect();
     assert_eq!(steps, [1, 2, 3]);
 }
 
@@ -314,13 +315,13 @@ fn a_run_ahead_that_is_stopped_saves_what_was_done() {
 fn a_run_ahead_that_diverges_keeps_the_parameters_it_had() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan { lr: 1e30, ..plan(true, OptimizerKind::AdamW) };
-    let (outcome, run) = train(&plan, Told::default(), folder.path());
+    let (outcome, run) = train(&plan, EventLog::default(), folder.path());
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("at step 2 of 6"), "{error}");
-    let steps: Vec<u64> = run.told.steps.iter().map(|&(step, ..)| step).collect();
+    let steps: Vec<u64> = run.log.steps.iter().map(|&(step, ..)| step).collect();
     assert_eq!(steps, [1]);
-    let told = Told { stop_at: Some(1), ..Told::default() };
-    let (_, one) = train(&Plan { keep_graphs: false, ..plan }, told, folder.path());
+    let log = EventLog { stop_at: Some(1), ..EventLog::default() };
+    let (_, one) = train(&Plan { keep_graphs: false, ..plan }, log, folder.path());
     for (value, after_one) in run.values.iter().zip(&one.values) {
         assert_eq!(value.as_slice::<f32>(), after_one.as_slice::<f32>());
     }

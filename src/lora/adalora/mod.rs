@@ -1,5 +1,5 @@
-//! Adaptive budget allocation ([AdaLoRA](https://arxiv.org/abs/2303.10512)): adapters start with a higher rank than
-//! they may keep, and what matters least goes, wherever it is.
+//! Adaptive budget allocation ([AdaLoRA](https://arxiv.org/abs/2303.10512)): adapters start with a higher rank
+//! than the target, and the least important ranks of all layers are pruned during training.
 //!
 //! ```text
 //! y = x·Wᵀ + s·(x·A)·diag(E)·B        loss + w·(mean of ‖AᵀA - I‖ and ‖B·Bᵀ - I‖ over all matrices)
@@ -12,9 +12,9 @@
 //! | `A`, `E`, `B` of each layer | `[in, rank]`, `[rank]`, `[rank, out]` |
 //! | `S` | one number per rank of each layer |
 //!
-//! After each allocation the `E_r` with the smallest `S_r` of all layers are zero, so many that the rest is the
-//! budget of the step; until the last allocation they may come back. Formulas, order and rounding of the budget
-//! are PEFT's, with steps counted from 1.
+//! After each allocation, the `E_r` with the smallest `S_r` over all layers are set to zero, so that the remaining
+//! ranks match the budget of the step; they may come back until the last allocation. Formulas, order and rounding
+//! of the budget are those of PEFT, with steps counted from 1.
 
 use mlx_rs::Array;
 
@@ -31,23 +31,23 @@ const A: &str = ".lora_a";
 const B: &str = ".lora_b";
 const E: &str = ".lora_e";
 
-/// How many ranks all layers together may have at which step.
+/// Schedule of the total rank of all layers.
 #[derive(Debug, Clone, Copy)]
 pub struct BudgetSchedule {
-    /// Ranks at first.
+    /// Initial total rank.
     pub initial: u64,
-    /// Ranks at the end.
+    /// Final total rank.
     pub target: u64,
-    /// Steps before the budget falls.
+    /// Number of steps before the budget decreases.
     pub tinit: u64,
     /// Step of the last allocation.
     pub end: u64,
-    /// Steps between two allocations.
+    /// Number of steps between two allocations.
     pub delta_t: u64,
 }
 
 impl BudgetSchedule {
-    /// The budget of `step`, and whether it is allocated then.
+    /// Returns the budget of `step`, and whether ranks are allocated in that step.
     fn at_step(&self, step: u64) -> (u64, bool) {
         let &Self { initial, target, tinit, end, delta_t } = self;
         if step <= tinit {
@@ -62,22 +62,22 @@ impl BudgetSchedule {
     }
 }
 
-/// Watches what matters and allocates ranks.
+/// Tracks the importance of ranks and allocates the budget (`RankAllocator` of PEFT).
 #[derive(Debug)]
 pub struct RankAllocator {
     budget: BudgetSchedule,
     beta1: f32,
     beta2: f32,
     orth_reg_weight: f32,
-    /// `Ī` and `Ū` by parameter, and the last mask by `E`.
+    /// `Ī` and `Ū` by parameter, and the last mask of each `E`.
     state: Tensors,
 }
 
 impl RankAllocator {
-    /// The allocator that `config` describes, for a run of `steps` that trains parameters called `names`.
+    /// Creates the allocator described by `config` for a run of `steps` that trains the parameters `names`.
     ///
     /// # Errors
-    /// A run too short for its phases.
+    /// A run that is too short for its phases.
     pub fn new(config: &TrainingConfig, names: &[String], steps: u64) -> Result<Self> {
         let layers = names.iter().filter(|name| name.ends_with(E)).count() as u64;
         let (tinit, tfinal) = (config.adalora_tinit, config.adalora_tfinal);
@@ -103,7 +103,7 @@ impl RankAllocator {
         })
     }
 
-    /// `Ī` and `Ū` after one more step.
+    /// Updates `Ī` and `Ū` after a step.
     fn update_importance(&mut self, grads: &Tensors, grad_scale: f32, parameters: &Tensors) -> Result<()> {
         let average = |old: Option<&Array>, new: &Array, beta: f32| {
             let share = new.multiply(Array::from_f32(1.0 - beta))?;
@@ -124,7 +124,7 @@ impl RankAllocator {
         Ok(())
     }
 
-    /// `ĪŪ` of one parameter.
+    /// Computes `ĪŪ` of a parameter.
     fn element_score(&self, name: &str) -> Result<Array> {
         match (
             self.state.get(&format!("{SENSITIVITY}{name}")),
@@ -135,7 +135,7 @@ impl RankAllocator {
         }
     }
 
-    /// `S` of the layer at `path`.
+    /// Computes `S` of the layer at `path`.
     fn rank_scores(&self, path: &str) -> Result<Vec<f32>> {
         let [a, b, e] = [A, B, E].map(|slot| self.element_score(&format!("{path}{slot}")));
         let vectors = a?.mean_axis(0, false)?.add(b?.mean_axis(1, false)?)?;
@@ -144,7 +144,7 @@ impl RankAllocator {
         Ok(scores.as_slice::<f32>().to_vec())
     }
 
-    /// Leaves `budget` ranks and masks the others.
+    /// Masks all but the `budget` most important ranks.
     fn mask_to_budget(&mut self, budget: u64, parameters: &mut Tensors) -> Result<()> {
         let paths: Vec<String> =
             parameters.keys().filter_map(|name| name.strip_suffix(E)).map(String::from).collect();
@@ -160,7 +160,7 @@ impl RankAllocator {
         self.apply_masks(parameters)
     }
 
-    /// Zeroes what the last allocation took away.
+    /// Applies the masks of the last allocation.
     fn apply_masks(&self, parameters: &mut Tensors) -> Result<()> {
         for (name, mask) in &self.state {
             let Some(e) = name.strip_prefix(MASK).and_then(|name| parameters.get_mut(name)) else { continue };
@@ -171,14 +171,14 @@ impl RankAllocator {
     }
 }
 
-/// The `removed`-th smallest of `scores`; `None` if nothing is to be removed.
+/// Returns the `removed`-th smallest of `scores`; `None` if `removed` is 0.
 fn threshold(mut scores: Vec<f32>, removed: u64) -> Option<f32> {
     scores.sort_by(f32::total_cmp);
     scores.get(usize::try_from(removed).ok()?.checked_sub(1)?).copied()
 }
 
 impl StepHook for RankAllocator {
-    /// Adds those of the penalty.
+    /// Adds the gradients of the orthogonality penalty.
     fn on_gradients(&self, parameters: &Tensors, grads: &mut Tensors, scale: f32) -> Result<()> {
         let count = parameters.keys().filter(|name| !name.ends_with(E)).count();
         let weight = scale * self.orth_reg_weight / count.max(1) as f32;

@@ -1,4 +1,4 @@
-//! Settings of the ways to adapt a model, and which of them go together.
+//! Adapter settings derived from the configuration.
 
 use super::init::LoraInit;
 use super::method::Method;
@@ -7,7 +7,7 @@ use crate::adapters::attach::{AdapterSettings, Init, Scaling};
 use crate::train::optimizer::lr_multipliers::LrMultipliers;
 
 impl TrainingConfig {
-    /// The rank adapters start with: higher than `lora_rank` for `AdaLoRA`.
+    /// Returns the initial rank of adapters, which for `AdaLoRA` is above `lora_rank`.
     #[must_use]
     pub fn initial_rank(&self) -> u32 {
         match self.method {
@@ -17,7 +17,7 @@ impl TrainingConfig {
         }
     }
 
-    /// Which layers get an adapter, and what it starts as.
+    /// Returns the settings of new adapters.
     #[must_use]
     pub fn adapter_settings(&self) -> AdapterSettings<'_> {
         AdapterSettings {
@@ -42,8 +42,8 @@ impl TrainingConfig {
         }
     }
 
-    /// The learning rates of [LoRA+](https://arxiv.org/abs/2402.12354): `B` and magnitudes learn faster than `A`, by
-    /// `loraplus_lr_ratio`.
+    /// Returns the learning-rate multipliers of [LoRA+](https://arxiv.org/abs/2402.12354): `loraplus_lr_ratio` for
+    /// `B` and magnitudes, relative to `A`.
     #[must_use]
     pub fn lr_multipliers(&self) -> LrMultipliers {
         let faster = |ratio: f64| vec![(".lora_b", ratio), (".m", ratio)];

@@ -1,4 +1,4 @@
-//! Which settings go with which methods.
+//! Validation of settings that belong to some methods only.
 
 use super::init::{LoraInit, PromptInit};
 use super::method::Method;
@@ -7,10 +7,10 @@ use crate::adapters::ranks::RankPattern;
 use crate::{Error, Result};
 
 impl TrainingConfig {
-    /// Checks what belongs to some methods only.
+    /// Checks settings that belong to some methods only.
     ///
     /// # Errors
-    /// The first key out of range, or that the method has no use for.
+    /// The first key out of range, or not supported by the method.
     pub(super) fn validate_method(&self) -> Result<()> {
         let share = |value: f64| value > 0.0 && value < 1.0;
         let checks = [

@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapters::pissa::SvdMethod;
 
-/// Most power iterations of `pissa_niter_N`: each is two products with every matrix.
+/// Maximum number of power iterations in `pissa_niter_N`; each is two products with every matrix.
 const MAX_POWER_ITERATIONS: u32 = 1024;
 
-/// What low-rank adapters start from.
+/// Initialization of low-rank adapters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum LoraInit {
     /// `A` random and `B` zero: `"default"`.
     #[default]
     Default,
-    /// The principal part of the matrix: `"pissa"`, or `"pissa_niter_N"`, which is faster and approximate.
+    /// Principal singular vectors of the weight: `"pissa"`, or `"pissa_niter_N"`, which is faster and approximate.
     Pissa(SvdMethod),
 }
 
@@ -48,15 +48,15 @@ impl From<LoraInit> for String {
     }
 }
 
-/// What the virtual tokens of prompt tuning start from.
+/// Initialization of the virtual tokens of prompt tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptInit {
     /// `N(0, 1)`
     #[default]
     Random,
-    /// The embeddings of a text.
+    /// Embeddings of a text.
     Text,
-    /// The embeddings of random tokens.
+    /// Embeddings of random tokens.
     SampleVocab,
 }

@@ -1,31 +1,31 @@
-//! Ways to fine-tune a model.
+//! Fine-tuning methods.
 
 use serde::{Deserialize, Serialize};
 
 use crate::adapters::PromptKind;
 
-/// What is trained.
+/// Fine-tuning method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// Low-rank adapters on frozen weights.
+    /// LoRA: low-rank adapters on frozen weights.
     Lora,
-    /// Low-rank adapters that turn the rows of frozen weights, and magnitudes that stretch them.
+    /// DoRA: low-rank adapters for the direction of frozen weights, and trainable magnitudes.
     Dora,
-    /// Low-rank adapters whose ranks move to where they matter ([`AdaLoRA`](super::super::adalora)).
+    /// Low-rank adapters with adaptive ranks ([`AdaLoRA`](super::super::adalora)).
     Adalora,
-    /// Embeddings before every text.
+    /// Trainable embeddings before every text.
     PromptTuning,
-    /// Keys and values before those of every text.
+    /// Trainable keys and values before those of every text.
     PrefixTuning,
-    /// Embeddings before every text, computed by a small network.
+    /// Trainable embeddings before every text, computed by a small network.
     PTuning,
-    /// Every weight.
+    /// Full fine-tuning.
     Full,
 }
 
 impl Method {
-    /// As settings spell it.
+    /// Returns the name used in settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Method {
 }
 
 impl Method {
-    /// The method that learns virtual tokens of this kind.
+    /// Returns the method that trains virtual tokens of this kind.
     #[must_use]
     pub fn of(kind: PromptKind) -> Self {
         match kind {
@@ -51,7 +51,7 @@ impl Method {
         }
     }
 
-    /// The kind of virtual tokens it learns, if any.
+    /// Returns the kind of virtual tokens that this method trains, if any.
     #[must_use]
     pub fn prompt(self) -> Option<PromptKind> {
         match self {

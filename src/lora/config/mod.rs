@@ -1,4 +1,4 @@
-//! Everything a user may set for fine-tuning.
+//! Fine-tuning configuration.
 
 mod adapters;
 mod combinations;

@@ -1,4 +1,4 @@
-//! Settings of what training is for.
+//! Settings of the training objective.
 
 use super::training::TrainingConfig;
 use crate::data::Labels;
@@ -7,7 +7,7 @@ use crate::train::text::task::TextTask;
 use crate::{Error, Result};
 
 impl TrainingConfig {
-    /// The loss.
+    /// Returns the training objective.
     #[must_use]
     pub fn objective(&self) -> Objective {
         match self.objective {
@@ -22,14 +22,14 @@ impl TrainingConfig {
         }
     }
 
-    /// What the loop trains for; `pad_id` fills short rows.
+    /// Returns the training task; `pad_id` is the padding token.
     #[must_use]
     pub fn task(&self, pad_id: u32) -> TextTask {
         let neftune_alpha = self.neftune_alpha.map(|alpha| alpha as f32);
         TextTask { objective: self.objective(), neftune_alpha, pad_id }
     }
 
-    /// What is learned from the rows.
+    /// Returns which tokens are targets.
     #[must_use]
     pub fn labels(&self) -> Labels {
         match self.objective {
@@ -38,10 +38,10 @@ impl TrainingConfig {
         }
     }
 
-    /// Checks what belongs to some objectives only.
+    /// Checks settings that belong to some objectives only.
     ///
     /// # Errors
-    /// The first key out of range, or that the objective has no use for.
+    /// The first key out of range, or not supported by the objective.
     pub(super) fn validate_objective(&self) -> Result<()> {
         let (beta, smoothing, lambda) = (self.dpo_beta, self.dpo_label_smoothing, self.orpo_lambda);
         let alpha = self.neftune_alpha.unwrap_or(1.0);

@@ -1,4 +1,4 @@
-//! Settings of virtual tokens.
+//! Validation of settings of virtual tokens.
 
 use super::init::PromptInit;
 use super::method::Method;
@@ -6,11 +6,11 @@ use super::training::TrainingConfig;
 use crate::train::text::objective::ObjectiveKind;
 use crate::{Error, Result};
 
-/// Most virtual tokens, and most numbers between layers over them.
+/// Maximum number of virtual tokens, and maximum hidden size of their encoder.
 const MAX_SIZE: u32 = 1 << 16;
 
 impl TrainingConfig {
-    /// Checks what belongs to virtual tokens only.
+    /// Checks the settings of virtual tokens.
     ///
     /// # Errors
     /// The first key out of range.
@@ -36,8 +36,8 @@ impl TrainingConfig {
         }
     }
 
-    /// Keys that only virtual tokens have a use for, or that they have none for: whether each is given, and which methods it
-    /// is for.
+    /// Settings that are specific to virtual tokens or not supported with them: name, whether it is set, and
+    /// methods that support it.
     pub(super) fn prompt_settings(&self) -> [(&'static str, bool, &'static [Method]); 11] {
         use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
         const WITHOUT_PROMPT: &[Method] = &[Lora, Dora, Adalora, Full];

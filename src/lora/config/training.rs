@@ -1,4 +1,4 @@
-//! Everything a user may set for fine-tuning, with its default.
+//! The configuration of fine-tuning, with its defaults.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -11,159 +11,159 @@ use crate::train::schedule::ScheduleKind;
 use crate::train::settings::Settings;
 use crate::train::text::objective;
 
-/// Settings of one run. This is the one truth for defaults; the Python dataclass and the
-/// command line are held equal to it.
+/// Configuration of a fine-tuning run. Its defaults are authoritative: tests hold the Python dataclass and the
+/// command line equal to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by the user")]
 pub struct TrainingConfig {
-    /// Folder or hub id; `None` for the embedded model.
+    /// Model folder or hub id; `None` for the embedded model.
     pub model_path: Option<String>,
-    /// Folder with train/valid/test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or several of both separated by
-    /// commas, each perhaps with `=weight`; `None` for the bundled instructions.
+    /// Folder with train/valid/test.jsonl (or .json, .csv, .tsv, .parquet), a file, or several of them separated
+    /// by commas, each with an optional `=weight`; `None` for the bundled instructions.
     pub data: Option<String>,
-    /// Folder of the result; `None` for a new numbered one under `runs/`.
+    /// Output folder; `None` for a new numbered one under `runs/`.
     pub output: Option<String>,
-    /// What is trained.
+    /// Fine-tuning method.
     pub method: Method,
-    /// Passes over the data.
+    /// Number of epochs.
     pub epochs: f64,
-    /// Optimizer steps; overrides `epochs`.
+    /// Number of optimizer steps; overrides `epochs`.
     pub iters: Option<u64>,
     /// Peak learning rate.
     pub lr: f64,
-    /// Rows, or pairs of them, per batch.
+    /// Rows, or preference pairs, per batch.
     pub batch_size: usize,
-    /// Batches per optimizer step.
+    /// Number of batches per optimizer step.
     pub grad_accumulation: u64,
-    /// 10⁹ bytes of MLX's memory to stay below: where a whole batch would take more, it goes through the model in
-    /// parts, with the same step. `None` for what the device has.
+    /// Memory limit in units of 10⁹ bytes; batches that need more are split, with the same result. `None` for the
+    /// limit of the device.
     pub memory_budget_gb: Option<f64>,
-    /// Tokens per row beyond which a row is cut.
+    /// Maximum length in tokens; longer rows are truncated.
     pub max_seq_length: usize,
-    /// Inner dimension of the adapters; for `AdaLoRA` the mean of all of them at the end.
+    /// Rank of the adapters; for `AdaLoRA` the mean rank at the end.
     pub lora_rank: u32,
-    /// The adapters are scaled by `lora_alpha / lora_rank`, or as `use_rslora` says.
+    /// Numerator of the scaling factor `lora_alpha / lora_rank`, unless `use_rslora`.
     pub lora_alpha: f64,
-    /// Ranks of some layers by name or pattern, as [PEFT](https://github.com/huggingface/peft) reads them: of several
-    /// that fit, the first counts. 0 leaves a layer without an adapter.
+    /// Ranks of layers by name or pattern, as in [PEFT](https://github.com/huggingface/peft): the first match
+    /// counts. 0 disables the adapter of a layer.
     pub rank_pattern: Option<IndexMap<String, u32>>,
-    /// Share of an adapter's inputs zeroed in training.
+    /// Dropout probability of the adapter inputs.
     pub lora_dropout: f64,
-    /// Scale the adapters by `lora_alpha / √lora_rank`.
+    /// Whether to scale adapters by `lora_alpha / √lora_rank`.
     pub use_rslora: bool,
-    /// Learning rate of `B` and of magnitudes as a multiple of that of `A`; `None` for 1.
+    /// Ratio of the learning rate of `B` and magnitudes to that of `A`; `None` for 1.
     pub loraplus_lr_ratio: Option<f64>,
-    /// What the adapters start from.
+    /// Initialization of the adapters.
     pub lora_init: LoraInit,
-    /// Rank from which `AdaLoRA` starts; `None` for one and a half times `lora_rank`.
+    /// Initial rank of `AdaLoRA`; `None` for one and a half times `lora_rank`.
     pub adalora_init_rank: Option<u32>,
-    /// Steps of `AdaLoRA` before ranks fall.
+    /// Number of steps of `AdaLoRA` before ranks decrease.
     pub adalora_tinit: u64,
-    /// Steps of `AdaLoRA` after the last change of ranks.
+    /// Number of steps of `AdaLoRA` after the last allocation.
     pub adalora_tfinal: u64,
-    /// Steps of `AdaLoRA` between two changes of ranks.
+    /// Number of steps of `AdaLoRA` between two allocations.
     pub adalora_delta_t: u64,
-    /// `AdaLoRA`'s decay of the mean sensitivity.
+    /// Decay of the smoothed sensitivity of `AdaLoRA`.
     pub adalora_beta1: f64,
-    /// `AdaLoRA`'s decay of the mean deviation from it.
+    /// Decay of the smoothed uncertainty of `AdaLoRA`.
     pub adalora_beta2: f64,
-    /// Weight of `AdaLoRA`'s penalty on matrices that are not orthogonal.
+    /// Weight of the orthogonality penalty of `AdaLoRA`.
     pub adalora_orth_reg_weight: f64,
-    /// Virtual tokens before every text ([`prompt`](crate::lora::prompt)).
+    /// Number of virtual tokens ([`prompt`](crate::lora::prompt)).
     pub num_virtual_tokens: u32,
-    /// What the virtual tokens of prompt tuning start from.
+    /// Initialization of the virtual tokens of prompt tuning.
     pub prompt_tuning_init: PromptInit,
-    /// Text that `prompt_tuning_init` `text` starts from.
+    /// Initial text of `prompt_tuning_init` `text`.
     pub prompt_tuning_init_text: Option<String>,
-    /// Learn prefixes through a small network.
+    /// Whether prefixes are computed by a small network.
     pub prefix_projection: bool,
-    /// Numbers between the layers of the network over virtual tokens; `None` for as many as it takes.
+    /// Hidden size of the network over virtual tokens; `None` for its input size.
     pub encoder_hidden_size: Option<u32>,
-    /// Layers that get an adapter, such as `q_proj`; `None` for every linear layer of the blocks.
+    /// Layers with an adapter, such as `q_proj`; `None` for all linear layers of the blocks.
     pub target_modules: Option<Vec<String>>,
-    /// The last this many blocks get adapters; `None` for all.
+    /// Number of blocks with adapters, counted from the last; `None` for all.
     pub num_layers: Option<u32>,
-    /// Folder of an adapter to start from.
+    /// Adapter folder to start from.
     pub init_adapter: Option<String>,
-    /// How the adapter is written; virtual tokens always as PEFT does.
+    /// Format of the adapter; virtual tokens are always written in that of PEFT.
     pub adapter_format: Format,
-    /// Learn answers only, not prompts.
+    /// Whether to train on answers only, not on prompts.
     pub mask_prompt: bool,
-    /// What the rows are to teach; all but `sft` need pairs of answers.
+    /// Training objective; all but `sft` need preference pairs.
     pub objective: objective::ObjectiveKind,
-    /// How close DPO stays to where the model began; more is closer.
+    /// Strength of the implicit KL penalty of DPO; larger values keep the model closer to the reference.
     pub dpo_beta: f64,
-    /// Share of pairs that DPO takes to be the wrong way round.
+    /// Label smoothing of DPO.
     pub dpo_label_smoothing: f64,
-    /// Weight of ORPO's preference beside the likelihood of chosen answers.
+    /// Weight of the odds-ratio loss of ORPO.
     pub orpo_lambda: f64,
-    /// Entries such as `prompt=question`: which columns of the data are read as what; `None` for their own names.
+    /// Column mapping of the data, such as `prompt=question`; `None` for the default names.
     pub columns: Option<Vec<String>>,
-    /// Pack short rows side by side into rows of `max_seq_length` tokens; they do not see each other. `batch_size`
-    /// counts packed rows.
+    /// Whether to pack short rows into rows of `max_seq_length` tokens, without attention between them.
+    /// `batch_size` counts packed rows.
     pub packing: bool,
-    /// Leave the rows to learn, which must be jsonl, on disk and read them as they are needed.
+    /// Whether to leave training rows, which must be jsonl, on disk and read them when needed.
     pub streaming: bool,
-    /// `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and the checkpoint's own on a GPU.
+    /// Data type `float32`, `float16` or `bfloat16`; `None` for float32 on a CPU and that of the model on a GPU.
     pub dtype: Option<String>,
-    /// Bits per weight to which the frozen matrices are quantized when the model is loaded
-    /// ([QLoRA](https://arxiv.org/abs/2305.14314)); `None` for as they are.
+    /// Bits per weight to which frozen matrices are quantized on loading
+    /// ([QLoRA](https://arxiv.org/abs/2305.14314)); `None` to leave them unchanged.
     pub bits: Option<u32>,
-    /// Seed of everything random.
+    /// Random seed.
     pub seed: u64,
-    /// What turns gradients into steps.
+    /// The optimizer.
     pub optimizer: optimizer::OptimizerKind,
-    /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
+    /// Momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
     pub momentum: Option<f64>,
-    /// Whether SGD looks ahead.
+    /// Whether SGD uses Nesterov momentum.
     pub nesterov: bool,
-    /// Pull of parameters to 0; `None` for 0.01 with `AdamW`, Lion and Muon, 0 with the others.
+    /// Weight decay; `None` for 0.01 with `AdamW`, Lion and Muon, 0 with the others.
     pub weight_decay: Option<f64>,
-    /// Decay of the first moment of Adam and `AdamW`; of the interpolation of Lion.
+    /// Decay of the first moment of Adam and `AdamW`; interpolation factor of Lion.
     pub beta1: f64,
     /// Decay of the second moment of Adam and `AdamW` (`None`: 0.999); of the momentum of Lion (`None`: 0.99).
     pub beta2: Option<f64>,
-    /// Guard of Adam and `AdamW` against division by zero.
+    /// Term added to the denominator of Adam and `AdamW`.
     pub eps: f64,
     /// Learning-rate schedule after the warm-up.
     pub schedule: ScheduleKind,
-    /// Share of all steps in which the learning rate rises to `lr`.
+    /// Fraction of all steps used for the warm-up.
     pub warmup_ratio: f64,
-    /// Share of `lr` that is left at the end of the schedule.
+    /// Minimum learning rate as a fraction of `lr`.
     pub lr_min_ratio: f64,
-    /// Cosines of the schedule `cosine_with_restarts`.
+    /// Number of cycles of the schedule `cosine_with_restarts`.
     pub lr_cycles: u32,
     /// Exponent of the schedule `polynomial`.
     pub lr_power: f64,
-    /// Share of all steps in which the schedule `wsd` decays.
+    /// Fraction of all steps in which the schedule `wsd` decays.
     pub lr_decay_ratio: f64,
     /// Points `step=factor` of the schedule `table`.
     pub lr_table: Option<Vec<String>>,
-    /// Gradient norm above which gradients are scaled down; 0 for never.
+    /// Maximum gradient norm; 0 disables gradient clipping.
     pub max_grad_norm: f64,
-    /// Evaluations without a lower validation loss after which the run ends; `None` for never.
+    /// Number of evaluations without an improvement after which training stops; `None` to disable early stopping.
     pub early_stopping_patience: Option<u64>,
-    /// By how much the validation loss must fall, in nats, to count as lower.
+    /// Minimum decrease of the validation loss that counts as an improvement, in nats.
     pub early_stopping_threshold: f64,
-    /// The result has the weights of the lowest validation loss, or else those of the last step.
+    /// Whether to keep the parameters of the lowest validation loss instead of the last ones.
     pub keep_best: bool,
-    /// Blocks between two states that are kept for the gradient, the rest being computed again
-    /// ([checkpointing](https://arxiv.org/abs/1604.06174)); 0 to keep everything.
+    /// Number of blocks per gradient checkpoint ([gradient checkpointing](https://arxiv.org/abs/1604.06174)),
+    /// between which activations are recomputed; 0 keeps all activations.
     pub grad_checkpoint: usize,
-    /// Strength of noise on embeddings in training ([NEFTune](https://arxiv.org/abs/2310.05914)).
+    /// Magnitude of embedding noise ([NEFTune](https://arxiv.org/abs/2310.05914)).
     pub neftune_alpha: Option<f64>,
-    /// Steps between evaluations; 0 for before and after only.
+    /// Evaluate every `eval_every` steps; 0 evaluates before and after training only.
     pub eval_every: u64,
-    /// Validation batches scored; 0 for all.
+    /// Maximum number of validation batches; 0 for all.
     pub eval_batches: usize,
-    /// Steps between checkpoints; 0 for none but on interruption.
+    /// Save a checkpoint every `save_every` steps; 0 saves on interruption only.
     pub save_every: u64,
-    /// Newest checkpoints that stay on disk.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// Go on with the unfinished run in `output`.
+    /// Whether to resume the unfinished run in `output`.
     pub resume: bool,
-    /// Replace the run in `output`.
+    /// Whether to replace the run in `output`.
     pub overwrite: bool,
 }
 
@@ -247,7 +247,7 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// Those of the training loop.
+    /// Returns the settings of the training loop.
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
@@ -284,7 +284,7 @@ impl TrainingConfig {
         }
     }
 
-    /// The keys that decide the loss curve, for recognising a run.
+    /// Returns the settings that affect the loss curve, which a resumed run must match.
     #[must_use]
     pub fn identity(&self) -> serde_json::Value {
         let mut json = serde_json::to_value(self).unwrap_or_default();

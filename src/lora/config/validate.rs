@@ -1,14 +1,14 @@
-//! Checks of the settings, each on its own.
+//! Validation of single settings.
 
 use super::training::TrainingConfig;
 use crate::data::Columns;
 use crate::{Error, Result};
 
 impl TrainingConfig {
-    /// Checks every value.
+    /// Checks the value of every setting.
     ///
     /// # Errors
-    /// The first key out of range, with its value and the range.
+    /// The first key out of range, with its value and the valid range.
     pub fn validate(&self) -> Result<()> {
         let share = 0.0..1.0;
         let checks = [

@@ -1,5 +1,5 @@
-//! How many directions the gradient of each matrix has, without the gradient itself: a [randomized singular value
-//! decomposition](https://arxiv.org/abs/0909.4061) by the gradients of wide adapters.
+//! Singular values of the gradient of each matrix, without computing the gradient itself: a [randomized singular
+//! value decomposition](https://arxiv.org/abs/0909.4061) by the gradients of wide adapters.
 //!
 //! ```text
 //! y = x·Wᵀ + (x·A)·B      G = ∂L/∂W
@@ -13,9 +13,9 @@
 //! | `A`, `B` | `[in, width]`, `[width, out]` |
 //! | `Q` | `[out, width]`, orthonormal columns |
 //!
-//! The gradient is that of the mean loss over all batches, which go through the model twice. `σ` are those of `G`'s
-//! projection onto `Q`: they are never too large, the first are almost exact, and all are exact where `width` is that
-//! of the matrix or above the rank of `G`.
+//! The gradient is that of the mean loss over all batches, which pass through the model twice. `σ` are the
+//! singular values of the projection of `G` onto `Q`: never too large, almost exact for the largest ones, and
+//! exact if `width` is at least the rank of `G`.
 
 use std::ops::ControlFlow;
 
@@ -84,8 +84,8 @@ impl Spectrum {
     }
 }
 
-/// Spectra of the layers that `config` adapts, in the order of the model, by adapters of `width`. The model has no
-/// adapters afterwards.
+/// Computes the gradient spectra of the layers adapted by `config`, in the order of the model, with adapters of
+/// rank `width`. Removes all adapters of the model.
 ///
 /// # Errors
 /// Layers that the model does not have; gradients that are not finite; [`Error::Interrupted`].
@@ -113,7 +113,7 @@ pub fn gradient_spectra(
     found
 }
 
-/// Spectra by the adapters on `model`, whose matrices are replaced.
+/// Computes the spectra with the adapters on `model`, whose matrices are replaced.
 fn sketch(
     model: &mut Model,
     batches: &[Batch],
@@ -157,7 +157,8 @@ fn sketch(
     layers.into_iter().map(spectrum).collect()
 }
 
-/// Gradient of the mean loss per target token of all `batches` with respect to the parameters called `names`.
+/// Computes the gradient of the mean loss per target token over all `batches`, with respect to the parameters
+/// `names`.
 fn mean_gradient(
     model: &mut Model,
     names: &[String],

@@ -2,20 +2,19 @@
 
 use crate::params::Tensors;
 
-/// The trained weights of the lowest validation loss.
+/// Trained parameters with the lowest validation loss.
 #[derive(Debug, Clone)]
 pub struct BestParameters {
-    /// Steps taken before the evaluation.
+    /// Number of steps taken before the evaluation.
     pub step: u64,
-    /// Its loss, in nats per target token.
+    /// Validation loss, for SFT in nats per target token.
     pub loss: f64,
     /// The trained parameters.
     pub parameters: Tensors,
 }
 
 impl BestParameters {
-    /// Takes over `parameters` as the better ones where `loss` is lower than that of `best`. The untouched model
-    /// (step 0) is no candidate.
+    /// Replaces `best` by `parameters` if `loss` is lower. The untrained model (step 0) is never the best.
     pub fn update(best: &mut Option<Self>, step: u64, loss: f64, parameters: &Tensors) {
         if step > 0 && best.as_ref().is_none_or(|best| loss < best.loss) {
             *best = Some(Self { step, loss, parameters: parameters.clone() });

@@ -26,35 +26,35 @@ struct StateFile {
     /// Step and loss of the best parameters.
     best: Option<(u64, f64)>,
     loss_scale: Option<LossScale>,
-    /// What decides the loss curve: a run with other values cannot go on from here.
+    /// Settings that affect the loss curve; a run with other values cannot resume.
     identity: Value,
 }
 
-/// The checkpoints of one run.
+/// Writes and reads the checkpoints of a run.
 #[derive(Debug, Clone)]
 pub struct CheckpointManager {
     folder: PathBuf,
     identity: Value,
     keep: usize,
-    /// Name and content of a file that every checkpoint needs.
+    /// Name and content of a file that all checkpoints need.
     shared_file: Option<(&'static str, String)>,
 }
 
 impl CheckpointManager {
-    /// Checkpoints under `folder`, of which the `keep` newest stay. `identity` is an object of
-    /// all that decides the loss curve.
+    /// Creates a manager for the checkpoints in `folder` that keeps the `keep` newest. `identity` is a JSON object
+    /// of all settings that affect the loss curve.
     #[must_use]
     pub fn new(folder: PathBuf, identity: Value, keep: usize) -> Self {
         Self { folder, identity, keep: keep.max(1), shared_file: None }
     }
 
-    /// With a file beside the checkpoints that all of them need.
+    /// Adds a file next to the checkpoints that all of them need.
     #[must_use]
     pub fn with_shared_file(self, name: &'static str, text: String) -> Self {
         Self { shared_file: Some((name, text)), ..self }
     }
 
-    /// Stores `state`, complete or not at all, and removes the oldest; returns its folder.
+    /// Atomically saves `state` and removes the oldest checkpoints. Returns the folder.
     ///
     /// # Errors
     /// No space or no permission.
@@ -94,10 +94,10 @@ impl CheckpointManager {
         Ok(target)
     }
 
-    /// The newest checkpoint.
+    /// Loads the newest checkpoint.
     ///
     /// # Errors
-    /// No checkpoint; one that is broken, or belongs to a run with other settings.
+    /// No checkpoint; a damaged one, or one of a run with other settings.
     pub fn latest(&self) -> Result<TrainingState> {
         match self.stored().last() {
             Some((_, folder)) => self.load(folder),

@@ -1,16 +1,15 @@
-//! Everything a run needs to go on as if it had never stopped.
+//! Checkpoints of a training run, from which it can be resumed exactly.
 //!
 //! ```text
 //! checkpoints/step-0000100/
 //!     parameters.safetensors   the trained parameters
-//!     optimizer.safetensors    what the optimizer remembers
-//!     method.safetensors       what the method remembers, if anything
-//!     best.safetensors         the parameters of the lowest validation loss, where the run keeps them
-//!     state.json               step, curves, and what the run was started with
-//! checkpoints/reference.json   what all of them need besides, if anything
+//!     optimizer.safetensors    the optimizer state
+//!     method.safetensors       the state of hooks, if any
+//!     best.safetensors         the parameters with the lowest validation loss, if kept
+//!     state.json               step, loss curves, and the identity of the run
+//! checkpoints/reference.json   a file shared by all checkpoints, if any
 //! ```
-//! Dropout masks and the order of the data are functions of the seed and the step, so
-//! there is no other state.
+//! Dropout masks and the order of the data are functions of the seed and the step, so there is no other state.
 
 mod best;
 mod manager;

@@ -1,4 +1,4 @@
-//! The state of a run.
+//! State of a training run.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,39 +8,39 @@ use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::OptimizerState;
 use crate::train::task::rewards::RewardMetrics;
 
-/// The curves of a run so far.
+/// Loss curves and counters of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// Loss of every step; of SFT in nats per target token.
+    /// Loss of each step, for SFT in nats per target token.
     pub train_losses: Vec<f64>,
     /// `(steps taken, validation loss)`.
     pub validation_losses: Vec<(u64, f64)>,
-    /// Rewards of every step, where rows are pairs.
+    /// Rewards of each step, for preference pairs.
     pub train_rewards: Vec<RewardMetrics>,
     /// `(steps taken, rewards of the validation set)`.
     pub validation_rewards: Vec<(u64, RewardMetrics)>,
-    /// Tokens that went through the model, padding not counted.
+    /// Number of tokens trained on, without padding.
     pub trained_tokens: u64,
-    /// Time spent in steps, in seconds.
+    /// Time spent in training steps, in seconds.
     pub training_secs: f64,
 }
 
-/// A run at the end of a step.
+/// State of a run after a step.
 #[derive(Debug, Clone)]
 pub struct TrainingState {
-    /// Steps taken.
+    /// Number of steps taken.
     pub step: u64,
     /// The trained parameters.
     pub parameters: Tensors,
-    /// The optimizer's memory.
+    /// The optimizer state.
     pub optimizer: OptimizerState,
-    /// The memory of the method.
+    /// The merged state of all hooks.
     pub hooks: Tensors,
-    /// Curves so far.
+    /// Loss curves so far.
     pub history: History,
-    /// The parameters of the lowest validation loss, where the run keeps them.
+    /// Parameters with the lowest validation loss, if the run keeps them.
     pub best: Option<BestParameters>,
-    /// Factor of the loss, in float16.
+    /// Loss scale, in float16 only.
     pub loss_scale: Option<LossScale>,
 }

@@ -1,4 +1,4 @@
-//! The passes of one optimizer step: its batches, divided into what goes through the model at once.
+//! Gradient accumulation within a process, and the all-reduce between processes.
 
 use std::ops::ControlFlow;
 
@@ -16,47 +16,48 @@ use crate::train::task::rewards::{RewardMetrics, RewardSum};
 use crate::train::task::{ForwardOptions, Loss, Task, Totals};
 use crate::{Error, Result, kernels};
 
-/// Bytes of gradients that processes exchange at once.
+/// Bytes of gradients per all-reduce.
 const BUCKET_BYTES: usize = 32 << 20;
 
-/// How a step goes through the model.
+/// Options of the forward and backward passes of a step.
 pub(super) struct AccumulationOptions<'a> {
-    /// The numbers of the run.
+    /// Settings of the run.
     pub(super) plan: &'a Plan,
-    /// What the loss is multiplied with for its gradient.
+    /// Loss scale, in float16 only.
     pub(super) loss_scale: Option<f32>,
-    /// Graphs of passes.
+    /// Graphs to reuse.
     pub(super) graphs: &'a Graphs,
-    /// Whether the device may still be busy with it afterwards.
+    /// Whether results are not waited for.
     pub(super) is_async: bool,
 }
 
-/// What one process reads in a step.
+/// Losses and gradients of the batches of one process.
 pub(super) struct LocalGradients {
-    /// Of each pass.
+    /// Loss of each forward pass.
     pub(super) losses: Vec<Loss>,
-    /// Their sum.
+    /// Sum of the gradients, by parameter name.
     pub(super) grads: Tensors,
-    /// Tokens that went through the model, padding not counted.
+    /// Number of tokens without padding.
     pub(super) tokens: u64,
 }
 
-/// Loss and gradient of a step, as if all its rows had gone through the model together.
+/// Loss and gradients of a step over all processes.
 pub(super) struct ReducedGradients {
-    /// The loss; of SFT the mean per target token, in nats.
+    /// The loss, for SFT the mean per target token in nats.
     pub(super) loss: f64,
-    /// Of pairs.
+    /// Reward metrics of preference pairs.
     pub(super) rewards: Option<RewardMetrics>,
-    /// Its gradient by parameter name, times the scale of the loss.
+    /// Gradients by parameter name, multiplied by the loss scale.
     pub(super) grads: Tensors,
-    /// Tokens that went through the model, padding not counted.
+    /// Number of tokens without padding.
     pub(super) tokens: u64,
 }
 
-/// The passes over `batches`, this process's share of the batches of step `index` in their parts, divided by `totals`.
+/// Computes losses and gradients of `batches`, this process's share of the batches of step `index` and their
+/// parts. Losses are divided by `totals`.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when the observer stops it; what MLX raises.
+/// [`Error::Interrupted`] if the observer stops the work; errors from MLX.
 pub(super) fn accumulate<T: Task>(
     task: &T,
     model: &mut T::Model,
@@ -92,10 +93,10 @@ pub(super) fn accumulate<T: Task>(
     Ok(LocalGradients { losses, grads: sum.unwrap_or_default(), tokens })
 }
 
-/// Sums of losses and rewards, waited for.
+/// Evaluates losses and returns the sums of losses and rewards.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn read_losses(losses: &[Loss]) -> Result<(f64, RewardSum)> {
     kernels::eval(losses.iter().flat_map(Loss::arrays))?;
     let (mut loss, mut rewards) = (0.0, RewardSum::default());
@@ -107,10 +108,10 @@ pub(super) fn read_losses(losses: &[Loss]) -> Result<(f64, RewardSum)> {
 }
 
 impl LocalGradients {
-    /// With those of the other processes; `parameters` are what the gradients are of.
+    /// All-reduces losses and gradients over `group`. `parameters` are the trained parameters.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     pub(super) fn all_reduce(self, group: Group, parameters: &Tensors) -> Result<ReducedGradients> {
         let Self { losses, mut grads, tokens } = self;
         let (loss, rewards) = read_losses(&losses)?;
@@ -133,7 +134,7 @@ fn prepend(first: f64, [a, b, c, d]: [f64; 4]) -> [f64; 5] {
     [first, a, b, c, d]
 }
 
-/// `grads` summed over processes, many small ones in one message.
+/// Sums `grads` over all processes, in buckets of [`BUCKET_BYTES`].
 fn all_reduce_gradients(group: Group, grads: Tensors) -> Result<Tensors> {
     let mut buckets: Vec<Vec<(String, Array)>> = Vec::new();
     let mut room = 0;

@@ -1,4 +1,4 @@
-//! Scoring a model on held-out data.
+//! Evaluation on the validation data.
 
 use std::ops::ControlFlow;
 
@@ -12,19 +12,20 @@ use crate::train::task::rewards::{RewardMetrics, RewardSum};
 use crate::train::task::{ForwardOptions, Loss, Task, Totals};
 use crate::{Error, Result, kernels};
 
-/// What an evaluation found.
+/// Result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Evaluation {
-    /// The loss of the task; of SFT in nats per target token.
+    /// The loss, for SFT in nats per target token.
     pub(super) loss: f64,
-    /// Of pairs.
+    /// Reward metrics of preference pairs.
     pub(super) rewards: Option<RewardMetrics>,
 }
 
-/// The loss over the validation batches of `plan`, as if they were one, of which `size` goes through the model at once.
+/// Computes the loss over all validation batches of `plan` as if they were one batch, at most `max_tokens` at a
+/// time.
 ///
 /// # Errors
-/// What MLX raises; [`Error::Interrupted`] when the observer stops it.
+/// Errors from MLX; [`Error::Interrupted`] if the observer stops the work.
 pub(super) fn evaluate<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,

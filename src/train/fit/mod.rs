@@ -26,45 +26,45 @@ use crate::params::{self, Tensors};
 use crate::progress::{MemoryEstimate, Observer};
 use crate::{Error, Result};
 
-/// What to train.
+/// What to train, and where to start.
 pub struct Trainable<'a> {
-    /// The parameters.
+    /// Names of the trained parameters.
     pub names: &'a [String],
-    /// What takes part in every step, in this order.
+    /// Hooks, called in this order in every step.
     pub hooks: Vec<Box<dyn StepHook>>,
-    /// Where an earlier run stopped.
+    /// State of an earlier run to continue from; `None` for a new run.
     pub resumed: Option<TrainingState>,
 }
 
-/// What became of a run.
+/// Result of a training run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Steps taken.
+    /// Number of steps taken.
     pub steps: u64,
-    /// The curves.
+    /// Loss curves.
     pub history: History,
-    /// `(steps taken, validation loss)` of the result, where the best one was kept.
+    /// `(steps taken, validation loss)` of the returned parameters, if the best ones are kept.
     pub best: Option<(u64, f64)>,
-    /// Memory that was expected.
+    /// Memory estimate made before the first step.
     pub memory: MemoryEstimate,
 }
 
-/// Trains some parameters and returns what became of it; the model holds the result.
+/// Trains the given parameters of `model`, which holds the result afterwards.
 ///
-/// When the observer stops it, the state is saved first and the error is [`Error::Interrupted`].
+/// If the observer stops the run, a checkpoint is saved before [`Error::Interrupted`] is returned.
 ///
 /// # Errors
-/// A loss that is not a number; what MLX or the disk report.
+/// A loss that is not finite; errors from MLX; files that cannot be written.
 pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     task: &T,
     model: &mut T::Model,
-    trained: Trainable,
+    trainable: Trainable,
     data: &D,
     plan: &Plan,
     checkpoints: &CheckpointManager,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Trainable { names, mut hooks, resumed } = trained;
+    let Trainable { names, mut hooks, resumed } = trainable;
     let parameters = params::parameters(model, names)?;
     let mut state = match resumed {
         Some(state) => {
@@ -118,7 +118,7 @@ pub fn fit<T: Task, D: DataModule<Batch = T::Batch>>(
     outcome
 }
 
-/// Refuses a state whose parameters are not those that are to be trained.
+/// Checks that `state` belongs to a run that trains `parameters`.
 fn check_resumed(state: &TrainingState, parameters: &Tensors, plan: &Plan) -> Result<()> {
     if state.step > plan.steps {
         return Err(Error::Config(format!(

@@ -1,4 +1,4 @@
-//! What the steps of a run share.
+//! State of asynchronous steps.
 
 use std::time::Instant;
 
@@ -10,19 +10,19 @@ use crate::nn::Network;
 use crate::train::plan::Plan;
 use crate::train::task::Loss;
 
-/// What a run keeps to repeat its steps.
+/// Graphs reused by all steps, and the state of asynchronous execution.
 pub(super) struct StepPipeline {
     pub(super) gradient_graphs: Graphs,
     pub(super) update_graphs: Graphs,
-    /// Whether the next step may begin before the figures of this one are known.
+    /// Whether the next step may be queued before the metrics of this one are known.
     pub(super) is_async: bool,
-    /// Whether all figures so far are numbers, `[]`, bool, as the device knows.
+    /// Whether all metrics so far are finite, a boolean scalar on the device.
     pub(super) all_finite: Option<Array>,
-    /// When figures were last read.
+    /// When metrics were last read.
     pub(super) last_read: Instant,
 }
 
-/// A step that was begun.
+/// A step that has been queued on the device.
 pub(super) struct PendingStep {
     pub(super) step: u64,
     pub(super) lr: f64,

@@ -1,7 +1,8 @@
 //! One optimizer step.
 //!
-//! On a CPU everything is waited for. A GPU is given the next step before the figures of this one are read, so that it
-//! never waits for the host; whether they are finite decides there, on the device, what the update leaves behind.
+//! On a CPU, each step is evaluated before the next one begins. On a GPU, the next step is queued before the
+//! metrics of the current one are read, so that the device never waits for the host; whether the metrics are
+//! finite is decided on the device, where an update is skipped if they are not.
 
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ use crate::train::task::rewards::RewardMetrics;
 use crate::train::task::{Loss, Task, Totals};
 use crate::{Error, Result, kernels};
 
-/// What is told of a step.
+/// Metrics of a step.
 struct StepMetrics {
     step: u64,
     lr: f64,
@@ -38,7 +39,7 @@ struct StepMetrics {
 }
 
 impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
-    /// One optimizer step. Nothing changes before loss and gradient are known to be finite, on the host or the device.
+    /// Runs one optimizer step. Parameters change only if loss and gradients are finite.
     pub(super) fn step(&mut self, state: &mut TrainingState) -> Result<()> {
         let started = Instant::now();
         let scale = state.loss_scale.map(|scale| scale.scale);
@@ -85,12 +86,12 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         self.emit_step(state, &metrics)
     }
 
-    /// Waits for what the device is busy with.
+    /// Waits for the pending step and reports its metrics.
     pub(super) fn flush(&mut self, state: &mut TrainingState) -> Result<()> {
         self.pending.take().map_or(Ok(()), |pending| self.finish_pending(state, pending))
     }
 
-    /// As [`flush`](Self::flush), for an observer who has already asked to stop.
+    /// As [`flush`](Self::flush), when the observer has already asked to stop.
     pub(super) fn flush_interrupted(&mut self, state: &mut TrainingState) -> Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
         let metrics = self.read_metrics(pending)?;
@@ -106,7 +107,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         self.emit_step(state, &metrics)
     }
 
-    /// The figures of a step, waited for.
+    /// Waits for the metrics of a step.
     fn read_metrics(&mut self, pending: PendingStep) -> Result<StepMetrics> {
         let PendingStep { step, lr, started, tokens, losses, grad_norm } = pending;
         let (loss, rewards) = read_losses(&losses)?;
@@ -142,7 +143,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         })
     }
 
-    /// Follows finite `grads`, the hook included.
+    /// Updates the parameters by finite gradients, and runs the hooks.
     fn update(&mut self, state: &mut TrainingState, grads: Tensors, lr: f64, grad_scale: f32) -> Result<()> {
         let options = StepOptions {
             lr,
@@ -167,7 +168,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         Ok(())
     }
 
-    /// Follows `grads` where the device finds that they and the losses are finite.
+    /// Queues an update that takes effect only if the device finds gradients and losses finite.
     fn update_async(
         &mut self,
         state: &mut TrainingState,
@@ -195,7 +196,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         self.plan.optimizer.step(parameters, grads, optimizer, &options, on_update)
     }
 
-    /// The passes of the next step, of which as much goes through the model at once as memory allows.
+    /// Computes the gradients of the next step, in as few forward passes as memory allows.
     fn accumulate_gradients(
         &mut self,
         state: &mut TrainingState,
@@ -229,7 +230,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         }
     }
 
-    /// Lets less through the model at once than what `error` came of.
+    /// Halves the number of tokens per forward pass after an out-of-memory `error`.
     pub(super) fn halve_max_tokens<'b>(
         &mut self,
         state: &mut TrainingState,

@@ -17,12 +17,12 @@ use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 use mlx_rs::module::ModuleParameters as _;
 
-/// Whether something done `every` so many steps (0: never) is to be done after `step` steps.
+/// Whether an action that happens `every` so many steps (0: never) is due after `step` steps.
 fn is_due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-/// A run.
+/// A training run.
 pub(super) struct Trainer<'a, T: Task, D> {
     pub(super) task: &'a T,
     pub(super) model: &'a mut T::Model,
@@ -35,7 +35,7 @@ pub(super) struct Trainer<'a, T: Task, D> {
     pub(super) expected: MemoryEstimate,
     pub(super) max_tokens: MaxTokens,
     pub(super) pipeline: StepPipeline,
-    /// What the device may still be busy with.
+    /// The step that the device may still be computing.
     pub(super) pending: Option<PendingStep>,
 }
 
@@ -127,7 +127,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
         }
     }
 
-    /// Saves what there is; the error to return.
+    /// Saves a checkpoint and returns the error to report.
     pub(super) fn interrupt(&mut self, state: &mut TrainingState) -> Error {
         if state.step == 0 || !self.plan.group.leads() {
             return Error::Interrupted;

@@ -5,11 +5,11 @@ use mlx_rs::ops::minimum;
 
 use crate::Result;
 
-/// What gradients of norm `norm` are multiplied with so that it is at most `max_norm` (0: left alone), as
-/// [gradient clipping](https://arxiv.org/abs/1211.5063) does; unevaluated.
+/// Returns the factor that scales gradients of norm `norm` to a norm of at most `max_norm` ([gradient
+/// clipping](https://arxiv.org/abs/1211.5063)), not evaluated; 1 if `max_norm` is 0.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn clip_factor(norm: &Array, max_norm: f32) -> Result<Array> {
     if max_norm <= 0.0 {
         return Ok(Array::from_f32(1.0));

@@ -1,4 +1,4 @@
-//! Random masks on the inputs of adapters, the same wherever a step is computed again.
+//! Dropout keys, equal whenever a step is recomputed.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp as _;
@@ -8,11 +8,11 @@ use crate::nn::Network;
 use crate::rng::{self, Purpose};
 use crate::train::task::ForwardOptions;
 
-/// A key for each linear layer of `model`, `[layers, 2]`; `None` where none of them has dropout, and where `pass` draws
-/// nothing.
+/// Returns a key for each linear layer of `model`, `[layers, 2]`; `None` if no layer has dropout or `options`
+/// disables it.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn keys<M: Network + ?Sized>(model: &mut M, options: &ForwardOptions) -> Result<Option<Array>> {
     let (mut layers, mut has_dropout) = (0, false);
     model.visit_linears(&mut |_, linear| {
@@ -26,10 +26,10 @@ pub(super) fn keys<M: Network + ?Sized>(model: &mut M, options: &ForwardOptions)
     }))
 }
 
-/// Gives every layer of `model` that has dropout its key; without keys nothing is dropped.
+/// Sets the key of every layer of `model` that has dropout; `None` disables dropout.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn set_keys<M: Network + ?Sized>(model: &mut M, keys: Option<&Array>) -> Result<()> {
     let mut layer = 0;
     model.visit_linears(&mut |_, linear| {

@@ -1,19 +1,19 @@
-//! [Dynamic loss scaling](https://arxiv.org/abs/1710.03740): in float16, small gradients are 0 unless the loss is
-//! multiplied first, and large ones are infinite where it is multiplied too much.
+//! [Dynamic loss scaling](https://arxiv.org/abs/1710.03740) for float16: the loss is multiplied by a factor so
+//! that small gradients do not underflow, which is halved whenever gradients overflow.
 
 use serde::{Deserialize, Serialize};
 
 const START: f32 = 65_536.0;
 const LARGEST: f32 = 16_777_216.0;
-/// Finite steps after which the scale is doubled.
+/// Number of finite steps after which the scale is doubled.
 const INTERVAL: u32 = 2000;
 
-/// What the loss is multiplied with; gradients are divided by it before they are used.
+/// Scale of the loss; gradients are divided by it before the update.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// A power of 2, so that it costs no precision.
+    /// The scale, a power of 2 so that scaling is exact.
     pub scale: f32,
-    /// Finite steps since it last changed.
+    /// Number of finite steps since the last change.
     pub good_steps: u32,
 }
 
@@ -24,7 +24,7 @@ impl Default for LossScale {
 }
 
 impl LossScale {
-    /// After a step with finite gradients.
+    /// Updates the scale after a step with finite gradients.
     pub fn grow(&mut self) {
         self.good_steps += 1;
         if self.good_steps >= INTERVAL {
@@ -32,7 +32,8 @@ impl LossScale {
         }
     }
 
-    /// After a step with an overflow, which is to be skipped; false where the scale is not what is at fault.
+    /// Halves the scale after an overflow, whose step must be skipped. Returns false if the scale cannot be the
+    /// cause.
     #[must_use]
     pub fn shrink(&mut self) -> bool {
         *self = Self { scale: self.scale / 2.0, good_steps: 0 };

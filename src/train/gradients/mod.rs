@@ -1,4 +1,4 @@
-//! Loss and gradients of one pass.
+//! Loss and gradients of a batch.
 
 pub mod clipping;
 mod dropout;
@@ -14,13 +14,13 @@ use crate::train::task::inputs::Inputs;
 use crate::train::task::{ForwardOptions, Loss, Task, Totals};
 use crate::{Error, Result};
 
-/// Name of the keys of dropout among the arrays of a batch.
+/// Name of the dropout keys among the inputs.
 const DROPOUT: &str = "dropout_keys";
 
-/// `batch` as arrays, with the random numbers of `pass`.
+/// Converts `batch` to arrays, including the dropout keys of `options`.
 ///
 /// # Errors
-/// As [`Task::inputs`]; what MLX raises.
+/// Those of [`Task::inputs`]; errors from MLX.
 pub fn inputs<T: Task>(
     task: &T,
     model: &mut T::Model,
@@ -35,11 +35,11 @@ pub fn inputs<T: Task>(
     Ok(inputs)
 }
 
-/// The loss of `inputs`, and its gradient with respect to `parameters`, times the scale of the inputs. The model holds
-/// `parameters` afterwards as before.
+/// Computes the loss of `inputs` and its gradient with respect to `parameters`, multiplied by the scale of
+/// `inputs`. The parameters of `model` do not change.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub fn gradients<T: Task>(
     task: &T,
     model: &mut T::Model,

@@ -7,8 +7,8 @@
 //! u ← g / √(r cᵀ / mean r)
 //! p ← p·(1 - lr·λ) - lr · u / max(1, rms u)
 //! ```
-//! The step is neither relative to the parameter nor to t: the schedule has the say, as where transformers'
-//! `Trainer` uses it.
+//! The step size is neither relative to the scale of the parameter nor to t; it follows the schedule, as in the
+//! `Trainer` of transformers.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -21,7 +21,7 @@ const DECAY: f64 = -0.8;
 /// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Adafactor {
-    /// Share of each parameter removed per unit of learning rate.
+    /// Decoupled weight decay.
     pub(super) weight_decay: f64,
 }
 

@@ -1,5 +1,5 @@
-//! [Adam](https://arxiv.org/abs/1412.6980): bias-corrected moments. Weight decay λ, where it is asked for, is the
-//! penalty `λ/2 · |p|²` of the loss as in `torch.optim.Adam`: `g ← g + λp` before the moments.
+//! [Adam](https://arxiv.org/abs/1412.6980) with bias-corrected moments. Weight decay λ is an L2 penalty, `g ← g +
+//! λp`, as in `torch.optim.Adam`.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -14,9 +14,9 @@ pub(super) struct Adam {
     pub(super) beta1: f64,
     /// Decay of the second moment.
     pub(super) beta2: f64,
-    /// Keeps the division finite.
+    /// Term added to the denominator.
     pub(super) eps: f64,
-    /// Strength of the penalty.
+    /// Weight of the L2 penalty.
     pub(super) weight_decay: f64,
 }
 

@@ -1,5 +1,5 @@
-//! [AdamW](https://arxiv.org/abs/1711.05101): decoupled weight decay, bias-corrected moments. The formula
-//! stands at [the kernel](crate::kernels::adamw).
+//! [AdamW](https://arxiv.org/abs/1711.05101): Adam with decoupled weight decay. The formula is given at [the
+//! kernel](crate::kernels::adamw).
 
 use mlx_rs::error::Exception;
 
@@ -13,9 +13,9 @@ pub(super) struct AdamW {
     pub(super) beta1: f64,
     /// Decay of the second moment.
     pub(super) beta2: f64,
-    /// Keeps the division finite.
+    /// Term added to the denominator.
     pub(super) eps: f64,
-    /// Share of each parameter removed per unit of learning rate.
+    /// Decoupled weight decay.
     pub(super) weight_decay: f64,
 }
 

@@ -1,5 +1,4 @@
-//! [Lion](https://arxiv.org/abs/2302.06675): the sign of an interpolated momentum, so every number moves by the
-//! learning rate.
+//! [Lion](https://arxiv.org/abs/2302.06675): the sign of an interpolated momentum.
 //!
 //! ```text
 //! p ← p·(1 - lr·λ) - lr · sign(β₁m + (1-β₁)g)
@@ -13,11 +12,11 @@ use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, moving_average, sl
 /// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lion {
-    /// Weight of the momentum in a step.
+    /// Interpolation factor of the update.
     pub(super) beta1: f64,
     /// Decay of the momentum.
     pub(super) beta2: f64,
-    /// Share of each parameter removed per unit of learning rate.
+    /// Decoupled weight decay.
     pub(super) weight_decay: f64,
 }
 

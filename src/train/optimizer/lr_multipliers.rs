@@ -1,23 +1,23 @@
-//! Learning rates of their own for some parameters.
+//! Learning-rate multipliers of parameter groups.
 
-/// What the learning rate is multiplied with, by the end of a parameter's name; 1 for all others.
+/// Learning-rate multipliers by suffix of the parameter name; 1 for all other parameters.
 #[derive(Debug, Clone, Default)]
 pub struct LrMultipliers(Vec<(&'static str, f64)>);
 
 impl LrMultipliers {
-    /// Factors of the parameters whose names end so.
+    /// Creates multipliers of the parameters whose names end with the given suffixes.
     #[must_use]
     pub fn by_suffix(multipliers: Vec<(&'static str, f64)>) -> Self {
         Self(multipliers)
     }
 
-    /// The multiplier of one parameter.
+    /// Returns the multiplier of a parameter.
     #[must_use]
     pub fn multiplier(&self, name: &str) -> f64 {
         self.0.iter().find(|(suffix, _)| name.ends_with(suffix)).map_or(1.0, |&(_, multiplier)| multiplier)
     }
 
-    /// `names` by their factors, in order.
+    /// Groups `names` by multiplier, keeping their order.
     #[must_use]
     pub fn partition(&self, names: Vec<String>) -> Vec<(f64, Vec<String>)> {
         let mut parts: Vec<(f64, Vec<String>)> = Vec::new();

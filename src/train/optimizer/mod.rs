@@ -1,13 +1,13 @@
-//! Optimizers: what a gradient does to a parameter.
+//! Optimizers.
 //!
-//! | name | remembers of a parameter `[m, n]` | wants a learning rate of |
+//! | name | state of a parameter `[m, n]` | typical learning rate |
 //! |---|---|---|
-//! | [`adamw`](adamw) | two moments, 2mn | 1e-4 to 3e-4 for adapters, 1e-5 to 5e-5 for every weight |
-//! | [`adam`](adam) | two moments, 2mn | the same |
-//! | [`sgd`](sgd) | a velocity, mn; nothing without momentum | 100 to 1000 times that |
-//! | [`adafactor`](adafactor) | means of rows and columns, m + n | the same to 3 times that |
-//! | [`lion`](lion) | a momentum, mn | a tenth to a third of that, with a larger decay |
-//! | [`muon`](muon) | a momentum, mn | the same |
+//! | [`adamw`](adamw) | two moments, 2mn | 1e-4 to 3e-4 for adapters, 1e-5 to 5e-5 for full fine-tuning |
+//! | [`adam`](adam) | two moments, 2mn | as `adamw` |
+//! | [`sgd`](sgd) | a velocity, mn; nothing without momentum | 100 to 1000 times that of `adamw` |
+//! | [`adafactor`](adafactor) | means of rows and columns, m + n | 1 to 3 times that of `adamw` |
+//! | [`lion`](lion) | a momentum, mn | 0.1 to 0.3 times that of `adamw`, with a larger weight decay |
+//! | [`muon`](muon) | a momentum, mn | as `adamw` |
 //!
 //! The state is kept in float32, as named tensors, so that checkpoints restore it exactly.
 
@@ -39,7 +39,7 @@ use muon::Muon;
 use rule::{Scalars, Slot, Tensor, UpdateRule};
 use sgd::Sgd;
 
-/// The name of an optimizer in configurations.
+/// Kind of optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
@@ -58,26 +58,26 @@ pub enum OptimizerKind {
     Muon,
 }
 
-/// The settings of every optimizer; each takes what it has.
+/// Hyperparameters of all optimizers; fields that `kind` does not use are ignored.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerSettings {
-    /// Which one.
+    /// Kind of optimizer.
     pub kind: OptimizerKind,
-    /// Decay of the momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
+    /// Momentum of SGD (`None`: 0.9) and Muon (`None`: 0.95).
     pub momentum: Option<f64>,
-    /// Whether SGD looks ahead.
+    /// Whether SGD uses Nesterov momentum.
     pub nesterov: bool,
-    /// Pull of parameters to 0; `None` for 0.01 where it is decoupled by custom (`AdamW`, Lion, Muon), else 0.
+    /// Weight decay; `None` for 0.01 with `AdamW`, Lion and Muon, 0 with the others.
     pub weight_decay: Option<f64>,
-    /// Decay of the first moment of Adam and `AdamW`, and of Lion's interpolation.
+    /// Decay of the first moment of Adam and `AdamW`; interpolation factor of Lion.
     pub beta1: f64,
-    /// Decay of the second moment of Adam and `AdamW` (`None`: 0.999), and of Lion's momentum (`None`: 0.99).
+    /// Decay of the second moment of Adam and `AdamW` (`None`: 0.999); of the momentum of Lion (`None`: 0.99).
     pub beta2: Option<f64>,
-    /// Keeps the division of Adam and `AdamW` finite.
+    /// Term added to the denominator of Adam and `AdamW`.
     pub eps: f64,
 }
 
-/// An optimizer with its settings.
+/// An optimizer with its hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Optimizer {
     rule: AnyRule,
@@ -93,48 +93,48 @@ enum AnyRule {
     Muon(Muon),
 }
 
-/// What an optimizer remembers.
+/// State of an optimizer.
 #[derive(Debug, Clone, Default)]
 pub struct OptimizerState {
-    /// Tensors called `<slot>.<parameter>`, f32.
+    /// Tensors named `<slot>.<parameter>`, in float32.
     pub tensors: Tensors,
-    /// Updates so far.
+    /// Number of updates.
     pub updates: u64,
 }
 
-/// How an update is taken.
+/// Arguments of an optimizer step.
 #[derive(Debug)]
 pub struct StepOptions<'a> {
     /// Learning rate.
     pub lr: f64,
-    /// Factors of it.
+    /// Learning-rate multipliers of parameter groups.
     pub lr_multipliers: &'a LrMultipliers,
-    /// What gradients are multiplied with, to clip or unscale them: `[]`, f32.
+    /// Factor that clips or unscales gradients, a scalar in float32.
     pub grad_scale: Array,
-    /// `[]`, bool: whether anything is to change; `None` where that is known.
+    /// Whether to update at all, a boolean scalar on the device; `None` for always.
     pub is_finite: Option<Array>,
-    /// Graphs of updates. Where they are kept, so that a device is fed from afar, new values are not waited for.
+    /// Graphs to reuse. If they are kept, updates are queued on the device and not waited for.
     pub graphs: &'a Graphs,
 }
 
-/// Where the parts of a group stand among the inputs of its update: the scalars, then each parameter with its gradient
-/// and memory, then perhaps whether all is finite.
+/// Layout of the inputs of an update: the scalars, then each parameter with its gradient and state, then
+/// optionally `is_finite`.
 struct Layout {
-    /// Scalars.
+    /// Number of scalars.
     shared: usize,
     /// Number of state tensors of each parameter; 0 before the first update.
     slots: Vec<usize>,
 }
 
-/// Bytes of new values that are computed at once. Old values go as soon as their group is done, so this
-/// is about what an update needs in addition to what it changes.
+/// Bytes of new values computed at once. Old values are freed after each chunk, so this bounds the additional
+/// memory of an update.
 const CHUNK_BYTES: usize = 64 << 20;
 
 impl Optimizer {
-    /// The optimizer that `settings` describe.
+    /// Creates the optimizer described by `settings`.
     ///
     /// # Errors
-    /// A setting out of range, or one that this optimizer does not have, by its key.
+    /// A hyperparameter out of range, or one that this optimizer does not have.
     pub fn new(settings: &OptimizerSettings) -> Result<Self> {
         let &OptimizerSettings { kind, momentum, nesterov, weight_decay, beta1, beta2, eps } = settings;
         let refuse = |message: String| Err(Error::Config(message));
@@ -166,13 +166,13 @@ impl Optimizer {
         Ok(Self { rule })
     }
 
-    /// Takes one step along `grads` (same names and shapes as `parameters`).
+    /// Updates `parameters` by `grads`, which have the same names and shapes.
     ///
-    /// Parameters are updated in chunks; `replaced` is called with the new values of each, so that who
-    /// else holds the old ones can let go of them.
+    /// Parameters are updated in chunks. `on_update` is called with the new values of each chunk, so that other
+    /// holders can release the old ones.
     ///
     /// # Errors
-    /// Shapes that do not fit; what a kernel reports. Some parameters are updated and some are not then.
+    /// Shapes that do not match; errors from kernels. Some parameters may be updated then, and others not.
     pub fn step(
         &self,
         parameters: &mut Tensors,
@@ -224,7 +224,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// New values and memories of the parameters called `names`, one after the other, unevaluated.
+    /// Computes the new value and state of each parameter in `names`, not evaluated.
     fn update(&self, names: &[String], layout: &Layout, inputs: &[Array]) -> Result<Vec<Array>, Exception> {
         let (shared, rest) = inputs.split_at(layout.shared);
         let [grad_scale, scalars @ ..] = shared else {
@@ -258,7 +258,7 @@ impl Optimizer {
         Ok(outputs)
     }
 
-    /// Whether `memory` is what this optimizer remembers of `parameters`.
+    /// Whether `state` is a state of this optimizer for `parameters`.
     #[must_use]
     pub fn matches_state(&self, state: &OptimizerState, parameters: &Tensors) -> bool {
         if state.updates == 0 {
@@ -290,7 +290,7 @@ impl Optimizer {
         slots.into_iter().map(move |Slot { name: slot, shape }| (format!("{slot}.{name}"), shape))
     }
 
-    /// Names of `parameters` in chunks whose new values take about [`CHUNK_BYTES`], at least one in each.
+    /// Splits the names of `parameters` into chunks of at least one name and about [`CHUNK_BYTES`].
     fn chunks(&self, parameters: &Tensors) -> Vec<Vec<String>> {
         let mut chunks: Vec<Vec<String>> = Vec::new();
         let mut room = 0;

@@ -1,13 +1,13 @@
-//! [Muon](https://kellerjordan.github.io/posts/muon/): momentum whose singular values are all made about 1.
+//! [Muon](https://kellerjordan.github.io/posts/muon/): momentum, orthogonalized by Newton–Schulz iterations.
 //!
 //! ```text
 //! m ← μm + (1-μ)g
 //! u ← Newton–Schulz((1-μ)g + μm)
 //! p ← p·(1 - lr·λ) - lr · 0.2 √max(rows, columns) · u
 //! ```
-//! The factor gives a step the size of one of `AdamW` ([Moonlight](https://arxiv.org/abs/2502.16982)), so that both
-//! want the same learning rate; it is `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`. `AdamW` takes
-//! vectors, the embedding and the head.
+//! The factor gives updates the RMS of `AdamW` updates ([Moonlight](https://arxiv.org/abs/2502.16982)), so that
+//! both use the same learning rate, as `adjust_lr_fn="match_rms_adamw"` of `torch.optim.Muon`. Vectors, the
+//! embedding and the head are updated by `AdamW`.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -15,21 +15,21 @@ use mlx_rs::error::Exception;
 use super::adamw::AdamW;
 use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, moving_average, scaled, slot_like};
 
-/// Coefficients of the polynomial, which trade exactness for speed.
+/// Coefficients of the Newton–Schulz polynomial.
 const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
 const ITERATIONS: usize = 5;
 const EPS: f32 = 1e-7;
-/// Numbers of an update that come before those of the rest.
+/// Number of scalars that precede those of the fallback.
 const OWN: usize = 2;
 
 /// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Muon {
-    /// Decay of the momentum, μ.
+    /// Momentum μ.
     pub(super) momentum: f64,
-    /// Share of each parameter removed per unit of learning rate.
+    /// Decoupled weight decay.
     pub(super) weight_decay: f64,
-    /// What takes the rest.
+    /// Update rule of all other parameters.
     pub(super) fallback: AdamW,
 }
 
@@ -80,7 +80,7 @@ fn is_hidden_matrix(name: &str, shape: &[i32]) -> bool {
     hidden && matches!(shape, [rows, columns] | [_, rows, columns] if *rows > 1 && *columns > 1)
 }
 
-/// Five iterations of Newton–Schulz on each matrix of `x`: `[..., rows, columns]`.
+/// Orthogonalizes each matrix of `x`, `[..., rows, columns]`, approximately.
 fn orthogonalize(x: &Array) -> Result<Array, Exception> {
     let shape = x.shape();
     let tall = shape[shape.len() - 2] > shape[shape.len() - 1];

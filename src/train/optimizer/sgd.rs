@@ -14,11 +14,11 @@ use super::rule::{Scalars, Slot, Tensor, UpdateRule, Updated, scaled, slot_like}
 /// Hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sgd {
-    /// Decay of the velocity, μ; without, there is none.
+    /// Momentum μ; 0 for none.
     pub(super) momentum: f64,
-    /// Whether the step looks ahead.
+    /// Whether to use Nesterov momentum.
     pub(super) nesterov: bool,
-    /// Strength of the penalty `λ/2 · |p|²`.
+    /// Weight of the L2 penalty.
     pub(super) weight_decay: f64,
 }
 

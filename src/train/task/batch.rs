@@ -1,16 +1,16 @@
-//! Rows that go through a model at once.
+//! A batch of rows.
 
-/// Rows that go through a model at once.
+/// A batch of rows.
 pub trait Batch {
     /// Number of rows.
     fn rows(&self) -> usize;
 
-    /// What a row costs: its tokens, padding included; 1 where all rows have one size.
+    /// Length of the padded rows in tokens; 1 where all rows have the same size.
     fn row_length(&self) -> usize;
 
-    /// Tokens that are read, or rows where there are no tokens; padding not counted.
+    /// Number of tokens without padding, or rows where there are no tokens.
     fn tokens(&self) -> usize;
 
-    /// Whether fewer rows can go through the model at once with the same result.
+    /// Whether the batch can be split into smaller ones.
     fn is_divisible(&self) -> bool;
 }

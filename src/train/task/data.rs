@@ -1,4 +1,4 @@
-//! Rows to train on and to score.
+//! Training and validation data.
 
 use std::ops::Range;
 use std::thread::Scope;
@@ -9,26 +9,26 @@ use crate::Result;
 use crate::kernels::group::Group;
 use crate::train::plan::Plan;
 
-/// Rows to train on and rows to score.
+/// Training and validation data of a task.
 pub trait DataModule {
-    /// Rows that go through the model at once.
+    /// The batch type.
     type Batch: Batch;
 
-    /// Examples to train on.
+    /// Number of training examples.
     fn len(&self) -> usize;
 
-    /// Whether there is nothing to train on.
+    /// Whether there are no training examples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Rows of one example.
+    /// Number of rows per example, 2 for preference pairs.
     fn rows_per_example(&self) -> usize {
         1
     }
 
-    /// The endless sequence of training batches, of which the first to be asked for is number `first`. Work in the
-    /// background belongs to `scope`.
+    /// Returns the endless sequence of training batches, starting with batch number `first`. Background threads
+    /// are spawned in `scope`.
     fn batches<'scope, 'env>(
         &'env self,
         plan: &Plan,
@@ -36,11 +36,11 @@ pub trait DataModule {
         scope: &'scope Scope<'scope, 'env>,
     ) -> Box<dyn DataLoader<Batch = Self::Batch> + 'env>;
 
-    /// Whether there are rows to score.
+    /// Whether there is validation data.
     fn has_validation(&self) -> bool;
 
-    /// The validation batches that the processes of `group` score, of which this one reads its share, each in parts of at
-    /// most `size`.
+    /// Iterates over this process's share of the validation batches of `group`, each split into parts of at most
+    /// `max_tokens`.
     fn validation<'a>(
         &'a self,
         plan: &'a Plan,
@@ -48,27 +48,28 @@ pub trait DataModule {
         max_tokens: MaxTokens,
     ) -> Box<dyn Iterator<Item = Self::Batch> + 'a>;
 
-    /// [Length](Batch::row_length) of the longest row to train on.
+    /// [Length](Batch::row_length) of the longest training row.
     fn longest_row(&self) -> usize;
 
-    /// One row of `length`, at most [`longest_row`](Self::longest_row), for measuring memory.
+    /// Returns a batch of one row of `length` tokens, at most [`longest_row`](Self::longest_row), for measuring
+    /// memory.
     fn probe_batch(&self, length: usize) -> Self::Batch;
 }
 
-/// Training batches by number. A batch depends on its number alone, so that a resumed run continues where the first one
-/// stopped.
+/// Training batches by number. A batch depends on its number only, so that a resumed run continues with the same
+/// batches.
 pub trait DataLoader {
-    /// Rows that go through the model at once.
+    /// The batch type.
     type Batch;
 
-    /// This process's share of the batches of these numbers, each in parts of at most `size`. Numbers never fall, but may
-    /// be asked for again.
+    /// Returns this process's share of the batches `numbers`, each split into parts of at most `max_tokens`.
+    /// Numbers never decrease, but may be requested again.
     ///
     /// # Errors
-    /// Rows that cannot be read or are wrong, by file and place.
+    /// Rows that cannot be read or are invalid, with file and line.
     fn get(&mut self, numbers: Range<u64>, max_tokens: MaxTokens) -> Result<Vec<Vec<Self::Batch>>>;
 
-    /// Passes over the data before batch `number`, one of those that [`get`](Self::get) returned last or the next,
-    /// fractional.
+    /// Returns the fractional number of epochs before batch `number`, which must be among those that
+    /// [`get`](Self::get) returned last, or the next one.
     fn epoch(&self, number: u64) -> f64;
 }

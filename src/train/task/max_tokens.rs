@@ -1,22 +1,22 @@
-//! How much of a batch goes through the model at once.
+//! Splitting batches to limit memory.
 
 use super::batch::Batch;
 
-/// Tokens, padding counted, that go through the model at once. A row is never divided.
+/// Maximum number of tokens per forward pass, including padding. A row is never split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxTokens(pub(in crate::train) usize);
 
 impl MaxTokens {
-    /// Whole batches.
+    /// No limit: batches are not split.
     pub const UNLIMITED: Self = Self(usize::MAX);
 
-    /// Rows of `time` tokens per pass.
+    /// Number of rows of `time` tokens per forward pass.
     #[must_use]
     pub fn rows(self, time: usize) -> usize {
         (self.0 / time.max(1)).max(1)
     }
 
-    /// Half of the largest pass among `batches`; `None` where they are single rows or pairs already.
+    /// Half of the largest of `batches`; `None` if none of them can be split.
     #[must_use]
     pub fn half_of<'a, B: Batch + 'a>(batches: impl IntoIterator<Item = &'a B>) -> Option<Self> {
         let divisible = batches.into_iter().filter(|batch| batch.is_divisible());

@@ -1,10 +1,10 @@
-//! What is learned: the seam between the training loop and everything that can be trained.
+//! Training tasks: the interface between the training loop and what is trained.
 //!
 //! ```text
 //! Data ─ batches ─► Batch ─ Task::inputs ─► Inputs ─ Task::loss ─► Loss ─► gradients ─► optimizer
 //! ```
-//! The loop knows how to accumulate, clip, resume, divide a batch when memory is short, keep graphs and work in several
-//! processes. A task knows what its rows mean.
+//! The loop accumulates and clips gradients, resumes, splits batches when memory is short, reuses graphs and
+//! synchronises processes. A task defines what its rows mean.
 
 pub mod batch;
 pub mod data;
@@ -19,17 +19,17 @@ use mlx_rs::Array;
 use crate::nn::Network;
 use crate::{Result, nn};
 
-/// A loss over batches of one kind.
+/// A loss function over batches of one type.
 pub trait Task {
-    /// What is trained.
+    /// The model to train.
     type Model: Network + ?Sized;
-    /// Rows that go through the model at once.
+    /// The batch type.
     type Batch: Batch;
 
-    /// What `batch` adds to the divisors of a step's loss.
+    /// Returns the contribution of `batch` to the denominators of the loss of a step.
     fn totals(&self, batch: &Self::Batch) -> Totals;
 
-    /// `batch` as arrays for `model`; its loss is to be divided by `totals`, those of the whole step.
+    /// Converts `batch` to arrays for `model`. The loss is to be divided by `totals`, those of the whole step.
     ///
     /// # Errors
     /// Rows that do not fit together.
@@ -41,22 +41,24 @@ pub trait Task {
         options: &ForwardOptions,
     ) -> Result<Inputs>;
 
-    /// The loss of `inputs`, unevaluated; with `gradient`, one may be asked for. It must depend on the parameters of
-    /// `model` and on the arrays of `inputs` alone, since its graph may be reused for others.
+    /// Computes the loss of `inputs`, not evaluated. `gradient` tells whether a gradient will be taken. The result
+    /// must depend on the parameters of `model` and on the arrays of `inputs` only, because its graph may be
+    /// reused for other inputs.
     ///
     /// # Errors
-    /// What MLX raises.
+    /// Errors from MLX.
     fn loss(&self, model: &mut Self::Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss>;
 
-    /// The perplexity that a loss stands for, where it is a mean negative log-likelihood.
+    /// Returns the perplexity of a loss that is a mean negative log-likelihood, else `None`.
     fn perplexity(&self, _loss: f64) -> Option<f64> {
         None
     }
 }
 
-/// What the losses of a step are divided by: two counts, to which the task gives their meaning, such as tokens and pairs.
+/// Denominators of the loss of a step: two counts whose meaning is defined by the task, such as target tokens and
+/// pairs.
 ///
-/// The losses of all batches of a step share them, so that it does not matter how a step is divided into batches.
+/// All batches of a step share them, so that the loss does not depend on how a step is split into batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Totals(pub [f64; 2]);
 
@@ -68,27 +70,27 @@ impl std::ops::Add for Totals {
     }
 }
 
-/// How one batch goes through the model; by default as in an evaluation.
+/// Options of a forward pass; the default is that of an evaluation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ForwardOptions {
-    /// The factor of the gradient, but not of the loss, in float16.
+    /// Factor that multiplies the gradient, but not the reported loss, in float16.
     pub loss_scale: Option<f32>,
-    /// Whether rows are to be padded to a multiple of some length, so that batches share graphs.
+    /// Whether to pad rows to a multiple of a fixed length, so that batches share graphs.
     pub pad_for_graphs: bool,
-    /// Seed, and micro-batch, part of it and process, from which random numbers are drawn; `None` to draw none.
+    /// Seed and path `[micro-batch, part, rank]` of random numbers; `None` disables dropout and noise.
     pub rng_path: Option<(u64, [u64; 3])>,
 }
 
-/// The loss of a batch, unevaluated.
+/// The loss of a batch, not evaluated.
 pub struct Loss {
-    /// Its share in the loss of the step: a scalar, float32.
+    /// Contribution to the loss of the step, a scalar in float32.
     pub value: Array,
-    /// Of pairs of a chosen and a rejected row: the reward of each row, `[rows]`, float32.
+    /// Reward of each row of preference pairs, `[rows]` in float32.
     pub rewards: Option<Array>,
 }
 
 impl Loss {
-    /// All arrays.
+    /// Iterates over all arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         std::iter::once(&self.value).chain(&self.rewards)
     }

@@ -1,18 +1,18 @@
-//! Whether a model has come to prefer what it should.
+//! Reward metrics of preference pairs.
 
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
-/// What the [rewards](super::Loss::rewards) of many pairs tell.
+/// Metrics over the [rewards](super::Loss::rewards) of preference pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RewardMetrics {
-    /// Share of pairs whose chosen answer has the higher reward.
+    /// Fraction of pairs whose chosen answer has the higher reward.
     pub accuracy: f64,
-    /// Mean of the chosen answer's reward less the other's.
+    /// Mean difference of the rewards of the chosen and the rejected answer.
     pub margin: f64,
 }
 
-/// Rewards of the pairs so far.
+/// Running sums of reward metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::train) struct RewardSum {
     pairs: f64,
@@ -27,7 +27,7 @@ impl From<[f64; 3]> for RewardSum {
 }
 
 impl RewardSum {
-    /// Adds those of one batch, `[rows]`, evaluated; `None` where it holds no pairs.
+    /// Adds the rewards of a batch, `[rows]`, evaluated; `None` for batches without pairs.
     pub(in crate::train) fn add(&mut self, rewards: Option<&Array>) {
         for pair in rewards.iter().flat_map(|rewards| rewards.as_slice::<f32>().chunks_exact(2)) {
             self.pairs += 1.0;
@@ -36,20 +36,20 @@ impl RewardSum {
         }
     }
 
-    /// Adds those of others.
+    /// Adds the sums of `other`.
     pub(in crate::train) fn merge(&mut self, other: Self) {
         self.pairs += other.pairs;
         self.wins += other.wins;
         self.margin += other.margin;
     }
 
-    /// `None` where there were no pairs.
+    /// Returns the means; `None` without pairs.
     pub(in crate::train) fn mean(self) -> Option<RewardMetrics> {
         let Self { pairs, wins, margin } = self;
         (pairs > 0.0).then(|| RewardMetrics { accuracy: wins / pairs, margin: margin / pairs })
     }
 
-    /// `first` and these sums in one row of numbers, as other processes can add to.
+    /// Returns `first` followed by the sums, for an all-reduce.
     pub(in crate::train) fn with(self, first: f64) -> [f64; 4] {
         [first, self.pairs, self.wins, self.margin]
     }

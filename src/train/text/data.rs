@@ -1,4 +1,4 @@
-//! Rows of text to train on and to score.
+//! Training and validation rows of a language model.
 
 use crate::Result;
 use crate::data::{Batch, Examples, Megabatch, Megabatches, Sample, StreamingDataset};
@@ -6,24 +6,24 @@ use crate::kernels::group::Group;
 use crate::models::check_tokens;
 use crate::train::task::max_tokens::MaxTokens;
 
-/// What a language model is trained on.
+/// Training and validation data of a language model.
 #[derive(Debug)]
 pub struct TextData<'t> {
-    /// Rows to learn.
+    /// Training rows.
     pub train: TrainingRows<'t>,
-    /// Rows to score; may be empty.
+    /// Validation rows; may be empty.
     pub valid: Examples,
-    /// Number of tokens that the model tells apart.
+    /// Vocabulary size of the model.
     pub vocab_size: i32,
-    /// Tokens per row beyond which a row is truncated.
+    /// Maximum length in tokens; longer rows are truncated.
     pub max_seq_length: usize,
-    /// Token that fills short rows.
+    /// Padding token.
     pub pad_id: u32,
 }
 
 impl TextData<'_> {
-    /// This process's share of the examples of these indices, in batches of at most `size`, each as long as its own longest
-    /// row. Pairs stay whole.
+    /// Collates this process's share of the examples `indices` into batches of at most `max_tokens`, each padded
+    /// to its own longest row. Pairs are not split.
     pub(super) fn split_batch(
         &self,
         examples: &Examples,
@@ -41,17 +41,17 @@ impl TextData<'_> {
     }
 }
 
-/// Rows to learn.
+/// Training rows.
 #[derive(Debug)]
 pub enum TrainingRows<'t> {
-    /// All of them in memory.
+    /// Rows in memory.
     InMemory(Examples),
-    /// On disk until they are needed.
+    /// Rows on disk, read when needed.
     Streamed(StreamingDataset<'t>),
 }
 
 impl TrainingRows<'_> {
-    /// Number of examples; of those on disk before they are packed.
+    /// Number of examples, before packing if they are on disk.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -60,13 +60,13 @@ impl TrainingRows<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no examples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Rows of one example.
+    /// Number of rows per example.
     pub(super) const fn rows_per_example(&self) -> usize {
         match self {
             Self::InMemory(examples) => examples.rows_per_example(),
@@ -74,7 +74,7 @@ impl TrainingRows<'_> {
         }
     }
 
-    /// Tokens of the longest row, at most `max_seq_length`; of rows on disk nothing else is known.
+    /// Length of the longest row in tokens, at most `max_seq_length`; that length for rows on disk.
     pub(super) fn longest(&self, max_seq_length: usize) -> usize {
         match self {
             Self::InMemory(examples) => {
@@ -84,7 +84,7 @@ impl TrainingRows<'_> {
         }
     }
 
-    /// A row of at least `tokens` tokens to try, if any has as many.
+    /// Returns a row of at least `tokens` tokens for measuring memory, or the longest one.
     pub(super) fn probe_sample(&self, tokens: usize) -> Sample {
         let longest = match self {
             Self::InMemory(examples) => examples.samples().iter().max_by_key(|sample| sample.len()).cloned(),
@@ -94,13 +94,13 @@ impl TrainingRows<'_> {
     }
 }
 
-/// Batches in one pass over so many examples.
+/// Number of batches per epoch.
 #[must_use]
 pub fn batches_per_epoch(examples: usize, batch_size: usize) -> u64 {
     examples.div_ceil(batch_size.max(1)) as u64
 }
 
-/// [Megabatches] of tokens below `vocab`.
+/// Iterates over [Megabatches], checking that all tokens are below `vocab`.
 pub(crate) fn megabatches<'a>(
     streamed: &'a StreamingDataset,
     batch_size: usize,

@@ -1,4 +1,4 @@
-//! What a language model reads in which step.
+//! Batches of a language model.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::train::task::data::{DataLoader, DataModule};
 use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
 
-/// The endless sequence of epochs.
+/// The endless sequence of training batches.
 #[derive(Debug)]
 pub(super) struct TextLoader<'a> {
     data: &'a TextData<'a>,
@@ -27,19 +27,19 @@ enum Source<'a> {
     InMemory {
         examples: &'a Examples,
         seed: u64,
-        /// Epoch and its batches.
+        /// The current epoch and its batches.
         current: Option<(u64, Vec<Vec<usize>>)>,
     },
     Streamed {
         incoming: Receiver<Result<Megabatch>>,
-        /// Those of the step, and what came with them.
+        /// Megabatches of the current step, and those received with them.
         megabatches: VecDeque<Megabatch>,
     },
 }
 
 impl<'a> TextLoader<'a> {
-    /// Training batches of `data` as `plan` says, the first of which is number `first`. What is on disk is read by a thread
-    /// of its own, one megabatch ahead of need.
+    /// Creates the training batches of `data`, starting with number `first`. Rows on disk are read by a background
+    /// thread, one megabatch ahead.
     pub(super) fn new<'scope>(
         data: &'a TextData<'a>,
         plan: &Plan,

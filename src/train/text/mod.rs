@@ -1,4 +1,4 @@
-//! Language models: what they learn from text, and from pairs of answers.
+//! Training language models on text and on preference pairs.
 
 pub mod data;
 mod loader;

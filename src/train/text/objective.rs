@@ -1,4 +1,4 @@
-//! What a batch is to teach: the loss of its rows.
+//! Training objectives.
 //!
 //! | objective | loss | per |
 //! |---|---|---|
@@ -7,29 +7,29 @@
 //! | [ORPO](https://arxiv.org/abs/2403.07691) | `-log p(token)` of what is chosen | target token |
 //! | | `-λ·log σ(log odds(chosen) - log odds(rejected))`, `odds = p̄/(1-p̄)` | pair |
 //!
-//! `p` is the probability of a whole answer after its prompt, `p₀` that before the training, `p̄` the geometric mean of
-//! the probabilities of an answer's tokens. Losses of a token are divided by the tokens and those of a pair by the pairs
-//! of a whole step, so that it does not matter how a step is cut into batches.
+//! `p` is the probability of an answer given its prompt, `p₀` that before training, and `p̄` the geometric mean of
+//! the token probabilities of an answer. Token losses are divided by the number of target tokens and pair losses
+//! by the number of pairs of a whole step, so that they do not depend on how the step is split into batches.
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Batch, Pairs};
 use crate::train::task::Totals;
 
-/// What training is for.
+/// Kind of training objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveKind {
-    /// To say what the data say.
+    /// Supervised fine-tuning.
     Sft,
-    /// To prefer one answer to another, in small steps away from where it began.
+    /// Direct preference optimization.
     Dpo,
-    /// To say what is chosen and to prefer it at once.
+    /// Odds ratio preference optimization.
     Orpo,
 }
 
 impl ObjectiveKind {
-    /// As settings spell it.
+    /// Returns the name used in settings.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,29 +40,29 @@ impl ObjectiveKind {
     }
 }
 
-/// A [`ObjectiveKind`] with its numbers.
+/// A training objective with its hyperparameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// Supervised fine-tuning.
     Sft,
     /// Direct preference optimization.
     Dpo {
-        /// How far the model may go from where it began; larger is less far.
+        /// Strength of the implicit KL penalty; larger values keep the model closer to the reference.
         beta: f32,
-        /// Share of pairs that are taken to be the wrong way round, ε.
+        /// Probability ε that the preference of a pair is flipped.
         label_smoothing: f32,
     },
     /// Odds ratio preference optimization.
     Orpo {
-        /// Weight of the preference, λ.
+        /// Weight λ of the odds-ratio loss.
         lambda: f32,
-        /// Whether the prompts of chosen answers are to be learned too.
+        /// Whether prompts of chosen answers are target tokens too.
         train_on_prompts: bool,
     },
 }
 
 impl Objective {
-    /// Target tokens and pairs of `batch`, by which its losses are divided.
+    /// Number of target tokens and pairs of `batch`, the denominators of its losses.
     #[must_use]
     pub fn totals(&self, batch: &Batch) -> Totals {
         match &batch.pairs {
@@ -74,7 +74,7 @@ impl Objective {
         }
     }
 
-    /// Which tokens of a batch of pairs are to be likely: those of chosen rows.
+    /// Weights of the target tokens of the likelihood loss: those of chosen rows.
     fn likelihood_weights(&self, batch: &Batch, pairs: &Pairs) -> Vec<f32> {
         let train_on_prompts = matches!(self, Self::Orpo { train_on_prompts: true, .. });
         let weight = |(place, &weight): (usize, &f32)| {
@@ -85,7 +85,7 @@ impl Objective {
         batch.weights.iter().enumerate().map(weight).collect()
     }
 
-    /// Weights of the tokens of prompts that are to be likely; `None` where none are.
+    /// Weights of prompt tokens in the likelihood loss; `None` if all are 0.
     pub(super) fn prompt_weights(&self, batch: &Batch, pairs: &Pairs) -> Option<Vec<f32>> {
         let weights = self.likelihood_weights(batch, pairs);
         let prompts: Vec<f32> = weights

@@ -1,17 +1,17 @@
-//! Arithmetic of preferences on the log-probabilities of pairs, whose rows alternate: chosen, rejected.
+//! Operations on the log-probabilities of preference pairs, whose rows alternate: chosen, rejected.
 
 use mlx_rs::Array;
 use mlx_rs::ops::{expm1, logaddexp, minimum, split_equal};
 
 use crate::nn;
 
-/// `[rows]` → the chosen and the rejected ones, each `[pairs, 1]`.
+/// Splits `[rows]` into the chosen and the rejected rows, each `[pairs, 1]`.
 pub(super) fn split_pairs(rows: &Array) -> nn::Result<[Array; 2]> {
     let sides = split_equal(rows.reshape(&[-1, 2])?, 2, 1)?;
     <[Array; 2]>::try_from(sides).map_err(|_| mlx_rs::error::Exception::custom("a pair has two rows"))
 }
 
-/// What the chosen row of each pair has more than the other: `[rows]` → `[pairs, 1]`.
+/// Differences between the chosen and the rejected row of each pair: `[rows]` → `[pairs, 1]`.
 pub(super) fn margins(rows: &Array) -> nn::Result<Array> {
     let [chosen, rejected] = split_pairs(rows)?;
     chosen.subtract(rejected)
@@ -22,7 +22,7 @@ pub(super) fn negative_log_sigmoid(x: &Array) -> nn::Result<Array> {
     logaddexp(x.negative()?, Array::from_f32(0.0))
 }
 
-/// `log(p/(1-p))` from `log p`, which is kept from 0, where the odds are infinite.
+/// `log(p/(1-p))` as a function of `log p`, which is clamped below 0 to keep the odds finite.
 pub(super) fn log_odds(log_p: &Array) -> nn::Result<Array> {
     let log_p = minimum(log_p, Array::from_f32(-f32::EPSILON))?;
     log_p.subtract(expm1(&log_p)?.negative()?.log()?)

@@ -1,7 +1,7 @@
-//! Log-probabilities of answers before the training, from which DPO measures.
+//! Log-probabilities of answers under the reference model of DPO, which is the model before training.
 //!
-//! They are computed once, with the model as training finds it, and kept beside the checkpoints: a resumed run holds
-//! other weights.
+//! They are computed once and stored next to the checkpoints, because a resumed run no longer has the reference
+//! weights.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,26 +19,26 @@ use crate::train::memory::MemoryLimit;
 use crate::train::plan::Plan;
 use crate::{Error, Result, kernels};
 
-/// Name of their file in the folder of the checkpoints.
+/// File name in the checkpoint folder.
 pub const FILE: &str = "reference.json";
 
 /// Log-probabilities of the samples of both splits, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceLogProbs {
-    /// What model and data they belong to.
+    /// Fingerprint of the model and the data.
     pub fingerprint: String,
-    /// Of the rows to learn.
+    /// Of the training rows.
     pub train: Vec<f32>,
-    /// Of the rows to score.
+    /// Of the validation rows.
     pub valid: Vec<f32>,
 }
 
 impl ReferenceLogProbs {
-    /// What an earlier run stored in the file `path`, where it belongs to `fingerprint`, or else that of `model`, which
-    /// is as training finds it.
+    /// Loads the log-probabilities from the file `path` if they match `fingerprint`, else computes them with
+    /// `model`, which must be in its initial state.
     ///
     /// # Errors
-    /// What MLX raises; [`Error::Interrupted`] when the observer stops it.
+    /// Errors from MLX; [`Error::Interrupted`] if the observer stops the work.
     pub fn load_or_compute(
         model: &Model,
         data: &TextData,
@@ -69,7 +69,7 @@ impl ReferenceLogProbs {
         Ok(Self { train: of(train)?, valid: of(valid)?, fingerprint })
     }
 
-    /// `data` with these log-probabilities; rows on disk have none.
+    /// Attaches the log-probabilities to `data`. Rows on disk are left without.
     #[must_use]
     pub fn attach_to(self, data: TextData<'_>) -> TextData<'_> {
         let train = match data.train {
@@ -79,10 +79,10 @@ impl ReferenceLogProbs {
         TextData { train, valid: data.valid.with_reference(self.valid), ..data }
     }
 
-    /// The content of its file.
+    /// Serializes the log-probabilities.
     ///
     /// # Errors
-    /// A number that is not finite.
+    /// A log-probability that is not finite.
     pub fn to_json(&self) -> Result<String> {
         if let Some(number) = self.train.iter().chain(&self.valid).find(|number| !number.is_finite()) {
             return Err(Error::Training(format!(
@@ -95,7 +95,7 @@ impl ReferenceLogProbs {
     }
 }
 
-/// Tells of every tenth of the work.
+/// Reports progress in steps of 10 %.
 struct ProgressCounter<'a> {
     done: usize,
     total: usize,
@@ -103,7 +103,7 @@ struct ProgressCounter<'a> {
 }
 
 impl ProgressCounter<'_> {
-    /// Counts `pairs` more of all processes.
+    /// Adds `pairs`, counted over all processes.
     fn add(&mut self, pairs: usize) -> Result<()> {
         let tenth = |done: usize| 10 * done / self.total.max(1);
         let told = tenth(self.done);
@@ -118,8 +118,8 @@ impl ProgressCounter<'_> {
     }
 }
 
-/// Log-probability of each answer under `model`, in the order of the samples. Each process reads its share of the pairs,
-/// as many at a time as of a batch, sorted by length so that little is padded.
+/// Computes the log-probability of each answer under `model`, in the order of the samples. Each process reads its
+/// share of the pairs, sorted by length to reduce padding.
 fn log_probabilities(
     model: &Model,
     examples: &Examples,

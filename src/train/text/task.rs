@@ -1,4 +1,4 @@
-//! The losses of language models as a [`Task`].
+//! Language modelling as a [`Task`].
 
 use mlx_rs::Array;
 
@@ -14,17 +14,17 @@ use crate::rng::{self, Purpose};
 use crate::train::task::inputs::Inputs;
 use crate::train::task::{ForwardOptions, Loss, Task, Totals, batch};
 
-/// Where graphs are reused, rows have a multiple of so many columns, or else hardly two batches would share one.
+/// Rows are padded to a multiple of this length where graphs are reused, so that batches share graphs.
 const PAD_MULTIPLE: usize = 64;
 
-/// Teaches a language model what `objective` says.
+/// Trains a language model with `objective`.
 #[derive(Debug, Clone, Copy)]
 pub struct TextTask {
-    /// The loss.
+    /// The objective.
     pub objective: Objective,
-    /// Strength of noise on embeddings ([NEFTune](https://arxiv.org/abs/2310.05914)).
+    /// Magnitude of embedding noise ([NEFTune](https://arxiv.org/abs/2310.05914)).
     pub neftune_alpha: Option<f32>,
-    /// Token that fills short rows.
+    /// Padding token.
     pub pad_id: u32,
 }
 
@@ -57,12 +57,12 @@ impl Task for TextTask {
     /// | name | shape | |
     /// |---|---|---|
     /// | `ids`, `targets` | `[rows, time]` | tokens, and the next ones |
-    /// | `weights` | `[rows, time]` | what each target counts |
-    /// | `segment_starts`, `segment_positions` | `[rows, time]` | of rows that hold several texts |
-    /// | `per_token`, `per_pair` | scalars | what losses are multiplied by |
+    /// | `weights` | `[rows, time]` | weight of each target |
+    /// | `segment_starts`, `segment_positions` | `[rows, time]` | of packed rows |
+    /// | `per_token`, `per_pair` | scalars | factors of token and pair losses |
     /// | `reference` | `[rows]` | DPO: log-probability of each answer before training |
     /// | `minus_targets` | `[rows]` | ORPO: minus the number of targets |
-    /// | `prompt_weights` | `[rows, time]` | ORPO: of prompts that are learned too |
+    /// | `prompt_weights` | `[rows, time]` | ORPO: of prompts that are targets too |
     /// | `noise_key` | key | NEFTune |
     fn inputs(
         &self,
@@ -161,17 +161,18 @@ impl Objective {
     }
 }
 
-/// `-log p` of each answer of a batch of pairs: `[rows]`, unevaluated.
+/// Computes the negative log-likelihood of each answer of a batch of pairs, `[rows]`, not evaluated.
 ///
 /// # Errors
-/// What MLX raises.
+/// Errors from MLX.
 pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<Array> {
     let task = TextTask { objective: Objective::Sft, neftune_alpha: None, pad_id: 0 };
     let inputs = task.inputs(model, batch, Totals([1.0, 0.0]), &ForwardOptions::default())?;
     Ok(HiddenStates::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
 }
 
-/// A batch that a model has read up to its head. Log-probabilities come from [`cross_entropy_rows`], never from all logits.
+/// Hidden states of a batch before the head. Log-probabilities are computed by [`cross_entropy_rows`], which never
+/// holds all logits.
 struct HiddenStates<'a> {
     model: &'a Model,
     hidden: Array,
@@ -193,7 +194,7 @@ impl<'a> HiddenStates<'a> {
         Ok(Self { model, hidden, targets: inputs.get("targets")?, gradient })
     }
 
-    /// The negative log-likelihood of each row, `Σ weights · -log p(target)`, `[rows]`.
+    /// Computes the negative log-likelihood of each row, `Σ weights · -log p(target)`, `[rows]`.
     fn nll(&self, weights: &Array) -> nn::Result<Array> {
         let options =
             Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
