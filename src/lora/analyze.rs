@@ -81,10 +81,10 @@ fn batches(
         }
         TrainingRows::Streamed(rows) => {
             let mut batches = Vec::new();
-            for window in megabatches(rows, config.batch_size, config.seed, 0, vocab) {
-                let window = window?;
-                batches.extend(window.batches.iter().map(|numbers| batch(&window.examples, numbers)));
-                if batches.len() >= count || window.epochs[1] >= 1.0 {
+            for megabatch in megabatches(rows, config.batch_size, config.seed, 0, vocab) {
+                let megabatch = megabatch?;
+                batches.extend(megabatch.batches.iter().map(|numbers| batch(&megabatch.examples, numbers)));
+                if batches.len() >= count || megabatch.epochs[1] >= 1.0 {
                     break;
                 }
             }

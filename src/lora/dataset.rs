@@ -32,7 +32,7 @@ impl<'t> Dataset<'t> {
         vocab: i32,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let (rows, splits) = read_splits_of(config, observer)?;
+        let (rows, splits) = read_rows(config, observer)?;
         let (labels, max_seq_length) = (config.labels(), config.max_seq_length);
         let check = |samples: &[Sample]| {
             let ids = samples.iter().flat_map(|sample| &sample.ids);
@@ -61,8 +61,8 @@ impl<'t> Dataset<'t> {
         let dropped: usize = reports.iter().map(|report| report.dropped).sum();
         if truncated + dropped > 0 {
             log::warn!(
-                "{}: {truncated} rows were cut to max_seq_length ({max_seq_length}), {dropped} left out for having nothing to \
-                 learn",
+                "{}: {truncated} rows were cut to max_seq_length ({max_seq_length}), {dropped} left out for having \
+                 nothing to learn",
                 config.data.as_deref().unwrap_or_default(),
             );
         }
@@ -97,7 +97,7 @@ pub(super) fn statistics(
     config: &TrainingConfig,
     observer: &mut dyn Observer,
 ) -> Result<DataReport> {
-    let (rows, mut splits) = read_splits_of(config, observer)?;
+    let (rows, mut splits) = read_rows(config, observer)?;
     if let Some(rows) = &rows {
         splits.train = rows.sample(MAX_DESCRIBED_ROWS, config.seed)?;
     }
@@ -107,10 +107,7 @@ pub(super) fn statistics(
 }
 
 /// Reads the data as text, with training rows on disk apart.
-fn read_splits_of(
-    config: &TrainingConfig,
-    observer: &mut dyn Observer,
-) -> Result<(Option<IndexedRows>, Splits)> {
+fn read_rows(config: &TrainingConfig, observer: &mut dyn Observer) -> Result<(Option<IndexedRows>, Splits)> {
     let columns = Columns::parse(config.columns.as_deref().unwrap_or_default())?;
     let data = required("data", config.data.as_deref())?;
     if config.streaming {

@@ -70,7 +70,7 @@ pub(super) fn fit_batch<T: Task, D: DataModule<Batch = T::Batch>>(
     probe(short)?;
     let (less, _) = probe(short)?;
     let (more, grads) = probe(long)?;
-    let activations_of = ActivationMemory::fit((short as f64, less as f64), (long as f64, more as f64));
+    let activation_memory = ActivationMemory::fit((short as f64, less as f64), (long as f64, more as f64));
     let (moments, update) = measure_optimizer(parameters, grads, plan)?;
     clear_cache()?;
     let weights = active()? as u64;
@@ -80,7 +80,7 @@ pub(super) fn fit_batch<T: Task, D: DataModule<Batch = T::Batch>>(
         if plan.keep_graphs && !model.is_data_dependent() { update.max(trained + moments) } else { update };
 
     let available = plan.memory_budget.unwrap_or(memory_limit()? as u64);
-    let row = activations_of.bytes(time).max(1);
+    let row = activation_memory.bytes(time).max(1);
     let rows_per_example = data.rows_per_example();
     let own_share = plan.batch_size.div_ceil(plan.group.size());
     let batch_rows = rows_per_example * own_share.min(data.len()).max(1);

@@ -8,9 +8,9 @@ use crate::adapters::PromptKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// LoRA: low-rank adapters on frozen weights.
+    /// `LoRA`: low-rank adapters on frozen weights.
     Lora,
-    /// DoRA: low-rank adapters for the direction of frozen weights, and trainable magnitudes.
+    /// `DoRA`: low-rank adapters for the direction of frozen weights, and trainable magnitudes.
     Dora,
     /// Low-rank adapters with adaptive ranks ([`AdaLoRA`](super::super::adalora)).
     Adalora,

@@ -98,7 +98,7 @@ impl CheckpointManager {
     ///
     /// # Errors
     /// No checkpoint; a damaged one, or one of a run with other settings.
-    pub fn latest(&self) -> Result<TrainingState> {
+    pub fn load_latest(&self) -> Result<TrainingState> {
         match self.stored().last() {
             Some((_, folder)) => self.load(folder),
             None => Err(Error::Training(format!(
@@ -191,11 +191,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = CheckpointManager::new(folder.path().to_owned(), json!({"seed": 1}), 2)
             .with_shared_file("all.json", "1".to_owned());
-        assert!(checkpoints.latest().unwrap_err().to_string().contains("no run to resume"));
+        assert!(checkpoints.load_latest().unwrap_err().to_string().contains("no run to resume"));
         for step in [2, 4, 10] {
             checkpoints.save(&state(step)).unwrap();
         }
-        let back = checkpoints.latest().unwrap();
+        let back = checkpoints.load_latest().unwrap();
         assert_eq!((back.step, back.optimizer.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);
@@ -215,7 +215,7 @@ mod tests {
         let run =
             |seed: u64| CheckpointManager::new(folder.path().to_owned(), json!({"seed": seed, "lr": 0.1}), 2);
         run(1).save(&state(1)).unwrap();
-        let message = run(2).latest().unwrap_err().to_string();
+        let message = run(2).load_latest().unwrap_err().to_string();
         assert!(message.contains("seed was 1, is 2") && !message.contains("lr"), "{message}");
     }
 }

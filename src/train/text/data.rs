@@ -108,9 +108,9 @@ pub(crate) fn megabatches<'a>(
     first: u64,
     vocab: i32,
 ) -> impl Iterator<Item = Result<Megabatch>> + 'a {
-    Megabatches::new(streamed, batch_size, seed, first).map(move |window| {
-        let window = window?;
-        check_tokens(window.examples.samples().iter().flat_map(|sample| &sample.ids), vocab)?;
-        Ok(window)
+    Megabatches::new(streamed, batch_size, seed, first).map(move |megabatch| {
+        let megabatch = megabatch?;
+        check_tokens(megabatch.examples.samples().iter().flat_map(|sample| &sample.ids), vocab)?;
+        Ok(megabatch)
     })
 }

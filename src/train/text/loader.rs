@@ -53,10 +53,10 @@ impl<'a> TextLoader<'a> {
                 let (send, incoming) = sync_channel(1);
                 let megabatches = megabatches(streamed, batch_size, seed, first, data.vocab_size);
                 scope.spawn(move || {
-                    for window in megabatches {
-                        let failed = window.is_err();
+                    for megabatch in megabatches {
+                        let failed = megabatch.is_err();
                         // Nobody listens when the run has ended.
-                        if send.send(window).is_err() || failed {
+                        if send.send(megabatch).is_err() || failed {
                             break;
                         }
                     }
@@ -77,10 +77,11 @@ impl DataLoader for TextLoader<'_> {
                 index as f64 / batches_per_epoch(examples.len(), self.batch_size) as f64
             }
             Source::Streamed { megabatches, .. } => {
-                let holds = |window: &&Megabatch| (window.first..=window.end()).contains(&index);
-                megabatches.iter().find(holds).map_or(0.0, |window| {
-                    let [before, after] = window.epochs;
-                    before + (after - before) * (index - window.first) as f64 / window.batches.len() as f64
+                let holds = |megabatch: &&Megabatch| (megabatch.first..=megabatch.end()).contains(&index);
+                megabatches.iter().find(holds).map_or(0.0, |megabatch| {
+                    let [before, after] = megabatch.epochs;
+                    before
+                        + (after - before) * (index - megabatch.first) as f64 / megabatch.batches.len() as f64
                 })
             }
         }
@@ -104,20 +105,20 @@ impl DataLoader for TextLoader<'_> {
                 Ok(numbers.map(batch).collect())
             }
             Source::Streamed { incoming, megabatches } => {
-                megabatches.retain(|window| window.end() > numbers.start);
-                while megabatches.back().is_none_or(|window| window.end() < numbers.end) {
+                megabatches.retain(|megabatch| megabatch.end() > numbers.start);
+                while megabatches.back().is_none_or(|megabatch| megabatch.end() < numbers.end) {
                     let stopped = |_| Error::Training("the thread that reads the data has stopped".into());
-                    let window = incoming.recv().map_err(stopped)??;
+                    let megabatch = incoming.recv().map_err(stopped)??;
                     // Packed rows are counted from the beginning.
-                    if window.end() > numbers.start {
-                        megabatches.push_back(window);
+                    if megabatch.end() > numbers.start {
+                        megabatches.push_back(megabatch);
                     }
                 }
                 let batch = |index: u64| {
-                    let holds = |window: &&Megabatch| (window.first..window.end()).contains(&index);
-                    let of = |window: &Megabatch| {
-                        let indices = &window.batches[(index - window.first) as usize];
-                        data.split_batch(&window.examples, indices, group, max_tokens)
+                    let holds = |megabatch: &&Megabatch| (megabatch.first..megabatch.end()).contains(&index);
+                    let of = |megabatch: &Megabatch| {
+                        let indices = &megabatch.batches[(index - megabatch.first) as usize];
+                        data.split_batch(&megabatch.examples, indices, group, max_tokens)
                     };
                     megabatches.iter().find(holds).map(of)
                 };
