@@ -12,7 +12,7 @@ use crate::nn::{LowRank, Network};
 
 /// Type of plain low-rank adapters.
 pub const LORA: &str = "lora";
-/// Type of low-rank adapters with [magnitudes](crate::nn::dora).
+/// Type of low-rank adapters with [magnitudes](crate::nn::linear::dora).
 pub const DORA: &str = "dora";
 
 /// Low-rank matrices for some linear layers of a network.
@@ -28,7 +28,7 @@ pub struct Adapter {
     pub ranks: BTreeMap<String, u32>,
 }
 
-/// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::dora).
+/// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::linear::dora).
 #[derive(Debug, Clone)]
 pub struct AdapterLayer {
     /// `A`, `[in, rank]`.

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub enum Init {
     /// `A ~ U(-1/√in, 1/√in)` and `B = 0`.
     Lora,
-    /// As `Lora`, with the row norms of the weight as magnitudes ([`DoRA`](crate::nn::dora)).
+    /// As `Lora`, with the row norms of the weight as magnitudes ([`DoRA`](crate::nn::linear::dora)).
     Dora,
     /// `A, B ~ N(0, 0.02²)` and `E = 0` ([AdaLoRA](https://arxiv.org/abs/2303.10512)).
     AdaLora,

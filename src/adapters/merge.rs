@@ -1,6 +1,6 @@
 //! Merging adapters into the weights of a network: `W' = W + s·(A·B)ᵀ`
 //! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with rows rescaled to their
-//! [magnitudes](crate::nn::dora).
+//! [magnitudes](crate::nn::linear::dora).
 
 use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype};
