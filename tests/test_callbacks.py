@@ -41,7 +41,7 @@ def declared_fields(struct: str, text: str) -> list[tuple[str, str]]:
 
 
 def test_events_are_those_that_the_engine_declares() -> None:
-    text = (Path(__file__).parents[1] / "src/progress.rs").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "src/progress/event.rs").read_text(encoding="utf-8")
     _, _, enum = text.partition("pub enum Event {")
     variants = re.findall(r"^    (\w+)(?: \{|\((\w+)\))", enum.partition("\n}\n")[0], re.MULTILINE)
     assert [event.__name__ for event in get_args(Event)] == [name for name, _ in variants]

@@ -1,17 +1,5 @@
-//! What long work tells its caller while it runs.
-//!
-//! ```text
-//! Started ─► Estimated ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished
-//!                                         └──────┘
-//! ```
-//! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
-//! the last `Evaluated`. `Progress` stands before `Started`, where rows stay on disk or a reference model is computed.
-//! Python's classes are held to the declarations here by `tests/test_callbacks.py`.
-//!
-//! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
-//! felt within one forward pass.
+//! The events, and what they hold.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -135,38 +123,4 @@ pub enum Event {
         /// Folder of the result.
         path: PathBuf,
     },
-}
-
-/// Receives progress and may stop the work by returning [`ControlFlow::Break`].
-pub trait Observer {
-    /// Called for each event, in the order drawn above.
-    fn on(&mut self, event: &Event) -> ControlFlow<()>;
-
-    /// Called between units of work that emit no event.
-    fn poll(&mut self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// An observer that says nothing and never stops.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
-
-impl Observer for Silent {
-    fn on(&mut self, _: &Event) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// An observer that is told nothing, but may still stop the work.
-pub struct Quiet<'a>(pub &'a mut dyn Observer);
-
-impl Observer for Quiet<'_> {
-    fn on(&mut self, _: &Event) -> ControlFlow<()> {
-        self.0.poll()
-    }
-
-    fn poll(&mut self) -> ControlFlow<()> {
-        self.0.poll()
-    }
 }
