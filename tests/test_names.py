@@ -1,5 +1,7 @@
 """What a user finds behind a dot, with the tab key too."""
 
+import importlib
+import pickle
 import subprocess
 import sys
 from types import ModuleType
@@ -7,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import efficientai_toolkit as eat
-from efficientai_toolkit import callbacks
+from efficientai_toolkit import _core, callbacks
 
 
 @pytest.mark.parametrize("module", [eat, eat.lora, callbacks], ids=lambda module: module.__name__)
@@ -28,6 +30,18 @@ def test_models_and_tokenizers_have_public_types() -> None:
     model, tokenizer = eat.load()
     assert isinstance(model, eat.Model)
     assert isinstance(tokenizer, eat.Tokenizer)
+
+
+@pytest.mark.parametrize("room", _core.__all__)
+def test_rooms_of_the_engine_are_importable(room: str) -> None:
+    name = f"efficientai_toolkit._core.{room}"
+    assert importlib.import_module(name) is getattr(_core, room)
+    assert getattr(_core, room).__name__ == name
+
+
+@pytest.mark.parametrize("public", [eat.Model, eat.Tokenizer])
+def test_classes_of_the_engine_survive_pickling(public: type) -> None:
+    assert pickle.loads(pickle.dumps(public)) is public
 
 
 def test_importing_the_package_loads_no_engine() -> None:

@@ -2,7 +2,7 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "arguments from Python arrive by value")]
 
-use pyo3::pymodule;
+use pyo3::{PyResult, Python, pymodule};
 
 mod adapters;
 mod array;
@@ -17,11 +17,18 @@ mod kernels;
 mod lora;
 mod models;
 mod observer;
+mod submodules;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
 mod _core {
-    use super::pymodule;
+    use super::{PyResult, Python, pymodule, submodules};
+
+    // Without the module as an argument: the stubs would allow any name.
+    #[pymodule_init]
+    fn init(py: Python<'_>) -> PyResult<()> {
+        submodules::register(py)
+    }
 
     /// Adapters on disk.
     #[pymodule]
