@@ -1,13 +1,12 @@
 import dataclasses
 import io
 import json
-import re
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 from rich.console import Console
 
+from efficientai_toolkit import _core
 from efficientai_toolkit.callbacks import (
     Callback,
     Event,
@@ -31,25 +30,19 @@ def test_events_survive_the_way_through_json(values: dict[str, Any]) -> None:
     assert json.loads(event_to_json(event)) == values
 
 
-def declared_fields(struct: str, text: str) -> list[tuple[str, str]]:
-    """Names and kinds of the fields of a Rust struct, or of a variant of an enum."""
-    kinds = {"String": "str", "PathBuf": "str", "f64": "float", "u64": "int", "usize": "int"}
-    body = re.search(rf"\b{struct} \{{(.*?)\n *\}}", text, re.DOTALL)
-    assert body is not None, struct
-    fields = re.findall(r"^ +(?:pub )?(\w+): (?:(Option)<)?(\w+)>?,$", body[1], re.MULTILINE)
-    return [(name, kinds[kind] + (" | None" if optional else "")) for name, optional, kind in fields]
+def declared_kind(field: dict[str, Any]) -> Any:
+    """Type of a field that the engine declares."""
+    kind = {"int": int, "float": float, "str": str}[field["kind"]]
+    return kind | None if field["optional"] else kind
 
 
 def test_events_are_those_that_the_engine_declares() -> None:
-    text = (Path(__file__).parents[1] / "src/progress/event.rs").read_text(encoding="utf-8")
-    _, _, enum = text.partition("pub enum Event {")
-    variants = re.findall(r"^    (\w+)(?: \{|\((\w+)\))", enum.partition("\n}\n")[0], re.MULTILINE)
-    assert [event.__name__ for event in get_args(Event)] == [name for name, _ in variants]
-    for event, (name, inner) in zip(get_args(Event), variants, strict=True):
+    declared = json.loads(_core.progress.events())
+    assert [event.__name__ for event in get_args(Event)] == [event["name"] for event in declared]
+    for event, declaration in zip(get_args(Event), declared, strict=True):
         hints = get_type_hints(event)
         fields = [(field.name, hints[field.name]) for field in dataclasses.fields(event)]
-        written = [(name, kind.__name__ if isinstance(kind, type) else str(kind)) for name, kind in fields]
-        assert written == declared_fields(inner or name, text if inner else enum), event
+        assert fields == [(field["name"], declared_kind(field)) for field in declaration["fields"]], event
 
 
 def play(callback: Callback) -> None:

@@ -6,13 +6,15 @@
 //! ```
 //! `Overflow` may stand in the place of a `Step`, `OutOfMemory` before a `Step` or an `Evaluated`, and `Stopped` after
 //! the last `Evaluated`. `Progress` stands before `Started`, where rows stay on disk or a reference model is computed.
-//! Python's classes are held to the declarations here by `tests/test_callbacks.py`.
+//! [`Event::DECLARATIONS`] is the one list of events and their fields; `tests/test_callbacks.py` holds Python's classes to it.
 //!
 //! [`Observer::poll`] is called more often, between micro-batches, so that Ctrl-C is
 //! felt within one forward pass.
 
+mod declaration;
 mod event;
 mod observer;
 
+pub use declaration::{Declaration, Field, Kind};
 pub use event::{Event, MemoryEstimate};
 pub use observer::{Observer, Quiet, Silent};

@@ -17,6 +17,7 @@ mod kernels;
 mod lora;
 mod models;
 mod observer;
+mod progress;
 mod submodules;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
@@ -84,5 +85,11 @@ mod _core {
     mod models {
         #[pymodule_export]
         use crate::models::{Model, Tokenizer, convert, create, load};
+    }
+    /// What long work reports.
+    #[pymodule]
+    mod progress {
+        #[pymodule_export]
+        use crate::progress::events;
     }
 }
