@@ -226,10 +226,10 @@ def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
     stream = io.StringIO()
     bar = ProgressBar(stream)
-    bar.on(Progress(stage="scoring", done=1200, total=12000))
+    bar.on(Progress(stage="reference", done=1200, total=12000))
     bar.on(Evaluated(step=0, loss=0.6, perplexity=None, reward_accuracy=0.75, reward_margin=0.25))
     assert stream.getvalue().splitlines() == [
-        "scoring: 10%",
+        "the untouched model has read 1,200 of 12,000 pairs",
         "validation after 0 steps: loss 0.600, reward accuracy 75.0%, margin 0.250",
     ]
 

@@ -63,7 +63,7 @@ def test_batches_are_those_of_rows_in_memory(data: Path, tmp_path: Path, setting
     size = (data / "train.jsonl").stat().st_size
     assert told[-1] == {
         "event": "progress",
-        "stage": f"reading {data / 'train.jsonl'}",
+        "stage": f"index {data / 'train.jsonl'}",
         "done": size,
         "total": size,
     }
@@ -233,5 +233,5 @@ def test_gradients_are_those_of_rows_in_memory(data: Path) -> None:
 
 def test_the_bar_tells_how_much_is_read(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("efficientai_toolkit.callbacks.progress_bar._SILENT_SECS", -1.0)
-    ProgressBar(sys.stdout).on(Progress(stage="reading a.jsonl", done=300, total=1000))
-    assert capsys.readouterr().out == "reading a.jsonl: 30%\n"
+    ProgressBar(sys.stdout).on(Progress(stage="index a.jsonl", done=300, total=1000))
+    assert capsys.readouterr().out == "a.jsonl: 30% read\n"

@@ -34,9 +34,9 @@ events! {
     pub enum Event {
         /// Part of a long stage is done, of whatever kind of work; told about ten times.
         Progress {
-            /// What is being done, such as `reading train.jsonl`.
+            /// `index` and the path of a streamed file, or `reference`.
             stage: String,
-            /// Units so far: bytes, pairs, layers.
+            /// Units so far: bytes of the file of `index`, pairs of `reference`.
             done: u64,
             /// All of them.
             total: u64,

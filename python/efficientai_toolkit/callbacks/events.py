@@ -23,9 +23,9 @@ class Progress:
     """Part of a long stage is done, of whatever kind of work; reported about ten times."""
 
     stage: str
-    """What is being done, such as ``reading train.jsonl``."""
+    """``index`` and the path of a streamed file, or ``reference``."""
     done: int
-    """Units processed so far: bytes, pairs, layers."""
+    """Units processed so far: bytes of the file for ``index``, pairs for ``reference``."""
     total: int
     """Total number of units."""
 

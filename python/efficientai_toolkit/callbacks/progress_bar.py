@@ -47,7 +47,7 @@ class ProgressBar(Callback):
         """Display the event."""
         match event:
             case Progress():
-                self._tell(f"{event.stage}: {event.done / event.total:.0%}")
+                self._tell(_describe_stage(event))
             case Started():
                 self._start(event)
             case Step():
@@ -105,6 +105,18 @@ class ProgressBar(Callback):
         every = max(event.steps // _LOG_LINES, 1)
         if event.step % every == 0 or event.step == event.steps:
             self._console.print(status)
+
+
+def _describe_stage(event: Progress) -> str:
+    """Describe how much of a stage is done."""
+    name, _, subject = event.stage.partition(" ")
+    match name:
+        case "index":
+            return f"{subject}: {event.done / event.total:.0%} read"
+        case "reference":
+            return f"the untouched model has read {event.done:,} of {event.total:,} pairs"
+        case _:
+            return f"{event.stage}: {event.done / event.total:.0%}"
 
 
 def _remark(event: Event) -> str | None:

@@ -143,7 +143,7 @@ impl TrainingRowReader for Indexer<'_> {
             let byte = line.offset + line.content.len() as u64;
             let next = if tenths(byte) > reported {
                 reported = tenths(byte);
-                let stage = format!("reading {}", file.display());
+                let stage = format!("index {}", file.display());
                 observer.on(&Event::Progress { stage, done: byte, total })
             } else if rows.len() % ROWS_PER_POLL == 0 {
                 observer.poll()

@@ -108,11 +108,8 @@ impl ProgressCounter<'_> {
         let tenth = |done: usize| 10 * done / self.total.max(1);
         let told = tenth(self.done);
         self.done = (self.done + pairs).min(self.total);
-        let event = Event::Progress {
-            stage: "computing reference log-probabilities".into(),
-            done: self.done as u64,
-            total: self.total as u64,
-        };
+        let event =
+            Event::Progress { stage: "reference".into(), done: self.done as u64, total: self.total as u64 };
         let next = if tenth(self.done) > told { self.observer.on(&event) } else { self.observer.poll() };
         if next == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
     }
