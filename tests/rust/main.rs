@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod architecture;
+mod contrastive;
 mod fixtures;
 mod graphs;
 mod packing;
