@@ -1,10 +1,10 @@
-//! What events hold, as data: Python's classes are compared with it.
+//! The fields of events as data, with which Python's classes are compared.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// An event and what it holds.
+/// Declaration of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Declaration {
     /// Name of the variant; its snake case is `"event"` in JSON.
@@ -13,12 +13,12 @@ pub struct Declaration {
     pub fields: &'static [Field],
 }
 
-/// A value of an event.
+/// Declaration of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Field {
-    /// Its key in JSON.
+    /// Key in JSON.
     pub name: &'static str,
-    /// What it is in Python.
+    /// Type in Python.
     pub kind: Kind,
     /// Whether it may be `null`.
     pub optional: bool,
@@ -31,7 +31,7 @@ impl Field {
     }
 }
 
-/// Types of Python.
+/// Type of a field in Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -43,9 +43,9 @@ pub enum Kind {
     Str,
 }
 
-/// What a field can be of.
+/// Rust types that fields may have.
 pub(super) trait Value {
-    /// Its type in Python.
+    /// Type in Python.
     const KIND: Kind;
     /// Whether it may be missing.
     const OPTIONAL: bool = false;

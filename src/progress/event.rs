@@ -7,123 +7,122 @@ use serde::Serialize;
 use super::declaration::{Declaration, Field, events, record};
 
 record! {
-    /// What a training run takes of MLX's memory, in bytes.
+    /// Estimated memory use of a training run in MLX's allocator, in bytes.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
     pub struct MemoryEstimate {
-        /// The model, and what is trained in f32 where the model has another format.
+        /// Model weights, including float32 copies of trained parameters.
         pub weights: u64,
-        /// Gradients, what the optimizer remembers, and the best weights so far.
+        /// Gradients, optimizer state and the best weights so far.
         pub optimizer: u64,
-        /// What a pass over the longest rows keeps for its gradient.
+        /// Activations kept for the backward pass over the longest rows.
         pub activations: u64,
-        /// What an update of the parameters takes for a moment.
+        /// Temporary memory of a parameter update.
         pub update: u64,
-        /// All of it.
+        /// Total.
         pub peak: u64,
-        /// What there is: the budget, or else the device's memory.
+        /// Memory budget, or the memory of the device.
         pub available: u64,
-        /// The longest rows that go through the model at once, at most a batch; the rest of a batch follows.
+        /// Number of the longest rows processed at once; larger batches are split.
         pub rows: usize,
     }
 }
 
 events! {
-    /// A typed report; serialised with its name under `"event"`.
+    /// An event of long-running work; serialized with its name under `"event"`.
     #[derive(Debug, Clone, Serialize)]
     #[serde(tag = "event", rename_all = "snake_case")]
     pub enum Event {
-        /// Part of a long stage is done, of whatever kind of work; told about ten times.
+        /// Part of a long stage is done, in any kind of work; reported about ten times.
         Progress {
-            /// `index` and the path of a streamed file, or `reference`.
+            /// Short name of the stage, which may be followed by its subject: `index PATH` of a streamed file, `reference`.
             stage: String,
-            /// Units so far: bytes of the file of `index`, pairs of `reference`.
+            /// Units processed so far: bytes of `index`, pairs of `reference`.
             done: u64,
-            /// All of them.
+            /// Total number of units.
             total: u64,
         },
-        /// Everything is loaded; the first step follows.
+        /// Model and data are loaded; the first step follows.
         Started {
             /// Optimizer steps in the whole run.
             steps: u64,
-            /// Step this run continues from; 0 for a fresh one.
+            /// Step the run resumes from; 0 for a new run.
             first_step: u64,
-            /// Numbers that will change.
+            /// Number of trained parameters.
             trainable_parameters: u64,
-            /// Numbers in the model, adapters included.
+            /// Number of parameters, including adapters.
             total_parameters: u64,
         },
-        /// What the run is expected to take.
+        /// The memory use of the run was estimated.
         Estimated(MemoryEstimate),
-        /// One optimizer step was taken.
+        /// An optimizer step was completed.
         Step {
             /// 1-based.
             step: u64,
             /// Optimizer steps in the whole run.
             steps: u64,
-            /// Passes over the data so far, fractional.
+            /// Epochs completed so far, fractional.
             epoch: f64,
-            /// The loss of this step's batch; of SFT the mean cross-entropy per target token, in nats.
+            /// Loss of this step; for SFT the mean cross-entropy per target token in nats.
             loss: f64,
             /// Learning rate of this step.
             lr: f64,
             /// Gradient norm before clipping.
             grad_norm: f64,
-            /// Tokens that went through the model (padding not counted) per second since the last step.
+            /// Throughput since the previous step, without padding.
             tokens_per_second: f64,
             /// Peak of MLX's allocator so far, in bytes.
             peak_memory: u64,
-            /// Share of this step's pairs whose chosen answer has the higher reward.
+            /// Fraction of this step's pairs whose chosen answer has the higher reward.
             reward_accuracy: Option<f64>,
-            /// Mean of the chosen answer's reward less the other's.
+            /// Mean difference between the rewards of the chosen and the rejected answers.
             reward_margin: Option<f64>,
         },
-        /// In place of [`Step`](Self::Step) where gradients overflowed in float16: nothing was changed, and the loss is
-        /// multiplied with less from now on.
+        /// A step was skipped because its gradients overflowed in float16; replaces [`Step`](Self::Step).
         Overflow {
             /// 1-based.
             step: u64,
             /// Optimizer steps in the whole run.
             steps: u64,
-            /// The loss of this step's batch; of SFT the mean cross-entropy per target token, in nats.
+            /// Loss of this step; for SFT the mean cross-entropy per target token in nats.
             loss: f64,
-            /// What the loss is multiplied with from now on.
+            /// New loss scale.
             loss_scale: f64,
         },
-        /// Memory ran out: what was computed is computed again, with fewer rows at once.
+        /// Memory ran out; the computation is retried with fewer rows at once.
         OutOfMemory {
-            /// 1-based; the step that begins again, or that follows the evaluation that does.
+            /// 1-based; the step that is retried, or that follows the retried evaluation.
             step: u64,
-            /// The longest rows that go through the model at once from now on.
+            /// New number of the longest rows processed at once.
             rows: usize,
         },
-        /// The validation set was scored.
+        /// The model was evaluated on the validation set.
         Evaluated {
-            /// Steps taken before; 0 is the untouched model.
+            /// Completed steps; 0 before training.
             step: u64,
-            /// The loss; of SFT the mean cross-entropy per target token, in nats.
+            /// Validation loss; for SFT the mean cross-entropy per target token in nats.
             loss: f64,
-            /// `exp(loss)`, of SFT.
+            /// `exp(loss)`, for SFT.
             perplexity: Option<f64>,
-            /// Share of pairs whose chosen answer has the higher reward.
+            /// Fraction of pairs whose chosen answer has the higher reward.
             reward_accuracy: Option<f64>,
-            /// Mean of the chosen answer's reward less the other's.
+            /// Mean difference between the rewards of the chosen and the rejected answers.
             reward_margin: Option<f64>,
         },
-        /// The validation loss has not improved for long enough: there are no more steps.
+        /// Training stopped early because the validation loss did not improve.
         Stopped {
-            /// Steps taken.
+            /// Completed steps.
             step: u64,
         },
-        /// A checkpoint is on disk.
+        /// A checkpoint was saved.
         Checkpoint {
-            /// Steps it holds.
+            /// Completed steps at the checkpoint.
             step: u64,
             /// Its folder.
             path: PathBuf,
         },
-        /// The run is complete and its result is on disk.
+        /// The run finished and its result was saved.
         Finished {
-            /// Steps taken.
+            /// Completed steps.
             step: u64,
             /// Folder of the result.
             path: PathBuf,

@@ -1,4 +1,4 @@
-//! What long work tells its caller while it runs.
+//! Events of long-running work, and the observers that receive them.
 //!
 //! ```text
 //! Started ─► Estimated ─► Evaluated(0) ─► ┌ Step ┐* ─► Evaluated ─► Checkpoint ─► … ─► Finished

@@ -1,10 +1,10 @@
-//! What receives events.
+//! Observers of events.
 
 use std::ops::ControlFlow;
 
 use super::event::Event;
 
-/// Receives progress and may stop the work by returning [`ControlFlow::Break`].
+/// Receives events and may stop the work by returning [`ControlFlow::Break`].
 pub trait Observer {
     /// Called for each event, in the order drawn in [the module](super).
     fn on(&mut self, event: &Event) -> ControlFlow<()>;
@@ -15,7 +15,7 @@ pub trait Observer {
     }
 }
 
-/// An observer that says nothing and never stops.
+/// An observer that ignores events and never stops the work.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -25,7 +25,7 @@ impl Observer for Silent {
     }
 }
 
-/// An observer that is told nothing, but may still stop the work.
+/// Hides events from an observer, which may still stop the work.
 pub struct Quiet<'a>(pub &'a mut dyn Observer);
 
 impl Observer for Quiet<'_> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const MAX_LINES: usize = 400;
 
-/// Room → rooms it may name. Capability rooms never name each other.
+/// Room → rooms it may name. Capability rooms never name each other; `python` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("error", &["kernels"]),
@@ -29,13 +29,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "lora",
         &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],
-    ),
-    (
-        "python",
-        &[
-            "error", "progress", "hardware", "kernels", "data", "io", "models", "adapters", "evaluate",
-            "generate", "lora",
-        ],
     ),
 ];
 
@@ -127,7 +120,7 @@ fn rooms_import_only_what_they_may() {
     let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     for (file, text) in sources() {
         let room = room(&file);
-        if room == "lib" {
+        if room == "lib" || room == "python" {
             continue;
         }
         let allowed = table.get(room.as_str()).unwrap_or_else(|| panic!("room {room} is not in the table"));

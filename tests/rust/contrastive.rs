@@ -211,7 +211,7 @@ fn train(folder: &Path, stop_at: Option<u64>) -> (Result<Outcome>, Vec<Vec<f32>>
     (outcome, weights.values().map(|weight| weight.as_slice::<f32>().to_vec()).collect())
 }
 
-/// InfoNCE of the untrained towers on all pairs, in f64.
+/// The loss of the untrained towers on all pairs, in f64.
 fn expected_loss() -> f64 {
     let embed = |features: &[f32], seed| -> Vec<f64> {
         let weight = numbers(EMBEDDING * FEATURES, seed);

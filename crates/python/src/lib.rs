@@ -86,7 +86,8 @@ mod _core {
         #[pymodule_export]
         use crate::models::{Model, Tokenizer, convert, create, load};
     }
-    /// What long work reports.
+
+    /// Events of long-running work.
     #[pymodule]
     mod progress {
         #[pymodule_export]

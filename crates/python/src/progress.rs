@@ -1,4 +1,4 @@
-//! `_core.progress`: what long work reports.
+//! `_core.progress`: events of long-running work.
 
 use efficientai_toolkit::progress::Event;
 use pyo3::prelude::*;

@@ -1,5 +1,5 @@
 """
-What long work reports.
+Events of long-running work.
 """
 
 __all__ = ["events"]

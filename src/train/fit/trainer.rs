@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use mlx_rs::module::ModuleParameters as _;
+
 use super::Outcome;
 use super::evaluation::{Evaluation, evaluate};
 use super::pipeline::{PendingStep, StepPipeline};
@@ -15,7 +17,6 @@ use crate::train::task::Task;
 use crate::train::task::data::{DataLoader, DataModule};
 use crate::train::task::max_tokens::MaxTokens;
 use crate::{Error, Result};
-use mlx_rs::module::ModuleParameters as _;
 
 /// Whether an action that happens `every` so many steps (0: never) is due after `step` steps.
 fn is_due(step: u64, every: u64) -> bool {
