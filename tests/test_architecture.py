@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "python" / "efficientai_toolkit"
 BELOW_ROOMS = (
     {"exceptions"},
     {"_base"},
-    {"_core", "_engine", "callbacks", "hub"},
+    {"_chat_templates", "_core", "_engine", "callbacks", "hub"},
     {"accelerate", "adapters", "data", "device", "evaluation", "kernels", "models"},
     {"study"},
 )

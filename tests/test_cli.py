@@ -9,7 +9,7 @@ import pytest
 
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.commands import COMMANDS, build_program
-from efficientai_toolkit.cli.options import format_flag
+from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
@@ -139,7 +139,8 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "prefix_projection": True, "encoder_hidden_size": 44,
         "target_modules": ["q_proj", "v_proj"], "num_layers": 6, "init_adapter": "first",
         "adapter_format": "peft", "mask_prompt": False, "objective": "dpo", "dpo_beta": 0.6,
-        "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"], "packing": True,
+        "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"],
+        "chat_template_kwargs": {"enable_thinking": False, "date": "today", "k": 3}, "packing": True,
         "streaming": True,
         "dtype": "bfloat16", "bits": 4, "seed": 11, "optimizer": "lion", "momentum": 0.85, "nesterov": True,
         "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "schedule": "linear",
@@ -149,14 +150,17 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "eval_every": 12, "eval_batches": 13, "save_every": 14, "keep_checkpoints": 15, "resume": True,
         "overwrite": True,
     }  # fmt: skip
+    flags = {option.name: option.flag for option in list_options(TrainingConfig)}
     arguments = []
     for name, value in wanted.items():
         if isinstance(value, bool):
-            arguments.append(format_flag(name) if value else format_flag(name).replace("--", "--no-", 1))
+            arguments.append(flags[name] if value else flags[name].replace("--", "--no-", 1))
+        elif name == "chat_template_kwargs":
+            arguments += [part for key in value for part in (flags[name], f"{key}={json.dumps(value[key])}")]
         elif isinstance(value, dict):
-            arguments += [format_flag(name), ",".join(f"{key}={number}" for key, number in value.items())]
+            arguments += [flags[name], ",".join(f"{key}={number}" for key, number in value.items())]
         else:
-            arguments += [format_flag(name), ",".join(value) if isinstance(value, list) else str(value)]
+            arguments += [flags[name], ",".join(value) if isinstance(value, list) else str(value)]
     config = settings(fake_engine, arguments)
     assert list(config) == list(wanted)
     assert config == wanted

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::Tokenizer;
+use super::chat::recorded;
+use crate::Result;
 
 pub(super) const SPACE_A: u32 = 256;
 pub(super) const BOS: u32 = 257;
@@ -73,5 +75,9 @@ pub(super) fn folder(chat_template: Option<&str>) -> TempDir {
 }
 
 pub(super) fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
-    Tokenizer::from_folder(folder(chat_template).path()).unwrap()
+    load(folder(chat_template).path()).unwrap()
+}
+
+pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
+    Tokenizer::from_folder(folder, &recorded::renderer())
 }

@@ -2,7 +2,7 @@
 
 use super::config::TrainingConfig;
 use crate::data::{
-    Columns, DataReport, Examples, IndexedRows, Sample, Splits, StreamingDataset, Tokenizer, describe, pack,
+    Columns, DataReport, Examples, IndexedRows, Sample, SplitReport, Splits, StreamingDataset, Tokenizer, describe, pack,
     read_splits, stream_splits, tokenize,
 };
 use crate::models::check_tokens;
@@ -57,13 +57,16 @@ impl<'t> Dataset<'t> {
         let valid = tokenize(&splits.valid, tokenizer, labels, max_seq_length)?;
         check(&valid.samples)?;
         reports.push(valid.report);
-        let truncated: usize = reports.iter().map(|report| report.truncated).sum();
-        let dropped: usize = reports.iter().map(|report| report.dropped).sum();
+        let sum = |count: fn(&SplitReport) -> usize| reports.iter().map(count).sum::<usize>();
+        let (truncated, dropped) = (sum(|report| report.truncated), sum(|report| report.dropped));
+        let name = config.data.as_deref().unwrap_or_default();
+        warn_of_unmarked_turns(config, sum(|report| report.unmarked_turns));
         if truncated + dropped > 0 {
             log::warn!(
-                "{}: {truncated} rows were cut to max_seq_length ({max_seq_length}), {dropped} left out for having \
-                 nothing to learn",
-                config.data.as_deref().unwrap_or_default(),
+                "{name}: {truncated} rows were cut to max_seq_length ({max_seq_length}), {dropped} left out for having \
+                 nothing to learn; {} of {} tokens to learn are lost",
+                sum(|report| report.lost_targets),
+                sum(|report| report.targets),
             );
         }
         let data = TextData {
@@ -77,11 +80,22 @@ impl<'t> Dataset<'t> {
     }
 }
 
+fn warn_of_unmarked_turns(config: &TrainingConfig, count: usize) {
+    if count > 0 {
+        log::warn!(
+            "{}: {count} turns of the assistant are not learned, since the chat template does not mark them with \
+             {{% generation %}}",
+            config.data.as_deref().unwrap_or_default()
+        );
+    }
+}
+
 /// Adds the truncated and dropped rows that `train` has read from disk to those `in_memory`.
-pub(super) fn skipped(in_memory: [usize; 2], train: &TrainingRows) -> [usize; 2] {
+pub(super) fn skipped(in_memory: [usize; 2], train: &TrainingRows, config: &TrainingConfig) -> [usize; 2] {
     match train {
         TrainingRows::InMemory(_) => in_memory,
         TrainingRows::Streamed(streamed) => {
+            warn_of_unmarked_turns(config, streamed.unmarked_turns());
             let (truncated, dropped) = (streamed.truncated_rows(), streamed.dropped_rows());
             [in_memory[0] + truncated, in_memory[1] + dropped]
         }

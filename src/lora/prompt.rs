@@ -103,10 +103,11 @@ pub(super) fn precompute(model: &mut Model) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::adapters::attach::parameter_names;
-    use crate::data::{Sample, collate};
+    use crate::data::{Renderer, RendererProcess, Sample, collate};
     use crate::io::tensors;
     use crate::kernels::graphs::Graphs;
     use crate::params;
@@ -122,11 +123,15 @@ mod tests {
         Ok(config)
     }
 
+    fn no_templates() -> Arc<dyn Renderer> {
+        Arc::new(RendererProcess::new(Vec::new(), Vec::new()))
+    }
+
     #[test]
     fn what_computes_virtual_tokens_learns_as_that_of_peft() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures");
         let base = fixtures.join("models/llama_gqa");
-        let tokenizer = Tokenizer::from_folder(&base).unwrap();
+        let tokenizer = Tokenizer::from_folder(&base, &no_templates()).unwrap();
         let rows = tensors::read(&fixtures.join("prompts/rows.safetensors")).unwrap();
         let samples: Vec<Sample> = rows["ids"]
             .as_slice::<i32>()

@@ -106,7 +106,7 @@ pub fn run(
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     let ranks = finalize(model)?;
     prompt::precompute(model)?;
-    let [truncated_rows, dropped_rows] = dataset::skipped(skipped, &data.train);
+    let [truncated_rows, dropped_rows] = dataset::skipped(skipped, &data.train, config);
     let report = Report {
         training,
         truncated_rows,

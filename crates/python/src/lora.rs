@@ -2,7 +2,7 @@
 
 use efficientai_toolkit::Result;
 use efficientai_toolkit::lora::{self, AnalysisSettings, TrainingConfig};
-use efficientai_toolkit::models;
+use efficientai_toolkit::{data, models};
 use pyo3::prelude::*;
 use serde::Serialize;
 
@@ -22,8 +22,8 @@ pub(super) fn train(
     config: &str,
     observer: Py<PyAny>,
 ) -> PyResult<String> {
-    let (source, tokenizer) = (model.get().folder(), tokenizer.get().inner());
-    configured(py, model, config, Some(observer), |model, config, caller| {
+    let source = model.get().folder();
+    configured(py, model, tokenizer, config, Some(observer), |model, tokenizer, config, caller| {
         lora::run(model, tokenizer, source, config, caller)
     })
 }
@@ -39,8 +39,7 @@ pub(super) fn validate(
     tokenizer: &Bound<'_, Tokenizer>,
     config: &str,
 ) -> PyResult<String> {
-    let tokenizer = tokenizer.get().inner();
-    configured(py, model, config, None, |model, config, caller| {
+    configured(py, model, tokenizer, config, None, |model, tokenizer, config, caller| {
         lora::validate(model, tokenizer, config, caller)
     })
 }
@@ -57,8 +56,7 @@ pub(super) fn analyze(
     config: &str,
     probe: &str,
 ) -> PyResult<String> {
-    let tokenizer = tokenizer.get().inner();
-    configured(py, model, config, None, |model, config, caller| {
+    configured(py, model, tokenizer, config, None, |model, tokenizer, config, caller| {
         let probe: AnalysisSettings = parse(probe)?;
         lora::analyze(model, tokenizer, config, &probe, caller)
     })
@@ -74,8 +72,7 @@ pub(super) fn estimate_memory(
     tokenizer: &Bound<'_, Tokenizer>,
     config: &str,
 ) -> PyResult<String> {
-    let tokenizer = tokenizer.get().inner();
-    configured(py, model, config, None, |model, config, caller| {
+    configured(py, model, tokenizer, config, None, |model, tokenizer, config, caller| {
         lora::estimate_memory(model, tokenizer, config, caller)
     })
 }
@@ -90,13 +87,16 @@ pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
 fn configured<T: Serialize>(
     py: Python<'_>,
     model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
     config: &str,
     observer: Option<Py<PyAny>>,
-    work: impl FnOnce(&mut models::Model, &TrainingConfig, &mut Caller) -> Result<T> + Send,
+    work: impl FnOnce(&mut models::Model, &data::Tokenizer, &TrainingConfig, &mut Caller) -> Result<T> + Send,
 ) -> PyResult<String> {
-    let model = model.get();
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     observed(py, observer, |caller| {
         let config: TrainingConfig = parse(config)?;
-        json(&model.change_adapters(|model| work(model, &config, caller))?)
+        let options = config.chat_template_kwargs.clone().unwrap_or_default();
+        let tokenizer = tokenizer.with_template_options(&options)?;
+        json(&model.change_adapters(|model| work(model, &tokenizer, &config, caller))?)
     })
 }

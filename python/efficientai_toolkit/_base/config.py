@@ -22,12 +22,15 @@ class Option:
 
     name: str
     kind: type
-    """``str``, ``int``, ``float`` or ``bool``; the type of the items if ``repeated`` or ``keyed``."""
+    """``str``, ``int``, ``float`` or ``bool``, or ``object`` for any JSON; the type of the items if ``repeated`` or
+    ``keyed``."""
     choices: tuple[str, ...]
     optional: bool
     repeated: bool
     keyed: bool
     """Whether the value is a mapping, as in ``q_proj=4,v_proj=8``."""
+    flag: str
+    """Name on the command line, such as ``--lora-rank``."""
     default: Any
     help: str
     separator: str | None
@@ -55,7 +58,10 @@ class Option:
         return [self._scalar(item) for item in cast("Sequence[object]", value)]
 
     def _mapping(self, value: object) -> dict[str, Any]:
-        if isinstance(value, str) and self.separator is not None:
+        if isinstance(value, str) and self.separator is None:
+            name, equals, text = value.partition("=")
+            value = {name.strip(): _json(text)} if equals else value
+        elif isinstance(value, str):
             # Names may hold an equals sign, numbers do not.
             items = [item.rpartition("=") for item in value.split(self.separator)]
             value = {name.strip(): _number(text) for name, _, text in items}
@@ -70,6 +76,8 @@ class Option:
         return {str(name): self._scalar(item) for name, item in pairs.items()}
 
     def _scalar(self, value: object) -> Any:
+        if self.kind is object:
+            return self._any_json(value)
         if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
             # YAML 1.1 reads `1e-5` as text.
             try:
@@ -91,6 +99,23 @@ class Option:
         raise ConfigError(message)
 
 
+    def _any_json(self, value: object) -> object:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            message = f"`{self.name}` must have values that JSON can express, not {value!r}"
+            raise ConfigError(message) from error
+        return value
+
+
+def _json(text: str) -> object:
+    """Parse JSON; other text is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _number(text: str) -> object:
     """Parse an integer; return other text unchanged, so that the conversion reports it."""
     try:
@@ -99,9 +124,18 @@ def _number(text: str) -> object:
         return text
 
 
-def setting(default: Any, help: str, *, separator: str | None = None) -> Any:  # noqa: A002
-    """Define a field of a :class:`Config` with the help text of its command-line option."""
-    extra = {"help": help, "separator": separator}
+def setting(
+    default: Any,
+    help: str,  # noqa: A002
+    *,
+    separator: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Define a field of a :class:`Config` with the help text of its command-line option.
+
+    The option has the name of the field, unless ``flag`` is given.
+    """
+    extra = {"help": help, "separator": separator, "flag": flag}
     if isinstance(default, list):
         return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
     return field(default=default, metadata=extra)
@@ -127,7 +161,7 @@ def _option(name: str, hint: Any, f: Any) -> Option:
     choices = tuple(get_args(hint)) if get_origin(hint) is Literal else ()
     return Option(
         name=name,
-        kind=str if choices else hint,
+        kind=str if choices else object if hint is Any else hint,
         choices=choices,
         optional=optional,
         repeated=repeated,
@@ -135,6 +169,7 @@ def _option(name: str, hint: Any, f: Any) -> Option:
         default=f.default if f.default_factory is MISSING else f.default_factory(),
         help=f.metadata["help"],
         separator=f.metadata["separator"],
+        flag=f.metadata["flag"] or "--" + name.replace("_", "-"),
     )
 
 

@@ -121,11 +121,12 @@ def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dt
     ``initializer_range`` as standard deviation.
     """
 
-def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = 64) -> tuple[Model, Tokenizer]:
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = 64, chat_template_kwargs: str | None = None) -> tuple[Model, Tokenizer]:
     """
     Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
     the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    ``chat_template_kwargs`` is a JSON object of options of the chat template.
     """

@@ -30,11 +30,6 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument ([^:]+): ", r"\1 ", message))
 
 
-def format_flag(name: str) -> str:
-    """Return the option of a field: ``lora_rank`` → ``--lora-rank``."""
-    return "--" + name.replace("_", "-")
-
-
 def add_config(
     parser: argparse.ArgumentParser, config: type[Config], *, title: str, with_file: bool = True
 ) -> None:
@@ -76,17 +71,19 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
     help_text = (option.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": help_text}
     if option.kind is bool:
-        add_argument(format_flag(option.name), action=argparse.BooleanOptionalAction, **common)
+        add_argument(option.flag, action=argparse.BooleanOptionalAction, **common)
         return
-    metavar = {str: "TEXT", int: "N", float: "X"}[option.kind]
+    metavar = {str: "TEXT", int: "N", float: "X", object: "NAME=VALUE"}[option.kind]
     if option.choices:
         metavar = "{" + ",".join(option.choices) + "}"
     if option.repeated:
         common["action"] = "append"
         metavar = "A,B" if option.separator else metavar
-    if option.keyed:
+    if option.keyed and option.separator:
         metavar = "A=N,B=N"
-    add_argument(format_flag(option.name), type=_reader(option), metavar=metavar, **common)
+    elif option.keyed:
+        common["action"] = "append"
+    add_argument(option.flag, type=_reader(option), metavar=metavar, **common)
 
 
 def _reader(option: Option) -> Callable[[str], Any]:
@@ -110,7 +107,9 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 
 def _flatten(value: Any) -> Any:
-    """Flatten the list of lists of a repeated option."""
+    """Join the lists, or the mappings, of a repeated option."""
+    if isinstance(value, list) and all(isinstance(part, dict) for part in cast("list[Any]", value)):
+        return {name: item for part in cast("list[dict[str, Any]]", value) for name, item in part.items()}
     if isinstance(value, list):
         return [part for parts in cast("list[list[Any]]", value) for part in parts]
     return value

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
@@ -115,6 +115,12 @@ class TrainingConfig(Config):
         "which columns of the data are read as what, such as prompt=question,completion=answer "
         "(default: their own names)",
         separator=",",
+    )
+    chat_template_kwargs: dict[str, Any] | None = setting(
+        None,
+        "option of the chat template, such as enable_thinking=false; give it again for more (default: the "
+        "template's own)",
+        flag="--template-option",
     )
     packing: bool = setting(
         False,

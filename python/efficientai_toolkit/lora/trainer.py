@@ -88,7 +88,10 @@ class MLXTrainer:
             from efficientai_toolkit.models.loading import load
 
             self.model, self.tokenizer = load(
-                self.config.model_path, dtype=self.config.dtype, bits=self.config.bits
+                self.config.model_path,
+                dtype=self.config.dtype,
+                bits=self.config.bits,
+                chat_template_kwargs=self.config.chat_template_kwargs,
             )
         return self.model, self.tokenizer
 

@@ -1,7 +1,9 @@
 """Loading of models."""
 
+import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import MODEL
@@ -17,6 +19,7 @@ def load(
     *,
     bits: int | None = None,
     group_size: int = 64,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> "tuple[Model, Tokenizer]":
     """Load a model and its tokenizer.
@@ -37,6 +40,8 @@ def load(
         Checkpoints quantized by MLX stay quantized.
     group_size
         Quantization group size: 32, 64 or 128.
+    chat_template_kwargs
+        Options of the chat template for all conversations, such as ``{"enable_thinking": False}``.
     show_progress
         Show a progress bar during downloads.
 
@@ -48,7 +53,7 @@ def load(
     Raises
     ------
     ConfigError
-        If ``dtype``, ``bits`` or ``group_size`` is invalid.
+        If ``dtype``, ``bits``, ``group_size`` or ``chat_template_kwargs`` is invalid.
     ModelLoadingError
         If a file is missing, corrupt or of an unsupported type.
     """
@@ -56,4 +61,11 @@ def load(
 
     folder = MODEL if path_or_id is None else hub.resolve(path_or_id, show_progress=show_progress)
     adapter = None if adapter_path is None else hub.resolve(adapter_path, show_progress=show_progress)
-    return core.models.load(str(folder), None if adapter is None else str(adapter), dtype, bits, group_size)
+    return core.models.load(
+        str(folder),
+        None if adapter is None else str(adapter),
+        dtype,
+        bits,
+        group_size,
+        None if chat_template_kwargs is None else json.dumps(dict(chat_template_kwargs)),
+    )

@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::{Columns, LocatedRow, Row};
+    use crate::data::{Chat, Columns, LocatedRow, Row};
 
     fn rows(file: impl Read) -> Result<Vec<LocatedRow>> {
         let columns = Columns::default();
@@ -114,7 +114,7 @@ mod tests {
         let text = "\u{feff}tools,messages\r\n\r\n,\"[{\"\"role\"\": \"\"user\"\",\n \"\"content\"\": \"\"a,b\"\"}]\"\n";
         let rows = rows(text.as_bytes()).unwrap();
         let messages = vec![serde_json::json!({"role": "user", "content": "a,b"})];
-        assert_eq!(rows[0].row, Row::Chat { messages, tools: None });
+        assert_eq!(rows[0].row, Row::Chat(Chat { messages, ..Chat::default() }));
         assert_eq!(rows[0].position, Position::Row(1));
     }
 

@@ -21,6 +21,11 @@ pub(super) fn parse_tools(value: Option<Value>) -> Result<Option<Value>, String>
     }
 }
 
+/// Whether `value` is a list of messages, not a text.
+pub(super) fn is_messages(value: &Value) -> bool {
+    value.as_array().is_some_and(|entries| entries.iter().all(Value::is_object))
+}
+
 /// Parses and validates the messages under `key`.
 pub(super) fn parse_messages(key: &str, value: Value) -> Result<Vec<Value>, String> {
     let value = parse_nested(key, value)?;
@@ -46,6 +51,11 @@ fn check_message(message: &Value) -> Result<(), String> {
             return Err(format!(r#"has a "role" that is {}, not a string"#, type_name(other)));
         }
         None => return Err(format!(r#"has no "role" ({})"#, found_keys(keys))),
+    }
+    if let Some(weight) = keys.get("weight").filter(|weight| !weight.is_null())
+        && ![Some(0.0), Some(1.0)].contains(&weight.as_f64())
+    {
+        return Err(format!(r#"has the "weight" {weight}, expected 0 or 1"#));
     }
     match keys.get("content") {
         Some(Value::String(_) | Value::Array(_)) => Ok(()),

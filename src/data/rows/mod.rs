@@ -1,6 +1,7 @@
 //! Rows: the schemas that training data may have, and their parsers.
 
 mod alpaca;
+mod chat;
 mod columns;
 pub(super) mod fields;
 pub(super) mod located;
@@ -10,6 +11,7 @@ pub(super) mod row;
 mod sharegpt;
 
 pub use alpaca::Instruction;
+pub use chat::Chat;
 pub use columns::Columns;
 pub use located::{LocatedRow, Position};
 pub use pair::{Answer, Pair, Prompt};

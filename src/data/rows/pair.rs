@@ -13,8 +13,8 @@
 use serde_json::{Map, Value, json};
 
 use super::alpaca::Instruction;
+use super::chat::Chat;
 use super::fields::{found_keys, type_name};
-use super::messages::parse_tools;
 use super::sharegpt;
 
 /// Keys of the preferred and of the other answer.
@@ -39,12 +39,7 @@ pub enum Prompt {
     /// An instruction with an empty output.
     Instruction(Instruction),
     /// A conversation.
-    Chat {
-        /// Messages for the chat template.
-        messages: Vec<Value>,
-        /// JSON schemas of the tools the assistant may call.
-        tools: Option<Value>,
-    },
+    Chat(Chat),
 }
 
 /// One answer of a pair.
@@ -97,10 +92,11 @@ impl Pair {
         if answers[0] == answers[1] {
             return Err(r#""chosen" and "rejected" are the same, so neither can be preferred"#.to_owned());
         }
-        let tools = parse_tools(keys.remove("tools"))?;
+        let shared = Chat::parse(Vec::new(), keys)?;
+        let chat = |messages| Prompt::Chat(Chat { messages, ..shared.clone() });
         let prompt = match keys.remove("prompt") {
             None | Some(Value::Null) if keys.contains_key("conversations") => {
-                Some(Prompt::Chat { messages: sharegpt::parse_conversations(keys)?, tools: tools.clone() })
+                Some(chat(sharegpt::parse_conversations(keys)?))
             }
             None | Some(Value::Null) if keys.contains_key("instruction") => {
                 keys.insert("output".to_owned(), Value::String(String::new()));
@@ -108,10 +104,7 @@ impl Pair {
             }
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(Prompt::User(text)),
-            Some(messages @ Value::Array(_)) => Some(Prompt::Chat {
-                messages: sharegpt::parse_turns("prompt", messages)?,
-                tools: tools.clone(),
-            }),
+            Some(messages @ Value::Array(_)) => Some(chat(sharegpt::parse_turns("prompt", messages)?)),
             Some(other) => {
                 return Err(format!(
                     r#""prompt" must be a text or a list of messages, found {}"#,
@@ -122,7 +115,7 @@ impl Pair {
         match (prompt, answers) {
             (None, [Answer::Text(chosen), Answer::Text(rejected)]) => Self::from_texts(&chosen, &rejected),
             (Some(prompt), answers @ [Answer::Text(_), Answer::Text(_)]) => Ok(Self { prompt, answers }),
-            (prompt, answers) => Self::from_messages(prompt, answers.map(|answer| answer.messages()), tools),
+            (prompt, answers) => Self::from_messages(prompt, answers.map(|answer| answer.messages()), shared),
         }
     }
 
@@ -154,7 +147,7 @@ impl Pair {
     fn from_messages(
         prompt: Option<Prompt>,
         answers: [Vec<Value>; 2],
-        tools: Option<Value>,
+        shared: Chat,
     ) -> Result<Self, String> {
         let common = answers[0].iter().zip(&answers[1]).take_while(|(a, b)| a == b).count();
         let is_conversation = |answer: &Vec<Value>| !is_assistant(answer.first());
@@ -189,7 +182,7 @@ impl Pair {
                 }
             }
         }
-        let prompt = Prompt::Chat { messages, tools };
+        let prompt = Prompt::Chat(Chat { messages, ..shared });
         Ok(Self { prompt, answers: [chosen, rejected].map(Answer::Messages) })
     }
 }
@@ -204,7 +197,7 @@ impl Prompt {
                 messages.pop();
                 messages
             }
-            Self::Chat { messages, .. } => messages.clone(),
+            Self::Chat(chat) => chat.messages.clone(),
         }
     }
 }
@@ -257,7 +250,7 @@ mod tests {
             json!({"conversations": asked, "system": "s", "tools": "[]", "chosen": "b", "rejected": "c"});
         let messages =
             vec![json!({"role": "system", "content": "s"}), json!({"role": "user", "content": "a"})];
-        let prompt = Prompt::Chat { messages, tools: Some(json!([])) };
+        let prompt = Prompt::Chat(Chat { messages, tools: Some(json!([])), ..Chat::default() });
         assert_eq!(parse(row), Ok(Pair { prompt, answers: texts("b", "c") }));
     }
 
@@ -269,7 +262,7 @@ mod tests {
             [&start[..], &[said("assistant", "d"), said("user", "e"), said("assistant", "f")]].concat();
         let rejected = [&start[..], &[said("assistant", "g")]].concat();
         let pair = parse(json!({"chosen": chosen, "rejected": rejected})).unwrap();
-        assert_eq!(pair.prompt, Prompt::Chat { messages: start.to_vec(), tools: None });
+        assert_eq!(pair.prompt, Prompt::Chat(Chat { messages: start.to_vec(), ..Chat::default() }));
         assert_eq!(pair.answers, [&chosen[3..], &rejected[3..]].map(|rest| Answer::Messages(rest.to_vec())));
     }
 }

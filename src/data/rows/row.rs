@@ -4,18 +4,21 @@
 //! |-------------------------------------------------------------------------------|----------------------|-----------------------|
 //! | `chosen`, `rejected` and usually a prompt ([pairs](super::pair))              | [`Row::Pair`]        | preference            |
 //! | `prompt`, `completion`                                                        | [`Row::Completion`]  | the completion        |
+//! | `prompt`, `completion` as lists of messages, optionally `tools`               | [`Row::Chat`]        | the completion        |
 //! | `messages`, optionally `tools`                                                | [`Row::Chat`]        | the assistant's turns |
 //! | `conversations`, optionally `system`, `tools` ([`ShareGPT`](super::sharegpt)) | [`Row::Chat`]        | the assistant's turns |
 //! | `instruction`, `output`, optionally more ([Alpaca](super::alpaca))            | [`Row::Instruction`] | the output            |
 //! | `text`                                                                        | [`Row::Text`]        | all tokens            |
 //!
-//! The first matching line of the table decides; other keys are ignored, as in mlx-lm.
+//! The first matching line of the table decides; other keys are ignored, as in mlx-lm. Conversations may have
+//! `chat_template_kwargs`, options of the chat template.
 
 use serde_json::Value;
 
 use super::alpaca::Instruction;
+use super::chat::Chat;
 use super::fields::{found_keys, take_string, type_name};
-use super::messages::{parse_messages, parse_tools};
+use super::messages::{is_messages, parse_messages};
 use super::pair::{ANSWER_KEYS, Pair};
 use super::sharegpt;
 
@@ -35,12 +38,7 @@ pub enum Row {
         completion: String,
     },
     /// A conversation; with a prompt mask the loss is taken on the assistant's turns only.
-    Chat {
-        /// Objects with a string `role` and `content` or `tool_calls`, passed to the chat template unchanged.
-        messages: Vec<Value>,
-        /// JSON schemas of the tools the assistant may call: an array.
-        tools: Option<Value>,
-    },
+    Chat(Chat),
     /// An instruction and its output; with a prompt mask the loss is taken on the output only.
     Instruction(Instruction),
     /// Two answers to one prompt, the first of which is preferred.
@@ -54,7 +52,7 @@ impl Row {
         match self {
             Self::Text(_) => "text",
             Self::Completion { .. } => "completion",
-            Self::Chat { .. } => "chat",
+            Self::Chat(_) => "chat",
             Self::Instruction(_) => "instruction",
             Self::Pair(_) => "pair",
         }
@@ -72,17 +70,18 @@ impl Row {
             return Pair::parse(&mut keys).map(Self::Pair);
         }
         if keys.contains_key("prompt") && keys.contains_key("completion") {
+            if ["prompt", "completion"].iter().any(|&key| is_messages(&keys[key])) {
+                return Chat::parse_completion(&mut keys).map(Self::Chat);
+            }
             let prompt = take_string(&mut keys, "prompt")?;
             let completion = take_string(&mut keys, "completion")?;
             return Ok(Self::Completion { prompt, completion });
         }
         if let Some(messages) = keys.remove("messages") {
-            let tools = parse_tools(keys.remove("tools"))?;
-            return Ok(Self::Chat { messages: parse_messages("messages", messages)?, tools });
+            return Chat::parse(parse_messages("messages", messages)?, &mut keys).map(Self::Chat);
         }
         if keys.contains_key("conversations") {
-            let tools = parse_tools(keys.remove("tools"))?;
-            return Ok(Self::Chat { messages: sharegpt::parse_conversations(&mut keys)?, tools });
+            return Chat::parse(sharegpt::parse_conversations(&mut keys)?, &mut keys).map(Self::Chat);
         }
         if keys.contains_key("instruction") && keys.contains_key("output") {
             return Instruction::parse(&mut keys).map(Self::Instruction);
@@ -119,11 +118,11 @@ mod tests {
         let messages = vec![json!({"role": "user", "content": "hi"})];
         assert_eq!(
             parse(r#"{"messages":[{"role":"user","content":"hi"}],"tools":[]}"#),
-            Ok(Row::Chat { messages: messages.clone(), tools: Some(json!([])) })
+            Ok(Row::Chat(Chat { messages: messages.clone(), tools: Some(json!([])), ..Chat::default() }))
         );
         assert_eq!(
             parse(r#"{"messages":[{"role":"user","content":"hi"}],"tools":null}"#),
-            Ok(Row::Chat { messages, tools: None })
+            Ok(Row::Chat(Chat { messages, ..Chat::default() }))
         );
     }
 
@@ -145,7 +144,19 @@ mod tests {
         let row = parse(r#"{"conversations":[{"from":"gpt","value":"a"}],"tools":"[{\"name\":\"f\"}]"}"#);
         let messages = vec![json!({"role": "assistant", "content": "a"})];
         let tools = Some(json!([{"type": "function", "function": {"name": "f"}}]));
-        assert_eq!(row, Ok(Row::Chat { messages, tools }));
+        assert_eq!(row, Ok(Row::Chat(Chat { messages, tools, ..Chat::default() })));
+    }
+
+    #[test]
+    fn prompts_and_completions_may_be_messages() {
+        let row = parse(
+            r#"{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}],
+                "chat_template_kwargs":{"enable_thinking":false}}"#,
+        );
+        let messages =
+            vec![json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"})];
+        let options = [("enable_thinking".to_owned(), json!(false))].into_iter().collect();
+        assert_eq!(row, Ok(Row::Chat(Chat { messages, prompt_len: 1, tools: None, options })));
     }
 
     #[test]
@@ -195,6 +206,26 @@ mod tests {
             (
                 r#"{"messages":[{"role":"user","content":"x"}],"tools":"add"}"#,
                 r#""tools" is a string that is not JSON (expected value at line 1 column 1)"#.into(),
+            ),
+            (
+                r#"{"prompt":"a","completion":[{"role":"assistant","content":"b"}]}"#,
+                r#""prompt" must be a list of messages, as "completion" is, found a string"#.into(),
+            ),
+            (
+                r#"{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"user","content":"b"}]}"#,
+                r#"completion[0] has the role "user", expected "assistant""#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"assistant","content":"x","weight":0.5}]}"#,
+                r#"messages[0] has the "weight" 0.5, expected 0 or 1"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":[]}"#,
+                r#""chat_template_kwargs" must be an object, found an array"#.into(),
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":"x"}],"chat_template_kwargs":{"messages":[]}}"#,
+                r#""chat_template_kwargs" cannot set "messages", which is given by the conversation"#.into(),
             ),
             (
                 r#"{"messages":[{"role":"user","content":"x"}],"tools":{}}"#,

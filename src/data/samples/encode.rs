@@ -11,100 +11,80 @@
 //! Models with a chat template use it for completions and instructions too. Without a prompt mask all tokens are
 //! targets.
 
-use serde_json::json;
-
+use super::dialogues::dialogues;
+use super::labels::Labels;
 use super::sample::Sample;
-use crate::data::chat::ChatTemplate;
-use crate::data::chat::transcript::{render_answer, render_transcript};
-use crate::data::rows::{Answer, Pair, Prompt, Row};
+use crate::data::rows::{Answer, Instruction, Pair, Prompt, Row};
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 impl Tokenizer {
-    /// Encodes a row other than a pair; `mask_prompt` excludes prompts from the loss.
+    /// Encodes rows; the samples of a row follow each other, [one or two](Labels::samples_per_row).
     ///
     /// # Errors
-    /// [`Error::Dataset`] without the location of the row, which the caller adds.
-    pub fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
-        match (row, self.chat_template()) {
-            (Row::Text(text), _) => {
+    /// The index of the first row that cannot be encoded, and [`Error::Dataset`] without its location.
+    pub(in crate::data) fn encode_rows(&self, rows: &[&Row], labels: Labels) -> Result<Vec<Sample>, (usize, Error)> {
+        let mut conversations = Vec::new();
+        // The row of each conversation, and those of plain text with their samples.
+        let (mut owners, mut plain) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter().enumerate() {
+            check_kind(row, labels).map_err(|error| (index, error))?;
+            let of_row = dialogues(row, labels != Labels::All);
+            if of_row.is_empty() || self.chat_template().is_none() {
+                let samples = self.encode_plain(row, labels).map_err(|error| (index, error))?;
+                plain.push((index, samples));
+            } else {
+                owners.extend(vec![index; of_row.len()]);
+                conversations.extend(of_row);
+            }
+        }
+        let rendered = match self.chat_template() {
+            Some(template) if !conversations.is_empty() => self
+                .encode_dialogues(template, &conversations)
+                .map_err(|(conversation, error)| (owners[conversation], error))?,
+            _ => Vec::new(),
+        };
+        let mut samples: Vec<(usize, Sample)> = owners.into_iter().zip(rendered).collect();
+        samples.extend(plain.into_iter().flat_map(|(index, of_row)| of_row.into_iter().map(move |it| (index, it))));
+        samples.sort_by_key(|(index, _)| *index);
+        let samples: Vec<Sample> = samples.into_iter().map(|(_, sample)| sample).collect();
+        if labels == Labels::PreferencePairs
+            && let Some(index) = samples.chunks(2).position(|pair| pair[0].ids == pair[1].ids)
+        {
+            let message = "\"chosen\" and \"rejected\" are the same tokens, so neither can be preferred";
+            return Err((index, Error::Dataset(message.to_owned())));
+        }
+        Ok(samples)
+    }
+
+    /// Encodes a row without the chat template.
+    fn encode_plain(&self, row: &Row, labels: Labels) -> Result<Vec<Sample>> {
+        let mask_prompt = labels != Labels::All;
+        match row {
+            Row::Text(text) => {
                 let mut ids = self.encode(text, true)?;
                 if ids.last().is_none_or(|id| !self.eos_ids().contains(id)) {
                     ids.extend(self.eos_ids().first());
                 }
-                Ok(Sample::new(ids, |_| true))
+                Ok(vec![Sample::new(ids, |_| true)])
             }
-            (Row::Completion { prompt, completion }, None) => {
-                self.encode_completion(prompt, completion, mask_prompt)
+            Row::Completion { prompt, completion } => {
+                Ok(vec![self.encode_completion(prompt, completion, mask_prompt)?])
             }
-            (Row::Instruction(row), None) if row.history.is_empty() => {
-                self.encode_completion(&row.prompt(), &row.output, mask_prompt)
+            Row::Instruction(row) => {
+                Ok(vec![self.encode_completion(&plain_prompt(row)?, &row.output, mask_prompt)?])
             }
-            (Row::Instruction(_), None) => Err(no_template_for_history()),
-            (Row::Instruction(row), Some(template)) => {
-                self.encode_chat(template, &row.messages(), None, mask_prompt)
-            }
-            (Row::Completion { prompt, completion }, Some(template)) => {
-                let messages = [
-                    json!({"role": "user", "content": prompt}),
-                    json!({"role": "assistant", "content": completion}),
-                ];
-                self.encode_chat(template, &messages, None, mask_prompt)
-            }
-            (Row::Chat { messages, tools }, Some(template)) => {
-                self.encode_chat(template, messages, tools.as_ref(), mask_prompt)
-            }
-            (Row::Chat { .. }, None) => Err(no_template_for_messages("\"prompt\" and \"completion\"")),
-            (Row::Pair(_), _) => Err(Error::Dataset(
-                "the row is a pair of answers (\"chosen\" and \"rejected\"), which objective \"dpo\" or \"orpo\" \
-                 learns from; for \"sft\" name other columns, such as columns prompt=prompt,completion=chosen"
-                    .to_owned(),
-            )),
-        }
-    }
-
-    /// Encodes a preference pair as two samples, the chosen answer first. Each starts with the prompt, which is
-    /// masked.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] without the location of the row, which the caller adds.
-    pub fn encode_pair(&self, row: &Row) -> Result<[Sample; 2]> {
-        let Row::Pair(Pair { prompt, answers: [chosen, rejected] }) = row else {
-            return Err(Error::Dataset(format!(
-                "the row is of the kind \"{}\", but objective \"dpo\" or \"orpo\" learns from pairs of answers, \
-                 \"chosen\" and \"rejected\"; such rows are for objective \"sft\"",
-                row.kind()
-            )));
-        };
-        let pair = [self.encode_answer(prompt, chosen)?, self.encode_answer(prompt, rejected)?];
-        if pair[0].ids == pair[1].ids {
-            return Err(Error::Dataset(
-                "\"chosen\" and \"rejected\" are the same tokens, so neither can be preferred".to_owned(),
-            ));
-        }
-        Ok(pair)
-    }
-
-    fn encode_answer(&self, prompt: &Prompt, answer: &Answer) -> Result<Sample> {
-        match (prompt, answer, self.chat_template()) {
-            (Prompt::Prefix(text), Answer::Text(answer), _)
-            | (Prompt::User(text), Answer::Text(answer), None) => self.encode_completion(text, answer, true),
-            (Prompt::Instruction(row), Answer::Text(answer), None) if row.history.is_empty() => {
-                self.encode_completion(&row.prompt(), answer, true)
-            }
-            (Prompt::Instruction(_), _, None) => Err(no_template_for_history()),
-            (_, _, None) => {
-                Err(no_template_for_messages("\"prompt\", \"chosen\" and \"rejected\" that are texts"))
-            }
-            (_, _, Some(template)) => {
-                let tools = match prompt {
-                    Prompt::Chat { tools, .. } => tools.as_ref(),
-                    _ => None,
+            Row::Chat(_) => Err(no_template_for_messages("\"prompt\" and \"completion\"")),
+            Row::Pair(Pair { prompt, answers: [Answer::Text(chosen), Answer::Text(rejected)] }) => {
+                let prompt = match prompt {
+                    Prompt::Prefix(text) | Prompt::User(text) => text.clone(),
+                    Prompt::Instruction(row) => plain_prompt(row)?,
+                    Prompt::Chat(_) => return Err(no_template_for_pairs()),
                 };
-                let transcript = render_answer(template, &prompt.messages(), &answer.messages(), tools)?;
-                let (ids, ends) = self.encode_with_end_offsets(&transcript.text)?;
-                Ok(Sample::new(ids, |index| transcript.is_assistant_token(ends[index])))
+                let encode = |answer| self.encode_completion(&prompt, answer, true);
+                Ok(vec![encode(chosen)?, encode(rejected)?])
             }
+            Row::Pair(_) => Err(no_template_for_pairs()),
         }
     }
 
@@ -115,21 +95,33 @@ impl Tokenizer {
         ids.extend(self.eos_ids().first());
         Ok(Sample::new(ids, |index| !mask_prompt || index >= prompt_len))
     }
+}
 
-    fn encode_chat(
-        &self,
-        template: &ChatTemplate,
-        messages: &[serde_json::Value],
-        tools: Option<&serde_json::Value>,
-        mask_prompt: bool,
-    ) -> Result<Sample> {
-        if !mask_prompt {
-            return Ok(Sample::new(self.encode(&template.render(messages, tools, false)?, false)?, |_| true));
-        }
-        let transcript = render_transcript(template, messages, tools)?;
-        let (ids, ends) = self.encode_with_end_offsets(&transcript.text)?;
-        Ok(Sample::new(ids, |index| transcript.is_assistant_token(ends[index])))
+/// Checks that the kind of `row` is what `labels` are for.
+fn check_kind(row: &Row, labels: Labels) -> Result<()> {
+    match (row, labels) {
+        (Row::Pair(_), Labels::PreferencePairs) => Ok(()),
+        (Row::Pair(_), _) => Err(Error::Dataset(
+            "the row is a pair of answers (\"chosen\" and \"rejected\"), which objective \"dpo\" or \"orpo\" \
+             learns from; for \"sft\" name other columns, such as columns prompt=prompt,completion=chosen"
+                .to_owned(),
+        )),
+        (_, Labels::PreferencePairs) => Err(Error::Dataset(format!(
+            "the row is of the kind \"{}\", but objective \"dpo\" or \"orpo\" learns from pairs of answers, \
+             \"chosen\" and \"rejected\"; such rows are for objective \"sft\"",
+            row.kind()
+        ))),
+        _ => Ok(()),
     }
+}
+
+/// The prompt of an instruction for models without a chat template.
+fn plain_prompt(row: &Instruction) -> Result<String> {
+    if row.history.is_empty() { Ok(row.prompt()) } else { Err(no_template_for_history()) }
+}
+
+fn no_template_for_pairs() -> Error {
+    no_template_for_messages("\"prompt\", \"chosen\" and \"rejected\" that are texts")
 }
 
 fn no_template_for_messages(instead: &str) -> Error {
@@ -150,8 +142,17 @@ fn no_template_for_history() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Instruction;
+    use serde_json::json;
+
+    use crate::data::Chat;
     use crate::data::fixture::{self, BOS, CHATML, END, EOS, SPACE_A, TURN};
+
+    impl Tokenizer {
+        fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
+            let samples = self.encode_rows(&[row], Labels::from_mask_prompt(mask_prompt));
+            samples.map_err(|(_, error)| error).map(|samples| samples.into_iter().next().unwrap())
+        }
+    }
 
     fn bytes(text: &str) -> Vec<u32> {
         text.bytes().map(u32::from).collect()
@@ -214,7 +215,7 @@ mod tests {
             &bytes("\n"),
         ];
         assert_eq!(sample.ids, text.concat());
-        assert_eq!(targets(&sample), [SPACE_A, END, u32::from(b'\n')]);
+        assert_eq!(targets(&sample), [SPACE_A, END]);
     }
 
     #[test]
@@ -223,11 +224,11 @@ mod tests {
         let said = |role: &str, content: &str| json!({"role": role, "content": content});
         let messages =
             vec![said("user", "a"), said("assistant", "😀"), said("user", "b"), said("assistant", "c")];
-        let row = Row::Chat { messages, tools: None };
+        let row = Row::Chat(Chat { messages, ..Chat::default() });
         let masked = tokenizer.encode_sample(&row, true).unwrap();
         assert_eq!(
             targets(&masked),
-            [&bytes("😀")[..], &[END], &bytes("\nc"), &[END], &bytes("\n")].concat()
+            [&bytes("😀")[..], &[END], &bytes("c"), &[END]].concat()
         );
         let everything = tokenizer.encode_sample(&row, false).unwrap();
         assert_eq!(everything.ids, masked.ids);
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_chat_without_a_template_suggests_completions() {
-        let row = Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
+        let messages = vec![json!({"role": "user", "content": "a"})];
+        let row = Row::Chat(Chat { messages, ..Chat::default() });
         let error = fixture::tokenizer(None).encode_sample(&row, true).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,5 +1,6 @@
 //! Samples: rows as token ids with a loss mask.
 
+mod dialogues;
 mod encode;
 mod labels;
 mod sample;

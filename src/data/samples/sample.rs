@@ -10,6 +10,8 @@ pub struct Sample {
     pub loss_mask: Vec<bool>,
     /// Index of the first token of each [packed](crate::data::pack) sample; empty if not packed.
     pub segment_starts: Vec<usize>,
+    /// Number of turns of the assistant that its chat template leaves out of what is learned.
+    pub unmarked_turns: usize,
 }
 
 impl Sample {
@@ -17,7 +19,7 @@ impl Sample {
     #[must_use]
     pub fn new(ids: Vec<u32>, is_target: impl Fn(usize) -> bool) -> Self {
         let loss_mask = (0..ids.len()).map(|index| index > 0 && is_target(index)).collect();
-        Self { ids, loss_mask, segment_starts: Vec::new() }
+        Self { ids, loss_mask, segment_starts: Vec::new(), unmarked_turns: 0 }
     }
 
     /// Concatenates `samples` into one packed sample.

@@ -12,6 +12,9 @@ use crate::data::rows::LocatedRow;
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
+/// Rows whose conversations are rendered with one request.
+const ROWS_AT_ONCE: usize = 64;
+
 /// Counts of a tokenized split.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SplitReport {
@@ -25,6 +28,12 @@ pub struct SplitReport {
     pub truncated: usize,
     /// Number of rows dropped because they have no targets, at least not within the maximum sequence length.
     pub dropped: usize,
+    /// Number of targets of the loss before truncation.
+    pub targets: usize,
+    /// Number of targets lost by truncation and with dropped rows.
+    pub lost_targets: usize,
+    /// Number of turns of the assistant that the chat template leaves out of what is learned.
+    pub unmarked_turns: usize,
     /// Number of rows by [kind](crate::data::Row::kind).
     pub kinds: BTreeMap<&'static str, usize>,
 }
@@ -61,27 +70,13 @@ pub(in crate::data) fn encode_rows(
     tokenizer: &Tokenizer,
     labels: Labels,
 ) -> Result<Vec<Sample>> {
-    // All rows are collected before the first error is returned, so that it does not depend on threads.
-    let results: Vec<_> = rows.par_iter().map(|located| encode_row(located, tokenizer, labels)).collect();
-    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
-}
-
-/// Tokenizes one row, without truncation.
-///
-/// # Errors
-/// [`Error::Dataset`] with file and line.
-pub(in crate::data) fn encode_row(
-    located: &LocatedRow,
-    tokenizer: &Tokenizer,
-    labels: Labels,
-) -> Result<Vec<Sample>> {
-    let row = &located.row;
-    let samples = match labels {
-        Labels::All => tokenizer.encode_sample(row, false).map(|sample| vec![sample]),
-        Labels::Completions => tokenizer.encode_sample(row, true).map(|sample| vec![sample]),
-        Labels::PreferencePairs => tokenizer.encode_pair(row).map(Vec::from),
+    let encode = |rows: &[LocatedRow]| {
+        let unlocated: Vec<_> = rows.iter().map(|located| &located.row).collect();
+        tokenizer.encode_rows(&unlocated, labels).map_err(|(row, error)| rows[row].with_location(error))
     };
-    samples.map_err(|error| located.with_location(error))
+    // All rows are collected before the first error is returned, so that it does not depend on threads.
+    let results: Vec<_> = rows.par_chunks(ROWS_AT_ONCE).map(encode).collect();
+    Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Truncates the samples of one row to `max_seq_length` tokens. Returns false if the row must be dropped.
@@ -114,8 +109,13 @@ pub(in crate::data) fn truncate_rows(
         let longest = row_samples.iter().map(Sample::len).max().unwrap_or(0);
         report.tokens += row_samples.iter().map(Sample::len).sum::<usize>();
         report.longest = report.longest.max(longest);
+        report.unmarked_turns += row_samples.iter().map(|sample| sample.unmarked_turns).sum::<usize>();
+        let targets: usize = row_samples.iter().map(Sample::num_targets).sum();
+        report.targets += targets;
+        report.lost_targets += targets;
         if truncate_row(&mut row_samples, max_seq_length) {
             report.truncated += usize::from(longest > max_seq_length);
+            report.lost_targets -= row_samples.iter().map(Sample::num_targets).sum::<usize>();
             samples.append(&mut row_samples);
         } else {
             report.dropped += 1;
@@ -149,7 +149,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::data::{Position, Row, fixture};
+    use crate::data::{Chat, Position, Row, fixture};
 
     fn located(rows: Vec<Row>) -> Vec<LocatedRow> {
         let path: Arc<Path> = Arc::from(Path::new("d/train.jsonl"));
@@ -182,7 +182,8 @@ mod tests {
         assert_eq!(samples[2].loss_mask, [false, false, false, true, true]);
         let kinds = BTreeMap::from([("completion", 2), ("text", 2)]);
         let expected =
-            SplitReport { rows: 4, tokens: 4 + 23 + 10 + 6, longest: 23, truncated: 2, dropped: 1, kinds };
+            SplitReport { rows: 4, tokens: 4 + 23 + 10 + 6, longest: 23, truncated: 2, dropped: 1, targets: 26,
+                          lost_targets: 17, unmarked_turns: 0, kinds };
         assert_eq!(report, expected);
     }
 
@@ -198,7 +199,8 @@ mod tests {
 
     #[test]
     fn the_first_bad_row_is_named() {
-        let chat = || Row::Chat { messages: vec![json!({"role": "user", "content": "a"})], tools: None };
+        let messages = vec![json!({"role": "user", "content": "a"})];
+        let chat = || Row::Chat(Chat { messages: messages.clone(), ..Chat::default() });
         let rows = located(vec![text("a"), chat(), chat()]);
         let error =
             tokenize(&rows, &fixture::tokenizer(None), Labels::Completions, 64).unwrap_err().to_string();

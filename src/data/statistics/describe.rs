@@ -27,6 +27,15 @@ pub struct PairStatistics {
     pub chosen_longer: f64,
 }
 
+/// Consecutive tokens of a row, as text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ExamplePart {
+    /// The text, with special tokens.
+    pub text: String,
+    /// Whether the tokens are targets of the loss.
+    pub learned: bool,
+}
+
 /// Statistics of a split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SplitStatistics {
@@ -60,6 +69,8 @@ pub struct SplitStatistics {
     pub packed_rows: usize,
     /// Fraction of the packed rows that is not padding.
     pub packing_efficiency: f64,
+    /// The first row that is learned from, in parts that are learned or not.
+    pub example: Vec<ExamplePart>,
     /// Set if the rows are preference pairs.
     pub pairs: Option<PairStatistics>,
 }
@@ -129,8 +140,20 @@ fn statistics(
         packing_efficiency: if packed_rows > 0 { kept_tokens as f64 / room } else { 0.0 },
         pairs,
         sampled_from: None,
+        example: kept.samples.first().map_or_else(|| Ok(Vec::new()), |sample| example(sample, tokenizer))?,
         report: kept.report,
     })
+}
+
+/// Splits `sample` where its loss mask changes.
+fn example(sample: &Sample, tokenizer: &Tokenizer) -> Result<Vec<ExamplePart>> {
+    let mut start = 0;
+    let part = |mask: &[bool]| {
+        let ids = &sample.ids[start..start + mask.len()];
+        start += mask.len();
+        Ok(ExamplePart { text: tokenizer.decode(ids, false)?, learned: mask[0] })
+    };
+    sample.loss_mask.chunk_by(|a, b| a == b).map(part).collect()
 }
 
 /// Statistics of samples that alternate between chosen and rejected answers.

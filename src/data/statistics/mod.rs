@@ -5,5 +5,5 @@ mod information;
 mod lengths;
 mod near_duplicates;
 
-pub use describe::{DataReport, PairStatistics, SplitStatistics, describe};
+pub use describe::{DataReport, ExamplePart, PairStatistics, SplitStatistics, describe};
 pub use lengths::{HistogramBin, LengthStatistics};

@@ -16,6 +16,7 @@ pub struct StreamingDataset<'t> {
     pub(super) packing: bool,
     pub(super) truncated: AtomicUsize,
     pub(super) dropped: AtomicUsize,
+    pub(super) unmarked_turns: AtomicUsize,
 }
 
 impl<'t> StreamingDataset<'t> {
@@ -28,8 +29,8 @@ impl<'t> StreamingDataset<'t> {
         max_seq_length: usize,
         packing: bool,
     ) -> Self {
-        let (truncated, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { rows, tokenizer, labels, max_seq_length, packing, truncated, dropped }
+        let [truncated, dropped, unmarked_turns] = [const { AtomicUsize::new(0) }; 3];
+        Self { rows, tokenizer, labels, max_seq_length, packing, truncated, dropped, unmarked_turns }
     }
 
     /// The rows.
@@ -54,5 +55,12 @@ impl<'t> StreamingDataset<'t> {
     #[must_use]
     pub fn dropped_rows(&self) -> usize {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Number of turns of the assistant read so far in the first epoch that the chat template leaves out of what is
+    /// learned.
+    #[must_use]
+    pub fn unmarked_turns(&self) -> usize {
+        self.unmarked_turns.load(Ordering::Relaxed)
     }
 }

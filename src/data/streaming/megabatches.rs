@@ -13,7 +13,7 @@ use crate::data::batches::Examples;
 use crate::data::batches::epoch::{epoch_order, length_grouped_batches, megabatch_rows};
 use crate::data::batches::pack::best_fit_decreasing;
 use crate::data::samples::Sample;
-use crate::data::samples::tokenize::{encode_row, no_targets_error, truncate_row};
+use crate::data::samples::tokenize::{encode_rows, no_targets_error, truncate_row};
 use crate::{Error, Result};
 
 /// Minimum number of rows that are packed together; with fewer, too much space is left.
@@ -141,11 +141,19 @@ impl<'a, 't> Megabatches<'a, 't> {
     fn samples(&mut self, rows: &[usize]) -> Result<Vec<Sample>> {
         let dataset = self.dataset;
         let (mut samples, mut truncated, mut dropped) = (Vec::with_capacity(rows.len()), 0, 0);
-        for &row in rows {
-            let located = self.reader.read(dataset.rows.offsets[row])?;
-            let mut row_samples = encode_row(&located, dataset.tokenizer, dataset.labels)?;
+        let mut unmarked_turns = 0;
+        let located = rows
+            .iter()
+            .map(|&row| self.reader.read(dataset.rows.offsets[row]))
+            .collect::<Result<Vec<_>>>()?;
+        let encoded = encode_rows(&located, dataset.tokenizer, dataset.labels)?;
+        let mut encoded = encoded.into_iter();
+        for _ in rows {
+            let mut row_samples: Vec<Sample> =
+                encoded.by_ref().take(dataset.labels.samples_per_row()).collect();
             let longest_row = row_samples.iter().map(Sample::len).max().unwrap_or(0);
             self.longest_row = self.longest_row.max(longest_row);
+            unmarked_turns += row_samples.iter().map(|sample| sample.unmarked_turns).sum::<usize>();
             if truncate_row(&mut row_samples, dataset.max_seq_length) {
                 truncated += usize::from(longest_row > dataset.max_seq_length);
                 samples.append(&mut row_samples);
@@ -156,6 +164,7 @@ impl<'a, 't> Megabatches<'a, 't> {
         if self.epoch == 0 {
             dataset.truncated.fetch_add(truncated, Ordering::Relaxed);
             dataset.dropped.fetch_add(dropped, Ordering::Relaxed);
+            dataset.unmarked_turns.fetch_add(unmarked_turns, Ordering::Relaxed);
         }
         Ok(samples)
     }

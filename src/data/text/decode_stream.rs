@@ -94,7 +94,7 @@ mod tests {
         file["model"]["merges"] = json!([]);
         file["model"]["byte_fallback"] = json!(true);
         fixture::write(folder.path(), "tokenizer.json", &file);
-        Tokenizer::from_folder(folder.path()).unwrap()
+        fixture::load(folder.path()).unwrap()
     }
 
     #[test]

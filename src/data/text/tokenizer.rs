@@ -1,17 +1,23 @@
 //! The tokenizer of a checkpoint, its special tokens and its chat template.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::data::chat::ChatTemplate;
+use crate::data::chat::{ChatTemplate, Renderer};
 use crate::{Error, Result};
 
+/// Special tokens that chat templates see.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
 /// Encodes text as token ids and decodes them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     template: Option<ChatTemplate>,
     bos: Option<u32>,
     eos: Vec<u32>,
@@ -24,7 +30,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::ModelLoading`] with the missing or invalid file; [`Error::Io`].
-    pub fn from_folder(folder: &Path) -> Result<Self> {
+    pub fn from_folder(folder: &Path, renderer: &Arc<dyn Renderer>) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         if !file.is_file() {
             return Err(file_error(
@@ -59,8 +65,10 @@ impl Tokenizer {
                 }
             }
         }
-        let template = read_template(folder, &config, token_of("bos_token"), token_of("eos_token"))?;
-        Ok(Self { inner, template, bos, eos, pad })
+        let variable = |name: &&str| Some(((*name).to_owned(), Value::from(token_of(name)?)));
+        let special_tokens = SPECIAL_TOKENS.iter().filter_map(variable).collect();
+        let template = ChatTemplate::read(folder, &config, special_tokens, renderer)?;
+        Ok(Self { inner: Arc::new(inner), template, bos, eos, pad })
     }
 
     /// Encodes `text`. `add_special_tokens` adds the special tokens that the model expects around a text, such as
@@ -88,12 +96,11 @@ impl Tokenizer {
         Ok(ids[..len].to_vec())
     }
 
-    /// Encodes `text` without adding special tokens. Also returns the byte offset in `text` at which each token
-    /// ends.
-    pub(in crate::data) fn encode_with_end_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+    /// Encodes `text` without adding special tokens. Also returns the bytes of `text` that each token stands for.
+    pub(in crate::data) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
         let encoding = self.inner.encode(text, false).map_err(|e| encode_error(&e))?;
-        let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
-        Ok((encoding.get_ids().to_vec(), ends))
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// Decodes `ids`; ids that are not in the vocabulary are skipped.
@@ -135,39 +142,23 @@ impl Tokenizer {
     pub const fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
-}
 
-/// Reads the chat template from its own file or from the configuration, where it is a string or a list of `{"name",
-/// "template"}`.
-fn read_template(
-    folder: &Path,
-    config: &Value,
-    bos: Option<&str>,
-    eos: Option<&str>,
-) -> Result<Option<ChatTemplate>> {
-    let file = folder.join("chat_template.jinja");
-    if file.is_file() {
-        let source = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-        return ChatTemplate::new(&source, bos, eos).map(Some).map_err(|e| file_error(&file, e));
-    }
-    let file = folder.join("tokenizer_config.json");
-    let compile = || match &config["chat_template"] {
-        Value::String(source) => ChatTemplate::new(source, bos, eos).map(Some),
-        Value::Array(named) => {
-            let find = |name: &str| {
-                named.iter().find(|entry| entry["name"] == name).and_then(|entry| entry["template"].as_str())
-            };
-            match (find("default"), find("tool_use")) {
-                (Some(source), None) => ChatTemplate::new(source, bos, eos).map(Some),
-                (Some(source), Some(tool_use)) => {
-                    ChatTemplate::new(source, bos, eos)?.with_tool_use(tool_use).map(Some)
-                }
-                (None, _) => Err(Error::ModelLoading("no chat template is named \"default\"".to_owned())),
+    /// This tokenizer with options of the chat template, such as `enable_thinking`, for all conversations.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no chat template, or if an option is not one that can be set.
+    pub fn with_template_options(&self, options: &Map<String, Value>) -> Result<Self> {
+        let mut tokenizer = self.clone();
+        match &mut tokenizer.template {
+            Some(template) => template.add_options(options)?,
+            None if options.is_empty() => {}
+            None => {
+                let message = "chat_template_kwargs is set, but the tokenizer has no chat template";
+                return Err(Error::Config(message.to_owned()));
             }
         }
-        _ => Ok(None),
-    };
-    compile().map_err(|e| file_error(&file, e))
+        Ok(tokenizer)
+    }
 }
 
 /// Parses a file; a missing one is null.
@@ -206,7 +197,7 @@ mod tests {
     use crate::data::fixture::{self, BOS, END, EOS, PAD, TURN};
 
     fn refused(folder: &Path) -> String {
-        let error = Tokenizer::from_folder(folder).unwrap_err();
+        let error = fixture::load(folder).unwrap_err();
         assert!(matches!(error, Error::ModelLoading(_)), "{error:?}");
         error.to_string()
     }
@@ -226,10 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_bytes_of_the_text() {
-        let (ids, ends) = fixture::tokenizer(None).encode_with_end_offsets("é A<|end|>").unwrap();
+    fn offsets_are_bytes_of_the_text() {
+        let (ids, offsets) = fixture::tokenizer(None).encode_with_offsets("é A<|end|>").unwrap();
         assert_eq!(ids, [0xc3, 0xa9, fixture::SPACE_A, END]);
-        assert_eq!(ends, [2, 2, 4, 11]);
+        assert_eq!(offsets, [0..2, 0..2, 2..4, 4..11]);
     }
 
     #[test]
@@ -241,7 +232,7 @@ mod tests {
         json["padding"] = json!({"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null,
             "pad_id": PAD, "pad_type_id": 0, "pad_token": "<pad>"});
         fixture::write(folder.path(), "tokenizer.json", &json);
-        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let tokenizer = fixture::load(folder.path()).unwrap();
         assert_eq!(tokenizer.encode("abc", true).unwrap(), [BOS, 97, 98, 99]);
     }
 
@@ -255,7 +246,7 @@ mod tests {
         json["post_processor"]["special_tokens"]["</s>"] =
             json!({"id": "</s>", "ids": [EOS], "tokens": ["</s>"]});
         fixture::write(folder.path(), "tokenizer.json", &json);
-        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let tokenizer = fixture::load(folder.path()).unwrap();
         assert_eq!(tokenizer.encode("a", true).unwrap(), [BOS, 97, EOS]);
         assert_eq!(tokenizer.encode_prompt("a").unwrap(), [BOS, 97]);
         assert_eq!(tokenizer.encode_prompt("a</s>").unwrap(), [BOS, 97, EOS]);
@@ -271,7 +262,7 @@ mod tests {
             &json!({"eos_token_id": [END, EOS, 100_000]}),
         );
         fixture::write(folder.path(), "config.json", &json!({"eos_token_id": TURN}));
-        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let tokenizer = fixture::load(folder.path()).unwrap();
         assert_eq!(tokenizer.eos_ids(), [EOS, END, TURN]);
     }
 
@@ -279,17 +270,17 @@ mod tests {
     fn the_tokenizer_file_alone_is_enough() {
         let folder = tempfile::tempdir().unwrap();
         fixture::write(folder.path(), "tokenizer.json", &fixture::tokenizer_json());
-        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let tokenizer = fixture::load(folder.path()).unwrap();
         assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()), (None, &[][..], 0));
         assert!(tokenizer.chat_template().is_none());
         fixture::write(folder.path(), "special_tokens_map.json", &json!({"pad_token": "<pad>"}));
-        assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().pad_id(), PAD);
+        assert_eq!(fixture::load(folder.path()).unwrap().pad_id(), PAD);
     }
 
     #[test]
     fn templates_are_found_where_checkpoints_keep_them() {
         let render = |folder: &Path, tools: Option<&Value>| {
-            let tokenizer = Tokenizer::from_folder(folder).unwrap();
+            let tokenizer = fixture::load(folder).unwrap();
             tokenizer.chat_template().unwrap().render(&[], tools, false).unwrap()
         };
         let folder = fixture::folder(Some("{{ bos_token }}config{{ eos_token }}"));
@@ -301,6 +292,13 @@ mod tests {
         assert_eq!(render(folder.path(), Some(&json!([]))), "with tools");
         fs::write(folder.path().join("chat_template.jinja"), "own file").unwrap();
         assert_eq!(render(folder.path(), None), "own file");
+        assert_eq!(render(folder.path(), Some(&json!([]))), "own file");
+        fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+        fs::write(folder.path().join("additional_chat_templates/tool_use.jinja"), "own tools").unwrap();
+        assert_eq!(render(folder.path(), None), "own file");
+        assert_eq!(render(folder.path(), Some(&json!([]))), "own tools");
+        fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+        assert!(refused(folder.path()).contains("no chat template is named \"default\""));
     }
 
     #[test]
@@ -325,9 +323,7 @@ mod tests {
                 r#"{"eos_token": "<eos>"}"#,
                 r#"eos_token "<eos>" is not in the vocabulary"#,
             ),
-            ("tokenizer_config.json", r#"{"chat_template": "{{"}"#, "the chat template cannot be compiled"),
             ("tokenizer_config.json", r#"{"chat_template": []}"#, r#"no chat template is named "default""#),
-            ("chat_template.jinja", "{% for %}", "the chat template cannot be compiled"),
         ] {
             fs::write(folder.path().join(name), content).unwrap();
             let error = refused(folder.path());

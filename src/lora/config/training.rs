@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::init::{LoraInit, PromptInit};
 use super::method::Method;
@@ -100,6 +101,8 @@ pub struct TrainingConfig {
     pub orpo_lambda: f64,
     /// Column mapping of the data, such as `prompt=question`; `None` for the default names.
     pub columns: Option<Vec<String>>,
+    /// Options of the chat template, such as `enable_thinking`; those of a row take precedence.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Whether to pack short rows into rows of `max_seq_length` tokens, without attention between them.
     /// `batch_size` counts packed rows.
     pub packing: bool,
@@ -211,6 +214,7 @@ impl Default for TrainingConfig {
             dpo_label_smoothing: 0.0,
             orpo_lambda: 0.1,
             columns: None,
+            chat_template_kwargs: None,
             packing: false,
             streaming: false,
             dtype: None,
@@ -293,6 +297,7 @@ impl TrainingConfig {
                 "model_path",
                 "data",
                 "columns",
+                "chat_template_kwargs",
                 "output",
                 "memory_budget_gb",
                 "adapter_format",

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::enter::enter;
 
+mod chat_templates;
 mod model;
 mod tokenizer;
 
@@ -21,8 +22,9 @@ pub(crate) use tokenizer::Tokenizer;
 /// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
 /// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
 /// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+/// ``chat_template_kwargs`` is a JSON object of options of the chat template.
 #[pyfunction]
-#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64))]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64, chat_template_kwargs=None))]
 pub(crate) fn load(
     py: Python<'_>,
     path: PathBuf,
@@ -30,7 +32,9 @@ pub(crate) fn load(
     dtype: Option<&str>,
     bits: Option<usize>,
     group_size: usize,
+    chat_template_kwargs: Option<&str>,
 ) -> PyResult<(Model, Tokenizer)> {
+    let renderer = chat_templates::renderer(py)?;
     enter(py, || {
         let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
         let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
@@ -43,7 +47,12 @@ pub(crate) fn load(
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }
-        let tokenizer = data::Tokenizer::from_folder(&path)?;
+        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        if let Some(text) = chat_template_kwargs {
+            let options = serde_json::from_str(text)
+                .map_err(|error| Error::Config(format!("chat_template_kwargs: {error}")))?;
+            tokenizer = tokenizer.with_template_options(&options)?;
+        }
         Ok((Model::new(model, path, config)?, Tokenizer::new(tokenizer)))
     })
 }

@@ -53,7 +53,11 @@ def run(args: Namespace, out: Output) -> int:
     given = build_training_config(args, TrainingConfig)
     config = given.with_defaults_filled()
     model, tokenizer = load(
-        given.model_path, dtype=config.dtype, bits=config.bits, show_progress=not out.quiet
+        given.model_path,
+        dtype=config.dtype,
+        bits=config.bits,
+        chat_template_kwargs=config.chat_template_kwargs,
+        show_progress=not out.quiet,
     )
     out.note(format_pairs(_header(given, config, model)))
     if group.size > 1:

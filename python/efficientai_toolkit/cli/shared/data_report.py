@@ -1,12 +1,16 @@
 """Text reports of data statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from textwrap import indent
 from typing import Any
 
 from efficientai_toolkit.cli.output import format_pairs, get_width
 
 _BAR = 40
 """Maximum length of a bar in characters."""
+
+_SHOWN = 400
+"""Maximum length of a part of a row in characters."""
 
 
 def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
@@ -46,17 +50,42 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
         ),
         ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
         ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
+        *_left_out(numbers),
         ("vocabulary used", f"{numbers['vocabulary']:,} tokens, {numbers['entropy']:.2f} bits per token"),
         ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
     table = format_pairs([(f"  {key}", text) for key, text in rows])
-    return f"{name}\n{table}\n{_histogram(numbers['histogram'])}"
+    return f"{name}\n{table}\n{_histogram(numbers['histogram'])}\n{_example(numbers['example'])}"
+
+
+def _example(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Show a row with what is learned of it in brackets."""
+    shown = "".join(f"⟦{_shorten(part['text'])}⟧" if part["learned"] else _shorten(part["text"]) for part in parts)
+    return "  first row, learned in ⟦ ⟧\n" + indent(shown, "    ", lambda _: True)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"
 
 
 def _rows(numbers: Mapping[str, Any]) -> str:
     drawn = f" of {every:,}" if (every := numbers.get("sampled_from")) else ""
     return f"{numbers['rows']:,}{drawn}"
+
+
+def _left_out(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what is not learned though it could be."""
+    reasons: list[str] = []
+    if numbers["lost_targets"]:
+        reasons.append(f"{numbers['lost_targets']:,} tokens that were cut or left out")
+    if numbers["unmarked_turns"]:
+        reasons.append(
+            f"{numbers['unmarked_turns']:,} turns that the chat template does not mark with {{% generation %}}"
+        )
+    return [("not learned", "; ".join(reasons))] if reasons else []
 
 
 def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:

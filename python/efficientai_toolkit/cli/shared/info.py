@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from efficientai_toolkit._base.config import Config, Option, list_options
 from efficientai_toolkit.cli.commands import COMMANDS, find_namespace
-from efficientai_toolkit.cli.options import describe_default, format_flag
+from efficientai_toolkit.cli.options import describe_default
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 
 
@@ -22,7 +22,7 @@ def explain(folder: str, about: str, configs: Mapping[str, type[Config]], out: O
         out.line(f"\noptions of :{title} and their defaults")
         out.line(
             format_pairs(
-                [(f"  {format_flag(option.name)}", _explain(option)) for option in list_options(config)]
+                [(f"  {option.flag}", _explain(option)) for option in list_options(config)]
             )
         )
     out.result(

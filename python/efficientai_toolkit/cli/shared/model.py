@@ -1,6 +1,7 @@
 """Options that select a model."""
 
-from argparse import ArgumentParser, Namespace
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.cli.output import Output
@@ -30,8 +31,33 @@ def add_model(parser: ArgumentParser) -> None:
         choices=(2, 3, 4, 5, 6, 8),
         help="quantize the model to this many bits per weight (default: as it is on disk)",
     )
+    group.add_argument(
+        "--template-option",
+        metavar="NAME=VALUE",
+        action="append",
+        type=_template_option,
+        help="option of the chat template, such as enable_thinking=false; give it again for more",
+    )
 
 
 def load_model(args: Namespace, out: Output) -> "tuple[Model, Tokenizer]":
     """Load the model the options select."""
-    return load(args.model_path, args.adapter_path, args.dtype, bits=args.bits, show_progress=not out.quiet)
+    return load(
+        args.model_path,
+        args.adapter_path,
+        args.dtype,
+        bits=args.bits,
+        chat_template_kwargs=None if args.template_option is None else dict(args.template_option),
+        show_progress=not out.quiet,
+    )
+
+
+def _template_option(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        message = f"must be NAME=VALUE, such as enable_thinking=false, not {text!r}"
+        raise ArgumentTypeError(message)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,203 @@
+//! The turns of the assistant in a rendered conversation.
+//!
+//! The renderer tells which part of the text comes from which message. A turn is what follows the generation prompt in
+//! the part of its message:
+//!
+//! ```text
+//! text    <user>Hi<end>\n<assistant>Hello<end>\n<user>Bye<end>\n<assistant>Ciao<end>\n
+//! parts   └─────0──────┘└────────1──────────┘└──────2──────┘└────────3─────────┘
+//! prompt                 └────────┘
+//! turn                              └───────┘
+//! ```
+//! The end-of-turn token belongs to the turn, for the model has to learn to stop; whitespace that follows it does not.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::renderer::Rendering;
+use super::transcript::Targets;
+use crate::{Error, Result};
+
+/// Which messages are learned, and what has to be rendered to find them.
+pub(super) struct Turns {
+    /// Indices of the messages.
+    learned: Vec<usize>,
+    /// Number of messages to render.
+    count: usize,
+    /// For each kind of context, the first turn in it.
+    contexts: Vec<(Context, usize)>,
+    /// The context of each of `learned`, as an index into `contexts`.
+    context_of: Vec<usize>,
+}
+
+/// What the generation prompt of a turn depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Context {
+    Start,
+    After { role: Value, calls_tools: bool },
+}
+
+/// The beginning of a turn that the template writes; `None` if it is not known.
+pub(super) type Prompt = Option<String>;
+
+impl Turns {
+    /// Chooses the turns of `messages`.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] if there is none.
+    pub(super) fn new(messages: &[Value], targets: Targets) -> Result<Self> {
+        let is_assistant = |&index: &usize| messages[index]["role"] == "assistant";
+        let (learned, count) = match targets {
+            Targets::All => (Vec::new(), messages.len()),
+            Targets::Answer(first) => (vec![first], messages.len()),
+            Targets::Turns(first) => {
+                let turns: Vec<usize> = (first..messages.len()).filter(is_assistant).collect();
+                let is_learned = |&index: &usize| messages[index]["weight"].as_f64() != Some(0.0);
+                let learned: Vec<usize> = turns.iter().copied().filter(is_learned).collect();
+                // Without any, the row is rendered like others, and has nothing to learn.
+                let last = learned.last().or(turns.last()).ok_or_else(|| {
+                    Error::Dataset(
+                        "no message has the role \"assistant\", so with masked prompts nothing is left to learn"
+                            .to_owned(),
+                    )
+                })?;
+                (learned.clone(), last + 1)
+            }
+        };
+        let mut contexts: Vec<(Context, usize)> = Vec::new();
+        let mut context_of = Vec::new();
+        for &turn in &learned {
+            let context = Context::of(messages, turn);
+            let known = contexts.iter().position(|(known, _)| *known == context);
+            context_of.push(known.unwrap_or(contexts.len()));
+            if known.is_none() {
+                contexts.push((context, turn));
+            }
+        }
+        Ok(Self { learned, count, contexts, context_of })
+    }
+
+    /// Indices of the messages that are learned.
+    pub(super) fn learned(&self) -> impl Iterator<Item = usize> + '_ {
+        self.learned.iter().copied()
+    }
+
+    /// Whether nothing is learned, since all weights are 0.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.learned.is_empty()
+    }
+
+    /// Index of the last rendered message.
+    pub(super) const fn last(&self) -> usize {
+        self.count.saturating_sub(1)
+    }
+
+    /// The whole conversation, and what comes before the first turn of each context, with a generation prompt.
+    pub(super) fn renderings(&self) -> Vec<(usize, bool)> {
+        let prompts = self.contexts.iter().map(|&(_, turn)| (turn, true));
+        std::iter::once((self.count, false)).chain(prompts).collect()
+    }
+
+    /// The `{% generation %}` blocks of turns that are learned, and the number of turns without any.
+    pub(super) fn marked_spans(
+        &self,
+        whole: &Rendering,
+        generated: &[(usize, usize)],
+    ) -> (Vec<Range<usize>>, usize) {
+        let message_of = |start: usize| {
+            whole.messages.iter().find(|&&(_, from, to)| from <= start && start < to).map(|&(index, ..)| index)
+        };
+        let blocks = generated.iter().map(|&(start, end)| (message_of(start), start..end));
+        let blocks: Vec<_> =
+            blocks.filter(|(message, _)| message.is_none_or(|message| self.learned.contains(&message))).collect();
+        let is_marked = |turn: &usize| blocks.iter().any(|(message, _)| *message == Some(*turn) || message.is_none());
+        let unmarked = self.learned.iter().filter(|turn| !is_marked(turn)).count();
+        (blocks.into_iter().map(|(_, block)| block).collect(), unmarked)
+    }
+
+    /// The generation prompt of each context, from `prefixes`, which end with it.
+    pub(super) fn prompts(
+        &self,
+        whole: &Rendering,
+        prefixes: impl Iterator<Item = Option<Rendering>>,
+    ) -> Vec<Prompt> {
+        let found = self.contexts.iter().zip(prefixes).map(|((_, turn), prefix)| {
+            let prefix = prefix?;
+            let start = whole.parts(*turn).next()?.start;
+            // What comes before may be rendered differently, so the comparison starts with the message before.
+            let first = |rendering: &Rendering| {
+                turn.checked_sub(1).map_or(Some(0), |before| rendering.parts(before).next().map(|part| part.start))
+            };
+            if let (Some(in_whole), Some(in_prefix)) = (first(whole), first(&prefix)) {
+                let distance = start.saturating_sub(in_whole);
+                let (before, rest) = (&whole.text[in_whole..start], &prefix.text[in_prefix..]);
+                if in_whole <= start && rest.starts_with(before) {
+                    return Some(rest[distance..].to_owned());
+                }
+            }
+            let end = prefix.messages.last().map_or(0, |&(_, _, end)| end);
+            Some(prefix.text[end..].to_owned())
+        });
+        found.collect()
+    }
+
+    /// The spans of message `turn`, none if the renderer does not tell its part of the text.
+    pub(super) fn find(
+        &self,
+        turn: usize,
+        message: &Value,
+        whole: &Rendering,
+        prompts: &[Prompt],
+    ) -> Vec<Range<usize>> {
+        let mut spans: Vec<Range<usize>> = whole.parts(turn).collect();
+        let context = self.learned.iter().position(|&learned| learned == turn).map(|at| self.context_of[at]);
+        let known = context.and_then(|context| prompts.get(context)).and_then(Option::as_deref);
+        let prompt = known.or_else(|| prompts.iter().flatten().next().map(String::as_str)).unwrap_or_default();
+        if let Some(first) = spans.first_mut() {
+            first.start += prompt_len(&whole.text[first.clone()], prompt, message);
+        }
+        if let Some(last) = spans.last_mut() {
+            // What a template appends to a conversation that ends with an answer, such as EOS, belongs to the answer.
+            let end = if turn == self.last() { whole.text.len() } else { last.end };
+            last.end = last.start + whole.text[last.start..end].trim_end().len();
+        }
+        spans.retain(|span| !span.is_empty());
+        spans
+    }
+
+    /// Whether a template has something to render of `message`.
+    pub(super) fn says_something(message: &Value) -> bool {
+        let has = |key: &str| match &message[key] {
+            Value::String(text) => !text.trim().is_empty(),
+            Value::Array(parts) => !parts.is_empty(),
+            _ => false,
+        };
+        has("content") || has("tool_calls")
+    }
+}
+
+impl Context {
+    fn of(messages: &[Value], turn: usize) -> Self {
+        let Some(before) = turn.checked_sub(1) else { return Self::Start };
+        let before = &messages[before];
+        Self::After { role: before["role"].clone(), calls_tools: before["tool_calls"].is_array() }
+    }
+}
+
+/// Number of bytes that the part `text` of a message shares with the generation prompt. A prompt may open more than earlier
+/// answers keep, such as `<think>`.
+fn prompt_len(text: &str, prompt: &str, message: &Value) -> usize {
+    if text.starts_with(prompt) {
+        return prompt.len();
+    }
+    let common = text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    let content = message["content"].as_str().map(str::trim).filter(|content| !content.is_empty());
+    let limit = content.and_then(|content| text.rfind(content)).unwrap_or(common).min(common);
+    // A word or tag that is shared in part belongs to the answer.
+    let is_end = |c: char| c.is_whitespace() || matches!(c, '>' | ']' | ')' | ':');
+    if limit < common {
+        return limit;
+    }
+    text[..common].trim_end_matches(|c| !is_end(c)).len()
+}
