@@ -34,11 +34,13 @@ mod text;
 mod fixture;
 
 pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
-pub use chat::{ChatTemplate, Conversation, Rendered, Rendering, Renderer, RendererProcess, Request};
+pub use chat::{ChatTemplate, Conversation, Rendered, Renderer, RendererProcess, Rendering, Request};
 pub use formats::read_rows;
 pub use rows::{Answer, Chat, Columns, Instruction, LocatedRow, Pair, Position, Prompt, Row};
 pub use samples::{Labels, Sample, SplitReport, TokenizedSplit, tokenize};
 pub use splits::{Splits, read_splits};
-pub use statistics::{DataReport, ExamplePart, HistogramBin, LengthStatistics, PairStatistics, SplitStatistics, describe};
+pub use statistics::{
+    DataReport, ExamplePart, HistogramBin, LengthStatistics, PairStatistics, SplitStatistics, describe,
+};
 pub use streaming::{IndexedRows, Megabatch, Megabatches, StreamingDataset, stream_splits};
 pub use text::{DecodeStream, Tokenizer};

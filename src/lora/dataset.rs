@@ -2,8 +2,8 @@
 
 use super::config::TrainingConfig;
 use crate::data::{
-    Columns, DataReport, Examples, IndexedRows, Sample, SplitReport, Splits, StreamingDataset, Tokenizer, describe, pack,
-    read_splits, stream_splits, tokenize,
+    Columns, DataReport, Examples, IndexedRows, Sample, SplitReport, Splits, StreamingDataset, Tokenizer,
+    describe, pack, read_splits, stream_splits, tokenize,
 };
 use crate::models::check_tokens;
 use crate::progress::Observer;

@@ -1,7 +1,7 @@
 """Which message each part of a rendered conversation comes from.
 
-Templates loop over the messages. Before compilation, a mark is added at the start of each iteration and after each loop.
-Marks are empty strings of their own class: they are seen among the chunks that a template yields and vanish where a
+Templates loop over the messages, or over their indices. Before compilation, a mark is added at the start of each
+iteration, after each loop, and where a loop over something else assigns an element of a list. Marks are empty strings of their own class: they are seen among the chunks that a template yields and vanish where a
 template captures its output, so the text is that of the unchanged template.
 """
 
@@ -13,6 +13,7 @@ from jinja2 import Environment, Template, nodes
 from jinja2.visitor import NodeTransformer
 
 _BEGIN = "_begin_iteration"
+_SELECT = "_select_message"
 _END = "_end_loop"
 
 
@@ -26,10 +27,12 @@ class Generated(str):
 
 
 class _Mark(str):
-    """An empty string: an iteration of ``loop`` over ``message`` begins or, with ``None``, the loop ends."""
+    """An empty string: what follows in ``loop`` belongs to ``message``, or with ``None`` to what is around the loop."""
 
     loop: int
     message: int | None
+    selected: bool
+    """Whether the message was assigned, which does not count in a loop over messages."""
 
     def __str__(self) -> str:
         return self
@@ -75,19 +78,28 @@ class _MarkLoops(NodeTransformer):
     """Adds the marks to every loop."""
 
     def __init__(self) -> None:
-        self._loops = 0
+        self._count = 0
+        self._open: list[int] = []
 
     def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802 (named after the node)
-        loop = nodes.Const(self._loops)
-        self._loops += 1
+        loop = self._count
+        self._count += 1
+        self._open.append(loop)
         self.generic_visit(node)
-        if isinstance(node.target, nodes.Name):
-            node.body.insert(0, _call(_BEGIN, loop, nodes.Name(node.target.name, "load")))
+        self._open.pop()
+        value = nodes.Name(node.target.name, "load") if isinstance(node.target, nodes.Name) else nodes.Const(None)
+        node.body.insert(0, _call(_BEGIN, loop, value))
         return [node, _call(_END, loop)]
 
+    def visit_Assign(self, node: nodes.Assign) -> list[nodes.Node]:  # noqa: N802 (named after the node)
+        if self._open and isinstance(node.target, nodes.Name) and isinstance(node.node, nodes.Getitem):
+            return [node, _call(_SELECT, self._open[-1], nodes.Name(node.target.name, "load"))]
+        return [node]
 
-def _call(name: str, *arguments: nodes.Expr) -> nodes.Output:
-    return nodes.Output([nodes.Call(nodes.Name(name, "load"), list(arguments), [], None, None)], lineno=1)
+
+def _call(name: str, loop: int, *arguments: nodes.Expr) -> nodes.Output:
+    function = nodes.Name(name, "load")
+    return nodes.Output([nodes.Call(function, [nodes.Const(loop), *arguments], [], None, None)], lineno=1)
 
 
 def _is_generation(block: nodes.CallBlock) -> bool:
@@ -99,31 +111,26 @@ def _marks(messages: Sequence[dict[str, Any]]) -> dict[str, Callable[..., str]]:
     """The functions that the marked loops call."""
     indices = {id(message): index for index, message in enumerate(messages)}
 
-    def mark(loop: int, message: int | None) -> _Mark:
+    def mark(loop: int, value: object = None, *, selected: bool = False) -> _Mark:
         result = _Mark()
-        result.loop, result.message = loop, message
+        result.loop, result.message, result.selected = loop, indices.get(id(value)), selected
         return result
 
-    def begin(loop: int, value: object) -> str:
-        index = indices.get(id(value))
-        return "" if index is None else mark(loop, index)
+    def select(loop: int, value: object) -> str:
+        return mark(loop, value, selected=True) if id(value) in indices else ""
 
-    return {_BEGIN: begin, _END: lambda loop: mark(loop, None)}
+    return {_BEGIN: mark, _SELECT: select, _END: mark}
 
 
 def _assemble(chunks: Iterable[str], max_length: int) -> Rendering:
     rendering = Rendering()
     texts: list[str] = []
     length = position = 0
-    # The iterations over messages that the output is in, innermost last: loop and message.
-    within: list[tuple[int, int]] = []
+    # The marks of the loops that the output is in, innermost last.
+    within: list[_Mark] = []
     for chunk in chunks:
         if isinstance(chunk, _Mark):
-            loops = [loop for loop, _ in within]
-            if chunk.loop in loops:
-                del within[loops.index(chunk.loop) :]
-            if chunk.message is not None:
-                within.append((chunk.loop, chunk.message))
+            _enter(within, chunk)
             continue
         texts.append(chunk)
         length += len(chunk)
@@ -132,15 +139,26 @@ def _assemble(chunks: Iterable[str], max_length: int) -> Rendering:
             raise OverflowError(message)
         start, position = position, position + len(chunk.encode())
         if position > start and within:
-            _extend(rendering.messages, within[-1][1], start, position)
+            _extend(rendering.messages, within[-1].message, start, position)
         if position > start and isinstance(chunk, Generated):
             rendering.generated.append((start, position))
     rendering.text = "".join(texts)
     return rendering
 
 
-def _extend(parts: list[tuple[int, int, int]], message: int, start: int, end: int) -> None:
+def _enter(within: list[_Mark], mark: _Mark) -> None:
+    at = next((at for at, known in enumerate(within) if known.loop == mark.loop), len(within))
+    if mark.selected and at < len(within) and not within[at].selected:
+        return
+    del within[at:]
+    if mark.message is not None:
+        within.append(mark)
+
+
+def _extend(parts: list[tuple[int, int, int]], message: int | None, start: int, end: int) -> None:
     """Add a part, joined to the last one where it continues it."""
+    if message is None:
+        return
     if parts and parts[-1][0] == message and parts[-1][2] == start:
         start = parts.pop()[1]
     parts.append((message, start, end))

@@ -3,6 +3,7 @@
 //! Templates are Jinja, in the dialect of the library `jinja2`, and code from a checkpoint. A [`Renderer`] renders them:
 //! [`RendererProcess`] in processes of their own that run the library.
 
+mod omissions;
 mod prefixes;
 mod process;
 mod read;
@@ -17,7 +18,7 @@ pub(super) mod recorded;
 mod tests;
 
 pub use process::RendererProcess;
-pub use renderer::{Conversation, Rendered, Rendering, Renderer, Request};
+pub use renderer::{Conversation, Rendered, Renderer, Rendering, Request};
 pub use template::ChatTemplate;
 pub(super) use template::check_options;
 pub(super) use transcript::{Dialogue, Targets, Transcript, transcribe};

@@ -23,7 +23,8 @@ pub(super) fn find_span(
     // The generation prompt of some templates is longer than what the answer keeps, such as `<think>`.
     let start = common_prefix(&prompt, text);
     let end = if is_last { text.len() } else { through.len() };
-    let is_in_place = text.starts_with(&history) && start >= history.len() && (is_last || text.starts_with(&through));
+    let is_in_place =
+        text.starts_with(&history) && start >= history.len() && (is_last || text.starts_with(&through));
     if !is_in_place || start > end {
         return None;
     }

@@ -68,9 +68,12 @@ struct Worker {
 
 impl Worker {
     fn start(command: &[String], environment: &[(String, String)]) -> Result<Self> {
-        let (program, arguments) = command.split_first().map_or(("", command), |(p, rest)| (p.as_str(), rest));
+        let (program, arguments) =
+            command.split_first().map_or(("", command), |(p, rest)| (p.as_str(), rest));
         let unavailable = |reason: &dyn std::fmt::Display| {
-            Error::Dependency(format!("chat templates are rendered by {program:?}, which cannot be started: {reason}"))
+            Error::Dependency(format!(
+                "chat templates are rendered by {program:?}, which cannot be started: {reason}"
+            ))
         };
         let mut child = Command::new(program)
             .args(arguments)
@@ -131,7 +134,11 @@ impl Worker {
         }
         let log = String::from_utf8_lossy(&log);
         let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        Error::Dataset(format!("the chat template ended the process that renders it ({status}) {last}").trim_end().to_owned())
+        Error::Dataset(
+            format!("the chat template ended the process that renders it ({status}) {last}")
+                .trim_end()
+                .to_owned(),
+        )
     }
 }
 
@@ -194,10 +201,12 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_says_why() {
-        let (index, reason) = ask(&shell(&format!("read line; {ANSWER}; echo why >&2; exit 3")), 2).unwrap_err();
+        let (index, reason) =
+            ask(&shell(&format!("read line; {ANSWER}; echo why >&2; exit 3")), 2).unwrap_err();
         assert_eq!(index, 1);
         assert_eq!(reason, "the chat template ended the process that renders it (exit status: 3) why");
-        let (_, reason) = ask(&RendererProcess::new(vec!["/nowhere/python".to_owned()], Vec::new()), 1).unwrap_err();
+        let (_, reason) =
+            ask(&RendererProcess::new(vec!["/nowhere/python".to_owned()], Vec::new()), 1).unwrap_err();
         assert!(reason.contains("\"/nowhere/python\", which cannot be started"), "{reason}");
     }
 

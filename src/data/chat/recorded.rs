@@ -69,7 +69,8 @@ impl Renderer for Recorded {
             records.sort_by_cached_key(|record| record.question.to_string());
             fs::write(&path, serde_json::to_string_pretty(records).unwrap() + "\n").unwrap();
         }
-        let answer = |question| find(records, question).unwrap_or_else(|| panic!("{question} is not recorded"));
+        let answer =
+            |question| find(records, question).unwrap_or_else(|| panic!("{question} is not recorded"));
         Ok(questions.iter().map(answer).collect())
     }
 }

@@ -66,7 +66,9 @@ impl ChatTemplate {
         };
         let rendered = self.render_all(vec![conversation]).map_err(|(_, error)| error)?;
         let first = rendered.into_iter().flatten().next();
-        first.unwrap_or_else(|| Err(Error::Dataset("the chat template rendered nothing".to_owned()))).map(|it| it.text)
+        first
+            .unwrap_or_else(|| Err(Error::Dataset("the chat template rendered nothing".to_owned())))
+            .map(|it| it.text)
     }
 
     /// Renders conversations in each of the ways that they ask for.

@@ -138,7 +138,52 @@ fn messages_that_are_rendered_by_macros_are_found_by_prefixes() {
                   {{ all(messages) }}{% if add_generation_prompt %}<assistant>{% endif %}";
     assert_eq!(learned(macros, &chat()), ["Hello<end>", "Ciao<end>"]);
     let counted = "{{ messages | length }}".to_owned() + macros;
-    assert!(reason(&counted, &chat()).starts_with("message 2 of the assistant is not found in the text"));
+    assert!(
+        reason(&counted, &chat())
+            .starts_with("the content of message 2 (assistant) cannot be found in the text")
+    );
+}
+
+#[test]
+fn a_loop_may_run_over_indices() {
+    let indices = "{% for i in range(messages | length) %}{% set m = messages[i] %}<{{ m.role }}>{{ m.content }}<end>\n\
+                   {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    assert_eq!(learned(indices, &chat()), ["Hello<end>", "Ciao<end>"]);
+    // An answer of a tool that is rendered with the call is not learned.
+    let ahead = "{% for m in messages %}{% set next = messages[loop.index] %}{% if m.role != 'tool' %}<{{ m.role }}>\
+                 {{ m.content }}{% for i in range(loop.index, messages | length) %}{% set tool = messages[i] %}\
+                 {% if tool.role != 'tool' %}{% break %}{% endif %}[{{ tool.content }}]{% endfor %}<end>{% endif %}\
+                 {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    let messages =
+        [said("user", "a"), said("assistant", "call"), said("tool", "3"), said("assistant", "three")];
+    assert_eq!(learned(ahead, &messages), ["call", "<end>", "three<end>"]);
+}
+
+#[test]
+fn the_first_message_may_be_rendered_before_the_loop() {
+    let first = "<{{ messages[0].role }}>{{ messages[0].content }}<end>\n{% for m in messages[1:] %}\
+                 <{{ m.role }}>{{ m.content }}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    assert_eq!(learned(first, &chat()), ["Hello<end>", "Ciao<end>"]);
+}
+
+#[test]
+fn a_generation_prompt_that_was_not_asked_for_is_not_learned() {
+    let always =
+        PLAIN.replace("{% if add_generation_prompt %}", "").replace("<assistant>{% endif %}", "<assistant>");
+    assert_eq!(learned(&always, &chat()), ["Hello<end>", "Ciao<end>"]);
+}
+
+#[test]
+fn what_a_template_leaves_out_is_named() {
+    let lists = PLAIN.replace("{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}");
+    assert!(reason(&lists, &chat()).starts_with("the content of message 2 (assistant) cannot be found"));
+    let call = json!({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]});
+    assert_eq!(
+        reason(PLAIN, &[said("user", "sum"), call]),
+        "the tool calls of message 2 (assistant) cannot be found in the text that the chat template renders: use a \
+         template that renders it, mark what the assistant generates with {% generation %}, or give the message \
+         \"weight\": 0"
+    );
 }
 
 #[test]
@@ -177,7 +222,10 @@ fn what_cannot_be_learned_is_explained() {
     );
     let error = transcript("{% if %}", &chat(), Targets::All, &json!({})).unwrap_err();
     assert!(matches!(error, Error::ModelLoading(_)));
-    assert!(error.to_string().starts_with("t.jinja: the chat template cannot be compiled: line 1: "), "{error}");
+    assert!(
+        error.to_string().starts_with("t.jinja: the chat template cannot be compiled: line 1: "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
+use super::omissions::omitted;
 use super::prefixes;
 use super::renderer::{Conversation, Rendering};
 use super::template::ChatTemplate;
@@ -66,20 +67,33 @@ pub(in crate::data) fn transcribe(
     let turns = dialogues
         .iter()
         .enumerate()
-        .map(|(index, dialogue)| Turns::new(&dialogue.messages, dialogue.targets).map_err(|error| (index, error)))
+        .map(|(index, dialogue)| {
+            Turns::new(&dialogue.messages, dialogue.targets).map_err(|error| (index, error))
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let conversations = dialogues.iter().zip(&turns).map(|(dialogue, turns)| dialogue.rendered(turns.renderings()));
+    let conversations =
+        dialogues.iter().zip(&turns).map(|(dialogue, turns)| dialogue.rendered(turns.renderings()));
     let rendered = template.render_all(conversations.collect())?;
     let mut transcripts = Vec::with_capacity(dialogues.len());
     for (index, ((dialogue, turns), mut ways)) in dialogues.iter().zip(&turns).zip(rendered).enumerate() {
         let prompts = ways.split_off(1);
         let transcript = match ways.pop() {
             None => Err(Error::Dataset("the chat template was not rendered".to_owned())),
-            Some(rendering) => rendering.and_then(|rendering| dialogue.find_turns(template, turns, rendering, prompts)),
+            Some(rendering) => {
+                rendering.and_then(|rendering| dialogue.find_turns(template, turns, rendering, prompts))
+            }
         };
         transcripts.push(transcript.map_err(|error| (index, error))?);
     }
     Ok(transcripts)
+}
+
+fn not_found(turn: usize, what: &str) -> Error {
+    Error::Dataset(format!(
+        "the {what} of message {} (assistant) cannot be found in the text that the chat template renders: use a template \
+         that renders it, mark what the assistant generates with {{% generation %}}, or give the message \"weight\": 0",
+        turn + 1
+    ))
 }
 
 impl Dialogue<'_> {
@@ -95,7 +109,11 @@ impl Dialogue<'_> {
         prompts: Vec<Result<Rendering>>,
     ) -> Result<Transcript> {
         if self.targets == Targets::All {
-            return Ok(Transcript { spans: vec![0..rendering.text.len()], text: rendering.text, unmarked_turns: 0 });
+            return Ok(Transcript {
+                spans: vec![0..rendering.text.len()],
+                text: rendering.text,
+                unmarked_turns: 0,
+            });
         }
         if turns.is_empty() {
             return Ok(Transcript { text: rendering.text, ..Transcript::default() });
@@ -115,17 +133,19 @@ impl Dialogue<'_> {
         let prompts: Vec<Prompt> = turns.prompts(&rendering, prompts.into_iter().map(Result::ok));
         let mut spans = Vec::new();
         for turn in turns.learned() {
-            let found = turns.find(turn, &self.messages[turn], &rendering, &prompts);
-            if found.is_empty() && Turns::says_something(&self.messages[turn]) {
+            let message = &self.messages[turn];
+            let mut found = turns.find(turn, message, &rendering, &prompts);
+            if found.is_empty() {
                 let conversation = self.rendered(prefixes::renderings(turn));
                 let ways = template.render_all(vec![conversation]).map_err(|(_, error)| error)?;
-                let span = prefixes::find_span(&rendering.text, ways.into_iter().flatten(), turn == turns.last());
-                spans.push(span.ok_or_else(|| Error::Dataset(format!(
-                    "message {} of the assistant is not found in the text that the chat template renders; mark what \
-                     the assistant generates in the template with {{% generation %}}, or train with \
-                     mask_prompt = false",
-                    turn + 1
-                )))?);
+                found.extend(prefixes::find_span(
+                    &rendering.text,
+                    ways.into_iter().flatten(),
+                    turn == turns.last(),
+                ));
+            }
+            if let Some(what) = omitted(message, &rendering.text, &found) {
+                return Err(not_found(turn, what));
             }
             spans.extend(found);
         }

@@ -106,12 +106,18 @@ impl Turns {
         generated: &[(usize, usize)],
     ) -> (Vec<Range<usize>>, usize) {
         let message_of = |start: usize| {
-            whole.messages.iter().find(|&&(_, from, to)| from <= start && start < to).map(|&(index, ..)| index)
+            whole
+                .messages
+                .iter()
+                .find(|&&(_, from, to)| from <= start && start < to)
+                .map(|&(index, ..)| index)
         };
         let blocks = generated.iter().map(|&(start, end)| (message_of(start), start..end));
-        let blocks: Vec<_> =
-            blocks.filter(|(message, _)| message.is_none_or(|message| self.learned.contains(&message))).collect();
-        let is_marked = |turn: &usize| blocks.iter().any(|(message, _)| *message == Some(*turn) || message.is_none());
+        let blocks: Vec<_> = blocks
+            .filter(|(message, _)| message.is_none_or(|message| self.learned.contains(&message)))
+            .collect();
+        let is_marked =
+            |turn: &usize| blocks.iter().any(|(message, _)| *message == Some(*turn) || message.is_none());
         let unmarked = self.learned.iter().filter(|turn| !is_marked(turn)).count();
         (blocks.into_iter().map(|(_, block)| block).collect(), unmarked)
     }
@@ -125,18 +131,18 @@ impl Turns {
         let found = self.contexts.iter().zip(prefixes).map(|((_, turn), prefix)| {
             let prefix = prefix?;
             let start = whole.parts(*turn).next()?.start;
-            // What comes before may be rendered differently, so the comparison starts with the message before.
-            let first = |rendering: &Rendering| {
-                turn.checked_sub(1).map_or(Some(0), |before| rendering.parts(before).next().map(|part| part.start))
-            };
-            if let (Some(in_whole), Some(in_prefix)) = (first(whole), first(&prefix)) {
-                let distance = start.saturating_sub(in_whole);
-                let (before, rest) = (&whole.text[in_whole..start], &prefix.text[in_prefix..]);
-                if in_whole <= start && rest.starts_with(before) {
-                    return Some(rest[distance..].to_owned());
-                }
+            // What comes before may be rendered differently, so the comparison starts as late as it can.
+            let first =
+                |rendering: &Rendering, message| rendering.parts(message).next().map(|part| part.start);
+            let shared =
+                (0..*turn).rev().find_map(|message| first(whole, message).zip(first(&prefix, message)));
+            let (in_whole, in_prefix) = shared.unwrap_or_default();
+            if in_whole <= start
+                && let Some(prompt) = prefix.text[in_prefix..].strip_prefix(&whole.text[in_whole..start])
+            {
+                return Some(prompt.to_owned());
             }
-            let end = prefix.messages.last().map_or(0, |&(_, _, end)| end);
+            let &(_, _, end) = prefix.messages.last()?;
             Some(prefix.text[end..].to_owned())
         });
         found.collect()
@@ -151,29 +157,29 @@ impl Turns {
         prompts: &[Prompt],
     ) -> Vec<Range<usize>> {
         let mut spans: Vec<Range<usize>> = whole.parts(turn).collect();
-        let context = self.learned.iter().position(|&learned| learned == turn).map(|at| self.context_of[at]);
-        let known = context.and_then(|context| prompts.get(context)).and_then(Option::as_deref);
-        let prompt = known.or_else(|| prompts.iter().flatten().next().map(String::as_str)).unwrap_or_default();
         if let Some(first) = spans.first_mut() {
-            first.start += prompt_len(&whole.text[first.clone()], prompt, message);
+            let context =
+                self.learned.iter().position(|&learned| learned == turn).map(|at| self.context_of[at]);
+            let own = context.and_then(|context| prompts.get(context)).and_then(Option::as_deref);
+            let text = &whole.text[first.clone()];
+            let others = prompts.iter().flatten().map(String::as_str);
+            let fits =
+                own.into_iter().chain(others).find(|prompt| !prompt.is_empty() && text.starts_with(prompt));
+            first.start += match fits.or(own) {
+                Some(prompt) => prompt_len(text, prompt, message),
+                None => 0,
+            };
         }
         if let Some(last) = spans.last_mut() {
             // What a template appends to a conversation that ends with an answer, such as EOS, belongs to the answer.
-            let end = if turn == self.last() { whole.text.len() } else { last.end };
+            // Some append a generation prompt, asked or not.
+            let appended = &whole.text[last.end..];
+            let is_prompt = prompts.iter().flatten().any(|prompt| prompt == appended);
+            let end = if turn == self.last() && !is_prompt { whole.text.len() } else { last.end };
             last.end = last.start + whole.text[last.start..end].trim_end().len();
         }
         spans.retain(|span| !span.is_empty());
         spans
-    }
-
-    /// Whether a template has something to render of `message`.
-    pub(super) fn says_something(message: &Value) -> bool {
-        let has = |key: &str| match &message[key] {
-            Value::String(text) => !text.trim().is_empty(),
-            Value::Array(parts) => !parts.is_empty(),
-            _ => false,
-        };
-        has("content") || has("tool_calls")
     }
 }
 
@@ -191,7 +197,8 @@ fn prompt_len(text: &str, prompt: &str, message: &Value) -> usize {
     if text.starts_with(prompt) {
         return prompt.len();
     }
-    let common = text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    let common =
+        text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let content = message["content"].as_str().map(str::trim).filter(|content| !content.is_empty());
     let limit = content.and_then(|content| text.rfind(content)).unwrap_or(common).min(common);
     // A word or tag that is shared in part belongs to the answer.

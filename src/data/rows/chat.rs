@@ -45,7 +45,10 @@ impl Chat {
         let prompt = messages_of("prompt", "completion")?;
         let completion = messages_of("completion", "prompt")?;
         if completion[0]["role"] != "assistant" {
-            return Err(format!("completion[0] has the role {}, expected \"assistant\"", completion[0]["role"]));
+            return Err(format!(
+                "completion[0] has the role {}, expected \"assistant\"",
+                completion[0]["role"]
+            ));
         }
         let prompt_len = prompt.len();
         Ok(Self { prompt_len, ..Self::parse([prompt, completion].concat(), row)? })

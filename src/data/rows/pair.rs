@@ -144,11 +144,7 @@ impl Pair {
         })
     }
 
-    fn from_messages(
-        prompt: Option<Prompt>,
-        answers: [Vec<Value>; 2],
-        shared: Chat,
-    ) -> Result<Self, String> {
+    fn from_messages(prompt: Option<Prompt>, answers: [Vec<Value>; 2], shared: Chat) -> Result<Self, String> {
         let common = answers[0].iter().zip(&answers[1]).take_while(|(a, b)| a == b).count();
         let is_conversation = |answer: &Vec<Value>| !is_assistant(answer.first());
         let (messages, [chosen, rejected]) = match prompt {

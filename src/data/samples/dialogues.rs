@@ -5,10 +5,10 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::sample::Sample;
+use crate::data::ChatTemplate;
 use crate::data::chat::{Dialogue, Targets, Transcript, transcribe};
 use crate::data::rows::{Answer, Chat, Pair, Prompt, Row};
 use crate::data::text::Tokenizer;
-use crate::data::ChatTemplate;
 use crate::{Error, Result};
 
 /// Returns the conversations of `row`, one per sample; none if it is tokenized as plain text.
@@ -23,8 +23,12 @@ pub(super) fn dialogues(row: &Row, mask_prompt: bool) -> Vec<Dialogue<'_>> {
         ])],
         Row::Instruction(row) => vec![plain(row.messages())],
         Row::Chat(chat) => vec![dialogue(chat, chat.messages.clone(), targets(chat.prompt_len))],
-        Row::Pair(Pair { prompt: Prompt::Prefix(_), answers: [Answer::Text(_), Answer::Text(_)] }) => Vec::new(),
-        Row::Pair(Pair { prompt, answers }) => answers.iter().map(|answer| answered(prompt, answer)).collect(),
+        Row::Pair(Pair { prompt: Prompt::Prefix(_), answers: [Answer::Text(_), Answer::Text(_)] }) => {
+            Vec::new()
+        }
+        Row::Pair(Pair { prompt, answers }) => {
+            answers.iter().map(|answer| answered(prompt, answer)).collect()
+        }
     }
 }
 

@@ -23,7 +23,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The index of the first row that cannot be encoded, and [`Error::Dataset`] without its location.
-    pub(in crate::data) fn encode_rows(&self, rows: &[&Row], labels: Labels) -> Result<Vec<Sample>, (usize, Error)> {
+    pub(in crate::data) fn encode_rows(
+        &self,
+        rows: &[&Row],
+        labels: Labels,
+    ) -> Result<Vec<Sample>, (usize, Error)> {
         let mut conversations = Vec::new();
         // The row of each conversation, and those of plain text with their samples.
         let (mut owners, mut plain) = (Vec::new(), Vec::new());
@@ -45,7 +49,9 @@ impl Tokenizer {
             _ => Vec::new(),
         };
         let mut samples: Vec<(usize, Sample)> = owners.into_iter().zip(rendered).collect();
-        samples.extend(plain.into_iter().flat_map(|(index, of_row)| of_row.into_iter().map(move |it| (index, it))));
+        samples.extend(
+            plain.into_iter().flat_map(|(index, of_row)| of_row.into_iter().map(move |it| (index, it))),
+        );
         samples.sort_by_key(|(index, _)| *index);
         let samples: Vec<Sample> = samples.into_iter().map(|(_, sample)| sample).collect();
         if labels == Labels::PreferencePairs
@@ -226,10 +232,7 @@ mod tests {
             vec![said("user", "a"), said("assistant", "😀"), said("user", "b"), said("assistant", "c")];
         let row = Row::Chat(Chat { messages, ..Chat::default() });
         let masked = tokenizer.encode_sample(&row, true).unwrap();
-        assert_eq!(
-            targets(&masked),
-            [&bytes("😀")[..], &[END], &bytes("c"), &[END]].concat()
-        );
+        assert_eq!(targets(&masked), [&bytes("😀")[..], &[END], &bytes("c"), &[END]].concat());
         let everything = tokenizer.encode_sample(&row, false).unwrap();
         assert_eq!(everything.ids, masked.ids);
         assert_eq!(targets(&everything), masked.ids[1..]);

@@ -181,9 +181,17 @@ mod tests {
         assert_eq!(lengths, [4, 5, 5]);
         assert_eq!(samples[2].loss_mask, [false, false, false, true, true]);
         let kinds = BTreeMap::from([("completion", 2), ("text", 2)]);
-        let expected =
-            SplitReport { rows: 4, tokens: 4 + 23 + 10 + 6, longest: 23, truncated: 2, dropped: 1, targets: 26,
-                          lost_targets: 17, unmarked_turns: 0, kinds };
+        let expected = SplitReport {
+            rows: 4,
+            tokens: 4 + 23 + 10 + 6,
+            longest: 23,
+            truncated: 2,
+            dropped: 1,
+            targets: 26,
+            lost_targets: 17,
+            unmarked_turns: 0,
+            kinds,
+        };
         assert_eq!(report, expected);
     }
 

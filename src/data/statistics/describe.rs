@@ -204,7 +204,8 @@ mod tests {
         assert_eq!(
             train,
             json!({
-                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "kinds": {"text": 4}, "sampled_from": null,
+                "rows": 4, "tokens": 19, "longest": 8, "truncated": 1, "dropped": 0, "targets": 15, "lost_targets": 1,
+                "unmarked_turns": 0, "kinds": {"text": 4}, "sampled_from": null,
                 "lengths": {"min": 3, "median": 4, "mean": 4.75, "p95": 8, "max": 8},
                 "histogram": [
                     {"from": 3, "to": 3, "rows": 1}, {"from": 4, "to": 4, "rows": 2}, {"from": 5, "to": 5, "rows": 0},
@@ -213,6 +214,7 @@ mod tests {
                 "kept_tokens": 18, "trained_tokens": 14, "duplicates": 1, "near_duplicates": 1, "vocabulary": 8,
                 "text_bytes": 14,
                 "packed_rows": 3, "packing_efficiency": 18.0 / 21.0, "pairs": null,
+                "example": [{"text": "<s>", "learned": false}, {"text": "ab</s>", "learned": true}],
             })
         );
         assert_eq!((report.valid.report.rows, report.valid.trained_tokens), (1, 2));
