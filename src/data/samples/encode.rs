@@ -3,13 +3,17 @@
 //! | row         | tokens                                                      | targets of the loss        |
 //! |-------------|-------------------------------------------------------------|----------------------------|
 //! | text        | the text with special tokens, and EOS                       | all                        |
-//! | completion  | prompt with special tokens, completion without, and EOS     | the completion and EOS     |
+//! | completion  | prompt and completion as one text, special tokens, and EOS  | the completion and EOS     |
 //! | chat        | the rendered chat template, which has its special tokens    | the assistant's turns      |
 //! | instruction | as a completion of Alpaca's prompt                          | the output and EOS         |
 //! | pair        | two samples, each as one of the above                       | all after the prompt       |
 //!
+//! A text that begins with BOS or ends with EOS itself gets no second one. A completion starts at the first token that
+//! the prompt alone does not have, since a token may hold the end of the prompt and the beginning of the completion.
 //! Models with a chat template use it for completions and instructions too. Without a prompt mask all tokens are
 //! targets.
+
+use std::borrow::Cow;
 
 use serde_json::json;
 
@@ -28,7 +32,7 @@ impl Tokenizer {
     pub fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
         match (row, self.chat_template()) {
             (Row::Text(text), _) => {
-                let mut ids = self.encode(text, true)?;
+                let mut ids = self.encode_text(text)?;
                 if ids.last().is_none_or(|id| !self.eos_ids().contains(id)) {
                     ids.extend(self.eos_ids().first());
                 }
@@ -76,7 +80,12 @@ impl Tokenizer {
                 row.kind()
             )));
         };
-        let pair = [self.encode_answer(prompt, chosen)?, self.encode_answer(prompt, rejected)?];
+        let pair = match (self.prefix_of_answers(prompt), chosen, rejected) {
+            (Some(prompt), Answer::Text(chosen), Answer::Text(rejected)) => {
+                self.encode_text_pair(&prompt, [chosen, rejected])?
+            }
+            _ => [self.encode_answer(prompt, chosen)?, self.encode_answer(prompt, rejected)?],
+        };
         if pair[0].ids == pair[1].ids {
             return Err(Error::Dataset(
                 "\"chosen\" and \"rejected\" are the same tokens, so neither can be preferred".to_owned(),
@@ -85,13 +94,28 @@ impl Tokenizer {
         Ok(pair)
     }
 
+    /// The prompt of answers that are texts, if no chat template renders them.
+    fn prefix_of_answers<'a>(&self, prompt: &'a Prompt) -> Option<Cow<'a, str>> {
+        match (prompt, self.chat_template()) {
+            (Prompt::Prefix(text), _) | (Prompt::User(text), None) => Some(Cow::Borrowed(text)),
+            (Prompt::Instruction(row), None) if row.history.is_empty() => Some(Cow::Owned(row.prompt())),
+            _ => None,
+        }
+    }
+
+    /// Encodes two answers; both learn from the first token on in which one of them leaves the prompt.
+    fn encode_text_pair(&self, prompt: &str, answers: [&str; 2]) -> Result<[Sample; 2]> {
+        let prompt_ids = self.encode_prompt(prompt)?;
+        let [(chosen, chosen_start), (rejected, rejected_start)] = [
+            self.encode_after_prompt(&prompt_ids, prompt, answers[0])?,
+            self.encode_after_prompt(&prompt_ids, prompt, answers[1])?,
+        ];
+        let start = chosen_start.min(rejected_start);
+        Ok([chosen, rejected].map(|ids| Sample::new(ids, |index| index >= start)))
+    }
+
     fn encode_answer(&self, prompt: &Prompt, answer: &Answer) -> Result<Sample> {
         match (prompt, answer, self.chat_template()) {
-            (Prompt::Prefix(text), Answer::Text(answer), _)
-            | (Prompt::User(text), Answer::Text(answer), None) => self.encode_completion(text, answer, true),
-            (Prompt::Instruction(row), Answer::Text(answer), None) if row.history.is_empty() => {
-                self.encode_completion(&row.prompt(), answer, true)
-            }
             (Prompt::Instruction(_), _, None) => Err(no_template_for_history()),
             (_, _, None) => {
                 Err(no_template_for_messages("\"prompt\", \"chosen\" and \"rejected\" that are texts"))
@@ -109,11 +133,25 @@ impl Tokenizer {
     }
 
     fn encode_completion(&self, prompt: &str, completion: &str, mask_prompt: bool) -> Result<Sample> {
-        let mut ids = self.encode_prompt(prompt)?;
-        let prompt_len = ids.len();
-        ids.extend(self.encode(completion, false)?);
-        ids.extend(self.eos_ids().first());
-        Ok(Sample::new(ids, |index| !mask_prompt || index >= prompt_len))
+        let prompt_ids = self.encode_prompt(prompt)?;
+        let (ids, start) = self.encode_after_prompt(&prompt_ids, prompt, completion)?;
+        Ok(Sample::new(ids, |index| !mask_prompt || index >= start))
+    }
+
+    /// Encodes prompt and completion as one text, and EOS. Also returns where the tokens part from `prompt_ids`, those of
+    /// the prompt alone.
+    fn encode_after_prompt(
+        &self,
+        prompt_ids: &[u32],
+        prompt: &str,
+        completion: &str,
+    ) -> Result<(Vec<u32>, usize)> {
+        let mut ids = self.encode_text(&[prompt, completion].concat())?;
+        let start = prompt_ids.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        if ids[start..].last().is_none_or(|id| !self.eos_ids().contains(id)) {
+            ids.extend(self.eos_ids().first());
+        }
+        Ok((ids, start))
     }
 
     fn encode_chat(
@@ -175,7 +213,7 @@ mod tests {
     #[test]
     fn text_is_learned_whole_and_ends_once() {
         let tokenizer = fixture::tokenizer(None);
-        for text in ["hi", "hi</s>"] {
+        for text in ["hi", "hi</s>", "<s>hi", "<s>hi</s>"] {
             let sample = tokenizer.encode_sample(&Row::Text(text.to_owned()), true).unwrap();
             assert_eq!(sample.ids, [BOS, 104, 105, EOS]);
             assert_eq!(sample.loss_mask, [false, true, true, true]);
@@ -183,14 +221,54 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_learned_from_its_exact_boundary() {
+    fn a_token_across_the_boundary_belongs_to_the_completion() {
         let tokenizer = fixture::tokenizer(None);
-        // " A" is one token; the boundary inside of it keeps it two.
+        // " A" is one token.
         let sample = tokenizer.encode_sample(&completion("Q: ", "A A"), true).unwrap();
-        assert_eq!(sample.ids, [&[BOS][..], &bytes("Q: A"), &[SPACE_A, EOS]].concat());
-        assert_eq!(targets(&sample), [u32::from(b'A'), SPACE_A, EOS]);
+        assert_eq!(sample.ids, [&[BOS][..], &bytes("Q:"), &[SPACE_A, SPACE_A, EOS]].concat());
+        assert_eq!(targets(&sample), [SPACE_A, SPACE_A, EOS]);
         let everything = tokenizer.encode_sample(&completion("Q: ", "A A"), false).unwrap();
         assert_eq!(targets(&everything), sample.ids[1..]);
+    }
+
+    /// The expected values are those of TRL 1.16 (`SFTTrainer`, `DPOTrainer`), but for the BOS that a prompt has itself.
+    #[test]
+    fn prompts_and_completions_are_one_text() {
+        let byte_level = fixture::tokenizer(None);
+        let llama = fixture::llama(&json!({}));
+        for (tokenizer, prompt, answer, ids, learned) in [
+            (&byte_level, "a", "b</s>", vec![257, 97, 98, 258], 2),
+            (&byte_level, "a b", "", vec![257, 97, 32, 98, 258], 1),
+            (&byte_level, "<s>a", "b", vec![257, 97, 98, 258], 2),
+            (&byte_level, "a</s>", "", vec![257, 97, 258, 258], 1),
+            (&llama, "def f(", "x):", vec![1, 356, 329, 259, 329, 267, 347, 268, 285, 2], 4),
+            (&llama, "Q: ", "A A", vec![1, 259, 308, 285, 259, 292, 259, 292, 2], 4),
+            (&llama, "Q:", " A A", vec![1, 259, 308, 285, 259, 292, 259, 292, 2], 5),
+            (&llama, "", "", vec![1, 2], 1),
+            (&llama, "<s>a", "b", vec![1, 324, 325, 2], 2),
+            (&llama, "de", "f x", vec![1, 356, 329, 259, 347, 2], 4),
+            (&llama, "a b", "", vec![1, 259, 324, 259, 325, 2], 1),
+        ] {
+            let sample = tokenizer.encode_sample(&completion(prompt, answer), true).unwrap();
+            assert_eq!(targets(&sample), ids[ids.len() - learned..], "{prompt:?} {answer:?}");
+            assert_eq!(sample.ids, ids, "{prompt:?} {answer:?}");
+        }
+        for (tokenizer, prompt, answers, prompt_ids, chosen, rejected) in [
+            // The chosen answer takes the last space of the prompt into its first token.
+            (&byte_level, "Q: ", ["A x", "b"], vec![257, 81, 58], vec![256, 32, 120, 258], vec![32, 98, 258]),
+            (&byte_level, "a", [" A", " b</s>"], vec![257, 97], vec![256, 258], vec![32, 98, 258]),
+            (&llama, "Q: ", ["A x", "b"], vec![1, 259, 308, 285, 259], vec![292, 259, 347, 2], vec![325, 2]),
+            (&llama, "de", ["f x", "x"], vec![1, 356], vec![329, 259, 347, 2], vec![347, 2]),
+        ] {
+            let answer = |text: &str| Answer::Text(text.to_owned());
+            let prompt = Prompt::User(prompt.to_owned());
+            let row = Row::Pair(Pair { prompt, answers: answers.map(answer) });
+            let pair = tokenizer.encode_pair(&row).unwrap();
+            for (sample, answer) in pair.iter().zip([chosen, rejected]) {
+                assert_eq!(sample.ids, [&prompt_ids[..], &answer].concat());
+                assert_eq!(targets(sample), answer);
+            }
+        }
     }
 
     #[test]
