@@ -4,6 +4,7 @@ mod alpaca;
 mod columns;
 pub(super) mod fields;
 pub(super) mod located;
+mod lone_surrogate;
 mod messages;
 mod pair;
 pub(super) mod row;
