@@ -16,7 +16,10 @@ from support.rows import random_ids, words, write_jsonl, write_words
 
 MODEL = MODELS / "llama_gqa"
 
-ROWS = [{"prompt": words(ids[:4]), "completion": words(ids[4:])} for ids in random_ids(9, [7, 12, 9], seed=5)]
+ROWS = [
+    {"prompt": words(ids[:4]), "completion": f" {words(ids[4:])}"}
+    for ids in random_ids(9, [7, 12, 9], seed=5)
+]
 
 
 def losses(data: Path | str, output: Path, **settings: Any) -> list[float]:

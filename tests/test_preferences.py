@@ -99,7 +99,7 @@ def test_texts_that_begin_alike(tmp_path: Path) -> None:
         ({"prompt": "t5", "chosen": "t6"}, 'has "chosen" but no "rejected"'),
         ({"prompt": "t5", "rejected": "t6", "chosen": None}, 'has "rejected" but no "chosen"'),
         ({"prompt": "t5", "chosen": "t6", "rejected": "t6"}, "are the same, so neither can be preferred"),
-        ({"prompt": "t5", "chosen": "t6 t7", "rejected": "t6  t7"}, "are the same tokens"),
+        ({"prompt": "t5", "chosen": " t6 t7", "rejected": " t6  t7"}, "are the same tokens"),
         ({"chosen": "t6", "rejected": "t7"}, 'has no "prompt".*do not begin with the same words'),
         ({"prompt": 5, "chosen": "t6", "rejected": "t7"}, '"prompt" must be a text or a list of messages'),
         ({"prompt": "t5", "chosen": 6, "rejected": "t7"}, '"chosen" must be a text, a message or a list'),
@@ -171,12 +171,12 @@ def test_settings(settings: dict[str, Any], message: str, data: Path, tmp_path: 
 
 def test_what_pairs_hold(tmp_path: Path) -> None:
     rows = [
-        {"prompt": "t5 t6", "chosen": "t7 t8 t9", "rejected": "t7"},
-        {"prompt": "t5 t6", "chosen": "t7 t8 t9", "rejected": "t7"},
-        {"prompt": "t5", "chosen": "t7", "rejected": "t7 t8 t9 t10"},
+        {"prompt": "t5 t6", "chosen": " t7 t8 t9", "rejected": " t7"},
+        {"prompt": "t5 t6", "chosen": " t7 t8 t9", "rejected": " t7"},
+        {"prompt": "t5", "chosen": " t7", "rejected": " t7 t8 t9 t10"},
         # Alike where they are cut, and nothing but a prompt.
-        {"prompt": "t5", "chosen": "t6 t7 t8 t9 t10 t11", "rejected": "t6 t7 t8 t9 t10 t12"},
-        {"prompt": words(range(3, 12)), "chosen": "t6", "rejected": "t7"},
+        {"prompt": "t5", "chosen": " t6 t7 t8 t9 t10 t11", "rejected": " t6 t7 t8 t9 t10 t12"},
+        {"prompt": words(range(3, 12)), "chosen": " t6", "rejected": " t7"},
     ]
     report = validate(SMALL, write(tmp_path / "data", rows), objective="dpo", max_seq_length=6)
     split = report["train"]

@@ -80,7 +80,7 @@ def test_rows_are_held_out_and_weighted_as_in_memory(tmp_path: Path) -> None:
 def test_pairs_are_those_in_memory(tmp_path: Path) -> None:
     answers = random_ids(160, [4, 7, 5], seed=3)
     pairs = [
-        {"prompt": words([9, 8, 7]), "chosen": words(a), "rejected": words(b)}
+        {"prompt": words([9, 8, 7]), "chosen": f" {words(a)}", "rejected": f" {words(b)}"}
         for a, b in zip(answers[::2], answers[1::2], strict=True)
     ]
     path = write_jsonl(tmp_path / "pairs.jsonl", pairs)
@@ -120,7 +120,7 @@ def test_packed_rows_hold_every_row_once_an_epoch(data: Path, tmp_path: Path) ->
 def test_rows_that_teach_nothing_give_their_place_away(tmp_path: Path) -> None:
     answers = random_ids(100, [4, 7], seed=4)
     rows = [
-        {"prompt": words([9] * (30 if number % 5 == 0 else 3)), "completion": words(ids)}
+        {"prompt": words([9] * (30 if number % 5 == 0 else 3)), "completion": f" {words(ids)}"}
         for number, ids in enumerate(answers)
     ]
     path = write_jsonl(tmp_path / "train.jsonl", rows)

@@ -61,7 +61,7 @@ pub fn analyze(
     let report = dataset::statistics(tokenizer, config, observer)?;
     let vocab = model.vocab_size();
     let Dataset { data, .. } = Dataset::read(tokenizer, config, vocab, observer)?;
-    let batches = batches(&data.train, config, probe.batches, tokenizer.pad_id(), vocab)?;
+    let batches = batches(&data.train, config, probe.batches, data.pad_id, vocab)?;
     Ok(Analysis { data: report, layers: gradient_spectra(model, &batches, config, probe.width, observer)? })
 }
 

@@ -36,7 +36,7 @@ impl<'t> Dataset<'t> {
         let (labels, max_seq_length) = (config.labels(), config.max_seq_length);
         let check = |samples: &[Sample]| {
             let ids = samples.iter().flat_map(|sample| &sample.ids);
-            check_tokens(ids.chain([&tokenizer.pad_id()]), vocab)
+            check_tokens(ids, vocab)
         };
         let mut reports = Vec::new();
         let train = if let Some(rows) = rows {
@@ -74,7 +74,7 @@ impl<'t> Dataset<'t> {
             valid: Examples::new(valid.samples, labels),
             vocab_size: vocab,
             max_seq_length,
-            pad_id: tokenizer.pad_id(),
+            pad_id: tokenizer.pad_id(vocab.unsigned_abs()),
         };
         Ok(Self { data, skipped: [truncated, dropped] })
     }

@@ -90,7 +90,7 @@ pub fn run(
     if config.method == Method::Adalora {
         hooks.push(Box::new(RankAllocator::new(config, &names, plan.steps)?));
     }
-    let task = config.task(tokenizer.pad_id());
+    let task = config.task(data.pad_id);
     let (data, checkpoints) = match (task.objective, &data.train) {
         (Objective::Dpo { .. }, TrainingRows::InMemory(train)) => {
             let path = session.checkpoint_folder().join(reference::FILE);
@@ -156,7 +156,7 @@ pub fn estimate_memory(
     config.validate()?;
     let Dataset { data, .. } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     let plan = plan(config, data.train.len(), Group::ALONE)?;
-    let task = config.task(tokenizer.pad_id());
+    let task = config.task(data.pad_id);
     let found = prepare_parameters(model, tokenizer, &without_svd(config))
         .and_then(|names| memory::estimate_memory(&task, model, &names, &plan, &data));
     attach::detach(model)?;

@@ -12,7 +12,9 @@ Row = dict[str, Any]
 
 def random_pairs(count: int, seed: int) -> list[Row]:
     ids = random_ids(count, [16, 21, 13, 18], seed)
-    return [{"prompt": words(i[:5]), "chosen": words(i[5:9]), "rejected": words(i[9:])} for i in ids]
+    return [
+        {"prompt": words(i[:5]), "chosen": f" {words(i[5:9])}", "rejected": f" {words(i[9:])}"} for i in ids
+    ]
 
 
 def write(folder: Path, rows: list[Row], valid: list[Row] | None = None) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from efficientai_toolkit._base.assets import INSTRUCTIONS
 from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit.data.rows import find_validation_file
 from efficientai_toolkit.evaluation.metrics import METRICS, SCORED
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
@@ -16,7 +17,9 @@ class EvaluationConfig(Config):
     """Configuration of a task: data, prompts and metrics."""
 
     data: str | None = setting(
-        None, "jsonl file, or folder with test.jsonl or valid.jsonl (default: the bundled instructions)"
+        None,
+        "jsonl file, or folder with test.jsonl or valid.jsonl (or validation.jsonl, dev.jsonl) "
+        "(default: the bundled instructions)",
     )
     prompt: str | None = setting(
         None,
@@ -93,7 +96,7 @@ def find_data_file(config: EvaluationConfig) -> Path:
     Raises
     ------
     DatasetError
-        If there is no such file.
+        If there is no such file, or there are several validation files.
     """
     path = INSTRUCTIONS if config.data is None else Path(config.data).expanduser()
     if path.is_file():
@@ -101,8 +104,9 @@ def find_data_file(config: EvaluationConfig) -> Path:
     if not path.is_dir():
         message = f"there is no folder or file {path}"
         raise DatasetError(message)
-    for name in ("test.jsonl", "valid.jsonl"):
-        if (path / name).is_file():
-            return path / name
+    if (test := path / "test.jsonl").is_file():
+        return test
+    if valid := find_validation_file(path):
+        return valid
     message = f"{path}: no test.jsonl and no valid.jsonl to evaluate on; name a file"
     raise DatasetError(message)

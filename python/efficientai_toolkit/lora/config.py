@@ -24,9 +24,9 @@ class TrainingConfig(Config):
     )
     data: str | None = setting(
         None,
-        "folder with train.jsonl, valid.jsonl, test.jsonl (or .json, .csv, .tsv, .parquet), or one file, or "
-        "several separated by commas, each perhaps with =WEIGHT, how often its rows come "
-        "(default: the bundled instructions)",
+        "folder with train.jsonl, valid.jsonl (or validation.jsonl, dev.jsonl), test.jsonl (or .json, .csv, "
+        ".tsv, .parquet), or one file, or several separated by commas, each perhaps with =WEIGHT, how often "
+        "its rows come (default: the bundled instructions)",
     )
     output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
     method: Method = setting(

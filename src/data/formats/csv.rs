@@ -135,6 +135,13 @@ mod tests {
         ] {
             assert_eq!(rows(text.as_bytes()).unwrap_err().to_string(), reason);
         }
+        let error = rows(&b"messages\n\"[\"\"\\ud800\"\"]\"\n"[..]).unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "d/a.csv: row 1: \"messages\" is a string that is not JSON (a string holds \\ud800, a lone surrogate"
+            ),
+            "{error}"
+        );
         let error = rows(&b"text\na\n\xff\n"[..]).unwrap_err().to_string();
         assert_eq!(error, "d/a.csv: row 2: the cell of column \"text\" is not UTF-8");
         let error = rows("question,answer\na,b\n".as_bytes()).unwrap_err().to_string();

@@ -5,11 +5,12 @@ use std::io::{BufRead, Read as _};
 
 use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::collector::{MAX_ROW_BYTES, RowCollector, file_error};
 use super::jsonl;
 use crate::data::rows::Position;
+use crate::data::rows::fields::parse_element;
 use crate::{Error, Result};
 
 /// Reads the objects of an array one by one. A file that starts with an object is read as JSON Lines.
@@ -59,9 +60,9 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
         let mut row_number = 0;
-        while let Some(value) = elements.next_element::<Value>()? {
+        while let Some(value) = elements.next_element::<Box<RawValue>>()? {
             row_number += 1;
-            if let Err(error) = self.rows.push(Position::Row(row_number), Ok(value)) {
+            if let Err(error) = self.rows.push(Position::Row(row_number), parse_element(&value)) {
                 *self.refused = Some(error);
                 return Err(de::Error::custom("refused"));
             }
@@ -105,6 +106,11 @@ mod tests {
             (
                 "[{\"text\": \"a\"}, {\"text\": 1}]",
                 "d/a.json: row 2: \"text\" must be a string, found a number",
+            ),
+            (
+                r#"[{"text": "a"}, {"messages": [{"role": "user", "content": "a\ud83d"}]}]"#,
+                "d/a.json: row 2: \"content\" holds \\ud83d, a lone surrogate: half of a character, which JSON writes as two \
+                 escapes such as \\ud83d\\ude00; write both, or \\ufffd in its place",
             ),
             ("[[]]", "d/a.json: row 1: a row must be a JSON object, found an array"),
             ("[{\"text\": \"a\"}", "d/a.json: invalid JSON (EOF while parsing a list at line 1 column 14)"),

@@ -108,6 +108,11 @@ mod tests {
             refused(b"{\"text\":\"a\"}\n{\"text\":\"\xff\"}"),
             "d/train.jsonl:2: not UTF-8: byte 0xff at column 10"
         );
+        assert_eq!(
+            refused(b"{\"text\":\"a\"}\n{\"text\":\"\\ud800\"}"),
+            "d/train.jsonl:2: \"text\" holds \\ud800, a lone surrogate: half of a character, which JSON writes as two \
+             escapes such as \\ud83d\\ude00; write both, or \\ufffd in its place"
+        );
     }
 
     #[test]

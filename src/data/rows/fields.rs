@@ -1,6 +1,9 @@
 //! Values of a JSON object, and how error messages describe them.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::lone_surrogate::describe_lone_surrogate;
 
 /// Parses one line of a file.
 ///
@@ -11,8 +14,20 @@ pub(in crate::data) fn parse_json(line: &[u8]) -> Result<Value, String> {
         let byte = line[e.valid_up_to()];
         format!("not UTF-8: byte 0x{byte:02x} at column {}", e.valid_up_to() + 1)
     })?;
-    serde_json::from_str(line)
-        .map_err(|e| format!("invalid JSON ({e}); every line must be one whole JSON object"))
+    serde_json::from_str(line).map_err(|error| {
+        describe_lone_surrogate(line)
+            .unwrap_or_else(|| format!("invalid JSON ({error}); every line must be one whole JSON object"))
+    })
+}
+
+/// Parses an element of a file that is one array.
+///
+/// # Errors
+/// The reason, without the location of the element.
+pub(in crate::data) fn parse_element(element: &RawValue) -> Result<Value, String> {
+    serde_json::from_str(element.get()).map_err(|error| {
+        describe_lone_surrogate(element.get()).unwrap_or_else(|| format!("invalid JSON ({error})"))
+    })
 }
 
 /// Removes `key` and returns its string.
@@ -27,8 +42,10 @@ pub(super) fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<St
 pub(super) fn parse_nested(key: &str, value: Value) -> Result<Value, String> {
     match value {
         Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
-        Value::String(text) => serde_json::from_str(&text)
-            .map_err(|error| format!(r#""{key}" is a string that is not JSON ({error})"#)),
+        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+            let reason = describe_lone_surrogate(&text).unwrap_or_else(|| error.to_string());
+            format!(r#""{key}" is a string that is not JSON ({reason})"#)
+        }),
         value => Ok(value),
     }
 }

@@ -5,6 +5,7 @@ mod chat;
 mod columns;
 pub(super) mod fields;
 pub(super) mod located;
+mod lone_surrogate;
 mod messages;
 mod pair;
 pub(super) mod row;

@@ -3,18 +3,20 @@
 //! | row         | tokens                                                      | targets of the loss        |
 //! |-------------|-------------------------------------------------------------|----------------------------|
 //! | text        | the text with special tokens, and EOS                       | all                        |
-//! | completion  | prompt with special tokens, completion without, and EOS     | the completion and EOS     |
+//! | completion  | prompt and completion as one text, special tokens, and EOS  | the completion and EOS     |
 //! | chat        | the rendered chat template, which has its special tokens    | the assistant's turns      |
 //! | instruction | as a completion of Alpaca's prompt                          | the output and EOS         |
 //! | pair        | two samples, each as one of the above                       | all after the prompt       |
 //!
+//! A text that begins with BOS or ends with EOS itself gets no second one. A completion starts at the first token that
+//! the prompt alone does not have, since a token may hold the end of the prompt and the beginning of the completion.
 //! Models with a chat template use it for completions and instructions too. Without a prompt mask all tokens are
 //! targets.
 
 use super::dialogues::dialogues;
 use super::labels::Labels;
 use super::sample::Sample;
-use crate::data::rows::{Answer, Instruction, Pair, Prompt, Row};
+use crate::data::rows::Row;
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -62,45 +64,6 @@ impl Tokenizer {
         }
         Ok(samples)
     }
-
-    /// Encodes a row without the chat template.
-    fn encode_plain(&self, row: &Row, labels: Labels) -> Result<Vec<Sample>> {
-        let mask_prompt = labels != Labels::All;
-        match row {
-            Row::Text(text) => {
-                let mut ids = self.encode(text, true)?;
-                if ids.last().is_none_or(|id| !self.eos_ids().contains(id)) {
-                    ids.extend(self.eos_ids().first());
-                }
-                Ok(vec![Sample::new(ids, |_| true)])
-            }
-            Row::Completion { prompt, completion } => {
-                Ok(vec![self.encode_completion(prompt, completion, mask_prompt)?])
-            }
-            Row::Instruction(row) => {
-                Ok(vec![self.encode_completion(&plain_prompt(row)?, &row.output, mask_prompt)?])
-            }
-            Row::Chat(_) => Err(no_template_for_messages("\"prompt\" and \"completion\"")),
-            Row::Pair(Pair { prompt, answers: [Answer::Text(chosen), Answer::Text(rejected)] }) => {
-                let prompt = match prompt {
-                    Prompt::Prefix(text) | Prompt::User(text) => text.clone(),
-                    Prompt::Instruction(row) => plain_prompt(row)?,
-                    Prompt::Chat(_) => return Err(no_template_for_pairs()),
-                };
-                let encode = |answer| self.encode_completion(&prompt, answer, true);
-                Ok(vec![encode(chosen)?, encode(rejected)?])
-            }
-            Row::Pair(_) => Err(no_template_for_pairs()),
-        }
-    }
-
-    fn encode_completion(&self, prompt: &str, completion: &str, mask_prompt: bool) -> Result<Sample> {
-        let mut ids = self.encode_prompt(prompt)?;
-        let prompt_len = ids.len();
-        ids.extend(self.encode(completion, false)?);
-        ids.extend(self.eos_ids().first());
-        Ok(Sample::new(ids, |index| !mask_prompt || index >= prompt_len))
-    }
 }
 
 /// Checks that the kind of `row` is what `labels` are for.
@@ -121,42 +84,23 @@ fn check_kind(row: &Row, labels: Labels) -> Result<()> {
     }
 }
 
-/// The prompt of an instruction for models without a chat template.
-fn plain_prompt(row: &Instruction) -> Result<String> {
-    if row.history.is_empty() { Ok(row.prompt()) } else { Err(no_template_for_history()) }
-}
-
-fn no_template_for_pairs() -> Error {
-    no_template_for_messages("\"prompt\", \"chosen\" and \"rejected\" that are texts")
-}
-
-fn no_template_for_messages(instead: &str) -> Error {
-    Error::Dataset(format!(
-        "the row holds messages but the tokenizer has no chat template; use rows with {instead}, or a model with a \
-         chat template"
-    ))
-}
-
-fn no_template_for_history() -> Error {
-    Error::Dataset(
-        "the row has a \"history\" but the tokenizer has no chat template to tell turns apart; \
-         use a model with a chat template"
-            .to_owned(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
 
-    use crate::data::Chat;
+    use super::*;
     use crate::data::fixture::{self, BOS, CHATML, END, EOS, SPACE_A, TURN};
+    use crate::data::{Answer, Chat, Instruction, Pair, Prompt};
 
     impl Tokenizer {
         fn encode_sample(&self, row: &Row, mask_prompt: bool) -> Result<Sample> {
             let samples = self.encode_rows(&[row], Labels::from_mask_prompt(mask_prompt));
             samples.map_err(|(_, error)| error).map(|samples| samples.into_iter().next().unwrap())
+        }
+
+        fn encode_pair(&self, row: &Row) -> Result<[Sample; 2]> {
+            let samples = self.encode_rows(&[row], Labels::PreferencePairs);
+            samples.map_err(|(_, error)| error).map(|samples| samples.try_into().unwrap())
         }
     }
 
@@ -182,7 +126,7 @@ mod tests {
     #[test]
     fn text_is_learned_whole_and_ends_once() {
         let tokenizer = fixture::tokenizer(None);
-        for text in ["hi", "hi</s>"] {
+        for text in ["hi", "hi</s>", "<s>hi", "<s>hi</s>"] {
             let sample = tokenizer.encode_sample(&Row::Text(text.to_owned()), true).unwrap();
             assert_eq!(sample.ids, [BOS, 104, 105, EOS]);
             assert_eq!(sample.loss_mask, [false, true, true, true]);
@@ -190,14 +134,54 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_learned_from_its_exact_boundary() {
+    fn a_token_across_the_boundary_belongs_to_the_completion() {
         let tokenizer = fixture::tokenizer(None);
-        // " A" is one token; the boundary inside of it keeps it two.
+        // " A" is one token.
         let sample = tokenizer.encode_sample(&completion("Q: ", "A A"), true).unwrap();
-        assert_eq!(sample.ids, [&[BOS][..], &bytes("Q: A"), &[SPACE_A, EOS]].concat());
-        assert_eq!(targets(&sample), [u32::from(b'A'), SPACE_A, EOS]);
+        assert_eq!(sample.ids, [&[BOS][..], &bytes("Q:"), &[SPACE_A, SPACE_A, EOS]].concat());
+        assert_eq!(targets(&sample), [SPACE_A, SPACE_A, EOS]);
         let everything = tokenizer.encode_sample(&completion("Q: ", "A A"), false).unwrap();
         assert_eq!(targets(&everything), sample.ids[1..]);
+    }
+
+    /// The expected values are those of TRL 1.16 (`SFTTrainer`, `DPOTrainer`), but for the BOS that a prompt has itself.
+    #[test]
+    fn prompts_and_completions_are_one_text() {
+        let byte_level = fixture::tokenizer(None);
+        let llama = fixture::llama(&json!({}));
+        for (tokenizer, prompt, answer, ids, learned) in [
+            (&byte_level, "a", "b</s>", vec![257, 97, 98, 258], 2),
+            (&byte_level, "a b", "", vec![257, 97, 32, 98, 258], 1),
+            (&byte_level, "<s>a", "b", vec![257, 97, 98, 258], 2),
+            (&byte_level, "a</s>", "", vec![257, 97, 258, 258], 1),
+            (&llama, "def f(", "x):", vec![1, 356, 329, 259, 329, 267, 347, 268, 285, 2], 4),
+            (&llama, "Q: ", "A A", vec![1, 259, 308, 285, 259, 292, 259, 292, 2], 4),
+            (&llama, "Q:", " A A", vec![1, 259, 308, 285, 259, 292, 259, 292, 2], 5),
+            (&llama, "", "", vec![1, 2], 1),
+            (&llama, "<s>a", "b", vec![1, 324, 325, 2], 2),
+            (&llama, "de", "f x", vec![1, 356, 329, 259, 347, 2], 4),
+            (&llama, "a b", "", vec![1, 259, 324, 259, 325, 2], 1),
+        ] {
+            let sample = tokenizer.encode_sample(&completion(prompt, answer), true).unwrap();
+            assert_eq!(targets(&sample), ids[ids.len() - learned..], "{prompt:?} {answer:?}");
+            assert_eq!(sample.ids, ids, "{prompt:?} {answer:?}");
+        }
+        for (tokenizer, prompt, answers, prompt_ids, chosen, rejected) in [
+            // The chosen answer takes the last space of the prompt into its first token.
+            (&byte_level, "Q: ", ["A x", "b"], vec![257, 81, 58], vec![256, 32, 120, 258], vec![32, 98, 258]),
+            (&byte_level, "a", [" A", " b</s>"], vec![257, 97], vec![256, 258], vec![32, 98, 258]),
+            (&llama, "Q: ", ["A x", "b"], vec![1, 259, 308, 285, 259], vec![292, 259, 347, 2], vec![325, 2]),
+            (&llama, "de", ["f x", "x"], vec![1, 356], vec![329, 259, 347, 2], vec![347, 2]),
+        ] {
+            let answer = |text: &str| Answer::Text(text.to_owned());
+            let prompt = Prompt::User(prompt.to_owned());
+            let row = Row::Pair(Pair { prompt, answers: answers.map(answer) });
+            let pair = tokenizer.encode_pair(&row).unwrap();
+            for (sample, answer) in pair.iter().zip([chosen, rejected]) {
+                assert_eq!(sample.ids, [&prompt_ids[..], &answer].concat());
+                assert_eq!(targets(sample), answer);
+            }
+        }
     }
 
     #[test]

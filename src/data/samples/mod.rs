@@ -3,6 +3,7 @@
 mod dialogues;
 mod encode;
 mod labels;
+mod plain;
 mod sample;
 pub(super) mod tokenize;
 

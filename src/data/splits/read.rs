@@ -12,6 +12,9 @@ use crate::data::formats::read_rows;
 use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result};
 
+/// Names of the validation split.
+const VALIDATION: [&str; 3] = ["valid", "validation", "dev"];
+
 /// Maximum number of rows held out for validation.
 const MAX_HELD_OUT_ROWS: usize = 500;
 
@@ -35,9 +38,10 @@ impl<Train> Default for Splits<Train> {
     }
 }
 
-/// Reads the datasets that `data` names: a folder with `train.jsonl` and optionally `valid.jsonl` and `test.jsonl`
-/// (or other [formats](crate::data::formats)), a single file, which is the training split, or a comma-separated
-/// list of these. Each may have a suffix `=weight`: how many times its training rows occur per epoch.
+/// Reads the datasets that `data` names: a folder with `train.jsonl` and optionally `valid.jsonl` (or
+/// `validation.jsonl`, `dev.jsonl`) and `test.jsonl` (or other [formats](crate::data::formats)), a single file, which
+/// is the training split, or a comma-separated list of these. Each may have a suffix `=weight`: how many times its
+/// training rows occur per epoch.
 ///
 /// Without a validation file, 10 % of the training rows (at least 1, at most 500), drawn with `seed`, are held out
 /// for validation. A dataset of a single row keeps it for training.
@@ -100,14 +104,14 @@ fn read_source<T: TrainingRowReader>(
 ) -> Result<Splits<T::Row>> {
     let mut splits = Splits::default();
     if path.is_dir() {
-        if let Some(file) = split_file(path, "train")? {
+        if let Some(file) = split_file(path, &["train"])? {
             splits.train = training.read(&file)?;
         }
-        let held_out = |name: &str| match split_file(path, name)? {
+        let held_out = |names: &[&str]| match split_file(path, names)? {
             Some(file) => read_rows(&file, columns),
             None => Ok(Vec::new()),
         };
-        (splits.valid, splits.test) = (held_out("valid")?, held_out("test")?);
+        (splits.valid, splits.test) = (held_out(&VALIDATION)?, held_out(&["test"])?);
     } else if path.exists() {
         splits.train = training.read(path)?;
     } else {
@@ -128,11 +132,11 @@ fn read_source<T: TrainingRowReader>(
     Ok(splits)
 }
 
-/// The file of the split `name`, in any format.
-fn split_file(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
-    let mut files = EXTENSIONS
+/// The file of the split with one of `names`, in any format.
+fn split_file(folder: &Path, names: &[&str]) -> Result<Option<PathBuf>> {
+    let mut files = names
         .iter()
-        .map(|extension| folder.join(format!("{name}.{extension}")))
+        .flat_map(|name| EXTENSIONS.map(|extension| folder.join(format!("{name}.{extension}"))))
         .filter(|file| file.exists());
     match (files.next(), files.next()) {
         (Some(one), Some(other)) => Err(Error::Dataset(format!(
@@ -232,6 +236,29 @@ mod tests {
         write(folder.path(), "train.jsonl", &["a"]);
         let error = read(folder.path(), 0).unwrap_err().to_string();
         assert!(error.ends_with("train.csv are both there; which one holds the rows?"), "{error}");
+    }
+
+    #[test]
+    fn the_validation_split_has_three_names() {
+        for name in VALIDATION {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), "train.jsonl", &["a", "b"]);
+            write(folder.path(), &format!("{name}.jsonl"), &["c"]);
+            let splits = read(folder.path(), 0).unwrap();
+            assert_eq!((splits.train.len(), texts(&splits.valid)), (2, vec!["c"]), "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "train.jsonl", &["a", "b"]);
+        write(folder.path(), "dev.jsonl", &["c"]);
+        fs::write(folder.path().join("validation.csv"), "text\nd\n").unwrap();
+        let error = read(folder.path(), 0).unwrap_err().to_string();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let expected = format!(
+            "{} and {} are both there; which one holds the rows?",
+            path("validation.csv"),
+            path("dev.jsonl")
+        );
+        assert_eq!(error, expected);
     }
 
     #[test]

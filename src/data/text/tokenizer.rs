@@ -6,7 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokenizers::Encoding;
 
+use super::files::{file_error, read_json};
+use super::llama;
+use super::special_tokens::SpecialTokens;
 use crate::data::chat::{ChatTemplate, Renderer};
 use crate::{Error, Result};
 
@@ -25,7 +29,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` and, if present, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// Loads `tokenizer.json` and, if present, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
     /// `generation_config.json`, `config.json` and `chat_template.jinja`.
     ///
     /// # Errors
@@ -38,26 +42,23 @@ impl Tokenizer {
                 "the file is missing; a model folder needs the tokenizer in this format",
             ));
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(|e| file_error(&file, e))?;
+        let json = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e| file_error(&file, e))?;
         // Truncation and padding are done per batch; truncating here would hide long rows.
         inner.with_padding(None).with_truncation(None).map_err(|e| file_error(&file, e))?;
 
         let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let specials = read_json(&folder.join("special_tokens_map.json"))?;
-        let token_of = |name: &str| token_content(&config[name]).or_else(|| token_content(&specials[name]));
-        let id_of = |name: &str| match token_of(name) {
-            None => Ok(None),
-            Some(text) => inner.token_to_id(text).map(Some).ok_or_else(|| {
-                file_error(
-                    &folder.join("tokenizer_config.json"),
-                    format!("{name} {text:?} is not in the vocabulary"),
-                )
-            }),
-        };
-        let (bos, pad) = (id_of("bos_token")?, id_of("pad_token")?);
-        let mut eos: Vec<u32> = id_of("eos_token")?.into_iter().collect();
-        for name in ["generation_config.json", "config.json"] {
-            let ids = read_json(&folder.join(name))?;
+        let model_config = read_json(&folder.join("config.json"))?;
+        if llama::is_llama(&inner, &json, &config, &model_config) {
+            llama::set_pipeline(&mut inner, &config).map_err(|e| file_error(&file, e))?;
+        }
+        let specials = SpecialTokens::read(folder, &config, &inner)?;
+        specials.add_to(&mut inner)?;
+        let token_of = |name: &str| specials.text_of(name);
+        let id_of = |name: &str| token_of(name).and_then(|text| inner.token_to_id(text));
+        let (bos, pad) = (id_of("bos_token"), id_of("pad_token"));
+        let mut eos: Vec<u32> = id_of("eos_token").into_iter().collect();
+        for ids in [read_json(&folder.join("generation_config.json"))?, model_config] {
             for id in token_ids(&ids["eos_token_id"]) {
                 // Configurations of small or merged models contain ids of other vocabularies.
                 if !eos.contains(&id) && inner.id_to_token(id).is_some() {
@@ -81,19 +82,30 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Encodes `text` with special tokens, but without the EOS token that some tokenizers append, because a
+    /// Encodes `text` with the special tokens that the model expects around it, but for those that `text` begins or
+    /// ends with itself.
+    ///
+    /// # Errors
+    /// See [`Self::encode`].
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        Ok(encoding.get_ids()[without_repeated_specials(&encoding)].to_vec())
+    }
+
+    /// Encodes `text` like [`Self::encode_text`], but without the EOS token that some tokenizers append, because a
     /// completion follows.
     ///
     /// # Errors
     /// See [`Self::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        let Range { start, end } = without_repeated_specials(&encoding);
         let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_end = |index: usize| special_tokens_mask[index] == 1 && self.eos.contains(&ids[index]);
         // The first token is kept: where one token is both BOS and EOS, it is a BOS there.
-        let len =
-            (1..ids.len()).rev().find(|&index| !is_end(index)).map_or(ids.len().min(1), |last| last + 1);
-        Ok(ids[..len].to_vec())
+        let end =
+            (start + 1..end).rev().find(|&index| !is_end(index)).map_or(end.min(start + 1), |last| last + 1);
+        Ok(ids[start..end].to_vec())
     }
 
     /// Encodes `text` without adding special tokens. Also returns the bytes of `text` that each token stands for.
@@ -125,10 +137,11 @@ impl Tokenizer {
         self.bos
     }
 
-    /// Id of the padding token, or else of the first EOS token, or 0.
+    /// Id of the padding token, or else of the first EOS token, or 0: the first of these below `vocab_size`, the number
+    /// of embeddings of the model. The loss ignores padding, so that any token serves.
     #[must_use]
-    pub fn pad_id(&self) -> u32 {
-        self.pad.or(self.eos.first().copied()).unwrap_or(0)
+    pub fn pad_id(&self, vocab_size: u32) -> u32 {
+        self.pad.into_iter().chain(self.eos.iter().copied()).find(|&id| id < vocab_size).unwrap_or(0)
     }
 
     /// Size of the vocabulary including added tokens; the embedding of the model may be larger.
@@ -161,28 +174,22 @@ impl Tokenizer {
     }
 }
 
-/// Parses a file; a missing one is null.
-fn read_json(path: &Path) -> Result<Value> {
-    if !path.is_file() {
-        return Ok(Value::Null);
-    }
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&bytes).map_err(|e| file_error(path, e))
-}
-
-/// The text of a special token, which is a string or an object with the key `content`.
-fn token_content(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value["content"].as_str())
-}
-
 /// The ids of `eos_token_id`, which is a number or a list of numbers.
 fn token_ids(value: &Value) -> impl Iterator<Item = u32> {
     let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     values.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok())
 }
 
-fn file_error(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::ModelLoading(format!("{}: {reason}", path.display()))
+/// The tokens of `encoding` without the special tokens that the tokenizer put around a text which has them itself.
+fn without_repeated_specials(encoding: &Encoding) -> Range<usize> {
+    let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+    let is_added = |&index: &usize| special_tokens_mask[index] == 1;
+    let start = (0..ids.len()).take_while(is_added).count();
+    let end = ids.len() - (start..ids.len()).rev().take_while(is_added).count();
+    let (before, text, after) = (&ids[..start], &ids[start..end], &ids[end..]);
+    let start = if text.starts_with(before) { start } else { 0 };
+    let end = if text.ends_with(after) { end } else { ids.len() };
+    start..end
 }
 
 fn encode_error(error: &tokenizers::Error) -> Error {
@@ -211,7 +218,7 @@ mod tests {
         assert_eq!(tokenizer.decode(&[BOS, 104], false).unwrap(), "<s>h");
         assert_eq!(tokenizer.vocab_size(), 262);
         assert_eq!(
-            (tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()),
+            (tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id(300)),
             (Some(BOS), &[EOS][..], EOS)
         );
     }
@@ -254,6 +261,44 @@ mod tests {
     }
 
     #[test]
+    fn special_tokens_that_a_text_has_are_not_repeated() {
+        let tokenizer = fixture::tokenizer(None);
+        for (text, ids) in [
+            ("<s>h", &[BOS, 104][..]),
+            ("<s><s>h", &[BOS, BOS, 104]),
+            ("<s>", &[BOS]),
+            ("h<s>", &[BOS, 104, BOS]),
+            ("", &[BOS]),
+        ] {
+            assert_eq!(tokenizer.encode_text(text).unwrap(), ids, "{text}");
+            assert_eq!(tokenizer.encode_prompt(text).unwrap(), ids, "{text}");
+        }
+        assert_eq!(tokenizer.encode("<s>h", true).unwrap(), [BOS, BOS, 104]);
+    }
+
+    #[test]
+    fn empty_special_tokens_are_none() {
+        let folder = fixture::folder(None);
+        let config =
+            json!({"bos_token": "", "eos_token": "", "pad_token": "", "chat_template": "{{ bos_token }}a"});
+        fixture::write(folder.path(), "tokenizer_config.json", &config);
+        let tokenizer = fixture::load(folder.path()).unwrap();
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.vocab_size()), (None, &[][..], 262));
+    }
+
+    #[test]
+    fn padding_is_a_token_that_the_model_has() {
+        let folder = fixture::folder(None);
+        for (pad_token, ids) in [("<pad>", [PAD, EOS]), ("[PAD]", [262, EOS])] {
+            let config = json!({"eos_token": "</s>", "pad_token": pad_token});
+            fixture::write(folder.path(), "tokenizer_config.json", &config);
+            let tokenizer = fixture::load(folder.path()).unwrap();
+            assert_eq!([tokenizer.pad_id(263), tokenizer.pad_id(PAD)], ids);
+            assert_eq!(tokenizer.pad_id(EOS), 0);
+        }
+    }
+
+    #[test]
     fn ends_of_text_come_from_all_configs_once() {
         let folder = fixture::folder(None);
         fixture::write(
@@ -271,10 +316,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fixture::write(folder.path(), "tokenizer.json", &fixture::tokenizer_json());
         let tokenizer = fixture::load(folder.path()).unwrap();
-        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()), (None, &[][..], 0));
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id(300)), (None, &[][..], 0));
         assert!(tokenizer.chat_template().is_none());
         fixture::write(folder.path(), "special_tokens_map.json", &json!({"pad_token": "<pad>"}));
-        assert_eq!(fixture::load(folder.path()).unwrap().pad_id(), PAD);
+        assert_eq!(fixture::load(folder.path()).unwrap().pad_id(300), PAD);
     }
 
     #[test]
@@ -320,9 +365,15 @@ mod tests {
             ("tokenizer_config.json", "[1", "EOF while parsing"),
             (
                 "tokenizer_config.json",
-                r#"{"eos_token": "<eos>"}"#,
-                r#"eos_token "<eos>" is not in the vocabulary"#,
+                r#"{"added_tokens_decoder": {"one": "<x>"}}"#,
+                r#"added_tokens_decoder has "one": "<x>", expected an id and a token"#,
             ),
+            (
+                "tokenizer_config.json",
+                r#"{"added_tokens_decoder": {"300": {"content": "<x>"}}}"#,
+                r#"the token "<x>" has the id 300, but it is not in tokenizer.json, where the next free id is 262"#,
+            ),
+            ("added_tokens.json", r#"{"<x>": "262"}"#, r#"the id of "<x>" is not a number"#),
             ("tokenizer_config.json", r#"{"chat_template": []}"#, r#"no chat template is named "default""#),
         ] {
             fs::write(folder.path().join(name), content).unwrap();

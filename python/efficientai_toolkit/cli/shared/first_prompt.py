@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit.data.rows import read_rows
+from efficientai_toolkit.data.rows import find_validation_file, read_rows
 from efficientai_toolkit.exceptions import DatasetError
 
 DEFAULT = "Once upon a time"
@@ -16,11 +16,8 @@ def find_first_prompt(data: Path) -> str:
     This is the ``prompt`` column, the first user message of a chat, or the first words of a text. Unreadable
     data give a default prompt; training reports the error.
     """
-    candidates = [data / name for name in ("valid.jsonl", "train.jsonl")] if data.is_dir() else [data]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        return DEFAULT
     try:
+        path = (find_validation_file(data) or data / "train.jsonl") if data.is_dir() else data
         [row] = read_rows(path, limit=1)
     except DatasetError:
         return DEFAULT
