@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.commands import COMMANDS, build_program
-from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig

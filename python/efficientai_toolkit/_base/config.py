@@ -22,8 +22,8 @@ class Option:
 
     name: str
     kind: type
-    """``str``, ``int``, ``float`` or ``bool``, or ``object`` for any JSON; the type of the items if ``repeated`` or
-    ``keyed``."""
+    """``str``, ``int``, ``float``, ``bool``, or ``object`` for any JSON; the type of the items if ``repeated``
+    or ``keyed``."""
     choices: tuple[str, ...]
     optional: bool
     repeated: bool
@@ -58,10 +58,10 @@ class Option:
         return [self._scalar(item) for item in cast("Sequence[object]", value)]
 
     def _mapping(self, value: object) -> dict[str, Any]:
-        if isinstance(value, str) and self.separator is None:
-            name, equals, text = value.partition("=")
-            value = {name.strip(): _json(text)} if equals else value
-        elif isinstance(value, str):
+        if isinstance(value, str) and self.separator is None and "=" in value:
+            key, _, content = value.partition("=")
+            value = {key.strip(): _json(content)}
+        elif isinstance(value, str) and self.separator is not None:
             # Names may hold an equals sign, numbers do not.
             items = [item.rpartition("=") for item in value.split(self.separator)]
             value = {name.strip(): _number(text) for name, _, text in items}
@@ -97,7 +97,6 @@ class Option:
         nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
         message = f"`{self.name}` must be {nouns[self.kind]}, not {value!r}"
         raise ConfigError(message)
-
 
     def _any_json(self, value: object) -> object:
         try:

@@ -34,7 +34,11 @@ def parse_arguments(messages: Sequence[Message]) -> list[Message] | None:
 
 def _parse_arguments(message: Message) -> Message:
     calls = message.get("tool_calls")
-    return {**message, "tool_calls": [_parse_call(call) for call in calls]} if isinstance(calls, list) else message
+    return (
+        {**message, "tool_calls": [_parse_call(call) for call in calls]}
+        if isinstance(calls, list)
+        else message
+    )
 
 
 def _parse_call(call: Any) -> Any:

@@ -46,7 +46,7 @@ class _Dict:
 class _Namespace(Namespace):
     """``namespace`` without private attributes."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805 (`self` may be an attribute)
+    def __init__(*args: Any, **kwargs: Any) -> None:
         self, *positional = args
         attributes = dict(*positional, **kwargs)
         for name in attributes:
@@ -91,4 +91,4 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(format: str) -> str:  # noqa: A002 (the name in templates)
-    return datetime.now().strftime(format)  # noqa: DTZ005 (local time, as in transformers)
+    return datetime.now().strftime(format)

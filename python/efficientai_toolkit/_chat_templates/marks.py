@@ -1,8 +1,9 @@
 """Which message each part of a rendered conversation comes from.
 
-Templates loop over the messages, or over their indices. Before compilation, a mark is added at the start of each
-iteration, after each loop, and where a loop over something else assigns an element of a list. Marks are empty strings of their own class: they are seen among the chunks that a template yields and vanish where a
-template captures its output, so the text is that of the unchanged template.
+Templates loop over the messages, or over their indices. Before compilation, a mark is added at the start of
+each iteration, after each loop, and where a loop assigns an element of a list. Marks are empty strings of their
+own class: they are seen among the chunks that a template yields and vanish where a template captures its
+output, so the text is that of the unchanged template.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +28,7 @@ class Generated(str):
 
 
 class _Mark(str):
-    """An empty string: what follows in ``loop`` belongs to ``message``, or with ``None`` to what is around the loop."""
+    """An empty string: what follows belongs to ``message``, or with ``None`` to what is around ``loop``."""
 
     loop: int
     message: int | None
@@ -87,7 +88,9 @@ class _MarkLoops(NodeTransformer):
         self._open.append(loop)
         self.generic_visit(node)
         self._open.pop()
-        value = nodes.Name(node.target.name, "load") if isinstance(node.target, nodes.Name) else nodes.Const(None)
+        value = (
+            nodes.Name(node.target.name, "load") if isinstance(node.target, nodes.Name) else nodes.Const(None)
+        )
         node.body.insert(0, _call(_BEGIN, loop, value))
         return [node, _call(_END, loop)]
 

@@ -1,9 +1,9 @@
 """Answers requests on standard input, one JSON object per line, on standard output.
 
-A request has ``templates`` (sources by name), ``variables`` (special tokens) and ``conversations``, objects with
-``messages``, ``tools``, ``variables`` and ``renderings``: pairs of the number of messages and
-``add_generation_prompt``. The answer to each conversation is one line with a list of results: objects with ``text``,
-``messages`` and ``generated``, or with ``error`` and ``reason``.
+A request has ``templates`` (sources by name), ``variables`` (special tokens and options) and ``conversations``:
+objects with ``messages``, ``tools``, ``variables`` and ``renderings``, pairs of the number of messages and
+``add_generation_prompt``. The answer to each conversation is one line, a list with an object per rendering:
+``text``, ``messages`` and ``generated`` as in :class:`Rendering`, or ``error`` and ``reason``.
 """
 
 import json
@@ -28,6 +28,7 @@ MAX_MEMORY = 1 << 30
 MAX_LENGTH = 1 << 26
 """Characters of a rendered text."""
 
+_TOO_LARGE = f"it needs more than {MAX_MEMORY >> 20} MiB of memory"
 _TOOL_USE = "tool_use"
 _DEFAULT = "default"
 
@@ -74,6 +75,8 @@ def render(
     name = _TOOL_USE if tools is not None and _TOOL_USE in templates else _DEFAULT
     try:
         template = _compile(templates[name])
+    except MemoryError:
+        return [_failure("compile", _TOO_LARGE)]
     except TemplateSyntaxError as error:
         return [_failure("compile", f"line {error.lineno}: {error.message}")]
     except Exception as error:  # noqa: BLE001 (any, for a template is untrusted code)
@@ -94,7 +97,7 @@ def _render(template: MarkedTemplate, messages: list[Message], variables: dict[s
         try:
             rendering = template.render(choice, variables, MAX_LENGTH)
         except MemoryError:
-            return _failure("render", f"it needs more than {MAX_MEMORY >> 20} MiB of memory")
+            return _failure("render", _TOO_LARGE)
         except Exception as error:  # noqa: BLE001 (any, for a template is untrusted code)
             failure = failure or _failure("render", _describe(error))
         else:

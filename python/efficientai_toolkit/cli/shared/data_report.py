@@ -61,7 +61,9 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
 
 def _example(parts: Sequence[Mapping[str, Any]]) -> str:
     """Show a row with what is learned of it in brackets."""
-    shown = "".join(f"⟦{_shorten(part['text'])}⟧" if part["learned"] else _shorten(part["text"]) for part in parts)
+    shown = "".join(
+        f"⟦{_shorten(part['text'])}⟧" if part["learned"] else _shorten(part["text"]) for part in parts
+    )
     return "  first row, learned in ⟦ ⟧\n" + indent(shown, "    ", lambda _: True)
 
 
@@ -82,9 +84,8 @@ def _left_out(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if numbers["lost_targets"]:
         reasons.append(f"{numbers['lost_targets']:,} tokens that were cut or left out")
     if numbers["unmarked_turns"]:
-        reasons.append(
-            f"{numbers['unmarked_turns']:,} turns that the chat template does not mark with {{% generation %}}"
-        )
+        turns = f"{numbers['unmarked_turns']:,} turns"
+        reasons.append(f"{turns} that the chat template does not mark with {{% generation %}}")
     return [("not learned", "; ".join(reasons))] if reasons else []
 
 

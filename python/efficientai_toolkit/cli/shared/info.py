@@ -20,11 +20,7 @@ def explain(folder: str, about: str, configs: Mapping[str, type[Config]], out: O
     out.line(format_pairs([(f"  {command.name}", command.summary) for command in commands]))
     for title, config in configs.items():
         out.line(f"\noptions of :{title} and their defaults")
-        out.line(
-            format_pairs(
-                [(f"  {option.flag}", _explain(option)) for option in list_options(config)]
-            )
-        )
+        out.line(format_pairs([(f"  {option.flag}", _explain(option)) for option in list_options(config)]))
     out.result(
         {
             "namespace": namespace,
