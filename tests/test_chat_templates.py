@@ -131,7 +131,10 @@ def test_prompt_and_completion_may_be_messages(model: Path) -> None:
 def test_turns_without_a_mark_are_counted(
     model: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    last = "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    last = (
+        "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     (model / "chat_template.jinja").write_text(last, encoding="utf-8")
     assert describe(model, [CONVERSATIONS["two turns"]] * 3)["unmarked_turns"] == 3
     config = TrainingConfig(data=str(tmp_path / "data"), output=str(tmp_path / "run"), iters=1)
@@ -209,7 +212,7 @@ HOSTILE = {
     "signs": "{{ " + "-" * 30_000 + "1 }}",
     "sum": "{{ " + "1+" * 30_000 + "1 }}",
     "filters": "{{ 'a'" + "|upper" * 100_000 + " }}",
-    "doubling": "{% set ns=namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "doubling": "{% set n=namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "indent": "{{ 'a\nb'|indent(10**9) }}",
     "batch": "{{ range(10)|batch(10**9,'x')|list }}",
     "product": "{{ 'x' * 10**10 }}",

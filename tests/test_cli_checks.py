@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit._engine import link
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.lora import info
-from efficientai_toolkit.cli.options import format_flag
 from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import TrainingConfig
 from support.fake_engine import HARDWARE, KERNELS, FakeEngine
@@ -38,9 +38,14 @@ def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
         "  vocabulary used  30 tokens, 4.50 bits per token",
         "  compressed       400 bytes of text to 100",
         "  learned          60 of 80 tokens (75.0%)",
+        "  not learned      6 tokens that were cut or left out; 2 turns that the chat",
+        "                   template does not mark with {% generation %}",
         "  with packing     5 rows, 80.0% filled",
         f"      0-9  {'█' * 32} 4",
         f"    10-20  {'█' * 40} 5",
+        "  first row, learned in ⟦ ⟧",
+        "    Hi",
+        f"    ⟦{'Hello' * 40} … {'Hello' * 40}⟧",
     ):
         assert f"{line}\n" in out
     assert out.endswith("\nready to train\n")
@@ -115,8 +120,8 @@ def test_an_output_that_is_taken(here: Path, capsys: pytest.CaptureFixture[str])
 def test_info_of_the_namespace(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lora-finetuning-mlx:info"]) == 0
     out = capsys.readouterr().out
-    for name in TrainingConfig().to_dict():
-        assert f"  {format_flag(name)} " in out
+    for option in list_options(TrainingConfig):
+        assert f"  {option.flag} " in out
     assert max(map(len, out.splitlines())) <= 80
     assert main(["lora-finetuning-mlx:info", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

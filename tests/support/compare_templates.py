@@ -1,7 +1,7 @@
 """Compares renderings with those of transformers: ``python tests/support/compare_templates.py FOLDER``.
 
-Every ``*.jinja`` of the folder renders every conversation of `support.templates`, with and without a generation
-prompt.
+Every ``*.jinja`` of the folder renders every conversation of `support.templates`, with and without a
+generation prompt.
 """
 
 from __future__ import annotations

@@ -149,9 +149,16 @@ class FakeEngine(types.ModuleType):
         return json.dumps(KERNELS)
 
     def load(
-        self, path: str, adapter_path: str | None, dtype: str | None, bits: int | None, group_size: int
+        self,
+        path: str,
+        adapter_path: str | None,
+        dtype: str | None,
+        bits: int | None,
+        group_size: int,
+        chat_template_kwargs: str | None,
     ) -> tuple[Model, Tokenizer]:
         assert group_size == 64
+        assert chat_template_kwargs is None or isinstance(json.loads(chat_template_kwargs), dict)
         self.calls.append(("load", (path, adapter_path, dtype)))
         return Model(), Tokenizer()
 
@@ -209,7 +216,11 @@ class FakeEngine(types.ModuleType):
             "longest": 20,
             "truncated": 1,
             "dropped": 0,
+            "targets": 66,
+            "lost_targets": 6,
+            "unmarked_turns": 2,
             "kinds": {"text": 9},
+            "example": [{"text": "Hi\n", "learned": False}, {"text": "Hello" * 200, "learned": True}],
         }
         train["lengths"] = {"min": 4, "median": 10, "mean": 10.0, "p95": 20, "max": 20}
         train["histogram"] = [{"from": 0, "to": 9, "rows": 4}, {"from": 10, "to": 20, "rows": 5}]

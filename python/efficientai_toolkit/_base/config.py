@@ -22,8 +22,8 @@ class Option:
 
     name: str
     kind: type
-    """``str``, ``int``, ``float``, ``bool``, or ``object`` for any JSON; the type of the items if ``repeated``
-    or ``keyed``."""
+    """``str``, ``int``, ``float``, ``bool``, or ``object`` for any JSON; the type of the items if
+    ``repeated`` or ``keyed``."""
     choices: tuple[str, ...]
     optional: bool
     repeated: bool

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys for the reasoning of a message, in the order of precedence."""
@@ -34,16 +34,15 @@ def parse_arguments(messages: Sequence[Message]) -> list[Message] | None:
 
 def _parse_arguments(message: Message) -> Message:
     calls = message.get("tool_calls")
-    return (
-        {**message, "tool_calls": [_parse_call(call) for call in calls]}
-        if isinstance(calls, list)
-        else message
-    )
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_parse_call(call) for call in cast("list[object]", calls)]}
 
 
-def _parse_call(call: Any) -> Any:
+def _parse_call(call: object) -> object:
     if not isinstance(call, dict):
         return call
+    call = cast("dict[str, object]", call)
     if isinstance(call.get("function"), dict):
         return {**call, "function": _parse_call(call["function"])}
     arguments = call.get("arguments")
@@ -53,5 +52,5 @@ def _parse_call(call: Any) -> Any:
         except ValueError:
             return call
         if isinstance(value, dict):
-            return {**call, "arguments": value}
+            return {**call, "arguments": cast("dict[str, object]", value)}
     return call

@@ -64,9 +64,13 @@ def create_environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationExtension, LoopControlExtension]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
-    )
+    functions: dict[str, Any] = {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+        "dict": _Dict(),
+        "namespace": _Namespace,
+    }
+    environment.globals.update(functions)
     return environment
 
 

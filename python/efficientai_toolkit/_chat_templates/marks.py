@@ -1,9 +1,9 @@
 """Which message each part of a rendered conversation comes from.
 
 Templates loop over the messages, or over their indices. Before compilation, a mark is added at the start of
-each iteration, after each loop, and where a loop assigns an element of a list. Marks are empty strings of their
-own class: they are seen among the chunks that a template yields and vanish where a template captures its
-output, so the text is that of the unchanged template.
+each iteration, after each loop, and where a loop assigns an element of a list. Marks are empty strings of
+their own class: they are seen among the chunks that a template yields and vanish where a template captures
+its output, so the text is that of the unchanged template.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,9 +44,9 @@ class Rendering:
     """A rendered conversation. Positions are bytes of UTF-8."""
 
     text: str = ""
-    messages: list[tuple[int, int, int]] = field(default_factory=list)
+    messages: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     """``(index, start, end)`` of the parts that come from one message, in the order of the text."""
-    generated: list[tuple[int, int]] = field(default_factory=list)
+    generated: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """``(start, end)`` of the ``{% generation %}`` blocks."""
 
 

@@ -1,9 +1,9 @@
 """Answers requests on standard input, one JSON object per line, on standard output.
 
-A request has ``templates`` (sources by name), ``variables`` (special tokens and options) and ``conversations``:
-objects with ``messages``, ``tools``, ``variables`` and ``renderings``, pairs of the number of messages and
-``add_generation_prompt``. The answer to each conversation is one line, a list with an object per rendering:
-``text``, ``messages`` and ``generated`` as in :class:`Rendering`, or ``error`` and ``reason``.
+A request has ``templates`` (sources by name), ``variables`` (special tokens and options) and
+``conversations``: objects with ``messages``, ``tools``, ``variables`` and ``renderings``, pairs of the number
+of messages and ``add_generation_prompt``. The answer to each conversation is one line, a list with an object
+per rendering: ``text``, ``messages`` and ``generated`` as in :class:`Rendering`, or ``error`` and ``reason``.
 """
 
 import json

@@ -108,7 +108,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 def _flatten(value: Any) -> Any:
     """Join the lists, or the mappings, of a repeated option."""
-    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+    if isinstance(value, list) and all(isinstance(part, dict) for part in cast("list[object]", value)):
         return {name: item for part in cast("list[dict[str, Any]]", value) for name, item in part.items()}
     if isinstance(value, list):
         return [part for parts in cast("list[list[Any]]", value) for part in parts]
