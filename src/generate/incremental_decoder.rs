@@ -24,6 +24,11 @@ impl<'a> IncrementalDecoder<'a> {
         Self { model, cache, tape: None, is_recordable: true }
     }
 
+    /// Computes all later steps anew, for rotations that are not the same in each.
+    pub fn stop_recording(&mut self) {
+        (self.tape, self.is_recordable) = (None, false);
+    }
+
     /// Appends `token` and returns the logits of the next one, `[vocab]`.
     ///
     /// # Errors

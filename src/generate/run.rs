@@ -111,8 +111,11 @@ fn generate_text(
             break;
         }
         if index + 1 < config.max_tokens {
-            if model.long_rope_threshold().is_some_and(|longest| history.len() == longest as usize + 1) {
+            let length = history.len() as i32;
+            if model.invalidates_cache(length) {
                 decoder = IncrementalDecoder::new(model, prefill_all_but_last(model, &history, &mut emit)?);
+            } else if model.rotation_variant(length) != model.rotation_variant(length - 1) {
+                decoder.stop_recording();
             }
             logits = decoder.step(token)?;
         }

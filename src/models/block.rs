@@ -3,7 +3,7 @@
 use mlx_macros::ModuleParameters;
 
 use super::causal_lm::Block;
-use super::shape::Shape;
+use super::configuration::Shape;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::{self, Context, Residual, RmsNorm};
 

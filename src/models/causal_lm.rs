@@ -10,9 +10,9 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::configuration::Shape;
 use super::experts;
 use super::language_model::LanguageModel;
-use super::shape::Shape;
 use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
 use crate::nn::layer::Linears;
@@ -20,7 +20,7 @@ use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
-    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
+    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm, Rope,
     Segments,
 };
 use crate::params::Tensors;
@@ -61,7 +61,8 @@ pub(super) struct CausalLm<B: Block> {
     /// Scaling factor of embeddings.
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
-    long_rope_threshold: Option<i32>,
+    /// All rotations of its layers.
+    ropes: Vec<Rope>,
     layout: CheckpointLayout,
     checkpointing: Option<GradientCheckpointing>,
 }
@@ -95,7 +96,7 @@ impl<B: Block> CausalLm<B> {
             keys: [shape.kv_heads, shape.head_dim],
             embedding_scale: None,
             softcap: None,
-            long_rope_threshold: None,
+            ropes: shape.ropes(),
             layout: CheckpointLayout::default(),
             checkpointing: None,
         })
@@ -111,14 +112,14 @@ impl<B: Block> CausalLm<B> {
         Self { softcap, ..self }
     }
 
-    /// Sets the longest sequence that short-context rotations apply to.
-    pub(super) fn with_long_rope_threshold(self, long_rope_threshold: Option<i32>) -> Self {
-        Self { long_rope_threshold, ..self }
-    }
-
     /// Sets the mapping to the tensors of checkpoints.
     pub(super) fn with_layout(self, layout: CheckpointLayout) -> Self {
         Self { layout, ..self }
+    }
+
+    /// Number of positions of a sequence of `length` tokens.
+    fn with_prompt(&self, length: i32) -> i32 {
+        length + self.prompt.as_ref().map_or(0, Prompt::len)
     }
 
     /// `ids`: `[batch, time]` → hidden states before the output head.
@@ -247,9 +248,13 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         Ok(cache)
     }
 
-    fn long_rope_threshold(&self) -> Option<i32> {
-        let more = self.prompt.as_ref().map_or(0, Prompt::len);
-        self.long_rope_threshold.map(|longest| (longest - more).max(0))
+    fn rotation_variant(&self, length: i32) -> u64 {
+        let length = self.with_prompt(length);
+        self.ropes.iter().fold(0, |variant, rope| variant << 32 | u64::from(rope.variant(length)))
+    }
+
+    fn invalidates_cache(&self, length: i32) -> bool {
+        self.ropes.iter().any(|rope| rope.invalidates_cache(self.with_prompt(length)))
     }
 
     fn prompt_mut(&mut self) -> &mut Option<Prompt> {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checkpoint_layout::NamedTensors;
-use super::shape::Shape;
+use super::configuration::Shape;
 use crate::io::config;
 use crate::nn;
 use crate::nn::moe::{Routing, Scoring};

@@ -5,30 +5,31 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::causal_lm::{Block, CausalLm};
-use super::shape;
-use super::shape::{Defaults, Shape};
+use super::configuration::{self, Family, Shape, Windows, flag};
 use crate::io::config;
 use crate::kernels::activation::Activation;
-use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
-use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm, Rope};
+use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
-/// Defaults of `config.json`.
-const DEFAULTS: Defaults =
-    Defaults { kv_heads: Some(4), head_dim: Some(256), norm_eps: 1e-6, norm_offset: 1.0, tied: true };
+/// What both Gemmas have in common; the others are those of Gemma 2.
+pub(super) const FAMILY: Family = Family {
+    kv_heads: Some(4),
+    head_dim: Some(256),
+    norm_offset: 1.0,
+    tied: true,
+    max_position_embeddings: 8192,
+    windows: Windows::EveryOther(4096),
+    ..Family::LLAMA
+};
 
 /// Keys of `config.json` beyond those of [`Shape`].
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
-    #[serde(default)]
-    attention_bias: bool,
     #[serde(default = "default_scalar")]
     query_pre_attn_scalar: f32,
-    #[serde(default)]
-    use_bidirectional_attention: Option<bool>,
 }
 
 fn default_scalar() -> f32 {
@@ -64,14 +65,14 @@ pub(super) struct SandwichBlock {
 }
 
 impl Gemma {
-    /// Parses `config.json`.
+    /// Parses `config.json` by the rules of `family`.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
-    pub(super) fn parse(json: &Value) -> Result<Self> {
-        let shape = Shape::parse(json, DEFAULTS)?;
+    pub(super) fn parse(json: &Value, family: &Family) -> Result<Self> {
+        let shape = Shape::parse(json, family)?;
         let file: File = config::parse(json)?;
-        if file.use_bidirectional_attention == Some(true) {
+        if flag(json, "use_bidirectional_attention", false)? {
             let message =
                 "\"use_bidirectional_attention\" is true, expected a model that reads from left to right";
             return Err(Error::ModelLoading(message.to_owned()));
@@ -80,18 +81,18 @@ impl Gemma {
         Ok(Self {
             shape,
             intermediate: config::size("intermediate_size", file.intermediate_size, 1 << 22)?,
-            activation: shape::activation(json, "hidden_activation", Activation::GeluTanh)?,
-            bias: file.attention_bias,
+            activation: configuration::activation(json, "hidden_activation", Activation::GeluTanh)?,
+            bias: flag(json, "attention_bias", false)?,
             scale: scalar.sqrt().recip(),
         })
     }
 
-    /// Creates an attention layer.
+    /// Creates the attention of layer number `layer`.
     ///
     /// # Errors
     /// Errors from MLX.
-    pub(super) fn attention(&self, mask: Mask, rope: &Rope, softcap: Option<f32>) -> nn::Result<Attention> {
-        let mut heads = self.shape.heads(mask, Some(rope.clone()));
+    pub(super) fn attention(&self, layer: usize, softcap: Option<f32>) -> nn::Result<Attention> {
+        let mut heads = self.shape.attention(layer);
         (heads.scale, heads.softcap) = (self.scale, softcap);
         Attention::new(self.shape.hidden, heads, Biases { qkv: self.bias, output: self.bias })
     }

@@ -2,12 +2,10 @@
 
 use serde_json::Value;
 
-use super::gemma::{Gemma, cap};
+use super::gemma::{FAMILY, Gemma, cap};
 use super::language_model::Model;
-use super::shape;
 use crate::Result;
 use crate::io::config;
-use crate::kernels::attention::Mask;
 
 /// Creates the model described by `config.json`.
 ///
@@ -16,10 +14,7 @@ use crate::kernels::attention::Mask;
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let json =
         &config::with_defaults(json, &[("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)]);
-    let gemma = Gemma::parse(json)?;
-    let window = shape::window(json)?.unwrap_or(Mask::Sliding(4096));
-    let masks = shape::masks(json, gemma.shape.layers, Some(window), |i| i % 2 == 0)?;
-    let rope = gemma.shape.rope(json, 10_000.0)?;
+    let gemma = Gemma::parse(json, &FAMILY)?;
     let softcap = cap(json, "attn_logit_softcapping")?;
-    Ok(Box::new(gemma.decoder(json, |i| gemma.block(gemma.attention(masks[i], &rope, softcap)?))?))
+    Ok(Box::new(gemma.decoder(json, |i| gemma.block(gemma.attention(i, softcap)?))?))
 }

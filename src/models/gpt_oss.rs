@@ -6,16 +6,15 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::{clip, sigmoid};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
 use super::checkpoint_layout::CheckpointLayout;
+use super::configuration::{Family, RopeKeys, Shape, Windows, flag};
 use super::language_model::Model;
-use super::shape::{Defaults, Shape};
-use super::{experts, gpt_oss_layout, shape};
+use super::{experts, gpt_oss_layout};
 use crate::io::config;
-use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward, Linears, named};
 use crate::nn::linear::forward_all;
@@ -27,16 +26,10 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
-    #[serde(default = "yes")]
-    attention_bias: bool,
     #[serde(default = "default_alpha")]
     swiglu_alpha: f32,
     #[serde(default = "default_limit")]
     swiglu_limit: f32,
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_alpha() -> f32 {
@@ -76,13 +69,23 @@ struct Gate {
     limit: f32,
 }
 
+const FAMILY: Family = Family {
+    kv_heads: Some(8),
+    head_dim: Some(64),
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_position_embeddings: 131_072,
+    rope_theta: 150_000.0,
+    rope: RopeKeys::SharedOr(rotation),
+    windows: Windows::EveryOther(128),
+    ..Family::LLAMA
+};
+
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let defaults = Defaults { kv_heads: Some(8), head_dim: Some(64), norm_eps: 1e-5, ..Defaults::default() };
-    let shape = Shape::parse(json, defaults)?;
+    let shape = Shape::parse(json, &FAMILY)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
     let gate = Gate { alpha: file.swiglu_alpha, limit: file.swiglu_limit };
@@ -90,13 +93,10 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
         return Err(Error::ModelLoading(format!("experts cannot have {gate:?}")));
     }
     let (count, routing) = experts::routing(json, &shape, (128, 4))?;
-    let window = shape::window(json)?.unwrap_or(Mask::Sliding(128));
-    let masks = shape::masks(json, shape.layers, Some(window), |i| i % 2 == 0)?;
-    let rope = shape.rope(&with_rotation(json), 150_000.0)?;
-    let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
+    let bias = flag(json, "attention_bias", true)?;
+    let biases = Biases { qkv: bias, output: bias };
     let decoder = CausalLm::new(&shape, |i| {
-        let heads = shape.heads(masks[i], Some(rope.clone()));
-        let mut attention = Attention::new(shape.hidden, heads, biases)?;
+        let mut attention = Attention::new(shape.hidden, shape.attention(i), biases)?;
         attention.sinks = Param::new(Some(Array::zeros::<f32>(&[shape.heads])?));
         PreNormBlock::new(&shape, attention, Experts::new(shape.hidden, intermediate, count, routing, gate)?)
     })?;
@@ -106,15 +106,14 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     Ok(Box::new(decoder.with_layout(layout)))
 }
 
-/// Returns `json` with the rotation of the published models as default.
-fn with_rotation(json: &Value) -> Value {
-    let mut json = json.clone();
-    if json["rope_parameters"].is_null() && json["rope_scaling"].is_null() {
-        json["rope_scaling"] = json!({
-            "rope_type": "yarn", "factor": 32.0, "truncate": false, "original_max_position_embeddings": 4096,
-        });
-    }
-    json
+/// The rotation of the published models.
+fn rotation() -> Map<String, Value> {
+    Map::from_iter([
+        ("rope_type".to_owned(), "yarn".into()),
+        ("factor".to_owned(), 32.0.into()),
+        ("truncate".to_owned(), false.into()),
+        ("original_max_position_embeddings".to_owned(), 4096.into()),
+    ])
 }
 
 impl Experts {

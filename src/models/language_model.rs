@@ -63,9 +63,12 @@ pub trait LanguageModel: Network {
     /// Errors from MLX.
     fn new_cache(&self, planned: i32) -> Result<Cache>;
 
-    /// Longest sequence that the short-context rotations of `LongRoPE` apply to; `None` without `LongRoPE`. A
-    /// longer sequence needs a cache created for its length.
-    fn long_rope_threshold(&self) -> Option<i32>;
+    /// Identifies the rotations of a sequence of `length` tokens: graphs are reused for lengths of the same
+    /// number only.
+    fn rotation_variant(&self, length: i32) -> u64;
+
+    /// Whether a sequence of `length` tokens is the first that needs a cache created for its length.
+    fn invalidates_cache(&self, length: i32) -> bool;
 
     /// The soft prompt, which [`hidden`](Self::hidden) prepends to every sequence and does not return.
     fn prompt_mut(&mut self) -> &mut Option<Prompt>;

@@ -7,18 +7,15 @@ use serde_json::Value;
 
 use super::causal_lm::{Block, CausalLm};
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;
-use super::shape;
-use super::shape::{Defaults, Shape};
 use crate::Result;
 use crate::io::config;
-use crate::kernels::attention::Mask;
 use crate::nn::attention::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
 use crate::nn::{
-    self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, Rope,
-    ShortConv,
+    self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, ShortConv,
 };
 use crate::params::Tensors;
 
@@ -27,17 +24,11 @@ use crate::params::Tensors;
 struct File {
     intermediate_size: Option<i64>,
     block_ff_dim: Option<i64>,
-    #[serde(default = "yes")]
-    block_auto_adjust_ff_dim: bool,
     #[serde(default = "default_multiplier")]
     block_ffn_dim_multiplier: Option<f64>,
     #[serde(default = "default_multiple")]
     block_multiple_of: i64,
     full_attn_idxs: Option<Vec<usize>>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "null is another value than none at all")]
@@ -49,6 +40,15 @@ fn default_multiple() -> i64 {
     256
 }
 
+const FAMILY: Family = Family {
+    kv_heads: Some(8),
+    norm_eps: ("norm_eps", 1e-5),
+    tied: true,
+    max_position_embeddings: 128_000,
+    rope_theta: 1_000_000.0,
+    ..Family::LLAMA
+};
+
 /// Validated settings of the LFM2 architectures.
 #[derive(Debug, Clone)]
 pub(super) struct Lfm2 {
@@ -57,7 +57,6 @@ pub(super) struct Lfm2 {
     attends: Vec<bool>,
     taps: i32,
     conv_bias: bool,
-    rope: Rope,
 }
 
 /// `x += operator(norm(x)); x += feed_forward(norm(x))`, with attention or a convolution as operator.
@@ -99,18 +98,19 @@ struct Attention {
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let file: File = config::parse(json)?;
-    let lfm2 = Lfm2::parse(json, file.full_attn_idxs.as_deref())?;
-    let size = feed_forward_size(&file)?;
+    let indices = file.full_attn_idxs.as_deref();
+    let lfm2 = Lfm2::parse(json, |i| indices.is_none_or(|indices| indices.contains(&i)))?;
+    let size = feed_forward_size(&file, flag(json, "block_auto_adjust_ff_dim", true)?)?;
     let decoder = CausalLm::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
     Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export, ..CheckpointLayout::default() })))
 }
 
 /// Feed-forward size as in the original code: two thirds, times a multiplier, rounded up.
-fn feed_forward_size(file: &File) -> Result<i32> {
+fn feed_forward_size(file: &File, adjusted: bool) -> Result<i32> {
     let largest = 1 << 22;
     let size = file.block_ff_dim.or(file.intermediate_size).unwrap_or(12_288);
     let mut size = i64::from(config::size("intermediate_size", size, largest)?);
-    if file.block_auto_adjust_ff_dim {
+    if adjusted {
         size = 2 * size / 3;
         if let Some(multiplier) = file.block_ffn_dim_multiplier {
             let multiple = i64::from(config::size("block_multiple_of", file.block_multiple_of, largest)?);
@@ -122,44 +122,38 @@ fn feed_forward_size(file: &File) -> Result<i32> {
 }
 
 impl Lfm2 {
-    /// Parses `config.json`. `attention` are the indices of attention layers if it has no `layer_types`;
-    /// `None` for all.
+    /// Parses `config.json`. Without `layer_types`, `attends` says which layers are attention.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type or out of range.
-    pub(super) fn parse(json: &Value, attention: Option<&[usize]>) -> Result<Self> {
+    pub(super) fn parse(json: &Value, attends: impl Fn(usize) -> bool) -> Result<Self> {
         #[derive(Deserialize)]
         #[expect(non_snake_case, reason = "the key of a checkpoint")]
         struct File {
             #[serde(default = "default_taps")]
             conv_L_cache: i64,
-            #[serde(default)]
-            conv_bias: bool,
-            tie_embedding: Option<bool>,
         }
         fn default_taps() -> i64 {
             3
         }
-        let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, tied: true, ..Defaults::default() };
-        let mut shape = Shape::parse(json, defaults)?;
+        let mut shape = Shape::parse(json, &FAMILY)?;
         let file: File = config::parse(json)?;
-        shape.tied = file.tie_embedding.unwrap_or(shape.tied);
-        let attends = match shape::layer_types(json, shape.layers)? {
-            None => (0..shape.layers).map(|i| attention.is_none_or(|layers| layers.contains(&i))).collect(),
+        shape.tied = flag(json, "tie_embedding", shape.tied)?;
+        let attends = match configuration::layer_types(json, shape.layers)? {
+            None => (0..shape.layers).map(attends).collect(),
             Some(types) => types
                 .iter()
                 .map(|kind| match kind.as_str() {
                     "full_attention" => Ok(true),
                     "conv" => Ok(false),
-                    other => Err(shape::unknown_layer_type(other, "full_attention or conv")),
+                    other => Err(configuration::unknown_layer_type(other, "full_attention or conv")),
                 })
                 .collect::<Result<_>>()?,
         };
         Ok(Self {
             attends,
             taps: config::size("conv_L_cache", file.conv_L_cache, 1 << 10)?,
-            conv_bias: file.conv_bias,
-            rope: shape.rope(json, 1_000_000.0)?,
+            conv_bias: flag(json, "conv_bias", false)?,
             shape,
         })
     }
@@ -171,7 +165,7 @@ impl Lfm2 {
     pub(super) fn block<F: FeedForward>(&self, i: usize, feed_forward: F) -> nn::Result<Lfm2Block<F>> {
         let (hidden, attends) = (self.shape.hidden, self.attends[i]);
         let (self_attn, conv) = if attends {
-            (Some(Attention::new(&self.shape, &self.rope)?), None)
+            (Some(Attention::new(&self.shape, self.shape.attention(i))?), None)
         } else {
             (None, Some(ShortConv::new(hidden, self.taps, self.conv_bias)?))
         };
@@ -216,7 +210,7 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
 }
 
 impl Attention {
-    fn new(shape: &Shape, rope: &Rope) -> nn::Result<Self> {
+    fn new(shape: &Shape, heads: Heads) -> nn::Result<Self> {
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         Ok(Self {
             q_proj: Linear::new(shape.hidden, queries, false)?,
@@ -225,7 +219,7 @@ impl Attention {
             out_proj: Linear::new(queries, shape.hidden, false)?,
             q_layernorm: shape.norm(shape.head_dim)?,
             k_layernorm: shape.norm(shape.head_dim)?,
-            heads: shape.heads(Mask::Causal, Some(rope.clone())),
+            heads,
         })
     }
 }

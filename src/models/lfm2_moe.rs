@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::causal_lm::CausalLm;
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
+use super::configuration::flag;
 use super::experts;
 use super::language_model::Model;
 use super::lfm2::{self, Lfm2};
@@ -22,20 +23,12 @@ struct File {
     moe_intermediate_size: i64,
     #[serde(default = "default_dense")]
     num_dense_layers: u64,
-    #[serde(default = "yes")]
-    use_expert_bias: bool,
-    #[serde(default = "yes")]
-    norm_topk_prob: bool,
     #[serde(default = "default_scale")]
     routed_scaling_factor: f32,
 }
 
 fn default_dense() -> u64 {
     2
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_scale() -> f32 {
@@ -51,7 +44,11 @@ const NAMES: [(&str, &str); 3] = [("gate_proj", "w1"), ("down_proj", "w2"), ("up
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let file: File = config::parse(json)?;
-    let lfm2 = Lfm2::parse(json, None)?;
+    if json["layer_types"].is_null() {
+        return Err(Error::ModelLoading("\"layer_types\" is missing".to_owned()));
+    }
+    let lfm2 = Lfm2::parse(json, |_| true)?;
+    let has_bias = flag(json, "use_expert_bias", true)?;
     let (shape, hidden) = (&lfm2.shape, lfm2.shape.hidden);
     let dense_size = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
     let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;
@@ -62,7 +59,7 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let (count, routing) = experts::routing(json, shape, (32, 4))?;
     let routing = Routing {
         scoring: Scoring::Sigmoid,
-        normalized: file.norm_topk_prob,
+        normalized: flag(json, "norm_topk_prob", true)?,
         scale: file.routed_scaling_factor,
         ..routing
     };
@@ -71,7 +68,7 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
             return lfm2.block(i, Either::A(NumberedMlp::new(hidden, dense_size)?));
         }
         let mut moe = Moe::new(hidden, count, routing, || NumberedMlp::new(hidden, expert_size))?;
-        if file.use_expert_bias {
+        if has_bias {
             *moe.expert_bias = Some(Array::zeros::<f32>(&[count])?);
         }
         lfm2.block(i, Either::B(moe))

@@ -1,18 +1,16 @@
 //! Llama ([1](https://arxiv.org/abs/2302.13971), [2](https://arxiv.org/abs/2307.09288),
-//! [3](https://arxiv.org/abs/2407.21783)), [Mistral](https://arxiv.org/abs/2310.06825) and SmolLM2.
+//! [3](https://arxiv.org/abs/2407.21783)) and SmolLM2.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
+use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;
-use super::shape;
-use super::shape::{Defaults, Shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
-use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::{Attention, Mlp};
 
@@ -20,10 +18,6 @@ use crate::nn::{Attention, Mlp};
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
 }
 
 /// Creates the model described by `config.json`; defaults are those of Hugging Face's Llama.
@@ -31,17 +25,23 @@ struct File {
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let shape = Shape::parse(json, Defaults::default())?;
+    let bias = flag(json, "attention_bias", false)?;
+    let mlp_bias = flag(json, "mlp_bias", false)?;
+    decoder(json, &Family::LLAMA, Biases { qkv: bias, output: bias }, mlp_bias)
+}
+
+/// Creates a model of Llama's structure by the rules of `family`.
+///
+/// # Errors
+/// As [`create`].
+pub(super) fn decoder(json: &Value, family: &Family, biases: Biases, mlp_bias: bool) -> Result<Box<Model>> {
+    let shape = Shape::parse(json, family)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
-    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
-    let mask = shape::window(json)?.unwrap_or(Mask::Causal);
-    let rope = shape.rope(json, 10_000.0)?;
-    let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
-    let decoder = CausalLm::new(&shape, |_| {
-        let attention = Attention::new(shape.hidden, shape.heads(mask, Some(rope.clone())), biases)?;
-        let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
-        PreNormBlock::new(&shape, attention, mlp)
+    let activation = configuration::activation(json, "hidden_act", Activation::Silu)?;
+    let decoder = CausalLm::new(&shape, |i| {
+        let attention = Attention::new(shape.hidden, shape.attention(i), biases)?;
+        PreNormBlock::new(&shape, attention, Mlp::new(shape.hidden, intermediate, mlp_bias, activation)?)
     })?;
     Ok(Box::new(decoder))
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::language_model::Model;
 use super::{
-    gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3,
+    gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe,
+    smollm3,
 };
 use crate::io::quantization::QuantizationConfig;
 use crate::io::{config, folder, weights};
@@ -32,7 +33,8 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
         "gpt_oss" => gpt_oss::create(config),
         "lfm2" => lfm2::create(config),
         "lfm2_moe" => lfm2_moe::create(config),
-        "llama" | "mistral" => llama::create(config),
+        "llama" => llama::create(config),
+        "mistral" => mistral::create(config),
         "mixtral" => mixtral::create(config),
         "phi3" => phi3::create(config),
         "qwen2" => qwen2::create(config),

@@ -6,12 +6,11 @@ use serde_json::Value;
 
 use super::causal_lm::{Block, CausalLm};
 use super::checkpoint_layout::CheckpointLayout;
+use super::configuration::{self, Family, Shape, Windows};
+use super::experts;
 use super::language_model::Model;
-use super::shape::{Defaults, Shape};
-use super::{experts, shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
-use crate::kernels::attention::Mask;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
@@ -39,26 +38,31 @@ pub(super) struct MixtralBlock {
     post_attention_layernorm: RmsNorm,
 }
 
+const FAMILY: Family = Family {
+    kv_heads: Some(8),
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_position_embeddings: 131_072,
+    rope_theta: 1_000_000.0,
+    windows: Windows::Always,
+    ..Family::LLAMA
+};
+
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let defaults = Defaults { kv_heads: Some(8), norm_eps: 1e-5, ..Defaults::default() };
-    let shape = Shape::parse(json, defaults)?;
+    let shape = Shape::parse(json, &FAMILY)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
     let (count, routing) = experts::routing(json, &shape, (8, 2))?;
-    if shape::activation(json, "hidden_act", Activation::Silu)? != Activation::Silu {
+    if configuration::activation(json, "hidden_act", Activation::Silu)? != Activation::Silu {
         return Err(Error::ModelLoading("\"hidden_act\" is not \"silu\", which the experts need".to_owned()));
     }
-    let mask = shape::window(json)?.unwrap_or(Mask::Causal);
-    let rope = shape.rope(json, 1_000_000.0)?;
-    let decoder = CausalLm::new(&shape, |_| {
-        let heads = shape.heads(mask, Some(rope.clone()));
+    let decoder = CausalLm::new(&shape, |i| {
         let expert = || NumberedMlp::new(shape.hidden, intermediate);
         Ok(MixtralBlock {
-            self_attn: Attention::new(shape.hidden, heads, Biases::default())?,
+            self_attn: Attention::new(shape.hidden, shape.attention(i), Biases::default())?,
             block_sparse_moe: Moe::new(shape.hidden, count, routing, expert)?,
             input_layernorm: shape.norm(shape.hidden)?,
             post_attention_layernorm: shape.norm(shape.hidden)?,

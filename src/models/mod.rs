@@ -3,6 +3,7 @@
 mod block;
 mod causal_lm;
 mod checkpoint_layout;
+mod configuration;
 mod experts;
 mod gemma;
 mod gemma2;
@@ -15,13 +16,12 @@ mod lfm2;
 mod lfm2_moe;
 mod llama;
 mod loading;
+mod mistral;
 mod mixtral;
 mod phi3;
-mod qwen;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
-mod shape;
 mod smollm3;
 
 pub use init::initialize;

@@ -9,13 +9,11 @@ use serde_json::Value;
 
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
+use super::configuration::{self, Family, RopeKeys, Shape, Windows};
 use super::language_model::Model;
-use super::shape;
-use super::shape::{Defaults, Shape};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
-use crate::kernels::attention::Mask;
 use crate::nn::attention::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::{self, Context, Heads, Linear};
@@ -24,32 +22,30 @@ use crate::nn::{self, Context, Heads, Linear};
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
-    partial_rotary_factor: Option<f64>,
-    #[serde(default)]
-    rope_parameters: Option<Value>,
-    #[serde(default)]
-    rope_scaling: Option<Value>,
 }
+
+const FAMILY: Family = Family {
+    norm_eps: ("rms_norm_eps", 1e-5),
+    max_position_embeddings: 4096,
+    rope: RopeKeys::Partial,
+    windows: Windows::Always,
+    ..Family::LLAMA
+};
 
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let shape = Shape::parse(json, Defaults { norm_eps: 1e-5, ..Defaults::default() })?;
+    let shape = Shape::parse(json, &FAMILY)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
-    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
-    let mask = shape::window(json)?.unwrap_or(Mask::Causal);
-    let fields = file.rope_parameters.or(file.rope_scaling).unwrap_or(Value::Null);
-    let theta = json["rope_theta"].as_f64().unwrap_or(10_000.0);
-    let partial = fields["partial_rotary_factor"].as_f64().or(file.partial_rotary_factor).unwrap_or(1.0);
-    let rope = shape.partial_rope(json, &fields, theta, partial)?;
-    let decoder = CausalLm::new(&shape, |_| {
-        let attention = FusedAttention::new(shape.hidden, shape.heads(mask, Some(rope.clone())))?;
+    let activation = configuration::activation(json, "hidden_act", Activation::Silu)?;
+    let decoder = CausalLm::new(&shape, |i| {
+        let attention = FusedAttention::new(shape.hidden, shape.attention(i))?;
         PreNormBlock::new(&shape, attention, FusedMlp::new(shape.hidden, intermediate, activation)?)
     })?;
-    Ok(Box::new(decoder.with_long_rope_threshold(rope.long_rope_threshold())))
+    Ok(Box::new(decoder))
 }
 
 #[derive(Debug, Clone, ModuleParameters)]

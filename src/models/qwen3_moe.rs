@@ -6,13 +6,12 @@ use serde_json::Value;
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
 use super::checkpoint_layout::CheckpointLayout;
+use super::configuration::{self, Family, Shape, Windows, flag};
 use super::language_model::Model;
-use super::shape::{Defaults, Shape};
-use super::{experts, qwen3, shape};
+use super::{experts, qwen3};
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::Activation;
-use crate::kernels::attention::Mask;
 use crate::nn::Mlp;
 use crate::nn::either::Either;
 use crate::nn::moe::{Moe, Routing};
@@ -22,28 +21,29 @@ use crate::nn::moe::{Moe, Routing};
 struct File {
     intermediate_size: Option<i64>,
     moe_intermediate_size: i64,
-    #[serde(default)]
-    norm_topk_prob: bool,
     #[serde(default = "default_step")]
     decoder_sparse_step: i64,
     #[serde(default)]
     mlp_only_layers: Option<Vec<usize>>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
 }
 
 fn default_step() -> i64 {
     1
 }
 
+const FAMILY: Family = Family {
+    kv_heads: Some(4),
+    max_position_embeddings: 32_768,
+    windows: Windows::IfUsed(4096),
+    ..Family::LLAMA
+};
+
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let shape = Shape::parse(json, Defaults { kv_heads: Some(4), head_dim: None, ..qwen3::DEFAULTS })?;
+    let shape = Shape::parse(json, &FAMILY)?;
     let file: File = config::parse(json)?;
     let expert_size = config::size("moe_intermediate_size", file.moe_intermediate_size, 1 << 22)?;
     let step = config::size("decoder_sparse_step", file.decoder_sparse_step, i32::MAX)? as usize;
@@ -54,10 +54,9 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
         size => config::size("intermediate_size", size.unwrap_or(6144), 1 << 22)?,
     };
     let (count, routing) = experts::routing(json, &shape, (128, 8))?;
-    let routing = Routing { normalized: file.norm_topk_prob, ..routing };
-    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
-    let mask = shape::window(json)?.filter(|_| file.use_sliding_window).unwrap_or(Mask::Causal);
-    let rope = shape.rope(json, 10_000.0)?;
+    let routing = Routing { normalized: flag(json, "norm_topk_prob", false)?, ..routing };
+    let activation = configuration::activation(json, "hidden_act", Activation::Silu)?;
+    let bias = flag(json, "attention_bias", false)?;
     let decoder = CausalLm::new(&shape, |i| {
         let mlp = |size: i32| Mlp::new(shape.hidden, size, false, activation);
         let mlp = if is_dense(i) {
@@ -65,7 +64,7 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
         } else {
             Either::B(Moe::new(shape.hidden, count, routing, || mlp(expert_size))?)
         };
-        PreNormBlock::new(&shape, qwen3::attention(&shape, mask, &rope, file.attention_bias)?, mlp)
+        PreNormBlock::new(&shape, qwen3::attention(&shape, i, bias)?, mlp)
     })?;
     let map_weight = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
     let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &[]);

@@ -6,9 +6,8 @@ use serde_json::Value;
 
 use super::block::PreNormBlock;
 use super::causal_lm::CausalLm;
+use super::configuration::{self, Family, Shape, Windows, flag};
 use super::language_model::Model;
-use super::shape;
-use super::shape::{Defaults, Shape};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
@@ -19,45 +18,51 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Deserialize)]
 struct File {
     intermediate_size: i64,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
-    /// 1 for layers with position embedding, 0 for those without.
-    no_rope_layers: Option<Vec<u8>>,
-    #[serde(default = "default_interval")]
-    no_rope_layer_interval: i64,
 }
 
-fn default_interval() -> i64 {
-    4
-}
+const FAMILY: Family = Family {
+    kv_heads: Some(4),
+    tied: true,
+    max_position_embeddings: 32_768,
+    rope_theta: 2_000_000.0,
+    windows: Windows::WithoutRope(layers_with_rope),
+    ..Family::LLAMA
+};
 
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let shape = Shape::parse(json, Defaults { tied: true, ..Defaults::default() })?;
+    let shape = Shape::parse(json, &FAMILY)?;
     let file: File = config::parse(json)?;
     let intermediate = config::size("intermediate_size", file.intermediate_size, 1 << 22)?;
-    let activation = shape::activation(json, "hidden_act", Activation::Silu)?;
-    let with_rope = layers_with_rope(&file, shape.layers)?;
-    let window = if file.use_sliding_window { shape::window(json)? } else { None };
-    let masks = shape::masks(json, shape.layers, window, |i| window.is_some() && !with_rope[i])?;
-    let rope = shape.rope(json, 2_000_000.0)?;
-    let biases = Biases { qkv: file.attention_bias, output: file.attention_bias };
+    let activation = configuration::activation(json, "hidden_act", Activation::Silu)?;
+    let with_rope = layers_with_rope(json, shape.layers)?;
+    let bias = flag(json, "attention_bias", false)?;
+    let mlp_bias = flag(json, "mlp_bias", false)?;
     let decoder = CausalLm::new(&shape, |i| {
-        let heads = shape.heads(masks[i], with_rope[i].then(|| rope.clone()));
-        let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
-        PreNormBlock::new(&shape, Attention::new(shape.hidden, heads, biases)?, mlp)
+        let mut heads = shape.attention(i);
+        heads.rope = heads.rope.filter(|_| with_rope[i]);
+        let attention = Attention::new(shape.hidden, heads, Biases { qkv: bias, output: bias })?;
+        PreNormBlock::new(&shape, attention, Mlp::new(shape.hidden, intermediate, mlp_bias, activation)?)
     })?;
     Ok(Box::new(decoder))
 }
 
-fn layers_with_rope(file: &File, layers: usize) -> Result<Vec<bool>> {
+/// Whether each layer has a rotation.
+fn layers_with_rope(json: &Value, layers: usize) -> Result<Vec<bool>> {
+    #[derive(Deserialize)]
+    struct File {
+        /// 1 for layers with position embedding, 0 for those without.
+        no_rope_layers: Option<Vec<u8>>,
+        #[serde(default = "default_interval")]
+        no_rope_layer_interval: i64,
+    }
+    fn default_interval() -> i64 {
+        4
+    }
+    let file: File = config::parse(json)?;
     if let Some(flags) = &file.no_rope_layers {
         if flags.len() < layers {
             let found = flags.len();

@@ -77,6 +77,7 @@ impl Heads {
             q = heads(&q, self.heads)?.multiply(attention_factor.as_dtype(q.dtype())?)?;
         }
         let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
+        let rotation = rotation.as_ref();
         let &Self { scale, mask, softcap, .. } = self;
         let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
         if let Some(cache) = cache {

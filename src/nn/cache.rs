@@ -17,8 +17,8 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance: with `LongRoPE`,
-    /// the sequence length decides about rotations from the first position on.
+    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance: with `LongRoPE` and
+    /// dynamic scaling, their number decides about rotations from the first position on.
     #[must_use]
     pub fn new(planned: i32) -> Self {
         Self { planned, ..Self::default() }

@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 
-use super::rope_scaling::RopeScaling;
+use super::rope_scaling::{Dynamic, RopeScaling};
 use crate::kernels::rope::RotaryFrequencies;
 
 /// Rotates the pairs `(x[i], x[i + dims/2])` of the first `dims` elements of a head by `position ·
@@ -10,10 +10,24 @@ use crate::kernels::rope::RotaryFrequencies;
 #[derive(Debug, Clone)]
 pub struct Rope {
     rotation: RotaryFrequencies,
-    /// Sequence length above which another rotation applies, and that rotation.
-    long: Option<(i32, RotaryFrequencies)>,
+    beyond: Option<Beyond>,
     /// Factor of queries, `[head_dim]`.
     attention_factor: Option<Array>,
+}
+
+/// Rotation of sequences longer than `limit`.
+#[derive(Debug, Clone)]
+struct Beyond {
+    limit: i32,
+    rotation: LongRotation,
+}
+
+#[derive(Debug, Clone)]
+enum LongRotation {
+    /// The same for all of them.
+    Fixed(RotaryFrequencies),
+    /// Another one for each length.
+    Growing { dynamic: Dynamic, theta: f64, dims: i32 },
 }
 
 impl Rope {
@@ -23,29 +37,58 @@ impl Rope {
     pub fn new(head_dim: i32, dims: i32, theta: f64, scaling: &RopeScaling) -> Self {
         let powers = RotaryFrequencies::periods(theta, dims);
         let rotation = |periods: &[f64]| RotaryFrequencies::new(periods, scaling.position_scale());
-        let long = scaling.long_context(&powers).map(|(limit, periods)| (limit, rotation(&periods)));
+        let fixed = scaling
+            .long_context(&powers)
+            .map(|(limit, periods)| Beyond { limit, rotation: LongRotation::Fixed(rotation(&periods)) });
+        let beyond = match *scaling {
+            RopeScaling::Dynamic(dynamic) => Some(Beyond {
+                limit: dynamic.limit(),
+                rotation: LongRotation::Growing { dynamic, theta, dims },
+            }),
+            _ => fixed,
+        };
         // Queries and keys have the same factor, and only their products are used: queries take both.
         let factor = scaling.attention_factor().powi(2) as f32;
         let attention_factor = ((scaling.attention_factor() - 1.0).abs() > f64::EPSILON).then(|| {
             let factors: Vec<f32> = (0..head_dim).map(|i| if i < dims { factor } else { 1.0 }).collect();
             Array::from_slice(&factors, &[head_dim])
         });
-        Self { rotation: rotation(&scaling.scale_periods(&powers, theta)), long, attention_factor }
+        Self { rotation: rotation(&scaling.scale_periods(&powers, theta)), beyond, attention_factor }
     }
 
-    /// Longest sequence that the short-context rotation applies to; `None` if all lengths are treated alike.
-    #[must_use]
-    pub fn long_rope_threshold(&self) -> Option<i32> {
-        self.long.as_ref().map(|(limit, _)| *limit)
+    fn beyond(&self, length: i32) -> Option<&Beyond> {
+        self.beyond.as_ref().filter(|beyond| length > beyond.limit)
     }
 
     /// Returns the rotation for a sequence of `length` positions.
     #[must_use]
-    pub fn rotation(&self, length: i32) -> &RotaryFrequencies {
-        match &self.long {
-            Some((limit, rotation)) if length > *limit => rotation,
-            _ => &self.rotation,
+    pub fn rotation(&self, length: i32) -> RotaryFrequencies {
+        match self.beyond(length).map(|beyond| &beyond.rotation) {
+            None => self.rotation.clone(),
+            Some(LongRotation::Fixed(rotation)) => rotation.clone(),
+            Some(&LongRotation::Growing { dynamic, theta, dims }) => {
+                let theta = dynamic.theta(theta, dims, length);
+                RotaryFrequencies::new(&RotaryFrequencies::periods(theta, dims), 1.0)
+            }
         }
+    }
+
+    /// Identifies the rotation for a sequence of `length` positions: lengths of the same number share it.
+    #[must_use]
+    pub fn variant(&self, length: i32) -> u32 {
+        match self.beyond(length).map(|beyond| &beyond.rotation) {
+            None => 0,
+            Some(LongRotation::Fixed(_)) => 1,
+            Some(LongRotation::Growing { .. }) => length.unsigned_abs(),
+        }
+    }
+
+    /// Whether a sequence of `length` positions is the first that keys cached for shorter ones do not fit.
+    /// With a base that grows, they stay as they are.
+    #[must_use]
+    pub fn invalidates_cache(&self, length: i32) -> bool {
+        let fixed = self.beyond.as_ref().filter(|long| matches!(long.rotation, LongRotation::Fixed(_)));
+        fixed.is_some_and(|long| length == long.limit.saturating_add(1))
     }
 
     /// Factor of queries before the rotation, `[head_dim]`.
@@ -62,11 +105,29 @@ mod tests {
     use crate::kernels::rope::{Positions, rope};
 
     #[test]
+    fn long_sequences_have_rotations_of_their_own() {
+        let rope = |scaling: RopeScaling| Rope::new(4, 4, 100.0, &scaling);
+        let longrope = serde_json::json!({
+            "factor": 2.0, "original_max_position_embeddings": 16,
+            "short_factor": [1.0, 1.0], "long_factor": [1.0, 2.0],
+        });
+        let longrope = rope(RopeScaling::Longrope(serde_json::from_value(longrope).unwrap()));
+        let dynamic = serde_json::json!({"factor": 2.0, "max_position_embeddings": 16});
+        let dynamic = rope(RopeScaling::Dynamic(serde_json::from_value(dynamic).unwrap()));
+        let lengths = [15, 16, 17, 18];
+        assert_eq!(lengths.map(|length| longrope.variant(length)), [0, 0, 1, 1]);
+        assert_eq!(lengths.map(|length| dynamic.variant(length)), [0, 0, 17, 18]);
+        assert_eq!(lengths.map(|length| longrope.invalidates_cache(length)), [false, false, true, false]);
+        assert_eq!(lengths.map(|length| dynamic.invalidates_cache(length)), [false; 4]);
+    }
+
+    #[test]
     fn turns_by_stretched_position() {
-        for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear { factor: 2.0 }, 2.0)] {
+        let linear = serde_json::from_value(serde_json::json!({"factor": 2.0})).unwrap();
+        for (scaling, stretch) in [(RopeScaling::Default, 1.0), (RopeScaling::Linear(linear), 2.0)] {
             let turns = Rope::new(2, 2, 10_000.0, &scaling);
             let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
-            let (q, k) = rope(&x, &x, turns.rotation(5), Positions::Offset(3)).unwrap();
+            let (q, k) = rope(&x, &x, &turns.rotation(5), Positions::Offset(3)).unwrap();
             eval([&q, &k]).unwrap();
             let angles = [3.0_f32 / stretch, 4.0 / stretch];
             let expected = angles.map(|angle| [angle.cos(), angle.sin()]).concat();

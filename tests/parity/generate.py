@@ -8,6 +8,7 @@ Run it when a peer's major version changes or a case is added, and commit what c
     uv run --group parity python tests/parity/generate.py methods       # what methods.py computes
     uv run --group parity python tests/parity/generate.py preferences   # what TRL computes
     uv run --group parity python tests/parity/generate.py prompts       # what prompts.py computes
+    uv run --group parity python tests/parity/generate.py configurations  # configurations whose keys compete
 
 The same versions on the same machine write the same bytes.
 """
@@ -27,7 +28,7 @@ from safetensors.torch import save_file
 # Run as a script, this file sees only its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity import chat_reference, methods, peft_reference, prompts
+from parity import chat_reference, configuration_reference, methods, peft_reference, prompts
 from parity import reference as ref
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -147,6 +148,8 @@ def main() -> None:
                 methods.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "methods")
             elif name == "preferences":
                 store_preferences(FIXTURES / "models" / "llama_gqa")
+            elif name == "configurations":
+                configuration_reference.store(store, FIXTURES / "models", FIXTURES / "configurations")
             elif name == "prompts":
                 prompts.store_all(store, FIXTURES / "models" / "llama_gqa", FIXTURES / "prompts")
             else:
@@ -161,6 +164,7 @@ def main() -> None:
     store_full(FIXTURES / "models" / "llama_tied")
     store_preferences(FIXTURES / "models" / "llama_gqa")
     store_peft(FIXTURES / "models" / "llama_gqa")
+    configuration_reference.store(store, FIXTURES / "models", FIXTURES / "configurations")
     chat_reference.store(FIXTURES / "models" / "chat", FIXTURES / "chat.json", versions())
     total = sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file())
     print(f"{total / 1e6:.2f} MB in {FIXTURES}")

@@ -102,7 +102,7 @@ impl Task for TextTask {
             inputs.insert("segment_starts", starts);
             inputs.insert("segment_positions", positions);
             inputs.insert_constant("longest_segment", longest);
-            inputs.variant = u64::from(model.long_rope_threshold().is_some_and(|short| longest > short));
+            inputs.variant = model.rotation_variant(longest);
         }
         inputs.insert("ids", Array::from_slice(&batch.ids, &shape));
         inputs.insert("targets", Array::from_slice(&batch.targets, &shape));
