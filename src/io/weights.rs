@@ -33,8 +33,7 @@ pub fn load(
     name_of: fn(&str) -> Option<String>,
 ) -> Result<()> {
     let files = shards::files(folder)?;
-    let is_read = |name: &str| name_of(name).is_some_and(|name| !model.computes(&name));
-    let contents = Contents::of(&files, is_read)?;
+    let contents = Contents::of(&files, |name| name_of(name).is_some_and(|name| !model.computes(&name)))?;
     let dtype = dtype.or_else(|| contents.prevailing_dtype());
     let mut loaded = Tensors::new();
     // Formats of layers that may be quantized.
@@ -45,7 +44,7 @@ pub fn load(
         let named =
             |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
         let mut stored = Reader::open(path)?;
-        stored.retain(is_read);
+        stored.retain(|name| name_of(name).is_some());
         let mut repacked = BTreeMap::new();
         let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.gptq_awq() {
             None => Box::new(stored),
@@ -71,6 +70,15 @@ pub fn load(
         for tensor in stored {
             let (stored_name, array) = tensor?;
             let Some(name) = name_of(&stored_name) else { continue };
+            if model.computes(&name) {
+                if !model.agrees(&name, &array)? {
+                    log::warn!(
+                        "{}: \"{stored_name}\" is not what config.json gives, which counts: is a setting missing there?",
+                        path.display()
+                    );
+                }
+                continue;
+            }
             let parts = model
                 .map_weight(&name, array)
                 .map_err(|error| named(&format!("tensor \"{stored_name}\": {}", error.what())))?;
@@ -130,8 +138,8 @@ struct Contents {
 }
 
 impl Contents {
-    /// Reads the headers of `files`; only tensors that `is_read` count.
-    fn of(files: &[PathBuf], is_read: impl Fn(&str) -> bool) -> Result<Self> {
+    /// Reads the headers of `files`, for tensors that are parameters.
+    fn of(files: &[PathBuf], is_parameter: impl Fn(&str) -> bool) -> Result<Self> {
         let dtypes = [
             (safetensors::Dtype::F32, Dtype::Float32),
             (safetensors::Dtype::F16, Dtype::Float16),
@@ -141,7 +149,7 @@ impl Contents {
         let mut numbers = dtypes.map(|(_, dtype)| (dtype, 0));
         for path in files {
             let mut reader = Reader::open(path)?;
-            reader.retain(&is_read);
+            reader.retain(&is_parameter);
             for (name, stored, size) in reader.contents() {
                 names.insert(name.to_owned());
                 if let Some(i) = dtypes.iter().position(|(theirs, _)| *theirs == stored) {

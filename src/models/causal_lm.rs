@@ -63,6 +63,8 @@ pub(super) struct CausalLm<B: Block> {
     embedding_scale: Option<f32>,
     softcap: Option<f32>,
     long_rope_threshold: Option<i32>,
+    /// Periods of the rotary embedding, if checkpoints may store their inverse.
+    stored_periods: Option<Vec<f64>>,
     layout: CheckpointLayout,
     checkpointing: Option<GradientCheckpointing>,
 }
@@ -97,6 +99,7 @@ impl<B: Block> CausalLm<B> {
             embedding_scale: None,
             softcap: None,
             long_rope_threshold: None,
+            stored_periods: None,
             layout: CheckpointLayout::default(),
             checkpointing: None,
         })
@@ -115,6 +118,11 @@ impl<B: Block> CausalLm<B> {
     /// Sets the longest sequence that short-context rotations apply to.
     pub(super) fn with_long_rope_threshold(self, long_rope_threshold: Option<i32>) -> Self {
         Self { long_rope_threshold, ..self }
+    }
+
+    /// Sets the periods of the rotary embedding, the inverse of which checkpoints may store.
+    pub(super) fn with_stored_periods(self, periods: &[f64]) -> Self {
+        Self { stored_periods: Some(periods.to_vec()), ..self }
     }
 
     /// Sets the mapping to the tensors of checkpoints.
@@ -193,6 +201,17 @@ impl<B: Block> Network for CausalLm<B> {
         // Checkpoints of transformers before 4.32 store the RoPE table. It follows from `rope_theta`, which alone
         // counts, as in transformers.
         key.ends_with("rotary_emb.inv_freq")
+    }
+
+    fn agrees(&self, _key: &str, tensor: &Array) -> nn::Result<bool> {
+        let Some(periods) = &self.stored_periods else { return Ok(true) };
+        let stored = tensor.as_dtype(Dtype::Float32)?;
+        mlx_rs::transforms::eval([&stored])?;
+        let close = |(stored, period): (&f32, &f64)| {
+            let frequency = 1.0 / period;
+            (f64::from(*stored) - frequency).abs() <= 0.01 * frequency + 1e-7
+        };
+        Ok(stored.size() == periods.len() && stored.as_slice::<f32>().iter().zip(periods).all(close))
     }
 
     fn tied_to(&self, key: &str) -> Option<String> {

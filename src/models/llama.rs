@@ -43,5 +43,5 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
         let mlp = Mlp::new(shape.hidden, intermediate, file.mlp_bias, activation)?;
         PreNormBlock::new(&shape, attention, mlp)
     })?;
-    Ok(Box::new(decoder))
+    Ok(Box::new(decoder.with_stored_periods(rope.unscaled_periods())))
 }

@@ -58,10 +58,18 @@ pub trait Network: ModuleParameters + Send {
     /// Dtype of activations.
     fn dtype(&self) -> Dtype;
 
-    /// Whether the tensor `key` of a checkpoint is computed from the configuration, and ignored when loading; by
-    /// default none is.
+    /// Whether the tensor `key` of a checkpoint is computed from the configuration, and not loaded; by default none
+    /// is.
     fn computes(&self, _key: &str) -> bool {
         false
+    }
+
+    /// Whether the stored `tensor` is, up to rounding, what is [computed](Self::computes) in its place.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn agrees(&self, _key: &str, _tensor: &Array) -> Result<bool> {
+        Ok(true)
     }
 
     /// Name of the parameter that is used in place of the tensor `key` of a checkpoint; by default there is none.
