@@ -129,8 +129,13 @@ def test_shards(tmp_path: Path, name: str) -> None:
     (folder / name).write_bytes(b"{")
     with pytest.raises(ModelLoadingError, match=re.escape(name)):
         _core.models.load(str(folder), None, "float32")
+
+
+def test_a_missing_shard(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(MODELS / "llama_bf16_sharded", tmp_path / "model"))
+    name = "model-00002-of-00005.safetensors"
     (folder / name).unlink()
-    with pytest.raises(ModelLoadingError, match=r"model.*safetensors"):
+    with pytest.raises(ModelLoadingError, match=rf"lacks 1 of the 5 files .*{re.escape(name)}"):
         _core.models.load(str(folder), None, "float32")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,8 @@ WEIGHTS = "model.safetensors"
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The n-th code of a word is that of this output of the eight."""
 
-Packer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+Packer = Callable[[np.ndarray, np.ndarray, int], dict[str, np.ndarray]]
+"""Packs codes and zeros of some bits."""
 
 
 def words(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -47,22 +49,23 @@ def awq_words(codes: np.ndarray) -> np.ndarray:
     return result
 
 
-def gptq(bits: int, offset: int) -> Packer:
+def gptq(offset: int) -> Packer:
     """AutoGPTQ's words; ``offset`` is what readers have to add to zeros."""
-    return lambda codes, zeros: {
+    return lambda codes, zeros, bits: {
         "qweight": words(codes, bits),
         "qzeros": np.ascontiguousarray(words((zeros - offset).T, bits).T),
     }
 
 
-def awq(codes: np.ndarray, zeros: np.ndarray) -> dict[str, np.ndarray]:
+def awq(codes: np.ndarray, zeros: np.ndarray, _bits: int) -> dict[str, np.ndarray]:
     """AutoAWQ's words."""
     return {"qweight": awq_words(codes), "qzeros": awq_words(zeros)}
 
 
 def is_packed(inputs: int, group: int, ordered: bool) -> bool:
     """Whether MLX has groups that these are made of."""
-    part = next((part for part in (128, 64, 32) if (64 if group == -1 else group) % part == 0), None)
+    size = inputs if group == -1 else min(group, inputs)
+    part = next((part for part in (128, 64, 32) if size % part == 0), None)
     return part is not None and inputs % part == 0 and not (ordered and inputs > group)
 
 
@@ -80,22 +83,33 @@ class Checkpoint:
     """A model whose linear layers are rounded, packed and, beside it, dense."""
 
     def __init__(
-        self, root: Path, quantization: dict[str, Any], pack: Packer, *, ordered: bool = False
+        self,
+        root: Path,
+        quantization: dict[str, Any],
+        pack: Packer,
+        *,
+        ordered: bool = False,
+        overrides: Callable[[str], dict[str, Any] | None] = lambda _: {},
     ) -> None:
+        """``overrides`` returns the settings of a layer that differ, or that it stays dense."""
         self.folder, self.dense = root / "packed", root / "dense"
-        bits, group = quantization["bits"], quantization["group_size"]
         packed: dict[str, np.ndarray] = {}
         dense: dict[str, np.ndarray] = {}
         rng = np.random.default_rng(3)
         for name, value in load_file(MODEL / WEIGHTS).items():
             dense[name] = packed[name] = value
+            differing = overrides(name)
+            if differing is None:
+                continue
+            settings = quantization | differing
+            bits, group = settings["bits"], settings["group_size"]
             # Words of 32 bits must hold whole rows of zeros.
             if not name.endswith("_proj.weight") or value.shape[0] * bits % 32:
                 continue
             inputs = value.shape[1]
             size = inputs if group == -1 else group
             groups = np.arange(inputs) // size
-            if ordered:
+            if ordered or settings.get("desc_act"):
                 groups = rng.permutation(groups)
             count = groups.max() + 1
             rows = [value.T[groups == index] for index in range(count)]
@@ -106,10 +120,14 @@ class Checkpoint:
             scales = ((high - low) / levels).astype(np.float16)
             zeros = np.clip(np.round(-low / scales), 1, levels).astype(np.int64)
             codes = np.clip(np.round(value.T / scales[groups]) + zeros[groups], 0, levels).astype(np.int64)
-            dense[name] = rounded(scales[groups], codes, zeros[groups], is_packed(inputs, group, ordered))
+            kept = is_packed(inputs, group, ordered or settings.get("desc_act", False))
+            dense[name] = rounded(scales[groups], codes, zeros[groups], kept)
             layer = name.removesuffix("weight")
             del packed[name]
-            parts = pack(codes, zeros) | {"scales": scales, "bias": np.zeros(value.shape[0], np.float16)}
+            parts = pack(codes, zeros, bits) | {
+                "scales": scales,
+                "bias": np.zeros(value.shape[0], np.float16),
+            }
             if quantization["quant_method"] == "gptq":
                 parts["g_idx"] = groups.astype(np.int32)
             packed |= {layer + part: np.ascontiguousarray(array) for part, array in parts.items()}
@@ -158,9 +176,55 @@ def test_gptq_is_read_as_the_numbers_it_stands_for(
 ) -> None:
     quantization: dict[str, Any] = GPTQ | change
     offset = 0 if quantization.get("checkpoint_format") == "gptq_v2" else 1
-    checkpoint = Checkpoint(tmp_path, quantization, gptq(quantization["bits"], offset), ordered=ordered)
+    checkpoint = Checkpoint(tmp_path, quantization, gptq(offset), ordered=ordered)
     name = f"GPTQ {', '.join(f'{key} {value}' for key, value in change.items())} logits"
     figure(name, largest(logits(checkpoint.folder, ids), logits(checkpoint.dense, ids)), 1e-4)
+
+
+def test_layers_of_gptq_may_differ(ids: np.ndarray, tmp_path: Path, figure: Check) -> None:
+    """GPTQModel's ``dynamic``: other bits, groups and orders by pattern, and layers left dense."""
+    dynamic: dict[str, dict[str, Any]] = {
+        r"-:.*layers\.0\.self_attn\.q_proj": {},
+        r"+:.*\.up_proj": {"bits": 8, "group_size": 64},
+        r".*\.(gate|down)_proj": {"bits": 2, "group_size": 16},
+        r".*layers\.1\.self_attn\.(?!o_proj)": {"bits": 3, "group_size": -1},
+        r".*\.o_proj": {"desc_act": True},
+    }
+
+    def overrides(name: str) -> dict[str, Any] | None:
+        for pattern, settings in dynamic.items():
+            if re.match(pattern[2:] if pattern[1] == ":" else pattern, name):
+                return None if pattern.startswith("-:") else settings
+        return {}
+
+    checkpoint = Checkpoint(tmp_path, GPTQ | {"dynamic": dynamic}, gptq(1), overrides=overrides)
+    layers = {name.removesuffix(".qweight") for name in checkpoint.tensors() if name.endswith(".qweight")}
+    assert "model.layers.0.self_attn.q_proj" not in layers
+    want = logits(checkpoint.dense, ids)
+    figure("GPTQ with layers that differ, logits", largest(logits(checkpoint.folder, ids), want), 1e-4)
+    assert largest(want, logits(MODEL, ids)) > 0.1
+    # Contiguous groups need no order.
+    kept = {
+        name: value
+        for name, value in checkpoint.tensors().items()
+        if not name.endswith("g_idx") or ".o_proj." in name
+    }
+    save_file(kept, checkpoint.folder / WEIGHTS, metadata={"format": "pt"})
+    figure("the same without g_idx", largest(logits(checkpoint.folder, ids), want), 1e-4)
+
+
+def test_the_order_may_lie_in_another_shard(ids: np.ndarray, tmp_path: Path, figure: Check) -> None:
+    checkpoint = Checkpoint(
+        tmp_path, GPTQ, gptq(1), overrides=lambda name: {"desc_act": True} if ".o_proj." in name else {}
+    )
+    stored = checkpoint.tensors()
+    for number in (1, 2):
+        part = {name: value for name, value in stored.items() if name.endswith("g_idx") == (number == 2)}
+        path = checkpoint.folder / f"model-{number:05}-of-00002.safetensors"
+        save_file(part, path, metadata={"format": "pt"})
+    (checkpoint.folder / WEIGHTS).unlink()
+    want = logits(checkpoint.dense, ids)
+    figure("GPTQ with orders in another shard", largest(logits(checkpoint.folder, ids), want), 1e-4)
 
 
 def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check) -> None:
@@ -182,7 +246,7 @@ def test_awq_is_read_as_by_mlx_lm(ids: np.ndarray, tmp_path: Path, figure: Check
 def test_adapters_train_on_the_codes(
     quantization: dict[str, Any], ids: np.ndarray, tmp_path: Path, figure: Check
 ) -> None:
-    pack = awq if quantization is AWQ else gptq(4, 1)
+    pack = awq if quantization is AWQ else gptq(1)
     checkpoint = Checkpoint(tmp_path, quantization, pack)
     data = write_words(tmp_path / "data", random_ids(4, [12], seed=6))
     packed, dense = (
@@ -232,7 +296,7 @@ def test_codes_stay_packed(tmp_path: Path) -> None:
 def test_damaged_matrices_are_named(
     change: Callable[[dict[str, np.ndarray], str], Any], message: str, tmp_path: Path
 ) -> None:
-    checkpoint = Checkpoint(tmp_path, GPTQ, gptq(4, 1))
+    checkpoint = Checkpoint(tmp_path, GPTQ, gptq(1))
     tensors = {name: value.copy() for name, value in checkpoint.tensors().items()}
     layer = "model.layers.0.mlp.down_proj"
     change(tensors, layer)

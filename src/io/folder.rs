@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{atomic, config, weights};
+use super::{atomic, config, shards, weights, wrapper};
 use crate::nn::Network;
 use crate::{Error, Result, rng};
 
@@ -27,7 +27,7 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 
 /// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of the
 /// folder `source`. The saved `config.json` states the dtype of the weights, and has no quantization settings
-/// if no weight is quantized.
+/// if no weight is quantized. The language model of a larger model is saved on its own.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
@@ -40,7 +40,20 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
             atomic::write(&target.join(name), |temporary| fs::copy(&path, temporary).map(|_| ()))?;
         }
     }
-    let mut config = config::read(source)?;
+    let whole = config::read_whole(source)?;
+    let mut config = match wrapper::language_model(&whole) {
+        None => whole,
+        Some(config) => {
+            log::warn!(
+                "{}: only the language model ({}) of {} is written, without its other parts",
+                target.display(),
+                config["model_type"],
+                whole["model_type"]
+            );
+            config
+        }
+    };
+    model.update_config(&mut config);
     // transformers 5 writes "dtype", older versions "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
@@ -60,7 +73,7 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
 /// A folder that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
     let mut text = config::read(folder)?.to_string().into_bytes();
-    for path in weights::files(folder)? {
+    for path in shards::files(folder)? {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
         text.extend(size.to_le_bytes());

@@ -6,5 +6,7 @@ pub mod config;
 pub mod folder;
 pub mod output;
 pub mod quantization;
+pub mod shards;
 pub mod tensors;
 pub mod weights;
+pub mod wrapper;

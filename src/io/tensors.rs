@@ -55,6 +55,19 @@ impl<'a> Reader<'a> {
         Ok(Self { path, file, start, metadata, names })
     }
 
+    /// Skips the tensors for which `is_read` returns false.
+    pub fn retain(&mut self, is_read: impl Fn(&str) -> bool) {
+        self.names.retain(|name| is_read(name));
+    }
+
+    /// Names, dtypes and sizes of the tensors that have not been read.
+    pub fn contents(&self) -> impl Iterator<Item = (&str, safetensors::Dtype, usize)> {
+        self.names.iter().filter_map(|name| {
+            let info = self.metadata.info(name)?;
+            Some((name.as_str(), info.dtype, info.shape.iter().product()))
+        })
+    }
+
     fn read(&mut self, name: &str) -> Result<Array> {
         let broken = |why: &dyn std::fmt::Display| broken(self.path, &format!("tensor \"{name}\": {why}"));
         let info = self.metadata.info(name).ok_or_else(|| broken(&"not in the header"))?;

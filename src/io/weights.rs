@@ -1,15 +1,15 @@
-//! Model weights in Hugging Face format: `model.safetensors`, or shards with an index.
+//! Model weights in Hugging Face format.
 //!
-//! Loading is strict: every parameter must be present with its shape, and nothing else.
+//! Loading is strict: every parameter must be present with its shape, and nothing else. Weights get one dtype, as in
+//! transformers: a few tensors stored in another one would change that of all activations.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use mlx_rs::{Array, Dtype};
-use serde_json::Value;
 
-use super::quantization::{QuantizationConfig, repack};
+use super::quantization::{QuantizationConfig, Repacked, repack};
+use super::shards;
 use super::tensors::{self, Reader};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
@@ -18,10 +18,10 @@ use crate::{Error, Result, kernels};
 
 /// Name of a checkpoint of a single file.
 pub const FILE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
-/// Loads the weights of `folder` into `model`, cast to `dtype` if given. The tensors of quantized weights
-/// always keep their dtype.
+/// Loads the weights of `folder` into `model`, cast to `dtype`, or else to the dtype of most of them. The tensors of
+/// quantized weights always keep their dtype. `name_of` returns the name of a stored tensor in the model; tensors
+/// without one are not read.
 ///
 /// # Errors
 /// A folder without weights; missing or unexpected tensors, or tensors of the wrong shape, listed.
@@ -30,42 +30,62 @@ pub fn load(
     model: &mut dyn Network,
     dtype: Option<Dtype>,
     quantization: &QuantizationConfig,
+    name_of: fn(&str) -> Option<String>,
 ) -> Result<()> {
+    let files = shards::files(folder)?;
+    let contents = Contents::of(&files, |name| name_of(name).is_some_and(|name| !model.computes(&name)))?;
+    let dtype = dtype.or_else(|| contents.prevailing_dtype());
     let mut loaded = Tensors::new();
+    // Formats of layers that may be quantized.
+    let mut formats = BTreeMap::new();
     // Tensors of matrices whose other tensors may be in the next file.
     let mut unpaired = Tensors::new();
-    for path in files(folder)? {
+    for path in &files {
         let named =
             |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
-        let mut stored = Reader::open(&path)?;
+        let mut stored = Reader::open(path)?;
+        stored.retain(|name| name_of(name).is_some());
+        let mut repacked = BTreeMap::new();
         let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.gptq_awq() {
             None => Box::new(stored),
-            Some(format) => {
+            Some(config) => {
                 unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
-                let ready = repack(&mut unpaired, format).map_err(|error| named(&error))?;
-                Box::new(ready.into_iter().map(Ok))
+                let Repacked { tensors, formats } =
+                    repack(&mut unpaired, &contents.names, config).map_err(|error| named(&error))?;
+                repacked = formats;
+                Box::new(tensors.into_iter().map(Ok))
             }
         };
         let cast = |name: &str, array: Array| match dtype {
             _ if !is_float(array.dtype()) => Err(named(&format!(
-                "tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16",
+                "tensor \"{name}\" is {:?}, expected Float32, Float16 or Bfloat16; config.json names no \
+                 quantization of it",
                 array.dtype()
             ))),
-            Some(dtype) => Ok(array.as_dtype(dtype)?),
-            None => Ok(array),
+            Some(dtype) if !model.keeps_dtype(name) => Ok(array.as_dtype(dtype)?),
+            _ => Ok(array),
         };
         // Tensors of layers that may be quantized, which shows only at the end of the file.
         let mut undecided = Tensors::new();
         for tensor in stored {
-            let (name, array) = tensor?;
-            if model.ignores(&name) {
+            let (stored_name, array) = tensor?;
+            let Some(name) = name_of(&stored_name) else { continue };
+            if model.computes(&name) {
+                if !model.agrees(&name, &array)? {
+                    log::warn!(
+                        "{}: \"{stored_name}\" is not what config.json gives, which counts: is a setting missing there?",
+                        path.display()
+                    );
+                }
                 continue;
             }
             let parts = model
                 .map_weight(&name, array)
-                .map_err(|error| named(&format!("tensor \"{name}\": {}", error.what())))?;
+                .map_err(|error| named(&format!("tensor \"{stored_name}\": {}", error.what())))?;
+            let repacked = repacked.get(layer(&stored_name)).copied();
             for (name, array) in parts {
-                if quantization.format_of(layer(&name)).is_some() {
+                if let Some(format) = repacked.or_else(|| quantization.format_of(layer(&name))) {
+                    formats.insert(layer(&name).to_owned(), format);
                     undecided.insert(name, array);
                 } else {
                     let array = cast(&name, array)?;
@@ -93,11 +113,12 @@ pub fn load(
     if quantization.gptq_awq().is_some() {
         drop_empty_biases(model, &mut loaded)?;
     }
+    settle_tied(model, &mut loaded)?;
     let misfit = |problem| {
         Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
     };
-    model.visit_quantizable(&mut |path, weight| match quantization.format_of(path) {
-        Some(format) if loaded.contains_key(&format!("{path}.scales")) => {
+    model.visit_quantizable(&mut |path, weight| match formats.get(path) {
+        Some(&format) if loaded.contains_key(&format!("{path}.scales")) => {
             weight.allocate(format).map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
         }
         _ => Ok(()),
@@ -106,6 +127,81 @@ pub fn load(
     model.visit_quantizable(&mut |path, weight| {
         weight.validate().map_err(|error| misfit(format!("\"{path}\": {}", error.what())))
     })
+}
+
+/// What the headers of weight files tell.
+struct Contents {
+    /// Names of all tensors.
+    names: BTreeSet<String>,
+    /// Numbers of each dtype.
+    numbers: Vec<(Dtype, usize)>,
+}
+
+impl Contents {
+    /// Reads the headers of `files`, for tensors that are parameters.
+    fn of(files: &[PathBuf], is_parameter: impl Fn(&str) -> bool) -> Result<Self> {
+        let dtypes = [
+            (safetensors::Dtype::F32, Dtype::Float32),
+            (safetensors::Dtype::F16, Dtype::Float16),
+            (safetensors::Dtype::BF16, Dtype::Bfloat16),
+        ];
+        let mut names = BTreeSet::new();
+        let mut numbers = dtypes.map(|(_, dtype)| (dtype, 0));
+        for path in files {
+            let mut reader = Reader::open(path)?;
+            reader.retain(&is_parameter);
+            for (name, stored, size) in reader.contents() {
+                names.insert(name.to_owned());
+                if let Some(i) = dtypes.iter().position(|(theirs, _)| *theirs == stored) {
+                    numbers[i].1 += size;
+                }
+            }
+        }
+        Ok(Self { names, numbers: numbers.into() })
+    }
+
+    /// The dtype of most numbers; `None` if all are quantized.
+    fn prevailing_dtype(&self) -> Option<Dtype> {
+        let (dtype, count) = self.numbers.iter().max_by_key(|(_, count)| *count)?;
+        (*count > 0).then_some(*dtype)
+    }
+}
+
+/// Drops tensors of `loaded` that are [tied](Network::tied_to) to another one and equal to it. As in transformers,
+/// the other one may be stored under this name only, and those that differ are parameters of their own.
+fn settle_tied(model: &mut dyn Network, loaded: &mut Tensors) -> Result<()> {
+    let pairs: Vec<(String, String)> =
+        loaded.keys().filter_map(|name| Some((name.clone(), model.tied_to(name)?))).collect();
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    if pairs.iter().all(|(_, other)| !loaded.contains_key(other)) {
+        for (name, other) in pairs {
+            if let Some(array) = loaded.remove(&name) {
+                loaded.insert(other, array);
+            }
+        }
+        return Ok(());
+    }
+    for (name, other) in &pairs {
+        if !loaded.get(other).map_or(Ok(false), |other| is_equal(&loaded[name], other))? {
+            return Ok(model.untie()?);
+        }
+    }
+    for (name, _) in pairs {
+        loaded.remove(&name);
+    }
+    Ok(())
+}
+
+/// Whether two arrays are the same numbers.
+fn is_equal(a: &Array, b: &Array) -> Result<bool> {
+    if a.shape() != b.shape() || a.dtype() != b.dtype() {
+        return Ok(false);
+    }
+    let equal = a.eq(b)?.all(None)?;
+    kernels::eval([&equal])?;
+    Ok(equal.item_exact::<bool>())
 }
 
 /// Key path of the layer that the parameter `name` belongs to.
@@ -129,36 +225,6 @@ fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Returns the sorted paths of the weight files of `folder`.
-///
-/// # Errors
-/// A folder without weights, or a broken index.
-pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join(FILE);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join(INDEX);
-    let text = fs::read_to_string(&index)
-        .map_err(|_| Error::ModelLoading(format!("{} has neither {FILE} nor {INDEX}", folder.display())))?;
-    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", index.display()));
-    let json: Value = serde_json::from_str(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;
-    let map = json["weight_map"].as_object().ok_or_else(|| broken("no \"weight_map\"".into()))?;
-    let mut names = BTreeSet::new();
-    for (tensor, file) in map {
-        match file.as_str() {
-            // A plain name: an index must not reach outside its folder.
-            Some(name) if Path::new(name).file_name().is_some_and(|plain| plain == name) => {
-                names.insert(name)
-            }
-            _ => {
-                return Err(broken(format!("\"{tensor}\" lies in {file}, which is not a file name")));
-            }
-        };
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// Assigns `loaded` to the parameters of `model`, all of them or none.

@@ -8,6 +8,7 @@ use mlx_rs::module::ModuleParameters;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
+use serde_json::Value;
 
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::configuration::Shape;
@@ -189,13 +190,69 @@ impl<B: Block> Network for CausalLm<B> {
         self.model.norm.weight.dtype()
     }
 
-    fn ignores(&self, key: &str) -> bool {
-        // Old checkpoints store the RoPE table; tied ones may repeat the embedding as head.
-        key.ends_with("rotary_emb.inv_freq") || (key.starts_with("lm_head.") && self.lm_head.is_none())
+    fn computes(&self, key: &str) -> bool {
+        // Checkpoints of transformers before 4.32 store the RoPE table. It follows from `rope_theta`, which alone
+        // counts, as in transformers.
+        key.ends_with("rotary_emb.inv_freq")
+    }
+
+    fn agrees(&self, _key: &str, tensor: &Array) -> nn::Result<bool> {
+        // What checkpoints may store besides parameters are the inverse periods.
+        let Some(periods) = self.ropes.first().map(Rope::unscaled_periods) else { return Ok(true) };
+        let stored = tensor.as_dtype(Dtype::Float32)?;
+        mlx_rs::transforms::eval([&stored])?;
+        let close = |(stored, period): (&f32, &f64)| {
+            let frequency = 1.0 / period;
+            (f64::from(*stored) - frequency).abs() <= 0.01 * frequency + 1e-7
+        };
+        Ok(stored.size() == periods.len() && stored.as_slice::<f32>().iter().zip(periods).all(close))
+    }
+
+    fn tied_to(&self, key: &str) -> Option<String> {
+        let leaf = key.strip_prefix("lm_head.").filter(|_| self.lm_head.is_none())?;
+        Some(format!("model.embed_tokens.{leaf}"))
+    }
+
+    fn untie(&mut self) -> nn::Result<()> {
+        if self.lm_head.is_none() {
+            let (vocab, hidden) = self.model.embed_tokens.table().shape();
+            self.lm_head = Some(Linear::new(hidden, vocab, false)?);
+        }
+        Ok(())
+    }
+
+    fn keeps_dtype(&self, name: &str) -> bool {
+        name.ends_with(".expert_bias")
+    }
+
+    fn update_config(&self, config: &mut Value) {
+        let tied = self.lm_head.is_none();
+        // LFM2 has had both names.
+        let keys = ["tie_word_embeddings", "tie_embedding"];
+        let known: Vec<&str> = keys.into_iter().filter(|key| !config[*key].is_null()).collect();
+        for key in known {
+            config[key] = tied.into();
+        }
+        if !tied {
+            config[keys[0]] = false.into();
+        }
+        // A model without head has been stored, and has one now.
+        for name in config["architectures"].as_array_mut().into_iter().flatten() {
+            let base = name.as_str().and_then(|name| name.strip_suffix("Model"));
+            if let Some(base) = base {
+                *name = format!("{}ForCausalLM", base.strip_suffix("Text").unwrap_or(base)).into();
+            }
+        }
     }
 
     fn map_weight(&self, name: &str, tensor: Array) -> nn::Result<NamedTensors> {
-        (self.layout.map_weight)(name, tensor)
+        // Stored without head, names do not start with that of the model.
+        match name.split('.').next() {
+            Some("embed_tokens" | "embedding_norm" | "layers" | "norm") => {
+                (self.layout.map_weight)(&format!("model.{name}"), tensor)
+            }
+            _ => (self.layout.map_weight)(name, tensor),
+        }
     }
 
     fn export(&self, parameters: Tensors) -> nn::Result<Tensors> {

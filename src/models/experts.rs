@@ -72,6 +72,37 @@ pub(super) fn unstack(
     Ok(parts.map(|(i, part)| (format!("{before}.experts.{i}.{layer}.{leaf}"), part)).collect())
 }
 
+/// As [`unstack`] for the stacks of MLX, `switch_mlp`, and for those of transformers 5, which have the gates of an
+/// expert above its other inputs: `a.experts.gate_up_proj`, `[experts, 2 · intermediate, hidden]`, and
+/// `a.experts.down_proj`, `[experts, hidden, intermediate]`.
+///
+/// # Errors
+/// A stack of an unexpected shape.
+pub(super) fn split(name: &str, tensor: Array, names: &[(&str, &str)]) -> nn::Result<NamedTensors> {
+    let Some((path, layer @ ("gate_up_proj" | "down_proj"))) = name.split_once(".experts.") else {
+        return unstack(name, tensor, "switch_mlp", names);
+    };
+    if tensor.ndim() != 3 {
+        return Err(Exception::custom(format!("shape {:?}, expected three dimensions", tensor.shape())));
+    }
+    let mut mapped = NamedTensors::new();
+    for (i, expert) in split_experts(&tensor)?.into_iter().enumerate() {
+        let mut put = |layer: &str, weight: &Array| {
+            let layer = names.iter().find(|(theirs, _)| *theirs == layer).map_or(layer, |(_, ours)| ours);
+            mapped.push((format!("{path}.experts.{i}.{layer}.weight"), weight.contiguous()?));
+            Ok::<(), Exception>(())
+        };
+        if layer == "down_proj" {
+            put(layer, &expert)?;
+        } else {
+            let halves = expert.split_equal(2, 0)?;
+            put("gate_proj", &halves[0])?;
+            put("up_proj", &halves[1])?;
+        }
+    }
+    Ok(mapped)
+}
+
 /// The inverse of [`unstack`] for key paths: `a.experts.{i}.w1` → `a.{stacked}.gate_proj` and `i`. Other
 /// paths are returned unchanged.
 pub(super) fn stacked_name(path: &str, stacked: &str, names: &[(&str, &str)]) -> (String, Option<usize>) {

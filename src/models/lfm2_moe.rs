@@ -83,7 +83,7 @@ fn map_weight(name: &str, tensor: Array) -> nn::Result<NamedTensors> {
         name = name.replace(&format!(".feed_forward.{theirs}."), &format!(".feed_forward.{ours}."));
     }
     let mut mapped = Vec::new();
-    for (name, tensor) in experts::unstack(&name, tensor, "switch_mlp", &NAMES)? {
+    for (name, tensor) in experts::split(&name, tensor, &NAMES)? {
         mapped.extend(lfm2::map_weight(&name, tensor)?);
     }
     Ok(mapped)

@@ -11,7 +11,7 @@ use super::{
     smollm3,
 };
 use crate::io::quantization::QuantizationConfig;
-use crate::io::{config, folder, weights};
+use crate::io::{config, folder, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::{Error, Result, kernels};
 
@@ -47,19 +47,26 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
     }
 }
 
-/// Loads a model folder in Hugging Face format, with weights cast to `dtype` if given. Quantized weights stay
-/// quantized, in MLX's layout; with `quantize`, all others are quantized too.
+/// Loads a model folder in Hugging Face format, with weights cast to `dtype`, or else to the dtype of most of them.
+/// Quantized weights stay quantized, in MLX's layout; with `quantize`, all others are quantized too. Of a larger
+/// model, such as a vision–language model, the language model is loaded.
 ///
 /// # Errors
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; no weight that can be
 /// quantized.
 pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
-    let config = config::read(folder)?;
+    let whole = config::read_whole(folder)?;
+    let inner = wrapper::language_model(&whole);
+    let config = inner.as_ref().unwrap_or(&whole);
+    let name_of: fn(&str) -> Option<String> = match inner {
+        Some(_) => wrapper::language_model_name,
+        None => |name| Some(name.to_owned()),
+    };
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
-    let mut model = create(&config).map_err(named)?;
-    let quantization = QuantizationConfig::parse(&config).map_err(named)?;
-    weights::load(folder, model.as_mut(), dtype, &quantization)?;
+    let quantization = QuantizationConfig::parse(config).map_err(named)?.renamed(name_of);
+    let mut model = create(config).map_err(named)?;
+    weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
     if let Some(format) = quantize {
         let mut any = false;
         model.visit_quantizable(&mut |path, weight| {

@@ -68,7 +68,9 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
             post_attention_layernorm: shape.norm(shape.hidden)?,
         })
     })?;
-    let map_weight = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &NAMES);
+    // transformers 5 calls the experts as other families do.
+    let map_weight =
+        |name: &str, tensor| experts::split(&name.replace(".mlp.", ".block_sparse_moe."), tensor, &NAMES);
     let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &NAMES);
     Ok(Box::new(decoder.with_layout(CheckpointLayout {
         map_weight,

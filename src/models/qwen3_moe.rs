@@ -66,7 +66,7 @@ pub(super) fn create(json: &Value) -> Result<Box<Model>> {
         };
         PreNormBlock::new(&shape, qwen3::attention(&shape, i, bias)?, mlp)
     })?;
-    let map_weight = |name: &str, tensor| experts::unstack(name, tensor, "switch_mlp", &[]);
+    let map_weight = |name: &str, tensor| experts::split(name, tensor, &[]);
     let mlx_name = |path: &str| experts::stacked_name(path, "switch_mlp", &[]);
     Ok(Box::new(decoder.with_layout(CheckpointLayout {
         map_weight,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
+use serde_json::Value;
 
 use super::quantized::WeightMut;
 use super::{Linear, Result};
@@ -57,10 +58,40 @@ pub trait Network: ModuleParameters + Send {
     /// Dtype of activations.
     fn dtype(&self) -> Dtype;
 
-    /// Whether the tensor `key` of a checkpoint is ignored when loading; by default none is.
-    fn ignores(&self, _key: &str) -> bool {
+    /// Whether the tensor `key` of a checkpoint is computed from the configuration, and not loaded; by default none
+    /// is.
+    fn computes(&self, _key: &str) -> bool {
         false
     }
+
+    /// Whether the stored `tensor` is, up to rounding, what is [computed](Self::computes) in its place.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn agrees(&self, _key: &str, _tensor: &Array) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Name of the parameter that is used in place of the tensor `key` of a checkpoint; by default there is none.
+    fn tied_to(&self, _key: &str) -> Option<String> {
+        None
+    }
+
+    /// Makes a parameter of every tensor that is [tied](Self::tied_to) to another one.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn untie(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the parameter `name` keeps the dtype of its tensor when the others are cast.
+    fn keeps_dtype(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// Changes the `config.json` of the checkpoint to that of this model, if they differ.
+    fn update_config(&self, _config: &mut Value) {}
 
     /// Maps a tensor of a checkpoint to parameters; by default to the one of the same name.
     ///

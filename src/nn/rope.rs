@@ -10,6 +10,8 @@ use crate::kernels::rope::RotaryFrequencies;
 #[derive(Debug, Clone)]
 pub struct Rope {
     rotation: RotaryFrequencies,
+    /// Periods without scaling.
+    unscaled_periods: Vec<f64>,
     beyond: Option<Beyond>,
     /// Factor of queries, `[head_dim]`.
     attention_factor: Option<Array>,
@@ -53,7 +55,14 @@ impl Rope {
             let factors: Vec<f32> = (0..head_dim).map(|i| if i < dims { factor } else { 1.0 }).collect();
             Array::from_slice(&factors, &[head_dim])
         });
-        Self { rotation: rotation(&scaling.scale_periods(&powers, theta)), beyond, attention_factor }
+        let rotation = rotation(&scaling.scale_periods(&powers, theta));
+        Self { rotation, unscaled_periods: powers, beyond, attention_factor }
+    }
+
+    /// `theta^(2i/dims)` of every pair: the periods of the rotation without scaling.
+    #[must_use]
+    pub fn unscaled_periods(&self) -> &[f64] {
+        &self.unscaled_periods
     }
 
     fn beyond(&self, length: i32) -> Option<&Beyond> {

@@ -12,9 +12,7 @@ use crate::{Error, Result};
 pub struct GptqAwqConfig {
     /// Quantization method.
     pub method: PackingMethod,
-    /// Bits per weight: 2, 3, 4 or 8.
-    pub bits: usize,
-    /// Input features per scale; `None` for one group per row.
+    /// Input features per scale; `None` for one group per row. Layers may differ, which their tensors tell.
     pub group_size: Option<usize>,
 }
 
@@ -81,18 +79,15 @@ impl GptqAwqConfig {
             (PackingMethod::Awq, _) => return wrong("bits", bits.to_string(), "4"),
             _ => return wrong("bits", bits.to_string(), "2, 3, 4 or 8"),
         }
-        Ok(Some(Self { method, bits, group_size }))
+        Ok(Some(Self { method, group_size }))
     }
+}
 
-    /// The MLX format that holds the same quantized weights, with groups that divide the original ones.
-    /// Returns `None` if the groups are too small for MLX or not divisible.
-    #[must_use]
-    pub fn mlx(&self) -> Option<Format> {
-        // Rows that are one group are cut into groups that most sizes are a multiple of.
-        let group = self.group_size.unwrap_or(64);
-        let part = [128, 64, 32].into_iter().find(|&part| group.is_multiple_of(part))?;
-        Format::affine(self.bits, part).ok()
-    }
+/// The MLX format that holds the same quantized weights, with groups that divide the original ones of `group`
+/// features. Returns `None` if the groups are too small for MLX or not divisible.
+pub(super) fn mlx_format(bits: usize, group: usize) -> Option<Format> {
+    let part = [128, 64, 32].into_iter().find(|&part| group.is_multiple_of(part))?;
+    Format::affine(bits, part).ok()
 }
 
 #[cfg(test)]
@@ -114,8 +109,9 @@ mod tests {
             (PackingMethod::Gptq { zero_offset: 0, act_order: false }, None)
         );
         let awq = parse(json!({"quant_method": "awq", "w_bit": 4, "q_group_size": 256}));
-        assert_eq!(awq.mlx(), Some(Format::affine(4, 128).unwrap()));
-        assert_eq!(GptqAwqConfig { group_size: Some(16), ..awq }.mlx(), None);
+        assert_eq!(awq.group_size, Some(256));
+        assert_eq!(mlx_format(4, 256), Some(Format::affine(4, 128).unwrap()));
+        assert_eq!(mlx_format(4, 16), None);
         assert_eq!(GptqAwqConfig::parse(&json!({"quant_method": "bitsandbytes"})).unwrap(), None);
     }
 

@@ -13,13 +13,17 @@ mod gptq_awq;
 mod repack;
 
 pub use gptq_awq::{GptqAwqConfig, PackingMethod};
-pub(super) use repack::repack;
+pub(super) use repack::{Repacked, repack};
 
 /// Key of MLX's own formats. mlx-lm repeats the same settings under [`SHARED_KEY`].
 const KEY: &str = "quantization";
 
 /// Key shared by all other formats.
 const SHARED_KEY: &str = "quantization_config";
+
+/// What to do with weights of another method.
+const WAY_OUT: &str = "load the checkpoint that was quantized, and quantize it here, or one in MLX's format, GPTQ, AWQ \
+     or MXFP4";
 
 /// Quantization format of every layer of a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +50,7 @@ impl QuantizationConfig {
     /// `quantization_config` of GPTQ, AWQ and MXFP4 checkpoints.
     ///
     /// # Errors
-    /// An unsupported format.
+    /// An unsupported format or method.
     pub fn parse(config: &Value) -> Result<Self> {
         let Some(fields) = config[KEY].as_object() else { return Self::parse_gptq_awq(&config[SHARED_KEY]) };
         let default = Some(format(KEY, &config[KEY])?);
@@ -60,16 +64,26 @@ impl QuantizationConfig {
     }
 
     fn parse_gptq_awq(config: &Value) -> Result<Self> {
-        if config["quant_method"] == "mxfp4" {
-            return Ok(Self { default: Some(Format::MXFP4), ..Self::default() });
-        }
+        let method = match method(config) {
+            None => return Ok(Self::default()),
+            Some("mxfp4") => return Ok(Self { default: Some(Format::MXFP4), ..Self::default() }),
+            Some(method) => method,
+        };
         let gptq_awq = GptqAwqConfig::parse(config)
             .map_err(|error| Error::ModelLoading(format!("\"{SHARED_KEY}\": {error}")))?;
-        Ok(Self {
-            default: gptq_awq.as_ref().and_then(GptqAwqConfig::mlx),
-            layers: BTreeMap::new(),
-            gptq_awq,
-        })
+        if gptq_awq.is_none() {
+            return Err(Error::ModelLoading(format!(
+                "\"{SHARED_KEY}\": weights quantized by \"{method}\" are not supported: {WAY_OUT}"
+            )));
+        }
+        Ok(Self { gptq_awq, ..Self::default() })
+    }
+
+    /// Renames the layers that have a format of their own; those for which `rename` returns nothing are removed.
+    #[must_use]
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let layers = self.layers.into_iter().filter_map(|(path, format)| Some((rename(&path)?, format)));
+        Self { layers: layers.collect(), ..self }
     }
 
     /// The packing of a GPTQ or AWQ checkpoint, which has to be repacked.
@@ -78,12 +92,17 @@ impl QuantizationConfig {
         self.gptq_awq.as_ref()
     }
 
-    /// Returns the format of the layer at `path`; `None` if the configuration declares no quantization for
-    /// it.
+    /// Returns the format of the layer at `path`; `None` if the configuration declares no format of MLX for it.
     #[must_use]
     pub fn format_of(&self, path: &str) -> Option<Format> {
         self.layers.get(path).copied().or(self.default)
     }
+}
+
+/// Name of the method in a `quantization_config`; old ones of bitsandbytes do not state it.
+fn method(config: &Value) -> Option<&str> {
+    let bitsandbytes = ["load_in_4bit", "load_in_8bit"].iter().any(|key| config[key] == true);
+    config["quant_method"].as_str().or(bitsandbytes.then_some("bitsandbytes"))
 }
 
 fn format(path: &str, value: &Value) -> Result<Format> {
@@ -121,5 +140,29 @@ mod tests {
         assert!(message(json!({"bits": 7, "group_size": 64})).contains("quantization"));
         assert!(message(json!({"bits": 4})).contains("group_size"));
         assert!(message(json!({"bits": 4, "group_size": 16, "mode": "nvfp4"})).contains("nvfp4"));
+    }
+
+    #[test]
+    fn unsupported_methods_are_named_with_the_way_out() {
+        for method in ["bitsandbytes", "fp8", "compressed-tensors", "auto-round", "hqq", "anything"] {
+            let config =
+                json!({"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}});
+            let message = QuantizationConfig::parse(&config).unwrap_err().to_string();
+            assert!(message.contains(&format!("quantized by \"{method}\"")), "{message}");
+            assert!(message.contains("load the checkpoint that was quantized"), "{message}");
+        }
+        let old = json!({"quantization_config": {"load_in_8bit": true}});
+        assert!(QuantizationConfig::parse(&old).unwrap_err().to_string().contains("bitsandbytes"));
+    }
+
+    #[test]
+    fn layers_of_a_wrapper_are_renamed() {
+        let config = json!({"quantization": {
+            "bits": 4, "group_size": 64, "tower.head": {"bits": 8, "group_size": 32},
+        }});
+        let quantization = QuantizationConfig::parse(&config).unwrap();
+        let quantization = quantization.renamed(|path| path.strip_prefix("tower.").map(str::to_owned));
+        assert_eq!(quantization.format_of("head"), Some(Format::affine(8, 32).unwrap()));
+        assert_eq!(quantization.format_of("tower.head"), Some(Format::affine(4, 64).unwrap()));
     }
 }

@@ -13,11 +13,17 @@
 //! A 32-bit word holds codes from the lowest bit up; AWQ permutes the eight codes of a word. Sources:
 //! [GPTQ](https://arxiv.org/abs/2210.17323), [AWQ](https://arxiv.org/abs/2306.00978) and the checkpoints
 //! written by `AutoGPTQ` and `AutoAWQ`.
+//!
+//! `GPTQModel` gives layers other bits and groups, or none, by patterns over their names (`dynamic`). The shapes of
+//! the tensors say the same, so that no pattern is read.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
-use super::gptq_awq::{GptqAwqConfig, PackingMethod};
+use super::gptq_awq::{GptqAwqConfig, PackingMethod, mlx_format};
+use crate::kernels::quantized::Format;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
@@ -27,22 +33,33 @@ const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 /// Output features transposed together, so that each cache line is read once.
 const TILE: usize = 16;
 
+/// Converted tensors, and the formats of the layers that stay quantized.
+#[derive(Default)]
+pub(in crate::io) struct Repacked {
+    pub(in crate::io) tensors: Tensors,
+    pub(in crate::io) formats: BTreeMap<String, Format>,
+}
+
 /// Converts every complete matrix in `found` to MLX's `weight`, `scales` and `biases`. Tensors of a matrix
-/// with parts missing, which may be in the next file, are left in `found`.
+/// with parts missing, which may be in the next file, are left in `found`; `stored` are the names of all tensors of
+/// the checkpoint.
 ///
 /// # Errors
 /// Tensors with inconsistent shapes or unexpected dtypes, by name.
-pub(in crate::io) fn repack(found: &mut Tensors, format: &GptqAwqConfig) -> Result<Tensors> {
-    let mut ready = Tensors::new();
+pub(in crate::io) fn repack(
+    found: &mut Tensors,
+    stored: &BTreeSet<String>,
+    config: &GptqAwqConfig,
+) -> Result<Repacked> {
+    let mut ready = Repacked::default();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
     for layer in &layers {
         let name = |part: &str| format!("{layer}.{part}");
-        let needs: &[&str] = match format.method {
-            PackingMethod::Gptq { act_order: true, .. } => &["qweight", "qzeros", "scales", "g_idx"],
-            _ => &["qweight", "qzeros", "scales"],
-        };
-        if !needs.iter().all(|part| found.contains_key(&name(part))) {
+        let ordered = matches!(config.method, PackingMethod::Gptq { act_order: true, .. });
+        let has_order = ordered || stored.contains(&name("g_idx"));
+        let needs = ["qweight", "qzeros", "scales"].into_iter().chain(has_order.then_some("g_idx"));
+        if !needs.into_iter().all(|part| found.contains_key(&name(part))) {
             continue;
         }
         let mut take = |part: &str| found.remove(&name(part));
@@ -50,22 +67,26 @@ pub(in crate::io) fn repack(found: &mut Tensors, format: &GptqAwqConfig) -> Resu
         let (Some(codes), Some(zeros), Some(scales)) = (codes, zeros, scales) else { continue };
         let order = take("g_idx");
         let matrix = Matrix { codes, zeros, scales, order };
-        let parts = matrix
-            .read(format)
-            .and_then(|plain| plain.parts(format))
+        let (parts, format) = matrix
+            .read(config)
+            .and_then(|plain| plain.parts())
             .map_err(|why| Error::ModelLoading(format!("\"{layer}.qweight\": {why}")))?;
-        ready.extend(parts.into_iter().map(|(part, array)| (name(part), array)));
+        ready.formats.extend(format.map(|format| (layer.clone(), format)));
+        ready.tensors.extend(parts.into_iter().map(|(part, array)| (name(part), array)));
     }
     let is_part = |name: &str| {
         let (_, part) = name.rsplit_once('.').unwrap_or_default();
         matches!(part, "qweight" | "qzeros" | "scales" | "g_idx")
     };
     let others: Vec<String> = found.keys().filter(|name| !is_part(name)).cloned().collect();
-    ready.extend(others.into_iter().filter_map(|name| found.remove_entry(&name)));
+    ready.tensors.extend(others.into_iter().filter_map(|name| found.remove_entry(&name)));
     Ok(ready)
 }
 
 type Outcome<T> = std::result::Result<T, String>;
+
+/// Tensors of a layer by the last part of their name.
+type Parts = Vec<(&'static str, Array)>;
 
 /// The stored tensors of one layer.
 struct Matrix {
@@ -80,6 +101,9 @@ struct Matrix {
 struct Plain {
     inputs: usize,
     outputs: usize,
+    bits: usize,
+    /// Input features per group.
+    group: usize,
     /// `[in, out]`
     codes: Vec<u8>,
     /// `[groups, out]`
@@ -92,7 +116,7 @@ struct Plain {
 }
 
 impl Matrix {
-    fn read(&self, format: &GptqAwqConfig) -> Outcome<Plain> {
+    fn read(&self, config: &GptqAwqConfig) -> Outcome<Plain> {
         let dtype = self.scales.dtype();
         let (codes, zeros) = (words(&self.codes, "qweight")?, words(&self.zeros, "qzeros")?);
         let &[groups, outputs] = self.scales.shape() else {
@@ -101,16 +125,14 @@ impl Matrix {
         if !matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32) {
             return Err(format!("\"scales\" is {dtype:?}, expected Float16, Bfloat16 or Float32"));
         }
-        let (groups, outputs, bits) = (groups as usize, outputs as usize, format.bits);
+        let (groups, outputs) = (groups as usize, outputs as usize);
+        let is_awq = matches!(config.method, PackingMethod::Awq);
+        let bits = if is_awq { 4 } else { self.bits(outputs)? };
         let rows = self.codes.dim(0) as usize;
-        let inputs = if matches!(format.method, PackingMethod::Awq) { rows } else { rows * 32 / bits };
+        let inputs = if is_awq { rows } else { rows * 32 / bits };
         let packed = |count: usize| count * bits / 32;
-        let expected_codes = if matches!(format.method, PackingMethod::Awq) {
-            [inputs, packed(outputs)]
-        } else {
-            [packed(inputs), outputs]
-        };
-        let group = format.group_size.unwrap_or(inputs);
+        let expected_codes = if is_awq { [inputs, packed(outputs)] } else { [packed(inputs), outputs] };
+        let group = self.group(inputs, groups, config.group_size.unwrap_or(inputs))?;
         let shapes = [
             ("qweight", &self.codes, expected_codes),
             ("qzeros", &self.zeros, [groups, packed(outputs)]),
@@ -128,7 +150,7 @@ impl Matrix {
         }
         let scales = self.scales.as_dtype(Dtype::Float32).map_err(|error| error.what().to_owned())?;
         kernels::eval([&scales]).map_err(|error| error.to_string())?;
-        let (codes, zeros) = match format.method {
+        let (codes, zeros) = match config.method {
             PackingMethod::Awq => (unpack_awq(codes, outputs), unpack_awq(zeros, outputs)),
             PackingMethod::Gptq { zero_offset, .. } => {
                 let mut zeros = unpack_rows(zeros, groups, outputs, bits);
@@ -141,11 +163,40 @@ impl Matrix {
         Ok(Plain {
             inputs,
             outputs,
+            bits,
+            group,
             codes,
             zeros,
             scales: scales.as_slice::<f32>().to_vec(),
             dtype,
             order: self.order(inputs, groups, group)?,
+        })
+    }
+
+    /// Bits per weight, as the zeros of `outputs` columns are packed.
+    fn bits(&self, outputs: usize) -> Outcome<usize> {
+        let width = self.zeros.shape().last().map_or(0, |&width| width as usize);
+        let fits = |bits: &usize| outputs > 0 && width * 32 == outputs * bits;
+        [2, 3, 4, 8].into_iter().find(fits).ok_or_else(|| {
+            let shape = self.zeros.shape();
+            format!("\"qzeros\" has shape {shape:?}, which is not {outputs} columns of 2, 3, 4 or 8 bits")
+        })
+    }
+
+    /// Input features per group: `configured`, unless there are too many or too few scales for it.
+    fn group(&self, inputs: usize, groups: usize, configured: usize) -> Outcome<usize> {
+        let fits = |group: &usize| *group > 0 && inputs.div_ceil(*group) == groups;
+        let counted = match &self.order {
+            Some(order) => words(order, "g_idx")?.iter().filter(|&&group| group == 0).count(),
+            None => 0,
+        };
+        let even = (groups > 0 && inputs.is_multiple_of(groups)).then(|| inputs / groups);
+        let found = [Some(counted), Some(configured), even].into_iter().flatten().find(fits);
+        found.ok_or_else(|| {
+            format!(
+                "\"scales\" has shape {:?}, which is not one row per group of {inputs} inputs",
+                self.scales.shape()
+            )
         })
     }
 
@@ -166,25 +217,23 @@ impl Matrix {
 }
 
 impl Plain {
-    fn parts(&self, format: &GptqAwqConfig) -> Outcome<Vec<(&'static str, Array)>> {
-        let parts = match (&self.order, format.mlx()) {
-            (None, Some(mlx)) if self.inputs.is_multiple_of(mlx.group_size()) => {
-                self.packed(format.bits, mlx.group_size(), format.group_size.unwrap_or(self.inputs))
-            }
-            (order, _) => self.dense(order.as_deref(), format.group_size.unwrap_or(self.inputs)),
+    /// Returns the tensors of the layer, and their format if they are quantized.
+    fn parts(&self) -> Outcome<(Parts, Option<Format>)> {
+        let format = match self.order {
+            None => mlx_format(self.bits, self.group),
+            Some(_) => None,
         };
-        parts.map_err(|error| error.what().to_owned())
+        let format = format.filter(|format| self.inputs.is_multiple_of(format.group_size()));
+        let parts = match format {
+            Some(format) => self.packed(format.group_size()),
+            None => self.dense(),
+        };
+        Ok((parts.map_err(|error| error.what().to_owned())?, format))
     }
 
-    /// Transposes and repacks the codes, splitting groups of `from` input features into groups of `group`, a
-    /// divisor of `from`.
-    fn packed(
-        &self,
-        bits: usize,
-        group: usize,
-        from: usize,
-    ) -> crate::nn::Result<Vec<(&'static str, Array)>> {
-        let Self { inputs, outputs, .. } = *self;
+    /// Transposes and repacks the codes, splitting groups into groups of `group` input features.
+    fn packed(&self, group: usize) -> crate::nn::Result<Parts> {
+        let Self { inputs, outputs, bits, group: from, .. } = *self;
         let width = inputs * bits / 32;
         let mut words = vec![0_u32; outputs * width];
         words.par_chunks_mut(TILE * width).enumerate().for_each(|(tile, words)| {
@@ -217,8 +266,9 @@ impl Plain {
     }
 
     /// Dequantizes the weights, for groups that MLX cannot represent.
-    fn dense(&self, order: Option<&[usize]>, from: usize) -> crate::nn::Result<Vec<(&'static str, Array)>> {
-        let Self { inputs, outputs, .. } = *self;
+    fn dense(&self) -> crate::nn::Result<Parts> {
+        let Self { inputs, outputs, group: from, .. } = *self;
+        let order = self.order.as_deref();
         let mut weights = vec![0.0_f32; outputs * inputs];
         weights.par_chunks_mut(inputs).enumerate().for_each(|(output, row)| {
             for (input, weight) in row.iter_mut().enumerate() {
