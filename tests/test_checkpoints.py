@@ -302,6 +302,37 @@ def test_an_adapter_is_merged_into_a_text_tower(
     assert "only the language model" in caplog.text
 
 
+def test_a_packed_text_tower(tmp_path: Path, figure: Check) -> None:
+    """As MLX packs larger models, with layers of other bits by their full names."""
+    packed: Arrays = {}
+    formats: dict[str, Any] = {}
+    for name, weight in stored(MODELS / "llama_tied").items():
+        path = name.removesuffix(".weight")
+        if not name.endswith("_proj.weight"):
+            packed[name] = weight
+            continue
+        bits = 8 if path.endswith("down_proj") else 4
+        parts = mx.quantize(weight, 32, bits)
+        packed |= dict(zip((name, f"{path}.scales", f"{path}.biases"), parts, strict=True))
+        if bits == 8:
+            formats[path] = {"bits": 8, "group_size": 32}
+    uniform = {"bits": 4, "group_size": 32}
+    plain = write(
+        tmp_path / "plain", "llama_tied", packed, lambda config: config | {"quantization": uniform | formats}
+    )
+    towers = {f"language_model.{path}": settings for path, settings in formats.items()}
+    tower = write(
+        tmp_path / "tower",
+        "llama_tied",
+        {f"language_model.{name}": array for name, array in packed.items()},
+        lambda config: {"model_type": "llava", "text_config": config, "quantization": uniform | towers},
+    )
+    want = logits(plain, IDS)
+    figure("packed text tower", largest(logits(tower, IDS), want), SAME)
+    _core.models.convert(str(tower), str(tmp_path / "saved"), "float32")
+    figure("packed text tower, saved", largest(logits(tmp_path / "saved", IDS), want), SAME)
+
+
 def test_only_known_towers_are_left_out(tmp_path: Path) -> None:
     model = wrapped(tmp_path / "model", "llava", "new", {"audio_tower.weight": mx.ones(3)})
     with pytest.raises(ModelLoadingError, match=r'unexpected tensor "audio_tower\.weight"'):

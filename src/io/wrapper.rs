@@ -82,6 +82,12 @@ pub fn language_model(config: &Value) -> Option<Value> {
             text.insert(key.to_owned(), value.clone());
         }
     }
+    for key in ["quantization", "quantization_config"] {
+        if let Some(layers) = text.get_mut(key).and_then(Value::as_object_mut) {
+            let rename = |(path, format): (String, Value)| Some((language_model_name(&path)?, format));
+            *layers = std::mem::take(layers).into_iter().filter_map(rename).collect();
+        }
+    }
     let is_true = |value: Option<&Value>| value.and_then(Value::as_bool);
     let own = is_true(config.get("tie_embedding")).or(is_true(config.get("tie_word_embeddings")));
     let inner = text.shift_remove("tie_embedding").or(text.get("tie_word_embeddings").cloned());
@@ -172,6 +178,15 @@ mod tests {
         .unwrap();
         assert!(text.get("num_key_value_heads").is_none(), "as many as heads");
         assert_eq!((&text["vocab_size"], &text["tie_word_embeddings"]), (&32064.into(), &false.into()));
+    }
+
+    #[test]
+    fn layers_with_a_format_of_their_own_are_renamed() {
+        let text = language_model(&json!({
+            "model_type": "gemma3", "text_config": {},
+            "quantization": {"bits": 4, "language_model.lm_head": {"bits": 8}, "vision_tower.x": {"bits": 2}},
+        }));
+        assert_eq!(text.unwrap()["quantization"], json!({"bits": 4, "lm_head": {"bits": 8}}));
     }
 
     #[test]

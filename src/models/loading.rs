@@ -64,7 +64,7 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     };
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
-    let quantization = QuantizationConfig::parse(config).map_err(named)?.renamed(name_of);
+    let quantization = QuantizationConfig::parse(config).map_err(named)?;
     let mut model = create(config).map_err(named)?;
     weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
     if let Some(format) = quantize {

@@ -39,7 +39,7 @@ class Model:
     @property
     def config(self, /) -> Any:
         """
-        The parsed `config.json`.
+        The parsed `config.json`; of a larger model, such as a vision–language model, the language model's part.
         """
     @property
     def dtype(self, /) -> str:

@@ -79,13 +79,6 @@ impl QuantizationConfig {
         Ok(Self { gptq_awq, ..Self::default() })
     }
 
-    /// Renames the layers that have a format of their own; those for which `rename` returns nothing are removed.
-    #[must_use]
-    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Self {
-        let layers = self.layers.into_iter().filter_map(|(path, format)| Some((rename(&path)?, format)));
-        Self { layers: layers.collect(), ..self }
-    }
-
     /// The packing of a GPTQ or AWQ checkpoint, which has to be repacked.
     #[must_use]
     pub fn gptq_awq(&self) -> Option<&GptqAwqConfig> {
@@ -153,16 +146,5 @@ mod tests {
         }
         let old = json!({"quantization_config": {"load_in_8bit": true}});
         assert!(QuantizationConfig::parse(&old).unwrap_err().to_string().contains("bitsandbytes"));
-    }
-
-    #[test]
-    fn layers_of_a_wrapper_are_renamed() {
-        let config = json!({"quantization": {
-            "bits": 4, "group_size": 64, "tower.head": {"bits": 8, "group_size": 32},
-        }});
-        let quantization = QuantizationConfig::parse(&config).unwrap();
-        let quantization = quantization.renamed(|path| path.strip_prefix("tower.").map(str::to_owned));
-        assert_eq!(quantization.format_of("head"), Some(Format::affine(8, 32).unwrap()));
-        assert_eq!(quantization.format_of("tower.head"), Some(Format::affine(4, 64).unwrap()));
     }
 }

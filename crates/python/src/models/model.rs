@@ -98,7 +98,7 @@ impl Model {
         self.config["model_type"].as_str().unwrap_or_default()
     }
 
-    /// The parsed `config.json`.
+    /// The parsed `config.json`; of a larger model, such as a vision–language model, the language model's part.
     #[getter]
     fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         py.import("json")?.call_method1("loads", (self.config.to_string(),))
