@@ -1,7 +1,7 @@
 //! Model folders in Hugging Face format.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{atomic, config, shards, weights, wrapper};
 use crate::nn::Network;
@@ -22,6 +22,9 @@ const DESCRIPTION: [&str; 11] = [
     "chat_template.jinja",
 ];
 
+/// Folder of chat templates other than the default.
+const TEMPLATES: &str = "additional_chat_templates";
+
 /// Keys of `config.json` that describe quantized weights.
 const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 
@@ -34,11 +37,12 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     let is_packed = model.parameters().flatten().keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
-    for name in DESCRIPTION {
-        let path = source.join(name);
-        if path.exists() {
-            atomic::write(&target.join(name), |temporary| fs::copy(&path, temporary).map(|_| ()))?;
+    for name in description(source)? {
+        let (from, to) = (source.join(&name), target.join(&name));
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         }
+        atomic::write(&to, |temporary| fs::copy(&from, temporary).map(|_| ()))?;
     }
     let whole = config::read_whole(source)?;
     let mut config = match wrapper::language_model(&whole) {
@@ -64,6 +68,19 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     }
     atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
     weights::save(target, model, None)
+}
+
+/// Files other than weights, relative to `folder`.
+fn description(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut names: Vec<PathBuf> = DESCRIPTION.iter().map(PathBuf::from).collect();
+    let templates = folder.join(TEMPLATES);
+    if templates.is_dir() {
+        for entry in fs::read_dir(&templates).map_err(Error::io("read", &templates))? {
+            names.push(Path::new(TEMPLATES).join(entry.map_err(Error::io("read", &templates))?.file_name()));
+        }
+    }
+    names.retain(|name| folder.join(name).is_file());
+    Ok(names)
 }
 
 /// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The
