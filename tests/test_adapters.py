@@ -111,7 +111,7 @@ def setting(**changes: Any) -> Callable[[Path], None]:
     ("change", "culprits"),
     [
         (setting(peft_type="IA3"), ["peft_type", "IA3"]),
-        (setting(modules_to_save=["lm_head"]), ["modules_to_save", "lm_head"]),
+        (setting(modules_to_save=["lm_head"]), ["modules_to_save", "lm_head", "no tensors"]),
         (setting(lora_bias=True), ["lora_bias"]),
         (setting(use_dora=True), ["down_proj", "no magnitude", "use_dora"]),
         (setting(bias="all"), ["bias", "all"]),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{atomic, config, weights};
 use crate::nn::Network;
 use crate::{Error, Result, rng};
@@ -32,7 +34,8 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    let is_packed = model.parameters().flatten().keys().any(|name| name.ends_with(".scales"));
+    let parameters = model.parameters().flatten();
+    let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in DESCRIPTION {
         let path = source.join(name);
@@ -44,6 +47,13 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     // transformers 5 writes "dtype", older versions "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
+    if parameters.contains_key("lm_head.weight") {
+        let shape = |name: &str| parameters.get(name).map(|x| x.shape());
+        let is_packed_alike = ["weight", "scales"]
+            .iter()
+            .all(|leaf| shape(&format!("lm_head.{leaf}")) == shape(&format!("model.embed_tokens.{leaf}")));
+        untie(&mut config, is_packed_alike);
+    }
     if !is_packed && let Some(fields) = config.as_object_mut() {
         for key in QUANTIZATION {
             fields.shift_remove(key);
@@ -51,6 +61,23 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     }
     atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
     weights::save(target, model, None)
+}
+
+/// Says in `config` that the output head is not tied to the embeddings; `is_packed_alike` tells whether it is in their
+/// format.
+fn untie(config: &mut Value, is_packed_alike: bool) {
+    // LFM2 has the second key too.
+    for key in ["tie_word_embeddings", "tie_embedding"] {
+        if config.get(key).is_some() || key == "tie_word_embeddings" {
+            config[key] = false.into();
+        }
+    }
+    for key in QUANTIZATION.iter().filter(|_| is_packed_alike) {
+        let Some(fields) = config.get_mut(key).and_then(Value::as_object_mut) else { continue };
+        if let (Some(format), None) = (fields.get("model.embed_tokens").cloned(), fields.get("lm_head")) {
+            fields.insert("lm_head".to_owned(), format);
+        }
+    }
 }
 
 /// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The

@@ -14,14 +14,13 @@ use super::experts;
 use super::language_model::LanguageModel;
 use super::shape::Shape;
 use crate::kernels::checkpoint::checkpoint;
-use crate::kernels::linear::Layer;
 use crate::nn::layer::Linears;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
-    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
-    Segments,
+    self, Cache, Context, Embedding, Head, KvCache, LayerCache, Linear, Network, Overrides, Prompt, Residual,
+    RmsNorm, Segments,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -64,6 +63,7 @@ pub(super) struct CausalLm<B: Block> {
     long_rope_threshold: Option<i32>,
     layout: CheckpointLayout,
     checkpointing: Option<GradientCheckpointing>,
+    overrides: Overrides,
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
@@ -98,6 +98,7 @@ impl<B: Block> CausalLm<B> {
             long_rope_threshold: None,
             layout: CheckpointLayout::default(),
             checkpointing: None,
+            overrides: Overrides::default(),
         })
     }
 
@@ -175,13 +176,31 @@ impl<B: Block> Network for CausalLm<B> {
                 visit(&format!("model.layers.{i}.{name}"), layer)?;
             }
         }
-        Ok(())
+        let head = self.lm_head.as_mut().filter(|_| self.overrides.adapts_head);
+        head.map_or(Ok(()), |head| visit("lm_head", head))
+    }
+
+    fn set_head_adaptable(&mut self, adaptable: bool) -> bool {
+        if adaptable && self.lm_head.is_none() {
+            self.lm_head = Some(Linear::from_embedding(&self.model.embed_tokens));
+            self.overrides.untied = true;
+        } else if !adaptable && std::mem::take(&mut self.overrides.untied) {
+            self.lm_head = None;
+        }
+        self.overrides.adapts_head = adaptable;
+        true
+    }
+
+    fn overrides_mut(&mut self) -> Option<&mut Overrides> {
+        Some(&mut self.overrides)
     }
 
     fn visit_quantizable(&mut self, visit: &mut dyn FnMut(&str, WeightMut) -> Result<()>) -> Result<()> {
         visit("model.embed_tokens", self.model.embed_tokens.weight_mut())?;
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))?;
-        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
+        // An adaptable head has just been visited.
+        let head = self.lm_head.as_mut().filter(|_| !self.overrides.adapts_head);
+        head.map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
     }
 
     fn dtype(&self) -> Dtype {
@@ -215,8 +234,8 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         self.read(ids, Context::Segmented(segments))
     }
 
-    fn head(&self) -> Layer<'_> {
-        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.as_linear(), Linear::operands)
+    fn head(&self) -> Head<'_> {
+        self.lm_head.as_ref().map_or(Head::Tied(&self.model.embed_tokens), Head::Layer)
     }
 
     fn softcap(&self) -> Option<f32> {
