@@ -59,9 +59,12 @@ def save(folder: Path, arrays: dict[str, np.ndarray], **settings: Any) -> Path:
 
 def low_rank(model: Path, *paths: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Random matrices for these layers, and what they add to the weights."""
-    arrays, sums = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    sums: dict[str, np.ndarray] = {}
     for seed, path in enumerate(paths):
-        weight = head_of(model) if path == "lm_head" else tensors(model / "model.safetensors")[f"{path}.weight"]
+        weight = (
+            head_of(model) if path == "lm_head" else tensors(model / "model.safetensors")[f"{path}.weight"]
+        )
         a, b = noise(seed, RANK, weight.shape[1]), noise(seed + 9, weight.shape[0], RANK)
         arrays |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
         sums[f"{path}.weight"] = weight + (ALPHA / RANK) * (b @ a)
@@ -98,7 +101,7 @@ def test_an_adapted_head_is_applied(model: Path, tmp_path: Path, figure: Check) 
     scored = _core.evaluate.score_tokens(loaded, [(IDS[0].tolist(), 1)])
     figure(
         f"evaluation with an adapted head of {model.name}",
-        abs(np.mean([-score for score, _ in scored[0]]) - cross_entropy(want[:, :-1], IDS[:, 1:])),
+        abs(float(np.mean([-score for score, _ in scored[0]])) - cross_entropy(want[:, :-1], IDS[:, 1:])),
         CLOSE,
     )
 
@@ -117,7 +120,9 @@ def test_a_merged_head_is_its_own(model: Path, dtype: str, tmp_path: Path, figur
     assert parameters.keys() == stored(base).keys() | {HEAD}
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
     want, found = logits(base, IDS, adapter), logits(tmp_path / "merged", IDS)
-    figure(f"merged {dtype} head of {model.name}", largest(found, want), CLOSE if dtype == "float32" else 0.1)
+    share = largest(found, want) / largest(want, logits(base, IDS))
+    limit = CLOSE if dtype == "float32" else 2e-2
+    figure(f"share of its effect that a merged {dtype} head of {model.name} loses", share, limit)
 
 
 SAVED: dict[str, tuple[list[str], bool]] = {
@@ -247,7 +252,7 @@ def test_a_copy_below_a_head_is_no_obstacle_to_conversion(model: Path, tmp_path:
 
 
 def packed(model: Path, folder: Path) -> Path:
-    """The model with its embeddings and head in 8 bits, groups of 32 or, of the embeddings, as another entry says."""
+    """The model with its embeddings and head in 8 bits, where others would have 4."""
     shutil.copytree(model, folder)
     arrays = stored(model)
     entry: dict[str, Any] = {"bits": 4, "group_size": 32}
@@ -300,7 +305,9 @@ def test_mlx_lm_reads_an_adapted_head(mlx_lm: ModuleType, tmp_path: Path, figure
 @BOTH
 def test_modules_that_do_not_fit(model: Path, tmp_path: Path) -> None:
     arrays, _ = low_rank(model, QUERY)
-    narrow = save(tmp_path / "narrow", {**arrays, HEAD: np.ones((4, 9), np.float32)}, modules_to_save=["lm_head"])
+    narrow = save(
+        tmp_path / "narrow", {**arrays, HEAD: np.ones((4, 9), np.float32)}, modules_to_save=["lm_head"]
+    )
     with pytest.raises(ModelLoadingError, match=r"\[4, 9\], expected \[256, .*modules_to_save"):
         logits(model, IDS, narrow)
     missing = save(tmp_path / "missing", arrays, modules_to_save=["lm_head"])

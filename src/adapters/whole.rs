@@ -12,9 +12,9 @@ use crate::nn::quantized::is_float;
 use crate::{Result, kernels};
 
 /// Path of the output head.
-pub const HEAD: &str = "lm_head";
-const HEAD_WEIGHT: &str = "lm_head.weight";
-const EMBEDDING_WEIGHT: &str = "model.embed_tokens.weight";
+pub(super) const HEAD: &str = "lm_head";
+pub(super) const HEAD_WEIGHT: &str = "lm_head.weight";
+pub(super) const EMBEDDING_WEIGHT: &str = "model.embed_tokens.weight";
 
 /// A parameter that an adapter brings along.
 #[derive(Debug, Clone)]

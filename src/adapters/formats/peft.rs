@@ -17,7 +17,7 @@ use super::peft_config::PeftConfig;
 use super::uniform_rank::most_frequent;
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
 use crate::adapters::names::{ends_with, layer_names};
-use crate::adapters::whole::WholeModule;
+use crate::adapters::whole::{EMBEDDING_WEIGHT, HEAD, HEAD_WEIGHT, WholeModule};
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
@@ -195,6 +195,12 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Net
         };
         tensors.insert(format!("{PREFIX}{name}"), value.clone());
     }
+    if let Some(value) = tied(adapter) {
+        // PEFT reads what is tied from either name.
+        for name in [EMBEDDING_WEIGHT, HEAD_WEIGHT] {
+            tensors.entry(format!("{PREFIX}{name}")).or_insert_with(|| value.clone());
+        }
+    }
     // The format that PEFT writes for PyTorch tensors.
     tensors::write(&folder.join(TENSORS), &tensors, &[("format", "pt")])?;
     let config = configuration(adapter, all.as_deref());
@@ -243,10 +249,17 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
         "init_lora_weights": true,
         "auto_mapping": null,
     });
-    if adapter.whole.values().any(|module| module.shared) {
+    if tied(adapter).is_some() {
         json["ensure_weight_tying"] = true.into();
     }
     json
+}
+
+/// The embeddings, if they are replaced together with the head that is tied to them.
+fn tied(adapter: &Adapter) -> Option<&Array> {
+    let shared = |name: &&str| adapter.whole.get(*name).is_some_and(|module| module.shared);
+    let name = [EMBEDDING_WEIGHT, HEAD_WEIGHT].into_iter().find(shared)?;
+    adapter.whole.get(name).filter(|_| !adapter.layers.contains_key(HEAD)).map(|module| &module.value)
 }
 
 /// `scale · rank`, rounded if an integer gives the same scale.
