@@ -19,6 +19,8 @@ pub enum Purpose {
     Noise = 4,
     /// Random projections of gradients.
     Sketch = 5,
+    /// Rounding of weights.
+    Rounding = 6,
 }
 
 /// Returns the PRNG key of `purpose` at `path`, for example step and layer.

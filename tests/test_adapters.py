@@ -111,7 +111,7 @@ def setting(**changes: Any) -> Callable[[Path], None]:
     ("change", "culprits"),
     [
         (setting(peft_type="IA3"), ["peft_type", "IA3"]),
-        (setting(modules_to_save=["lm_head"]), ["modules_to_save", "lm_head"]),
+        (setting(modules_to_save=["lm_head"]), ["modules_to_save", "lm_head", "no tensors"]),
         (setting(lora_bias=True), ["lora_bias"]),
         (setting(use_dora=True), ["down_proj", "no magnitude", "use_dora"]),
         (setting(bias="all"), ["bias", "all"]),
@@ -162,6 +162,37 @@ def test_adapters_of_peft_that_are_refused(
         _core.models.load(str(MODEL), str(folder), "float32")
     message = str(error.value)
     assert all(culprit in message for culprit in culprits), message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        setting(target_modules=r"model\.layers\.(?!9\.)\d+\.(self_attn|mlp)\.(?!rotary)\w+(?<!norm)"),
+        setting(rank_pattern={r"layers\.(?!0|1)\d+\..*": 2}, alpha_pattern={r".*(?<!_proj)": 1}),
+        setting(
+            lora_dropout=None, use_dora=None, use_rslora=None, init_r=None, layers_pattern=None, bias=None
+        ),
+    ],
+    ids=["look-ahead", "patterns", "nulls"],
+)
+def test_what_peft_may_write_otherwise(
+    change: Callable[[Path], None], expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(PEFT / "lora", tmp_path / "adapter"))
+    change(folder)
+    assert largest(logits(MODEL, expected["ids"], folder), expected["lora"]) < CLOSE
+
+
+def test_patterns_that_look_around_choose_the_scale(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(PEFT / "lora", tmp_path / "adapter"))
+    setting(alpha_pattern={r".*\.(?!q_|v_)\w+_proj": 9, r"(?<=self_attn\.)q_proj": 3})(folder)
+    plain = Path(shutil.copytree(PEFT / "lora", tmp_path / "plain"))
+    others = ["k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    setting(alpha_pattern=dict.fromkeys(others, 9) | {"q_proj": 3})(plain)
+    assert largest(logits(MODEL, IDS, folder), logits(MODEL, IDS, plain)) == 0
+    setting(alpha_pattern={r"(?=m)(\w|\w\w|\.)+(?!x)!": 1})(folder)
+    with pytest.raises(ModelLoadingError, match=r"alpha_pattern.*cannot be evaluated"):
+        logits(MODEL, IDS, folder)
 
 
 def test_names_that_reach_outside_are_no_layers(tmp_path: Path) -> None:

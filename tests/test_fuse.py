@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from efficientai_toolkit import _core
 from efficientai_toolkit.adapters import fuse
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, TrainingError
 from support.damage import tensor
@@ -26,6 +27,47 @@ IDS = np.arange(3, 19)[None]
 CLOSE = 1e-4
 
 
+def random_merge(folder: Path, shape: tuple[str, int, int, float]) -> tuple[Path, Path]:
+    """A random model and an adapter of all its layers."""
+    family, hidden, blocks, std = shape
+    heads = hidden // 64
+    sizes = {"vocab_size": 256, "hidden_size": hidden, "intermediate_size": 2 * hidden}
+    config = {
+        "model_type": family,
+        **sizes,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "head_dim": 64,
+        "initializer_range": std,
+        "tie_word_embeddings": False,
+    }
+    (folder / "adapter").mkdir()
+    _core.models.create(json.dumps(config), str(folder / "model"), 1)
+    rng = np.random.default_rng(2)
+    arrays = {}
+    for name, weight in stored(folder / "model").items():
+        if weight.ndim == 2 and ".layers." in name:
+            path, (outputs, inputs) = name.removesuffix(".weight"), weight.shape
+            arrays[f"{path}.lora_a"] = mx.array(rng.normal(size=(inputs, 8)) / inputs**0.5, mx.float32)
+            arrays[f"{path}.lora_b"] = mx.array(rng.normal(size=(8, outputs)) / 100, mx.float32)
+    mx.save_safetensors(str(folder / "adapter" / "adapters.safetensors"), arrays)
+    settings = {"lora_parameters": {"rank": 8, "scale": 10.0}}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    return folder / "model", folder / "adapter"
+
+
+@pytest.mark.parametrize(
+    "shape", [("llama", 512, 8, 0.05), ("llama", 128, 16, 0.1), ("qwen3", 256, 8, 0.1)], ids=str
+)
+def test_wide_and_deep_models_are_merged(
+    shape: tuple[str, int, int, float], tmp_path: Path, figure: Check
+) -> None:
+    model, adapter = random_merge(tmp_path, shape)
+    result = fuse(model, adapter, tmp_path / "merged")
+    figure(f"merged random {shape}, of its effect", result.error / result.effect, CLOSE)
+
+
 @pytest.mark.parametrize("adapter", [MLX, PEFT / "patterns", PEFT / "dora"], ids=["mlx", "peft", "dora"])
 def test_a_merged_model_is_model_and_adapter(adapter: Path, tmp_path: Path, figure: Check) -> None:
     result = fuse(MODEL, adapter, tmp_path / "merged")
@@ -34,6 +76,26 @@ def test_a_merged_model_is_model_and_adapter(adapter: Path, tmp_path: Path, figu
     difference = largest(logits(tmp_path / "merged", IDS), logits(MODEL, IDS, adapter))
     figure(f"merged {adapter.name} logits", difference, CLOSE)
     assert stored(tmp_path / "merged").keys() == stored(MODEL).keys()
+
+
+def test_a_merge_keeps_the_number_format_of_each_tensor(tmp_path: Path, figure: Check) -> None:
+    base = Path(shutil.copytree(MODEL, tmp_path / "base"))
+    mixed = {n: w if w.ndim == 1 else w.astype(mx.bfloat16) for n, w in stored(MODEL).items()}
+    mx.save_safetensors(str(base / "model.safetensors"), mixed)
+    result = fuse(base, MLX, tmp_path / "merged")
+    found = stored(tmp_path / "merged")
+    assert {n: w.dtype for n, w in found.items()} == {n: w.dtype for n, w in mixed.items()}
+    figure("effect that a merged model of two formats loses", abs(1 - result.kept), 0.02)
+    packed = quantized(tmp_path / "packed", 8)
+    half = {"scales", "biases"}
+    arrays = stored(packed)
+    parts = {n: w.astype(mx.bfloat16) if n.rpartition(".")[2] in half else w for n, w in arrays.items()}
+    mx.eval(parts)
+    mx.save_safetensors(str(packed / "model.safetensors"), parts)
+    fuse(packed, MLX, tmp_path / "dense", dequantize=True)
+    for name, weight in stored(tmp_path / "dense").items():
+        path = name.removesuffix(".weight")
+        assert weight.dtype == (mx.bfloat16 if f"{path}.scales" in parts else mx.float32), name
 
 
 def quantized(folder: Path, bits: int) -> Path:

@@ -17,6 +17,7 @@ from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten
 
 from efficientai_toolkit.adapters import fuse
+from efficientai_toolkit.exceptions import ModelLoadingError
 from support.engine import FIXTURES, MODELS, continuation, largest, logits, tensors, train
 from support.rows import EOS, random_ids, write_words
 
@@ -159,6 +160,30 @@ def test_we_read_an_adapter_of_mlx_lm(
     assert largest(ours, logits(MODEL, ids)) > 0.05
     what = "keys" if "keys" in parameters else f"last {num_layers}"
     figure(f"we read mlx-lm's {kind} adapter ({what})", largest(ours, their_logits(model, ids)), LOGITS)
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_we_read_configurations_of_older_versions(
+    mlx_lm: ModuleType, dora: bool, ids: np.ndarray, tmp_path: Path, figure: Check
+) -> None:
+    """Those of 0.14.2 to 0.18, and nulls for what nobody reads."""
+    parameters = {"rank": 4, "alpha": 16, "dropout": 0.0, "scale": 10.0}
+    model = with_their_lora(mlx_lm, parameters, 1, b_std=0.02, dora=dora)
+    folder = save_theirs(mlx_lm, model, tmp_path / "adapter", parameters, 1)
+    old = {"lora_layers": 1, "lora_parameters": parameters, "use_dora": dora, "lr_schedule": None}
+    want = their_logits(model, ids)
+    assert largest(want, logits(MODEL, ids)) > 0.05
+    for name, changes in (
+        ("old", {}),
+        ("nulls", {"num_layers": None, "model": None, "fine_tune_type": None, "rank_pattern": None}),
+        ("inner nulls", {"lora_parameters": parameters | {"rank": None, "dropout": None, "keys": None}}),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(old | changes))
+        kind = "dora" if dora else "lora"
+        figure(f"mlx-lm's {name} configuration, {kind}", largest(logits(MODEL, ids, folder), want), LOGITS)
+    (folder / "adapter_config.json").write_text(json.dumps(old | {"lora_parameters": {"rank": 4}}))
+    with pytest.raises(ModelLoadingError, match=r"adapter_config.*scale"):
+        logits(MODEL, ids, folder)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::Array;
 
+use super::whole::{self, WholeModule};
 use crate::Result;
 use crate::io::weights;
 use crate::nn::quantized::is_float;
@@ -16,7 +17,7 @@ pub const LORA: &str = "lora";
 pub const DORA: &str = "dora";
 
 /// Low-rank matrices for some linear layers of a network.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Adapter {
     /// Matrices by the key path of their layer.
     pub layers: BTreeMap<String, AdapterLayer>,
@@ -26,6 +27,8 @@ pub struct Adapter {
     pub base_model: Option<String>,
     /// Number of non-zero ranks by key path, if layers differ; informational.
     pub ranks: BTreeMap<String, u32>,
+    /// Parameters that stand in for those of the model, by name.
+    pub whole: BTreeMap<String, WholeModule>,
 }
 
 /// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::linear::dora).
@@ -88,7 +91,7 @@ impl Adapter {
     /// # Errors
     /// Only those of [`Network::visit_linears`].
     pub fn from_network(model: &mut dyn Network, base_model: Option<String>) -> Result<Self> {
-        let mut adapter = Self { layers: BTreeMap::new(), dropout: 0.0, base_model, ranks: BTreeMap::new() };
+        let mut adapter = Self { base_model, whole: whole::attached(model), ..Self::default() };
         model.visit_linears(&mut |path, layer| {
             if let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) {
                 let (a, b, m) = (a.clone(), b.clone(), (*layer.m).clone());
@@ -101,12 +104,14 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// Checks that every matrix belongs to a layer of `model` with matching dimensions.
+    /// Checks that every matrix belongs to a layer of `model` with matching dimensions, and every whole module to a
+    /// parameter. An output head that the adapter changes is one of the adaptable layers afterwards.
     ///
     /// # Errors
     /// The mismatches, listed.
     pub fn check(&self, model: &mut dyn Network) -> Result<(), String> {
-        let mut problems = Vec::new();
+        whole::open_head(self, model);
+        let mut problems = whole::problems(self, model).map_err(|error| error.to_string())?;
         let mut unknown: BTreeSet<&String> = self.layers.keys().collect();
         let visited = model.visit_linears(&mut |path, layer| {
             let Some((path, AdapterLayer { a, b, m, .. })) = self.layers.get_key_value(path) else {
@@ -141,6 +146,7 @@ impl Adapter {
     /// Those of [`check`](Self::check).
     pub fn attach(&self, model: &mut dyn Network) -> Result<(), String> {
         self.check(model)?;
+        whole::replace(self, model).map_err(|error| error.to_string())?;
         let set = model.visit_linears(&mut |path, layer| {
             if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
                 (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
@@ -152,9 +158,17 @@ impl Adapter {
         set.map_err(|error| error.to_string())
     }
 
-    /// Iterates over the arrays of all layers.
+    /// Whether the adapter does nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.whole.is_empty()
+    }
+
+    /// Iterates over all arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.values().flat_map(|layer| [&layer.a, &layer.b].into_iter().chain(&layer.m))
+        let low_rank =
+            self.layers.values().flat_map(|layer| [&layer.a, &layer.b].into_iter().chain(&layer.m));
+        low_rank.chain(self.whole.values().map(|module| &module.value))
     }
 }
 

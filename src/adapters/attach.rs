@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use mlx_rs::{Array, Dtype, random};
 
-use super::names::{is_adapter_parameter, layer_names, num_blocks, split_block};
+use super::names::{ends_with, is_adapter_parameter, layer_names, num_blocks, split_block};
 use super::pissa::{self, SvdMethod};
 use super::ranks::RankPattern;
+use super::whole;
 use crate::models::Model;
 use crate::nn::{Linear, LowRank, Network};
 use crate::rng::{self, Purpose};
@@ -74,20 +75,26 @@ pub struct AdapterSettings<'a> {
     pub seed: u64,
 }
 
-/// Removes all low-rank adapters and the soft prompt of a language model.
+/// Removes all adapters and the soft prompt of a language model.
 ///
 /// # Errors
 /// Only those of [`Network::visit_linears`].
 pub fn detach(model: &mut Model) -> Result<()> {
     *model.prompt_mut() = None;
-    detach_low_rank(model)
+    detach_adapters(model)
 }
 
-/// Removes all low-rank adapters.
+/// Removes all low-rank adapters and the whole modules beside them.
 ///
 /// # Errors
 /// Only those of [`Network::visit_linears`].
-pub fn detach_low_rank(model: &mut dyn Network) -> Result<()> {
+pub fn detach_adapters(model: &mut dyn Network) -> Result<()> {
+    clear_low_rank(model)?;
+    whole::restore(model)
+}
+
+/// Empties the low-rank slots of all layers.
+pub(super) fn clear_low_rank(model: &mut dyn Network) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
         (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
         layer.low_rank = LowRank::default();
@@ -117,6 +124,9 @@ pub fn make_trainable(model: &mut dyn Network, dropout: f32) -> Result<()> {
 /// weight does not have.
 pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()> {
     let modules = settings.target_modules;
+    if modules.is_some_and(|names| names.iter().any(|name| name == whole::HEAD)) {
+        model.set_head_adaptable(true);
+    }
     let first_block = match settings.num_layers {
         Some(last) => Some(first_block(num_blocks(&layer_names(model)?), last)?),
         None => None,
@@ -129,14 +139,16 @@ pub fn attach(model: &mut dyn Network, settings: &AdapterSettings) -> Result<()>
         layer_index += 1;
         let (block, name) = split_block(path).map_or((None, path), |(block, name)| (Some(block), name));
         available.insert(name.to_owned());
-        let target = modules.map(|names| names.iter().find(|&target| matches_target(name, target)));
+        let target = modules.map(|names| names.iter().find(|&target| ends_with(name, target)));
         if let Some(Some(target)) = target {
             matched.insert(target.clone());
         }
-        if block < first_block || target == Some(None) {
+        // A layer outside of the blocks counts if it is named.
+        let is_left_out = block < first_block && (block.is_some() || modules.is_none());
+        if is_left_out || target == Some(None) {
             return Ok(());
         }
-        let rank = ranks.rank_of(path);
+        let rank = ranks.rank_of(path)?;
         if rank == 0 {
             return Ok(());
         }
@@ -192,11 +204,6 @@ pub fn parameter_names(model: &dyn Network) -> Vec<String> {
     names
 }
 
-/// Whether `target` equals `name` or its trailing parts.
-fn matches_target(name: &str, target: &str) -> bool {
-    name.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
-}
-
 fn first_block(blocks: usize, last: u32) -> Result<usize> {
     blocks
         .checked_sub(last as usize)
@@ -210,10 +217,10 @@ mod tests {
     #[test]
     fn targets_match_whole_parts_of_a_path() {
         assert_eq!(split_block("model.layers.12.mlp.up_proj"), Some((12, "mlp.up_proj")));
-        assert!(matches_target("self_attn.q_proj", "q_proj"));
-        assert!(matches_target("self_attn.q_proj", "self_attn.q_proj"));
-        assert!(!matches_target("self_attn.q_proj", "proj"));
-        assert!(!matches_target("mlp.up_proj", "q_proj"));
+        assert!(ends_with("self_attn.q_proj", "q_proj"));
+        assert!(ends_with("self_attn.q_proj", "self_attn.q_proj"));
+        assert!(!ends_with("self_attn.q_proj", "proj"));
+        assert!(!ends_with("mlp.up_proj", "q_proj"));
     }
 
     #[test]

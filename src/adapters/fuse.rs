@@ -7,23 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use mlx_rs::Dtype;
 use mlx_rs::module::ModuleParameters as _;
-use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
 use super::adapter::Adapter;
+use super::fidelity::{Fidelity, Probe};
 use super::formats::{self, StoredAdapter};
-use super::merge::{Rounding, merge_weights};
+use super::merge::merge_weights;
 use super::names::layer_names;
+use super::whole;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{config, folder, weights};
 use crate::models::{self, Model};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
-use crate::{Error, Result, kernels, rng};
-
-/// Sequences and tokens per sequence that the models are compared on.
-const PROBE_SHAPE: [i32; 2] = [2, 16];
+use crate::{Error, Result};
 
 /// What was merged, and how close the result is. Differences are root mean squares over the logits of a few
 /// sequences.
@@ -118,62 +117,27 @@ fn with_path(error: Error, adapter: &Path) -> Error {
 /// # Errors
 /// Those of [`fuse`], except for files.
 pub fn merge(model: &mut Model, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
+    let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
+    adapter.check(model).map_err(misfit)?;
     let dtype = model.dtype();
     // Activations in f32, so that the only differences are those of the weights.
     let dtypes = cast_to_float32(model)?;
-    let ids = probe_ids(model.vocab_size());
-    let base = logits(model, &ids)?;
-    let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
+    let mut probe = Probe::new(model)?;
     adapter.attach(model).map_err(misfit)?;
-    let wanted = logits(model, &ids)?;
-    let coarsest = merge_weights(model, adapter, dequantize.then_some(dtype))?;
-    let merged = logits(model, &ids)?;
-    let mut report = FuseReport {
-        layers: adapter.layers.len(),
-        quantized: false,
-        dtype: format!("{dtype:?}").to_lowercase(),
-        effect: rms_difference(&wanted, &base),
-        error: rms_difference(&merged, &wanted),
-        kept: kept_fraction(&base, &wanted, &merged),
-    };
-    check_fidelity(&coarsest, &report, standard_deviation(&wanted))?;
+    probe.read_adapted(model)?;
+    let bits = merge_weights(model, adapter, dequantize.then_some(dtype))?;
+    let fidelity = probe.compare(model, adapter, bits)?;
+    fidelity.check(bits)?;
+    whole::keep(model);
     cast(model, |name| dtypes.get(name).copied())?;
+    let mut quantized = false;
     model.visit_quantizable(&mut |_, weight| {
-        report.quantized |= weight.format.is_some();
+        quantized |= weight.format.is_some();
         Ok(())
     })?;
-    Ok(report)
-}
-
-/// Checks that rounding explains `report`, for logits with standard deviation `spread`.
-///
-/// # Errors
-/// A merged model that differs too much, with the figures.
-fn check_fidelity(rounding: &Rounding, report: &FuseReport, spread: f64) -> Result<()> {
-    let FuseReport { effect, error, kept, .. } = *report;
-    if !error.is_finite() || !effect.is_finite() {
-        return Err(Error::Training("the logits of the model are no numbers".into()));
-    }
-    // Errors of layers add up like those of independent draws.
-    let tolerance = 4.0 * rounding.step * (rounding.layers as f64).sqrt() * spread;
-    if rounding.bits.is_none() && error > tolerance {
-        return Err(Error::Training(format!(
-            "the merged model differs from model and adapter by {error:.2e}, more than the {tolerance:.2e} that \
-             rounding explains; nothing was written"
-        )));
-    }
-    if 2.0 * error > effect {
-        let format = match rounding.bits {
-            Some(bits) => format!("{bits} bits: set dequantize, or keep the adapter beside the model"),
-            None => "the model's number format: keep the adapter beside the model".into(),
-        };
-        return Err(Error::Training(format!(
-            "merging would lose the adapter: its effect on the logits is {effect:.2e}, the error of rounding \
-             {error:.2e}, and {:.0}% of the effect would be left; it is too small for {format}",
-            100.0 * kept.clamp(0.0, 1.0)
-        )));
-    }
-    Ok(())
+    let Fidelity { effect, error, kept, .. } = fidelity;
+    let dtype = format!("{dtype:?}").to_lowercase();
+    Ok(FuseReport { layers: adapter.layers.len(), quantized, dtype, effect, error, kept })
 }
 
 /// Casts all parameters but linear and quantized weights to float32. Returns their former dtypes.
@@ -203,47 +167,4 @@ fn cast(model: &mut dyn Network, dtype: impl Fn(&str) -> Option<Dtype>) -> Resul
         }
         Ok(())
     })
-}
-
-/// Deterministic token ids below `vocab`.
-fn probe_ids(vocab: i32) -> Array {
-    let count = PROBE_SHAPE.iter().product::<i32>() as u64;
-    let ids: Vec<i32> =
-        (0..count).map(|i| (rng::digest([i]) % u64::from(vocab.unsigned_abs())) as i32).collect();
-    Array::from_slice(&ids, &PROBE_SHAPE)
-}
-
-/// Logits for `ids` in float32, flattened.
-fn logits(model: &Model, ids: &Array) -> Result<Vec<f32>> {
-    let logits = model.forward(ids, None)?.as_dtype(Dtype::Float32)?;
-    kernels::eval([&logits])?;
-    Ok(logits.as_slice::<f32>().to_vec())
-}
-
-/// Mean of the squares.
-fn mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len() as f64;
-    values.map(|x| x * x).sum::<f64>() / count
-}
-
-/// Root mean square of `a - b`.
-fn rms_difference(a: &[f32], b: &[f32]) -> f64 {
-    mean_square(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b))).sqrt()
-}
-
-/// Standard deviation.
-fn standard_deviation(a: &[f32]) -> f64 {
-    let mean = a.iter().copied().map(f64::from).sum::<f64>() / a.len() as f64;
-    mean_square(a.iter().map(|&a| f64::from(a) - mean)).sqrt()
-}
-
-/// Fraction of the way from `base` to `wanted` that `merged` covers.
-fn kept_fraction(base: &[f32], wanted: &[f32], merged: &[f32]) -> f64 {
-    let (mut along, mut length) = (0.0, 0.0);
-    for ((&base, &wanted), &merged) in base.iter().zip(wanted).zip(merged) {
-        let way = f64::from(wanted) - f64::from(base);
-        along += way * (f64::from(merged) - f64::from(base));
-        length += way * way;
-    }
-    if length > 0.0 { along / length } else { 1.0 }
 }

@@ -32,7 +32,7 @@ impl Library {
     pub fn from_network(model: &mut dyn Network) -> Result<Self> {
         let adapter = Adapter::from_network(model, None)?;
         let mut library = Self::default();
-        if !adapter.layers.is_empty() {
+        if !adapter.is_empty() {
             library.adapters.insert(DEFAULT.into(), adapter);
             library.active.insert(DEFAULT.into(), 1.0);
         }
@@ -85,7 +85,7 @@ impl Library {
             chosen.push((adapter, weight));
         }
         let blend = blend(&chosen)?;
-        attach::detach_low_rank(model)?;
+        attach::detach_adapters(model)?;
         blend.attach(model).map_err(Error::ModelLoading)?;
         self.active.clone_from(weights);
         Ok(())
@@ -135,6 +135,13 @@ fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
             "an adapter with magnitudes (DoRA) cannot be weighted or blended: its effect is no sum; set it alone".into(),
         ));
     }
+    if !alone && adapters.iter().any(|(adapter, _)| !adapter.whole.is_empty()) {
+        return Err(Error::Config(
+            "an adapter with whole modules (modules_to_save) cannot be weighted or blended; set it alone"
+                .into(),
+        ));
+    }
+    let whole = adapters.first().map(|(adapter, _)| adapter.whole.clone()).unwrap_or_default();
     let dropout = match adapters {
         [(adapter, _)] => adapter.dropout,
         _ => 0.0,
@@ -147,7 +154,7 @@ fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
         }
     }
     let layers: Result<_> = parts.into_iter().map(|(path, parts)| Ok((path.clone(), sum(parts)?))).collect();
-    Ok(Adapter { layers: layers?, dropout, base_model: None, ranks: BTreeMap::new() })
+    Ok(Adapter { layers: layers?, dropout, whole, ..Adapter::default() })
 }
 
 /// Adds the updates of one layer; if there are several, their scaling factors are folded into `B`, in
@@ -186,12 +193,8 @@ mod tests {
 
     #[test]
     fn ranks_beside_each_other_add_up() {
-        let adapter = |layer: AdapterLayer| Adapter {
-            layers: [("x".to_owned(), layer)].into(),
-            dropout: 0.0,
-            base_model: None,
-            ranks: BTreeMap::new(),
-        };
+        let adapter =
+            |layer: AdapterLayer| Adapter { layers: [("x".to_owned(), layer)].into(), ..Adapter::default() };
         let (one, two) =
             (adapter(layer(&[1.0, 2.0, 3.0, 4.0], 2.0)), adapter(layer(&[-1.0, 0.5, 2.0, 8.0], 0.5)));
         let both = blend(&[(&one, 0.25), (&two, -2.0)]).unwrap();

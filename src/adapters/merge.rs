@@ -8,42 +8,58 @@ use mlx_rs::{Array, Dtype};
 use super::adapter::Adapter;
 use super::attach;
 use crate::kernels::matmul::{Transpose, matmul};
-use crate::kernels::quantized::Mode;
+use crate::kernels::quantized::{Format, Mode};
 use crate::nn::linear::dora::MIN_ROW_NORM;
+use crate::nn::quantized::is_float;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
 
-/// Merges `adapter`, which is attached to `model`, into its weights and detaches it. Quantized weights are
-/// quantized again in the same format or, with `dense`, become dense in that dtype. Returns the coarsest
-/// rounding of the merged weights.
+/// Merges the low-rank matrices of `adapter`, which is attached to `model`, into its weights. Quantized weights are
+/// quantized again in the same format or, with `dense`, become dense in the dtype of their scales, or in that one if
+/// scales are no numbers of a model. Returns the bits of the coarsest merged weight that is quantized.
 ///
 /// # Errors
 /// A quantization format that cannot be written.
-pub fn merge_weights(model: &mut dyn Network, adapter: &Adapter, dense: Option<Dtype>) -> Result<Rounding> {
-    let mut coarsest = Rounding::default();
+pub fn merge_weights(
+    model: &mut dyn Network,
+    adapter: &Adapter,
+    dense: Option<Dtype>,
+) -> Result<Option<usize>> {
+    let mut bits: Option<usize> = None;
     model.visit_linears(&mut |path, layer| {
         if adapter.layers.contains_key(path) {
-            coarsest.include(layer, dense);
             merge_layer(path, layer, dense)?;
+            bits = layer.format.map(Format::bits).into_iter().chain(bits).min();
         }
         Ok(())
     })?;
     if let Some(dtype) = dense {
-        model.visit_quantizable(&mut |_, weight| Ok(weight.dequantize(dtype)?))?;
+        model.visit_quantizable(&mut |_, weight| {
+            let dtype = dense_dtype(weight.scales.as_ref(), dtype);
+            Ok(weight.dequantize(dtype)?)
+        })?;
     }
-    attach::detach_low_rank(model)?;
-    Ok(coarsest)
+    attach::clear_low_rank(model)?;
+    Ok(bits)
 }
 
-/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized, becomes dense
-/// in the dtype `dense`.
+/// Dtype of a quantized weight that becomes dense: that of its scales, or `dtype` if they are codes.
+fn dense_dtype(scales: Option<&Array>, dtype: Dtype) -> Dtype {
+    scales.map(Array::dtype).filter(|&dtype| is_float(dtype)).unwrap_or(dtype)
+}
+
+/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized and `dense` is set,
+/// becomes dense.
 fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
     let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
     let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
     let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
     let format = layer.format;
-    let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
+    let stored = match format {
+        Some(_) => dense_dtype((*layer.scales).as_ref(), dense.unwrap_or(Dtype::Float32)),
+        None => layer.weight.dtype(),
+    };
     if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
         return Err(Error::Config(format!(
             "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
@@ -54,7 +70,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     if let Some(m) = &*layer.m {
         weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
     }
-    *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
+    *layer.weight = weight.as_dtype(stored)?;
     // Evaluated now, so that the old weight is freed before the next one is merged.
     kernels::eval([&*layer.weight])?;
     if let (Some(format), None) = (format, dense) {
@@ -67,31 +83,4 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
 fn stretch(weight: &Array, m: &Array) -> nn::Result<Array> {
     let lengths = weight.square()?.sum_axis(-1, true)?.sqrt()?;
     m.expand_dims(-1)?.divide(maximum(lengths, Array::from_f32(MIN_ROW_NORM))?)
-}
-
-/// The coarsest number format that merged weights were rounded to.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rounding {
-    /// Number of merged layers.
-    pub layers: usize,
-    /// Bits of the coarsest quantized weight; `None` if none is quantized.
-    pub bits: Option<usize>,
-    /// Largest relative rounding error of a weight.
-    pub step: f64,
-}
-
-impl Rounding {
-    /// Takes a layer into account; `dense` is the dtype that quantized weights are converted to.
-    fn include(&mut self, layer: &Linear, dense: Option<Dtype>) {
-        self.layers += 1;
-        let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
-        self.step = self.step.max(match dense.filter(|_| layer.format.is_some()).unwrap_or(stored) {
-            Dtype::Bfloat16 => f64::from(f32::EPSILON) * 65_536.0,
-            Dtype::Float16 => f64::from(f32::EPSILON) * 8_192.0,
-            _ => f64::from(f32::EPSILON),
-        });
-        if let (Some(format), None) = (layer.format, dense) {
-            self.bits = Some(self.bits.map_or(format.bits(), |bits| bits.min(format.bits())));
-        }
-    }
 }

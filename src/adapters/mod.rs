@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod attach;
+pub mod fidelity;
 pub mod finalize;
 pub mod formats;
 pub mod fuse;
@@ -12,6 +13,7 @@ pub mod names;
 pub mod patterns;
 pub mod pissa;
 pub mod ranks;
+pub mod whole;
 
 pub use adapter::{Adapter, AdapterLayer};
 pub use attach::{AdapterSettings, attach, detach};
@@ -20,6 +22,7 @@ pub use formats::{
 };
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
+pub use whole::WholeModule;
 
 #[cfg(test)]
 mod tests;

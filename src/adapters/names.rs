@@ -31,6 +31,11 @@ pub(super) fn has_prompt(model: &dyn Network) -> bool {
     model.parameters().flatten().keys().any(|name| name.starts_with(PROMPT))
 }
 
+/// Whether `end` equals `path` or its trailing parts.
+pub(super) fn ends_with(path: &str, end: &str) -> bool {
+    path.strip_suffix(end).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+}
+
 /// Splits a key path into the index of its block and the rest: `model.layers.3.self_attn.q_proj` → `(3,
 /// "self_attn.q_proj")`.
 pub(crate) fn split_block(path: &str) -> Option<(usize, &str)> {

@@ -42,13 +42,16 @@ impl RankPattern {
     }
 
     /// Returns the rank of the layer at `path`; 0 for no adapter.
-    pub(super) fn rank_of(&mut self, path: &str) -> u32 {
-        let found = self.chosen.find(path);
+    ///
+    /// # Errors
+    /// A pattern that takes too many steps.
+    pub(super) fn rank_of(&mut self, path: &str) -> Result<u32> {
+        let found = self.chosen.find(path).map_err(Error::Config)?;
         self.used.extend(found.map(|(place, _)| place));
         let rank = found.map_or(self.default, |(_, rank)| rank);
         self.asked += 1;
         self.adapted += usize::from(rank > 0);
-        rank
+        Ok(rank)
     }
 
     /// Checks that all patterns were used.
@@ -85,7 +88,7 @@ mod tests {
         assert!(ranks.check().unwrap_err().to_string().contains("\"layers.1.mlp.up_proj\""));
         let found =
             ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "layers.1.self_attn.k_proj", "layers.1.o_proj"]
-                .map(|path| ranks.rank_of(path));
+                .map(|path| ranks.rank_of(path).unwrap());
         assert_eq!(found, [3, 2, 0, 4]);
         ranks.check().unwrap();
     }
@@ -96,7 +99,7 @@ mod tests {
         let large = ranks(&[("q_proj", 65537)]).unwrap_err();
         assert!(large.contains("65537 for \"q_proj\"") && large.contains("to 65536"), "{large}");
         let mut none = ranks(&[("proj", 0)]).unwrap();
-        none.rank_of("x.proj");
+        none.rank_of("x.proj").unwrap();
         assert!(none.check().unwrap_err().to_string().contains("leaves no layer"));
     }
 }

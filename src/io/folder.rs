@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::{atomic, config, shards, weights, wrapper};
 use crate::nn::Network;
 use crate::{Error, Result, rng};
@@ -35,7 +37,8 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    let is_packed = model.parameters().flatten().keys().any(|name| name.ends_with(".scales"));
+    let parameters = model.parameters().flatten();
+    let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in description(source)? {
         let (from, to) = (source.join(&name), target.join(&name));
@@ -61,6 +64,15 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
     // transformers 5 writes "dtype", older versions "torch_dtype".
     let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[key] = format!("{:?}", model.dtype()).to_lowercase().into();
+    if parameters.contains_key("lm_head.weight") {
+        let shape = |name: &str| parameters.get(name).map(|x| x.shape());
+        if ["weight", "scales"]
+            .iter()
+            .all(|leaf| shape(&format!("lm_head.{leaf}")) == shape(&format!("model.embed_tokens.{leaf}")))
+        {
+            describe_head(&mut config);
+        }
+    }
     if !is_packed && let Some(fields) = config.as_object_mut() {
         for key in QUANTIZATION {
             fields.shift_remove(key);
@@ -81,6 +93,16 @@ fn description(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     names.retain(|name| folder.join(name).is_file());
     Ok(names)
+}
+
+/// Describes an output head that is quantized like the embeddings, which it may have been tied to.
+fn describe_head(config: &mut Value) {
+    for key in QUANTIZATION {
+        let Some(fields) = config.get_mut(key).and_then(Value::as_object_mut) else { continue };
+        if let (Some(format), None) = (fields.get("model.embed_tokens").cloned(), fields.get("lm_head")) {
+            fields.insert("lm_head".to_owned(), format);
+        }
+    }
 }
 
 /// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The

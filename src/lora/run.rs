@@ -199,7 +199,13 @@ fn load_init_adapter(folder: &str, model: &mut Model, config: &TrainingConfig) -
     let wanted = config.method.name();
     let found = match adapters::load(Path::new(folder), model)? {
         StoredAdapter::Full(_) => "full",
-        StoredAdapter::LowRank(adapter) => adapter.kind(),
+        StoredAdapter::LowRank(adapter) => {
+            // As attached: what equals the model's own need not be saved.
+            let attached = Adapter::from_network(model, None)?;
+            adapters::formats::check(&attached, config.adapter_format)
+                .map_err(|error| Error::Config(format!("init_adapter: {folder}: {error}")))?;
+            adapter.kind()
+        }
         StoredAdapter::Prompt(prompt) => Method::of(prompt.kind).name(),
     };
     if found != wanted {

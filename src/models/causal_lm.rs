@@ -1,7 +1,5 @@
 //! The common structure of all architectures: token embeddings, blocks, a final norm and an output head.
 
-use std::collections::BTreeSet;
-
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
 use mlx_rs::module::ModuleParameters;
@@ -14,15 +12,14 @@ use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::configuration::Shape;
 use super::experts;
 use super::language_model::LanguageModel;
-use crate::kernels::checkpoint::checkpoint;
-use crate::kernels::linear::Layer;
+use super::recompute::recompute_blocks;
 use crate::nn::layer::Linears;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
-    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm, Rope,
-    Segments,
+    self, Cache, Context, Embedding, Head, KvCache, LayerCache, Linear, Network, Overrides, Prompt, Residual,
+    RmsNorm, Rope, Segments,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -66,6 +63,7 @@ pub(super) struct CausalLm<B: Block> {
     ropes: Vec<Rope>,
     layout: CheckpointLayout,
     checkpointing: Option<GradientCheckpointing>,
+    overrides: Overrides,
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
@@ -100,6 +98,7 @@ impl<B: Block> CausalLm<B> {
             ropes: shape.ropes(),
             layout: CheckpointLayout::default(),
             checkpointing: None,
+            overrides: Overrides::default(),
         })
     }
 
@@ -177,13 +176,31 @@ impl<B: Block> Network for CausalLm<B> {
                 visit(&format!("model.layers.{i}.{name}"), layer)?;
             }
         }
-        Ok(())
+        let head = self.lm_head.as_mut().filter(|_| self.overrides.adapts_head);
+        head.map_or(Ok(()), |head| visit("lm_head", head))
+    }
+
+    fn set_head_adaptable(&mut self, adaptable: bool) -> bool {
+        if adaptable && self.lm_head.is_none() {
+            self.lm_head = Some(Linear::from_embedding(&self.model.embed_tokens));
+            self.overrides.untied = true;
+        } else if !adaptable && std::mem::take(&mut self.overrides.untied) {
+            self.lm_head = None;
+        }
+        self.overrides.adapts_head = adaptable;
+        true
+    }
+
+    fn overrides_mut(&mut self) -> Option<&mut Overrides> {
+        Some(&mut self.overrides)
     }
 
     fn visit_quantizable(&mut self, visit: &mut dyn FnMut(&str, WeightMut) -> Result<()>) -> Result<()> {
         visit("model.embed_tokens", self.model.embed_tokens.weight_mut())?;
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))?;
-        self.lm_head.as_mut().map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
+        // An adaptable head has just been visited.
+        let head = self.lm_head.as_mut().filter(|_| !self.overrides.adapts_head);
+        head.map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
     }
 
     fn dtype(&self) -> Dtype {
@@ -273,8 +290,8 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         self.read(ids, Context::Segmented(segments))
     }
 
-    fn head(&self) -> Layer<'_> {
-        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.as_linear(), Linear::operands)
+    fn head(&self) -> Head<'_> {
+        self.lm_head.as_ref().map_or(Head::Tied(&self.model.embed_tokens), Head::Layer)
     }
 
     fn softcap(&self) -> Option<f32> {
@@ -336,59 +353,4 @@ impl<B: Block> LanguageModel for CausalLm<B> {
     fn vocab_size(&self) -> i32 {
         self.model.embed_tokens.table().shape().0
     }
-}
-
-/// Applies `blocks`, the first of which has index `first`, with gradient checkpointing: only `x` is kept for
-/// the gradients of `x` and of the parameters `trained`.
-fn recompute_blocks<B: Block>(
-    x: Residual,
-    segments: Option<&Segments>,
-    blocks: &[B],
-    first: usize,
-    trained: &BTreeSet<String>,
-) -> nn::Result<Residual> {
-    let mut inputs = x.into_parts();
-    let streams = inputs.len();
-    // Names of the trained parameters of each block; their values follow the residual stream in this order.
-    let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
-    for (i, block) in blocks.iter().enumerate() {
-        let prefix = format!("model.layers.{}.", first + i);
-        let parameters = block.parameters().flatten();
-        let of_block = trained
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        for name in &of_block {
-            inputs.push((*parameters.get(name.as_str()).ok_or_else(missing_input)?).clone());
-        }
-        names.push(of_block);
-    }
-    let (blocks, segments) = (blocks.to_vec(), segments.cloned());
-    let outputs = checkpoint(&inputs, move |inputs| {
-        let mut blocks = blocks.clone();
-        let (parts, mut values) = inputs.split_at(streams);
-        for (block, names) in blocks.iter_mut().zip(&names) {
-            let mut parameters = block.parameters_mut().flatten();
-            for name in names {
-                let (Some((value, rest)), Some(slot)) =
-                    (values.split_first(), parameters.get_mut(name.as_str()))
-                else {
-                    return Err(missing_input());
-                };
-                **slot = value.clone();
-                values = rest;
-            }
-        }
-        let mut x = Residual::from_parts(parts).ok_or_else(missing_input)?;
-        for block in &blocks {
-            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
-        }
-        Ok(x.into_parts())
-    })?;
-    Residual::from_parts(&outputs).ok_or_else(missing_input)
-}
-
-fn missing_input() -> Exception {
-    Exception::custom("a checkpointed block lacks an input")
 }

@@ -3,10 +3,9 @@
 use mlx_rs::Array;
 
 use crate::Result;
-use crate::kernels::linear::{Layer, linears};
 use crate::kernels::softcap::softcap;
 use crate::nn::prompt::PromptShape;
-use crate::nn::{self, Cache, Embedding, Network, Prompt, Segments};
+use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments};
 
 /// Any causal language model.
 pub type Model = dyn LanguageModel;
@@ -27,7 +26,7 @@ pub trait LanguageModel: Network {
     fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array>;
 
     /// The output head.
-    fn head(&self) -> Layer<'_>;
+    fn head(&self) -> Head<'_>;
 
     /// `ids`: `[batch, time]` → logits `[batch, time, vocab]`. With a cache, `ids` continue the cached
     /// sequence.
@@ -43,7 +42,7 @@ pub trait LanguageModel: Network {
     /// # Errors
     /// Incompatible shapes.
     fn logits(&self, hidden: &Array) -> nn::Result<Array> {
-        let logits = linears(hidden, &[self.head()])?.swap_remove(0);
+        let logits = self.head().forward(hidden)?;
         self.softcap().map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))
     }
 

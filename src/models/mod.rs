@@ -22,6 +22,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod recompute;
 mod smollm3;
 
 pub use init::initialize;

@@ -8,7 +8,7 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use super::quantized::WeightMut;
-use super::{Linear, Result};
+use super::{Linear, Overrides, Result};
 use crate::params::Tensors;
 
 /// Settings of gradient checkpointing.
@@ -44,6 +44,18 @@ pub trait Network: ModuleParameters + Send {
         visit: &mut dyn FnMut(&str, WeightMut) -> crate::Result<()>,
     ) -> crate::Result<()> {
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
+    }
+
+    /// Makes the output head one of the layers that [`visit_linears`](Self::visit_linears) visits, or takes it away
+    /// again. A head that is tied to the embeddings becomes a layer of its own, with the path `lm_head`, for that
+    /// time. Returns whether there is a head.
+    fn set_head_adaptable(&mut self, _adaptable: bool) -> bool {
+        false
+    }
+
+    /// What the attached adapter changes besides low-rank slots; `None` if it cannot.
+    fn overrides_mut(&mut self) -> Option<&mut Overrides> {
+        None
     }
 
     /// Whether control flow of the forward pass depends on data, so that its graph cannot be reused.

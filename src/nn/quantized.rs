@@ -22,6 +22,12 @@ pub struct WeightMut<'a> {
 }
 
 impl WeightMut<'_> {
+    /// Returns a view of the weight.
+    #[must_use]
+    pub fn as_weight(&self) -> Weight<'_> {
+        weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format)
+    }
+
     /// Replaces a dense weight by zeros in a quantized format, to be filled from a checkpoint.
     ///
     /// # Errors
@@ -48,7 +54,7 @@ impl WeightMut<'_> {
     /// # Errors
     /// The shapes and dtypes found.
     pub fn validate(self) -> Result<()> {
-        match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
+        match self.as_weight() {
             Weight::Dense(_) => Ok(()),
             Weight::Packed(weight) => weight.shape().map(|_| ()),
         }
@@ -78,7 +84,7 @@ impl WeightMut<'_> {
     /// # Errors
     /// Errors from MLX.
     pub fn dequantize(self, dtype: Dtype) -> Result<()> {
-        let dense = match weight(self.weight, self.scales.as_ref(), self.biases.as_ref(), *self.format) {
+        let dense = match self.as_weight() {
             Weight::Dense(_) => return Ok(()),
             Weight::Packed(weight) => quantized::dequantize(weight, dtype)?,
         };

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::files::{FILES, read, write};
+use super::files::{FILES, check, read, write};
 use super::format::Format;
 use super::stored::StoredAdapter;
+use crate::adapters::adapter::Adapter;
 use crate::io::config;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::models;
@@ -27,7 +28,8 @@ pub struct ConversionReport {
 
 /// Converts the adapter in `source` to `format`, by default the other one, and writes it to `target`. Dtypes
 /// are kept. If `model`, a model folder of which `config.json` suffices, is given, the matrices are checked
-/// against its layers, and stacked experts are mapped to them.
+/// against its layers, and stacked experts are mapped to them. Whole modules that equal its weights are left out where
+/// `format` knows none.
 ///
 /// # Errors
 /// Those of [`read`]; an adapter that does not fit `model`; a `target` that cannot be written or, with
@@ -42,7 +44,8 @@ pub fn convert(
     if fs::canonicalize(target).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to)) {
         return Err(Error::Config(format!("output is the adapter's own folder, {}", target.display())));
     }
-    let mut model = match model {
+    let folder = model;
+    let mut model = match folder {
         Some(folder) => Some(models::create(&config::read(folder)?)?),
         None => None,
     };
@@ -76,6 +79,11 @@ pub fn convert(
                 .into(),
         ));
     }
+    let adapter = match folder.filter(|_| to == Format::Mlx && !adapter.whole.is_empty()) {
+        Some(folder) => without_copies(adapter, folder)?,
+        None => adapter,
+    };
+    check(&adapter, to)?;
     let output = OutputFolder::open(target, &FILES, CHECKPOINTS, existing)?;
     let layers = adapter.layers.len();
     match model {
@@ -83,4 +91,13 @@ pub fn convert(
         None => write(output.folder(), &adapter, to, None)?,
     }
     Ok(ConversionReport { from, to, layers })
+}
+
+/// Returns `adapter` without the whole modules that equal those of the model in `folder`, such as the weight that PEFT
+/// saves below an adapted head.
+fn without_copies(adapter: Adapter, folder: &Path) -> Result<Adapter> {
+    let mut model = models::load(folder, None, None)?;
+    adapter.attach(model.as_mut()).map_err(Error::ModelLoading)?;
+    let whole = Adapter::from_network(model.as_mut(), None)?.whole;
+    Ok(Adapter { whole, ..adapter })
 }

@@ -43,7 +43,7 @@ pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter
     if json.get("peft_type").is_some() {
         return Ok((StoredAdapter::LowRank(peft::read(folder, &json)?), Format::Peft));
     }
-    Ok((mlx_lm::read(folder, json, model)?, Format::Mlx))
+    Ok((mlx_lm::read(folder, &json, model)?, Format::Mlx))
 }
 
 /// Reads the adapter in `folder` and attaches it to `model`, in the dtype it is stored in.
@@ -61,6 +61,17 @@ pub fn load(folder: &Path, model: &mut Model) -> Result<StoredAdapter> {
         Error::ModelLoading(format!("{} does not fit the model: {problem}", folder.display()))
     })?;
     Ok(stored)
+}
+
+/// Checks that `format` can hold `adapter`.
+///
+/// # Errors
+/// What it cannot hold, by name.
+pub fn check(adapter: &Adapter, format: Format) -> Result<()> {
+    match format {
+        Format::Mlx => mlx_lm::check(adapter),
+        Format::Peft => Ok(()),
+    }
 }
 
 /// Writes `adapter` to `folder`. The configuration is written last, so that a folder with one is complete.

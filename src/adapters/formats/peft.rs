@@ -3,7 +3,8 @@
 //! Tensors are named `base_model.model.<key path>.lora_A.weight` (`[rank, in]`) and `.lora_B.weight` (`[out,
 //! rank]`), with `use_dora` also `.lora_magnitude_vector` (`[out]`). A layer is scaled by `alpha / rank`;
 //! both may differ by layer. Adapters of `AdaLoRA` (`.lora_A`, `.lora_E` `[rank, 1]` and `.lora_B`) are read
-//! as plain products.
+//! as plain products. Tensors under the name of a parameter (`modules_to_save`), and those of the layer below an
+//! adapter (`.base_layer.weight`, which PEFT saves of an output head), replace it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +16,8 @@ use super::format::CONFIG;
 use super::peft_config::PeftConfig;
 use super::uniform_rank::most_frequent;
 use crate::adapters::adapter::{Adapter, AdapterLayer, DORA};
-use crate::adapters::names::layer_names;
+use crate::adapters::names::{ends_with, layer_names};
+use crate::adapters::whole::{EMBEDDING_WEIGHT, HEAD, HEAD_WEIGHT, WholeModule};
 use crate::io::tensors;
 use crate::io::{atomic, weights};
 use crate::nn::Network;
@@ -31,6 +33,8 @@ const PICKLED: &str = "adapter_model.bin";
 const MAGNITUDES: [&str; 2] = [".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
 const PREFIX: &str = "base_model.model.";
 
+type Outcome<T> = std::result::Result<T, String>;
+
 /// Reads the adapter in `folder`, which has the configuration `json`.
 pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
     let path = folder.join(CONFIG);
@@ -38,9 +42,12 @@ pub(super) fn read(folder: &Path, json: &Value) -> Result<Adapter> {
         PeftConfig::parse(json).map_err(|why| Error::ModelLoading(format!("{}: {why}", path.display())))?;
     refuse_pickles(folder)?;
     let path = folder.join(TENSORS);
-    let layers = layers(tensors::read(&path)?, &config)
-        .map_err(|problem| Error::ModelLoading(format!("{}: {problem}", path.display())))?;
-    Ok(Adapter { layers, dropout: config.dropout, base_model: config.base_model, ranks: BTreeMap::new() })
+    let broken = |problem| Error::ModelLoading(format!("{}: {problem}", path.display()));
+    let mut loaded = tensors::read(&path)?;
+    let whole = whole_modules(&mut loaded, &config).map_err(broken)?;
+    let layers = layers(loaded, &config).map_err(broken)?;
+    let (dropout, base_model) = (config.dropout, config.base_model);
+    Ok(Adapter { layers, dropout, base_model, whole, ..Adapter::default() })
 }
 
 /// Rejects a folder that has pickled weights only.
@@ -54,11 +61,34 @@ pub(super) fn refuse_pickles(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes the tensors that replace parameters out of `loaded`.
+fn whole_modules(loaded: &mut Tensors, config: &PeftConfig) -> Outcome<BTreeMap<String, WholeModule>> {
+    let mut whole = BTreeMap::new();
+    let mut missing: BTreeSet<&String> = config.modules_to_save.iter().collect();
+    for (name, value) in std::mem::take(loaded) {
+        let path = name.strip_prefix(PREFIX).unwrap_or(&name);
+        let Some((module, leaf)) = path.rsplit_once('.').filter(|_| !path.contains(".lora_")) else {
+            loaded.insert(name, value);
+            continue;
+        };
+        if !is_float(value.dtype()) {
+            return Err(format!("\"{name}\" is {:?}, expected floating-point numbers", value.dtype()));
+        }
+        let base = module.strip_suffix(".base_layer");
+        let saved = config.modules_to_save.iter().filter(|end| ends_with(module, end)).collect::<Vec<_>>();
+        // PEFT trains a copy of a saved module; other tensors are loaded into the model itself.
+        let shared = base.is_some() || saved.is_empty() || config.ensure_weight_tying;
+        missing.retain(|end| !saved.contains(end));
+        whole.insert(format!("{}.{leaf}", base.unwrap_or(module)), WholeModule { value, shared });
+    }
+    match missing.first() {
+        None => Ok(whole),
+        Some(module) => Err(format!("{CONFIG} names \"{module}\" in modules_to_save, but it has no tensors")),
+    }
+}
+
 /// Groups tensors by layer.
-fn layers(
-    loaded: Tensors,
-    config: &PeftConfig,
-) -> std::result::Result<BTreeMap<String, AdapterLayer>, String> {
+fn layers(loaded: Tensors, config: &PeftConfig) -> Outcome<BTreeMap<String, AdapterLayer>> {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     let is_adalora = config.is_adalora;
@@ -96,10 +126,8 @@ fn unknown(path: &str) -> &'static str {
         "adapts an embedding, which is not supported"
     } else if path.ends_with(".lora_B.bias") {
         "is a bias of B (lora_bias), which is not supported"
-    } else if path.contains(".lora_") {
-        "belongs to no kind of adapter that is supported"
     } else {
-        "is a whole module (modules_to_save), which is not supported; merge it into the model"
+        "belongs to no kind of adapter that is supported"
     }
 }
 
@@ -115,7 +143,7 @@ struct Group {
 }
 
 /// Builds a layer; `None` if its rank is 0.
-fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<Option<AdapterLayer>, String> {
+fn layer(path: &str, group: Group, config: &PeftConfig) -> Outcome<Option<AdapterLayer>> {
     let Group { a: Some(mut a), b: Some(b), e, m } = group else {
         return Err(format!("\"{path}\" has only one of lora_A and lora_B"));
     };
@@ -126,10 +154,10 @@ fn layer(path: &str, group: Group, config: &PeftConfig) -> std::result::Result<O
     if a.ndim() != 2 || b.ndim() != 2 {
         return Err(format!("\"{path}\" has matrices of shapes {:?} and {:?}", a.shape(), b.shape()));
     }
-    if !config.targets(path) {
+    if !config.targets(path)? {
         return Err(format!("\"{path}\" is none of the layers that {CONFIG} names in target_modules"));
     }
-    let (rank, scale) = config.shape(path);
+    let (rank, scale) = config.shape(path)?;
     if config.is_adalora {
         let ranks = a.dim(0);
         let e = e.filter(|e| e.shape() == [ranks, 1] && is_float(e.dtype()) && is_float(a.dtype()));
@@ -160,6 +188,19 @@ pub(super) fn write(folder: &Path, adapter: &Adapter, model: Option<&mut dyn Net
             tensors.insert(format!("{PREFIX}{path}{}", MAGNITUDES[0]), m.clone());
         }
     }
+    for (name, WholeModule { value, .. }) in &adapter.whole {
+        let name = match name.rsplit_once('.') {
+            Some((path, leaf)) if adapter.layers.contains_key(path) => format!("{path}.base_layer.{leaf}"),
+            _ => name.clone(),
+        };
+        tensors.insert(format!("{PREFIX}{name}"), value.clone());
+    }
+    if let Some(value) = tied(adapter) {
+        // PEFT reads what is tied from either name.
+        for name in [EMBEDDING_WEIGHT, HEAD_WEIGHT] {
+            tensors.entry(format!("{PREFIX}{name}")).or_insert_with(|| value.clone());
+        }
+    }
     // The format that PEFT writes for PyTorch tensors.
     tensors::write(&folder.join(TENSORS), &tensors, &[("format", "pt")])?;
     let config = configuration(adapter, all.as_deref());
@@ -184,7 +225,9 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
             alpha_pattern.insert(path.clone(), number(alpha(layer)));
         }
     }
-    json!({
+    let modules = adapter.whole.keys().filter_map(|name| Some(name.rsplit_once('.')?.0));
+    let saved: BTreeSet<&str> = modules.filter(|&path| !adapter.layers.contains_key(path)).collect();
+    let mut json = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": adapter.base_model,
@@ -200,12 +243,23 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
         "use_dora": adapter.kind() == DORA,
         "bias": "none",
         "fan_in_fan_out": false,
-        "modules_to_save": null,
+        "modules_to_save": if saved.is_empty() { Value::Null } else { json!(saved) },
         "layers_to_transform": null,
         "layers_pattern": null,
         "init_lora_weights": true,
         "auto_mapping": null,
-    })
+    });
+    if tied(adapter).is_some() {
+        json["ensure_weight_tying"] = true.into();
+    }
+    json
+}
+
+/// The embeddings, if they are replaced together with the head that is tied to them.
+fn tied(adapter: &Adapter) -> Option<&Array> {
+    let shared = |name: &&str| adapter.whole.get(*name).is_some_and(|module| module.shared);
+    let name = [EMBEDDING_WEIGHT, HEAD_WEIGHT].into_iter().find(shared)?;
+    adapter.whole.get(name).filter(|_| !adapter.layers.contains_key(HEAD)).map(|module| &module.value)
 }
 
 /// `scale · rank`, rounded if an integer gives the same scale.
@@ -247,12 +301,7 @@ mod tests {
             let b = Array::zeros::<f32>(&[rank, 4]).unwrap();
             (path.to_owned(), AdapterLayer { a, b, m: None, scale })
         };
-        Adapter {
-            layers: layers.iter().map(layer).collect(),
-            dropout: 0.1,
-            base_model: None,
-            ranks: BTreeMap::new(),
-        }
+        Adapter { layers: layers.iter().map(layer).collect(), dropout: 0.1, ..Adapter::default() }
     }
 
     #[test]
@@ -269,8 +318,8 @@ mod tests {
         assert_eq!(json["alpha_pattern"], json!({"model.layers.1.mlp.down_proj": 1}));
         let config = PeftConfig::parse(&json).unwrap();
         for (path, layer) in &adapter.layers {
-            assert_eq!(config.shape(path), (layer.rank() as u64, layer.scale), "{path}");
-            assert!(config.targets(path));
+            assert_eq!(config.shape(path), Ok((layer.rank() as u64, layer.scale)), "{path}");
+            assert_eq!(config.targets(path), Ok(true));
         }
     }
 

@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 
-use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::adapters::patterns::{LayerPatterns, LayerSelection, compile};
+use super::nulls::without_nulls;
+use crate::adapters::patterns::{LayerPatterns, LayerSelection, Pattern};
 
 /// Settings that low-rank matrices of linear layers cannot represent unless they are empty, with a remedy for
 /// each.
-const REFUSED: [(&str, &str); 14] = [
-    ("modules_to_save", "merge the saved modules into the model, or train without them"),
+const REFUSED: [(&str, &str); 13] = [
     ("trainable_token_indices", "merge the trained tokens into the model, or train without them"),
     ("target_parameters", "name linear layers in target_modules instead"),
     ("layer_replication", "merge the adapter with PEFT first"),
@@ -52,6 +51,8 @@ struct File {
     exclude_modules: Option<OneOrMany<String>>,
     layers_to_transform: Option<OneOrMany<usize>>,
     layers_pattern: Option<OneOrMany<String>>,
+    modules_to_save: Option<OneOrMany<String>>,
+    ensure_weight_tying: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -86,6 +87,8 @@ impl Default for File {
             exclude_modules: None,
             layers_to_transform: None,
             layers_pattern: None,
+            modules_to_save: None,
+            ensure_weight_tying: false,
         }
     }
 }
@@ -106,13 +109,17 @@ pub(super) struct PeftConfig {
     targets: LayerSelection,
     excluded: LayerSelection,
     blocks: Option<Blocks>,
+    /// Trailing parts of the paths of modules that are saved whole.
+    pub(super) modules_to_save: Vec<String>,
+    /// Whether those that are tied to others replace them too.
+    pub(super) ensure_weight_tying: bool,
 }
 
 /// `layers_to_transform`: block indices, and expressions that find the index in a key path.
 #[derive(Debug, Clone)]
 struct Blocks {
     numbers: Vec<usize>,
-    expressions: Vec<Regex>,
+    expressions: Vec<Pattern>,
 }
 
 type Outcome<T> = std::result::Result<T, String>;
@@ -124,7 +131,8 @@ impl PeftConfig {
     /// A setting that cannot be represented, by key.
     pub(super) fn parse(json: &Value) -> Outcome<Self> {
         refuse(json)?;
-        let mut file: File = serde_path_to_error::deserialize(json).map_err(|error| error.to_string())?;
+        let mut file: File =
+            serde_path_to_error::deserialize(without_nulls(json)).map_err(|error| error.to_string())?;
         let is_adalora = json["peft_type"] == ADALORA;
         if is_adalora {
             // For AdaLoRA, the pattern repeats which ranks are left in the tensors.
@@ -165,33 +173,46 @@ impl PeftConfig {
             targets,
             excluded,
             blocks,
+            modules_to_save: file.modules_to_save.map(OneOrMany::all).unwrap_or_default(),
+            ensure_weight_tying: file.ensure_weight_tying,
         })
     }
 
     /// Returns `(rank, scale)` of the layer at `path`; for `AdaLoRA`, the initial rank.
-    pub(super) fn shape(&self, path: &str) -> (u64, f32) {
+    ///
+    /// # Errors
+    /// A pattern that takes too many steps.
+    pub(super) fn shape(&self, path: &str) -> Outcome<(u64, f32)> {
         if self.is_adalora {
             // As in PEFT, which guards against division by zero.
-            return (self.rank, (self.alpha / (self.rank as f64 + 1e-5)) as f32);
+            return Ok((self.rank, (self.alpha / (self.rank as f64 + 1e-5)) as f32));
         }
-        let rank = self.ranks.get(path).unwrap_or(self.rank);
-        let alpha = self.alphas.get(path).unwrap_or(self.alpha);
+        let rank = self.ranks.get(path)?.unwrap_or(self.rank);
+        let alpha = self.alphas.get(path)?.unwrap_or(self.alpha);
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-        (rank, (alpha / divisor) as f32)
+        Ok((rank, (alpha / divisor) as f32))
     }
 
     /// Whether PEFT would adapt the layer at `path`.
-    pub(super) fn targets(&self, path: &str) -> bool {
-        let in_blocks = self.blocks.as_ref().is_none_or(|blocks| blocks.contains(path));
-        self.targets.contains(path) && !self.excluded.contains(path) && in_blocks
+    ///
+    /// # Errors
+    /// A pattern that takes too many steps.
+    pub(super) fn targets(&self, path: &str) -> Outcome<bool> {
+        let in_blocks = self.blocks.as_ref().map_or(Ok(true), |blocks| blocks.contains(path))?;
+        Ok(in_blocks && self.targets.contains(path)? && !self.excluded.contains(path)?)
     }
 }
 
 impl Blocks {
-    fn contains(&self, path: &str) -> bool {
-        let number =
-            |expression: &Regex| expression.captures(path)?.name("block")?.as_str().parse::<usize>().ok();
-        self.expressions.iter().find_map(number).is_some_and(|number| self.numbers.contains(&number))
+    fn contains(&self, path: &str) -> Outcome<bool> {
+        for expression in &self.expressions {
+            let groups = expression.captures(path)?;
+            let block = groups.and_then(|groups| groups.name("block")?.as_str().parse::<usize>().ok());
+            if let Some(block) = block {
+                return Ok(self.numbers.contains(&block));
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -227,15 +248,17 @@ fn refuse(json: &Value) -> Outcome<()> {
     }
 }
 
-fn names(key: &str, names: OneOrMany<String>) -> Outcome<LayerSelection> {
+fn names(key: &'static str, names: OneOrMany<String>) -> Outcome<LayerSelection> {
     Ok(match names {
-        OneOrMany::One(pattern) => LayerSelection::Matching(compile(key, &format!("(?:{pattern})$"))?),
+        OneOrMany::One(pattern) => {
+            LayerSelection::Matching(Pattern::compile(key, &format!("(?:{pattern})$"))?)
+        }
         OneOrMany::Many(names) => LayerSelection::EndingWith(names.into_iter().collect()),
     })
 }
 
 fn patterns<T: Copy>(
-    key: &str,
+    key: &'static str,
     entries: Option<Map<String, Value>>,
     number: impl Fn(&str, &Value) -> Outcome<T>,
 ) -> Outcome<LayerPatterns<T>> {
@@ -254,9 +277,10 @@ fn blocks(numbers: Option<OneOrMany<usize>>, patterns: Option<OneOrMany<String>>
     }
     let patterns = patterns.map(OneOrMany::all).unwrap_or_default();
     let expressions = if patterns.is_empty() {
-        vec![compile(KEY, r".*?\.[^.]*\.(?<block>\d+)\.")?]
+        vec![Pattern::compile(KEY, r".*?\.[^.]*\.(?<block>\d+)\.")?]
     } else {
-        let find = |pattern: &String| compile(KEY, &format!(r"(?:|.*?\.)(?:{pattern})\.(?<block>\d+)\."));
+        let find =
+            |pattern: &String| Pattern::compile(KEY, &format!(r"(?:|.*?\.)(?:{pattern})\.(?<block>\d+)\."));
         patterns.iter().map(find).collect::<Outcome<_>>()?
     };
     Ok(Some(Blocks { numbers, expressions }))
@@ -286,14 +310,17 @@ mod tests {
             "r": 4, "lora_alpha": 8, "rank_pattern": {"v_proj": 1, "layers.1.self_attn.(q|k)_proj": 2},
             "alpha_pattern": {"proj": 100, "self_attn.q_proj": 3.0},
         }));
-        assert_eq!(config.shape(Q), (2, 1.5));
-        assert_eq!(config.shape("model.layers.0.self_attn.q_proj"), (4, 0.75));
-        assert_eq!(config.shape(EXPERT), (4, 2.0));
+        assert_eq!(config.shape(Q).unwrap(), (2, 1.5));
+        assert_eq!(config.shape("model.layers.0.self_attn.q_proj").unwrap(), (4, 0.75));
+        assert_eq!(config.shape(EXPERT).unwrap(), (4, 2.0));
     }
 
     #[test]
     fn the_root_of_the_rank_divides_with_rslora() {
-        assert_eq!(config(json!({"r": 16, "lora_alpha": 8, "use_rslora": true})).shape(Q), (16, 2.0));
+        assert_eq!(
+            config(json!({"r": 16, "lora_alpha": 8, "use_rslora": true})).shape(Q).unwrap(),
+            (16, 2.0)
+        );
     }
 
     #[test]
@@ -304,7 +331,7 @@ mod tests {
                 "rank_pattern": {"model.layers.1.self_attn.q_proj.lora_E": [true, false, true, false]},
             })
         };
-        let scale = |alpha| config(fields(alpha)).shape(Q);
+        let scale = |alpha| config(fields(alpha)).shape(Q).unwrap();
         assert_eq!(scale(8), (4, (8.0 / 4.00001) as f32));
         assert_eq!(scale(0), (4, (4.0 / 4.00001) as f32));
         assert!(config(fields(8)).is_adalora);
@@ -312,7 +339,7 @@ mod tests {
 
     #[test]
     fn targets_are_named_in_three_ways() {
-        let chooses = |fields| config(fields).targets(Q);
+        let chooses = |fields| config(fields).targets(Q).unwrap();
         assert!(chooses(json!({"target_modules": "all-linear"})));
         assert!(chooses(json!({"target_modules": ["v_proj", "q_proj"]})));
         assert!(chooses(json!({"target_modules": [Q]})));
@@ -324,7 +351,7 @@ mod tests {
 
     #[test]
     fn blocks_are_counted_where_the_first_number_stands() {
-        let chooses = |fields: Value, path| config(fields).targets(path);
+        let chooses = |fields: Value, path| config(fields).targets(path).unwrap();
         let blocks = |blocks: Value| json!({"target_modules": ["up_proj"], "layers_to_transform": blocks});
         assert!(chooses(blocks(json!(1)), EXPERT));
         assert!(!chooses(blocks(json!([0, 7])), EXPERT));

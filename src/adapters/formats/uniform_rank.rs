@@ -79,7 +79,7 @@ mod tests {
     fn the_function_stays() {
         let layers: BTreeMap<String, AdapterLayer> =
             [("x".into(), layer(1, 2.0)), ("y".into(), layer(4, 0.5)), ("z".into(), layer(2, 2.0))].into();
-        let adapter = Adapter { layers, dropout: 0.0, base_model: None, ranks: BTreeMap::new() };
+        let adapter = Adapter { layers, ..Adapter::default() };
         let even = to_uniform_rank(&adapter).unwrap();
         assert_eq!((even.rank, even.scale), (4, 2.0));
         for (path, layer) in &even.layers {

@@ -5,8 +5,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 
-use super::Result;
 use super::quantized::{self, WeightMut};
+use super::{Embedding, Result};
+use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
 
@@ -83,6 +84,23 @@ impl Linear {
         })
     }
 
+    /// Creates an output head with the weight of `table`.
+    #[must_use]
+    pub fn from_embedding(table: &Embedding) -> Self {
+        Self {
+            weight: table.weight.clone(),
+            scales: table.scales.clone(),
+            biases: table.biases.clone(),
+            format: table.format,
+            bias: Param::new(None),
+            lora_a: Param::new(None),
+            lora_b: Param::new(None),
+            lora_e: Param::new(None),
+            m: Param::new(None),
+            low_rank: LowRank::default(),
+        }
+    }
+
     /// Returns `(in, out)`.
     #[must_use]
     pub fn size(&self) -> (i32, i32) {
@@ -115,16 +133,29 @@ impl Linear {
         Ok(y)
     }
 
-    /// Returns the operands of the layer without its adapter.
-    #[must_use]
-    pub fn operands(&self) -> Layer<'_> {
-        Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank: None }
+    /// As an output head, computes weighted sums of the cross-entropy of its outputs; see [`cross_entropy_rows`].
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    pub fn cross_entropy_rows(
+        &self,
+        hidden: &Array,
+        targets: &Array,
+        weights: &Array,
+        options: Options,
+    ) -> Result<Array> {
+        if self.m.is_some() || self.low_rank.dropout_key.is_some() {
+            // More than the kernel knows.
+            return cross_entropy_of_logits(&self.forward(hidden)?, targets, weights, options);
+        }
+        let low = self.undropped()?;
+        cross_entropy_rows(hidden, &self.adapted(low.as_ref()), targets, weights, options)
     }
 
     /// Returns the operands of the layer with the low-rank update `low`; without the bias if a magnitude is
     /// applied before it.
     fn adapted<'a>(&'a self, low: Option<&'a Matrices>) -> Layer<'a> {
-        let base = self.operands();
+        let base = Layer { weight: self.matrix(), bias: (*self.bias).as_ref(), low_rank: None };
         let Some(low) = low else { return base };
         let bias = if self.m.is_some() { None } else { base.bias };
         Layer { bias, low_rank: Some(low.operand(self.low_rank.scale)), ..base }

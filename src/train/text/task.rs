@@ -6,7 +6,7 @@ use super::objective::Objective;
 use super::preference::{log_odds, margins, negative_log_sigmoid, split_pairs};
 use crate::Result;
 use crate::data::Batch;
-use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
+use crate::kernels::cross_entropy::Options;
 use crate::models::Model;
 use crate::nn::embedding::Noise;
 use crate::nn::{self, Segments};
@@ -171,8 +171,8 @@ pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<A
     Ok(HiddenStates::new(model, &inputs, false)?.nll(inputs.get("weights")?)?)
 }
 
-/// Hidden states of a batch before the head. Log-probabilities are computed by [`cross_entropy_rows`], which never
-/// holds all logits.
+/// Hidden states of a batch before the head, whose [`cross_entropy_rows`](crate::nn::Head::cross_entropy_rows) need not
+/// hold all logits.
 struct HiddenStates<'a> {
     model: &'a Model,
     hidden: Array,
@@ -198,6 +198,6 @@ impl<'a> HiddenStates<'a> {
     fn nll(&self, weights: &Array) -> nn::Result<Array> {
         let options =
             Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
-        cross_entropy_rows(&self.hidden, &self.model.head(), self.targets, weights, options)
+        self.model.head().cross_entropy_rows(&self.hidden, self.targets, weights, options)
     }
 }

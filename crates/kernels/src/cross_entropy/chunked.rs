@@ -3,7 +3,7 @@
 
 use mlx_rs::ops::{concatenate, indexing::TryIndexOp};
 
-use super::{Array, Exception, Layer, MlxResult, Options, Weight, token_losses};
+use super::{Array, Exception, Layer, MlxResult, Options, Weight, cross_entropy_of_logits, token_losses};
 use crate::linear::{LowRank, linears};
 use crate::mlx::checkpoint::checkpoint;
 use crate::quantized::{Format, PackedWeight};
@@ -24,7 +24,7 @@ pub(super) fn rows(
     let at_once = (logits / head.weight.shape().0.max(1) as usize).max(1);
     if positions <= at_once {
         let logits = linears(hidden, &[*head])?.swap_remove(0);
-        return token_losses(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false);
+        return cross_entropy_of_logits(&logits, targets, weights, options);
     }
     let hidden = hidden.reshape(&[positions as i32, -1])?;
     let flat_targets = targets.reshape(&[-1])?;

@@ -101,6 +101,19 @@ pub fn cross_entropy_rows(
     Ok(outputs.swap_remove(0))
 }
 
+/// As [`cross_entropy_rows`], given all `logits`, `[..., vocab]`: for heads that are more than a [`Layer`].
+///
+/// # Errors
+/// Incompatible shapes.
+pub fn cross_entropy_of_logits(
+    logits: &Array,
+    targets: &Array,
+    weights: &Array,
+    options: Options,
+) -> MlxResult<Array> {
+    token_losses(logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
+}
+
 /// Reference implementation composed of MLX operations.
 ///
 /// # Errors
@@ -123,7 +136,7 @@ fn reference_rows(
     options: Options,
 ) -> MlxResult<Array> {
     let logits = linear::reference(hidden, &[*head])?.swap_remove(0);
-    token_losses(&logits, targets, options)?.multiply(weights)?.sum_axis(-1, false)
+    cross_entropy_of_logits(&logits, targets, weights, options)
 }
 
 /// Loss of each position, in the shape of `targets`, given the logits.

@@ -1,0 +1,46 @@
+//! The output head of a language model.
+
+use mlx_rs::Array;
+
+use super::{Embedding, Linear, Result};
+use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
+use crate::kernels::linear::linears;
+
+/// An output head: `[..., hidden]` → logits `[..., vocab]`, before any softcap.
+#[derive(Debug, Clone, Copy)]
+pub enum Head<'a> {
+    /// A layer of its own.
+    Layer(&'a Linear),
+    /// The token embeddings.
+    Tied(&'a Embedding),
+}
+
+impl Head<'_> {
+    /// `hidden`: `[..., hidden]` → `[..., vocab]`, in the dtype of `hidden`.
+    ///
+    /// # Errors
+    /// A last dimension other than `hidden`.
+    pub fn forward(&self, hidden: &Array) -> Result<Array> {
+        match self {
+            Self::Layer(layer) => layer.forward(hidden),
+            Self::Tied(table) => Ok(linears(hidden, &[table.as_linear()])?.swap_remove(0)),
+        }
+    }
+
+    /// Computes weighted sums of the cross-entropy; see [`cross_entropy_rows`].
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    pub fn cross_entropy_rows(
+        &self,
+        hidden: &Array,
+        targets: &Array,
+        weights: &Array,
+        options: Options,
+    ) -> Result<Array> {
+        match self {
+            Self::Layer(layer) => layer.cross_entropy_rows(hidden, targets, weights, options),
+            Self::Tied(table) => cross_entropy_rows(hidden, &table.as_linear(), targets, weights, options),
+        }
+    }
+}
