@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::configuration::{Family, RopeKeys, Windows};
 use super::gemma::{self, Gemma};
 use super::language_model::Model;
-use crate::{Error, Result};
+use crate::Result;
 
 const FAMILY: Family = Family {
     max_position_embeddings: 131_072,
@@ -22,11 +22,6 @@ const FAMILY: Family = Family {
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let gemma = Gemma::parse(json, &FAMILY)?;
-    let cap = &json["attn_logit_softcapping"];
-    if !cap.is_null() {
-        let message = format!("\"attn_logit_softcapping\" is {cap}, but this family has none");
-        return Err(Error::ModelLoading(message));
-    }
     Ok(Box::new(gemma.decoder(json, |i| {
         let norm = gemma.shape.norm(gemma.shape.head_dim)?;
         gemma.block(gemma.attention(i, None)?.with_norms(&norm))

@@ -163,7 +163,6 @@ fn settings_that_make_no_sense_are_named() {
         ("gemma2", "query_pre_attn_scalar", json!(0)),
         ("gemma2", "use_bidirectional_attention", json!(true)),
         ("gemma2", "hidden_activation", json!("relu")),
-        ("gemma3_text", "attn_logit_softcapping", json!(50.0)),
         ("gemma3_text", "sliding_window_pattern", json!(0)),
         ("mixtral", "num_experts_per_tok", json!(5)),
         ("mixtral", "hidden_act", json!("gelu")),

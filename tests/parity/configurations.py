@@ -98,6 +98,7 @@ GEMMA3_WINDOWS: dict[str, Edits] = {
     },
     "layer_types null": {"layer_types": None, "sliding_window_pattern": 3},
     "window of the default size": {"sliding_window": ...},
+    "caps": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0},
     "no sliding layer": {"layer_types": [FULL] * 4},
 }
 EPS: Edits = {"rms_norm_eps": 0.5, "norm_eps": 0.01}

@@ -63,6 +63,7 @@ WHERE: dict[str, Edits] = {
     "default with keys of others": new({**DEFAULT, "factor": 4.0, "beta_fast": 3.0}),
     "partial at the top": new(DEFAULT, partial_rotary_factor=0.5),
     "partial inside": new({**DEFAULT, "partial_rotary_factor": 0.5}),
+    "partial null": new({**DEFAULT, "partial_rotary_factor": None}),
     "partial of one at the top": new({**LINEAR, "rope_theta": 300.0}, partial_rotary_factor=1.0),
 }
 
@@ -216,7 +217,11 @@ def phi3(scaling: Edits | None, original: int | None = 16, **more: Any) -> Edits
 
 
 PHI3: dict[str, Edits] = {
-    **{name: edits for name, edits in WHERE.items() if not uses(edits, "yarn", "linear")},
+    **{
+        name: edits
+        for name, edits in WHERE.items()
+        if not uses(edits, "yarn", "linear") and name != "partial null"
+    },
     "partial at the top, theta nowhere": {**NO_ROPE, "partial_rotary_factor": 0.5},
     "partial in both places": new({**DEFAULT, "partial_rotary_factor": 0.5}, partial_rotary_factor=1.0),
     "partial of the scaling": phi3(longrope(2, None, partial_rotary_factor=0.5)),

@@ -104,7 +104,9 @@ class TestLive:
         differences = {}
         for i, (name, edits) in enumerate(FAMILIES[family].items()):
             want = ref.compute(base, edits)(ref.torch.tensor(ids)).numpy()
-            differences[name] = largest(logits(write(base, edits, tmp_path / str(i)), ids), want)
+            # Relative: on some random weights, single positions differ from float64 by 1e-4 of logits of 8.
+            got = logits(write(base, edits, tmp_path / str(i)), ids)
+            differences[name] = largest(got, want) / float(np.abs(want).max())
         worst = max(differences, key=lambda name: differences[name])
         figure(
             f"live {family}, {len(differences)} configurations, worst: {worst}", differences[worst], LOGITS

@@ -16,6 +16,7 @@
 //! | a flag of `null` | false |
 //! | `sliding_window` | absent: the family's default; `null`: none |
 //! | layers | `layer_types`, else the family's rule in [`Windows`]; families without a rule ignore both keys |
+//! | softcaps | `attn_logit_softcapping` of Gemma 2 alone, `final_logit_softcapping` of both Gemmas |
 //! | `epsilon` of norms | `rms_norm_eps` alone; LFM2: `norm_eps` alone |
 //!
 //! | family | absent `rope_theta` | absent `max_position_embeddings` | which layers slide | absent `sliding_window` |

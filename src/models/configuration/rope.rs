@@ -157,6 +157,9 @@ impl Source<'_> {
 
     /// Number of rotated elements of each head.
     fn dims(&self, method: &str) -> Result<i32> {
+        if method == "default" && !matches!(self.family.rope, RopeKeys::Partial) {
+            return Ok(self.head_dim);
+        }
         let partial = match self.fields.get(PARTIAL) {
             Some(value) => self.number(PARTIAL, value)?,
             None if self.json[PARTIAL].is_null() => 1.0,
@@ -169,7 +172,7 @@ impl Source<'_> {
                 "\"{PARTIAL}\" {partial} of \"head_dim\" {} is {dims}, expected an even number",
                 self.head_dim
             ))),
-            _ if method == "default" || dims == self.head_dim => Ok(self.head_dim),
+            _ if dims == self.head_dim => Ok(dims),
             _ => Err(Error::ModelLoading(format!(
                 "\"{PARTIAL}\" is {partial}, but this family rotates whole heads"
             ))),
