@@ -1,51 +1,27 @@
 //! The common structure of all architectures: token embeddings, blocks, a final norm and an output head.
 
-use std::collections::BTreeSet;
-
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
-use mlx_rs::module::ModuleParameters;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use super::block::Block;
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::experts;
 use super::language_model::LanguageModel;
+use super::recompute::recompute_blocks;
 use super::shape::Shape;
-use crate::kernels::checkpoint::checkpoint;
 use crate::kernels::linear::Layer;
-use crate::nn::layer::Linears;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
-    self, Cache, Context, Embedding, KvCache, LayerCache, Linear, Network, Prompt, Residual, RmsNorm,
-    Segments,
+    self, Cache, Context, Embedding, LayerCache, Linear, Network, Prompt, Residual, RmsNorm, Segments,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
-
-/// A transformer block.
-pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
-    /// Whether control flow depends on data, so that a graph cannot be reused.
-    const DATA_DEPENDENT: bool = false;
-
-    /// Adds the outputs of its layers to `x`: `[batch, time, hidden]`.
-    ///
-    /// # Errors
-    /// Incompatible shapes.
-    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
-
-    /// Returns all linear layers, in order.
-    fn linears(&mut self) -> Linears<'_>;
-
-    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
-    fn new_cache(&self, planned: i32) -> LayerCache {
-        LayerCache::Kv(KvCache::new(planned))
-    }
-}
 
 /// Token ids `[batch, time]` → logits `[batch, time, vocab]`.
 #[derive(Debug, Clone, ModuleParameters)]
@@ -338,59 +314,4 @@ impl<B: Block> LanguageModel for CausalLm<B> {
     fn vocab_size(&self) -> i32 {
         self.model.embed_tokens.table().shape().0
     }
-}
-
-/// Applies `blocks`, the first of which has index `first`, with gradient checkpointing: only `x` is kept for
-/// the gradients of `x` and of the parameters `trained`.
-fn recompute_blocks<B: Block>(
-    x: Residual,
-    segments: Option<&Segments>,
-    blocks: &[B],
-    first: usize,
-    trained: &BTreeSet<String>,
-) -> nn::Result<Residual> {
-    let mut inputs = x.into_parts();
-    let streams = inputs.len();
-    // Names of the trained parameters of each block; their values follow the residual stream in this order.
-    let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
-    for (i, block) in blocks.iter().enumerate() {
-        let prefix = format!("model.layers.{}.", first + i);
-        let parameters = block.parameters().flatten();
-        let of_block = trained
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        for name in &of_block {
-            inputs.push((*parameters.get(name.as_str()).ok_or_else(missing_input)?).clone());
-        }
-        names.push(of_block);
-    }
-    let (blocks, segments) = (blocks.to_vec(), segments.cloned());
-    let outputs = checkpoint(&inputs, move |inputs| {
-        let mut blocks = blocks.clone();
-        let (parts, mut values) = inputs.split_at(streams);
-        for (block, names) in blocks.iter_mut().zip(&names) {
-            let mut parameters = block.parameters_mut().flatten();
-            for name in names {
-                let (Some((value, rest)), Some(slot)) =
-                    (values.split_first(), parameters.get_mut(name.as_str()))
-                else {
-                    return Err(missing_input());
-                };
-                **slot = value.clone();
-                values = rest;
-            }
-        }
-        let mut x = Residual::from_parts(parts).ok_or_else(missing_input)?;
-        for block in &blocks {
-            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
-        }
-        Ok(x.into_parts())
-    })?;
-    Residual::from_parts(&outputs).ok_or_else(missing_input)
-}
-
-fn missing_input() -> Exception {
-    Exception::custom("a checkpointed block lacks an input")
 }

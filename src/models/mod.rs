@@ -21,6 +21,7 @@ mod qwen;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod recompute;
 mod shape;
 mod smollm3;
 
