@@ -7,6 +7,7 @@ pub mod folder;
 pub mod output;
 pub mod quantization;
 pub mod shards;
+mod summary;
 pub mod tensors;
 pub mod weights;
 pub mod wrapper;

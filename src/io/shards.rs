@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::weights::{FILE, summarize};
+use super::summary::summarize;
 use crate::{Error, Result};
 
+/// Name of a checkpoint of a single file.
+pub const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Largest number of shards that a file name may claim; real checkpoints have a few hundred.

@@ -16,8 +16,8 @@ use crate::nn::quantized::is_float;
 use crate::params::Tensors;
 use crate::{Error, Result, kernels};
 
-/// Name of a checkpoint of a single file.
-pub const FILE: &str = "model.safetensors";
+pub use super::shards::FILE;
+pub(crate) use super::summary::summarize;
 
 /// Loads the weights of `folder` into `model`, cast to `dtype`, or else to the dtype of most of them. The tensors of
 /// quantized weights always keep their dtype. `name_of` returns the name of a stored tensor in the model; tensors
@@ -254,16 +254,6 @@ fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(
         }
     }
     Ok(())
-}
-
-/// Joins the first few of `problems`, with the number of the others.
-pub(crate) fn summarize(problems: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
-    match problems.len().saturating_sub(SHOWN) {
-        0 => text,
-        more => format!("{text}; and {more} more"),
-    }
 }
 
 /// Saves all parameters of `model` to `folder`, with floating-point tensors cast to `dtype` if given.

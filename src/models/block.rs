@@ -1,11 +1,31 @@
-//! The transformer block of most architectures, with pre-normalization.
+//! Transformer blocks: their interface, and the one of most architectures, with pre-normalization.
 
 use mlx_macros::ModuleParameters;
+use mlx_rs::module::ModuleParameters;
 
-use super::causal_lm::Block;
 use super::configuration::Shape;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
-use crate::nn::{self, Context, Residual, RmsNorm};
+use crate::nn::{self, Context, KvCache, LayerCache, Residual, RmsNorm};
+
+/// A transformer block.
+pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
+    /// Whether control flow depends on data, so that a graph cannot be reused.
+    const DATA_DEPENDENT: bool = false;
+
+    /// Adds the outputs of its layers to `x`: `[batch, time, hidden]`.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
+
+    /// Returns all linear layers, in order.
+    fn linears(&mut self) -> Linears<'_>;
+
+    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
+    fn new_cache(&self, planned: i32) -> LayerCache {
+        LayerCache::Kv(KvCache::new(planned))
+    }
+}
 
 /// `x += self_attn(norm(x)); x += mlp(norm(x))`, with Llama's parameter names.
 #[derive(Debug, Clone, ModuleParameters)]

@@ -2,47 +2,26 @@
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::error::Exception;
-use mlx_rs::module::ModuleParameters;
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
+use super::block::Block;
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::configuration::Shape;
 use super::experts;
 use super::language_model::LanguageModel;
 use super::recompute::recompute_blocks;
-use crate::nn::layer::Linears;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::{
-    self, Cache, Context, Embedding, Head, KvCache, LayerCache, Linear, Network, Overrides, Prompt, Residual,
-    RmsNorm, Rope, Segments,
+    self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
+    Rope, Segments,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
-
-/// A transformer block.
-pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
-    /// Whether control flow depends on data, so that a graph cannot be reused.
-    const DATA_DEPENDENT: bool = false;
-
-    /// Adds the outputs of its layers to `x`: `[batch, time, hidden]`.
-    ///
-    /// # Errors
-    /// Incompatible shapes.
-    fn forward(&self, x: &mut Residual, context: Context) -> nn::Result<()>;
-
-    /// Returns all linear layers, in order.
-    fn linears(&mut self) -> Linears<'_>;
-
-    /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
-    fn new_cache(&self, planned: i32) -> LayerCache {
-        LayerCache::Kv(KvCache::new(planned))
-    }
-}
 
 /// Token ids `[batch, time]` → logits `[batch, time, vocab]`.
 #[derive(Debug, Clone, ModuleParameters)]

@@ -5,7 +5,8 @@ use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Block, CausalLm};
+use super::block::Block;
+use super::causal_lm::CausalLm;
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;

@@ -4,7 +4,8 @@ use mlx_macros::ModuleParameters;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::causal_lm::{Block, CausalLm};
+use super::block::Block;
+use super::causal_lm::CausalLm;
 use super::checkpoint_layout::CheckpointLayout;
 use super::configuration::{self, Family, Shape, Windows};
 use super::experts;

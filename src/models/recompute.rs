@@ -1,15 +1,18 @@
-//! Gradient checkpointing of blocks: activations are recomputed in the backward pass.
+//! Gradient checkpointing ([Chen et al.](https://arxiv.org/abs/1604.06174)) of blocks.
 
 use std::collections::BTreeSet;
 
 use mlx_rs::error::Exception;
 
-use super::causal_lm::Block;
+use super::block::Block;
 use crate::kernels::checkpoint::checkpoint;
 use crate::nn::{self, Context, Residual, Segments};
 
 /// Applies `blocks`, the first of which has index `first`, with gradient checkpointing: only `x` is kept for
 /// the gradients of `x` and of the parameters `trained`.
+///
+/// # Errors
+/// Incompatible shapes; a name in `trained` that no block has.
 pub(super) fn recompute_blocks<B: Block>(
     x: Residual,
     segments: Option<&Segments>,
