@@ -1,7 +1,7 @@
 """Adapters of the output head, and whole modules beside adapters, in both formats.
 
-What they are to compute is computed by a plain model of which the sums have been stored; that PEFT computes it too is
-shown in ``parity/test_peft_heads.py``.
+What they are to compute is computed by a plain model of which the sums are stored; that PEFT computes it
+too is shown in ``parity/test_peft_heads.py``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ impl Scaling {
 /// Which layers get an adapter, and its initial values.
 #[derive(Debug, Clone)]
 pub struct AdapterSettings<'a> {
-    /// Trailing parts of the key paths of adapted layers, such as `q_proj`; `None` for all layers.
+    /// Trailing parts of the key paths of adapted layers, such as `q_proj`; `None` for all layers but the output head.
+    /// `lm_head` is adapted if it is named, whatever `num_layers` is.
     pub target_modules: Option<&'a [String]>,
     /// Adapt only the last `num_layers` blocks; `None` for all.
     pub num_layers: Option<u32>,

@@ -197,6 +197,8 @@ mod tests {
     use crate::adapters::merge::merge_weights;
     use crate::models;
 
+    type Damage = fn(&mut Adapter);
+
     fn config(family: &str, hidden: i64, blocks: i64) -> Value {
         json!({
             "model_type": family, "vocab_size": 256, "hidden_size": hidden, "intermediate_size": 2 * hidden,
@@ -261,7 +263,7 @@ mod tests {
     #[test]
     fn damage_is_no_rounding() {
         const DOWN: &str = "model.layers.3.mlp.down_proj";
-        let damages: [(&str, fn(&mut Adapter)); 5] = [
+        let damages: [(&str, Damage); 5] = [
             ("a scale that is off by one percent", |adapter| {
                 adapter.layers.values_mut().for_each(|layer| layer.scale *= 1.01);
             }),

@@ -1,4 +1,4 @@
-"""Adapters of the output head and whole modules beside adapters, with PEFT at hand: read, trained further, written."""
+"""Adapters of the output head and whole modules, with PEFT at hand: read, trained further, written."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ class TrainingConfig(Config):
         None, "width of the network of p_tuning and prefix_projection (default: that of what it learns)"
     )
     target_modules: list[str] | None = setting(
-        None, "layers that get adapters, such as q_proj,v_proj (default: every linear layer)", separator=","
+        None,
+        "layers that get adapters, such as q_proj,v_proj or lm_head (default: every linear layer but lm_head)",
+        separator=",",
     )
     num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
     init_adapter: str | None = setting(

@@ -64,7 +64,7 @@ pub(super) fn refuse_pickles(folder: &Path) -> Result<()> {
 /// Takes the tensors that replace parameters out of `loaded`.
 fn whole_modules(loaded: &mut Tensors, config: &PeftConfig) -> Outcome<BTreeMap<String, WholeModule>> {
     let mut whole = BTreeMap::new();
-    let mut missing: BTreeSet<&String> = config.modules_to_save.iter().collect();
+    let mut missing: BTreeSet<&String> = config.saved.names.iter().collect();
     for (name, value) in std::mem::take(loaded) {
         let path = name.strip_prefix(PREFIX).unwrap_or(&name);
         let Some((module, leaf)) = path.rsplit_once('.').filter(|_| !path.contains(".lora_")) else {
@@ -75,9 +75,9 @@ fn whole_modules(loaded: &mut Tensors, config: &PeftConfig) -> Outcome<BTreeMap<
             return Err(format!("\"{name}\" is {:?}, expected floating-point numbers", value.dtype()));
         }
         let base = module.strip_suffix(".base_layer");
-        let saved = config.modules_to_save.iter().filter(|end| ends_with(module, end)).collect::<Vec<_>>();
+        let saved = config.saved.names.iter().filter(|end| ends_with(module, end)).collect::<Vec<_>>();
         // PEFT trains a copy of a saved module; other tensors are loaded into the model itself.
-        let shared = base.is_some() || saved.is_empty() || config.ensure_weight_tying;
+        let shared = base.is_some() || saved.is_empty() || config.saved.ensure_weight_tying;
         missing.retain(|end| !saved.contains(end));
         whole.insert(format!("{}.{leaf}", base.unwrap_or(module)), WholeModule { value, shared });
     }

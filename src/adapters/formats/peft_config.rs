@@ -109,8 +109,14 @@ pub(super) struct PeftConfig {
     targets: LayerSelection,
     excluded: LayerSelection,
     blocks: Option<Blocks>,
-    /// Trailing parts of the paths of modules that are saved whole.
-    pub(super) modules_to_save: Vec<String>,
+    pub(super) saved: SavedModules,
+}
+
+/// Modules that are saved whole.
+#[derive(Debug, Clone)]
+pub(super) struct SavedModules {
+    /// Trailing parts of their paths.
+    pub(super) names: Vec<String>,
     /// Whether those that are tied to others replace them too.
     pub(super) ensure_weight_tying: bool,
 }
@@ -173,8 +179,10 @@ impl PeftConfig {
             targets,
             excluded,
             blocks,
-            modules_to_save: file.modules_to_save.map(OneOrMany::all).unwrap_or_default(),
-            ensure_weight_tying: file.ensure_weight_tying,
+            saved: SavedModules {
+                names: file.modules_to_save.map(OneOrMany::all).unwrap_or_default(),
+                ensure_weight_tying: file.ensure_weight_tying,
+            },
         })
     }
 

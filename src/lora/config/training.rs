@@ -81,7 +81,8 @@ pub struct TrainingConfig {
     pub prefix_projection: bool,
     /// Hidden size of the network over virtual tokens; `None` for its input size.
     pub encoder_hidden_size: Option<u32>,
-    /// Layers with an adapter, such as `q_proj`; `None` for all linear layers of the blocks.
+    /// Layers with an adapter, such as `q_proj`; `None` for all linear layers of the blocks. `lm_head` is the output
+    /// head.
     pub target_modules: Option<Vec<String>>,
     /// Number of blocks with adapters, counted from the last; `None` for all.
     pub num_layers: Option<u32>,
