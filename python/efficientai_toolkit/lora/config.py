@@ -91,7 +91,7 @@ class TrainingConfig(Config):
     )
     target_modules: list[str] | None = setting(
         None,
-        "layers that get adapters, such as q_proj,v_proj or lm_head (default: every linear layer of the blocks)",
+        "layers that get adapters, such as q_proj,v_proj or lm_head (default: all linear ones of the blocks)",
         separator=",",
     )
     num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
