@@ -86,16 +86,6 @@ def test_a_merge_keeps_the_number_format_of_each_tensor(tmp_path: Path, figure: 
     found = stored(tmp_path / "merged")
     assert {n: w.dtype for n, w in found.items()} == {n: w.dtype for n, w in mixed.items()}
     figure("effect that a merged model of two formats loses", abs(1 - result.kept), 0.02)
-    packed = quantized(tmp_path / "packed", 8)
-    half = {"scales", "biases"}
-    arrays = stored(packed)
-    parts = {n: w.astype(mx.bfloat16) if n.rpartition(".")[2] in half else w for n, w in arrays.items()}
-    mx.eval(parts)
-    mx.save_safetensors(str(packed / "model.safetensors"), parts)
-    fuse(packed, MLX, tmp_path / "dense", dequantize=True)
-    for name, weight in stored(tmp_path / "dense").items():
-        path = name.removesuffix(".weight")
-        assert weight.dtype == (mx.bfloat16 if f"{path}.scales" in parts else mx.float32), name
 
 
 def quantized(folder: Path, bits: int) -> Path:

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::Array;
 
-use super::whole::{self, WholeModule};
+use super::whole::{self, HEAD, WholeModules};
 use crate::Result;
 use crate::io::weights;
 use crate::nn::quantized::is_float;
@@ -28,7 +28,7 @@ pub struct Adapter {
     /// Number of non-zero ranks by key path, if layers differ; informational.
     pub ranks: BTreeMap<String, u32>,
     /// Parameters that stand in for those of the model, by name.
-    pub whole: BTreeMap<String, WholeModule>,
+    pub whole: WholeModules,
 }
 
 /// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::linear::dora).
@@ -110,8 +110,8 @@ impl Adapter {
     /// # Errors
     /// The mismatches, listed.
     pub fn check(&self, model: &mut dyn Network) -> Result<(), String> {
-        whole::open_head(self, model);
-        let mut problems = whole::problems(self, model).map_err(|error| error.to_string())?;
+        whole::open_head(&self.whole, self.layers.contains_key(HEAD), model);
+        let mut problems = whole::problems(&self.whole, model).map_err(|error| error.to_string())?;
         let mut unknown: BTreeSet<&String> = self.layers.keys().collect();
         let visited = model.visit_linears(&mut |path, layer| {
             let Some((path, AdapterLayer { a, b, m, .. })) = self.layers.get_key_value(path) else {
@@ -146,7 +146,7 @@ impl Adapter {
     /// Those of [`check`](Self::check).
     pub fn attach(&self, model: &mut dyn Network) -> Result<(), String> {
         self.check(model)?;
-        whole::replace(self, model).map_err(|error| error.to_string())?;
+        whole::replace(&self.whole, model).map_err(|error| error.to_string())?;
         let set = model.visit_linears(&mut |path, layer| {
             if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
                 (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());

@@ -10,13 +10,12 @@ use super::attach;
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::kernels::quantized::{Format, Mode};
 use crate::nn::linear::dora::MIN_ROW_NORM;
-use crate::nn::quantized::is_float;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
 
 /// Merges the low-rank matrices of `adapter`, which is attached to `model`, into its weights. Quantized weights are
-/// quantized again in the same format or, with `dense`, become dense in the dtype of their scales, or in that one if
-/// scales are no numbers of a model. Returns the bits of the coarsest merged weight that is quantized.
+/// quantized again in the same format or, with `dense`, become dense in that dtype. Returns the bits of the coarsest
+/// merged weight that is quantized.
 ///
 /// # Errors
 /// A quantization format that cannot be written.
@@ -34,32 +33,21 @@ pub fn merge_weights(
         Ok(())
     })?;
     if let Some(dtype) = dense {
-        model.visit_quantizable(&mut |_, weight| {
-            let dtype = dense_dtype(weight.scales.as_ref(), dtype);
-            Ok(weight.dequantize(dtype)?)
-        })?;
+        model.visit_quantizable(&mut |_, weight| Ok(weight.dequantize(dtype)?))?;
     }
     attach::clear_low_rank(model)?;
     Ok(bits)
 }
 
-/// Dtype of a quantized weight that becomes dense: that of its scales, or `dtype` if they are codes.
-fn dense_dtype(scales: Option<&Array>, dtype: Dtype) -> Dtype {
-    scales.map(Array::dtype).filter(|&dtype| is_float(dtype)).unwrap_or(dtype)
-}
-
-/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized and `dense` is set,
-/// becomes dense.
+/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized, becomes dense
+/// in the dtype `dense`.
 fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
     let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
     let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
     let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
     let format = layer.format;
-    let stored = match format {
-        Some(_) => dense_dtype((*layer.scales).as_ref(), dense.unwrap_or(Dtype::Float32)),
-        None => layer.weight.dtype(),
-    };
+    let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
     if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
         return Err(Error::Config(format!(
             "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
@@ -70,7 +58,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     if let Some(m) = &*layer.m {
         weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
     }
-    *layer.weight = weight.as_dtype(stored)?;
+    *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
     // Evaluated now, so that the old weight is freed before the next one is merged.
     kernels::eval([&*layer.weight])?;
     if let (Some(format), None) = (format, dense) {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use mlx_rs::Array;
 
-use super::adapter::Adapter;
 use crate::nn::Network;
 use crate::nn::overrides::Original;
 use crate::nn::quantized::is_float;
@@ -25,14 +24,17 @@ pub struct WholeModule {
     pub shared: bool,
 }
 
-/// Makes the output head of `model` adaptable if `adapter` changes it, or changes the embeddings alone that it is
-/// tied to.
-pub(super) fn open_head(adapter: &Adapter, model: &mut dyn Network) {
+/// Whole modules by the name of their parameter.
+pub type WholeModules = BTreeMap<String, WholeModule>;
+
+/// Makes the output head of `model` adaptable if an adapter with the modules `whole` changes it, with matrices if
+/// `adapts_head`, or changes the embeddings alone that it is tied to.
+pub(super) fn open_head(whole: &WholeModules, adapts_head: bool, model: &mut dyn Network) {
     let tied = is_tied(model);
     let leaves_head = |module: &WholeModule| tied && !module.shared;
-    if adapter.layers.contains_key(HEAD)
-        || adapter.whole.get(HEAD_WEIGHT).is_some_and(|module| !tied || !module.shared)
-        || adapter.whole.get(EMBEDDING_WEIGHT).is_some_and(leaves_head)
+    if adapts_head
+        || whole.get(HEAD_WEIGHT).is_some_and(|module| !tied || !module.shared)
+        || whole.get(EMBEDDING_WEIGHT).is_some_and(leaves_head)
     {
         model.set_head_adaptable(true);
     }
@@ -44,12 +46,12 @@ fn is_tied(model: &dyn Network) -> bool {
     parameters.contains_key(EMBEDDING_WEIGHT) && !parameters.contains_key(HEAD_WEIGHT)
 }
 
-/// Returns the modules of `adapter` by the parameters of `model` that they replace.
-fn targets<'a>(adapter: &'a Adapter, model: &mut dyn Network) -> BTreeMap<String, &'a Array> {
+/// Returns the modules `whole` by the parameters of `model` that they replace.
+fn targets<'a>(whole: &'a WholeModules, model: &mut dyn Network) -> BTreeMap<String, &'a Array> {
     let untied = model.overrides_mut().is_some_and(|overrides| overrides.untied);
     let tied = is_tied(model);
     let mut targets = BTreeMap::new();
-    for (name, WholeModule { value, shared }) in &adapter.whole {
+    for (name, WholeModule { value, shared }) in whole {
         let both: &[&str] = match name.as_str() {
             EMBEDDING_WEIGHT if untied && *shared => &[EMBEDDING_WEIGHT, HEAD_WEIGHT],
             HEAD_WEIGHT if untied && *shared => &[HEAD_WEIGHT, EMBEDDING_WEIGHT],
@@ -58,7 +60,7 @@ fn targets<'a>(adapter: &'a Adapter, model: &mut dyn Network) -> BTreeMap<String
         };
         for (i, &target) in both.iter().enumerate() {
             // Modules of their own count more than what they share.
-            if i == 0 || !adapter.whole.contains_key(target) {
+            if i == 0 || !whole.contains_key(target) {
                 targets.insert(target.to_owned(), value);
             }
         }
@@ -66,15 +68,15 @@ fn targets<'a>(adapter: &'a Adapter, model: &mut dyn Network) -> BTreeMap<String
     targets
 }
 
-/// Describes the modules of `adapter` that do not fit `model`.
-pub(super) fn problems(adapter: &Adapter, model: &mut dyn Network) -> Result<Vec<String>> {
-    if adapter.whole.is_empty() {
+/// Describes the modules `whole` that do not fit `model`.
+pub(super) fn problems(whole: &WholeModules, model: &mut dyn Network) -> Result<Vec<String>> {
+    if whole.is_empty() {
         return Ok(Vec::new());
     }
     if model.overrides_mut().is_none() {
         return Ok(vec!["whole modules (modules_to_save) are supported by language models only".into()]);
     }
-    let targets = targets(adapter, model);
+    let targets = targets(whole, model);
     let mut shapes: BTreeMap<String, Vec<i32>> = model
         .parameters()
         .flatten()
@@ -96,13 +98,13 @@ pub(super) fn problems(adapter: &Adapter, model: &mut dyn Network) -> Result<Vec
     Ok(targets.iter().filter_map(problem).collect())
 }
 
-/// Replaces the parameters of `model` by the modules of `adapter`, which fit it. What equals the model's own is left
+/// Replaces the parameters of `model` by the modules `whole`, which fit it. What equals the model's own is left
 /// as it is.
-pub(super) fn replace(adapter: &Adapter, model: &mut dyn Network) -> Result<()> {
-    if adapter.whole.is_empty() {
+pub(super) fn replace(whole: &WholeModules, model: &mut dyn Network) -> Result<()> {
+    if whole.is_empty() {
         return Ok(());
     }
-    let targets = targets(adapter, model);
+    let targets = targets(whole, model);
     let dtype = model.dtype();
     let mut originals = BTreeMap::new();
     let mut others = targets.clone();
@@ -149,8 +151,8 @@ fn equal(a: &Array, b: &Array) -> Result<bool> {
 }
 
 /// Returns the modules that are attached to `model`.
-pub(super) fn attached(model: &mut dyn Network) -> BTreeMap<String, WholeModule> {
-    let Some(overrides) = model.overrides_mut() else { return BTreeMap::new() };
+pub(super) fn attached(model: &mut dyn Network) -> WholeModules {
+    let Some(overrides) = model.overrides_mut() else { return WholeModules::new() };
     let names: Vec<String> = overrides.originals.keys().cloned().collect();
     let tied = is_tied(model);
     let parameters = model.parameters().flatten();

@@ -21,4 +21,5 @@ pub use process::RendererProcess;
 pub use renderer::{Conversation, Rendered, Renderer, Rendering, Request};
 pub use template::ChatTemplate;
 pub(super) use template::check_options;
-pub(super) use transcript::{Dialogue, Targets, Transcript, transcribe};
+pub(super) use transcript::{Dialogue, Transcript, transcribe};
+pub(super) use turns::Targets;

@@ -8,19 +8,8 @@ use super::omissions::omitted;
 use super::prefixes;
 use super::renderer::{Conversation, Rendering};
 use super::template::ChatTemplate;
-use super::turns::{Prompt, Turns};
+use super::turns::{Prompt, Targets, Turns};
 use crate::{Error, Result};
-
-/// What is learned of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::data) enum Targets {
-    /// The whole text.
-    All,
-    /// The assistant's messages from this index on, except those with `"weight": 0`.
-    Turns(usize),
-    /// Everything from this message on, which is an answer of the assistant.
-    Answer(usize),
-}
 
 /// A conversation to transcribe.
 #[derive(Debug)]

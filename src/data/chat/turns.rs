@@ -16,8 +16,18 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::renderer::Rendering;
-use super::transcript::Targets;
 use crate::{Error, Result};
+
+/// What is learned of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::data) enum Targets {
+    /// The whole text.
+    All,
+    /// The assistant's messages from this index on, except those with `"weight": 0`.
+    Turns(usize),
+    /// Everything from this message on, which is an answer of the assistant.
+    Answer(usize),
+}
 
 /// Which messages are learned, and what has to be rendered to find them.
 pub(super) struct Turns {
