@@ -1,6 +1,6 @@
 """mlx-lm in float32 with and without `eat.accelerate_mlx()`: training and generation, in tokens per second.
 
-uv run python benches/accelerate.py --shape 100m
+uv run --group dev python benches/accelerate.py --shape 100m
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Generation speed: reading a prompt (prefill) and writing an answer (decode), in tokens per second.
 
-uv run python benches/generate.py --shape tiny --contestants ours-q4,mlx-lm-q4
+uv run --group dev python benches/generate.py --shape tiny --contestants ours-q4,mlx-lm-q4
 """
 
 from __future__ import annotations

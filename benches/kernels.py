@@ -1,6 +1,6 @@
 """One kernel at a time beside the library that is known for it, in GFLOP/s.
 
-uv run python benches/kernels.py --operation quantized_linear --case 512x896x4864
+uv run --group dev python benches/kernels.py --operation quantized_linear --case 512x896x4864
 uv run --group parity python benches/kernels.py --operation conv2d
 """
 

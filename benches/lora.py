@@ -1,6 +1,6 @@
 """Training speed, in tokens per second, of this toolkit and the libraries one would otherwise use.
 
-uv run python benches/lora.py --method qlora --shape tiny
+uv run --group dev python benches/lora.py --method qlora --shape tiny
 """
 
 from __future__ import annotations
