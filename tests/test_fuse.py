@@ -78,13 +78,13 @@ def test_a_merged_model_is_model_and_adapter(adapter: Path, tmp_path: Path, figu
     assert stored(tmp_path / "merged").keys() == stored(MODEL).keys()
 
 
-def test_a_merge_keeps_the_number_format_of_each_tensor(tmp_path: Path, figure: Check) -> None:
+def test_a_merge_has_the_number_format_of_most_tensors(tmp_path: Path, figure: Check) -> None:
     base = Path(shutil.copytree(MODEL, tmp_path / "base"))
     mixed = {n: w if w.ndim == 1 else w.astype(mx.bfloat16) for n, w in stored(MODEL).items()}
     mx.save_safetensors(str(base / "model.safetensors"), mixed)
     result = fuse(base, MLX, tmp_path / "merged")
-    found = stored(tmp_path / "merged")
-    assert {n: w.dtype for n, w in found.items()} == {n: w.dtype for n, w in mixed.items()}
+    assert result.dtype == "bfloat16"
+    assert {w.dtype for w in stored(tmp_path / "merged").values()} == {mx.bfloat16}
     figure("effect that a merged model of two formats loses", abs(1 - result.kept), 0.02)
 
 

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,45 +17,80 @@ use crate::{Error, Result};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum bytes of one answer.
 const MAX_ANSWER: u64 = 1 << 29;
+/// Maximum number of processes, each of which holds some 25 MB.
+const MAX_WORKERS: usize = 4;
 
-/// Renders in processes of one command, started when needed: as many as there are threads that render at the same time.
-/// Each reads requests from its standard input and writes one answer per conversation to its standard output, as lines
+/// Renders in a few processes of one command, started when threads need them. Each reads requests from its standard input and writes one answer per conversation to its standard output, as lines
 /// of JSON.
 #[derive(Debug)]
 pub struct RendererProcess {
     command: Vec<String>,
     environment: Vec<(String, String)>,
     deadline: Duration,
-    idle: Mutex<Vec<Worker>>,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    idle: Vec<Worker>,
+    busy: usize,
 }
 
 impl RendererProcess {
     /// Renders with `command`, a program and its arguments, in this environment with the variables `environment`.
     #[must_use]
     pub const fn new(command: Vec<String>, environment: Vec<(String, String)>) -> Self {
-        Self { command, environment, deadline: DEADLINE, idle: Mutex::new(Vec::new()) }
+        let pool = Mutex::new(Pool { idle: Vec::new(), busy: 0 });
+        Self { command, environment, deadline: DEADLINE, pool, returned: Condvar::new() }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Worker>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Takes a worker out of the pool, starts one or waits for one.
+    fn take(&self) -> Result<Worker> {
+        let is_full = |pool: &mut Pool| pool.idle.is_empty() && pool.busy >= MAX_WORKERS;
+        let waited = self.returned.wait_while(self.pool(), is_full);
+        let mut pool = waited.unwrap_or_else(PoisonError::into_inner);
+        pool.busy += 1;
+        let idle = pool.idle.pop();
+        drop(pool);
+        idle.map_or_else(|| Worker::start(&self.command, &self.environment), Ok)
+    }
+
+    /// Puts a worker back; one that failed is `None`.
+    fn put_back(&self, worker: Option<Worker>) {
+        let mut pool = self.pool();
+        pool.busy -= 1;
+        pool.idle.extend(worker);
+        drop(pool);
+        self.returned.notify_one();
+    }
+}
+
+fn ask(
+    worker: &mut Worker,
+    request: &Request<'_>,
+    deadline: Duration,
+) -> Result<Vec<Vec<Rendered>>, (usize, Error)> {
+    worker.send(request).map_err(|error| (0, error))?;
+    let answer = |index| worker.receive(deadline).map_err(|error| (index, error));
+    (0..request.conversations.len()).map(answer).collect()
 }
 
 impl Renderer for RendererProcess {
     fn render(&self, request: &Request<'_>) -> Result<Vec<Vec<Rendered>>, (usize, Error)> {
-        let idle = self.idle().pop();
-        let mut worker = match idle {
-            Some(worker) => worker,
-            None => Worker::start(&self.command, &self.environment).map_err(|error| (0, error))?,
+        let (worker, answers) = match self.take() {
+            Err(error) => (None, Err((0, error))),
+            Ok(mut worker) => {
+                let answers = ask(&mut worker, request, self.deadline);
+                (answers.is_ok().then_some(worker), answers)
+            }
         };
-        worker.send(request).map_err(|error| (0, error))?;
-        let mut answers = Vec::with_capacity(request.conversations.len());
-        for index in 0..request.conversations.len() {
-            answers.push(worker.receive(self.deadline).map_err(|error| (index, error))?);
-        }
-        // One that failed is dropped instead, which ends it.
-        self.idle().push(worker);
-        Ok(answers)
+        self.put_back(worker);
+        answers
     }
 }
 
@@ -164,7 +199,10 @@ mod tests {
         RendererProcess { deadline: Duration::from_millis(500), ..RendererProcess::new(command, Vec::new()) }
     }
 
-    fn ask(renderer: &RendererProcess, conversations: usize) -> Result<Vec<Vec<Rendered>>, (usize, String)> {
+    fn render(
+        renderer: &RendererProcess,
+        conversations: usize,
+    ) -> Result<Vec<Vec<Rendered>>, (usize, String)> {
         let (templates, variables, messages) = (BTreeMap::new(), Map::new(), [json!({"role": "user"})]);
         let conversation = || Conversation {
             messages: &messages,
@@ -184,29 +222,40 @@ mod tests {
         let renderer = shell(&format!("while read line; do {ANSWER}; {ANSWER}; done"));
         let rendering = Rendering { text: "hé".to_owned(), messages: vec![(0, 0, 3)], generated: None };
         for _ in 0..2 {
-            assert_eq!(ask(&renderer, 2).unwrap(), vec![vec![Rendered::Text(rendering.clone())]; 2]);
+            assert_eq!(render(&renderer, 2).unwrap(), vec![vec![Rendered::Text(rendering.clone())]; 2]);
         }
-        assert_eq!(renderer.idle().len(), 1);
+        assert_eq!(renderer.pool().idle.len(), 1);
     }
 
     #[test]
     fn a_process_that_does_not_answer_is_replaced() {
         let renderer = shell(&format!("read line; {ANSWER}; sleep 60"));
         for _ in 0..2 {
-            let (index, reason) = ask(&renderer, 2).unwrap_err();
+            let (index, reason) = render(&renderer, 2).unwrap_err();
             assert_eq!((index, reason.as_str()), (1, "the chat template did not finish within 0 s"));
-            assert!(renderer.idle().is_empty());
+            assert!(renderer.pool().idle.is_empty());
         }
+    }
+
+    #[test]
+    fn threads_share_a_few_processes() {
+        let renderer = shell(&format!("while read line; do sleep 0.02; {ANSWER}; done"));
+        std::thread::scope(|scope| {
+            let threads = [(); 12].map(|()| scope.spawn(|| render(&renderer, 1).unwrap()));
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap().len() == 1));
+        });
+        let pool = renderer.pool();
+        assert!((1..=MAX_WORKERS).contains(&pool.idle.len()) && pool.busy == 0);
     }
 
     #[test]
     fn a_process_that_ends_says_why() {
         let (index, reason) =
-            ask(&shell(&format!("read line; {ANSWER}; echo why >&2; exit 3")), 2).unwrap_err();
+            render(&shell(&format!("read line; {ANSWER}; echo why >&2; exit 3")), 2).unwrap_err();
         assert_eq!(index, 1);
         assert_eq!(reason, "the chat template ended the process that renders it (exit status: 3) why");
         let (_, reason) =
-            ask(&RendererProcess::new(vec!["/nowhere/python".to_owned()], Vec::new()), 1).unwrap_err();
+            render(&RendererProcess::new(vec!["/nowhere/python".to_owned()], Vec::new()), 1).unwrap_err();
         assert!(reason.contains("\"/nowhere/python\", which cannot be started"), "{reason}");
     }
 
@@ -218,7 +267,7 @@ mod tests {
             r#"[{"text":"é","messages":[[0,0,1]],"generated":null}]"#,
             r#"[{"text":"a","messages":[],"generated":[[0,9]]}]"#,
         ] {
-            let (_, reason) = ask(&shell(&format!("read line; printf '%s\n' '{answer}'")), 1).unwrap_err();
+            let (_, reason) = render(&shell(&format!("read line; printf '%s\n' '{answer}'")), 1).unwrap_err();
             assert!(reason.starts_with("the chat template ended the process"), "{reason}");
         }
     }
