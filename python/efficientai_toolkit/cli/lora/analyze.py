@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
@@ -13,11 +14,16 @@ from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 
+ESSENTIAL = (
+    "model_path", "data", "output", "tolerance", "max_rank", "batches", "steps", "epochs", "lr", "batch_size",
+)  # fmt: skip
+"""What most analyses set."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the analysis and of the run."""
     add_config(parser, AnalysisConfig, title="analysis", with_file=False)
-    add_config(parser, TrainingConfig, title="the run; --output and --overwrite concern the analysis")
+    add_config(parser, TrainingConfig, title="run (--output and --overwrite concern the analysis)", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:

@@ -14,6 +14,11 @@ from efficientai_toolkit.exceptions import ConfigError
 _NOTES = 10
 """Approximate number of progress lines."""
 
+ESSENTIAL = (
+    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens", "harness",
+)  # fmt: skip
+"""What most evaluations set."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the model and of :class:`EvaluationConfig`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._engine import link
 from efficientai_toolkit.callbacks.training import describe_memory
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
@@ -23,10 +24,12 @@ from efficientai_toolkit.models.loading import load
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
+__all__ = ["ESSENTIAL", "add_arguments", "run"]
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`TrainingConfig`."""
-    add_config(parser, TrainingConfig, title="the run to check")
+    add_config(parser, TrainingConfig, title="run", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:
