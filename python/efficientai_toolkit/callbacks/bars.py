@@ -2,6 +2,7 @@
 
 import sys
 from html import escape
+from importlib import import_module
 from typing import Any, Protocol
 
 from rich import progress
@@ -30,8 +31,13 @@ class Bar(Protocol):
 
 
 class _Narrow(progress.Progress):
+    def __init__(self, console: Console, *columns: progress.ProgressColumn) -> None:
+        # The base class renders before it has a console.
+        self._terminal = console
+        super().__init__(*columns, console=console, expand=True)
+
     def get_renderable(self) -> RenderableType:
-        return Constrain(super().get_renderable(), max(self.console.width - _MARGIN, 1))
+        return Constrain(super().get_renderable(), max(self._terminal.width - _MARGIN, 1))
 
 
 class TerminalBar:
@@ -40,11 +46,10 @@ class TerminalBar:
     def __init__(self, console: Console, *, done: int, total: int, status: str) -> None:
         self._console = console
         self._bar = _Narrow(
+            console,
             progress.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=_MIN_BAR)),
             progress.TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
             progress.TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
-            console=console,
-            expand=True,
         )
         self._task = self._bar.add_task("", total=total, completed=done, status=status)
         self._bar.start()
@@ -69,10 +74,8 @@ class NotebookBar:
     room = 1000
 
     def __init__(self, *, done: int, total: int, status: str) -> None:
-        from IPython.display import display
-
         self._total = total
-        self._handle: Any = display(self._html(done, status), raw=True, display_id=True)
+        self._handle: Any = import_module("IPython.display").display(self._html(done, status), raw=True, display_id=True)
 
     def update(self, done: int, status: str) -> None:
         """Show that ``done`` units are done."""

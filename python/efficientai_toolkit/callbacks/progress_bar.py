@@ -145,8 +145,8 @@ def format_step(event: Step, *, secs_left: float, room: int = 1000) -> str:
         0: f"{event.step}/{event.steps}",
         1: f"loss {event.loss:.3f}",
         5: f"{format_duration(secs_left)} left",
-        4: format_size(event.peak_memory),
         3: f"{event.tokens_per_second:,.0f} tok/s",
+        4: format_size(event.peak_memory),
         2: rate,
     }
     while len(status := "  ".join(parts[place] for place in sorted(parts))) > room and len(parts) > 1:

@@ -26,13 +26,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_model(parser)
     group = parser.add_argument_group("prompt")
     group.add_argument(
-        "--prompt", metavar="TEXT", required=True, help="what to answer or continue; - reads stdin"
+        "--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input"
     )
-    group.add_argument("--system", metavar="TEXT", help="instruction that stands before the prompt")
+    group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument(
         "--no-chat-template",
         action="store_true",
-        help="give the prompt to the model as it is, also where it has a chat template",
+        help="pass the prompt to the model unchanged, without the chat template",
     )
     add_config(parser, GenerateConfig, title="sampling")
 

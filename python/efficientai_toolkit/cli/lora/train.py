@@ -17,6 +17,7 @@ from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate
 from efficientai_toolkit.models.loading import load
@@ -45,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="what to answer before and after (default: from the first validation row)",
+        help="prompt to answer before and after training (default: from the first validation row)",
     )
 
 
@@ -56,6 +57,8 @@ def run(args: Namespace, out: Output) -> int:
         out = replace(out, as_json=False, quiet=True)
     given = build_training_config(args, TrainingConfig)
     config = given.with_defaults_filled()
+    if group.rank == 0:
+        check_output(config)
     model, tokenizer = load(
         given.model_path,
         dtype=config.dtype,
