@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import math
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,13 @@ def training(tmp_path: Path) -> TrainingConfig:
 
 def test_an_analysis_gives_settings_that_train_takes(training: TrainingConfig) -> None:
     seen: list[ShortRun] = []
-    analysis = analyze(training, batches=2, width=8, max_rank=4.0, steps=1, on_run=seen.append)
+    plans: list[list[int]] = []
+    analysis = analyze(
+        training, batches=2, width=8, max_rank=4.0, steps=1, on_run=seen.append, on_plan=plans.append
+    )
+    [planned] = plans
+    # In four steps no longer runs are left that would depend on the results.
+    assert planned == [run.steps for run in seen]
     assert analysis.runs == seen
     assert len(analysis.layers) == len(analysis.choice.ranks) == 14
     assert all(one.most == 8 and one.singular_values[0] > 0 for one in analysis.layers)
@@ -162,7 +169,7 @@ def test_an_analysis_gives_settings_that_train_takes(training: TrainingConfig) -
     assert report["choice"]["ranks"] == analysis.choice.ranks
     assert (analysis.output / "ranks.png").read_bytes().startswith(PNG)
     assert not (analysis.output / "short-run").exists()
-    with pytest.raises(TrainingError, match="holds an analysis; choose another output, or give overwrite"):
+    with pytest.raises(TrainingError, match="holds an analysis; choose another --output, or give --overwrite"):
         analyze(training)
 
 
@@ -173,7 +180,10 @@ def test_the_command(training: TrainingConfig, capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert "train with it" in out
     assert "ranked.yaml" in out
-    assert "round 1, 1 steps  loss" in err
+    told = re.findall(r"run (\d+) of about (\d+)(?:, about \d+:\d\d left)?: \d+ steps  loss", err)
+    assert [int(number) for number, _ in told] == list(range(1, len(told) + 1))
+    assert all(int(number) <= int(total) for number, total in told)
+    assert f"{len(told)} in 0:" in out
     assert main([*words, "--json", "--overwrite", "--steps", "1", "--no-plots"]) == 0
     assert json.loads(capsys.readouterr().out)["choice"]["parameters"] > 0
     assert main([*words, "--batches", "0"]) == 2

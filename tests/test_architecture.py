@@ -237,7 +237,7 @@ def unequal_names() -> set[str]:
 def hidden_rooms() -> set[str]:
     """Rooms that are no names of the package."""
     public, _, _ = _lists(modules()[""])
-    rooms = {noun(module) for module in modules() if module and is_room(noun(module))}
+    rooms = {noun(module) for module in modules() if module not in {"", "__main__"} and is_room(noun(module))}
     return {f"{room} is missing in the lists of the package's __init__" for room in rooms - public}
 
 

@@ -70,7 +70,7 @@ def test_an_unknown_command_suggests_the_closest(
     ("arguments", "message"),
     [
         (["--lora-rnk", "4"], "unknown option --lora-rnk; did you mean --lora-rank?"),
-        (["--bogus"], f"unknown option --bogus; see `efficientai-toolkit {TRAIN} --help`"),
+        (["--bogus"], f"unknown option --bogus; see `efficientai-toolkit {TRAIN} --help-all`"),
         (["--lr", "fast"], "--lr must be a number, not 'fast'"),
         (["--iters", "1.5"], "--iters must be a whole number, not '1.5'"),
         (
@@ -79,6 +79,7 @@ def test_an_unknown_command_suggests_the_closest(
             "'lara'",
         ),
         (["--lr"], "--lr expected one argument"),
+        (["--lr", "--iters", "3"], "--lr expected one argument"),
         (
             ["--config", "missing.yaml"],
             "cannot read the configuration missing.yaml: No such file or directory",

@@ -9,10 +9,11 @@ from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit._engine import link
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.lora import info
-from efficientai_toolkit.exceptions import DatasetError, ModelLoadingError
+from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError
 from efficientai_toolkit.lora import TrainingConfig
 from support.fake_engine import HARDWARE, KERNELS, FakeEngine
 
+TRAIN = "lora-finetuning-mlx:train"
 VALIDATE = "lora-finetuning-mlx:validate"
 
 
@@ -103,18 +104,78 @@ def test_two_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "overwrite each other's" in capsys.readouterr().out
 
 
-def test_an_output_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+UNWRITABLE = {
+    "file/below": "file: is a file, not a folder",
+    "file": "file: is a file, not a folder",
+    "link/below": "link: File exists",
+    "x" * 300: "File name too long",
+    "/proc/run": "/proc/run: No such file or directory",
+    "a\0b": "embedded null byte",
+}
+"""Folders that cannot be made, and the reason that is given."""
+
+
+@pytest.fixture(params=UNWRITABLE, ids=repr)
+def unwritable(request: pytest.FixtureRequest, here: Path) -> str:
     (here / "file").touch()
-    assert main([VALIDATE, "--output", "file/below"]) == 2
-    assert "file is not a writable folder" in " ".join(capsys.readouterr().out.split())
+    (here / "link").symlink_to("nowhere")
+    return str(request.param)
 
 
-def test_an_output_that_is_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written(unwritable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([VALIDATE, "--output", unwritable, "--json"]) == 2
+    *_, last = json.loads(capsys.readouterr().out)["checks"]
+    assert (last["name"], last["status"]) == ("output", "FAIL")
+    assert last["detail"].startswith("cannot write to the output folder")
+    assert UNWRITABLE[unwritable] in last["detail"]
+
+
+def test_train_finds_it_before_a_model_is_loaded(
+    unwritable: str, fake_engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([TRAIN, "--output", unwritable]) == 2
+    assert UNWRITABLE[unwritable] in capsys.readouterr().err
+    assert fake_engine.calls == []
+
+
+def test_checking_the_output_leaves_nothing(here: Path) -> None:
+    assert main([VALIDATE, "--output", "a/b/c"]) == 0
+    assert list(here.iterdir()) == []
+    (here / "a").mkdir()
+    (here / "a/mine").touch()
+    assert main([VALIDATE, "--output", "a/b"]) == 0
+    assert [path.name for path in here.rglob("*")] == ["a", "mine"]
+
+
+def test_an_output_that_is_taken(
+    here: Path, fake_engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here / "out").mkdir()
     (here / "out/training.json").touch()
+    assert main([TRAIN, "--output", "out"]) == 2
+    assert fake_engine.calls == []
     assert main([VALIDATE, "--output", "out"]) == 2
-    assert "holds a run" in " ".join(capsys.readouterr().out.split())
+    assert "holds a finished run" in words(capsys.readouterr().out)
     assert main([VALIDATE, "--output", "out", "--overwrite"]) == 0
+
+
+def test_a_setting_at_fault_is_not_filed_under_data(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> str:
+        message = "num_layers is 99, but the model has 4 blocks"
+        raise ConfigError(message)
+
+    monkeypatch.setattr(fake_engine.lora, "validate", broken)
+    assert main([VALIDATE, "--json"]) == 2
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["settings"]["status"] == "FAIL"
+    assert checks["settings"]["detail"] == "num_layers is 99, but the model has 4 blocks"
+    assert (checks["data"]["status"], checks["data"]["detail"]) == ("skipped", "a setting is wrong")
 
 
 def test_info_of_the_namespace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_methods_are_measured_beside_each_other(training: TrainingConfig) -> Non
     assert [row["method"] for row in rows] == ["lora", "full"]
     assert float(rows[0]["loss_after"]) == lora.loss_after
     assert (comparison.output / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(TrainingError, match="holds a comparison; choose another output"):
+    with pytest.raises(TrainingError, match="holds a comparison; choose another --output"):
         compare(training, methods=["lora"])
     # What is done is not done again.
     again = compare(training.with_values({"resume": True}), methods=["lora", "full"])
@@ -192,5 +192,5 @@ def test_wrong_settings_are_explained(settings: dict[str, Any], message: str) ->
 
 def test_plots_need_a_library(training: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(DependencyError, match=r"pip install 'efficientai-toolkit\[plots\]'"):
+    with pytest.raises(DependencyError, match=r"`uv sync --extra plots` in the checkout"):
         compare(training)

@@ -103,7 +103,7 @@ def test_an_interrupted_search_goes_on(training: TrainingConfig) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         optimize(training, space=space, trials=4, on_trial=stop)
-    with pytest.raises(TrainingError, match="holds a search; choose another output, or give resume"):
+    with pytest.raises(TrainingError, match="holds a search; choose another --output, or give --resume"):
         optimize(training, space=space, trials=4)
     resumed = training.with_values({"resume": True})
     with pytest.raises(ConfigError, match="begun with another space"):
@@ -208,7 +208,7 @@ def test_a_missing_library_is_named_with_its_cure(
     training: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(DependencyError, match=r"pip install 'efficientai-toolkit\[optimize\]'"):
+    with pytest.raises(DependencyError, match=r"`uv sync --extra optimize` in the checkout"):
         optimize(training)
 
 

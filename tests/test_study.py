@@ -94,10 +94,10 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
     for resume, overwrite in ((True, False), (False, True)):
         folder.check_unused(tmp_path, "done.json", what="a sweep", resume=resume, overwrite=overwrite)
     with pytest.raises(
-        TrainingError, match=r"holds a sweep; choose another output, or give resume or overwrite$"
+        TrainingError, match=r"holds a sweep; choose another --output, or give --resume or --overwrite$"
     ):
         folder.check_unused(tmp_path, "done.json", what="a sweep", resume=False, overwrite=False)
-    with pytest.raises(TrainingError, match=r"or give overwrite$"):
+    with pytest.raises(TrainingError, match=r"or give --overwrite$"):
         folder.check_unused(tmp_path, "done.json", what="a sweep", resume=None, overwrite=False)
 
 

@@ -66,9 +66,7 @@ pub fn fuse(
     }
     let mut results = vec![weights::FILE, "config.json"];
     results.extend(formats::FILES);
-    if existing == IfExists::Fail {
-        OutputFolder::check(output, &results, CHECKPOINTS)?;
-    }
+    OutputFolder::check(output, &results, CHECKPOINTS, existing)?;
     if !dequantize {
         check_requantizable(model_path)?;
     }

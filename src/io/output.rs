@@ -39,11 +39,9 @@ impl OutputFolder {
     /// A folder that cannot be written or is in use by another run; with [`IfExists::Fail`], one that already
     /// holds a run; with [`IfExists::Resume`], one without checkpoints.
     pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<Self> {
-        if existing == IfExists::Resume && !folder.join(checkpoints).is_dir() {
-            return Err(Error::Training(format!(
-                "there is no run to resume: {} holds no checkpoint",
-                folder.display()
-            )));
+        let checkpoints = folder.join(checkpoints);
+        if existing == IfExists::Resume {
+            require_checkpoint(folder, &checkpoints)?;
         }
         if folder.is_file() {
             return Err(Error::Training(format!("output {} is a file, expected a folder", folder.display())));
@@ -60,7 +58,6 @@ impl OutputFolder {
         })?;
         // From here on, leaving early gives the lock back.
         let output = Self { folder: folder.to_owned(), _lock: lock };
-        let checkpoints = folder.join(checkpoints);
         match existing {
             IfExists::Fail => refuse(folder, results, &checkpoints)?,
             IfExists::Overwrite => clear(folder, results, &checkpoints)?,
@@ -69,12 +66,17 @@ impl OutputFolder {
         Ok(output)
     }
 
-    /// Checks that `folder` holds no run, so that a conflict is reported before any work is done.
+    /// Reports a conflict with the run that `folder` holds before any work is done; creates nothing.
     ///
     /// # Errors
-    /// A folder that holds a run.
-    pub fn check(folder: &Path, results: &[&str], checkpoints: &str) -> Result<()> {
-        refuse(folder, results, &folder.join(checkpoints))
+    /// As [`open`](Self::open), for what the folder holds.
+    pub fn check(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<()> {
+        let checkpoints = folder.join(checkpoints);
+        match existing {
+            IfExists::Fail => refuse(folder, results, &checkpoints),
+            IfExists::Overwrite => Ok(()),
+            IfExists::Resume => require_checkpoint(folder, &checkpoints),
+        }
     }
 
     /// Path of the folder.
@@ -95,11 +97,31 @@ fn clear(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a run could go on from this folder. One that ended before its first checkpoint left at most files that
+/// start with a dot, or are shared by the checkpoints to come.
+fn holds_checkpoint(checkpoints: &Path) -> bool {
+    fs::read_dir(checkpoints)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.path().is_dir() && !entry.file_name().as_encoded_bytes().starts_with(b"."))
+}
+
+fn require_checkpoint(folder: &Path, checkpoints: &Path) -> Result<()> {
+    if holds_checkpoint(checkpoints) {
+        return Ok(());
+    }
+    Err(Error::Training(format!(
+        "there is no run to resume: {} holds no checkpoint; start it without --resume (resume=False in Python)",
+        folder.display()
+    )))
+}
+
 fn refuse(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
     let found = if results.iter().any(|name| folder.join(name).exists()) {
-        "a finished run or a model; choose another output, or set overwrite to replace it"
-    } else if checkpoints.exists() {
-        "an unfinished run; set resume to go on with it, or overwrite to start afresh"
+        "a finished run or a model; choose another output, or replace it with --overwrite (overwrite=True in Python)"
+    } else if holds_checkpoint(checkpoints) {
+        "an unfinished run; continue it with --resume (resume=True in Python), or replace it with --overwrite"
     } else {
         return Ok(());
     };
@@ -127,7 +149,7 @@ mod tests {
     #[test]
     fn keeps_what_is_there_unless_told() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        fs::create_dir_all(folder.path().join("checkpoints/step-0000002")).unwrap();
         let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("unfinished run"), "{message}");
         drop(open(folder.path(), IfExists::Resume).unwrap());
@@ -137,5 +159,15 @@ mod tests {
         fs::write(folder.path().join("result.json"), "").unwrap();
         let message = open(folder.path(), IfExists::Fail).unwrap_err().to_string();
         assert!(message.contains("a finished run"), "{message}");
+    }
+
+    #[test]
+    fn a_run_killed_before_its_first_checkpoint_starts_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("checkpoints/.step-0000002.tmp")).unwrap();
+        fs::write(folder.path().join("checkpoints/reference.json"), "{}").unwrap();
+        let message = open(folder.path(), IfExists::Resume).unwrap_err().to_string();
+        assert!(message.contains("no run to resume") && message.contains("without --resume"), "{message}");
+        open(folder.path(), IfExists::Fail).unwrap();
     }
 }

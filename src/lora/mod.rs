@@ -10,4 +10,4 @@ pub mod spectrum;
 
 pub use analyze::{Analysis, AnalysisSettings, analyze};
 pub use config::{Method, TrainingConfig};
-pub use run::{Report, estimate_memory, run, validate};
+pub use run::{Report, check_output, estimate_memory, run, validate};

@@ -63,11 +63,6 @@ pub fn run(
     let group = Group::join()?;
     let mut quiet = Quiet(observer);
     let observer: &mut dyn Observer = if group.leads() { quiet.0 } else { &mut quiet };
-    let existing = match config {
-        TrainingConfig { resume: true, .. } => IfExists::Resume,
-        TrainingConfig { overwrite: true, .. } => IfExists::Overwrite,
-        _ => IfExists::Fail,
-    };
     let Dataset { data, skipped } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     if config.early_stopping_patience.is_some() && data.valid.is_empty() {
         return Err(Error::Config(
@@ -75,9 +70,7 @@ pub fn run(
         ));
     }
     let output = required("output", config.output.as_deref())?;
-    let results: Vec<&str> =
-        [weights::FILE, "config.json"].into_iter().chain(adapters::formats::FILES).collect();
-    let session = Session::open(output, source, &results, existing, group)?;
+    let session = Session::open(output, source, &results(), if_exists(config), group)?;
     let names = prepare_parameters(model, tokenizer, config)?;
     let identity =
         session.identity(config.identity(), config.batch_size, &fingerprint(&data.train), source)?;
@@ -119,6 +112,27 @@ pub fn run(
     let path = session.folder().to_owned();
     let _ = observer.on(&Event::Finished { step: report.training.steps, path });
     Ok(report)
+}
+
+/// Checks whether the output folder is free for a run with this configuration, before a model is loaded.
+///
+/// # Errors
+/// A folder that holds a run, unless `overwrite` or `resume` is set; with `resume`, one without checkpoints.
+pub fn check_output(config: &TrainingConfig) -> Result<()> {
+    Session::check(required("output", config.output.as_deref())?, &results(), if_exists(config))
+}
+
+/// Files that a run writes, of whatever method.
+fn results() -> Vec<&'static str> {
+    [weights::FILE, "config.json"].into_iter().chain(adapters::formats::FILES).collect()
+}
+
+fn if_exists(config: &TrainingConfig) -> IfExists {
+    match config {
+        TrainingConfig { resume: true, .. } => IfExists::Resume,
+        TrainingConfig { overwrite: true, .. } => IfExists::Overwrite,
+        _ => IfExists::Fail,
+    }
 }
 
 /// Resolves the settings for `examples` training examples.

@@ -40,13 +40,21 @@ impl Session {
         if canonical.is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|source| source == folder)) {
             return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
         }
-        let results: Vec<&str> = std::iter::once(REPORT).chain(results.iter().copied()).collect();
+        let results = all_results(results);
         let lock = group
             .leads()
             .then(|| OutputFolder::open(&folder, &results, CHECKPOINTS, existing))
             .transpose()?;
         group.wait()?;
         Ok(Self { folder, group, _lock: lock })
+    }
+
+    /// Checks that a run whose results are `results` may use the folder `output`, without creating it.
+    ///
+    /// # Errors
+    /// Results that `existing` says to keep; nothing to resume.
+    pub fn check(output: &str, results: &[&str], existing: IfExists) -> Result<()> {
+        OutputFolder::check(Path::new(output), &all_results(results), CHECKPOINTS, existing)
     }
 
     /// The output folder.
@@ -102,4 +110,9 @@ impl Session {
         }
         Ok(self.group.wait()?)
     }
+}
+
+/// The report, and the files that a run writes.
+fn all_results<'a>(results: &[&'a str]) -> Vec<&'a str> {
+    std::iter::once(REPORT).chain(results.iter().copied()).collect()
 }

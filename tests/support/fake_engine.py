@@ -1,9 +1,13 @@
 """A stand-in for the compiled engine, so that the Python layer is tested without it."""
 
 import json
+import os.path
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from efficientai_toolkit.exceptions import TrainingError
 
 MEMORY = {
     "weights": 200_000_000,
@@ -136,7 +140,10 @@ class FakeEngine(types.ModuleType):
         self.models = room(load=self.load)
         self.generate = room(generate=self.generate_text)
         self.lora = room(
-            train=self.train_lora, validate=self.validate_lora, estimate_memory=self.estimate_memory
+            train=self.train_lora,
+            validate=self.validate_lora,
+            estimate_memory=self.estimate_memory,
+            check_output=self.check_output,
         )
 
     def start(self) -> None:
@@ -200,6 +207,13 @@ class FakeEngine(types.ModuleType):
             self.during_training(settings)
         model.trained = True
         return json.dumps({**REPORT, "adapter_path": settings["output"]})
+
+    def check_output(self, config: str) -> None:
+        settings = json.loads(config)
+        folder = Path(settings["output"])
+        if os.path.exists(folder / "training.json") and not (settings["overwrite"] or settings["resume"]):
+            message = f"output folder {folder} holds a finished run"
+            raise TrainingError(message)
 
     def process_group(self) -> tuple[int, int]:
         return 0, 1

@@ -1,8 +1,8 @@
 //! `_core.device`: the machine and the device in use.
 
 use efficientai_toolkit::hardware as engine;
-use efficientai_toolkit::kernels::blas;
 use efficientai_toolkit::kernels::group::Group;
+use efficientai_toolkit::kernels::{blas, check_environment};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -12,13 +12,15 @@ use super::json::json;
 /// What `start` found; configuring again would undo what the user has set since.
 static REPORT: PyOnceLock<String> = PyOnceLock::new();
 
-/// Checks the loaded MLX, passes log records to ``logging``, chooses the device and sets the
+/// Checks the loaded MLX and the environment variables, passes log records to ``logging``, chooses the device and sets the
 /// allocator's limits. To be called once, before everything else.
 ///
-/// Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
+/// Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for, and
+/// ``ConfigError`` for a variable with a value that it cannot have.
 #[pyfunction]
 pub(super) fn start(py: Python<'_>) -> PyResult<()> {
     enter(py, engine::check_mlx_version)?;
+    enter(py, || Ok(check_environment()?))?;
     // An application with a logger of its own for Rust keeps it.
     let _ = pyo3_log::try_init();
     hardware(py).map(|_| ())

@@ -77,7 +77,7 @@ mod _core {
     #[pymodule]
     mod lora {
         #[pymodule_export]
-        use crate::lora::{analyze, defaults, estimate_memory, train, validate};
+        use crate::lora::{analyze, check_output, defaults, estimate_memory, train, validate};
     }
 
     /// Language models and their tokenizers.

@@ -77,6 +77,14 @@ pub(super) fn estimate_memory(
     })
 }
 
+/// Raises ``TrainingError`` where the output folder of a run is taken by another one, or holds none to resume.
+///
+/// ``config`` is the JSON of a ``TrainingConfig`` with ``output`` filled in.
+#[pyfunction]
+pub(super) fn check_output(py: Python<'_>, config: &str) -> PyResult<()> {
+    enter(py, || lora::check_output(&parse(config)?))
+}
+
 /// The default ``TrainingConfig`` as JSON.
 #[pyfunction]
 pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {

@@ -33,5 +33,6 @@ def missing(error: ImportError, *, module: str, extra: str, purpose: str) -> Dep
     """Return the error that tells how to install ``module``; parameters as in :func:`require`."""
     return DependencyError(
         f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}); install it with "
-        f"`pip install 'efficientai-toolkit[{extra}]'`, or `uv sync --extra {extra}` in a clone"
+        f"`uv sync --extra {extra}` in the checkout of efficientai-toolkit, or "
+        f"`pip install '/path/to/the/checkout[{extra}]'`"
     )

@@ -49,7 +49,7 @@ def check_version(found: str, needed: str = MLX_VERSION) -> None:
     if found != needed:
         message = (
             f"this build of efficientai-toolkit needs mlx {needed}, but mlx {found} is installed; "
-            f"mend it with `{suggest_command(list_backends())}`"
+            f"fix it with `{suggest_command(list_backends())}`"
         )
         raise DependencyError(message)
 
@@ -68,7 +68,7 @@ def check_backends(backends: Iterable[str]) -> None:
         drop = " ".join(name for name in backends if name != keep)
         message = (
             f"{' and '.join(backends)} are installed together and overwrite each other's libmlx; "
-            f"mend it with `pip uninstall -y {drop} && "
+            f"fix it with `pip uninstall -y {drop} && "
             f"pip install --force-reinstall --no-deps {keep}=={MLX_VERSION}`"
         )
         raise DependencyError(message)
@@ -77,13 +77,13 @@ def check_backends(backends: Iterable[str]) -> None:
 def missing_mlx(reason: ImportError) -> DependencyError:
     """Return the error for an ``mlx`` that cannot be imported."""
     command = suggest_command(list_backends())
-    return DependencyError(f"cannot import mlx.core ({reason}); mend it with `{command}`")
+    return DependencyError(f"cannot import mlx.core ({reason}); fix it with `{command}`")
 
 
 def broken_engine(reason: ImportError) -> DependencyError:
     """Return the error for a compiled extension that cannot be loaded."""
     return DependencyError(
         f"the compiled engine efficientai_toolkit._core cannot be loaded ({reason}); "
-        "reinstall it with `pip install --force-reinstall efficientai-toolkit`, "
-        "in a checkout with `uv sync --reinstall-package efficientai-toolkit`"
+        "build it again with `uv sync --reinstall-package efficientai-toolkit` in the checkout, or "
+        "`pip install --force-reinstall --no-deps /path/to/the/checkout`"
     )

@@ -1,13 +1,13 @@
-"""Progress bar for terminals, with plain log lines for other outputs."""
+"""Progress of a training run: a bar on terminals and in notebooks, plain log lines elsewhere."""
 
 import sys
 import time
 from typing import TextIO
 
-from rich import progress
 from rich.console import Console
-from rich.table import Column
 
+from efficientai_toolkit._base.units import format_duration, format_size
+from efficientai_toolkit.callbacks.bars import Bar, NotebookBar, TerminalBar, in_notebook
 from efficientai_toolkit.callbacks.base import Callback
 from efficientai_toolkit.callbacks.events import Event, Progress
 from efficientai_toolkit.callbacks.training import (
@@ -32,14 +32,16 @@ class ProgressBar(Callback):
     Parameters
     ----------
     stream
-        Output stream; standard error by default. If it is not a terminal, about ten plain lines are
-        written instead of a bar.
+        Output stream; by default standard error, or the output of the cell in a notebook. If it is not a
+        terminal, about ten plain lines are written instead of a bar.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._bar: progress.Progress | None = None
-        self._task = progress.TaskID(0)
+        self._notebook = stream is None and in_notebook()
+        # Notebooks show standard error as if it were an error.
+        default = sys.stdout if self._notebook else sys.stderr
+        self._console = Console(file=stream or default, highlight=False, soft_wrap=True, force_jupyter=False)
+        self._bar: Bar | None = None
         self._started = (0.0, 0)
         self._told = time.monotonic()
 
@@ -66,7 +68,7 @@ class ProgressBar(Callback):
     def close(self) -> None:
         """Stop the bar and leave its final state on the screen."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
 
     def _tell(self, text: str) -> None:
@@ -83,28 +85,22 @@ class ProgressBar(Callback):
             + (f", continuing after step {event.first_step:,}" if event.first_step else "")
         )
         self._started = (time.monotonic(), event.first_step)
-        if self._console.is_terminal:
-            self._bar = progress.Progress(
-                progress.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=2)),
-                progress.TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
-                console=self._console,
-                expand=True,
-            )
-            self._task = self._bar.add_task(
-                "train", total=event.steps, completed=event.first_step, status="first step …"
-            )
-            self._bar.start()
+        shown = {"done": event.first_step, "total": event.steps, "status": "first step …"}
+        if self._notebook:
+            self._bar = NotebookBar(**shown)
+        elif self._console.is_terminal:
+            self._bar = TerminalBar(self._console, **shown)
 
     def _step(self, event: Step) -> None:
         started, first_step = self._started
         pace = (time.monotonic() - started) / max(event.step - first_step, 1)
-        status = format_step(event, secs_left=pace * (event.steps - event.step))
+        secs_left = pace * (event.steps - event.step)
         if self._bar is not None:
-            self._bar.update(self._task, completed=event.step, status=status)
+            self._bar.update(event.step, format_step(event, secs_left=secs_left, room=self._bar.room))
             return
         every = max(event.steps // _LOG_LINES, 1)
         if event.step % every == 0 or event.step == event.steps:
-            self._console.print(status)
+            self._console.print(format_step(event, secs_left=secs_left))
 
 
 def _describe_stage(event: Progress) -> str:
@@ -141,18 +137,18 @@ def _quality(event: Evaluated) -> str:
     return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
 
 
-def format_step(event: Step, *, secs_left: float) -> str:
-    """Format a step in at most 77 columns, for up to 99,999 steps."""
+def format_step(event: Step, *, secs_left: float, room: int = 1000) -> str:
+    """Format a step in ``room`` columns: what matters least is left out where they are too few."""
     rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
-    left = format_duration(secs_left)
-    return (
-        f"{event.step}/{event.steps}  loss {event.loss:.3f}  {rate}  "
-        f"{event.tokens_per_second:,.0f} tok/s  {event.peak_memory / 1e9:.2f} GB  {left} left"
-    )
-
-
-def format_duration(secs: float) -> str:
-    """Format seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, seconds = divmod(round(secs), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    # By importance; the order on the screen is that of the numbers.
+    parts = {
+        0: f"{event.step}/{event.steps}",
+        1: f"loss {event.loss:.3f}",
+        5: f"{format_duration(secs_left)} left",
+        3: f"{event.tokens_per_second:,.0f} tok/s",
+        4: format_size(event.peak_memory),
+        2: rate,
+    }
+    while len(status := "  ".join(parts[place] for place in sorted(parts))) > room and len(parts) > 1:
+        parts.popitem()
+    return status

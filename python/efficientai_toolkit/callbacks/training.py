@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from efficientai_toolkit._base.units import format_size
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
@@ -131,8 +133,8 @@ def describe_memory(event: Estimated) -> str:
         "optimizer": event.optimizer + event.update,
         "activations": event.activations,
     }
-    told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    told = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items())
     return (
-        f"about {event.peak / 1e9:.2f} of {event.available / 1e9:.2f} GB ({told}), "
+        f"about {format_size(event.peak)} of {format_size(event.available)} ({told}), "
         f"{event.rows:,} rows at once"
     )

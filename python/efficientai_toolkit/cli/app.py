@@ -63,18 +63,23 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
     command = find_command(arguments[0])
+    args = build_parser(command).parse_args(arguments[1:])
+    args.argv = arguments
+    return command.load().run(args, Output(as_json=args.json, quiet=args.quiet))
+
+
+def build_parser(command: Command) -> Parser:
+    """Return the parser of a command's options."""
     module = command.load()
     parser = Parser(
         prog=f"{PROGRAM} {command.name}",
         usage="%(prog)s [options]",
-        description=f"{command.summary}.",
-        allow_abbrev=False,
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        essential=getattr(module, "ESSENTIAL", ()),
     )
     module.add_arguments(parser)
     _add_common(parser)
-    args = parser.parse_args(arguments[1:])
-    args.argv = arguments
-    return module.run(args, Output(as_json=args.json, quiet=args.quiet))
+    return parser
 
 
 def find_command(name: str) -> Command:
@@ -108,7 +113,7 @@ def describe_commands() -> str:
         f"usage: {PROGRAM} COMMAND [options]\n\n"
         "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"
         f"commands:\n{rows}\n\n"
-        f"`{PROGRAM} COMMAND --help` lists the options of a command.\n"
+        f"`{PROGRAM} COMMAND --help` lists the options most people need,\n`--help-all` every one.\n"
     )
 
 

@@ -2,48 +2,115 @@
 
 import argparse
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
 from efficientai_toolkit._base.config import Config, Option, list_options
+from efficientai_toolkit.cli.aliases import HINTS, OPTIONS, translate
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises :class:`ConfigError` and suggests the closest option."""
+    """Argument parser that raises :class:`ConfigError`, understands the names of other tools and suggests options.
+
+    Parameters
+    ----------
+    essential
+        Names of the options that ``--help`` shows; ``--help-all`` shows the others too. By default all.
+    **settings
+        Those of :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, essential: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(**settings, add_help=False, allow_abbrev=False)
+        self._essential = essential
+        # argparse takes -1e-3 for an option.
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+        self.add_argument("-h", "--help", action="help", help="show the options people need, and exit")
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options, and exit")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse arguments after translating the names of other tools."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args(translate(words, self._option_string_actions), namespace)
+
+    def format_help(self) -> str:
+        """Return the text of ``--help``."""
+        if not self._essential:
+            return self.format_all_help()
+        actions = {action.dest: action for action in self._actions}
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        formatter.start_section("options")
+        formatter.add_arguments([actions[name] for name in self._essential])
+        formatter.end_section()
+        more = len(self._actions) - len(self._essential)
+        formatter.add_text(f"`{self.prog} --help-all` lists {more} more.")
+        return formatter.format_help()
+
+    def format_all_help(self) -> str:
+        """Return the text of ``--help-all``: every option, in groups."""
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`ConfigError` instead of exiting."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            word = unknown.split()[0]
-            # Without the dashes, which would make all short names alike.
-            known = [name[2:] for name in self._option_string_actions if name.startswith("--")]
-            closest = get_close_matches(word.partition("=")[0].lstrip("-"), known, n=1)
-            hint = f"; did you mean --{closest[0]}?" if closest else f"; see `{self.prog} --help`"
-            message = f"unknown option {word}{hint}"
+            message = f"unknown option {unknown.split()[0]}; {self._suggest(unknown.split()[0])}"
         # "argument --lr: must be …" reads better as "--lr must be …".
-        raise ConfigError(re.sub(r"^argument ([^:]+): ", r"\1 ", message))
+        raise ConfigError(re.sub(r"^argument (?:-\w/)?([^:]+): ", r"\1 ", message))
+
+    def _suggest(self, word: str) -> str:
+        name = word.partition("=")[0]
+        if name in HINTS:
+            return HINTS[name]
+        known = {known: known for known in self._option_string_actions if known.startswith("--")}
+        known |= {alias: ours for alias, ours in OPTIONS.items() if ours in known and alias not in known}
+        # Without the dashes, which would make all short names alike.
+        closest = get_close_matches(name.lstrip("-"), [known.lstrip("-") for known in known], n=1)
+        return f"did you mean {known['--' + closest[0]]}?" if closest else f"see `{self.prog} --help-all`"
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print the help with every option and exit."""
+        sys.stdout.write(cast("Parser", parser).format_all_help())
+        parser.exit()
 
 
 def add_config(
-    parser: argparse.ArgumentParser, config: type[Config], *, title: str, with_file: bool = True
+    parser: argparse.ArgumentParser,
+    config: type[Config],
+    *,
+    title: str,
+    with_file: bool = True,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Add one option per field, and ``--config`` if ``with_file``.
 
     Options that are not given are absent from the namespace, so that the file or the default applies.
+    ``groups`` are the fields of each further group by its title; they leave the group ``title``.
     """
     group = parser.add_argument_group(title)
     if with_file:
         group.add_argument(
             "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
         )
-    for option in list_options(config):
-        _add(group.add_argument, option)
+    options = {option.name: option for option in list_options(config)}
+    grouped = [name for names in (groups or {}).values() for name in names]
+    for name, option in options.items():
+        if name not in grouped:
+            _add(group.add_argument, option)
+    for further, names in (groups or {}).items():
+        section = parser.add_argument_group(further)
+        for name in names:
+            _add(section.add_argument, options[name])
 
 
 def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool = True) -> C:

@@ -23,23 +23,23 @@ class EvaluationConfig(Config):
     )
     prompt: str | None = setting(
         None,
-        "template of the question; {name} is a column of the row (default: the row's own prompt)",
+        "template of the prompt; {name} is a column of the row (default: the prompt of the row)",
     )
-    reference: str | None = setting(None, "template of the right answer (default: the row's own completion)")
+    reference: str | None = setting(None, "template of the reference answer (default: the completion of the row)")
     answer: str | None = setting(
         None,
         "regular expression that finds the answer in texts, such as '#### (.*)': its first group, or all it "
         "matches (default: the whole text)",
     )
     metrics: list[str] = setting(
-        ["perplexity", "token_accuracy"], f"what to measure, of {', '.join(METRICS)}", separator=","
+        ["perplexity", "token_accuracy"], f"metrics, of {', '.join(METRICS)}", separator=","
     )
-    limit: int | None = setting(None, "take only the first so many rows (default: all)")
-    max_tokens: int = setting(128, "longest generated answer, in tokens")
-    stop: list[str] = setting([], "end an answer before this text; give the option again for more")
-    batch_size: int = setting(8, "rows that go through the model together when tokens are scored")
-    max_seq_length: int = setting(2048, "rows are cut to this many tokens when tokens are scored")
-    mask_prompt: bool = setting(True, "score answers only, not the prompts before them")
+    limit: int | None = setting(None, "number of rows to evaluate (default: all)")
+    max_tokens: int = setting(128, "maximum number of new tokens per answer")
+    stop: list[str] = setting([], "stop sequence; repeat the option for more")
+    batch_size: int = setting(8, "batch size when tokens are scored")
+    max_seq_length: int = setting(2048, "maximum sequence length when tokens are scored; longer rows are truncated")
+    mask_prompt: bool = setting(True, "score completions only, not prompts")
 
     def check(self) -> None:
         """Validate the configuration.

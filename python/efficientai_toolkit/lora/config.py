@@ -24,174 +24,171 @@ class TrainingConfig(Config):
     )
     data: str | None = setting(
         None,
-        "folder with train.jsonl, valid.jsonl (or validation.jsonl, dev.jsonl), test.jsonl (or .json, .csv, "
-        ".tsv, .parquet), or one file, or several separated by commas, each perhaps with =WEIGHT, how often "
-        "its rows come (default: the bundled instructions)",
+        "training data: a .jsonl, .json, .csv, .tsv or .parquet file, or a folder with train.jsonl and "
+        "optionally valid.jsonl and test.jsonl; several separated by commas, each with an optional =WEIGHT, "
+        "are mixed (default: the bundled instructions)",
     )
-    output: str | None = setting(None, "folder of the result (default: a new numbered one under runs/)")
+    output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     method: Method = setting(
         "lora",
-        "train low-rank adapters (dora: with a magnitude per row; adalora: with ranks that move to where"
-        " they matter), virtual tokens before every text, which want an lr of 1e-2 or so (prompt_tuning:"
-        " embeddings; p_tuning: embeddings through a small network; prefix_tuning: keys and values), or"
-        " every number of the model",
+        "fine-tuning method: low-rank adapters (lora; dora: with trainable magnitudes; adalora: with adaptive "
+        "ranks), virtual tokens (prompt_tuning, p_tuning, prefix_tuning; try an lr of 1e-2), or all weights "
+        "(full); with --bits lora becomes QLoRA",
     )
-    epochs: float = setting(3.0, "passes over the training data")
-    iters: int | None = setting(None, "optimizer steps; overrides epochs")
+    epochs: float = setting(3.0, "number of epochs")
+    iters: int | None = setting(None, "number of optimizer steps; overrides epochs")
     lr: float = setting(2e-4, "peak learning rate")
-    batch_size: int = setting(4, "rows, or pairs of answers, per batch")
-    grad_accumulation: int = setting(1, "batches per optimizer step")
+    batch_size: int = setting(4, "batch size, in rows or preference pairs")
+    grad_accumulation: int = setting(1, "gradient accumulation: batches per optimizer step")
     memory_budget_gb: float | None = setting(
         None,
-        "stay below so many 10⁹ bytes: a batch that would take more goes through the model in parts, "
-        "with the same result (default: what the device has)",
+        "memory limit in GB: a batch that needs more is split, with the same result (default: the memory of "
+        "the device)",
     )
-    max_seq_length: int = setting(2048, "rows are cut to this many tokens")
-    lora_rank: int = setting(8, "rank of the adapters (adalora: their mean at the end)")
-    lora_alpha: float = setting(16.0, "strength of the adapters: their output is scaled by alpha / rank")
+    max_seq_length: int = setting(2048, "maximum sequence length; longer rows are truncated")
+    lora_rank: int = setting(8, "rank of the adapters (adalora: mean final rank)")
+    lora_alpha: float = setting(16.0, "scaling of the adapters: alpha / rank")
     rank_pattern: dict[str, int] | None = setting(
         None,
-        "ranks of some layers by name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first "
-        "that fits counts, 0 means no adapter (default: the same rank everywhere)",
+        "ranks by layer name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first match counts, "
+        "0 means no adapter (default: lora_rank everywhere)",
         separator=",",
     )
-    lora_dropout: float = setting(0.0, "share of adapter inputs dropped while training")
-    use_rslora: bool = setting(False, "scale the adapters by alpha / √rank instead: rsLoRA")
+    lora_dropout: float = setting(0.0, "dropout probability of the adapter inputs")
+    use_rslora: bool = setting(False, "rsLoRA: scale the adapters by alpha / √rank")
     loraplus_lr_ratio: float | None = setting(
-        None, "learning rate of the matrices B as a multiple of lr: LoRA+ (default: the same)"
+        None, "LoRA+: ratio of the learning rate of the matrices B to lr (default: 1)"
     )
     lora_init: str = setting(
         "default",
-        "what the adapters start from: default, pissa (principal parts of the weights; saved with twice"
-        " the rank, for the untouched model), or pissa_niter_N (the same by N iterations, faster)",
+        "initialization of the adapters: default, pissa (principal singular vectors of the weights; saved with "
+        "twice the rank, for the original model), or pissa_niter_N (fast SVD with N iterations)",
     )
     adalora_init_rank: int | None = setting(
-        None, "rank that adalora starts with (default: one and a half times the rank)"
+        None, "initial rank of adalora (default: 1.5 × lora_rank)"
     )
-    adalora_tinit: int = setting(0, "steps of adalora before ranks fall")
-    adalora_tfinal: int = setting(0, "steps of adalora after the last change of ranks")
-    adalora_delta_t: int = setting(1, "steps of adalora between changes of ranks")
-    adalora_beta1: float = setting(0.85, "decay of adalora's mean of sensitivities")
-    adalora_beta2: float = setting(0.85, "decay of adalora's mean of their deviations")
+    adalora_tinit: int = setting(0, "adalora: steps before the rank reduction starts")
+    adalora_tfinal: int = setting(0, "adalora: final steps with fixed ranks")
+    adalora_delta_t: int = setting(1, "adalora: steps between two rank allocations")
+    adalora_beta1: float = setting(0.85, "adalora: EMA coefficient of the sensitivity")
+    adalora_beta2: float = setting(0.85, "adalora: EMA coefficient of the uncertainty")
     adalora_orth_reg_weight: float = setting(
-        0.5, "weight of adalora's penalty on matrices that are not orthogonal"
+        0.5, "adalora: weight of the orthogonal regularization"
     )
     num_virtual_tokens: int = setting(
-        20, "virtual tokens before every text, of prompt_tuning, prefix_tuning and p_tuning"
+        20, "number of virtual tokens of prompt_tuning, prefix_tuning and p_tuning"
     )
     prompt_tuning_init: Literal["random", "text", "sample_vocab"] = setting(
-        "random", "what prompt_tuning starts from: noise, the embeddings of a text, or those of random tokens"
+        "random", "initialization of prompt_tuning: random, the embeddings of a text, or those of random tokens"
     )
     prompt_tuning_init_text: str | None = setting(
-        None, "text of prompt_tuning_init=text, such as a description of the task"
+        None, "initial text for prompt_tuning_init=text, such as a description of the task"
     )
-    prefix_projection: bool = setting(False, "learn the prefixes of prefix_tuning through a small network")
+    prefix_projection: bool = setting(False, "prefix_tuning: reparameterize the prefixes by an MLP")
     encoder_hidden_size: int | None = setting(
-        None, "width of the network of p_tuning and prefix_projection (default: that of what it learns)"
+        None, "hidden size of the MLP of p_tuning and prefix_projection (default: its input size)"
     )
     target_modules: list[str] | None = setting(
         None,
-        "layers that get adapters, such as q_proj,v_proj or lm_head (default: every linear layer but lm_head)",
+        "layers that get adapters, such as q_proj,v_proj (default: all linear layers but lm_head)",
         separator=",",
     )
-    num_layers: int | None = setting(None, "adapt only the last so many blocks (default: all)")
+    num_layers: int | None = setting(None, "number of blocks with adapters, counted from the last (default: all)")
     init_adapter: str | None = setting(
-        None, "folder or hub id of adapters to start from, in either format (default: fresh ones)"
+        None, "folder or hub id of an adapter to start from, of mlx-lm or PEFT (default: a new one)"
     )
     adapter_format: Literal["mlx", "peft"] = setting(
-        "mlx", "write adapters as mlx-lm reads them, or as Hugging Face PEFT does (virtual tokens: always)"
+        "mlx", "format of the saved adapter: mlx-lm's or PEFT's (virtual tokens: always PEFT's)"
     )
-    mask_prompt: bool = setting(True, "learn answers only, not the prompts before them")
+    mask_prompt: bool = setting(True, "compute the loss on completions only, not on prompts")
     objective: Literal["sft", "dpo", "orpo"] = setting(
         "sft",
-        "what the rows are to teach: sft to say what they say; dpo and orpo to prefer one of two answers,"
-        " which they hold as chosen and rejected",
+        "training objective: supervised fine-tuning (sft), or preference optimization of rows with chosen and "
+        "rejected answers (dpo, orpo)",
     )
-    dpo_beta: float = setting(0.1, "how close dpo stays to where the model began; more is closer")
-    dpo_label_smoothing: float = setting(0.0, "share of pairs that dpo takes to be the wrong way round")
+    dpo_beta: float = setting(0.1, "beta of DPO; higher values stay closer to the reference model")
+    dpo_label_smoothing: float = setting(0.0, "label smoothing of DPO: expected share of flipped pairs")
     orpo_lambda: float = setting(
-        0.1, "weight of the preference in orpo, beside the likelihood of chosen answers"
+        0.1, "lambda of ORPO: weight of the odds-ratio loss"
     )
     columns: list[str] | None = setting(
         None,
-        "which columns of the data are read as what, such as prompt=question,completion=answer "
-        "(default: their own names)",
+        "column mapping of the data, such as prompt=question,completion=answer (default: the standard names)",
         separator=",",
     )
     chat_template_kwargs: dict[str, Any] | None = setting(
         None,
-        "option of the chat template, such as enable_thinking=false; give it again for more (default: the "
-        "template's own)",
+        "option of the chat template, such as enable_thinking=false; repeat it for more (default: that of the "
+        "template)",
         flag="--template-option",
     )
     packing: bool = setting(
         False,
-        "pack short rows side by side into rows of max-seq-length tokens, which do not see each other; "
-        "batch-size counts packed rows",
+        "pack short rows into sequences of max_seq_length tokens, without attention between them; batch_size "
+        "counts packed sequences",
     )
     streaming: bool = setting(
         False,
-        "leave the training rows, which must be jsonl, on disk and read them as they are needed, for data "
-        "larger than memory; batches are the same",
+        "stream the training rows from disk (.jsonl only), for data larger than memory; the batches are the "
+        "same",
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
-        None, "number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)"
+        None, "data type of the weights (default: float32 on a CPU, that of the checkpoint on a GPU)"
     )
     bits: int | None = setting(
-        None, "quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits: QLoRA (default: as they are on disk)"
+        None, "QLoRA: quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits (default: as in the checkpoint)"
     )
-    seed: int = setting(0, "seed of everything random in the run")
+    seed: int = setting(0, "random seed")
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
         "adamw",
-        "what turns gradients into steps; adam, adafactor and muon want an lr like adamw, lion a tenth to a "
-        "third of it, sgd 100 to 1000 times as much",
+        "optimizer; relative to adamw, lion needs an lr 3 to 10 times lower, sgd one 100 to 1000 times higher",
     )
     momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
-    nesterov: bool = setting(False, "let sgd look ahead along its momentum")
+    nesterov: bool = setting(False, "use Nesterov momentum in sgd")
     weight_decay: float | None = setting(
-        None, "pull of weights to 0, times lr (default: 0.01 for adamw, lion and muon, 0 for the others)"
+        None, "weight decay (default: 0.01 for adamw, lion and muon, 0 for the others)"
     )
-    beta1: float = setting(0.9, "decay of the mean of gradients in adam, adamw and lion")
+    beta1: float = setting(0.9, "beta1 of adam, adamw and lion")
     beta2: float | None = setting(
-        None, "decay of the mean of squared gradients in adam and adamw (0.999), of lion's momentum (0.99)"
+        None, "beta2 of adam, adamw and lion (default: 0.999, for lion 0.99)"
     )
-    eps: float = setting(1e-8, "keeps adam and adamw from dividing by zero")
+    eps: float = setting(1e-8, "epsilon of adam and adamw")
     schedule: Literal[
         "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
     ] = setting(
         "cosine",
-        "course of the learning rate after the warm-up; wsd: constant with a decay at the end",
+        "learning-rate schedule after the warm-up; wsd: warm-up, stable, decay",
     )
-    warmup_ratio: float = setting(0.05, "share of the steps in which the learning rate rises")
-    lr_min_ratio: float = setting(0.0, "share of lr that is left at the end of the schedule")
-    lr_cycles: int = setting(2, "cosines of the schedule cosine_with_restarts")
-    lr_power: float = setting(2.0, "exponent of the schedule polynomial; 1: a straight line")
-    lr_decay_ratio: float = setting(0.2, "share of the steps in which the schedule wsd decays")
+    warmup_ratio: float = setting(0.05, "fraction of the steps used for the warm-up")
+    lr_min_ratio: float = setting(0.0, "final learning rate as a fraction of lr")
+    lr_cycles: int = setting(2, "number of cycles of cosine_with_restarts")
+    lr_power: float = setting(2.0, "exponent of the polynomial schedule; 1: linear")
+    lr_decay_ratio: float = setting(0.2, "fraction of the steps in which wsd decays")
     lr_table: list[str] | None = setting(
         None,
-        "points of the schedule table, which has no other warm-up: 0=0.1,50=1 means a tenth of lr at first, "
-        "all of it after 50 steps, and a straight line between",
+        "points STEP=FACTOR of the schedule table, interpolated linearly: 0=0.1,50=1 rises from a tenth of lr to "
+        "lr in 50 steps; warmup_ratio is ignored",
         separator=",",
     )
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never")
+    max_grad_norm: float = setting(1.0, "maximum gradient norm for clipping; 0: no clipping")
     early_stopping_patience: int | None = setting(
-        None, "stop after so many validations without a lower loss (default: never)"
+        None, "stop after this many evaluations without an improvement (default: never)"
     )
-    early_stopping_threshold: float = setting(0.0, "how much lower a validation loss must be to count")
+    early_stopping_threshold: float = setting(0.0, "minimum decrease of the validation loss that counts as an improvement")
     keep_best: bool = setting(
-        True, "the result has the weights of the lowest validation loss, not of the last step"
+        True, "save the weights with the lowest validation loss, not the last ones"
     )
     grad_checkpoint: int = setting(
-        0, "save memory: keep activations of every so many blocks only, compute the rest again; 0: keep all"
+        0, "gradient checkpointing: keep activations of every N-th block only and recompute the rest; 0: off"
     )
     neftune_alpha: float | None = setting(
-        None, "strength of noise on the embeddings while training, such as 5 (default: none)"
+        None, "NEFTune: noise added to the embeddings, such as 5 (default: none)"
     )
-    eval_every: int = setting(100, "steps between validations; 0: only before and after")
-    eval_batches: int = setting(25, "validation batches; 0: all")
-    save_every: int = setting(100, "steps between checkpoints; 0: only when interrupted")
-    keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay on disk")
-    resume: bool = setting(False, "continue from the last checkpoint in the output folder")
+    eval_every: int = setting(100, "steps between evaluations; 0: only before and after training")
+    eval_batches: int = setting(25, "batches per evaluation; 0: all")
+    save_every: int = setting(100, "steps between checkpoints; 0: only on interruption")
+    keep_checkpoints: int = setting(2, "number of checkpoints to keep")
+    resume: bool = setting(False, "resume from the last checkpoint in the output folder")
     overwrite: bool = setting(False, "replace the run in the output folder")
 
     def with_defaults_filled(self) -> "TrainingConfig":

@@ -9,6 +9,7 @@ from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.callbacks.training import Estimated
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
+from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.lora.result import TrainingResult
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class MLXTrainer:
         """
         from efficientai_toolkit._engine.core import core
 
+        if self.model is None:
+            check_output(self.config)
         model, tokenizer = self._load()
         try:
             report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)

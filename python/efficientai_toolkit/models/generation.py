@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 class GenerateConfig(Config):
     """Sampling parameters and stopping criteria."""
 
-    max_tokens: int = setting(256, "stop after this many new tokens")
-    temperature: float = setting(0.0, "randomness; 0 always takes the likeliest token")
+    max_tokens: int = setting(256, "maximum number of new tokens")
+    temperature: float = setting(0.0, "sampling temperature; 0: greedy decoding")
     top_p: float = setting(
-        1.0, "sample from the likeliest tokens that together reach this probability; 1: all"
+        1.0, "nucleus sampling: keep the most likely tokens up to this cumulative probability; 1: all"
     )
-    top_k: int = setting(0, "sample from this many likeliest tokens; 0: all")
-    min_p: float = setting(0.0, "drop tokens less likely than this share of the likeliest one; 0: none")
-    repetition_penalty: float = setting(1.0, "make tokens seen before less likely; 1: off")
-    repetition_context: int = setting(64, "how many last tokens the repetition penalty looks at")
-    seed: int = setting(0, "seed of the sampling")
+    top_k: int = setting(0, "sample from the k most likely tokens; 0: all")
+    min_p: float = setting(0.0, "minimum probability relative to the most likely token; 0: none")
+    repetition_penalty: float = setting(1.0, "penalty of repeated tokens; 1: off")
+    repetition_context: int = setting(64, "number of last tokens that the repetition penalty considers")
+    seed: int = setting(0, "random seed")
     accuracy: Literal["f32", "bf16", "int8"] | None = setting(
         None,
-        "how exactly a quantized model computes on a CPU (default: the fastest way that hardly changes the "
+        "precision of the products of a quantized model on a CPU (default: the fastest that hardly changes the "
         "probabilities)",
     )
-    stop: list[str] = setting([], "stop before this text; give the option again for more")
+    stop: list[str] = setting([], "stop sequence; repeat the option for more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,8 +61,8 @@ def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, o
         If ``marker`` exists and neither ``resume`` nor ``overwrite`` is set.
     """
     if (output / marker).exists() and not (resume or overwrite):
-        choices = "overwrite" if resume is None else "resume or overwrite"
-        message = f"{output} holds {what}; choose another output, or give {choices}"
+        choices = "--overwrite" if resume is None else "--resume or --overwrite"
+        message = f"{output} holds {what}; choose another --output, or give {choices}"
         raise TrainingError(message)
 
 

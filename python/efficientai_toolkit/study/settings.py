@@ -13,17 +13,17 @@ class SearchConfig(Config):
 
     known_objectives: ClassVar[tuple[str, ...]] = ()
 
-    search_space: str | None = setting(None, "YAML, JSON or TOML file of what to try for which setting")
-    trials: int = setting(20, "runs in all, those of a resumed search included")
-    timeout_minutes: float | None = setting(None, "start no further run after this time (default: never)")
-    objectives: list[str] = setting([], "what to make small", separator=",")
+    search_space: str | None = setting(None, "search space, a YAML, JSON or TOML file")
+    trials: int = setting(20, "total number of trials, including those of a resumed search")
+    timeout_minutes: float | None = setting(None, "time limit after which no trial is started (default: none)")
+    objectives: list[str] = setting([], "objectives to minimize", separator=",")
     sampler: Literal["tpe", "gp", "random"] = setting(
-        "tpe", "how settings are chosen: Parzen estimators, a Gaussian process, or at random"
+        "tpe", "sampler: Parzen estimators (TPE), a Gaussian process, or random"
     )
     pruner: Literal["median", "hyperband", "none"] = setting(
-        "median", "when a run that lags behind is stopped; with several objectives none is"
+        "median", "pruner that stops bad trials early; not used with several objectives"
     )
-    evaluations: int = setting(5, "validations within each run; pruning looks at them")
+    evaluations: int = setting(5, "evaluations per trial, used for pruning")
 
     def check(self) -> None:
         """Validate the configuration.

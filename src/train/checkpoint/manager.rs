@@ -108,6 +108,12 @@ impl CheckpointManager {
         }
     }
 
+    /// Returns the step of the newest checkpoint.
+    #[must_use]
+    pub fn latest_step(&self) -> Option<u64> {
+        self.stored().last().map(|&(step, _)| step)
+    }
+
     /// Steps and folders of the complete checkpoints, oldest first.
     fn stored(&self) -> Vec<(u64, PathBuf)> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();

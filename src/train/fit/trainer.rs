@@ -148,10 +148,14 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     }
 
     pub(super) fn diverged(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
+        let saved = self.checkpoints.latest_step().map_or_else(
+            || "there is no checkpoint yet".to_owned(),
+            |step| format!("the checkpoint of step {step} is intact"),
+        );
         Error::Training(format!(
-            "the loss is {loss} and the gradient norm {grad_norm} at step {} of {}; the checkpoint before is \
-             intact. Try a lower lr, or check the weights and data for values that are not finite",
-            step, self.plan.steps
+            "the loss is {loss} and the gradient norm {grad_norm} at step {step} of {}; {saved}. Try a lower lr, or \
+             check the weights and data for values that are not finite",
+            self.plan.steps
         ))
     }
 }

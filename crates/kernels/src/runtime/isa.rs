@@ -5,6 +5,9 @@
 
 use std::sync::OnceLock;
 
+use super::environment::requested;
+use crate::error::Result;
+
 /// Instruction set level; each level includes all lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
@@ -51,14 +54,23 @@ impl Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
             let highest = Self::detect();
-            let Ok(wanted) = std::env::var(VARIABLE) else { return highest };
-            if let Some(level) = Self::ALL.into_iter().find(|level| level.name() == wanted) {
-                return level.min(highest);
-            }
-            let names = Self::ALL.map(Self::name).join(", ");
-            log::warn!("{VARIABLE} is \"{wanted}\", expected one of {names}; it is ignored");
-            highest
+            Self::requested().ok().flatten().map_or(highest, |level| level.min(highest))
         })
+    }
+
+    /// Level named by `EAT_ISA`.
+    ///
+    /// # Errors
+    /// A name that is none of a level.
+    pub(crate) fn requested() -> Result<Option<Self>> {
+        requested(VARIABLE, Self::parse)
+    }
+
+    fn parse(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.name() == name)
+            .ok_or_else(|| format!("one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 
     /// Levels supported by this processor, lowest first.

@@ -2,6 +2,7 @@
 
 pub(crate) mod disjoint;
 pub(crate) mod element;
+pub(crate) mod environment;
 pub(crate) mod isa;
 pub(crate) mod math;
 pub(crate) mod operand;

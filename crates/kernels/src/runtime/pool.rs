@@ -11,11 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 
+use super::environment::requested;
+use crate::error::Result;
+
 /// Iterations a worker spins for the next job before it sleeps: kernels follow each other within microseconds.
 const SPINS: u32 = 20_000;
 
-/// Environment variables that set the number of threads, in order of precedence.
-const VARIABLES: [&str; 2] = ["EAT_NUM_THREADS", "OMP_NUM_THREADS"];
+/// Environment variable that sets the number of threads.
+const VARIABLE: &str = "EAT_NUM_THREADS";
+
+/// Used without [`VARIABLE`]; its values belong to OpenMP, which knows more of them than a number.
+const FALLBACK_VARIABLE: &str = "OMP_NUM_THREADS";
+
+const MAX_THREADS: usize = 1024;
 
 /// Number of threads used by kernels, including the calling thread.
 ///
@@ -23,6 +31,19 @@ const VARIABLES: [&str; 2] = ["EAT_NUM_THREADS", "OMP_NUM_THREADS"];
 #[must_use]
 pub fn threads() -> usize {
     pool().workers.len() + 1
+}
+
+/// Number of threads named by `EAT_NUM_THREADS`.
+///
+/// # Errors
+/// A value that is no number in range.
+pub(crate) fn requested_threads() -> Result<Option<usize>> {
+    requested(VARIABLE, parse_threads)
+}
+
+fn parse_threads(value: &str) -> Result<usize, String> {
+    let count = value.parse().ok().filter(|count| (1..=MAX_THREADS).contains(count));
+    count.ok_or_else(|| format!("a number from 1 to {MAX_THREADS}"))
 }
 
 /// Calls `task(0)` … `task(count - 1)` in parallel, in unspecified order, and returns when all have finished.
@@ -95,12 +116,10 @@ struct Worker {
 fn pool() -> &'static Pool {
     static POOL: OnceLock<&'static Pool> = OnceLock::new();
     POOL.get_or_init(|| {
-        let wanted = VARIABLES
-            .iter()
-            .find_map(|name| std::env::var(name).ok()?.parse().ok())
-            .filter(|&count: &usize| count > 0);
-        let available = thread::available_parallelism().map_or(1, usize::from);
-        let count = wanted.unwrap_or(available).min(1024) - 1;
+        let fallback = || std::env::var(FALLBACK_VARIABLE).ok()?.parse().ok().filter(|&count| count > 0);
+        let available = || thread::available_parallelism().map_or(1, usize::from);
+        let wanted = requested_threads().ok().flatten().or_else(fallback);
+        let count = wanted.unwrap_or_else(available).min(MAX_THREADS) - 1;
         let worker = || Worker { thread: OnceLock::new(), asleep: AtomicBool::new(false) };
         let pool: &'static Pool = Box::leak(Box::new(Pool {
             owner: Mutex::new(()),

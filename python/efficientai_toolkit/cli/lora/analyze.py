@@ -5,7 +5,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
+from efficientai_toolkit._base.units import format_duration
 from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
@@ -13,11 +15,16 @@ from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 
+ESSENTIAL = (
+    "model_path", "data", "output", "tolerance", "max_rank", "batches", "steps", "epochs", "lr", "batch_size",
+)  # fmt: skip
+"""What most analyses set."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the analysis and of the run."""
     add_config(parser, AnalysisConfig, title="analysis", with_file=False)
-    add_config(parser, TrainingConfig, title="the run; --output and --overwrite concern the analysis")
+    add_config(parser, TrainingConfig, title="run (--output and --overwrite concern the analysis)", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -25,17 +32,45 @@ def run(args: Namespace, out: Output) -> int:
     config = build_config(args, AnalysisConfig, with_file=False)
     config.check()
     if args.progress == "bar":
-        out.note(f"looking at the data and the gradient of {config.batches} batches")
-    analysis = analyze(build_training_config(args, TrainingConfig), config, on_run=_progress(args, out))
+        out.note(f"reading the data and computing the gradients of {config.batches} batches")
+    pace = Pace()
+    analysis = analyze(
+        build_training_config(args, TrainingConfig), config, on_run=_progress(args, out, pace), on_plan=pace.plan
+    )
     out.note()
     out.line(_summary(analysis))
     out.result(asdict(analysis))
     return 0
 
 
-def _progress(args: Namespace, out: Output) -> Callable[[ShortRun], None]:
+class Pace:
+    """Number of short runs and time left; a run takes time in proportion to its steps."""
+
+    def __init__(self) -> None:
+        self._planned: list[int] = []
+        self._done: list[ShortRun] = []
+
+    def plan(self, steps: list[int]) -> None:
+        """Set the steps of all runs that are foreseen."""
+        self._planned = steps
+
+    def advance(self, run: ShortRun) -> str:
+        """Count a finished run; return its place and the time left."""
+        self._done.append(run)
+        done, planned = len(self._done), len(self._planned)
+        if done >= planned:
+            return f"run {done} of about {done}"
+        pace = sum(run.seconds for run in self._done) / sum(run.steps for run in self._done)
+        left = format_duration(pace * sum(self._planned[done:]))
+        return f"run {done} of about {planned}, about {left} left"
+
+
+def _progress(args: Namespace, out: Output, pace: Pace) -> Callable[[ShortRun], None]:
     return lambda run: show(
-        args, out, event=lambda: {"event": "short_run", **asdict(run)}, line=lambda: _line(run)
+        args,
+        out,
+        event=lambda: {"event": "short_run", **asdict(run)},
+        line=lambda: f"{pace.advance(run)}: {_line(run)}",
     )
 
 
@@ -43,7 +78,7 @@ def _line(run: ShortRun) -> str:
     candidate = run.candidate
     outcome = run.reason if run.loss is None else f"loss {run.loss:.4f}"
     return (
-        f"round {run.round}, {run.steps} steps  {outcome}  ({run.seconds:.1f} s)  "
+        f"{run.steps} steps  {outcome}  ({run.seconds:.1f} s)  "
         f"{candidate.parameters:,} parameters, {candidate.form}, gain {candidate.gain:g}"
     )
 
@@ -62,6 +97,8 @@ def _summary(analysis: Analysis) -> str:
         ("chosen", f"{choice.form}, {choice.parameters:,} parameters, a mean rank of {choice.mean_rank:.1f}"),
     ]
     rows += [(f"  {name}", ranks) for name, ranks in _by_name(choice.ranks).items()]
+    spent = format_duration(sum(run.seconds for run in analysis.runs))
+    rows.append(("short runs", f"{len(analysis.runs)} in {spent}"))
     rows.append(("saved in", str(analysis.output)))
     command = shlex.join([*build_command("lora", "train"), "--config", str(analysis.output / "ranked.yaml")])
     return f"{format_pairs(rows)}\n\ntrain with it\n  {command}"

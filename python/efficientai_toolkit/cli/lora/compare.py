@@ -5,7 +5,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 
+from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
+from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.progress import show
@@ -27,17 +29,22 @@ _COLUMNS: dict[str, Callable[[Measurement], str]] = {
     ),
     "time": lambda row: f"{row.seconds:,.1f} s",
     "tok/s": lambda row: f"{row.tokens_per_second:,.0f}",
-    "memory": lambda row: f"{row.peak_memory_gb:.2f} GB",
-    "on disk": lambda row: f"{(row.disk_bytes or 0) / 1e6:,.2f} MB",
+    "memory": lambda row: format_size(row.peak_memory_gb * 1e9),
+    "on disk": lambda row: format_size(row.disk_bytes or 0),
     "trained": lambda row: f"{row.trainable_parameters:,}",
 }
 """Columns of the table of successful methods."""
+
+ESSENTIAL = (
+    "model_path", "data", "output", "methods", "tolerance", "epochs", "lr", "batch_size", "lora_rank", "resume",
+)  # fmt: skip
+"""What most comparisons set."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the comparison and of the run."""
     add_config(parser, ComparisonConfig, title="comparison", with_file=False)
-    add_config(parser, TrainingConfig, title="the run, the same for every method")
+    add_config(parser, TrainingConfig, title="run, the same for every method", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:

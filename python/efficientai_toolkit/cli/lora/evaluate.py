@@ -14,6 +14,11 @@ from efficientai_toolkit.exceptions import ConfigError
 _NOTES = 10
 """Approximate number of progress lines."""
 
+ESSENTIAL = (
+    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens", "harness",
+)  # fmt: skip
+"""What most evaluations set."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the model and of :class:`EvaluationConfig`."""
@@ -23,9 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--harness",
         metavar="A,B",
-        help="run these tasks of lm-evaluation-harness instead; --limit counts too",
+        help="run these tasks of lm-evaluation-harness instead; --limit applies",
     )
-    group.add_argument("--num-fewshot", metavar="N", type=int, help="examples in front of each question")
+    group.add_argument("--num-fewshot", metavar="N", type=int, help="number of few-shot examples")
 
 
 def run(args: Namespace, out: Output) -> int:

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--dequantize",
         action="store_true",
-        help="make quantized matrices dense (default: quantize them again in the same way)",
+        help="save quantized layers unquantized (default: quantize them again)",
     )
     group.add_argument("--overwrite", action="store_true", help="replace the model in the output folder")
 

@@ -4,6 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.model import add_model, load_model
@@ -11,19 +12,27 @@ from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
+ESSENTIAL = (
+    "model_path", "adapter_path", "prompt", "system", "max_tokens", "temperature", "top_p", "seed", "dtype", "bits",
+)  # fmt: skip
+"""What most calls set."""
+
+_REASONS = {"stop": "end of text", "length": "token limit"}
+"""Descriptions of the finish reasons."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the model, the prompt and :class:`GenerateConfig`."""
     add_model(parser)
     group = parser.add_argument_group("prompt")
     group.add_argument(
-        "--prompt", metavar="TEXT", required=True, help="what to answer or continue; - reads stdin"
+        "--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input"
     )
-    group.add_argument("--system", metavar="TEXT", help="instruction that stands before the prompt")
+    group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument(
         "--no-chat-template",
         action="store_true",
-        help="give the prompt to the model as it is, also where it has a chat template",
+        help="pass the prompt to the model unchanged, without the chat template",
     )
     add_config(parser, GenerateConfig, title="sampling")
 
@@ -46,6 +55,6 @@ def run(args: Namespace, out: Output) -> int:
     out.note(
         f"{answer.prompt_tokens} prompt tokens at {answer.prompt_tokens_per_second:,.0f} tok/s, "
         f"{answer.generated_tokens} new tokens at {answer.tokens_per_second:,.1f} tok/s, "
-        f"peak memory {answer.peak_memory_bytes / 1e9:.2f} GB, ended by {answer.finish_reason}"
+        f"peak memory {format_size(answer.peak_memory_bytes)}, stopped: {_REASONS[answer.finish_reason]}"
     )
     return 0

@@ -13,14 +13,13 @@ from efficientai_toolkit.lora.optimization import OptimizationConfig
 from efficientai_toolkit.models.generation import GenerateConfig
 
 ABOUT = """\
-Adapts a language model to your data. LoRA trains two thin matrices beside each linear layer \
-(Hu et al. 2021, arXiv:2106.09685) and leaves the model itself untouched; `--method full` trains \
-every number.
+Fine-tunes a language model on your data. LoRA trains two low-rank matrices beside each linear layer \
+(Hu et al. 2021, arXiv:2106.09685) and freezes the model itself; `--method full` trains all weights.
 Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, SmolLM2), mistral, \
 mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3, smollm3, lfm2, lfm2_moe or gpt_oss.
-Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; prompts are not learned.
-Result: adapters as mlx-lm reads and writes them, or with `--adapter-format peft` as Hugging Face PEFT \
-does; both are read wherever adapters are. `:convert` turns one into the other, `:fuse` merges an adapter \
+Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; the loss is computed on completions only.
+Result: an adapter in the format of mlx-lm, or with `--adapter-format peft` of Hugging Face PEFT; \
+both can be loaded everywhere. `:convert` turns one into the other, `:fuse` merges an adapter \
 into its model."""
 
 _CONFIGS: dict[str, type[Config]] = {

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
@@ -15,11 +16,16 @@ from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 
+ESSENTIAL = (
+    "model_path", "data", "output", "search_space", "trials", "timeout_minutes", "objectives", "sampler", "epochs", "resume",
+)  # fmt: skip
+"""What most searches set."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the search and of the run."""
     add_config(parser, OptimizationConfig, title="search", with_file=False)
-    add_config(parser, TrainingConfig, title="the run; --output, --resume and --overwrite concern the search")
+    add_config(parser, TrainingConfig, title="run (--output, --resume and --overwrite concern the search)", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.commands import build_command
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
@@ -15,12 +17,15 @@ from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
+from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
+
+__all__ = ["ESSENTIAL", "add_arguments", "run"]
 
 ANSWER = GenerateConfig(max_tokens=64)
 """Greedy decoding, so that only the training changes the answer."""
@@ -37,11 +42,11 @@ class Answers:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`TrainingConfig` and the prompt."""
-    add_config(parser, TrainingConfig, title="training")
+    add_config(parser, TrainingConfig, title="run", groups=GROUPS)
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="what to answer before and after (default: from the first validation row)",
+        help="prompt to answer before and after training (default: from the first validation row)",
     )
 
 
@@ -52,6 +57,8 @@ def run(args: Namespace, out: Output) -> int:
         out = replace(out, as_json=False, quiet=True)
     given = build_training_config(args, TrainingConfig)
     config = given.with_defaults_filled()
+    if group.rank == 0:
+        check_output(config)
     model, tokenizer = load(
         given.model_path,
         dtype=config.dtype,
@@ -134,7 +141,7 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
     cut, dropped = metrics.get("truncated_rows", 0), metrics.get("dropped_rows", 0)
     if cut or dropped:
         rows.append(("rows", f"{cut:,} cut to --max-seq-length, {dropped:,} left with nothing to learn"))
-    rows.append(("peak memory", f"{result.peak_memory_gb:.2f} GB"))
+    rows.append(("peak memory", format_size(result.peak_memory_gb * 1e9)))
     saved = "model saved in" if config.method == "full" else "adapter saved in"
     rows.append((saved, str(result.adapter_path)))
     parts = [format_pairs(rows)]

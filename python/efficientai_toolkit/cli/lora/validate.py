@@ -1,32 +1,33 @@
 """``lora-finetuning-mlx:validate``: check whether training could start."""
 
 import json
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._engine import link
 from efficientai_toolkit.callbacks.training import describe_memory
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.cli.shared.validate import Checks, report
 from efficientai_toolkit.device import hardware
-from efficientai_toolkit.exceptions import TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
+from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
+__all__ = ["ESSENTIAL", "add_arguments", "run"]
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`TrainingConfig`."""
-    add_config(parser, TrainingConfig, title="the run to check")
+    add_config(parser, TrainingConfig, title="run", groups=GROUPS)
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -54,12 +55,12 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     if loaded is None:
         checks.skip("data", reason="needs the model's tokenizer")
         checks.skip("memory", reason="needs the model")
-    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summarize) is None:
+    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summarize, settings="settings") is None:
         checks.skip("memory", reason="needs the data")
     else:
         trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
         checks.check("memory", trainer.estimate_memory, describe_memory)
-    checks.check("output", lambda: _output(filled), str)
+    checks.check("output", lambda: check_output(filled), str)
     return checks
 
 
@@ -84,17 +85,3 @@ def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dic
 
     statistics: dict[str, dict[str, Any]] = json.loads(core.lora.validate(model, tokenizer, config.to_json()))
     return statistics
-
-
-def _output(config: TrainingConfig) -> str:
-    """Check that the output folder can be created."""
-    output = Path(str(config.output)).absolute()
-    parent = next(path for path in (output, *output.parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        message = f"cannot write to {output}: {parent} is not a writable folder"
-        raise TrainingError(message)
-    taken = any((output / name).exists() for name in ("training.json", "checkpoints"))
-    if taken and not (config.overwrite or config.resume):
-        message = f"{output} holds a run; choose another --output, or give --resume or --overwrite"
-        raise TrainingError(message)
-    return str(config.output)

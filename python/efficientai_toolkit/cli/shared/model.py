@@ -23,20 +23,20 @@ def add_model(parser: ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="number format of the model (default: float32 on a CPU, the checkpoint's own on a GPU)",
+        help="data type of the weights (default: float32 on a CPU, that of the checkpoint on a GPU)",
     )
     group.add_argument(
         "--bits",
         type=int,
         choices=(2, 3, 4, 5, 6, 8),
-        help="quantize the model to this many bits per weight (default: as it is on disk)",
+        help="quantize the weights to this many bits (default: as in the checkpoint)",
     )
     group.add_argument(
         "--template-option",
         metavar="NAME=VALUE",
         action="append",
         type=_template_option,
-        help="option of the chat template, such as enable_thinking=false; give it again for more",
+        help="option of the chat template, such as enable_thinking=false; repeat it for more",
     )
 
 

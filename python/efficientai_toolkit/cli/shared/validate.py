@@ -1,12 +1,12 @@
 """``NAMESPACE:validate``: run checks and print them as a table."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared import data_report
-from efficientai_toolkit.exceptions import ToolkitError
+from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 
 T = TypeVar("T")
 
@@ -28,12 +28,23 @@ class Checks:
     def __init__(self) -> None:
         self.done: list[Check] = []
 
-    def check(self, name: str, work: Callable[[], T], describe: Callable[[T], str]) -> T | None:
-        """Run a check; return ``None`` if it fails."""
+    def check(
+        self, name: str, work: Callable[[], T], describe: Callable[[T], str], *, settings: str | None = None
+    ) -> T | None:
+        """Run a check; return ``None`` if it fails.
+
+        ``settings`` names the earlier check that a setting at fault belongs to, which shows only here.
+        """
         try:
             value = work()
         except (ToolkitError, OSError) as error:
-            self.done.append(Check(name=name, status="FAIL", detail=" ".join(str(error).split())))
+            failed = Check(name=name, status="FAIL", detail=" ".join(str(error).split()))
+            if settings is not None and isinstance(error, ConfigError):
+                self.done = [check for check in self.done if check.name != settings]
+                self.done.append(replace(failed, name=settings))
+                self.skip(name, reason="a setting is wrong")
+            else:
+                self.done.append(failed)
             return None
         self.done.append(Check(name=name, status="ok", detail=describe(value), numbers=_numbers(value)))
         return value

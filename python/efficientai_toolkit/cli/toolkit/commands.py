@@ -2,5 +2,5 @@
 
 COMMANDS = {
     "info": "show the version, the device and its limits",
-    "kernels": "measure the operations beside what the machine allows",
+    "kernels": "benchmark the CPU kernels against the peak of the machine",
 }

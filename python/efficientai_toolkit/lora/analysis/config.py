@@ -10,16 +10,16 @@ from efficientai_toolkit.exceptions import ConfigError
 class AnalysisConfig(Config):
     """Configuration of :func:`efficientai_toolkit.lora.analyze`."""
 
-    batches: int = setting(16, "batches of the training data whose gradient is looked at")
-    width: int = setting(64, "largest rank of a layer: so many singular values of its gradient are found")
-    max_rank: float = setting(16.0, "largest mean rank of all layers, whatever the data could fill")
+    batches: int = setting(16, "number of training batches for the gradient")
+    width: int = setting(64, "maximum rank of a layer: number of singular values computed of its gradient")
+    max_rank: float = setting(16.0, "maximum mean rank of all layers")
     steps: int = setting(
         15,
-        "optimizer steps of the first short runs; each later round has twice as many, up to those of the run",
+        "optimizer steps of the first short runs, doubled in each round up to those of the full run",
     )
     tolerance: float = setting(
         0.5,
-        "the fewest parameters win whose validation loss will be within so many % of the best usual rank's",
+        "choose the fewest parameters whose predicted loss is within this % of the best uniform rank",
     )
     plots: bool = setting(True, "draw ranks.png; needs matplotlib")
 

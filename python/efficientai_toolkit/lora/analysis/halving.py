@@ -54,5 +54,16 @@ def halve(
         number, steps = number + 1, 2 * steps
 
 
+def plan_steps(budgets: Sequence[Sequence[Candidate]], steps: int) -> list[list[int]]:
+    """Return the steps of each run of :func:`halve`, by round."""
+    counts = [len(budget) for budget in budgets]
+    rounds: list[list[int]] = []
+    while True:
+        rounds.append([steps] * sum(counts))
+        if all(count == 1 for count in counts):
+            return rounds
+        counts, steps = [math.ceil(count / _ETA) for count in counts], 2 * steps
+
+
 def _loss(run: ShortRun) -> float:
     return math.inf if run.loss is None else run.loss

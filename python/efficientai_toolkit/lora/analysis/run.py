@@ -14,7 +14,7 @@ from efficientai_toolkit.lora.analysis.candidates import Candidate, propose_cand
 from efficientai_toolkit.lora.analysis.config import AnalysisConfig
 from efficientai_toolkit.lora.analysis.confirm import confirm
 from efficientai_toolkit.lora.analysis.forecast import Forecast
-from efficientai_toolkit.lora.analysis.halving import halve
+from efficientai_toolkit.lora.analysis.halving import halve, plan_steps
 from efficientai_toolkit.lora.analysis.information import bound_mean_rank, estimate_information
 from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
 from efficientai_toolkit.lora.config import TrainingConfig
@@ -23,6 +23,9 @@ from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, write_
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
+
+_CONFIRMED = 2
+"""Least number of runs of :func:`~efficientai_toolkit.lora.analysis.confirm.confirm`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,7 @@ def analyze(
     config: AnalysisConfig | None = None,
     *,
     on_run: Callable[[ShortRun], object] | None = None,
+    on_plan: Callable[[list[int]], object] | None = None,
     **overrides: Any,
 ) -> Analysis:
     """Select a rank for each layer from data and gradients.
@@ -76,6 +80,9 @@ def analyze(
         Configuration of the analysis.
     on_run
         Called with each finished short run.
+    on_plan
+        Called before the first one with the steps of all short runs, as far as they can be foreseen: the last
+        ones depend on the results.
     **overrides
         Fields of :class:`AnalysisConfig` that override ``config``.
 
@@ -118,8 +125,15 @@ def analyze(
             on_run(run)
 
     shorts = ShortRunner(base, runner, output / "short-run", tell)
-    last = halve(budgets, shorts.run, config.steps)
     usual = propose_references(layers, base)
+    if on_plan is not None:
+        rounds = plan_steps(budgets, config.steps)
+        # The last two rounds are run by the references too, and at least two candidates are confirmed.
+        compared = [steps for round_ in rounds[-2:] for steps in round_[:1] * len(usual)]
+        longest, whole = rounds[-1][0], runner.steps(base)
+        longer = [min(2 * longest, whole)] * _CONFIRMED if whole > longest else []
+        on_plan([*(steps for round_ in rounds for steps in round_), *compared, *longer])
+    last = halve(budgets, shorts.run, config.steps)
     # Each of them too has a curve of two points.
     for number, steps in sorted({(run.round, run.steps) for run in runs})[-2:]:
         for candidate in usual:

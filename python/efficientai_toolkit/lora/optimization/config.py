@@ -33,8 +33,8 @@ class OptimizationConfig(SearchConfig):
 
     search_space: str | None = setting(
         None,
-        "YAML, JSON or TOML file of what to try for which setting (default: lr, rank, dropout, batch size)",
+        "search space, a YAML, JSON or TOML file (default: lr, rank, dropout and batch size)",
     )
     objectives: list[str] = setting(
-        ["loss"], f"what to make small, of {', '.join(OBJECTIVES)}", separator=","
+        ["loss"], f"objectives to minimize, of {', '.join(OBJECTIVES)}", separator=","
     )
