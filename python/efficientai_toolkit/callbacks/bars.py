@@ -75,7 +75,9 @@ class NotebookBar:
 
     def __init__(self, *, done: int, total: int, status: str) -> None:
         self._total = total
-        self._handle: Any = import_module("IPython.display").display(self._html(done, status), raw=True, display_id=True)
+        self._handle: Any = import_module("IPython.display").display(
+            self._html(done, status), raw=True, display_id=True
+        )
 
     def update(self, done: int, status: str) -> None:
         """Show that ``done`` units are done."""

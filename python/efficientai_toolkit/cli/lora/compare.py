@@ -29,7 +29,7 @@ _COLUMNS: dict[str, Callable[[Measurement], str]] = {
     ),
     "time": lambda row: f"{row.seconds:,.1f} s",
     "tok/s": lambda row: f"{row.tokens_per_second:,.0f}",
-    "memory": lambda row: format_size(row.peak_memory_gb * 1e9),
+    "memory": lambda row: format_size((row.peak_memory_gb or 0) * 1e9),
     "on disk": lambda row: format_size(row.disk_bytes or 0),
     "trained": lambda row: f"{row.trainable_parameters:,}",
 }

@@ -25,9 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the model, the prompt and :class:`GenerateConfig`."""
     add_model(parser)
     group = parser.add_argument_group("prompt")
-    group.add_argument(
-        "--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input"
-    )
+    group.add_argument("--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument(
         "--no-chat-template",
