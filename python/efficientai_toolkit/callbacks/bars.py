@@ -12,7 +12,7 @@ from rich.table import Column
 
 _MIN_BAR = 4
 _MARGIN = 3
-"""Columns right of the bar, so that the ``^C`` of a terminal does not wrap the line, which would leave it twice."""
+"""Columns right of the bar, so that the ``^C`` of a terminal does not wrap the line and leave it twice."""
 
 
 class Bar(Protocol):

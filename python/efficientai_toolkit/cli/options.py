@@ -16,7 +16,7 @@ C = TypeVar("C", bound=Config)
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises :class:`ConfigError`, understands the names of other tools and suggests options.
+    """Argument parser that raises :class:`ConfigError`, knows the names of other tools and suggests options.
 
     Parameters
     ----------

@@ -31,9 +31,9 @@ class TrainingConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     method: Method = setting(
         "lora",
-        "fine-tuning method: low-rank adapters (lora; dora: with trainable magnitudes; adalora: with adaptive "
-        "ranks), virtual tokens (prompt_tuning, p_tuning, prefix_tuning; try an lr of 1e-2), or all weights "
-        "(full); with --bits lora becomes QLoRA",
+        "fine-tuning method: low-rank adapters (lora; dora: with trainable magnitudes; adalora: with "
+        "adaptive ranks), virtual tokens (prompt_tuning, p_tuning, prefix_tuning; try an lr of 1e-2), or all "
+        "weights (full); with --bits lora becomes QLoRA",
     )
     epochs: float = setting(3.0, "number of epochs")
     iters: int | None = setting(None, "number of optimizer steps; overrides epochs")
@@ -50,8 +50,8 @@ class TrainingConfig(Config):
     lora_alpha: float = setting(16.0, "scaling of the adapters: alpha / rank")
     rank_pattern: dict[str, int] | None = setting(
         None,
-        "ranks by layer name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first match counts, "
-        "0 means no adapter (default: lora_rank everywhere)",
+        "ranks by layer name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first match "
+        "counts, 0 means no adapter (default: lora_rank everywhere)",
         separator=",",
     )
     lora_dropout: float = setting(0.0, "dropout probability of the adapter inputs")
@@ -61,8 +61,8 @@ class TrainingConfig(Config):
     )
     lora_init: str = setting(
         "default",
-        "initialization of the adapters: default, pissa (principal singular vectors of the weights; saved with "
-        "twice the rank, for the original model), or pissa_niter_N (fast SVD with N iterations)",
+        "initialization of the adapters: default, pissa (principal singular vectors of the weights; saved "
+        "with twice the rank, for the original model), or pissa_niter_N (fast SVD with N iterations)",
     )
     adalora_init_rank: int | None = setting(None, "initial rank of adalora (default: 1.5 × lora_rank)")
     adalora_tinit: int = setting(0, "adalora: steps before the rank reduction starts")
@@ -102,8 +102,8 @@ class TrainingConfig(Config):
     mask_prompt: bool = setting(True, "compute the loss on completions only, not on prompts")
     objective: Literal["sft", "dpo", "orpo"] = setting(
         "sft",
-        "training objective: supervised fine-tuning (sft), or preference optimization of rows with chosen and "
-        "rejected answers (dpo, orpo)",
+        "training objective: supervised fine-tuning (sft), or preference optimization of rows with chosen "
+        "and rejected answers (dpo, orpo)",
     )
     dpo_beta: float = setting(0.1, "beta of DPO; higher values stay closer to the reference model")
     dpo_label_smoothing: float = setting(0.0, "label smoothing of DPO: expected share of flipped pairs")
@@ -115,8 +115,8 @@ class TrainingConfig(Config):
     )
     chat_template_kwargs: dict[str, Any] | None = setting(
         None,
-        "option of the chat template, such as enable_thinking=false; repeat it for more (default: that of the "
-        "template)",
+        "option of the chat template, such as enable_thinking=false; repeat it for more (default: that of "
+        "the template)",
         flag="--template-option",
     )
     packing: bool = setting(
@@ -138,7 +138,7 @@ class TrainingConfig(Config):
     seed: int = setting(0, "random seed")
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
         "adamw",
-        "optimizer; relative to adamw, lion needs an lr 3 to 10 times lower, sgd one 100 to 1000 times higher",
+        "optimizer; compared to adamw, lion needs an lr 3 to 10 times lower, sgd 100 to 1000 times higher",
     )
     momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
     nesterov: bool = setting(False, "use Nesterov momentum in sgd")
@@ -161,8 +161,8 @@ class TrainingConfig(Config):
     lr_decay_ratio: float = setting(0.2, "fraction of the steps in which wsd decays")
     lr_table: list[str] | None = setting(
         None,
-        "points STEP=FACTOR of the schedule table, interpolated linearly: 0=0.1,50=1 rises from a tenth of lr to "
-        "lr in 50 steps; warmup_ratio is ignored",
+        "points STEP=FACTOR of the schedule table, interpolated linearly: 0=0.1,50=1 rises from a tenth of "
+        "lr to lr in 50 steps; warmup_ratio is ignored",
         separator=",",
     )
     max_grad_norm: float = setting(1.0, "maximum gradient norm for clipping; 0: no clipping")

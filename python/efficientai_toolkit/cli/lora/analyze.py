@@ -96,8 +96,8 @@ def _summary(analysis: Analysis) -> str:
         ("data", f"{data['rows']:,} rows, {data['tokens']:,} tokens; {repeated}"),
         (
             "  information",
-            f"at most {analysis.information_bits:,.0f} bits: unigram entropy {data['entropy']:.2f} bits per token, "
-            f"compression ratio {smaller:.1f}",
+            f"at most {analysis.information_bits:,.0f} bits: unigram entropy {data['entropy']:.2f} bits "
+            f"per token, compression ratio {smaller:.1f}",
         ),
         ("chosen", f"{choice.form}, {choice.parameters:,} parameters, a mean rank of {choice.mean_rank:.1f}"),
     ]

@@ -36,7 +36,8 @@ _COLUMNS: dict[str, Callable[[Measurement], str]] = {
 """Columns of the table of successful methods."""
 
 ESSENTIAL = (
-    "model_path", "data", "output", "methods", "tolerance", "epochs", "lr", "batch_size", "lora_rank", "resume",
+    "model_path", "data", "output", "methods", "tolerance", "epochs", "lr", "batch_size", "lora_rank",
+    "resume",
 )  # fmt: skip
 """What most comparisons set."""
 

@@ -15,7 +15,8 @@ _NOTES = 10
 """Approximate number of progress lines."""
 
 ESSENTIAL = (
-    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens", "harness",
+    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens",
+    "harness",
 )  # fmt: skip
 """What most evaluations set."""
 

@@ -13,7 +13,8 @@ from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
 ESSENTIAL = (
-    "model_path", "adapter_path", "prompt", "system", "max_tokens", "temperature", "top_p", "seed", "dtype", "bits",
+    "model_path", "adapter_path", "prompt", "system", "max_tokens", "temperature", "top_p", "seed", "dtype",
+    "bits",
 )  # fmt: skip
 """What most calls set."""
 

@@ -17,7 +17,8 @@ from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 
 ESSENTIAL = (
-    "model_path", "data", "output", "search_space", "trials", "timeout_minutes", "objectives", "sampler", "epochs", "resume",
+    "model_path", "data", "output", "search_space", "trials", "timeout_minutes", "objectives", "sampler",
+    "epochs", "resume",
 )  # fmt: skip
 """What most searches set."""
 
