@@ -32,7 +32,7 @@ def parse(command: str, words: list[str]) -> dict[str, Any]:
     parser = PARSERS[command]
     for action in parser._actions:
         action.required = False
-    values: dict[str, Any] = vars(parser.parse_args(words))
+    values: dict[str, Any] = vars(parser.parse(words))
     return values
 
 
@@ -101,11 +101,17 @@ def test_no_alias_hides_an_option_of_ours() -> None:
 
 def test_the_page_lists_every_name() -> None:
     rows = [row for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
-    listed = [(re.findall(r"`([^`]+)`", row.split(" | ")[0]), row.split(" | ")[1].removesuffix(" |")) for row in rows]
+    listed = [
+        (re.findall(r"`([^`]+)`", row.split(" | ")[0]), row.split(" | ")[1].removesuffix(" |"))
+        for row in rows
+    ]
     page = {name: ours.strip("`") for names, ours in listed for name in names}
     table = dict(aliases.OPTIONS)
     table |= {name: " ".join(ours) for name, ours in aliases.FLAGS.items()}
-    table |= {" ".join(typed): " ".join(ours) or "leave it out: the default" for typed, ours in aliases.VALUES.items()}
+    table |= {
+        " ".join(typed): " ".join(ours) or "leave it out: the default"
+        for typed, ours in aliases.VALUES.items()
+    }
     table |= aliases.HINTS
     assert page == {name: ours.strip("`") for name, ours in table.items()}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,9 @@ def test_an_analysis_gives_settings_that_train_takes(training: TrainingConfig) -
     assert report["choice"]["ranks"] == analysis.choice.ranks
     assert (analysis.output / "ranks.png").read_bytes().startswith(PNG)
     assert not (analysis.output / "short-run").exists()
-    with pytest.raises(TrainingError, match="holds an analysis; choose another --output, or give --overwrite"):
+    with pytest.raises(
+        TrainingError, match="holds an analysis; choose another --output, or give --overwrite"
+    ):
         analyze(training)
 
 

@@ -60,12 +60,34 @@ def test_a_loss_that_is_no_number(data: Path, tmp_path: Path, value: float) -> N
 def test_a_run_that_diverges_keeps_its_checkpoint(data: Path, tmp_path: Path) -> None:
     """Steps of a size that overflows: the error names the step, the checkpoint before it stays whole."""
     run = Run(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"\bstep\b"):
+    with pytest.raises(TrainingError, match=r"at step \d+ of 50; the checkpoint of step \d+ is intact\."):
         train(MODEL, data, run.output, None, run, iters=50, lr=1e30, save_every=1)
     assert all(math.isfinite(loss) for loss in run.losses.values())
     for checkpoint in (run.output / "checkpoints").glob("step-*"):
         for file in checkpoint.rglob("*.safetensors"):
             tensors(file)
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"; there is no checkpoint yet\. Try a lower lr"):
+        train(MODEL, data, tmp_path / "run", iters=50, lr=1e30)
+
+
+def test_a_run_killed_before_its_first_checkpoint(data: Path, tmp_path: Path) -> None:
+    """Neither way blames the other: there is nothing to resume, and nothing that a new run would replace."""
+    output = tmp_path / "run"
+    (output / "checkpoints/.step-0000001.tmp").mkdir(parents=True)
+    (output / ".lock").touch()
+    with pytest.raises(TrainingError, match=r"there is no run to resume: .* start it without --resume"):
+        train(MODEL, data, output, iters=2, resume=True)
+    assert train(MODEL, data, output, iters=2).report["steps"] == 2
+
+
+def test_an_unfinished_run_names_the_options(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    (output / "checkpoints/step-0000001").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"continue it with --resume .*, or replace it with --overwrite"):
+        train(MODEL, data, output, iters=2)
 
 
 def test_output_below_a_file(data: Path, tmp_path: Path) -> None:

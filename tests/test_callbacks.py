@@ -180,7 +180,13 @@ def test_a_notebook_gets_one_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 )
 def test_what_matters_least_is_left_out(room: int, status: str) -> None:
     step = {name: EVENTS[3][name] for name in Step.__slots__}
-    numbers = {"step": 99999, "steps": 99999, "loss": 10.5, "tokens_per_second": 99999.0, "peak_memory": 10**11}
+    numbers = {
+        "step": 99999,
+        "steps": 99999,
+        "loss": 10.5,
+        "tokens_per_second": 99999.0,
+        "peak_memory": 10**11,
+    }
     assert progress_bar.format_step(Step(**{**step, **numbers}), secs_left=36000, room=room) == status
 
 

@@ -85,7 +85,7 @@ def test_an_unknown_command_suggests_the_closest(
             "cannot read the configuration missing.yaml: No such file or directory",
         ),
         (["--data", "nowhere"], "there is no folder or file nowhere"),
-        (["--resume"], "`resume` needs `output`, the folder of the run to continue"),
+        (["--resume"], "`resume` needs `output`, the folder of the run to resume: give --output too"),
         (["--model-path", "nowhere"], "there is no folder 'nowhere', and it is no hub id"),
     ],
 )
@@ -166,6 +166,11 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
     assert list(config) == list(wanted)
     assert config == wanted
     assert all(value != TrainingConfig().to_dict()[name] for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("text", ["-1e-3", "-1E-3", "-.5e2", "-1.e+2", "-0.5", "-3"])
+def test_negative_numbers_are_no_options(text: str, here: Path, fake_engine: FakeEngine) -> None:
+    assert settings(fake_engine, ["--lr", text])["lr"] == float(text)
 
 
 def test_lists_by_comma_or_by_repetition(here: Path, fake_engine: FakeEngine) -> None:

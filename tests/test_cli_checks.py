@@ -31,20 +31,20 @@ def test_everything_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in out.splitlines() if line.startswith(("ok", "FAIL", "skip"))] == [
         "ok"
     ] * 7
-    assert "train 9 rows, 90 tokens, longest 20, 1 cut" in out
+    assert "train 9 rows, 90 tokens, longest 20, 1 truncated" in out
     assert "\ntrain\n" in out
     assert "\ntest\n" not in out
     for line in (
-        "  rows             9 (9 text), 2 repeat an earlier one, 3 almost",
-        "  vocabulary used  30 tokens, 4.50 bits per token",
+        "  rows             9 (9 text), 2 duplicates, 3 near-duplicates",
+        "  distinct tokens  30, 4.50 bits per token",
         "  compressed       400 bytes of text to 100",
-        "  learned          60 of 80 tokens (75.0%)",
-        "  not learned      6 tokens that were cut or left out; 2 turns that the chat",
+        "  target tokens    60 of 80 tokens (75.0%)",
+        "  not in the loss  6 tokens of truncated or dropped rows; 2 turns that the chat",
         "                   template does not mark with {% generation %}",
         "  with packing     5 rows, 80.0% filled",
         f"      0-9  {'█' * 32} 4",
         f"    10-20  {'█' * 40} 5",
-        "  first row, learned in ⟦ ⟧",
+        "  first row, target tokens in ⟦ ⟧",
         "    Hi",
         f"    ⟦{'Hello' * 40} … {'Hello' * 40}⟧",
     ):

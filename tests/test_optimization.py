@@ -225,7 +225,7 @@ def test_the_command(training: TrainingConfig, capsys: pytest.CaptureFixture[str
     words += ["--model-path", str(training.model_path), "--data", str(training.data)]
     assert main(words) == 0
     captured = capsys.readouterr()
-    assert "run 1/2  loss" in captured.err
+    assert "trial 1/2  loss" in captured.err
     assert f"lora-finetuning-mlx:train --config {training.output}/best.yaml" in captured.out
     assert main([*words, "--search-space", "nowhere.yaml", "--overwrite"]) == 2
     assert "cannot read the configuration nowhere.yaml" in capsys.readouterr().err

@@ -229,7 +229,7 @@ def test_the_bar_tells_of_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
     bar.on(Progress(stage="reference", done=1200, total=12000))
     bar.on(Evaluated(step=0, loss=0.6, perplexity=None, reward_accuracy=0.75, reward_margin=0.25))
     assert stream.getvalue().splitlines() == [
-        "the untouched model has read 1,200 of 12,000 pairs",
+        "reference log-probabilities: 1,200 of 12,000 pairs",
         "validation after 0 steps: loss 0.600, reward accuracy 75.0%, margin 0.250",
     ]
 

@@ -211,7 +211,9 @@ class FakeEngine(types.ModuleType):
     def check_output(self, config: str) -> None:
         settings = json.loads(config)
         folder = Path(settings["output"])
-        if os.path.exists(folder / "training.json") and not (settings["overwrite"] or settings["resume"]):
+        # Unlike that of a Path, false for names that are too long.
+        taken = os.path.exists(folder / "training.json")  # noqa: PTH110
+        if taken and not (settings["overwrite"] or settings["resume"]):
             message = f"output folder {folder} holds a finished run"
             raise TrainingError(message)
 

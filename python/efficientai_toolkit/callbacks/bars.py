@@ -12,7 +12,7 @@ from rich.table import Column
 
 _MIN_BAR = 4
 _MARGIN = 3
-"""Columns right of the bar, so that the ``^C`` of a terminal does not wrap the line, which would leave it twice."""
+"""Columns right of the bar, so that the ``^C`` of a terminal does not wrap the line and leave it twice."""
 
 
 class Bar(Protocol):
@@ -75,7 +75,9 @@ class NotebookBar:
 
     def __init__(self, *, done: int, total: int, status: str) -> None:
         self._total = total
-        self._handle: Any = import_module("IPython.display").display(self._html(done, status), raw=True, display_id=True)
+        self._handle: Any = import_module("IPython.display").display(
+            self._html(done, status), raw=True, display_id=True
+        )
 
     def update(self, done: int, status: str) -> None:
         """Show that ``done`` units are done."""

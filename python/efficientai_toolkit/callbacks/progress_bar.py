@@ -85,11 +85,11 @@ class ProgressBar(Callback):
             + (f", continuing after step {event.first_step:,}" if event.first_step else "")
         )
         self._started = (time.monotonic(), event.first_step)
-        shown = {"done": event.first_step, "total": event.steps, "status": "first step …"}
+        done, total, status = event.first_step, event.steps, "first step …"
         if self._notebook:
-            self._bar = NotebookBar(**shown)
+            self._bar = NotebookBar(done=done, total=total, status=status)
         elif self._console.is_terminal:
-            self._bar = TerminalBar(self._console, **shown)
+            self._bar = TerminalBar(self._console, done=done, total=total, status=status)
 
     def _step(self, event: Step) -> None:
         started, first_step = self._started
@@ -110,7 +110,7 @@ def _describe_stage(event: Progress) -> str:
         case "index":
             return f"{subject}: {event.done / event.total:.0%} read"
         case "reference":
-            return f"the untouched model has read {event.done:,} of {event.total:,} pairs"
+            return f"reference log-probabilities: {event.done:,} of {event.total:,} pairs"
         case _:
             return f"{event.stage}: {event.done / event.total:.0%}"
 
@@ -121,11 +121,11 @@ def _remark(event: Event) -> str | None:
         case Estimated():
             return f"memory: {describe_memory(event)}"
         case Overflow():
-            return f"step {event.step} skipped: gradients overflowed, loss scale is now {event.loss_scale:g}"
+            return f"step {event.step} skipped: gradient overflow, loss scale reduced to {event.loss_scale:g}"
         case OutOfMemory():
-            return f"memory ran out: going on with {event.rows:,} rows at once"
+            return f"out of memory: continuing with {event.rows:,} rows at once"
         case Stopped():
-            return f"stopped after {event.step} steps: validation has not improved"
+            return f"early stopping after {event.step} steps: the validation loss has not improved"
         case _:
             return None
 

@@ -63,7 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
     command = find_command(arguments[0])
-    args = build_parser(command).parse_args(arguments[1:])
+    args = build_parser(command).parse(arguments[1:])
     args.argv = arguments
     return command.load().run(args, Output(as_json=args.json, quiet=args.quiet))
 

@@ -16,7 +16,7 @@ C = TypeVar("C", bound=Config)
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises :class:`ConfigError`, understands the names of other tools and suggests options.
+    """Argument parser that raises :class:`ConfigError`, knows the names of other tools and suggests options.
 
     Parameters
     ----------
@@ -34,10 +34,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="show the options people need, and exit")
         self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options, and exit")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse arguments after translating the names of other tools."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_args(translate(words, self._option_string_actions), namespace)
+        return self.parse_args(translate(words, self._option_string_actions))
 
     def format_help(self) -> str:
         """Return the text of ``--help``."""

@@ -25,7 +25,9 @@ class EvaluationConfig(Config):
         None,
         "template of the prompt; {name} is a column of the row (default: the prompt of the row)",
     )
-    reference: str | None = setting(None, "template of the reference answer (default: the completion of the row)")
+    reference: str | None = setting(
+        None, "template of the reference answer (default: the completion of the row)"
+    )
     answer: str | None = setting(
         None,
         "regular expression that finds the answer in texts, such as '#### (.*)': its first group, or all it "
@@ -38,7 +40,9 @@ class EvaluationConfig(Config):
     max_tokens: int = setting(128, "maximum number of new tokens per answer")
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
     batch_size: int = setting(8, "batch size when tokens are scored")
-    max_seq_length: int = setting(2048, "maximum sequence length when tokens are scored; longer rows are truncated")
+    max_seq_length: int = setting(
+        2048, "maximum sequence length when tokens are scored; longer rows are truncated"
+    )
     mask_prompt: bool = setting(True, "score completions only, not prompts")
 
     def check(self) -> None:

@@ -31,9 +31,9 @@ class TrainingConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     method: Method = setting(
         "lora",
-        "fine-tuning method: low-rank adapters (lora; dora: with trainable magnitudes; adalora: with adaptive "
-        "ranks), virtual tokens (prompt_tuning, p_tuning, prefix_tuning; try an lr of 1e-2), or all weights "
-        "(full); with --bits lora becomes QLoRA",
+        "fine-tuning method: low-rank adapters (lora; dora: with trainable magnitudes; adalora: with "
+        "adaptive ranks), virtual tokens (prompt_tuning, p_tuning, prefix_tuning; try an lr of 1e-2), or all "
+        "weights (full); with --bits lora becomes QLoRA",
     )
     epochs: float = setting(3.0, "number of epochs")
     iters: int | None = setting(None, "number of optimizer steps; overrides epochs")
@@ -50,8 +50,8 @@ class TrainingConfig(Config):
     lora_alpha: float = setting(16.0, "scaling of the adapters: alpha / rank")
     rank_pattern: dict[str, int] | None = setting(
         None,
-        "ranks by layer name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first match counts, "
-        "0 means no adapter (default: lora_rank everywhere)",
+        "ranks by layer name or pattern, as in PEFT: q_proj=4,layers.0.mlp.up_proj=16; the first match "
+        "counts, 0 means no adapter (default: lora_rank everywhere)",
         separator=",",
     )
     lora_dropout: float = setting(0.0, "dropout probability of the adapter inputs")
@@ -61,25 +61,22 @@ class TrainingConfig(Config):
     )
     lora_init: str = setting(
         "default",
-        "initialization of the adapters: default, pissa (principal singular vectors of the weights; saved with "
-        "twice the rank, for the original model), or pissa_niter_N (fast SVD with N iterations)",
+        "initialization of the adapters: default, pissa (principal singular vectors of the weights; saved "
+        "with twice the rank, for the original model), or pissa_niter_N (fast SVD with N iterations)",
     )
-    adalora_init_rank: int | None = setting(
-        None, "initial rank of adalora (default: 1.5 × lora_rank)"
-    )
+    adalora_init_rank: int | None = setting(None, "initial rank of adalora (default: 1.5 × lora_rank)")
     adalora_tinit: int = setting(0, "adalora: steps before the rank reduction starts")
     adalora_tfinal: int = setting(0, "adalora: final steps with fixed ranks")
     adalora_delta_t: int = setting(1, "adalora: steps between two rank allocations")
     adalora_beta1: float = setting(0.85, "adalora: EMA coefficient of the sensitivity")
     adalora_beta2: float = setting(0.85, "adalora: EMA coefficient of the uncertainty")
-    adalora_orth_reg_weight: float = setting(
-        0.5, "adalora: weight of the orthogonal regularization"
-    )
+    adalora_orth_reg_weight: float = setting(0.5, "adalora: weight of the orthogonal regularization")
     num_virtual_tokens: int = setting(
         20, "number of virtual tokens of prompt_tuning, prefix_tuning and p_tuning"
     )
     prompt_tuning_init: Literal["random", "text", "sample_vocab"] = setting(
-        "random", "initialization of prompt_tuning: random, the embeddings of a text, or those of random tokens"
+        "random",
+        "initialization of prompt_tuning: random, the embeddings of a text, or those of random tokens",
     )
     prompt_tuning_init_text: str | None = setting(
         None, "initial text for prompt_tuning_init=text, such as a description of the task"
@@ -93,7 +90,9 @@ class TrainingConfig(Config):
         "layers that get adapters, such as q_proj,v_proj (default: all linear layers but lm_head)",
         separator=",",
     )
-    num_layers: int | None = setting(None, "number of blocks with adapters, counted from the last (default: all)")
+    num_layers: int | None = setting(
+        None, "number of blocks with adapters, counted from the last (default: all)"
+    )
     init_adapter: str | None = setting(
         None, "folder or hub id of an adapter to start from, of mlx-lm or PEFT (default: a new one)"
     )
@@ -103,14 +102,12 @@ class TrainingConfig(Config):
     mask_prompt: bool = setting(True, "compute the loss on completions only, not on prompts")
     objective: Literal["sft", "dpo", "orpo"] = setting(
         "sft",
-        "training objective: supervised fine-tuning (sft), or preference optimization of rows with chosen and "
-        "rejected answers (dpo, orpo)",
+        "training objective: supervised fine-tuning (sft), or preference optimization of rows with chosen "
+        "and rejected answers (dpo, orpo)",
     )
     dpo_beta: float = setting(0.1, "beta of DPO; higher values stay closer to the reference model")
     dpo_label_smoothing: float = setting(0.0, "label smoothing of DPO: expected share of flipped pairs")
-    orpo_lambda: float = setting(
-        0.1, "lambda of ORPO: weight of the odds-ratio loss"
-    )
+    orpo_lambda: float = setting(0.1, "lambda of ORPO: weight of the odds-ratio loss")
     columns: list[str] | None = setting(
         None,
         "column mapping of the data, such as prompt=question,completion=answer (default: the standard names)",
@@ -118,8 +115,8 @@ class TrainingConfig(Config):
     )
     chat_template_kwargs: dict[str, Any] | None = setting(
         None,
-        "option of the chat template, such as enable_thinking=false; repeat it for more (default: that of the "
-        "template)",
+        "option of the chat template, such as enable_thinking=false; repeat it for more (default: that of "
+        "the template)",
         flag="--template-option",
     )
     packing: bool = setting(
@@ -141,7 +138,7 @@ class TrainingConfig(Config):
     seed: int = setting(0, "random seed")
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
         "adamw",
-        "optimizer; relative to adamw, lion needs an lr 3 to 10 times lower, sgd one 100 to 1000 times higher",
+        "optimizer; compared to adamw, lion needs an lr 3 to 10 times lower, sgd 100 to 1000 times higher",
     )
     momentum: float | None = setting(None, "momentum of sgd and muon (default: 0.9 for sgd, 0.95 for muon)")
     nesterov: bool = setting(False, "use Nesterov momentum in sgd")
@@ -149,9 +146,7 @@ class TrainingConfig(Config):
         None, "weight decay (default: 0.01 for adamw, lion and muon, 0 for the others)"
     )
     beta1: float = setting(0.9, "beta1 of adam, adamw and lion")
-    beta2: float | None = setting(
-        None, "beta2 of adam, adamw and lion (default: 0.999, for lion 0.99)"
-    )
+    beta2: float | None = setting(None, "beta2 of adam, adamw and lion (default: 0.999, for lion 0.99)")
     eps: float = setting(1e-8, "epsilon of adam and adamw")
     schedule: Literal[
         "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "wsd", "table"
@@ -166,18 +161,18 @@ class TrainingConfig(Config):
     lr_decay_ratio: float = setting(0.2, "fraction of the steps in which wsd decays")
     lr_table: list[str] | None = setting(
         None,
-        "points STEP=FACTOR of the schedule table, interpolated linearly: 0=0.1,50=1 rises from a tenth of lr to "
-        "lr in 50 steps; warmup_ratio is ignored",
+        "points STEP=FACTOR of the schedule table, interpolated linearly: 0=0.1,50=1 rises from a tenth of "
+        "lr to lr in 50 steps; warmup_ratio is ignored",
         separator=",",
     )
     max_grad_norm: float = setting(1.0, "maximum gradient norm for clipping; 0: no clipping")
     early_stopping_patience: int | None = setting(
         None, "stop after this many evaluations without an improvement (default: never)"
     )
-    early_stopping_threshold: float = setting(0.0, "minimum decrease of the validation loss that counts as an improvement")
-    keep_best: bool = setting(
-        True, "save the weights with the lowest validation loss, not the last ones"
+    early_stopping_threshold: float = setting(
+        0.0, "minimum decrease of the validation loss that counts as an improvement"
     )
+    keep_best: bool = setting(True, "save the weights with the lowest validation loss, not the last ones")
     grad_checkpoint: int = setting(
         0, "gradient checkpointing: keep activations of every N-th block only and recompute the rest; 0: off"
     )
@@ -204,7 +199,7 @@ class TrainingConfig(Config):
             If ``init_adapter`` cannot be found.
         """
         if self.resume and self.output is None:
-            message = "`resume` needs `output`, the folder of the run to continue"
+            message = "`resume` needs `output`, the folder of the run to resume: give --output too"
             raise ConfigError(message)
         return replace(
             self,

@@ -28,8 +28,8 @@ class GenerateConfig(Config):
     seed: int = setting(0, "random seed")
     accuracy: Literal["f32", "bf16", "int8"] | None = setting(
         None,
-        "precision of the products of a quantized model on a CPU (default: the fastest that hardly changes the "
-        "probabilities)",
+        "precision of the products of a quantized model on a CPU (default: the fastest that hardly changes "
+        "the probabilities)",
     )
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
 

@@ -15,7 +15,9 @@ class SearchConfig(Config):
 
     search_space: str | None = setting(None, "search space, a YAML, JSON or TOML file")
     trials: int = setting(20, "total number of trials, including those of a resumed search")
-    timeout_minutes: float | None = setting(None, "time limit after which no trial is started (default: none)")
+    timeout_minutes: float | None = setting(
+        None, "time limit after which no trial is started (default: none)"
+    )
     objectives: list[str] = setting([], "objectives to minimize", separator=",")
     sampler: Literal["tpe", "gp", "random"] = setting(
         "tpe", "sampler: Parzen estimators (TPE), a Gaussian process, or random"

@@ -24,7 +24,9 @@ ESSENTIAL = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the analysis and of the run."""
     add_config(parser, AnalysisConfig, title="analysis", with_file=False)
-    add_config(parser, TrainingConfig, title="run (--output and --overwrite concern the analysis)", groups=GROUPS)
+    add_config(
+        parser, TrainingConfig, title="run (--output and --overwrite concern the analysis)", groups=GROUPS
+    )
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -35,7 +37,10 @@ def run(args: Namespace, out: Output) -> int:
         out.note(f"reading the data and computing the gradients of {config.batches} batches")
     pace = Pace()
     analysis = analyze(
-        build_training_config(args, TrainingConfig), config, on_run=_progress(args, out, pace), on_plan=pace.plan
+        build_training_config(args, TrainingConfig),
+        config,
+        on_run=_progress(args, out, pace),
+        on_plan=pace.plan,
     )
     out.note()
     out.line(_summary(analysis))
@@ -86,13 +91,13 @@ def _line(run: ShortRun) -> str:
 def _summary(analysis: Analysis) -> str:
     data, choice = analysis.data, analysis.choice
     smaller = data["text_bytes"] / max(data["compressed_bytes"], 1)
-    repeated = f"{data['duplicates']:,} rows repeat an earlier one, {data['near_duplicates']:,} almost"
+    repeated = f"{data['duplicates']:,} duplicates, {data['near_duplicates']:,} near-duplicates"
     rows = [
         ("data", f"{data['rows']:,} rows, {data['tokens']:,} tokens; {repeated}"),
         (
-            "  to learn",
-            f"at most {analysis.information_bits:,.0f} bits: {data['entropy']:.2f} per token by frequency, "
-            f"texts {smaller:.1f} times smaller when compressed",
+            "  information",
+            f"at most {analysis.information_bits:,.0f} bits: unigram entropy {data['entropy']:.2f} bits "
+            f"per token, compression ratio {smaller:.1f}",
         ),
         ("chosen", f"{choice.form}, {choice.parameters:,} parameters, a mean rank of {choice.mean_rank:.1f}"),
     ]

@@ -29,14 +29,15 @@ _COLUMNS: dict[str, Callable[[Measurement], str]] = {
     ),
     "time": lambda row: f"{row.seconds:,.1f} s",
     "tok/s": lambda row: f"{row.tokens_per_second:,.0f}",
-    "memory": lambda row: format_size(row.peak_memory_gb * 1e9),
+    "memory": lambda row: format_size((row.peak_memory_gb or 0) * 1e9),
     "on disk": lambda row: format_size(row.disk_bytes or 0),
     "trained": lambda row: f"{row.trainable_parameters:,}",
 }
 """Columns of the table of successful methods."""
 
 ESSENTIAL = (
-    "model_path", "data", "output", "methods", "tolerance", "epochs", "lr", "batch_size", "lora_rank", "resume",
+    "model_path", "data", "output", "methods", "tolerance", "epochs", "lr", "batch_size", "lora_rank",
+    "resume",
 )  # fmt: skip
 """What most comparisons set."""
 

@@ -15,7 +15,8 @@ _NOTES = 10
 """Approximate number of progress lines."""
 
 ESSENTIAL = (
-    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens", "harness",
+    "model_path", "adapter_path", "data", "metrics", "limit", "prompt", "reference", "answer", "max_tokens",
+    "harness",
 )  # fmt: skip
 """What most evaluations set."""
 
@@ -58,13 +59,13 @@ def _summary(result: EvaluationResult) -> str:
     if result.tokens is not None:
         scored = f"{result.tokens:,} scored"
         if result.truncated_rows or result.dropped_rows:
-            scored += f"; {result.truncated_rows:,} rows cut, {result.dropped_rows:,} left with none"
+            scored += f"; {result.truncated_rows:,} rows truncated, {result.dropped_rows:,} dropped"
         rows.append(("tokens", scored))
     rows += [(name, f"{value:,.4f}") for name, value in result.metrics.items()]
     rows.append(("time", f"{result.seconds:,.1f} s"))
     lines = [format_pairs(rows)]
     for answer in result.answers[:1]:
-        for title, text in (("first answer", answer.text), ("right answer", answer.reference)):
+        for title, text in (("first answer", answer.text), ("reference", answer.reference)):
             lines += ["", title, wrap_paragraph(text, max_lines=6)]
     return "\n".join(lines)
 

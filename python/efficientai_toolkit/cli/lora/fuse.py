@@ -45,9 +45,9 @@ def run(args: Namespace, out: Output) -> int:
         format_pairs(
             [
                 ("merged", f"{result.layers:,} layers, {format_name}"),
-                ("adapter's effect on the logits", f"{result.effect:.3g}"),
-                ("error of rounding", f"{result.error:.3g}"),
-                ("effect kept", f"{result.kept:.1%}"),
+                ("change of the logits by the adapter", f"{result.effect:.3g}"),
+                ("rounding error", f"{result.error:.3g}"),
+                ("share of the change kept", f"{result.kept:.1%}"),
                 ("model saved in", str(result.output)),
             ]
         )

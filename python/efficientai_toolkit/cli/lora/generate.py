@@ -13,7 +13,8 @@ from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
 
 ESSENTIAL = (
-    "model_path", "adapter_path", "prompt", "system", "max_tokens", "temperature", "top_p", "seed", "dtype", "bits",
+    "model_path", "adapter_path", "prompt", "system", "max_tokens", "temperature", "top_p", "seed", "dtype",
+    "bits",
 )  # fmt: skip
 """What most calls set."""
 
@@ -25,9 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the model, the prompt and :class:`GenerateConfig`."""
     add_model(parser)
     group = parser.add_argument_group("prompt")
-    group.add_argument(
-        "--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input"
-    )
+    group.add_argument("--prompt", metavar="TEXT", required=True, help="prompt; - reads standard input")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument(
         "--no-chat-template",

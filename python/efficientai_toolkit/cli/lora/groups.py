@@ -5,8 +5,8 @@ GROUPS = {
         "data", "columns", "max_seq_length", "mask_prompt", "packing", "streaming", "chat_template_kwargs",
     ),
     "adapters": (
-        "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "num_layers", "rank_pattern", "use_rslora",
-        "loraplus_lr_ratio", "lora_init", "init_adapter", "adapter_format",
+        "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "num_layers", "rank_pattern",
+        "use_rslora", "loraplus_lr_ratio", "lora_init", "init_adapter", "adapter_format",
     ),
     "AdaLoRA": (
         "adalora_init_rank", "adalora_tinit", "adalora_tfinal", "adalora_delta_t", "adalora_beta1",
@@ -30,7 +30,7 @@ GROUPS = {
     ),
     "memory": ("dtype", "bits", "memory_budget_gb", "grad_checkpoint"),
 }  # fmt: skip
-"""Fields of :class:`~efficientai_toolkit.lora.TrainingConfig` by title; the others concern the run as a whole."""
+"""Fields of :class:`~efficientai_toolkit.lora.TrainingConfig` by title; the others concern the whole run."""
 
 ESSENTIAL = (
     "model_path", "data", "output", "method", "bits", "lora_rank", "epochs", "lr", "batch_size", "resume",

@@ -17,7 +17,8 @@ Fine-tunes a language model on your data. LoRA trains two low-rank matrices besi
 (Hu et al. 2021, arXiv:2106.09685) and freezes the model itself; `--method full` trains all weights.
 Models: folders in Hugging Face format or hub ids, of type llama (Llama 2 and 3, SmolLM2), mistral, \
 mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3, smollm3, lfm2, lfm2_moe or gpt_oss.
-Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; the loss is computed on completions only.
+Data: jsonl rows {"text"}, {"prompt", "completion"} or {"messages": [...]}; the loss is computed on \
+completions only.
 Result: an adapter in the format of mlx-lm, or with `--adapter-format peft` of Hugging Face PEFT; \
 both can be loaded everywhere. `:convert` turns one into the other, `:fuse` merges an adapter \
 into its model."""

@@ -1,4 +1,4 @@
-"""``lora-finetuning-mlx:optimize``: search for the settings of a run."""
+"""``lora-finetuning-mlx:optimize``: search for hyperparameters."""
 
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -17,7 +17,8 @@ from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
 
 ESSENTIAL = (
-    "model_path", "data", "output", "search_space", "trials", "timeout_minutes", "objectives", "sampler", "epochs", "resume",
+    "model_path", "data", "output", "search_space", "trials", "timeout_minutes", "objectives", "sampler",
+    "epochs", "resume",
 )  # fmt: skip
 """What most searches set."""
 
@@ -25,7 +26,12 @@ ESSENTIAL = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the search and of the run."""
     add_config(parser, OptimizationConfig, title="search", with_file=False)
-    add_config(parser, TrainingConfig, title="run (--output, --resume and --overwrite concern the search)", groups=GROUPS)
+    add_config(
+        parser,
+        TrainingConfig,
+        title="run (--output, --resume and --overwrite concern the search)",
+        groups=GROUPS,
+    )
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -62,7 +68,7 @@ def _line(trial: Trial, trials: int) -> str:
     outcome = trial.reason or trial.state
     if trial.values is not None:
         outcome = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
-    return f"run {trial.number + 1}/{trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
+    return f"trial {trial.number + 1}/{trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
 
 
 def _short(value: object) -> str:
@@ -72,14 +78,14 @@ def _short(value: object) -> str:
 def _summary(result: OptimizationResult) -> str:
     states = [trial.state for trial in result.trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states)
-    rows = [("runs", counts), ("best", f"run {result.best + 1}")]
+    rows = [("trials", counts), ("best", f"trial {result.best + 1}")]
     rows += [(f"  {name}", _short(value)) for name, value in result.best_values.items()]
     rows += [(f"  {name}", _short(value)) for name, value in result.best_settings.items()]
     if len(result.best_values) > 1:
-        rows.append(("Pareto front", ", ".join(f"run {number + 1}" for number in result.front)))
+        rows.append(("Pareto front", ", ".join(f"trial {number + 1}" for number in result.front)))
     if result.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
-        rows.append(("what mattered", shares))
+        rows.append(("importance", shares))
     rows.append(("saved in", str(result.output)))
     command = shlex.join([*build_command("lora", "train"), "--config", str(result.output / "best.yaml")])
     return f"{format_pairs(rows)}\n\ntrain with it\n  {command}"

@@ -140,7 +140,9 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
     )
     cut, dropped = metrics.get("truncated_rows", 0), metrics.get("dropped_rows", 0)
     if cut or dropped:
-        rows.append(("rows", f"{cut:,} cut to --max-seq-length, {dropped:,} left with nothing to learn"))
+        rows.append(
+            ("rows", f"{cut:,} truncated to --max-seq-length, {dropped:,} dropped without target tokens")
+        )
     rows.append(("peak memory", format_size(result.peak_memory_gb * 1e9)))
     saved = "model saved in" if config.method == "full" else "adapter saved in"
     rows.append((saved, str(result.adapter_path)))

@@ -40,7 +40,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     """Run all checks; skip those that depend on a failed one."""
     checks = Checks()
     engine = checks.check("environment", _environment, str)
-    filled = checks.check("settings", config.with_defaults_filled, lambda _: "types and paths fit")
+    filled = checks.check("settings", config.with_defaults_filled, lambda _: "valid")
     if engine is None or filled is None:
         checks.skip("hardware", "model", "data", "memory", "output", reason="an earlier check failed")
         return checks
@@ -55,7 +55,10 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     if loaded is None:
         checks.skip("data", reason="needs the model's tokenizer")
         checks.skip("memory", reason="needs the model")
-    elif checks.check("data", lambda: _data(*loaded, filled), data_report.summarize, settings="settings") is None:
+    elif (
+        checks.check("data", lambda: _data(*loaded, filled), data_report.summarize, settings="settings")
+        is None
+    ):
         checks.skip("memory", reason="needs the data")
     else:
         trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
@@ -68,7 +71,7 @@ def _environment() -> str:
     link.check_backends(link.list_backends())
     # Whether it can be loaded, and fits.
     import_module("efficientai_toolkit._engine.core")
-    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, and the engine fits to it"
+    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, engine compatible"
 
 
 def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:

@@ -21,9 +21,9 @@ def summarize(report: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         part = f"{split} {_rows(numbers)} rows, {numbers['tokens']:,} tokens, longest {numbers['longest']:,}"
         if numbers["truncated"]:
-            part += f", {numbers['truncated']:,} cut"
+            part += f", {numbers['truncated']:,} truncated"
         if numbers["dropped"]:
-            part += f", {numbers['dropped']:,} left with nothing to learn"
+            part += f", {numbers['dropped']:,} dropped without target tokens"
         parts.append(part)
     return "; ".join(parts)
 
@@ -40,18 +40,21 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
     rows = [
         (
             "rows",
-            f"{_rows(numbers)} ({kinds}), {numbers['duplicates']:,} repeat an earlier one, "
-            f"{numbers['near_duplicates']:,} almost",
+            f"{_rows(numbers)} ({kinds}), {numbers['duplicates']:,} duplicates, "
+            f"{numbers['near_duplicates']:,} near-duplicates",
         ),
         (
             "tokens per row",
-            f"shortest {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
-            f"95 % within {lengths['p95']:,}, longest {lengths['max']:,}",
+            f"min {lengths['min']:,}, median {lengths['median']:,}, mean {lengths['mean']:,.1f}, "
+            f"95th percentile {lengths['p95']:,}, max {lengths['max']:,}",
         ),
-        ("cut, left out", f"{numbers['truncated']:,}, {numbers['dropped']:,}"),
-        ("learned", f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})"),
+        ("truncated", f"{numbers['truncated']:,} rows; {numbers['dropped']:,} dropped"),
+        (
+            "target tokens",
+            f"{numbers['trained_tokens']:,} of {numbers['kept_tokens']:,} tokens ({learned:.1%})",
+        ),
         *_left_out(numbers),
-        ("vocabulary used", f"{numbers['vocabulary']:,} tokens, {numbers['entropy']:.2f} bits per token"),
+        ("distinct tokens", f"{numbers['vocabulary']:,}, {numbers['entropy']:.2f} bits per token"),
         ("compressed", f"{numbers['text_bytes']:,} bytes of text to {numbers['compressed_bytes']:,}"),
         _answers(pairs) if (pairs := numbers.get("pairs")) else _packing(numbers),
     ]
@@ -60,11 +63,11 @@ def _split(name: str, numbers: Mapping[str, Any]) -> str:
 
 
 def _example(parts: Sequence[Mapping[str, Any]]) -> str:
-    """Show a row with what is learned of it in brackets."""
+    """Show a row with its target tokens in brackets."""
     shown = "".join(
         f"⟦{_shorten(part['text'])}⟧" if part["learned"] else _shorten(part["text"]) for part in parts
     )
-    return "  first row, learned in ⟦ ⟧\n" + indent(shown, "    ", lambda _: True)
+    return "  first row, target tokens in ⟦ ⟧\n" + indent(shown, "    ", lambda _: True)
 
 
 def _shorten(text: str) -> str:
@@ -79,14 +82,14 @@ def _rows(numbers: Mapping[str, Any]) -> str:
 
 
 def _left_out(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say what is not learned though it could be."""
+    """Say which tokens could be targets and are not."""
     reasons: list[str] = []
     if numbers["lost_targets"]:
-        reasons.append(f"{numbers['lost_targets']:,} tokens that were cut or left out")
+        reasons.append(f"{numbers['lost_targets']:,} tokens of truncated or dropped rows")
     if numbers["unmarked_turns"]:
         turns = f"{numbers['unmarked_turns']:,} turns"
         reasons.append(f"{turns} that the chat template does not mark with {{% generation %}}")
-    return [("not learned", "; ".join(reasons))] if reasons else []
+    return [("not in the loss", "; ".join(reasons))] if reasons else []
 
 
 def _packing(numbers: Mapping[str, Any]) -> tuple[str, str]:

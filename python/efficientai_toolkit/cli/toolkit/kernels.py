@@ -13,7 +13,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the report."""
-    out.note("measuring, for a few seconds …")
+    out.note("measuring for a few seconds …")
     report = kernels.report()
     out.line(str(report))
     out.result(asdict(report))

@@ -36,16 +36,16 @@ class ComparisonConfig(Config):
 
     methods: list[str] = setting(
         ["lora", "qlora", "dora", "full"],
-        f"ways to fine-tune to compare, of {', '.join(available_methods())}",
+        f"methods to compare, of {', '.join(available_methods())}",
         separator=",",
     )
     full_lr: float | None = setting(
-        None, "learning rate where every number is trained (default: a tenth of --lr, which suits adapters)"
+        None, "learning rate of the method full (default: a tenth of lr, which suits adapters)"
     )
     tolerance: float = setting(
-        5.0, "a method is good enough when its validation loss is within so many % of the best"
+        5.0, "recommend a method only if its validation loss is within this % of the best"
     )
-    prefer: Literal["memory", "time"] = setting("memory", "what the recommended one needs the least of")
+    prefer: Literal["memory", "time"] = setting("memory", "resource that the recommended method minimizes")
     plots: bool = setting(True, "draw comparison.png; needs matplotlib")
 
     def check(self) -> None:
