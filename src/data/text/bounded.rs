@@ -74,7 +74,6 @@ impl BoundedTokenizer {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::data::fixture;
 
     #[test]
