@@ -68,7 +68,7 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
         "jsonl": [("a.jsonl", "\n".join(map(json.dumps, [*rows[:1], {"messages": messages}])).encode())],
         "json": [("a.json", json.dumps([rows[0], {"messages": messages}]).encode())],
         "csv": [("a.csv", table.encode()), ("a.tsv", table.replace(",", "\t").encode())],
-        "parquet": [(file.name, file.read_bytes()) for file in sorted(chat.glob("chat_*.parquet"))],
+        "parquet": [(file.name, file.read_bytes()) for file in sorted(chat.glob("*.parquet"))],
         "settings": [
             ("a.json", json.dumps(settings).encode()),
             ("a.yaml", b"lr: &a 1e-3\niters: 3\nlr_min_ratio: *a\n"),
@@ -100,31 +100,43 @@ def damaged(draw: random.Random, name: str, content: bytes) -> bytes:
             return json.dumps(changed(draw, json.loads(content))).encode("utf-8", "surrogatepass")
         except ValueError:
             pass
-    kind = draw.choice(["flip", "cut", "repeat", "insert", "nest", "number", "blow up"])
+    return draw.choice([flipped, cut, repeated, inserted, numbered])(draw, content)
+
+
+def flipped(draw: random.Random, content: bytes) -> bytes:
+    """Some other bytes, half of them in the beginning, where headers are."""
+    changed = bytearray(content or b"x")
+    for _ in range(draw.choice([1, 2, 16])):
+        limit = min(len(changed), 400) if draw.random() < 0.5 else len(changed)
+        changed[draw.randrange(limit)] = draw.randrange(256)
+    return bytes(changed)
+
+
+def cut(draw: random.Random, content: bytes) -> bytes:
+    """Only the beginning."""
+    return content[: draw.randrange(len(content) + 1)]
+
+
+def repeated(draw: random.Random, content: bytes) -> bytes:
+    """A part of the beginning once more."""
     at = draw.randrange(len(content) + 1)
-    if kind == "flip":
-        bytes_ = bytearray(content or b"x")
-        for _ in range(draw.choice([1, 2, 16])):
-            # Half of the faults in the beginning, where headers are.
-            limit = min(len(bytes_), 400) if draw.random() < 0.5 else len(bytes_)
-            bytes_[draw.randrange(limit)] = draw.randrange(256)
-        return bytes(bytes_)
-    if kind == "cut":
-        return content[:at]
-    if kind == "repeat":
-        return content[:at] + content[: draw.randrange(len(content) + 1)] + content[at:]
-    if kind == "insert":
-        return content[:at] + draw.randbytes(draw.choice([1, 8, 4096])) + content[at:]
-    if kind == "nest":
-        return content[:at] + draw.choice([b"[", b'{"a":', b"- ", b"[[a.", b"{"]) * 20_000 + content[at:]
-    if kind == "number":
-        digits = str(draw.choice(NUMBERS)).encode()
-        places = [i for i, byte in enumerate(content) if chr(byte).isdigit()] or [0]
-        at = draw.choice(places)
-        return content[:at] + digits + content[at + 1 :]
-    return (
-        content[:at] + draw.choice([b"x", b",", b"1,", b'"', b"\n", b"\x00", b"."]) * 300_000 + content[at:]
-    )
+    return content[:at] + cut(draw, content) + content[at:]
+
+
+def inserted(draw: random.Random, content: bytes) -> bytes:
+    """Noise, deep nesting or one thing many times."""
+    at = draw.randrange(len(content) + 1)
+    noise = draw.randbytes(draw.choice([1, 8, 4096]))
+    nesting = draw.choice([b"[", b'{"a":', b"- ", b"[[a.", b"{"]) * 20_000
+    many = draw.choice([b"x", b",", b"1,", b'"', b"\n", b"\x00", b"."]) * 300_000
+    return content[:at] + draw.choice([noise, nesting, many]) + content[at:]
+
+
+def numbered(draw: random.Random, content: bytes) -> bytes:
+    """Another number in place of a digit."""
+    places = [i for i, byte in enumerate(content) if chr(byte).isdigit()] or [0]
+    at = draw.choice(places)
+    return content[:at] + str(draw.choice(NUMBERS)).encode() + content[at + 1 :]
 
 
 def changed(draw: random.Random, value: Any) -> Any:
@@ -143,6 +155,10 @@ def changed(draw: random.Random, value: Any) -> Any:
             return value * draw.choice([2, 1000])
         return [*value[:at], changed(draw, value[at]), *value[at + 1 :]]
     return draw.choice(VALUES)
+
+
+def ignore(event: str) -> None:
+    """Takes the events of a run."""
 
 
 class Readers:
@@ -164,8 +180,8 @@ class Readers:
 
     def read(self, case: Case) -> None:
         """Write the file and read it as a user would."""
-        readers = {"settings": self.settings_file}
-        reader: Callable[[Case], None] = readers.get(case.reader) or getattr(self, case.reader, self.model)
+        name = "settings_file" if case.reader == "settings" else case.reader
+        reader: Callable[[Case], None] = getattr(self, name, self.model)
         reader(case)
 
     def beside(self, origin: Path, case: Case) -> Path:
@@ -207,8 +223,12 @@ class Readers:
 
     def validate(self, model: Path, data: Path, loaded: Any) -> None:
         """Reads ``data``."""
-        config = {"model_path": str(model), "data": str(data), "output": str(self.folder / "unused")}
-        self.core.lora.validate(*loaded, json.dumps(config))
+        config: dict[str, Any] = {"model_path": str(model), "data": str(data)}
+        config["output"] = str(self.folder / "unused")
+        if data.name == "questions.parquet":
+            config["columns"] = ["prompt=question", "completion=answer"]
+        loaded_model, tokenizer = loaded
+        self.core.lora.validate(loaded_model, tokenizer, json.dumps(config))
 
     def settings_file(self, case: Case) -> None:
         """A configuration file."""
@@ -223,7 +243,7 @@ class Readers:
         config |= {"iters": 2, "batch_size": 1, "eval_batches": 0}
         if not output.exists():
             model, tokenizer = self.core.models.load(str(MODEL), None, "float32")
-            self.core.lora.train(model, tokenizer, json.dumps(config), lambda event: None)
+            self.core.lora.train(model, tokenizer, json.dumps(config), ignore)
             shutil.copytree(output, self.folder / "whole")
         shutil.rmtree(output)
         shutil.copytree(self.folder / "whole", output)
@@ -233,4 +253,4 @@ class Readers:
             file.write_bytes(damaged(draw, case.name, file.read_bytes()))
         model, tokenizer = self.core.models.load(str(MODEL), None, "float32")
         config |= {"iters": 3, "resume": True}
-        self.core.lora.train(model, tokenizer, json.dumps(config), lambda event: None)
+        self.core.lora.train(model, tokenizer, json.dumps(config), ignore)
