@@ -68,6 +68,12 @@ impl Error {
     pub fn is_out_of_memory(&self) -> bool {
         // What the allocators of the CPU, of Metal and of CUDA say.
         const SIGNS: [&str; 3] = ["Unable to allocate", "out of memory", "maximum allowed buffer size"];
-        matches!(self, Self::Mlx(error) if SIGNS.iter().any(|sign| error.what().contains(sign)))
+        let message = match self {
+            Self::Mlx(error) => error.what(),
+            // A kernel whose working memory could not be had.
+            Self::Hardware(message) => message,
+            _ => return false,
+        };
+        SIGNS.iter().any(|sign| message.contains(sign))
     }
 }

@@ -7,7 +7,7 @@ use mlx_sys::info::{self, Gpu, GpuBackend};
 use serde::Serialize;
 use sysinfo::System;
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 
 /// Hardware, and the limits set by [`configure`].
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +50,7 @@ pub fn configure() -> Result<Report> {
         .map_or_else(|| system.total_memory(), |cgroup| cgroup.total_memory.min(system.total_memory()));
     // The first call through mlx-rs replaces mlx-c's error handler, which would end the process.
     memory::active_memory()?;
+    kernels::memory::check_allocations();
     let gpu = info::gpu();
     let device_type = if gpu.is_some() { DeviceType::Gpu } else { DeviceType::Cpu };
     Device::set_default(&Device::new(device_type, 0));

@@ -2,10 +2,12 @@
 
 // Foundation
 pub mod error;
+pub mod files;
 pub mod hardware;
 pub mod params;
 pub mod progress;
 pub mod rng;
+pub mod threads;
 
 pub mod nn;
 

@@ -238,7 +238,7 @@ def test_a_namespace_may_hold_itself(model: Path) -> None:
 @pytest.mark.slow
 def test_a_template_that_does_not_end_is_stopped(model: Path) -> None:
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    with pytest.raises(DatasetError, match="the chat template did not finish within 10 s"):
+    with pytest.raises(DatasetError, match="the chat template did not finish within 8 s"):
         render(model, endless)
     assert render(model, "fine") == "fine"
 

@@ -1,13 +1,13 @@
 //! Reading `config.json`; errors name the key at fault.
 
-use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::wrapper;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Largest `config.json` that is read, in bytes; real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 22;
@@ -28,18 +28,15 @@ pub fn read(folder: &Path) -> Result<Value> {
 /// A missing file, or one that is not valid JSON.
 pub fn read_whole(folder: &Path) -> Result<Value> {
     let path = folder.join("config.json");
-    let bytes = fs::metadata(&path).map_err(|_| {
-        Error::ModelLoading(format!(
+    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
+    let text = files::read_to_string(&path, MAX_BYTES).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Error::ModelLoading(format!(
             "{} has no config.json: a model is a folder in Hugging Face format (config.json, \
              *.safetensors, tokenizer.json)",
             folder.display()
-        ))
+        )),
+        _ => broken(error.to_string()),
     })?;
-    if bytes.len() > MAX_BYTES {
-        return Err(Error::ModelLoading(format!("{}: larger than {MAX_BYTES} bytes", path.display())));
-    }
-    let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
-    let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| broken(format!("not valid JSON: {error}")))
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::summary::summarize;
-use crate::{Error, Result};
+use crate::{Error, Result, files as reading};
 
 /// Name of a checkpoint of a single file.
 pub const FILE: &str = "model.safetensors";
@@ -86,7 +86,8 @@ fn incomplete(
 /// Returns the file names in an index, with the tensors in each.
 fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", index.display()));
-    let text = fs::read_to_string(index).map_err(|error| broken(error.to_string()))?;
+    let text =
+        reading::read_to_string(index, reading::MAX_JSON).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;
     let map = json["weight_map"].as_object().ok_or_else(|| broken("no \"weight_map\"".into()))?;
     let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();

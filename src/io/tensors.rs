@@ -14,7 +14,7 @@ use safetensors::tensor::{Metadata, TensorView};
 
 use super::atomic;
 use crate::params::Tensors;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result, files, kernels};
 
 /// Largest header that is read, in bytes; the format itself allows 100 MB.
 const MAX_HEADER: u64 = 100_000_000;
@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// A missing or truncated file, or one that is not a safetensors file.
     pub fn open(path: &'a Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|error| broken(path, &error))?;
+        let mut file = files::open(path).map_err(|error| broken(path, &error))?;
         let length = file.metadata().map_err(|error| broken(path, &error))?.len();
         let (start, metadata) = header(&mut file, length).map_err(|why| broken(path, &why))?;
         let mut names = metadata.offset_keys();
@@ -68,6 +68,11 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Names and shapes of the tensors that have not been read.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.names.iter().filter_map(|name| Some((name.as_str(), self.metadata.info(name)?.shape.as_slice())))
+    }
+
     fn read(&mut self, name: &str) -> Result<Array> {
         let broken = |why: &dyn std::fmt::Display| broken(self.path, &format!("tensor \"{name}\": {why}"));
         let info = self.metadata.info(name).ok_or_else(|| broken(&"not in the header"))?;
@@ -75,7 +80,9 @@ impl<'a> Reader<'a> {
         if info.shape.iter().any(|&dim| i32::try_from(dim).is_err()) {
             return Err(broken(&format!("shape {:?}", info.shape)));
         }
-        let mut bytes = vec![0; to - from];
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(to - from).map_err(|error| broken(&error))?;
+        bytes.resize(to - from, 0);
         let place = SeekFrom::Start(self.start + from as u64);
         self.file
             .seek(place)

@@ -6,6 +6,7 @@ use mlx_rs::Dtype;
 use serde_json::Value;
 
 use super::language_model::Model;
+use super::stored_sizes;
 use super::{
     gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe,
     smollm3,
@@ -13,7 +14,7 @@ use super::{
 use crate::io::quantization::QuantizationConfig;
 use crate::io::{config, folder, weights, wrapper};
 use crate::kernels::quantized::Format;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result, files, kernels};
 
 /// All `model_type`s supported by [`create`].
 pub(super) const SUPPORTED: &str = "gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3";
@@ -55,6 +56,10 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
 /// A broken `config.json`; weights that are missing, unexpected or of the wrong shape; no weight that can be
 /// quantized.
 pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
+    files::guard(folder, Error::ModelLoading, || load_unguarded(folder, dtype, quantize))
+}
+
+fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
     let whole = config::read_whole(folder)?;
     let inner = wrapper::language_model(&whole);
     let config = inner.as_ref().unwrap_or(&whole);
@@ -65,6 +70,7 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
     let named =
         |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
     let quantization = QuantizationConfig::parse(config).map_err(named)?;
+    stored_sizes::check(config, folder, name_of)?;
     let mut model = create(config).map_err(named)?;
     weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
     if let Some(format) = quantize {

@@ -24,6 +24,7 @@ mod qwen3;
 mod qwen3_moe;
 mod recompute;
 mod smollm3;
+mod stored_sizes;
 
 pub use init::initialize;
 pub use language_model::{LanguageModel, Model};

@@ -1,4 +1,5 @@
 #include "buffer_cache.h"
+#include "checked_allocator.h"
 
 #include <algorithm>
 #include <iterator>
@@ -147,15 +148,12 @@ BufferCache& cache() {
 void allocate_cached(mlx::core::array& a) {
   const size_t size = a.nbytes();
   if (size < kSmallest) {
-    a.set_data(mlx::core::allocator::malloc(size));
+    a.set_data(or_out_of_memory(mlx::core::allocator::malloc(size), size));
     return;
   }
   Buffer buffer = cache().take(size);
   if (buffer.ptr() == nullptr) {
-    buffer = mlx::core::allocator::malloc(size);
-    if (buffer.ptr() == nullptr) {
-      throw std::runtime_error("out of memory: the system has no " + std::to_string(size) + " bytes");
-    }
+    buffer = or_out_of_memory(mlx::core::allocator::malloc(size), size);
     advise_large_pages(buffer.raw_ptr(), size);
   }
   const size_t whole = mlx::core::allocator::allocator().size(buffer);

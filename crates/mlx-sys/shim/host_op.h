@@ -70,6 +70,10 @@ size_t eat_buffer_cache_bytes(void);
 /* Gives them back to the system. */
 void eat_buffer_cache_clear(void);
 
+/* From here on, MLX throws where the system has no memory for an array on the
+ * CPU, instead of writing through a null pointer. */
+void eat_check_allocations(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,6 +1,7 @@
 //! Engine errors as Python exceptions. The classes live in Python, where they have docs.
 
 use efficientai_toolkit::Error;
+use efficientai_toolkit::files::panic_message;
 use pyo3::PyErr;
 use pyo3::exceptions::PyKeyboardInterrupt;
 
@@ -31,10 +32,6 @@ pub(super) fn to_python(error: Error) -> PyErr {
 
 /// A panic is a defect of the engine; Python sees it as any other error.
 pub(super) fn internal(panic: &(dyn std::any::Any + Send)) -> PyErr {
-    let reason = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let reason = panic_message(panic);
     exceptions::ToolkitError::new_err(format!("internal error, please report it: {reason}"))
 }

@@ -14,13 +14,10 @@ use crate::io::weights;
 use crate::models::Model;
 use crate::nn::Network;
 use crate::params::Tensors;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result, files, kernels};
 
 /// All files of an adapter, in either format.
 pub const FILES: [&str; 3] = [CONFIG, mlx_lm::TENSORS, peft::TENSORS];
-
-/// Largest `adapter_config.json` that is read, in bytes.
-const MAX_CONFIG: u64 = 64_000_000;
 
 /// Reads the adapter in `folder` and detects its format. `model` maps the stacked experts of mlx-lm to its
 /// layers.
@@ -29,13 +26,16 @@ const MAX_CONFIG: u64 = 64_000_000;
 /// A missing or broken file, an unsupported kind of adapter, or a setting that low-rank matrices cannot
 /// represent, by key.
 pub fn read(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter, Format)> {
+    files::guard(folder, Error::ModelLoading, || read_unguarded(folder, model))
+}
+
+fn read_unguarded(folder: &Path, model: Option<&dyn Network>) -> Result<(StoredAdapter, Format)> {
     let path = folder.join(CONFIG);
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
-    let Ok(file) = fs::metadata(&path) else { return Err(not_an_adapter(folder)) };
-    if file.len() > MAX_CONFIG {
-        return Err(broken(format!("has {} bytes, more than {MAX_CONFIG}", file.len())));
+    if !path.exists() {
+        return Err(not_an_adapter(folder));
     }
-    let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+    let text = files::read_to_string(&path, files::MAX_JSON).map_err(|error| broken(error.to_string()))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
     if let Some(kind) = PromptKind::from_config(&json) {
         return Ok((StoredAdapter::Prompt(soft_prompt::read(folder, kind, &json)?), Format::Peft));

@@ -14,7 +14,7 @@ use super::renderer::{Rendered, Renderer, Request};
 use crate::{Error, Result};
 
 /// Time for one conversation; long ones take milliseconds.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(8);
 /// Maximum bytes of one answer.
 const MAX_ANSWER: u64 = 1 << 29;
 /// Maximum number of processes, each of which holds some 25 MB.

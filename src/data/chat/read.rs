@@ -9,10 +9,12 @@ use serde_json::{Map, Value};
 
 use super::renderer::Renderer;
 use super::template::{ChatTemplate, DEFAULT};
-use crate::{Error, Result};
+use crate::{Error, Result, files as reading};
 
 const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
+/// Largest template that is read, in bytes; real ones have a few ten thousand.
+const MAX_BYTES: u64 = 4 << 20;
 /// Folder of further templates; the names of the files are those of the templates.
 const ADDITIONAL: &str = "additional_chat_templates";
 
@@ -57,9 +59,11 @@ fn from_files(folder: &Path) -> Result<BTreeMap<String, String>> {
             }
         }
     }
-    files.retain(|(_, path)| path.is_file());
+    files.retain(|(_, path)| path.exists());
     let read = |(name, path): (String, PathBuf)| {
-        fs::read_to_string(&path).map(|source| (name, source)).map_err(Error::io("read", &path))
+        reading::read_to_string(&path, MAX_BYTES)
+            .map(|source| (name, source))
+            .map_err(Error::io("read", &path))
     };
     files.into_iter().map(read).collect()
 }

@@ -1,16 +1,18 @@
 //! JSON: one array of objects.
 
 use std::fmt;
-use std::io::{BufRead, Read as _};
+use std::io::{self, BufRead, Read as _};
 
 use serde::Deserializer as _;
 use serde::de::{self, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bounded::{Bounded, Budget};
 use super::collector::{MAX_ROW_BYTES, RowCollector, file_error};
 use super::jsonl;
 use crate::data::rows::Position;
 use crate::data::rows::fields::parse_element;
+use crate::data::rows::located::error_at;
 use crate::{Error, Result};
 
 /// Reads the objects of an array one by one. A file that starts with an object is read as JSON Lines.
@@ -35,11 +37,18 @@ pub(super) fn read(mut reader: impl BufRead, rows: &mut RowCollector) -> Result<
         }
     }
     let path = rows.path.clone();
-    let mut refused = None;
-    let mut json = serde_json::Deserializer::from_reader(reader);
-    let outcome = json.deserialize_seq(Elements { rows, refused: &mut refused }).and_then(|()| json.end());
+    let (mut refused, mut row_number) = (None, 0);
+    let (bounded, budget) = Bounded::new(reader);
+    let mut json = serde_json::Deserializer::from_reader(bounded);
+    let elements = Elements { rows, budget, row_number: &mut row_number, refused: &mut refused };
+    let outcome = json.deserialize_seq(elements).and_then(|()| json.end());
     match (refused, outcome) {
         (Some(error), _) => Err(error),
+        (None, Err(error)) if error.io_error_kind() == Some(io::ErrorKind::FileTooLarge) => {
+            let reason = format!("the row is longer than {MAX_ROW_BYTES} bytes");
+            Err(error_at(&path, Position::Row(row_number + 1), &reason))
+        }
+        (None, Err(error)) if error.is_io() => Err(Error::io("read", &path)(error.into())),
         (None, Err(error)) => Err(file_error(&path, format!("invalid JSON ({error})"))),
         (None, Ok(())) => Ok(()),
     }
@@ -48,6 +57,9 @@ pub(super) fn read(mut reader: impl BufRead, rows: &mut RowCollector) -> Result<
 /// Passes each element to `rows` as it is parsed, so that the array is never in memory as a whole.
 struct Elements<'a, 'r> {
     rows: &'a mut RowCollector<'r>,
+    budget: Budget,
+    /// Rows read.
+    row_number: &'a mut usize,
     refused: &'a mut Option<Error>,
 }
 
@@ -59,10 +71,10 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
-        let mut row_number = 0;
         while let Some(value) = elements.next_element::<Box<RawValue>>()? {
-            row_number += 1;
-            if let Err(error) = self.rows.push(Position::Row(row_number), parse_element(&value)) {
+            self.budget.renew();
+            *self.row_number += 1;
+            if let Err(error) = self.rows.push(Position::Row(*self.row_number), parse_element(&value)) {
                 *self.refused = Some(error);
                 return Err(de::Error::custom("refused"));
             }
@@ -118,6 +130,21 @@ mod tests {
             ("{\"text\": 1}", "d/a.json:1: \"text\" must be a string, found a number"),
         ] {
             assert_eq!(rows(text.as_bytes()).unwrap_err().to_string(), reason);
+        }
+    }
+
+    #[test]
+    fn a_row_without_end_is_refused_before_it_is_read() {
+        for (start, byte) in
+            [(&b"[{\"text\": \"a\"}, {\"text\": \""[..], b'x'), (b"[1, [", b'['), (b"[1, ", b' ')]
+        {
+            let columns = Columns::parse(&[]).unwrap();
+            let mut rows = RowCollector::new(Path::new("d/a.json"), &columns);
+            let endless = io::BufReader::new(start.chain(io::repeat(byte)));
+            let error = read(endless, &mut rows).unwrap_err().to_string();
+            let known =
+                ["d/a.json: row 2: the row is longer than 16777216 bytes", "d/a.json: row 1: a row must be"];
+            assert!(known.iter().any(|known| error.starts_with(known)), "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! File formats of training data.
 
+mod bounded;
 pub(super) mod collector;
 mod csv;
 mod json;

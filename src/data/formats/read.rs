@@ -9,14 +9,13 @@
 //!
 //! A UTF-8 byte order mark is accepted. Nested values of a table (`messages`, `tools`, …) may be JSON in a string.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
 use super::collector::{MAX_ROW_BYTES, RowCollector};
 use super::{csv, json, jsonl, parquet};
 use crate::data::rows::{Columns, LocatedRow};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Extensions of data files.
 pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
@@ -27,7 +26,11 @@ pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv"
 /// [`Error::Dataset`] with file and position of the first invalid [`Row`](crate::data::Row), or if the file has no
 /// rows; [`Error::Io`] if the file cannot be read.
 pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    files::guard(path, Error::Dataset, || read_unguarded(path, columns))
+}
+
+fn read_unguarded(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
+    let file = files::open(path).map_err(Error::io("read", path))?;
     let mut rows = RowCollector::new(path, columns);
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     match extension.to_str() {

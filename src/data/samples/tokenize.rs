@@ -10,7 +10,7 @@ use super::labels::Labels;
 use super::sample::Sample;
 use crate::data::rows::LocatedRow;
 use crate::data::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// Rows whose conversations are rendered with one request.
 const ROWS_AT_ONCE: usize = 64;
@@ -74,6 +74,7 @@ pub(in crate::data) fn encode_rows(
         let unlocated: Vec<_> = rows.iter().map(|located| &located.row).collect();
         tokenizer.encode_rows(&unlocated, labels).map_err(|(row, error)| rows[row].with_location(error))
     };
+    threads::start()?;
     // All rows are collected before the first error is returned, so that it does not depend on threads.
     let results: Vec<_> = rows.par_chunks(ROWS_AT_ONCE).map(encode).collect();
     Ok(results.into_iter().collect::<Result<Vec<_>>>()?.concat())

@@ -12,7 +12,7 @@ use crate::data::rows::{Columns, LocatedRow, Position, fields};
 use crate::data::splits::read::TrainingRowReader;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
-use crate::{Error, Result};
+use crate::{Error, Result, files as reading};
 
 /// Number of bits of a [`RowOffset`] that hold the byte offset.
 const BYTE_BITS: u32 = 48;
@@ -79,7 +79,7 @@ impl RowReader<'_> {
         let path = &self.files.files[offset.file()];
         let file = match &mut self.open[offset.file()] {
             Some(file) => file,
-            closed => closed.insert(BufReader::new(File::open(path).map_err(Error::io("read", path))?)),
+            closed => closed.insert(BufReader::new(reading::open(path).map_err(Error::io("read", path))?)),
         };
         let mut line = Vec::new();
         file.seek(SeekFrom::Start(offset.byte()))
@@ -127,7 +127,7 @@ impl TrainingRowReader for Indexer<'_> {
         if file_index >> (u64::BITS - BYTE_BITS) > 0 {
             return refuse("too many files for one run");
         }
-        let open = File::open(file).map_err(Error::io("read", file))?;
+        let open = reading::open(file).map_err(Error::io("read", file))?;
         let total = open.metadata().map_err(Error::io("read", file))?.len();
         if total >> BYTE_BITS > 0 {
             return refuse("the file is too large");

@@ -1,22 +1,21 @@
 //! The files of a tokenizer.
 
 use std::fmt::Display;
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Parses a file; a missing one is null.
 ///
 /// # Errors
 /// [`Error::ModelLoading`] with the file; [`Error::Io`].
 pub(super) fn read_json(path: &Path) -> Result<Value> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(Value::Null);
     }
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path, files::MAX_JSON).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|e| file_error(path, e))
 }
 

@@ -1,7 +1,9 @@
 //! Text to token ids and back.
 
+mod bounded;
 mod decode_stream;
 mod files;
+mod growth;
 mod llama;
 mod special_tokens;
 mod tokenizer;

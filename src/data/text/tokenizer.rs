@@ -1,6 +1,5 @@
 //! The tokenizer of a checkpoint, its special tokens and its chat template.
 
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +7,15 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokenizers::Encoding;
 
+use super::bounded::BoundedTokenizer;
 use super::files::{file_error, read_json};
-use super::llama;
 use super::special_tokens::SpecialTokens;
+use super::{growth, llama};
 use crate::data::chat::{ChatTemplate, Renderer};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
+
+/// Largest `tokenizer.json` that is read, in bytes; those of a quarter million tokens have some forty million.
+const MAX_BYTES: u64 = 128 << 20;
 
 /// Special tokens that chat templates see.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -21,7 +24,7 @@ const SPECIAL_TOKENS: [&str; 7] =
 /// Encodes text as token ids and decodes them.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<BoundedTokenizer>,
     template: Option<ChatTemplate>,
     bos: Option<u32>,
     eos: Vec<u32>,
@@ -36,21 +39,26 @@ impl Tokenizer {
     /// [`Error::ModelLoading`] with the missing or invalid file; [`Error::Io`].
     pub fn from_folder(folder: &Path, renderer: &Arc<dyn Renderer>) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        if !file.is_file() {
+        files::guard(&file, Error::ModelLoading, || Self::read(folder, &file, renderer))
+    }
+
+    fn read(folder: &Path, file: &Path, renderer: &Arc<dyn Renderer>) -> Result<Self> {
+        if !file.exists() {
             return Err(file_error(
-                &file,
+                file,
                 "the file is missing; a model folder needs the tokenizer in this format",
             ));
         }
-        let json = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
-        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e| file_error(&file, e))?;
+        let json = files::read_to_string(file, MAX_BYTES).map_err(Error::io("read", file))?;
+        let growth = growth::check(&json).map_err(|e| file_error(file, e))?;
+        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e| file_error(file, e))?;
         // Truncation and padding are done per batch; truncating here would hide long rows.
-        inner.with_padding(None).with_truncation(None).map_err(|e| file_error(&file, e))?;
+        inner.with_padding(None).with_truncation(None).map_err(|e| file_error(file, e))?;
 
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         let model_config = read_json(&folder.join("config.json"))?;
         if llama::is_llama(&inner, &json, &config, &model_config) {
-            llama::set_pipeline(&mut inner, &config).map_err(|e| file_error(&file, e))?;
+            llama::set_pipeline(&mut inner, &config).map_err(|e| file_error(file, e))?;
         }
         let specials = SpecialTokens::read(folder, &config, &inner)?;
         specials.add_to(&mut inner)?;
@@ -69,7 +77,8 @@ impl Tokenizer {
         let variable = |name: &&str| Some(((*name).to_owned(), Value::from(token_of(name)?)));
         let special_tokens = SPECIAL_TOKENS.iter().filter_map(variable).collect();
         let template = ChatTemplate::read(folder, &config, special_tokens, renderer)?;
-        Ok(Self { inner: Arc::new(inner), template, bos, eos, pad })
+        let inner = Arc::new(BoundedTokenizer::new(inner, Arc::from(file), growth));
+        Ok(Self { inner, template, bos, eos, pad })
     }
 
     /// Encodes `text`. `add_special_tokens` adds the special tokens that the model expects around a text, such as
@@ -78,7 +87,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Dataset`] if the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| encode_error(&e))?;
+        let encoding = self.inner.encode_fast(text, add_special_tokens)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -88,7 +97,7 @@ impl Tokenizer {
     /// # Errors
     /// See [`Self::encode`].
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        let encoding = self.inner.encode_fast(text, true)?;
         Ok(encoding.get_ids()[without_repeated_specials(&encoding)].to_vec())
     }
 
@@ -98,7 +107,7 @@ impl Tokenizer {
     /// # Errors
     /// See [`Self::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| encode_error(&e))?;
+        let encoding = self.inner.encode_fast(text, true)?;
         let Range { start, end } = without_repeated_specials(&encoding);
         let (ids, special_tokens_mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_end = |index: usize| special_tokens_mask[index] == 1 && self.eos.contains(&ids[index]);
@@ -110,7 +119,7 @@ impl Tokenizer {
 
     /// Encodes `text` without adding special tokens. Also returns the bytes of `text` that each token stands for.
     pub(in crate::data) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self.inner.encode(text, false).map_err(|e| encode_error(&e))?;
+        let encoding = self.inner.encode(text, false)?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
         Ok((encoding.get_ids().to_vec(), offsets))
     }
@@ -120,9 +129,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::ModelLoading`] if the decoder of the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(|e| Error::ModelLoading(format!("the tokenizer cannot decode these tokens: {e}")))
+        self.inner.decode(ids, skip_special_tokens)
     }
 
     /// Ids of the EOS tokens. The first one is appended to training examples.
@@ -147,7 +154,7 @@ impl Tokenizer {
     /// Size of the vocabulary including added tokens; the embedding of the model may be larger.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.vocab_size()
     }
 
     /// The chat template, if the checkpoint has one.
@@ -192,12 +199,10 @@ fn without_repeated_specials(encoding: &Encoding) -> Range<usize> {
     start..end
 }
 
-fn encode_error(error: &tokenizers::Error) -> Error {
-    Error::Dataset(format!("the text cannot be tokenised: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

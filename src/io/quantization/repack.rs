@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use super::gptq_awq::{GptqAwqConfig, PackingMethod, mlx_format};
 use crate::kernels::quantized::Format;
 use crate::params::Tensors;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result, kernels, threads};
 
 /// Position within a word of AWQ of the code of the n-th output feature.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -51,6 +51,7 @@ pub(in crate::io) fn repack(
     stored: &BTreeSet<String>,
     config: &GptqAwqConfig,
 ) -> Result<Repacked> {
+    threads::start()?;
     let mut ready = Repacked::default();
     let layers: Vec<String> =
         found.keys().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();

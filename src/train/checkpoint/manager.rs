@@ -13,10 +13,12 @@ use crate::io::tensors;
 use crate::params::Tensors;
 use crate::train::gradients::loss_scale::LossScale;
 use crate::train::optimizer::OptimizerState;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 const STEP_PREFIX: &str = "step-";
 const HOOKS_FILE: &str = "method.safetensors";
+/// Largest `state.json` that is read, in bytes; a million steps have some ten million.
+const MAX_STATE: u64 = 1 << 30;
 
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -128,8 +130,12 @@ impl CheckpointManager {
     }
 
     fn load(&self, folder: &Path) -> Result<TrainingState> {
+        files::guard(folder, Error::Training, || self.load_unguarded(folder))
+    }
+
+    fn load_unguarded(&self, folder: &Path) -> Result<TrainingState> {
         let path = folder.join("state.json");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = files::read_to_string(&path, MAX_STATE).map_err(Error::io("read", &path))?;
         let file: StateFile = serde_json::from_str(&text)
             .map_err(|error| Error::Training(format!("{}: {error}", path.display())))?;
         self.check_identity(&file.identity, folder)?;

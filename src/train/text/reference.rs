@@ -17,10 +17,12 @@ use crate::models::Model;
 use crate::progress::{Event, Observer};
 use crate::train::memory::MemoryLimit;
 use crate::train::plan::Plan;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result, files, kernels};
 
 /// File name in the checkpoint folder.
 pub const FILE: &str = "reference.json";
+/// Largest such file that is read, in bytes; a pair has some twenty.
+const MAX_BYTES: u64 = 1 << 32;
 
 /// Log-probabilities of the samples of both splits, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +51,8 @@ impl ReferenceLogProbs {
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let valid = &data.valid;
-        let stored = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let stored =
+            files::read_to_string(path, MAX_BYTES).ok().and_then(|text| serde_json::from_str(&text).ok());
         let fits = |values: &[f32], examples: &Examples| values.len() == examples.samples().len();
         let belongs = |stored: &Self| {
             stored.fingerprint == fingerprint && fits(&stored.train, train) && fits(&stored.valid, valid)

@@ -14,6 +14,13 @@ pub fn clear_cache() -> MlxResult<()> {
     memory::clear_cache()
 }
 
+/// Makes arrays on a CPU for which the system has no memory an exception, where MLX would write through a null
+/// pointer.
+pub fn check_allocations() {
+    // SAFETY: takes nothing; it is called before other threads allocate arrays, and further calls do nothing.
+    unsafe { mlx_sys::eat_check_allocations() };
+}
+
 /// Memory of live arrays in bytes, without cached buffers.
 ///
 /// # Errors

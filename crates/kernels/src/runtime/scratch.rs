@@ -68,6 +68,9 @@ pub(crate) struct Scratch<T> {
 }
 
 /// Returns a cache-line-aligned buffer of `len` elements with unspecified contents.
+///
+/// # Panics
+/// The system has no memory; the kernel then fails, and the process lives on.
 pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     let wanted = size_class((len * size_of::<T>()).div_ceil(LINE));
     let recycled = if wanted <= LOCAL_MAX {
@@ -75,8 +78,16 @@ pub(crate) fn take<T: Plain>(len: usize) -> Scratch<T> {
     } else {
         SHARED.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
     };
-    let lines = recycled.unwrap_or_else(|| vec![Line([0; LINE]); wanted]);
+    let lines = recycled.unwrap_or_else(|| zeros(wanted));
     Scratch { lines, len, element: std::marker::PhantomData }
+}
+
+fn zeros(lines: usize) -> Vec<Line> {
+    let mut zeros = Vec::new();
+    let room = zeros.try_reserve_exact(lines);
+    assert!(room.is_ok(), "out of memory: the system has no {} bytes", lines.saturating_mul(LINE));
+    zeros.resize(lines, Line([0; LINE]));
+    zeros
 }
 
 impl<T> Drop for Scratch<T> {
@@ -121,5 +132,11 @@ mod tests {
         drop(first);
         assert_eq!(take::<f32>(0).len(), 0);
         assert_eq!(take::<u16>(3).len(), 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of memory: the system has no")]
+    fn memory_that_is_not_there_is_a_panic_and_no_abort() {
+        take::<u8>(usize::MAX / 4);
     }
 }

@@ -1,7 +1,9 @@
 //! [Parquet](https://parquet.apache.org) tables with lists and structs, uncompressed or with Snappy or Zstandard.
 
+mod bounds;
+mod pages;
+
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
@@ -10,10 +12,11 @@ use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
 use super::collector::{RowCollector, file_error};
-use crate::Result;
 use crate::data::rows::Position;
 use crate::data::rows::fields::found_keys;
+use crate::data::rows::located::error_at;
 use crate::data::rows::row::EXPECTED_KEYS;
+use crate::{Error, Result};
 
 /// Reads the columns that belong to rows.
 ///
@@ -21,16 +24,10 @@ use crate::data::rows::row::EXPECTED_KEYS;
 /// See [`read_rows`](super::read::read_rows).
 pub(super) fn read(file: File, rows: &mut RowCollector) -> Result<()> {
     let path = Arc::clone(&rows.path);
-    // The reader checks most of what a damaged file may hold, but not all.
-    let outcome = catch_unwind(AssertUnwindSafe(|| read_columns(file, rows)));
-    outcome.unwrap_or_else(|_| Err(file_error(&path, "the file is damaged")))
-}
-
-fn read_columns(file: File, rows: &mut RowCollector) -> Result<()> {
-    let path = Arc::clone(&rows.path);
     let read_error =
         |error: ::parquet::errors::ParquetError| file_error(&path, format!("cannot be read: {error}"));
-    let reader = SerializedFileReader::new(file).map_err(read_error)?;
+    let copy = file.try_clone().map_err(Error::io("read", &path))?;
+    let reader = SerializedFileReader::new(copy).map_err(read_error)?;
     let schema = reader.metadata().file_metadata().schema();
     let used: Vec<_> =
         schema.get_fields().iter().filter(|column| rows.columns.is_read(column.name())).cloned().collect();
@@ -39,6 +36,10 @@ fn read_columns(file: File, rows: &mut RowCollector) -> Result<()> {
             schema.get_fields().iter().map(|column| (column.name().to_owned(), Value::Null)).collect();
         return Err(file_error(&path, format!("{}; {EXPECTED_KEYS}", found_keys(&columns))));
     }
+    bounds::check(&file, &reader, |name| rows.columns.is_read(name)).map_err(|(row, reason)| match row {
+        Some(row) => error_at(&path, Position::Row(row), &reason),
+        None => file_error(&path, reason),
+    })?;
     let projection = Type::group_type_builder(schema.name()).with_fields(used).build().map_err(read_error)?;
     for (index, row) in reader.get_row_iter(Some(projection)).map_err(read_error)?.enumerate() {
         let columns = row.map_err(read_error)?.into_columns().into_iter();

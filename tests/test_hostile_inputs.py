@@ -1,0 +1,32 @@
+"""A sample of what ``tests/hostile_inputs.py`` reads by the thousand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("hostile_inputs.py")
+QUICK = (
+    "safetensors,config,tokenizer,tokenizer_config,index,adapter,jsonl,json,csv,parquet,settings,checkpoint"
+)
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read there")
+@pytest.mark.parametrize(
+    ("readers", "cases"),
+    [
+        pytest.param(QUICK, 120, id="quick"),
+        # Templates without end are stopped after some seconds each.
+        pytest.param("template", 24, id="templates", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_crashes_hangs_or_takes_all_memory(tmp_path: Path, readers: str, cases: int) -> None:
+    words = [sys.executable, str(PROGRAM), "--readers", readers, "--cases", str(cases), "--seed", "1"]
+    words += ["--keep", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + (tmp_path / "stderr.txt").read_text()
+    assert f"{cases} inputs: crash 0, hang 0, memory 0, foreign 0" in done.stdout
