@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("hostile_inputs.py")
-QUICK = (
-    "safetensors,config,tokenizer,tokenizer_config,index,adapter,jsonl,json,csv,parquet,settings,checkpoint"
-)
+QUICK = "tokenizer,json,parquet"
+REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,checkpoint"
 
 
 @pytest.mark.alone
@@ -19,7 +18,8 @@ QUICK = (
 @pytest.mark.parametrize(
     ("readers", "cases"),
     [
-        pytest.param(QUICK, 120, id="quick"),
+        pytest.param(QUICK, 60, id="quick"),
+        pytest.param(REST, 180, id="rest", marks=pytest.mark.slow),
         # Templates without end are stopped after some seconds each.
         pytest.param("template", 24, id="templates", marks=pytest.mark.slow),
     ],
