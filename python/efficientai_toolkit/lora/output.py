@@ -2,7 +2,7 @@
 
 import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def check_output(config: TrainingConfig) -> Path:
 
 
 @contextmanager
-def _existing(folder: Path) -> Iterator[None]:
+def _existing(folder: Path) -> Generator[None]:
     """Create a folder if it is missing; it is removed again if it is still empty."""
     is_new = not folder.is_dir()
     if folder.is_file():
