@@ -23,7 +23,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print one line per short run, then the ranks."""
     config = build_config(args, AnalysisConfig, with_file=False)
-    config.check()
     if args.progress == "bar":
         out.note(f"looking at the data and the gradient of {config.batches} batches")
     analysis = analyze(build_training_config(args, TrainingConfig), config, on_run=_progress(args, out))
