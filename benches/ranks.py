@@ -1,6 +1,6 @@
 """Ranks found by `analyze` beside the best fixed rank: validation loss and parameters after equal steps.
 
-uv run --group dev python benches/ranks.py --data my_data --iters 300 --lr 5e-3 --eval-batches 0 --eval-every 0
+uv run --group dev python benches/ranks.py --data my_data --iters 300 --lr 5e-3 --eval-batches 0
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from efficientai_toolkit.callbacks import ProgressBar
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 
 # Your own: TrainingConfig(model_path="folder or org/name", data="folder with train.jsonl", epochs=2)
-config = TrainingConfig()
+config = TrainingConfig.demo()
 result = MLXTrainer(config, callback=ProgressBar()).train()
 print(f"perplexity {result.metrics['perplexity_before']:.1f} → {result.perplexity:.1f}")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -203,3 +205,18 @@ def test_resuming_where_nothing_was_started(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resume") as error:
         train(MODEL, data, tmp_path / "run", iters=1, resume=True)
     assert str(tmp_path / "run") in str(error.value)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_nobody_needs_to_read_the_output(closed: str, tmp_path: Path) -> None:
+    words = train_command(output=tmp_path / "out", iters=1, max_seq_length=64, eval_batches=1)
+    words[words.index("silent")] = "bar"
+    outcome = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (outcome.returncode, outcome.stderr.count("Traceback")) == (0, 0), outcome.stderr
+    assert (tmp_path / "out" / "adapters.safetensors").is_file()

@@ -20,7 +20,7 @@ from support.engine import MODELS
 from support.rows import write_jsonl
 from support.templates import CALL, CHATML, CONSTRUCTS, CONVERSATIONS, GENERATION, TOOL, Conversation, said
 
-QUESTION = json.dumps([said("user", "Hi")])
+QUESTION = [said("user", "Hi")]
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def render(folder: Path, template: str, messages: str = QUESTION, tools: str | None = None) -> str:
+def render(
+    folder: Path, template: str, messages: list[Any] = QUESTION, tools: list[dict[str, Any]] | None = None
+) -> str:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="")
     return eat.load(folder)[1].apply_chat_template(messages, tools, add_generation_prompt=True)
 
@@ -160,7 +162,7 @@ def test_files_of_templates(model: Path) -> None:
     (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | length }} tools")
     assert render(model, "no tools") == "no tools"
-    assert render(model, "no tools", tools=json.dumps([TOOL])) == "1 tools"
+    assert render(model, "no tools", tools=[TOOL]) == "1 tools"
     assert render(model, "a\r\n{% if true %}\r\nb{% endif %}\r\n") == "a\nb"
 
 

@@ -237,3 +237,17 @@ def test_telemetry_is_off(tmp_path: Path, server: Hub) -> None:
     code = "import huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
     outcome = lookup(tmp_path, server.url, "org/model", code=SCRIPT + code)
     assert json.loads(outcome.stdout.splitlines()[-1].lower()) is True
+
+
+@pytest.mark.parametrize("what", ["revision", "tree"])
+@pytest.mark.parametrize("answer", [None, [], {}, 7, "x", [None], [7], [[]], {"siblings": 7}, {"sha": 7},
+    {"id": 7, "sha": COMMIT, "siblings": [{"rfilename": 7}]}, [{"type": "file"}],
+    [{"type": "file", "path": 7, "size": "x", "oid": None}]], ids=json.dumps)  # fmt: skip
+def test_odd_answers_are_no_models(answer: object, what: str, tmp_path: Path, server: Hub) -> None:
+    server.answers[what] = answer
+    outcome = lookup(tmp_path, server.url, "org/model")
+    if outcome.returncode:
+        assert "org/model" in refusal(outcome)
+    else:
+        # The other answer was enough.
+        assert (found(outcome) / "model.safetensors").read_bytes() == WEIGHTS

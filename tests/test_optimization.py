@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,35 @@ def test_impossible_runs_are_recorded_and_the_search_goes_on(training: TrainingC
 def test_no_run_succeeds(training: TrainingConfig) -> None:
     with pytest.raises(TrainingError, match=r"none of 2 runs succeeded; the first: target_modules names"):
         optimize(training, space={"target_modules": {"choices": ["nope", "nor this"]}}, trials=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", b"SQLite format 3\0" + bytes(4096), None])
+def test_a_damaged_search_is_not_resumed(content: bytes | None, training: TrainingConfig) -> None:
+    path = Path(str(training.output)) / "study.db"
+    path.parent.mkdir()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    resumed = training.with_values({"resume": True})
+    if content == b"":
+        # SQLite's empty database: a search that has not begun.
+        assert len(optimize(resumed, space={"lr": {"choices": [1e-3]}}, trials=1).trials) == 1
+        return
+    with pytest.raises(TrainingError, match=r"study\.db is damaged \(.*\); choose another output, or give"):
+        optimize(resumed, space={"lr": {"choices": [1e-3]}}, trials=1)
+
+
+@pytest.mark.parametrize("damage", ["UPDATE trials SET state = 'odd'",
+    "UPDATE trial_values SET value_type = 'odd'", "UPDATE study_user_attributes SET value_json = '{'",
+    "UPDATE trial_params SET distribution_json = '{}'"])  # fmt: skip
+def test_a_search_with_damaged_tables_is_not_resumed(damage: str, training: TrainingConfig) -> None:
+    space = {"lr": {"choices": [1e-3, 1e-4]}}
+    optimize(training, space=space, trials=1)
+    with sqlite3.connect(Path(str(training.output)) / "study.db") as database:
+        database.execute(damage)
+    with pytest.raises(TrainingError, match=r"study\.db is damaged"):
+        optimize(training.with_values({"resume": True}), space=space, trials=2)
 
 
 @pytest.mark.parametrize(("pruner", "trials"), [("median", 12), ("hyperband", 8)])

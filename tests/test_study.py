@@ -108,6 +108,18 @@ def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
     assert folder.load_result(tmp_path, {"lr": 2}) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "7", '"x"', "null", "{}", "[" * 100_000, "\xff",
+        '{"request": {"lr": 1}}', '{"measurement": {}}', '{"request": {"lr": 1}, "measurement": [1]}',
+    ],
+)  # fmt: skip
+def test_damaged_results_are_made_again(text: str, tmp_path: Path) -> None:
+    (tmp_path / folder.RESULT).write_text(text, encoding="latin-1")
+    assert folder.load_result(tmp_path, {"lr": 1}) is None
+
+
 def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -8,10 +8,11 @@ from typing import Literal
 
 from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import MODEL
+from efficientai_toolkit._base.display import Displayed
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FuseResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class FuseResult(Displayed):
     """Result of :func:`fuse`. Differences are root mean squares over the logits of a few texts."""
 
     output: Path
@@ -77,8 +78,8 @@ def fuse(
     return FuseResult(output=folder, **json.loads(report))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConvertResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ConvertResult(Displayed):
     """Result of :func:`convert_adapter`."""
 
     output: Path

@@ -3,9 +3,11 @@
 import json
 from dataclasses import dataclass
 
+from efficientai_toolkit._base.display import Displayed
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HardwareReport:
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class HardwareReport(Displayed):
     """Device, machine and memory limits."""
 
     backend: str

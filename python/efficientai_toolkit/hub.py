@@ -106,7 +106,11 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    with nullcontext() if show_progress and sys.stderr.isatty() else disable_progress_bars():
+    with (
+        nullcontext()
+        if show_progress and sys.stderr is not None and sys.stderr.isatty()
+        else disable_progress_bars()
+    ):
         try:
             snapshot = snapshot_download(
                 repository,
@@ -118,8 +122,9 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
         except HFValidationError as error:
             message = f"{text} is no valid hub id: {error}"
             raise ModelLoadingError(message) from error
-        # ValueError: a file name or header that would leave the cache.
-        except (HTTPError, OSError, ValueError) as error:
+        # ValueError: a file name or header that would leave the cache. The last three: an answer without
+        # the expected keys or types.
+        except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             message = _explain(error, text, constants.ENDPOINT, offline=constants.is_offline_mode)
             raise ModelLoadingError(message) from error
     return Path(snapshot)

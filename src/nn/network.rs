@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::quantized::WeightMut;
 use super::{Linear, Overrides, Result};
+use crate::kernels::linear::Weight;
 use crate::params::Tensors;
 
 /// Settings of gradient checkpointing.
@@ -44,6 +45,25 @@ pub trait Network: ModuleParameters + Send {
         visit: &mut dyn FnMut(&str, WeightMut) -> crate::Result<()>,
     ) -> crate::Result<()> {
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
+    }
+
+    /// Returns the number of parameters. Weights that are packed in codes count as the matrix they stand for, and their
+    /// scales and biases as nothing.
+    ///
+    /// # Errors
+    /// Codes and scales that do not fit together.
+    fn count_parameters(&mut self) -> crate::Result<u64> {
+        let mut count: u64 = self.parameters().flatten().values().map(|x| x.size() as u64).sum();
+        self.visit_quantizable(&mut |_, weight| {
+            if let Weight::Packed(packed) = weight.as_weight() {
+                let stored = [Some(packed.codes), Some(packed.scales), packed.biases];
+                count -= stored.into_iter().flatten().map(|x| x.size() as u64).sum::<u64>();
+                let (rows, columns) = packed.shape()?;
+                count += (rows * columns) as u64;
+            }
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     /// Makes the output head one of the layers that [`visit_linears`](Self::visit_linears) visits, or takes it away

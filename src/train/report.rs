@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::task::Task;
 use super::task::rewards::RewardMetrics;
 use crate::Result;
+use crate::nn::Network as _;
 use crate::progress::MemoryEstimate;
 
 /// Report of a training run. Losses are those of the task, for SFT in nats per target token; times are in seconds and
@@ -55,7 +56,7 @@ pub struct Report {
     pub validation_rewards: Vec<(u64, RewardMetrics)>,
     /// Number of trained parameters.
     pub trainable_parameters: u64,
-    /// Number of parameters, including adapters.
+    /// Number of parameters, including adapters; packed weights count as what they stand for.
     pub total_parameters: u64,
     /// Step at which the run was resumed; 0 for a new run.
     pub resumed_from: u64,
@@ -70,13 +71,14 @@ impl Report {
     /// Errors from MLX.
     pub fn new<T: Task>(
         task: &T,
-        model: &T::Model,
+        model: &mut T::Model,
         names: &[String],
         plan: &Plan,
         resumed_from: u64,
         outcome: Outcome,
     ) -> Result<Self> {
         let Outcome { steps, history, best, memory: expected } = outcome;
+        let total_parameters = model.count_parameters()?;
         let parameters = model.parameters().flatten();
         let loss = |point: Option<&(u64, f64)>| point.map(|&(_, loss)| loss);
         let perplexity = |loss: Option<f64>| loss.and_then(|loss| task.perplexity(loss));
@@ -102,7 +104,7 @@ impl Report {
             stopped_early: steps < plan.steps,
             best_step: best.map(|(step, _)| step),
             trainable_parameters: names.iter().map(|name| parameters[name.as_str()].size() as u64).sum(),
-            total_parameters: parameters.values().map(|x| x.size() as u64).sum(),
+            total_parameters,
             train_losses: history.train_losses,
             validation_losses: history.validation_losses,
             train_rewards: history.train_rewards,

@@ -35,14 +35,13 @@ def test_text_and_back(tokenizer: Any, case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("number", range(len(EXPECTED["conversations"])))
 def test_conversation(tokenizer: Any, number: int) -> None:
     case = EXPECTED["conversations"][number]
-    tools = json.dumps(case["tools"]) if case["tools"] else None
-    messages = json.dumps(case["messages"])
-    text = tokenizer.apply_chat_template(messages, tools, case["add_generation_prompt"])
+    tools = case["tools"] or None
+    text = tokenizer.apply_chat_template(case["messages"], tools, case["add_generation_prompt"])
     assert text == case["text"]
     assert tokenizer.encode(text, False) == case["ids"]
 
 
 def test_the_template_may_refuse(tokenizer: Any) -> None:
-    messages = json.dumps([{"role": "crowd", "content": "hear, hear"}])
+    messages = [{"role": "crowd", "content": "hear, hear"}]
     with pytest.raises(ToolkitError, match="nobody is called crowd"):
         tokenizer.apply_chat_template(messages, None, False)

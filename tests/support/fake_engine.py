@@ -121,10 +121,12 @@ class Tokenizer:
     vocab_size = 64
     has_chat_template = True
 
-    def apply_chat_template(self, messages: str, tools: str | None, add_generation_prompt: bool) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], tools: list[dict[str, Any]] | None, add_generation_prompt: bool
+    ) -> str:
         assert add_generation_prompt
         assert tools is None
-        return "".join(f"<{m['role']}>{m['content']}" for m in json.loads(messages))
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages)
 
 
 class FakeEngine(types.ModuleType):
@@ -138,13 +140,18 @@ class FakeEngine(types.ModuleType):
         self.device = room(start=self.start, hardware=self.hardware, process_group=self.process_group)
         self.kernels = room(report=self.report_kernels)
         self.models = room(load=self.load)
-        self.generate = room(generate=self.generate_text)
+        self.generate = room(generate=self.generate_text, check=self.check)
         self.lora = room(
+            check=self.check,
             train=self.train_lora,
             validate=self.validate_lora,
             estimate_memory=self.estimate_memory,
             check_output=self.check_output,
         )
+
+    def check(self, config: str) -> None:
+        """Every value is right."""
+        json.loads(config)
 
     def start(self) -> None:
         """Fit."""
@@ -162,10 +169,10 @@ class FakeEngine(types.ModuleType):
         dtype: str | None,
         bits: int | None,
         group_size: int,
-        chat_template_kwargs: str | None,
+        chat_template_kwargs: dict[str, Any] | None,
     ) -> tuple[Model, Tokenizer]:
         assert group_size == 64
-        assert chat_template_kwargs is None or isinstance(json.loads(chat_template_kwargs), dict)
+        assert chat_template_kwargs is None or isinstance(chat_template_kwargs, dict)
         self.calls.append(("load", (path, adapter_path, dtype)))
         return Model(), Tokenizer()
 

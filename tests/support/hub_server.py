@@ -23,6 +23,8 @@ class Hub:
     """Status and ``X-Error-Code`` with which a repository is refused."""
     drops: int = 0
     """How many downloads of ``*.safetensors`` break off half-way."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What is sent instead of a repository's description (``revision``) or list of files (``tree``)."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and ``Range`` header of every request."""
     url: str = ""
@@ -73,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _describe(self, name: str, what: str) -> None:
         files = self.hub.repositories[name]
-        if what == "tree":
+        if what in self.hub.answers:
+            self._send_json(self.hub.answers[what])
+        elif what == "tree":
             self._send_json(
                 [
                     {"type": "file", "path": path, "size": len(content), "oid": _etag(content)}

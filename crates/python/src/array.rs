@@ -25,7 +25,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Ids {
     fn extract(ids: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         let wrong =
             |what: String| to_python(Error::Config(format!("ids {what}, expected integers [batch, time]")));
-        let array = ids.py().import("numpy")?.call_method1("asarray", (ids,))?;
+        let array = ids.py().import("numpy")?.call_method1("asarray", (ids,));
+        let array = array.map_err(|error| wrong(format!("are no array ({error})")))?;
         let kind: String = array.getattr("dtype")?.getattr("kind")?.extract()?;
         if !matches!(kind.as_str(), "i" | "u") {
             return Err(wrong(format!("are {}", array.getattr("dtype")?)));
@@ -58,5 +59,20 @@ impl<'py> IntoPyObject<'py> for Logits {
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
         self.values.into_pyarray(py).reshape(self.shape)
+    }
+}
+
+/// The same as an `mlx.core.array`.
+pub(super) struct MlxLogits(pub(super) Logits);
+
+impl<'py> IntoPyObject<'py> for MlxLogits {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    const OUTPUT_TYPE: PyStaticExpr = type_hint_identifier!("mlx.core", "array");
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        py.import("mlx.core")?.call_method1("array", (self.0.into_pyobject(py)?,))
     }
 }

@@ -2,11 +2,11 @@
 
 use efficientai_toolkit::hardware as engine;
 use efficientai_toolkit::kernels::group::Group;
-use efficientai_toolkit::kernels::{blas, check_environment};
+use efficientai_toolkit::kernels::{self, blas, check_environment};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::enter::enter;
+use super::enter::{enter, enter_without_threads, own_threads};
 use super::json::json;
 
 /// What `start` found; configuring again would undo what the user has set since.
@@ -19,17 +19,19 @@ static REPORT: PyOnceLock<String> = PyOnceLock::new();
 /// ``ConfigError`` for a variable with a value that it cannot have.
 #[pyfunction]
 pub(super) fn start(py: Python<'_>) -> PyResult<()> {
-    enter(py, engine::check_mlx_version)?;
-    enter(py, || Ok(check_environment()?))?;
+    enter_without_threads(py, engine::check_mlx_version)?;
+    enter_without_threads(py, || Ok(check_environment()?))?;
     // An application with a logger of its own for Rust keeps it.
     let _ = pyo3_log::try_init();
-    hardware(py).map(|_| ())
+    hardware(py)?;
+    // A GPU belongs to the process that opened it.
+    if kernels::on_cpu() { Ok(()) } else { own_threads() }
 }
 
 /// The machine, the device in use and the limits set on MLX's allocator, as JSON.
 #[pyfunction]
 pub(super) fn hardware(py: Python<'_>) -> PyResult<String> {
-    REPORT.get_or_try_init(py, || enter(py, || json(&engine::configure()?))).cloned()
+    REPORT.get_or_try_init(py, || enter_without_threads(py, || json(&engine::configure()?))).cloned()
 }
 
 /// This process's rank among those that were started together, and their number; waits for them the first time.

@@ -30,6 +30,19 @@ pub(super) fn to_python(error: Error) -> PyErr {
     }
 }
 
+/// The error of a process that was forked after the engine had started its threads.
+pub(super) fn forked() -> PyErr {
+    exceptions::ToolkitError::new_err(
+        "this process was forked after the engine had started its threads, which it lacks: start processes with \
+         multiprocessing.get_context(\"spawn\"), or load models in the new processes only",
+    )
+}
+
+/// A setting, argument or file with a wrong value.
+pub(super) fn config_error(message: String) -> PyErr {
+    to_python(Error::Config(message))
+}
+
 /// A panic is a defect of the engine; Python sees it as any other error.
 pub(super) fn internal(panic: &(dyn std::any::Any + Send)) -> PyErr {
     let reason = panic_message(panic);

@@ -1,14 +1,16 @@
 //! `_core.generate`: generating text.
 
+use efficientai_toolkit::Error;
 use efficientai_toolkit::generate::{GenerateConfig, run};
 use pyo3::prelude::*;
 
-use super::enter::enter;
+use super::arguments::Prompt;
+use super::enter::enter_without_threads;
 use super::json::{json, parse};
 use super::models::{Model, Tokenizer};
 use super::observer::observed;
 
-/// Continues ``prompt`` and returns a JSON report; ``on_text`` receives each piece of text.
+/// Continues ``prompt``, a text or token ids, and returns a JSON report; ``on_text`` receives each piece of text.
 ///
 /// ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
 /// rendered chat template holds its own.
@@ -18,7 +20,7 @@ pub(super) fn generate(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,
-    prompt: &str,
+    prompt: Prompt,
     config: &str,
     on_text: Option<Py<PyAny>>,
     add_special_tokens: bool,
@@ -28,13 +30,19 @@ pub(super) fn generate(
         let config: GenerateConfig = parse(config)?;
         let accuracy = config.accuracy.map_or_else(|| model.accuracy(), |accuracy| Ok(Some(accuracy)))?;
         let model = model.lock()?;
-        let ids = if add_special_tokens {
-            tokenizer.encode_prompt(prompt)
-        } else {
-            tokenizer.encode(prompt, false)
+        let ids = match prompt {
+            Prompt::Text(text) if add_special_tokens => tokenizer.encode_prompt(&text)?,
+            Prompt::Text(text) => tokenizer.encode(&text, false)?,
+            Prompt::Ids(ids) => {
+                let vocab = model.vocab_size().unsigned_abs();
+                if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
+                    return Err(Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1)));
+                }
+                ids
+            }
         };
         let mut on_text = |text: &str| if text.is_empty() { caller.poll() } else { caller.call(text) };
-        let report = run(model.as_ref(), tokenizer, &ids?, &config, accuracy, &mut on_text)?;
+        let report = run(model.as_ref(), tokenizer, &ids, &config, accuracy, &mut on_text)?;
         json(&report)
     })
 }
@@ -42,5 +50,11 @@ pub(super) fn generate(
 /// The default ``GenerateConfig`` as JSON.
 #[pyfunction]
 pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
-    enter(py, || json(&GenerateConfig::default()))
+    enter_without_threads(py, || json(&GenerateConfig::default()))
+}
+
+/// Checks the value of every setting of ``config``, the JSON of a ``GenerateConfig``.
+#[pyfunction]
+pub(super) fn check(py: Python<'_>, config: &str) -> PyResult<()> {
+    enter_without_threads(py, || parse::<GenerateConfig>(config)?.validate())
 }

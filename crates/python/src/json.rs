@@ -7,7 +7,24 @@ use serde::de::DeserializeOwned;
 /// Settings of a room; their values are checked by the room. Errors name the key.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     let mut parser = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut parser).map_err(|error| Error::Config(error.to_string()))
+    serde_path_to_error::deserialize(&mut parser)
+        .map_err(|error| Error::Config(explain(&error.path().to_string(), &error.inner().to_string())))
+}
+
+/// Says in the words of the other checks of settings what serde found wrong with the value of `key`.
+fn explain(key: &str, reason: &str) -> String {
+    // The text is ours: its lines tell the user nothing.
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    let number =
+        reason.strip_prefix("invalid value: integer `").and_then(|rest| rest.split_once("`, expected "));
+    let Some((value, kind)) = number else { return format!("{key}: {reason}") };
+    match kind {
+        "u32" | "u64" | "usize" if value.starts_with('-') => {
+            format!("{key} is {value}, but must not be negative")
+        }
+        "u32" => format!("{key} is {value}, expected at most {}", u32::MAX),
+        other => format!("{key} is {value}, expected {other}"),
+    }
 }
 
 /// A report as Python receives it.

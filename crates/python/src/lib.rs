@@ -5,12 +5,14 @@
 use pyo3::{PyResult, Python, pymodule};
 
 mod adapters;
+mod arguments;
 mod array;
 mod data;
 mod device;
 mod enter;
 mod error;
 mod evaluate;
+mod exclusive;
 mod generate;
 mod json;
 mod kernels;
@@ -63,7 +65,7 @@ mod _core {
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{defaults, generate};
+        use crate::generate::{check, defaults, generate};
     }
 
     /// Measuring the kernels.
@@ -77,7 +79,7 @@ mod _core {
     #[pymodule]
     mod lora {
         #[pymodule_export]
-        use crate::lora::{analyze, check_output, defaults, estimate_memory, train, validate};
+        use crate::lora::{analyze, check, check_output, defaults, estimate_memory, train, validate};
     }
 
     /// Language models and their tokenizers.

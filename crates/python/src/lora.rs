@@ -6,7 +6,7 @@ use efficientai_toolkit::{data, models};
 use pyo3::prelude::*;
 use serde::Serialize;
 
-use super::enter::enter;
+use super::enter::enter_without_threads;
 use super::json::{json, parse};
 use super::models::{Model, Tokenizer};
 use super::observer::{Caller, observed};
@@ -88,7 +88,13 @@ pub(super) fn check_output(py: Python<'_>, config: &str) -> PyResult<()> {
 /// The default ``TrainingConfig`` as JSON.
 #[pyfunction]
 pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
-    enter(py, || json(&TrainingConfig::default()))
+    enter_without_threads(py, || json(&TrainingConfig::default()))
+}
+
+/// Checks the value of every setting of ``config``, the JSON of a ``TrainingConfig``.
+#[pyfunction]
+pub(super) fn check(py: Python<'_>, config: &str) -> PyResult<()> {
+    enter_without_threads(py, || parse::<TrainingConfig>(config)?.validate())
 }
 
 /// Runs `work` with a parsed configuration on a model whose adapters it may change.

@@ -1,7 +1,7 @@
 """Base class of all configurations: frozen dataclasses that are read from files and define options.
 
-Default values and valid ranges are owned by the engine. This module only validates types, so that an
-error can name the file and the key.
+Default values and valid ranges are owned by the engine, which :meth:`Config.check` asks. This module only
+validates types, so that an error can name the file and the key.
 """
 
 import json
@@ -13,7 +13,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
+from efficientai_toolkit._base.display import Displayed, shorten
+from efficientai_toolkit._base.parsing import parse_file
 from efficientai_toolkit.exceptions import ConfigError
+
+_INTEGERS = range(-(2**63), 2**64)
+"""Whole numbers that the engine can take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +58,7 @@ class Option:
         if isinstance(value, str) and self.separator is not None:
             value = [item.strip() for item in value.split(self.separator)]
         if not isinstance(value, list | tuple):
-            message = f"`{self.name}` must be a list, not {value!r}"
+            message = f"`{self.name}` must be a list, not {shorten(value)}"
             raise ConfigError(message)
         return [self._scalar(item) for item in cast("Sequence[object]", value)]
 
@@ -66,7 +71,7 @@ class Option:
             items = [item.rpartition("=") for item in value.split(self.separator)]
             value = {name.strip(): _number(text) for name, _, text in items}
         if not isinstance(value, Mapping):
-            message = f"`{self.name}` must be pairs of a name and a value, not {value!r}"
+            message = f"`{self.name}` must be pairs of a name and a value, not {shorten(value)}"
             raise ConfigError(message)
         pairs = cast("Mapping[object, object]", value)
         for name in pairs:
@@ -76,6 +81,9 @@ class Option:
         return {str(name): self._scalar(item) for name, item in pairs.items()}
 
     def _scalar(self, value: object) -> Any:
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            # A scalar of numpy or of another array library.
+            value = cast("Any", value).item()
         if self.kind is object:
             return self._any_json(value)
         if self.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -88,21 +96,25 @@ class Option:
                 return number
         if self.kind is str and isinstance(value, os.PathLike):
             value = os.fspath(cast("os.PathLike[str]", value))
-        if type(value) is self.kind and self.kind is not float:
+        if (
+            type(value) is self.kind
+            and self.kind is not float
+            and (self.kind is not int or value in _INTEGERS)
+        ):
             if self.choices and value not in self.choices:
                 expected = f"one of {', '.join(self.choices)}"
-                message = f"`{self.name}` must be {expected}, not {value!r}"
+                message = f"`{self.name}` must be {expected}, not {shorten(value)}"
                 raise ConfigError(message)
             return value
         nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-        message = f"`{self.name}` must be {nouns[self.kind]}, not {value!r}"
+        message = f"`{self.name}` must be {nouns[self.kind]}, not {shorten(value)}"
         raise ConfigError(message)
 
     def _any_json(self, value: object) -> object:
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            message = f"`{self.name}` must have values that JSON can express, not {value!r}"
+        except (TypeError, ValueError, RecursionError) as error:
+            message = f"`{self.name}` must have values that JSON can express, not {shorten(value)}"
             raise ConfigError(message) from error
         return value
 
@@ -172,14 +184,43 @@ def _option(name: str, hint: Any, f: Any) -> Option:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Base class of configurations; subclasses declare their fields with :func:`setting`."""
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Config(Displayed):
+    """Base class of configurations.
+
+    Subclasses declare their fields with :func:`setting`, and ``repr=False``.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Add the fields to the docstring of a subclass."""
+        # ``slots=True`` creates the class a second time, with its fields.
+        if "__dataclass_fields__" in vars(cls):
+            cls.__doc__ = f"{cls.__doc__ or cls.__name__}\n\n{describe_fields(cls)}"
+
+    def __new__(cls, *_args: Any, **values: Any) -> Self:
+        """Refuse unknown fields with a suggestion, which a ``TypeError`` would lack."""
+        check_keys(cls, values)
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        """Convert every value to its declared type, so that ``lr=1`` equals ``lr=1.0``."""
+        """Convert every value to its declared type, so that ``lr=1`` equals ``lr=1.0``, and check it."""
         for option in list_options(type(self)):
             object.__setattr__(self, option.name, option.convert(getattr(self, option.name)))
+        self.check()
+
+    def check(self) -> None:
+        """Validate the values, which have the right types.
+
+        Raises
+        ------
+        ConfigError
+            If a value is out of range, or contradicts another one.
+        """
+
+    def _displayed(self) -> Iterable[tuple[str, object]]:
+        """Return the values that differ from the defaults."""
+        values = [(option, getattr(self, option.name)) for option in list_options(type(self))]
+        return [(option.name, value) for option, value in values if value != option.default]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of plain values."""
@@ -204,13 +245,9 @@ class Config:
         ConfigError
             If a key is unknown (the message suggests the closest one) or a value has the wrong type.
         """
-        known = {option.name: option for option in list_options(type(self))}
         where = f"{source}: " if source else ""
-        for key in values:
-            if key not in known:
-                message = f"{where}unknown key `{key}`{suggest_key(str(key), known)}"
-                raise ConfigError(message)
         try:
+            check_keys(type(self), values)
             return type(self)(**{**asdict(self), **values})
         except ConfigError as error:
             message = f"{where}{error}"
@@ -230,6 +267,31 @@ class Config:
         return cls().with_values(read_pairs(Path(path)), source=str(path))
 
 
+def check_keys(config: type[Config], values: Iterable[object]) -> None:
+    """Check that all keys are fields of a configuration.
+
+    Raises
+    ------
+    ConfigError
+        If one is not; the message suggests the closest field.
+    """
+    known = [f.name for f in fields(config)]
+    for key in values:
+        if key not in known:
+            message = f"unknown key `{key}`{suggest_key(str(key), known)}"
+            raise ConfigError(message)
+
+
+def describe_fields(config: type[Config]) -> str:
+    """Return the fields of a configuration with their types, defaults and help texts, for its docstring."""
+    lines = ["Parameters", "----------"]
+    for option, declared in zip(list_options(config), fields(config), strict=True):
+        kind = declared.type.__name__ if isinstance(declared.type, type) else str(declared.type)
+        lines.append(f"{option.name} : {kind.replace('typing.', '')}, default {option.default!r}")
+        lines.append(f"    {option.help[:1].upper()}{option.help[1:]}.")
+    return "\n".join(lines)
+
+
 def read_pairs(path: Path) -> dict[str, object]:
     """Read a ``.yaml``, ``.yml``, ``.json`` or ``.toml`` file of ``key: value`` pairs.
 
@@ -238,7 +300,7 @@ def read_pairs(path: Path) -> dict[str, object]:
     ConfigError
         If the file cannot be read or has other content.
     """
-    values = _read(path)
+    values = parse_file(path)
     if not isinstance(values, dict):
         message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
         raise ConfigError(message)
@@ -254,40 +316,3 @@ def suggest_key(key: str, known: Iterable[str]) -> str:
     if match:
         return f"; did you mean `{match[0]}`?"
     return f"; the known keys are {', '.join(known)}"
-
-
-def _read(path: Path) -> object:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"cannot read the configuration {path}: {error.strerror}"
-        raise ConfigError(message) from error
-    except UnicodeDecodeError as error:
-        message = f"{path}: not UTF-8 text (byte {error.start})"
-        raise ConfigError(message) from error
-    try:
-        return _parse(text, path.suffix.lower())
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        message = f"{path}: {reason}"
-        raise ConfigError(message) from error
-
-
-def _parse(text: str, suffix: str) -> object:
-    """Parse according to the file suffix; errors of all parsers become ``ValueError``."""
-    if suffix == ".json":
-        return json.loads(text)
-    if suffix == ".toml":
-        import tomllib
-
-        return tomllib.loads(text)
-    if suffix in {".yaml", ".yml"}:
-        import yaml
-
-        try:
-            # An empty file is a file that changes nothing.
-            return yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(error) from error
-    message = f"a configuration is a .yaml, .json or .toml file, not {suffix or 'a name without ending'}"
-    raise ValueError(message)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from io import StringIO
 
 from efficientai_toolkit.cli.commands import COMMANDS, PROGRAM, Command
 from efficientai_toolkit.cli.options import Parser
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after an error, 130 after Ctrl-C, 141 if the output pipe was closed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Closed ones, as after `>&-`, are None: their text goes nowhere.
+    sys.stdout = sys.stdout or StringIO()
+    sys.stderr = sys.stderr or StringIO()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

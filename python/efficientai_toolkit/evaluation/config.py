@@ -12,7 +12,7 @@ from efficientai_toolkit.evaluation.metrics import METRICS, SCORED
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class EvaluationConfig(Config):
     """Configuration of a task: data, prompts and metrics."""
 

@@ -102,9 +102,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         add_generation_prompt: bool = True,  # noqa: FBT001, FBT002
     ) -> str:
         """Apply the chat template to a conversation."""
-        return self._tokenizer.apply_chat_template(
-            json.dumps(chat_history), None, add_generation_prompt=add_generation_prompt
-        )
+        return self._tokenizer.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str:  # noqa: ARG002, FBT001, FBT002
         """Return the name of the chat template; only the tokenizer's own is supported."""

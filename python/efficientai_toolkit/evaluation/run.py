@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit.data.rows import Row, read_rows
 from efficientai_toolkit.evaluation.config import EvaluationConfig, find_data_file
 from efficientai_toolkit.evaluation.metrics import GENERATED, SCORED, check_installed
@@ -31,8 +32,8 @@ class Answer:
     """Reference answer."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class EvaluationResult(Displayed):
     """Result of :func:`evaluate`."""
 
     metrics: dict[str, float]
@@ -90,7 +91,6 @@ def evaluate(
     from efficientai_toolkit._engine.core import core
 
     task = (config or EvaluationConfig()).with_values(overrides)
-    task.check()
     check_installed(task.metrics)
     started = perf_counter()
     path = find_data_file(task)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from efficientai_toolkit import hub
-from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
+from efficientai_toolkit._base.assets import DEMO, INSTRUCTIONS, MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.study import folder
@@ -15,7 +15,7 @@ Method = Literal["lora", "dora", "adalora", "prompt_tuning", "prefix_tuning", "p
 """Fine-tuning methods."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TrainingConfig(Config):
     """Configuration of a training run."""
 
@@ -185,6 +185,22 @@ class TrainingConfig(Config):
     keep_checkpoints: int = setting(2, "number of checkpoints to keep")
     resume: bool = setting(False, "resume from the last checkpoint in the output folder")
     overwrite: bool = setting(False, "replace the run in the output folder")
+
+    @classmethod
+    def demo(cls, **values: Any) -> "TrainingConfig":
+        """Return the settings for the bundled model and data, with ``values`` replaced.
+
+        A model that small has to move further than a large one, so its learning rate is higher.
+        """
+        return cls.from_file(DEMO).with_values(values)
+
+    def check(self) -> None:
+        """Let the engine check the values."""
+        # The defaults are valid, and loading the engine takes time.
+        if any(self._displayed()):
+            from efficientai_toolkit._engine.core import core
+
+            core.lora.check(self.to_json())
 
     def with_defaults_filled(self) -> "TrainingConfig":
         """Return a copy with model, data and output folder filled in.

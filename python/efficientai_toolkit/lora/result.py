@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit._base.display import Displayed
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingResult:
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class TrainingResult(Displayed):
     """Result of a training run."""
 
     final_loss: float

@@ -1,6 +1,5 @@
 """Chat templates."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,7 @@ def render_messages(
     tokenizer: "Tokenizer", messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
     """Apply the chat template to a conversation, with a generation prompt at the end."""
-    described = None if tools is None else json.dumps(list(tools))
-    return tokenizer.apply_chat_template(json.dumps(list(messages)), described, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(messages, tools, add_generation_prompt=True)
 
 
 def format_question(tokenizer: "Tokenizer", prompt: str, *, system: str | None = None) -> str | Messages:

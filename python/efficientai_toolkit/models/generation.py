@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit._base.display import Displayed, shorten
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.models.chat import Messages, render_messages
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class GenerateConfig(Config):
     """Sampling parameters and stopping criteria."""
 
@@ -33,9 +36,17 @@ class GenerateConfig(Config):
     )
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
 
+    def check(self) -> None:
+        """Let the engine check the values."""
+        # The defaults are valid, and loading the engine takes time.
+        if any(self._displayed()):
+            from efficientai_toolkit._engine.core import core
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Generation:
+            core.generate.check(self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Generation(Displayed):
     """Generated text with statistics."""
 
     text: str
@@ -50,15 +61,42 @@ class Generation:
     peak_memory_bytes: int
 
 
+Prompt = str | Sequence[int] | Messages
+"""A text, token ids, or the messages of a conversation."""
+
+
+@overload
 def generate(
     model: "Model",
     tokenizer: "Tokenizer",
-    prompt: str | Messages,
+    prompt: Prompt,
     *,
     config: GenerateConfig | None = None,
     stream: Callable[[str], object] | None = None,
     **overrides: Any,
-) -> str:
+) -> str: ...
+
+
+@overload
+def generate(
+    model: "Model",
+    tokenizer: "Tokenizer",
+    prompt: list[str] | list[list[int]] | list[Messages],
+    *,
+    config: GenerateConfig | None = None,
+    **overrides: Any,
+) -> list[str]: ...
+
+
+def generate(
+    model: "Model",
+    tokenizer: "Tokenizer",
+    prompt: Prompt | Sequence[Prompt],
+    *,
+    config: GenerateConfig | None = None,
+    stream: Callable[[str], object] | None = None,
+    **overrides: Any,
+) -> str | list[str]:
     """Generate a continuation of a text or the answer in a conversation.
 
     Parameters
@@ -66,34 +104,65 @@ def generate(
     model, tokenizer
         From :func:`efficientai_toolkit.load`.
     prompt
-        Text, passed to the model unchanged, or messages, formatted with the chat template.
+        Text or token ids, passed to the model unchanged, or messages, formatted with the chat template; or a
+        list of such prompts, which are continued one after the other, each as if it were alone.
     config
         Sampling parameters; greedy decoding by default.
     stream
-        Called with each piece of text as soon as it is final.
+        Called with each piece of text as soon as it is final; for a single prompt.
     **overrides
         Fields of :class:`GenerateConfig` that override ``config``.
 
     Returns
     -------
-    str
-        Generated text without the prompt.
+    str or list of str
+        Generated text without the prompt; for a list of prompts the text of each.
 
     Raises
     ------
     ConfigError
-        If a setting is unknown or invalid.
+        If a setting is unknown or invalid, or the prompt is of another kind.
     ModelLoadingError
         If messages are given but the tokenizer has no chat template.
     """
     settings = (config or GenerateConfig()).with_values(overrides)
-    return generate_with_statistics(model, tokenizer, prompt, settings, stream).text
+    prompts = _split(prompt)
+    if prompts is None:
+        return generate_with_statistics(model, tokenizer, cast("Prompt", prompt), settings, stream).text
+    if stream is not None:
+        message = "`stream` is for a single prompt: call generate for each"
+        raise ConfigError(message)
+    return [generate_with_statistics(model, tokenizer, each, settings).text for each in prompts]
+
+
+def _split(prompt: object) -> list[Prompt] | None:
+    """Return the prompts of a list; ``None`` for a single prompt.
+
+    Raises
+    ------
+    ConfigError
+        If ``prompt`` is neither.
+    """
+    if isinstance(prompt, str):
+        return None
+    to_list = getattr(prompt, "tolist", None)
+    items: object = to_list() if to_list is not None else prompt
+    if isinstance(items, Sequence) and not isinstance(items, bytes):
+        parts = cast("Sequence[object]", items)
+        if all(isinstance(part, Integral) for part in parts) or all(
+            isinstance(part, Mapping) for part in parts
+        ):
+            return None
+        if all(isinstance(part, str) or _split(part) is None for part in parts):
+            return cast("list[Prompt]", list(parts))
+    message = f"a prompt is a text, token ids, messages, or a list of these, not {shorten(prompt)}"
+    raise ConfigError(message)
 
 
 def generate_with_statistics(
     model: "Model",
     tokenizer: "Tokenizer",
-    prompt: str | Messages,
+    prompt: Prompt,
     config: GenerateConfig,
     stream: Callable[[str], object] | None = None,
     *,
@@ -105,10 +174,19 @@ def generate_with_statistics(
     """
     from efficientai_toolkit._engine.core import core
 
-    is_text = isinstance(prompt, str)
-    text = prompt if isinstance(prompt, str) else render_messages(tokenizer, prompt, tools)
+    given = _ids_or_text(prompt)
     # A rendered conversation holds its special tokens already.
+    text = render_messages(tokenizer, cast("Messages", prompt), tools) if given is None else given
     report = core.generate.generate(
-        model, tokenizer, text, config.to_json(), stream, add_special_tokens=is_text
+        model, tokenizer, text, config.to_json(), stream, add_special_tokens=given is not None
     )
     return Generation(**json.loads(report))
+
+
+def _ids_or_text(prompt: Prompt) -> str | list[int] | None:
+    """Return a text or token ids as the engine takes them; ``None`` for messages."""
+    if isinstance(prompt, str):
+        return prompt
+    if any(isinstance(part, Mapping) for part in prompt):
+        return None
+    return [int(cast("int", part)) for part in prompt]

@@ -1,6 +1,5 @@
 """Loading of models."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -67,5 +66,5 @@ def load(
         dtype,
         bits,
         group_size,
-        None if chat_template_kwargs is None else json.dumps(dict(chat_template_kwargs)),
+        None if chat_template_kwargs is None else dict(chat_template_kwargs),
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from efficientai_toolkit._base.config import Config, list_options
 from efficientai_toolkit._base.files import write_json, write_text
@@ -130,12 +130,13 @@ def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:
 
 
 def load_result(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the result saved for the same ``request``, or ``None``."""
-    path = folder / RESULT
-    if not path.exists():
+    """Return the result saved for the same ``request``, or ``None`` if there is none or it is damaged."""
+    try:
+        stored = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = stored["measurement"] if stored["request"] == request else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return stored["measurement"] if stored["request"] == request else None
+    return cast("dict[str, Any]", result) if isinstance(result, dict) else None
 
 
 def save_result(folder: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:

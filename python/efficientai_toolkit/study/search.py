@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from efficientai_toolkit._base.config import Config
+from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
@@ -27,8 +28,8 @@ C_contra = TypeVar("C_contra", bound=Config, contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Trial(Displayed):
     """A trial of a search."""
 
     number: int
@@ -42,8 +43,8 @@ class Trial:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SearchResult(Displayed):
     """Result of a search."""
 
     output: Path
@@ -188,16 +189,24 @@ class Search(Generic[C, R]):
             message = f"{self.output} holds no search to resume: there is no {STUDY}"
             raise TrainingError(message)
         self.output.mkdir(parents=True, exist_ok=True)
-        study = self.optuna.create_study(
-            study_name=self.name,
-            storage=f"sqlite:///{path}",
-            sampler=self._sampler(seed=self.seed),
-            pruner=self._pruner(),
-            directions=["minimize"] * len(self.config.objectives),
-            load_if_exists=True,
-        )
-        self._check_same(study)
-        trials = study.get_trials(deepcopy=False)
+        try:
+            study = self.optuna.create_study(
+                study_name=self.name,
+                storage=f"sqlite:///{path}",
+                sampler=self._sampler(seed=self.seed),
+                pruner=self._pruner(),
+                directions=["minimize"] * len(self.config.objectives),
+                load_if_exists=True,
+            )
+            self._check_same(study)
+            trials = study.get_trials(deepcopy=False)
+        except ToolkitError:
+            raise
+        except Exception as error:
+            # Of Optuna, SQLAlchemy or SQLite, or of whatever finds something else than was written.
+            reason = " ".join(str(error).split())
+            message = f"{path} is damaged ({reason}); choose another output, or give overwrite"
+            raise TrainingError(message) from error
         for trial in trials:
             if trial.state is self.optuna.trial.TrialState.RUNNING:
                 # Left over from a process that was killed.

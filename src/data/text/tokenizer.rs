@@ -144,6 +144,12 @@ impl Tokenizer {
         self.bos
     }
 
+    /// Id of the padding token.
+    #[must_use]
+    pub const fn pad_token_id(&self) -> Option<u32> {
+        self.pad
+    }
+
     /// Id of the padding token, or else of the first EOS token, or 0: the first of these below `vocab_size`, the number
     /// of embeddings of the model. The loss ignores padding, so that any token serves.
     #[must_use]

@@ -2,11 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use mlx_rs::module::ModuleParameters as _;
-
 use super::Outcome;
 use super::evaluation::{Evaluation, evaluate};
 use super::pipeline::{PendingStep, StepPipeline};
+use crate::nn::Network as _;
 use crate::params;
 use crate::progress::{Event, MemoryEstimate, Observer};
 use crate::train::checkpoint::{BestParameters, CheckpointManager, TrainingState};
@@ -47,7 +46,7 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
             steps,
             first_step: state.step,
             trainable_parameters: state.parameters.values().map(|x| x.size() as u64).sum(),
-            total_parameters: self.model.parameters().flatten().values().map(|x| x.size() as u64).sum(),
+            total_parameters: self.model.count_parameters()?,
         };
         self.emit(&mut state, &started)?;
         self.emit(&mut state, &Event::Estimated(self.expected))?;

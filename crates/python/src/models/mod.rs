@@ -8,6 +8,7 @@ use efficientai_toolkit::{Error, adapters, data, kernels, models};
 use mlx_rs::Dtype;
 use pyo3::prelude::*;
 
+use super::arguments::{Dictionary, Integer, Text};
 use super::enter::enter;
 
 mod chat_templates;
@@ -22,24 +23,27 @@ pub(crate) use tokenizer::Tokenizer;
 /// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
 /// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
 /// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
-/// ``chat_template_kwargs`` is a JSON object of options of the chat template.
+/// ``chat_template_kwargs`` are options of the chat template.
 #[pyfunction]
-#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=64, chat_template_kwargs=None))]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=Integer(64), chat_template_kwargs=None))]
 pub(crate) fn load(
     py: Python<'_>,
     path: PathBuf,
     adapter_path: Option<PathBuf>,
-    dtype: Option<&str>,
-    bits: Option<usize>,
-    group_size: usize,
-    chat_template_kwargs: Option<&str>,
+    dtype: Option<Text>,
+    bits: Option<Integer>,
+    group_size: Integer,
+    chat_template_kwargs: Option<Dictionary<'_>>,
 ) -> PyResult<(Model, Tokenizer)> {
     let renderer = chat_templates::renderer(py)?;
+    let options = chat_template_kwargs.map(|options| options.read("chat_template_kwargs")).transpose()?;
     enter(py, || {
+        let group_size = group_size.count("group_size")?;
+        let bits = bits.map(|bits| bits.count("bits")).transpose()?;
         let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
         let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
         let dtype = match dtype {
-            Some(name) => Some(tensors::dtype(name)?),
+            Some(Text(name)) => Some(tensors::dtype(&name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
         let config = config::read(&path)?;
@@ -48,9 +52,7 @@ pub(crate) fn load(
             adapters::load(&adapter, model.as_mut())?;
         }
         let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
-        if let Some(text) = chat_template_kwargs {
-            let options = serde_json::from_str(text)
-                .map_err(|error| Error::Config(format!("chat_template_kwargs: {error}")))?;
+        if let Some(options) = options {
             tokenizer = tokenizer.with_template_options(&options)?;
         }
         Ok((Model::new(model, path, config)?, Tokenizer::new(tokenizer)))

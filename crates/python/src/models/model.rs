@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
-use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
 
-use crate::array::{Ids, Logits};
+use crate::arguments::Text;
+use crate::array::{Ids, Logits, MlxLogits};
 use crate::enter::enter;
+use crate::exclusive::{Exclusive, Guard};
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core.models")]
 pub(crate) struct Model {
-    inner: Mutex<Box<models::Model>>,
+    inner: Exclusive<Box<models::Model>>,
     /// Taken only while `inner` is held.
     library: Mutex<Library>,
     folder: PathBuf,
@@ -27,16 +28,9 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// The model itself, for one user at a time.
-    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, Box<models::Model>>> {
-        match self.inner.try_lock() {
-            Ok(guard) => Ok(guard),
-            // A panic elsewhere leaves parameters that are valid arrays.
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::Training("the model is in use by another call; wait until that returns".into()))
-            }
-        }
+    /// The model itself, for one user at a time; others wait.
+    pub(crate) fn lock(&self) -> Result<Guard<'_, Box<models::Model>>> {
+        self.inner.lock()
     }
 
     /// A loaded model with what it was loaded from.
@@ -46,7 +40,7 @@ impl Model {
         config: serde_json::Value,
     ) -> Result<Self> {
         let library = Mutex::new(Library::from_network(inner.as_mut())?);
-        Ok(Self { inner: Mutex::new(inner), library, folder, config, accuracy: OnceLock::new() })
+        Ok(Self { inner: Exclusive::new(inner), library, folder, config, accuracy: OnceLock::new() })
     }
 
     /// Runs `work`, which may leave other adapters on the model.
@@ -110,10 +104,10 @@ impl Model {
         enter(py, || Ok(format!("{:?}", self.lock()?.dtype()).to_lowercase()))
     }
 
-    /// Numbers in the model, adapters included.
+    /// Number of parameters, adapters included; packed weights count as what they stand for.
     #[getter]
-    fn num_parameters(&self, py: Python<'_>) -> PyResult<usize> {
-        enter(py, || Ok(self.lock()?.parameters().flatten().values().map(|x| x.size()).sum()))
+    fn num_parameters(&self, py: Python<'_>) -> PyResult<u64> {
+        enter(py, || self.lock()?.count_parameters())
     }
 
     /// Adapters by name, with their weights; 0 for those that are not in use.
@@ -126,11 +120,11 @@ impl Model {
     }
 
     /// Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
-    fn load_adapter(&self, py: Python<'_>, path: PathBuf, name: &str) -> PyResult<()> {
+    fn load_adapter(&self, py: Python<'_>, path: PathBuf, name: Text) -> PyResult<()> {
         enter(py, || {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
-                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), name, adapter),
+                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), &name.0, adapter),
                 StoredAdapter::Prompt(_) => Err(Error::Config(format!(
                     "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
                     path.display()
@@ -159,10 +153,10 @@ impl Model {
     }
 
     /// Forgets the adapter of this name; others in use stay.
-    fn unload_adapter(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+    fn unload_adapter(&self, py: Python<'_>, name: Text) -> PyResult<()> {
         enter(py, || {
             let mut model = self.lock()?;
-            self.library().remove(model.as_mut(), name)
+            self.library().remove(model.as_mut(), &name.0)
         })
     }
 
@@ -190,6 +184,21 @@ impl Model {
                 shape: [shape[0] as usize, shape[1] as usize, vocab],
             })
         })
+    }
+
+    /// Logits for token ids, as an ``mlx.core.array``.
+    ///
+    /// Parameters
+    /// ----------
+    /// ids
+    ///     Integers, ``[batch, time]``.
+    ///
+    /// Returns
+    /// -------
+    /// mlx.core.array
+    ///     float32, ``[batch, time, vocab]``.
+    fn mlx_logits(&self, py: Python<'_>, ids: Ids) -> PyResult<MlxLogits> {
+        self.__call__(py, ids).map(MlxLogits)
     }
 
     fn __repr__(&self) -> String {

@@ -32,7 +32,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print one line per short run, then the ranks."""
     config = build_config(args, AnalysisConfig, with_file=False)
-    config.check()
     if args.progress == "bar":
         out.note(f"reading the data and computing the gradients of {config.batches} batches")
     pace = Pace()

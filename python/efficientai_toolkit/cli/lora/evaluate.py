@@ -37,7 +37,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print one line per metric."""
     task = build_config(args, EvaluationConfig)
-    task.check()
     if args.harness is not None:
         return _run_harness(args, task, out)
     model, tokenizer = load_model(args, out)

@@ -6,7 +6,7 @@ from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class AnalysisConfig(Config):
     """Configuration of :func:`efficientai_toolkit.lora.analyze`."""
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.exceptions import ConfigError
@@ -28,8 +29,8 @@ _CONFIRMED = 2
 """Least number of runs of :func:`~efficientai_toolkit.lora.analysis.confirm.confirm`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Analysis:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Analysis(Displayed):
     """Result of :func:`analyze`."""
 
     output: Path
@@ -100,7 +101,6 @@ def analyze(
         If the folder contains another analysis or all short runs failed.
     """
     config = (config or AnalysisConfig()).with_values(overrides)
-    config.check()
     if config.plots:
         require("matplotlib", extra="plots", purpose="`plots` (switch it off, or install it)")
     given = training or TrainingConfig()

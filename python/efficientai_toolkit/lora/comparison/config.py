@@ -30,7 +30,7 @@ def available_methods() -> tuple[str, ...]:
     return (*choices, *_VARIANTS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ComparisonConfig(Config):
     """Configuration of :func:`efficientai_toolkit.lora.compare`."""
 

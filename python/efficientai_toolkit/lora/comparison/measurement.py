@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit.callbacks.base import as_callback
 from efficientai_toolkit.callbacks.events import event_to_json
 from efficientai_toolkit.lora.config import TrainingConfig
@@ -13,8 +14,8 @@ from efficientai_toolkit.lora.trainer import MLXTrainer
 from efficientai_toolkit.study.job import Emit
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Measurement(Displayed):
     """A row of a comparison. Losses are in nats per target token."""
 
     method: str

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.callbacks.events import Event, parse_event
@@ -40,8 +41,8 @@ _PANELS = {
 """Plotted quantities and their labels."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Comparison(Displayed):
     """Result of :func:`compare`."""
 
     output: Path
@@ -91,7 +92,6 @@ def compare(
         If the folder contains another comparison.
     """
     config = (config or ComparisonConfig()).with_values(overrides)
-    config.check()
     if config.plots:
         require("matplotlib", extra="plots", purpose="`plots` (switch it off, or install it)")
     training = training or TrainingConfig()
@@ -125,7 +125,8 @@ def _measure(
     """Train in a separate process, or return the result of an earlier comparison."""
     folder = Path(str(run.output))
     request = {"method": method, "config": run.to_dict()}
-    if resume and (kept := load_result(folder, request)) is not None:
+    kept = load_result(folder, request) if resume else None
+    if kept is not None and kept.keys() == {f.name for f in fields(Measurement)}:
         return Measurement(**kept)
     (folder / RESULT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ LABELS = {
 """Axis labels of the objectives."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class OptimizationConfig(SearchConfig):
     """Configuration of :func:`efficientai_toolkit.lora.optimize`."""
 

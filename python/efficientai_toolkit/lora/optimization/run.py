@@ -55,7 +55,6 @@ def optimize(
         If the folder contains another search or all runs failed.
     """
     config = (config or OptimizationConfig()).with_values(overrides)
-    config.check()
     check_installed()
     tried = _space(config, space)
     given = training or TrainingConfig()
