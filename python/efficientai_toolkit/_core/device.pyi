@@ -27,8 +27,9 @@ def sgemm_calls() -> int:
 
 def start() -> None:
     """
-    Checks the loaded MLX, passes log records to ``logging``, chooses the device and sets the
+    Checks the loaded MLX and the environment variables, passes log records to ``logging``, chooses the device and sets the
     allocator's limits. To be called once, before everything else.
 
-    Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for.
+    Raises ``DependencyError`` unless the loaded MLX is the one the engine was built for, and
+    ``ConfigError`` for a variable with a value that it cannot have.
     """
