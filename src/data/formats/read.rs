@@ -36,7 +36,7 @@ fn read_unguarded(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
     match extension.to_str() {
         Some("csv") => csv::read(file, b',', &mut rows)?,
         Some("tsv") => csv::read(file, b'\t', &mut rows)?,
-        Some("parquet") => parquet::read(file, &mut rows)?,
+        Some("parquet") => parquet::read(&file, &mut rows)?,
         Some("json") => json::read(BufReader::new(file), &mut rows)?,
         _ => jsonl::read(BufReader::new(file), MAX_ROW_BYTES, &mut rows)?,
     }

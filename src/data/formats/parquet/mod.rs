@@ -22,7 +22,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// See [`read_rows`](super::read::read_rows).
-pub(super) fn read(file: File, rows: &mut RowCollector) -> Result<()> {
+pub(super) fn read(file: &File, rows: &mut RowCollector) -> Result<()> {
     let path = Arc::clone(&rows.path);
     let read_error =
         |error: ::parquet::errors::ParquetError| file_error(&path, format!("cannot be read: {error}"));
@@ -36,7 +36,7 @@ pub(super) fn read(file: File, rows: &mut RowCollector) -> Result<()> {
             schema.get_fields().iter().map(|column| (column.name().to_owned(), Value::Null)).collect();
         return Err(file_error(&path, format!("{}; {EXPECTED_KEYS}", found_keys(&columns))));
     }
-    bounds::check(&file, &reader, |name| rows.columns.is_read(name)).map_err(|(row, reason)| match row {
+    bounds::check(file, &reader, |name| rows.columns.is_read(name)).map_err(|(row, reason)| match row {
         Some(row) => error_at(&path, Position::Row(row), &reason),
         None => file_error(&path, reason),
     })?;
