@@ -82,7 +82,7 @@ pub(super) fn estimate_memory(
 /// ``config`` is the JSON of a ``TrainingConfig`` with ``output`` filled in.
 #[pyfunction]
 pub(super) fn check_output(py: Python<'_>, config: &str) -> PyResult<()> {
-    enter(py, || lora::check_output(&parse(config)?))
+    enter_without_threads(py, || lora::check_output(&parse(config)?))
 }
 
 /// The default ``TrainingConfig`` as JSON.

@@ -5,7 +5,7 @@ Fine-tuning.
 from .models import Model, Tokenizer
 from typing import Any
 
-__all__ = ["analyze", "defaults", "estimate_memory", "train", "validate"]
+__all__ = ["analyze", "check", "check_output", "defaults", "estimate_memory", "train", "validate"]
 
 def analyze(model: Model, tokenizer: Tokenizer, config: str, probe: str) -> str:
     """
@@ -13,6 +13,18 @@ def analyze(model: Model, tokenizer: Tokenizer, config: str, probe: str) -> str:
 
     ``config`` is the JSON of a ``TrainingConfig`` with ``data`` filled in, ``probe`` that of ``batches``, whose mean
     gradient is taken, and ``width``, the number of singular values.
+    """
+
+def check(config: str) -> None:
+    """
+    Checks the value of every setting of ``config``, the JSON of a ``TrainingConfig``.
+    """
+
+def check_output(config: str) -> None:
+    """
+    Raises ``TrainingError`` where the output folder of a run is taken by another one, or holds none to resume.
+
+    ``config`` is the JSON of a ``TrainingConfig`` with ``output`` filled in.
     """
 
 def defaults() -> str:

@@ -3,6 +3,8 @@ Language models and their tokenizers.
 """
 
 from _typeshed import SupportsGetItem
+from collections.abc import Mapping, Sequence
+from mlx.core import array
 from numpy import float32
 from numpy.typing import ArrayLike, NDArray
 from os import PathLike
@@ -50,6 +52,20 @@ class Model:
         """
         Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.
         """
+    def mlx_logits(self, /, ids: ArrayLike) -> array:
+        """
+        Logits for token ids, as an ``mlx.core.array``.
+
+        Parameters
+        ----------
+        ids
+            Integers, ``[batch, time]``.
+
+        Returns
+        -------
+        mlx.core.array
+            float32, ``[batch, time, vocab]``.
+        """
     @property
     def model_type(self, /) -> str:
         """
@@ -58,7 +74,7 @@ class Model:
     @property
     def num_parameters(self, /) -> int:
         """
-        Numbers in the model, adapters included.
+        Number of parameters, adapters included; packed weights count as what they stand for.
         """
     @property
     def path(self, /) -> Path:
@@ -80,17 +96,39 @@ class Tokenizer:
     """
     Turns text into token ids and back.
     """
-    def apply_chat_template(self, /, messages: str, tools: str | None = None, add_generation_prompt: bool = True) -> str:
+    def __call__(self, /, text: str | SupportsGetItem[int, str], add_special_tokens: bool = True) -> dict[str, Any]:
         """
-        A conversation as the model expects it; `messages` and `tools` are JSON lists.
+        Token ids of a text, as ``input_ids`` of a dictionary, with an ``attention_mask`` of ones; of several texts a list
+        of each, without padding.
+        """
+    def __len__(self, /) -> int: ...
+    def __repr__(self, /) -> str: ...
+    def apply_chat_template(self, /, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, add_generation_prompt: bool = True, *, tokenize: bool = False, **chat_template_kwargs: "object") -> str:
+        """
+        A conversation as the model expects it.
+
+        ``messages`` are such as ``[{"role": "user", "content": "…"}]``, ``tools`` the JSON schemas of functions that the
+        model may call. With ``add_generation_prompt`` the text ends with the beginning of an answer. ``tokenize`` is
+        ``False``: pass the text to ``encode`` with ``add_special_tokens=False``. Further arguments are options of the
+        chat template, such as ``enable_thinking=False``.
+        """
+    @property
+    def bos_token_id(self, /) -> int | None:
+        """
+        The token that begins a text.
         """
     def decode(self, /, ids: SupportsGetItem[int, SupportsIndex], skip_special_tokens: bool = True) -> str:
         """
-        Text of token ids.
+        Text of token ids; ids that no token has are skipped.
         """
     def encode(self, /, text: str, add_special_tokens: bool = True) -> list[int]:
         """
         Token ids of a text.
+        """
+    @property
+    def eos_token_id(self, /) -> int | None:
+        """
+        The first of the tokens that end a text.
         """
     @property
     def eos_token_ids(self, /) -> list[int]:
@@ -101,6 +139,11 @@ class Tokenizer:
     def has_chat_template(self, /) -> bool:
         """
         Whether `apply_chat_template` works.
+        """
+    @property
+    def pad_token_id(self, /) -> int | None:
+        """
+        The token that fills up short rows.
         """
     @property
     def vocab_size(self, /) -> int:
@@ -121,12 +164,12 @@ def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dt
     ``initializer_range`` as standard deviation.
     """
 
-def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = 64, chat_template_kwargs: str | None = None) -> tuple[Model, Tokenizer]:
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = ..., chat_template_kwargs: Mapping[str, Any] | None = None) -> tuple[Model, Tokenizer]:
     """
     Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
     the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
-    ``chat_template_kwargs`` is a JSON object of options of the chat template.
+    ``chat_template_kwargs`` are options of the chat template.
     """

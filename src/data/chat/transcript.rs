@@ -99,7 +99,7 @@ impl Dialogue<'_> {
     ) -> Result<Transcript> {
         if self.targets == Targets::All {
             return Ok(Transcript {
-                spans: vec![0..rendering.text.len()],
+                spans: Vec::from([0..rendering.text.len()]),
                 text: rendering.text,
                 unmarked_turns: 0,
             });
@@ -139,7 +139,7 @@ impl Dialogue<'_> {
             spans.extend(found);
         }
         if let (Targets::Answer(_), Some(first)) = (self.targets, spans.first()) {
-            spans = vec![first.start..rendering.text.len()];
+            spans = Vec::from([first.start..rendering.text.len()]);
         }
         Ok(Transcript { text: rendering.text, spans, unmarked_turns: 0 })
     }
