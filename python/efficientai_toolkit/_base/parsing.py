@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from efficientai_toolkit.exceptions import ConfigError
 
@@ -89,7 +89,10 @@ def _count_nodes(node: Any, known: dict[int, int | None]) -> int:
         # Until its end is known: a node that contains itself.
         known[id(node)] = None
         children: list[Any] = [] if isinstance(node.value, str) else node.value
-        flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        flat: list[Any] = []
+        for child in children:
+            # Pairs of a mapping.
+            flat.extend(cast("tuple[Any, Any]", child) if isinstance(child, tuple) else (child,))
         known[id(node)] = 1 + sum(_count_nodes(part, known) for part in flat)
     count = known[id(node)]
     if count is None:

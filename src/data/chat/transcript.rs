@@ -1,5 +1,6 @@
 //! Transcripts: conversations as text, with the parts that the assistant wrote.
 
+use std::iter;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
@@ -99,7 +100,7 @@ impl Dialogue<'_> {
     ) -> Result<Transcript> {
         if self.targets == Targets::All {
             return Ok(Transcript {
-                spans: Vec::from([0..rendering.text.len()]),
+                spans: iter::once(0..rendering.text.len()).collect(),
                 text: rendering.text,
                 unmarked_turns: 0,
             });
@@ -139,7 +140,7 @@ impl Dialogue<'_> {
             spans.extend(found);
         }
         if let (Targets::Answer(_), Some(first)) = (self.targets, spans.first()) {
-            spans = Vec::from([first.start..rendering.text.len()]);
+            spans = iter::once(first.start..rendering.text.len()).collect();
         }
         Ok(Transcript { text: rendering.text, spans, unmarked_turns: 0 })
     }
