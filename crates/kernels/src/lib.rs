@@ -55,6 +55,6 @@ pub use mlx::device::on_cpu;
 pub use mlx::eval::{async_eval, eval};
 pub use mlx::pages::use_large_pages;
 pub use mlx::{checkpoint, graphs, group, memory, tape};
-pub use runtime::environment::check_environment;
+pub use runtime::check::check_environment;
 pub use runtime::isa::Isa;
 pub use runtime::pool::threads;

@@ -1,8 +1,9 @@
 //! Runtime of the CPU kernels, independent of MLX: thread pool, working memory, instruction sets, number formats.
 
+pub(crate) mod check;
 pub(crate) mod disjoint;
 pub(crate) mod element;
-pub(crate) mod environment;
+mod environment;
 pub(crate) mod isa;
 pub(crate) mod math;
 pub(crate) mod operand;
