@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from efficientai_toolkit import _core
 from efficientai_toolkit.adapters import fuse
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
-from support.engine import MODELS, largest, logits, train
+from support.engine import MODELS, computes_packed, largest, logits, train
 from support.rows import random_ids, write_words
 
 if TYPE_CHECKING:
@@ -274,7 +274,9 @@ def test_codes_stay_packed(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, AWQ, awq)
     model, _ = _core.models.load(str(checkpoint.folder))
     dense, _ = _core.models.load(str(checkpoint.dense))
-    assert model.num_parameters < dense.num_parameters
+    assert model.num_parameters == dense.num_parameters
+    assert computes_packed(checkpoint.folder)
+    assert not computes_packed(checkpoint.dense)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,11 +59,14 @@ def python(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @LINUX
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("megabytes", [5, 20, 30, 50])
 def test_a_run_short_of_memory_ends_with_an_error_or_goes_on(tmp_path: Path, megabytes: int) -> None:
     done = python(SHORT_OF_MEMORY, tmp_path / "run", megabytes)
-    assert done.returncode in (0, 1), (done.returncode, done.stderr)
+    # Rust ends the process where a few bytes are missing; nothing is written through a null pointer.
+    is_abort = done.returncode == -signal.SIGABRT and "memory allocation of" in done.stderr
+    assert done.returncode in (0, 1) or is_abort, (done.returncode, done.stderr)
 
 
 @LINUX

@@ -17,7 +17,7 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit.adapters import fuse
 from efficientai_toolkit.exceptions import ConfigError
-from support.engine import largest, logits, train
+from support.engine import computes_packed, largest, logits, train
 from support.models import wide_llama
 from support.rows import random_ids, write_words
 
@@ -73,7 +73,8 @@ def test_logits_are_those_of_the_dequantized_model(
     want = np.array(mlx_lm.utils.dequantize_model(theirs)(mx.array(ids)))
     assert largest(want, logits(dense, ids)) > 100 * CLOSE, "the checkpoint is not quantized"
     model, _ = eat.load(folder, dtype="float32")
-    assert model.num_parameters < eat.load(dense)[0].num_parameters, "the model is not packed"
+    assert model.num_parameters == eat.load(dense)[0].num_parameters
+    assert computes_packed(folder), "the model is not packed"
     figure(f"mlx-lm {mode} {bits} bits, groups of {group_size}", largest(model(ids), want), CLOSE)
 
 

@@ -152,3 +152,12 @@ def recovered_gradients(
     before = tensors(initial / "adapters.safetensors")
     change = {name: value.astype(np.float64) - before[name] for name, value in run.adapter.items()}
     return run, {name: -delta / (lr - np.abs(delta)) for name, delta in change.items()}
+
+
+def computes_packed(model: Path) -> bool:
+    """Whether a model computes with packed weights, the precision of which is chosen on a CPU."""
+    import efficientai_toolkit as eat
+    from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
+
+    config = GenerateConfig(max_tokens=1)
+    return generate_with_statistics(*eat.load(model), "a", config).accuracy is not None

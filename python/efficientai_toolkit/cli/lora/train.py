@@ -19,16 +19,13 @@ from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.chat import format_question
-from efficientai_toolkit.models.generation import GenerateConfig, generate
+from efficientai_toolkit.models.generation import generate
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
-
-ANSWER = GenerateConfig(max_tokens=64)
-"""Greedy decoding, so that only the training changes the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +113,8 @@ def _header(given: TrainingConfig, config: TrainingConfig, model: "Model") -> li
 
 
 def _answer(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
-    return generate(model, tokenizer, format_question(tokenizer, prompt), config=ANSWER).strip()
+    # Greedy decoding, so that only the training changes the answer.
+    return generate(model, tokenizer, format_question(tokenizer, prompt), max_tokens=64).strip()
 
 
 def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, command: str) -> str:
