@@ -54,6 +54,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 def limit_memory(size: int) -> None:
     """Make allocations fail above ``size`` bytes; where the system cannot, end the process."""
     if sys.platform == "linux":
+        # A limit that is set already may be lower, and cannot be raised.
+        _, highest = resource.getrlimit(resource.RLIMIT_AS)
+        size = size if highest == resource.RLIM_INFINITY else min(size, highest)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
     else:
         threading.Thread(target=watch_memory, args=(size,), daemon=True).start()

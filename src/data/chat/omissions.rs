@@ -15,8 +15,8 @@ pub(super) fn omitted(message: &Value, text: &str, spans: &[Range<usize>]) -> Op
     };
     // Reasoning in the content is often left out on purpose.
     let answers = contents.iter().map(|content| content.rsplit("</think>").next().unwrap_or_default());
-    let mut words = answers.flat_map(|answer| answer.split(|c: char| !c.is_alphanumeric()));
-    let mut words = words.by_ref().filter(|word| !word.is_empty()).peekable();
+    let words = answers.flat_map(|answer| answer.split(|c: char| !c.is_alphanumeric()));
+    let mut words = words.filter(|word| !word.is_empty()).peekable();
     if words.peek().is_some() && !words.any(has) {
         return Some("content");
     }

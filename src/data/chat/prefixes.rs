@@ -12,14 +12,15 @@ pub(super) fn renderings(turn: usize) -> Vec<(usize, bool)> {
     vec![(turn, false), (turn, true), (turn + 1, false)]
 }
 
-/// The turn in `text`, or `None` if the template does not render it in place.
+/// The turn in `text`, by the next three of `renderings`, or `None` if the template does not render it in place.
 pub(super) fn find_span(
     text: &str,
-    renderings: impl Iterator<Item = Result<Rendering>>,
+    renderings: &mut impl Iterator<Item = Result<Rendering>>,
     is_last: bool,
 ) -> Option<Range<usize>> {
-    let mut renderings = renderings.map(|rendering| rendering.ok().map(|rendering| rendering.text));
-    let (history, prompt, through) = (renderings.next()??, renderings.next()??, renderings.next()??);
+    let mut next = || renderings.next().and_then(Result::ok).map(|rendering| rendering.text);
+    let (history, prompt, through) = (next(), next(), next());
+    let (history, prompt, through) = (history?, prompt?, through?);
     // The generation prompt of some templates is longer than what the answer keeps, such as `<think>`.
     let start = common_prefix(&prompt, text);
     let end = if is_last { text.len() } else { through.len() };

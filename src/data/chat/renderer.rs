@@ -69,9 +69,13 @@ pub struct Rendering {
 }
 
 impl Rendering {
-    /// The parts of the text that come from message `index`.
-    pub(super) fn parts(&self, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.messages.iter().filter(move |part| part.0 == index).map(|&(_, start, end)| start..end)
+    /// The parts of the text that come from each message, by its index.
+    pub(super) fn parts(&self) -> BTreeMap<usize, Vec<Range<usize>>> {
+        let mut parts: BTreeMap<usize, Vec<Range<usize>>> = BTreeMap::new();
+        for &(message, start, end) in &self.messages {
+            parts.entry(message).or_default().push(start..end);
+        }
+        parts
     }
 
     /// Whether all positions lie within the text, on the boundaries of characters.

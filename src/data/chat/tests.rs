@@ -1,10 +1,12 @@
 //! Turns of the assistant in recorded renderings.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::recorded;
+use super::renderer::{Rendered, Renderer, Request};
 use super::{ChatTemplate, Dialogue, Targets, Transcript, transcribe};
 use crate::{Error, Result};
 
@@ -226,6 +228,25 @@ fn what_cannot_be_learned_is_explained() {
         error.to_string().starts_with("t.jinja: the chat template cannot be compiled: line 1: "),
         "{error}"
     );
+}
+
+/// Answers with nothing, as a renderer that a template has taken over might.
+#[derive(Debug)]
+struct Silent;
+
+impl Renderer for Silent {
+    fn render(&self, request: &Request<'_>) -> Result<Vec<Vec<Rendered>>, (usize, Error)> {
+        Ok(vec![Vec::new(); request.conversations.len()])
+    }
+}
+
+#[test]
+fn an_answer_without_renderings_is_an_error() {
+    let silent = ChatTemplate::new(PathBuf::from("t"), recorded::sources(""), Map::new(), Arc::new(Silent));
+    let options = Map::new();
+    let dialogue = Dialogue { messages: chat(), tools: None, options: &options, targets: Targets::Turns(0) };
+    let (_, error) = transcribe(&silent, &[dialogue]).unwrap_err();
+    assert_eq!(error.to_string(), "the chat template was not rendered");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::omissions::omitted;
 use super::prefixes;
 use super::renderer::{Conversation, Rendering};
 use super::template::ChatTemplate;
-use super::turns::{Prompt, Targets, Turns};
+use super::turns::{Targets, Turns};
 use crate::{Error, Result};
 
 /// A conversation to transcribe.
@@ -65,17 +65,17 @@ pub(in crate::data) fn transcribe(
         dialogues.iter().zip(&turns).map(|(dialogue, turns)| dialogue.rendered(turns.renderings()));
     let rendered = template.render_all(conversations.collect())?;
     let mut transcripts = Vec::with_capacity(dialogues.len());
-    for (index, ((dialogue, turns), mut ways)) in dialogues.iter().zip(&turns).zip(rendered).enumerate() {
-        let prompts = ways.split_off(1);
-        let transcript = match ways.pop() {
-            None => Err(Error::Dataset("the chat template was not rendered".to_owned())),
-            Some(rendering) => {
-                rendering.and_then(|rendering| dialogue.find_turns(template, turns, rendering, prompts))
-            }
-        };
+    for (index, ((dialogue, turns), ways)) in dialogues.iter().zip(&turns).zip(rendered).enumerate() {
+        let mut ways = ways.into_iter();
+        let whole = ways.next().unwrap_or_else(|| Err(not_rendered()));
+        let transcript = whole.and_then(|whole| dialogue.find_turns(template, turns, whole, ways));
         transcripts.push(transcript.map_err(|error| (index, error))?);
     }
     Ok(transcripts)
+}
+
+fn not_rendered() -> Error {
+    Error::Dataset("the chat template was not rendered".to_owned())
 }
 
 fn not_found(turn: usize, what: &str) -> Error {
@@ -96,7 +96,7 @@ impl Dialogue<'_> {
         template: &ChatTemplate,
         turns: &Turns,
         rendering: Rendering,
-        prompts: Vec<Result<Rendering>>,
+        prefixes: impl Iterator<Item = Result<Rendering>>,
     ) -> Result<Transcript> {
         if self.targets == Targets::All {
             return Ok(Transcript {
@@ -120,25 +120,23 @@ impl Dialogue<'_> {
             return Ok(Transcript { text: rendering.text, spans, unmarked_turns });
         }
         // Generation prompts of a template that refuses to render some prefixes are not known.
-        let prompts: Vec<Prompt> = turns.prompts(&rendering, prompts.into_iter().map(Result::ok));
-        let mut spans = Vec::new();
-        for turn in turns.learned() {
-            let message = &self.messages[turn];
-            let mut found = turns.find(turn, message, &rendering, &prompts);
-            if found.is_empty() {
-                let conversation = self.rendered(prefixes::renderings(turn));
-                let ways = template.render_all(vec![conversation]).map_err(|(_, error)| error)?;
-                found.extend(prefixes::find_span(
-                    &rendering.text,
-                    ways.into_iter().flatten(),
-                    turn == turns.last(),
-                ));
+        let mut found = turns.find(&self.messages, &rendering, prefixes.map(Result::ok));
+        let missing: Vec<usize> =
+            found.iter().filter(|(_, spans)| spans.is_empty()).map(|(turn, _)| *turn).collect();
+        if !missing.is_empty() {
+            let asked = missing.iter().flat_map(|&turn| prefixes::renderings(turn)).collect();
+            let ways = template.render_all(vec![self.rendered(asked)]).map_err(|(_, error)| error)?;
+            let mut ways = ways.into_iter().flatten();
+            for (turn, spans) in found.iter_mut().filter(|(_, spans)| spans.is_empty()) {
+                spans.extend(prefixes::find_span(&rendering.text, &mut ways, *turn == turns.last()));
             }
-            if let Some(what) = omitted(message, &rendering.text, &found) {
-                return Err(not_found(turn, what));
-            }
-            spans.extend(found);
         }
+        for (turn, spans) in &found {
+            if let Some(what) = omitted(&self.messages[*turn], &rendering.text, spans) {
+                return Err(not_found(*turn, what));
+            }
+        }
+        let mut spans: Vec<Range<usize>> = found.into_iter().flat_map(|(_, spans)| spans).collect();
         if let (Targets::Answer(_), Some(first)) = (self.targets, spans.first()) {
             spans = iter::once(first.start..rendering.text.len()).collect();
         }

@@ -11,12 +11,16 @@
 //! ```
 //! The end-of-turn token belongs to the turn, for the model has to learn to stop; whitespace that follows it does not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde_json::Value;
 
 use super::renderer::Rendering;
 use crate::{Error, Result};
+
+/// Maximum number of contexts whose generation prompts are rendered; templates know some five roles.
+const MAX_CONTEXTS: usize = 16;
 
 /// What is learned of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +52,7 @@ enum Context {
     After { role: Value, calls_tools: bool },
 }
 
-/// The beginning of a turn that the template writes; `None` if it is not known.
-pub(super) type Prompt = Option<String>;
+type Parts = BTreeMap<usize, Vec<Range<usize>>>;
 
 impl Turns {
     /// Chooses the turns of `messages`.
@@ -80,17 +83,13 @@ impl Turns {
         for &turn in &learned {
             let context = Context::of(messages, turn);
             let known = contexts.iter().position(|(known, _)| *known == context);
-            context_of.push(known.unwrap_or(contexts.len()));
-            if known.is_none() {
+            let index = known.unwrap_or(contexts.len() % MAX_CONTEXTS);
+            context_of.push(index);
+            if index == contexts.len() {
                 contexts.push((context, turn));
             }
         }
         Ok(Self { learned, count, contexts, context_of })
-    }
-
-    /// Indices of the messages that are learned.
-    pub(super) fn learned(&self) -> impl Iterator<Item = usize> + '_ {
-        self.learned.iter().copied()
     }
 
     /// Whether nothing is learned, since all weights are 0.
@@ -116,36 +115,53 @@ impl Turns {
         generated: &[(usize, usize)],
     ) -> (Vec<Range<usize>>, usize) {
         let message_of = |start: usize| {
-            whole
-                .messages
-                .iter()
-                .find(|&&(_, from, to)| from <= start && start < to)
-                .map(|&(index, ..)| index)
+            let next = whole.messages.partition_point(|&(_, _, end)| end <= start);
+            whole.messages.get(next).filter(|&&(_, from, _)| from <= start).map(|&(index, ..)| index)
         };
+        let is_learned = |message| self.learned.binary_search(&message).is_ok();
         let blocks = generated.iter().map(|&(start, end)| (message_of(start), start..end));
-        let blocks: Vec<_> = blocks
-            .filter(|(message, _)| message.is_none_or(|message| self.learned.contains(&message)))
-            .collect();
-        let is_marked =
-            |turn: &usize| blocks.iter().any(|(message, _)| *message == Some(*turn) || message.is_none());
-        let unmarked = self.learned.iter().filter(|turn| !is_marked(turn)).count();
+        let blocks: Vec<_> = blocks.filter(|(message, _)| message.is_none_or(is_learned)).collect();
+        // A block outside of all messages may be of any turn.
+        let is_known = blocks.iter().all(|(message, _)| message.is_some());
+        let marked: BTreeSet<usize> = blocks.iter().filter_map(|(message, _)| *message).collect();
+        let unmarked = if is_known { self.learned.len() - marked.len() } else { 0 };
         (blocks.into_iter().map(|(_, block)| block).collect(), unmarked)
     }
 
-    /// The generation prompt of each context, from `prefixes`, which end with it.
-    pub(super) fn prompts(
+    /// The spans of each message that is learned, none where the renderer does not tell its part of the text `whole`.
+    /// `prefixes` are the other [`renderings`](Self::renderings), which end with generation prompts.
+    pub(super) fn find(
         &self,
+        messages: &[Value],
         whole: &Rendering,
         prefixes: impl Iterator<Item = Option<Rendering>>,
-    ) -> Vec<Prompt> {
+    ) -> Vec<(usize, Vec<Range<usize>>)> {
+        let mut parts = whole.parts();
+        let prompts = self.generation_prompts(whole, &parts, prefixes);
+        let turns = self.learned.iter().zip(&self.context_of);
+        let found = turns.map(|(&turn, &context)| {
+            let spans = parts.remove(&turn).unwrap_or_default();
+            let own = prompts.get(context).and_then(Option::as_deref);
+            (turn, self.trim(turn, spans, &messages[turn], &whole.text, own, &prompts))
+        });
+        found.collect()
+    }
+
+    /// The generation prompt of each context; `None` if it is not known.
+    fn generation_prompts(
+        &self,
+        whole: &Rendering,
+        parts: &Parts,
+        prefixes: impl Iterator<Item = Option<Rendering>>,
+    ) -> Vec<Option<String>> {
         let found = self.contexts.iter().zip(prefixes).map(|((_, turn), prefix)| {
             let prefix = prefix?;
-            let start = whole.parts(*turn).next()?.start;
+            let start = parts.get(turn)?.first()?.start;
             // What comes before may be rendered differently, so the comparison starts as late as it can.
-            let first =
-                |rendering: &Rendering, message| rendering.parts(message).next().map(|part| part.start);
+            let in_prefix = prefix.parts();
+            let first = |parts: &Parts, message| Some(parts.get(&message)?.first()?.start);
             let shared =
-                (0..*turn).rev().find_map(|message| first(whole, message).zip(first(&prefix, message)));
+                (0..*turn).rev().find_map(|message| first(parts, message).zip(first(&in_prefix, message)));
             let (in_whole, in_prefix) = shared.unwrap_or_default();
             if in_whole <= start
                 && let Some(prompt) = prefix.text[in_prefix..].strip_prefix(&whole.text[in_whole..start])
@@ -158,35 +174,30 @@ impl Turns {
         found.collect()
     }
 
-    /// The spans of message `turn`, none if the renderer does not tell its part of the text.
-    pub(super) fn find(
+    /// Takes the generation prompt off the parts `spans` of message `turn` in `text`, and whitespace off their end. `own` is
+    /// the prompt of its context, of all `prompts`.
+    fn trim(
         &self,
         turn: usize,
+        mut spans: Vec<Range<usize>>,
         message: &Value,
-        whole: &Rendering,
-        prompts: &[Prompt],
+        text: &str,
+        own: Option<&str>,
+        prompts: &[Option<String>],
     ) -> Vec<Range<usize>> {
-        let mut spans: Vec<Range<usize>> = whole.parts(turn).collect();
         if let Some(first) = spans.first_mut() {
-            let context =
-                self.learned.iter().position(|&learned| learned == turn).map(|at| self.context_of[at]);
-            let own = context.and_then(|context| prompts.get(context)).and_then(Option::as_deref);
-            let text = &whole.text[first.clone()];
+            let part = &text[first.clone()];
             let others = prompts.iter().flatten().map(String::as_str);
             let fits =
-                own.into_iter().chain(others).find(|prompt| !prompt.is_empty() && text.starts_with(prompt));
-            first.start += match fits.or(own) {
-                Some(prompt) => prompt_len(text, prompt, message),
-                None => 0,
-            };
+                own.into_iter().chain(others).find(|prompt| !prompt.is_empty() && part.starts_with(prompt));
+            first.start += fits.or(own).map_or(0, |prompt| prompt_len(part, prompt, message));
         }
         if let Some(last) = spans.last_mut() {
             // What a template appends to a conversation that ends with an answer, such as EOS, belongs to the answer.
             // Some append a generation prompt, asked or not.
-            let appended = &whole.text[last.end..];
-            let is_prompt = prompts.iter().flatten().any(|prompt| prompt == appended);
-            let end = if turn == self.last() && !is_prompt { whole.text.len() } else { last.end };
-            last.end = last.start + whole.text[last.start..end].trim_end().len();
+            let is_prompt = prompts.iter().flatten().any(|prompt| *prompt == text[last.end..]);
+            let end = if turn == self.last() && !is_prompt { text.len() } else { last.end };
+            last.end = last.start + text[last.start..end].trim_end().len();
         }
         spans.retain(|span| !span.is_empty());
         spans

@@ -3,9 +3,11 @@
 use super::tokenizer::Tokenizer;
 use crate::Result;
 
-/// Maximum number of tokens held back. A character has at most four bytes, so text that is still incomplete after
-/// this many tokens will not become one.
+/// Maximum number of tokens held back. A character has at most four bytes, so most of a text that is still incomplete
+/// after this many tokens will not become one.
 const MAX_PENDING_TOKENS: usize = 16;
+/// Maximum number of tokens at the end that may be the beginning of a character.
+const MAX_PARTIAL_TOKENS: usize = 3;
 
 /// Decodes tokens as they arrive and returns complete characters only, because a byte-level token may hold a part
 /// of one. Special tokens are skipped.
@@ -39,9 +41,27 @@ impl<'t> DecodeStream<'t> {
         if pending.is_empty() || is_partial && self.ids.len() - self.released < MAX_PENDING_TOKENS {
             return Ok(String::new());
         }
+        let (complete, kept) = if is_partial { self.without_partial(pending)? } else { (pending, 0) };
         self.ids.drain(..self.released);
-        self.released = self.ids.len();
-        Ok(pending)
+        self.released = self.ids.len() - kept;
+        Ok(complete)
+    }
+
+    /// Takes the beginning of a character off the end of `pending`. Also returns the number of its tokens.
+    fn without_partial(&self, pending: String) -> Result<(String, usize)> {
+        let context = self.tokenizer.decode(&self.ids[..self.released], true)?;
+        for kept in 1..=MAX_PARTIAL_TOKENS {
+            let (before, partial) = self.ids.split_at(self.ids.len() - kept);
+            let before = self.tokenizer.decode(before, true)?;
+            let partial = self.tokenizer.decode(partial, true)?;
+            // Where a character is cut, its parts are more replacement characters than the whole.
+            if let Some(complete) = before.get(context.len()..)
+                && pending.strip_prefix(complete) == Some(partial.as_str())
+            {
+                return Ok((complete.to_owned(), kept));
+            }
+        }
+        Ok((pending, 0))
     }
 
     /// Returns the remaining text. Incomplete characters are replaced by U+FFFD.
@@ -111,6 +131,17 @@ mod tests {
         let noise = pieces(&tokenizer, &[0xff; 40]);
         assert_eq!(noise.iter().filter(|piece| !piece.is_empty()).count(), 3);
         assert_eq!(noise.concat(), "\u{fffd}".repeat(40));
+    }
+
+    #[test]
+    fn a_character_after_noise_is_not_cut() {
+        let tokenizer = fixture::tokenizer(None);
+        for noise in 12..17 {
+            let ids: Vec<u32> =
+                [0xff; 17][..noise].iter().copied().chain("😀é".bytes().map(u32::from)).collect();
+            let expected = "\u{fffd}".repeat(noise) + "😀é";
+            assert_eq!(pieces(&tokenizer, &ids).concat(), expected, "{noise}");
+        }
     }
 
     #[test]
