@@ -118,6 +118,8 @@ def test_every_turn_is_learned_without_generation_blocks(model: Path) -> None:
     ]
     long = {"messages": CONVERSATIONS["two turns"]["messages"] * 500}
     assert len(describe(model, [long], max_seq_length=100_000)["example"]) == 2 * 1000 + 1
+    endless = {"messages": CONVERSATIONS["two turns"]["messages"] * 10_000}
+    assert describe(model, [endless])["targets"] == 10_000 * report["targets"]
     first = {"messages": [said("assistant", "Hello", weight=0), *CONVERSATIONS["two turns"]["messages"][2:]]}
     report = describe(model, [first])
     assert [part["text"] for part in report["example"] if part["learned"]] == ["Ciao<|im_end|>"]

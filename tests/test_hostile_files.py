@@ -59,12 +59,15 @@ def python(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @LINUX
-@pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("megabytes", [5, 20, 30, 50])
-def test_a_run_short_of_memory_ends_with_an_error_or_goes_on(tmp_path: Path, megabytes: int) -> None:
+@pytest.mark.parametrize("megabytes", [5, 20, 30, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_short_of_memory_writes_through_no_null_pointer(
+    tmp_path: Path, megabytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Printing one takes memory too.
+    monkeypatch.delenv("RUST_BACKTRACE", raising=False)
     done = python(SHORT_OF_MEMORY, tmp_path / "run", megabytes)
-    # Rust ends the process where a few bytes are missing; nothing is written through a null pointer.
+    # An error, or the end of the process by Rust itself, where not even a few bytes can be had.
     is_abort = done.returncode == -signal.SIGABRT and "memory allocation of" in done.stderr
     assert done.returncode in (0, 1) or is_abort, (done.returncode, done.stderr)
 

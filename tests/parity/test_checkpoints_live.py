@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(600)]
 
-SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 LOGITS = 1e-4
 STACKED = ["gpt_oss", "lfm2_moe", "mixtral", "qwen3_moe"]
 BASES = ["gemma2", "gemma3_text", "lfm2", "llama_tied"]
@@ -63,20 +60,6 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vipllava": ("llama", {}, {"model_type": "clip_vision_model"}),
 }
 """The family of the text tower with its settings, and those of the vision tower."""
-
-
-@pytest.fixture(params=[SEED])
-def seed(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-@pytest.fixture(scope="module")
-def ref() -> ModuleType:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name, reason=f"{name} is missing: uv run --group parity pytest -m parity")
-    from parity import reference
-
-    return reference
 
 
 def compare(ref: ModuleType, name: str, theirs: Any, folder: Path, seed: int, figure: Check) -> None:

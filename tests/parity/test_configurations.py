@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -16,6 +14,7 @@ import pytest
 from efficientai_toolkit.exceptions import ModelLoadingError
 from parity.configurations import BASES, EARLIER, FAMILIES, GROWING, POSITIONS, REFUSED, WORDS, write
 from parity.rotations import LENGTH
+from parity.seed import SEED
 from support.engine import FIXTURES, MODELS, continuation, largest, logits, tensors
 
 if TYPE_CHECKING:
@@ -78,7 +77,6 @@ def test_what_earlier_versions_read(name: str, tmp_path: Path) -> None:
     assert largest(logits(models[0], ids), logits(models[1], ids)) == 0
 
 
-SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 LIVE = [pytest.mark.parity, pytest.mark.timeout(600)]
 
 

@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,24 +39,9 @@ pytestmark = [
     pytest.mark.filterwarnings("default::FutureWarning"),
 ]
 
-SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 CASES = sorted(path.stem for path in (FIXTURES / "expected").iterdir())
 FAMILIES = [name for name in CASES if "losses" in tensors(FIXTURES / "expected" / f"{name}.safetensors")]
 LOGITS, GRADIENTS, LOSSES = 1e-4, 1e-4, 1e-3
-
-
-@pytest.fixture(params=[SEED])
-def seed(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-@pytest.fixture(scope="module")
-def ref() -> ModuleType:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name, reason=f"{name} is missing: uv run --group parity pytest -m parity")
-    from parity import reference
-
-    return reference
 
 
 @pytest.fixture

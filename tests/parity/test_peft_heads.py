@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from efficientai_toolkit.adapters import fuse
+from parity.seed import SEED
 from support.engine import MODELS, largest, logits, train
 from support.rows import write_words
 
@@ -24,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default::FutureWarning", "default::UserWarning"),
 ]
 
-SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 CLOSE = 1e-4
 LOSSES = 1e-3
 BOTH = pytest.mark.parametrize("model", [MODELS / "llama_gqa", MODELS / "llama_tied"], ids=["apart", "tied"])
@@ -51,15 +49,6 @@ CASES: dict[str, dict[str, Any]] = {
         "alpha_pattern": {r"(?!.*k_proj).*self_attn.*": 9},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def ref() -> ModuleType:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name, reason=f"{name} is missing: uv run --group parity pytest -m parity")
-    from parity import reference
-
-    return reference
 
 
 def made(ref: ModuleType, model: Path, settings: dict[str, Any], folder: Path) -> None:

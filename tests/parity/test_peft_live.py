@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from efficientai_toolkit.adapters import convert_adapter
+from parity.seed import SEED
 from support.engine import MODELS, largest, logits, train
 from support.rows import write_words
 
@@ -25,18 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("default::FutureWarning", "default::UserWarning"),
 ]
 
-SEED = int(os.environ.get("PARITY_SEED") or random.SystemRandom().randrange(10**6))
 MODEL = MODELS / "llama_gqa"
 CLOSE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def ref() -> ModuleType:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name, reason=f"{name} is missing: uv run --group parity pytest -m parity")
-    from parity import reference
-
-    return reference
 
 
 @pytest.fixture(scope="module")
