@@ -12,6 +12,7 @@ pub mod threads;
 pub mod nn;
 
 pub mod adapters;
+pub mod calibrate;
 pub mod data;
 pub mod io;
 pub mod models;
@@ -21,6 +22,7 @@ pub mod train;
 pub mod evaluate;
 pub mod generate;
 pub mod lora;
+pub mod quantize;
 
 pub use ::kernels;
 pub use error::{Error, Result};

@@ -21,6 +21,8 @@ pub enum Purpose {
     Sketch = 5,
     /// Rounding of weights.
     Rounding = 6,
+    /// Order of calibration rows.
+    Calibration = 7,
 }
 
 /// Returns the PRNG key of `purpose` at `path`, for example step and layer.

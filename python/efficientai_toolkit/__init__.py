@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import callbacks, exceptions, kernels, lora
+    from efficientai_toolkit import callbacks, exceptions, kernels, lora, quantize
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -37,6 +37,7 @@ __all__ = [
     "kernels",
     "load",
     "lora",
+    "quantize",
 ]
 
 if not TYPE_CHECKING:
@@ -57,5 +58,6 @@ if not TYPE_CHECKING:
             "kernels": "kernels",
             "load": "models.loading:load",
             "lora": "lora",
+            "quantize": "quantize",
         },
     )

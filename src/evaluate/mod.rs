@@ -4,8 +4,10 @@
 //! rows ── tokenize ──► Sample ── score_tokens ──► TokenScore ── summarise ──► Report
 //! ```
 
+mod divergence;
 mod run;
 mod score;
 
+pub use divergence::{Divergence, divergence};
 pub use run::{Report, Settings, run};
 pub use score::{Span, TokenScore, score_spans};

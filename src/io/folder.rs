@@ -1,11 +1,14 @@
 //! Model folders in Hugging Face format.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::quantization::describe;
 use super::{atomic, config, shards, weights, wrapper};
+use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::{Error, Result, rng};
 
@@ -37,6 +40,24 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
+    save_with(source, target, model, None)
+}
+
+/// As [`save`], with quantization settings that describe weights in these `formats`, by key path.
+///
+/// # Errors
+/// A folder that cannot be read or written.
+pub fn save_quantized(
+    source: &Path,
+    target: &Path,
+    model: &dyn Network,
+    formats: &BTreeMap<String, Format>,
+) -> Result<()> {
+    let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
+    save_with(source, target, model, Some(describe(&names.collect())))
+}
+
+fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Option<Value>) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
@@ -71,6 +92,11 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
             .all(|leaf| shape(&format!("lm_head.{leaf}")) == shape(&format!("model.embed_tokens.{leaf}")))
         {
             describe_head(&mut config);
+        }
+    }
+    if let Some(quantization) = quantization {
+        for key in QUANTIZATION {
+            config[key] = quantization.clone();
         }
     }
     if !is_packed && let Some(fields) = config.as_object_mut() {

@@ -84,7 +84,9 @@ pub fn load(
                 .map_err(|error| named(&format!("tensor \"{stored_name}\": {}", error.what())))?;
             let repacked = repacked.get(layer(&stored_name)).copied();
             for (name, array) in parts {
-                if let Some(format) = repacked.or_else(|| quantization.format_of(layer(&name))) {
+                if let Some(format) =
+                    repacked.or_else(|| quantization.format_of(layer(&name), layer(&stored_name)))
+                {
                     formats.insert(layer(&name).to_owned(), format);
                     undecided.insert(name, array);
                 } else {

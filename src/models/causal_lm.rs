@@ -325,6 +325,24 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         self.model.layers.iter().all(attends).then_some(PromptShape::KeyValues { layers, kv_heads, head_dim })
     }
 
+    fn block_count(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn block_path(&self, index: usize) -> String {
+        format!("model.layers.{index}")
+    }
+
+    fn apply_block(&self, index: usize, x: &Array) -> nn::Result<Array> {
+        let mut x = Residual::new(x.clone());
+        self.model.layers[index].forward(&mut x, Context::Whole)?;
+        x.into_sum()
+    }
+
+    fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {
+        self.model.norm.forward(x)
+    }
+
     fn embedding_mut(&mut self) -> &mut Embedding {
         &mut self.model.embed_tokens
     }

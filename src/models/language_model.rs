@@ -78,6 +78,24 @@ pub trait LanguageModel: Network {
     /// Shape of a soft prompt of keys and values; `None` if some layers are not attention.
     fn prefix_shape(&self) -> Option<PromptShape>;
 
+    /// Number of blocks.
+    fn block_count(&self) -> usize;
+
+    /// Key path of block number `index`, which those of its layers start with.
+    fn block_path(&self, index: usize) -> String;
+
+    /// Applies block number `index` to the residual stream `x`, `[batch, time, hidden]`: sequences from their start.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn apply_block(&self, index: usize, x: &Array) -> nn::Result<Array>;
+
+    /// Residual stream after the last block → hidden states before the output head.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn apply_final_norm(&self, x: &Array) -> nn::Result<Array>;
+
     /// The token embeddings.
     fn embedding_mut(&mut self) -> &mut Embedding;
 

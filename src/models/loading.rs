@@ -76,7 +76,7 @@ fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>)
     if let Some(format) = quantize {
         let mut any = false;
         model.visit_quantizable(&mut |path, weight| {
-            if !ROUTERS.iter().any(|name| path.ends_with(name)) {
+            if !is_router(path) {
                 any |= weight.quantize(format)?;
             }
             Ok(())
@@ -94,6 +94,11 @@ fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>)
     kernels::use_large_pages(parameters.values().copied());
     drop(parameters);
     Ok(model)
+}
+
+/// Whether the layer at `path` is a router, which is not quantized by default.
+pub(crate) fn is_router(path: &str) -> bool {
+    ROUTERS.iter().any(|name| path.ends_with(name))
 }
 
 /// Saves a copy of the model folder `source` with weights in `dtype`.

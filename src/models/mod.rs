@@ -28,6 +28,7 @@ mod stored_sizes;
 
 pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
+pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, load};
 
 #[cfg(test)]

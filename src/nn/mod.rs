@@ -20,6 +20,7 @@ pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
 pub mod short_conv;
+pub mod tap;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, ConvState, KvCache, LayerCache};

@@ -1,7 +1,6 @@
 //! Weights that may be quantized. Their arrays are parameters of the layer, so that the keys of a checkpoint
 //! equal those of mlx-lm.
 
-use mlx_rs::ops::quantize;
 use mlx_rs::{Array, Dtype};
 
 use super::Result;
@@ -60,7 +59,7 @@ impl WeightMut<'_> {
         }
     }
 
-    /// Quantizes a dense weight in an affine `format`; a weight with rows that are not a multiple of the
+    /// Quantizes a dense weight in `format`, to the nearest values; a weight with rows that are not a multiple of the
     /// group size stays dense. Returns whether the weight is quantized.
     ///
     /// # Errors
@@ -70,11 +69,10 @@ impl WeightMut<'_> {
         if self.format.is_some() || !columns.is_multiple_of(format.group_size()) {
             return Ok(self.format.is_some());
         }
-        let (group, bits) = (format.group_size() as i32, format.bits() as i32);
-        let (codes, scales, biases) = quantize(&*self.weight, group, bits)?;
+        let (codes, scales, biases) = quantized::quantize(self.weight, format)?;
         // Evaluated now, so that the dense weight is freed before the next one is quantized.
-        mlx_rs::transforms::eval([&codes, &scales, &biases])?;
-        (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), Some(biases));
+        mlx_rs::transforms::eval([&codes, &scales].into_iter().chain(&biases))?;
+        (*self.weight, *self.scales, *self.biases) = (codes, Some(scales), biases);
         *self.format = Some(format);
         Ok(true)
     }

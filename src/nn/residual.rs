@@ -32,6 +32,17 @@ impl Residual {
         std::iter::once(self.sum).chain(self.delta).collect()
     }
 
+    /// Returns the sum of all additions.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    pub fn into_sum(self) -> Result<Array> {
+        match self.delta {
+            Some(delta) => self.sum.add(delta),
+            None => Ok(self.sum),
+        }
+    }
+
     /// Adds the output of a layer.
     ///
     /// # Errors

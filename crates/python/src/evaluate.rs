@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use efficientai_toolkit::Result;
 use efficientai_toolkit::data::LocatedRow;
-use efficientai_toolkit::evaluate::{Settings, Span, run, score_spans};
+use efficientai_toolkit::evaluate::{self, Settings, Span, run, score_spans};
 use pyo3::prelude::*;
 
 use super::json::{json, parse};
@@ -52,5 +52,20 @@ pub(super) fn score_tokens(
         let spans: Vec<Span> = rows.into_iter().map(|(ids, start)| Span { ids, start }).collect();
         let scores = score_spans(model.lock()?.as_ref(), &spans, batch_size, caller)?;
         Ok(scores.into_iter().map(|row| row.iter().map(|s| (s.logprob, s.is_greedy)).collect()).collect())
+    })
+}
+
+/// Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON.
+#[pyfunction]
+pub(super) fn divergence(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    reference: &Bound<'_, Model>,
+    rows: Vec<Vec<u32>>,
+) -> PyResult<String> {
+    let (model, reference) = (model.get(), reference.get());
+    observed(py, None, |caller| {
+        let (model, reference) = (model.lock()?, reference.lock()?);
+        json(&evaluate::divergence(model.as_ref(), reference.as_ref(), &rows, caller)?)
     })
 }

@@ -20,6 +20,7 @@ mod lora;
 mod models;
 mod observer;
 mod progress;
+mod quantize;
 mod submodules;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
@@ -58,7 +59,7 @@ mod _core {
     #[pymodule]
     mod evaluate {
         #[pymodule_export]
-        use crate::evaluate::{score_rows, score_tokens};
+        use crate::evaluate::{divergence, score_rows, score_tokens};
     }
 
     /// Generating text.
@@ -94,5 +95,12 @@ mod _core {
     mod progress {
         #[pymodule_export]
         use crate::progress::events;
+    }
+
+    /// Post-training quantization.
+    #[pymodule]
+    mod quantize {
+        #[pymodule_export]
+        use crate::quantize::{check, check_output, defaults, quantize};
     }
 }

@@ -147,8 +147,8 @@ def setting(
     The option has the name of the field, unless ``flag`` is given.
     """
     extra = {"help": help, "separator": separator, "flag": flag}
-    if isinstance(default, list):
-        return field(default_factory=cast("Callable[[], list[str]]", default.copy), metadata=extra)
+    if isinstance(default, list | dict):
+        return field(default_factory=cast("Callable[[], Any]", default.copy), metadata=extra)
     return field(default=default, metadata=extra)
 
 

@@ -14,6 +14,7 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "lora-finetuning-mlx": "lora",
+    "quantized-model-benchmarks": "quantize",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 

@@ -123,7 +123,7 @@ def build_config(args: argparse.Namespace, config: type[C], *, with_file: bool =
 
 def describe_default(option: Option) -> str:
     """Return the default as typed on the command line; empty if the help text explains it."""
-    if option.default is None or option.default == []:
+    if option.default in (None, [], {}):
         return ""
     if option.repeated:
         return (option.separator or ",").join(option.default)

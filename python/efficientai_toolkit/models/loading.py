@@ -32,8 +32,8 @@ def load(
         Folder or hub id of LoRA adapters to apply, in mlx-lm or PEFT format. Further adapters can be loaded
         with ``model.load_adapter(path, name)`` and activated or combined with ``model.set_adapter``.
     dtype
-        Data type ``float32``, ``float16`` or ``bfloat16``; by default float32 on a CPU and that of the
-        checkpoint on a GPU.
+        Data type ``float32``, ``float16`` or ``bfloat16``, or ``auto`` for that of the checkpoint; by default
+        float32 on a CPU and that of the checkpoint on a GPU.
     bits
         Quantize weights to 2, 3, 4, 5, 6 or 8 bits; by default they keep the format of the checkpoint.
         Checkpoints quantized by MLX stay quantized.

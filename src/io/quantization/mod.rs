@@ -9,9 +9,11 @@ use super::config;
 use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
+mod describe;
 mod gptq_awq;
 mod repack;
 
+pub use describe::describe;
 pub use gptq_awq::{GptqAwqConfig, PackingMethod};
 pub(super) use repack::{Repacked, repack};
 
@@ -85,10 +87,11 @@ impl QuantizationConfig {
         self.gptq_awq.as_ref()
     }
 
-    /// Returns the format of the layer at `path`; `None` if the configuration declares no format of MLX for it.
+    /// Returns the format of the layer at `path`, which is stored under the name `stored`; `None` if the configuration
+    /// declares no format of MLX for it.
     #[must_use]
-    pub fn format_of(&self, path: &str) -> Option<Format> {
-        self.layers.get(path).copied().or(self.default)
+    pub fn format_of(&self, path: &str, stored: &str) -> Option<Format> {
+        self.layers.get(path).or_else(|| self.layers.get(stored)).copied().or(self.default)
     }
 }
 
@@ -120,9 +123,9 @@ mod tests {
             "bits": 4, "group_size": 64, "head": {"bits": 8, "group_size": 32}, "norm": false
         }});
         let quantization = QuantizationConfig::parse(&config).unwrap();
-        assert_eq!(quantization.format_of("head"), Some(Format::affine(8, 32).unwrap()));
-        assert_eq!(quantization.format_of("other"), Some(Format::affine(4, 64).unwrap()));
-        assert_eq!(QuantizationConfig::parse(&json!({})).unwrap().format_of("head"), None);
+        assert_eq!(quantization.format_of("head", "head"), Some(Format::affine(8, 32).unwrap()));
+        assert_eq!(quantization.format_of("other", "elsewhere"), Some(Format::affine(4, 64).unwrap()));
+        assert_eq!(QuantizationConfig::parse(&json!({})).unwrap().format_of("head", "head"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 
 use super::quantized::{self, WeightMut};
+use super::tap::{self, Tap};
 use super::{Embedding, Result};
 use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
 use crate::kernels::linear::{Layer, Weight, linears};
@@ -61,6 +62,8 @@ pub struct Linear {
     pub m: Param<Option<Array>>,
     /// Settings of the low-rank update.
     pub low_rank: LowRank,
+    /// Observes the inputs.
+    pub tap: Option<Tap>,
 }
 
 impl Linear {
@@ -81,6 +84,7 @@ impl Linear {
             lora_e: Param::new(None),
             m: Param::new(None),
             low_rank: LowRank::default(),
+            tap: None,
         })
     }
 
@@ -98,6 +102,7 @@ impl Linear {
             lora_e: Param::new(None),
             m: Param::new(None),
             low_rank: LowRank::default(),
+            tap: None,
         }
     }
 
@@ -184,6 +189,7 @@ impl Linear {
 /// # Errors
 /// A last dimension of `x` that does not fit.
 pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
+    tap::record(x, &layers);
     let low = layers.iter().map(|layer| layer.undropped()).collect::<Result<Vec<_>>>()?;
     let adapted: Vec<Layer> =
         layers.iter().zip(&low).map(|(layer, low)| layer.adapted(low.as_ref())).collect();

@@ -18,10 +18,13 @@ mod tokenizer;
 pub(crate) use model::Model;
 pub(crate) use tokenizer::Tokenizer;
 
+/// The dtype of most weights of a checkpoint.
+const AUTO: &str = "auto";
+
 /// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 ///
-/// ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
-/// the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+/// ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
+/// on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
 /// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
 /// ``chat_template_kwargs`` are options of the chat template.
 #[pyfunction]
@@ -43,6 +46,7 @@ pub(crate) fn load(
         let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
         let format = format.map_err(|error| Error::Config(error.what().to_owned()))?;
         let dtype = match dtype {
+            Some(Text(name)) if name == AUTO => None,
             Some(Text(name)) => Some(tensors::dtype(&name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };

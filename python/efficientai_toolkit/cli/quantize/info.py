@@ -1,0 +1,24 @@
+"""``quantized-model-benchmarks:info``: describe the namespace, its commands and defaults."""
+
+from argparse import ArgumentParser, Namespace
+
+from efficientai_toolkit.cli.output import Output
+from efficientai_toolkit.cli.shared.info import explain
+from efficientai_toolkit.quantize import QuantizeConfig
+
+ABOUT = """\
+Quantizes the weights of a language model to 2–8 bits and measures what that costs. `rtn` rounds every \
+weight to the nearest value; `gptq` (Frantar et al. 2022, arXiv:2210.17323) lets later weights compensate \
+the errors of earlier ones, as measured on calibration text.
+Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
+Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add no options beyond the common ones."""
+
+
+def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
+    """Print the explanation."""
+    explain("quantize", ABOUT, {"quantize": QuantizeConfig}, out)
+    return 0

@@ -1,0 +1,61 @@
+"""``quantized-model-benchmarks:quantize``: quantize a model."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from efficientai_toolkit._base.units import format_size
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output, format_pairs
+from efficientai_toolkit.cli.quantize.groups import ESSENTIAL, GROUPS
+from efficientai_toolkit.cli.shared.progress import choose_callback
+from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.quantize import QuantizeConfig, QuantizeResult, quantize
+
+__all__ = ["ESSENTIAL", "add_arguments", "run"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of :class:`QuantizeConfig`."""
+    add_config(parser, QuantizeConfig, title="quantization", groups=GROUPS)
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Quantize, and print size and path of the result."""
+    given = build_config(args, QuantizeConfig)
+    config = given.with_defaults_filled()
+    out.note(
+        format_pairs(
+            [
+                ("model", given.model_path or "the embedded model"),
+                ("technique", f"{config.technique}, {config.bits} bits in groups of {config.group_size}"),
+                ("calibration", given.calibration or ("bundled instructions" if config.calibration else "none")),
+                ("output", str(config.output)),
+            ]
+        )
+    )
+    try:
+        result = quantize(config, callback=choose_callback(args), show_progress=not out.quiet)
+    except KeyboardInterrupt:
+        resume = build_resume_command(
+            args.argv, output=None if given.output else config.output, resumed=given.resume
+        )
+        message = f"interrupted; the finished blocks are saved, continue with:\n  {resume}"
+        raise KeyboardInterrupt(message) from None
+    _print(result, out)
+    return 0
+
+
+def _print(result: QuantizeResult, out: Output) -> None:
+    before = result.parameters * 2
+    pairs = [
+        ("size", f"{format_size(result.size_bytes)}, {result.bits_per_weight:.2f} bits per weight"),
+        ("in 16 bits", format_size(before)),
+        ("time", f"{result.seconds:.1f} s"),
+        ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
+    ]
+    if result.uncalibrated:
+        pairs.append(("without calibration", f"{len(result.uncalibrated)} layers, rounded to nearest"))
+    pairs.append(("model saved in", str(result.output)))
+    out.line(format_pairs(pairs))
+    out.result(json.loads(json.dumps(asdict(result), default=str)))

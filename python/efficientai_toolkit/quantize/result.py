@@ -1,0 +1,62 @@
+"""Result of a quantization."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from efficientai_toolkit._base.display import Displayed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LayerReport(Displayed):
+    """What was done to one layer."""
+
+    path: str
+    """Name of the layer."""
+    format: str
+    """``bits/group_size``, or the name of a floating-point format."""
+    technique: str
+    """How its weights were rounded: ``rtn`` or ``gptq``."""
+    weight_error: float
+    """Squared error of the weights, relative to their squares."""
+    tokens: int
+    """Number of calibration tokens that reached the layer."""
+    damping: float | None
+    """Damping that GPTQ needed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class QuantizeResult(Displayed):
+    """Result of a quantization."""
+
+    output: Path
+    """Folder of the quantized model."""
+    bits_per_weight: float
+    """Stored bits per parameter, scales and unquantized parameters included."""
+    size_bytes: int
+    """Size of the weights."""
+    parameters: int
+    """Number of parameters."""
+    seconds: float
+    """Seconds without loading."""
+    peak_memory_gb: float
+    """Peak of MLX's allocator, in 10⁹ bytes."""
+    uncalibrated: list[str]
+    """Layers that no calibration token reached, such as experts that were never chosen; rounded to nearest."""
+    layers: list[LayerReport]
+    """Each quantized layer, in the order of the model."""
+
+    @classmethod
+    def from_report(cls, text: str) -> "QuantizeResult":
+        """Create a result from the engine's JSON report."""
+        report = json.loads(text)
+        return cls(
+            output=Path(report["output"]),
+            bits_per_weight=report["bits_per_weight"],
+            size_bytes=report["size"],
+            parameters=report["parameters"],
+            seconds=report["seconds"],
+            peak_memory_gb=report["peak_memory"] / 1e9,
+            uncalibrated=report["uncalibrated"],
+            layers=[LayerReport(**layer) for layer in report["layers"]],
+        )

@@ -1,0 +1,18 @@
+//! Calibration: what the layers of a model see on example text, block by block, so that only one block is observed at a
+//! time.
+//!
+//! ```text
+//! rows ── CalibrationText::read ──► sequences ── BlockStream::start ──► block 0
+//!   block i ── observe ──► inputs of its layers ── SecondMoments, …
+//!   block i, changed ── advance ──► block i + 1
+//! ```
+
+mod block_stream;
+mod checkpoint;
+mod second_moments;
+mod text;
+
+pub use block_stream::{BlockStream, Input};
+pub use checkpoint::{BlockCheckpoints, FinishedBlock};
+pub use second_moments::SecondMoments;
+pub use text::CalibrationText;

@@ -1,0 +1,78 @@
+//! Which layer gets which format.
+
+use std::collections::BTreeMap;
+
+use super::config::QuantizeConfig;
+use crate::kernels::quantized::Format;
+use crate::models::{Model, is_router};
+use crate::{Error, Result};
+
+/// The format of each quantized layer, by key path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub formats: BTreeMap<String, Format>,
+    /// Key paths in the order of the model.
+    order: Vec<String>,
+}
+
+impl Plan {
+    /// Plans formats for the layers of `model`. Routers stay dense unless a pattern names them.
+    ///
+    /// # Errors
+    /// A pattern that no layer matches; rows that are not whole groups; a layer that is quantized already; nothing to
+    /// quantize.
+    pub(super) fn new(model: &mut Model, config: &QuantizeConfig) -> Result<Self> {
+        let (default, embedding) = (config.format()?, config.embedding_format()?);
+        let patterns = config.layer_formats()?;
+        let blocks: Vec<String> = (0..model.block_count()).map(|i| model.block_path(i) + ".").collect();
+        let mut used = vec![false; patterns.len()];
+        let (mut formats, mut order) = (BTreeMap::new(), Vec::new());
+        model.visit_quantizable(&mut |path, weight| {
+            let in_block = blocks.iter().any(|block| path.starts_with(block.as_str()));
+            let mut format = match in_block {
+                true if is_router(path) => None,
+                true => Some(default),
+                false => Some(embedding),
+            };
+            for ((pattern, theirs), used) in patterns.iter().zip(&mut used) {
+                if pattern.matches(path) {
+                    (format, *used) = (*theirs, true);
+                }
+            }
+            if weight.format.is_some() {
+                return Err(Error::Config(format!(
+                    "{path} is quantized already: choose the original model, or set dequantize (--dequantize)"
+                )));
+            }
+            let Some(format) = format else { return Ok(()) };
+            let (columns, group) = (weight.weight.dim(1), format.group_size());
+            if !(columns as usize).is_multiple_of(group) {
+                return Err(Error::Config(format!(
+                    "group_size: the rows of {path} have {columns} weights, which is not a multiple of {group}; choose \
+                     another group size, or leave it out with --layer '{path}=dense'"
+                )));
+            }
+            order.push(path.to_owned());
+            formats.insert(path.to_owned(), format);
+            Ok(())
+        })?;
+        if let Some(((pattern, _), _)) = patterns.iter().zip(&used).find(|(_, used)| !**used) {
+            return Err(Error::Config(format!("layers: no layer matches \"{pattern}\"")));
+        }
+        if formats.is_empty() {
+            return Err(Error::Config("every layer is left dense: there is nothing to quantize".into()));
+        }
+        Ok(Self { formats, order })
+    }
+
+    /// Key paths of the quantized layers of the block at `block`.
+    pub(super) fn layers_of(&self, block: &str) -> Vec<String> {
+        let prefix = format!("{block}.");
+        self.order.iter().filter(|path| path.starts_with(&prefix)).cloned().collect()
+    }
+
+    /// Place of the layer at `path` in the order of the model.
+    pub(super) fn position(&self, path: &str) -> usize {
+        self.order.iter().position(|planned| planned == path).unwrap_or(self.order.len())
+    }
+}

@@ -1,0 +1,43 @@
+//! What a quantization did.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What was done to one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Key path.
+    pub path: String,
+    /// Format: bits and group size, or the name of a floating-point format.
+    pub format: String,
+    /// How its codes were chosen.
+    pub technique: String,
+    /// Squared error of its weights relative to their squares.
+    pub weight_error: f64,
+    /// Calibration tokens that it saw; 0 without calibration, and of an expert that no token was sent to.
+    pub tokens: usize,
+    /// Damping that GPTQ needed.
+    pub damping: Option<f64>,
+}
+
+/// What a quantization did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Each quantized layer, in the order of the model.
+    pub layers: Vec<LayerReport>,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Stored bits per parameter, scales and dense parameters included.
+    pub bits_per_weight: f64,
+    /// Size of the weights in bytes.
+    pub size: u64,
+    /// Layers that should have been calibrated but saw no token: their codes are rounded to nearest.
+    pub uncalibrated: Vec<String>,
+    /// Relative squared error of the weights that dequantizing and quantizing them again costs, in the mean.
+    pub seconds: f64,
+    /// Peak of MLX's allocator in bytes.
+    pub peak_memory: u64,
+    /// Folder of the result.
+    pub output: PathBuf,
+}

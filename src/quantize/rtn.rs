@@ -1,0 +1,33 @@
+//! Rounding to nearest.
+
+use super::grid::Grid;
+use super::layer::{Matrix, store};
+use super::report::LayerReport;
+use crate::Result;
+use crate::kernels::quantized::{Format, Mode};
+use crate::nn::quantized::WeightMut;
+
+/// Rounds the weight at `path` to the nearest values of `format`. With `search`, ranges are those of the least squared
+/// error, in which a column counts as much as `importance` says; without, affine formats are those of MLX bit for bit.
+///
+/// # Errors
+/// Weights that are not finite; errors from MLX.
+pub(super) fn rtn(
+    path: &str,
+    weight: WeightMut,
+    format: Format,
+    search: bool,
+    importance: Option<&[f32]>,
+) -> Result<LayerReport> {
+    let matrix = Matrix::read(path, &weight)?;
+    if !search || format.mode() != Mode::Affine {
+        weight.quantize(format)?;
+        return Ok(LayerReport::new(path, format, "rtn", 0.0));
+    }
+    let Matrix { values, columns, dtype } = matrix;
+    let grid = Grid::fit(&values, columns, format, dtype, true, importance);
+    let mut codes = vec![0; values.len()];
+    grid.encode(&values, &mut codes);
+    store(weight, &grid, &codes, dtype)?;
+    Ok(LayerReport::new(path, format, "rtn", grid.relative_error(&values, &codes)))
+}
