@@ -16,7 +16,7 @@ const ATTEMPTS: usize = 100;
 #[derive(Debug)]
 pub(super) struct FolderLock {
     path: PathBuf,
-    _file: File,
+    file: File,
     /// Folders that were created for it, the innermost first.
     created: Vec<PathBuf>,
 }
@@ -46,7 +46,7 @@ impl FolderLock {
             })?;
             // A run that ended without a result has removed its lock file, perhaps after this one opened it.
             if is_at(&file, &path) {
-                return Ok(Self { path, _file: file, created });
+                return Ok(Self { path, file, created });
             }
         }
         Err(Error::Training(format!("{} is removed again and again by others", path.display())))
@@ -58,7 +58,10 @@ impl FolderLock {
         let is_unused = fs::read_dir(folder)
             .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)));
         // One that is not empty is somebody else's.
-        if is_unused && fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        if is_unused
+            && is_at(&self.file, &self.path)
+            && self.file.metadata().is_ok_and(|file| file.len() == 0)
+        {
             let _ = fs::remove_file(&self.path);
             // Only empty ones can be removed.
             let _ = self.created.iter().try_for_each(fs::remove_dir);
@@ -125,10 +128,10 @@ mod tests {
     fn a_lock_file_that_was_removed_locks_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let first = FolderLock::acquire(folder.path()).unwrap();
-        assert!(is_at(&first._file, &first.path));
+        assert!(is_at(&first.file, &first.path));
         first.remove_if_unused();
         let second = FolderLock::acquire(folder.path()).unwrap();
-        assert!(!is_at(&first._file, &first.path) && is_at(&second._file, &second.path));
+        assert!(!is_at(&first.file, &first.path) && is_at(&second.file, &second.path));
     }
 
     #[cfg(unix)]
