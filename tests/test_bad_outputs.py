@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -248,7 +249,8 @@ def test_links_that_cannot_be_replaced_are_named(data: Path, tmp_path: Path, nam
     before = files_in(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(precious)
-    for settings in ({}, {"resume": True}, {"overwrite": True}):
+    ways: list[dict[str, Any]] = [{}, {"resume": True}, {"overwrite": True}]
+    for settings in ways:
         with pytest.raises(
             ToolkitError, match=rf"{name}: it is a .*link.*remove it or choose another output"
         ):

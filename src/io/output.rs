@@ -68,6 +68,7 @@ impl OutputFolder {
     pub fn check(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<()> {
         let checkpoints = folder.join(checkpoints);
         atomic::refuse_link(&checkpoints)?;
+        atomic::refuse_link(&folder.join(LOCK))?;
         match existing {
             IfExists::Fail => refuse(folder, results, &checkpoints),
             IfExists::Overwrite => Ok(()),
