@@ -269,6 +269,7 @@ def test_a_trial_that_was_interrupted_is_repeated(
         def train(self, config: Oven, output: Path, on_loss: Callable[[int, float], object]) -> float:
             if len(self.baked) == 1:
                 self.baked.append(config)
+                output.mkdir()
                 raise error
             return super().train(config, output, on_loss)
 
@@ -283,6 +284,11 @@ def test_a_trial_that_was_interrupted_is_repeated(
         (0, "complete"),
         (2, "complete"),
         (3, "complete"),
+    ]
+    assert sorted(path.name for path in (tmp_path / "search" / "trials").iterdir()) == [
+        "0000",
+        "0002",
+        "0003",
     ]
     # And not once more.
     again, _ = bake(config.with_values({"resume": True}), third := Baker(), trials=4)

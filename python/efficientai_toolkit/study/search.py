@@ -225,7 +225,8 @@ class Search(Generic[C, R]):
             reason = " ".join(str(error).split())
             message = f"{path} is damaged ({reason}); choose another output, or give overwrite"
             raise TrainingError(message) from error
-        repeat_unfinished(study)
+        for number in repeat_unfinished(study):
+            shutil.rmtree(self._folder(number), ignore_errors=True)
         if trials:
             study.sampler = self._sampler(seed=self.seed + len(trials))
         elif (first := self.space.first(self.base)) is not None:

@@ -39,8 +39,14 @@ def open_storage(path: Path) -> Any:
     return import_module("optuna").storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect})
 
 
-def repeat_unfinished(study: Any) -> None:
-    """Enqueue the unfinished trials that are not repeated yet, with the values they had."""
+def repeat_unfinished(study: Any) -> list[int]:
+    """Enqueue the unfinished trials that are not repeated yet, with the values they had.
+
+    Returns
+    -------
+    list of int
+        The numbers of those trials.
+    """
     failed = import_module("optuna").trial.TrialState.FAIL
     for trial in study.get_trials(deepcopy=False):
         if trial.state.name == "RUNNING":
@@ -48,10 +54,11 @@ def repeat_unfinished(study: Any) -> None:
             study.tell(trial.number, state=failed)
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get(_REPEATS) for trial in trials}
-    for trial in trials:
-        if _is_unfinished(trial) and trial.number not in repeated:
-            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            study.enqueue_trial(values, user_attrs={_REPEATS: trial.number})
+    unfinished = [trial for trial in trials if _is_unfinished(trial) and trial.number not in repeated]
+    for trial in unfinished:
+        values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        study.enqueue_trial(values, user_attrs={_REPEATS: trial.number})
+    return [trial.number for trial in unfinished]
 
 
 def list_ended(study: Any) -> list[Any]:
