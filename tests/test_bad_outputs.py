@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from efficientai_toolkit.exceptions import ToolkitError, TrainingError
 from support import damage
-from support.command import python, train_command
+from support.command import PROGRAM, python, train_command
 from support.command import run as run_command
 from support.engine import MODELS, Event, Run, tensors, train
 from support.rows import random_ids, write_words
@@ -75,14 +77,37 @@ def test_a_run_that_diverges_before_its_first_checkpoint(data: Path, tmp_path: P
         train(MODEL, data, tmp_path / "run", iters=50, lr=1e30)
 
 
-def test_a_run_killed_before_its_first_checkpoint(data: Path, tmp_path: Path) -> None:
-    """Neither way blames the other: there is nothing to resume, and nothing that a new run would replace."""
+KILLED = f"""
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from support.engine import train
+train(Path({str(MODEL)!r}), Path(sys.argv[2]), Path(sys.argv[3]), lambda run, event: os._exit(9), iters=2)
+"""
+
+
+def kill(data: Path, output: Path) -> None:
+    """A run that dies at its first event."""
+    killed = python(KILLED, str(Path(__file__).parent), str(data), str(output))
+    assert killed.returncode == 9, killed.stderr
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["plain", "resume"])
+def test_a_run_killed_before_its_first_checkpoint(data: Path, tmp_path: Path, resume: bool) -> None:
+    """Either way it starts from the beginning, and nothing is left of what was being written."""
     output = tmp_path / "run"
-    (output / "checkpoints/.step-0000001.tmp").mkdir(parents=True)
-    (output / ".lock").touch()
+    kill(data, output)
+    unfinished = ["checkpoints/.step-0000001.efficientai-tmp", ".adapters.safetensors.efficientai-tmp"]
+    for name in unfinished:
+        (output / name).mkdir(parents=True)
+    (output / ".notes.tmp").touch()
+    run = train(MODEL, data, output, iters=2, resume=resume)
+    assert (run.report["steps"], run.report["resumed_from"]) == (2, 0)
+    assert not [name for name in unfinished if (output / name).exists()]
+    # Whose name is not ours stays.
+    assert (output / ".notes.tmp").exists()
     with pytest.raises(TrainingError, match=r"there is no run to resume: .* start it without --resume"):
         train(MODEL, data, output, iters=2, resume=True)
-    assert train(MODEL, data, output, iters=2).report["steps"] == 2
 
 
 def test_an_unfinished_run_names_the_options(data: Path, tmp_path: Path) -> None:
@@ -116,9 +141,8 @@ def test_no_space_left(data: Path, tmp_path: Path, save_every: int) -> None:
     error = json.loads(done.stdout.splitlines()[-1])
     assert {"ToolkitError", "OSError"} & set(error["classes"])
     assert str(output) in error["message"]
-    # Nothing that looks finished, and no lock that would stop a second attempt.
-    assert not (output / "adapters.safetensors").exists()
-    assert not (output / "training.json").exists()
+    # Nothing at all, finished or not.
+    assert not output.exists()
     finished = train(MODEL, data, output, iters=2, overwrite=True)
     assert finished.report["steps"] == 2
 
@@ -168,15 +192,7 @@ def test_the_output_of_a_running_run_is_locked(data: Path, tmp_path: Path) -> No
 
 
 def test_a_lock_left_by_a_killed_run_does_not_stop_the_next(data: Path, tmp_path: Path) -> None:
-    source = f"""
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from support.engine import train
-train(Path({str(MODEL)!r}), Path(sys.argv[2]), Path(sys.argv[3]), lambda run, event: os._exit(9), iters=2)
-"""
-    killed = python(source, str(Path(__file__).parent), str(data), str(tmp_path / "run"))
-    assert killed.returncode == 9, killed.stderr
+    kill(data, tmp_path / "run")
     run = train(MODEL, data, tmp_path / "run", iters=1, overwrite=True)
     assert run.report["steps"] == 1
 
@@ -205,6 +221,118 @@ def test_resuming_where_nothing_was_started(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resume") as error:
         train(MODEL, data, tmp_path / "run", iters=1, resume=True)
     assert str(tmp_path / "run") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapters.safetensors", "adapter_config.json", "training.json",
+     ".training.json.efficientai-tmp", ".adapters.safetensors.efficientai-tmp"],
+)  # fmt: skip
+def test_links_in_the_output_are_replaced_and_not_followed(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / name).symlink_to("../precious")
+    run = train(MODEL, data, output, iters=1, overwrite=True)
+    assert run.adapter
+    assert not [path for path in output.rglob("*") if path.is_symlink()]
+    assert (tmp_path / "precious").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints"])
+def test_links_that_cannot_be_replaced_are_named(data: Path, tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious"
+    if name == ".lock":
+        precious.write_text("years of work")
+    else:
+        (precious / "step-0000001").mkdir(parents=True)
+    before = files_in(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(precious)
+    ways: list[dict[str, Any]] = [{}, {"resume": True}, {"overwrite": True}]
+    for settings in ways:
+        with pytest.raises(
+            ToolkitError, match=rf"{name}: it is a .*link.*remove it or choose another output"
+        ):
+            train(MODEL, data, tmp_path / "run", iters=1, save_every=1, **settings)
+    (tmp_path / "run" / name).unlink()
+    assert files_in(tmp_path) == before
+    assert precious.exists()
+
+
+def test_the_output_may_be_a_link(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "run").symlink_to("large disk")
+    assert train(MODEL, data, tmp_path / "run", iters=2, save_every=1).adapter
+    assert (tmp_path / "large disk" / "adapters.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_files_have_the_permissions_that_the_umask_gives(data: Path, tmp_path: Path, method: str) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    for file in model.iterdir():
+        # As those of a shared cache, which nobody may write.
+        file.chmod(0o444)
+    previous = os.umask(0o027)
+    try:
+        train(model, data, tmp_path / "run", iters=1, save_every=1, method=method)
+    finally:
+        os.umask(previous)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()
+    }
+    assert set(modes.values()) == {0o640}, modes
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_output_that_is_removed_during_the_run_is_made_again(data: Path, tmp_path: Path, at: int) -> None:
+    output = tmp_path / "runs" / "one"
+
+    def remove(_: Run, event: Event) -> None:
+        if event["event"] == "step" and event["step"] == at:
+            shutil.rmtree(tmp_path / "runs")
+
+    run = train(MODEL, data, output, remove, iters=3, save_every=2)
+    assert run.adapter
+    assert json.loads((output / "training.json").read_text())["report"]["steps"] == 3
+
+
+def test_nothing_is_left_of_a_run_that_never_began(data: Path, tmp_path: Path) -> None:
+    for output in (tmp_path / "a" / "b", tmp_path / "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(ToolkitError, match="nope"):
+            train(MODEL, data, output, iters=1, target_modules=["nope"])
+    assert not (tmp_path / "a").exists()
+    # A folder of somebody else's stays, without a lock.
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_runs_without_an_output_that_start_together(data: Path, tmp_path: Path) -> None:
+    words = train_command(model_path=MODEL, data=data, iters=1, dtype="float32", max_seq_length=64)
+    fail = [*words, "--target-modules", "nope"]
+    started = [
+        subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in (words, fail, words, fail, words)
+    ]
+    ended = [(process.communicate(timeout=100)[1], process.returncode) for process in started]
+    assert [code for _, code in ended] == [0, 2, 0, 2, 0], ended
+    runs = list((tmp_path / "runs").iterdir())
+    assert len(runs) == 3, runs
+    assert all((run / "adapters.safetensors").is_file() for run in runs)
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "analyze", "optimize"])
+def test_a_command_that_fails_leaves_no_runs(command: str, tmp_path: Path) -> None:
+    words = [
+        str(PROGRAM),
+        f"lora-finetuning-mlx:{command}",
+        "--model-path",
+        str(tmp_path / "none"),
+        "--quiet",
+    ]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert ended.returncode == 2, ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

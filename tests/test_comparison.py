@@ -21,6 +21,7 @@ from efficientai_toolkit.lora.comparison import (
     compare,
     recommend,
 )
+from efficientai_toolkit.lora.runner import Runner
 from support.engine import MODELS
 from support.models import wide_llama
 from support.rows import random_ids, write_words
@@ -194,3 +195,17 @@ def test_plots_need_a_library(training: TrainingConfig, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(DependencyError, match=r"`uv sync --extra plots` in the checkout"):
         compare(training)
+
+
+def test_folders_of_runs_are_no_links(training: TrainingConfig, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "config.json").write_text("kept")
+    output = Path(str(training.output))
+    output.mkdir()
+    (output / "lora").symlink_to("../precious")
+    with pytest.raises(TrainingError, match="lora is a symbolic link, which is not followed"):
+        compare(training, methods=["lora"], plots=False)
+    # As searches and analyses train.
+    with pytest.raises(TrainingError, match="lora is a symbolic link, which is not followed"):
+        Runner(evaluations=1).train(training, output / "lora", lambda _place, _loss: None)
+    assert [file.read_text() for file in (tmp_path / "precious").iterdir()] == ["kept"]

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,32 @@ def test_a_new_run_has_the_next_number(tmp_path: Path) -> None:
     for name in ("search-0002", "search-0009", "lora-0011", "search-x"):
         (tmp_path / name).mkdir()
     assert folder.new_run(tmp_path, "search") == tmp_path / "search-0010"
+
+
+def test_a_name_is_reserved_when_it_is_picked(tmp_path: Path) -> None:
+    runs = tmp_path / "a" / "runs"
+    with ThreadPoolExecutor(16) as pool:
+        picked = list(pool.map(lambda _: folder.new_run(runs, "search"), range(64)))
+    assert sorted(picked) == [runs / f"search-{number:04}" for number in range(1, 65)]
+    (runs / "search-0007" / "result.json").touch()
+    for name in picked:
+        folder.release(name)
+    assert [path.name for path in runs.iterdir()] == ["search-0007"]
+    (runs / "search-0007" / "result.json").unlink()
+    folder.release(runs / "search-0007")
+    assert not list(tmp_path.iterdir())
+    # Only what was made for them.
+    (tmp_path / "runs").mkdir()
+    folder.release(folder.new_run(tmp_path / "runs", "search"))
+    folder.release(tmp_path / "runs")
+    assert (tmp_path / "runs").is_dir()
+
+
+def test_a_name_that_cannot_be_reserved_is_still_a_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert folder.new_run(tmp_path / "file", "search") == tmp_path / "file" / "search-0001"
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    assert folder.new_run(tmp_path / "nowhere", "search") == tmp_path / "nowhere" / "search-0001"
 
 
 def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
@@ -223,6 +250,93 @@ def test_any_configuration_can_be_searched(tmp_path: Path, fake_engine: FakeEngi
     }
     again, _ = bake(config.with_values({"resume": True}), baker, trials=12, sampler=sampler)
     assert len(again.trials) == len(baker.baked) == 12
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a{b}", ":memory:", "ü &=;", "a'\"b"])
+def test_a_search_may_be_saved_under_any_name(name: str, tmp_path: Path, fake_engine: FakeEngine) -> None:
+    config = Oven(output=str(tmp_path / name))
+    bake(config, Baker(), trials=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "study.db").stat().st_size > 0
+    assert len(bake(config.with_values({"resume": True}), Baker(), trials=2)[0].trials) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_trial_that_was_interrupted_is_repeated(
+    tmp_path: Path, fake_engine: FakeEngine, error: type[BaseException]
+) -> None:
+    class Stopped(Baker):
+        def train(self, config: Oven, output: Path, on_loss: Callable[[int, float], object]) -> float:
+            if len(self.baked) == 1:
+                self.baked.append(config)
+                output.mkdir()
+                raise error
+            return super().train(config, output, on_loss)
+
+    config = Oven(output=str(tmp_path / "search"))
+    first, second = Stopped(), Baker()
+    with pytest.raises(error):
+        bake(config, first, trials=3)
+    result, told = bake(config.with_values({"resume": True}), second, trials=3)
+    assert second.baked[0].degrees == first.baked[1].degrees
+    assert len(second.baked) == len(told) == 2
+    assert [(trial.number, trial.state) for trial in result.trials] == [
+        (0, "complete"),
+        (2, "complete"),
+        (3, "complete"),
+    ]
+    assert sorted(path.name for path in (tmp_path / "search" / "trials").iterdir()) == [
+        "0000",
+        "0002",
+        "0003",
+    ]
+    # And not once more.
+    again, _ = bake(config.with_values({"resume": True}), third := Baker(), trials=4)
+    assert (len(again.trials), len(third.baked)) == (4, 1)
+
+
+def test_a_trial_that_kills_its_process_twice_has_failed(tmp_path: Path, fake_engine: FakeEngine) -> None:
+    config = Oven(output=str(tmp_path / "search"))
+    study = str(tmp_path / "search" / "study.db")
+
+    class Killed(Baker):
+        def train(self, config: Oven, output: Path, on_loss: Callable[[int, float], object]) -> float:
+            # The storage as it is when the process is killed.
+            shutil.copy(study, tmp_path / "copy.db")
+            super().train(config, output, on_loss)
+            raise MemoryError
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            bake(config, Killed(), trials=2)
+        shutil.copy(tmp_path / "copy.db", study)
+        config = config.with_values({"resume": True})
+    result, _ = bake(config, Baker(), trials=2)
+    assert [(trial.number, trial.state, trial.reason) for trial in result.trials] == [
+        (1, "failed", "the process ended"),
+        (2, "complete", None),
+    ]
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.db-journal", "trials"])
+def test_a_search_follows_no_links(name: str, tmp_path: Path, fake_engine: FakeEngine) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("../precious")
+    for settings in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(TrainingError, match=rf"{name} is a symbolic link, which is not followed"):
+            bake(Oven(output=str(tmp_path / "out"), **settings), Baker(), trials=1)
+    assert not list((tmp_path / "precious").iterdir())
+
+
+def test_a_search_whose_folder_was_removed_says_so(tmp_path: Path, fake_engine: FakeEngine) -> None:
+    class Removing(Baker):
+        def train(self, config: Oven, output: Path, on_loss: Callable[[int, float], object]) -> float:
+            shutil.rmtree(tmp_path / "out")
+            return super().train(config, output, on_loss)
+
+    with pytest.raises(TrainingError, match=r"study\.db: was it removed, or is the disk full\?"):
+        bake(Oven(output=str(tmp_path / "out")), Removing(), trials=2)
 
 
 def test_a_space_has_the_settings_of_its_configuration() -> None:

@@ -47,11 +47,20 @@ impl BlockCheckpoints {
         Ok(Self { folder })
     }
 
-    /// Opens the checkpoints in `folder`, and returns the finished blocks and the sequences in front of the next one.
+    /// Opens the checkpoints in `folder`, and returns the finished blocks and the sequences in front of the next one;
+    /// `None` if no block was finished.
     ///
     /// # Errors
     /// Another `identity`, by the first key that differs; files that are missing or damaged.
-    pub fn resume(folder: PathBuf, identity: &Value) -> Result<(Self, Vec<FinishedBlock>, BlockStream)> {
+    pub fn resume(
+        folder: PathBuf,
+        identity: &Value,
+    ) -> Result<Option<(Self, Vec<FinishedBlock>, BlockStream)>> {
+        let this = Self { folder };
+        if !this.block(0).exists() {
+            return Ok(None);
+        }
+        let folder = &this.folder;
         let found = read_json(&folder.join(IDENTITY))?;
         let keys = identity.as_object().into_iter().flatten().map(|(key, _)| key);
         if let Some(key) = keys.into_iter().find(|key| found[*key] != identity[*key]) {
@@ -62,18 +71,14 @@ impl BlockCheckpoints {
                 identity[key]
             )));
         }
-        let this = Self { folder };
         let mut blocks = Vec::new();
         while this.block(blocks.len()).exists() {
             let folder = this.block(blocks.len());
             let parameters = tensors::read(&folder.join(PARAMETERS))?;
             blocks.push(FinishedBlock { parameters, report: read_json(&folder.join(REPORT))? });
         }
-        let Some(last) = blocks.len().checked_sub(1) else {
-            return Err(Error::Training(format!("{} holds no finished block", this.folder.display())));
-        };
-        let stream = BlockStream::load(&this.block(last).join(STREAM), blocks.len())?;
-        Ok((this, blocks, stream))
+        let stream = BlockStream::load(&this.block(blocks.len() - 1).join(STREAM), blocks.len())?;
+        Ok(Some((this, blocks, stream)))
     }
 
     /// Saves the block of `model` that `stream` has just left.
@@ -101,14 +106,6 @@ impl BlockCheckpoints {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         Ok(())
-    }
-
-    /// Removes the folder.
-    ///
-    /// # Errors
-    /// No permission.
-    pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
     }
 
     fn block(&self, index: usize) -> PathBuf {

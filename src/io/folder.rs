@@ -1,8 +1,8 @@
 //! Model folders in Hugging Face format.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::quantization::describe;
 use super::{atomic, config, shards, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
-use crate::{Error, Result, rng};
+use crate::{Error, Result, files, rng};
 
 /// Files of a model folder other than its weights.
 const DESCRIPTION: [&str; 11] = [
@@ -63,10 +63,12 @@ fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Op
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
     for name in description(source)? {
         let (from, to) = (source.join(&name), target.join(&name));
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        if name.starts_with(TEMPLATES) {
+            atomic::create_folder(&target.join(TEMPLATES))?;
         }
-        atomic::write(&to, |temporary| fs::copy(&from, temporary).map(|_| ()))?;
+        let mut original = files::open(&from).map_err(Error::io("read", &from))?;
+        // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
+        atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
     }
     let whole = config::read_whole(source)?;
     let mut config = match wrapper::language_model(&whole) {

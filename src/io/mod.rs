@@ -4,6 +4,7 @@
 pub mod atomic;
 pub mod config;
 pub mod folder;
+mod lock;
 pub mod output;
 pub mod quantization;
 pub mod shards;

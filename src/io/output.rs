@@ -1,11 +1,11 @@
 //! Output folders: one run at a time writes to a folder, and no finished result is overwritten by accident.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::atomic;
+use super::lock::{FolderLock, LOCK};
 use crate::{Error, Result};
-
-const LOCK: &str = ".lock";
 
 /// Subfolder of an output folder with the checkpoints of an unfinished run.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -21,47 +21,42 @@ pub enum IfExists {
     Resume,
 }
 
-/// An output folder locked by this process. The lock is released when the value is dropped or the process
-/// ends; the lock file is kept, since removing it would allow two processes to lock two files of the same
-/// name.
+/// An output folder locked by this process. When the value is dropped, a folder in which nothing was written is
+/// removed again, if it was created for the run.
 #[derive(Debug)]
 pub struct OutputFolder {
     folder: PathBuf,
-    _lock: File,
+    checkpoints: PathBuf,
+    lock: FolderLock,
 }
 
 impl OutputFolder {
-    /// Creates `folder` if necessary and locks it.
+    /// Creates `folder` if necessary and locks it, and removes unfinished files of a run that was killed.
     ///
     /// `results` are the files of a finished run, `checkpoints` is the subfolder of an unfinished one.
     ///
     /// # Errors
     /// A folder that cannot be written or is in use by another run; with [`IfExists::Fail`], one that already
-    /// holds a run; with [`IfExists::Resume`], one without checkpoints.
+    /// holds a run; with [`IfExists::Resume`], one in which no run was begun.
     pub fn open(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<Self> {
-        let checkpoints = folder.join(checkpoints);
-        if existing == IfExists::Resume {
-            require_checkpoint(folder, &checkpoints)?;
+        if !folder.join(LOCK).exists() {
+            // Before anything is written into a folder of others.
+            Self::check(folder, results, checkpoints, existing)?;
         }
         if folder.is_file() {
             return Err(Error::Training(format!("output {} is a file, expected a folder", folder.display())));
         }
-        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let path = folder.join(LOCK);
-        let lock = File::create(&path).map_err(Error::io("write", &path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => Error::Training(format!(
-                "output folder {} is in use by another run; choose another one or wait",
-                folder.display()
-            )),
-            TryLockError::Error(source) => Error::io("lock", &path)(source),
-        })?;
         // From here on, leaving early gives the lock back.
-        let output = Self { folder: folder.to_owned(), _lock: lock };
-        match existing {
-            IfExists::Fail => refuse(folder, results, &checkpoints)?,
-            IfExists::Overwrite => clear(folder, results, &checkpoints)?,
-            IfExists::Resume => {}
+        let output = Self {
+            folder: folder.to_owned(),
+            checkpoints: folder.join(checkpoints),
+            lock: FolderLock::acquire(folder)?,
+        };
+        atomic::remove_leftovers(&output.folder);
+        atomic::remove_leftovers(&output.checkpoints);
+        Self::check(folder, results, checkpoints, existing)?;
+        if existing == IfExists::Overwrite {
+            clear(folder, results, &output.checkpoints)?;
         }
         Ok(output)
     }
@@ -72,10 +67,12 @@ impl OutputFolder {
     /// As [`open`](Self::open), for what the folder holds.
     pub fn check(folder: &Path, results: &[&str], checkpoints: &str, existing: IfExists) -> Result<()> {
         let checkpoints = folder.join(checkpoints);
+        atomic::refuse_link(&checkpoints)?;
+        atomic::refuse_link(&folder.join(LOCK))?;
         match existing {
             IfExists::Fail => refuse(folder, results, &checkpoints),
             IfExists::Overwrite => Ok(()),
-            IfExists::Resume => require_checkpoint(folder, &checkpoints),
+            IfExists::Resume => require_run(folder, results, &checkpoints),
         }
     }
 
@@ -83,6 +80,14 @@ impl OutputFolder {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+}
+
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        // Only an empty one can be removed.
+        let _ = fs::remove_dir(&self.checkpoints);
+        self.lock.remove_if_unused();
     }
 }
 
@@ -107,8 +112,10 @@ fn holds_checkpoint(checkpoints: &Path) -> bool {
         .any(|entry| entry.path().is_dir() && !entry.file_name().as_encoded_bytes().starts_with(b"."))
 }
 
-fn require_checkpoint(folder: &Path, checkpoints: &Path) -> Result<()> {
-    if holds_checkpoint(checkpoints) {
+/// Requires a run that could go on, or one that was killed before its first checkpoint: that one begins anew.
+fn require_run(folder: &Path, results: &[&str], checkpoints: &Path) -> Result<()> {
+    let is_finished = results.iter().any(|name| folder.join(name).exists());
+    if holds_checkpoint(checkpoints) || (!is_finished && folder.join(LOCK).exists()) {
         return Ok(());
     }
     Err(Error::Training(format!(
@@ -164,10 +171,47 @@ mod tests {
     #[test]
     fn a_run_killed_before_its_first_checkpoint_starts_anew() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("checkpoints/.step-0000002.tmp")).unwrap();
-        fs::write(folder.path().join("checkpoints/reference.json"), "{}").unwrap();
         let message = open(folder.path(), IfExists::Resume).unwrap_err().to_string();
         assert!(message.contains("no run to resume") && message.contains("without --resume"), "{message}");
-        open(folder.path(), IfExists::Fail).unwrap();
+        fs::create_dir_all(folder.path().join("checkpoints/.step-0000002.efficientai-tmp")).unwrap();
+        fs::write(folder.path().join("checkpoints/reference.json"), "{}").unwrap();
+        fs::write(folder.path().join(".adapters.safetensors.efficientai-tmp"), "half").unwrap();
+        fs::write(folder.path().join(LOCK), "").unwrap();
+        for existing in [IfExists::Resume, IfExists::Fail] {
+            drop(open(folder.path(), existing).unwrap());
+        }
+        let left = |folder: &Path| fs::read_dir(folder).unwrap().count();
+        assert_eq!((left(folder.path()), left(&folder.path().join("checkpoints"))), (2, 1));
+        fs::write(folder.path().join("result.json"), "").unwrap();
+        open(folder.path(), IfExists::Resume).unwrap_err();
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_run_that_wrote_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("a/b");
+        let held = open(&folder, IfExists::Fail).unwrap();
+        fs::create_dir(folder.join("checkpoints")).unwrap();
+        drop(held);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_folder_may_be_a_link_but_not_its_checkpoints() {
+        use std::os::unix::fs::symlink;
+
+        let parent = tempfile::tempdir().unwrap();
+        let [precious, link] = ["precious", "link"].map(|name| parent.path().join(name));
+        fs::create_dir_all(precious.join("step-0000001")).unwrap();
+        symlink("precious", &link).unwrap();
+        drop(open(&link, IfExists::Fail).unwrap());
+        fs::create_dir(parent.path().join("output")).unwrap();
+        symlink("../precious", parent.path().join("output/checkpoints")).unwrap();
+        for existing in [IfExists::Fail, IfExists::Resume, IfExists::Overwrite] {
+            let error = open(&parent.path().join("output"), existing).unwrap_err().to_string();
+            assert!(error.contains("checkpoints: it is a symbolic link"), "{error}");
+        }
+        assert!(precious.join("step-0000001").is_dir());
     }
 }

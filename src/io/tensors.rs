@@ -3,14 +3,15 @@
 //! Files are not trusted: the header is bounded in size and checked against the length of the file before
 //! anything is allocated, and tensors are read one at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write as _};
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensorError;
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 
 use super::atomic;
 use crate::params::Tensors;
@@ -74,7 +75,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&mut self, name: &str) -> Result<Array> {
-        let broken = |why: &dyn std::fmt::Display| broken(self.path, &format!("tensor \"{name}\": {why}"));
+        let broken = |why: &dyn Display| broken(self.path, &format!("tensor \"{name}\": {why}"));
         let info = self.metadata.info(name).ok_or_else(|| broken(&"not in the header"))?;
         let (from, to) = info.data_offsets;
         if info.shape.iter().any(|&dim| i32::try_from(dim).is_err()) {
@@ -102,7 +103,7 @@ impl Iterator for Reader<'_> {
     }
 }
 
-fn broken(path: &Path, why: &dyn std::fmt::Display) -> Error {
+fn broken(path: &Path, why: &dyn Display) -> Error {
     Error::ModelLoading(format!("{}: {why}", path.display()))
 }
 
@@ -137,22 +138,54 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) -> Resul
     let rows: BTreeMap<&String, Array> =
         tensors.iter().map(|(name, x)| Ok((name, x.contiguous()?))).collect::<Result<_>>()?;
     kernels::eval(rows.values())?;
-    let views: Vec<(&String, TensorView)> = rows
+    let mut views: Vec<(&String, TensorView)> = rows
         .iter()
         .map(|(&name, array)| {
-            let view = TensorView::try_from(array)
-                .map_err(|error| Error::Training(format!("cannot store tensor \"{name}\": {error}")))?;
-            Ok((name, view))
+            Ok((name, TensorView::try_from(array).map_err(|error| unstorable(name, &error))?))
         })
         .collect::<Result<_>>()?;
-    let metadata: HashMap<String, String> =
-        metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    atomic::write(path, |temporary| {
-        safetensors::serialize_to_file(views, Some(metadata), temporary).map_err(|error| match error {
-            SafeTensorError::IoError(error) => error,
-            other => std::io::Error::other(other),
-        })
+    // Aligned: the widest numbers first, otherwise in the order of the names.
+    views.sort_by_key(|(_, view)| std::cmp::Reverse(view.dtype()));
+    let header = header_of(&views, metadata).map_err(|error| unstorable(&path.display(), &error))?;
+    // Not `safetensors::serialize_to_file`: its temporary file has a name that no later run could know, and only its
+    // owner may read it.
+    atomic::write(path, |file| {
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, view) in &views {
+            file.write_all(view.data())?;
+        }
+        file.flush()
     })
+}
+
+fn unstorable(what: &dyn Display, why: &dyn Display) -> Error {
+    Error::Training(format!("cannot store {what}: {why}"))
+}
+
+/// The header of a file with the tensors `views`, without its length.
+fn header_of(
+    views: &[(&String, TensorView)],
+    metadata: &[(&str, &str)],
+) -> std::result::Result<Vec<u8>, SafeTensorError> {
+    let mut start = 0;
+    let infos = views
+        .iter()
+        .map(|(name, view)| {
+            let end = start + view.data().len();
+            let data_offsets = (std::mem::replace(&mut start, end), end);
+            let info = TensorInfo { dtype: view.dtype(), shape: view.shape().to_vec(), data_offsets };
+            ((*name).clone(), info)
+        })
+        .collect();
+    let metadata = metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let mut header = serde_json::to_vec(&Metadata::new(Some(metadata), infos)?)?;
+    if header.len() as u64 > MAX_HEADER {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    Ok(header)
 }
 
 /// Returns the dtype called `name` in configurations.
@@ -189,6 +222,25 @@ mod tests {
         assert_eq!(back["turned"].shape(), [3, 2]);
         assert_eq!(back["turned"].as_slice::<f32>(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
         assert_eq!(back["half"].dtype(), Dtype::Bfloat16);
+    }
+
+    #[test]
+    fn files_equal_those_of_the_library() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let x = Array::from_slice(&[1.0_f32, 2.0, 3.0], &[3]);
+        let sizes = Array::from_slice(&[7_u8, 8, 9, 10, 11], &[5]);
+        let halves = [x.as_dtype(Dtype::Float16).unwrap(), x.as_dtype(Dtype::Bfloat16).unwrap()];
+        let [half, brain] = halves;
+        let named = [("z", x.clone()), ("a \"b\"", sizes), ("c", half), ("b", x), ("a", brain)];
+        for count in 0..=named.len() {
+            let tensors: Tensors =
+                named[..count].iter().map(|(name, x)| ((*name).to_owned(), x.clone())).collect();
+            write(&path, &tensors, &[("format", "pt")]).unwrap();
+            let views = tensors.iter().map(|(name, x)| (name, TensorView::try_from(x).unwrap()));
+            let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+            assert_eq!(std::fs::read(&path).unwrap(), safetensors::serialize(views, metadata).unwrap());
+        }
     }
 
     #[test]

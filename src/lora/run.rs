@@ -77,7 +77,10 @@ pub fn run(
     let start = format!("{identity}, {}", examples_fingerprint(&data.valid));
     let checkpoints = session.checkpoints(identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), group)?;
-    let resumed = if config.resume { Some(checkpoints.load_latest()?) } else { None };
+    let resumed = if config.resume { checkpoints.load_latest()? } else { None };
+    if config.resume && resumed.is_none() {
+        log::warn!("{output}: there is no checkpoint yet, so the run starts from the beginning");
+    }
     let resumed_from = resumed.as_ref().map_or(0, |state| state.step);
     let mut hooks: Vec<Box<dyn StepHook>> = Vec::new();
     if config.method == Method::Adalora {

@@ -137,8 +137,8 @@ fn calibrated(
     let identity = identity(config, sequences, source)?;
     let folder = output.folder().join(CHECKPOINTS);
     let mut layers: Vec<LayerReport> = Vec::new();
-    let (checkpoints, mut stream) = if config.resume {
-        let (checkpoints, blocks, stream) = BlockCheckpoints::resume(folder, &identity)?;
+    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), &identity)? } else { None };
+    let (checkpoints, mut stream) = if let Some((checkpoints, blocks, stream)) = resumed {
         for block in blocks {
             restore(model, block.parameters, plan)?;
             let reports: Vec<LayerReport> = serde_json::from_value(block.report)

@@ -104,6 +104,8 @@ impl Session {
         save: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         if self.group.leads() {
+            // Somebody may have removed it during the run.
+            fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
             save(&self.folder)?;
             let text = serde_json::to_string_pretty(&json!({"config": config, "report": report}));
             atomic::write_text(&self.folder.join(REPORT), &(text.unwrap_or_default() + "\n"))?;

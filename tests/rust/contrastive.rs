@@ -204,7 +204,7 @@ fn train(folder: &Path, stop_at: Option<u64>) -> (Result<Outcome>, Vec<Vec<f32>>
     let mut model = towers();
     let names = ["image.weight", "text.weight"].map(str::to_owned);
     let checkpoints = CheckpointManager::new(folder.to_path_buf(), json!({}), 1);
-    let resumed = checkpoints.load_latest().ok();
+    let resumed = checkpoints.load_latest().unwrap();
     let trainable = Trainable { names: &names, hooks: Vec::new(), resumed };
     let outcome = fit(&InfoNce, &mut model, trainable, &Data, &plan, &checkpoints, &mut StopAt(stop_at));
     let weights = params::parameters(&model, &names).unwrap();

@@ -200,12 +200,12 @@ fn train_by(method: Method, plan: &Plan, mut log: EventLog, folder: &Path) -> (R
     let rows = |seed| (0..8).map(|i| sample(6 + i % 3, seed + i)).collect();
     let data = data(Examples::new(rows(1), Labels::All), Examples::new(rows(20), Labels::All));
     let checkpoints = CheckpointManager::new(folder.to_path_buf(), json!({}), 3);
-    let resumed = checkpoints.load_latest().ok();
+    let resumed = checkpoints.load_latest().unwrap();
     let trainable = Trainable { names: &names, hooks: Vec::new(), resumed };
     let outcome = fit(&TASK, model.as_mut(), trainable, &data, plan, &checkpoints, &mut log);
     let history = match &outcome {
         Ok(outcome) => outcome.history.clone(),
-        Err(_) => checkpoints.load_latest().map(|state| state.history).unwrap_or_default(),
+        Err(_) => checkpoints.load_latest().unwrap().map(|state| state.history).unwrap_or_default(),
     };
     let best = outcome.as_ref().ok().and_then(|outcome| outcome.best).map(|(step, _)| step);
     let values = params::parameters(model.as_ref(), &names).unwrap().into_values().collect();

@@ -1,21 +1,56 @@
-"""Atomic file output: readers never see a partially written file."""
+"""Atomic file output: readers never see a partially written file, and symbolic links are never followed."""
 
 import csv
 import io
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from efficientai_toolkit.exceptions import TrainingError
 
 _INCHES = (7, 4)
+
+_UNFINISHED = ".efficientai-tmp"
+"""Ending of temporary names, the same as the engine's."""
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file atomically by what ``write`` puts into the binary file it is given.
+
+    The folder is created if it is missing. On any error the old file is left unchanged.
+    """
+    temporary = path.with_name(f".{path.name}{_UNFINISHED}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Left over from a process that was killed, or a link that must not be followed.
+    temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def refuse_link(path: Path) -> None:
+    """Check that there is no symbolic link where a file or folder of ours belongs.
+
+    Raises
+    ------
+    TrainingError
+        If there is one.
+    """
+    if path.is_symlink():
+        message = f"{path} is a symbolic link, which is not followed; remove it or choose another output"
+        raise TrainingError(message)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -45,6 +80,4 @@ def new_figure(columns: int = 1) -> tuple[Any, Any]:
 
 def write_figure(path: Path, figure: Any) -> None:
     """Write a figure as a PNG file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -205,6 +205,8 @@ class TrainingConfig(Config):
     def with_defaults_filled(self) -> "TrainingConfig":
         """Return a copy with model, data and output folder filled in.
 
+        Without ``output``, a new folder is created, which reserves its name.
+
         Raises
         ------
         ConfigError
@@ -258,5 +260,5 @@ def _parts(data: str) -> list[tuple[Path, str]]:
 
 
 def new_run(runs: Path, kind: str = "lora") -> Path:
-    """Return the next unused folder in the sequence ``lora-0001``, ``lora-0002``."""
+    """Create and return the next unused folder in the sequence ``lora-0001``, ``lora-0002``."""
     return folder.new_run(runs, kind)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from efficientai_toolkit._base.files import refuse_link
 from efficientai_toolkit.callbacks.events import Event
 from efficientai_toolkit.callbacks.training import Evaluated
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
@@ -57,7 +58,7 @@ class Runner:
         config
             Configuration of the run. Output, resuming and checkpoint settings are ignored.
         output
-            Output folder, replaced if it exists.
+            Output folder, replaced if it exists; not a link.
         on_loss
             Called after each validation during training with its number, from 1, and its loss. An exception
             stops the run and propagates.
@@ -67,6 +68,7 @@ class Runner:
         ToolkitError
             If the run fails or its loss is not finite.
         """
+        refuse_link(output)
         every = max(math.ceil(self.steps(config) / self._evaluations), 1)
         config = replace(
             config, output=str(output), eval_every=every, save_every=0, resume=False, overwrite=True

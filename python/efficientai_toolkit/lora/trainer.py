@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.callbacks.base import Callback, as_callback
@@ -11,6 +12,7 @@ from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.lora.result import TrainingResult
+from efficientai_toolkit.study.folder import release
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -63,13 +65,16 @@ class MLXTrainer:
         """
         from efficientai_toolkit._engine.core import core
 
-        if self.model is None:
-            check_output(self.config)
-        model, tokenizer = self._load()
         try:
-            report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)
+            if self.model is None:
+                check_output(self.config)
+            model, tokenizer = self._load()
+            try:
+                report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)
+            finally:
+                self.callback.close()
         finally:
-            self.callback.close()
+            release(Path(str(self.config.output)))
         return TrainingResult.from_report(report)
 
     def estimate_memory(self) -> Estimated:

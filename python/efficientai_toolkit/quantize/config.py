@@ -71,6 +71,8 @@ class QuantizeConfig(Config):
     def with_defaults_filled(self) -> "QuantizeConfig":
         """Return a copy with model, calibration text and output folder filled in.
 
+        Without ``output``, a new folder is created, which reserves its name.
+
         Raises
         ------
         ConfigError

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.callbacks.base import Callback, as_callback
 from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.result import QuantizeResult
+from efficientai_toolkit.study.folder import release
 
 
 def quantize(
@@ -56,16 +58,17 @@ def quantize(
         path = None if model_path is None else os.fspath(model_path)
         config = QuantizeConfig(model_path=path, **settings)
     config = config.with_defaults_filled()
-    core.quantize.check_output(config.to_json())
-    # In the data type of the checkpoint, which scales and unquantized weights keep.
-    model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
     receiver = as_callback(callback)
 
     def observe(text: str) -> None:
         receiver.on(parse_event(text))
 
     try:
+        core.quantize.check_output(config.to_json())
+        # In the data type of the checkpoint, which scales and unquantized weights keep.
+        model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
         report = core.quantize.quantize(model, tokenizer, config.to_json(), observe)
     finally:
         receiver.close()
+        release(Path(str(config.output)))
     return QuantizeResult.from_report(report)

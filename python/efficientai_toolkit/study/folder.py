@@ -4,10 +4,12 @@
 be compared and reproduced.
 """
 
+import atexit
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,11 +34,52 @@ _SAMPLE = 64 << 20
 """Bytes hashed per file, limited so that large data sets do not delay a run."""
 
 
+_reserved: set[Path] = set()
+"""Folders that :func:`new_run` created."""
+
+
 def new_run(runs: Path, kind: str) -> Path:
-    """Return the next unused folder in the sequence ``kind-0001``, ``kind-0002``."""
+    """Create and return the next unused folder in the sequence ``kind-0001``, ``kind-0002``.
+
+    Creating it reserves the name against other processes. If it is still empty when the process ends, it is
+    removed.
+    """
     names = [entry.name for entry in runs.iterdir()] if runs.is_dir() else []
     taken = [int(match[1]) for name in names if (match := re.fullmatch(rf"{kind}-(\d+)", name))]
-    return runs / f"{kind}-{max(taken, default=0) + 1:04}"
+    for number in count(max(taken, default=0) + 1):
+        folder = runs / f"{kind}-{number:04}"
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except OSError:
+            if folder.exists():
+                # Another process was faster.
+                continue
+            # It cannot be created. The check of the output, which every run begins with, says why.
+            return folder
+        _reserved.update(parent.absolute() for parent in missing)
+        return folder
+    raise AssertionError
+
+
+def release(folder: Path) -> None:
+    """Remove a folder created by :func:`new_run` in which nothing was written."""
+    for created in (folder.absolute(), *folder.absolute().parents):
+        if created not in _reserved:
+            return
+        try:
+            created.rmdir()
+        except OSError:
+            # Something was written into it.
+            return
+        _reserved.discard(created)
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in sorted(_reserved, reverse=True):
+        release(folder)
 
 
 def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, overwrite: bool) -> None:

@@ -12,15 +12,24 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 from efficientai_toolkit._base.config import Config
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
-from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit._base.files import refuse_link, write_json
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.study import plots
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_unused, write_record, write_settings
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
+from efficientai_toolkit.study.storage import (
+    INTERRUPTED,
+    STUDY,
+    check_files,
+    is_storage_error,
+    list_ended,
+    open_storage,
+    repeat_unfinished,
+)
 
-STUDY = "study.db"
-"""SQLite storage of Optuna in the output folder."""
+_TRIALS = "trials"
+"""Subfolder with a folder per trial."""
 
 C = TypeVar("C", bound=Config)
 R = TypeVar("R")
@@ -152,7 +161,7 @@ class Search(Generic[C, R]):
         self.seed: int = folder["seed"]
 
     def run(self) -> SearchResult:
-        """Execute the remaining trials and write the results.
+        """Execute the remaining trials, and those that were interrupted once more, and write the results.
 
         Raises
         ------
@@ -166,33 +175,42 @@ class Search(Generic[C, R]):
         self.runner.check(self.space.apply(self.base, {}))
         study = self._study()
         write_record(self.output, kind="search", configuration=self._describe(), data=self.data)
-        left = self.config.trials - len(study.get_trials(deepcopy=False))
-        left += len(study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.WAITING,)))
+        left = self.config.trials - len(list_ended(study))
         timeout = None if self.config.timeout_minutes is None else 60 * self.config.timeout_minutes
         if left > 0:
-            study.optimize(
-                self._objective,
-                n_trials=left,
-                timeout=timeout,
-                catch=(ToolkitError,),
-                callbacks=[self._tell],
-            )
+            try:
+                study.optimize(
+                    self._objective,
+                    n_trials=left,
+                    timeout=timeout,
+                    catch=(ToolkitError,),
+                    callbacks=[self._tell],
+                )
+            except Exception as error:
+                if not is_storage_error(error):
+                    raise
+                message = f"cannot write to {self.output / STUDY}: was it removed, or is the disk full?"
+                raise TrainingError(message) from error
         return self._result(study)
 
     def _study(self) -> Any:
         path = self.output / STUDY
+        check_files(self.output)
+        refuse_link(self.output / _TRIALS)
         check_unused(self.output, STUDY, what="a search", resume=self.resume, overwrite=self.overwrite)
         if path.exists() and not self.resume:
-            shutil.rmtree(self.output / "trials", ignore_errors=True)
+            shutil.rmtree(self.output / _TRIALS, ignore_errors=True)
             path.unlink()
         elif self.resume and not path.exists():
-            message = f"{self.output} holds no search to resume: there is no {STUDY}"
+            message = (
+                f"{self.output} holds no search to resume: there is no {STUDY}; start it without --resume"
+            )
             raise TrainingError(message)
         self.output.mkdir(parents=True, exist_ok=True)
         try:
             study = self.optuna.create_study(
                 study_name=self.name,
-                storage=f"sqlite:///{path}",
+                storage=open_storage(path),
                 sampler=self._sampler(seed=self.seed),
                 pruner=self._pruner(),
                 directions=["minimize"] * len(self.config.objectives),
@@ -207,10 +225,8 @@ class Search(Generic[C, R]):
             reason = " ".join(str(error).split())
             message = f"{path} is damaged ({reason}); choose another output, or give overwrite"
             raise TrainingError(message) from error
-        for trial in trials:
-            if trial.state is self.optuna.trial.TrialState.RUNNING:
-                # Left over from a process that was killed.
-                study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+        for number in repeat_unfinished(study):
+            shutil.rmtree(self._folder(number), ignore_errors=True)
         if trials:
             study.sampler = self._sampler(seed=self.seed + len(trials))
         elif (first := self.space.first(self.base)) is not None:
@@ -265,7 +281,8 @@ class Search(Generic[C, R]):
             self.runner.forget()
             raise
         except KeyboardInterrupt:
-            trial.set_user_attr("reason", "interrupted")
+            trial.set_user_attr("reason", INTERRUPTED)
+            shutil.rmtree(self._folder(trial.number), ignore_errors=True)
             raise
         finally:
             trial.set_user_attr("seconds", perf_counter() - started)
@@ -285,7 +302,7 @@ class Search(Generic[C, R]):
         return self.runner.train(self.space.apply(self.base, drawn), self._folder(trial.number), report)
 
     def _folder(self, number: int) -> Path:
-        return self.output / "trials" / f"{number:04}"
+        return self.output / _TRIALS / f"{number:04}"
 
     def _tell(self, _study: Any, trial: Any) -> None:
         if self.on_trial is not None:
@@ -307,9 +324,7 @@ class Search(Generic[C, R]):
         )
 
     def _result(self, study: Any) -> SearchResult:
-        trials = [
-            self._trial(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
-        ]
+        trials = [self._trial(trial) for trial in list_ended(study)]
         complete = [trial for trial in trials if trial.values is not None]
         if not complete:
             reasons = [trial.reason for trial in trials if trial.reason]

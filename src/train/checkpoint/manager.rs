@@ -96,18 +96,12 @@ impl CheckpointManager {
         Ok(target)
     }
 
-    /// Loads the newest checkpoint.
+    /// Loads the newest checkpoint; `None` if there is none yet.
     ///
     /// # Errors
-    /// No checkpoint; a damaged one, or one of a run with other settings.
-    pub fn load_latest(&self) -> Result<TrainingState> {
-        match self.stored().last() {
-            Some((_, folder)) => self.load(folder),
-            None => Err(Error::Training(format!(
-                "there is no run to resume: {} holds no checkpoint",
-                self.folder.display()
-            ))),
-        }
+    /// A damaged checkpoint, or one of a run with other settings.
+    pub fn load_latest(&self) -> Result<Option<TrainingState>> {
+        self.stored().last().map(|(_, folder)| self.load(folder)).transpose()
     }
 
     /// Returns the step of the newest checkpoint.
@@ -203,11 +197,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = CheckpointManager::new(folder.path().to_owned(), json!({"seed": 1}), 2)
             .with_shared_file("all.json", "1".to_owned());
-        assert!(checkpoints.load_latest().unwrap_err().to_string().contains("no run to resume"));
+        assert!(checkpoints.load_latest().unwrap().is_none());
         for step in [2, 4, 10] {
             checkpoints.save(&state(step)).unwrap();
         }
-        let back = checkpoints.load_latest().unwrap();
+        let back = checkpoints.load_latest().unwrap().unwrap();
         assert_eq!((back.step, back.optimizer.updates), (10, 10));
         assert_eq!(back.history.train_losses, vec![0.1 + 0.2; 10]);
         assert_eq!(back.parameters["p"].as_slice::<f32>(), [10.0]);

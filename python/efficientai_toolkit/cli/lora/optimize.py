@@ -68,7 +68,9 @@ def _line(trial: Trial, trials: int) -> str:
     outcome = trial.reason or trial.state
     if trial.values is not None:
         outcome = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
-    return f"trial {trial.number + 1}/{trials}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
+    # Trials that repeat interrupted ones come on top.
+    of = f"/{trials}" if trial.number < trials else ""
+    return f"trial {trial.number + 1}{of}  {outcome}  ({trial.seconds:.1f} s)  {settings}"
 
 
 def _short(value: object) -> str:

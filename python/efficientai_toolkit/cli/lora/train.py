@@ -21,6 +21,7 @@ from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import generate
 from efficientai_toolkit.models.loading import load
+from efficientai_toolkit.study.folder import release
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -49,11 +50,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
+    given = build_training_config(args, TrainingConfig)
+    config = given.with_defaults_filled()
+    try:
+        return _run(args, out, given, config)
+    finally:
+        release(Path(str(config.output)))
+
+
+def _run(args: Namespace, out: Output, given: TrainingConfig, config: TrainingConfig) -> int:
     group = process_group()
     if group.rank > 0:
         out = replace(out, as_json=False, quiet=True)
-    given = build_training_config(args, TrainingConfig)
-    config = given.with_defaults_filled()
     if group.rank == 0:
         check_output(config)
     model, tokenizer = load(

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._engine import link
@@ -18,6 +19,7 @@ from efficientai_toolkit.device import hardware
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.loading import load
+from efficientai_toolkit.study.folder import release
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -64,6 +66,8 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
         trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
         checks.check("memory", trainer.estimate_memory, describe_memory)
     checks.check("output", lambda: check_output(filled), str)
+    # Nothing is written into it.
+    release(Path(str(filled.output)))
     return checks
 
 

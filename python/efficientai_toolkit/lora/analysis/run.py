@@ -20,7 +20,14 @@ from efficientai_toolkit.lora.analysis.information import bound_mean_rank, estim
 from efficientai_toolkit.lora.analysis.short_run import ShortRun, ShortRunner
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.runner import Runner
-from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, write_record, write_settings
+from efficientai_toolkit.study.folder import (
+    RUNS,
+    check_unused,
+    new_run,
+    release,
+    write_record,
+    write_settings,
+)
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
@@ -107,13 +114,16 @@ def analyze(
     _check(given)
     if given.output is None:
         given = replace(given, output=str(new_run(Path(RUNS), "analysis")))
-    base = given.with_defaults_filled()
-    output = Path(str(base.output))
-    check_unused(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
-    described = {"analysis": config.to_dict(), "training": base.to_dict()}
-    write_record(output, kind="analysis", configuration=described, data=base.data_paths())
     runner = Runner(evaluations=1)
-    runner.check(base)
+    try:
+        base = given.with_defaults_filled()
+        output = Path(str(base.output))
+        check_unused(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
+        runner.check(base)
+        described = {"analysis": config.to_dict(), "training": base.to_dict()}
+        write_record(output, kind="analysis", configuration=described, data=base.data_paths())
+    finally:
+        release(Path(str(given.output)))
     train, layers = _look(runner, base, config)
     per_rank = sum(layer.cost for layer in layers)
     budgets = propose_candidates(layers, base, bound_mean_rank(train, per_rank, config.max_rank))

@@ -8,7 +8,7 @@ from typing import Any
 
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
-from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit._base.files import refuse_link, write_json
 from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.exceptions import DatasetError
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig
@@ -21,6 +21,7 @@ from efficientai_toolkit.study.folder import (
     check_unused,
     load_result,
     new_run,
+    release,
     save_result,
     write_record,
 )
@@ -97,12 +98,15 @@ def compare(
     training = training or TrainingConfig()
     if training.output is None and not training.resume:
         training = replace(training, output=str(new_run(Path(RUNS), "comparison")))
-    base = training.with_defaults_filled()
-    output = Path(str(base.output))
-    check_unused(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
-    runs = config.runs(base)
-    settings = {"comparison": config.to_dict(), "training": base.to_dict()}
-    write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
+    try:
+        base = training.with_defaults_filled()
+        output = Path(str(base.output))
+        check_unused(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
+        runs = config.runs(base)
+        settings = {"comparison": config.to_dict(), "training": base.to_dict()}
+        write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
+    finally:
+        release(Path(str(training.output)))
     rows: list[Measurement] = []
     for method, changed in runs.items():
         run = replace(changed, output=str(output / method), resume=False, overwrite=True)
@@ -128,6 +132,7 @@ def _measure(
     kept = load_result(folder, request) if resume else None
     if kept is not None and kept.keys() == {f.name for f in fields(Measurement)}:
         return Measurement(**kept)
+    refuse_link(folder)
     (folder / RESULT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -9,7 +9,7 @@ from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.optimization.config import LABELS, OBJECTIVES, OptimizationConfig
 from efficientai_toolkit.lora.optimization.space import SearchSpace
 from efficientai_toolkit.lora.runner import Runner
-from efficientai_toolkit.study.folder import RUNS, new_run
+from efficientai_toolkit.study.folder import RUNS, new_run, release
 from efficientai_toolkit.study.search import Search, Trial, check_installed
 from efficientai_toolkit.study.search import SearchResult as OptimizationResult
 
@@ -25,7 +25,7 @@ def optimize(
     """Search for the hyperparameters that minimize the validation loss or other objectives.
 
     A run that diverges or runs out of memory counts as failed, and the search continues. After Ctrl-C the
-    search can be continued with ``training.resume``.
+    search can be continued with ``training.resume``; the run that was interrupted is repeated.
 
     Parameters
     ----------
@@ -60,20 +60,23 @@ def optimize(
     given = training or TrainingConfig()
     if given.output is None and not given.resume:
         given = replace(given, output=str(new_run(Path(RUNS), "search")))
-    base = given.with_defaults_filled()
-    search = Search(
-        "lora",
-        given=given,
-        base=base,
-        config=config,
-        space=tried,
-        objectives=OBJECTIVES,
-        labels=LABELS,
-        runner=Runner(evaluations=config.evaluations),
-        data=base.data_paths(),
-        on_trial=on_trial,
-    )
-    return search.run()
+    try:
+        base = given.with_defaults_filled()
+        search = Search(
+            "lora",
+            given=given,
+            base=base,
+            config=config,
+            space=tried,
+            objectives=OBJECTIVES,
+            labels=LABELS,
+            runner=Runner(evaluations=config.evaluations),
+            data=base.data_paths(),
+            on_trial=on_trial,
+        )
+        return search.run()
+    finally:
+        release(Path(str(given.output)))
 
 
 def _space(config: OptimizationConfig, space: SearchSpace | Mapping[str, object] | None) -> SearchSpace:
