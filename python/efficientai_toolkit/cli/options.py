@@ -5,11 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
+from efficientai_toolkit._base.aliases import HINTS, find_option
 from efficientai_toolkit._base.config import Config, Option, list_options
-from efficientai_toolkit.cli.aliases import HINTS, OPTIONS, translate
+from efficientai_toolkit.cli.aliases import translate
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)
@@ -66,14 +66,11 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (?:-\w/)?([^:]+): ", r"\1 ", message))
 
     def _suggest(self, word: str) -> str:
-        name = word.partition("=")[0]
+        name = word.partition("=")[0].replace("_", "-")
         if name in HINTS:
             return HINTS[name]
-        known = {known: known for known in self._option_string_actions if known.startswith("--")}
-        known |= {alias: ours for alias, ours in OPTIONS.items() if ours in known and alias not in known}
-        # Without the dashes, which would make all short names alike.
-        closest = get_close_matches(name.lstrip("-"), [known.lstrip("-") for known in known], n=1)
-        return f"did you mean {known['--' + closest[0]]}?" if closest else f"see `{self.prog} --help-all`"
+        meant = find_option(name, self._option_string_actions)
+        return f"did you mean {meant}?" if meant else f"see `{self.prog} --help-all`"
 
 
 class _HelpAll(argparse.Action):
