@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self._essential = essential
         # argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
-        self.add_argument("-h", "--help", action="help", help="show the options people need, and exit")
+        self.add_argument("-h", "--help", action="help", help="show the common options, and exit")
         self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options, and exit")
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
@@ -96,7 +96,7 @@ def add_config(
     group = parser.add_argument_group(title)
     if with_file:
         group.add_argument(
-            "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
+            "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options override it"
         )
     options = {option.name: option for option in list_options(config)}
     grouped = [name for names in (groups or {}).values() for name in names]

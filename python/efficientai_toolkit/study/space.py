@@ -156,7 +156,7 @@ def _entry(option: Option, entry: dict[str, object]) -> Range | Choices:
         )
         raise ConfigError(message)
     if option.kind not in {int, float} or option.repeated:
-        message = f"`{name}` is no number; give its values as `choices`"
+        message = f"`{name}` is not a number; give its values as `choices`"
         raise ConfigError(message)
     low, high, log = option.convert(entry["low"]), option.convert(entry["high"]), entry.get("log", False)
     if low is None or high is None or not low < high:

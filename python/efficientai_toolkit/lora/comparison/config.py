@@ -36,7 +36,7 @@ class ComparisonConfig(Config):
 
     methods: list[str] = setting(
         ["lora", "qlora", "dora", "full"],
-        f"methods to compare, of {', '.join(available_methods())}",
+        f"methods to compare, among {', '.join(available_methods())}",
         separator=",",
     )
     full_lr: float | None = setting(
