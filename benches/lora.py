@@ -13,7 +13,7 @@ import formats
 import harness
 import shapes
 
-MEASURES = {"tokens_per_second": "tokens/s"}
+MEASURES = {"tokens_per_second": "tokens/s", "tokens_per_cpu_second": "tokens/CPU-s"}
 KNOWN = ("ours", "mlx-lm", "torch", "torch-compile")
 DEFAULT = {
     "lora": "ours,ours-bf16,mlx-lm,torch,torch-bf16",

@@ -90,25 +90,30 @@ def speed_of_passes(job: Job, seconds: dict[str, float]) -> Result:
 
 
 class Laps:
-    """Seconds between calls of `lap`; the first `warmup` laps are left out."""
+    """Time and processor time between calls of `lap`; the first `warmup` laps are left out."""
 
     def __init__(self, warmup: int) -> None:
         self._warmup = warmup
-        self._last = time.perf_counter()
-        self._laps: list[float] = []
+        self._laps: list[tuple[float, float]] = []
+        self.restart()
 
     def lap(self) -> None:
         """End a lap and start the next."""
-        now = time.perf_counter()
-        self._laps.append(now - self._last)
-        self._last = now
+        begun, cpu_begun = self._last
+        self.restart()
+        now, cpu_now = self._last
+        self._laps.append((now - begun, cpu_now - cpu_begun))
 
     def restart(self) -> None:
         """Leave what was done since the last lap out of the next one."""
-        self._last = time.perf_counter()
+        self._last = time.perf_counter(), time.process_time()
 
     def speed(self, job: Job) -> Result:
         """Tokens per second over the laps that count, each of which trained on one batch without padding."""
-        seconds = self._laps[self._warmup :]
+        seconds, cpu_seconds = zip(*self._laps[self._warmup :], strict=True)
         tokens = job["batch"] * job["length"] * len(seconds)
-        return {"tokens_per_second": tokens / sum(seconds), "step_seconds": seconds}
+        return {
+            "tokens_per_second": tokens / sum(seconds),
+            "tokens_per_cpu_second": tokens / sum(cpu_seconds),
+            "step_seconds": seconds,
+        }

@@ -117,7 +117,7 @@ def describe_commands() -> str:
         f"usage: {PROGRAM} COMMAND [options]\n\n"
         "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"
         f"commands:\n{rows}\n\n"
-        f"`{PROGRAM} COMMAND --help` lists the options most people need,\n`--help-all` every one.\n"
+        f"`{PROGRAM} COMMAND --help` lists the common options,\n`--help-all` all of them.\n"
     )
 
 
