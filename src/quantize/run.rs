@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype, memory};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::block::quantize_block;
@@ -74,6 +75,39 @@ pub fn run(
         fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
     }
     Ok(report)
+}
+
+/// What a run would work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Number of layers to quantize.
+    pub layers: usize,
+    /// Number of calibration sequences.
+    pub sequences: usize,
+    /// Number of calibration tokens.
+    pub tokens: usize,
+}
+
+/// Checks `config` and its calibration text without quantizing anything.
+///
+/// # Errors
+/// Those of [`run`] that can be found before the first layer.
+pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Summary> {
+    config.validate()?;
+    if config.dequantize {
+        layer::dequantize_all(model)?;
+    }
+    let layers = Plan::new(model, config)?.formats.len();
+    let sequences = sequences(model, tokenizer, config)?.unwrap_or_default();
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok(Summary { layers, sequences: sequences.len(), tokens })
+}
+
+/// Calibration sequences, if there is calibration text.
+fn sequences(model: &Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Option<Vec<Vec<u32>>>> {
+    let Some(data) = &config.calibration else { return Ok(None) };
+    let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } = config;
+    CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size()).map(Some)
 }
 
 /// Checks whether the output folder is free for a run with this configuration, before a model is loaded.
