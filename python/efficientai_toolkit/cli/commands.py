@@ -13,6 +13,7 @@ PROGRAM = "efficientai-toolkit"
 
 NAMESPACES = {
     "": "toolkit",
+    "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
