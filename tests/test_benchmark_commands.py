@@ -13,7 +13,7 @@ from efficientai_toolkit.benchmark.drawing import Strip, draw_strips
 from efficientai_toolkit.benchmark.result import Result
 from efficientai_toolkit.benchmark.store import Store
 from efficientai_toolkit.benchmark.suite import Suite
-from efficientai_toolkit.benchmark.table import format_value
+from efficientai_toolkit.benchmark.table import format_value, list_problems
 from efficientai_toolkit.cli import main
 
 SUITE = str(Path(__file__).parent / "support" / "benchmark_suite.py")
@@ -131,6 +131,29 @@ def test_reports_in_every_format(capsys: pytest.CaptureFixture[str], results: Pa
     assert len(ET.fromstring(drawing).findall(".//{*}circle")) == 20
     assert main([*words, "--output", "r.pdf"]) == 2
     assert "r.pdf: a report ends with .md, .json, .csv, .html" in capsys.readouterr().err
+
+
+def test_cases_that_do_other_work_are_marked(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r.sqlite", create=True)
+    number = store.start(Suite(source="x.py"), {}, {})
+    shared: dict[str, Any] = {"process": 0, "status": "ok", "metrics": {"seconds": [1.0]}}
+    for case, loss, ids, group in (
+        ("first", 2.0, [1, 2], "g"),
+        ("near", 2.0001, [1, 2], "g"),
+        ("far", 2.001, [1, 2], "g"),
+        ("other", 2.0, [1, 3], "g"),
+        ("short", 2.0, [1], "g"),
+        ("nothing", 2.0, None, "g"),
+        ("elsewhere", 7.0, [1], "h"),
+    ):
+        details, same = {"loss": loss, "ids": ids}, {"loss": 1e-4, "ids": 0.0}
+        store.add(number, Result(case=case, group=group, details=details, same=same, **shared))
+    assert list_problems(store.load(number)) == {
+        "far": "differs: loss is 2.001, not 2 as of first",
+        "other": "differs: ids is [1, 3], not [1, 2] as of first",
+        "short": "differs: ids is [1], not [1, 2] as of first",
+        "nothing": "differs: ids is None, not [1, 2] as of first",
+    }
 
 
 @pytest.mark.parametrize("samples", [[1.0], [0.0, 0.0], [-1.0, 2.0], [1e-6, 1.0], [5.0, 5.0]])

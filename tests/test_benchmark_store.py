@@ -31,6 +31,7 @@ RESULT = Result(
     unit="tokens",
     group="g",
     higher_is_better=["accuracy"],
+    same={"who": 0.0},
 )
 
 
@@ -161,6 +162,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "words": overwrite("result", "metrics", '{"seconds": ["fast"]}'),
     "not finite": overwrite("result", "metrics", '{"seconds": [NaN]}'),
     "memory": overwrite("result", "memory", "much"),
+    "same": overwrite("result", "same", '{"ids": "equal"}'),
     "units": overwrite("result", "units", "many"),
 }
 

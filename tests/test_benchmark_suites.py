@@ -30,6 +30,7 @@ BAD = {
     f"{EMPTY}[Case(name='a', command='ls -l')]": "has a `command` that is no list of words",
     f"{EMPTY}[Case(name='a', command=['ls'], setup=len)]": "has a `setup`, which a `command` cannot use",
     f"{EMPTY}[Case(name='a', run=len, units=0)]": "has 0 `units`, which must be above 0",
+    f"{EMPTY}[Case(name='a', run=len, same={{'ids': 0}})]": "has values that must be the `same`, but no",
     f"{EMPTY}[Case(name='a', run=len, params=[[1]])]": "has `params` that are not names with plain values",
     f"{EMPTY}[Case(name='a', run=len, params={{'x': len}})]": "has `params` that are not names with",
     f"{EMPTY}[Case(nam='a')]": "cannot yield its cases: TypeError: .* unexpected keyword argument 'nam'",

@@ -29,7 +29,8 @@ class Case:
         arguments as ``run``.
     command
         Words of a command to time. If the last line it prints is a JSON object, the numbers in it are the
-        metrics instead, and it runs once; ``{"missing": "torch"}`` says that something is not installed.
+        metrics instead, and it runs once; ``{"missing": "torch"}`` says that something is not installed, and
+        ``"peak_rss_bytes"`` is its peak memory.
     params
         Parameters, plain values that tell cases of the same name apart.
     setup
@@ -40,8 +41,13 @@ class Case:
         Name of the unit in the plural, such as ``"tokens"``.
     group
         Cases of the same group are compared with the best of them in tables.
+    metrics
+        Numbers of a command's object that are metrics; by default all. The others are details.
     higher_is_better
         Metrics that should be high; all others, and times, should be low.
+    same
+        Metrics or details that must equal those of the first case of the group, with a relative tolerance:
+        cases that do not do the same work are marked in tables.
     """
 
     name: str
@@ -53,7 +59,9 @@ class Case:
     units: float | None = None
     unit: str = "calls"
     group: str | None = None
+    metrics: Sequence[str] | None = None
     higher_is_better: Sequence[str] = ()
+    same: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def id(self) -> str:
@@ -88,6 +96,8 @@ class Case:
             return 'has a `command` that is no list of words, such as ["python", "job.py"]'
         if words is not None and self.setup is not None:
             return "has a `setup`, which a `command` cannot use"
+        if self.same and self.group is None:
+            return "has values that must be the `same`, but no `group`"
         if self.units is not None and not self.units > 0:
             return f"has {self.units} `units`, which must be above 0"
         return None
@@ -102,6 +112,7 @@ class Case:
             "unit": self.unit,
             "group": self.group,
             "higher_is_better": list(self.higher_is_better),
+            "same": dict(self.same),
         }
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from html import escape
@@ -19,7 +19,7 @@ from efficientai_toolkit.benchmark.table import (
     Row,
     filled_columns,
     format_value,
-    list_failures,
+    list_problems,
     summarize_run,
 )
 from efficientai_toolkit.exceptions import ConfigError
@@ -29,7 +29,8 @@ R = TypeVar("R")
 _STYLE = (
     "body{font-family:sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}svg{width:100%;margin-top:1.5em}"
+    "td:first-child,th:first-child{text-align:left}.pairs td{text-align:left;white-space:pre-wrap}"
+    "svg{width:100%;margin-top:1.5em}"
 )
 
 
@@ -62,13 +63,17 @@ def to_markdown(run: Run, comparison: Comparison | None = None) -> str:
     """Return the report as Markdown."""
     rows = summarize_run(run)
     lines = [f"# {_title(run)}", "", *_markdown(rows, filled_columns(rows)), ""]
-    lines += [f"- `{case}` {reason}" for case, reason in list_failures(run).items()]
+    lines += [f"- `{case}` {reason}" for case, reason in list_problems(run).items()]
     if comparison is not None:
         lines += ["", f"## {comparison.second} compared with {comparison.first}", ""]
         lines += _markdown(comparison.verdicts, VERDICT_COLUMNS)
         lines += [f"- `{case}` {reason}" for case, reason in comparison.failed.items()]
     lines += ["", "## Environment", ""]
     lines += [f"- {name}: {value}" for name, value in describe_run(run)]
+    if details := list_details(run):
+        lines += ["", "## Details"]
+        for case, text in details.items():
+            lines += ["", f"`{case}`", "```", text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -109,7 +114,7 @@ def to_csv(run: Run, comparison: Comparison | None = None) -> str:  # noqa: ARG0
             [row.case, row.metric, spread.median, spread.q1, spread.q3, spread.mad, spread.count,
              row.processes, row.throughput, row.unit, row.memory, row.mlx_memory, ""]
         )  # fmt: skip
-    for case, reason in list_failures(run).items():
+    for case, reason in list_problems(run).items():
         table.writerow([case, *[""] * 11, reason])
     return text.getvalue()
 
@@ -122,15 +127,15 @@ def to_html(run: Run, comparison: Comparison | None = None) -> str:
         f"<style>{_STYLE}</style></head><body><h1>{escape(_title(run))}</h1>",
         _html(rows, filled_columns(rows)),
     ]
-    parts += [f"<p>{escape(case)} {escape(reason)}</p>" for case, reason in list_failures(run).items()]
+    parts += [f"<p>{escape(case)} {escape(reason)}</p>" for case, reason in list_problems(run).items()]
     if comparison is not None:
         parts.append(f"<h2>{escape(comparison.second)} compared with {escape(comparison.first)}</h2>")
         parts.append(_html(comparison.verdicts, VERDICT_COLUMNS))
     parts += [_plot(run, metric, rows) for metric in dict.fromkeys(row.metric for row in rows)]
-    facts = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in describe_run(run)
-    )
-    return "\n".join([*parts, f"<h2>Environment</h2><table>{facts}</table></body></html>"]) + "\n"
+    parts += ["<h2>Environment</h2>", _html_pairs(describe_run(run))]
+    if details := list_details(run):
+        parts += ["<h2>Details</h2>", _html_pairs(details.items())]
+    return "\n".join([*parts, "</body></html>"]) + "\n"
 
 
 def _html(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> str:
@@ -139,6 +144,11 @@ def _html(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> str:
         f"<tr>{''.join(f'<td>{escape(cell(row))}</td>' for cell in columns.values())}</tr>" for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _html_pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in pairs)
+    return f'<table class="pairs">{body}</table>'
 
 
 def _plot(run: Run, metric: str, rows: Sequence[Row]) -> str:
@@ -174,6 +184,15 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
     if loads:
         facts.append(("load average", f"{min(loads):.1f} to {max(loads):.1f}"))
     return facts
+
+
+def list_details(run: Run) -> dict[str, str]:
+    """Return what cases reported beside numbers, such as versions, and where they failed."""
+    return {
+        result.case: result.details.get("traceback") or json.dumps(result.details, ensure_ascii=False)
+        for result in run.results
+        if result.details
+    }
 
 
 def _join(pairs: Mapping[str, Any]) -> str:

@@ -37,6 +37,8 @@ class Result(Displayed):
     unit: str = "calls"
     group: str | None = None
     higher_is_better: list[str] = field(default_factory=list[str])
+    same: dict[str, float] = field(default_factory=dict[str, float])
+    """Values that must equal those of the first case of the group, with their tolerance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -78,5 +80,5 @@ def list_metrics(results: Sequence[Result]) -> list[str]:
 
 def result_from(description: Mapping[str, Any], process: int, measured: Mapping[str, Any]) -> Result:
     """Build a result from the description of a case and what its process returned."""
-    known = ("case", "params", "units", "unit", "group", "higher_is_better")
+    known = ("case", "params", "units", "unit", "group", "higher_is_better", "same")
     return Result(**{name: description[name] for name in known}, process=process, **measured)

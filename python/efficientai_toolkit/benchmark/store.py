@@ -42,13 +42,13 @@ _SCHEMA = {
         '"case" TEXT NOT NULL, process INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT, '
         "metrics TEXT NOT NULL, number INTEGER NOT NULL, memory INTEGER, mlx_memory INTEGER, "
         "details TEXT NOT NULL, load_before REAL, load_after REAL, params TEXT NOT NULL, units REAL, "
-        'unit TEXT NOT NULL, "group" TEXT, higher_is_better TEXT NOT NULL, '
+        'unit TEXT NOT NULL, "group" TEXT, higher_is_better TEXT NOT NULL, same TEXT NOT NULL, '
         'PRIMARY KEY (run, "case", process))'
     ),
 }
 
 _COLUMNS = tuple(field.name for field in fields(Result))
-_AS_JSON = frozenset({"metrics", "details", "params", "higher_is_better"})
+_AS_JSON = frozenset({"metrics", "details", "params", "higher_is_better", "same"})
 
 
 class Store:
@@ -236,6 +236,8 @@ def _result(row: sqlite3.Row) -> Result:
     if values["status"] not in get_args(Status):
         message = f"status {values['status']!r}"
         raise ValueError(message)
+    for tolerance in values["same"].values():
+        _expect(tolerance, int, float)
     for samples in values["metrics"].values():
         _expect(samples, list)
         if not samples or not all(type(x) in {int, float} and math.isfinite(x) for x in samples):

@@ -1,8 +1,11 @@
 """Results and verdicts as tables."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
+from efficientai_toolkit._base.display import shorten
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.benchmark.comparison import Comparison
 from efficientai_toolkit.benchmark.result import Result, Run, list_metrics, pool
@@ -73,11 +76,35 @@ def _relate(result: Result, row: Row, rows: Sequence[tuple[Result, Row]]) -> Row
     return replace(row, relative=relative)
 
 
-def list_failures(run: Run) -> dict[str, str]:
-    """Return why cases failed or were skipped."""
-    return {
+def list_problems(run: Run) -> dict[str, str]:
+    """Return why cases failed, were skipped, or cannot be compared with those of their group."""
+    problems = {
         result.case: f"{result.status}: {result.reason}" for result in run.results if result.status != "ok"
     }
+    first: dict[str, Result] = {}
+    for result in run.results:
+        if result.status == "ok" and result.group is not None:
+            different = _find_difference(first.setdefault(result.group, result), result)
+            if different is not None:
+                problems[result.case] = different
+    return problems
+
+
+def _find_difference(first: Result, result: Result) -> str | None:
+    for name, tolerance in result.same.items():
+        expected, found = (one.details.get(name, one.metrics.get(name)) for one in (first, result))
+        if not _is_same(expected, found, tolerance):
+            return f"differs: {name} is {shorten(found)}, not {shorten(expected)} as of {first.case}"
+    return None
+
+
+def _is_same(a: object, b: object, tolerance: float) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        pairs = zip(cast("list[object]", a), cast("list[object]", b), strict=False)
+        return len(a) == len(b) and all(_is_same(x, y, tolerance) for x, y in pairs)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=tolerance)
+    return a == b
 
 
 def format_value(metric: str, value: float) -> str:
@@ -125,10 +152,10 @@ def filled_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
 
 
 def format_run(run: Run) -> str:
-    """Format a run as a table, with the cases that failed below it."""
+    """Format a run as a table, with its problems below it."""
     rows = summarize_run(run)
     lines = [format_table(rows, filled_columns(rows))] if rows else []
-    lines += [f"{case} {reason}" for case, reason in list_failures(run).items()]
+    lines += [f"{case} {reason}" for case, reason in list_problems(run).items()]
     return "\n".join(lines)
 
 

@@ -73,7 +73,7 @@ def _find(suite: Suite, name: str) -> Case:
 
 def _measure(case: Case, config: BenchmarkConfig, start: int) -> dict[str, Any]:
     if case.command is not None:
-        return {"status": "ok", **_measure_command(case.command, config)}
+        return {"status": "ok", **_measure_command(case, case.command, config)}
     arguments: tuple[object, ...] = ()
     keywords: Mapping[str, Any] = case.params
     if case.setup is not None:
@@ -122,15 +122,17 @@ def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
     return found
 
 
-def _measure_command(words: Sequence[str], config: BenchmarkConfig) -> dict[str, Any]:
+def _measure_command(case: Case, words: Sequence[str], config: BenchmarkConfig) -> dict[str, Any]:
     first = run_command(words, config.timeout)
     if first.output is not None:
-        metrics = _numbers(first.output)
-        memory = metrics.pop(_PEAK, first.peak_memory)
-        if not metrics:
-            message = f"{words[0]} printed an object without numbers: {first.output}"
+        memory = first.output.pop(_PEAK, first.peak_memory)
+        numbers = _numbers(first.output)
+        metrics = {name: numbers[name] for name in case.metrics or numbers if name in numbers}
+        if not metrics or (case.metrics and len(metrics) < len(case.metrics)):
+            expected = ", ".join(case.metrics or ["numbers"])
+            message = f"{words[0]} printed an object without {expected}: {first.output}"
             raise ToolkitError(message)
-        details = {name: value for name, value in first.output.items() if name not in {*metrics, _PEAK}}
+        details = {name: value for name, value in first.output.items() if name not in metrics}
         return {
             "metrics": {name: [value] for name, value in metrics.items()},
             "memory": int(memory),

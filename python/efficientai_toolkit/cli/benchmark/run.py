@@ -2,16 +2,12 @@
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from efficientai_toolkit.benchmark.config import ENOUGH_PROCESSES, BenchmarkConfig
 from efficientai_toolkit.cli.benchmark.options import add_output, add_suite_options, build_suite
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.resume import build_resume_command
-
-if TYPE_CHECKING:
-    from efficientai_toolkit.benchmark.result import Run
 
 ESSENTIAL = (
     "suite", "filter", "set", "output", "resume", "repeats", "min_time", "processes", "save_baseline",
@@ -44,9 +40,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Print a table; return 2 if a case failed."""
+    """Print a table; return 2 if a case failed or differs from its group."""
     from efficientai_toolkit.benchmark import Store, compare_runs, format_comparison, format_run
     from efficientai_toolkit.benchmark import run as run_suite
+    from efficientai_toolkit.benchmark.table import list_problems
     from efficientai_toolkit.cli.benchmark.progress import Reporter
 
     config = build_config(args, BenchmarkConfig, with_file=False)
@@ -75,8 +72,5 @@ def run(args: Namespace, out: Output) -> int:
         out.line(f"\n{format_comparison(comparison)}")
     out.line(f"\nrun {measured.id} in {args.output}")
     out.result({**asdict(measured), "comparison": comparison and asdict(comparison)})
-    return 2 if _has_failed(measured) else 0
-
-
-def _has_failed(run: "Run") -> bool:
-    return any(result.status == "failed" for result in run.results)
+    problems = list_problems(measured).values()
+    return 0 if all(problem.startswith("skipped") for problem in problems) else 2
