@@ -162,6 +162,12 @@ def test_few_values_are_too_few() -> None:
     assert verdict.reason.endswith("take --processes 5")
 
 
+def test_what_is_measured_once_has_a_ratio_only() -> None:
+    verdict = judge_stored("case", "perplexity", [[10.0]], [[12.0]])
+    assert (verdict.answer, verdict.ratio, verdict.p) == ("cannot tell", 1.2, None)
+    assert verdict.reason == "measured once: a single value says nothing about the noise"
+
+
 def test_scores_are_better_or_worse() -> None:
     low, high = [1.0 + 0.001 * i for i in range(8)], [2.0 + 0.001 * i for i in range(8)]
     assert judge_pairs("case", "perplexity", low, high).answer == "worse"

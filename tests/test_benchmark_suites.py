@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from efficientai_toolkit import benchmark
+from efficientai_toolkit.benchmark.config import BenchmarkConfig
 from efficientai_toolkit.benchmark.runner import matches
 from efficientai_toolkit.benchmark.suite import GROUP, Suite, list_suites
 from efficientai_toolkit.exceptions import ConfigError
@@ -85,3 +86,13 @@ def test_suites_are_entry_points_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list_suites() == {"mine": point.value}
     (case,) = Suite(source="mine", arguments={"command": ["true"]}).load()
     assert case.command == ["true"]
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    path = tmp_path / "my_suite.py"
+    path.write_text(page.partition("```python\n")[2].partition("```")[0])
+    suite = Suite(source=str(path), arguments={"sizes": [8]})
+    config = BenchmarkConfig(repeats=1, min_time=0.0, warmup=0.0)
+    (result,) = benchmark.run(suite, config, output=tmp_path / "r.sqlite").results
+    assert (result.case, result.status, result.unit) == ("matmul[size=8]", "ok", "FLOP")

@@ -7,6 +7,8 @@ from html import escape
 
 _WIDTH, _ROW, _MARGIN, _TOP = 860, 26, 300, 30
 _TICKS = 5
+_LABEL = 44
+"""Most characters of a label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,7 @@ def draw_strips(strips: Sequence[Strip], title: str, show: Callable[[float], str
 def _draw_strip(strip: Strip, y: float, place: Callable[[float], float]) -> list[str]:
     left, right, middle = (place(value) for value in (strip.q1, strip.q3, strip.median))
     parts = [
-        f'<text x="{_MARGIN - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(strip.label)}</text>',
+        f'<text x="{_MARGIN - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(_fit(strip.label))}</text>',
         f'<rect x="{left:.1f}" y="{y - 8:.1f}" width="{max(right - left, 1):.1f}" height="16" '
         'fill="#4c78a8" fill-opacity="0.35"/>',
         f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{y - 10:.1f}" y2="{y + 10:.1f}" '
@@ -81,3 +83,9 @@ def _draw_strip(strip: Strip, y: float, place: Callable[[float], float]) -> list
         for value in strip.samples
     ]
     return parts
+
+
+def _fit(label: str) -> str:
+    """Cut a label in its middle to the width of the margin; names differ at both ends."""
+    half = _LABEL // 2
+    return label if len(label) <= _LABEL else f"{label[:half]}…{label[-half:]}"

@@ -95,7 +95,7 @@ class Store:
                 database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 yield database
                 database.execute("COMMIT")
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
             self._refuse(f"cannot be used as a file of results: {error}", error)
 
     def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:

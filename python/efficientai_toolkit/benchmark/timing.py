@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from efficientai_toolkit.benchmark.config import BenchmarkConfig
 from efficientai_toolkit.exceptions import ToolkitError
@@ -94,7 +94,7 @@ class CommandRun:
 
     seconds: float
     peak_memory: int
-    """Peak resident memory in bytes."""
+    """Peak resident memory in bytes; it begins with that of this process, from which the command starts."""
     output: dict[str, Any] | None
     """Last line that it printed, if that is a JSON object."""
 
@@ -109,14 +109,9 @@ def run_command(words: Sequence[str], timeout: float) -> CommandRun:
     ModuleNotFoundError
         If it prints ``{"missing": …}``.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with _text_file() as out, _text_file() as err:
         start = time.perf_counter()
-        try:
-            process = subprocess.Popen(words, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
-        except OSError as error:
-            message = f"cannot run {words[0]}: {error.strerror or error}"
-            raise ToolkitError(message) from error
-        code, usage = _wait(process, timeout)
+        code, usage = _run_to_end(words, timeout, out, err)
         seconds = time.perf_counter() - start
         out.seek(0)
         err.seek(0)
@@ -136,35 +131,64 @@ def run_command(words: Sequence[str], timeout: float) -> CommandRun:
     )
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float) -> tuple[int | None, Any]:
-    """Wait for a process; return its exit code, ``None`` after ``timeout``, and its resource usage."""
+def _text_file() -> IO[str]:
+    # What a command prints may be anything.
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    def expire(*_: object) -> None:
-        raise TimeoutError
-
-    # Whoever ends this process means the command too.
-    handlers = [(number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)]
-    handlers.append((signal.SIGALRM, signal.signal(signal.SIGALRM, expire)))
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    expired = False
-    try:
-        # Unlike Popen.wait, wait4 tells the memory of this process alone.
-        _, status, usage = os.wait4(process.pid, 0)
-    except BaseException as error:
-        process.kill()
-        _, status, usage = os.wait4(process.pid, 0)
-        if not isinstance(error, TimeoutError):
+def _run_to_end(words: Sequence[str], timeout: float, out: IO[str], err: IO[str]) -> tuple[int | None, Any]:
+    """Run a process; return its exit code, ``None`` after ``timeout``, and its resource usage."""
+    process: subprocess.Popen[bytes] | None = None
+    with _signals_as_exceptions(timeout):
+        try:
+            process = subprocess.Popen(words, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+            return _wait(process)
+        except OSError as error:
+            message = f"cannot run {words[0]}: {error.strerror or error}"
+            raise ToolkitError(message) from error
+        except _Expired:
+            if process is None:
+                raise
+            process.kill()
+            return None, _wait(process)[1]
+        except KeyboardInterrupt:
+            # Whoever ends this process means the command too.
+            if process is not None:
+                process.kill()
+                _wait(process)
             raise
-        expired = True
+
+
+class _Expired(Exception):  # noqa: N818
+    """A command has run too long."""
+
+
+@contextmanager
+def _signals_as_exceptions(timeout: float) -> Generator[None]:
+    """Raise an exception, once, for a signal that ends this process and after ``timeout`` seconds."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+
+    def stop(number: int, _: object) -> None:
+        # A second one must not come between the exception and what it ends.
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Expired if number == signal.SIGALRM else KeyboardInterrupt
+
+    handlers = [(number, signal.signal(number, stop)) for number in ending]
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        process.returncode = 0
         for number, handler in handlers:
             signal.signal(number, handler)
-    return None if expired else os.waitstatus_to_exitcode(status), usage
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
+    """Wait for a process; unlike ``Popen.wait`` this tells the memory of this process alone."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -91,7 +91,9 @@ def judge_stored(
     first, second = ([statistics.median(samples) for samples in side] for side in (a, b))
     least = min(len(first), len(second))
     noise = max(first) / min(first) if len(first) > 1 and _are_positive(first) else None
-    if least < ENOUGH_PROCESSES:
+    if len(first) == len(second) == len(a[0]) == len(b[0]) == 1:
+        p, reason = None, "measured once: a single value says nothing about the noise"
+    elif least < ENOUGH_PROCESSES:
         p = None
         reason = (
             f"{len(first)} and {len(second)} processes say too little about the noise between them; "
