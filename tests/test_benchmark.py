@@ -237,7 +237,7 @@ def test_a_command_is_ended_with_its_runner() -> None:
         run_command(["sleep", "60"], 0.1)
     assert run_command(["sleep", "0.01"], 10.0).seconds >= 0.01
     assert run_command(["echo", "[1]"], 10.0).output is None
-    assert run_command(["printf", r"\\xff\\n[["], 10.0).output is None
+    assert run_command(["printf", r"\xff\n[["], 10.0).output is None
     assert run_command(["echo", '{"a": 1}'], 10.0).output == {"a": 1}
 
 
