@@ -1,7 +1,7 @@
 """What every contestant does alike: read the job on the command line, print the result as one line of JSON.
 
-A contestant is run as `python contestants/NAME.py JOB` in a process of its own. `--print-jobs` of each bench
-shows the jobs, so that any line of a table can be repeated by hand.
+A contestant is run as `python contestants/NAME.py JOB` in a process of its own; `cases` of `harness.py` makes
+that command.
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ def seconds_per_call(call: Callable[[], object], least: float = 1.0) -> float:
     """Give the median time of a call: 5 or more, for `least` seconds, after a first that is left out."""
     call()
     laps: list[float] = []
-    while len(laps) < 5 or sum(laps) < least:
+    total = 0.0
+    while len(laps) < 5 or total < least:
         start = time.perf_counter()
         call()
         laps.append(time.perf_counter() - start)
+        total += laps[-1]
     return statistics.median(laps)
 
 

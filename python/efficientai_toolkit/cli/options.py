@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             return self.format_all_help()
         actions = {action.dest: action for action in self._actions}
         formatter = self._get_formatter()
-        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_usage(self._describe_usage(), self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
         formatter.start_section("options")
         formatter.add_arguments([actions[name] for name in self._essential])
@@ -55,7 +55,17 @@ class Parser(argparse.ArgumentParser):
 
     def format_all_help(self) -> str:
         """Return the text of ``--help-all``: every option, in groups."""
+        self.usage = self._describe_usage()
         return super().format_help()
+
+    def _describe_usage(self) -> str:
+        """Return the arguments without an option; the others are listed below."""
+        names = [
+            f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar)
+            for action in self._actions
+            if not action.option_strings
+        ]
+        return " ".join(["%(prog)s", *names, "[options]"])
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`ConfigError` instead of exiting."""

@@ -55,7 +55,9 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
-    dequantize: bool = setting(False, "dequantize weights that are quantized already, and quantize them again")
+    dequantize: bool = setting(
+        False, "dequantize weights that are quantized already, and quantize them again"
+    )
     seed: int = setting(0, "random seed of the calibration text")
     resume: bool = setting(False, "resume an interrupted run after the last finished block")
     overwrite: bool = setting(False, "replace the run in the output folder")

@@ -11,7 +11,13 @@ from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.cli.shared.training import build_training_config
-from efficientai_toolkit.cli.shared.validate import Checks, check_environment, describe_hardware, describe_model, report
+from efficientai_toolkit.cli.shared.validate import (
+    Checks,
+    check_environment,
+    describe_hardware,
+    describe_model,
+    report,
+)
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from efficientai_toolkit.lora.output import check_output

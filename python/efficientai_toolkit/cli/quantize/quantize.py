@@ -29,7 +29,10 @@ def run(args: Namespace, out: Output) -> int:
             [
                 ("model", given.model_path or "the embedded model"),
                 ("technique", f"{config.technique}, {config.bits} bits in groups of {config.group_size}"),
-                ("calibration", given.calibration or ("bundled instructions" if config.calibration else "none")),
+                (
+                    "calibration",
+                    given.calibration or ("bundled instructions" if config.calibration else "none"),
+                ),
                 ("output", str(config.output)),
             ]
         )

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.quantize.groups import ESSENTIAL, GROUPS
-from efficientai_toolkit.cli.shared.validate import Checks, check_environment, describe_hardware, describe_model, report
+from efficientai_toolkit.cli.shared.validate import (
+    Checks,
+    check_environment,
+    describe_hardware,
+    describe_model,
+    report,
+)
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.models.loading import load
 from efficientai_toolkit.quantize import QuantizeConfig
@@ -42,7 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print the checks; return 2 if one fails."""
     return report(
-        inspect(build_config(args, QuantizeConfig), show_progress=not out.quiet), out, purpose="quantize")
+        inspect(build_config(args, QuantizeConfig), show_progress=not out.quiet), out, purpose="quantize"
+    )
 
 
 def inspect(config: QuantizeConfig, *, show_progress: bool = True) -> Checks:
