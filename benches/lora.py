@@ -56,7 +56,9 @@ def cases(
         job = training(shape, size, folder, steps=steps, warmup=warmup, rank=rank)
         job |= {"method": method, "checkpoint": str(checkpoint)}
         jobs[f"{method} {shape} {size}"] = dict.fromkeys(turns, job)
-    return harness.cases(jobs, ("tokens_per_second", "tokens_per_cpu_second"), same=same, python=python, threads=threads)
+    return harness.cases(
+        jobs, ("tokens_per_second", "tokens_per_cpu_second"), same=same, python=python, threads=threads
+    )
 
 
 def same(who: harness.Contestant) -> dict[str, float]:

@@ -10,7 +10,9 @@ from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.quantize import QuantizeConfig
 
 
-@pytest.mark.parametrize(("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig), ("quantize", QuantizeConfig)])
+@pytest.mark.parametrize(
+    ("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig), ("quantize", QuantizeConfig)]
+)
 def test_defaults_equal_the_engines(room: str, config: type[Config]) -> None:
     from efficientai_toolkit._engine.core import core
 

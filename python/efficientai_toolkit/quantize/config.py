@@ -23,7 +23,7 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how the weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq)",
+        "how weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq)",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")

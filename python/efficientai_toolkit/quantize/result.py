@@ -42,7 +42,7 @@ class QuantizeResult(Displayed):
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     uncalibrated: list[str]
-    """Layers that no calibration token reached, such as experts that were never chosen; rounded to nearest."""
+    """Layers that no calibration token reached, such as experts never chosen; rounded to nearest."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
 

@@ -4,7 +4,7 @@ GROUPS = {
     "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
     "GPTQ": ("damping", "act_order", "true_sequential"),
 }
-"""Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; the others concern the whole run."""
+"""Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (
     "model_path", "output", "technique", "bits", "group_size", "embedding_bits", "layers", "calibration",
