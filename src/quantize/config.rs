@@ -131,12 +131,20 @@ impl QuantizeConfig {
                 self.damping
             )));
         }
+        Ok(())
+    }
+
+    /// The calibration text, if there is any.
+    ///
+    /// # Errors
+    /// None, where the technique needs it.
+    pub(super) fn calibration(&self) -> Result<Option<&str>> {
         if self.technique == Technique::Gptq && self.calibration.is_none() {
             return Err(Error::Config(
                 "technique \"gptq\" needs calibration text: set calibration (--calibration FILE)".into(),
             ));
         }
-        Ok(())
+        Ok(self.calibration.as_deref())
     }
 
     /// Format of the layers of all blocks.

@@ -105,7 +105,7 @@ pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &QuantizeConfi
 
 /// Calibration sequences, if there is calibration text.
 fn sequences(model: &Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Option<Vec<Vec<u32>>>> {
-    let Some(data) = &config.calibration else { return Ok(None) };
+    let Some(data) = config.calibration()? else { return Ok(None) };
     let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } = config;
     CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size()).map(Some)
 }
