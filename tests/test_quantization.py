@@ -55,7 +55,8 @@ def make_model(name: str, folder: Path, dtype: str = "float32", **changes: Any) 
     config |= {key: size for key, size in SIZES.items() if key in config or key == "rope_theta"}
     config |= {"vocab_size": 256} | changes
     if name in READABLE:
-        del config["rope_parameters"]
+        for key in ("rope_parameters", "layer_types", "sliding_window"):
+            config.pop(key, None)
     if "num_local_experts" in config:
         config.setdefault("num_experts", config["num_local_experts"])
     core.models.create(json.dumps(config | {"initializer_range": 0.15}), str(folder), 3, dtype)
@@ -74,7 +75,7 @@ def make(tmp_path: Path, data: Path) -> Callable[..., QuantizeResult]:
     """Quantize with a little calibration text."""
 
     def quantize_model(model: Path, **settings: Any) -> QuantizeResult:
-        chosen = {
+        chosen: dict[str, Any] = {
             "group_size": 32,
             "calibration": str(data),
             "sequence_length": 32,
@@ -166,7 +167,8 @@ def test_calibration_wins_back_what_rounding_loses(
     def divergence(**settings: Any) -> float:
         result = make(model, bits=3, overwrite=True, **settings)
         quantized, _ = eat.load(result.output)
-        return json.loads(core.evaluate.divergence(quantized, reference, rows))["mean_kl"]
+        found: dict[str, float] = json.loads(core.evaluate.divergence(quantized, reference, rows))
+        return found["mean_kl"]
 
     plain = divergence(technique="rtn", range_search=False, calibration=None)
     searched = divergence(technique="rtn", calibration=None)
