@@ -61,7 +61,7 @@ impl BlockStream {
         &self.batches
     }
 
-    /// Applies the block to all sequences, and calls `see` with every input of the layers at `paths`.
+    /// Calls `see` with every input that the layers at `paths` have in the block, over all sequences.
     ///
     /// # Errors
     /// Errors of `see`; errors from MLX; [`Error::Interrupted`].
@@ -75,9 +75,10 @@ impl BlockStream {
         let recorder = Recorder::default();
         set_taps(model, paths, Some(&recorder))?;
         let outcome = self.batches.iter().try_for_each(|x| {
-            let y = model.apply_block(self.block, x)?;
+            // The outputs are not evaluated: what comes after the last of these layers is not computed.
+            model.apply_block(self.block, x)?;
             let observed = recorder.take();
-            kernels::eval(observed.iter().map(|observation| &observation.x).chain([&y]))?;
+            kernels::eval(observed.iter().map(|observation| &observation.x))?;
             for Observation { layers, x } in observed {
                 see(Input { layers: &layers, x: &x })?;
                 poll(observer)?;
