@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::quantized::Accuracy;
+use crate::kernels::quantized::{Accuracy, Format};
 use crate::{Error, Result};
 
 /// Generation settings; the default is greedy decoding.
@@ -28,6 +28,11 @@ pub struct GenerateConfig {
     /// Accuracy of the kernels of quantized models on a CPU; `None` for the fastest that hardly changes the
     /// distribution of the next token.
     pub accuracy: Option<Accuracy>,
+    /// Bits per number of cached keys and values, 4 or 8; `None` keeps them exact. The first and the last positions are
+    /// always exact.
+    pub kv_bits: Option<usize>,
+    /// Numbers of cached keys and values that share a scale and a bias.
+    pub kv_group_size: usize,
     /// Stop strings; they are not part of the output.
     pub stop: Vec<String>,
 }
@@ -44,6 +49,8 @@ impl Default for GenerateConfig {
             repetition_context: 64,
             seed: 0,
             accuracy: None,
+            kv_bits: None,
+            kv_group_size: 64,
             stop: Vec::new(),
         }
     }
@@ -63,8 +70,23 @@ impl GenerateConfig {
         check((0.0..=1.0).contains(min_p), "min_p", min_p, "from 0 to 1")?;
         let is_penalty = repetition_penalty.is_finite() && *repetition_penalty > 0.0;
         check(is_penalty, "repetition_penalty", repetition_penalty, "a finite number above 0")?;
+        self.kv_format()?;
         let is_text = self.stop.iter().all(|text| !text.is_empty());
         check(is_text, "stop", format_args!("{:?}", self.stop), "a list of texts that are not empty")
+    }
+}
+
+impl GenerateConfig {
+    /// Format of cached keys and values; `None` if they are exact.
+    ///
+    /// # Errors
+    /// Bits or groups out of range.
+    pub(super) fn kv_format(&self) -> Result<Option<Format>> {
+        let Some(bits) = self.kv_bits else { return Ok(None) };
+        check(matches!(bits, 4 | 8), "kv_bits", bits, "4 or 8")?;
+        let format = Format::affine(bits, self.kv_group_size);
+        check(format.is_ok(), "kv_group_size", self.kv_group_size, "32, 64 or 128")?;
+        Ok(format.ok())
     }
 }
 
@@ -110,6 +132,11 @@ mod tests {
             (
                 refused(|c| c.repetition_penalty = 0.0),
                 "repetition_penalty is 0; it must be a finite number above 0",
+            ),
+            (refused(|c| c.kv_bits = Some(3)), "kv_bits is 3; it must be 4 or 8"),
+            (
+                refused(|c| (c.kv_bits, c.kv_group_size) = (Some(8), 48)),
+                "kv_group_size is 48; it must be 32, 64 or 128",
             ),
             (
                 refused(|c| c.stop = vec!["\n".into(), String::new()]),

@@ -11,9 +11,10 @@ use super::incremental_decoder::IncrementalDecoder;
 use super::sampler::Sampler;
 use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
-use crate::kernels::quantized::Accuracy;
+use crate::kernels::quantized::{Accuracy, Format};
 use crate::models::{self, Model};
 use crate::nn::Cache;
+use crate::nn::prompt::PromptShape;
 use crate::{Error, Result, kernels};
 
 /// Number of prompt tokens per forward pass, which bounds the memory of long prompts.
@@ -87,7 +88,7 @@ fn generate_text(
     let (mut stream, mut stops) = (DecodeStream::new(tokenizer), StopStrings::new(&config.stop));
     let started = Instant::now();
     models::check_tokens(prompt, model.vocab_size())?;
-    let cache = prefill_all_but_last(model, prompt, &mut |nothing| check_flow(on_text(nothing)))?;
+    let cache = prefill_all_but_last(model, prompt, config, &mut |nothing| check_flow(on_text(nothing)))?;
     let mut decoder = IncrementalDecoder::new(model, cache);
     let mut logits = decoder.step(prompt[prompt.len() - 1])?;
     let prefill_secs = started.elapsed().as_secs_f64();
@@ -113,7 +114,8 @@ fn generate_text(
         if index + 1 < config.max_tokens {
             let length = history.len() as i32;
             if model.invalidates_cache(length) {
-                decoder = IncrementalDecoder::new(model, prefill_all_but_last(model, &history, &mut emit)?);
+                decoder =
+                    IncrementalDecoder::new(model, prefill_all_but_last(model, &history, config, &mut emit)?);
             } else if model.rotation_variant(length) != model.rotation_variant(length - 1) {
                 decoder.stop_recording();
             }
@@ -150,14 +152,32 @@ fn check_flow(flow: ControlFlow<()>) -> Result<()> {
 fn prefill_all_but_last(
     model: &Model,
     ids: &[u32],
+    config: &GenerateConfig,
     on_text: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Cache> {
     let mut cache = model.new_cache(ids.len() as i32)?;
+    if let Some(format) = config.kv_format()? {
+        check_cache_rows(model, format)?;
+        cache.quantize(format);
+    }
     for chunk in ids[..ids.len() - 1].chunks(PREFILL_CHUNK) {
         on_text("")?;
         prefill(model, chunk, &mut cache)?;
     }
     Ok(cache)
+}
+
+/// Checks that the keys and values of a position are whole groups.
+fn check_cache_rows(model: &Model, format: Format) -> Result<()> {
+    let Some(PromptShape::KeyValues { kv_heads, head_dim, .. }) = model.prefix_shape() else { return Ok(()) };
+    let (row, group) = (kv_heads * head_dim, format.group_size() as i32);
+    if row % group == 0 {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "kv_group_size is {group}, but the keys of a position are {row} numbers: choose a divisor of {row}, or leave \
+         kv_bits out"
+    )))
 }
 
 /// Appends `ids` to the cache; the logits are never evaluated.

@@ -4,16 +4,22 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::Result;
+use super::quantized_cache::OlderPositions;
 use crate::kernels::append::append;
 use crate::kernels::cached_attention::{AttentionConfig, KeyValueBuffers, cached_attention};
+use crate::kernels::quantized::Format;
+use crate::kernels::rope::{Positions, rope};
 
 /// Key-value cache of one attention layer, in buffers with spare capacity.
 ///
 /// A clone shares the buffers until either is written to, so keeping the state after a prompt is free.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
+    /// All positions, or the last ones.
     store: KeyValueBuffers,
     planned: i32,
+    /// The positions before those of `store`, if they are quantized.
+    older: Option<OlderPositions>,
 }
 
 impl KvCache {
@@ -27,19 +33,25 @@ impl KvCache {
     /// Sequence length after `more` positions, as far as it is known.
     #[must_use]
     pub fn text_length(&self, more: i32) -> i32 {
-        self.planned.max(self.store.len + more)
+        self.planned.max(self.len() + more)
     }
 
     /// Number of cached positions, which is the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
-        self.store.len
+        self.older.as_ref().map_or(0, OlderPositions::len) + self.store.len
     }
 
     /// Whether nothing is cached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.store.len == 0
+        self.len() == 0
+    }
+
+    /// Quantizes all positions but the first and the last ones to `format`, once there are many. Keys and values of one
+    /// position, `kv_heads · head_dim` numbers, must be whole groups.
+    pub fn quantize(&mut self, format: Format) {
+        self.older.get_or_insert_with(|| OlderPositions::new(format));
     }
 
     /// Appends `k` and `v` and returns the attention output of `q` over all cached positions; shapes are
@@ -48,7 +60,20 @@ impl KvCache {
     /// # Errors
     /// Incompatible shapes. The cache is then empty.
     pub fn attend(&mut self, qkv: [&Array; 3], query: AttentionConfig) -> Result<Array> {
-        cached_attention(qkv, query, &mut self.store)
+        let Some(older) = &mut self.older else { return cached_attention(qkv, query, &mut self.store) };
+        older.take_from(&mut self.store)?;
+        if older.len() == 0 {
+            return cached_attention(qkv, query, &mut self.store);
+        }
+        let AttentionConfig { heads, kv_heads, head_dim, .. } = query;
+        let [q, k, v] = qkv;
+        let split = |x: &Array, heads: i32| x.reshape(&[x.dim(0), x.dim(1), heads, head_dim]);
+        let (mut q, mut k, v) = (split(q, heads)?, split(k, kv_heads)?, split(v, kv_heads)?);
+        if let Some(rotation) = query.rotation {
+            (q, k) = rope(&q, &k, rotation, Positions::Offset(older.len() + self.store.len))?;
+        }
+        append_rows(&mut self.store, &k, &v)?;
+        older.attend(&q, &self.store, query)
     }
 
     /// Appends `k` and `v`: `[batch, time, kv_heads, head_dim]`.
@@ -56,13 +81,7 @@ impl KvCache {
     /// # Errors
     /// Shapes that differ from the cached ones. The cache is then empty.
     pub fn update(&mut self, k: &Array, v: &Array) -> Result<()> {
-        // Taken, not cloned: a buffer without other references is written in place.
-        let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(&mut self.store);
-        let count = k.dim(1);
-        let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
-        // Only now, so that an error leaves an empty cache.
-        self.store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + count };
-        Ok(())
+        append_rows(&mut self.store, k, v)
     }
 
     /// Counts one more position, which has been stored already.
@@ -72,8 +91,20 @@ impl KvCache {
 
     /// The cached arrays, to be evaluated together with the logits, so that graphs do not accumulate.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.store.k.iter().chain(&self.store.v)
+        let older = self.older.iter().flat_map(OlderPositions::arrays);
+        self.store.k.iter().chain(&self.store.v).chain(older)
     }
+}
+
+/// Appends `k` and `v`: `[batch, time, kv_heads, head_dim]`.
+fn append_rows(store: &mut KeyValueBuffers, k: &Array, v: &Array) -> Result<()> {
+    // Taken, not cloned: a buffer without other references is written in place.
+    let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(store);
+    let count = k.dim(1);
+    let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
+    // Only now, so that an error leaves an empty cache.
+    *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + count };
+    Ok(())
 }
 
 /// The last inputs, which the next positions still depend on.
@@ -140,6 +171,15 @@ impl Cache {
         }
     }
 
+    /// Quantizes the keys and values of all layers to `format`; see [`KvCache::quantize`].
+    pub fn quantize(&mut self, format: Format) {
+        for layer in &mut self.layers {
+            if let LayerCache::Kv(cache) = layer {
+                cache.quantize(format);
+            }
+        }
+    }
+
     /// All cached arrays.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(LayerCache::arrays)
@@ -151,6 +191,39 @@ mod tests {
     use super::*;
     use crate::kernels::attention::{Mask, Scoring};
     use crate::kernels::eval;
+
+    #[test]
+    fn older_positions_are_quantized_and_attended_to() {
+        let scoring = Scoring::plain(0.25, Mask::Causal);
+        let query = AttentionConfig { heads: 4, kv_heads: 2, head_dim: 16, rotation: None, scoring };
+        let of = |from: i32, to: i32, width: i32, seed: f32| {
+            let values: Vec<f32> =
+                (from * width..to * width).map(|i| (i as f32 * 0.7 + seed).sin()).collect();
+            Array::from_slice(&values, &[1, to - from, width])
+        };
+        let attend = |cache: &mut KvCache, from: i32, to: i32| {
+            let qkv = [of(from, to, 64, 0.0), of(from, to, 32, 1.0), of(from, to, 32, 2.0)];
+            let y = cache.attend([&qkv[0], &qkv[1], &qkv[2]], query).unwrap();
+            eval([&y].into_iter().chain(cache.arrays())).unwrap();
+            y.as_slice::<f32>().to_vec()
+        };
+        for (bits, tolerance) in [(8, 0.01), (4, 0.15)] {
+            let (mut exact, mut quantized) = (KvCache::default(), KvCache::default());
+            quantized.quantize(Format::affine(bits, 32).unwrap());
+            for (from, to) in [(0, 300), (300, 301), (301, 700), (700, 701)] {
+                let (expected, found) = (attend(&mut exact, from, to), attend(&mut quantized, from, to));
+                for (expected, found) in expected.iter().zip(&found) {
+                    assert!(
+                        (expected - found).abs() < tolerance,
+                        "{bits} bits at {from}: {found}, not {expected}"
+                    );
+                }
+                assert_eq!(quantized.len(), exact.len());
+            }
+            let bytes = |cache: &KvCache| cache.arrays().map(Array::nbytes).sum::<usize>();
+            assert!(bytes(&quantized) * 3 < bytes(&exact) * 2, "{} of {}", bytes(&quantized), bytes(&exact));
+        }
+    }
 
     #[test]
     fn token_by_token_is_all_at_once() {

@@ -16,6 +16,7 @@ pub mod norm;
 pub mod overrides;
 pub mod prompt;
 pub mod quantized;
+mod quantized_cache;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;

@@ -25,12 +25,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("models", &["error", "files", "rng", "kernels", "params", "nn", "io"]),
     ("adapters", &["error", "files", "rng", "kernels", "params", "nn", "io", "models"]),
     (
+        "calibrate",
+        &["error", "files", "progress", "rng", "threads", "kernels", "params", "nn", "data", "io", "models"],
+    ),
+    (
         "train",
         &["error", "files", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters"],
     ),
     // Capability rooms.
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
     ("generate", &["error", "kernels", "nn", "data", "models"]),
+    (
+        "quantize",
+        &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "calibrate", "train"],
+    ),
     (
         "lora",
         &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],

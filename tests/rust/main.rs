@@ -6,4 +6,5 @@ mod architecture;
 mod contrastive;
 mod fixtures;
 mod graphs;
+mod kv_cache;
 mod packing;

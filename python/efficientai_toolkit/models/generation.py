@@ -34,6 +34,12 @@ class GenerateConfig(Config):
         "precision of the products of a quantized model on a CPU (default: the fastest that hardly changes "
         "the probabilities)",
     )
+    kv_bits: int | None = setting(
+        None,
+        "quantize the KV cache of long contexts to 4 or 8 bits; the first and last positions stay exact "
+        "(default: exact)",
+    )
+    kv_group_size: int = setting(64, "group size of the quantized KV cache: 32, 64 or 128")
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
 
     def check(self) -> None:
