@@ -8,6 +8,8 @@ use crate::kernels::quantized::Format;
 
 /// Numbers that are summed side by side; divides every group size.
 const LANES: usize = 8;
+/// Largest group size.
+const MAX_GROUP: usize = 128;
 /// Candidates of the range search.
 const STEPS: usize = 24;
 /// Largest and smallest range that is tried, relative to that of the weights.
@@ -33,8 +35,7 @@ pub(super) struct Affine {
 
 impl Grid {
     /// Fits a grid to `weights`, `[rows, columns]`: from the smallest to the largest weight of each group, or with
-    /// `search`, with the least squared error. Errors of a column count as much as `importance` says. Scales and biases
-    /// are rounded to `dtype`.
+    /// `search`, with the least [weighted](error_weights) squared error. Scales and biases are rounded to `dtype`.
     pub(super) fn fit(
         weights: &[f32],
         columns: usize,
@@ -44,12 +45,15 @@ impl Grid {
         importance: Option<&[f32]>,
     ) -> Self {
         let (size, groups) = (format.group_size(), columns / format.group_size());
-        let (max, ones) = (max_code(format), vec![1.0; size]);
+        let max = max_code(format);
         let fit = |(index, weights): (usize, &[f32])| {
-            let group = index % groups;
-            let importance = importance.map_or(&ones[..], |all| &all[group * size..(group + 1) * size]);
             let least = Affine::of_range(weights, max).rounded(dtype);
-            if search { search_range(weights, importance, max, dtype, least) } else { least }
+            if !search {
+                return least;
+            }
+            let first = index % groups * size;
+            let importance = importance.map(|all| &all[first..first + size]);
+            search_range(weights, &error_weights(weights, importance)[..size], max, dtype, least)
         };
         let (scales, biases) = weights
             .par_chunks_exact(size)
@@ -169,6 +173,18 @@ impl Affine {
         let scale = (h * hqw - hq * hw) / determinant;
         (scale != 0.0 && scale.is_finite()).then_some(Self { scale, bias: (hw - scale * hq) / h })
     }
+}
+
+/// How much the squared error of each weight of a group counts: as `importance` says, and more for large weights, as in
+/// llama.cpp. What is cut off from the few largest ones all has one sign, and costs more than its square.
+fn error_weights(weights: &[f32], importance: Option<&[f32]>) -> [f32; MAX_GROUP] {
+    let mean_square = weights.iter().map(|weight| weight * weight).sum::<f32>() / weights.len() as f32;
+    let mut found = [0.0; MAX_GROUP];
+    for (index, (slot, weight)) in found.iter_mut().zip(weights).enumerate() {
+        let importance = importance.map_or(1.0, |importance| importance[index]);
+        *slot = importance * (mean_square + weight * weight).sqrt();
+    }
+    found
 }
 
 /// The better of `least` and of narrower and wider grids, each fitted to the codes that it gives.
