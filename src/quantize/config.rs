@@ -169,6 +169,14 @@ impl QuantizeConfig {
                 self.damping
             )));
         }
+        self.validate_target()
+    }
+
+    /// Checks whether there is the text that the other settings need; which text, is filled in after [`validate`](Self::validate).
+    ///
+    /// # Errors
+    /// What needs text, or what it contradicts.
+    pub(super) fn require_calibration(&self) -> Result<()> {
         if self.calibration.is_none() {
             let needed = match (self.technique, self.rounding) {
                 (Technique::Gptq, _) | (Technique::Mixed, Technique::Gptq) => Some("gptq"),
@@ -188,7 +196,7 @@ impl QuantizeConfig {
                     .into(),
             ));
         }
-        self.validate_target()
+        Ok(())
     }
 
     fn validate_target(&self) -> Result<()> {

@@ -46,6 +46,7 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Report> {
     config.validate()?;
+    config.require_calibration()?;
     let begin = Instant::now();
     memory::reset_peak_memory()?;
     let output = required_output(config)?;
@@ -101,6 +102,7 @@ pub fn run(
 /// # Errors
 /// A folder that holds a run or a model, unless `overwrite` or `resume` is set; with `resume`, one without checkpoints.
 pub fn check_output(config: &QuantizeConfig) -> Result<()> {
+    config.require_calibration()?;
     OutputFolder::check(required_output(config)?, &results(), CHECKPOINTS, if_exists(config))
 }
 
