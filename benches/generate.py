@@ -1,77 +1,70 @@
 """Generation speed: reading a prompt (prefill) and writing an answer (decode), in tokens per second.
 
-uv run --group dev python benches/generate.py --shape tiny --contestants ours-q4,mlx-lm-q4
+uv run --group dev efficientai-toolkit benchmark run benches/generate.py --set contestants=ours-q4,mlx-lm-q4
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import formats
 import harness
 import numpy as np
 import shapes
 
-MEASURES = {
-    "prefill_tokens_per_second": "prefill, tokens/s",
-    "decode_tokens_per_second": "decode, tokens/s",
-}
+if TYPE_CHECKING:
+    from efficientai_toolkit.benchmark import Case
+
+MEASURES = ("prefill_tokens_per_second", "decode_tokens_per_second")
 KNOWN = ("ours", "ours-q4", "mlx-lm", "mlx-lm-q4", "torch", "llama.cpp-q4_0")
 DEFAULT = "ours,ours-q4,mlx-lm,mlx-lm-q4,torch,torch-bf16,llama.cpp-q4_0"
 CHECKPOINTS = {"": shapes.checkpoint, "q4": formats.mlx_q4, "q4_0": formats.gguf_q4_0}
 
 
-def main() -> int:
-    """Make the checkpoints, run the rounds, print the table."""
-    parser = harness.options("Generation speed at a named shape.", KNOWN)
-    parser.add_argument("--shape", default="tiny", choices=shapes.SHAPES, help="size of the model")
-    parser.add_argument(
-        "--case",
-        action="append",
-        metavar="PROMPTxNEW",
-        help="tokens to read x tokens to write (default: 256x64)",
-    )
-    parser.add_argument(
-        "--llama-bench", default="llama-bench", metavar="PATH", help="llama.cpp's program of that name"
-    )
-    args = parser.parse_args()
-    turns = harness.contestants(args, DEFAULT, KNOWN)
-    cache = args.cache or shapes.default_cache()
-    checkpoints = {
-        variant: CHECKPOINTS[variant](args.shape, cache)
-        for variant in dict.fromkeys(who.variant for who in turns)
-    }
+def cases(
+    *,
+    shape: str = "tiny",
+    sizes: str = "256x64",
+    contestants: str = DEFAULT,
+    llama_bench: str = "llama-bench",
+    cache: str | None = None,
+    python: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> Iterator[Case]:
+    """Yield the cases of a model.
+
+    `shape` is its size, `sizes` are PROMPTxNEW, the tokens to read and to write, separated by commas;
+    `llama_bench` is llama.cpp's program of that name.
+    """
+    if shape not in shapes.SHAPES:
+        message = f"shape {shape!r} is none of {', '.join(shapes.SHAPES)}"
+        raise ValueError(message)
+    turns = harness.parse_contestants(contestants, KNOWN)
+    folder = Path(cache) if cache else shapes.default_cache()
+    checkpoints = {who.variant: str(CHECKPOINTS[who.variant](shape, folder)) for who in turns}
     jobs: dict[str, dict[harness.Contestant, harness.Job]] = {}
-    for case in args.case or ["256x64"]:
-        prompt, new = (int(number) for number in case.split("x"))
+    for size in sizes.split(","):
+        prompt, new = (int(number) for number in size.split("x"))
         job = {
             "task": "generate",
-            "prompt": shapes.words(args.shape, prompt, np.random.default_rng(2)),
+            "prompt": shapes.words(shape, prompt, np.random.default_rng(2)),
             "prompt_tokens": prompt,
             "new_tokens": new,
             "check": 8,
-            "llama_bench": args.llama_bench,
+            "llama_bench": llama_bench,
         }
-        jobs[f"{args.shape} {prompt}x{new}"] = {
-            who: job | {"checkpoint": str(checkpoints[who.variant])} for who in turns
+        jobs[f"generate {shape} {size}"] = {
+            who: job | {"checkpoint": checkpoints[who.variant]} for who in turns
         }
-    rows = harness.compare(args, jobs, MEASURES)
-    for case, turn in jobs.items():
-        new_tokens = next(iter(turn.values()))["new_tokens"]
-        check([row for row in rows if row.case == case and row.facts], new_tokens)
-    return harness.report(args, rows, MEASURES) if rows else 0
+    return harness.cases(jobs, MEASURES, same=same, python=python, threads=threads)
 
 
-def check(rows: list[harness.Row], new_tokens: int) -> None:
-    """Flag who wrote fewer tokens, or (in float32, where greedy decoding leaves no room) other ones.
+def same(who: harness.Contestant) -> dict[str, float]:
+    """Give what tells who wrote fewer tokens, or other ones.
 
-    With weights in 4 bits, activations may be rounded too, and there is room.
+    Only in float32 greedy decoding leaves no room; with weights in 4 bits, activations may be rounded too.
     """
-    exact = [row for row in rows if (row.contestant.variant, row.contestant.dtype) == ("", "float32")]
-    for row in rows:
-        if row.facts["generated"] != new_tokens:
-            harness.flag(row, f"{row.facts['generated']} tokens written, not {new_tokens}")
-        if row in exact and row.facts["ids"] != exact[0].facts["ids"]:
-            harness.flag(row, f"writes other tokens than {exact[0].contestant.name}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    exact = (who.variant, who.dtype) == ("", "float32")
+    return {"generated": 0.0, **({"ids": 0.0} if exact else {})}

@@ -1,19 +1,21 @@
 """Training speed, in tokens per second, of this toolkit and the libraries one would otherwise use.
 
-uv run --group dev python benches/lora.py --method qlora --shape tiny
+uv run --group dev efficientai-toolkit benchmark run benches/lora.py --set method=qlora --set shape=tiny
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import formats
 import harness
 import shapes
 
-MEASURES = {"tokens_per_second": "tokens/s"}
+if TYPE_CHECKING:
+    from efficientai_toolkit.benchmark import Case
+
 KNOWN = ("ours", "mlx-lm", "torch", "torch-compile")
 DEFAULT = {
     "lora": "ours,ours-bf16,mlx-lm,torch,torch-bf16",
@@ -22,84 +24,62 @@ DEFAULT = {
 }
 
 
-def main() -> int:
-    """Make the checkpoint, run the rounds, print the table."""
-    parser = harness.options("Training speed at a named shape.", KNOWN)
-    parser.add_argument(
-        "--method",
-        default="lora",
-        choices=DEFAULT,
-        help="train adapters, adapters on a base in 4 bits, or every weight",
-    )
-    arguments(parser)
-    args = parser.parse_args()
-    turns = harness.contestants(args, DEFAULT[args.method], KNOWN)
-    if args.method == "qlora" and any(who.library == "torch" for who in turns):
-        parser.error("PyTorch has no training in 4 bits on a CPU")
-    cache = args.cache or shapes.default_cache()
-    checkpoint = (formats.mlx_q4 if args.method == "qlora" else shapes.checkpoint)(args.shape, cache)
-    jobs = {
-        case: dict.fromkeys(turns, job)
-        for case, job in training(args, args.method, checkpoint, cache).items()
-    }
-    rows = harness.compare(args, jobs, MEASURES)
-    for case in jobs:
-        check([row for row in rows if row.case == case and row.facts])
-    return harness.report(args, rows, MEASURES) if rows else 0
+def cases(
+    *,
+    method: str = "lora",
+    shape: str = "tiny",
+    sizes: str = "4x256",
+    contestants: str | None = None,
+    steps: int = 5,
+    warmup: int = 2,
+    rank: int = 8,
+    cache: str | None = None,
+    python: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> Iterator[Case]:
+    """Yield the cases of a method: adapters (`lora`), adapters on a base in 4 bits, or every weight (`full`).
 
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that tell how to train."""
-    parser.add_argument("--shape", default="tiny", choices=shapes.SHAPES, help="size of the model")
-    parser.add_argument(
-        "--case",
-        action="append",
-        metavar="BATCHxLENGTH",
-        help="rows per step x tokens per row (default: 4x256)",
-    )
-    parser.add_argument("--steps", type=int, default=5, help="measured steps per round")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before the clock starts")
-    parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")
-
-
-def training(
-    args: argparse.Namespace, method: str, checkpoint: Path, cache: Path
-) -> dict[str, dict[str, Any]]:
-    """Give the job of each case that was asked for."""
+    `shape` is the size of the model, `sizes` are BATCHxLENGTH, separated by commas; `steps` are measured
+    after `warmup`.
+    """
+    if method not in DEFAULT or shape not in shapes.SHAPES:
+        message = f"method and shape are one of {', '.join(DEFAULT)} and of {', '.join(shapes.SHAPES)}"
+        raise ValueError(message)
+    turns = harness.parse_contestants(contestants or DEFAULT[method], KNOWN)
+    if method == "qlora" and any(who.library == "torch" for who in turns):
+        message = "PyTorch has no training in 4 bits on a CPU"
+        raise ValueError(message)
+    folder = Path(cache) if cache else shapes.default_cache()
+    checkpoint = (formats.mlx_q4 if method == "qlora" else shapes.checkpoint)(shape, folder)
     jobs = {}
-    for case in args.case or ["4x256"]:
-        batch, length = (int(number) for number in case.split("x"))
-        data = shapes.training_data(args.shape, batch * (args.warmup + args.steps), length, cache)
-        jobs[f"{method} {args.shape} {batch}x{length}"] = {
-            "task": "train",
-            "method": method,
-            "checkpoint": str(checkpoint),
-            "data": str(data),
-            "end": shapes.END,
-            "batch": batch,
-            "length": length,
-            "steps": args.steps,
-            "warmup": args.warmup,
-            "rank": args.rank,
-            "alpha": 2.0 * args.rank,
-            "lr": 1e-4,
-            "seed": 0,
-        }
-    return jobs
+    for size in sizes.split(","):
+        job = training(shape, size, folder, steps=steps, warmup=warmup, rank=rank)
+        job |= {"method": method, "checkpoint": str(checkpoint)}
+        jobs[f"{method} {shape} {size}"] = dict.fromkeys(turns, job)
+    return harness.cases(
+        jobs, ("tokens_per_second", "tokens_per_cpu_second"), same=same, python=python, threads=threads
+    )
 
 
-def check(rows: list[harness.Row]) -> None:
-    """Flag who did not train the same thing: other parameters, or another loss before the first step."""
-    for row in rows:
-        first, facts = rows[0].facts, row.facts
-        if facts["trainable_parameters"] != first["trainable_parameters"]:
-            harness.flag(row, f"{facts['trainable_parameters']:,} trainable parameters")
-        half = any(r.contestant.dtype != "float32" for r in (row, rows[0]))
-        if abs(facts["loss_before"] / first["loss_before"] - 1) > (1e-2 if half else 1e-4):
-            harness.flag(
-                row, f"loss {facts['loss_before']:.4f} before training, not {first['loss_before']:.4f}"
-            )
+def same(who: harness.Contestant) -> dict[str, float]:
+    """Give what tells who did not train the same: other parameters, another loss before the first step."""
+    return {"trainable_parameters": 0.0, "loss_before": 1e-4 if who.dtype == "float32" else 1e-2}
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def training(shape: str, size: str, cache: Path, *, steps: int, warmup: int, rank: int) -> harness.Job:
+    """Give the job of a size, BATCHxLENGTH, but for the method and the checkpoint."""
+    batch, length = (int(number) for number in size.split("x"))
+    data = shapes.training_data(shape, batch * (warmup + steps), length, cache)
+    return {
+        "task": "train",
+        "data": str(data),
+        "end": shapes.END,
+        "batch": batch,
+        "length": length,
+        "steps": steps,
+        "warmup": warmup,
+        "rank": rank,
+        "alpha": 2.0 * rank,
+        "lr": 1e-4,
+        "seed": 0,
+    }

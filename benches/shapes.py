@@ -68,13 +68,14 @@ def training_data(shape: str, rows: int, length: int, cache: Path) -> Path:
     Every row has exactly `length` + 1 tokens, the end of text included: `length` inputs, no padding for
     anyone. `train.jsonl` has `rows` rows, `valid.jsonl` one.
     """
-    folder = cache / "data" / f"{shape}-{rows}x{length}"
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(1)
-    for name, count in (("train", rows), ("valid", 1)):
-        lines = (json.dumps({"text": words(shape, length, rng)}) + "\n" for _ in range(count))
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
+
+    def make(folder: Path) -> None:
+        rng = np.random.default_rng(1)
+        for name, count in (("train", rows), ("valid", 1)):
+            lines = (json.dumps({"text": words(shape, length, rng)}) + "\n" for _ in range(count))
+            (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    return made_once(cache / "data" / f"{shape}-{rows}x{length}", make)
 
 
 def words(shape: str, length: int, rng: np.random.Generator) -> str:

@@ -13,9 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-WIDTH = 84
-LINES = 34
-"""What is shown of long outputs: the beginning and the end."""
+WIDTH = 104
+"""As wide as the longest line that is shown: a picture has no line breaks of its own."""
+
+HEAD, TAIL = 9, 20
+"""Lines that are shown of long outputs, from the beginning and from the end."""
+
+LAST = "try it"
+"""Where the picture ends: what follows is to be copied, which a picture does not allow."""
 
 
 def main() -> int:
@@ -25,8 +30,10 @@ def main() -> int:
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     # A bar writes over its line.
     lines = [line.rpartition("\r")[2] for line in run.stdout.rstrip().splitlines()]
-    if len(lines) > LINES:
-        lines = [*lines[: LINES // 3], "…", *lines[-(2 * LINES) // 3 :]]
+    if LAST in lines:
+        lines = "\n".join(lines[: lines.index(LAST)]).rstrip().splitlines()
+    if len(lines) > HEAD + TAIL:
+        lines = [*lines[:HEAD], "…", *lines[-TAIL:]]
     console = Console(record=True, width=WIDTH, file=StringIO(), highlight=False)
     console.print(Text(f"$ {shown}", style="bold green"))
     for line in lines:

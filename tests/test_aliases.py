@@ -1,17 +1,21 @@
 """Names of options and values in other tools."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from efficientai_toolkit._base import aliases
 from efficientai_toolkit._base.config import list_options
-from efficientai_toolkit.cli import aliases, main
+from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.app import build_parser
 from efficientai_toolkit.cli.commands import COMMANDS
 from efficientai_toolkit.cli.lora.groups import GROUPS
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
+from efficientai_toolkit.lora.optimization.space import SearchSpace
 
 TRAIN = "lora-finetuning-mlx:train"
 PAGE = Path(__file__).parents[1] / "docs/coming-from.md"
@@ -87,6 +91,59 @@ def test_bits_that_are_given_beat_those_of_qlora() -> None:
 def test_a_misspelt_alias_suggests_our_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([TRAIN, "--learning-rat", "1e-3"]) == 2
     assert capsys.readouterr().err == "error: unknown option --learning-rat; did you mean --lr?\n"
+
+
+def test_misspelt_options_with_underscores_or_two_dashes_suggest_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([TRAIN, "--warmup_steps", "3"]) == main([TRAIN, "--r", "4"]) == 2
+    hint, rank = capsys.readouterr().err.splitlines()
+    assert hint == f"error: unknown option --warmup_steps; {aliases.HINTS['--warmup-steps']}"
+    assert rank == "error: unknown option --r; did you mean --lora-rank?"
+
+
+FIELDS = {option.flag: option.name for option in list_options(TrainingConfig)}
+
+
+def refusal(key: str, value: Any, folder: Path) -> str:
+    """The message about a field in Python, which a file of settings gets too."""
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(**{key: value})
+    message = str(caught.value)
+    path = folder / "run.json"
+    path.write_text(json.dumps({key: value}))
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig.from_file(path)
+    assert str(caught.value) == f"{path}: {message}"
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.from_mapping({key: value})
+    assert str(caught.value) == f"search space: {message}"
+    return message
+
+
+@pytest.mark.parametrize("alias", [alias for alias, ours in aliases.OPTIONS.items() if ours in FIELDS])
+def test_fields_of_other_tools_name_ours(alias: str, tmp_path: Path) -> None:
+    key = alias.lstrip("-").replace("-", "_")
+    ours = FIELDS[aliases.OPTIONS[alias]]
+    assert refusal(key, 1, tmp_path) == f"unknown key `{key}`; did you mean `{ours}`?"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rat", 1, "unknown key `learning_rat`; did you mean `lr`?"),
+        ("bf16", True, "unknown key `bf16`; set `dtype` to bfloat16"),
+        ("completion_only_loss", True, "unknown key `completion_only_loss`; set `mask_prompt` to true"),
+        ("warmup_steps", 5, "`warmup_steps`; the warm-up is a share of all steps: `warmup_ratio`"),
+        ("lora_scale", 2, "unknown key `lora_scale`; the scale is alpha / rank: set `lora_alpha`"),
+        ("method", "qlora", "p_tuning, full, not 'qlora'; did you mean lora with `bits` 4?"),
+        ("dtype", "bf16", "one of float32, float16, bfloat16, not 'bf16'; did you mean bfloat16?"),
+    ],
+)
+def test_names_and_values_of_other_tools_get_a_hint(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    assert refusal(key, value, tmp_path).endswith(message)
 
 
 def test_no_alias_hides_an_option_of_ours() -> None:

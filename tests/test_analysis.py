@@ -199,7 +199,7 @@ def test_the_command(training: TrainingConfig, capsys: pytest.CaptureFixture[str
         ({"objective": "orpo"}, "`objective` is orpo, but ranks by layer are found for sft"),
         ({"rank_pattern": {"q_proj": 2}}, "`rank_pattern` says what the ranks are"),
         ({"init_adapter": "x"}, "`init_adapter` says what the ranks are"),
-        ({"resume": True}, "an analysis starts anew"),
+        ({"resume": True}, "an analysis cannot be resumed"),
         ({"target_modules": ["w_proj"]}, 'target_modules names "w_proj"'),
     ],
 )

@@ -20,10 +20,11 @@ BELOW_ROOMS = (
     {"_chat_templates", "_core", "_engine", "callbacks", "hub"},
     {"accelerate", "adapters", "data", "device", "evaluation", "kernels", "models"},
     {"study"},
+    {"benchmark"},
 )
 """From the bottom up. A name imports from its own row and from those before it."""
 
-ABOVE_ROOMS = ({"benchmark", "exports", "server", "trackers"}, {"cli"})
+ABOVE_ROOMS = ({"exports", "server", "trackers"}, {"cli"})
 
 
 @dataclass(frozen=True)

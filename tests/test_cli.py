@@ -86,7 +86,7 @@ def test_an_unknown_command_suggests_the_closest(
         ),
         (["--data", "nowhere"], "there is no folder or file nowhere"),
         (["--resume"], "`resume` needs `output`, the folder of the run to resume: give --output too"),
-        (["--model-path", "nowhere"], "there is no folder 'nowhere', and it is no hub id"),
+        (["--model-path", "nowhere"], "there is no folder 'nowhere', and it is not a hub id"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -110,6 +110,47 @@ def test_a_method_that_fails_is_a_row(training: TrainingConfig, capsys: pytest.C
     assert "recommended: none\n  no method has trained to the end" in out
 
 
+def test_a_method_whose_settings_are_refused_is_a_row(
+    training: TrainingConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["lora-finetuning-mlx:compare", "--methods", "lora,full,p_tuning", "--use-rslora", "--no-plots"]
+    words += ["--output", str(training.output), "--model-path", str(training.model_path)]
+    assert main([*words, "--data", str(training.data), "--iters", "1"]) == 0
+    captured = capsys.readouterr()
+    reason = 'use_rslora is for method "lora" or "dora", not for "{}"'
+    for method in ("full", "p_tuning"):
+        assert f"{method} failed: {reason.format(method)}" in captured.out
+        # Before the others have taken hours.
+        assert captured.err.index(f"{method} failed") < captured.err.index("lora: ")
+    assert "recommended: lora" in captured.out
+    report = json.loads((Path(str(training.output)) / "comparison.json").read_text())
+    assert [(row["method"], row["error"] is None) for row in report["rows"]] == [
+        ("lora", True),
+        ("full", False),
+        ("p_tuning", False),
+    ]
+
+
+def test_settings_of_one_method_do_not_need_it_named_twice(
+    training: TrainingConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["lora-finetuning-mlx:compare", "--methods", "lora,prefix_tuning", "--prefix-projection"]
+    words += ["--no-plots", "--output", str(training.output), "--model-path", str(training.model_path)]
+    assert main([*words, "--data", str(training.data), "--iters", "1"]) == 0
+    out = capsys.readouterr().out
+    assert 'lora failed: prefix_projection is for method "prefix_tuning", not for "lora"' in out
+    assert "recommended: prefix_tuning" in out
+
+
+def test_settings_that_every_method_refuses_are_an_error(training: TrainingConfig) -> None:
+    base = training.with_values({"use_rslora": True})
+    with pytest.raises(ConfigError) as caught:
+        compare(base, methods=["full", "p_tuning"], plots=False)
+    for part in ("no method of `methods` can run", "full: use_rslora is for", "; p_tuning: use_rslora"):
+        assert part in str(caught.value)
+    assert not Path(str(base.output)).exists()
+
+
 def row(method: str, loss: float, memory: float, seconds: float) -> Measurement:
     return Measurement(method=method, loss_after=loss, peak_memory_gb=memory, seconds=seconds)
 

@@ -10,9 +10,11 @@ from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.quantize import QuantizeConfig
 
 
-@pytest.mark.parametrize(("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig), ("quantize", QuantizeConfig)])
+@pytest.mark.parametrize(
+    ("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig), ("quantize", QuantizeConfig)]
+)
 def test_defaults_equal_the_engines(room: str, config: type[Config]) -> None:
     from efficientai_toolkit._engine.core import core
 
-    expected = json.loads(getattr(core, room).defaults(), object_pairs_hook=list)
-    assert list(json.loads(config().to_json()).items()) == expected
+    expected = json.loads(getattr(core, room).defaults())
+    assert list(json.loads(config().to_json()).items()) == list(expected.items())

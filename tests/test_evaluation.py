@@ -183,7 +183,7 @@ def test_rows_bring_their_own_question() -> None:
         ({"batch_size": -1}, "`batch_size` must be at least 1, not -1"),
         ({"prompt": "{q}"}, "`prompt` is a template, so `reference` must be one too"),
         ({"reference": "{q}"}, "`reference` is a template, so `prompt` must be one too"),
-        ({"answer": "(a"}, "`answer` is no regular expression: missing"),
+        ({"answer": "(a"}, "`answer` is not a valid regular expression: missing"),
         ({"metric": ["f1"]}, "unknown key `metric`; did you mean `metrics`"),
     ],
 )
@@ -222,7 +222,7 @@ def test_missing_data_and_answers(
         eat.lora.evaluate(*loaded, data=str(tmp_path))
     write_jsonl(tmp_path / "valid.jsonl", [{"prompt": "t5", "completion": "t6"}])
     with pytest.raises(
-        DatasetError, match=r"valid\.jsonl:1: `answer` \(#+\) finds nothing in the right answer"
+        DatasetError, match=r"valid\.jsonl:1: `answer` \(#+\) finds nothing in the reference answer"
     ):
         eat.lora.evaluate(*loaded, data=str(tmp_path), metrics=["f1"], answer="####")
 

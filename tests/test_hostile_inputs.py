@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("hostile_inputs.py")
 QUICK = "tokenizer,json,parquet"
-REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,checkpoint"
+REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,checkpoint,results"
 
 
 @pytest.mark.alone
@@ -19,7 +19,7 @@ REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,che
     ("readers", "cases"),
     [
         pytest.param(QUICK, 60, id="quick"),
-        pytest.param(REST, 180, id="rest", marks=pytest.mark.slow),
+        pytest.param(REST, 200, id="rest", marks=pytest.mark.slow),
         # Templates without end are stopped after some seconds each.
         pytest.param("template", 24, id="templates", marks=pytest.mark.slow),
     ],

@@ -190,7 +190,7 @@ def test_a_refused_repository(tmp_path: Path, server: Hub, status: int, code: st
 def test_a_hub_out_of_order(tmp_path: Path, server: Hub) -> None:
     server.refuse["org/model"] = (500, "")
     message = refusal(lookup(tmp_path, server.url, "org/model"))
-    assert f"{server.url} is out of order (500) and org/model is not cached" in message
+    assert f"{server.url} is unavailable (500) and org/model is not cached" in message
 
 
 def test_offline_and_not_cached(tmp_path: Path, server: Hub) -> None:

@@ -12,7 +12,9 @@ import efficientai_toolkit as eat
 from efficientai_toolkit import _core, callbacks
 
 
-@pytest.mark.parametrize("module", [eat, eat.lora, callbacks], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [eat, eat.lora, eat.benchmark, callbacks], ids=lambda module: module.__name__
+)
 def test_every_public_name_is_there_and_completes(module: ModuleType) -> None:
     assert set(module.__all__) == set(dir(module))
     for name in module.__all__:

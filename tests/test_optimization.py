@@ -206,7 +206,7 @@ def test_a_file_of_the_space(tmp_path: Path) -> None:
         ({"lr": {"low": 1, "high": 2, "log": "yes"}}, "`log` must be true or false, not 'yes'"),
         ({"lr": {"low": "a", "high": 1}}, "`lr` must be a number, not 'a'"),
         ({"lora_rank": {"low": 1.5, "high": 4}}, "`lora_rank` must be a whole number, not 1.5"),
-        ({"method": {"low": 1, "high": 4}}, "`method` is no number; give its values as `choices`"),
+        ({"method": {"low": 1, "high": 4}}, "`method` is not a number; give its values as `choices`"),
         ({"method": {"choices": ["magic"]}}, "`method` must be one of lora, "),
         ({"method": {"choices": []}}, "`choices` must be a list of at least one value"),
         ({"schedule": "wavy"}, "`schedule` must be one of constant"),

@@ -63,6 +63,12 @@ def test_a_job_that_fails_says_why(function: str, reason: str) -> None:
     assert (result.value, result.error) == (None, reason)
 
 
+def test_a_job_that_takes_too_long_is_killed() -> None:
+    result = run_job("support.jobs:sleep", {"seconds": 60}, timeout=0.5)
+    assert (result.value, result.error) == (None, "ran past 0.5 s")
+    assert run_job("support.jobs:sleep", {"seconds": 0}, timeout=60).value == "awake"
+
+
 def test_what_an_observer_raises_ends_the_job() -> None:
     def stop(event: dict[str, Any]) -> None:
         raise InterruptedError

@@ -1,7 +1,7 @@
 """What every contestant does alike: read the job on the command line, print the result as one line of JSON.
 
-A contestant is run as `python contestants/NAME.py JOB` in a process of its own. `--print-jobs` of each bench
-shows the jobs, so that any line of a table can be repeated by hand.
+A contestant is run as `python contestants/NAME.py JOB` in a process of its own; `cases` of `harness.py` makes
+that command.
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ def seconds_per_call(call: Callable[[], object], least: float = 1.0) -> float:
     """Give the median time of a call: 5 or more, for `least` seconds, after a first that is left out."""
     call()
     laps: list[float] = []
-    while len(laps) < 5 or sum(laps) < least:
+    total = 0.0
+    while len(laps) < 5 or total < least:
         start = time.perf_counter()
         call()
         laps.append(time.perf_counter() - start)
+        total += laps[-1]
     return statistics.median(laps)
 
 
@@ -90,25 +92,30 @@ def speed_of_passes(job: Job, seconds: dict[str, float]) -> Result:
 
 
 class Laps:
-    """Seconds between calls of `lap`; the first `warmup` laps are left out."""
+    """Time and processor time between calls of `lap`; the first `warmup` laps are left out."""
 
     def __init__(self, warmup: int) -> None:
         self._warmup = warmup
-        self._last = time.perf_counter()
-        self._laps: list[float] = []
+        self._laps: list[tuple[float, float]] = []
+        self.restart()
 
     def lap(self) -> None:
         """End a lap and start the next."""
-        now = time.perf_counter()
-        self._laps.append(now - self._last)
-        self._last = now
+        begun, cpu_begun = self._last
+        self.restart()
+        now, cpu_now = self._last
+        self._laps.append((now - begun, cpu_now - cpu_begun))
 
     def restart(self) -> None:
         """Leave what was done since the last lap out of the next one."""
-        self._last = time.perf_counter()
+        self._last = time.perf_counter(), time.process_time()
 
     def speed(self, job: Job) -> Result:
         """Tokens per second over the laps that count, each of which trained on one batch without padding."""
-        seconds = self._laps[self._warmup :]
+        seconds, cpu_seconds = zip(*self._laps[self._warmup :], strict=True)
         tokens = job["batch"] * job["length"] * len(seconds)
-        return {"tokens_per_second": tokens / sum(seconds), "step_seconds": seconds}
+        return {
+            "tokens_per_second": tokens / sum(seconds),
+            "tokens_per_cpu_second": tokens / sum(cpu_seconds),
+            "step_seconds": seconds,
+        }

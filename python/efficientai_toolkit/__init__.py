@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import callbacks, exceptions, kernels, lora, quantize
+    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, quantize
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -30,6 +30,7 @@ __all__ = [
     "__version__",
     "_core",
     "accelerate_mlx",
+    "benchmark",
     "callbacks",
     "exceptions",
     "generate",
@@ -51,6 +52,7 @@ if not TYPE_CHECKING:
             "__version__": "_base.version:__version__",
             "_core": "_engine.core:core",
             "accelerate_mlx": "accelerate:accelerate_mlx",
+            "benchmark": "benchmark",
             "callbacks": "callbacks",
             "exceptions": "exceptions",
             "generate": "models.generation:generate",

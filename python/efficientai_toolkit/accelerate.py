@@ -44,7 +44,7 @@ def accelerate_mlx() -> None:
     if core.device.sgemm_calls() == before:
         message = (
             "this build of MLX does not multiply matrices with a function that can be replaced; "
-            f"mend it with `{suggest_command(list_backends())}`"
+            f"fix it with `{suggest_command(list_backends())}`"
         )
         raise DependencyError(message)
     _LOG.info("accelerate_mlx: MLX multiplies float32 matrices with the engine's kernel")

@@ -80,12 +80,12 @@ def resolve(
     if text and folder.is_dir():
         return folder
     if text and folder.exists():
-        message = f"{text} is a file; expected the folder it stands in"
+        message = f"{text} is a file; expected the folder that contains it"
         raise ModelLoadingError(message)
     match = _HUB_ID.fullmatch(text)
     if match is None:
         message = (
-            f"there is no folder {text!r}, and it is no hub id of the form org/name or org/name@revision"
+            f"there is no folder {text!r}, and it is not a hub id of the form org/name or org/name@revision"
         )
         raise ModelLoadingError(message)
     folder = _download(match["id"], match["revision"], text, kind, show_progress=show_progress)
@@ -120,7 +120,7 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
                 library_name="efficientai-toolkit",
             )
         except HFValidationError as error:
-            message = f"{text} is no valid hub id: {error}"
+            message = f"{text} is not a valid hub id: {error}"
             raise ModelLoadingError(message) from error
         # ValueError: a file name or header that would leave the cache. The last three: an answer without
         # the expected keys or types.
@@ -157,7 +157,7 @@ def _explain(  # noqa: PLR0911
             return f"{endpoint} refuses {text} ({error.response.status_code}): {login}"
         case errors.HfHubHTTPError() if error.response.is_server_error:
             status = error.response.status_code
-            return f"{endpoint} is out of order ({status}) and {text} is not cached; try later"
+            return f"{endpoint} is unavailable ({status}) and {text} is not cached; try later"
         case errors.LocalEntryNotFoundError() if offline():
             return (
                 f"{text} is neither a folder here nor complete in the Hugging Face cache, and "

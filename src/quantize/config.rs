@@ -172,31 +172,29 @@ impl QuantizeConfig {
         self.validate_target()
     }
 
-    /// Checks whether there is the text that the other settings need; which text, is filled in after [`validate`](Self::validate).
+    /// The calibration text, if there is any.
     ///
     /// # Errors
-    /// What needs text, or what it contradicts.
-    pub(super) fn require_calibration(&self) -> Result<()> {
-        if self.calibration.is_none() {
-            let needed = match (self.technique, self.rounding) {
-                (Technique::Gptq, _) | (Technique::Mixed, Technique::Gptq) => Some("gptq"),
-                (Technique::Mixed, _) if self.sensitivity.is_none() => Some("mixed"),
-                _ if self.save_importance => Some("save_importance"),
-                _ => None,
-            };
-            if let Some(what) = needed {
-                return Err(Error::Config(format!(
-                    "\"{what}\" needs calibration text: set calibration (--calibration FILE)"
-                )));
-            }
-        } else if self.importance.is_some() {
+    /// None, where it is needed; both text and importance.
+    pub(super) fn calibration(&self) -> Result<Option<&str>> {
+        if self.calibration.is_some() && self.importance.is_some() {
             return Err(Error::Config(
-                "importance takes the place of calibration text: set one of them (rtn takes either, gptq needs \
-                 calibration)"
+                "importance takes the place of calibration text, and both are set: choose one (gptq needs calibration)"
                     .into(),
             ));
         }
-        Ok(())
+        let needed = match (self.technique, self.layer_technique()) {
+            (_, Technique::Gptq) => Some("technique \"gptq\""),
+            (Technique::Mixed, _) if self.sensitivity.is_none() => Some("technique \"mixed\""),
+            _ if self.save_importance => Some("save_importance"),
+            _ => None,
+        };
+        match needed {
+            Some(what) if self.calibration.is_none() => Err(Error::Config(format!(
+                "{what} needs calibration text: set calibration (--calibration FILE)"
+            ))),
+            _ => Ok(self.calibration.as_deref()),
+        }
     }
 
     fn validate_target(&self) -> Result<()> {

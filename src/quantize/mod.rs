@@ -26,5 +26,5 @@ mod stages;
 
 pub use config::{LayerSetting, QuantizationMode, QuantizeConfig, Technique};
 pub use report::{LayerReport, Report};
-pub use run::{check_output, run};
+pub use run::{Summary, check_output, run, validate};
 pub use sensitivity::Sensitivity;

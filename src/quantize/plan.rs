@@ -20,7 +20,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans formats for the layers of `model`. Routers stay dense unless a pattern names them.
+    /// Plans formats for the layers of `model`. Routers stay dense unless a pattern ends with their
+    /// name.
     ///
     /// # Errors
     /// A pattern that no layer matches; rows that are not whole groups; a layer that is quantized already; nothing to
@@ -39,7 +40,8 @@ impl Plan {
                 false => Some(embedding),
             };
             for ((pattern, theirs), used) in patterns.iter().zip(&mut used) {
-                if pattern.matches(path) {
+                // A router must be meant.
+                if pattern.matches(path) && (!is_router(path) || is_router(pattern.as_str())) {
                     (format, *used) = (*theirs, true);
                     fixed.insert(path.to_owned());
                 }

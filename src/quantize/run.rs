@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use mlx_rs::module::ModuleParameters as _;
 use mlx_rs::{Array, Dtype, memory};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::block::quantize_block;
@@ -46,7 +47,6 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Report> {
     config.validate()?;
-    config.require_calibration()?;
     let begin = Instant::now();
     memory::reset_peak_memory()?;
     let output = required_output(config)?;
@@ -58,14 +58,7 @@ pub fn run(
         _ => None,
     };
     let importance = config.importance.as_ref().map(|path| Importance::read(Path::new(path))).transpose()?;
-    let sequences = match &config.calibration {
-        None => None,
-        Some(data) => {
-            let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } =
-                config;
-            Some(CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size())?)
-        }
-    };
+    let sequences = sequences(model, tokenizer, config)?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
     let mut identity = identity(config, sequences.as_deref().unwrap_or_default(), source)?;
     let sensitivity = match mixed {
@@ -97,12 +90,48 @@ pub fn run(
     Ok(report)
 }
 
+/// What a run would work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Number of layers to quantize.
+    pub layers: usize,
+    /// Number of calibration sequences.
+    pub sequences: usize,
+    /// Number of calibration tokens.
+    pub tokens: usize,
+}
+
+/// Checks `config` and its calibration text without quantizing anything.
+///
+/// # Errors
+/// Those of [`run`] that can be found before the first layer.
+pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Summary> {
+    config.validate()?;
+    if config.dequantize {
+        layer::dequantize_all(model)?;
+    }
+    let plan = Plan::new(model, config)?;
+    if config.technique == Technique::Mixed {
+        Mixed::new(model, &plan, config)?;
+    }
+    let layers = plan.formats.len();
+    let sequences = sequences(model, tokenizer, config)?.unwrap_or_default();
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok(Summary { layers, sequences: sequences.len(), tokens })
+}
+
+/// Calibration sequences, if there is calibration text.
+fn sequences(model: &Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Option<Vec<Vec<u32>>>> {
+    let Some(data) = config.calibration()? else { return Ok(None) };
+    let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } = config;
+    CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size()).map(Some)
+}
+
 /// Checks whether the output folder is free for a run with this configuration, before a model is loaded.
 ///
 /// # Errors
 /// A folder that holds a run or a model, unless `overwrite` or `resume` is set; with `resume`, one without checkpoints.
 pub fn check_output(config: &QuantizeConfig) -> Result<()> {
-    config.require_calibration()?;
     OutputFolder::check(required_output(config)?, &results(), CHECKPOINTS, if_exists(config))
 }
 

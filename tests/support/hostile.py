@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from efficientai_toolkit.benchmark.comparison import compare_runs
+from efficientai_toolkit.benchmark.report import to_html
+from efficientai_toolkit.benchmark.result import Result
+from efficientai_toolkit.benchmark.store import Store
+from efficientai_toolkit.benchmark.suite import Suite
 from support.engine import FIXTURES, MODELS
 from support.rows import write_words
 
@@ -75,8 +81,21 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
             ("a.toml", b'lr = 1e-3\niters = 3\nmethod = "lora"\n'),
         ],
         "template": [("chat_template.jinja", template.encode()) for template in TEMPLATES],
+        "results": [("r.sqlite", results_of_benchmarks())],
         "checkpoint": [("state.json", b""), ("parameters.safetensors", b""), ("optimizer.safetensors", b"")],
     }
+
+
+def results_of_benchmarks() -> bytes:
+    """A file with a run of two cases."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "r.sqlite", create=True)
+        run = store.start(Suite(source="x.py"), {"repeats": 5}, {"packages": {"mlx": "1"}})
+        for case in ("a", "b"):
+            metrics = {"seconds": [0.5, 0.25]}
+            store.add(run, Result(case=case, process=0, status="ok", metrics=metrics, memory=7, group="g"))
+        store.finish(run, "main")
+        return store.path.read_bytes()
 
 
 def cases(reader: str, count: int, seed: int, files: list[tuple[str, bytes]]) -> Iterator[Case]:
@@ -215,6 +234,15 @@ class Readers:
         self.validate(CHAT_MODEL, path, self.loaded)
 
     jsonl = json = csv = parquet = data
+
+    def results(self, case: Case) -> None:
+        """A file of results of benchmarks, read and written to."""
+        path = self.folder / case.name
+        path.write_bytes(case.content)
+        store = Store(path)
+        for run in store.runs():
+            to_html(store.load(run.id), compare_runs(store.load(run.id), store.load(run.id)))
+        store.add(1, Result(case="c", process=0, status="failed", reason="why"))
 
     def template(self, case: Case) -> None:
         """A chat template, with one conversation."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,12 @@ def double(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 def hold(request: dict[str, Any], emit: Emit) -> int:
     """Needs memory."""
     return len(bytearray(request["bytes"]))
+
+
+def sleep(request: dict[str, Any], emit: Emit) -> str:
+    """Takes its time."""
+    time.sleep(request["seconds"])
+    return "awake"
 
 
 def refuse(request: dict[str, Any], emit: Emit) -> None:

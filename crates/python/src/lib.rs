@@ -101,6 +101,6 @@ mod _core {
     #[pymodule]
     mod quantize {
         #[pymodule_export]
-        use crate::quantize::{check, check_output, defaults, quantize};
+        use crate::quantize::{check, check_output, defaults, quantize, validate};
     }
 }

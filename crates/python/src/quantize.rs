@@ -27,6 +27,22 @@ pub(super) fn quantize(
     })
 }
 
+/// Checks a whole configuration against ``model`` and reads its calibration text, without quantizing; returns counts as
+/// JSON.
+#[pyfunction]
+pub(super) fn validate(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    config: &str,
+) -> PyResult<String> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    observed(py, None, |_| {
+        let config: QuantizeConfig = parse(config)?;
+        json(&model.change_adapters(|model| engine::validate(model, tokenizer, &config))?)
+    })
+}
+
 /// Raises ``TrainingError`` where the output folder of a run is taken by another one, or holds none to resume.
 ///
 /// ``config`` is the JSON of a ``QuantizeConfig`` with ``output`` filled in.

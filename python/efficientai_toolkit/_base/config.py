@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
+from efficientai_toolkit._base.aliases import suggest_key, suggest_value
 from efficientai_toolkit._base.display import Displayed, shorten
 from efficientai_toolkit._base.parsing import parse_file
 from efficientai_toolkit.exceptions import ConfigError
@@ -103,7 +104,8 @@ class Option:
         ):
             if self.choices and value not in self.choices:
                 expected = f"one of {', '.join(self.choices)}"
-                message = f"`{self.name}` must be {expected}, not {shorten(value)}"
+                hint = suggest_value(self.flag, value)
+                message = f"`{self.name}` must be {expected}, not {shorten(value)}{hint}"
                 raise ConfigError(message)
             return value
         nouns = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
@@ -273,12 +275,13 @@ def check_keys(config: type[Config], values: Iterable[object]) -> None:
     Raises
     ------
     ConfigError
-        If one is not; the message suggests the closest field.
+        If one is not; the message suggests the field that is meant.
     """
-    known = [f.name for f in fields(config)]
+    known = {f.name for f in fields(config)}
     for key in values:
         if key not in known:
-            message = f"unknown key `{key}`{suggest_key(str(key), known)}"
+            options = {option.flag: option.name for option in list_options(config)}
+            message = f"unknown key `{key}`{suggest_key(str(key), options)}"
             raise ConfigError(message)
 
 
@@ -305,14 +308,3 @@ def read_pairs(path: Path) -> dict[str, object]:
         message = f"{path}: expected `key: value` pairs, found {type(values).__name__}"
         raise ConfigError(message)
     return cast("dict[str, object]", values)
-
-
-def suggest_key(key: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the closest known key, or all known keys."""
-    from difflib import get_close_matches
-
-    known = list(known)
-    match = get_close_matches(key.replace("-", "_"), known, n=1)
-    if match:
-        return f"; did you mean `{match[0]}`?"
-    return f"; the known keys are {', '.join(known)}"

@@ -32,7 +32,7 @@ def parse_file(path: Path) -> object:
         message = f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"
         raise ConfigError(message) from error
     if len(content) > _MAX_BYTES:
-        message = f"{path}: larger than {_MAX_BYTES >> 20} MiB, which no configuration is"
+        message = f"{path}: larger than {_MAX_BYTES >> 20} MiB, the limit for a configuration"
         raise ConfigError(message)
     try:
         return _parse(content.decode("utf-8"), path.suffix.lower())

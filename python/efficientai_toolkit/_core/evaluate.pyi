@@ -7,7 +7,12 @@ from _typeshed import SupportsGetItem
 from os import PathLike
 from typing import SupportsIndex
 
-__all__ = ["score_rows", "score_tokens"]
+__all__ = ["divergence", "score_rows", "score_tokens"]
+
+def divergence(model: Model, reference: Model, rows: SupportsGetItem[int, SupportsGetItem[int, SupportsIndex]]) -> str:
+    """
+    Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON.
+    """
 
 def score_rows(model: Model, tokenizer: Tokenizer, path: str | PathLike[str], rows: SupportsGetItem[int, tuple[SupportsIndex, str]], settings: str) -> str:
     """

@@ -168,8 +168,8 @@ def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = N
     """
     Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
 
-    ``dtype`` is ``float32``, ``float16`` or ``bfloat16``; ``None`` takes float32 on a CPU and
-    the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
+    ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
+    on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
     ``chat_template_kwargs`` are options of the chat template.
     """

@@ -139,7 +139,7 @@ def _quality(event: Evaluated) -> str:
 
 def format_step(event: Step, *, secs_left: float, room: int = 1000) -> str:
     """Format a step in ``room`` columns: what matters least is left out where they are too few."""
-    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"right {event.reward_accuracy:.0%}"
+    rate = f"lr {event.lr:.1e}" if event.reward_accuracy is None else f"accuracy {event.reward_accuracy:.0%}"
     # By importance; the order on the screen is that of the numbers.
     parts = {
         0: f"{event.step}/{event.steps}",

@@ -66,6 +66,9 @@ def _dispatch(arguments: list[str]) -> int:
 
         sys.stdout.write(f"{PROGRAM} {__version__}\n")
         return 0
+    if len(arguments) > 1 and f"{arguments[0]}:{arguments[1]}" in (c.name for c in COMMANDS):
+        # `benchmark run` is `benchmark:run`.
+        arguments[:2] = [":".join(arguments[:2])]
     command = find_command(arguments[0])
     args = build_parser(command).parse(arguments[1:])
     args.argv = arguments
@@ -77,7 +80,6 @@ def build_parser(command: Command) -> Parser:
     module = command.load()
     parser = Parser(
         prog=f"{PROGRAM} {command.name}",
-        usage="%(prog)s [options]",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
         essential=getattr(module, "ESSENTIAL", ()),
     )
@@ -117,7 +119,7 @@ def describe_commands() -> str:
         f"usage: {PROGRAM} COMMAND [options]\n\n"
         "Fine-tune, compress and ship models on the machine you have: Metal, CUDA or CPU.\n\n"
         f"commands:\n{rows}\n\n"
-        f"`{PROGRAM} COMMAND --help` lists the options most people need,\n`--help-all` every one.\n"
+        f"`{PROGRAM} COMMAND --help` lists the common options,\n`--help-all` all of them.\n"
     )
 
 

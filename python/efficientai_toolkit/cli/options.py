@@ -5,11 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
+from efficientai_toolkit._base.aliases import HINTS, find_option
 from efficientai_toolkit._base.config import Config, Option, list_options
-from efficientai_toolkit.cli.aliases import HINTS, OPTIONS, translate
+from efficientai_toolkit.cli.aliases import translate
 from efficientai_toolkit.exceptions import ConfigError
 
 C = TypeVar("C", bound=Config)
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self._essential = essential
         # argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
-        self.add_argument("-h", "--help", action="help", help="show the options people need, and exit")
+        self.add_argument("-h", "--help", action="help", help="show the common options, and exit")
         self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options, and exit")
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             return self.format_all_help()
         actions = {action.dest: action for action in self._actions}
         formatter = self._get_formatter()
-        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_usage(self._describe_usage(), self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
         formatter.start_section("options")
         formatter.add_arguments([actions[name] for name in self._essential])
@@ -55,7 +55,17 @@ class Parser(argparse.ArgumentParser):
 
     def format_all_help(self) -> str:
         """Return the text of ``--help-all``: every option, in groups."""
+        self.usage = self._describe_usage()
         return super().format_help()
+
+    def _describe_usage(self) -> str:
+        """Return the arguments without an option; the others are listed below."""
+        names = [
+            f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar)
+            for action in self._actions
+            if not action.option_strings
+        ]
+        return " ".join(["%(prog)s", *names, "[options]"])
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`ConfigError` instead of exiting."""
@@ -66,14 +76,11 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (?:-\w/)?([^:]+): ", r"\1 ", message))
 
     def _suggest(self, word: str) -> str:
-        name = word.partition("=")[0]
+        name = word.partition("=")[0].replace("_", "-")
         if name in HINTS:
             return HINTS[name]
-        known = {known: known for known in self._option_string_actions if known.startswith("--")}
-        known |= {alias: ours for alias, ours in OPTIONS.items() if ours in known and alias not in known}
-        # Without the dashes, which would make all short names alike.
-        closest = get_close_matches(name.lstrip("-"), [known.lstrip("-") for known in known], n=1)
-        return f"did you mean {known['--' + closest[0]]}?" if closest else f"see `{self.prog} --help-all`"
+        meant = find_option(name, self._option_string_actions)
+        return f"did you mean {meant}?" if meant else f"see `{self.prog} --help-all`"
 
 
 class _HelpAll(argparse.Action):
@@ -99,7 +106,7 @@ def add_config(
     group = parser.add_argument_group(title)
     if with_file:
         group.add_argument(
-            "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options win"
+            "--config", metavar="FILE", help="YAML, JSON or TOML file of these settings; options override it"
         )
     options = {option.name: option for option in list_options(config)}
     grouped = [name for names in (groups or {}).values() for name in names]

@@ -30,11 +30,11 @@ class EvaluationConfig(Config):
     )
     answer: str | None = setting(
         None,
-        "regular expression that finds the answer in texts, such as '#### (.*)': its first group, or all it "
-        "matches (default: the whole text)",
+        "regular expression that extracts the answer from a text, such as '#### (.*)': its first group, or "
+        "the whole match (default: the whole text)",
     )
     metrics: list[str] = setting(
-        ["perplexity", "token_accuracy"], f"metrics, of {', '.join(METRICS)}", separator=","
+        ["perplexity", "token_accuracy"], f"metrics to compute, among {', '.join(METRICS)}", separator=","
     )
     limit: int | None = setting(None, "number of rows to evaluate (default: all)")
     max_tokens: int = setting(128, "maximum number of new tokens per answer")
@@ -75,7 +75,7 @@ class EvaluationConfig(Config):
             try:
                 re.compile(self.answer)
             except re.error as error:
-                message = f"`answer` is no regular expression: {error}"
+                message = f"`answer` is not a valid regular expression: {error}"
                 raise ConfigError(message) from error
 
     @property

@@ -136,7 +136,7 @@ def evaluate(
 def _reference(task: EvaluationConfig, row: Row, asked: Question) -> str:
     answer = task.extract(asked.reference)
     if answer is None:
-        reason = f"`answer` ({task.answer}) finds nothing in the right answer"
+        reason = f"`answer` ({task.answer}) finds nothing in the reference answer"
         raise row.blame(reason)
     return answer
 

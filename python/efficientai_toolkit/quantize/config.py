@@ -78,7 +78,9 @@ class QuantizeConfig(Config):
         "settings that go together, other options win: q4-best (mixed, 4.5 bits per weight), q4-fast (rtn, 4 bits), "
         "q3 (mixed, 3.5 bits per weight) or q8 (rtn, 8 bits)",
     )
-    dequantize: bool = setting(False, "dequantize weights that are quantized already, and quantize them again")
+    dequantize: bool = setting(
+        False, "dequantize weights that are quantized already, and quantize them again"
+    )
     seed: int = setting(0, "random seed of the calibration text")
     resume: bool = setting(False, "resume an interrupted run after the last finished block")
     overwrite: bool = setting(False, "replace the run in the output folder")

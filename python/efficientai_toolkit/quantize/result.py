@@ -58,7 +58,7 @@ class QuantizeResult(Displayed):
     requantization_error: float | None
     """Squared error, relative to their squares, of weights that were dequantized and quantized again: their mean."""
     uncalibrated: list[str]
-    """Layers that no calibration token reached, such as experts that were never chosen; rounded to nearest."""
+    """Layers that no calibration token reached, such as experts never chosen; rounded to nearest."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
     sensitivity: list[LayerSensitivity]

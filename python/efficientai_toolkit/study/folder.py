@@ -125,24 +125,29 @@ def write_record(
     data
         Files and folders of the data.
     """
-    import platform
-    from importlib.metadata import version
-
     output.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": kind,
         "configuration": dict(configuration),
-        "environment": {
-            "efficientai-toolkit": version("efficientai-toolkit"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "mlx": version("mlx"),
-            "numpy": version("numpy"),
-        },
+        "environment": describe_environment(),
         "hardware": asdict(hardware()),
         "data": fingerprint_data(data),
     }
     write_json(output / RECORD, record)
+
+
+def describe_environment() -> dict[str, str]:
+    """Return the platform and the versions of Python and of the packages that every result depends on."""
+    import platform
+    from importlib.metadata import version
+
+    return {
+        "efficientai-toolkit": version("efficientai-toolkit"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "mlx": version("mlx"),
+        "numpy": version("numpy"),
+    }
 
 
 def fingerprint_data(data: Iterable[Path]) -> dict[str, Any]:

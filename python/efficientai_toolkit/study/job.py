@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 from efficientai_toolkit.exceptions import ToolkitError
@@ -43,6 +44,7 @@ def run_job(
     request: Mapping[str, Any],
     *,
     on_event: Callable[[dict[str, Any]], object] | None = None,
+    timeout: float | None = None,
 ) -> JobResult:
     """Run a function in a separate process and wait for its result.
 
@@ -54,6 +56,8 @@ def run_job(
         A JSON object.
     on_event
         Called with each event. An exception terminates the process and propagates.
+    timeout
+        Seconds after which the process is killed; by default it may take as long as it wants.
 
     Returns
     -------
@@ -62,10 +66,14 @@ def run_job(
     """
     command = [sys.executable, "-m", __spec__.name, function]
     result: JobResult | None = None
+    expired = Event()
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
+        timer = Timer(timeout or 0, _expire, (process, expired))
         try:
+            if timeout is not None:
+                timer.start()
             if process.stdin is not None:
                 # A process that has ended already says so below.
                 with suppress(BrokenPipeError), process.stdin:
@@ -79,7 +87,17 @@ def run_job(
         except BaseException:
             process.terminate()
             raise
+        finally:
+            timer.cancel()
+    if result is None and expired.is_set():
+        return JobResult(error=f"ran past {timeout:g} s")
     return result or JobResult(error=_describe_end(process.returncode))
+
+
+def _expire(process: subprocess.Popen[str], expired: Event) -> None:
+    # In this order: the reader sees the end of the process at once.
+    expired.set()
+    process.kill()
 
 
 def _describe_end(code: int) -> str:
@@ -104,16 +122,16 @@ def _main(function: str) -> int:
             called: Callable[[dict[str, Any], Emit], Any] = getattr(import_module(module), name)
             value = called(request, partial(send, "event"))
         except ToolkitError as error:
-            send("result", {"error": " ".join(str(error).split()), "peak_memory": _peak_memory()})
+            send("result", {"error": " ".join(str(error).split()), "peak_memory": peak_memory()})
         except KeyboardInterrupt:
             # The parent was interrupted too, and says so.
             return _INTERRUPTED
         else:
-            send("result", {"value": value, "peak_memory": _peak_memory()})
+            send("result", {"value": value, "peak_memory": peak_memory()})
     return 0
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the peak resident memory of this process in bytes."""
     if sys.platform == "linux":
         # What getrusage tells begins with the peak of the process that started this one.

@@ -243,7 +243,7 @@ class Search(Generic[C, R]):
         elif stored != described:
             changed = next(key for key in described if stored.get(key) != described[key])
             message = (
-                f"the search in {self.output} was begun with another {changed}: {stored.get(changed)}; "
+                f"the search in {self.output} was started with another {changed}: {stored.get(changed)}; "
                 "resume it with the same, or choose another output"
             )
             raise ConfigError(message)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from efficientai_toolkit._base.config import Config, Option, list_options, read_pairs, suggest_key
+from efficientai_toolkit._base.config import Config, Option, check_keys, list_options, read_pairs
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS
 
@@ -76,9 +76,7 @@ class SearchSpace(Generic[C]):
         fixed: dict[str, Any] = {}
         for key, value in values.items():
             try:
-                if key not in known:
-                    message = f"unknown key `{key}`{suggest_key(str(key), known)}"
-                    raise ConfigError(message)
+                check_keys(cls.config, [key])
                 if key in FOLDER_SETTINGS:
                     message = f"`{key}` belongs to the search as a whole; give it as an option"
                     raise ConfigError(message)
@@ -158,7 +156,7 @@ def _entry(option: Option, entry: dict[str, object]) -> Range | Choices:
         )
         raise ConfigError(message)
     if option.kind not in {int, float} or option.repeated:
-        message = f"`{name}` is no number; give its values as `choices`"
+        message = f"`{name}` is not a number; give its values as `choices`"
         raise ConfigError(message)
     low, high, log = option.convert(entry["low"]), option.convert(entry["high"]), entry.get("log", False)
     if low is None or high is None or not low < high:

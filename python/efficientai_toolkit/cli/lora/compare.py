@@ -3,8 +3,10 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
+from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
 from efficientai_toolkit.cli.lora.groups import GROUPS
@@ -12,6 +14,7 @@ from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare
 from efficientai_toolkit.study.table import format_table
@@ -51,7 +54,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print the table and the recommendation; return 2 if every method failed."""
     config = build_config(args, ComparisonConfig, with_file=False)
-    comparison = compare(build_training_config(args, TrainingConfig), config, on_event=_progress(args, out))
+    training = _build_training_config(args, config)
+    comparison = compare(
+        training, config, on_event=_progress(args, out), on_result=lambda row: _tell_failure(args, out, row)
+    )
     out.note()
     out.line(format_table([row for row in comparison.rows if row.error is None], _COLUMNS))
     for row in comparison.rows:
@@ -62,6 +68,26 @@ def run(args: Namespace, out: Output) -> int:
     out.line(f"saved in {comparison.output}")
     out.result(asdict(comparison))
     return 0 if any(row.error is None for row in comparison.rows) else 2
+
+
+def _build_training_config(args: Namespace, config: ComparisonConfig) -> TrainingConfig:
+    """Build the configuration of the runs, whose settings may suit some of the methods only."""
+    try:
+        return build_training_config(args, TrainingConfig)
+    except ConfigError:
+        methods = next(option.choices for option in list_options(TrainingConfig) if option.name == "method")
+        for method in config.methods:
+            if method in methods and "method" not in args:
+                with suppress(ConfigError):
+                    changed = Namespace(**{**vars(args), "method": method})
+                    return build_training_config(changed, TrainingConfig)
+        raise
+
+
+def _tell_failure(args: Namespace, out: Output, row: Measurement) -> None:
+    if row.error is not None:
+        failure = {"event": "failed", "method": row.method, "error": row.error}
+        show(args, out, event=lambda: failure, line=lambda: f"{row.method} failed: {row.error}")
 
 
 def _progress(args: Namespace, out: Output) -> Callable[[str, Event], None]:

@@ -88,7 +88,7 @@ def _run_harness(args: Namespace, task: EvaluationConfig, out: Output) -> int:
 
     names = [name.strip() for name in args.harness.split(",") if name.strip()]
     if not names:
-        message = "--harness names no task"
+        message = "--harness is empty: name a task"
         raise ConfigError(message)
     model, tokenizer = load_model(args, out)
     scores = run_tasks(

@@ -1,20 +1,23 @@
 """``lora-finetuning-mlx:validate``: check whether training could start."""
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit._engine import link
 from efficientai_toolkit.callbacks.training import describe_memory
 from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.cli.shared.training import build_training_config
-from efficientai_toolkit.cli.shared.validate import Checks, report
+from efficientai_toolkit.cli.shared.validate import (
+    Checks,
+    check_environment,
+    describe_hardware,
+    describe_model,
+    report,
+)
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 from efficientai_toolkit.lora.output import check_output
@@ -41,18 +44,16 @@ def run(args: Namespace, out: Output) -> int:
 def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     """Run all checks; skip those that depend on a failed one."""
     checks = Checks()
-    engine = checks.check("environment", _environment, str)
+    engine = checks.check("environment", check_environment, str)
     filled = checks.check("settings", config.with_defaults_filled, lambda _: "valid")
     if engine is None or filled is None:
         checks.skip("hardware", "model", "data", "memory", "output", reason="an earlier check failed")
         return checks
-    checks.check(
-        "hardware", hardware, lambda h: f"{h.backend}, {h.chip}, {h.memory_bytes / 1e9:.1f} GB memory"
-    )
+    checks.check("hardware", hardware, describe_hardware)
     loaded = checks.check(
         "model",
         lambda: load(filled.model_path, dtype=filled.dtype, bits=filled.bits, show_progress=show_progress),
-        lambda pair: _describe_model(*pair),
+        lambda pair: describe_model(*pair),
     )
     if loaded is None:
         checks.skip("data", reason="needs the model's tokenizer")
@@ -69,21 +70,6 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     # Nothing is written into it.
     release(Path(str(filled.output)))
     return checks
-
-
-def _environment() -> str:
-    link.check_backends(link.list_backends())
-    # Whether it can be loaded, and fits.
-    import_module("efficientai_toolkit._engine.core")
-    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, engine compatible"
-
-
-def _describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
-    template = "with" if tokenizer.has_chat_template else "without"
-    return (
-        f"{model.path}: {model.model_type}, {model.num_parameters:,} parameters, {model.dtype}, "
-        f"vocabulary {tokenizer.vocab_size:,}, {template} chat template"
-    )
 
 
 def _data(model: "Model", tokenizer: "Tokenizer", config: TrainingConfig) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ GROUPS = {  # fmt: skip
     "GPTQ": ("damping", "act_order", "true_sequential"),
     "mixed precision": ("rounding", "target_bpw", "target_bytes", "sensitivity"),
 }
-"""Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; the others concern the whole run."""
+"""Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (
     "model_path", "output", "technique", "bits", "group_size", "embedding_bits", "target_bpw", "layers",

@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from pathlib import Path
 
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.options import add_config, build_config
@@ -29,7 +30,10 @@ def run(args: Namespace, out: Output) -> int:
             [
                 ("model", given.model_path or "the embedded model"),
                 ("technique", _technique(config)),
-                ("calibration", given.calibration or ("bundled instructions" if config.calibration else "none")),
+                (
+                    "calibration",
+                    given.calibration or ("bundled instructions" if config.calibration else "none"),
+                ),
                 ("output", str(config.output)),
             ]
         )
@@ -38,7 +42,7 @@ def run(args: Namespace, out: Output) -> int:
         result = quantize(config, callback=choose_callback(args), show_progress=not out.quiet)
     except KeyboardInterrupt:
         resume = build_resume_command(
-            args.argv, output=None if given.output else config.output, resumed=given.resume
+            args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume
         )
         message = f"interrupted; the finished blocks are saved, continue with:\n  {resume}"
         raise KeyboardInterrupt(message) from None

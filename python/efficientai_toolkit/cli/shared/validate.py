@@ -1,12 +1,19 @@
 """``NAMESPACE:validate``: run checks and print them as a table."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from efficientai_toolkit._engine import link
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared import data_report
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+    from efficientai_toolkit.device import HardwareReport
 
 T = TypeVar("T")
 
@@ -56,6 +63,28 @@ class Checks:
 
 def _numbers(value: object) -> dict[str, dict[str, Any]] | None:
     return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else None
+
+
+def check_environment() -> str:
+    """Check that the engine can be loaded, and return the versions."""
+    link.check_backends(link.list_backends())
+    # Whether it can be loaded, and fits.
+    import_module("efficientai_toolkit._engine.core")
+    return f"Python {sys.version.split()[0]}, mlx {link.MLX_VERSION}, engine compatible"
+
+
+def describe_model(model: "Model", tokenizer: "Tokenizer") -> str:
+    """Return one line about a loaded model."""
+    template = "with" if tokenizer.has_chat_template else "without"
+    return (
+        f"{model.path}: {model.model_type}, {model.num_parameters:,} parameters, {model.dtype}, "
+        f"vocabulary {tokenizer.vocab_size:,}, {template} chat template"
+    )
+
+
+def describe_hardware(found: "HardwareReport") -> str:
+    """Return one line about the machine."""
+    return f"{found.backend}, {found.chip}, {found.memory_bytes / 1e9:.1f} GB memory"
 
 
 def report(checks: Checks, out: Output, *, purpose: str) -> int:

@@ -189,7 +189,7 @@ def _check(training: TrainingConfig) -> None:
             message = f"`{name}` says what the ranks are; an analysis finds them, so leave it out"
             raise ConfigError(message)
     if training.resume:
-        message = "`resume` is for runs and searches; an analysis starts anew"
+        message = "`resume` is for runs and searches; an analysis cannot be resumed"
         raise ConfigError(message)
 
 

@@ -36,7 +36,7 @@ class ComparisonConfig(Config):
 
     methods: list[str] = setting(
         ["lora", "qlora", "dora", "full"],
-        f"methods to compare, of {', '.join(available_methods())}",
+        f"methods to compare, among {', '.join(available_methods())}",
         separator=",",
     )
     full_lr: float | None = setting(
@@ -71,26 +71,40 @@ class ComparisonConfig(Config):
             message = f"`full_lr` must be above 0, not {self.full_lr}"
             raise ConfigError(message)
 
-    def runs(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
-        """Return the configuration of each method's run.
+    def runs(self, base: TrainingConfig) -> dict[str, TrainingConfig | str]:
+        """Return the configuration of each method's run, or why its settings are refused.
 
         Raises
         ------
         ConfigError
-            If two configurations are equal.
+            If two configurations are equal, or all are refused.
         """
-        runs: dict[str, TrainingConfig] = {}
+        runs: dict[str, TrainingConfig | str] = {}
         for method in self.methods:
-            run = self.apply(method, base)
+            try:
+                run = self.apply(method, base)
+            except ConfigError as error:
+                runs[method] = str(error)
+                continue
             for other, theirs in runs.items():
                 if run == theirs:
                     message = f"`methods` names {other} and {method}, which are the same with these settings"
                     raise ConfigError(message)
             runs[method] = run
+        if all(isinstance(run, str) for run in runs.values()):
+            reasons = "; ".join(f"{method}: {reason}" for method, reason in runs.items())
+            message = f"no method of `methods` can run with these settings: {reasons}"
+            raise ConfigError(message)
         return runs
 
     def apply(self, method: str, base: TrainingConfig) -> TrainingConfig:
-        """Return the configuration of a method's run."""
+        """Return the configuration of a method's run.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is not for this method.
+        """
         dense = replace(base, bits=None)
         if method in _VARIANTS:
             name, usual = _VARIANTS[method]

@@ -64,6 +64,7 @@ def compare(
     """Fine-tune a model with several methods and recommend one.
 
     Each method trains in its own process, on the same rows in the same order, for the same number of steps.
+    A method that fails, or whose settings are refused, is a row with its ``error``; the others run.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def compare(
     on_event
         Called with the method and each event of its run.
     on_result
-        Called with the measurements of each finished method.
+        Called with the measurements of each finished method, first of all with those that are refused.
     **overrides
         Fields of :class:`ComparisonConfig` that override ``config``.
 
@@ -86,7 +87,7 @@ def compare(
     Raises
     ------
     ConfigError
-        If a setting is invalid; the message names the key.
+        If a setting is invalid, or refused by every method; the message names the key.
     DatasetError
         If there are no data or no validation rows.
     TrainingError
@@ -107,12 +108,22 @@ def compare(
         write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
     finally:
         release(Path(str(training.output)))
-    rows: list[Measurement] = []
+    results = {
+        method: Measurement(method=method, error=reason)
+        for method, reason in runs.items()
+        if isinstance(reason, str)
+    }
+    if on_result is not None:
+        for refused in results.values():
+            on_result(refused)
     for method, changed in runs.items():
+        if isinstance(changed, str):
+            continue
         run = replace(changed, output=str(output / method), resume=False, overwrite=True)
-        rows.append(_measure(method, run, on_event, resume=base.resume))
+        results[method] = _measure(method, run, on_event, resume=base.resume)
         if on_result is not None:
-            on_result(rows[-1])
+            on_result(results[method])
+    rows = [results[method] for method in runs]
     comparison = Comparison(output=output, rows=rows, recommendation=recommend(rows, config))
     write_csv(output / "comparison.csv", Measurement, rows)
     write_json(output / REPORT, asdict(comparison))

@@ -36,5 +36,5 @@ class OptimizationConfig(SearchConfig):
         "search space, a YAML, JSON or TOML file (default: lr, rank, dropout and batch size)",
     )
     objectives: list[str] = setting(
-        ["loss"], f"objectives to minimize, of {', '.join(OBJECTIVES)}", separator=","
+        ["loss"], f"objectives to minimize, among {', '.join(OBJECTIVES)}", separator=","
     )

@@ -1,0 +1,1 @@
+"""Commands of the benchmark runner, one file each."""

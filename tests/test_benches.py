@@ -1,0 +1,76 @@
+"""The suites of ``benches/``: their cases, and one that needs nothing but numpy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from efficientai_toolkit import benchmark
+from efficientai_toolkit.benchmark import Suite
+from efficientai_toolkit.exceptions import ConfigError
+
+BENCHES = Path(__file__).parents[1] / "benches"
+
+
+def suite(name: str, **arguments: object) -> Suite:
+    return Suite(source=str(BENCHES / f"{name}.py"), arguments=arguments)
+
+
+def test_like_is_compared_with_like() -> None:
+    cases = benchmark.list_cases(suite("kernels", operation="quantized_linear", sizes="8x64x64"))
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(case["group"], []).append(case["case"].rpartition(" ")[2])
+    assert groups == {
+        "quantized_linear 8x64x64 float32": ["ours", "onnxruntime"],
+        "quantized_linear 8x64x64 bfloat16": ["ours-bf16"],
+        "quantized_linear 8x64x64 float32 int8": ["ours-int8", "onnxruntime-int8"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "names"),
+    [
+        (
+            "lora",
+            {"method": "full", "contestants": "ours,torch-compile-bf16"},
+            ["ours", "torch-compile-bf16"],
+        ),
+        ("generate", {"contestants": "ours,mlx-lm"}, ["ours", "mlx-lm"]),
+        ("accelerate", {}, ["mlx-lm", "mlx-lm-accelerated"]),
+    ],
+)
+def test_cases_of_models(
+    name: str, arguments: Mapping[str, object], names: list[str], tmp_path: Path
+) -> None:
+    cases = benchmark.list_cases(suite(name, cache=str(tmp_path), sizes="1x8", **arguments))
+    assert [case["case"].rpartition(" ")[2] for case in cases] == names
+    assert {case["kind"] for case in cases} == {"command"}
+    assert all(case["same"] for case in cases)
+    assert (tmp_path / "tiny" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("kernels", {"operation": "sum"}, "operation 'sum' is none of linear, quantized_linear, conv2d"),
+        ("kernels", {"contestants": "them"}, "unknown contestant 'them': use ours, torch, numpy"),
+        ("kernels", {"sizes": "2x2"}, "the size 2x2: give rows, inputs, outputs with x between them"),
+        ("kernels", {"operation": "conv2d", "sizes": "1x8x8x4x4x2"}, "the kernel must be odd"),
+        ("kernels", {"python": {"them": "x"}}, "python: them is none of ours, mlx-lm, torch"),
+        ("lora", {"shape": "huge"}, "method and shape are one of"),
+        ("lora", {"method": "qlora", "contestants": "torch"}, "PyTorch has no training in 4 bits on a CPU"),
+        ("generate", {"shape": "huge"}, "shape 'huge' is none of tiny"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, arguments: Mapping[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}\.py: cannot yield its cases: ValueError: .*{reason}"):
+        benchmark.list_cases(suite(name, **arguments))
+
+
+def test_a_contestant_is_measured(tmp_path: Path) -> None:
+    chosen = suite("kernels", sizes="64x256x256", contestants="numpy", threads=1)
+    (result,) = benchmark.run(chosen, output=tmp_path / "r.sqlite").results
+    assert list(result.metrics) == ["gflops"]
+    assert result.higher_is_better == ["gflops"]
+    assert "numpy" in result.details["versions"]
