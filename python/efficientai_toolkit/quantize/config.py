@@ -26,15 +26,15 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how the weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq); mixed "
-        "chooses bits layer by layer for a given size",
+        "how weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq); "
+        "mixed chooses bits layer by layer for a given size",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
     mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = setting(
         "affine",
-        "number format: integers with a scale and a bias per group (affine), or floating-point numbers of 4 or 8 "
-        "bits, which have their own groups: mxfp4, mxfp8 or nvfp4",
+        "number format: integers with a scale and a bias per group (affine), or floating-point numbers of 4 or "
+        "8 bits, which have their own groups: mxfp4, mxfp8 or nvfp4",
     )
     embedding_bits: int = setting(8, "bits per weight of the embeddings and the output head")
     layers: dict[str, Any] = setting(
@@ -75,8 +75,8 @@ class QuantizeConfig(Config):
     save_importance: bool = setting(False, "save the activation importance of each layer with the model")
     preset: Preset | None = setting(
         None,
-        "settings that go together, other options win: q4-best (mixed, 4.5 bits per weight), q4-fast (rtn, 4 bits), "
-        "q3 (mixed, 3.5 bits per weight) or q8 (rtn, 8 bits)",
+        "settings that go together, other options win: q4-best (mixed, 4.5 bits per weight), q4-fast (rtn, "
+        "4 bits), q3 (mixed, 3.5 bits per weight) or q8 (rtn, 8 bits)",
     )
     dequantize: bool = setting(
         False, "dequantize weights that are quantized already, and quantize them again"

@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fill_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of ``given["preset"]``, if there is any, with those that are ``given`` in their place."""
+    """Return the settings of ``given["preset"]``, if there is any; what is ``given`` wins."""
     preset = PRESETS.get(str(given.get("preset")), {})
     other_technique = given.get("technique", preset.get("technique")) != preset.get("technique")
     if other_technique or given.get("target_bytes") is not None:

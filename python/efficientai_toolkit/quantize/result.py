@@ -56,7 +56,7 @@ class QuantizeResult(Displayed):
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
     requantization_error: float | None
-    """Squared error, relative to their squares, of weights that were dequantized and quantized again: their mean."""
+    """Mean squared error, relative to the squares, of weights that were dequantized and quantized again."""
     uncalibrated: list[str]
     """Layers that no calibration token reached, such as experts never chosen; rounded to nearest."""
     layers: list[LayerReport]

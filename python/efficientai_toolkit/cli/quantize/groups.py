@@ -1,8 +1,13 @@
 """Groups of the options of a quantization, in the order of ``--help-all``."""
 
-GROUPS = {  # fmt: skip
+GROUPS = {
     "calibration": (
-        "calibration", "calibration_sequences", "sequence_length", "importance", "save_importance", "seed",
+        "calibration",
+        "calibration_sequences",
+        "sequence_length",
+        "importance",
+        "save_importance",
+        "seed",
     ),
     "GPTQ": ("damping", "act_order", "true_sequential"),
     "mixed precision": ("rounding", "target_bpw", "target_bytes", "sensitivity"),

@@ -52,7 +52,9 @@ def run(args: Namespace, out: Output) -> int:
 
 def _technique(config: QuantizeConfig) -> str:
     if config.technique != "mixed":
-        size = f"{config.bits} bits in groups of {config.group_size}" if config.mode == "affine" else config.mode
+        size = (
+            f"{config.bits} bits in groups of {config.group_size}" if config.mode == "affine" else config.mode
+        )
         return f"{config.technique}, {size}"
     size = f"{config.target_bpw:g} bits per weight" if config.target_bpw else f"{config.target_bytes} bytes"
     return f"mixed precision, {size}, then {config.rounding}"
@@ -67,7 +69,9 @@ def _print(result: QuantizeResult, out: Output) -> None:
         ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
     ]
     if result.requantization_error is not None:
-        pairs.append(("cost of requantizing", f"{result.requantization_error:.2e} of the squares of the weights"))
+        pairs.append(
+            ("cost of requantizing", f"{result.requantization_error:.2e} of the squares of the weights")
+        )
     if result.uncalibrated:
         pairs.append(("without calibration", f"{len(result.uncalibrated)} layers, rounded to nearest"))
     pairs.append(("model saved in", str(result.output)))
