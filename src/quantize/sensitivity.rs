@@ -287,3 +287,73 @@ fn rounding_error(weight: &Array, format: Format, search: bool, importance: Opti
     kernels::eval([&sum])?;
     Ok(f64::from(sum.item_exact::<f32>()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::models;
+    use crate::progress::Silent;
+    use crate::quantize::Technique;
+
+    fn model() -> Box<Model> {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "vocab_size": 48, "tie_word_embeddings": true
+        });
+        let mut model = models::create(&config).unwrap();
+        models::initialize(model.as_mut(), 0.2, 1).unwrap();
+        model
+    }
+
+    /// Log-probabilities at every position, in f64.
+    fn logs(model: &Model, ids: &[u32]) -> Vec<Vec<f64>> {
+        let logits = model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), None).unwrap();
+        kernels::eval([&logits]).unwrap();
+        let row = |row: &[f32]| {
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            row.iter().map(|&x| f64::from(x) - sum.ln()).collect()
+        };
+        logits.as_slice::<f32>().chunks(48).map(row).collect()
+    }
+
+    #[test]
+    fn each_layer_is_quantized_alone_and_put_back() {
+        let sequences: Vec<Vec<u32>> =
+            (0..4).map(|i| (0..16).map(|j| (i * 7 + j * j * 5) % 48).collect()).collect();
+        let three = Format::affine(3, 32).unwrap();
+        let candidates = vec![three, Format::affine(4, 32).unwrap(), Format::NVFP4];
+        let unit = |path: &str, block| Unit {
+            name: path.to_owned(),
+            paths: vec![path.to_owned()],
+            block,
+            candidates: candidates.clone(),
+        };
+        let down = "model.layers.1.mlp.down_proj";
+        let units = [unit("model.embed_tokens", None), unit(down, Some(1))];
+        // Ranges from the smallest to the largest weight are MLX's own.
+        let config = QuantizeConfig { technique: Technique::Rtn, range_search: false, ..Default::default() };
+        let mut model = model();
+        let before: Vec<_> = sequences.iter().map(|ids| logs(model.as_ref(), ids)).collect();
+        let found = measure(model.as_mut(), &sequences, &units, three, &config, &mut Silent).unwrap();
+        for (ids, before) in sequences.iter().zip(&before) {
+            assert_eq!(&logs(model.as_ref(), ids), before, "a layer was not put back");
+        }
+        let (_, judged) = split(&sequences, 48);
+        assert_eq!(judged, sequences[2..]);
+        for (unit, found) in units.iter().zip(&found) {
+            let mut changed = self::model();
+            with_weight(changed.as_mut(), &unit.name, |weight| Ok(weight.quantize(three).map(drop)?)).unwrap();
+            let mut kl = 0.0;
+            for (ids, p) in sequences.iter().zip(&before).skip(2) {
+                for (p, q) in p.iter().zip(logs(changed.as_ref(), ids)) {
+                    kl += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>() / 32.0;
+                }
+            }
+            assert!((found.kl / kl - 1.0).abs() < 1e-3, "{found:?} {kl}");
+            assert!((found.errors["3/32"] - 1.0).abs() < 1e-12);
+            assert!(found.errors["4/32"] < 0.4 && found.errors["nvfp4"] < 0.5, "{found:?}");
+        }
+    }
+}

@@ -33,8 +33,8 @@ class QuantizeConfig(Config):
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
     mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = setting(
         "affine",
-        "number format: integers with a scale and a bias per group (affine), or floating-point numbers of 4 or "
-        "8 bits, which have their own groups: mxfp4, mxfp8 or nvfp4",
+        "number format: integers with a scale and a bias per group (affine), or floating-point numbers of 4 "
+        "or 8 bits, which have their own groups: mxfp4, mxfp8 or nvfp4",
     )
     embedding_bits: int = setting(8, "bits per weight of the embeddings and the output head")
     layers: dict[str, Any] = setting(
