@@ -1,8 +1,8 @@
 //! How much the predictions of a model suffer when one layer is quantized.
 //!
 //! Each layer is quantized alone, in one format: the divergence of the model's predictions from those of the original is
-//! measured. For small errors it is proportional to the squared error of the layer's output, so that its size in other
-//! formats follows from the weight errors, weighted by activations.
+//! measured. For small errors it is proportional to the squared error of the layer's output, which is computed for every
+//! other format too.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,10 +13,11 @@ use mlx_rs::{Array, Dtype};
 use serde::{Deserialize, Serialize};
 
 use super::block::{observe, quantize_layer};
-use super::config::QuantizeConfig;
+use super::config::{QuantizeConfig, Technique};
 use super::format::describe;
+use super::gptq::{Factor, Settings};
 use super::grid::Grid;
-use super::layer::with_weight;
+use super::layer::{Matrix, with_weight};
 use crate::calibrate::{BlockStream, SecondMoments};
 use crate::kernels::quantized::{Format, Mode, PackedWeight, dequantize, quantize};
 use crate::models::Model;
@@ -43,7 +44,7 @@ pub struct Sensitivity {
     pub format: String,
     /// Mean Kullback–Leibler divergence of the predictions from the original ones, in nats.
     pub kl: f64,
-    /// Squared weight error in each format, weighted by activations, relative to that in `format`.
+    /// Squared error of the layer's output in each format, relative to that in `format`.
     pub errors: BTreeMap<String, f64>,
 }
 
@@ -226,12 +227,13 @@ impl Alone<'_> {
         let (mut kept, mut errors) = (Vec::new(), vec![0.0; unit.candidates.len()]);
         for path in &unit.paths {
             let moments = inputs.moments(path);
-            let importance = moments.map(SecondMoments::mean_squares);
+            // Experts count by their tokens; layers outside of blocks have no moments.
+            let share = if unit.block.is_some() { moments.map_or(0, SecondMoments::tokens) } else { 1 };
             with_weight(model, path, |weight| {
                 kept.push(weight.weight.clone());
-                for (sum, &candidate) in errors.iter_mut().zip(&unit.candidates) {
-                    *sum +=
-                        rounding_error(weight.weight, candidate, config.range_search, importance.as_deref())?;
+                let of_layer = output_errors(path, &weight, &unit.candidates, moments, config)?;
+                for (sum, error) in errors.iter_mut().zip(of_layer) {
+                    *sum += share as f64 * error;
                 }
                 quantize_layer(path, weight, format, moments, config).map(drop)
             })?;
@@ -258,6 +260,27 @@ impl Alone<'_> {
             errors: errors.collect(),
         })
     }
+}
+
+/// Squared errors of the output of the layer at `path` in each of `formats`.
+fn output_errors(
+    path: &str,
+    weight: &WeightMut,
+    formats: &[Format],
+    moments: Option<&SecondMoments>,
+    config: &QuantizeConfig,
+) -> Result<Vec<f64>> {
+    let importance = moments.map(SecondMoments::mean_squares);
+    let (search, importance) = (config.range_search, importance.as_deref());
+    let settings = Settings { damping: config.damping, act_order: config.act_order };
+    if config.layer_technique() == Technique::Gptq
+        && let Some(factor) = moments.and_then(|moments| Factor::new(moments, settings).ok())
+    {
+        let Matrix { values, columns, dtype } = Matrix::read(path, weight)?;
+        let fit = |&format: &Format| Grid::fit(&values, columns, format, dtype, search, importance);
+        return Ok(formats.iter().map(|format| factor.round(&values, &fit(format)).1).collect());
+    }
+    formats.iter().map(|&format| rounding_error(weight.weight, format, search, importance)).collect()
 }
 
 /// Squared error of `weight`, `[rows, columns]`, rounded to `format`; errors of a column count as much as `importance`
@@ -295,7 +318,6 @@ mod tests {
     use super::*;
     use crate::models;
     use crate::progress::Silent;
-    use crate::quantize::Technique;
 
     fn model() -> Box<Model> {
         let config = json!({
@@ -344,7 +366,8 @@ mod tests {
         assert_eq!(judged, sequences[2..]);
         for (unit, found) in units.iter().zip(&found) {
             let mut changed = self::model();
-            with_weight(changed.as_mut(), &unit.name, |weight| Ok(weight.quantize(three).map(drop)?)).unwrap();
+            with_weight(changed.as_mut(), &unit.name, |weight| Ok(weight.quantize(three).map(drop)?))
+                .unwrap();
             let mut kl = 0.0;
             for (ids, p) in sequences.iter().zip(&before).skip(2) {
                 for (p, q) in p.iter().zip(logs(changed.as_ref(), ids)) {

@@ -36,7 +36,7 @@ class LayerSensitivity(Displayed):
     kl: float
     """Mean divergence of the predictions from those of the original model, in nats."""
     errors: dict[str, float]
-    """Squared weight error in each format, weighted by activations, relative to that in ``format``."""
+    """Squared error of the layer's output in each format, relative to that in ``format``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
