@@ -54,7 +54,7 @@ def formats(result: QuantizeResult) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("rounding", ["rtn", "gptq"])
-@pytest.mark.parametrize("bits", [3.5, 4.6, 6.25])
+@pytest.mark.parametrize("bits", [4.6, 6.0, 7.75])
 def test_the_size_is_met(
     make: Callable[..., QuantizeResult], model: Path, figure: Check, rounding: str, bits: float
 ) -> None:
@@ -99,40 +99,40 @@ def test_it_loses_less_than_equal_bits(
 
 
 def test_sensitivities_are_reused(make: Callable[..., QuantizeResult], model: Path, tmp_path: Path) -> None:
-    first = make(model, technique="mixed", target_bpw=4.5)
+    first = make(model, technique="mixed", target_bpw=6.0)
     kept = tmp_path / "sensitivity.json"
     kept.write_text((first.output / "sensitivity.json").read_text())
     report = tmp_path / "report.json"
     report.write_text((first.output / "quantization.json").read_text())
     for file in (kept, report):
-        again = make(model, technique="mixed", target_bpw=4.5, sensitivity=str(file))
+        again = make(model, technique="mixed", target_bpw=6.0, sensitivity=str(file))
         assert again.sensitivity == first.sensitivity
         assert formats(again) == formats(first)
-    alone = make(model, technique="mixed", target_bpw=6.0, sensitivity=str(kept), rounding="gptq")
+    alone = make(model, technique="mixed", target_bpw=7.5, sensitivity=str(kept), rounding="gptq")
     assert alone.bits_per_weight > first.bits_per_weight
     with pytest.raises(ConfigError, match=r"sensitivity: it has no 2/64 for .*other settings"):
-        make(model, technique="mixed", target_bpw=4.5, sensitivity=str(kept), group_size=64)
+        make(model, technique="mixed", target_bpw=6.0, sensitivity=str(kept), group_size=64)
     kept.write_text("[]")
     with pytest.raises(ConfigError, match=r"sensitivity\.json: expected the sensitivity\.json"):
-        make(model, technique="mixed", target_bpw=4.5, sensitivity=str(kept))
+        make(model, technique="mixed", target_bpw=6.0, sensitivity=str(kept))
 
 
 def test_it_is_resumed_without_measuring_again(
     make: Callable[..., QuantizeResult], model: Path, tmp_path: Path
 ) -> None:
-    whole = make(model, technique="mixed", target_bpw=4.5, output=str(tmp_path / "whole"))
+    whole = make(model, technique="mixed", target_bpw=6.0, output=str(tmp_path / "whole"))
 
     def stop(event: eat.callbacks.Event) -> None:
         if getattr(event, "stage", "") == "quantize":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(model, technique="mixed", target_bpw=4.5, callback=stop)
+        make(model, technique="mixed", target_bpw=6.0, callback=stop)
     stages: list[str] = []
     result = make(
         model,
         technique="mixed",
-        target_bpw=4.5,
+        target_bpw=6.0,
         resume=True,
         overwrite=False,
         callback=lambda event: stages.append(getattr(event, "stage", "")),
@@ -147,7 +147,7 @@ def test_it_is_resumed_without_measuring_again(
 def test_mlx_lm_reads_mixed_formats(
     mlx_lm: ModuleType, make: Callable[..., QuantizeResult], model: Path, figure: Check, rounding: str
 ) -> None:
-    result = make(model, technique="mixed", target_bpw=4.5, rounding=rounding)
+    result = make(model, technique="mixed", target_bpw=6.0, rounding=rounding)
     ids = np.array(random_ids(2, [13], seed=5), dtype=np.int32)
     theirs, _ = mlx_lm.load(str(result.output))
     figure(f"mixed {rounding}", largest(logits(result.output, ids), np.array(theirs(mx.array(ids)))), 1e-4)
@@ -157,15 +157,15 @@ def test_mlx_lm_reads_mixed_formats(
     ("settings", "message"),
     [
         ({}, "needs a size: set target_bpw"),
-        ({"target_bpw": 1.5}, r"target_bpw is 1\.5, but the model can have 3\.\d+ to 9\.\d+ bits per weight"),
+        ({"target_bpw": 1.5}, r"target_bpw is 1\.5, but the model can have 4\.05 to 10\.03 bits per weight"),
         ({"target_bpw": 15.0}, r"target_bpw is 15, but the model can have"),
         ({"target_bpw": 17.0}, r"target_bpw is 17, expected 2 to 16"),
         ({"target_bytes": 1000}, r"target_bytes is 1000, but the model can have .* bytes"),
-        ({"target_bpw": 4.0, "target_bytes": 10**6}, "both set"),
-        ({"target_bpw": 4.0, "technique": "gptq"}, "which is not set"),
-        ({"target_bpw": 4.0, "mode": "mxfp4"}, "chooses the formats itself"),
-        ({"target_bpw": 4.0, "layers": {"*": 4}}, "there is no format to choose"),
-        ({"target_bpw": 4.0, "sensitivity": "nowhere.json"}, r"sensitivity: nowhere\.json"),
+        ({"target_bpw": 6.0, "target_bytes": 10**6}, "both set"),
+        ({"target_bpw": 6.0, "technique": "gptq"}, "which is not set"),
+        ({"target_bpw": 6.0, "mode": "mxfp4"}, "chooses the formats itself"),
+        ({"target_bpw": 6.0, "layers": {"*": 4}}, "there is no format to choose"),
+        ({"target_bpw": 6.0, "sensitivity": "nowhere.json"}, r"sensitivity: nowhere\.json"),
         ({"technique": "rtn", "importance": "nowhere", "calibration": None}, "nowhere"),
         ({"technique": "rtn", "importance": "nowhere"}, "both are set"),
         ({"technique": "gptq", "importance": "nowhere", "calibration": None}, "gptq.* needs calibration"),
@@ -273,8 +273,8 @@ def test_experts_of_a_stack_share_a_format(make: Callable[..., QuantizeResult], 
     core.models.create(json.dumps(config | {"initializer_range": 0.15}), str(folder), 3, "float32")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (folder / file).write_text((MODELS / "qwen3_moe" / file).read_text())
-    result = make(folder, technique="mixed", target_bpw=5.5)
-    assert abs(result.bits_per_weight / 5.5 - 1) <= 0.01
+    result = make(folder, technique="mixed", target_bpw=6.5)
+    assert abs(result.bits_per_weight / 6.5 - 1) <= 0.01
     stacks: dict[str, set[str]] = {}
     for path, name in formats(result).items():
         if ".experts." in path:

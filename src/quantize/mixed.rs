@@ -18,8 +18,9 @@ use crate::{Error, Result, files};
 
 /// Bits per weight to choose from.
 const BITS: [usize; 6] = [2, 3, 4, 5, 6, 8];
-/// Bits per weight in which layers are quantized alone: few, so that what they cost stands out from rounding.
-const MEASURED_BITS: usize = 3;
+/// Bits per weight in which layers are quantized alone: few, so that what they cost stands out from rounding, and the fewest,
+/// in which errors are not small any more.
+const MEASURED_BITS: [usize; 2] = [3, 2];
 /// How far the size may be from what was asked for.
 const TOLERANCE: f64 = 0.01;
 /// File name of the measured sensitivities in the output folder.
@@ -35,13 +36,15 @@ pub(super) struct Mixed {
     /// Bytes of the whole model.
     target: u64,
     parameters: u64,
+    /// Sensitivities that were measured before.
+    given: Option<Vec<Sensitivity>>,
 }
 
 impl Mixed {
     /// Finds the layers of `plan` whose formats may be chosen.
     ///
     /// # Errors
-    /// A size that the model cannot have: the possible range is named.
+    /// A size that the model cannot have: the possible range is named; sensitivities of another model.
     pub(super) fn new(model: &mut Model, plan: &Plan, config: &QuantizeConfig) -> Result<Self> {
         let mut units: Vec<Unit> = Vec::new();
         let blocks: Vec<String> = (0..model.block_count()).map(|i| model.block_path(i) + ".").collect();
@@ -77,8 +80,12 @@ impl Mixed {
         let parameters = model.count_parameters()?;
         let bytes = |bits: f64| (bits * parameters as f64 / 8.0).round() as u64;
         let target = config.target_bytes.or(config.target_bpw.map(bytes)).unwrap_or(0);
-        let this = Self { units, costs, fixed, target, parameters };
+        let given = config.sensitivity.as_ref().map(|path| Sensitivity::read(Path::new(path))).transpose()?;
+        let this = Self { units, costs, fixed, target, parameters, given };
         this.check(config)?;
+        if let Some(given) = &this.given {
+            this.choices(given)?;
+        }
         Ok(this)
     }
 
@@ -110,7 +117,7 @@ impl Mixed {
     /// returns these. `identity` is what they depend on.
     ///
     /// # Errors
-    /// Sensitivities of another model; errors of [`measure`].
+    /// Errors of [`measure`].
     pub(super) fn choose(
         &self,
         model: &mut Model,
@@ -121,17 +128,20 @@ impl Mixed {
         observer: &mut dyn Observer,
     ) -> Result<Vec<Sensitivity>> {
         let path = folder.join(FILE);
-        let found = match &config.sensitivity {
-            Some(path) => Some(Sensitivity::read(Path::new(path))?),
+        let found = match &self.given {
+            Some(given) => Some(given.clone()),
             None if config.resume && is_of(&path, identity) => Some(Sensitivity::read(&path)?),
             None => None,
         };
         let sensitivities = match found {
             Some(found) => found,
             None => {
-                let format = Format::affine(MEASURED_BITS, config.group_size)
-                    .map_err(|error| Error::Config(error.what().to_owned()))?;
-                measure(model, sequences, &self.units, format, config, observer)?
+                let format = |bits| {
+                    let format = Format::affine(bits, config.group_size);
+                    format.map_err(|error| Error::Config(error.what().to_owned()))
+                };
+                let [fine, coarse] = MEASURED_BITS;
+                measure(model, sequences, &self.units, [format(fine)?, format(coarse)?], config, observer)?
             }
         };
         let units = self.choices(&sensitivities)?;

@@ -17,6 +17,7 @@ mod grid;
 mod importance;
 mod layer;
 mod mixed;
+mod output_error;
 mod plan;
 mod report;
 mod rtn;

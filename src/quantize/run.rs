@@ -57,8 +57,8 @@ pub fn run(
         Technique::Mixed => Some(Mixed::new(model, &plan, config)?),
         _ => None,
     };
-    let importance = config.importance.as_ref().map(|path| Importance::read(Path::new(path))).transpose()?;
     let sequences = sequences(model, tokenizer, config)?;
+    let importance = config.importance.as_ref().map(|path| Importance::read(Path::new(path))).transpose()?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
     let mut identity = identity(config, sequences.as_deref().unwrap_or_default(), source)?;
     let sensitivity = match mixed {

@@ -1,8 +1,8 @@
 //! How much the predictions of a model suffer when one layer is quantized.
 //!
-//! Each layer is quantized alone, in one format: the divergence of the model's predictions from those of the original is
+//! Each layer is quantized alone: the divergence of the model's predictions from those of the original is
 //! measured. For small errors it is proportional to the squared error of the layer's output, which is computed for every
-//! other format too.
+//! finer format. In the coarsest one, where errors are not small, the divergence is measured too.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,13 +13,12 @@ use mlx_rs::{Array, Dtype};
 use serde::{Deserialize, Serialize};
 
 use super::block::{observe, quantize_layer};
-use super::config::{QuantizeConfig, Technique};
+use super::config::QuantizeConfig;
 use super::format::describe;
-use super::gptq::{Factor, Settings};
-use super::grid::Grid;
-use super::layer::{Matrix, with_weight};
+use super::layer::with_weight;
+use super::output_error::output_errors;
 use crate::calibrate::{BlockStream, SecondMoments};
-use crate::kernels::quantized::{Format, Mode, PackedWeight, dequantize, quantize};
+use crate::kernels::quantized::Format;
 use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::progress::{Event, Observer};
@@ -32,8 +31,6 @@ const MAX_LOGITS: usize = 1 << 27;
 const MAX_LOGITS_AT_ONCE: usize = 1 << 24;
 /// Sequences on which layers are calibrated.
 const SEQUENCES: usize = 16;
-/// Weights of a layer that are rounded to compare formats.
-const MAX_WEIGHTS: i32 = 1 << 22;
 
 /// The sensitivity of a layer, or of the experts of one stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +41,8 @@ pub struct Sensitivity {
     pub format: String,
     /// Mean Kullback–Leibler divergence of the predictions from the original ones, in nats.
     pub kl: f64,
-    /// Squared error of the layer's output in each format, relative to that in `format`.
+    /// What each format is expected to cost, relative to `format`: the squared error of the layer's output, or where that
+    /// is large, the measured divergence.
     pub errors: BTreeMap<String, f64>,
 }
 
@@ -69,16 +67,16 @@ impl Sensitivity {
         let text = files::read_to_string(path, files::MAX_JSON).map_err(|error| broken(error.to_string()))?;
         let mut value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| broken(format!("not valid JSON: {error}")))?;
-        let layers = match value.pointer_mut("/report/sensitivity") {
-            Some(layers) => layers.take(),
-            None => value["layers"].take(),
-        };
+        let layers = ["/report/sensitivity", "/layers"].into_iter().find(|key| value.pointer(key).is_some());
+        let layers =
+            layers.and_then(|key| value.pointer_mut(key)).map(serde_json::Value::take).unwrap_or_default();
         serde_json::from_value(layers)
             .map_err(|error| broken(format!("expected the sensitivity.json of an earlier run: {error}")))
     }
 }
 
-/// Measures the sensitivity of each of `units`, in their order, by quantizing it in `format`.
+/// Measures the sensitivity of each of `units`, in their order, by quantizing it in both of `formats`: the first stands for
+/// all that are finer, the second, which is coarser, only for itself.
 ///
 /// # Errors
 /// Errors from MLX; weights that are not finite; [`Error::Interrupted`].
@@ -86,7 +84,7 @@ pub(super) fn measure(
     model: &mut Model,
     sequences: &[Vec<u32>],
     units: &[Unit],
-    format: Format,
+    formats: [Format; 2],
     config: &QuantizeConfig,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Sensitivity>> {
@@ -97,8 +95,9 @@ pub(super) fn measure(
     let mut found: Vec<Option<Sensitivity>> = vec![None; units.len()];
     let mut done = 0;
     let mut measure = |model: &mut Model, index: usize, inputs: &Inputs, observer: &mut dyn Observer| {
-        found[index] =
-            Some(Alone { unit: &units[index], format, config }.measure(model, inputs, &reference, observer)?);
+        found[index] = Some(
+            Alone { unit: &units[index], formats, config }.measure(model, inputs, &reference, observer)?,
+        );
         done += 1;
         let event = Event::Progress { stage: "sensitivity".to_owned(), done, total: units.len() as u64 };
         if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
@@ -211,7 +210,7 @@ fn predict(
 /// One unit that is quantized, while all others keep their weights.
 struct Alone<'a> {
     unit: &'a Unit,
-    format: Format,
+    formats: [Format; 2],
     config: &'a QuantizeConfig,
 }
 
@@ -223,19 +222,48 @@ impl Alone<'_> {
         reference: &Reference,
         observer: &mut dyn Observer,
     ) -> Result<Sensitivity> {
-        let Self { unit, format, config } = *self;
-        let (mut kept, mut errors) = (Vec::new(), vec![0.0; unit.candidates.len()]);
+        let Self { unit, formats: [format, coarse], config } = *self;
+        let mut errors = vec![0.0; unit.candidates.len()];
         for path in &unit.paths {
             let moments = inputs.moments(path);
             // Experts count by their tokens; layers outside of blocks have no moments.
             let share = if unit.block.is_some() { moments.map_or(0, SecondMoments::tokens) } else { 1 };
             with_weight(model, path, |weight| {
-                kept.push(weight.weight.clone());
                 let of_layer = output_errors(path, &weight, &unit.candidates, moments, config)?;
                 for (sum, error) in errors.iter_mut().zip(of_layer) {
                     *sum += share as f64 * error;
                 }
-                quantize_layer(path, weight, format, moments, config).map(drop)
+                Ok(())
+            })?;
+        }
+        let kl = self.divergence(model, format, inputs, reference, observer)?;
+        let coarse_kl = self.divergence(model, coarse, inputs, reference, observer)?;
+        let measured = unit.candidates.iter().position(|candidate| *candidate == format);
+        let scale = measured.map_or(1.0, |index| errors[index]).max(f64::MIN_POSITIVE);
+        let errors = unit.candidates.iter().zip(errors).map(|(&candidate, error)| {
+            // Errors as large as these are not small.
+            let error =
+                if candidate == coarse && kl > 0.0 { (coarse_kl / kl).max(1.0) } else { error / scale };
+            (describe(candidate), error)
+        });
+        let (layer, errors) = (unit.name.clone(), errors.collect());
+        Ok(Sensitivity { layer, format: describe(format), kl, errors })
+    }
+
+    /// Divergence of the predictions while the layers are quantized in `format`.
+    fn divergence(
+        &self,
+        model: &mut Model,
+        format: Format,
+        inputs: &Inputs,
+        reference: &Reference,
+        observer: &mut dyn Observer,
+    ) -> Result<f64> {
+        let mut kept = Vec::new();
+        for path in &self.unit.paths {
+            with_weight(model, path, |weight| {
+                kept.push(weight.weight.clone());
+                quantize_layer(path, weight, format, inputs.moments(path), self.config).map(drop)
             })?;
         }
         let stream = match &inputs.stream {
@@ -243,72 +271,14 @@ impl Alone<'_> {
             None => BlockStream::start(model, &reference.sequences)?,
         };
         let kl = reference.divergence(model, stream, observer);
-        for (path, dense) in unit.paths.iter().zip(kept) {
+        for (path, dense) in self.unit.paths.iter().zip(kept) {
             with_weight(model, path, |WeightMut { weight, scales, biases, format }| {
                 (*weight, *scales, *biases, *format) = (dense, None, None, None);
                 Ok(())
             })?;
         }
-        let measured = unit.candidates.iter().position(|candidate| *candidate == format);
-        let scale = measured.map_or(1.0, |index| errors[index]).max(f64::MIN_POSITIVE);
-        let errors =
-            unit.candidates.iter().zip(errors).map(|(&format, error)| (describe(format), error / scale));
-        Ok(Sensitivity {
-            layer: unit.name.clone(),
-            format: describe(format),
-            kl: kl?,
-            errors: errors.collect(),
-        })
+        kl
     }
-}
-
-/// Squared errors of the output of the layer at `path` in each of `formats`.
-fn output_errors(
-    path: &str,
-    weight: &WeightMut,
-    formats: &[Format],
-    moments: Option<&SecondMoments>,
-    config: &QuantizeConfig,
-) -> Result<Vec<f64>> {
-    let importance = moments.map(SecondMoments::mean_squares);
-    let (search, importance) = (config.range_search, importance.as_deref());
-    let settings = Settings { damping: config.damping, act_order: config.act_order };
-    if config.layer_technique() == Technique::Gptq
-        && let Some(factor) = moments.and_then(|moments| Factor::new(moments, settings).ok())
-    {
-        let Matrix { values, columns, dtype } = Matrix::read(path, weight)?;
-        let fit = |&format: &Format| Grid::fit(&values, columns, format, dtype, search, importance);
-        return Ok(formats.iter().map(|format| factor.round(&values, &fit(format)).1).collect());
-    }
-    formats.iter().map(|&format| rounding_error(weight.weight, format, search, importance)).collect()
-}
-
-/// Squared error of `weight`, `[rows, columns]`, rounded to `format`; errors of a column count as much as `importance`
-/// says. Large weights are judged by some of their rows.
-fn rounding_error(weight: &Array, format: Format, search: bool, importance: Option<&[f32]>) -> Result<f64> {
-    let (rows, columns) = (weight.dim(0), weight.dim(1));
-    let step = (i64::from(rows) * i64::from(columns) / i64::from(MAX_WEIGHTS)).max(1) as usize;
-    let chosen: Vec<i32> = (0..rows).step_by(step).collect();
-    let sample = match step {
-        1 => weight.clone(),
-        _ => weight.take_axis(Array::from_slice(&chosen, &[chosen.len() as i32]), 0)?,
-    };
-    let wide = sample.as_dtype(Dtype::Float32)?.contiguous()?;
-    if format.mode() == Mode::Affine {
-        kernels::eval([&wide])?;
-        let values = wide.as_slice::<f32>();
-        let grid = Grid::fit(values, columns as usize, format, weight.dtype(), search, importance);
-        return Ok(grid.rounding_error(values, importance));
-    }
-    let (codes, scales, biases) = quantize(&sample, format)?;
-    let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
-    let mut squares = dequantize(packed, Dtype::Float32)?.subtract(wide)?.square()?;
-    if let Some(importance) = importance {
-        squares = squares.multiply(Array::from_slice(importance, &[columns]))?;
-    }
-    let sum = squares.sum(None)?;
-    kernels::eval([&sum])?;
-    Ok(f64::from(sum.item_exact::<f32>()))
 }
 
 #[cfg(test)]
@@ -318,6 +288,7 @@ mod tests {
     use super::*;
     use crate::models;
     use crate::progress::Silent;
+    use crate::quantize::Technique;
 
     fn model() -> Box<Model> {
         let config = json!({
@@ -344,8 +315,8 @@ mod tests {
     fn each_layer_is_quantized_alone_and_put_back() {
         let sequences: Vec<Vec<u32>> =
             (0..4).map(|i| (0..16).map(|j| (i * 7 + j * j * 5) % 48).collect()).collect();
-        let three = Format::affine(3, 32).unwrap();
-        let candidates = vec![three, Format::affine(4, 32).unwrap(), Format::NVFP4];
+        let [two, three] = [2, 3].map(|bits| Format::affine(bits, 32).unwrap());
+        let candidates = vec![two, three, Format::affine(4, 32).unwrap(), Format::NVFP4];
         let unit = |path: &str, block| Unit {
             name: path.to_owned(),
             paths: vec![path.to_owned()],
@@ -358,23 +329,28 @@ mod tests {
         let config = QuantizeConfig { technique: Technique::Rtn, range_search: false, ..Default::default() };
         let mut model = model();
         let before: Vec<_> = sequences.iter().map(|ids| logs(model.as_ref(), ids)).collect();
-        let found = measure(model.as_mut(), &sequences, &units, three, &config, &mut Silent).unwrap();
+        let found = measure(model.as_mut(), &sequences, &units, [three, two], &config, &mut Silent).unwrap();
         for (ids, before) in sequences.iter().zip(&before) {
             assert_eq!(&logs(model.as_ref(), ids), before, "a layer was not put back");
         }
         let (_, judged) = split(&sequences, 48);
         assert_eq!(judged, sequences[2..]);
         for (unit, found) in units.iter().zip(&found) {
-            let mut changed = self::model();
-            with_weight(changed.as_mut(), &unit.name, |weight| Ok(weight.quantize(three).map(drop)?))
-                .unwrap();
-            let mut kl = 0.0;
-            for (ids, p) in sequences.iter().zip(&before).skip(2) {
-                for (p, q) in p.iter().zip(logs(changed.as_ref(), ids)) {
-                    kl += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>() / 32.0;
-                }
-            }
+            let divergence = |format| {
+                let mut changed = self::model();
+                let quantize = |weight: WeightMut| Ok(weight.quantize(format).map(drop)?);
+                with_weight(changed.as_mut(), &unit.name, quantize).unwrap();
+                let terms = sequences.iter().zip(&before).skip(2).flat_map(|(ids, p)| {
+                    let of_position = |(p, q): (&Vec<f64>, Vec<f64>)| {
+                        p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+                    };
+                    p.iter().zip(logs(changed.as_ref(), ids)).map(of_position).collect::<Vec<_>>()
+                });
+                terms.sum::<f64>() / 32.0
+            };
+            let (kl, coarse) = (divergence(three), divergence(two));
             assert!((found.kl / kl - 1.0).abs() < 1e-3, "{found:?} {kl}");
+            assert!((found.errors["2/32"] * kl / coarse - 1.0).abs() < 2e-3, "{found:?} {coarse}");
             assert!((found.errors["3/32"] - 1.0).abs() < 1e-12);
             assert!(found.errors["4/32"] < 0.4 && found.errors["nvfp4"] < 0.5, "{found:?}");
         }

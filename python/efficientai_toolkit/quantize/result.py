@@ -36,7 +36,7 @@ class LayerSensitivity(Displayed):
     kl: float
     """Mean divergence of the predictions from those of the original model, in nats."""
     errors: dict[str, float]
-    """Squared error of the layer's output in each format, relative to that in ``format``."""
+    """What each format is expected to cost, relative to ``format``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
