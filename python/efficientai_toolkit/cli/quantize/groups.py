@@ -15,7 +15,7 @@ GROUPS = {
 """Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (
-    "model_path", "output", "technique", "bits", "group_size", "embedding_bits", "target_bpw", "layers",
+    "model_path", "output", "technique", "bits", "group_size", "target_bpw", "layers",
     "calibration", "preset", "resume",
 )  # fmt: skip
 """What most runs set."""
