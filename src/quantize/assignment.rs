@@ -32,11 +32,13 @@ pub(super) fn assign(units: &[Vec<Choice>], budget: u64) -> Option<Vec<usize>> {
         let mut options = vec![0_u8; width];
         for (index, choice) in unit.iter().enumerate() {
             // Rounded up, so that the sum is never above the budget.
-            let steps = usize::try_from((choice.cost - least).div_ceil(step)).unwrap_or(width);
-            for at in steps..width {
-                let loss = losses[at - steps] + choice.loss;
-                if loss < next[at] {
-                    (next[at], options[at]) = (loss, index as u8);
+            let steps =
+                usize::try_from((choice.cost - least).div_ceil(step)).map_or(width, |steps| steps.min(width));
+            let slots = next[steps..].iter_mut().zip(&mut options[steps..]);
+            for ((next, option), loss) in slots.zip(&losses) {
+                let loss = loss + choice.loss;
+                if loss < *next {
+                    (*next, *option) = (loss, index as u8);
                 }
             }
         }

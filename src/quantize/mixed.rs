@@ -52,12 +52,11 @@ impl Mixed {
         for path in free {
             let (name, _) = model.mlx_name(path);
             let block = blocks.iter().position(|block| path.starts_with(block.as_str()));
-            match units.iter_mut().find(|unit| unit.name == name) {
-                Some(unit) => unit.paths.push(path.clone()),
-                None => {
-                    let candidates = candidates(config, block.is_some())?;
-                    units.push(Unit { name, paths: vec![path.clone()], block, candidates });
-                }
+            if let Some(unit) = units.iter_mut().find(|unit| unit.name == name) {
+                unit.paths.push(path.clone());
+            } else {
+                let candidates = candidates(config, block.is_some())?;
+                units.push(Unit { name, paths: vec![path.clone()], block, candidates });
             }
         }
         let mut fixed: u64 = model.parameters().flatten().values().map(|x| x.nbytes() as u64).sum();
@@ -133,16 +132,15 @@ impl Mixed {
             None if config.resume && is_of(&path, identity) => Some(Sensitivity::read(&path)?),
             None => None,
         };
-        let sensitivities = match found {
-            Some(found) => found,
-            None => {
-                let format = |bits| {
-                    let format = Format::affine(bits, config.group_size);
-                    format.map_err(|error| Error::Config(error.what().to_owned()))
-                };
-                let [fine, coarse] = MEASURED_BITS;
-                measure(model, sequences, &self.units, [format(fine)?, format(coarse)?], config, observer)?
-            }
+        let sensitivities = if let Some(found) = found {
+            found
+        } else {
+            let format = |bits| {
+                let format = Format::affine(bits, config.group_size);
+                format.map_err(|error| Error::Config(error.what().to_owned()))
+            };
+            let [fine, coarse] = MEASURED_BITS;
+            measure(model, sequences, &self.units, [format(fine)?, format(coarse)?], config, observer)?
         };
         let units = self.choices(&sensitivities)?;
         let budget = |target: u64| assign(&units, target.saturating_sub(self.fixed));

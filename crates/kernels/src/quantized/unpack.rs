@@ -81,9 +81,12 @@ impl Rows for QuantizedRows<'_> {
             return super::unpack_avx512::read(self, row, columns, wide);
         }
         let looked_up = self.format.mode() == Mode::Mxfp8;
-        self.parts(isa, row, columns, |levels, group, place| match looked_up {
-            true => look_up(levels, group, &mut wide[place]),
-            false => scale(isa, levels, group, &mut wide[place]),
+        self.parts(isa, row, columns, |levels, group, place| {
+            if looked_up {
+                look_up(levels, group, &mut wide[place]);
+            } else {
+                scale(isa, levels, group, &mut wide[place]);
+            }
         });
     }
 
@@ -93,9 +96,12 @@ impl Rows for QuantizedRows<'_> {
             return super::unpack_avx512::read(self, row, columns, narrow);
         }
         let looked_up = self.format.mode() == Mode::Mxfp8;
-        self.parts(isa, row, columns, |levels, group, place| match looked_up {
-            true => look_up(levels, group, &mut narrow[place]),
-            false => scale_bf16(isa, levels, group, &mut narrow[place]),
+        self.parts(isa, row, columns, |levels, group, place| {
+            if looked_up {
+                look_up(levels, group, &mut narrow[place]);
+            } else {
+                scale_bf16(isa, levels, group, &mut narrow[place]);
+            }
         });
     }
 }

@@ -33,12 +33,12 @@ pub(super) fn half_power(exponent: u8) -> f32 {
 
 /// Half the number that `code` stands for in E4M3. As in MLX, there are neither infinities nor NaN.
 pub(super) const fn half_e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = ((code >> 3 & 15) as u32, (code & 7) as u32);
+    let (exponent, mantissa) = (((code >> 3) & 15) as u32, (code & 7) as u32);
     let magnitude = if exponent == 0 {
         // Multiples of the smallest number, 2⁻⁹.
         mantissa as f32 * f32::from_bits((127 - 10) << 23)
     } else {
-        f32::from_bits((exponent + 127 - 8) << 23 | mantissa << 20)
+        f32::from_bits(((exponent + 127 - 8) << 23) | (mantissa << 20))
     };
     if code & 128 == 0 { magnitude } else { -magnitude }
 }
