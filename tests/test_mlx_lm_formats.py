@@ -24,7 +24,8 @@ from support.rows import random_ids, write_words
 if TYPE_CHECKING:
     from support.figures import Check
 
-FORMATS = [*product((2, 3, 4, 5, 6, 8), (32, 64, 128), ("affine",)), (4, 32, "mxfp4")]
+FLOATS = [(4, 32, "mxfp4"), (8, 32, "mxfp8"), (4, 16, "nvfp4")]
+FORMATS = [*product((2, 3, 4, 5, 6, 8), (32, 64, 128), ("affine",)), *FLOATS]
 CLOSE = 1e-4
 
 

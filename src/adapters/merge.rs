@@ -48,9 +48,12 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
     let format = layer.format;
     let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
-    if dense.is_none() && format.is_some_and(|format| format.mode() == Mode::Mxfp4) {
+    if dense.is_none()
+        && let Some(format) = format.filter(|format| format.mode() != Mode::Affine)
+    {
         return Err(Error::Config(format!(
-            "\"{path}\" is quantized as MXFP4, in which it cannot be written again: set dequantize"
+            "\"{path}\" is quantized as {}, in which it cannot be written again: set dequantize",
+            format.mode().name().to_uppercase()
         )));
     }
     layer.weight_mut().dequantize(Dtype::Float32)?;

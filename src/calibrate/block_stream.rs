@@ -16,7 +16,7 @@ use crate::{Error, Result, kernels};
 const TOKENS_AT_ONCE: usize = 2048;
 
 /// Residual streams of all sequences in front of one block, in the dtype of the model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BlockStream {
     block: usize,
     /// Each `[batch, time, hidden]`.

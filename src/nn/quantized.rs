@@ -33,16 +33,16 @@ impl WeightMut<'_> {
     /// Rows that are not a multiple of the group size.
     pub fn allocate(self, format: Format) -> Result<()> {
         let (rows, columns) = (self.weight.dim(0), self.weight.dim(1));
-        if !(columns as usize).is_multiple_of(format.group_size()) {
-            let group = format.group_size();
-            let message = format!("rows of {columns} weights are not a whole number of groups of {group}");
+        if !(columns as usize).is_multiple_of(format.row_multiple()) {
+            let multiple = format.row_multiple();
+            let message = format!("rows of {columns} weights are not a whole number of groups of {multiple}");
             return Err(mlx_rs::error::Exception::custom(message));
         }
         let groups = [rows, columns / format.group_size() as i32];
         *self.weight = Array::zeros::<u32>(&[rows, columns / 32 * format.bits() as i32])?;
         (*self.scales, *self.biases) = match format.mode() {
             Mode::Affine => (Some(Array::zeros::<f32>(&groups)?), Some(Array::zeros::<f32>(&groups)?)),
-            Mode::Mxfp4 => (Some(Array::zeros::<u8>(&groups)?), None),
+            Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4 => (Some(Array::zeros::<u8>(&groups)?), None),
         };
         *self.format = Some(format);
         Ok(())
@@ -66,7 +66,7 @@ impl WeightMut<'_> {
     /// Errors from MLX.
     pub fn quantize(self, format: Format) -> Result<bool> {
         let columns = self.weight.dim(1) as usize;
-        if self.format.is_some() || !columns.is_multiple_of(format.group_size()) {
+        if self.format.is_some() || !columns.is_multiple_of(format.row_multiple()) {
             return Ok(self.format.is_some());
         }
         let (codes, scales, biases) = quantized::quantize(self.weight, format)?;

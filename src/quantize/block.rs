@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::config::{QuantizeConfig, Technique};
 use super::gptq::{Settings, gptq};
 use super::grid::Grid;
+use super::importance::Importance;
 use super::layer::{Matrix, store, with_weight};
 use super::plan::Plan;
 use super::report::LayerReport;
@@ -17,7 +18,7 @@ use crate::nn::quantized::WeightMut;
 use crate::progress::Observer;
 use crate::{Error, Result};
 
-/// Quantizes the layers of the block that `stream` is in front of.
+/// Quantizes the layers of the block that `stream` is in front of, and adds what they saw to `importance`.
 ///
 /// # Errors
 /// A layer that cannot be quantized, by key path; errors from MLX; [`Error::Interrupted`].
@@ -26,10 +27,11 @@ pub(super) fn quantize_block(
     stream: &BlockStream,
     plan: &Plan,
     config: &QuantizeConfig,
+    importance: &mut Importance,
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
     let paths = plan.layers_of(&model.block_path(stream.block()));
-    let stages = if config.true_sequential && config.technique == Technique::Gptq {
+    let stages = if config.true_sequential && config.layer_technique() == Technique::Gptq {
         stages(stream, model, &paths, observer)?
     } else {
         vec![paths]
@@ -45,6 +47,9 @@ pub(super) fn quantize_block(
         }
         for (path, moments) in paths.iter().zip(of_layer) {
             let format = plan.formats[path];
+            if let Some(moments) = moments.filter(|moments| !moments.is_empty()) {
+                importance.insert(path, &moments.mean_squares());
+            }
             let report =
                 with_weight(model, path, |weight| quantize_layer(path, weight, format, moments, config))?;
             reports.push(report);
@@ -54,7 +59,7 @@ pub(super) fn quantize_block(
 }
 
 /// Second moments of every input of the layers at `paths`, by the indices of the layers that read it.
-fn observe(
+pub(super) fn observe(
     stream: &BlockStream,
     model: &mut Model,
     paths: &[String],
@@ -68,7 +73,11 @@ fn observe(
     Ok(inputs)
 }
 
-fn quantize_layer(
+/// Quantizes one layer, whose inputs had these `moments`.
+///
+/// # Errors
+/// As [`quantize_block`].
+pub(super) fn quantize_layer(
     path: &str,
     weight: WeightMut,
     format: Format,
@@ -80,7 +89,7 @@ fn quantize_layer(
         return rtn(path, weight, format, config.range_search, None);
     };
     let (tokens, importance) = (moments.tokens(), moments.mean_squares());
-    if config.technique == Technique::Rtn || format.mode() != Mode::Affine {
+    if config.layer_technique() == Technique::Rtn || format.mode() != Mode::Affine {
         let report = rtn(path, weight, format, config.range_search, Some(&importance))?;
         return Ok(LayerReport { tokens, ..report });
     }

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::format;
-use crate::kernels::quantized::Format;
+use crate::kernels::quantized::{Format, Mode};
 use crate::{Error, Result};
 
 /// How codes are chosen.
@@ -16,6 +16,8 @@ pub enum Technique {
     /// Rounding errors are compensated by the weights that are rounded later
     /// ([GPTQ](https://arxiv.org/abs/2210.17323)).
     Gptq,
+    /// Formats are chosen layer by layer so that the model has a given size, and codes as `rounding` says.
+    Mixed,
 }
 
 /// Kind of format.
@@ -26,6 +28,21 @@ pub enum QuantizationMode {
     Affine,
     /// 4-bit floating-point numbers with a power of two per group of 32.
     Mxfp4,
+    /// 8-bit floating-point numbers with a power of two per group of 32.
+    Mxfp8,
+    /// 4-bit floating-point numbers with an 8-bit one per group of 16.
+    Nvfp4,
+}
+
+impl QuantizationMode {
+    fn mode(self) -> Mode {
+        match self {
+            Self::Affine => Mode::Affine,
+            Self::Mxfp4 => Mode::Mxfp4,
+            Self::Mxfp8 => Mode::Mxfp8,
+            Self::Nvfp4 => Mode::Nvfp4,
+        }
+    }
 }
 
 /// The format of some layers.
@@ -34,7 +51,7 @@ pub enum QuantizationMode {
 pub enum LayerSetting {
     /// Bits per weight.
     Bits(usize),
-    /// `6`, `4/32`, `mxfp4` or `dense`.
+    /// `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
     Name(String),
 }
 
@@ -72,6 +89,20 @@ pub struct QuantizeConfig {
     pub act_order: bool,
     /// Whether layers see the outputs of the quantized layers before them in their block.
     pub true_sequential: bool,
+    /// How codes are chosen where `technique` chooses formats.
+    pub rounding: Technique,
+    /// Stored bits per parameter of the whole model with mixed formats.
+    pub target_bpw: Option<f64>,
+    /// Size of the weights in bytes with mixed formats, in place of `target_bpw`.
+    pub target_bytes: Option<u64>,
+    /// Measured sensitivities: the `sensitivity.json` of an earlier run.
+    pub sensitivity: Option<String>,
+    /// Activation importance in place of calibration text: the `importance.safetensors` of an earlier run.
+    pub importance: Option<String>,
+    /// Whether the activation importance is saved with the model.
+    pub save_importance: bool,
+    /// Name of the preset that other settings were taken from.
+    pub preset: Option<String>,
     /// Whether quantized weights are dequantized first.
     pub dequantize: bool,
     /// Seed of the order of calibration rows.
@@ -100,6 +131,13 @@ impl Default for QuantizeConfig {
             damping: 0.01,
             act_order: true,
             true_sequential: true,
+            rounding: Technique::Gptq,
+            target_bpw: None,
+            target_bytes: None,
+            sensitivity: None,
+            importance: None,
+            save_importance: false,
+            preset: None,
             dequantize: false,
             seed: 0,
             resume: false,
@@ -131,20 +169,64 @@ impl QuantizeConfig {
                 self.damping
             )));
         }
-        Ok(())
+        self.validate_target()
     }
 
     /// The calibration text, if there is any.
     ///
     /// # Errors
-    /// None, where the technique needs it.
+    /// None, where it is needed; both text and importance.
     pub(super) fn calibration(&self) -> Result<Option<&str>> {
-        if self.technique == Technique::Gptq && self.calibration.is_none() {
+        if self.calibration.is_some() && self.importance.is_some() {
             return Err(Error::Config(
-                "technique \"gptq\" needs calibration text: set calibration (--calibration FILE)".into(),
+                "importance takes the place of calibration text, and both are set: choose one (gptq needs calibration)"
+                    .into(),
             ));
         }
-        Ok(self.calibration.as_deref())
+        let needed = match (self.technique, self.layer_technique()) {
+            (_, Technique::Gptq) => Some("technique \"gptq\""),
+            (Technique::Mixed, _) if self.sensitivity.is_none() => Some("technique \"mixed\""),
+            _ if self.save_importance => Some("save_importance"),
+            _ => None,
+        };
+        match needed {
+            Some(what) if self.calibration.is_none() => Err(Error::Config(format!(
+                "{what} needs calibration text: set calibration (--calibration FILE)"
+            ))),
+            _ => Ok(self.calibration.as_deref()),
+        }
+    }
+
+    fn validate_target(&self) -> Result<()> {
+        let invalid = |why: &str| Err(Error::Config(why.to_owned()));
+        let is_mixed = self.technique == Technique::Mixed;
+        match (self.target_bpw, self.target_bytes) {
+            (None, None) if is_mixed => {
+                invalid("technique \"mixed\" needs a size: set target_bpw (--target-bpw 4.5) or target_bytes")
+            }
+            (Some(_), Some(_)) => invalid("target_bpw and target_bytes are both set: choose one"),
+            (Some(_), None) | (None, Some(_)) if !is_mixed => {
+                invalid("target_bpw and target_bytes are sizes for technique \"mixed\", which is not set")
+            }
+            (Some(bits), _) if !(bits > 0.0 && bits <= 16.0) => {
+                invalid(&format!("target_bpw is {bits}, expected 2 to 16 bits per weight"))
+            }
+            _ if is_mixed && self.rounding == Technique::Mixed => {
+                invalid("rounding is \"mixed\", expected \"gptq\" or \"rtn\"")
+            }
+            _ if is_mixed && self.mode != QuantizationMode::Affine => invalid(
+                "technique \"mixed\" chooses the formats itself: leave mode out, or fix layers with layers",
+            ),
+            _ if !is_mixed && self.sensitivity.is_some() => {
+                invalid("sensitivity is for technique \"mixed\", which is not set")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How the codes of a layer are chosen.
+    pub(super) fn layer_technique(&self) -> Technique {
+        if self.technique == Technique::Mixed { self.rounding } else { self.technique }
     }
 
     /// Format of the layers of all blocks.
@@ -152,13 +234,18 @@ impl QuantizeConfig {
     /// # Errors
     /// Bits or groups that the format does not have.
     pub(super) fn format(&self) -> Result<Format> {
-        match self.mode {
-            QuantizationMode::Affine => affine(self.bits, self.group_size),
-            QuantizationMode::Mxfp4 if self.bits == Format::MXFP4.bits() => Ok(Format::MXFP4),
-            QuantizationMode::Mxfp4 => {
-                Err(Error::Config(format!("bits is {}, but mode \"mxfp4\" has 4 bits", self.bits)))
-            }
+        let mode = self.mode.mode();
+        let Some(format) = mode.float_format() else { return affine(self.bits, self.group_size) };
+        // The default is nobody's choice.
+        if ![format.bits(), Self::default().bits].contains(&self.bits) {
+            return Err(Error::Config(format!(
+                "bits is {}, but mode \"{}\" has {} bits",
+                self.bits,
+                mode.name(),
+                format.bits()
+            )));
         }
+        Ok(format)
     }
 
     /// Format of embeddings and output head.

@@ -1,6 +1,6 @@
-//! The format of a layer in settings: `6`, `4/32`, `mxfp4` or `dense`.
+//! The format of a layer in settings: `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
 
-use crate::kernels::quantized::Format;
+use crate::kernels::quantized::{Format, Mode};
 use crate::{Error, Result};
 
 /// Parses `bits`, `bits/group_size`, a floating-point format, or `dense`, which is `None`; `group_size` is the default.
@@ -9,16 +9,23 @@ use crate::{Error, Result};
 /// The text and what was expected.
 pub(super) fn parse(text: &str, group_size: usize) -> Result<Option<Format>> {
     let invalid = |why: &str| Error::Config(format!("format \"{text}\": {why}"));
-    match text {
-        "dense" => return Ok(None),
-        "mxfp4" => return Ok(Some(Format::MXFP4)),
-        _ => {}
+    let mode = Mode::ALL.into_iter().find(|mode| mode.name() == text).and_then(Mode::float_format);
+    if text == "dense" || mode.is_some() {
+        return Ok(mode);
     }
-    let expected = "expected bits (6), bits and group size (4/32), mxfp4, or dense";
+    let expected = "expected bits (6), bits and group size (4/32), mxfp4, mxfp8, nvfp4, or dense";
     let (bits, group) = text.split_once('/').unwrap_or((text, ""));
     let bits = bits.parse().map_err(|_| invalid(expected))?;
     let group = if group.is_empty() { group_size } else { group.parse().map_err(|_| invalid(expected))? };
     Format::affine(bits, group).map(Some).map_err(|error| invalid(error.what()))
+}
+
+/// Names a format as settings do.
+pub(super) fn describe(format: Format) -> String {
+    match format.mode() {
+        Mode::Affine => format!("{}/{}", format.bits(), format.group_size()),
+        mode => mode.name().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -31,6 +38,8 @@ mod tests {
         assert_eq!(parse("6", 64).unwrap(), affine(6, 64));
         assert_eq!(parse("4/32", 64).unwrap(), affine(4, 32));
         assert_eq!(parse("mxfp4", 64).unwrap(), Some(Format::MXFP4));
+        assert_eq!(parse("mxfp8", 64).unwrap(), Some(Format::MXFP8));
+        assert_eq!(parse("nvfp4", 64).unwrap(), Some(Format::NVFP4));
         assert_eq!(parse("dense", 64).unwrap(), None);
         for (text, why) in [("four", "expected bits"), ("7", "7 bits"), ("4/", "x"), ("4/16", "groups of 16")]
         {

@@ -55,53 +55,85 @@ pub(super) fn gptq(
     moments: &SecondMoments,
     settings: Settings,
 ) -> Result<Rounded> {
-    let columns = moments.len();
-    let order = order(moments, settings.act_order);
-    let (triangle, damping) = inverse_factor(moments, &order, settings.damping)?;
-    let mut work = vec![0.0_f32; weights.len()];
-    work.par_chunks_exact_mut(columns).zip(weights.par_chunks_exact(columns)).for_each(|(work, weights)| {
-        for (slot, &column) in work.iter_mut().zip(&order) {
-            *slot = weights[column];
-        }
-    });
-    let (rows, max) = (weights.len() / columns, max_code(grid.format));
-    let mut codes = vec![0_u8; weights.len()];
-    let mut errors = vec![0.0_f32; rows * BLOCK];
-    let mut end = columns;
-    while end > 0 {
-        let start = end.saturating_sub(BLOCK);
-        let width = end - start;
-        let errors = &mut errors[..rows * width];
-        work.par_chunks_exact_mut(columns)
-            .zip(codes.par_chunks_exact_mut(columns))
-            .zip(errors.par_chunks_exact_mut(width))
-            .enumerate()
-            .for_each(|(row, ((work, codes), errors))| {
-                for k in (start..end).rev() {
-                    let affine = grid.at(row, order[k]);
-                    let code = affine.code(work[k], max);
-                    let factors = &triangle[k * columns..=k * columns + k];
-                    let error = (work[k] - affine.value(code)) / factors[k];
-                    for (weight, factor) in work[start..k].iter_mut().zip(&factors[start..k]) {
-                        *weight -= error * factor;
-                    }
-                    errors[k - start] = error;
-                    codes[order[k]] = code as u8;
-                }
-            });
-        // Row-major matrices, seen as the transposed ones.
-        matmul(
-            MatMut::from_column_major_slice_mut(&mut work, columns, rows).subrows_mut(0, start),
-            Accum::Add,
-            MatRef::from_column_major_slice(&triangle[start * columns..end * columns], columns, width)
-                .subrows(0, start),
-            MatRef::from_column_major_slice(errors, width, rows),
-            -1.0,
-            Par::rayon(0),
-        );
-        end = start;
+    let factor = Factor::new(moments, settings)?;
+    let (codes, _) = factor.round(weights, grid);
+    Ok(Rounded { codes, damping: factor.damping })
+}
+
+/// The factor of the inverse Hessian of a layer, for any number of grids.
+pub(super) struct Factor {
+    /// Column at each place.
+    order: Vec<usize>,
+    /// `M`, row-major.
+    triangle: Vec<f32>,
+    damping: f64,
+}
+
+impl Factor {
+    /// Factorizes `moments`.
+    ///
+    /// # Errors
+    /// As [`gptq`].
+    pub(super) fn new(moments: &SecondMoments, settings: Settings) -> Result<Self> {
+        let order = order(moments, settings.act_order);
+        let (triangle, damping) = inverse_factor(moments, &order, settings.damping)?;
+        Ok(Self { order, triangle, damping })
     }
-    Ok(Rounded { codes, damping })
+
+    /// Codes of `weights`, `[rows, columns]`, on `grid`, and the squared error of the layer's output, in the mean over
+    /// tokens: `Σ e²`.
+    pub(super) fn round(&self, weights: &[f32], grid: &Grid) -> (Vec<u8>, f64) {
+        let Self { order, triangle, .. } = self;
+        let columns = order.len();
+        let mut work = vec![0.0_f32; weights.len()];
+        work.par_chunks_exact_mut(columns).zip(weights.par_chunks_exact(columns)).for_each(
+            |(work, weights)| {
+                for (slot, &column) in work.iter_mut().zip(order) {
+                    *slot = weights[column];
+                }
+            },
+        );
+        let (rows, max) = (weights.len() / columns, max_code(grid.format));
+        let mut codes = vec![0_u8; weights.len()];
+        let mut errors = vec![0.0_f32; rows * BLOCK];
+        let mut loss = 0.0;
+        let mut end = columns;
+        while end > 0 {
+            let start = end.saturating_sub(BLOCK);
+            let width = end - start;
+            let errors = &mut errors[..rows * width];
+            work.par_chunks_exact_mut(columns)
+                .zip(codes.par_chunks_exact_mut(columns))
+                .zip(errors.par_chunks_exact_mut(width))
+                .enumerate()
+                .for_each(|(row, ((work, codes), errors))| {
+                    for k in (start..end).rev() {
+                        let affine = grid.at(row, order[k]);
+                        let code = affine.code(work[k], max);
+                        let factors = &triangle[k * columns..=k * columns + k];
+                        let error = (work[k] - affine.value(code)) / factors[k];
+                        for (weight, factor) in work[start..k].iter_mut().zip(&factors[start..k]) {
+                            *weight -= error * factor;
+                        }
+                        errors[k - start] = error;
+                        codes[order[k]] = code as u8;
+                    }
+                });
+            loss += errors.iter().map(|&error| f64::from(error) * f64::from(error)).sum::<f64>();
+            // Row-major matrices, seen as the transposed ones.
+            matmul(
+                MatMut::from_column_major_slice_mut(&mut work, columns, rows).subrows_mut(0, start),
+                Accum::Add,
+                MatRef::from_column_major_slice(&triangle[start * columns..end * columns], columns, width)
+                    .subrows(0, start),
+                MatRef::from_column_major_slice(errors, width, rows),
+                -1.0,
+                Par::rayon(0),
+            );
+            end = start;
+        }
+        (codes, loss)
+    }
 }
 
 /// Column at each place; the last is rounded first.

@@ -84,6 +84,19 @@ impl Grid {
         );
     }
 
+    /// Squared error of `weights` rounded to the nearest codes; errors of a column count as much as `importance` says.
+    pub(super) fn rounding_error(&self, weights: &[f32], importance: Option<&[f32]>) -> f64 {
+        let (size, max) = (self.format.group_size(), max_code(self.format));
+        let ones = vec![1.0; size];
+        let errors = weights.par_chunks_exact(size).enumerate().map(|(index, weights)| {
+            let affine = Affine { scale: self.scales[index], bias: self.biases[index] };
+            let group = index % self.groups;
+            let importance = importance.map_or(&ones[..], |all| &all[group * size..(group + 1) * size]);
+            f64::from(affine.error(weights, importance, max))
+        });
+        errors.sum()
+    }
+
     /// Squared error of `codes` for `weights`, relative to the squares of `weights`.
     pub(super) fn relative_error(&self, weights: &[f32], codes: &[u8]) -> f64 {
         let size = self.format.group_size();

@@ -1,11 +1,14 @@
 //! Reading and replacing the weight of one layer.
 
+use std::collections::BTreeSet;
+
 use mlx_rs::{Array, Dtype};
 
+use super::format::describe;
 use super::grid::Grid;
 use super::plan::Plan;
 use super::report::LayerReport;
-use crate::kernels::quantized::{Format, Mode, pack};
+use crate::kernels::quantized::{Format, PackedWeight, dequantize, pack, quantize};
 use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::params::{Tensors, set_parameters};
@@ -59,6 +62,24 @@ pub(super) fn store(weight: WeightMut, grid: &Grid, codes: &[u8], dtype: Dtype) 
     Ok(())
 }
 
+/// Replaces `weight` by what MLX rounds it to in `format`, and returns the squared error relative to the squares.
+///
+/// # Errors
+/// Errors from MLX.
+pub(super) fn round_as_mlx(weight: WeightMut, format: Format) -> Result<f64> {
+    let (codes, scales, biases) = quantize(weight.weight, format)?;
+    let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
+    let dense = weight.weight.as_dtype(Dtype::Float32)?;
+    let error = dequantize(packed, Dtype::Float32)?.subtract(&dense)?.square()?.sum(None)?;
+    let square = dense.square()?.sum(None)?;
+    // Together, so that the dense weight is freed before the next one is quantized.
+    kernels::eval([&codes, &scales, &error, &square].into_iter().chain(&biases))?;
+    let [error, square] = [error, square].map(|sum| f64::from(sum.item_exact::<f32>()));
+    (*weight.weight, *weight.scales, *weight.biases) = (codes, Some(scales), biases);
+    *weight.format = Some(format);
+    Ok(if square > 0.0 { error / square } else { 0.0 })
+}
+
 /// Calls `change` with the weight at `path`.
 ///
 /// # Errors
@@ -78,14 +99,6 @@ pub(super) fn with_weight<T>(
         Ok(())
     })?;
     outcome.ok_or_else(|| Error::Config(format!("the model has no layer {path}")))
-}
-
-/// Names a format as settings do.
-pub(super) fn describe(format: Format) -> String {
-    match format.mode() {
-        Mode::Affine => format!("{}/{}", format.bits(), format.group_size()),
-        Mode::Mxfp4 => "mxfp4".to_owned(),
-    }
 }
 
 impl LayerReport {
@@ -120,11 +133,17 @@ pub(super) fn restore(model: &mut Model, mut parameters: Tensors, plan: &Plan) -
     Ok(set_parameters(model, &parameters)?)
 }
 
-/// Dequantizes all weights to the dtype of `model`.
+/// Dequantizes all weights to the dtype of `model`, and returns the key paths of those that were quantized.
 ///
 /// # Errors
 /// Errors from MLX.
-pub(super) fn dequantize_all(model: &mut Model) -> Result<()> {
-    let dtype = model.dtype();
-    model.visit_quantizable(&mut |_, weight| Ok(weight.dequantize(dtype)?))
+pub(super) fn dequantize_all(model: &mut Model) -> Result<BTreeSet<String>> {
+    let (dtype, mut found) = (model.dtype(), BTreeSet::new());
+    model.visit_quantizable(&mut |path, weight| {
+        if weight.format.is_some() {
+            found.insert(path.to_owned());
+        }
+        Ok(weight.dequantize(dtype)?)
+    })?;
+    Ok(found)
 }

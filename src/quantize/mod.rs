@@ -4,21 +4,28 @@
 //! |---|---|---|
 //! | round to nearest | `rtn` | no; with it, ranges are weighted by activations |
 //! | [GPTQ](https://arxiv.org/abs/2210.17323) | `gptq` | yes |
+//! | mixed precision: a format per layer, by `sensitivity`, then one of the above | `mixed` | yes, or sensitivities measured before |
 //!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
 
+mod assignment;
 mod block;
 mod config;
 mod format;
 mod gptq;
 mod grid;
+mod importance;
 mod layer;
+mod mixed;
+mod output_error;
 mod plan;
 mod report;
 mod rtn;
 mod run;
+mod sensitivity;
 mod stages;
 
 pub use config::{LayerSetting, QuantizationMode, QuantizeConfig, Technique};
 pub use report::{LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};
+pub use sensitivity::Sensitivity;

@@ -1,10 +1,12 @@
 //! Which layer gets which format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::QuantizeConfig;
+use super::format::describe;
 use crate::kernels::quantized::Format;
 use crate::models::{Model, is_router};
+use crate::rng::digest;
 use crate::{Error, Result};
 
 /// The format of each quantized layer, by key path.
@@ -12,7 +14,9 @@ use crate::{Error, Result};
 pub(super) struct Plan {
     pub formats: BTreeMap<String, Format>,
     /// Key paths in the order of the model.
-    order: Vec<String>,
+    pub order: Vec<String>,
+    /// Key paths of layers whose format a pattern states.
+    pub fixed: BTreeSet<String>,
 }
 
 impl Plan {
@@ -27,7 +31,7 @@ impl Plan {
         let patterns = config.layer_formats()?;
         let blocks: Vec<String> = (0..model.block_count()).map(|i| model.block_path(i) + ".").collect();
         let mut used = vec![false; patterns.len()];
-        let (mut formats, mut order) = (BTreeMap::new(), Vec::new());
+        let (mut formats, mut order, mut fixed) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         model.visit_quantizable(&mut |path, weight| {
             let in_block = blocks.iter().any(|block| path.starts_with(block.as_str()));
             let mut format = match in_block {
@@ -39,6 +43,7 @@ impl Plan {
                 // A router must be meant.
                 if pattern.matches(path) && (!is_router(path) || is_router(pattern.as_str())) {
                     (format, *used) = (*theirs, true);
+                    fixed.insert(path.to_owned());
                 }
             }
             if weight.format.is_some() {
@@ -47,7 +52,7 @@ impl Plan {
                 )));
             }
             let Some(format) = format else { return Ok(()) };
-            let (columns, group) = (weight.weight.dim(1), format.group_size());
+            let (columns, group) = (weight.weight.dim(1), format.row_multiple());
             if !(columns as usize).is_multiple_of(group) {
                 return Err(Error::Config(format!(
                     "group_size: the rows of {path} have {columns} weights, which is not a multiple of {group}; choose \
@@ -64,13 +69,20 @@ impl Plan {
         if formats.is_empty() {
             return Err(Error::Config("every layer is left dense: there is nothing to quantize".into()));
         }
-        Ok(Self { formats, order })
+        Ok(Self { formats, order, fixed })
     }
 
     /// Key paths of the quantized layers of the block at `block`.
     pub(super) fn layers_of(&self, block: &str) -> Vec<String> {
         let prefix = format!("{block}.");
         self.order.iter().filter(|path| path.starts_with(&prefix)).cloned().collect()
+    }
+
+    /// A hash of the formats of all layers.
+    pub(super) fn fingerprint(&self) -> String {
+        let text = self.formats.iter().map(|(path, format)| format!("{path} {}\n", describe(*format)));
+        let bytes: Vec<u8> = text.flat_map(String::into_bytes).collect();
+        format!("{:016x}", digest(bytes.into_iter().map(u64::from)))
     }
 
     /// Place of the layer at `path` in the order of the model.

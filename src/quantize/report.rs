@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sensitivity::Sensitivity;
+
 /// What was done to one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerReport {
@@ -34,7 +36,12 @@ pub struct Report {
     pub size: u64,
     /// Layers that should have been calibrated but saw no token: their codes are rounded to nearest.
     pub uncalibrated: Vec<String>,
-    /// Relative squared error of the weights that dequantizing and quantizing them again costs, in the mean.
+    /// Squared error, relative to the squares, of weights that were dequantized and are quantized again: their mean;
+    /// `None` if there are none.
+    pub requantization_error: Option<f64>,
+    /// Sensitivity of each layer whose format was chosen by it; empty with other techniques.
+    pub sensitivity: Vec<Sensitivity>,
+    /// Seconds without loading.
     pub seconds: f64,
     /// Peak of MLX's allocator in bytes.
     pub peak_memory: u64,

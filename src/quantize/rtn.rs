@@ -1,7 +1,7 @@
 //! Rounding to nearest.
 
 use super::grid::Grid;
-use super::layer::{Matrix, store};
+use super::layer::{Matrix, round_as_mlx, store};
 use super::report::LayerReport;
 use crate::Result;
 use crate::kernels::quantized::{Format, Mode};
@@ -19,12 +19,12 @@ pub(super) fn rtn(
     search: bool,
     importance: Option<&[f32]>,
 ) -> Result<LayerReport> {
-    let matrix = Matrix::read(path, &weight)?;
+    let Matrix { values, columns, dtype } = Matrix::read(path, &weight)?;
     if !search || format.mode() != Mode::Affine {
-        weight.quantize(format)?;
-        return Ok(LayerReport::new(path, format, "rtn", 0.0));
+        drop(values);
+        let error = round_as_mlx(weight, format)?;
+        return Ok(LayerReport::new(path, format, "rtn", error));
     }
-    let Matrix { values, columns, dtype } = matrix;
     let grid = Grid::fit(&values, columns, format, dtype, true, importance);
     let mut codes = vec![0; values.len()];
     grid.encode(&values, &mut codes);

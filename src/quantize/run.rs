@@ -1,5 +1,6 @@
 //! Quantization runs: from a loaded model and settings to a quantized model folder.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,8 +12,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::block::quantize_block;
-use super::config::QuantizeConfig;
+use super::config::{QuantizeConfig, Technique};
+use super::importance::{self, Importance};
 use super::layer::{self, restore};
+use super::mixed::Mixed;
 use super::plan::Plan;
 use super::report::{LayerReport, Report};
 use super::rtn::rtn;
@@ -20,6 +23,7 @@ use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText};
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
+use crate::kernels::linear::Weight;
 use crate::models::Model;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
@@ -47,25 +51,34 @@ pub fn run(
     memory::reset_peak_memory()?;
     let output = required_output(config)?;
     check_target(source, output)?;
-    if config.dequantize {
-        layer::dequantize_all(model)?;
-    }
-    let plan = Plan::new(model, config)?;
-    let sequences = match &config.calibration {
-        None => None,
-        Some(data) => {
-            let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } =
-                config;
-            Some(CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size())?)
-        }
+    let dequantized = if config.dequantize { layer::dequantize_all(model)? } else { BTreeSet::new() };
+    let mut plan = Plan::new(model, config)?;
+    let mixed = match config.technique {
+        Technique::Mixed => Some(Mixed::new(model, &plan, config)?),
+        _ => None,
     };
+    let sequences = sequences(model, tokenizer, config)?;
+    let importance = config.importance.as_ref().map(|path| Importance::read(Path::new(path))).transpose()?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
+    let mut identity = identity(config, sequences.as_deref().unwrap_or_default(), source)?;
+    let sensitivity = match mixed {
+        Some(mixed) => {
+            let sequences = sequences.as_deref().unwrap_or_default();
+            mixed.choose(model, &mut plan, sequences, config, (output.folder(), &identity), observer)?
+        }
+        None => Vec::new(),
+    };
+    identity["formats"] = json!(plan.fingerprint());
     let mut layers = match sequences {
-        Some(sequences) => calibrated(model, &sequences, source, &output, config, &plan, observer)?,
-        None => rounded(model, config, &plan, observer)?,
+        Some(sequences) => calibrated(model, &sequences, &identity, &output, config, &plan, observer)?,
+        None => rounded(model, config, &plan, importance.as_ref(), observer)?,
     };
     layers.sort_by_key(|layer| plan.position(&layer.path));
-    let report = report(model, layers, config, begin, output.folder())?;
+    let report = Report {
+        requantization_error: requantization_error(model, &layers, &dequantized)?,
+        sensitivity,
+        ..report(model, layers, config, begin, output.folder())?
+    };
     folder::save_quantized(source, output.folder(), model, &plan.formats)?;
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
@@ -97,7 +110,11 @@ pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &QuantizeConfi
     if config.dequantize {
         layer::dequantize_all(model)?;
     }
-    let layers = Plan::new(model, config)?.formats.len();
+    let plan = Plan::new(model, config)?;
+    if config.technique == Technique::Mixed {
+        Mixed::new(model, &plan, config)?;
+    }
+    let layers = plan.formats.len();
     let sequences = sequences(model, tokenizer, config)?.unwrap_or_default();
     let tokens = sequences.iter().map(Vec::len).sum();
     Ok(Summary { layers, sequences: sequences.len(), tokens })
@@ -142,17 +159,20 @@ fn if_exists(config: &QuantizeConfig) -> IfExists {
     }
 }
 
-/// Rounds every layer to nearest.
+/// Rounds every layer to nearest, heeding `importance` where there is any.
 fn rounded(
     model: &mut Model,
     config: &QuantizeConfig,
     plan: &Plan,
+    importance: Option<&Importance>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
     let mut layers = Vec::new();
     model.visit_quantizable(&mut |path, weight| {
         let Some(&format) = plan.formats.get(path) else { return Ok(()) };
-        layers.push(rtn(path, weight, format, config.range_search, None)?);
+        let columns = weight.weight.dim(1) as usize;
+        let importance = importance.map(|all| all.of(path, columns)).transpose()?.flatten();
+        layers.push(rtn(path, weight, format, config.range_search, importance.as_deref())?);
         progress(observer, layers.len(), plan.formats.len())
     })?;
     Ok(layers)
@@ -162,16 +182,20 @@ fn rounded(
 fn calibrated(
     model: &mut Model,
     sequences: &[Vec<u32>],
-    source: &Path,
+    identity: &Value,
     output: &OutputFolder,
     config: &QuantizeConfig,
     plan: &Plan,
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
-    let identity = identity(config, sequences, source)?;
     let folder = output.folder().join(CHECKPOINTS);
     let mut layers: Vec<LayerReport> = Vec::new();
-    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), &identity)? } else { None };
+    let mut importance = Importance::default();
+    let saved = output.folder().join(importance::FILE);
+    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), identity)? } else { None };
+    if resumed.is_some() && config.save_importance {
+        importance = Importance::read(&saved)?;
+    }
     let (checkpoints, mut stream) = if let Some((checkpoints, blocks, stream)) = resumed {
         for block in blocks {
             restore(model, block.parameters, plan)?;
@@ -181,25 +205,32 @@ fn calibrated(
         }
         (checkpoints, stream)
     } else {
-        (BlockCheckpoints::create(folder, &identity)?, BlockStream::start(model, sequences)?)
+        (BlockCheckpoints::create(folder, identity)?, BlockStream::start(model, sequences)?)
     };
     let blocks = model.block_count();
     while stream.block() < blocks {
-        let reports = quantize_block(model, &stream, plan, config, observer)?;
+        let reports = quantize_block(model, &stream, plan, config, &mut importance, observer)?;
         stream.advance(model, observer)?;
+        if config.save_importance {
+            importance.save(&saved)?;
+        }
         checkpoints.save(model, &stream, &json!(reports))?;
         layers.extend(reports);
         progress(observer, stream.block(), blocks)?;
     }
-    let importance = head_importance(model, &stream)?;
+    let of_head = head_importance(model, &stream)?;
     let done: Vec<String> = layers.iter().map(|layer| layer.path.clone()).collect();
     model.visit_quantizable(&mut |path, weight| {
         let Some(&format) = plan.formats.get(path) else { return Ok(()) };
         if !done.iter().any(|done| done == path) {
-            layers.push(rtn(path, weight, format, config.range_search, Some(&importance))?);
+            importance.insert(path, &of_head);
+            layers.push(rtn(path, weight, format, config.range_search, Some(&of_head))?);
         }
         Ok(())
     })?;
+    if config.save_importance {
+        importance.save(&saved)?;
+    }
     Ok(layers)
 }
 
@@ -222,7 +253,7 @@ fn head_importance(model: &Model, stream: &BlockStream) -> Result<Vec<f32>> {
 /// What a resumed run must match.
 fn identity(config: &QuantizeConfig, sequences: &[Vec<u32>], source: &Path) -> Result<Value> {
     let mut identity = json!(config);
-    for key in ["model_path", "output", "resume", "overwrite", "calibration"] {
+    for key in ["model_path", "output", "resume", "overwrite", "calibration", "sensitivity"] {
         identity.as_object_mut().and_then(|fields| fields.shift_remove(key));
     }
     let tokens = sequences.iter().flatten().map(|&token| u64::from(token));
@@ -234,6 +265,25 @@ fn identity(config: &QuantizeConfig, sequences: &[Vec<u32>], source: &Path) -> R
 fn progress(observer: &mut dyn Observer, done: usize, total: usize) -> Result<()> {
     let event = Event::Progress { stage: "quantize".to_owned(), done: done as u64, total: total as u64 };
     if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Mean relative error of the layers that were `dequantized` before.
+fn requantization_error(
+    model: &mut Model,
+    layers: &[LayerReport],
+    dequantized: &BTreeSet<String>,
+) -> Result<Option<f64>> {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    model.visit_quantizable(&mut |path, weight| {
+        let report = layers.iter().find(|layer| layer.path == path && dequantized.contains(path));
+        if let (Some(report), Weight::Packed(packed)) = (report, weight.as_weight()) {
+            let (rows, columns) = packed.shape()?;
+            sum += report.weight_error * (rows * columns) as f64;
+            weights += (rows * columns) as f64;
+        }
+        Ok(())
+    })?;
+    Ok((weights > 0.0).then(|| sum / weights))
 }
 
 fn report(
@@ -251,6 +301,8 @@ fn report(
         uncalibrated: layers.iter().filter(blind).map(|layer| layer.path.clone()).collect(),
         layers,
         parameters,
+        requantization_error: None,
+        sensitivity: Vec::new(),
         bits_per_weight: size as f64 * 8.0 / parameters as f64,
         size,
         seconds: begin.elapsed().as_secs_f64(),

@@ -1,15 +1,18 @@
 """Configuration of a quantization."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
+from efficientai_toolkit.quantize.presets import Preset, fill_preset
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Technique = Literal["rtn", "gptq"]
+Technique = Literal["rtn", "gptq", "mixed"]
 """Quantization techniques."""
 
 
@@ -23,18 +26,21 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq)",
+        "how weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq); "
+        "mixed chooses bits layer by layer for a given size",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
-    mode: Literal["affine", "mxfp4"] = setting(
-        "affine", "number format: integers with a scale and a bias per group (affine), or mxfp4"
+    mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = setting(
+        "affine",
+        "number format: integers with a scale and a bias per group (affine), or floating-point numbers of 4 "
+        "or 8 bits, which have their own groups: mxfp4, mxfp8 or nvfp4",
     )
     embedding_bits: int = setting(8, "bits per weight of the embeddings and the output head")
     layers: dict[str, Any] = setting(
         {},
         "format of the layers whose names match a pattern: 'lm_head=8', '*.down_proj=6', "
-        "'*.v_proj=4/32' (bits/group size), '*=mxfp4' or '*.o_proj=dense'; repeat it for more, the last "
+        "'*.v_proj=4/32' (bits/group size), '*=nvfp4' or '*.o_proj=dense'; repeat it for more, the last "
         "match counts",
         flag="--layer",
     )
@@ -55,12 +61,35 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
+    rounding: Literal["rtn", "gptq"] = setting("gptq", "mixed: how the weights are rounded")
+    target_bpw: float | None = setting(
+        None, "mixed: stored bits per weight of the whole model, scales and unquantized parameters included"
+    )
+    target_bytes: int | None = setting(None, "mixed: size of the weights in bytes, in place of --target-bpw")
+    sensitivity: str | None = setting(
+        None, "mixed: sensitivity.json of an earlier run, which is not measured again then"
+    )
+    importance: str | None = setting(
+        None, "rtn: importance.safetensors of an earlier run, in place of calibration text"
+    )
+    save_importance: bool = setting(False, "save the activation importance of each layer with the model")
+    preset: Preset | None = setting(
+        None,
+        "settings that go together, other options win: q4-best (mixed, 4.5 bits per weight), q4-fast (rtn, "
+        "4 bits), q3 (mixed, 3.5 bits per weight) or q8 (rtn, 8 bits)",
+    )
     dequantize: bool = setting(
         False, "dequantize weights that are quantized already, and quantize them again"
     )
     seed: int = setting(0, "random seed of the calibration text")
     resume: bool = setting(False, "resume an interrupted run after the last finished block")
     overwrite: bool = setting(False, "replace the run in the output folder")
+
+    def with_values(self, values: Mapping[str, object], *, source: str | None = None) -> "QuantizeConfig":
+        """Return a copy with ``values`` replaced; a preset replaces only defaults."""
+        if values.get("preset") is not None:
+            values = fill_preset({**dict(self._displayed()), **values})
+        return Config.with_values(self, values, source=source)
 
     def check(self) -> None:
         """Let the engine check the values."""
@@ -88,7 +117,8 @@ class QuantizeConfig(Config):
             message = "`resume` needs `output`, the folder of the run to resume: give --output too"
             raise ConfigError(message)
         calibration = self.calibration
-        if calibration is None and self.technique != "rtn":
+        needs_text = self.technique != "rtn" or self.save_importance
+        if calibration is None and self.importance is None and needs_text:
             calibration = str(INSTRUCTIONS)
         elif calibration is not None:
             calibration = str(Path(calibration).expanduser())
@@ -99,7 +129,25 @@ class QuantizeConfig(Config):
             self,
             model_path=self.model_path or str(MODEL),
             calibration=calibration,
+            sensitivity=_expanded(self.sensitivity),
+            importance=_expanded(self.importance),
             output=str(
                 new_run(Path(RUNS), "quantize") if self.output is None else Path(self.output).expanduser()
             ),
         )
+
+
+def _expanded(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser())
+
+
+_init = QuantizeConfig.__init__
+
+
+@wraps(_init)
+def _init_with_preset(self: QuantizeConfig, **values: Any) -> None:
+    # Only here is it known which values were given.
+    _init(self, **fill_preset(values))
+
+
+QuantizeConfig.__init__ = _init_with_preset  # type: ignore[method-assign]

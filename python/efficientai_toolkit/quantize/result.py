@@ -26,6 +26,20 @@ class LayerReport(Displayed):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LayerSensitivity(Displayed):
+    """What quantizing one layer alone costs."""
+
+    layer: str
+    """Name of the layer, or of a stack of experts."""
+    format: str
+    """Format in which it was quantized."""
+    kl: float
+    """Mean divergence of the predictions from those of the original model, in nats."""
+    errors: dict[str, float]
+    """What each format is expected to cost, relative to ``format``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class QuantizeResult(Displayed):
     """Result of a quantization."""
 
@@ -41,10 +55,14 @@ class QuantizeResult(Displayed):
     """Seconds without loading."""
     peak_memory_gb: float
     """Peak of MLX's allocator, in 10⁹ bytes."""
+    requantization_error: float | None
+    """Mean squared error, relative to the squares, of weights that were dequantized and quantized again."""
     uncalibrated: list[str]
     """Layers that no calibration token reached, such as experts never chosen; rounded to nearest."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
+    sensitivity: list[LayerSensitivity]
+    """Sensitivity of each layer whose format it decided."""
 
     @classmethod
     def from_report(cls, text: str) -> "QuantizeResult":
@@ -57,6 +75,8 @@ class QuantizeResult(Displayed):
             parameters=report["parameters"],
             seconds=report["seconds"],
             peak_memory_gb=report["peak_memory"] / 1e9,
+            requantization_error=report["requantization_error"],
             uncalibrated=report["uncalibrated"],
             layers=[LayerReport(**layer) for layer in report["layers"]],
+            sensitivity=[LayerSensitivity(**layer) for layer in report["sensitivity"]],
         )

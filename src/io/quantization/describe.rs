@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::kernels::quantized::{Format, Mode};
+use crate::kernels::quantized::Format;
 
 /// Describes layers in these `formats`: the most frequent one for all, and by name those that differ.
 #[must_use]
@@ -19,12 +19,8 @@ pub fn describe(formats: &BTreeMap<String, Format>) -> Value {
 }
 
 fn fields(format: Format) -> Map<String, Value> {
-    let mode = match format.mode() {
-        Mode::Affine => "affine",
-        Mode::Mxfp4 => "mxfp4",
-    };
-    let fields =
-        [("group_size", json!(format.group_size())), ("bits", json!(format.bits())), ("mode", json!(mode))];
+    let mode = json!(format.mode().name());
+    let fields = [("group_size", json!(format.group_size())), ("bits", json!(format.bits())), ("mode", mode)];
     fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }
 
@@ -36,8 +32,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let four = Format::affine(4, 64).unwrap();
-        let formats = [("a", four), ("b", four), ("c", Format::affine(8, 32).unwrap()), ("d", Format::MXFP4)];
-        let formats = formats.map(|(name, format)| (name.to_owned(), format)).into();
+        let eight = Format::affine(8, 32).unwrap();
+        let floats = [("d", Format::MXFP4), ("e", Format::MXFP8), ("f", Format::NVFP4)];
+        let formats =
+            [("a", four), ("b", four), ("g", four), ("h", four), ("c", eight)].into_iter().chain(floats);
+        let formats: BTreeMap<String, Format> =
+            formats.map(|(name, format)| (name.to_owned(), format)).collect();
         let description = describe(&formats);
         assert_eq!((&description["bits"], &description["a"]), (&json!(4), &Value::Null));
         let config = QuantizationConfig::parse(&json!({ "quantization": description })).unwrap();

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config;
-use crate::kernels::quantized::Format;
+use crate::kernels::quantized::{Format, Mode};
 use crate::{Error, Result};
 
 mod describe;
@@ -106,8 +106,17 @@ fn format(path: &str, value: &Value) -> Result<Format> {
     let Entry { bits, group_size, mode } = config::parse(value).map_err(|error| named(error.to_string()))?;
     match mode.as_str() {
         "affine" => Format::affine(bits, group_size).map_err(|error| named(error.what().to_owned())),
-        "mxfp4" => Ok(Format::MXFP4),
-        other => Err(named(format!("mode is \"{other}\", expected \"affine\" or \"mxfp4\""))),
+        other => Mode::ALL
+            .into_iter()
+            .find(|mode| mode.name() == other)
+            .and_then(Mode::float_format)
+            .filter(|format| (format.bits(), format.group_size()) == (bits, group_size))
+            .ok_or_else(|| {
+                named(format!(
+                    "mode is \"{other}\" with {bits} bits and groups of {group_size}, expected affine, mxfp4 (4 bits, \
+                     groups of 32), mxfp8 (8, 32) or nvfp4 (4, 16)"
+                ))
+            }),
     }
 }
 
@@ -135,7 +144,8 @@ mod tests {
         };
         assert!(message(json!({"bits": 7, "group_size": 64})).contains("quantization"));
         assert!(message(json!({"bits": 4})).contains("group_size"));
-        assert!(message(json!({"bits": 4, "group_size": 16, "mode": "nvfp4"})).contains("nvfp4"));
+        assert!(message(json!({"bits": 4, "group_size": 16, "mode": "nf4"})).contains("nf4"));
+        assert!(message(json!({"bits": 8, "group_size": 16, "mode": "nvfp4"})).contains("nvfp4 (4, 16)"));
     }
 
     #[test]

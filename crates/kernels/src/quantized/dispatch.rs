@@ -9,7 +9,7 @@ use crate::runtime::isa::Isa;
 
 /// Whether [`linear`] is faster than a blocked product.
 pub(crate) fn is_direct(isa: Isa, accuracy: Accuracy, format: Format, rows: usize) -> bool {
-    rows <= gemv::MAX_ROWS || has_prefill(isa, accuracy, format)
+    format.has_packed_product() && (rows <= gemv::MAX_ROWS || has_prefill(isa, accuracy, format))
 }
 
 /// Whether products of many rows are computed in integers.
@@ -50,11 +50,13 @@ fn multiply_same_format(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut 
     if rows == 0 {
         return;
     }
-    if rows <= gemv::MAX_ROWS {
+    let direct = format.has_packed_product();
+    if direct && rows <= gemv::MAX_ROWS {
         return gemv::multiply(isa, accuracy, x, products);
     }
     #[cfg(target_arch = "x86_64")]
-    if accuracy == Accuracy::Int8
+    if direct
+        && accuracy == Accuracy::Int8
         && let Some(kernel) = prefill::Kernel::choose(isa, format)
     {
         return prefill::multiply(isa, kernel, x, products);

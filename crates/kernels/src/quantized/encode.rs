@@ -24,7 +24,7 @@ pub fn quantize(weight: &Array, format: Format) -> MlxResult<Quantized> {
             weight.as_ptr(),
             number(format.group_size()),
             number(format.bits()),
-            format.mode().name().as_ptr(),
+            format.mode().c_name().as_ptr(),
             mlx_sys::mlx_array_new(),
             stream.as_ptr(),
         );
@@ -94,7 +94,7 @@ mod tests {
     fn every_format_of_mlx_can_be_written() {
         let weight =
             Array::arange::<_, f32>(None, 256, None).unwrap().sin().unwrap().reshape(&[4, 64]).unwrap();
-        for format in [Format::affine(4, 32).unwrap(), Format::MXFP4] {
+        for format in [Format::affine(4, 32).unwrap(), Format::MXFP4, Format::MXFP8, Format::NVFP4] {
             let (codes, scales, biases) = quantize(&weight, format).unwrap();
             let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
             assert_eq!(packed.shape().unwrap(), (4, 64));

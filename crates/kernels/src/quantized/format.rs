@@ -1,7 +1,8 @@
 //! Quantization formats and the arrays of a quantized matrix.
 //!
 //! A weight is `scale·(level − zero) + bias`, with one scale and bias per group of consecutive columns. Levels are small
-//! non-negative integers: the codes for affine formats, and twice the E2M1 value plus 12 for mxfp4.
+//! non-negative integers: the codes for affine formats, and twice the E2M1 value plus 12 for mxfp4 and nvfp4. Numbers of
+//! mxfp8 are looked up.
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use half::{bf16, f16};
 use mlx_rs::Dtype;
 use mlx_rs::error::Exception;
 
-use super::widen::{widen, widen_f16};
+use super::widen::{half_e4m3, half_power, widen, widen_e4m3, widen_f16, widen_powers};
 use crate::error::MlxResult;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, prefetch, vectorized};
@@ -24,14 +25,40 @@ pub enum Mode {
     /// 4-bit floating-point values (E2M1) times a power of two, as in the
     /// [OCP microscaling formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf).
     Mxfp4,
+    /// 8-bit floating-point values (E4M3) times a power of two, as in the microscaling formats.
+    Mxfp8,
+    /// 4-bit floating-point values (E2M1) times an 8-bit one (E4M3), as NVIDIA's
+    /// [NVFP4](https://developer.nvidia.com/blog/introducing-nvfp4-for-efficient-and-accurate-low-precision-inference/).
+    Nvfp4,
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
+
     /// As MLX spells it.
-    pub(super) fn name(self) -> &'static CStr {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.c_name().to_str().unwrap_or_default()
+    }
+
+    pub(super) fn c_name(self) -> &'static CStr {
         match self {
             Self::Affine => c"affine",
             Self::Mxfp4 => c"mxfp4",
+            Self::Mxfp8 => c"mxfp8",
+            Self::Nvfp4 => c"nvfp4",
+        }
+    }
+
+    /// The format of a floating-point mode, which has bits and groups of its own.
+    #[must_use]
+    pub fn float_format(self) -> Option<Format> {
+        match self {
+            Self::Affine => None,
+            Self::Mxfp4 => Some(Format::MXFP4),
+            Self::Mxfp8 => Some(Format::MXFP8),
+            Self::Nvfp4 => Some(Format::NVFP4),
         }
     }
 }
@@ -63,6 +90,10 @@ pub(super) fn mxfp4_level(code: u8) -> u8 {
 impl Format {
     /// MXFP4: 4 bits, with a power-of-two scale per group of 32.
     pub const MXFP4: Self = Self { mode: Mode::Mxfp4, bits: 4, group_size: 32 };
+    /// MXFP8: 8 bits, with a power-of-two scale per group of 32.
+    pub const MXFP8: Self = Self { mode: Mode::Mxfp8, bits: 8, group_size: 32 };
+    /// NVFP4: 4 bits, with an 8-bit floating-point scale per group of 16.
+    pub const NVFP4: Self = Self { mode: Mode::Nvfp4, bits: 4, group_size: 16 };
 
     /// Affine format with `bits` (2, 3, 4, 5, 6 or 8) per weight and a scale and bias per `group_size` (32, 64 or 128)
     /// columns.
@@ -97,12 +128,25 @@ impl Format {
         self.group_size
     }
 
+    /// Rows are a multiple of so many columns: whole groups and whole words.
+    #[must_use]
+    pub fn row_multiple(self) -> usize {
+        self.group_size.max(BLOCK)
+    }
+
+    /// Whether codes are numbers in E2M1.
+    pub(super) fn is_e2m1(self) -> bool {
+        matches!(self.mode, Mode::Mxfp4 | Mode::Nvfp4)
+    }
+
+    /// Whether there are products that read the packed codes; other formats are unpacked for a blocked one.
+    pub(super) fn has_packed_product(self) -> bool {
+        matches!(self.mode, Mode::Affine | Mode::Mxfp4)
+    }
+
     /// The level of each code, for formats of 4 bits.
     pub(super) fn levels(self) -> [u8; 16] {
-        std::array::from_fn(|code| match self.mode {
-            Mode::Affine => code as u8,
-            Mode::Mxfp4 => mxfp4_level(code as u8),
-        })
+        std::array::from_fn(|code| if self.is_e2m1() { mxfp4_level(code as u8) } else { code as u8 })
     }
 
     /// Checks shapes and dtypes of a packed matrix.
@@ -110,8 +154,8 @@ impl Format {
     /// | array | shape | dtype |
     /// |---|---|---|
     /// | `weight` | `[rows, columns·bits/32]` | uint32 |
-    /// | `scales` | `[rows, columns/group_size]` | f32, f16 or bf16; uint8 in mxfp4 |
-    /// | `biases` | as `scales` | as `scales`; absent in mxfp4 |
+    /// | `scales` | `[rows, columns/group_size]` | f32, f16 or bf16; uint8 in floating-point formats |
+    /// | `biases` | as `scales` | as `scales`; absent in floating-point formats |
     ///
     /// # Errors
     /// What does not fit, with the shapes and dtypes found; otherwise `(rows, columns)`.
@@ -138,13 +182,16 @@ impl Format {
             (Mode::Affine, _) => {
                 return mismatch("affine needs floating-point scales and biases of one shape and dtype");
             }
-            (Mode::Mxfp4, None) if scales.1 == Dtype::Uint8 => {}
-            (Mode::Mxfp4, _) => return mismatch("mxfp4 needs uint8 scales and no biases"),
+            (_, None) if scales.1 == Dtype::Uint8 => {}
+            _ => return mismatch("floating-point formats need uint8 scales and no biases"),
         }
         let (words, groups) = (words as usize, groups as usize);
         let columns = groups * self.group_size;
         if rows != scale_rows || words * 32 != columns * self.bits {
             return mismatch("shapes do not fit each other");
+        }
+        if !columns.is_multiple_of(BLOCK) {
+            return mismatch("rows must be a multiple of 32 weights");
         }
         Ok((rows as usize, columns))
     }
@@ -158,14 +205,17 @@ pub(super) enum GroupNumbers<'a> {
     Bf16(&'a [bf16]),
     /// Powers of two, of which the exponent plus 127 is stored.
     E8m0(&'a [u8]),
+    /// 8-bit floating-point numbers.
+    E4m3(&'a [u8]),
 }
 
 impl<'a> GroupNumbers<'a> {
-    fn of(data: Slice<'a>) -> Self {
+    fn of(mode: Mode, data: Slice<'a>) -> Self {
         match data {
             Slice::F32(x) => Self::F32(x),
             Slice::F16(x) => Self::F16(x),
             Slice::Bf16(x) => Self::Bf16(x),
+            Slice::U8(x) if mode == Mode::Nvfp4 => Self::E4m3(x),
             Slice::U8(x) => Self::E8m0(x),
             _ => unreachable!("kernels check dtypes before they build a node"),
         }
@@ -177,6 +227,7 @@ impl<'a> GroupNumbers<'a> {
             Self::F16(x) => Self::F16(&x[range]),
             Self::Bf16(x) => Self::Bf16(&x[range]),
             Self::E8m0(x) => Self::E8m0(&x[range]),
+            Self::E4m3(x) => Self::E4m3(&x[range]),
         }
     }
 
@@ -185,7 +236,7 @@ impl<'a> GroupNumbers<'a> {
             Self::F32(x) => x.len(),
             Self::F16(x) => x.len(),
             Self::Bf16(x) => x.len(),
-            Self::E8m0(x) => x.len(),
+            Self::E8m0(x) | Self::E4m3(x) => x.len(),
         }
     }
 }
@@ -216,7 +267,8 @@ impl<'a> QuantizedRows<'a> {
         let Slice::U32(words) = weight else {
             unreachable!("kernels check dtypes before they build a node");
         };
-        let (scales, biases) = (GroupNumbers::of(scales), biases.map(GroupNumbers::of));
+        let of = |numbers| GroupNumbers::of(format.mode, numbers);
+        let (scales, biases) = (of(scales), biases.map(of));
         let columns = scales.len() / rows.max(1) * format.group_size;
         assert!(
             words.len() * 32 == rows * columns * format.bits
@@ -250,7 +302,7 @@ impl<'a> QuantizedRows<'a> {
         let number = match self.scales {
             GroupNumbers::F32(_) => 4,
             GroupNumbers::F16(_) | GroupNumbers::Bf16(_) => 2,
-            GroupNumbers::E8m0(_) => 1,
+            GroupNumbers::E8m0(_) | GroupNumbers::E4m3(_) => 1,
         };
         let numbers = if self.biases.is_some() { 2 } else { 1 };
         self.columns * self.format.bits / 8 + self.groups() * numbers * number
@@ -270,7 +322,7 @@ impl<'a> QuantizedRows<'a> {
                 GroupNumbers::F32(x) => prefetch(&x[range.clone()]),
                 GroupNumbers::F16(x) => prefetch(&x[range.clone()]),
                 GroupNumbers::Bf16(x) => prefetch(&x[range.clone()]),
-                GroupNumbers::E8m0(x) => prefetch(&x[range.clone()]),
+                GroupNumbers::E8m0(x) | GroupNumbers::E4m3(x) => prefetch(&x[range.clone()]),
             }
         }
     }
@@ -282,8 +334,9 @@ impl<'a> QuantizedRows<'a> {
             GroupNumbers::F16(x) => x[index].to_f32(),
             GroupNumbers::Bf16(x) => Element::to_f32(x[index]),
             GroupNumbers::E8m0(x) => half_power(x[index]),
+            GroupNumbers::E4m3(x) => half_e4m3(x[index]),
         };
-        let zero = if self.format.mode == Mode::Mxfp4 { MXFP4_ZERO } else { 0 };
+        let zero = if self.format.is_e2m1() { MXFP4_ZERO } else { 0 };
         Group { scale: number(&self.scales), bias: self.biases.as_ref().map_or(0.0, number), zero }
     }
 
@@ -295,6 +348,7 @@ impl<'a> QuantizedRows<'a> {
             GroupNumbers::F16(x) => widen_f16(isa, &x[range.clone()], wide),
             GroupNumbers::Bf16(x) => widen(isa, &x[range.clone()], wide),
             GroupNumbers::E8m0(x) => widen_powers(isa, &x[range.clone()], wide),
+            GroupNumbers::E4m3(x) => widen_e4m3(isa, &x[range.clone()], wide),
         };
         read(&self.scales, scales);
         match &self.biases {
@@ -312,22 +366,7 @@ pub(super) struct Group {
     pub zero: u8,
 }
 
-/// `2^(exponent − 128)`: half the scale that is stored, as levels are twice the numbers.
-#[inline(always)]
-#[allow(clippy::inline_always)]
-fn half_power(exponent: u8) -> f32 {
-    let exponent = u32::from(exponent);
-    // The two smallest powers are subnormal.
-    f32::from_bits(if exponent > 1 { (exponent - 1) << 23 } else { 0x20_0000 << exponent })
-}
-
 vectorized! {
-    fn widen_powers(row: &[u8], wide: &mut [f32]) {
-        for (wide, &exponent) in wide.iter_mut().zip(row) {
-            *wide = half_power(exponent);
-        }
-    }
-
     fn shift(scales: &[f32], biases: &mut [f32]) {
         for (bias, scale) in biases.iter_mut().zip(scales) {
             *bias = -f32::from(MXFP4_ZERO) * scale;

@@ -75,7 +75,7 @@ impl<'a> PackedWeight<'a> {
 pub(super) fn weights<'a>(format: Format, inputs: &[Operand<'a>]) -> QuantizedRows<'a> {
     let biases = match format.mode() {
         Mode::Affine => Some(inputs[2].data),
-        Mode::Mxfp4 => None,
+        Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4 => None,
     };
     QuantizedRows::new(format, inputs[0].shape[0] as usize, inputs[0].data, inputs[1].data, biases)
 }
@@ -110,7 +110,7 @@ pub fn reference(x: &Array, weight: PackedWeight) -> MlxResult<Array> {
             true,
             number(format.group_size()),
             number(format.bits()),
-            format.mode().name().as_ptr(),
+            format.mode().c_name().as_ptr(),
             stream.as_ptr(),
         );
         let result = Array::from_ptr(result);
@@ -139,7 +139,7 @@ pub fn dequantize(weight: PackedWeight, dtype: Dtype) -> MlxResult<Array> {
             biases.as_ref().map_or(absent, Array::as_ptr),
             number(format.group_size()),
             number(format.bits()),
-            format.mode().name().as_ptr(),
+            format.mode().c_name().as_ptr(),
             absent,
             mlx_sys::mlx_optional_dtype { value: dtype.into(), has_value: true },
             stream.as_ptr(),

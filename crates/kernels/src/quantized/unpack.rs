@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::format::{BLOCK, Group, Mode, QuantizedRows, mxfp4_level};
+use super::widen::DOUBLED_E4M3;
 use crate::gemm::Rows;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, vectorized};
@@ -30,7 +31,7 @@ impl QuantizedRows<'_> {
             6 => unpack(isa, Bits::<6>, words, levels),
             _ => levels.copy_from_slice(bytemuck::cast_slice(words)),
         }
-        if self.format.mode() == Mode::Mxfp4 {
+        if self.format.is_e2m1() {
             code_to_level(isa, levels);
         }
     }
@@ -38,7 +39,7 @@ impl QuantizedRows<'_> {
     #[cfg(target_arch = "x86_64")]
     fn has_fast_path(&self, isa: Isa, columns: &Range<usize>) -> bool {
         let whole = columns.start.is_multiple_of(BLOCK) && columns.end.is_multiple_of(BLOCK);
-        isa >= Isa::Avx512 && self.format.bits() == 4 && whole
+        isa >= Isa::Avx512 && self.format.bits() == 4 && self.format.group_size() >= BLOCK && whole
     }
 
     /// Calls `write` with the levels of each part of `columns` that lies in one group, the group and
@@ -79,8 +80,13 @@ impl Rows for QuantizedRows<'_> {
         if self.has_fast_path(isa, &columns) {
             return super::unpack_avx512::read(self, row, columns, wide);
         }
+        let looked_up = self.format.mode() == Mode::Mxfp8;
         self.parts(isa, row, columns, |levels, group, place| {
-            scale(isa, levels, group, &mut wide[place]);
+            if looked_up {
+                look_up(levels, group, &mut wide[place]);
+            } else {
+                scale(isa, levels, group, &mut wide[place]);
+            }
         });
     }
 
@@ -89,9 +95,21 @@ impl Rows for QuantizedRows<'_> {
         if self.has_fast_path(isa, &columns) {
             return super::unpack_avx512::read(self, row, columns, narrow);
         }
+        let looked_up = self.format.mode() == Mode::Mxfp8;
         self.parts(isa, row, columns, |levels, group, place| {
-            scale_bf16(isa, levels, group, &mut narrow[place]);
+            if looked_up {
+                look_up(levels, group, &mut narrow[place]);
+            } else {
+                scale_bf16(isa, levels, group, &mut narrow[place]);
+            }
         });
+    }
+}
+
+/// Writes the numbers that `codes` of mxfp8 stand for.
+fn look_up<T: Element>(codes: &[u8], group: Group, out: &mut [T]) {
+    for (out, &code) in out.iter_mut().zip(codes) {
+        *out = T::from_f32(group.scale * DOUBLED_E4M3[usize::from(code)]);
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::format::{BLOCK, MXFP4_ZERO, Mode, QuantizedRows};
+use super::format::{BLOCK, MXFP4_ZERO, QuantizedRows};
 use crate::runtime::isa::Isa;
 
 /// Groups whose scales are read at once.
@@ -20,7 +20,7 @@ pub(super) fn read<T: Target>(matrix: &QuantizedRows, row: usize, columns: Range
     let words = &matrix.row_words(row)[columns.start / 8..columns.end / 8];
     let size = matrix.format.group_size();
     // The numbers of mxfp4 are exact even where a bias would overflow.
-    let zero = if matrix.format.mode() == Mode::Mxfp4 { MXFP4_ZERO } else { 0 };
+    let zero = if matrix.format.is_e2m1() { MXFP4_ZERO } else { 0 };
     let levels = matrix.format.levels().map(|level| f32::from(level) - f32::from(zero));
     let (mut scales, mut biases) = ([0.0; GROUPS], [0.0; GROUPS]);
     let mut next = columns.start;
@@ -35,7 +35,7 @@ pub(super) fn read<T: Target>(matrix: &QuantizedRows, row: usize, columns: Range
             &mut scales[..groups.len()],
             &mut biases[..groups.len()],
         );
-        if matrix.format.mode() == Mode::Mxfp4 {
+        if matrix.format.is_e2m1() {
             biases.fill(0.0);
         }
         let (from, to) = (next - columns.start, end - columns.start);

@@ -1,13 +1,21 @@
 """Groups of the options of a quantization, in the order of ``--help-all``."""
 
 GROUPS = {
-    "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
+    "calibration": (
+        "calibration",
+        "calibration_sequences",
+        "sequence_length",
+        "importance",
+        "save_importance",
+        "seed",
+    ),
     "GPTQ": ("damping", "act_order", "true_sequential"),
+    "mixed precision": ("rounding", "target_bpw", "target_bytes", "sensitivity"),
 }
 """Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (
-    "model_path", "output", "technique", "bits", "group_size", "embedding_bits", "layers", "calibration",
-    "resume",
+    "model_path", "output", "technique", "bits", "group_size", "target_bpw", "layers",
+    "calibration", "preset", "resume",
 )  # fmt: skip
 """What most runs set."""

@@ -29,7 +29,7 @@ def run(args: Namespace, out: Output) -> int:
         format_pairs(
             [
                 ("model", given.model_path or "the embedded model"),
-                ("technique", f"{config.technique}, {config.bits} bits in groups of {config.group_size}"),
+                ("technique", _technique(config)),
                 (
                     "calibration",
                     given.calibration or ("bundled instructions" if config.calibration else "none"),
@@ -50,6 +50,16 @@ def run(args: Namespace, out: Output) -> int:
     return 0
 
 
+def _technique(config: QuantizeConfig) -> str:
+    if config.technique != "mixed":
+        size = (
+            f"{config.bits} bits in groups of {config.group_size}" if config.mode == "affine" else config.mode
+        )
+        return f"{config.technique}, {size}"
+    size = f"{config.target_bpw:g} bits per weight" if config.target_bpw else f"{config.target_bytes} bytes"
+    return f"mixed precision, {size}, then {config.rounding}"
+
+
 def _print(result: QuantizeResult, out: Output) -> None:
     before = result.parameters * 2
     pairs = [
@@ -58,6 +68,10 @@ def _print(result: QuantizeResult, out: Output) -> None:
         ("time", f"{result.seconds:.1f} s"),
         ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
     ]
+    if result.requantization_error is not None:
+        pairs.append(
+            ("cost of requantizing", f"{result.requantization_error:.2e} of the squares of the weights")
+        )
     if result.uncalibrated:
         pairs.append(("without calibration", f"{len(result.uncalibrated)} layers, rounded to nearest"))
     pairs.append(("model saved in", str(result.output)))

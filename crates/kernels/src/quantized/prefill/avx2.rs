@@ -25,7 +25,7 @@ fn room(format: Format) -> usize {
         // Levels up to 24.
         (Mode::Mxfp4, _) | (Mode::Affine, 5) => 4,
         (Mode::Affine, 6) => 2,
-        (Mode::Affine, _) => 0,
+        _ => 0,
     }
 }
 

@@ -54,7 +54,7 @@ impl Prepared {
             (Mode::Affine, 4) if weights.format.group_size() == 32 => Kind::NibblePairs,
             (Mode::Affine, 4) => Kind::Nibbles,
             (Mode::Affine, 8) => Kind::WholeBytes,
-            (Mode::Affine, _) => Kind::Bytes,
+            _ => Kind::Bytes,
         };
         let lane = if matches!(kind, Kind::Bytes | Kind::WholeBytes) { 4 } else { 8 };
         let group = group_size(weights);
