@@ -19,6 +19,7 @@ pub mod quantized;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
+pub mod scaling;
 pub mod short_conv;
 pub mod tap;
 

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::format;
 use crate::kernels::quantized::Format;
@@ -16,6 +17,9 @@ pub enum Technique {
     /// Rounding errors are compensated by the weights that are rounded later
     /// ([GPTQ](https://arxiv.org/abs/2210.17323)).
     Gptq,
+    /// Channels of large activations are scaled up before their weights are rounded
+    /// ([AWQ](https://arxiv.org/abs/2306.00978)).
+    Awq,
 }
 
 /// Kind of format.
@@ -131,10 +135,11 @@ impl QuantizeConfig {
                 self.damping
             )));
         }
-        if self.technique == Technique::Gptq && self.calibration.is_none() {
-            return Err(Error::Config(
-                "technique \"gptq\" needs calibration text: set calibration (--calibration FILE)".into(),
-            ));
+        if self.technique != Technique::Rtn && self.calibration.is_none() {
+            return Err(Error::Config(format!(
+                "technique {} needs calibration text: set calibration (--calibration FILE)",
+                json!(self.technique)
+            )));
         }
         Ok(())
     }

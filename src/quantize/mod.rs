@@ -3,10 +3,12 @@
 //! | technique | file | needs calibration text |
 //! |---|---|---|
 //! | round to nearest | `rtn` | no; with it, ranges are weighted by activations |
+//! | [AWQ](https://arxiv.org/abs/2306.00978) | `awq` | yes |
 //! | [GPTQ](https://arxiv.org/abs/2210.17323) | `gptq` | yes |
 //!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
 
+mod awq;
 mod block;
 mod config;
 mod format;

@@ -1,0 +1,174 @@
+//! AWQ ([Lin et al.](https://arxiv.org/abs/2306.00978)): channels with large activations are scaled up before their
+//! weights are rounded, so that their relative error becomes smaller, and scaled down where they come from.
+//!
+//! The scales of the channels are `m^r`, with the mean magnitude `m` of each and the ratio `r` with the least squared
+//! error of the outputs, `Σ |(round(W·s)/s − W)·x|²`, over all layers that read them. [`Scaling`] says where they can be
+//! moved to.
+
+use std::ops::ControlFlow;
+
+use mlx_rs::{Array, Dtype};
+
+use super::block::Inputs;
+use super::config::QuantizeConfig;
+use super::grid::Grid;
+use super::layer::{Matrix, with_weight};
+use super::plan::Plan;
+use crate::calibrate::SecondMoments;
+use crate::kernels::quantized::{Format, Mode, PackedWeight, dequantize, quantize};
+use crate::models::Model;
+use crate::nn::scaling::Scaling;
+use crate::progress::Observer;
+use crate::{Error, Result, kernels};
+
+/// Ratios that are tried: `0, 1/RATIOS, …`
+const RATIOS: usize = 20;
+/// Rows of each layer on which ratios are compared; the best has to stand on all rows.
+const SAMPLED_ROWS: usize = 256;
+/// Channels that are hardly ever active are scaled like those of this magnitude.
+const LEAST_SCALE: f32 = 1e-4;
+
+/// A layer that reads channels that can be scaled.
+struct Consumer<'a> {
+    weight: Matrix,
+    format: Format,
+    moments: &'a SecondMoments,
+}
+
+impl<'a> Consumer<'a> {
+    /// Reads the layer at `path`; `moments` are those of its inputs.
+    ///
+    /// # Errors
+    /// Weights that are not finite.
+    fn read(model: &mut Model, path: &str, format: Format, moments: &'a SecondMoments) -> Result<Self> {
+        let weight = with_weight(model, path, |weight| Matrix::read(path, &weight))?;
+        Ok(Self { weight, format, moments })
+    }
+
+    /// Squared error of the outputs with inputs that are divided by `scales`, of every `stride`-th row.
+    fn error(&self, scales: &[f32], range_search: bool, stride: usize) -> Result<f64> {
+        let Matrix { values, columns, dtype } = &self.weight;
+        let original: Vec<f32> = values.chunks_exact(*columns).step_by(stride).flatten().copied().collect();
+        let mut weights = original.clone();
+        for row in weights.chunks_exact_mut(*columns) {
+            row.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
+        }
+        let squares = self.moments.mean_squares();
+        let importance: Vec<f32> =
+            squares.iter().zip(scales).map(|(square, scale)| square / (scale * scale)).collect();
+        if self.format.mode() == Mode::Affine {
+            Grid::fit(&weights, *columns, self.format, *dtype, range_search, Some(&importance))
+                .round(&mut weights);
+        } else {
+            weights = round_by_mlx(&weights, *columns, self.format)?;
+        }
+        for (row, original) in weights.chunks_exact_mut(*columns).zip(original.chunks_exact(*columns)) {
+            for ((weight, scale), original) in row.iter_mut().zip(scales).zip(original) {
+                *weight = *weight / scale - original;
+            }
+        }
+        let part = values.len() as f64 / weights.len() as f64;
+        Ok(self.moments.squared_outputs(&weights) * part)
+    }
+
+    fn rows(&self) -> usize {
+        self.weight.values.len() / self.weight.columns
+    }
+}
+
+fn round_by_mlx(weights: &[f32], columns: usize, format: Format) -> Result<Vec<f32>> {
+    let weights = Array::from_slice(weights, &[(weights.len() / columns) as i32, columns as i32]);
+    let (codes, scales, biases) = quantize(&weights, format)?;
+    let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
+    let rounded = dequantize(packed, Dtype::Float32)?;
+    kernels::eval([&rounded])?;
+    Ok(rounded.as_slice::<f32>().to_vec())
+}
+
+/// The scales of channels with these mean `magnitudes`.
+fn scales(magnitudes: &[f32], ratio: f32) -> Vec<f32> {
+    let mut scales: Vec<f32> = magnitudes.iter().map(|x| x.powf(ratio).max(LEAST_SCALE)).collect();
+    let bounds = scales.iter().fold((f32::MAX, 0.0_f32), |(low, high), &s| (low.min(s), high.max(s)));
+    let middle = (bounds.0 * bounds.1).sqrt();
+    scales.iter_mut().for_each(|scale| *scale /= middle);
+    scales
+}
+
+/// Returns the scales, of all ratios, with which the outputs of `consumers` are closest to the original ones; `None` if
+/// that is without. Channels have these mean `magnitudes`.
+///
+/// # Errors
+/// Errors from MLX.
+fn search(consumers: &[Consumer], magnitudes: &[f32], range_search: bool) -> Result<Option<Vec<f32>>> {
+    let total = |scales: &[f32], sampled: bool| {
+        consumers.iter().try_fold(0.0, |sum, consumer| {
+            let stride = if sampled { consumer.rows().div_ceil(SAMPLED_ROWS) } else { 1 };
+            Ok::<_, Error>(sum + consumer.error(scales, range_search, stride)?)
+        })
+    };
+    let ones = scales(magnitudes, 0.0);
+    let (mut best, mut least) = (None, total(&ones, true)?);
+    for step in 1..RATIOS {
+        let scales = scales(magnitudes, step as f32 / RATIOS as f32);
+        let error = total(&scales, true)?;
+        if error < least {
+            (best, least) = (Some(scales), error);
+        }
+    }
+    let Some(scales) = best else { return Ok(None) };
+    let sampled = consumers.iter().any(|consumer| consumer.rows() > SAMPLED_ROWS);
+    let worse = sampled && total(&scales, false)? >= total(&ones, false)?;
+    Ok((!worse).then_some(scales))
+}
+
+/// Scales the channels of a block; `inputs` become those of the scaled layers, which are numbered as in `paths`.
+///
+/// # Errors
+/// Inputs or weights that are not finite; errors from MLX; [`Error::Interrupted`].
+pub(super) fn scale_channels(
+    model: &mut Model,
+    scalings: &[Scaling],
+    paths: &[String],
+    inputs: &mut Inputs,
+    plan: &Plan,
+    config: &QuantizeConfig,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    for scaling in scalings {
+        let is_consumer = |&layer: &usize| scaling.consumers.contains(&paths[layer]);
+        let mut consumers = Vec::new();
+        for (layers, moments) in inputs.iter() {
+            for path in layers.iter().copied().filter(|layer| is_consumer(layer)).map(|layer| &paths[layer]) {
+                consumers.push(Consumer::read(model, path, plan.formats[path], moments)?);
+            }
+        }
+        let observed = || inputs.iter().filter(|(layers, _)| layers.iter().any(|layer| is_consumer(layer)));
+        let magnitudes = magnitudes(scaling, observed().map(|(_, moments)| moments));
+        if magnitudes.iter().any(|x| !x.is_finite()) {
+            let path = &scaling.consumers[0];
+            let message = format!("{path}: its inputs are not finite on the calibration text");
+            return Err(Error::ModelLoading(message));
+        }
+        if let Some(scales) = search(&consumers, &magnitudes, config.range_search)? {
+            let factors = scaling.fold(model, &scales)?;
+            let scaled = inputs.iter_mut().filter(|(layers, _)| layers.iter().any(is_consumer));
+            scaled.for_each(|(_, moments)| moments.divide(&factors));
+        }
+        if observer.poll() == ControlFlow::Break(()) {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
+}
+
+/// Mean magnitudes of the channels of `scaling` over all `inputs`.
+fn magnitudes<'a>(scaling: &Scaling, inputs: impl Iterator<Item = &'a SecondMoments>) -> Vec<f32> {
+    let (mut sum, mut tokens) = (Vec::new(), 0);
+    for moments in inputs {
+        sum.resize(moments.len(), 0.0_f32);
+        sum.iter_mut().zip(moments.magnitudes()).for_each(|(sum, x)| *sum += x);
+        tokens += moments.tokens();
+    }
+    sum.iter_mut().for_each(|sum| *sum /= tokens.max(1) as f32);
+    scaling.shared(&sum)
+}
