@@ -172,3 +172,167 @@ fn magnitudes<'a>(scaling: &Scaling, inputs: impl Iterator<Item = &'a SecondMome
     sum.iter_mut().for_each(|sum| *sum /= tokens.max(1) as f32);
     scaling.shared(&sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::calibrate::BlockStream;
+    use crate::io::tensors;
+    use crate::models::{create, initialize};
+    use crate::progress::Silent;
+    use crate::quantize::block::{observe, quantize_block};
+    use crate::quantize::config::Technique;
+
+    fn host(x: &Array) -> Vec<f32> {
+        kernels::eval([x]).unwrap();
+        x.as_slice::<f32>().to_vec()
+    }
+
+    #[test]
+    fn losses_and_scales_are_those_of_mlx_lm() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures/quantize/awq.safetensors");
+        let fixture = tensors::read(&path).unwrap();
+        let [weight, x, losses, expected] =
+            ["weight", "x", "losses", "scales"].map(|name| host(&fixture[name]));
+        let (rows, columns) = (fixture["weight"].dim(0) as usize, fixture["weight"].dim(1) as usize);
+        let mut moments = SecondMoments::new(columns);
+        moments.add(&fixture["x"]).unwrap();
+        let weight = Matrix { values: weight, columns, dtype: Dtype::Float32 };
+        let consumer = Consumer { weight, format: Format::affine(3, 64).unwrap(), moments: &moments };
+        let scaling = Scaling::between("", (0..columns).collect(), "");
+        let magnitudes = magnitudes(&scaling, [&moments].into_iter());
+        let outputs = (x.len() / columns * rows) as f64;
+        assert_eq!(losses.len(), RATIOS);
+        for (step, &loss) in losses.iter().enumerate() {
+            let scales = scales(&magnitudes, step as f32 / RATIOS as f32);
+            let ours = consumer.error(&scales, false, 1).unwrap() / outputs;
+            assert!((ours - f64::from(loss)).abs() <= 1e-3 * f64::from(loss), "{step}: {ours} {loss}");
+        }
+        let found = search(&[consumer], &magnitudes, false).unwrap().unwrap();
+        for (ours, theirs) in found.iter().zip(&expected) {
+            assert!((ours - theirs).abs() <= 1e-5 * theirs, "{ours} {theirs}");
+        }
+    }
+
+    /// Small models with grouped queries, experts, norms with an offset, fused layers and convolutions.
+    fn configurations() -> Vec<Value> {
+        let config = |model_type: &str, more: Value| {
+            let mut config = json!({
+                "model_type": model_type, "vocab_size": 40, "hidden_size": 64, "intermediate_size": 96,
+                "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+                "max_position_embeddings": 128, "tie_word_embeddings": false,
+            });
+            for (key, value) in more.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            config
+        };
+        vec![
+            config("llama", json!({})),
+            config("mixtral", json!({"num_local_experts": 4})),
+            config("gemma2", json!({})),
+            config("phi3", json!({})),
+            config("gpt_oss", json!({"num_local_experts": 4, "num_experts_per_tok": 2})),
+            config("lfm2", json!({"full_attn_idxs": [1], "block_multiple_of": 32})),
+        ]
+    }
+
+    /// A model whose channels differ, and the stream of calibration sequences in front of its first block.
+    fn model(config: &Value) -> (Box<Model>, BlockStream) {
+        let mut model = create(config).unwrap();
+        initialize(model.as_mut(), 0.2, 5).unwrap();
+        for (name, parameter) in model.parameters_mut().flatten() {
+            if name.contains("norm") && parameter.ndim() == 1 {
+                let spread = |i: i32| if i % 13 == 5 { 8.0 } else { 0.1 * (i % 7) as f32 };
+                let spread: Vec<f32> = (0..parameter.dim(0)).map(spread).collect();
+                *parameter = parameter.add(Array::from_slice(&spread, &[parameter.dim(0)])).unwrap();
+            }
+        }
+        let sequences: Vec<Vec<u32>> =
+            (0..4).map(|row| (0..48).map(|i| (i * i * 3 + i * (row + 2)) % 40).collect()).collect();
+        let stream = BlockStream::start(model.as_ref(), &sequences).unwrap();
+        (model, stream)
+    }
+
+    fn config(technique: Technique) -> QuantizeConfig {
+        QuantizeConfig { technique, bits: 3, group_size: 32, ..QuantizeConfig::default() }
+    }
+
+    /// Squared distance of the output of the first block, quantized by `technique`, relative to its squares.
+    fn distance(json: &Value, technique: Technique) -> f64 {
+        let (mut model, stream) = model(json);
+        let before: Vec<f32> =
+            stream.batches().iter().flat_map(|x| host(&model.apply_block(0, x).unwrap())).collect();
+        let config = config(technique);
+        let plan = Plan::new(model.as_mut(), &config).unwrap();
+        quantize_block(model.as_mut(), &stream, &plan, &config, &mut Silent).unwrap();
+        let after: Vec<f32> =
+            stream.batches().iter().flat_map(|x| host(&model.apply_block(0, x).unwrap())).collect();
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let distance: f64 = before.iter().zip(&after).map(|(a, b)| square(a - b)).sum();
+        distance / before.iter().map(|&x| square(x)).sum::<f64>()
+    }
+
+    #[test]
+    fn blocks_of_every_structure_are_closer_than_rounded_to_nearest() {
+        for config in configurations() {
+            let [rtn, awq] = [Technique::Rtn, Technique::Awq].map(|technique| distance(&config, technique));
+            println!("{}: rtn {rtn:.2e}, awq {awq:.2e}", config["model_type"]);
+            assert!(awq < rtn, "{}: {awq} {rtn}", config["model_type"]);
+        }
+    }
+
+    #[test]
+    fn the_inputs_of_scaled_layers_are_known_without_another_pass() {
+        for json in configurations() {
+            let (mut model, stream) = model(&json);
+            let config = config(Technique::Awq);
+            let plan = Plan::new(model.as_mut(), &config).unwrap();
+            let paths = plan.layers_of(&model.block_path(0));
+            let mut inputs = observe(&stream, model.as_mut(), &paths, &mut Silent).unwrap();
+            let original = inputs.clone();
+            let scalings = model.scalings(0);
+            scale_channels(model.as_mut(), &scalings, &paths, &mut inputs, &plan, &config, &mut Silent)
+                .unwrap();
+            let again = observe(&stream, model.as_mut(), &paths, &mut Silent).unwrap();
+            let squares = |inputs: &Inputs| -> Vec<f32> {
+                inputs.values().flat_map(SecondMoments::mean_squares).collect()
+            };
+            for (ours, expected) in squares(&inputs).iter().zip(squares(&again)) {
+                assert!(
+                    (ours - expected).abs() <= 1e-3 * expected,
+                    "{}: {ours} {expected}",
+                    json["model_type"]
+                );
+            }
+            assert_ne!(squares(&original), squares(&again), "{}", json["model_type"]);
+        }
+    }
+
+    #[test]
+    fn inputs_that_are_not_finite_are_named() {
+        let (mut model, stream) = model(&configurations()[0]);
+        for (name, parameter) in model.parameters_mut().flatten() {
+            if &*name == "model.layers.0.input_layernorm.weight" {
+                *parameter = parameter.multiply(Array::from_f32(f32::NAN)).unwrap();
+            }
+        }
+        let config = config(Technique::Awq);
+        let plan = Plan::new(model.as_mut(), &config).unwrap();
+        let error =
+            quantize_block(model.as_mut(), &stream, &plan, &config, &mut Silent).unwrap_err().to_string();
+        assert!(error.contains("layers.0.self_attn.q_proj") && error.contains("not finite"), "{error}");
+    }
+
+    #[test]
+    fn channels_that_are_never_active_are_left_alone() {
+        let found = scales(&[0.0, 1.0, 4.0], 0.5);
+        assert!(found.iter().all(|scale| scale.is_finite() && *scale > 0.0), "{found:?}");
+        assert_eq!(scales(&[0.0, 1.0, 4.0], 0.0), [1.0; 3]);
+    }
+}

@@ -62,7 +62,7 @@ pub(super) fn quantize_block(
 }
 
 /// Second moments of every input of the layers at `paths`.
-fn observe(
+pub(super) fn observe(
     stream: &BlockStream,
     model: &mut Model,
     paths: &[String],
