@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,8 +13,10 @@ import pytest
 from efficientai_toolkit import _core
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError
 from support.engine import MODELS, largest, logits, tensors
-from support.figures import Check
 from support.rows import random_ids, write_words
+
+if TYPE_CHECKING:
+    from support.figures import Check
 
 MODEL = MODELS / "llama_bias"
 WEIGHTS = "model.safetensors"
@@ -38,7 +40,8 @@ def quantize(model: Path, data: Path | None, output: Path, observer: Any = None,
         **settings,
     }
     loaded, tokenizer = _core.models.load(str(model))
-    return json.loads(_core.quantize.quantize(loaded, tokenizer, json.dumps(config), observer or (lambda _: None)))
+    observer = observer or (lambda _: None)
+    return json.loads(_core.quantize.quantize(loaded, tokenizer, json.dumps(config), observer))
 
 
 def test_mlx_lm_computes_the_same(data: Path, tmp_path: Path, figure: Check) -> None:
@@ -95,9 +98,9 @@ def test_it_is_not_another_technique_that_is_resumed(data: Path, tmp_path: Path)
 def test_it_needs_calibration_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='"awq" needs calibration text: set calibration'):
         quantize(MODEL, None, tmp_path / "out")
+    short = write_words(tmp_path / "data", random_ids(1, [5], seed=4))
     with pytest.raises(ToolkitError, match="too few for one calibration sequence"):
-        data = write_words(tmp_path / "data", random_ids(1, [5], seed=4))
-        quantize(MODEL, data, tmp_path / "out")
+        quantize(MODEL, short, tmp_path / "out")
     with pytest.raises(ConfigError, match="awq"):
         quantize(MODEL, None, tmp_path / "out", technique="awk")
     assert not (tmp_path / "out").exists()

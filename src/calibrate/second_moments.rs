@@ -94,7 +94,7 @@ impl SecondMoments {
         &self.magnitudes
     }
 
-    /// Sum of the squares of `weight·x`, with `weight` `[rows, n]`.
+    /// Sum of the squares of `weight·x`, with `weight` `[rows, n]`; on one thread.
     ///
     /// # Panics
     /// If `weight` has rows of another length.
@@ -112,7 +112,7 @@ impl SecondMoments {
             MatRef::from_column_major_slice(weight, n, rows),
             BlockStructure::Rectangular,
             1.0,
-            Par::rayon(0),
+            Par::Seq,
         );
         // The lower triangle counts twice, but for the diagonal.
         let diagonal: Vec<f32> = (0..n).map(|i| self.sum[i * n + i]).collect();

@@ -1,13 +1,13 @@
 //! AWQ ([Lin et al.](https://arxiv.org/abs/2306.00978)): channels with large activations are scaled up before their
 //! weights are rounded, so that their relative error becomes smaller, and scaled down where they come from.
 //!
-//! The scales of the channels are `m^r`, with the mean magnitude `m` of each and the ratio `r` with the least squared
-//! error of the outputs, `Σ |(round(W·s)/s − W)·x|²`, over all layers that read them. [`Scaling`] says where they can be
-//! moved to.
+//! The scales of the channels are `m^r`, with the mean magnitude `m` of each and the ratio `r` with the least error of
+//! the outputs, `Σ |(round(W·s)/s − W)·x|² / Σ |W·x|²`, over all layers that read them. [`Scaling`] says where they can
+//! be moved to.
 
 use std::ops::ControlFlow;
 
-use mlx_rs::{Array, Dtype};
+use rayon::prelude::*;
 
 use super::block::Inputs;
 use super::config::QuantizeConfig;
@@ -15,11 +15,11 @@ use super::grid::Grid;
 use super::layer::{Matrix, with_weight};
 use super::plan::Plan;
 use crate::calibrate::SecondMoments;
-use crate::kernels::quantized::{Format, Mode, PackedWeight, dequantize, quantize};
+use crate::kernels::quantized::{Format, Mode};
 use crate::models::Model;
 use crate::nn::scaling::Scaling;
 use crate::progress::Observer;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result};
 
 /// Ratios that are tried: `0, 1/RATIOS, …`
 const RATIOS: usize = 20;
@@ -45,44 +45,33 @@ impl<'a> Consumer<'a> {
         Ok(Self { weight, format, moments })
     }
 
-    /// Squared error of the outputs with inputs that are divided by `scales`, of every `stride`-th row.
-    fn error(&self, scales: &[f32], range_search: bool, stride: usize) -> Result<f64> {
-        let Matrix { values, columns, dtype } = &self.weight;
-        let original: Vec<f32> = values.chunks_exact(*columns).step_by(stride).flatten().copied().collect();
-        let mut weights = original.clone();
-        for row in weights.chunks_exact_mut(*columns) {
+    /// Every row, or some if there are many.
+    fn rows(&self, sampled: bool) -> Vec<f32> {
+        let Matrix { values, columns, .. } = &self.weight;
+        let rows = values.len() / columns;
+        let stride = if sampled { rows.div_ceil(SAMPLED_ROWS) } else { 1 };
+        values.chunks_exact(*columns).step_by(stride).flatten().copied().collect()
+    }
+
+    /// Squared error of the outputs of `rows` if inputs are divided by `scales`.
+    fn error(&self, rows: &[f32], scales: &[f32], range_search: bool) -> f64 {
+        let Matrix { columns, dtype, .. } = self.weight;
+        let mut weights = rows.to_vec();
+        for row in weights.chunks_exact_mut(columns) {
             row.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
         }
         let squares = self.moments.mean_squares();
         let importance: Vec<f32> =
             squares.iter().zip(scales).map(|(square, scale)| square / (scale * scale)).collect();
-        if self.format.mode() == Mode::Affine {
-            Grid::fit(&weights, *columns, self.format, *dtype, range_search, Some(&importance))
-                .round(&mut weights);
-        } else {
-            weights = round_by_mlx(&weights, *columns, self.format)?;
-        }
-        for (row, original) in weights.chunks_exact_mut(*columns).zip(original.chunks_exact(*columns)) {
+        let grid = Grid::fit(&weights, columns, self.format, dtype, range_search, Some(&importance));
+        grid.round(&mut weights);
+        for (row, original) in weights.chunks_exact_mut(columns).zip(rows.chunks_exact(columns)) {
             for ((weight, scale), original) in row.iter_mut().zip(scales).zip(original) {
                 *weight = *weight / scale - original;
             }
         }
-        let part = values.len() as f64 / weights.len() as f64;
-        Ok(self.moments.squared_outputs(&weights) * part)
+        self.moments.squared_outputs(&weights)
     }
-
-    fn rows(&self) -> usize {
-        self.weight.values.len() / self.weight.columns
-    }
-}
-
-fn round_by_mlx(weights: &[f32], columns: usize, format: Format) -> Result<Vec<f32>> {
-    let weights = Array::from_slice(weights, &[(weights.len() / columns) as i32, columns as i32]);
-    let (codes, scales, biases) = quantize(&weights, format)?;
-    let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
-    let rounded = dequantize(packed, Dtype::Float32)?;
-    kernels::eval([&rounded])?;
-    Ok(rounded.as_slice::<f32>().to_vec())
 }
 
 /// The scales of channels with these mean `magnitudes`.
@@ -96,29 +85,27 @@ fn scales(magnitudes: &[f32], ratio: f32) -> Vec<f32> {
 
 /// Returns the scales, of all ratios, with which the outputs of `consumers` are closest to the original ones; `None` if
 /// that is without. Channels have these mean `magnitudes`.
-///
-/// # Errors
-/// Errors from MLX.
-fn search(consumers: &[Consumer], magnitudes: &[f32], range_search: bool) -> Result<Option<Vec<f32>>> {
-    let total = |scales: &[f32], sampled: bool| {
-        consumers.iter().try_fold(0.0, |sum, consumer| {
-            let stride = if sampled { consumer.rows().div_ceil(SAMPLED_ROWS) } else { 1 };
-            Ok::<_, Error>(sum + consumer.error(scales, range_search, stride)?)
-        })
-    };
-    let ones = scales(magnitudes, 0.0);
-    let (mut best, mut least) = (None, total(&ones, true)?);
-    for step in 1..RATIOS {
-        let scales = scales(magnitudes, step as f32 / RATIOS as f32);
-        let error = total(&scales, true)?;
-        if error < least {
-            (best, least) = (Some(scales), error);
+fn search(consumers: &[Consumer], magnitudes: &[f32], range_search: bool) -> Option<Vec<f32>> {
+    // Layers of large outputs count no more than others; experts count by their tokens.
+    let errors = |ratios: &[f32], sampled: bool| -> Vec<f64> {
+        let mut sums = vec![0.0; ratios.len()];
+        for consumer in consumers {
+            let rows = consumer.rows(sampled);
+            let outputs = consumer.moments.squared_outputs(&rows);
+            if outputs > 0.0 {
+                let weight = consumer.moments.tokens() as f64 / outputs;
+                let error = |ratio: &f32| consumer.error(&rows, &scales(magnitudes, *ratio), range_search);
+                let errors: Vec<f64> = ratios.par_iter().map(error).collect();
+                sums.iter_mut().zip(errors).for_each(|(sum, error)| *sum += weight * error);
+            }
         }
-    }
-    let Some(scales) = best else { return Ok(None) };
-    let sampled = consumers.iter().any(|consumer| consumer.rows() > SAMPLED_ROWS);
-    let worse = sampled && total(&scales, false)? >= total(&ones, false)?;
-    Ok((!worse).then_some(scales))
+        sums
+    };
+    let ratios: Vec<f32> = (0..RATIOS).map(|step| step as f32 / RATIOS as f32).collect();
+    let sampled = errors(&ratios, true);
+    let best = (1..RATIOS).fold(0, |best, i| if sampled[i] < sampled[best] { i } else { best });
+    let [without, with] = errors(&[0.0, ratios[best]], false)[..] else { return None };
+    (with < without).then(|| scales(magnitudes, ratios[best]))
 }
 
 /// Scales the channels of a block; `inputs` become those of the scaled layers, which are numbered as in `paths`.
@@ -138,8 +125,12 @@ pub(super) fn scale_channels(
         let is_consumer = |&layer: &usize| scaling.consumers.contains(&paths[layer]);
         let mut consumers = Vec::new();
         for (layers, moments) in inputs.iter() {
-            for path in layers.iter().copied().filter(|layer| is_consumer(layer)).map(|layer| &paths[layer]) {
-                consumers.push(Consumer::read(model, path, plan.formats[path], moments)?);
+            let paths = layers.iter().filter(|layer| is_consumer(layer)).map(|&layer| &paths[layer]);
+            for (path, format) in paths.map(|path| (path, plan.formats[path])) {
+                // Others are scaled too, but have no scale to fit.
+                if format.mode() == Mode::Affine {
+                    consumers.push(Consumer::read(model, path, format, moments)?);
+                }
             }
         }
         let observed = || inputs.iter().filter(|(layers, _)| layers.iter().any(|layer| is_consumer(layer)));
@@ -149,7 +140,7 @@ pub(super) fn scale_channels(
             let message = format!("{path}: its inputs are not finite on the calibration text");
             return Err(Error::ModelLoading(message));
         }
-        if let Some(scales) = search(&consumers, &magnitudes, config.range_search)? {
+        if let Some(scales) = search(&consumers, &magnitudes, config.range_search) {
             let factors = scaling.fold(model, &scales)?;
             let scaled = inputs.iter_mut().filter(|(layers, _)| layers.iter().any(is_consumer));
             scaled.for_each(|(_, moments)| moments.divide(&factors));
@@ -177,11 +168,13 @@ fn magnitudes<'a>(scaling: &Scaling, inputs: impl Iterator<Item = &'a SecondMome
 mod tests {
     use std::path::Path;
 
+    use mlx_rs::{Array, Dtype};
     use serde_json::{Value, json};
 
     use super::*;
     use crate::calibrate::BlockStream;
     use crate::io::tensors;
+    use crate::kernels;
     use crate::models::{create, initialize};
     use crate::progress::Silent;
     use crate::quantize::block::{observe, quantize_block};
@@ -210,10 +203,10 @@ mod tests {
         assert_eq!(losses.len(), RATIOS);
         for (step, &loss) in losses.iter().enumerate() {
             let scales = scales(&magnitudes, step as f32 / RATIOS as f32);
-            let ours = consumer.error(&scales, false, 1).unwrap() / outputs;
+            let ours = consumer.error(&consumer.rows(false), &scales, false) / outputs;
             assert!((ours - f64::from(loss)).abs() <= 1e-3 * f64::from(loss), "{step}: {ours} {loss}");
         }
-        let found = search(&[consumer], &magnitudes, false).unwrap().unwrap();
+        let found = search(&[consumer], &magnitudes, false).unwrap();
         for (ours, theirs) in found.iter().zip(&expected) {
             assert!((ours - theirs).abs() <= 1e-5 * theirs, "{ours} {theirs}");
         }

@@ -1,6 +1,6 @@
 """mlx-lm's search for the scales of AWQ on one layer, for the engine's test of its own::
 
-    uv run python tests/parity/awq_reference.py
+uv run python tests/parity/awq_reference.py
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
+from mlx import nn
 from mlx_lm.quant import awq
 
 FIXTURE = Path(__file__).parent / "fixtures" / "quantize" / "awq.safetensors"
@@ -43,9 +43,8 @@ def main() -> None:
     awq.mse = mse
     scales = awq.search_best_scale([layer], rounded, None, {}, RATIOS)
     FIXTURE.parent.mkdir(exist_ok=True)
-    mx.save_safetensors(
-        str(FIXTURE), {"weight": weight, "x": layer.input_feat[0], "losses": mx.array(losses), "scales": scales}
-    )
+    tensors = {"weight": weight, "x": layer.input_feat[0], "losses": mx.array(losses), "scales": scales}
+    mx.save_safetensors(str(FIXTURE), tensors)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how the weights are rounded: to nearest (rtn), so that later weights compensate the errors (gptq), or "
-        "to nearest after channels with large activations were scaled up (awq)",
+        "how the weights are rounded: to nearest (rtn), so that later weights compensate the errors (gptq), "
+        "or to nearest after channels with large activations were scaled up (awq)",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
