@@ -96,6 +96,7 @@ pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
 }
 
 /// How channels flow through `experts` with a router called `router`.
+#[must_use]
 pub fn expert_flow<F: FeedForward>(router: &str, experts: &[F]) -> Flow {
     let mut flow = Flow { readers: vec![router.to_owned()], scalings: Vec::new() };
     for (i, expert) in experts.iter().enumerate() {
