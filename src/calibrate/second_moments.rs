@@ -1,4 +1,5 @@
-//! Second moments `Σ x·xᵀ` of the inputs of a layer: the Hessian of its squared output error.
+//! Second moments `Σ x·xᵀ` of the inputs of a layer: the Hessian of its squared output error. And their magnitudes
+//! `Σ |x|`.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
@@ -6,20 +7,22 @@ use mlx_rs::{Array, Dtype};
 
 use crate::{Result, kernels, threads};
 
-/// Sum of `x·xᵀ` over input vectors of length `n`.
+/// Sums of `x·xᵀ` and `|x|` over input vectors of length `n`.
 #[derive(Debug, Clone)]
 pub struct SecondMoments {
     n: usize,
     tokens: usize,
     /// Column-major `[n, n]`; only the lower triangle counts.
     sum: Vec<f32>,
+    /// `[n]`
+    magnitudes: Vec<f32>,
 }
 
 impl SecondMoments {
     /// The sum over no vectors.
     #[must_use]
     pub fn new(n: usize) -> Self {
-        Self { n, tokens: 0, sum: vec![0.0; n * n] }
+        Self { n, tokens: 0, sum: vec![0.0; n * n], magnitudes: vec![0.0; n] }
     }
 
     /// Adds the rows of `x`, `[tokens, n]`.
@@ -36,6 +39,9 @@ impl SecondMoments {
         kernels::eval([&x])?;
         let (tokens, values) = (x.dim(0) as usize, x.as_slice::<f32>());
         assert_eq!(values.len(), tokens * n, "inputs of another length");
+        for row in values.chunks_exact(n) {
+            self.magnitudes.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.abs());
+        }
         let x = MatRef::from_column_major_slice(values, n, tokens);
         matmul(
             MatMut::from_column_major_slice_mut(&mut self.sum, n, n),
@@ -81,6 +87,49 @@ impl SecondMoments {
     pub fn mean_squares(&self) -> Vec<f32> {
         (0..self.n).map(|i| self.mean(i, i)).collect()
     }
+
+    /// Sum of `|x[i]|` for each `i`.
+    #[must_use]
+    pub fn magnitudes(&self) -> &[f32] {
+        &self.magnitudes
+    }
+
+    /// Sum of the squares of `weight·x`, with `weight` `[rows, n]`; on one thread.
+    ///
+    /// # Panics
+    /// If `weight` has rows of another length.
+    #[must_use]
+    pub fn squared_outputs(&self, weight: &[f32]) -> f64 {
+        let (n, rows) = (self.n, weight.len() / self.n);
+        assert_eq!(weight.len(), rows * n, "rows of another length");
+        let mut products = vec![0.0_f32; weight.len()];
+        matmul(
+            MatMut::from_column_major_slice_mut(&mut products, n, rows),
+            BlockStructure::Rectangular,
+            Accum::Replace,
+            MatRef::from_column_major_slice(&self.sum, n, n),
+            BlockStructure::TriangularLower,
+            MatRef::from_column_major_slice(weight, n, rows),
+            BlockStructure::Rectangular,
+            1.0,
+            Par::Seq,
+        );
+        // The lower triangle counts twice, but for the diagonal.
+        let diagonal: Vec<f32> = (0..n).map(|i| self.sum[i * n + i]).collect();
+        let row = |(product, weight): (&[f32], &[f32])| {
+            let terms = product.iter().zip(weight).zip(&diagonal);
+            terms.map(|((p, w), d)| f64::from(*w) * f64::from(2.0 * p - d * w)).sum::<f64>()
+        };
+        products.chunks_exact(n).zip(weight.chunks_exact(n)).map(row).sum()
+    }
+
+    /// Those of the vectors divided by `scales`, element by element.
+    pub fn divide(&mut self, scales: &[f32]) {
+        for (j, column) in self.sum.chunks_exact_mut(self.n).enumerate() {
+            column.iter_mut().zip(scales).for_each(|(x, scale)| *x /= scale * scales[j]);
+        }
+        self.magnitudes.iter_mut().zip(scales).for_each(|(x, scale)| *x /= scale.abs());
+    }
 }
 
 #[cfg(test)]
@@ -97,5 +146,23 @@ mod tests {
         // (1·3 + (−1)·4) / 2
         assert!((moments.mean(0, 2) + 0.5).abs() < 1e-6 && (moments.mean(2, 0) + 0.5).abs() < 1e-6);
         assert_eq!(moments.mean_squares(), [1.0, 2.125, 12.5]);
+        assert_eq!(moments.magnitudes(), [4.0, 5.0, 14.0]);
+    }
+
+    #[test]
+    fn outputs_and_divided_inputs() {
+        let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, -1.0, 0.5, 4.0], &[2, 3]);
+        let mut moments = SecondMoments::new(3);
+        moments.add(&x).unwrap();
+        // Outputs [1 − 4 + 1.5, 2 + 3] and [−1 − 1 + 2, 0.5 + 4].
+        let weight = [1.0, -2.0, 0.5, 0.0, 1.0, 1.0];
+        let expected = 1.5 * 1.5 + 25.0 + 4.5 * 4.5;
+        assert!((moments.squared_outputs(&weight) - expected).abs() < 1e-5);
+        let scales = [2.0, -0.5, 4.0];
+        moments.divide(&scales);
+        let scaled: Vec<f32> = weight.iter().zip(scales.iter().cycle()).map(|(w, s)| w * s).collect();
+        assert!((moments.squared_outputs(&scaled) - expected).abs() < 1e-5);
+        assert_eq!(moments.magnitudes(), [1.0, 5.0, 1.75]);
+        assert_eq!(moments.mean_squares(), [0.25, 8.5, 12.5 / 16.0]);
     }
 }

@@ -5,6 +5,7 @@ use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
+use crate::nn::scaling::Scaling;
 use crate::nn::{self, Context, KvCache, LayerCache, Residual, RmsNorm};
 
 /// A transformer block.
@@ -20,6 +21,9 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
+
+    /// Returns the channels that only linear layers read.
+    fn scalings(&self) -> Vec<Scaling>;
 
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
@@ -69,5 +73,13 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
         let mut layers = prefixed("self_attn", self.self_attn.linears());
         layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
+    }
+
+    fn scalings(&self) -> Vec<Scaling> {
+        let attention = self.self_attn.flow().prefixed("self_attn");
+        let mlp = self.mlp.flow().prefixed("mlp");
+        let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
+        scalings.extend(mlp.behind("post_attention_layernorm", &self.post_attention_layernorm));
+        scalings
     }
 }

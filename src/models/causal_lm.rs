@@ -16,6 +16,7 @@ use super::recompute::recompute_blocks;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
+use crate::nn::scaling::Scaling;
 use crate::nn::{
     self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
     Rope, Segments,
@@ -337,6 +338,11 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         let mut x = Residual::new(x.clone());
         self.model.layers[index].forward(&mut x, Context::Whole)?;
         x.into_sum()
+    }
+
+    fn scalings(&self, index: usize) -> Vec<Scaling> {
+        let path = self.block_path(index);
+        self.model.layers[index].scalings().into_iter().map(|scaling| scaling.prefixed(&path)).collect()
     }
 
     fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {

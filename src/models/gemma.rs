@@ -11,6 +11,7 @@ use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
+use crate::nn::scaling::Scaling;
 use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
@@ -160,5 +161,13 @@ impl Block for SandwichBlock {
         let mut layers = prefixed("self_attn", self.self_attn.linears());
         layers.extend(prefixed("mlp", self.mlp.linears()));
         layers
+    }
+
+    fn scalings(&self) -> Vec<Scaling> {
+        let attention = self.self_attn.flow().prefixed("self_attn");
+        let mlp = self.mlp.flow().prefixed("mlp");
+        let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
+        scalings.extend(mlp.behind("pre_feedforward_layernorm", &self.pre_feedforward_layernorm));
+        scalings
     }
 }

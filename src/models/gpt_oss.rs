@@ -18,7 +18,8 @@ use crate::io::config;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward, Linears, named};
 use crate::nn::linear::forward_all;
-use crate::nn::moe::{Routing, expert_linears, route};
+use crate::nn::moe::{Routing, expert_flow, expert_linears, route};
+use crate::nn::scaling::Flow;
 use crate::nn::{self, Attention, Linear};
 use crate::{Error, Result};
 
@@ -144,6 +145,10 @@ impl FeedForward for Experts {
         layers.extend(expert_linears(&mut self.experts));
         layers
     }
+
+    fn flow(&self) -> Flow {
+        expert_flow("router", &self.experts)
+    }
 }
 
 impl FeedForward for Expert {
@@ -155,6 +160,11 @@ impl FeedForward for Expert {
     fn linears(&mut self) -> Linears<'_> {
         let Self { gate_proj, up_proj, down_proj, .. } = self;
         named([("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)])
+    }
+
+    fn flow(&self) -> Flow {
+        // Clamped and with one added, the output is not linear in that of any layer.
+        Flow { readers: ["gate_proj", "up_proj"].map(str::to_owned).to_vec(), scalings: Vec::new() }
     }
 }
 

@@ -5,6 +5,7 @@ use mlx_rs::Array;
 use crate::Result;
 use crate::kernels::softcap::softcap;
 use crate::nn::prompt::PromptShape;
+use crate::nn::scaling::Scaling;
 use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments};
 
 /// Any causal language model.
@@ -89,6 +90,9 @@ pub trait LanguageModel: Network {
     /// # Errors
     /// Incompatible shapes.
     fn apply_block(&self, index: usize, x: &Array) -> nn::Result<Array>;
+
+    /// Returns the channels of block number `index` that only linear layers read.
+    fn scalings(&self, index: usize) -> Vec<Scaling>;
 
     /// Residual stream after the last block → hidden states before the output head.
     ///

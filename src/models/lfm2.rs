@@ -15,6 +15,7 @@ use crate::io::config;
 use crate::nn::attention::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
+use crate::nn::scaling::{Flow, Scaling};
 use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, ShortConv,
 };
@@ -202,6 +203,15 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
         layers
     }
 
+    fn scalings(&self) -> Vec<Scaling> {
+        let attention = self.self_attn.as_ref().map(|attention| attention.flow().prefixed("self_attn"));
+        let operator = attention.or(self.conv.as_ref().map(|conv| conv.flow().prefixed("conv")));
+        let feed_forward = self.feed_forward.flow().prefixed("feed_forward");
+        let mut scalings = operator.unwrap_or_default().behind("operator_norm", &self.operator_norm);
+        scalings.extend(feed_forward.behind("ffn_norm", &self.ffn_norm));
+        scalings
+    }
+
     fn new_cache(&self, planned: i32) -> LayerCache {
         match self.conv {
             Some(_) => LayerCache::Conv(ConvState::default()),
@@ -235,6 +245,13 @@ impl Mixer for Attention {
     fn linears(&mut self) -> Linears<'_> {
         let Self { q_proj, k_proj, v_proj, out_proj, .. } = self;
         named([("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("out_proj", out_proj)])
+    }
+
+    fn flow(&self) -> Flow {
+        Flow {
+            readers: ["q_proj", "k_proj", "v_proj"].map(str::to_owned).to_vec(),
+            scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "out_proj")],
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
+use crate::nn::scaling::Scaling;
 use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
@@ -94,5 +95,13 @@ impl Block for MixtralBlock {
         let mut layers = prefixed("self_attn", self.self_attn.linears());
         layers.extend(prefixed("block_sparse_moe", self.block_sparse_moe.linears()));
         layers
+    }
+
+    fn scalings(&self) -> Vec<Scaling> {
+        let attention = self.self_attn.flow().prefixed("self_attn");
+        let experts = self.block_sparse_moe.flow().prefixed("block_sparse_moe");
+        let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
+        scalings.extend(experts.behind("post_attention_layernorm", &self.post_attention_layernorm));
+        scalings
     }
 }

@@ -16,6 +16,7 @@ use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
 use crate::nn::attention::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
+use crate::nn::scaling::{Flow, Scaling};
 use crate::nn::{self, Context, Heads, Linear};
 
 /// Keys of `config.json` beyond those of [`Shape`].
@@ -88,6 +89,15 @@ impl Mixer for FusedAttention {
     fn linears(&mut self) -> Linears<'_> {
         named([("qkv_proj", &mut self.qkv_proj), ("o_proj", &mut self.o_proj)])
     }
+
+    fn flow(&self) -> Flow {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let rows = self.heads.value_rows((heads + kv_heads) * head_dim);
+        Flow {
+            readers: vec!["qkv_proj".to_owned()],
+            scalings: vec![Scaling::between("qkv_proj", rows, "o_proj")],
+        }
+    }
 }
 
 impl FusedMlp {
@@ -108,6 +118,15 @@ impl FeedForward for FusedMlp {
 
     fn linears(&mut self) -> Linears<'_> {
         named([("gate_up_proj", &mut self.gate_up_proj), ("down_proj", &mut self.down_proj)])
+    }
+
+    fn flow(&self) -> Flow {
+        let size = self.down_proj.size().0 as usize;
+        let rows = (size..2 * size).collect();
+        Flow {
+            readers: vec!["gate_up_proj".to_owned()],
+            scalings: vec![Scaling::between("gate_up_proj", rows, "down_proj")],
+        }
     }
 }
 

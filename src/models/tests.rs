@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::loading::SUPPORTED;
 use super::*;
 use crate::kernels::eval;
+use crate::nn::scaling::Producer;
 
 /// A small `config.json` of every family.
 fn families() -> Vec<Value> {
@@ -80,6 +81,80 @@ fn token_by_token_is_the_same_as_all_at_once() {
         eval([&distance, &size]).unwrap();
         let (distance, size) = (distance.as_slice::<f32>()[0], size.as_slice::<f32>()[0]);
         assert!(size > 0.01 && distance < 1e-4, "{}: {distance} of {size}", config["model_type"]);
+    }
+}
+
+/// Other numbers for all norms and biases than the initial ones.
+fn scatter_vectors(model: &mut Model) {
+    for (name, parameter) in model.parameters_mut().flatten() {
+        if parameter.ndim() == 1 {
+            let first = name.len() as f32;
+            let wave = Array::from_iter(
+                (0..parameter.dim(0)).map(|i| (i as f32 + first).sin()),
+                &[parameter.dim(0)],
+            );
+            *parameter = parameter.add(wave.multiply(Array::from_f32(0.3)).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn scales_move_from_producers_to_consumers_without_effect() {
+    for mut config in families() {
+        config["attention_bias"] = true.into();
+        config["mlp_bias"] = true.into();
+        config["conv_bias"] = true.into();
+        let mut model = create(&config).unwrap();
+        initialize(model.as_mut(), 0.3, 7).unwrap();
+        scatter_vectors(model.as_mut());
+        let ids = Array::from_iter((0..24).map(|i| (i * 7) % 40), &[2, 12]);
+        let before = model.forward(&ids, None).unwrap();
+        eval([&before]).unwrap();
+        let (mut norms, mut layers) = (0, 0);
+        for index in 0..model.block_count() {
+            for scaling in model.scalings(index) {
+                let consumer = format!("{}.weight", scaling.consumers[0]);
+                let columns = model.parameters().flatten()[consumer.as_str()].dim(1);
+                let scales: Vec<f32> = (0..columns).map(|j| 1.0 + 0.7 * (j as f32 * 1.7).sin()).collect();
+                let scales = scaling.shared(&scales);
+                let factors = scaling.fold(model.as_mut(), &scales).unwrap();
+                assert!(factors.iter().zip(&scales).all(|(a, b)| (a - b).abs() < 1e-5), "{scaling:?}");
+                match scaling.producer {
+                    Producer::Norm { .. } => norms += 1,
+                    Producer::Linear { .. } => layers += 1,
+                }
+            }
+        }
+        let after = model.forward(&ids, None).unwrap();
+        let distance = before.subtract(&after).unwrap().abs().unwrap().max(None).unwrap();
+        let size = before.abs().unwrap().max(None).unwrap();
+        eval([&distance, &size]).unwrap();
+        let (distance, size) = (distance.as_slice::<f32>()[0], size.as_slice::<f32>()[0]);
+        println!("{}: {distance:.1e} of {size:.2}, {norms} norms, {layers} layers", config["model_type"]);
+        assert!(size > 0.01 && distance < 1e-4, "{}: {distance} of {size}", config["model_type"]);
+        // Two norms per block, and a layer within attention or convolution.
+        assert!(norms == 6 && layers >= 3, "{}: {norms}, {layers}", config["model_type"]);
+    }
+}
+
+#[test]
+fn every_layer_of_a_block_reads_channels_that_can_be_scaled() {
+    for config in families() {
+        let mut model = create(&config).unwrap();
+        let consumers: Vec<String> = (0..model.block_count())
+            .flat_map(|index| model.scalings(index))
+            .flat_map(|scaling| scaling.consumers)
+            .collect();
+        model
+            .visit_linears(&mut |path, _| {
+                let count = consumers.iter().filter(|consumer| *consumer == path).count();
+                // The gate of gpt-oss adds one to what its down projection reads.
+                let expected =
+                    usize::from(!(config["model_type"] == "gpt_oss" && path.ends_with("down_proj")));
+                assert_eq!(count, expected, "{}: {path}", config["model_type"]);
+                Ok(())
+            })
+            .unwrap();
     }
 }
 

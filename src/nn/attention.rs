@@ -7,6 +7,7 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 
 use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
+use super::scaling::{Flow, Scaling};
 use super::{Context, Linear, Result, RmsNorm, Rope};
 use crate::kernels::attention::{KeyValues, Mask, Scoring, attention};
 use crate::kernels::cached_attention::AttentionConfig;
@@ -47,6 +48,14 @@ impl Heads {
     pub fn new(heads: i32, kv_heads: i32, head_dim: i32, mask: Mask, rope: Option<Rope>) -> Self {
         let scale = (head_dim as f32).sqrt().recip();
         Self { heads, kv_heads, head_dim, scale, mask, softcap: None, rope }
+    }
+
+    /// Output of the value projection that each output depends on; the first value is output number `first`.
+    #[must_use]
+    pub fn value_rows(&self, first: i32) -> Vec<usize> {
+        let row = |head| first + head / (self.heads / self.kv_heads) * self.head_dim;
+        let rows = (0..self.heads).flat_map(|head| (0..self.head_dim).map(move |i| row(head) + i));
+        rows.map(|row| row as usize).collect()
     }
 
     /// `q`: `[batch, time, heads · head_dim]`, `k` and `v`: `[batch, time, kv_heads · head_dim]` → output
@@ -182,5 +191,12 @@ impl Mixer for Attention {
     fn linears(&mut self) -> Linears<'_> {
         let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
         named([("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)])
+    }
+
+    fn flow(&self) -> Flow {
+        Flow {
+            readers: ["q_proj", "k_proj", "v_proj"].map(str::to_owned).to_vec(),
+            scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "o_proj")],
+        }
     }
 }

@@ -5,6 +5,7 @@ use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 
 use super::Result;
 use super::layer::{FeedForward, Linears};
+use super::scaling::Flow;
 
 /// One of two types.
 #[derive(Debug, Clone)]
@@ -68,5 +69,9 @@ impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
 
     fn linears(&mut self) -> Linears<'_> {
         each!(self, part => part.linears())
+    }
+
+    fn flow(&self) -> Flow {
+        each!(self, part => part.flow())
     }
 }

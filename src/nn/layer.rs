@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
+use super::scaling::Flow;
 use super::{Context, Linear, Result};
 
 /// Linear layers with their key paths relative to the module that contains them.
@@ -18,6 +19,9 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
     /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
+
+    /// How channels flow through it.
+    fn flow(&self) -> Flow;
 }
 
 /// A layer that transforms each position independently.
@@ -33,6 +37,9 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
 
     /// Returns all linear layers, in order.
     fn linears(&mut self) -> Linears<'_>;
+
+    /// How channels flow through it.
+    fn flow(&self) -> Flow;
 }
 
 /// Pairs `layers` with their field names.

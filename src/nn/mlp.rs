@@ -6,6 +6,7 @@ use mlx_rs::Array;
 
 use super::layer::{FeedForward, Linears, named};
 use super::linear::forward_all;
+use super::scaling::{Flow, Scaling};
 use super::{Linear, Result};
 use crate::kernels::activation::{Activation, gated};
 
@@ -78,6 +79,10 @@ impl FeedForward for Mlp {
         let Self { gate_proj, up_proj, down_proj, .. } = self;
         named([("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)])
     }
+
+    fn flow(&self) -> Flow {
+        gated_flow(["gate_proj", "up_proj", "down_proj"], &self.down_proj)
+    }
 }
 
 impl FeedForward for NumberedMlp {
@@ -90,4 +95,14 @@ impl FeedForward for NumberedMlp {
         let Self { w1, w2, w3 } = self;
         named([("w1", w1), ("w2", w2), ("w3", w3)])
     }
+
+    fn flow(&self) -> Flow {
+        gated_flow(["w1", "w3", "w2"], &self.w2)
+    }
+}
+
+/// The output is linear in that of `up`.
+fn gated_flow([gate, up, down]: [&str; 3], down_proj: &Linear) -> Flow {
+    let rows = (0..down_proj.size().0 as usize).collect();
+    Flow { readers: vec![gate.into(), up.into()], scalings: vec![Scaling::between(up, rows, down)] }
 }

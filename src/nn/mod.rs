@@ -20,6 +20,7 @@ mod quantized_cache;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
+pub mod scaling;
 pub mod short_conv;
 pub mod tap;
 

@@ -11,6 +11,7 @@ use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
 use super::layer::{FeedForward, Linears, prefixed};
+use super::scaling::Flow;
 use super::{Linear, Result};
 use crate::kernels::embedding::embedding;
 use crate::kernels::eval;
@@ -82,12 +83,28 @@ impl<F: FeedForward> FeedForward for Moe<F> {
         layers.extend(expert_linears(&mut self.experts));
         layers
     }
+
+    fn flow(&self) -> Flow {
+        expert_flow("gate", &self.experts)
+    }
 }
 
 /// Returns the linear layers of all experts.
 pub fn expert_linears<F: FeedForward>(experts: &mut [F]) -> Linears<'_> {
     let layers = |(i, expert)| prefixed(&format!("experts.{i}"), F::linears(expert));
     experts.iter_mut().enumerate().flat_map(layers).collect()
+}
+
+/// How channels flow through `experts` with a router called `router`.
+#[must_use]
+pub fn expert_flow<F: FeedForward>(router: &str, experts: &[F]) -> Flow {
+    let mut flow = Flow { readers: vec![router.to_owned()], scalings: Vec::new() };
+    for (i, expert) in experts.iter().enumerate() {
+        let Flow { readers, scalings } = expert.flow().prefixed(&format!("experts.{i}"));
+        flow.readers.extend(readers);
+        flow.scalings.extend(scalings);
+    }
+    flow
 }
 
 /// `x`: `[..., hidden]` → weighted sum of the outputs of the experts selected by the router `gate`, same

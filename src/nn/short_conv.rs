@@ -8,6 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::layer::{Linears, Mixer, named};
+use super::scaling::{Flow, Scaling};
 use super::{Context, ConvState, Linear, Result, Segments};
 use crate::kernels::conv::{Options, conv1d};
 
@@ -65,6 +66,16 @@ impl Mixer for ShortConv {
 
     fn linears(&mut self) -> Linears<'_> {
         named([("in_proj", &mut self.in_proj), ("out_proj", &mut self.out_proj)])
+    }
+
+    fn flow(&self) -> Flow {
+        // The output is linear in `c`.
+        let hidden = self.out_proj.size().0 as usize;
+        let rows = (hidden..2 * hidden).collect();
+        Flow {
+            readers: vec!["in_proj".to_owned()],
+            scalings: vec![Scaling::between("in_proj", rows, "out_proj")],
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::awq::scale_channels;
 use super::config::{QuantizeConfig, Technique};
 use super::gptq::{Settings, gptq};
 use super::grid::Grid;
@@ -17,6 +18,9 @@ use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::progress::Observer;
 use crate::{Error, Result};
+
+/// Second moments of every input of some layers, by the numbers of the layers that read it.
+pub(super) type Inputs = BTreeMap<Vec<usize>, SecondMoments>;
 
 /// Quantizes the layers of the block that `stream` is in front of, and adds what they saw to `importance`.
 ///
@@ -38,7 +42,11 @@ pub(super) fn quantize_block(
     };
     let mut reports = Vec::new();
     for paths in stages {
-        let inputs = observe(stream, model, &paths, observer)?;
+        let mut inputs = observe(stream, model, &paths, observer)?;
+        if config.layer_technique() == Technique::Awq {
+            let scalings = model.scalings(stream.block());
+            scale_channels(model, &scalings, &paths, &mut inputs, plan, config, observer)?;
+        }
         let mut of_layer: Vec<Option<&SecondMoments>> = vec![None; paths.len()];
         for (layers, moments) in &inputs {
             for &layer in layers {
@@ -58,14 +66,14 @@ pub(super) fn quantize_block(
     Ok(reports)
 }
 
-/// Second moments of every input of the layers at `paths`, by the indices of the layers that read it.
+/// Second moments of every input of the layers at `paths`.
 pub(super) fn observe(
     stream: &BlockStream,
     model: &mut Model,
     paths: &[String],
     observer: &mut dyn Observer,
-) -> Result<BTreeMap<Vec<usize>, SecondMoments>> {
-    let mut inputs: BTreeMap<Vec<usize>, SecondMoments> = BTreeMap::new();
+) -> Result<Inputs> {
+    let mut inputs = Inputs::new();
     stream.observe(model, paths, observer, &mut |Input { layers, x }| {
         let new = || SecondMoments::new(x.dim(-1) as usize);
         inputs.entry(layers.to_vec()).or_insert_with(new).add(x)
@@ -89,9 +97,11 @@ pub(super) fn quantize_layer(
         return rtn(path, weight, format, config.range_search, None);
     };
     let (tokens, importance) = (moments.tokens(), moments.mean_squares());
-    if config.layer_technique() == Technique::Rtn || format.mode() != Mode::Affine {
+    if config.layer_technique() != Technique::Gptq || format.mode() != Mode::Affine {
         let report = rtn(path, weight, format, config.range_search, Some(&importance))?;
-        return Ok(LayerReport { tokens, ..report });
+        let technique =
+            if config.layer_technique() == Technique::Awq { "awq".to_owned() } else { report.technique };
+        return Ok(LayerReport { technique, tokens, ..report });
     }
     let Matrix { values, columns, dtype } = Matrix::read(path, &weight)?;
     let grid = Grid::fit(&values, columns, format, dtype, config.range_search, Some(&importance));

@@ -16,6 +16,9 @@ pub enum Technique {
     /// Rounding errors are compensated by the weights that are rounded later
     /// ([GPTQ](https://arxiv.org/abs/2210.17323)).
     Gptq,
+    /// Channels of large activations are scaled up before their weights are rounded
+    /// ([AWQ](https://arxiv.org/abs/2306.00978)).
+    Awq,
     /// Formats are chosen layer by layer so that the model has a given size, and codes as `rounding` says.
     Mixed,
 }
@@ -185,6 +188,7 @@ impl QuantizeConfig {
         }
         let needed = match (self.technique, self.layer_technique()) {
             (_, Technique::Gptq) => Some("technique \"gptq\""),
+            (_, Technique::Awq) => Some("technique \"awq\""),
             (Technique::Mixed, _) if self.sensitivity.is_none() => Some("technique \"mixed\""),
             _ if self.save_importance => Some("save_importance"),
             _ => None,
@@ -212,7 +216,7 @@ impl QuantizeConfig {
                 invalid(&format!("target_bpw is {bits}, expected 2 to 16 bits per weight"))
             }
             _ if is_mixed && self.rounding == Technique::Mixed => {
-                invalid("rounding is \"mixed\", expected \"gptq\" or \"rtn\"")
+                invalid("rounding is \"mixed\", expected \"gptq\", \"awq\" or \"rtn\"")
             }
             _ if is_mixed && self.mode != QuantizationMode::Affine => invalid(
                 "technique \"mixed\" chooses the formats itself: leave mode out, or fix layers with layers",

@@ -97,6 +97,15 @@ impl Grid {
         errors.sum()
     }
 
+    /// Replaces `weights`, `[rows, columns]`, by the nearest values.
+    pub(super) fn round(&self, weights: &mut [f32]) {
+        let (size, max) = (self.format.group_size(), max_code(self.format));
+        weights.par_chunks_exact_mut(size).enumerate().for_each(|(index, weights)| {
+            let affine = Affine { scale: self.scales[index], bias: self.biases[index] };
+            weights.iter_mut().for_each(|weight| *weight = affine.value(affine.code(*weight, max)));
+        });
+    }
+
     /// Squared error of `codes` for `weights`, relative to the squares of `weights`.
     pub(super) fn relative_error(&self, weights: &[f32], codes: &[u8]) -> f64 {
         let size = self.format.group_size();

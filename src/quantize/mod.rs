@@ -3,12 +3,14 @@
 //! | technique | file | needs calibration text |
 //! |---|---|---|
 //! | round to nearest | `rtn` | no; with it, ranges are weighted by activations |
+//! | [AWQ](https://arxiv.org/abs/2306.00978) | `awq` | yes |
 //! | [GPTQ](https://arxiv.org/abs/2210.17323) | `gptq` | yes |
 //! | mixed precision: a format per layer, by `sensitivity`, then one of the above | `mixed` | yes, or sensitivities measured before |
 //!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
 
 mod assignment;
+mod awq;
 mod block;
 mod config;
 mod format;

@@ -37,7 +37,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("generate", &["error", "kernels", "nn", "data", "models"]),
     (
         "quantize",
-        &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "calibrate", "train"],
+        &[
+            "error",
+            "progress",
+            "rng",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "calibrate",
+            "train",
+        ],
     ),
     (
         "lora",

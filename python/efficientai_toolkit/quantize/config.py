@@ -12,7 +12,7 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.quantize.presets import Preset, fill_preset
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Technique = Literal["rtn", "gptq", "mixed"]
+Technique = Literal["rtn", "gptq", "awq", "mixed"]
 """Quantization techniques."""
 
 
@@ -26,8 +26,9 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq); "
-        "mixed chooses bits layer by layer for a given size",
+        "how weights are rounded: to nearest (rtn), so that later weights compensate the errors (gptq), or to "
+        "nearest after channels with large activations were scaled up (awq); mixed chooses bits layer by layer "
+        "for a given size",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
@@ -49,8 +50,8 @@ class QuantizeConfig(Config):
     )
     calibration: str | None = setting(
         None,
-        "calibration text: a data file or folder, as for training (default: the bundled instructions for "
-        "gptq, none for rtn)",
+        "calibration text: a data file or folder, as for training (default: the bundled instructions, "
+        "none for rtn)",
     )
     calibration_sequences: int = setting(64, "maximum number of calibration sequences")
     sequence_length: int = setting(512, "tokens per calibration sequence")
