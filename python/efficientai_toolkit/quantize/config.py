@@ -62,7 +62,7 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
-    rounding: Literal["rtn", "gptq"] = setting("gptq", "mixed: how the weights are rounded")
+    rounding: Literal["rtn", "gptq", "awq"] = setting("gptq", "mixed: how the weights are rounded")
     target_bpw: float | None = setting(
         None, "mixed: stored bits per weight of the whole model, scales and unquantized parameters included"
     )
