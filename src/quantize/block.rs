@@ -29,7 +29,7 @@ pub(super) fn quantize_block(
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
     let paths = plan.layers_of(&model.block_path(stream.block()));
-    let stages = if config.true_sequential && config.technique == Technique::Gptq {
+    let stages = if config.true_sequential && config.rounding() == Technique::Gptq {
         stages(stream, model, &paths, observer)?
     } else {
         vec![paths]
@@ -80,7 +80,7 @@ fn quantize_layer(
         return rtn(path, weight, format, config.range_search, None);
     };
     let (tokens, importance) = (moments.tokens(), moments.mean_squares());
-    if config.technique == Technique::Rtn || format.mode() != Mode::Affine {
+    if config.rounding() == Technique::Rtn || format.mode() != Mode::Affine {
         let report = rtn(path, weight, format, config.range_search, Some(&importance))?;
         return Ok(LayerReport { tokens, ..report });
     }

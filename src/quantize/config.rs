@@ -16,6 +16,9 @@ pub enum Technique {
     /// Rounding errors are compensated by the weights that are rounded later
     /// ([GPTQ](https://arxiv.org/abs/2210.17323)).
     Gptq,
+    /// Scales and biases are trained towards the predictions of the original model, after another technique has chosen
+    /// the codes ([`learned`](super::learned)).
+    Learned,
 }
 
 /// Kind of format.
@@ -72,6 +75,20 @@ pub struct QuantizeConfig {
     pub act_order: bool,
     /// Whether layers see the outputs of the quantized layers before them in their block.
     pub true_sequential: bool,
+    /// Technique that chooses the codes before scales and biases are learned.
+    pub learned_start: Technique,
+    /// Peak learning rate of learned scales and biases, relative to the scales.
+    pub learned_lr: f64,
+    /// Epochs over the calibration sequences in which scales and biases are learned.
+    pub learned_epochs: f64,
+    /// Calibration sequences per learning step.
+    pub learned_batch_size: usize,
+    /// Temperature of the predictions that are learned from.
+    pub learned_temperature: f64,
+    /// Number of most likely tokens whose predictions are stored and learned from.
+    pub learned_top_k: usize,
+    /// Blocks per gradient checkpoint while scales and biases are learned; 0 keeps all activations.
+    pub learned_grad_checkpoint: usize,
     /// Whether quantized weights are dequantized first.
     pub dequantize: bool,
     /// Seed of the order of calibration rows.
@@ -100,6 +117,13 @@ impl Default for QuantizeConfig {
             damping: 0.01,
             act_order: true,
             true_sequential: true,
+            learned_start: Technique::Gptq,
+            learned_lr: 2e-3,
+            learned_epochs: 2.0,
+            learned_batch_size: 1,
+            learned_temperature: 1.0,
+            learned_top_k: 256,
+            learned_grad_checkpoint: 0,
             dequantize: false,
             seed: 0,
             resume: false,
@@ -120,6 +144,8 @@ impl QuantizeConfig {
         for (name, value, least) in [
             ("calibration_sequences", self.calibration_sequences, 1),
             ("sequence_length", self.sequence_length, 8),
+            ("learned_batch_size", self.learned_batch_size, 1),
+            ("learned_top_k", self.learned_top_k, 1),
         ] {
             if value < least {
                 return Err(Error::Config(format!("{name} is {value}, expected at least {least}")));
@@ -131,12 +157,34 @@ impl QuantizeConfig {
                 self.damping
             )));
         }
-        if self.technique == Technique::Gptq && self.calibration.is_none() {
-            return Err(Error::Config(
-                "technique \"gptq\" needs calibration text: set calibration (--calibration FILE)".into(),
-            ));
+        for (name, value) in [
+            ("learned_lr", self.learned_lr),
+            ("learned_epochs", self.learned_epochs),
+            ("learned_temperature", self.learned_temperature),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(Error::Config(format!("{name} is {value}, expected above 0")));
+            }
+        }
+        if self.learned_start == Technique::Learned {
+            return Err(Error::Config("learned_start is \"learned\", expected rtn or gptq".into()));
+        }
+        let technique = match self.technique {
+            Technique::Rtn => return Ok(()),
+            Technique::Gptq => "gptq",
+            Technique::Learned => "learned",
+        };
+        if self.calibration.is_none() {
+            return Err(Error::Config(format!(
+                "technique \"{technique}\" needs calibration text: set calibration (--calibration FILE)"
+            )));
         }
         Ok(())
+    }
+
+    /// The technique that chooses the codes.
+    pub(super) fn rounding(&self) -> Technique {
+        if self.technique == Technique::Learned { self.learned_start } else { self.technique }
     }
 
     /// Format of the layers of all blocks.

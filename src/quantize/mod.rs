@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | round to nearest | `rtn` | no; with it, ranges are weighted by activations |
 //! | [GPTQ](https://arxiv.org/abs/2210.17323) | `gptq` | yes |
+//! | scales and biases learned by distillation | `learned` | yes |
 //!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
 
@@ -13,6 +14,7 @@ mod format;
 mod gptq;
 mod grid;
 mod layer;
+mod learned;
 mod plan;
 mod report;
 mod rtn;

@@ -36,6 +36,8 @@ pub struct Report {
     pub uncalibrated: Vec<String>,
     /// Relative squared error of the weights that dequantizing and quantizing them again costs, in the mean.
     pub seconds: f64,
+    /// Mean divergence from the original model on sequences that were not learned from, before and after learning.
+    pub divergence: Option<[f64; 2]>,
     /// Peak of MLX's allocator in bytes.
     pub peak_memory: u64,
     /// Folder of the result.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mlx_rs::module::ModuleParameters as _;
@@ -10,8 +10,9 @@ use mlx_rs::{Array, Dtype, memory};
 use serde_json::{Value, json};
 
 use super::block::quantize_block;
-use super::config::QuantizeConfig;
+use super::config::{QuantizeConfig, Technique};
 use super::layer::{self, restore};
+use super::learned::{Teacher, learn};
 use super::plan::Plan;
 use super::report::{LayerReport, Report};
 use super::rtn::rtn;
@@ -19,6 +20,7 @@ use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText};
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
+use crate::kernels::quantized::Mode;
 use crate::models::Model;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
@@ -59,12 +61,19 @@ pub fn run(
         }
     };
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
-    let mut layers = match sequences {
-        Some(sequences) => calibrated(model, &sequences, source, &output, config, &plan, observer)?,
-        None => rounded(model, config, &plan, observer)?,
+    let (mut layers, divergence) = match sequences {
+        Some(sequences) if config.technique == Technique::Learned => {
+            learned(model, &sequences, source, &output, config, &plan, observer)?
+        }
+        Some(sequences) => {
+            let folder = output.folder().join(CHECKPOINTS);
+            let identity = identity(config, &sequences, source)?;
+            (calibrated(model, &sequences, (folder, &identity), config, &plan, observer)?, None)
+        }
+        None => (rounded(model, config, &plan, observer)?, None),
     };
     layers.sort_by_key(|layer| plan.position(&layer.path));
-    let report = report(model, layers, config, begin, output.folder())?;
+    let report = Report { divergence, ..report(model, layers, config, begin, output.folder())? };
     folder::save_quantized(source, output.folder(), model, &plan.formats)?;
     let text =
         serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
@@ -128,16 +137,13 @@ fn rounded(
 fn calibrated(
     model: &mut Model,
     sequences: &[Vec<u32>],
-    source: &Path,
-    output: &OutputFolder,
+    (folder, identity): (PathBuf, &Value),
     config: &QuantizeConfig,
     plan: &Plan,
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
-    let identity = identity(config, sequences, source)?;
-    let folder = output.folder().join(CHECKPOINTS);
     let mut layers: Vec<LayerReport> = Vec::new();
-    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), &identity)? } else { None };
+    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), identity)? } else { None };
     let (checkpoints, mut stream) = if let Some((checkpoints, blocks, stream)) = resumed {
         for block in blocks {
             restore(model, block.parameters, plan)?;
@@ -147,7 +153,7 @@ fn calibrated(
         }
         (checkpoints, stream)
     } else {
-        (BlockCheckpoints::create(folder, &identity)?, BlockStream::start(model, sequences)?)
+        (BlockCheckpoints::create(folder, identity)?, BlockStream::start(model, sequences)?)
     };
     let blocks = model.block_count();
     while stream.block() < blocks {
@@ -167,6 +173,30 @@ fn calibrated(
         Ok(())
     })?;
     Ok(layers)
+}
+
+/// Quantizes the blocks, and then learns scales and biases. Returns the divergence before and after, too.
+fn learned(
+    model: &mut Model,
+    sequences: &[Vec<u32>],
+    source: &Path,
+    output: &OutputFolder,
+    config: &QuantizeConfig,
+    plan: &Plan,
+    observer: &mut dyn Observer,
+) -> Result<(Vec<LayerReport>, Option<[f64; 2]>)> {
+    let identity = identity(config, sequences, source)?;
+    let folder = output.folder().join(CHECKPOINTS);
+    let predictions = (config.learned_temperature, config.learned_top_k);
+    let id = folder::fingerprint(source)?;
+    let teacher = Teacher::prepare(model, &id, sequences, predictions, &folder, observer)?;
+    let blocks = (folder.join("blocks"), &identity);
+    let mut layers = calibrated(model, sequences, blocks, config, plan, observer)?;
+    let divergence = learn(model, sequences, &teacher, config, (&folder, identity), observer)?;
+    for layer in layers.iter_mut().filter(|layer| plan.formats[&layer.path].mode() == Mode::Affine) {
+        layer.technique += ", learned";
+    }
+    Ok((layers, divergence))
 }
 
 /// Mean squares of the inputs of the output head, `[hidden]`.
@@ -220,6 +250,7 @@ fn report(
         bits_per_weight: size as f64 * 8.0 / parameters as f64,
         size,
         seconds: begin.elapsed().as_secs_f64(),
+        divergence: None,
         peak_memory: memory::peak_memory()? as u64,
         output: output.to_owned(),
     })
