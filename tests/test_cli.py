@@ -143,7 +143,7 @@ def test_every_field_is_an_option(here: Path, fake_engine: FakeEngine) -> None:
         "dpo_label_smoothing": 0.2, "orpo_lambda": 0.9, "columns": ["prompt=question"],
         "chat_template_kwargs": {"enable_thinking": False, "date": "today", "k": 3}, "packing": True,
         "streaming": True,
-        "dtype": "bfloat16", "bits": 4, "seed": 11, "optimizer": "lion", "momentum": 0.85, "nesterov": True,
+        "dtype": "bfloat16", "bits": 4, "qat_bits": 3, "qat_group_size": 32, "qat_embedding_bits": 6, "seed": 11, "optimizer": "lion", "momentum": 0.85, "nesterov": True,
         "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "schedule": "linear",
         "warmup_ratio": 0.3, "lr_min_ratio": 0.15, "lr_cycles": 3, "lr_power": 1.5, "lr_decay_ratio": 0.25,
         "lr_table": ["0=0.1", "50=1"], "max_grad_norm": 0.7, "early_stopping_patience": 8,

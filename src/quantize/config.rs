@@ -169,8 +169,16 @@ impl QuantizeConfig {
         if self.learned_start == Technique::Learned {
             return Err(Error::Config("learned_start is \"learned\", expected rtn or gptq".into()));
         }
+        Ok(())
+    }
+
+    /// The calibration text, if there is any.
+    ///
+    /// # Errors
+    /// None, where the technique needs it.
+    pub(super) fn calibration(&self) -> Result<Option<&str>> {
         let technique = match self.technique {
-            Technique::Rtn => return Ok(()),
+            Technique::Rtn => return Ok(self.calibration.as_deref()),
             Technique::Gptq => "gptq",
             Technique::Learned => "learned",
         };
@@ -179,7 +187,7 @@ impl QuantizeConfig {
                 "technique \"{technique}\" needs calibration text: set calibration (--calibration FILE)"
             )));
         }
-        Ok(())
+        Ok(self.calibration.as_deref())
     }
 
     /// The technique that chooses the codes.
@@ -231,4 +239,38 @@ impl QuantizeConfig {
 
 fn affine(bits: usize, group_size: usize) -> Result<Format> {
     Format::affine(bits, group_size).map_err(|error| Error::Config(error.what().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn techniques_that_calibrate_need_text() {
+        for (technique, name) in [(Technique::Gptq, "gptq"), (Technique::Learned, "learned")] {
+            let config = QuantizeConfig { technique, ..QuantizeConfig::default() };
+            let message = config.calibration().unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("--calibration"), "{message}");
+            let config = QuantizeConfig { calibration: Some("x".into()), ..config };
+            assert_eq!(config.calibration().unwrap(), Some("x"));
+        }
+        let config = QuantizeConfig { technique: Technique::Rtn, ..QuantizeConfig::default() };
+        assert_eq!(config.calibration().unwrap(), None);
+    }
+
+    #[test]
+    fn mistakes_in_learning_name_key_and_remedy() {
+        for (json, why) in [
+            (r#"{"learned_lr": 0}"#, "learned_lr is 0"),
+            (r#"{"learned_epochs": -1}"#, "learned_epochs is -1"),
+            (r#"{"learned_temperature": 0}"#, "learned_temperature is 0"),
+            (r#"{"learned_top_k": 0}"#, "learned_top_k is 0"),
+            (r#"{"learned_batch_size": 0}"#, "learned_batch_size is 0"),
+            (r#"{"learned_start": "learned"}"#, "expected rtn or gptq"),
+        ] {
+            let config: QuantizeConfig = serde_json::from_str(json).unwrap();
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(why), "{json}: {message}");
+        }
+    }
 }

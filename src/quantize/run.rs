@@ -52,7 +52,7 @@ pub fn run(
         layer::dequantize_all(model)?;
     }
     let plan = Plan::new(model, config)?;
-    let sequences = match &config.calibration {
+    let sequences = match config.calibration()? {
         None => None,
         Some(data) => {
             let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } =

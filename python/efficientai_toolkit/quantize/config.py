@@ -9,7 +9,7 @@ from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Technique = Literal["rtn", "gptq"]
+Technique = Literal["rtn", "gptq", "learned"]
 """Quantization techniques."""
 
 
@@ -23,7 +23,8 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how the weights are rounded: to nearest (rtn), or so that later weights compensate the errors (gptq)",
+        "how the weights are quantized: rounded to nearest (rtn), so that later weights compensate the errors "
+        "(gptq), or with scales and biases trained afterwards to predict what the original model does (learned)",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
@@ -43,8 +44,8 @@ class QuantizeConfig(Config):
     )
     calibration: str | None = setting(
         None,
-        "calibration text: a data file or folder, as for training (default: the bundled instructions for "
-        "gptq, none for rtn)",
+        "calibration text: a data file or folder, as for training (default: the bundled instructions, none "
+        "for rtn)",
     )
     calibration_sequences: int = setting(64, "maximum number of calibration sequences")
     sequence_length: int = setting(512, "tokens per calibration sequence")
@@ -54,6 +55,19 @@ class QuantizeConfig(Config):
     act_order: bool = setting(True, "gptq: quantize columns in order of decreasing activation size")
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
+    )
+    learned_start: Literal["rtn", "gptq"] = setting("gptq", "learned: technique that rounds the weights first")
+    learned_lr: float = setting(
+        2e-3, "learned: peak learning rate of scales and biases, relative to the scales"
+    )
+    learned_epochs: float = setting(2.0, "learned: epochs over the calibration sequences")
+    learned_batch_size: int = setting(1, "learned: calibration sequences per step")
+    learned_temperature: float = setting(1.0, "learned: temperature of the predictions")
+    learned_top_k: int = setting(
+        256, "learned: number of most likely tokens whose predictions are stored and learned"
+    )
+    learned_grad_checkpoint: int = setting(
+        0, "learned: blocks per gradient checkpoint, which saves memory and costs time (0: off)"
     )
     dequantize: bool = setting(False, "dequantize weights that are quantized already, and quantize them again")
     seed: int = setting(0, "random seed of the calibration text")

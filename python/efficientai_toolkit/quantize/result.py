@@ -16,7 +16,7 @@ class LayerReport(Displayed):
     format: str
     """``bits/group_size``, or the name of a floating-point format."""
     technique: str
-    """How its weights were rounded: ``rtn`` or ``gptq``."""
+    """How its weights were rounded: ``rtn`` or ``gptq``; with ``, learned`` if scales and biases were trained."""
     weight_error: float
     """Squared error of the weights, relative to their squares."""
     tokens: int
@@ -43,6 +43,9 @@ class QuantizeResult(Displayed):
     """Peak of MLX's allocator, in 10⁹ bytes."""
     uncalibrated: list[str]
     """Layers that no calibration token reached, such as experts that were never chosen; rounded to nearest."""
+    divergence: list[float] | None
+    """Mean KL divergence from the original model on calibration sequences that were not learned from, before and
+    after learning, at the temperature of the run."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
 
@@ -58,5 +61,6 @@ class QuantizeResult(Displayed):
             seconds=report["seconds"],
             peak_memory_gb=report["peak_memory"] / 1e9,
             uncalibrated=report["uncalibrated"],
+            divergence=report["divergence"],
             layers=[LayerReport(**layer) for layer in report["layers"]],
         )

@@ -3,7 +3,11 @@
 GROUPS = {
     "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
     "GPTQ": ("damping", "act_order", "true_sequential"),
-}
+    "learned": (
+        "learned_start", "learned_lr", "learned_epochs", "learned_batch_size", "learned_temperature",
+        "learned_top_k", "learned_grad_checkpoint",
+    ),
+}  # fmt: skip
 """Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; the others concern the whole run."""
 
 ESSENTIAL = (

@@ -47,13 +47,15 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _print(result: QuantizeResult, out: Output) -> None:
-    before = result.parameters * 2
     pairs = [
         ("size", f"{format_size(result.size_bytes)}, {result.bits_per_weight:.2f} bits per weight"),
-        ("in 16 bits", format_size(before)),
+        ("in 16 bits", format_size(result.parameters * 2)),
         ("time", f"{result.seconds:.1f} s"),
         ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
     ]
+    if result.divergence:
+        before, after = result.divergence
+        pairs.append(("held-out divergence", f"{before:.4f} → {after:.4f} nats per token"))
     if result.uncalibrated:
         pairs.append(("without calibration", f"{len(result.uncalibrated)} layers, rounded to nearest"))
     pairs.append(("model saved in", str(result.output)))
