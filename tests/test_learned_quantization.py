@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,10 +13,12 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit._base.assets import INSTRUCTIONS
 from efficientai_toolkit._engine.core import core
-from efficientai_toolkit.callbacks.events import Event
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.quantize import QuantizeResult, quantize
 from support.engine import tensors
+
+if TYPE_CHECKING:
+    from efficientai_toolkit.callbacks.events import Event
 
 SETTINGS: dict[str, Any] = {
     "technique": "learned",
@@ -43,8 +45,9 @@ def divergence(folder: Path, file: str) -> float:
 
 @pytest.mark.parametrize("start", ["rtn", "gptq"])
 def test_learning_brings_the_model_closer_to_the_original(start: str, tmp_path: Path) -> None:
-    plain = run(tmp_path / "plain", technique=start)
-    learned = run(tmp_path / "learned", learned_start=start)
+    text = {"calibration_sequences": 32, "sequence_length": 128}
+    plain = run(tmp_path / "plain", technique=start, **text)
+    learned = run(tmp_path / "learned", learned_start=start, **text)
     assert learned.divergence is not None
     before, after = learned.divergence
     assert after < before
@@ -84,6 +87,16 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(kind: str, count: int, tmp
     assert all(np.array_equal(value, found[name]) for name, value in expected.items())
 
 
+def test_what_does_not_help_is_not_kept(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", technique="gptq")
+    learned = run(tmp_path / "learned", learned_lr=10.0)
+    assert learned.divergence is not None
+    assert learned.divergence[0] == learned.divergence[1]
+    assert all("learned" not in layer.technique for layer in learned.layers)
+    old, new = (tensors(result.output / "model.safetensors") for result in (plain, learned))
+    assert all(np.array_equal(value, new[name]) for name, value in old.items())
+
+
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path) -> None:
     def stop(event: Event) -> None:
         if type(event).__name__ == "Step":
@@ -99,7 +112,9 @@ def test_gradient_checkpoints_change_nothing(tmp_path: Path) -> None:
     kept, again = (run(tmp_path / str(every), learned_grad_checkpoint=every) for every in (0, 2))
     assert kept.divergence is not None
     assert again.divergence is not None
-    assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(kept.divergence, again.divergence, strict=True))
+    assert all(
+        math.isclose(a, b, rel_tol=1e-4) for a, b in zip(kept.divergence, again.divergence, strict=True)
+    )
 
 
 def test_a_format_without_biases_is_refused(tmp_path: Path) -> None:

@@ -193,8 +193,9 @@ fn learned(
     let blocks = (folder.join("blocks"), &identity);
     let mut layers = calibrated(model, sequences, blocks, config, plan, observer)?;
     let divergence = learn(model, sequences, &teacher, config, (&folder, identity), observer)?;
-    for layer in layers.iter_mut().filter(|layer| plan.formats[&layer.path].mode() == Mode::Affine) {
-        layer.technique += ", learned";
+    let is_learned = |layer: &&mut LayerReport| plan.formats[&layer.path].mode() == Mode::Affine;
+    if divergence.is_none_or(|[before, after]| after < before) {
+        layers.iter_mut().filter(is_learned).for_each(|layer| layer.technique += ", learned");
     }
     Ok((layers, divergence))
 }

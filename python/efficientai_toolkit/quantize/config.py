@@ -23,8 +23,9 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how the weights are quantized: rounded to nearest (rtn), so that later weights compensate the errors "
-        "(gptq), or with scales and biases trained afterwards to predict what the original model does (learned)",
+        "how the weights are quantized: rounded to nearest (rtn), so that later weights compensate the "
+        "errors (gptq), or with scales and biases trained afterwards to predict what the original model does "
+        "(learned)",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
@@ -56,9 +57,11 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
-    learned_start: Literal["rtn", "gptq"] = setting("gptq", "learned: technique that rounds the weights first")
+    learned_start: Literal["rtn", "gptq"] = setting(
+        "gptq", "learned: technique that rounds the weights first"
+    )
     learned_lr: float = setting(
-        2e-3, "learned: peak learning rate of scales and biases, relative to the scales"
+        1e-3, "learned: peak learning rate of scales and biases, relative to the scales"
     )
     learned_epochs: float = setting(2.0, "learned: epochs over the calibration sequences")
     learned_batch_size: int = setting(1, "learned: calibration sequences per step")
@@ -69,7 +72,9 @@ class QuantizeConfig(Config):
     learned_grad_checkpoint: int = setting(
         0, "learned: blocks per gradient checkpoint, which saves memory and costs time (0: off)"
     )
-    dequantize: bool = setting(False, "dequantize weights that are quantized already, and quantize them again")
+    dequantize: bool = setting(
+        False, "dequantize weights that are quantized already, and quantize them again"
+    )
     seed: int = setting(0, "random seed of the calibration text")
     resume: bool = setting(False, "resume an interrupted run after the last finished block")
     overwrite: bool = setting(False, "replace the run in the output folder")

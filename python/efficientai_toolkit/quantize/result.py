@@ -16,7 +16,7 @@ class LayerReport(Displayed):
     format: str
     """``bits/group_size``, or the name of a floating-point format."""
     technique: str
-    """How its weights were rounded: ``rtn`` or ``gptq``; with ``, learned`` if scales and biases were trained."""
+    """How its weights were rounded: ``rtn`` or ``gptq``, followed by ``, learned`` if scales were trained."""
     weight_error: float
     """Squared error of the weights, relative to their squares."""
     tokens: int
@@ -44,8 +44,8 @@ class QuantizeResult(Displayed):
     uncalibrated: list[str]
     """Layers that no calibration token reached, such as experts that were never chosen; rounded to nearest."""
     divergence: list[float] | None
-    """Mean KL divergence from the original model on calibration sequences that were not learned from, before and
-    after learning, at the temperature of the run."""
+    """Mean KL divergence from the original model before and after learning, on calibration sequences that
+    were not learned from and at the temperature of the run."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
 

@@ -59,11 +59,18 @@ pub(in crate::quantize) fn learn(
     let resumed = if config.resume { checkpoints.load_latest()? } else { None };
     let trainable = Trainable { names: &names, hooks: Vec::new(), resumed };
     let outcome = fit(&task, model, trainable, &data, &plan, &checkpoints, observer)?;
-    layers.finish(model)?;
+    let before = outcome.history.validation_losses.first().map(|&(_, loss)| loss);
+    let divergence = before.zip(outcome.best.map(|(_, loss)| loss));
+    let helped = divergence.is_none_or(|(before, after)| after < before);
+    if !helped {
+        log::warn!(
+            "learning did not bring the model closer to the original one on text that it did not learn from, so scales and \
+             biases stay as they were: more calibration text (calibration_sequences) or a lower learned_lr would help"
+        );
+    }
+    layers.finish(model, helped)?;
     restore(model, narrow)?;
-    let losses = &outcome.history.validation_losses;
-    let after = outcome.best.map(|(_, loss)| loss);
-    Ok(losses.first().zip(after).map(|(&(_, before), after)| [before, after]))
+    Ok(divergence.map(|(before, after)| [before, after.min(before)]))
 }
 
 fn settings(config: &QuantizeConfig) -> Settings {

@@ -93,16 +93,18 @@ impl LearnedLayers {
         groups.reshape(&[layer.codes.dim(0), -1])?.as_dtype(dtype).map(Some)
     }
 
-    /// Puts scales and biases back in their place, as they were trained.
+    /// Puts scales and biases back in their place, as they were trained or, unless `trained`, as they were before.
     ///
     /// # Errors
     /// Errors from MLX.
-    pub(super) fn finish(&self, model: &mut Model) -> Result<()> {
+    pub(super) fn finish(&self, model: &mut Model, trained: bool) -> Result<()> {
         model.visit_quantizable(&mut |path, weight| {
             let (Some(layer), Some(r), Some(o)) = (self.0.get(path), &*weight.scales, &*weight.biases) else {
                 return Ok(());
             };
-            let [scales, biases] = layer.affine(r, o)?.map(|x| x.as_dtype(layer.dtype));
+            let affine =
+                if trained { layer.affine(r, o)? } else { [layer.scales.clone(), layer.biases.clone()] };
+            let [scales, biases] = affine.map(|x| x.as_dtype(layer.dtype));
             let (scales, biases) = (scales?, biases?);
             kernels::eval([&scales, &biases])?;
             (*weight.scales, *weight.biases) = (Some(scales), Some(biases));

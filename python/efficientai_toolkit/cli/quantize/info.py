@@ -9,8 +9,8 @@ from efficientai_toolkit.quantize import QuantizeConfig
 ABOUT = """\
 Quantizes the weights of a language model to 2–8 bits and measures what that costs. `rtn` rounds every \
 weight to the nearest value; `gptq` (Frantar et al. 2022, arXiv:2210.17323) lets later weights compensate \
-the errors of earlier ones, as measured on calibration text; `learned` then trains scales and biases to predict \
-what the original model does.
+the errors of earlier ones, as measured on calibration text; `learned` then trains scales and biases to \
+predict what the original model does.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
 Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read."""
 
