@@ -57,7 +57,8 @@ def data(tmp_path: Path) -> Path:
         {"method": "full", "grad_checkpoint": 1},
         {"method": "lora"},
         {"method": "lora", "grad_checkpoint": 1, "lora_init": "pissa", "target_modules": ["q_proj"]},
-        {"method": "full", "objective": "sft", "packing": True, "max_seq_length": 48},
+        {"method": "lora", "target_modules": ["v_proj", "lm_head"]},
+        {"method": "full", "packing": True, "max_seq_length": 48},
     ],
     ids=lambda value: ", ".join(map(str, value.values())),
 )

@@ -11,7 +11,7 @@ use super::config::{LoraInit, Method, TrainingConfig};
 use super::dataset::{self, Dataset, examples_fingerprint, fingerprint, required};
 use super::{prompt, quantization};
 use crate::adapters::finalize::finalize;
-use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach};
+use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach, whole};
 use crate::data::{DataReport, Tokenizer};
 use crate::io::output::IfExists;
 use crate::io::{folder, weights};
@@ -104,6 +104,7 @@ pub fn run(
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
     if let Some(quantization) = &task.quantization {
         quantization.apply(model)?;
+        whole::keep(model);
     }
     let ranks = finalize(model)?;
     prompt::precompute(model)?;

@@ -118,7 +118,7 @@ impl Default for QuantizeConfig {
             act_order: true,
             true_sequential: true,
             learned_start: Technique::Gptq,
-            learned_lr: 1e-3,
+            learned_lr: 2e-3,
             learned_epochs: 2.0,
             learned_batch_size: 1,
             learned_temperature: 1.0,

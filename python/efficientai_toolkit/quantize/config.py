@@ -61,7 +61,7 @@ class QuantizeConfig(Config):
         "gptq", "learned: technique that rounds the weights first"
     )
     learned_lr: float = setting(
-        1e-3, "learned: peak learning rate of scales and biases, relative to the scales"
+        2e-3, "learned: peak learning rate of scales and biases, relative to the scales"
     )
     learned_epochs: float = setting(2.0, "learned: epochs over the calibration sequences")
     learned_batch_size: int = setting(1, "learned: calibration sequences per step")

@@ -171,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn a_merged_weight_computes_what_the_parts_did() {
+        let mut layer = layer();
+        let x = Array::from_slice(&[1.0_f32, 1.0], &[1, 2]);
+        *layer.weight = layer.merged().unwrap().unwrap();
+        layer.remove_update();
+        assert_eq!(values(&layer.forward(&x).unwrap()), [5.0, 12.0]);
+        assert!(layer.merged().unwrap().is_none());
+    }
+
+    #[test]
     #[expect(clippy::float_cmp, reason = "small whole numbers are exact")]
     fn the_fixed_part_drops_nothing() {
         let mut layer = layer();
