@@ -83,7 +83,7 @@ fn settings(config: &QuantizeConfig) -> Settings {
         eval_every: 32,
         eval_batches: 0,
         save_every: 16,
-        // The gradient of Adam has no size.
+        // The steps of Adam do not depend on the size of gradients.
         max_grad_norm: 0.0,
         ..Settings::default()
     }
