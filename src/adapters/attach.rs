@@ -97,8 +97,7 @@ pub fn detach_adapters(model: &mut dyn Network) -> Result<()> {
 /// Empties the low-rank slots of all layers.
 pub(super) fn clear_low_rank(model: &mut dyn Network) -> Result<()> {
     model.visit_linears(&mut |_, layer| {
-        (*layer.lora_a, *layer.lora_b, *layer.lora_e, *layer.m) = (None, None, None, None);
-        layer.low_rank = LowRank::default();
+        layer.remove_update();
         Ok(())
     })
 }

@@ -188,7 +188,7 @@ pub(super) fn restore(model: &mut dyn Network) -> Result<()> {
 }
 
 /// Makes what the attached modules have replaced, and a head of its own, part of `model`.
-pub(super) fn keep(model: &mut dyn Network) {
+pub fn keep(model: &mut dyn Network) {
     if let Some(overrides) = model.overrides_mut() {
         overrides.originals.clear();
         overrides.untied = false;

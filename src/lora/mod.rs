@@ -5,7 +5,8 @@ pub mod analyze;
 pub mod config;
 mod dataset;
 pub mod prompt;
-pub mod run;
+pub mod quantization;
+mod run;
 pub mod spectrum;
 
 pub use analyze::{Analysis, AnalysisSettings, analyze};

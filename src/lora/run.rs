@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::adalora::RankAllocator;
 use super::config::{LoraInit, Method, TrainingConfig};
 use super::dataset::{self, Dataset, examples_fingerprint, fingerprint, required};
-use super::prompt;
+use super::{prompt, quantization};
 use crate::adapters::finalize::finalize;
-use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach};
+use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach, whole};
 use crate::data::{DataReport, Tokenizer};
 use crate::io::output::IfExists;
 use crate::io::{folder, weights};
@@ -25,6 +25,7 @@ use crate::train::plan::Plan;
 use crate::train::session::Session;
 use crate::train::text::data::TrainingRows;
 use crate::train::text::objective::Objective;
+use crate::train::text::quantization_aware::{FakeQuantization, QuantizationAware};
 use crate::train::text::reference::{self, ReferenceLogProbs};
 use crate::{Error, Result, train};
 
@@ -77,6 +78,7 @@ pub fn run(
     let start = format!("{identity}, {}", examples_fingerprint(&data.valid));
     let checkpoints = session.checkpoints(identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), group)?;
+    let quantization = quantization::prepare(model, config, &names)?;
     let resumed = if config.resume { checkpoints.load_latest()? } else { None };
     if config.resume && resumed.is_none() {
         log::warn!("{output}: there is no checkpoint yet, so the run starts from the beginning");
@@ -86,8 +88,8 @@ pub fn run(
     if config.method == Method::Adalora {
         hooks.push(Box::new(RankAllocator::new(config, &names, plan.steps)?));
     }
-    let task = config.task(data.pad_id);
-    let (data, checkpoints) = match (task.objective, &data.train) {
+    let (task, plan) = task(config, data.pad_id, quantization, plan);
+    let (data, checkpoints) = match (task.task.objective, &data.train) {
         (Objective::Dpo { .. }, TrainingRows::InMemory(train)) => {
             let path = session.checkpoint_folder().join(reference::FILE);
             let reference =
@@ -100,6 +102,10 @@ pub fn run(
     let trainable = Trainable { names: &names, hooks, resumed };
     let outcome = fit(&task, model, trainable, &data, &plan, &checkpoints, observer)?;
     let training = train::report::Report::new(&task, model, &names, &plan, resumed_from, outcome)?;
+    if let Some(quantization) = &task.quantization {
+        quantization.apply(model)?;
+        whole::keep(model);
+    }
     let ranks = finalize(model)?;
     prompt::precompute(model)?;
     let [truncated_rows, dropped_rows] = dataset::skipped(skipped, &data.train, config);
@@ -110,7 +116,10 @@ pub fn run(
         adapter_path: session.folder().to_owned(),
         rank_pattern: (!ranks.is_empty()).then(|| ranks.clone()),
     };
-    session.finish(config, &report, |folder| save(model, source, config, ranks, folder))?;
+    session.finish(config, &report, |folder| match &task.quantization {
+        Some(quantization) => folder::save_quantized(source, folder, model, quantization.formats()),
+        None => save(model, source, config, ranks, folder),
+    })?;
     // The result is safe on disk: a request to stop has nothing left to stop.
     let path = session.folder().to_owned();
     let _ = observer.on(&Event::Finished { step: report.training.steps, path });
@@ -155,7 +164,8 @@ pub fn validate(
 ) -> Result<DataReport> {
     config.validate()?;
     let report = dataset::statistics(tokenizer, config, observer)?;
-    prepare_parameters(model, tokenizer, &without_svd(config))?;
+    let names = prepare_parameters(model, tokenizer, &without_svd(config))?;
+    quantization::prepare(model, config, &names)?;
     attach::detach(model)?;
     Ok(report)
 }
@@ -173,11 +183,26 @@ pub fn estimate_memory(
     config.validate()?;
     let Dataset { data, .. } = Dataset::read(tokenizer, config, model.vocab_size(), observer)?;
     let plan = plan(config, data.train.len(), Group::ALONE)?;
-    let task = config.task(data.pad_id);
-    let found = prepare_parameters(model, tokenizer, &without_svd(config))
-        .and_then(|names| memory::estimate_memory(&task, model, &names, &plan, &data));
+    let found = prepare_parameters(model, tokenizer, &without_svd(config)).and_then(|names| {
+        let quantization = quantization::prepare(model, config, &names)?;
+        let (task, plan) = task(config, data.pad_id, quantization, plan);
+        memory::estimate_memory(&task, model, &names, &plan, &data)
+    });
     attach::detach(model)?;
     found
+}
+
+/// Returns the task, and the settings of the loop around it.
+fn task(
+    config: &TrainingConfig,
+    pad_id: u32,
+    quantization: Option<FakeQuantization>,
+    plan: Plan,
+) -> (QuantizationAware, Plan) {
+    // Rounded weights bring their own checkpointing, which knows them by other names.
+    let inside = if quantization.is_some() { plan.grad_checkpoint } else { 0 };
+    let plan = Plan { grad_checkpoint: plan.grad_checkpoint - inside, ..plan };
+    (QuantizationAware { task: config.task(pad_id), quantization, grad_checkpoint: inside }, plan)
 }
 
 /// Returns `config` without `PiSSA`, whose SVD is slow and does not affect the result of a check.

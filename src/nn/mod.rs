@@ -3,9 +3,11 @@
 
 pub mod attention;
 pub mod cache;
+pub mod computed_weights;
 pub mod context;
 pub mod either;
 pub mod embedding;
+pub mod fake_quantization;
 pub mod head;
 pub mod layer;
 pub mod linear;

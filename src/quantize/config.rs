@@ -19,6 +19,9 @@ pub enum Technique {
     /// Channels of large activations are scaled up before their weights are rounded
     /// ([AWQ](https://arxiv.org/abs/2306.00978)).
     Awq,
+    /// Scales and biases are trained towards the predictions of the original model, after another technique has chosen
+    /// the codes ([`learned`](super::learned)).
+    Learned,
     /// Formats are chosen layer by layer so that the model has a given size, and codes as `rounding` says.
     Mixed,
 }
@@ -92,6 +95,20 @@ pub struct QuantizeConfig {
     pub act_order: bool,
     /// Whether layers see the outputs of the quantized layers before them in their block.
     pub true_sequential: bool,
+    /// Technique that chooses the codes before scales and biases are learned.
+    pub learned_start: Technique,
+    /// Peak learning rate of learned scales and biases, relative to the scales.
+    pub learned_lr: f64,
+    /// Epochs over the calibration sequences in which scales and biases are learned.
+    pub learned_epochs: f64,
+    /// Calibration sequences per learning step.
+    pub learned_batch_size: usize,
+    /// Temperature of the predictions that are learned from.
+    pub learned_temperature: f64,
+    /// Number of most likely tokens whose predictions are stored and learned from.
+    pub learned_top_k: usize,
+    /// Blocks per gradient checkpoint while scales and biases are learned; 0 keeps all activations.
+    pub learned_grad_checkpoint: usize,
     /// How codes are chosen where `technique` chooses formats.
     pub rounding: Technique,
     /// Stored bits per parameter of the whole model with mixed formats.
@@ -134,6 +151,13 @@ impl Default for QuantizeConfig {
             damping: 0.01,
             act_order: true,
             true_sequential: true,
+            learned_start: Technique::Gptq,
+            learned_lr: 2e-3,
+            learned_epochs: 2.0,
+            learned_batch_size: 1,
+            learned_temperature: 1.0,
+            learned_top_k: 256,
+            learned_grad_checkpoint: 0,
             rounding: Technique::Gptq,
             target_bpw: None,
             target_bytes: None,
@@ -161,6 +185,8 @@ impl QuantizeConfig {
         for (name, value, least) in [
             ("calibration_sequences", self.calibration_sequences, 1),
             ("sequence_length", self.sequence_length, 8),
+            ("learned_batch_size", self.learned_batch_size, 1),
+            ("learned_top_k", self.learned_top_k, 1),
         ] {
             if value < least {
                 return Err(Error::Config(format!("{name} is {value}, expected at least {least}")));
@@ -171,6 +197,18 @@ impl QuantizeConfig {
                 "damping is {}, expected a value between 0 and 10",
                 self.damping
             )));
+        }
+        for (name, value) in [
+            ("learned_lr", self.learned_lr),
+            ("learned_epochs", self.learned_epochs),
+            ("learned_temperature", self.learned_temperature),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(Error::Config(format!("{name} is {value}, expected above 0")));
+            }
+        }
+        if !matches!(self.learned_start, Technique::Rtn | Technique::Gptq) {
+            return Err(Error::Config("learned_start must be \"rtn\" or \"gptq\"".into()));
         }
         self.validate_target()
     }
@@ -187,6 +225,7 @@ impl QuantizeConfig {
             ));
         }
         let needed = match (self.technique, self.layer_technique()) {
+            (Technique::Learned, _) => Some("technique \"learned\""),
             (_, Technique::Gptq) => Some("technique \"gptq\""),
             (_, Technique::Awq) => Some("technique \"awq\""),
             (Technique::Mixed, _) if self.sensitivity.is_none() => Some("technique \"mixed\""),
@@ -215,8 +254,8 @@ impl QuantizeConfig {
             (Some(bits), _) if !(bits > 0.0 && bits <= 16.0) => {
                 invalid(&format!("target_bpw is {bits}, expected 2 to 16 bits per weight"))
             }
-            _ if is_mixed && self.rounding == Technique::Mixed => {
-                invalid("rounding is \"mixed\", expected \"gptq\", \"awq\" or \"rtn\"")
+            _ if is_mixed && matches!(self.rounding, Technique::Mixed | Technique::Learned) => {
+                invalid("rounding must be \"gptq\", \"awq\" or \"rtn\"")
             }
             _ if is_mixed && self.mode != QuantizationMode::Affine => invalid(
                 "technique \"mixed\" chooses the formats itself: leave mode out, or fix layers with layers",
@@ -230,7 +269,11 @@ impl QuantizeConfig {
 
     /// How the codes of a layer are chosen.
     pub(super) fn layer_technique(&self) -> Technique {
-        if self.technique == Technique::Mixed { self.rounding } else { self.technique }
+        match self.technique {
+            Technique::Mixed => self.rounding,
+            Technique::Learned => self.learned_start,
+            technique => technique,
+        }
     }
 
     /// Format of the layers of all blocks.
@@ -282,4 +325,38 @@ impl QuantizeConfig {
 
 fn affine(bits: usize, group_size: usize) -> Result<Format> {
     Format::affine(bits, group_size).map_err(|error| Error::Config(error.what().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn techniques_that_calibrate_need_text() {
+        for (technique, name) in [(Technique::Gptq, "gptq"), (Technique::Learned, "learned")] {
+            let config = QuantizeConfig { technique, ..QuantizeConfig::default() };
+            let message = config.calibration().unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("--calibration"), "{message}");
+            let config = QuantizeConfig { calibration: Some("x".into()), ..config };
+            assert_eq!(config.calibration().unwrap(), Some("x"));
+        }
+        let config = QuantizeConfig { technique: Technique::Rtn, ..QuantizeConfig::default() };
+        assert_eq!(config.calibration().unwrap(), None);
+    }
+
+    #[test]
+    fn mistakes_in_learning_name_key_and_remedy() {
+        for (json, why) in [
+            (r#"{"learned_lr": 0}"#, "learned_lr is 0"),
+            (r#"{"learned_epochs": -1}"#, "learned_epochs is -1"),
+            (r#"{"learned_temperature": 0}"#, "learned_temperature is 0"),
+            (r#"{"learned_top_k": 0}"#, "learned_top_k is 0"),
+            (r#"{"learned_batch_size": 0}"#, "learned_batch_size is 0"),
+            (r#"{"learned_start": "learned"}"#, "expected rtn or gptq"),
+        ] {
+            let config: QuantizeConfig = serde_json::from_str(json).unwrap();
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(why), "{json}: {message}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! | round to nearest | `rtn` | no; with it, ranges are weighted by activations |
 //! | [AWQ](https://arxiv.org/abs/2306.00978) | `awq` | yes |
 //! | [GPTQ](https://arxiv.org/abs/2210.17323) | `gptq` | yes |
+//! | scales and biases learned by distillation | `learned` | yes |
 //! | mixed precision: a format per layer, by `sensitivity`, then one of the above | `mixed` | yes, or sensitivities measured before |
 //!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
@@ -17,7 +18,9 @@ mod format;
 mod gptq;
 mod grid;
 mod importance;
+mod job;
 mod layer;
+mod learned;
 mod mixed;
 mod output_error;
 mod plan;

@@ -43,6 +43,8 @@ pub struct Report {
     pub sensitivity: Vec<Sensitivity>,
     /// Seconds without loading.
     pub seconds: f64,
+    /// Mean divergence from the original model on sequences that were not learned from, before and after learning.
+    pub divergence: Option<[f64; 2]>,
     /// Peak of MLX's allocator in bytes.
     pub peak_memory: u64,
     /// Folder of the result.

@@ -6,20 +6,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
+use mlx_rs::memory;
 use mlx_rs::module::ModuleParameters as _;
-use mlx_rs::{Array, Dtype, memory};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::block::quantize_block;
 use super::config::{QuantizeConfig, Technique};
-use super::importance::{self, Importance};
-use super::layer::{self, restore};
+use super::importance::Importance;
+use super::job::Job;
+use super::layer;
 use super::mixed::Mixed;
 use super::plan::Plan;
 use super::report::{LayerReport, Report};
 use super::rtn::rtn;
-use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText};
+use crate::calibrate::CalibrationText;
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
@@ -27,7 +27,7 @@ use crate::kernels::linear::Weight;
 use crate::models::Model;
 use crate::progress::{Event, Observer};
 use crate::rng::digest;
-use crate::{Error, Result, kernels};
+use crate::{Error, Result};
 
 /// File name of the report in the output folder.
 pub(super) const REPORT: &str = "quantization.json";
@@ -69,14 +69,19 @@ pub fn run(
         None => Vec::new(),
     };
     identity["formats"] = json!(plan.fingerprint());
-    let mut layers = match sequences {
-        Some(sequences) => calibrated(model, &sequences, &identity, &output, config, &plan, observer)?,
-        None => rounded(model, config, &plan, importance.as_ref(), observer)?,
+    let job = Job { source, output: output.folder(), identity: &identity, config, plan: &plan };
+    let (mut layers, divergence) = match sequences {
+        Some(sequences) if config.technique == Technique::Learned => {
+            job.learn(model, &sequences, observer)?
+        }
+        Some(sequences) => (job.calibrate(model, &sequences, CHECKPOINTS, observer)?, None),
+        None => (rounded(model, config, &plan, importance.as_ref(), observer)?, None),
     };
     layers.sort_by_key(|layer| plan.position(&layer.path));
     let report = Report {
         requantization_error: requantization_error(model, &layers, &dequantized)?,
         sensitivity,
+        divergence,
         ..report(model, layers, config, begin, output.folder())?
     };
     folder::save_quantized(source, output.folder(), model, &plan.formats)?;
@@ -178,78 +183,6 @@ fn rounded(
     Ok(layers)
 }
 
-/// Quantizes the blocks one after the other, and then embeddings and head.
-fn calibrated(
-    model: &mut Model,
-    sequences: &[Vec<u32>],
-    identity: &Value,
-    output: &OutputFolder,
-    config: &QuantizeConfig,
-    plan: &Plan,
-    observer: &mut dyn Observer,
-) -> Result<Vec<LayerReport>> {
-    let folder = output.folder().join(CHECKPOINTS);
-    let mut layers: Vec<LayerReport> = Vec::new();
-    let mut importance = Importance::default();
-    let saved = output.folder().join(importance::FILE);
-    let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), identity)? } else { None };
-    if resumed.is_some() && config.save_importance {
-        importance = Importance::read(&saved)?;
-    }
-    let (checkpoints, mut stream) = if let Some((checkpoints, blocks, stream)) = resumed {
-        for block in blocks {
-            restore(model, block.parameters, plan)?;
-            let reports: Vec<LayerReport> = serde_json::from_value(block.report)
-                .map_err(|error| Error::Training(format!("a checkpoint is damaged: {error}")))?;
-            layers.extend(reports);
-        }
-        (checkpoints, stream)
-    } else {
-        (BlockCheckpoints::create(folder, identity)?, BlockStream::start(model, sequences)?)
-    };
-    let blocks = model.block_count();
-    while stream.block() < blocks {
-        let reports = quantize_block(model, &stream, plan, config, &mut importance, observer)?;
-        stream.advance(model, observer)?;
-        if config.save_importance {
-            importance.save(&saved)?;
-        }
-        checkpoints.save(model, &stream, &json!(reports))?;
-        layers.extend(reports);
-        progress(observer, stream.block(), blocks)?;
-    }
-    let of_head = head_importance(model, &stream)?;
-    let done: Vec<String> = layers.iter().map(|layer| layer.path.clone()).collect();
-    model.visit_quantizable(&mut |path, weight| {
-        let Some(&format) = plan.formats.get(path) else { return Ok(()) };
-        if !done.iter().any(|done| done == path) {
-            importance.insert(path, &of_head);
-            layers.push(rtn(path, weight, format, config.range_search, Some(&of_head))?);
-        }
-        Ok(())
-    })?;
-    if config.save_importance {
-        importance.save(&saved)?;
-    }
-    Ok(layers)
-}
-
-/// Mean squares of the inputs of the output head, `[hidden]`.
-fn head_importance(model: &Model, stream: &BlockStream) -> Result<Vec<f32>> {
-    let mut sum: Option<Array> = None;
-    for x in stream.batches() {
-        let x = model.apply_final_norm(x)?.as_dtype(Dtype::Float32)?;
-        let squares = x.reshape(&[-1, x.dim(-1)])?.square()?.mean_axis(0, false)?;
-        let total = match sum {
-            Some(sum) => sum.add(squares)?,
-            None => squares,
-        };
-        kernels::eval([&total])?;
-        sum = Some(total);
-    }
-    Ok(sum.map(|sum| sum.as_slice::<f32>().to_vec()).unwrap_or_default())
-}
-
 /// What a resumed run must match.
 fn identity(config: &QuantizeConfig, sequences: &[Vec<u32>], source: &Path) -> Result<Value> {
     let mut identity = json!(config);
@@ -262,7 +195,11 @@ fn identity(config: &QuantizeConfig, sequences: &[Vec<u32>], source: &Path) -> R
     Ok(identity)
 }
 
-fn progress(observer: &mut dyn Observer, done: usize, total: usize) -> Result<()> {
+/// Reports `done` of `total`.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(super) fn progress(observer: &mut dyn Observer, done: usize, total: usize) -> Result<()> {
     let event = Event::Progress { stage: "quantize".to_owned(), done: done as u64, total: total as u64 };
     if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
 }
@@ -306,6 +243,7 @@ fn report(
         bits_per_weight: size as f64 * 8.0 / parameters as f64,
         size,
         seconds: begin.elapsed().as_secs_f64(),
+        divergence: None,
         peak_memory: memory::peak_memory()? as u64,
         output: output.to_owned(),
     })

@@ -135,6 +135,17 @@ class TrainingConfig(Config):
     bits: int | None = setting(
         None, "QLoRA: quantize the frozen weights to 2, 3, 4, 5, 6 or 8 bits (default: as in the checkpoint)"
     )
+    qat_bits: int | None = setting(
+        None,
+        "quantization-aware training: round weights to 2, 3, 4, 5, 6 or 8 bits while they are trained, with "
+        "method full or lora; the result is a quantized model folder (default: off)",
+    )
+    qat_group_size: int = setting(
+        64, "weights that share a scale and a bias in quantization-aware training: 32, 64 or 128"
+    )
+    qat_embedding_bits: int = setting(
+        8, "bits per weight of the embeddings and the output head in quantization-aware training"
+    )
     seed: int = setting(0, "random seed")
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = setting(
         "adamw",

@@ -21,7 +21,7 @@ class TrainingResult(Displayed):
     perplexity: float | None
     """Validation perplexity after training; ``None`` for preference objectives."""
     adapter_path: Path
-    """Folder of the adapters, or of the model for ``method="full"``."""
+    """Folder of the adapters, or of the model for ``method="full"`` and with ``qat_bits``."""
     metrics: dict[str, Any]
     """Remaining fields of the engine's report: ``tokens_per_second``, ``train_losses`` (per step),
     ``validation_losses`` (pairs of step and loss), ``memory`` (the estimate), ``perplexity_before``,

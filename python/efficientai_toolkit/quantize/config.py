@@ -12,7 +12,7 @@ from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.quantize.presets import Preset, fill_preset
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Technique = Literal["rtn", "gptq", "awq", "mixed"]
+Technique = Literal["rtn", "gptq", "awq", "learned", "mixed"]
 """Quantization techniques."""
 
 
@@ -26,9 +26,10 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how weights are rounded: to nearest (rtn), so that later weights compensate the errors (gptq), or to "
-        "nearest after channels with large activations were scaled up (awq); mixed chooses bits layer by layer "
-        "for a given size",
+        "how weights are quantized: rounded to nearest (rtn), so that later weights compensate the errors (gptq), "
+        "to nearest after channels with large activations were scaled up (awq), or with scales and biases "
+        "trained to predict what the original model does (learned); mixed chooses bits layer by layer for a "
+        "given size",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
@@ -62,6 +63,20 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
+    learned_start: Literal["rtn", "gptq"] = setting(
+        "gptq", "learned: technique that rounds the weights first"
+    )
+    learned_lr: float = setting(
+        2e-3, "learned: peak learning rate of scales and biases, relative to the scales"
+    )
+    learned_epochs: float = setting(2.0, "learned: epochs over the calibration sequences")
+    learned_batch_size: int = setting(1, "learned: calibration sequences per step")
+    learned_temperature: float = setting(1.0, "learned: temperature of the predictions")
+    learned_top_k: int = setting(
+        256, "learned: number of most likely tokens whose predictions are stored and learned"
+    )
+    learned_grad_checkpoint: int = setting(
+        0, "learned: blocks per gradient checkpoint, which saves memory and costs time (0: off)"
     rounding: Literal["rtn", "gptq", "awq"] = setting("gptq", "mixed: how the weights are rounded")
     target_bpw: float | None = setting(
         None, "mixed: stored bits per weight of the whole model, scales and unquantized parameters included"

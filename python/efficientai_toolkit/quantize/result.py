@@ -16,7 +16,7 @@ class LayerReport(Displayed):
     format: str
     """``bits/group_size``, or the name of a floating-point format."""
     technique: str
-    """How its weights were rounded: ``rtn``, ``gptq`` or ``awq``."""
+    """How its weights were rounded: ``rtn``, ``gptq`` or ``awq``, followed by ``, learned`` if scales were trained."""
     weight_error: float
     """Squared error of the weights, relative to their squares."""
     tokens: int
@@ -59,6 +59,9 @@ class QuantizeResult(Displayed):
     """Mean squared error, relative to the squares, of weights that were dequantized and quantized again."""
     uncalibrated: list[str]
     """Layers that no calibration token reached, such as experts never chosen; rounded to nearest."""
+    divergence: list[float] | None
+    """Mean KL divergence from the original model before and after learning, on calibration sequences that
+    were not learned from and at the temperature of the run."""
     layers: list[LayerReport]
     """Each quantized layer, in the order of the model."""
     sensitivity: list[LayerSensitivity]
@@ -77,6 +80,7 @@ class QuantizeResult(Displayed):
             peak_memory_gb=report["peak_memory"] / 1e9,
             requantization_error=report["requantization_error"],
             uncalibrated=report["uncalibrated"],
+            divergence=report["divergence"],
             layers=[LayerReport(**layer) for layer in report["layers"]],
             sensitivity=[LayerSensitivity(**layer) for layer in report["sensitivity"]],
         )

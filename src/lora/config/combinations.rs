@@ -4,6 +4,7 @@ use super::init::{LoraInit, PromptInit};
 use super::method::Method;
 use super::training::TrainingConfig;
 use crate::adapters::ranks::RankPattern;
+use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
 impl TrainingConfig {
@@ -47,6 +48,37 @@ impl TrainingConfig {
         self.validate_prompt()
     }
 
+    /// Checks the settings of quantization-aware training.
+    fn check_quantization(&self) -> Result<()> {
+        let default = Self::default();
+        let Some(bits) = self.qat_bits else {
+            let given = [
+                ("qat_group_size", self.qat_group_size != default.qat_group_size),
+                ("qat_embedding_bits", self.qat_embedding_bits != default.qat_embedding_bits),
+            ];
+            return match given.into_iter().find(|(_, given)| *given) {
+                Some((key, _)) => Err(Error::Config(format!("{key} needs qat_bits"))),
+                None => Ok(()),
+            };
+        };
+        for (key, bits) in [("qat_bits", bits), ("qat_embedding_bits", self.qat_embedding_bits)] {
+            Format::affine(bits as usize, self.qat_group_size as usize)
+                .map_err(|error| Error::Config(format!("{key}: {}", error.what())))?;
+        }
+        if self.bits.is_some() {
+            return Err(Error::Config(
+                "bits and qat_bits exclude each other: weights that are trained start unquantized".into(),
+            ));
+        }
+        if self.lora_dropout > 0.0 {
+            return Err(Error::Config(
+                "lora_dropout and qat_bits exclude each other: the adapter is part of the weight that is rounded"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     fn check_combinations(&self) -> Result<()> {
         use Method::{Adalora, Dora, Full, Lora, PTuning, PrefixTuning, PromptTuning};
         let default = Self::default();
@@ -69,6 +101,7 @@ impl TrainingConfig {
             ("lora_init", self.lora_init != LoraInit::Default, &[Lora]),
             ("init_adapter", self.init_adapter.is_some(), &[Lora, Dora, PromptTuning, PrefixTuning]),
             ("rank_pattern", self.rank_pattern.is_some(), &[Lora, Dora]),
+            ("qat_bits", self.qat_bits.is_some(), &[Lora, Full]),
             ("bits", self.bits.is_some(), &[Lora, Dora, Adalora, PromptTuning, PrefixTuning, PTuning]),
         ];
         for (key, given, methods) in others.into_iter().chain(adalora).chain(self.prompt_settings()) {
@@ -101,6 +134,7 @@ impl TrainingConfig {
                 "rank_pattern and init_adapter exclude each other: the adapter brings its ranks".into(),
             ));
         }
+        self.check_quantization()?;
         RankPattern::new(self.initial_rank(), self.rank_pattern.as_ref()).map(|_| ())
     }
 }
@@ -133,6 +167,14 @@ mod tests {
             (r#"{"rank_pattern": {"q_proj": 2}, "init_adapter": "x"}"#, ["rank_pattern", "exclude"]),
             (r#"{"rank_pattern": {"(q": 2}}"#, ["rank_pattern", "(q"]),
             (r#"{"rank_pattern": {"q_proj": -1}}"#, ["-1", "u32"]),
+            (r#"{"qat_bits": 2, "method": "prompt_tuning"}"#, ["qat_bits", "\"lora\" or \"full\""]),
+            (r#"{"qat_bits": 2, "method": "dora"}"#, ["qat_bits", "not for \"dora\""]),
+            (r#"{"qat_bits": 7}"#, ["qat_bits", "7 bits"]),
+            (r#"{"qat_bits": 4, "qat_group_size": 48}"#, ["qat_bits", "groups of 48"]),
+            (r#"{"qat_bits": 4, "qat_embedding_bits": 1}"#, ["qat_embedding_bits", "1 bits"]),
+            (r#"{"qat_bits": 4, "bits": 4}"#, ["bits and qat_bits", "exclude"]),
+            (r#"{"qat_bits": 4, "lora_dropout": 0.1}"#, ["lora_dropout and qat_bits", "exclude"]),
+            (r#"{"qat_group_size": 32}"#, ["qat_group_size", "needs qat_bits"]),
             (r#"{"method": "adalora", "init_adapter": "x"}"#, ["init_adapter", "not for \"adalora\""]),
         ] {
             let message = parse(json).unwrap_err();

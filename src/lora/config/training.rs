@@ -114,6 +114,14 @@ pub struct TrainingConfig {
     /// Bits per weight to which frozen matrices are quantized on loading
     /// ([QLoRA](https://arxiv.org/abs/2305.14314)); `None` to leave them unchanged.
     pub bits: Option<u32>,
+    /// Bits per weight to which weights are rounded while they are trained
+    /// ([quantization-aware training](https://arxiv.org/abs/1712.05877)); the result is a quantized model folder.
+    /// `None` to train unrounded weights.
+    pub qat_bits: Option<u32>,
+    /// Consecutive weights that share a scale and a bias in quantization-aware training.
+    pub qat_group_size: u32,
+    /// Bits per weight of embeddings and output head in quantization-aware training.
+    pub qat_embedding_bits: u32,
     /// Random seed.
     pub seed: u64,
     /// The optimizer.
@@ -220,6 +228,9 @@ impl Default for TrainingConfig {
             streaming: false,
             dtype: None,
             bits: None,
+            qat_bits: None,
+            qat_group_size: 64,
+            qat_embedding_bits: 8,
             seed: settings.seed,
             optimizer: settings.optimizer,
             momentum: settings.momentum,

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
+use mlx_rs::error::Exception;
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype, random};
 
 use super::Linear;
 use super::dora::RowNorms;
-use crate::kernels::linear as kernel;
+use crate::kernels::linear::{self as kernel, Weight};
 use crate::kernels::matmul::{Transpose, matmul};
 use crate::nn::Result;
 
@@ -89,6 +90,30 @@ impl Linear {
         Ok(())
     }
 
+    /// Returns `W + s·(A·B)ᵀ` in the dtype of `W`, which must be dense; `None` without an update.
+    ///
+    /// # Errors
+    /// A quantized weight, dropout or a magnitude, which a weight cannot express.
+    pub fn merged(&self) -> Result<Option<Array>> {
+        if self.m.is_some() || self.low_rank.dropout_key.is_some() {
+            return Err(Exception::custom("an update with dropout or magnitude cannot be merged"));
+        }
+        let Some(Matrices { a, b }) = self.undropped()? else { return Ok(None) };
+        let Weight::Dense(weight) = self.matrix() else {
+            return Err(Exception::custom("a low-rank update cannot be merged into a quantized weight"));
+        };
+        let [a, b] = [a.as_dtype(Dtype::Float32)?, b.as_dtype(Dtype::Float32)?];
+        let update = matmul(&b, &a, Transpose { a: true, b: true })?;
+        let update = update.multiply(Array::from_f32(self.low_rank.scale))?;
+        weight.as_dtype(Dtype::Float32)?.add(update)?.as_dtype(weight.dtype()).map(Some)
+    }
+
+    /// Removes all low-rank updates.
+    pub fn remove_update(&mut self) {
+        (*self.lora_a, *self.lora_b, *self.lora_e, *self.m) = (None, None, None, None);
+        self.low_rank = LowRank::default();
+    }
+
     /// Returns `x` with the dropout of the current step.
     pub(super) fn dropped(&self, x: &Array, key: &Array) -> Result<Array> {
         let dtype = (*self.lora_a).as_ref().map_or(x.dtype(), Array::dtype);
@@ -143,6 +168,16 @@ mod tests {
         assert!(layer.lora_e.is_none() && layer.low_rank.fixed.is_none());
         assert_eq!(layer.lora_a.value.as_ref().unwrap().shape(), [2, 2]);
         assert_eq!(values(&layer.forward(&x).unwrap()), [5.0, 12.0]);
+    }
+
+    #[test]
+    fn a_merged_weight_computes_what_the_parts_did() {
+        let mut layer = layer();
+        let x = Array::from_slice(&[1.0_f32, 1.0], &[1, 2]);
+        *layer.weight = layer.merged().unwrap().unwrap();
+        layer.remove_update();
+        assert_eq!(values(&layer.forward(&x).unwrap()), [5.0, 12.0]);
+        assert!(layer.merged().unwrap().is_none());
     }
 
     #[test]

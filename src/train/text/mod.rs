@@ -4,5 +4,6 @@ pub mod data;
 mod loader;
 pub mod objective;
 mod preference;
+pub mod quantization_aware;
 pub mod reference;
 pub mod task;

@@ -28,6 +28,7 @@ GROUPS = {
         "eval_every", "eval_batches", "early_stopping_patience", "early_stopping_threshold", "keep_best",
         "save_every", "keep_checkpoints", "resume", "overwrite",
     ),
+    "quantization-aware training": ("qat_bits", "qat_group_size", "qat_embedding_bits"),
     "memory": ("dtype", "bits", "memory_budget_gb", "grad_checkpoint"),
 }  # fmt: skip
 """Fields of :class:`~efficientai_toolkit.lora.TrainingConfig` by title; the others concern the whole run."""

@@ -150,7 +150,8 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
             ("rows", f"{cut:,} truncated to --max-seq-length, {dropped:,} dropped without target tokens")
         )
     rows.append(("peak memory", format_size(result.peak_memory_gb * 1e9)))
-    saved = "model saved in" if config.method == "full" else "adapter saved in"
+    is_model = config.method == "full" or config.qat_bits is not None
+    saved = "model saved in" if is_model else "adapter saved in"
     rows.append((saved, str(result.adapter_path)))
     parts = [format_pairs(rows)]
     for title, text in (("prompt", answers.prompt), ("before", answers.before), ("after", answers.after)):
@@ -161,7 +162,7 @@ def _summary(config: TrainingConfig, result: TrainingResult, answers: Answers, c
 
 def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) -> str:
     line = build_command("lora", "generate")
-    if given.method == "full":
+    if given.method == "full" or given.qat_bits is not None:
         line += ["--model-path", str(result.adapter_path)]
     else:
         if given.model_path is not None:

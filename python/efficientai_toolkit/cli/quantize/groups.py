@@ -11,7 +11,11 @@ GROUPS = {
     ),
     "GPTQ": ("damping", "act_order", "true_sequential"),
     "mixed precision": ("rounding", "target_bpw", "target_bytes", "sensitivity"),
-}
+    "learned": (
+        "learned_start", "learned_lr", "learned_epochs", "learned_batch_size", "learned_temperature",
+        "learned_top_k", "learned_grad_checkpoint",
+    ),
+}  # fmt: skip
 """Fields of :class:`~efficientai_toolkit.quantize.QuantizeConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (

@@ -61,10 +61,9 @@ def _technique(config: QuantizeConfig) -> str:
 
 
 def _print(result: QuantizeResult, out: Output) -> None:
-    before = result.parameters * 2
     pairs = [
         ("size", f"{format_size(result.size_bytes)}, {result.bits_per_weight:.2f} bits per weight"),
-        ("in 16 bits", format_size(before)),
+        ("in 16 bits", format_size(result.parameters * 2)),
         ("time", f"{result.seconds:.1f} s"),
         ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
     ]
@@ -72,6 +71,9 @@ def _print(result: QuantizeResult, out: Output) -> None:
         pairs.append(
             ("cost of requantizing", f"{result.requantization_error:.2e} of the squares of the weights")
         )
+    if result.divergence:
+        before, after = result.divergence
+        pairs.append(("held-out divergence", f"{before:.4f} → {after:.4f} nats per token"))
     if result.uncalibrated:
         pairs.append(("without calibration", f"{len(result.uncalibrated)} layers, rounded to nearest"))
     pairs.append(("model saved in", str(result.output)))
