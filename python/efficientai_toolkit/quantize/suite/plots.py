@@ -7,6 +7,8 @@ from efficientai_toolkit._base.files import new_figure
 from efficientai_toolkit.quantize.suite.measurement import Measurement
 
 _ROW_INCHES = 0.35
+_MAX_NAMES = 40
+"""About how many layers are named on an axis."""
 
 
 def draw_front(rows: Sequence[Measurement]) -> Any:
@@ -50,10 +52,16 @@ def _draw_panel(
     model: str,
 ) -> None:
     points = [(measure(row), row.mean_kl or 0.0, row) for row in rows if row.mean_kl]
+    places = [measure(row) for row in rows]
+    middle = (min(places) + max(places)) / 2
     for x, y, row in points:
+        # Labels point to the middle, where there is room.
+        side, shift = ("right", -5) if x > middle else ("left", 5)
         face = color if row.on_front else "none"
         panel.plot([x], [y], "o", markerfacecolor=face, markeredgecolor=color)
-        panel.annotate(row.variant, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        panel.annotate(
+            row.variant, (x, y), xytext=(shift, 4), ha=side, textcoords="offset points", fontsize=7
+        )
     line: list[tuple[float, float]] = []
     for x, y, _ in sorted(points, key=lambda point: (-point[0] if is_high else point[0], point[1])):
         if not line or y < line[-1][1]:
@@ -85,9 +93,31 @@ def draw_layers(errors: Mapping[str, Mapping[str, float]]) -> Any:
     norm = LogNorm(min(positive), max(positive)) if positive else None
     image = axes.imshow(values, aspect="auto", interpolation="nearest", norm=norm)
     axes.set_yticks(range(len(errors)), list(errors), fontsize=7)
-    step = max(len(layers) // 40, 1)
-    places = range(0, len(layers), step)
-    names = [layers[place].removeprefix("model.") for place in places]
-    axes.set_xticks(places, names, rotation=90, fontsize=6)
+    _name_layers(axes, layers)
     figure.colorbar(image, ax=axes, label="relative squared error")
     return figure
+
+
+def draw_sensitivity(divergence: Mapping[str, float]) -> Any:
+    """Draw what quantizing each layer alone costs, as a mixed-precision run has measured it.
+
+    Parameters
+    ----------
+    divergence
+        Mean KL divergence from the original by layer; at least one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = new_figure()
+    axes.bar(range(len(divergence)), list(divergence.values()))
+    axes.set(ylabel="mean KL divergence, nats", yscale="log")
+    _name_layers(axes, list(divergence))
+    return figure
+
+
+def _name_layers(axes: Any, layers: Sequence[str]) -> None:
+    places = range(0, len(layers), max(len(layers) // _MAX_NAMES, 1))
+    names = [layers[place].removeprefix("model.") for place in places]
+    axes.set_xticks(places, names, rotation=90, fontsize=6)

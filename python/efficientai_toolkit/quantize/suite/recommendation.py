@@ -44,17 +44,15 @@ class RecommendationConfig(Config):
     def list_limits(self) -> "list[_Limit]":
         """Return the constraints that are set."""
         limits: list[_Limit] = []
-        for name, text, measure in (
-            ("max_memory", self.max_memory, lambda row: row.peak_memory_bytes or 0),
-            ("max_size", self.max_size, lambda row: row.size_bytes or 0),
-        ):
-            if text is not None:
-                limits.append(_Limit(name, parse_size(name, text), measure, format_size))
+        if self.max_memory is not None:
+            bound = parse_size("max_memory", self.max_memory)
+            limits.append(_Limit("max_memory", bound, _memory, format_size))
+        if self.max_size is not None:
+            limits.append(_Limit("max_size", parse_size("max_size", self.max_size), _size, format_size))
         if self.max_loss is not None:
-            limit = parse_percent("max_loss", self.max_loss)
-            limits.append(_Limit("max_loss", limit, lambda row: row.perplexity_increase or 0.0, _percent))
+            limits.append(_Limit("max_loss", parse_percent("max_loss", self.max_loss), _loss, _percent))
         if self.max_kl is not None:
-            limits.append(_Limit("max_kl", self.max_kl, lambda row: row.mean_kl or 0.0, _kl))
+            limits.append(_Limit("max_kl", self.max_kl, _divergence, _kl))
         if self.min_speed is not None:
             limits.append(_Limit("min_speed", self.min_speed, _decode, _speed, is_least=True))
         for limit in limits:
@@ -163,28 +161,40 @@ def _explain(
 ) -> str:
     best = {
         "speed": f"the fastest, {_speed(_decode(chosen))}",
-        "size": f"the smallest, {format_size(chosen.size_bytes or 0)}",
-        "quality": f"the closest to the original, a mean KL divergence of {_kl(chosen.mean_kl or 0.0)}",
+        "size": f"the smallest, {format_size(_size(chosen))}",
+        "quality": f"the closest to the original, a mean KL divergence of {_kl(_divergence(chosen))}",
     }[config.prefer]
     others = [row for row in left if row is not chosen]
-    among = (
-        f"of {len(left)} that meet the constraints it is"
-        if others
-        else "the only one that meets the constraints is"
-    )
-    texts = [f"{among} {best}" if others else f"it alone meets the constraints; {best.partition(', ')[2]}"]
+    first = f"of {len(left)} that meet the constraints it is {best}"
+    texts = [first if others else "the only one that meets the constraints"]
     texts.append(
-        f"perplexity {chosen.perplexity:,.3f} ({_percent(chosen.perplexity_increase or 0.0)}), "
-        f"{format_size(chosen.size_bytes or 0)} on disk, {format_size(chosen.peak_memory_bytes or 0)} of memory, "
-        f"{_speed(_decode(chosen))}"
+        f"perplexity {chosen.perplexity:,.3f} ({_percent(_loss(chosen))}), "
+        f"{format_size(_size(chosen))} on disk, "
+        f"{format_size(_memory(chosen))} of memory, {_speed(_decode(chosen))}"
     )
     if others:
         second = min(others, key=_ORDERS[config.prefer])
         texts.append(
             f"next would be {names[id(second)]}: {_speed(_decode(second))}, "
-            f"{format_size(second.size_bytes or 0)}, KL {_kl(second.mean_kl or 0.0)}"
+            f"{format_size(_size(second))}, KL {_kl(_divergence(second))}"
         )
     return "; ".join(texts)
+
+
+def _memory(row: Measurement) -> float:
+    return row.peak_memory_bytes or 0
+
+
+def _size(row: Measurement) -> float:
+    return row.size_bytes or 0
+
+
+def _loss(row: Measurement) -> float:
+    return row.perplexity_increase or 0.0
+
+
+def _divergence(row: Measurement) -> float:
+    return row.mean_kl or 0.0
 
 
 def _decode(row: Measurement) -> float:
@@ -213,8 +223,8 @@ _QUANTITIES = {
 """What each constraint limits."""
 
 _ORDERS: dict[str, Callable[[Measurement], tuple[float, float]]] = {
-    "speed": lambda row: (-_decode(row), row.mean_kl or 0.0),
-    "size": lambda row: (row.size_bytes or 0, row.mean_kl or 0.0),
-    "quality": lambda row: (row.mean_kl or 0.0, row.size_bytes or 0),
+    "speed": lambda row: (-_decode(row), _divergence(row)),
+    "size": lambda row: (_size(row), _divergence(row)),
+    "quality": lambda row: (_divergence(row), _size(row)),
 }
 """Keys whose least one is preferred; the second part breaks ties."""

@@ -7,16 +7,23 @@ from typing import Any
 
 from efficientai_toolkit._base.files import write_figure, write_text
 from efficientai_toolkit.benchmark.page import html_page, html_pairs, html_table, markdown_table
-from efficientai_toolkit.quantize.suite.plots import draw_front, draw_layers
+from efficientai_toolkit.quantize.suite.plots import draw_front, draw_layers, draw_sensitivity
 from efficientai_toolkit.quantize.suite.result import RESULTS, BenchmarkResult
 from efficientai_toolkit.quantize.suite.table import list_columns, list_failures, succeeded
 
 _LEGEND = (
     "bpw: stored bits per weight; loss: increase of the perplexity over the original's; KL: mean "
-    "Kullback–Leibler divergence of the next-token distributions from the original's, in nats; top-1: share of "
-    "positions with the original's most likely token; prefill and decode in tokens per second; memory: peak "
-    "while generating; front: no other variant is smaller, faster and closer to the original."
+    "Kullback–Leibler divergence of the next-token distributions from the original's, in nats; top-1: share "
+    "of positions with the original's most likely token; prefill and decode in tokens per second; memory: "
+    "peak while generating; front: no other variant is smaller, faster and closer to the original."
 )
+
+_TITLES = {
+    "front": "Quality, size and speed",
+    "layers": "Error of the weights by layer",
+    "sensitivity": "Divergence if one layer alone is quantized",
+}
+"""Headings of the plots."""
 
 
 def write_files(result: BenchmarkResult, *, plots: bool) -> None:
@@ -33,20 +40,30 @@ def write_files(result: BenchmarkResult, *, plots: bool) -> None:
 
 
 def draw(result: BenchmarkResult) -> dict[str, Any]:
-    """Return the plots by the stem of their files: the front, and the error of the layers of each model."""
+    """Return the plots by the stem of their files.
+
+    These are the front, and for each model the errors of its layers and their sensitivity, if they are known.
+    """
     done = succeeded(result.rows)
     figures: dict[str, Any] = {}
     if any(row.mean_kl for row in done):
         figures["front"] = draw_front(done)
     models = list(dict.fromkeys(row.model for row in done))
     for number, model in enumerate(models, start=1):
-        errors = {
-            row.variant: found
-            for row in done
-            if row.model == model and (found := result.layers.get(f"{row.model}/{row.variant}"))
-        }
+        suffix = "" if len(models) == 1 else f"-{number}"
+        errors, sensitivity = (
+            {
+                row.variant: found[f"{row.model}/{row.variant}"]
+                for row in done
+                if row.model == model and f"{row.model}/{row.variant}" in found
+            }
+            for found in (result.layers, result.sensitivity)
+        )
         if errors:
-            figures["layers" if len(models) == 1 else f"layers-{number}"] = draw_layers(errors)
+            figures[f"layers{suffix}"] = draw_layers(errors)
+        if sensitivity:
+            # Every variant that has one has measured the same.
+            figures[f"sensitivity{suffix}"] = draw_sensitivity(next(iter(sensitivity.values())))
     return figures
 
 
@@ -67,8 +84,7 @@ def to_html(result: BenchmarkResult, figures: Mapping[str, Any]) -> str:
     parts += [f"<p>{escape(failure)}</p>" for failure in list_failures(result.rows)]
     parts.append(f"<p>{escape(_LEGEND)}</p>")
     for name, figure in figures.items():
-        title = "Quality, size and speed" if name == "front" else "Error of the weights by layer"
-        parts += [f"<h2>{title}</h2>", _to_svg(figure)]
+        parts += [f"<h2>{_TITLES[name.partition('-')[0]]}</h2>", _to_svg(figure)]
     settings = [(name, str(value)) for name, value in result.config.items() if value not in (None, [], {})]
     parts += ["<h2>Settings</h2>", html_pairs(settings)]
     parts += ["<h2>Environment</h2>", html_pairs(result.environment)]

@@ -1,10 +1,10 @@
 """Result of a benchmark of quantized models, and its files."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.files import write_csv, write_json
@@ -13,6 +13,12 @@ from efficientai_toolkit.quantize.suite.measurement import Measurement, find_fro
 
 RESULTS = "results.json"
 """File of the results in the output folder."""
+
+_NUMBERS = (
+    "size_bytes", "bits_per_weight", "perplexity", "perplexity_increase", "mean_kl", "p99_kl", "top_agreement",
+    "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes",
+)  # fmt: skip
+"""What every row has that was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -27,6 +33,8 @@ class BenchmarkResult(Displayed):
     """Settings of the benchmark."""
     layers: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Relative squared error of the weights of each layer, by ``model/variant``."""
+    sensitivity: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Mean KL divergence that quantizing each layer alone costs, by ``model/variant``, if it was measured."""
     environment: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """Where and how the results were measured."""
 
@@ -77,7 +85,7 @@ class BenchmarkResult(Displayed):
             stored = json.loads(file.read_text(encoding="utf-8"))
             rows = [_row(values) for values in stored["rows"]]
             environment = [(str(name), str(text)) for name, text in stored["environment"]]
-            config, layers = dict(stored["config"]), dict(stored["layers"])
+            config, layers, sensitivity = (dict(stored[name]) for name in ("config", "layers", "sensitivity"))
         except OSError as error:
             message = (
                 f"{path} holds no results ({error.strerror or error}); "
@@ -87,29 +95,37 @@ class BenchmarkResult(Displayed):
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"{file}: not the results of a benchmark ({error})"
             raise ConfigError(message) from error
-        return cls(output=file.parent, rows=rows, config=config, layers=layers, environment=environment)
+        return cls(
+            output=file.parent,
+            rows=rows,
+            config=config,
+            layers=layers,
+            sensitivity=sensitivity,
+            environment=environment,
+        )
 
 
 def _row(values: Any) -> Measurement:
     row = Measurement(**values)
-    numbers: Sequence[object] = [
-        row.size_bytes, row.perplexity, row.perplexity_increase, row.mean_kl, row.top_agreement,
-        row.decode_tokens_per_second, row.prefill_tokens_per_second, row.peak_memory_bytes,
-    ]  # fmt: skip
-    kinds = int | float if row.error is None else int | float | None
-    if not all(isinstance(number, kinds) for number in numbers):
-        message = f"row {row.variant!r} lacks a number"
-        raise ValueError(message)
-    if not isinstance(cast("object", row.model), str) or not isinstance(cast("object", row.variant), str):
+    names = ("model", "variant")
+    if not all(isinstance(values[name], str) for name in names):
         message = "a row without model and variant"
         raise TypeError(message)
+    for name in _NUMBERS:
+        value: object = values.get(name)
+        if type(value) not in {int, float} and (row.error is None or value is not None):
+            message = f"row {row.variant!r} has no {name}"
+            raise ValueError(message)
     return row
 
 
-def read_layers(folder: Path) -> dict[str, float]:
-    """Return the errors of the layers of a quantized model; empty if its report cannot be read."""
+def read_layers(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return error and sensitivity of the layers of a quantized model; empty if its report has none."""
     try:
-        report = json.loads((folder / "quantization.json").read_text(encoding="utf-8"))
-        return {layer["path"]: float(layer["weight_error"]) for layer in report["report"]["layers"]}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+        report = json.loads((folder / "quantization.json").read_text(encoding="utf-8"))["report"]
+        errors = {layer["path"]: float(layer["weight_error"]) for layer in report["layers"]}
+        # Mixed precision measures it.
+        sensitivity = {one["layer"]: float(one["kl"]) for one in report.get("sensitivity", ())}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}, {}
+    return errors, sensitivity

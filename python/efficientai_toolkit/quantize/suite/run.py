@@ -37,8 +37,8 @@ def benchmark(
 ) -> BenchmarkResult:
     """Quantize models in several ways and measure quality, size, memory and speed beside the originals.
 
-    Every measurement has a process of its own. A variant that fails is a row with its ``error``; the others are
-    measured. What is measured is stored at once, so that ``resume=True`` continues an interrupted benchmark.
+    Every measurement has a process of its own. A variant that fails is a row with its ``error``; the others
+    are measured. Each result is stored at once, so that ``resume=True`` continues an interrupted benchmark.
 
     >>> import efficientai_toolkit as eat
     >>> result = eat.quantize.benchmark(techniques=["rtn", "gptq"], bits=[3, 4])  # doctest: +SKIP
@@ -144,7 +144,12 @@ def _summarize(config: SuiteConfig, run: Run, output: Path, refused: dict[str, s
         if row.error is None and not row.is_original
     }
     result = BenchmarkResult(
-        output=output, rows=rows, config=config.to_dict(), layers=layers, environment=describe_run(run)
+        output=output,
+        rows=rows,
+        config=config.to_dict(),
+        layers={name: errors for name, (errors, _) in layers.items() if errors},
+        sensitivity={name: found for name, (_, found) in layers.items() if found},
+        environment=describe_run(run),
     )
     write_files(result, plots=config.plots)
     if not config.keep_models:
