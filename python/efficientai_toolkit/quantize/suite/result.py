@@ -15,8 +15,9 @@ RESULTS = "results.json"
 """File of the results in the output folder."""
 
 _NUMBERS = (
-    "size_bytes", "bits_per_weight", "perplexity", "perplexity_increase", "mean_kl", "p99_kl", "top_agreement",
-    "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes",
+    "size_bytes", "bits_per_weight", "perplexity", "perplexity_increase", "mean_kl", "p99_kl",
+    "top_agreement", "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second",
+    "peak_memory_bytes",
 )  # fmt: skip
 """What every row has that was measured."""
 
