@@ -4,11 +4,14 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.quantize.suite.comparison import Line
 
-_COLUMNS: dict[str, Callable[[Line], str]] = {
+if TYPE_CHECKING:
+    from efficientai_toolkit.quantize.suite.comparison import Line
+
+_COLUMNS: "dict[str, Callable[[Line], str]]" = {
     "quantity": lambda line: line.quantity,
     "first": lambda line: line.shown[0],
     "second": lambda line: line.shown[1],

@@ -2,16 +2,29 @@
 
 from argparse import ArgumentParser, Namespace
 
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.info import explain
 from efficientai_toolkit.quantize import QuantizeConfig
+from efficientai_toolkit.quantize.suite.config import SuiteConfig
+from efficientai_toolkit.quantize.suite.recommendation import RecommendationConfig
 
 ABOUT = """\
 Quantizes the weights of a language model to 2–8 bits and measures what that costs. `rtn` rounds every \
 weight to the nearest value; `gptq` (Frantar et al. 2022, arXiv:2210.17323) lets later weights compensate \
 the errors of earlier ones, as measured on calibration text.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
-Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read."""
+Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read.
+`:run` measures quality, size, memory and speed of several settings beside the original, `:recommend` \
+chooses among the results, `:compare` sets two of them side by side, `:demo` shows them in the browser."""
+
+
+_CONFIGS: dict[str, type[Config]] = {
+    "quantize": QuantizeConfig,
+    "run": SuiteConfig,
+    "recommend": RecommendationConfig,
+}
+"""Configuration class of each command."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,5 +33,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the explanation."""
-    explain("quantize", ABOUT, {"quantize": QuantizeConfig}, out)
+    explain("quantize", ABOUT, _CONFIGS, out)
     return 0

@@ -8,6 +8,12 @@ from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.quantize.suite.recommendation import RecommendationConfig
 
+ESSENTIAL = (
+    "results", "max_memory", "max_size", "max_loss", "max_kl", "min_speed", "prefer", "model", "json",
+    "quiet", "debug",
+)  # fmt: skip
+"""What a choice depends on."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the folder of the results and the options of :class:`RecommendationConfig`."""
