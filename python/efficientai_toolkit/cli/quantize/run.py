@@ -7,7 +7,6 @@ from pathlib import Path
 
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.cli.shared.benchmark_progress import Reporter
 from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.quantize.suite.config import SuiteConfig
 from efficientai_toolkit.study.folder import RUNS, new_run, release
@@ -32,6 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Print the table; return 2 if a variant failed."""
+    from efficientai_toolkit.cli.shared.benchmark_progress import Reporter
     from efficientai_toolkit.quantize.suite.run import benchmark
     from efficientai_toolkit.quantize.suite.table import format_rows
 
