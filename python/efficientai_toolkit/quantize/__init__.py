@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from efficientai_toolkit.quantize.suite.result import BenchmarkResult
     from efficientai_toolkit.quantize.suite.run import benchmark
+    from efficientai_toolkit.quantize.suite.table import format_rows
 
 __all__ = [
     "BenchmarkResult",
@@ -43,6 +44,7 @@ __all__ = [
     "benchmark",
     "build_demo",
     "compare",
+    "format_rows",
     "quantize",
     "recommend",
 ]
@@ -63,6 +65,7 @@ if not TYPE_CHECKING:
             "benchmark": "quantize.suite.run:benchmark",
             "build_demo": "quantize.suite.demo:build_demo",
             "compare": "quantize.suite.comparison:compare",
+            "format_rows": "quantize.suite.table:format_rows",
             "quantize": "quantize.run:quantize",
             "recommend": "quantize.suite.recommendation:recommend",
         },

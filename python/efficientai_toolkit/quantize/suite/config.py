@@ -53,7 +53,9 @@ class SuiteConfig(Config):
         flag="--set",
     )
     calibration: str | None = setting(
-        None, "calibration text: a data file or folder, as for training (default: the bundled instructions)"
+        None,
+        "calibration text of all techniques but rtn: a data file or folder, as for training (default: the "
+        "bundled instructions)",
     )
     data: str | None = setting(
         None,
@@ -153,7 +155,8 @@ class SuiteConfig(Config):
             If the settings contradict each other.
         """
         common: dict[str, Any] = {"model_path": model, "output": str(output), "overwrite": True}
-        if self.calibration is not None:
+        # Rounding to nearest is the baseline: a variant that weights ranges by activations says so itself.
+        if self.calibration is not None and settings.get("technique") != "rtn":
             common["calibration"] = self.calibration
         return QuantizeConfig(**(common | dict(settings)))
 
