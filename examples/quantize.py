@@ -25,6 +25,6 @@ print(eat.quantize.format_rows(result.rows))
 
 choice = eat.quantize.recommend(result, max_kl=0.05, prefer="size")
 print(choice.reason)
-if choice.row is not None and not choice.row.is_original:
-    model, tokenizer = eat.load(result.output / "models" / choice.row.variant)
+if choice.row is not None:
+    model, tokenizer = eat.load(choice.row.path)
     print(eat.generate(model, tokenizer, "ROMEO:\n", max_tokens=48))

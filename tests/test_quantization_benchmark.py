@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,13 @@ from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.data.rows import Row
 from efficientai_toolkit.evaluation.text import read_sequences, tokenize_row
-from efficientai_toolkit.exceptions import ConfigError, DatasetError, DependencyError, TrainingError
+from efficientai_toolkit.exceptions import (
+    ConfigError,
+    DatasetError,
+    DependencyError,
+    ToolkitError,
+    TrainingError,
+)
 from efficientai_toolkit.quantize import (
     BenchmarkResult,
     Measurement,
@@ -28,6 +33,7 @@ from efficientai_toolkit.quantize import (
     recommend,
 )
 from efficientai_toolkit.quantize.suite import demo
+from efficientai_toolkit.quantize.suite.cases import cases, locate, measure_speed
 from efficientai_toolkit.quantize.suite.measurement import find_front
 from efficientai_toolkit.quantize.suite.report import draw
 from efficientai_toolkit.quantize.suite.result import read_layers
@@ -120,6 +126,7 @@ def test_every_column_is_measured(measured: tuple[BenchmarkResult, list[Progress
     assert result.layers[f"model/{rtn.variant}"] == {
         layer["path"]: layer["weight_error"] for layer in report["report"]["layers"]
     }
+    assert (original.path, rtn.path) == (str(model), str(folder))
     for row in (original, rtn):
         assert row.tasks.keys() == {"questions/exact_match"}
         assert row.backend == eat.hardware().backend
@@ -453,10 +460,32 @@ def test_the_page_is_built(tmp_path: Path) -> None:
     assert {"show_results", "start_run"} <= set(done.stdout.split()), done.stderr
 
 
-def test_a_model_whose_quantized_folder_is_gone(tmp_path: Path) -> None:
-    from efficientai_toolkit.exceptions import ToolkitError
-    from efficientai_toolkit.quantize.suite.cases import measure_speed
+def test_several_models_have_folders_and_labels_of_their_own() -> None:
+    suite = SuiteConfig(models=["a/one", "b/one", "b/two"], techniques=["rtn"], bits=[3, 4])
+    assert suite.label_models() == {"a/one": "a/one", "b/one": "b/one", "two": "b/two"}
+    places = [locate(suite, Path("out"), model, "rtn-3bit-g64") for model in suite.label_models()]
+    assert places == [Path("out/models") / f"{number}-rtn-3bit-g64" for number in (1, 2, 3)]
+    assert locate(suite, Path("out"), "two", "original") == Path("b/two")
+    names = [case.id for case in cases(suite.measured(), "out")]
+    assert len(set(names)) == len(names) == 3 * (2 + 2 * 3)
 
-    shutil.rmtree(tmp_path / "models", ignore_errors=True)
+
+def test_speed_is_measured_in_rounds() -> None:
+    suite = SuiteConfig(techniques=["rtn"], processes=3)
+    speeds = [case.params for case in cases(suite.measured(), "out") if case.name == "speed"]
+    variants = [str(params["variant"]).partition("-")[0] for params in speeds]
+    assert variants == ["original", "rtn", "rtn", "original", "original", "rtn"]
+    assert [params["process"] for params in speeds] == [0, 0, 1, 1, 2, 2]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrainingError, match="models is a symbolic link, which is not followed"):
+        benchmark(output=str(tmp_path / "out"))
+
+
+def test_a_model_whose_quantized_folder_is_gone(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="holds no model: it was not quantized"):
         measure_speed(SuiteConfig(), tmp_path, model="embedded", variant="rtn-4bit-g64", process=0)

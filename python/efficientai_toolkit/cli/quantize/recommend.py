@@ -32,6 +32,8 @@ def run(args: Namespace, out: Output) -> int:
     if row is not None and row.settings:
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         out.line(wrap_paragraph(f"settings: {settings}"))
+    if row is not None and row.path is not None:
+        out.line(f"  model: {row.path}")
     if found.excluded:
         out.line("excluded:")
         out.line(format_pairs([(f"  {name}", reason) for name, reason in found.excluded.items()]))

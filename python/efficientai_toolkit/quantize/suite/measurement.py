@@ -21,6 +21,8 @@ class Measurement(Displayed):
     """Name of the settings, or ``original``."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings of the quantization that differ from the defaults."""
+    path: str | None = None
+    """Folder or hub id to load; ``None`` if it failed or was not kept."""
     error: str | None = None
     """Why it could not be quantized or measured."""
     size_bytes: int | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import refuse_link
 from efficientai_toolkit._base.writable import check_writable
 from efficientai_toolkit.benchmark.config import BenchmarkConfig
 from efficientai_toolkit.benchmark.report import describe_run
@@ -18,7 +19,7 @@ from efficientai_toolkit.evaluation.text import find_text
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.quantize.suite.cases import MODELS, list_tasks, locate
 from efficientai_toolkit.quantize.suite.config import SuiteConfig
-from efficientai_toolkit.quantize.suite.measurement import list_measurements
+from efficientai_toolkit.quantize.suite.measurement import Measurement, list_measurements
 from efficientai_toolkit.quantize.suite.report import write_files
 from efficientai_toolkit.quantize.suite.result import RESULTS, BenchmarkResult, read_layers
 from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, release, write_record
@@ -83,6 +84,7 @@ def benchmark(
     try:
         check_unused(output, STORE, what="a benchmark", resume=config.resume, overwrite=config.overwrite)
         check_writable(output)
+        refuse_link(output / MODELS)
         if config.overwrite and not config.resume:
             _clear(output)
         paths = [Path(path) for path in (config.data, config.calibration, *config.tasks) if path is not None]
@@ -132,17 +134,19 @@ def _clear(output: Path) -> None:
     for name in (STORE, RESULTS):
         (output / name).unlink(missing_ok=True)
     models = output / MODELS
-    if models.is_dir() and not models.is_symlink():
+    if models.is_dir():
         shutil.rmtree(models)
 
 
 def _summarize(config: SuiteConfig, run: Run, output: Path, refused: dict[str, str]) -> BenchmarkResult:
-    rows = list_measurements(config, run, refused)
-    layers = {
-        f"{row.model}/{row.variant}": read_layers(locate(config, output, row.model, row.variant))
-        for row in rows
-        if row.error is None and not row.is_original
-    }
+    rows: list[Measurement] = []
+    layers: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+    for row in list_measurements(config, run, refused):
+        folder = locate(config, output, row.model, row.variant)
+        is_there = row.error is None and (config.keep_models or row.is_original)
+        rows.append(replace(row, path=str(folder) if is_there else None))
+        if row.error is None and not row.is_original:
+            layers[f"{row.model}/{row.variant}"] = read_layers(folder)
     result = BenchmarkResult(
         output=output,
         rows=rows,
