@@ -235,6 +235,10 @@ ROWS = [
 
 def test_the_front_has_what_nothing_beats() -> None:
     assert [row.variant for row in find_front(ROWS)] == ["original", "small", "fast", "good"]
+    # A little faster is no more than noise; twins stay both.
+    assert find_front([*ROWS[:-2], replace(ROWS[4], decode_tokens_per_second=104.0)]) == ROWS[:4]
+    twins = [make_row("a"), make_row("b", decode_tokens_per_second=101.0)]
+    assert find_front(twins) == twins
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,10 @@ def build_demo(folder: Path | str = "runs") -> Any:
     with gr.Blocks(title="Quantized models", analytics_enabled=False) as page:
         gr.Markdown("# Quantized models")
         with gr.Row():
-            results = gr.Dropdown(names, value=names[-1] if names else None, label="results")
+            # A run adds to the choices, which Gradio would check against those of the start.
+            results = gr.Dropdown(
+                names, value=names[-1] if names else None, label="results", allow_custom_value=True
+            )
             prefer = gr.Radio(["speed", "size", "quality"], value="speed", label="prefer")
         with gr.Row():
             limits = [

@@ -10,6 +10,9 @@ from efficientai_toolkit.benchmark.result import Result, Run
 from efficientai_toolkit.quantize.suite.cases import QUALITY, QUANTIZE, SPEED, TASK
 from efficientai_toolkit.quantize.suite.config import ORIGINAL, SuiteConfig
 
+_NOISE = 1.05
+"""Speeds within this factor count as equal, since measurements are noisy."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Measurement(Displayed):
@@ -100,11 +103,11 @@ def find_front(rows: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _beats(other: Measurement, row: Measurement) -> bool:
-    ours, theirs = (
-        (one.size_bytes or 0, -(one.decode_tokens_per_second or 0.0), one.mean_kl or 0.0)
-        for one in (row, other)
-    )
-    return ours != theirs and all(x <= y for x, y in zip(theirs, ours, strict=True))
+    ours, theirs = ((one.size_bytes or 0, one.mean_kl or 0.0) for one in (row, other))
+    speed, their_speed = (one.decode_tokens_per_second or 0.0 for one in (row, other))
+    if their_speed * _NOISE < speed or any(x > y for x, y in zip(theirs, ours, strict=True)):
+        return False
+    return theirs != ours or their_speed > speed * _NOISE
 
 
 def _measure(run: Run, model: str, variant: str, settings: dict[str, Any]) -> Measurement:
