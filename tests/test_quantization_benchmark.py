@@ -162,6 +162,19 @@ def test_a_resumed_run_keeps_what_is_measured(measured: tuple[BenchmarkResult, l
     assert [case.partition("[")[0] for case in again[:2]] == ["quality", "speed"]
 
 
+def test_resuming_a_finished_run_writes_its_files_again(
+    measured: tuple[BenchmarkResult, list[Progress]],
+) -> None:
+    result, _ = measured
+    (result.output / "results.md").unlink()
+    seen: list[Progress] = []
+    assert benchmark(SuiteConfig(**result.config), on_progress=seen.append) == result
+    assert not seen
+    assert (result.output / "results.md").exists()
+    with pytest.raises(ConfigError, match="no interrupted run"):
+        benchmark(SuiteConfig(**result.config), sequences=2)
+
+
 def test_the_files(measured: tuple[BenchmarkResult, list[Progress]]) -> None:
     result, _ = measured
     folder = result.output

@@ -14,6 +14,7 @@ from efficientai_toolkit.benchmark.report import describe_run
 from efficientai_toolkit.benchmark.result import Run
 from efficientai_toolkit.benchmark.runner import Observer
 from efficientai_toolkit.benchmark.runner import run as run_suite
+from efficientai_toolkit.benchmark.store import Store
 from efficientai_toolkit.benchmark.suite import Suite
 from efficientai_toolkit.evaluation.text import find_text
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
@@ -92,13 +93,16 @@ def benchmark(
     finally:
         release(output)
     measured = replace(config, variants=_accepted(config, refused), techniques=[], settings={})
-    run = run_suite(
-        Suite(source=_SUITE, arguments={"config": measured.measured(), "output": str(output)}),
-        BenchmarkConfig(timeout=config.timeout),
-        output=output / STORE,
-        resume=config.resume,
-        on_progress=on_progress,
-    )
+    suite = Suite(source=_SUITE, arguments={"config": measured.measured(), "output": str(output)})
+    run = _find_finished(output / STORE, suite) if config.resume else None
+    if run is None:
+        run = run_suite(
+            suite,
+            BenchmarkConfig(timeout=config.timeout),
+            output=output / STORE,
+            resume=config.resume,
+            on_progress=on_progress,
+        )
     return _summarize(config, run, output, refused)
 
 
@@ -128,6 +132,17 @@ def _check(config: SuiteConfig) -> dict[str, str]:
 
 def _accepted(config: SuiteConfig, refused: dict[str, str]) -> dict[str, dict[str, Any]]:
     return {name: values for name, values in config.list_variants().items() if name not in refused}
+
+
+def _find_finished(path: Path, suite: Suite) -> Run | None:
+    """Return the finished run of a suite: all that is left to do is to write its files."""
+    if not path.is_file():
+        return None
+    store = Store(path)
+    if store.find_unfinished(suite) is not None:
+        return None
+    same = [run.id for run in store.runs() if (run.source, run.arguments) == (suite.source, suite.arguments)]
+    return store.load(same[-1]) if same else None
 
 
 def _clear(output: Path) -> None:
