@@ -21,12 +21,13 @@ from efficientai_toolkit.lora.analysis import AnalysisConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig
 from efficientai_toolkit.lora.optimization import OptimizationConfig
 from efficientai_toolkit.models.generation import GenerateConfig
+from efficientai_toolkit.quantize import RecommendationConfig, SuiteConfig
 from support.command import python
 
 TRAIN = "lora-finetuning-mlx:train"
 CONFIGS = (
     TrainingConfig, GenerateConfig, EvaluationConfig, AnalysisConfig, ComparisonConfig, OptimizationConfig,
-    BenchmarkConfig,
+    BenchmarkConfig, SuiteConfig, RecommendationConfig,
 )  # fmt: skip
 NAMES = [command.name for command in COMMANDS]
 HELP = [["--help"], *([name, flag] for name in NAMES for flag in ("--help", "--help-all"))]

@@ -57,7 +57,8 @@ class Option:
         if not self.repeated:
             return self._scalar(value)
         if isinstance(value, str) and self.separator is not None:
-            value = [item.strip() for item in value.split(self.separator)]
+            parts = [item.strip() for item in value.split(self.separator)]
+            value = [_number(part) for part in parts] if self.kind is int else parts
         if not isinstance(value, list | tuple):
             message = f"`{self.name}` must be a list, not {shorten(value)}"
             raise ConfigError(message)

@@ -67,17 +67,20 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, text.getvalue())
 
 
-def new_figure(columns: int = 1) -> tuple[Any, Any]:
-    """Create a figure without a window; return it with its axes, an array if ``columns > 1``."""
+def new_figure(columns: int = 1, *, height: float = _INCHES[1]) -> tuple[Any, Any]:
+    """Create a figure without a window; return it with its axes, an array if ``columns > 1``.
+
+    ``height`` is in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = _INCHES
+    width = _INCHES[0]
     figure: Any = Figure(figsize=(max(width, 4 * columns), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns)
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Write a figure as a PNG file."""
-    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    """Write a figure as a PNG or SVG file, as the ending says."""
+    replace_file(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))

@@ -3,16 +3,17 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.benchmark.comparison import Comparison
 from efficientai_toolkit.benchmark.drawing import Strip, draw_strips
+from efficientai_toolkit.benchmark.page import html_page, html_pairs, html_table, markdown_table
 from efficientai_toolkit.benchmark.result import Run, pool
 from efficientai_toolkit.benchmark.table import (
     VERDICT_COLUMNS,
@@ -23,15 +24,6 @@ from efficientai_toolkit.benchmark.table import (
     summarize_run,
 )
 from efficientai_toolkit.exceptions import ConfigError
-
-R = TypeVar("R")
-
-_STYLE = (
-    "body{font-family:sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}.pairs td{text-align:left;white-space:pre-wrap}"
-    "svg{width:100%;margin-top:1.5em}"
-)
 
 
 def write_report(path: Path | str, run: Run, comparison: Comparison | None = None) -> None:
@@ -62,11 +54,11 @@ def write_report(path: Path | str, run: Run, comparison: Comparison | None = Non
 def to_markdown(run: Run, comparison: Comparison | None = None) -> str:
     """Return the report as Markdown."""
     rows = summarize_run(run)
-    lines = [f"# {_title(run)}", "", *_markdown(rows, filled_columns(rows)), ""]
+    lines = [f"# {_title(run)}", "", *markdown_table(rows, filled_columns(rows)), ""]
     lines += [f"- `{case}` {reason}" for case, reason in list_problems(run).items()]
     if comparison is not None:
         lines += ["", f"## {comparison.second} compared with {comparison.first}", ""]
-        lines += _markdown(comparison.verdicts, VERDICT_COLUMNS)
+        lines += markdown_table(comparison.verdicts, VERDICT_COLUMNS)
         lines += [f"- `{case}` {reason}" for case, reason in comparison.failed.items()]
     lines += ["", "## Environment", ""]
     lines += [f"- {name}: {value}" for name, value in describe_run(run)]
@@ -75,15 +67,6 @@ def to_markdown(run: Run, comparison: Comparison | None = None) -> str:
         for case, text in details.items():
             lines += ["", f"`{case}`", "```", text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
-
-
-def _markdown(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> list[str]:
-    if not rows:
-        return []
-    # A bar would end the cell.
-    cells = [[cell(row).replace("|", r"\|") for cell in columns.values()] for row in rows]
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return [f"| {' | '.join(line)} |" for line in [list(columns), rule, *cells]]
 
 
 def to_json(run: Run, comparison: Comparison | None = None) -> str:
@@ -122,33 +105,16 @@ def to_csv(run: Run, comparison: Comparison | None = None) -> str:  # noqa: ARG0
 def to_html(run: Run, comparison: Comparison | None = None) -> str:
     """Return a page that needs no other file; plots are SVG within it."""
     rows = summarize_run(run)
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(_title(run))}</title>',
-        f"<style>{_STYLE}</style></head><body><h1>{escape(_title(run))}</h1>",
-        _html(rows, filled_columns(rows)),
-    ]
+    parts = [html_table(rows, filled_columns(rows))]
     parts += [f"<p>{escape(case)} {escape(reason)}</p>" for case, reason in list_problems(run).items()]
     if comparison is not None:
         parts.append(f"<h2>{escape(comparison.second)} compared with {escape(comparison.first)}</h2>")
-        parts.append(_html(comparison.verdicts, VERDICT_COLUMNS))
+        parts.append(html_table(comparison.verdicts, VERDICT_COLUMNS))
     parts += [_plot(run, metric, rows) for metric in dict.fromkeys(row.metric for row in rows)]
-    parts += ["<h2>Environment</h2>", _html_pairs(describe_run(run))]
+    parts += ["<h2>Environment</h2>", html_pairs(describe_run(run))]
     if details := list_details(run):
-        parts += ["<h2>Details</h2>", _html_pairs(details.items())]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def _html(rows: Sequence[R], columns: Mapping[str, Callable[[R], str]]) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in columns)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell(row))}</td>' for cell in columns.values())}</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _html_pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in pairs)
-    return f'<table class="pairs">{body}</table>'
+        parts += ["<h2>Details</h2>", html_pairs(details.items())]
+    return html_page(_title(run), parts)
 
 
 def _plot(run: Run, metric: str, rows: Sequence[Row]) -> str:

@@ -133,7 +133,7 @@ def describe_default(option: Option) -> str:
     if option.default in (None, [], {}):
         return ""
     if option.repeated:
-        return (option.separator or ",").join(option.default)
+        return (option.separator or ",").join(map(str, option.default))
     if isinstance(option.default, bool):
         return "yes" if option.default else "no"
     return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
@@ -164,7 +164,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         value: object = text
-        if option.kind is int and not option.keyed:
+        if option.kind is int and not (option.keyed or option.repeated):
             # Left as text where it is no number: the option's own check then says so.
             with suppress(ValueError):
                 value = int(text)

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Print the verdicts; return 2 if a case failed."""
     from efficientai_toolkit.benchmark import compare, format_comparison
-    from efficientai_toolkit.cli.benchmark.progress import Reporter
+    from efficientai_toolkit.cli.shared.benchmark_progress import Reporter
 
     with Reporter(args, out) as report:
         comparison = compare(

@@ -44,7 +44,7 @@ def run(args: Namespace, out: Output) -> int:
     from efficientai_toolkit.benchmark import Store, compare_runs, format_comparison, format_run
     from efficientai_toolkit.benchmark import run as run_suite
     from efficientai_toolkit.benchmark.table import list_problems
-    from efficientai_toolkit.cli.benchmark.progress import Reporter
+    from efficientai_toolkit.cli.shared.benchmark_progress import Reporter
 
     config = build_config(args, BenchmarkConfig, with_file=False)
     if "processes" not in args and (args.save_baseline or args.baseline):

@@ -2,9 +2,12 @@
 
 from argparse import ArgumentParser, Namespace
 
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.info import explain
 from efficientai_toolkit.quantize import QuantizeConfig
+from efficientai_toolkit.quantize.suite.config import SuiteConfig
+from efficientai_toolkit.quantize.suite.recommendation import RecommendationConfig
 
 ABOUT = """\
 Quantizes the weights of a language model to 2–8 bits and measures what that costs. `rtn` rounds every \
@@ -14,7 +17,17 @@ up the channels with large activations before rounding; `learned` then trains sc
 what the original model does; `mixed` measures how much the predictions suffer when each layer is quantized, \
 and chooses bits layer by layer for a size.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
-Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read."""
+Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read.
+`:run` measures quality, size, memory and speed of several settings beside the original, `:recommend` \
+chooses among the results, `:compare` sets two of them side by side, `:demo` shows them in the browser."""
+
+
+_CONFIGS: dict[str, type[Config]] = {
+    "quantize": QuantizeConfig,
+    "run": SuiteConfig,
+    "recommend": RecommendationConfig,
+}
+"""Configuration class of each command."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,5 +36,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:  # noqa: ARG001
     """Print the explanation."""
-    explain("quantize", ABOUT, {"quantize": QuantizeConfig}, out)
+    explain("quantize", ABOUT, _CONFIGS, out)
     return 0

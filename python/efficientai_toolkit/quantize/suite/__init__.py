@@ -1,0 +1,1 @@
+"""Benchmark of quantized models: quality, size, memory and speed of models × techniques × settings."""
