@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from efficientai_toolkit.quantize.suite.table import format_rows
 
 __all__ = [
-    "BenchmarkResult",
     "PRESETS",
+    "BenchmarkResult",
     "LayerReport",
     "LayerSensitivity",
     "Measurement",

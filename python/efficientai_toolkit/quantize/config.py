@@ -26,10 +26,10 @@ class QuantizeConfig(Config):
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
     technique: Technique = setting(
         "gptq",
-        "how weights are quantized: rounded to nearest (rtn), so that later weights compensate the errors (gptq), "
-        "to nearest after channels with large activations were scaled up (awq), or with scales and biases "
-        "trained to predict what the original model does (learned); mixed chooses bits layer by layer for a "
-        "given size",
+        "how weights are quantized: rounded to nearest (rtn), so that later weights compensate the errors "
+        "(gptq), to nearest after channels with large activations were scaled up (awq), or with scales and "
+        "biases trained to predict what the original model does (learned); mixed chooses bits layer by layer "
+        "for a given size",
     )
     bits: int = setting(4, "bits per weight: 2, 3, 4, 5, 6 or 8")
     group_size: int = setting(64, "weights that share a scale and a bias: 32, 64 or 128")
@@ -77,6 +77,7 @@ class QuantizeConfig(Config):
     )
     learned_grad_checkpoint: int = setting(
         0, "learned: blocks per gradient checkpoint, which saves memory and costs time (0: off)"
+    )
     rounding: Literal["rtn", "gptq", "awq"] = setting("gptq", "mixed: how the weights are rounded")
     target_bpw: float | None = setting(
         None, "mixed: stored bits per weight of the whole model, scales and unquantized parameters included"

@@ -12,10 +12,10 @@ from efficientai_toolkit.quantize.suite.recommendation import RecommendationConf
 ABOUT = """\
 Quantizes the weights of a language model to 2–8 bits and measures what that costs. `rtn` rounds every \
 weight to the nearest value; `gptq` (Frantar et al. 2022, arXiv:2210.17323) lets later weights compensate \
-the errors of earlier ones, as measured on calibration text; `awq` (Lin et al. 2023, arXiv:2306.00978) scales \
-up the channels with large activations before rounding; `learned` then trains scales and biases to predict \
-what the original model does; `mixed` measures how much the predictions suffer when each layer is quantized, \
-and chooses bits layer by layer for a size.
+the errors of earlier ones, as measured on calibration text; `awq` (Lin et al. 2023, arXiv:2306.00978) \
+scales up the channels with large activations before rounding; `learned` then trains scales and biases to \
+predict what the original model does; `mixed` measures how much the predictions suffer when each layer is \
+quantized, and chooses bits layer by layer for a size.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
 Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read.
 `:run` measures quality, size, memory and speed of several settings beside the original, `:recommend` \
