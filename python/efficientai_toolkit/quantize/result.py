@@ -16,7 +16,7 @@ class LayerReport(Displayed):
     format: str
     """``bits/group_size``, or the name of a floating-point format."""
     technique: str
-    """How its weights were rounded: ``rtn``, ``gptq`` or ``awq``, and ``, learned`` if scales were trained."""
+    """How its weights were rounded: ``rtn``, ``gptq`` or ``awq``; ``, learned`` if scales were trained."""
     weight_error: float
     """Squared error of the weights, relative to their squares."""
     tokens: int
