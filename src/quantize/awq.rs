@@ -256,27 +256,42 @@ mod tests {
         QuantizeConfig { technique, bits: 3, group_size: 32, ..QuantizeConfig::default() }
     }
 
-    /// Squared distance of the output of the first block, quantized by `technique`, relative to its squares.
-    fn distance(json: &Value, technique: Technique) -> f64 {
-        let (mut model, stream) = model(json);
-        let before: Vec<f32> =
-            stream.batches().iter().flat_map(|x| host(&model.apply_block(0, x).unwrap())).collect();
-        let config = config(technique);
-        let plan = Plan::new(model.as_mut(), &config).unwrap();
-        quantize_block(model.as_mut(), &stream, &plan, &config, &mut Silent).unwrap();
-        let after: Vec<f32> =
-            stream.batches().iter().flat_map(|x| host(&model.apply_block(0, x).unwrap())).collect();
-        let square = |x: f32| f64::from(x) * f64::from(x);
-        let distance: f64 = before.iter().zip(&after).map(|(a, b)| square(a - b)).sum();
-        distance / before.iter().map(|&x| square(x)).sum::<f64>()
-    }
-
     #[test]
-    fn blocks_of_every_structure_are_closer_than_rounded_to_nearest() {
-        for config in configurations() {
-            let [rtn, awq] = [Technique::Rtn, Technique::Awq].map(|technique| distance(&config, technique));
-            println!("{}: rtn {rtn:.2e}, awq {awq:.2e}", config["model_type"]);
-            assert!(awq < rtn, "{}: {awq} {rtn}", config["model_type"]);
+    fn layers_of_every_structure_are_closer_than_rounded_to_nearest() {
+        for json in configurations() {
+            let (mut model, stream) = model(&json);
+            let config = config(Technique::Awq);
+            let plan = Plan::new(model.as_mut(), &config).unwrap();
+            let paths = plan.layers_of(&model.block_path(0));
+            let inputs = observe(&stream, model.as_mut(), &paths, &mut Silent).unwrap();
+            let mut scaled = 0;
+            for scaling in model.scalings(0) {
+                let (mut consumers, mut observed) = (Vec::new(), Vec::new());
+                for (layers, moments) in &inputs {
+                    for path in layers.iter().map(|&layer| &paths[layer]) {
+                        if scaling.consumers.contains(path) {
+                            let format = plan.formats[path];
+                            consumers.push(Consumer::read(model.as_mut(), path, format, moments).unwrap());
+                            observed.push(moments);
+                        }
+                    }
+                }
+                let means = magnitudes(&scaling, observed.into_iter());
+                let Some(found) = search(&consumers, &means, true) else { continue };
+                let error = |scales: &[f32]| -> f64 {
+                    let relative = |consumer: &Consumer| {
+                        let rows = consumer.rows(false);
+                        let outputs = consumer.moments.squared_outputs(&rows);
+                        consumer.moments.tokens() as f64 * consumer.error(&rows, scales, true) / outputs
+                    };
+                    consumers.iter().map(relative).sum()
+                };
+                let [rtn, awq] = [&vec![1.0; found.len()], &found].map(|scales| error(scales));
+                println!("{} {:?}: {:.3}", json["model_type"], scaling.consumers, awq / rtn);
+                assert!(awq < rtn, "{scaling:?}: {awq} {rtn}");
+                scaled += 1;
+            }
+            assert!(scaled > 0, "{}", json["model_type"]);
         }
     }
 
