@@ -147,6 +147,7 @@ def test_a_failure_is_a_row_with_its_reason(measured: tuple[BenchmarkResult, lis
     assert undamped.error is not None
     assert "damping" in undamped.error
     text = format_rows(result.rows)
+    assert text.splitlines()[0].split()[-2:] == ["questions/exact_match", "front"]
     assert f"model/nothing failed: {nothing.error}" in text.splitlines()
     assert repr(result).startswith("BenchmarkResult(output=")
     assert "rows=4, failed=2" in repr(result)

@@ -17,7 +17,7 @@ _WIDE = {"p99 KL", "load", "backend"}
 def list_columns(rows: Sequence[Measurement]) -> Columns:
     """Return the columns of a table of ``rows``: those without a value are left out."""
     tasks = dict.fromkeys(name for row in rows for name in row.tasks)
-    columns = _COLUMNS | {name: _task(name) for name in tasks}
+    columns = {**_COLUMNS, **{name: _task(name) for name in tasks}, "front": _mark}
     if len({row.model for row in rows}) == 1:
         del columns["model"]
     return {
@@ -49,6 +49,10 @@ def _task(name: str) -> Callable[[Measurement], str]:
     return lambda row: _number(row.tasks.get(name), ".3f")
 
 
+def _mark(row: Measurement) -> str:
+    return "*" if row.on_front else ""
+
+
 def _number(value: float | None, form: str) -> str:
     return _NONE if value is None else format(value, form)
 
@@ -77,6 +81,5 @@ _COLUMNS: Columns = {
     "memory": lambda row: _size(row.peak_memory_bytes),
     "quantize": lambda row: _NONE if row.quantize_seconds is None else f"{row.quantize_seconds:,.1f} s",
     "backend": lambda row: row.backend or _NONE,
-    "front": lambda row: "*" if row.on_front else "",
 }
 """Functions that format a cell, by title. Speeds are in tokens per second; the loss is that of perplexity."""
