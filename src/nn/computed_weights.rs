@@ -31,7 +31,7 @@ pub fn with_computed_weights<M: Network + ?Sized, T>(
         originals.insert(path.to_owned(), original);
         Ok(())
     });
-    let outcome = replaced.map_err(exception).and_then(|()| work(model));
+    let outcome = replaced.map_err(|error| exception(&error)).and_then(|()| work(model));
     let restore = &mut |path: &str, weight: WeightMut| {
         if let Some(Original { value, scales, biases, format }) = originals.remove(path) {
             (*weight.weight, *weight.scales, *weight.biases) = (value, scales, biases);
@@ -39,7 +39,7 @@ pub fn with_computed_weights<M: Network + ?Sized, T>(
         }
         Ok(())
     };
-    model.visit_quantizable(restore).map_err(exception)?;
+    model.visit_quantizable(restore).map_err(|error| exception(&error))?;
     outcome
 }
 
@@ -60,18 +60,18 @@ pub fn with_merged_updates<M: Network + ?Sized, T>(
         }
         Ok(())
     });
-    let outcome = merged.map_err(exception).and_then(|()| work(model));
+    let outcome = merged.map_err(|error| exception(&error)).and_then(|()| work(model));
     let restore = &mut |path: &str, layer: &mut Linear| {
         if let Some(original) = originals.remove(path) {
             *layer = original;
         }
         Ok(())
     };
-    model.visit_linears(restore).map_err(exception)?;
+    model.visit_linears(restore).map_err(|error| exception(&error))?;
     outcome
 }
 
-fn exception(error: crate::Error) -> Exception {
+fn exception(error: &crate::Error) -> Exception {
     Exception::custom(error.to_string())
 }
 

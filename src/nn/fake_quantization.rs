@@ -41,17 +41,17 @@ pub fn fake_quantize(weight: &Array, format: Format) -> Result<Array> {
 /// # Errors
 /// Rows that are not whole groups.
 pub fn quantize(weight: WeightMut, format: Format) -> Result<()> {
-    let (rows, columns, dtype) = (weight.weight.dim(0), weight.weight.dim(1), weight.weight.dtype());
-    let Rounded { codes, scales, biases } =
-        Rounded::of(&weight.weight.as_dtype(Dtype::Float32)?, dtype, format)?;
+    let WeightMut { weight, scales: scales_slot, biases: biases_slot, format: format_slot } = weight;
+    let (rows, columns, dtype) = (weight.dim(0), weight.dim(1), weight.dtype());
+    let Rounded { codes, scales, biases } = Rounded::of(&weight.as_dtype(Dtype::Float32)?, dtype, format)?;
     let codes = codes.as_dtype(Dtype::Uint8)?.contiguous()?;
     let groups = [rows, columns / format.group_size() as i32];
     let [scales, biases] = [scales, biases].map(|x| x.reshape(&groups)?.as_dtype(dtype));
     let (scales, biases) = (scales?, biases?);
     mlx_rs::transforms::eval([&codes, &scales, &biases])?;
     let words = pack(codes.as_slice::<u8>(), format.bits());
-    *weight.weight = Array::from_slice(&words, &[rows, columns / 32 * format.bits() as i32]);
-    (*weight.scales, *weight.biases, *weight.format) = (Some(scales), Some(biases), Some(format));
+    *weight = Array::from_slice(&words, &[rows, columns / 32 * format.bits() as i32]);
+    (*scales_slot, *biases_slot, *format_slot) = (Some(scales), Some(biases), Some(format));
     Ok(())
 }
 

@@ -92,14 +92,15 @@ fn settings(config: &QuantizeConfig) -> Settings {
 /// Casts all parameters to float32 but what is packed and learned. Returns them as they were.
 fn widen(model: &mut Model, layers: &LearnedLayers) -> Result<Tensors> {
     let mut narrow = Tensors::new();
-    for (name, slot) in model.parameters_mut().flatten() {
+    model.parameters_mut().flatten().into_iter().try_for_each(|(name, slot)| -> Result<()> {
         let is_learned =
             name.rsplit_once('.').is_some_and(|(path, leaf)| leaf != "bias" && layers.contains(path));
         if is_float(slot.dtype()) && slot.dtype() != Dtype::Float32 && !is_learned {
             let wide = slot.as_dtype(Dtype::Float32)?;
             narrow.insert(name.to_string(), std::mem::replace(slot, wide));
         }
-    }
+        Ok(())
+    })?;
     Ok(narrow)
 }
 

@@ -184,7 +184,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::similar_names, reason = "r and o are the names of the formula")]
     fn gradients_are_finite_differences() {
         for bits in [2, 3, 4, 8] {
             let layer = layer(bits);
