@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,7 @@ from support.rows import random_ids, write_words
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from efficientai_toolkit.quantize.presets import Preset
     from support.figures import Check
 
 
@@ -227,7 +228,8 @@ def test_importance_is_saved_and_reused(
     first = make(model, save_importance=True, **settings)
     file = tmp_path / "importance.safetensors"
     file.write_bytes((first.output / "importance.safetensors").read_bytes())
-    assert set(tensors(file)) == set(formats(first))
+    # Embeddings are looked up: they have no inputs.
+    assert set(tensors(file)) == set(formats(first)) - {"model.embed_tokens"}
     calibrated = tensors(first.output / "model.safetensors")
     again = make(model, calibration=None, importance=str(file), **settings)
     reused = tensors(again.output / "model.safetensors")
@@ -246,6 +248,7 @@ def test_what_requantizing_costs_is_told(
     assert first.requantization_error is None
     costs = [
         make(first.output, dequantize=True, technique="rtn", calibration=None, bits=bits).requantization_error
+        or 0.0
         for bits in (4, 3, 2)
     ]
     assert 0 < costs[0] < costs[1] < costs[2] < 0.5
@@ -253,7 +256,7 @@ def test_what_requantizing_costs_is_told(
 
 def test_a_preset_sets_what_is_not_given() -> None:
     for name, values in PRESETS.items():
-        config = QuantizeConfig(preset=name)
+        config = QuantizeConfig(preset=cast("Preset", name))
         assert {key: getattr(config, key) for key in values} == values
     assert QuantizeConfig(preset="q8", bits=4).bits == 4
     assert QuantizeConfig().with_values({"preset": "q8"}).bits == 8
@@ -263,7 +266,7 @@ def test_a_preset_sets_what_is_not_given() -> None:
     by_size = QuantizeConfig(preset="q3", target_bytes=10**9)
     assert (by_size.target_bpw, by_size.target_bytes) == (None, 10**9)
     with pytest.raises(ConfigError, match="preset"):
-        QuantizeConfig(preset="q1")
+        QuantizeConfig(preset=cast("Preset", "q1"))
 
 
 def test_experts_of_a_stack_share_a_format(make: Callable[..., QuantizeResult], tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class QuantizeConfig(Config):
         """Return a copy with ``values`` replaced; a preset replaces only defaults."""
         if values.get("preset") is not None:
             values = fill_preset({**dict(self._displayed()), **values})
-        return Config.with_values(self, values, source=source)
+        return Config.with_values(self, values, source=source)  # pyright: ignore[reportReturnType]
 
     def check(self) -> None:
         """Let the engine check the values."""
