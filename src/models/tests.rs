@@ -1,5 +1,7 @@
 //! Tests of all architectures with small random configurations.
 
+use std::collections::BTreeMap;
+
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp as _;
@@ -86,7 +88,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
 
 /// Other numbers for all norms and biases than the initial ones.
 fn scatter_vectors(model: &mut Model) {
-    for (name, parameter) in model.parameters_mut().flatten() {
+    for (name, parameter) in model.parameters_mut().flatten().into_iter().collect::<BTreeMap<_, _>>() {
         if parameter.ndim() == 1 {
             let first = name.len() as f32;
             let wave = Array::from_iter(
@@ -130,7 +132,6 @@ fn scales_move_from_producers_to_consumers_without_effect() {
         let size = before.abs().unwrap().max(None).unwrap();
         eval([&distance, &size]).unwrap();
         let (distance, size) = (distance.as_slice::<f32>()[0], size.as_slice::<f32>()[0]);
-        println!("{}: {distance:.1e} of {size:.2}, {norms} norms, {layers} layers", config["model_type"]);
         assert!(size > 0.01 && distance < 1e-4, "{}: {distance} of {size}", config["model_type"]);
         // Two norms per block, and a layer within attention or convolution.
         assert!(norms == 6 && layers >= 3, "{}: {norms}, {layers}", config["model_type"]);

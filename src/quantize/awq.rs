@@ -79,7 +79,9 @@ fn scales(magnitudes: &[f32], ratio: f32) -> Vec<f32> {
     let mut scales: Vec<f32> = magnitudes.iter().map(|x| x.powf(ratio).max(LEAST_SCALE)).collect();
     let bounds = scales.iter().fold((f32::MAX, 0.0_f32), |(low, high), &s| (low.min(s), high.max(s)));
     let middle = (bounds.0 * bounds.1).sqrt();
-    scales.iter_mut().for_each(|scale| *scale /= middle);
+    for scale in &mut scales {
+        *scale /= middle;
+    }
     scales
 }
 
@@ -133,7 +135,7 @@ pub(super) fn scale_channels(
                 }
             }
         }
-        let observed = || inputs.iter().filter(|(layers, _)| layers.iter().any(|layer| is_consumer(layer)));
+        let observed = || inputs.iter().filter(|(layers, _)| layers.iter().any(&is_consumer));
         let magnitudes = magnitudes(scaling, observed().map(|(_, moments)| moments));
         if magnitudes.iter().any(|x| !x.is_finite()) {
             let path = &scaling.consumers[0];
@@ -160,12 +162,15 @@ fn magnitudes<'a>(scaling: &Scaling, inputs: impl Iterator<Item = &'a SecondMome
         sum.iter_mut().zip(moments.magnitudes()).for_each(|(sum, x)| *sum += x);
         tokens += moments.tokens();
     }
-    sum.iter_mut().for_each(|sum| *sum /= tokens.max(1) as f32);
+    for sum in &mut sum {
+        *sum /= tokens.max(1) as f32;
+    }
     scaling.shared(&sum)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use mlx_rs::{Array, Dtype};
@@ -179,6 +184,7 @@ mod tests {
     use crate::progress::Silent;
     use crate::quantize::block::{observe, quantize_block};
     use crate::quantize::config::Technique;
+    use crate::quantize::importance::Importance;
 
     fn host(x: &Array) -> Vec<f32> {
         kernels::eval([x]).unwrap();
@@ -239,7 +245,7 @@ mod tests {
     fn model(config: &Value) -> (Box<Model>, BlockStream) {
         let mut model = create(config).unwrap();
         initialize(model.as_mut(), 0.2, 5).unwrap();
-        for (name, parameter) in model.parameters_mut().flatten() {
+        for (name, parameter) in model.parameters_mut().flatten().into_iter().collect::<BTreeMap<_, _>>() {
             if name.contains("norm") && parameter.ndim() == 1 {
                 let spread = |i: i32| if i % 13 == 5 { 8.0 } else { 0.1 * (i % 7) as f32 };
                 let spread: Vec<f32> = (0..parameter.dim(0)).map(spread).collect();
@@ -287,7 +293,6 @@ mod tests {
                     consumers.iter().map(relative).sum()
                 };
                 let [rtn, awq] = [&vec![1.0; found.len()], &found].map(|scales| error(scales));
-                println!("{} {:?}: {:.3}", json["model_type"], scaling.consumers, awq / rtn);
                 assert!(awq < rtn, "{scaling:?}: {awq} {rtn}");
                 scaled += 1;
             }
@@ -325,7 +330,7 @@ mod tests {
     #[test]
     fn inputs_that_are_not_finite_are_named() {
         let (mut model, stream) = model(&configurations()[0]);
-        for (name, parameter) in model.parameters_mut().flatten() {
+        for (name, parameter) in model.parameters_mut().flatten().into_iter().collect::<BTreeMap<_, _>>() {
             if &*name == "model.layers.0.input_layernorm.weight" {
                 *parameter = parameter.multiply(Array::from_f32(f32::NAN)).unwrap();
             }
@@ -333,7 +338,9 @@ mod tests {
         let config = config(Technique::Awq);
         let plan = Plan::new(model.as_mut(), &config).unwrap();
         let error =
-            quantize_block(model.as_mut(), &stream, &plan, &config, &mut Silent).unwrap_err().to_string();
+            quantize_block(model.as_mut(), &stream, &plan, &config, &mut Importance::default(), &mut Silent)
+                .unwrap_err()
+                .to_string();
         assert!(error.contains("layers.0.self_attn.q_proj") && error.contains("not finite"), "{error}");
     }
 

@@ -64,6 +64,7 @@ pub enum LayerSetting {
 /// Settings of a quantization. Defaults are those of [`Default`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by the user")]
 pub struct QuantizeConfig {
     /// Model folder.
     pub model_path: Option<String>,

@@ -15,7 +15,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_inverse::invert_upper_triangular;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::{Accum, MatMut, MatRef, Par, Spec};
 use rayon::prelude::*;
 
 use super::grid::{Grid, max_code};
@@ -166,14 +166,13 @@ fn inverse_factor(moments: &SecondMoments, order: &[usize], damping: f64) -> Res
             // An input that is always zero has no other effect.
             column[j] = if column[j] == 0.0 { 1.0 } else { column[j] + added };
         });
-        let mut scratch =
-            MemBuffer::new(cholesky_in_place_scratch::<f32>(n, Par::rayon(0), Default::default()));
+        let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<f32>(n, Par::rayon(0), Spec::default()));
         let factored = cholesky_in_place(
             MatMut::from_column_major_slice_mut(&mut lower, n, n),
             LltRegularization::default(),
             Par::rayon(0),
             MemStack::new(&mut scratch),
-            Default::default(),
+            Spec::default(),
         );
         if factored.is_ok() && (0..n).all(|i| lower[i * n + i].is_normal()) {
             let mut inverse = vec![0.0_f32; n * n];

@@ -102,7 +102,9 @@ impl Grid {
         let (size, max) = (self.format.group_size(), max_code(self.format));
         weights.par_chunks_exact_mut(size).enumerate().for_each(|(index, weights)| {
             let affine = Affine { scale: self.scales[index], bias: self.biases[index] };
-            weights.iter_mut().for_each(|weight| *weight = affine.value(affine.code(*weight, max)));
+            for weight in weights {
+                *weight = affine.value(affine.code(*weight, max));
+            }
         });
     }
 

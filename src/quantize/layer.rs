@@ -8,7 +8,7 @@ use super::format::describe;
 use super::grid::Grid;
 use super::plan::Plan;
 use super::report::LayerReport;
-use crate::kernels::quantized::{Format, PackedWeight, dequantize, pack, quantize};
+use crate::kernels::quantized::{Format, PackedWeight, Quantized, dequantize, pack, quantize};
 use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::params::{Tensors, set_parameters};
@@ -57,8 +57,7 @@ pub(super) fn store(weight: WeightMut, grid: &Grid, codes: &[u8], dtype: Dtype) 
     let groups = |values: &[f32]| Array::from_slice(values, &[rows, columns / group]).as_dtype(dtype);
     let (scales, biases) = (groups(&grid.scales)?, groups(&grid.biases)?);
     kernels::eval([&words, &scales, &biases])?;
-    (*weight.weight, *weight.scales, *weight.biases) = (words, Some(scales), Some(biases));
-    *weight.format = Some(grid.format);
+    replace(weight, (words, scales, Some(biases)), grid.format);
     Ok(())
 }
 
@@ -75,9 +74,14 @@ pub(super) fn round_as_mlx(weight: WeightMut, format: Format) -> Result<f64> {
     // Together, so that the dense weight is freed before the next one is quantized.
     kernels::eval([&codes, &scales, &error, &square].into_iter().chain(&biases))?;
     let [error, square] = [error, square].map(|sum| f64::from(sum.item_exact::<f32>()));
-    (*weight.weight, *weight.scales, *weight.biases) = (codes, Some(scales), biases);
-    *weight.format = Some(format);
+    replace(weight, (codes, scales, biases), format);
     Ok(if square > 0.0 { error / square } else { 0.0 })
+}
+
+/// Replaces a dense weight.
+fn replace(weight: WeightMut, (codes, scales, biases): Quantized, format: Format) {
+    let WeightMut { weight, scales: old_scales, biases: old_biases, format: old_format } = weight;
+    (*weight, *old_scales, *old_biases, *old_format) = (codes, Some(scales), biases, Some(format));
 }
 
 /// Calls `change` with the weight at `path`.

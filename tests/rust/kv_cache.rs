@@ -17,7 +17,7 @@ fn sampled(model: &Model) -> Vec<u32> {
     while ids.len() < TOKENS {
         let logits =
             model.forward(&Array::from_slice(&ids[ids.len() - 1..], &[1, 1]), Some(&mut cache)).unwrap();
-        let probabilities = mlx_rs::ops::softmax_axis(&logits.reshape(&[-1]).unwrap(), -1, true).unwrap();
+        let probabilities = mlx_rs::ops::softmax_axis(logits.reshape(&[-1]).unwrap(), -1, true).unwrap();
         eval([&probabilities].into_iter().chain(cache.arrays())).unwrap();
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut left = (state >> 40) as f32 / (1_u64 << 24) as f32;
