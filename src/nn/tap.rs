@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mlx_rs::Array;
 
-use super::Linear;
-
 /// Observed inputs, in the order in which they were computed. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder(Arc<Mutex<Vec<Observation>>>);
@@ -40,9 +38,9 @@ impl Recorder {
     }
 }
 
-/// Records `x`, the input of all `layers`, for those with a tap.
-pub(super) fn record(x: &Array, layers: &[&Linear]) {
-    let taps: Vec<&Tap> = layers.iter().filter_map(|layer| layer.tap.as_ref()).collect();
+/// Records `x`, the input of the layers with these `taps`.
+pub(super) fn record<'a>(x: &Array, taps: impl Iterator<Item = &'a Tap>) {
+    let taps: Vec<&Tap> = taps.collect();
     let Some(Tap { recorder, .. }) = taps.first() else { return };
     let layers = taps.iter().map(|tap| tap.layer).collect();
     let observation = Observation { layers, x: x.clone() };
@@ -52,6 +50,7 @@ pub(super) fn record(x: &Array, layers: &[&Linear]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Linear;
     use crate::nn::linear::forward_all;
 
     #[test]

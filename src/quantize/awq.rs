@@ -9,9 +9,9 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use super::block::Inputs;
 use super::config::QuantizeConfig;
 use super::grid::Grid;
+use super::inputs::Inputs;
 use super::layer::{Matrix, with_weight};
 use super::plan::Plan;
 use crate::calibrate::SecondMoments;
@@ -182,9 +182,10 @@ mod tests {
     use crate::kernels;
     use crate::models::{create, initialize};
     use crate::progress::Silent;
-    use crate::quantize::block::{observe, quantize_block};
+    use crate::quantize::block::quantize_block;
     use crate::quantize::config::Technique;
     use crate::quantize::importance::Importance;
+    use crate::quantize::inputs::observe;
 
     fn host(x: &Array) -> Vec<f32> {
         kernels::eval([x]).unwrap();

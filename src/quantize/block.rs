@@ -1,26 +1,22 @@
 //! Quantizing one block on calibration text.
 
-use std::collections::BTreeMap;
-
 use super::awq::scale_channels;
 use super::config::{QuantizeConfig, Technique};
 use super::gptq::{Settings, gptq};
 use super::grid::Grid;
 use super::importance::Importance;
+use super::inputs::observe;
 use super::layer::{Matrix, store, with_weight};
 use super::plan::Plan;
 use super::report::LayerReport;
 use super::rtn::rtn;
 use super::stages::stages;
-use crate::calibrate::{BlockStream, Input, SecondMoments};
+use crate::calibrate::{BlockStream, SecondMoments};
 use crate::kernels::quantized::{Format, Mode};
 use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::progress::Observer;
 use crate::{Error, Result};
-
-/// Second moments of every input of some layers, by the numbers of the layers that read it.
-pub(super) type Inputs = BTreeMap<Vec<usize>, SecondMoments>;
 
 /// Quantizes the layers of the block that `stream` is in front of, and adds what they saw to `importance`.
 ///
@@ -64,21 +60,6 @@ pub(super) fn quantize_block(
         }
     }
     Ok(reports)
-}
-
-/// Second moments of every input of the layers at `paths`.
-pub(super) fn observe(
-    stream: &BlockStream,
-    model: &mut Model,
-    paths: &[String],
-    observer: &mut dyn Observer,
-) -> Result<Inputs> {
-    let mut inputs = Inputs::new();
-    stream.observe(model, paths, observer, &mut |Input { layers, x }| {
-        let new = || SecondMoments::new(x.dim(-1) as usize);
-        inputs.entry(layers.to_vec()).or_insert_with(new).add(x)
-    })?;
-    Ok(inputs)
 }
 
 /// Quantizes one layer, whose inputs had these `moments`.

@@ -209,7 +209,7 @@ impl QuantizeConfig {
             }
         }
         if !matches!(self.learned_start, Technique::Rtn | Technique::Gptq) {
-            return Err(Error::Config("learned_start must be \"rtn\" or \"gptq\"".into()));
+            return Err(Error::Config("learned_start: expected rtn or gptq".into()));
         }
         self.validate_target()
     }

@@ -285,18 +285,20 @@ mod tests {
         let importance: Vec<f32> = (0..64).map(|i| if i < 8 { 100.0 } else { 1.0 }).collect();
         for bits in [2, 3, 4, 6] {
             let format = Format::affine(bits, 64).unwrap();
-            let error = |grid: &Grid, importance: &[f32]| {
-                let rows = values.chunks_exact(64).enumerate();
-                rows.map(|(row, weights)| grid.at(row, 0).error(weights, importance, max_code(format)))
-                    .sum::<f32>()
+            let error = |grid: &Grid, importance: Option<&[f32]>| {
+                let error = |(row, weights): (usize, &[f32])| {
+                    let error_weights = error_weights(weights, importance);
+                    grid.at(row, 0).error(weights, &error_weights[..64], max_code(format))
+                };
+                values.chunks_exact(64).enumerate().map(error).sum::<f32>()
             };
             let fit =
                 |search, importance| Grid::fit(&values, 64, format, Dtype::Bfloat16, search, importance);
             let (plain, searched, weighted) =
                 (fit(false, None), fit(true, None), fit(true, Some(&importance[..])));
-            let ones = [1.0; 64];
-            assert!(error(&searched, &ones) < error(&plain, &ones), "{bits} bits");
-            assert!(error(&weighted, &importance) < error(&searched, &importance), "{bits} bits");
+            let importance = Some(&importance[..]);
+            assert!(error(&searched, None) < error(&plain, None), "{bits} bits");
+            assert!(error(&weighted, importance) < error(&searched, importance), "{bits} bits");
         }
     }
 

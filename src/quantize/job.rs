@@ -1,5 +1,6 @@
 //! Quantizing a whole model on calibration text.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
@@ -13,13 +14,12 @@ use super::learned::{Teacher, learn};
 use super::plan::Plan;
 use super::report::LayerReport;
 use super::rtn::rtn;
-use super::run::progress;
 use crate::calibrate::{BlockCheckpoints, BlockStream};
 use crate::io::folder;
 use crate::io::output::CHECKPOINTS;
 use crate::kernels::quantized::Mode;
 use crate::models::Model;
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
 
 /// What a run works with.
@@ -140,4 +140,13 @@ fn head_importance(model: &Model, stream: &BlockStream) -> Result<Vec<f32>> {
         sum = Some(total);
     }
     Ok(sum.map(|sum| sum.as_slice::<f32>().to_vec()).unwrap_or_default())
+}
+
+/// Reports `done` of `total`.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(super) fn progress(observer: &mut dyn Observer, done: usize, total: usize) -> Result<()> {
+    let event = Event::Progress { stage: "quantize".to_owned(), done: done as u64, total: total as u64 };
+    if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
 }

@@ -18,6 +18,7 @@ mod format;
 mod gptq;
 mod grid;
 mod importance;
+mod inputs;
 mod job;
 mod layer;
 mod learned;
@@ -31,6 +32,6 @@ mod sensitivity;
 mod stages;
 
 pub use config::{LayerSetting, QuantizationMode, QuantizeConfig, Technique};
+pub use report::Sensitivity;
 pub use report::{LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};
-pub use sensitivity::Sensitivity;

@@ -1,10 +1,9 @@
 //! What a quantization did.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-
-use super::sensitivity::Sensitivity;
 
 /// What was done to one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +20,20 @@ pub struct LayerReport {
     pub tokens: usize,
     /// Damping that GPTQ needed.
     pub damping: Option<f64>,
+}
+
+/// The sensitivity of a layer, or of the experts of one stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sensitivity {
+    /// Key path; of experts that are stacked, the name of the stack.
+    pub layer: String,
+    /// Format in which it was quantized alone.
+    pub format: String,
+    /// Mean Kullback–Leibler divergence of the predictions from the original ones, in nats.
+    pub kl: f64,
+    /// What each format is expected to cost, relative to `format`: the squared error of the layer's output, or where that
+    /// is large, the measured divergence.
+    pub errors: BTreeMap<String, f64>,
 }
 
 /// What a quantization did.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::config::{QuantizeConfig, Technique};
 use super::importance::Importance;
-use super::job::Job;
+use super::job::{Job, progress};
 use super::layer;
 use super::mixed::Mixed;
 use super::plan::Plan;
@@ -25,7 +24,7 @@ use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::linear::Weight;
 use crate::models::Model;
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 use crate::rng::digest;
 use crate::{Error, Result};
 
@@ -193,15 +192,6 @@ fn identity(config: &QuantizeConfig, sequences: &[Vec<u32>], source: &Path) -> R
     identity["tokens"] = json!(format!("{:016x}", digest(tokens)));
     identity["model"] = json!(folder::fingerprint(source)?);
     Ok(identity)
-}
-
-/// Reports `done` of `total`.
-///
-/// # Errors
-/// [`Error::Interrupted`].
-pub(super) fn progress(observer: &mut dyn Observer, done: usize, total: usize) -> Result<()> {
-    let event = Event::Progress { stage: "quantize".to_owned(), done: done as u64, total: total as u64 };
-    if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Mean relative error of the layers that were `dequantized` before.

@@ -10,13 +10,14 @@ use std::path::Path;
 
 use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
-use serde::{Deserialize, Serialize};
 
-use super::block::{observe, quantize_layer};
+use super::block::quantize_layer;
 use super::config::QuantizeConfig;
 use super::format::describe;
+use super::inputs::observe;
 use super::layer::with_weight;
 use super::output_error::output_errors;
+use super::report::Sensitivity;
 use crate::calibrate::{BlockStream, SecondMoments};
 use crate::kernels::quantized::Format;
 use crate::models::Model;
@@ -31,20 +32,6 @@ const MAX_LOGITS: usize = 1 << 27;
 const MAX_LOGITS_AT_ONCE: usize = 1 << 24;
 /// Sequences on which layers are calibrated.
 const SEQUENCES: usize = 16;
-
-/// The sensitivity of a layer, or of the experts of one stack.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sensitivity {
-    /// Key path; of experts that are stacked, the name of the stack.
-    pub layer: String,
-    /// Format in which it was quantized alone.
-    pub format: String,
-    /// Mean Kullback–Leibler divergence of the predictions from the original ones, in nats.
-    pub kl: f64,
-    /// What each format is expected to cost, relative to `format`: the squared error of the layer's output, or where that
-    /// is large, the measured divergence.
-    pub errors: BTreeMap<String, f64>,
-}
 
 /// Layers that have one format.
 #[derive(Debug, Clone)]

@@ -189,7 +189,7 @@ impl Linear {
 /// # Errors
 /// A last dimension of `x` that does not fit.
 pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
-    tap::record(x, &layers);
+    tap::record(x, layers.iter().filter_map(|layer| layer.tap.as_ref()));
     let low = layers.iter().map(|layer| layer.undropped()).collect::<Result<Vec<_>>>()?;
     let adapted: Vec<Layer> =
         layers.iter().zip(&low).map(|(layer, low)| layer.adapted(low.as_ref())).collect();
