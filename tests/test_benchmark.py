@@ -299,7 +299,7 @@ def test_ctrl_c_keeps_what_is_measured(tmp_path: Path, output: Path) -> None:
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     _, text = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 130, text
     assert text.splitlines()[-1].startswith(
         f"interrupted: what is measured is saved in {output}; continue with"
     )

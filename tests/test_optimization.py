@@ -136,7 +136,7 @@ def test_an_interrupted_search_goes_on(training: TrainingConfig) -> None:
     with pytest.raises(TrainingError, match="holds a search; choose another --output, or give --resume"):
         optimize(training, space=space, trials=4)
     resumed = training.with_values({"resume": True})
-    with pytest.raises(ConfigError, match="begun with another space"):
+    with pytest.raises(ConfigError, match="started with another space"):
         optimize(resumed, space={"lr": {"choices": [1e-3]}}, trials=4)
     result = optimize(resumed, space=space, trials=4)
     assert [trial.number for trial in result.trials] == [0, 1, 2, 3]

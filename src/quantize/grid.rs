@@ -94,7 +94,7 @@ impl Grid {
             let importance = importance.map_or(&ones[..], |all| &all[group * size..(group + 1) * size]);
             f64::from(affine.error(weights, importance, max))
         });
-        errors.sum()
+        errors.collect::<Vec<f64>>().iter().sum()
     }
 
     /// Replaces `weights`, `[rows, columns]`, by the nearest values.
@@ -120,7 +120,9 @@ impl Grid {
                 })
             },
         );
-        let [error, square] = sums.reduce(|| [0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        // In order, so that a resumed run reports the same.
+        let sums: Vec<[f64; 2]> = sums.collect();
+        let [error, square] = sums.iter().fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
         if square > 0.0 { error / square } else { 0.0 }
     }
 }
