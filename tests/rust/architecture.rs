@@ -39,6 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "quantize",
         &[
             "error",
+            "files",
             "progress",
             "rng",
             "kernels",
