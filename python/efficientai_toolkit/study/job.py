@@ -8,6 +8,7 @@ submitted to any :class:`concurrent.futures.Executor`, including Dask's.
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -63,6 +64,11 @@ def run_job(
     -------
     JobResult
         Failures of the function or its process are reported in ``error`` and not raised.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the process was interrupted.
     """
     command = [sys.executable, "-m", __spec__.name, function]
     result: JobResult | None = None
@@ -91,6 +97,9 @@ def run_job(
             timer.cancel()
     if result is None and expired.is_set():
         return JobResult(error=f"ran past {timeout:g} s")
+    if result is None and process.returncode in {_INTERRUPTED, -signal.SIGINT}:
+        # Ctrl-C is for both processes, but the exception of this one may have been raised where it is ignored.
+        raise KeyboardInterrupt
     return result or JobResult(error=_describe_end(process.returncode))
 
 
