@@ -98,7 +98,7 @@ def run_job(
     if result is None and expired.is_set():
         return JobResult(error=f"ran past {timeout:g} s")
     if result is None and process.returncode in {_INTERRUPTED, -signal.SIGINT}:
-        # Ctrl-C is for both processes, but the exception of this one may have been raised where it is ignored.
+        # Ctrl-C is for both processes; the exception of this one may have been raised where it is ignored.
         raise KeyboardInterrupt
     return result or JobResult(error=_describe_end(process.returncode))
 
