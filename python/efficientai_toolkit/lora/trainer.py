@@ -10,9 +10,9 @@ from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.callbacks.training import Estimated
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
-from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.lora.result import TrainingResult
 from efficientai_toolkit.study.folder import release
+from efficientai_toolkit.study.output import check_output
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -67,7 +67,7 @@ class MLXTrainer:
 
         try:
             if self.model is None:
-                check_output(self.config)
+                check_output(self.config, "lora")
             model, tokenizer = self._load()
             try:
                 report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)

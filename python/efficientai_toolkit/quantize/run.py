@@ -8,9 +8,9 @@ from typing import Any
 from efficientai_toolkit.callbacks.base import Callback, as_callback
 from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.quantize.config import QuantizeConfig
-from efficientai_toolkit.quantize.output import check_output
 from efficientai_toolkit.quantize.result import QuantizeResult
 from efficientai_toolkit.study.folder import release
+from efficientai_toolkit.study.output import check_output
 
 
 def quantize(
@@ -65,7 +65,7 @@ def quantize(
         receiver.on(parse_event(text))
 
     try:
-        check_output(config)
+        check_output(config, "quantize")
         # In the data type of the checkpoint, which scales and unquantized weights keep.
         model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
         report = core.quantize.quantize(model, tokenizer, config.to_json(), observe)

@@ -17,11 +17,11 @@ from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
-from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.chat import format_question
 from efficientai_toolkit.models.generation import generate
 from efficientai_toolkit.models.loading import load
 from efficientai_toolkit.study.folder import release
+from efficientai_toolkit.study.output import check_output
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -63,7 +63,7 @@ def _run(args: Namespace, out: Output, given: TrainingConfig, config: TrainingCo
     if group.rank > 0:
         out = replace(out, as_json=False, quiet=True)
     if group.rank == 0:
-        check_output(config)
+        check_output(config, "lora")
     model, tokenizer = load(
         given.model_path,
         dtype=config.dtype,

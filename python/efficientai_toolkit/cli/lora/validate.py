@@ -20,9 +20,9 @@ from efficientai_toolkit.cli.shared.validate import (
 )
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
-from efficientai_toolkit.lora.output import check_output
 from efficientai_toolkit.models.loading import load
 from efficientai_toolkit.study.folder import release
+from efficientai_toolkit.study.output import check_output
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -66,7 +66,7 @@ def inspect(config: TrainingConfig, *, show_progress: bool = True) -> Checks:
     else:
         trainer = MLXTrainer(filled, model=loaded[0], tokenizer=loaded[1])
         checks.check("memory", trainer.estimate_memory, describe_memory)
-    checks.check("output", lambda: check_output(filled), str)
+    checks.check("output", lambda: check_output(filled, "lora"), str)
     # Nothing is written into it.
     release(Path(str(filled.output)))
     return checks

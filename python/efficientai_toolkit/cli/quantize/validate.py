@@ -19,8 +19,8 @@ from efficientai_toolkit.cli.shared.validate import (
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.models.loading import load
 from efficientai_toolkit.quantize import QuantizeConfig
-from efficientai_toolkit.quantize.output import check_output
 from efficientai_toolkit.study.folder import release
+from efficientai_toolkit.study.output import check_output
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -70,7 +70,7 @@ def inspect(config: QuantizeConfig, *, show_progress: bool = True) -> Checks:
         checks.skip("calibration", reason="needs the model's tokenizer")
     else:
         checks.check("calibration", lambda: _plan(*loaded, filled), _describe, settings="settings")
-    checks.check("output", lambda: check_output(filled), str)
+    checks.check("output", lambda: check_output(filled, "quantize"), str)
     # Nothing is written into it.
     release(Path(str(filled.output)))
     return checks

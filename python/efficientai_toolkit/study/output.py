@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+from efficientai_toolkit._base.config import Config
 from efficientai_toolkit._base.writable import check_writable
-from efficientai_toolkit.lora.config import TrainingConfig
 
 
-def check_output(config: TrainingConfig) -> Path:
+def check_output(config: Config, room: str) -> Path:
     """Check that a run can write to its output folder, before a model is loaded; nothing is left behind.
 
     Parameters
     ----------
     config
         Configuration with ``output`` filled in.
+    room
+        Room of the engine that the configuration belongs to, such as ``lora``.
 
     Returns
     -------
@@ -26,7 +28,7 @@ def check_output(config: TrainingConfig) -> Path:
     """
     from efficientai_toolkit._engine.core import core
 
-    core.lora.check_output(config.to_json())
-    output = Path(str(config.output))
+    getattr(core, room).check_output(config.to_json())
+    output = Path(str(config.to_dict()["output"]))
     check_writable(output)
     return output
