@@ -230,6 +230,16 @@ def test_routers_stay_dense_and_patterns_count(make: Callable[..., QuantizeResul
     assert "lm_head" not in formats
 
 
+@pytest.mark.parametrize("setting", [8, "dense"])
+def test_experts_of_one_stack_have_one_format(
+    make: Callable[..., QuantizeResult], tmp_path: Path, setting: object
+) -> None:
+    model = make_model("qwen3_moe", tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"experts\.\d+\.up_proj has another format.*switch_mlp\.up_proj"):
+        make(model, layers={"*.experts.3.up_proj": setting})
+    assert not (tmp_path / "out").exists()
+
+
 def test_quantized_models_are_quantized_again_on_request(
     make: Callable[..., QuantizeResult], tmp_path: Path
 ) -> None:

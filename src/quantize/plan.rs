@@ -30,7 +30,7 @@ impl Plan {
         let (default, embedding) = (config.format()?, config.embedding_format()?);
         let patterns = config.layer_formats()?;
         let blocks: Vec<String> = (0..model.block_count()).map(|i| model.block_path(i) + ".").collect();
-        let mut used = vec![false; patterns.len()];
+        let (mut used, mut chosen) = (vec![false; patterns.len()], Vec::new());
         let (mut formats, mut order, mut fixed) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         model.visit_quantizable(&mut |path, weight| {
             let in_block = blocks.iter().any(|block| path.starts_with(block.as_str()));
@@ -51,6 +51,7 @@ impl Plan {
                     "{path} is quantized already: choose the original model, or set dequantize (--dequantize)"
                 )));
             }
+            chosen.push((path.to_owned(), format, fixed.contains(path)));
             let Some(format) = format else { return Ok(()) };
             let (columns, group) = (weight.weight.dim(1), format.row_multiple());
             if !(columns as usize).is_multiple_of(group) {
@@ -66,6 +67,7 @@ impl Plan {
         if let Some(((pattern, _), _)) = patterns.iter().zip(&used).find(|(_, used)| !**used) {
             return Err(Error::Config(format!("layers: no layer matches \"{pattern}\"")));
         }
+        check_stacks(model, &chosen)?;
         if formats.is_empty() {
             return Err(Error::Config("every layer is left dense: there is nothing to quantize".into()));
         }
@@ -89,4 +91,21 @@ impl Plan {
     pub(super) fn position(&self, path: &str) -> usize {
         self.order.iter().position(|planned| planned == path).unwrap_or(self.order.len())
     }
+}
+
+/// Checks that experts that a checkpoint stacks have one format, and that it is fixed for all of them or for none. `chosen`
+/// are key paths with their formats and whether a pattern fixes them.
+fn check_stacks(model: &Model, chosen: &[(String, Option<Format>, bool)]) -> Result<()> {
+    let mut stacks: BTreeMap<String, (Option<Format>, bool)> = BTreeMap::new();
+    for (path, format, is_fixed) in chosen {
+        let (stack, Some(_)) = model.mlx_name(path) else { continue };
+        let choice = (*format, *is_fixed);
+        if *stacks.entry(stack.clone()).or_insert(choice) != choice {
+            return Err(Error::Config(format!(
+                "layers: {path} has another format than other experts, but they are stored together, as {stack}: use a \
+                 pattern that matches all of them, with * for the number of the expert"
+            )));
+        }
+    }
+    Ok(())
 }
