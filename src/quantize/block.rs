@@ -115,3 +115,60 @@ pub(super) fn quantize_layer(
     let report = LayerReport::new(path, format, technique, grid.relative_error(&values, &rounded.codes));
     Ok(LayerReport { tokens, damping: Some(rounded.damping), ..report })
 }
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::Array;
+
+    use super::*;
+    use crate::kernels;
+    use crate::progress::Silent;
+    use crate::quantize::test_models::{configurations, model};
+
+    /// Quantizes the first block in 3 bits; returns what it did, the importance of all layers, and the squared error of
+    /// the outputs.
+    fn quantized(technique: Technique, awq_rounding: Technique) -> (Vec<LayerReport>, Vec<Vec<f32>>, f32) {
+        let (mut model, stream) = model(&configurations()[0]);
+        let config = QuantizeConfig {
+            technique,
+            awq_rounding,
+            bits: 3,
+            group_size: 32,
+            true_sequential: false,
+            ..QuantizeConfig::default()
+        };
+        let plan = Plan::new(model.as_mut(), &config).unwrap();
+        let outputs = |model: &Model| -> Vec<f32> {
+            let of_batch = |x: &Array| {
+                let y = model.apply_block(0, x).unwrap();
+                kernels::eval([&y]).unwrap();
+                y.as_slice::<f32>().to_vec()
+            };
+            stream.batches().iter().flat_map(of_batch).collect()
+        };
+        let original = outputs(model.as_ref());
+        let mut importance = Importance::default();
+        let reports =
+            quantize_block(model.as_mut(), &stream, &plan, &config, &mut importance, &mut Silent).unwrap();
+        let error = outputs(model.as_ref()).iter().zip(&original).map(|(y, old)| (y - old).powi(2)).sum();
+        let columns = |path: &str| if path.ends_with("down_proj") { 96 } else { 64 };
+        let of = |layer: &LayerReport| importance.of(&layer.path, columns(&layer.path)).unwrap().unwrap();
+        let importance = reports.iter().map(of).collect();
+        (reports, importance, error)
+    }
+
+    #[test]
+    fn importance_is_that_of_the_original_inputs() {
+        let [plain, scaled] = [Technique::Rtn, Technique::Awq].map(|t| quantized(t, Technique::Rtn).1);
+        assert_eq!(plain, scaled);
+    }
+
+    #[test]
+    fn gptq_rounds_what_awq_has_scaled() {
+        let (reports, _, nearest) = quantized(Technique::Awq, Technique::Rtn);
+        assert!(reports.iter().all(|layer| layer.technique == "awq"), "{reports:?}");
+        let (reports, _, compensated) = quantized(Technique::Awq, Technique::Gptq);
+        assert!(reports.iter().all(|layer| layer.technique == "awq, gptq"), "{reports:?}");
+        assert!(compensated < 0.9 * nearest, "{compensated} {nearest}");
+    }
+}

@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::format;
-use crate::kernels::quantized::{Format, Mode};
+use super::format::{self, LayerSetting, QuantizationMode};
+use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
 /// How codes are chosen.
@@ -24,41 +24,6 @@ pub enum Technique {
     Learned,
     /// Formats are chosen layer by layer so that the model has a given size, and codes as `rounding` says.
     Mixed,
-}
-
-/// Kind of format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QuantizationMode {
-    /// Integers with a scale and a bias per group.
-    Affine,
-    /// 4-bit floating-point numbers with a power of two per group of 32.
-    Mxfp4,
-    /// 8-bit floating-point numbers with a power of two per group of 32.
-    Mxfp8,
-    /// 4-bit floating-point numbers with an 8-bit one per group of 16.
-    Nvfp4,
-}
-
-impl QuantizationMode {
-    fn mode(self) -> Mode {
-        match self {
-            Self::Affine => Mode::Affine,
-            Self::Mxfp4 => Mode::Mxfp4,
-            Self::Mxfp8 => Mode::Mxfp8,
-            Self::Nvfp4 => Mode::Nvfp4,
-        }
-    }
-}
-
-/// The format of some layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum LayerSetting {
-    /// Bits per weight.
-    Bits(usize),
-    /// `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
-    Name(String),
 }
 
 /// Settings of a quantization. Defaults are those of [`Default`].

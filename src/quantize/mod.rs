@@ -37,7 +37,8 @@ mod stages;
 #[cfg(test)]
 mod test_models;
 
-pub use config::{LayerSetting, QuantizationMode, QuantizeConfig, Technique};
+pub use config::{QuantizeConfig, Technique};
+pub use format::{LayerSetting, QuantizationMode};
 pub use report::Sensitivity;
 pub use report::{LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};
