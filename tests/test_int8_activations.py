@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from support.figures import Check
 
 WEIGHTS = "model.safetensors"
-CALIBRATION = {
+CALIBRATION: dict[str, Any] = {
     "calibration": str(INSTRUCTIONS / "train.jsonl"),
     "calibration_sequences": 8,
     "sequence_length": 128,
@@ -48,7 +48,10 @@ def divergence(
     accuracy: str,
     reference_accuracy: str | None = None,
 ) -> dict[str, float]:
-    return json.loads(core.evaluate.divergence(model, reference, rows, accuracy, reference_accuracy))
+    found: dict[str, float] = json.loads(
+        core.evaluate.divergence(model, reference, rows, accuracy, reference_accuracy)
+    )
+    return found
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -154,7 +157,7 @@ def test_an_interrupted_run_is_resumed_with_its_norms(data: Path, tmp_path: Path
 def test_evaluation_with_int8_activations(data: Path, tmp_path: Path) -> None:
     result = smooth(data, tmp_path / "out", bits=8)
     model, tokenizer = eat.load(result.output)
-    text = {"data": str(data / "train.jsonl"), "mask_prompt": False}
+    text: dict[str, Any] = {"data": str(data / "train.jsonl"), "mask_prompt": False}
     found = {
         accuracy: eat.lora.evaluate(model, tokenizer, **text, accuracy=accuracy).metrics["perplexity"]
         for accuracy in (None, "f32", "int8")
