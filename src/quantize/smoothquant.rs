@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn inputs_that_are_not_finite_are_named() {
         let (mut model, stream) = model(&configurations()[0]);
-        for (name, parameter) in model.parameters_mut().flatten() {
+        for (name, parameter) in model.parameters_mut().flatten().into_iter().collect::<BTreeMap<_, _>>() {
             if &*name == "model.layers.0.post_attention_layernorm.weight" {
                 *parameter = parameter.multiply(Array::from_f32(f32::NAN)).unwrap();
             }
