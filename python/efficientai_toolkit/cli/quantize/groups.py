@@ -10,6 +10,8 @@ GROUPS = {
         "seed",
     ),
     "GPTQ": ("damping", "act_order", "true_sequential"),
+    "AWQ": ("awq_rounding",),
+    "int8 activations": ("smooth_alpha",),
     "mixed precision": ("rounding", "target_bpw", "target_bytes", "sensitivity"),
     "learned": (
         "learned_start", "learned_lr", "learned_epochs", "learned_batch_size", "learned_temperature",
