@@ -7,5 +7,7 @@ mod json;
 pub(super) mod jsonl;
 mod parquet;
 pub(super) mod read;
+mod tokens;
 
-pub use read::read_rows;
+pub use read::{read_rows, read_rows_and_json};
+pub use tokens::{TOKENS_EXTENSION, tokens_file};

@@ -163,6 +163,12 @@ impl Tokenizer {
         self.inner.vocab_size()
     }
 
+    /// Identifies the vocabulary: token ids mean the same tokens for tokenizers of one fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Arc<str> {
+        self.inner.fingerprint()
+    }
+
     /// The chat template, if the checkpoint has one.
     #[must_use]
     pub const fn chat_template(&self) -> Option<&ChatTemplate> {
