@@ -54,6 +54,14 @@ impl Embeddings {
         self.directions.is_empty()
     }
 
+    /// The largest difference between two elements in the same place.
+    #[cfg(test)]
+    pub(crate) fn largest_difference(&self, other: &Self) -> f32 {
+        assert_eq!(self.directions.len(), other.directions.len());
+        let pairs = self.directions.iter().zip(&other.directions);
+        pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+    }
+
     /// Length of the vectors.
     pub(super) const fn dim(&self) -> usize {
         self.dim

@@ -164,7 +164,7 @@ impl Eq for Candidate {}
 
 #[cfg(test)]
 mod tests {
-    use rand::Rng as _;
+    use rand::RngExt as _;
 
     use super::*;
 

@@ -10,4 +10,5 @@ pub(super) mod read;
 mod tokens;
 
 pub use read::{read_rows, read_rows_and_json};
-pub use tokens::{TOKENS_EXTENSION, tokens_file};
+pub(in crate::data) use tokens::TOKENS_EXTENSION;
+pub use tokens::tokens_file;

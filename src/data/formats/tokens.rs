@@ -24,7 +24,7 @@ use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
 /// Extension of such files.
-pub const TOKENS_EXTENSION: &str = "safetensors";
+pub(in crate::data) const TOKENS_EXTENSION: &str = "safetensors";
 
 const FORMAT: [(&str, &str); 2] = [("format", "efficientai-tokens"), ("version", "1")];
 const TOKENIZER: &str = "tokenizer";
