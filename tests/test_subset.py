@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError, TrainingError
-from efficientai_toolkit.quantize import SubsetConfig, SubsetResult, quantize, select_subset
+from efficientai_toolkit.quantize import QuantizeResult, SubsetConfig, SubsetResult, quantize, select_subset
 from support.command import PROGRAM, run
 from support.engine import MODELS, tensors, train
+from support.models import wide_llama
 from support.rows import random_ids, words, write_jsonl, write_words
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def select(tmp_path: Path, data: Path) -> Callable[..., SubsetResult]:
     def choose(**settings: Any) -> SubsetResult:
-        chosen = {"data": str(data), "model_path": str(MODEL), "output": str(tmp_path / "subset")}
+        chosen: dict[str, Any] = {
+            "data": str(data),
+            "model_path": str(MODEL),
+            "output": str(tmp_path / "subset"),
+        }
         return select_subset(SubsetConfig(**(chosen | settings)))
 
     return choose
@@ -82,7 +87,8 @@ def test_token_ids_teach_what_their_rows_teach(select: Callable[..., SubsetResul
     with safe_open(packed.output, "np") as file:  # pyright: ignore[reportUnknownVariableType]
         assert file.get_tensor("ids").dtype == np.uint16
         assert file.get_tensor("offsets")[-1] == packed.chosen_tokens
-    for settings in ({}, {"mask_prompt": False, "packing": True}):
+    variants: list[dict[str, Any]] = [{}, {"mask_prompt": False, "packing": True}]
+    for settings in variants:
         losses = [
             train(
                 MODEL, result.output.parent, tmp_path / "run" / f"{index}{len(settings)}", iters=3, **settings
@@ -99,8 +105,9 @@ def test_token_ids_teach_what_their_rows_teach(select: Callable[..., SubsetResul
 
 
 def test_calibration_on_token_ids(select: Callable[..., SubsetResult], tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"model_path": str(MODEL), "group_size": 32, "sequence_length": 32}
-    results = []
+    model = wide_llama(tmp_path / "model")
+    settings: dict[str, Any] = {"model_path": str(model), "sequence_length": 32}
+    results: list[QuantizeResult] = []
     for form in ("jsonl", "tokens"):
         rows = select(fraction=0.5, format=form, output=str(tmp_path / form)).output.parent
         output = tmp_path / f"quantized-{form}"
@@ -119,11 +126,13 @@ def test_calibration_rows(tmp_path: Path, rows: str) -> None:
     """One row of 32 tokens is there 40 times, and eight others once: the choice takes all nine."""
     often, *others = random_ids(9, [31], seed=5, vocab_size=64)
     data = write_words(tmp_path / "data", [often] * 40 + others, [[5, 6, 7]])
-    seen = []
+    model = str(wide_llama(tmp_path / "model"))
+    seen: list[dict[str, np.ndarray]] = []
     for attempt in range(2):
         result = quantize(
-            str(MODEL), calibration=str(data), calibration_rows=rows, calibration_sequences=9,
-            sequence_length=32, group_size=32, technique="rtn", save_importance=True, output=str(tmp_path / f"out{attempt}"),
+            model, calibration=str(data), calibration_rows=rows, calibration_sequences=9,
+            sequence_length=32, technique="rtn", save_importance=True,
+            output=str(tmp_path / f"out{attempt}"),
         )  # fmt: skip
         seen.append(tensors(result.output / "importance.safetensors"))
         assert {layer.tokens for layer in result.layers if "self_attn" in layer.path} == {9 * 32}
@@ -131,7 +140,7 @@ def test_calibration_rows(tmp_path: Path, rows: str) -> None:
     # Mean squares of what the first layers read, which are those of the nine rows alone.
     every = write_words(tmp_path / "nine", [often, *others], [[5, 6, 7]])
     result = quantize(
-        str(MODEL), calibration=str(every), calibration_sequences=9, sequence_length=32, group_size=32,
+        model, calibration=str(every), calibration_sequences=9, sequence_length=32,
         technique="rtn", save_importance=True, output=str(tmp_path / "nine-out"),
     )  # fmt: skip
     expected = tensors(result.output / "importance.safetensors")

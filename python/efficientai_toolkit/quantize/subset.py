@@ -149,4 +149,5 @@ def select_subset(
     finally:
         receiver.close()
         release(Path(str(config.output)))
-    return SubsetResult(**{**report, "output": Path(report["output"])})
+    output = Path(report.pop("output"))
+    return SubsetResult(output=output, **report)
