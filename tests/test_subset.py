@@ -251,3 +251,30 @@ def test_the_command(tmp_path: Path, data: Path) -> None:
     again = run(command)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
+
+
+def test_a_quarter_teaches_what_all_rows_teach(select: Callable[..., SubsetResult], tmp_path: Path) -> None:
+    """Of 60 kinds of rows, a few make up most of 240 rows: a random quarter misses many."""
+    rng = np.random.default_rng(7)
+    kinds = random_ids(60, [10], seed=11, vocab_size=64)
+    extra = rng.choice(60, 180, p=(share := 1 / np.arange(1, 61)) / share.sum())
+    rows = [kinds[kind] for kind in rng.permutation([*range(60), *extra])]
+    data = write_words(tmp_path / "all", rows, kinds)
+    quarter = select(data=str(data)).output.parent
+    assert {row["text"] for row in read(quarter / "train.jsonl")} == {words(ids) for ids in kinds}
+
+    def loss(folder: Path) -> float:
+        report = train(
+            MODEL, folder, tmp_path / "runs" / folder.name, method="full", iters=60, lr=1e-2, batch_size=8,
+            eval_every=0, keep_best=False,
+        ).report  # fmt: skip
+        return report["validation_losses"][-1][1]
+
+    draws = [rng.choice(240, 60, replace=False) for _ in range(3)]
+    random = [
+        loss(write_words(tmp_path / f"random{index}", [rows[row] for row in draw], kinds))
+        for index, draw in enumerate(draws)
+    ]
+    chosen = loss(quarter)
+    assert chosen <= 1.02 * loss(data)
+    assert chosen < min(random)

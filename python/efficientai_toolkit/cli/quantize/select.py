@@ -9,7 +9,9 @@ from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import choose_callback
 from efficientai_toolkit.quantize.subset import SubsetConfig, select_subset
 
-ESSENTIAL = ("model_path", "data", "fraction", "format", "output")
+ESSENTIAL = (
+    "model_path", "data", "fraction", "format", "columns", "output", "overwrite", "seed", "json", "quiet",
+)  # fmt: skip
 """What most choices set."""
 
 
