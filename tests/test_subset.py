@@ -268,7 +268,7 @@ def test_a_quarter_teaches_what_all_rows_teach(select: Callable[..., SubsetResul
             MODEL, folder, tmp_path / "runs" / folder.name, method="full", iters=60, lr=1e-2, batch_size=8,
             eval_every=0, keep_best=False,
         ).report  # fmt: skip
-        return report["validation_losses"][-1][1]
+        return float(report["validation_losses"][-1][1])
 
     draws = [rng.choice(240, 60, replace=False) for _ in range(3)]
     random = [

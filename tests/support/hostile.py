@@ -92,7 +92,7 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
 
 def token_ids() -> bytes:
     """A file with two rows of token ids."""
-    values = {
+    values: dict[str, np.ndarray] = {
         "ids": np.array([5, 6, 7, 8, 1], np.uint16),
         "offsets": np.array([0, 3, 5], np.uint64),
         "learned": np.array([0b11100], np.uint8),
