@@ -11,11 +11,11 @@ use crate::progress::{Event, Observer};
 use crate::{Error, Result, kernels};
 
 /// Tokens of a row that count; what a row is about shows at its beginning.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 128;
 /// Tokens that pass through the model at once.
 const TOKENS_AT_ONCE: usize = 2048;
 
-/// The mean of the hidden states of each of `rows` of token ids, over its first 256 tokens.
+/// The mean of the hidden states of each of `rows` of token ids, over its first 128 tokens.
 ///
 /// # Errors
 /// Rows without tokens, or with some that the model does not have; hidden states that are not finite;
@@ -92,10 +92,10 @@ mod tests {
     fn means_are_those_of_each_row_alone() {
         let model = model();
         let long: Vec<u32> = (0..300).map(|i| i * 7 % 48).collect();
-        let rows: [&[u32]; 5] = [&[1, 7, 40], &long, &[5], &[3; 90], &long[..256]];
+        let rows: [&[u32]; 5] = [&[1, 7, 40], &long, &[5], &[3; 90], &long[..128]];
         let found = embed_rows(model.as_ref(), &rows, &mut Silent).unwrap();
         let mean = |row: &&[u32]| {
-            let ids = &row[..row.len().min(256)];
+            let ids = &row[..row.len().min(MAX_TOKENS)];
             let hidden = model.hidden(&Array::from_slice(ids, &[1, ids.len() as i32]), None).unwrap();
             let mean = hidden.mean_axis(1, false).unwrap();
             kernels::eval([&mean]).unwrap();

@@ -20,7 +20,7 @@ impl Embeddings {
     /// # Panics
     /// If `values` are no whole rows.
     pub fn new(mut values: Vec<f32>, dim: usize) -> Result<Self> {
-        assert!(dim > 0 && values.len() % dim == 0, "rows of another length");
+        assert!(dim > 0 && values.len().is_multiple_of(dim), "rows of another length");
         let rows = values.len() / dim;
         let mut mean = vec![0.0_f64; dim];
         for (index, row) in values.chunks_exact(dim).enumerate() {
