@@ -26,6 +26,16 @@ pub enum Technique {
     Mixed,
 }
 
+/// How calibration rows are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibrationRows {
+    /// At random.
+    Random,
+    /// So that they stand for the others, by their embeddings ([`embed_rows`](crate::calibrate::embed_rows)).
+    Auto,
+}
+
 /// Settings of a quantization. Defaults are those of [`Default`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -55,6 +65,8 @@ pub struct QuantizeConfig {
     pub calibration_sequences: usize,
     /// Tokens per calibration sequence.
     pub sequence_length: usize,
+    /// How calibration rows are chosen.
+    pub calibration_rows: CalibrationRows,
     /// Damping of GPTQ: fraction of the mean diagonal of the Hessian that is added to its diagonal.
     pub damping: f64,
     /// Whether GPTQ rounds the weights of large activations first.
@@ -119,6 +131,7 @@ impl Default for QuantizeConfig {
             calibration: None,
             calibration_sequences: 64,
             sequence_length: 512,
+            calibration_rows: CalibrationRows::Random,
             damping: 0.01,
             act_order: true,
             true_sequential: true,

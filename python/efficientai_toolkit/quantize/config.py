@@ -56,6 +56,11 @@ class QuantizeConfig(Config):
     )
     calibration_sequences: int = setting(64, "maximum number of calibration sequences")
     sequence_length: int = setting(512, "tokens per calibration sequence")
+    calibration_rows: Literal["random", "auto"] = setting(
+        "random",
+        "how calibration rows are chosen: at random, or so that they stand for the others by the hidden "
+        "states of the model (auto)",
+    )
     damping: float = setting(
         0.01, "gptq: share of the mean diagonal of the Hessian that is added to the diagonal"
     )

@@ -5,6 +5,7 @@ GROUPS = {
         "calibration",
         "calibration_sequences",
         "sequence_length",
+        "calibration_rows",
         "importance",
         "save_importance",
         "seed",
