@@ -72,10 +72,15 @@ def test_cases_of_quantization_read_the_same_tokens(technique: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("technique", "contestant"),
-    [("gptq", "ours"), ("gptq", "mlx-lm"), ("learned", "ours")],
+    [
+        ("gptq", "ours"),
+        pytest.param("learned", "ours", marks=pytest.mark.slow),
+        pytest.param("gptq", "mlx-lm", marks=pytest.mark.slow),
+        pytest.param("awq", "mlx-lm", marks=pytest.mark.slow),
+        pytest.param("learned", "mlx-lm", marks=pytest.mark.slow),
+    ],
 )
 def test_a_quantization_is_measured(technique: str, contestant: str, tmp_path: Path) -> None:
-    pytest.importorskip("mlx_lm" if contestant == "mlx-lm" else "mlx")
     chosen = suite(
         "quantization",
         cache=str(tmp_path),
