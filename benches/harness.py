@@ -67,15 +67,16 @@ def cases(
     jobs: Mapping[str, Mapping[Contestant, Job]],
     measures: Sequence[str],
     *,
+    higher_is_better: Sequence[str] | None = None,
     same: Callable[[Contestant], Mapping[str, float]] = lambda _: {},
     python: Mapping[str, str] | None = None,
     threads: int | None = None,
 ) -> Iterator[Case]:
     """Yield a case for every job and contestant.
 
-    `measures` are the results that count, all of them speeds, and `same` gives those that must agree between
-    contestants of a kind, with their tolerance. `python` names an interpreter for a library; `threads` is the
-    number of CPU threads, by default each library's own choice.
+    `measures` are the results that count, by default all of them speeds, which should be high; `same` gives
+    those that must agree between contestants of a kind, with their tolerance. `python` names an interpreter
+    for a library; `threads` is the number of CPU threads, by default each library's own choice.
     """
     for library in python or {}:
         if library not in SCRIPTS:
@@ -95,7 +96,7 @@ def cases(
                     json.dumps(task),
                 ],
                 metrics=measures,
-                higher_is_better=measures,
+                higher_is_better=measures if higher_is_better is None else higher_is_better,
                 group=f"{title} {who.likeness}",
                 same=same(who),
             )

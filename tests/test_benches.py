@@ -1,11 +1,12 @@
 """The suites of ``benches/``: their cases, and one that needs nothing but numpy."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from efficientai_toolkit import benchmark
+from efficientai_toolkit import benchmark, load
 from efficientai_toolkit.benchmark import Suite
 from efficientai_toolkit.exceptions import ConfigError
 
@@ -50,6 +51,56 @@ def test_cases_of_models(
     assert (tmp_path / "tiny" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("technique", ["gptq", "awq", "learned"])
+def test_cases_of_quantization_read_the_same_tokens(technique: str, tmp_path: Path) -> None:
+    found = suite("quantization", cache=str(tmp_path), technique=technique, sizes="8x32", scored="2x16")
+    cases = found.load()
+    assert [case.name.rpartition(" ")[2] for case in cases] == ["ours", "mlx-lm", "mlx-lm-accelerated"]
+    assert {case.group for case in cases} == {f"{technique} model 4 bits 8x32 float32"}
+    (text,) = {json.loads((case.command or [])[-1])["text"] for case in cases}
+    calibration, held_out = (
+        json.loads((Path(text) / f"{name}.json").read_text()) for name in ("calibration", "held_out")
+    )
+    assert [len(row) for row in calibration] == [32] * 8
+    assert [len(row) for row in held_out] == [16] * 2
+    # What ours reads begins with what the others get.
+    (row,) = (Path(text) / "calibration.jsonl").read_text().splitlines()
+    _, tokenizer = load()
+    tokens = tokenizer.encode(json.loads(row)["text"])
+    assert calibration == [tokens[start : start + 32] for start in range(0, 8 * 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("technique", "contestant"),
+    [
+        ("gptq", "ours"),
+        pytest.param("learned", "ours", marks=pytest.mark.slow),
+        pytest.param("gptq", "mlx-lm", marks=pytest.mark.slow),
+        pytest.param("awq", "mlx-lm", marks=pytest.mark.slow),
+        pytest.param("learned", "mlx-lm", marks=pytest.mark.slow),
+    ],
+)
+def test_a_quantization_is_measured(technique: str, contestant: str, tmp_path: Path) -> None:
+    chosen = suite(
+        "quantization",
+        cache=str(tmp_path),
+        technique=technique,
+        sizes="8x16",
+        scored="4x64",
+        epochs=1,
+        contestants=contestant,
+    )
+    (result,) = benchmark.run(chosen, output=tmp_path / "r.sqlite").results
+    assert result.status == "ok", result.reason
+    assert list(result.metrics) == ["seconds", "cpu_seconds", "perplexity", "mean_kl"]
+    assert result.higher_is_better == []
+    assert 0 < result.metrics["mean_kl"][0] < 0.1
+    # 4 bits and 8 bits for the embeddings, each with a scale and a bias per 64 weights.
+    parameters, embeddings = 3_475_712, 2048 * 256
+    expected = (4.5 * (parameters - embeddings) + 8.5 * embeddings) / 8
+    assert result.details["size_bytes"] == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
@@ -61,6 +112,13 @@ def test_cases_of_models(
         ("lora", {"shape": "huge"}, "method and shape are one of"),
         ("lora", {"method": "qlora", "contestants": "torch"}, "PyTorch has no training in 4 bits on a CPU"),
         ("generate", {"shape": "huge"}, "shape 'huge' is none of tiny"),
+        ("quantization", {"technique": "hqq"}, "technique 'hqq' is none of gptq, awq, learned"),
+        ("quantization", {"technique": "learned", "sizes": "4x32"}, "the size 4x32: every eighth sequence"),
+        (
+            "quantization",
+            {"sizes": "4000x512"},
+            "train.jsonl has text for [0-9]+ sequences of 512 tokens, not",
+        ),
     ],
 )
 def test_bad_arguments_are_named(name: str, arguments: Mapping[str, object], reason: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -54,6 +55,29 @@ def rows(job: Job, split: str) -> list[list[int]]:
 def ids(text: str) -> list[int]:
     """Tokenize: the words of the bench are their own token ids."""
     return [int(word[1:]) for word in text.split()]
+
+
+def sequences(job: Job) -> list[list[int]]:
+    """Give the token ids of the calibration text."""
+    return json.loads((Path(job["text"]) / "calibration.json").read_text(encoding="utf-8"))
+
+
+def divergence(job: Job, folder: Path) -> Result:
+    """Compare the quantized model in `folder` with the original one.
+
+    The same evaluator does it for all, in a process of its own, whose memory does not count.
+    """
+    task = {
+        "task": "divergence",
+        "checkpoint": job["checkpoint"],
+        "text": job["text"],
+        "quantized": str(folder),
+    }
+    command = [job["evaluator"], str(Path(__file__).with_name("ours.py")), json.dumps(task)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {**found["divergence"], "size_bytes": size}
 
 
 def operands(job: Job) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from _job import Job, Laps, Result, ids, main, rows
+from _job import Job, Laps, Result, divergence, ids, main, rows
 
 
 def train(job: Job) -> Result:
@@ -94,6 +95,20 @@ def both(job: Job) -> Result:
     return generate(job) | train(job)
 
 
+def quantize(job: Job) -> Result:
+    """Quantize with `mlx_lm.quant`, and save what came out with the floats of the checkpoint."""
+    model, tokenizer = _load(job)
+    import mlx_lm_quantization
+    from mlx_lm.utils import save
+
+    with tempfile.TemporaryDirectory() as folder:
+        # The progress goes where it does not hide the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            model, config, took = mlx_lm_quantization.quantize(model, job)
+            save(folder, job["checkpoint"], model, tokenizer, config)
+        return {**took, **divergence(job, Path(folder))}
+
+
 def _load(job: Job) -> tuple[Any, Any]:
     """Load the model; call before any other use of MLX."""
     if job["variant"] == "accelerated":
@@ -109,4 +124,4 @@ def _load(job: Job) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-main({"train": train, "generate": generate, "both": both}, ("mlx-lm", "mlx"))
+main({"train": train, "generate": generate, "both": both, "quantize": quantize}, ("mlx-lm", "mlx"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 from _job import Job, Laps, Result, ids, main, speed_of, speed_of_passes
+from _job import divergence as compare
 
 
 def train(job: Job) -> Result:
@@ -72,6 +74,50 @@ def generate(job: Job) -> Result:
     }
 
 
+def quantize(job: Job) -> Result:
+    """Quantize as `eat.quantize` does.
+
+    Its seconds include reading the text and saving the model, and those of the processor loading as well.
+    """
+    from efficientai_toolkit.quantize import quantize as run
+
+    cpu_start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(
+            job["checkpoint"],
+            output=f"{folder}/run",
+            technique=job["technique"],
+            bits=job["bits"],
+            group_size=job["group_size"],
+            embedding_bits=job["embedding_bits"],
+            calibration=str(Path(job["text"]) / "calibration.jsonl"),
+            calibration_sequences=job["sequences"],
+            sequence_length=job["length"],
+            learned_start=job["start"],
+            learned_epochs=job["epochs"],
+            learned_batch_size=job["batch"],
+            seed=job["seed"],
+            show_progress=False,
+        )
+        return {
+            "seconds": result.seconds,
+            "cpu_seconds": time.process_time() - cpu_start,
+            "bits_per_weight": result.bits_per_weight,
+            **compare(job, result.output),
+        }
+
+
+def divergence(job: Job) -> Result:
+    """Compare the predictions of a quantized model with those of the original one on held-out text."""
+    import efficientai_toolkit
+    from efficientai_toolkit import _core
+
+    rows = json.loads((Path(job["text"]) / "held_out.json").read_text(encoding="utf-8"))
+    quantized, _ = efficientai_toolkit.load(job["quantized"])
+    reference, _ = efficientai_toolkit.load(job["checkpoint"])
+    return {"divergence": json.loads(_core.evaluate.divergence(quantized, reference, rows))}
+
+
 def linear(job: Job) -> Result:
     """Measure the kernel alone. Activations are rounded no further than the contestant's name tells."""
     from efficientai_toolkit import kernels
@@ -104,6 +150,14 @@ def conv2d(job: Job) -> Result:
 
 
 main(
-    {"train": train, "generate": generate, "linear": linear, "quantized_linear": linear, "conv2d": conv2d},
+    {
+        "train": train,
+        "generate": generate,
+        "quantize": quantize,
+        "divergence": divergence,
+        "linear": linear,
+        "quantized_linear": linear,
+        "conv2d": conv2d,
+    },
     ("efficientai_toolkit", "mlx"),
 )
