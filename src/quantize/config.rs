@@ -57,7 +57,8 @@ pub struct QuantizeConfig {
     pub embedding_bits: usize,
     /// Formats of layers by pattern; the last match counts.
     pub layers: IndexMap<String, LayerSetting>,
-    /// Whether the range of each group is searched, and not that of its smallest and largest weight.
+    /// Whether the range of each group is searched, and not that of its smallest and largest weight; only where
+    /// activations tell what errors cost.
     pub range_search: bool,
     /// Calibration text: a file or folder of data.
     pub calibration: Option<String>,

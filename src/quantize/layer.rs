@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use super::format::describe;
@@ -30,20 +32,43 @@ impl Matrix {
     /// Values that are not finite.
     pub(super) fn read(path: &str, weight: &WeightMut) -> Result<Self> {
         let dense = &weight.weight;
-        let wide = dense.as_dtype(Dtype::Float32)?.contiguous()?;
-        kernels::eval([&wide])?;
-        let values = wide.as_slice::<f32>().to_vec();
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let columns = dense.dim(1) as usize;
-            return Err(Error::ModelLoading(format!(
-                "\"{path}.weight\" holds {} at [{}, {}]: the checkpoint is damaged",
-                values[index],
-                index / columns,
-                index % columns
-            )));
-        }
+        let mut values = Vec::with_capacity(dense.size());
+        for_each_part(dense, |wide| {
+            values.extend_from_slice(wide.as_slice::<f32>());
+            Ok(())
+        })?;
+        check_finite(path, &values, dense.dim(1), 0)?;
         Ok(Self { values, columns: dense.dim(1) as usize, dtype: dense.dtype() })
     }
+}
+
+/// Numbers that are converted to f32 at once: of a large embedding, all together take more memory than the model.
+const NUMBERS_AT_ONCE: i32 = 1 << 24;
+
+/// Calls `work` with some rows of `dense` at a time, in f32.
+///
+/// # Errors
+/// Errors of `work` and from MLX.
+fn for_each_part(dense: &Array, mut work: impl FnMut(Array) -> Result<()>) -> Result<()> {
+    let (rows, step) = (dense.dim(0), (NUMBERS_AT_ONCE / dense.dim(1).max(1)).max(1));
+    for start in (0..rows).step_by(step as usize) {
+        let part = dense.try_index(start..rows.min(start + step))?;
+        let wide = part.as_dtype(Dtype::Float32)?.contiguous()?;
+        kernels::eval([&wide])?;
+        work(wide)?;
+    }
+    Ok(())
+}
+
+/// Checks rows of the weight at `path` from row number `first` on.
+fn check_finite(path: &str, values: &[f32], columns: i32, first: usize) -> Result<()> {
+    let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let columns = columns as usize;
+    let (row, column) = (first + index / columns, index % columns);
+    let value = values[index];
+    Err(Error::ModelLoading(format!(
+        "\"{path}.weight\" holds {value} at [{row}, {column}]: the checkpoint is damaged"
+    )))
 }
 
 /// Replaces `weight` by `codes` on `grid`.
@@ -61,21 +86,39 @@ pub(super) fn store(weight: WeightMut, grid: &Grid, codes: &[u8], dtype: Dtype) 
     Ok(())
 }
 
-/// Replaces `weight` by what MLX rounds it to in `format`, and returns the squared error relative to the squares.
+/// Replaces the weight at `path` by what MLX rounds it to in `format`, and returns the squared error relative to the
+/// squares.
 ///
 /// # Errors
-/// Errors from MLX.
-pub(super) fn round_as_mlx(weight: WeightMut, format: Format) -> Result<f64> {
-    let (codes, scales, biases) = quantize(weight.weight, format)?;
-    let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
-    let dense = weight.weight.as_dtype(Dtype::Float32)?;
-    let error = dequantize(packed, Dtype::Float32)?.subtract(&dense)?.square()?.sum(None)?;
-    let square = dense.square()?.sum(None)?;
-    // Together, so that the dense weight is freed before the next one is quantized.
-    kernels::eval([&codes, &scales, &error, &square].into_iter().chain(&biases))?;
-    let [error, square] = [error, square].map(|sum| f64::from(sum.item_exact::<f32>()));
+/// Values that are not finite; errors from MLX.
+pub(super) fn round_as_mlx(path: &str, weight: WeightMut, format: Format) -> Result<f64> {
+    let (mut parts, mut first) = (Vec::new(), 0);
+    let (mut errors, mut squares) = (0.0, 0.0);
+    let (dtype, columns) = (weight.weight.dtype(), weight.weight.dim(1));
+    for_each_part(weight.weight, |wide| {
+        check_finite(path, wide.as_slice::<f32>(), columns, first)?;
+        first += wide.dim(0) as usize;
+        let (codes, scales, biases) = quantize(&wide.as_dtype(dtype)?, format)?;
+        let packed = PackedWeight { codes: &codes, scales: &scales, biases: biases.as_ref(), format };
+        let error = dequantize(packed, Dtype::Float32)?.subtract(&wide)?.square()?.sum(None)?;
+        let square = wide.square()?.sum(None)?;
+        kernels::eval([&codes, &scales, &error, &square].into_iter().chain(&biases))?;
+        errors += f64::from(error.item_exact::<f32>());
+        squares += f64::from(square.item_exact::<f32>());
+        parts.push((codes, scales, biases));
+        Ok(())
+    })?;
+    let joined = |arrays: Vec<&Array>| match arrays[..] {
+        [array] => Ok(array.clone()),
+        _ => concatenate(&arrays, 0),
+    };
+    let codes = joined(parts.iter().map(|(codes, ..)| codes).collect())?;
+    let scales = joined(parts.iter().map(|(_, scales, _)| scales).collect())?;
+    let biases: Vec<&Array> = parts.iter().filter_map(|(.., biases)| biases.as_ref()).collect();
+    let biases = if biases.is_empty() { None } else { Some(joined(biases)?) };
+    kernels::eval([&codes, &scales].into_iter().chain(&biases))?;
     replace(weight, (codes, scales, biases), format);
-    Ok(if square > 0.0 { error / square } else { 0.0 })
+    Ok(if squares > 0.0 { errors / squares } else { 0.0 })
 }
 
 /// Replaces a dense weight.

@@ -26,7 +26,7 @@ pub(super) fn output_errors(
     config: &QuantizeConfig,
 ) -> Result<Vec<f64>> {
     let importance = moments.map(SecondMoments::mean_squares);
-    let (search, importance) = (config.range_search, importance.as_deref());
+    let (search, importance) = (config.range_search && importance.is_some(), importance.as_deref());
     let settings = Settings { damping: config.damping, act_order: config.act_order };
     if config.rounds_by_gptq()
         && let Some(factor) = moments.and_then(|moments| Factor::new(moments, settings).ok())

@@ -47,7 +47,9 @@ class QuantizeConfig(Config):
         flag="--layer",
     )
     range_search: bool = setting(
-        True, "search the range of each group for the least error (off: from the minimum to the maximum)"
+        True,
+        "with calibration text, search the range of each group for the least error (off: from the minimum "
+        "to the maximum)",
     )
     calibration: str | None = setting(
         None,
