@@ -1,0 +1,119 @@
+"""Configuration of the server."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+
+from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit._base.units import parse_size
+from efficientai_toolkit.exceptions import ConfigError
+
+DialectName = Literal["hermes", "llama", "mistral", "lfm2", "harmony"]
+"""Formats in which models write tool calls."""
+
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ServeConfig(Config):
+    """Configuration of the server."""
+
+    models: dict[str, str] = setting(
+        {},
+        "model to serve, NAME=PATH: a folder in Hugging Face format, or hub id org/name[@revision], which is downloaded "
+        "at the start; loaded when it is first asked for; repeat it for more, the first one is the default",
+        flag="--model",
+    )
+    model_path: str | None = setting(
+        None, "the one model to serve, in place of --model (default: the embedded model)"
+    )
+    served_model_name: str | None = setting(
+        None, "name of --model-path in requests (default: the last part of its path)"
+    )
+    adapters: dict[str, str] = setting(
+        {},
+        "adapter, NAME=PATH, which requests name as MODEL:NAME; give MODEL:NAME=PATH for another model than the first; "
+        "repeat it for more",
+        flag="--adapter",
+    )
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine")
+    port: int = setting(8000, "port; 0: any free one")
+    api_key_file: str | None = setting(
+        None, "file of hashed API keys, made by serve:key (default: no key is asked for)"
+    )
+    allowed_hosts: list[str] = setting(
+        [],
+        "names in the Host header that are answered (default: those of this machine while listening on it only, else "
+        "all)",
+        separator=",",
+    )
+    cors_origins: list[str] = setting(
+        [], "origins whose pages in browsers may call the server (default: none)", separator=","
+    )
+    memory_budget: str | None = setting(
+        None, "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: no limit)"
+    )
+    max_batch: int = setting(8, "requests that a model computes at once")
+    max_queue: int = setting(64, "requests that wait for a model; more are refused with status 429")
+    max_body: str = setting("4MB", "largest body of a request")
+    max_prompt_tokens: int | None = setting(
+        None, "largest prompt (default: the context of the model leaves room for an answer)"
+    )
+    max_output_tokens: int = setting(4096, "largest number of new tokens, also where a request names none")
+    request_timeout: float = setting(600.0, "seconds until an answer is cut off")
+    drain_timeout: float = setting(30.0, "seconds that running requests have to end after SIGTERM")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = setting(
+        None, "data type of the weights (default: float32 on a CPU, that of the checkpoint on a GPU)"
+    )
+    bits: int | None = setting(None, "quantize the weights to this many bits (default: as in the checkpoint)")
+    tool_dialect: DialectName | None = setting(
+        None, "format in which the models write tool calls (default: told by the chat template)"
+    )
+
+    def check(self) -> None:
+        """Validate ranges and combinations."""
+        if self.models and self.model_path is not None:
+            message = "`models` and `model_path` exclude each other: name every model with --model NAME=PATH"
+            raise ConfigError(message)
+        if self.served_model_name is not None and self.models:
+            message = "`served_model_name` is the name of `model_path`; --model NAME=PATH names its model itself"
+            raise ConfigError(message)
+        for name in [*self.models, *filter(None, [self.served_model_name])]:
+            if ":" in name:
+                message = f"a model cannot be named {name!r}: the colon stands before the name of an adapter"
+                raise ConfigError(message)
+        for name, low in (("port", 0), ("max_batch", 1), ("max_queue", 1), ("max_output_tokens", 1)):
+            if getattr(self, name) < low:
+                message = f"`{name}` is {getattr(self, name)}; it must be at least {low}"
+                raise ConfigError(message)
+        if self.port > _MAX_PORT:
+            message = f"`port` is {self.port}; it must be at most {_MAX_PORT}"
+            raise ConfigError(message)
+        for name in ("request_timeout", "drain_timeout"):
+            if getattr(self, name) <= 0:
+                message = f"`{name}` is {getattr(self, name):g}; it must be above 0"
+                raise ConfigError(message)
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            message = f"`max_prompt_tokens` is {self.max_prompt_tokens}; it must be at least 1"
+            raise ConfigError(message)
+        parse_size("max_body", self.max_body)
+        if self.memory_budget is not None:
+            parse_size("memory_budget", self.memory_budget)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """``max_body`` in bytes."""
+        return parse_size("max_body", self.max_body)
+
+    @property
+    def memory_budget_bytes(self) -> int | None:
+        """``memory_budget`` in bytes."""
+        return None if self.memory_budget is None else parse_size("memory_budget", self.memory_budget)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

@@ -1,0 +1,392 @@
+"""One thread per loaded model, which computes for many requests, and its bridge to the event loop.
+
+This is the only module that knows how the engine generates. A :class:`Backend` is driven step by step; requests wait
+here until it has room, so that they can be refused, reordered by adapter and cancelled without it.
+"""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from efficientai_toolkit.exceptions import ToolkitError
+from efficientai_toolkit.server.errors import ApiError
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+
+T = TypeVar("T")
+
+log = logging.getLogger("efficientai_toolkit.server")
+
+_RETRY_AFTER = 1
+"""Seconds until a refused client may try again."""
+
+
+class Backend(Protocol):
+    """What generates: requests join and leave between steps."""
+
+    def add(self, prompt: list[int] | str, request: str, add_special_tokens: bool = True) -> int:  # noqa: FBT001, FBT002
+        """Take a request, the JSON of its settings, and return its number."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave at the next step."""
+
+    def step(self) -> str:
+        """Compute one step for all requests and return the JSON list of their events."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """A sampled token with the likeliest ones in its place."""
+
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What one step gave to one request."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    finish_reason: str | None = None
+    """``stop``, ``length``, ``cancelled``, ``error`` (the request is at fault) or ``failed`` in the last event."""
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A prompt to continue."""
+
+    prompt: list[int]
+    settings: dict[str, Any]
+    """Fields of the engine's ``GenerateConfig``."""
+    adapter: str | None = None
+
+
+class Ticket:
+    """A request on its way; iterate over its events.
+
+    After ``timeout`` seconds the request ends as if it had reached its number of tokens.
+    """
+
+    def __init__(self, engine: "EngineThread", request: Request, timeout: float) -> None:
+        self.request = request
+        self.submitted = time.monotonic()
+        self.number = -1
+        self.is_done = False
+        self._engine = engine
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._deadline = asyncio.get_running_loop().time() + timeout
+
+    def deliver(self, event: Event) -> None:
+        """Hand an event to whoever iterates; called in the event loop."""
+        self._events.put_nowait(event)
+
+    def cancel(self) -> None:
+        """Forget the request, wherever it is."""
+        if not self.is_done:
+            self._engine.cancel(self)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate until the event with a ``finish_reason``.
+
+        Raises
+        ------
+        ApiError
+            If the engine fails, or the time is over before the request had its turn.
+        """
+        last = Event()
+        while last.finish_reason is None:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    last = await self._events.get()
+            except TimeoutError:
+                self.cancel()
+                if not last.generated_tokens:
+                    message = "the request waited too long for its turn"
+                    raise ApiError(message, status=429, retry_after=_RETRY_AFTER) from None
+                last = Event(
+                    finish_reason="length",
+                    prompt_tokens=last.prompt_tokens,
+                    cached_tokens=last.cached_tokens,
+                    generated_tokens=last.generated_tokens,
+                )
+            if last.finish_reason == "error":
+                raise ApiError(last.error or "the request cannot be computed")
+            if last.finish_reason == "failed":
+                message = "the engine failed; the log of the server tells why"
+                raise ApiError(message, status=500)
+            if last.finish_reason == "cancelled":
+                message = "the server is shutting down"
+                raise ApiError(message, status=503, retry_after=_RETRY_AFTER)
+            yield last
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """Work in the engine's thread, between steps."""
+
+    work: Callable[[], Any]
+    adapter: str | None
+    done: Callable[[Any, Exception | None], None]
+
+
+class EngineThread:
+    """Generates for one model.
+
+    Parameters
+    ----------
+    model
+        Switched between adapters while nothing runs.
+    backend
+        Driven by this thread alone.
+    max_batch, max_queue
+        Most requests that run, and that wait.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        backend: Backend,
+        *,
+        max_batch: int,
+        max_queue: int,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._loop = asyncio.get_running_loop()
+        self._condition = threading.Condition()
+        self._waiting: deque[Ticket | _Call] = deque()
+        self._running: dict[int, Ticket] = {}
+        self._leaving: list[Ticket] = []
+        self._adapter: str | None = None
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Number of requests that are computed."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return len(self._waiting)
+
+    def submit(self, requests: list[Request], *, timeout: float) -> list[Ticket]:
+        """Queue requests: all of them, or none.
+
+        Raises
+        ------
+        ApiError
+            429 if the queue is full, 503 if the server is shutting down.
+        """
+        tickets = [Ticket(self, request, timeout) for request in requests]
+        with self._condition:
+            if self._is_closed:
+                message = "the model is being unloaded"
+                raise ApiError(message, status=503, retry_after=_RETRY_AFTER)
+            # An idle model takes a whole batch, however short its queue is.
+            room = self._max_queue + max(self._max_batch - len(self._running), 0) - len(self._waiting)
+            if len(tickets) > room:
+                message = f"{len(self._waiting)} requests wait already; try again later"
+                raise ApiError(message, status=429, code="queue_full", retry_after=_RETRY_AFTER)
+            self._waiting += tickets
+            self._condition.notify()
+        return tickets
+
+    async def call(self, work: Callable[[], T], *, adapter: str | None = None) -> T:
+        """Run ``work`` in the engine's thread with an adapter, after the requests that came before."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def finish(value: Any, error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+        with self._condition:
+            if self._is_closed:
+                message = "the model is being unloaded"
+                raise ApiError(message, status=503, retry_after=_RETRY_AFTER)
+            self._waiting.append(_Call(work=work, adapter=adapter, done=finish))
+            self._condition.notify()
+        return await future
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Take a request out."""
+        with self._condition:
+            with suppress(ValueError):
+                self._waiting.remove(ticket)
+            ticket.is_done = True
+            self._leaving.append(ticket)
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Cancel what is left and end the thread; waits for the step that is being computed."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._is_closed or self._waiting or self._running):
+                    self._leaving.clear()
+                    self._condition.wait()
+                if self._is_closed:
+                    break
+            try:
+                self._leave()
+                self._admit()
+                if self._running:
+                    self._deliver(json.loads(self._backend.step()))
+            except Exception:
+                log.exception("the engine failed")
+                self._fail()
+        self._shut_down()
+
+    def _leave(self) -> None:
+        with self._condition:
+            leaving, self._leaving = self._leaving, []
+        for ticket in leaving:
+            if self._running.pop(ticket.number, None) is not None:
+                self._backend.cancel(ticket.number)
+
+    def _admit(self) -> None:
+        """Let those who wait join, in their order, while they need the adapter that is on the model."""
+        while len(self._running) < self._max_batch:
+            with self._condition:
+                if not self._waiting:
+                    return
+                head = self._waiting[0]
+                adapter = head.adapter if isinstance(head, _Call) else head.request.adapter
+                if adapter != self._adapter and self._running:
+                    return
+                self._waiting.popleft()
+            if isinstance(head, _Call):
+                self._perform(head)
+            else:
+                self._join(head)
+
+    def _join(self, ticket: Ticket) -> None:
+        try:
+            self._put_on(ticket.request.adapter)
+            ticket.number = self._backend.add(
+                ticket.request.prompt, json.dumps(ticket.request.settings), add_special_tokens=False
+            )
+        except ToolkitError as error:
+            self._send([(ticket, Event(finish_reason="error", error=" ".join(str(error).split())))])
+        else:
+            self._running[ticket.number] = ticket
+
+    def _perform(self, call: _Call) -> None:
+        value, failure = None, None
+        try:
+            self._put_on(call.adapter)
+            value = call.work()
+        except Exception as error:  # noqa: BLE001 (whoever waits for it gets it)
+            failure = error
+        self._in_loop(lambda: call.done(value, failure))
+
+    def _put_on(self, adapter: str | None) -> None:
+        if adapter != self._adapter:
+            self._model.set_adapter(adapter)
+            self._adapter = adapter
+
+    def _deliver(self, events: list[dict[str, Any]]) -> None:
+        sent: list[tuple[Ticket, Event]] = []
+        for values in events:
+            event = _read(values)
+            number = cast("int", values["id"])
+            ticket = self._running.get(number)
+            if ticket is None:
+                continue
+            if event.finish_reason is not None:
+                del self._running[number]
+            sent.append((ticket, event))
+        self._send(sent)
+
+    def _send(self, events: list[tuple[Ticket, Event]]) -> None:
+        def deliver() -> None:
+            for ticket, event in events:
+                ticket.is_done = ticket.is_done or event.finish_reason is not None
+                ticket.deliver(event)
+
+        if events:
+            self._in_loop(deliver)
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        # The loop is closed if the server was stopped without waiting.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work)
+
+    def _fail(self) -> None:
+        """Tell everybody who runs; those who wait have their turn."""
+        running, self._running = self._running, {}
+        for number in running:
+            with suppress(Exception):
+                self._backend.cancel(number)
+        self._send([(ticket, Event(finish_reason="failed")) for ticket in running.values()])
+
+    def _shut_down(self) -> None:
+        running, self._running = self._running, {}
+        for number in running:
+            self._backend.cancel(number)
+        if running:
+            # The backend may compute in a thread of its own, which ends with this.
+            self._backend.step()
+        with self._condition:
+            waiting, self._waiting = list(self._waiting), deque()
+        tickets = [*running.values(), *(item for item in waiting if isinstance(item, Ticket))]
+        self._send([(ticket, Event(finish_reason="cancelled")) for ticket in tickets])
+        message = "the model was unloaded"
+        for call in waiting:
+            if isinstance(call, _Call):
+                done = call.done
+                self._in_loop(lambda done=done: done(None, ApiError(message, status=503)))
+
+
+def _read(values: dict[str, Any]) -> Event:
+    logprobs = [
+        TokenLogprob(id=one["id"], logprob=one["logprob"], top=[(int(id_), float(value)) for id_, value in one["top"]])
+        for one in values.get("logprobs") or ()
+    ]
+    return Event(
+        text=values["text"],
+        tokens=values["tokens"],
+        logprobs=logprobs,
+        finish_reason=values["finish_reason"],
+        error=values.get("error"),
+        prompt_tokens=values["prompt_tokens"],
+        cached_tokens=values["cached_tokens"],
+        generated_tokens=values["generated_tokens"],
+    )
+
+
+def create_backend(model: "Model", tokenizer: "Tokenizer", *, max_batch: int) -> Backend:  # noqa: ARG001
+    """Create what generates with a model."""
+    from efficientai_toolkit.server.sequential import SequentialBackend
+
+    return SequentialBackend(model, tokenizer)
