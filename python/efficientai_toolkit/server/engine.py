@@ -25,6 +25,12 @@ T = TypeVar("T")
 
 log = logging.getLogger("efficientai_toolkit.server")
 
+CONSTRAINS = False
+"""Whether the engine knows ``response_format``."""
+
+LOWEST = -9999.0
+"""Log-probability of what is impossible: JSON has no infinity."""
+
 _RETRY_AFTER = 1
 """Seconds until a refused client may try again."""
 
@@ -370,7 +376,11 @@ class EngineThread:
 
 def _read(values: dict[str, Any]) -> Event:
     logprobs = [
-        TokenLogprob(id=one["id"], logprob=one["logprob"], top=[(int(id_), float(value)) for id_, value in one["top"]])
+        TokenLogprob(
+            id=one["id"],
+            logprob=max(one["logprob"], LOWEST),
+            top=[(int(token), max(float(logprob), LOWEST)) for token, logprob in one["top"]],
+        )
         for one in values.get("logprobs") or ()
     ]
     return Event(

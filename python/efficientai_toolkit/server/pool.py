@@ -97,7 +97,9 @@ class Pool:
             name, _, adapter = full.partition(":")
             self._served[name].adapters[adapter] = path
         self._loading = asyncio.Lock()
-        self._retired: set[asyncio.Task[None]] = set()
+        self._alive: set[Version] = set()
+        """Versions whose weights are in memory, those of the last requests of an old one included."""
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def default(self) -> str:
@@ -130,11 +132,10 @@ class Pool:
     async def lease(self, full: str | None) -> Lease:
         """Return the model that a request names, loaded if necessary."""
         served, adapter = self.find(full)
-        async with served.lock:
-            version = served.version
-            if version is None:
-                version = served.version = await self._load(served.path, spare=served)
-            version.leases += 1
+        while (version := served.version) is None:
+            # A client that leaves does not stop what the next one needs.
+            await asyncio.shield(asyncio.create_task(self._ensure_loaded(served)))
+        version.leases += 1
         served.used = time.monotonic()
         lease = Lease(full or served.name, version, adapter, self._release)
         try:
@@ -144,6 +145,11 @@ class Pool:
             lease.close()
             raise
         return lease
+
+    async def _ensure_loaded(self, served: Served) -> None:
+        async with served.lock:
+            if served.version is None:
+                served.version = await self._load(served.path, spare=served)
 
     async def deploy(self, name: str, path: Path) -> Version:
         """Serve another version under ``name``; the requests of the one before keep it until they end.
@@ -220,7 +226,7 @@ class Pool:
         versions = [version for _, version in self.versions()]
         for served in self._served.values():
             served.version = None
-        await asyncio.gather(*(asyncio.to_thread(version.engine.close) for version in versions), *self._retired)
+        await asyncio.gather(*(asyncio.to_thread(version.engine.close) for version in versions), *self._ending)
 
     async def _ensure_adapter(self, version: Version, adapter: str, path: Path) -> None:
         model = version.model
@@ -243,7 +249,7 @@ class Pool:
             started = time.monotonic()
             model, tokenizer = await asyncio.to_thread(_read, path, config.dtype, config.bits)
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-        return Version(
+        version = Version(
             path=path,
             model=model,
             tokenizer=tokenizer,
@@ -256,6 +262,8 @@ class Pool:
             dialect=detect_dialect(path, model.model_type, config.tool_dialect),
             size=size,
         )
+        self._alive.add(version)
+        return version
 
     async def _make_room(self, size: int, spare: Served) -> None:
         budget = self._config.memory_budget_bytes
@@ -265,15 +273,15 @@ class Pool:
             message = f"the model needs {size:,} bytes, more than the server's memory budget of {budget:,}"
             raise ApiError(message)
         while self._used() + size > budget:
+            if self._ending:
+                await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
+                continue
             idle = [
                 served
                 for served in self._served.values()
                 if served is not spare and served.version is not None and not served.version.leases
             ]
             if not idle:
-                if self._retired:
-                    await asyncio.wait(self._retired, return_when=asyncio.FIRST_COMPLETED)
-                    continue
                 message = "the models that are in use leave no memory for this one; try again later"
                 raise ApiError(message, status=503, code="no_memory", retry_after=_RETRY_AFTER)
             oldest = min(idle, key=lambda served: served.used)
@@ -283,7 +291,7 @@ class Pool:
                 self._retire(version)
 
     def _used(self) -> int:
-        return sum(version.size for _, version in self.versions())
+        return sum(version.size for version in self._alive)
 
     def _retire(self, version: Version) -> None:
         version.is_retired = True
@@ -296,9 +304,13 @@ class Pool:
             self._end(version)
 
     def _end(self, version: Version) -> None:
-        task = asyncio.create_task(asyncio.to_thread(version.engine.close))
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
+        async def end() -> None:
+            await asyncio.to_thread(version.engine.close)
+            self._alive.discard(version)
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
 
 def _read(path: Path, dtype: str | None, bits: int | None) -> "tuple[Model, Tokenizer]":
