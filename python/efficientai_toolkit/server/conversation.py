@@ -33,6 +33,7 @@ class Conversation:
 
     messages: list[dict[str, Any]]
     settings: dict[str, Any]
+    """Those of the engine; a ``response_format`` is of the answer, unless a call is forced."""
     max_tokens: int | None = None
     n: int = 1
     tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -41,8 +42,6 @@ class Conversation:
     """How tools are chosen, or after a space the name of the one that is."""
     is_parallel: bool = True
     """Whether several calls are allowed."""
-    schema: Mapping[str, Any] | bool | None = None
-    """JSON schema of the answer."""
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     continues: bool = False
     """Whether the last message is the beginning of the answer."""
@@ -125,13 +124,14 @@ async def _begin(service: Service, lease: Lease, conversation: Conversation) -> 
     end = ends_with_reasoning(text)
     forced = _force(dialect, tools, conversation)
     settings = dict(conversation.settings)
-    schema = conversation.schema if forced is None else forced.schema
-    if schema is not None and (forced is None or CONSTRAINS):
-        settings["response_format"] = {"json_schema": schema}
+    if forced is not None:
+        settings.pop("response_format", None)
+        if forced.schema is not None and CONSTRAINS:
+            settings["response_format"] = {"json_schema": forced.schema}
     prefix = "" if forced is None else forced.prefix
-    if end is not None and (forced is not None or schema is not None):
+    if end is not None and (forced is not None or "response_format" in settings):
         # What has to be written leaves no room for reasoning.
-        prefix, end = _INTERRUPTED_REASONING[end] + prefix, end
+        prefix = _INTERRUPTED_REASONING[end] + prefix
     prompt = await service.encode(lease, text + prefix, add_special_tokens=False)
     settings["max_tokens"] = service.count_room(lease, prompt, conversation.max_tokens)
     parses = bool(tools) or dialect.always_parses

@@ -47,11 +47,7 @@ class Service:
         if not ids:
             message = "the prompt has no tokens"
             raise ApiError(message, param="prompt")
-        vocabulary = lease.version.tokenizer.vocab_size
-        size = lease.version.model.config.get("vocab_size", vocabulary)
-        if max(ids) >= size:
-            message = f"the prompt holds token {max(ids)}, but the vocabulary has {size}"
-            raise ApiError(message, param="prompt")
+        _check_vocabulary(lease, max(ids), "prompt")
         limit = self.config.max_prompt_tokens
         context = lease.version.context_length
         if context is not None:
@@ -81,7 +77,15 @@ class Service:
         return room if asked is None else min(asked, limit)
 
     def start(self, lease: Lease, prompts: Sequence[list[int]], settings: Mapping[str, Any], n: int) -> "Generation":
-        """Queue ``n`` choices of each prompt; the seeds of further choices follow the first."""
+        """Queue ``n`` choices of each prompt; the seeds of further choices follow the first.
+
+        Raises
+        ------
+        ApiError
+            If the queue is full, or a bias is of no token.
+        """
+        if "logit_bias" in settings:
+            _check_vocabulary(lease, max(map(int, settings["logit_bias"])), "logit_bias")
         requests = [
             Request(
                 prompt=prompt,
@@ -93,6 +97,13 @@ class Service:
         ]
         tickets = lease.version.engine.submit(requests, timeout=self.config.request_timeout)
         return Generation(tickets, lease, self.metrics)
+
+
+def _check_vocabulary(lease: Lease, token: int, param: str) -> None:
+    size = lease.version.vocabulary
+    if token >= size:
+        message = f"`{param}` holds token {token}, but the vocabulary has {size}"
+        raise ApiError(message, param=param)
 
 
 class Generation:

@@ -46,6 +46,11 @@ class Version:
         found = self.model.config.get("max_position_embeddings")
         return found if isinstance(found, int) else None
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that the model has logits for."""
+        return int(self.model.config.get("vocab_size", self.tokenizer.vocab_size))
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Served:

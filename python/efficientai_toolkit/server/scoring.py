@@ -31,7 +31,7 @@ async def score_prompt(lease: Lease, prompt: list[int], count: int) -> list[Toke
     model = lease.version.model
     if not count:
         return await lease.version.engine.call(lambda: _score(model, prompt), adapter=lease.adapter)
-    vocabulary = int(model.config.get("vocab_size", lease.version.tokenizer.vocab_size))
+    vocabulary = lease.version.vocabulary
     if len(prompt) * vocabulary > _MAX_LOGITS:
         message = (
             f"alternatives of prompt tokens are limited to prompts of {_MAX_LOGITS // vocabulary} tokens with this "

@@ -10,7 +10,6 @@ from pydantic import Field
 from efficientai_toolkit.server.protocol.common import (
     MAX_CHOICES,
     Body,
-    JsonSchema,
     ModelName,
     Sampling,
     Schema,
@@ -87,11 +86,18 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-class ResponseFormat(Body):
-    """What the answer has to be."""
+class AllowedNames(Body):
+    """Some of the tools."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Body):
+    """The tools that may be called."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedNames
 
 
 class ChatRequest(Sampling):
@@ -106,9 +112,8 @@ class ChatRequest(Sampling):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    response_format: ResponseFormat | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -1,9 +1,11 @@
 """What the bodies of several APIs share."""
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from efficientai_toolkit.server.errors import ApiError
 
 MAX_CHOICES = 16
 """Largest ``n``."""
@@ -11,6 +13,7 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 ModelName = Annotated[str, Field(max_length=500)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -34,9 +37,39 @@ class JsonSchema(Body):
     """A schema with its name."""
 
     name: str | None = None
-    schema_: Schema | bool = Field(alias="schema")
+    schema_: Schema | bool | None = Field(default=None, alias="schema")
     strict: bool | None = None
     description: str | None = None
+
+
+class ResponseFormat(Body):
+    """What the answer has to be; regular expressions are an addition of ours."""
+
+    type: Literal["text", "json_object", "json_schema", "grammar", "regex"]
+    json_schema: JsonSchema | None = None
+    grammar: str | None = None
+    """A grammar in the syntax of Lark."""
+    regex: str | None = None
+
+    def constraint(self) -> dict[str, Any] | None:
+        """Return the engine's setting.
+
+        Raises
+        ------
+        ApiError
+            If there is nothing of the kind that ``type`` names.
+        """
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"json_schema": {"type": "object"}}
+        found = self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
+        if self.type != "json_schema":
+            found = self.grammar if self.type == "grammar" else self.regex
+        if found is None:
+            message = f"`response_format` is {self.type}, but has no such thing: `{self.type}` is missing"
+            raise ApiError(message, param="response_format")
+        return {self.type: found}
 
 
 class Sampling(Body):
@@ -50,9 +83,10 @@ class Sampling(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: Stop = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the engine's settings; OpenAI samples at temperature 1 unless told."""
@@ -69,6 +103,7 @@ class Sampling(Body):
             "stop": stop_strings(self.stop),
             "ignore_eos": self.ignore_eos or None,
             "seed": draw_seed(self.seed),
+            "response_format": self.response_format and self.response_format.constraint(),
         }
         return {name: value for name, value in chosen.items() if value is not None}
 

@@ -45,6 +45,12 @@ class TextLogprobs:
             "text_offset": [],
         }
 
+    def begin(self, token: int, prompt: str) -> None:
+        """Add the first token of a prompt, which the tokenizer may have put before it."""
+        self.add(token, None, [])
+        if not prompt.startswith(self.values["tokens"][0]):
+            self._offset = 0
+
     def add(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> None:
         """Add a token; without ``logprob`` nothing is before it."""
         text = decode_token(self._tokenizer, token)

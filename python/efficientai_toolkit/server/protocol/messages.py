@@ -55,6 +55,20 @@ class Thinking(Body):
     budget_tokens: int | None = None
 
 
+class OutputFormat(Body):
+    """What the answer has to be."""
+
+    type: Literal["json_schema"]
+    schema_: Schema = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    """Options of the answer."""
+
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
 class CountRequest(Body):
     """A conversation to measure."""
 
@@ -70,6 +84,7 @@ class MessagesRequest(CountRequest):
     """A conversation to go on with."""
 
     max_tokens: Annotated[int, Field(ge=1)]
+    output_config: OutputConfig | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

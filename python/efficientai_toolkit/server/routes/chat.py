@@ -1,7 +1,7 @@
 """``/v1/chat/completions``."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +11,7 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, Piece
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.chat import ChatRequest, Content, Message, NamedTool, ResponseFormat
+from efficientai_toolkit.server.protocol.chat import AllowedTools, ChatRequest, Content, FunctionTool, Message, NamedTool
 from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.logprobs import describe_logprobs
 from efficientai_toolkit.server.streams import DONE, EventStream, encode_event
@@ -55,16 +55,15 @@ def _read(body: ChatRequest) -> Conversation:
     options = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         options.setdefault("reasoning_effort", body.reasoning_effort)
-    choice = body.tool_choice or "auto"
+    choice, tools = _read_choice(body)
     return Conversation(
         messages=[read_message(message) for message in body.messages],
         settings=settings,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         n=body.n or 1,
-        tools=[tool.model_dump(exclude_none=True) for tool in body.tools or []],
-        choice=named(choice.function.name) if isinstance(choice, NamedTool) else choice,
+        tools=[tool.model_dump(exclude_none=True) for tool in tools],
+        choice=choice,
         is_parallel=body.parallel_tool_calls is not False,
-        schema=_read_format(body.response_format),
         template_options=options,
         continues=bool(body.continue_final_message),
     )
@@ -94,17 +93,20 @@ def read_content(content: Content | None) -> str:
     return "".join(part.text or part.refusal or "" for part in content)
 
 
-def _read_format(wanted: ResponseFormat | None) -> Mapping[str, Any] | bool | None:
-    match wanted:
-        case None | ResponseFormat(type="text"):
-            return None
-        case ResponseFormat(type="json_object"):
-            return {"type": "object"}
-        case ResponseFormat(json_schema=None):
-            message = "`response_format` is json_schema, but has no `json_schema`"
-            raise ApiError(message, param="response_format")
-        case ResponseFormat(json_schema=given):
-            return given.schema_
+def _read_choice(body: ChatRequest) -> tuple[str, list[FunctionTool]]:
+    """Return how tools are chosen, and the tools there are to choose from."""
+    tools = body.tools or []
+    match body.tool_choice:
+        case NamedTool(function=function):
+            return named(function.name), tools
+        case AllowedTools(allowed_tools=allowed):
+            names = {tool.function.name for tool in allowed.tools}
+            if unknown := names - {tool.function.name for tool in tools}:
+                message = f"`tool_choice` allows {min(unknown)[:100]!r}, which is none of the `tools`"
+                raise ApiError(message, param="tool_choice")
+            return allowed.mode, [tool for tool in tools if tool.function.name in names]
+        case choice:
+            return choice or "auto", tools
 
 
 class _Choice:

@@ -98,7 +98,7 @@ class _Echo:
     def describe(self, lease: Lease) -> TextLogprobs:
         logprobs = TextLogprobs(lease.version.tokenizer)
         if self.first is not None:
-            logprobs.add(self.first, None, [])
+            logprobs.begin(self.first, self.text)
         for score in self.scores:
             logprobs.add(score.id, score.logprob, score.top)
         return logprobs
@@ -109,7 +109,8 @@ async def _echo(lease: Lease, body: CompletionRequest, prompts: list[list[int]])
         return [_Echo(scores=[]) for _ in prompts]
     echoes: list[_Echo] = []
     for given, ids in zip(split_prompts(body.prompt), prompts, strict=True):
-        text = given if isinstance(given, str) else await asyncio.to_thread(lease.version.tokenizer.decode, ids)
+        decode = lease.version.tokenizer.decode
+        text = given if isinstance(given, str) else await asyncio.to_thread(decode, ids, skip_special_tokens=False)
         scores = [] if body.logprobs is None else await score_prompt(lease, ids, body.logprobs)
         echoes.append(_Echo(text=text, first=ids[0], scores=scores))
     return echoes

@@ -65,6 +65,8 @@ def _read(body: MessagesRequest) -> Conversation:
     settings |= {
         name: value for name, value in (("top_p", body.top_p), ("top_k", body.top_k)) if value is not None
     }
+    if body.output_config is not None and body.output_config.format is not None:
+        settings["response_format"] = {"json_schema": body.output_config.format.schema_}
     return _read_prompt(body, settings=settings, max_tokens=body.max_tokens)
 
 

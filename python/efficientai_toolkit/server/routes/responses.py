@@ -1,7 +1,7 @@
 """``/v1/responses``. Nothing is stored: every request has the whole conversation."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +11,7 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, answe
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.common import draw_seed, new_id
+from efficientai_toolkit.server.protocol.common import JsonSchema, ResponseFormat, draw_seed, new_id
 from efficientai_toolkit.server.protocol.responses import InputItem, NamedTool, ResponsesRequest, TextFormat
 from efficientai_toolkit.server.routes.chat import read_content
 from efficientai_toolkit.server.streams import EventStream, encode_event
@@ -54,6 +54,8 @@ def _read(body: ResponsesRequest) -> Conversation:
     }
     if body.top_p is not None:
         settings["top_p"] = body.top_p
+    if constraint := _read_format(body.text.format if body.text is not None else None):
+        settings["response_format"] = constraint
     choice = body.tool_choice or "auto"
     effort = body.reasoning.effort if body.reasoning is not None else None
     return Conversation(
@@ -66,7 +68,6 @@ def _read(body: ResponsesRequest) -> Conversation:
         ],
         choice=named(choice.name) if isinstance(choice, NamedTool) else choice,
         is_parallel=body.parallel_tool_calls is not False,
-        schema=_read_format(body.text.format if body.text is not None else None),
         template_options={} if effort is None else {"reasoning_effort": effort},
     )
 
@@ -104,15 +105,10 @@ def _append(messages: list[dict[str, Any]], item: InputItem) -> None:
             pass
 
 
-def _read_format(wanted: TextFormat | None) -> Mapping[str, Any] | bool | None:
-    if wanted is None or wanted.type == "text":
+def _read_format(wanted: TextFormat | None) -> dict[str, Any] | None:
+    if wanted is None:
         return None
-    if wanted.type == "json_object":
-        return {"type": "object"}
-    if wanted.schema_ is None:
-        message = "`text.format` is json_schema, but has no `schema`"
-        raise ApiError(message, param="text.format")
-    return wanted.schema_
+    return ResponseFormat(type=wanted.type, json_schema=JsonSchema(schema=wanted.schema_)).constraint()
 
 
 class _Reply:

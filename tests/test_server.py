@@ -1,0 +1,493 @@
+"""The server as OpenAI's client uses it."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+import efficientai_toolkit as eat
+from efficientai_toolkit.server import pool
+from efficientai_toolkit.server.config import ServeConfig
+from support.server import Running, ScriptedBackend, adapter, chat_model, running
+
+QUESTION: Any = [{"role": "user", "content": "Who goes there?"}]
+GREEDY: Any = {"temperature": 0.0, "max_tokens": 8}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+TIME: Any = {"type": "function", "function": {"name": "time"}}
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("models") / "chat")
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    pirate = adapter(tmp_path_factory.mktemp("adapters") / "pirate", 1)
+    config = ServeConfig(models={"chat": str(model_path)}, adapters={"pirate": str(pirate)})
+    with running(config) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def loaded(model_path: Path) -> Any:
+    return eat.load(model_path)
+
+
+def test_chat_gives_what_python_does(client: openai.OpenAI, loaded: Any) -> None:
+    done = client.chat.completions.create(model="chat", messages=QUESTION, **GREEDY)
+    assert done.choices[0].message.content == eat.generate(*loaded, QUESTION, max_tokens=8)
+    assert done.choices[0].message.role == "assistant"
+    assert done.choices[0].finish_reason == "length"
+    _, tokenizer = loaded
+    prompt = tokenizer.encode(tokenizer.apply_chat_template(QUESTION), add_special_tokens=False)
+    assert done.usage is not None
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (len(prompt), 8)
+    assert done.usage.total_tokens == len(prompt) + 8
+
+
+def test_a_stream_adds_up_to_the_whole(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="chat", messages=QUESTION, **GREEDY)
+    chunks = list(
+        client.chat.completions.create(
+            model="chat", messages=QUESTION, stream=True, stream_options={"include_usage": True}, **GREEDY
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    parts = [chunk.choices[0] for chunk in chunks[:-1]]
+    assert "".join(part.delta.content or "" for part in parts) == whole.choices[0].message.content
+    assert [part.finish_reason for part in parts] == [None] * (len(parts) - 1) + ["length"]
+    assert len(parts) > 4
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_choices_and_seeds(client: openai.OpenAI) -> None:
+    def ask(seed: int | None) -> list[str | None]:
+        done = client.chat.completions.create(
+            model="chat", messages=QUESTION, n=3, seed=seed, temperature=1.5, max_tokens=6
+        )
+        assert [choice.index for choice in done.choices] == [0, 1, 2]
+        assert done.usage is not None
+        assert done.usage.completion_tokens <= 18
+        return [choice.message.content for choice in done.choices]
+
+    first = ask(5)
+    assert first == ask(5)
+    assert len(set(first)) > 1
+    assert ask(None) != ask(None)
+
+
+def test_streams_of_several_choices_have_their_index(client: openai.OpenAI) -> None:
+    texts = ["", ""]
+    for chunk in client.chat.completions.create(
+        model="chat", messages=QUESTION, n=2, stream=True, seed=1, temperature=1.0, max_tokens=5
+    ):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    whole = client.chat.completions.create(
+        model="chat", messages=QUESTION, n=2, seed=1, temperature=1.0, max_tokens=5
+    )
+    assert texts == [choice.message.content for choice in whole.choices]
+
+
+def test_stop_strings_end_the_text(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="chat", prompt="To be", temperature=0, max_tokens=12).choices[0].text
+    stop = whole[6:9]
+    done = client.completions.create(model="chat", prompt="To be", temperature=0, max_tokens=12, stop=[stop, ""])
+    assert done.choices[0].text == whole[: whole.index(stop)]
+    assert done.choices[0].finish_reason == "stop"
+
+
+def test_log_probabilities_of_a_chat(client: openai.OpenAI, loaded: Any) -> None:
+    done = client.chat.completions.create(
+        model="chat", messages=QUESTION, logprobs=True, top_logprobs=3, **GREEDY
+    )
+    model, tokenizer = loaded
+    ids = tokenizer.encode(tokenizer.apply_chat_template(QUESTION), add_special_tokens=False)
+    assert done.choices[0].logprobs is not None
+    content = done.choices[0].logprobs.content
+    assert content is not None
+    assert len(content) == 8
+    for each in content:
+        logits = np.asarray(model(np.array([ids])))[0, -1].astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        best = np.argsort(-logprobs)[:3]
+        assert [top.token for top in each.top_logprobs] == [tokenizer.decode([int(i)]) for i in best]
+        assert np.allclose([top.logprob for top in each.top_logprobs], logprobs[best], atol=1e-4)
+        assert each.logprob == pytest.approx(each.top_logprobs[0].logprob)
+        assert bytes(each.bytes or []).decode() == each.token
+        ids.append(int(best[0]))
+    stream = client.chat.completions.create(
+        model="chat", messages=QUESTION, logprobs=True, top_logprobs=3, stream=True, **GREEDY
+    )
+    streamed = [
+        each
+        for chunk in stream
+        if chunk.choices[0].logprobs
+        for each in chunk.choices[0].logprobs.content or []
+    ]
+    assert [each.token for each in streamed] == [each.token for each in content]
+
+
+def test_completions_echo_the_prompt_with_its_log_probabilities(client: openai.OpenAI, loaded: Any) -> None:
+    model, tokenizer = loaded
+    text = "Now is the winter of our discontent"
+    ids = tokenizer.encode(text)
+    logits = np.asarray(model(np.array([ids])))[0].astype(np.float64)
+    logprobs = logits - logits.max(-1, keepdims=True)
+    logprobs -= np.log(np.exp(logprobs).sum(-1, keepdims=True))
+    expected = [logprobs[at, token] for at, token in enumerate(ids[1:])]
+    for max_tokens in (0, 1):
+        for count in (0, 2):
+            done = client.completions.create(
+                model="chat", prompt=ids, echo=True, logprobs=count, max_tokens=max_tokens, temperature=0
+            ).choices[0]
+            found = done.logprobs
+            assert found is not None
+            assert found.token_logprobs is not None
+            assert found.tokens is not None
+            assert found.text_offset is not None
+            assert "".join(found.tokens) == done.text
+            assert done.text.startswith(f"<|endoftext|>{text}")
+            assert found.token_logprobs[0] is None
+            assert np.allclose(np.array(found.token_logprobs[1 : len(ids)], float), expected, atol=1e-4)
+            assert len(found.tokens) == len(ids) + max_tokens
+            assert [done.text[at:].startswith(t) for at, t in zip(found.text_offset, found.tokens, strict=True)]
+            if count:
+                assert found.top_logprobs is not None
+                assert all(tops is None or 2 <= len(tops) <= 3 for tops in found.top_logprobs)
+
+
+def test_the_token_before_a_text_is_not_part_of_it(client: openai.OpenAI) -> None:
+    done = client.completions.create(model="chat", prompt="To be", echo=True, logprobs=0, max_tokens=0).choices[0]
+    assert done.text == "To be"
+    assert done.logprobs is not None
+    assert done.logprobs.tokens == ["<|endoftext|>", "To", " be"]
+    assert done.logprobs.text_offset == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"), [("To be", 1), (["To be", "or not"], 2), ([20, 30], 1), ([[20, 30], [40]], 2)]
+)
+def test_completions_take_texts_and_ids(client: openai.OpenAI, prompt: Any, count: int) -> None:
+    done = client.completions.create(model="chat", prompt=prompt, max_tokens=4, temperature=0, n=2)
+    assert [choice.index for choice in done.choices] == list(range(2 * count))
+    # Choices of one prompt are alike without randomness.
+    assert [choice.text for choice in done.choices[::2]] == [choice.text for choice in done.choices[1::2]]
+    streamed = [""] * (2 * count)
+    for chunk in client.completions.create(
+        model="chat", prompt=prompt, max_tokens=4, temperature=0, n=2, stream=True
+    ):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == [choice.text for choice in done.choices]
+
+
+def test_penalties_and_bias_change_the_text(client: openai.OpenAI, loaded: Any) -> None:
+    _, tokenizer = loaded
+    [favourite] = tokenizer.encode(" the", add_special_tokens=False)
+    biased = client.completions.create(
+        model="chat", prompt="To", temperature=0, max_tokens=3, logit_bias={str(favourite): 100}
+    )
+    assert biased.choices[0].text == " the the the"
+    spread = client.completions.create(
+        model="chat", prompt="To", temperature=0, max_tokens=3, logit_bias={str(favourite): 20},
+        frequency_penalty=2.0, presence_penalty=2.0, extra_body={"repetition_penalty": 100.0},
+    )  # fmt: skip
+    assert spread.choices[0].text.count(" the") == 1
+
+
+def test_adapters_are_named_by_the_model(client: openai.OpenAI, server: Running) -> None:
+    listed = [model.id for model in client.models.list()]
+    assert listed == ["chat", "chat:pirate"]
+    assert client.models.retrieve("chat:pirate").id == "chat:pirate"
+    plain = client.chat.completions.create(model="chat", messages=QUESTION, **GREEDY)
+    pirate = client.chat.completions.create(model="chat:pirate", messages=QUESTION, **GREEDY)
+    assert pirate.model == "chat:pirate"
+    assert pirate.choices[0].message.content != plain.choices[0].message.content
+    again = client.chat.completions.create(model="chat", messages=QUESTION, **GREEDY)
+    assert again.choices[0].message.content == plain.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"model": "gpt-9"}, 404, "the model 'gpt-9' does not exist"),
+        ({"model": "chat:none"}, 404, "the model 'chat:none' does not exist"),
+        ({"messages": []}, 400, "`messages`"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "'image_url'"),
+        ({"messages": [{"role": "king", "content": "x"}]}, 400, "`messages.0.role`"),
+        ({"max_tokens": 0}, 400, "`max_tokens`"),
+        ({"max_tokens": 600}, 400, "the context of the model is 512"),
+        ({"messages": [{"role": "user", "content": "x" * 4000}]}, 400, "tokens, more than the 512"),
+        ({"temperature": "hot"}, 400, "`temperature`"),
+        ({"n": 100}, 400, "`n`"),
+        ({"top_logprobs": 3}, 400, "needs `logprobs`"),
+        ({"tool_choice": "required"}, 400, "there are no `tools`"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "f"}}}, 400, "'f'"),
+        ({"response_format": {"type": "json_schema"}}, 400, "`json_schema` is missing"),
+        ({"response_format": {"type": "regex"}}, 400, "`regex` is missing"),
+        ({"tools": [WEATHER], "tool_choice": allowed("auto", "f")}, 400, "allows 'f'"),
+        ({"response_format": {"type": "yaml"}}, 400, "`response_format.type`"),
+        ({"logit_bias": {"a": 1.0}}, 400, "logit_bias"),
+        ({"logit_bias": {"99999": 1.0}}, 400, "logit_bias"),
+        ({"continue_final_message": True}, 400, "needs a last message of the assistant"),
+    ],
+)
+def test_wrong_requests_are_told_what_is_wrong(
+    server: Running, change: dict[str, Any], status: int, message: str
+) -> None:
+    for stream in (False, True):
+        body = {"model": "chat", "messages": QUESTION, "max_tokens": 2, "stream": stream, **change}
+        response = server.post("/v1/chat/completions", body)
+        assert response.status_code == status, response.text
+        error = response.json()["error"]
+        assert message in error["message"]
+        assert error["type"] == "invalid_request_error"
+        assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_schema_constrains_or_is_refused(server: Running) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = {"messages": QUESTION, "response_format": wanted, "max_tokens": 40}
+    response = server.post("/v1/chat/completions", body)
+    if response.status_code == 400:
+        assert "cannot constrain" in response.json()["error"]["message"]
+    else:
+        assert isinstance(json.loads(response.json()["choices"][0]["message"]["content"])["a"], int)
+
+
+def test_the_beginning_of_an_answer_is_continued(client: openai.OpenAI, loaded: Any) -> None:
+    _, tokenizer = loaded
+    begun: Any = [*QUESTION, {"role": "assistant", "content": "The king"}]
+    done = client.chat.completions.create(
+        model="chat", messages=begun, extra_body={"continue_final_message": True}, **GREEDY
+    )
+    text = tokenizer.apply_chat_template(QUESTION) + "The king"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert done.choices[0].message.content == eat.generate(*loaded, ids, max_tokens=8)
+
+
+def test_a_forced_call_names_its_tool(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(
+        model="chat", messages=QUESTION, tools=[WEATHER, TIME], max_tokens=4, temperature=0,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+    )  # fmt: skip
+    assert done.choices[0].message.tool_calls is not None
+    [call] = done.choices[0].message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert call.id.startswith("call_")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBackend]:
+    backend = ScriptedBackend([])
+    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
+    yield backend
+
+
+@pytest.fixture
+def scripted_client(scripted: ScriptedBackend, model_path: Path) -> Iterator[openai.OpenAI]:
+    with (
+        running(ServeConfig(models={"chat": str(model_path)})) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+CALLS = (
+    "<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n"
+    "</tool_call>\n<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>"
+)
+
+
+def test_tool_calls_and_reasoning(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
+    scripted.texts = [CALLS]
+    tools = [WEATHER, TIME]
+    message = scripted_client.chat.completions.create(model="chat", messages=QUESTION, tools=tools).choices[0]
+    assert message.finish_reason == "tool_calls"
+    assert message.message.content == "I look."
+    assert message.message.model_dump()["reasoning_content"] == "Hm."
+    assert message.message.tool_calls is not None
+    calls = [(call.function.name, call.function.arguments) for call in message.message.tool_calls if call.type == "function"]
+    assert calls == [("weather", '{"city": "Rome"}'), ("time", "{}")]
+
+    with scripted_client.chat.completions.stream(model="chat", messages=QUESTION, tools=tools) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert final.finish_reason == "tool_calls"
+    assert final.message.content == "I look."
+    assert final.message.tool_calls is not None
+    assert [(call.function.name, call.function.arguments) for call in final.message.tool_calls] == calls
+
+    one = scripted_client.chat.completions.create(
+        model="chat", messages=QUESTION, tools=tools, parallel_tool_calls=False
+    ).choices[0]
+    assert one.message.tool_calls is not None
+    assert len(one.message.tool_calls) == 1
+    none = scripted_client.chat.completions.create(
+        model="chat", messages=QUESTION, tools=tools, tool_choice="none"
+    ).choices[0]
+    assert none.finish_reason == "stop"
+    assert not none.message.tool_calls
+
+
+def test_some_tools_may_be_allowed(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
+    scripted.texts = ['{"city": "Rome"}}\n</tool_call>']
+    done = scripted_client.chat.completions.create(
+        model="chat", messages=QUESTION, tools=[WEATHER, TIME], tool_choice=allowed("required", "weather")
+    ).choices[0]
+    assert done.message.tool_calls is not None
+    [call] = done.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Rome"}')
+
+
+def test_results_of_tools_go_back(scripted: ScriptedBackend, scripted_client: openai.OpenAI, loaded: Any) -> None:
+    scripted.texts = ["Sunny."]
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    messages: Any = [
+        *QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "22 degrees"}]},
+    ]
+    done = scripted_client.chat.completions.create(model="chat", messages=messages, tools=[WEATHER])
+    assert done.choices[0].message.content == "Sunny."
+    _, tokenizer = loaded
+    prompt = tokenizer.decode(scripted.prompts[-1])
+    assert '"arguments": {"city": "Rome"}' in prompt
+    assert "<|tool|>\n22 degrees\n<|assistant|>" in prompt
+    assert prompt.startswith('{"type": "function", "function": {"name": "weather"')
+
+
+def test_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
+    scripted.texts = [CALLS]
+    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
+    done = scripted_client.responses.create(model="chat", input="Weather?", instructions="Be brief.", tools=[tool])
+    assert done.status == "completed"
+    assert [item.type for item in done.output] == ["reasoning", "message", "function_call", "function_call"]
+    assert done.output_text == "I look."
+    call = done.output[2]
+    assert call.type == "function_call"
+    assert (call.name, call.arguments) == ("weather", '{"city": "Rome"}')
+    assert done.usage is not None
+    assert done.usage.output_tokens == math.ceil(len(CALLS) / scripted.size)
+
+    follow: Any = [
+        {"role": "user", "content": "Weather?"},
+        *[item.model_dump(exclude_none=True) for item in done.output],
+        {"type": "function_call_output", "call_id": call.call_id, "output": "22 degrees"},
+    ]
+    scripted.texts = ["It is warm."]
+    assert scripted_client.responses.create(model="chat", input=follow, tools=[tool]).output_text == "It is warm."
+
+
+def test_streams_of_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
+    scripted.texts = [CALLS]
+    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
+    events = []
+    with scripted_client.responses.stream(model="chat", input="Weather?", tools=[tool]) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.completed"
+    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 4
+    assert final.output_text == "I look."
+    assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
+    arguments = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(arguments) == '{"city": "Rome"}{}'
+
+
+def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
+    done = client.responses.create(model="chat", input="Hello", max_output_tokens=3, temperature=0)
+    assert done.status == "incomplete"
+    assert done.incomplete_details is not None
+    assert done.incomplete_details.reason == "max_output_tokens"
+    with pytest.raises(openai.BadRequestError, match="stores nothing"):
+        client.responses.create(model="chat", input="Hello", previous_response_id="resp_1")
+
+
+def test_own_routes(server: Running, loaded: Any) -> None:
+    model, tokenizer = loaded
+    body = {"prompt": "To be", "max_tokens": 6}
+    done = server.post("/generate", body).json()
+    assert done["text"] == eat.generate(model, tokenizer, "To be", max_tokens=6)
+    assert (done["finish_reason"], done["generated_tokens"]) == ("length", 6)
+    batch = server.post("/generate/batch", {"prompts": ["To be", [20, 30]], "max_tokens": 6}).json()
+    assert [row["text"] for row in batch["results"]] == eat.generate(
+        model, tokenizer, ["To be", [20, 30]], max_tokens=6
+    )
+    lines = server.post("/generate", {**body, "stream": True}).text.split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert "".join(event.get("text", "") for event in events) == done["text"]
+    assert events[-1]["finish_reason"] == "length"
+    info = server.client.get("/model/info").json()
+    assert (info["num_parameters"], info["context_length"]) == (model.num_parameters, 512)
+    assert info["adapters"] == ["pirate"]
+
+
+def test_tokens_and_back(server: Running, loaded: Any) -> None:
+    _, tokenizer = loaded
+    done = server.post("/tokenize", {"prompt": "To be, é", "return_token_strs": True}).json()
+    assert done["tokens"] == tokenizer.encode("To be, é")
+    assert done["count"] == len(done["tokens"]) == len(done["token_strs"])
+    assert done["max_model_len"] == 512
+    back = {"tokens": done["tokens"], "skip_special_tokens": True}
+    assert server.post("/detokenize", back).json()["prompt"] == "To be, é"
+    chat = server.post("/tokenize", {"messages": QUESTION}).json()
+    assert tokenizer.decode(chat["tokens"]) == tokenizer.apply_chat_template(QUESTION)
+    assert server.post("/tokenize", {}).status_code == 400
+
+
+def test_embeddings_are_unit_vectors_or_not_there(server: Running) -> None:
+    response = server.post("/v1/embeddings", {"input": ["To be", "or not"], "encoding_format": "float"})
+    if response.status_code == 501:
+        assert "no embeddings" in response.json()["error"]["message"]
+        return
+    vectors = np.array([row["embedding"] for row in response.json()["data"]])
+    assert vectors.shape == (2, 256)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+def test_metrics_count(server: Running) -> None:
+    before = {name: server.metric(name) for name in ("model_prompt_tokens_total", "model_generated_tokens_total")}
+    count = len(server.post("/tokenize", {"prompt": "To be"}).json()["tokens"])
+    server.post("/generate", {"prompt": "To be", "max_tokens": 5})
+    assert server.metric("model_prompt_tokens_total") - before["model_prompt_tokens_total"] == count
+    assert server.metric("model_generated_tokens_total") - before["model_generated_tokens_total"] == 5
+    for name in ("model_time_to_first_token_seconds_count", "model_inference_duration_seconds_count"):
+        assert server.metric(name) > 0
+    assert server.metric("mlx_active_memory_bytes") > 1e6
+    assert server.metric("model_requests_running") == 0
+    text = server.client.get("/metrics").text
+    assert 'http_requests_total{method="POST",route="/generate",status="200"}' in text
+    assert "/v1/models/{model}" in text or "route=" in text
