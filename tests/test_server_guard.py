@@ -1,9 +1,12 @@
 """Keys, hosts, origins, sizes, queues; clients that leave and requests that nobody should send."""
 
+import gc
 import json
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,6 +292,45 @@ def test_more_hostile_requests(server: Running, seed: int) -> None:
     assert server.metric("model_requests_running") == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_schema_tells_what_is_answered(server: Running) -> None:
+    """Schemathesis, but whether a valid request is accepted: names and lengths are beyond a schema."""
+    command = [
+        "schemathesis", "run", f"{server.url}/openapi.json", "--phases", "examples,coverage,fuzzing",
+        "--max-examples", "30", "--exclude-path", "/v1/embeddings", "--exclude-checks", "positive_data_acceptance",
+    ]  # fmt: skip
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_memory_does_not_grow(server: Running) -> None:
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    attack(server, 20, 300)
+    before = resident()
+    attack(server, 21, 1000)
+    assert resident() - before < 30e6
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"temperature": 5e-324}, {"repetition_penalty": 5e-324}, {"top_p": 5e-324}, {"min_p": 1.0}, {"top_k": -1},
+        {"temperature": 5e-324, "presence_penalty": 2.0, "min_p": 1.0}, {"seed": 2**64 - 1}, {"seed": -1},
+    ],
+)  # fmt: skip
+def test_extreme_values(server: Running, body: dict[str, Any]) -> None:
+    for path in ("/generate", "/v1/completions"):
+        response = server.post(path, {"prompt": "a", "max_tokens": 2, **body})
+        assert response.status_code == (400 if "repetition_penalty" in body else 200)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"[" * 60_000, b'{"messages":' * 4000, b"\xff\xfe", b"null", b"[]", b'"x"', b"{", b"1" * 5000],
@@ -308,4 +350,5 @@ def test_bodies_that_are_no_requests(server: Running, path: str, content: bytes)
 def test_paths_that_do_not_exist(server: Running, method: str, path: str, status: int) -> None:
     response = server.client.request(method, path)
     assert response.status_code == status
+    assert ("allow" in response.headers) == (status == 405)
     assert response.json()["error"]["message"]

@@ -53,6 +53,8 @@ class ApiError(Exception):
         OpenAI's code, such as ``model_not_found``.
     retry_after
         Seconds after which another try may succeed.
+    headers
+        Further headers of the response.
     """
 
     def __init__(
@@ -63,13 +65,16 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message[:_MAX_MESSAGE]
         self.status = status
         self.param = param
         self.code = code
-        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
 
     def describe(self, path: str = "") -> dict[str, Any]:
         """Return the body of the response to a request of ``path``."""
@@ -80,12 +85,7 @@ class ApiError(Exception):
 
     def respond(self, path: str = "") -> Response:
         """Return the response to a request of ``path``."""
-        headers: dict[str, str] = {}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        if self.status == 401:  # noqa: PLR2004
-            headers["WWW-Authenticate"] = "Bearer"
-        return JsonResponse(self.describe(path), status_code=self.status, headers=headers)
+        return JsonResponse(self.describe(path), status_code=self.status, headers=self.headers)
 
 
 class JsonResponse(Response):
@@ -121,7 +121,7 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _from_validation(error.errors())
         case HTTPException():
-            return ApiError(str(error.detail), status=error.status_code)
+            return ApiError(str(error.detail), status=error.status_code, headers=error.headers)
         case ToolkitError():
             return ApiError(" ".join(str(error).split()))
         case _:

@@ -72,19 +72,20 @@ class Guard:
             message = "the server is shutting down"
             raise ApiError(message, status=503, retry_after=1)
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
+    def _check_key(self, scope: Scope, given: Headers) -> None:
         is_admin_path = scope["path"].startswith(ADMIN)
         if self._keys is None:
             if is_admin_path and not _is_local(scope):
                 message = "without API keys, only this machine may administer the server"
                 raise ApiError(message, status=403)
             return
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        presented = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        scheme, _, bearer = given.get("authorization", "").partition(" ")
+        presented = bearer.strip() if scheme.lower() == "bearer" else given.get("x-api-key", "")
         key = find_key(self._keys, presented) if presented else None
         if key is None:
             message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
-            raise ApiError(message, status=401, code="invalid_api_key")
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise ApiError(message, status=401, code="invalid_api_key", headers=headers)
         if is_admin_path and not key.is_admin:
             message = f"the API key {key.name} may not administer the server; serve:key --admin makes one that may"
             raise ApiError(message, status=403)

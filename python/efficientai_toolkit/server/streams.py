@@ -18,6 +18,10 @@ def encode_event(value: Mapping[str, Any], event: str | None = None) -> bytes:
     return format_sse_event(data_str=dump_json(value), event=event)
 
 
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+"""Responses of a route that streams if it is asked to."""
+
+
 class Closable(Protocol):
     """What is given up when its stream ends."""
 

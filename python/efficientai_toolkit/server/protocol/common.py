@@ -12,6 +12,8 @@ MAX_CHOICES = 16
 
 MAX_STOPS = 16
 
+_LEAST_TEMPERATURE = 1e-3
+
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 ModelName = Annotated[str, Field(max_length=500)]
@@ -80,7 +82,7 @@ class Sampling(Body):
     top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
     min_p: Probability | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -91,7 +93,7 @@ class Sampling(Body):
     def settings(self) -> dict[str, Any]:
         """Return the engine's settings; OpenAI samples at temperature 1 unless told."""
         chosen: dict[str, Any] = {
-            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "temperature": read_temperature(self.temperature),
             "top_p": self.top_p,
             # Other servers write -1 for all.
             "top_k": None if self.top_k == -1 else self.top_k,
@@ -106,6 +108,13 @@ class Sampling(Body):
             "response_format": self.response_format and self.response_format.constraint(),
         }
         return {name: value for name, value in chosen.items() if value is not None}
+
+
+def read_temperature(temperature: float | None) -> float:
+    """Return the temperature: that of OpenAI where none is given, 0 for what would divide logits to infinity."""
+    if temperature is None:
+        return 1.0
+    return temperature if temperature >= _LEAST_TEMPERATURE else 0.0
 
 
 def stop_strings(stop: Stop) -> list[str]:

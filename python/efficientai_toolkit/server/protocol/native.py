@@ -1,11 +1,11 @@
 """Bodies of the toolkit's own routes: ``/generate``, ``/generate/batch``, ``/tokenize``, ``/admin``."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from efficientai_toolkit.server.protocol.chat import FunctionTool, Message
-from efficientai_toolkit.server.protocol.common import Body, ModelName, Sampling, Token
+from efficientai_toolkit.server.protocol.common import Body, ModelName, Sampling, Token, read_temperature
 from efficientai_toolkit.server.protocol.completions import MAX_PROMPTS
 
 
@@ -17,7 +17,7 @@ class GenerateBase(Sampling):
 
     def settings(self) -> dict[str, Any]:
         """Return the engine's settings."""
-        return {**super().settings(), "temperature": self.temperature or 0.0}
+        return {**super().settings(), "temperature": read_temperature(self.temperature or 0.0)}
 
 
 class GenerateRequest(GenerateBase):
@@ -73,6 +73,3 @@ class AdapterRequest(Body):
 
     name: ModelName
     path: Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-Health = Literal["ok", "loading", "draining"]

@@ -14,14 +14,14 @@ from efficientai_toolkit.server.generation import Service, while_connected
 from efficientai_toolkit.server.protocol.chat import AllowedTools, ChatRequest, Content, FunctionTool, Message, NamedTool
 from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.logprobs import describe_logprobs
-from efficientai_toolkit.server.streams import DONE, EventStream, encode_event
+from efficientai_toolkit.server.streams import DONE, STREAMED, EventStream, encode_event
 
 
 def create_router(service: Service) -> APIRouter:
     """Create the route."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=STREAMED)
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer in a conversation."""
         answers = await while_connected(request, answer(service, body.model, _read(body)))

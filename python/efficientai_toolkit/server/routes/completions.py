@@ -17,7 +17,7 @@ from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.completions import CompletionRequest, split_prompts
 from efficientai_toolkit.server.protocol.logprobs import TextLogprobs
 from efficientai_toolkit.server.scoring import score_prompt
-from efficientai_toolkit.server.streams import DONE, EventStream, encode_event
+from efficientai_toolkit.server.streams import DONE, STREAMED, EventStream, encode_event
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
@@ -27,7 +27,7 @@ def create_router(service: Service) -> APIRouter:
     """Create the route."""
     router = APIRouter()
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=STREAMED)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Continue texts."""
         _check(body)

@@ -30,7 +30,7 @@ def create_router(service: Service) -> APIRouter:
             return JsonResponse({"status": "loading"}, status_code=503)
         return JsonResponse({"status": "ok"})
 
-    @router.get("/metrics")
+    @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the metrics for Prometheus."""
         return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

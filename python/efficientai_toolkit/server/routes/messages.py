@@ -12,9 +12,9 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, answe
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.common import draw_seed, new_id, stop_strings
+from efficientai_toolkit.server.protocol.common import draw_seed, new_id, read_temperature, stop_strings
 from efficientai_toolkit.server.protocol.messages import Block, CountRequest, MessageParam, MessagesRequest
-from efficientai_toolkit.server.streams import EventStream, encode_event
+from efficientai_toolkit.server.streams import STREAMED, EventStream, encode_event
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -23,7 +23,7 @@ def create_router(service: Service) -> APIRouter:
     """Create the routes."""
     router = APIRouter()
 
-    @router.post("/v1/messages")
+    @router.post("/v1/messages", responses=STREAMED)
     async def create_message(body: MessagesRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer in a conversation."""
         conversation = _read(body)
@@ -58,7 +58,7 @@ def create_router(service: Service) -> APIRouter:
 
 def _read(body: MessagesRequest) -> Conversation:
     settings: dict[str, Any] = {
-        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "temperature": read_temperature(body.temperature),
         "stop": stop_strings(body.stop_sequences),
         "seed": draw_seed(None),
     }

@@ -20,7 +20,7 @@ from efficientai_toolkit.server.protocol.native import (
     TokenizeRequest,
 )
 from efficientai_toolkit.server.routes.chat import read_message
-from efficientai_toolkit.server.streams import EventStream, encode_event
+from efficientai_toolkit.server.streams import STREAMED, EventStream, encode_event
 
 
 def create_router(service: Service) -> APIRouter:
@@ -31,7 +31,7 @@ def create_router(service: Service) -> APIRouter:
         lease = await while_connected(request, service.pool.lease(body.model))
         return lease, await hold(lease, lambda: _begin(service, lease, body, prompts))
 
-    @router.post("/generate")
+    @router.post("/generate", responses=STREAMED)
     async def generate(body: GenerateRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Continue a text."""
         lease, generation = await begin(request, body, [body.prompt])

@@ -11,10 +11,10 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, answe
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.common import JsonSchema, ResponseFormat, draw_seed, new_id
+from efficientai_toolkit.server.protocol.common import JsonSchema, ResponseFormat, draw_seed, new_id, read_temperature
 from efficientai_toolkit.server.protocol.responses import InputItem, NamedTool, ResponsesRequest, TextFormat
 from efficientai_toolkit.server.routes.chat import read_content
-from efficientai_toolkit.server.streams import EventStream, encode_event
+from efficientai_toolkit.server.streams import STREAMED, EventStream, encode_event
 
 Event = tuple[str, dict[str, Any]]
 
@@ -23,7 +23,7 @@ def create_router(service: Service) -> APIRouter:
     """Create the route."""
     router = APIRouter()
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=STREAMED)
     async def create_response(body: ResponsesRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Answer in a conversation."""
         answers = await while_connected(request, answer(service, body.model, _read(body)))
@@ -49,7 +49,7 @@ def _read(body: ResponsesRequest) -> Conversation:
             message = f"`{name}` is not supported: this server stores nothing, so send the whole conversation"
             raise ApiError(message, param=name)
     settings: dict[str, Any] = {
-        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "temperature": read_temperature(body.temperature),
         "seed": draw_seed(None),
     }
     if body.top_p is not None:
