@@ -118,9 +118,13 @@ def test_streams_of_several_choices_have_their_index(client: openai.OpenAI) -> N
 
 
 def test_stop_strings_end_the_text(client: openai.OpenAI) -> None:
-    whole = client.completions.create(model="chat", prompt="To be", temperature=0, max_tokens=12).choices[0].text
+    whole = (
+        client.completions.create(model="chat", prompt="To be", temperature=0, max_tokens=12).choices[0].text
+    )
     stop = whole[6:9]
-    done = client.completions.create(model="chat", prompt="To be", temperature=0, max_tokens=12, stop=[stop, ""])
+    done = client.completions.create(
+        model="chat", prompt="To be", temperature=0, max_tokens=12, stop=[stop, ""]
+    )
     assert done.choices[0].text == whole[: whole.index(stop)]
     assert done.choices[0].finish_reason == "stop"
 
@@ -179,14 +183,18 @@ def test_completions_echo_the_prompt_with_its_log_probabilities(client: openai.O
             assert found.token_logprobs[0] is None
             assert np.allclose(np.array(found.token_logprobs[1 : len(ids)], float), expected, atol=1e-4)
             assert len(found.tokens) == len(ids) + max_tokens
-            assert [done.text[at:].startswith(t) for at, t in zip(found.text_offset, found.tokens, strict=True)]
+            assert [
+                done.text[at:].startswith(t) for at, t in zip(found.text_offset, found.tokens, strict=True)
+            ]
             if count:
                 assert found.top_logprobs is not None
                 assert all(tops is None or 2 <= len(tops) <= 3 for tops in found.top_logprobs)
 
 
 def test_the_token_before_a_text_is_not_part_of_it(client: openai.OpenAI) -> None:
-    done = client.completions.create(model="chat", prompt="To be", echo=True, logprobs=0, max_tokens=0).choices[0]
+    done = client.completions.create(
+        model="chat", prompt="To be", echo=True, logprobs=0, max_tokens=0
+    ).choices[0]
     assert done.text == "To be"
     assert done.logprobs is not None
     assert done.logprobs.tokens == ["<|endoftext|>", "To", " be"]
@@ -308,10 +316,10 @@ def test_a_forced_call_names_its_tool(client: openai.OpenAI) -> None:
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBackend]:
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     backend = ScriptedBackend([])
     monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
-    yield backend
+    return backend
 
 
 @pytest.fixture
@@ -324,8 +332,8 @@ def scripted_client(scripted: ScriptedBackend, model_path: Path) -> Iterator[ope
 
 
 CALLS = (
-    "<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n"
-    "</tool_call>\n<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>"
+    '<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n'
+    '</tool_call>\n<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
 )
 
 
@@ -337,7 +345,11 @@ def test_tool_calls_and_reasoning(scripted: ScriptedBackend, scripted_client: op
     assert message.message.content == "I look."
     assert message.message.model_dump()["reasoning_content"] == "Hm."
     assert message.message.tool_calls is not None
-    calls = [(call.function.name, call.function.arguments) for call in message.message.tool_calls if call.type == "function"]
+    calls = [
+        (call.function.name, call.function.arguments)
+        for call in message.message.tool_calls
+        if call.type == "function"
+    ]
     assert calls == [("weather", '{"city": "Rome"}'), ("time", "{}")]
 
     with scripted_client.chat.completions.stream(model="chat", messages=QUESTION, tools=tools) as stream:
@@ -370,9 +382,15 @@ def test_some_tools_may_be_allowed(scripted: ScriptedBackend, scripted_client: o
     assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Rome"}')
 
 
-def test_results_of_tools_go_back(scripted: ScriptedBackend, scripted_client: openai.OpenAI, loaded: Any) -> None:
+def test_results_of_tools_go_back(
+    scripted: ScriptedBackend, scripted_client: openai.OpenAI, loaded: Any
+) -> None:
     scripted.texts = ["Sunny."]
-    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Rome"}'},
+    }
     messages: Any = [
         *QUESTION,
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -390,7 +408,9 @@ def test_results_of_tools_go_back(scripted: ScriptedBackend, scripted_client: op
 def test_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
     scripted.texts = [CALLS]
     tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
-    done = scripted_client.responses.create(model="chat", input="Weather?", instructions="Be brief.", tools=[tool])
+    done = scripted_client.responses.create(
+        model="chat", input="Weather?", instructions="Be brief.", tools=[tool]
+    )
     assert done.status == "completed"
     assert [item.type for item in done.output] == ["reasoning", "message", "function_call", "function_call"]
     assert done.output_text == "I look."
@@ -406,7 +426,10 @@ def test_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) ->
         {"type": "function_call_output", "call_id": call.call_id, "output": "22 degrees"},
     ]
     scripted.texts = ["It is warm."]
-    assert scripted_client.responses.create(model="chat", input=follow, tools=[tool]).output_text == "It is warm."
+    assert (
+        scripted_client.responses.create(model="chat", input=follow, tools=[tool]).output_text
+        == "It is warm."
+    )
 
 
 def test_streams_of_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
@@ -479,7 +502,9 @@ def test_embeddings_are_unit_vectors_or_not_there(server: Running) -> None:
 
 
 def test_metrics_count(server: Running) -> None:
-    before = {name: server.metric(name) for name in ("model_prompt_tokens_total", "model_generated_tokens_total")}
+    before = {
+        name: server.metric(name) for name in ("model_prompt_tokens_total", "model_generated_tokens_total")
+    }
     count = len(server.post("/tokenize", {"prompt": "To be"}).json()["tokens"])
     server.post("/generate", {"prompt": "To be", "max_tokens": 5})
     assert server.metric("model_prompt_tokens_total") - before["model_prompt_tokens_total"] == count

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Parser, Reasoning, Text
+from efficientai_toolkit.server.dialects.base import (
+    CallArguments,
+    CallStart,
+    Delta,
+    Parser,
+    PlainParser,
+    Reasoning,
+    Text,
+    Tool,
+)
 from efficientai_toolkit.server.dialects.detect import detect_dialect
 from efficientai_toolkit.server.dialects.harmony import Harmony, HarmonyParser
 from efficientai_toolkit.server.dialects.hermes import Hermes, HermesParser
@@ -16,7 +25,6 @@ from efficientai_toolkit.server.dialects.llama import Llama, LlamaParser
 from efficientai_toolkit.server.dialects.mistral import Mistral, MistralParser
 from efficientai_toolkit.server.dialects.python_literal import to_json
 from efficientai_toolkit.server.dialects.reasoning import ReasoningParser, ends_with_reasoning
-from efficientai_toolkit.server.dialects.base import PlainParser, Tool
 
 Make = Callable[[], Parser]
 Reply = tuple[str, str, list[tuple[str, str]]]
@@ -90,7 +98,8 @@ CASES: list[tuple[str, str, Reply]] = [
     ),
     (
         "hermes",
-        '<tool_call>{"name": "time", "arguments": {}}\n<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "time", "arguments": {}}\n<tool_call>{"name": "weather", "arguments": '
+        "{}}</tool_call>",
         ("", "", [("time", "{}"), ("weather", "{}")]),
     ),
     (
@@ -104,7 +113,8 @@ CASES: list[tuple[str, str, Reply]] = [
     ("llama", f'{{"name": "weather", "parameters": {PARIS}}}', ("", "", [("weather", PARIS)])),
     (
         "llama",
-        '<|python_tag|>{"type": "function", "name": "time", "parameters": {}}; {"name": "weather", "parameters": {}}',
+        '<|python_tag|>{"type": "function", "name": "time", "parameters": {}}; {"name": "weather", '
+        '"parameters": {}}',
         ("", "", [("time", "{}"), ("weather", "{}")]),
     ),
     (
@@ -116,7 +126,8 @@ CASES: list[tuple[str, str, Reply]] = [
     ("llama", '{"answer": 42} is it', ('{"answer": 42} is it', "", [])),
     (
         "mistral",
-        f'Wait. [TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}}}, {{"name": "time", "arguments": {{}}}}]',
+        f'Wait. [TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}}}, {{"name": "time", "arguments": '
+        f"{{}}}}]",
         ("Wait.", "", [("weather", PARIS), ("time", "{}")]),
     ),
     (
@@ -128,7 +139,8 @@ CASES: list[tuple[str, str, Reply]] = [
     ("mistral", "an [array] of [TOOL", ("an [array] of [TOOL", "", [])),
     (
         "lfm2",
-        "Sure.<|tool_call_start|>[weather(city='It\\'s', days=[1, 2,], at=(1, None)), time()]<|tool_call_end|> ok",
+        "Sure.<|tool_call_start|>[weather(city='It\\'s', days=[1, 2,], at=(1, None)), "
+        "time()]<|tool_call_end|> ok",
         ("Sure.ok", "", [("weather", '{"city": "It\'s", "days": [1,2], "at": [1,null]}'), ("time", "{}")]),
     ),
     (
@@ -139,13 +151,14 @@ CASES: list[tuple[str, str, Reply]] = [
     ("lfm2", '<|tool_call_start|>[time(a="x", b="unfin', ("", "", [("time", '{"a": "x"}')])),
     (
         "harmony",
-        "<|channel|>analysis<|message|>Hm, weather.<|end|><|start|>assistant<|channel|>final<|message|>Sunny < rain.",
+        "<|channel|>analysis<|message|>Hm, "
+        "weather.<|end|><|start|>assistant<|channel|>final<|message|>Sunny < rain.",
         ("Sunny < rain.", "Hm, weather.", []),
     ),
     (
         "harmony",
-        "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
-        f"<|constrain|>json<|message|>{PARIS}<|call|>",
+        "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant<|channel|>commentary "
+        f"to=functions.weather <|constrain|>json<|message|>{PARIS}<|call|>",
         ("", "Look.", [("weather", PARIS)]),
     ),
     (
@@ -173,11 +186,50 @@ def test_values_do_not_depend_on_where_the_text_is_cut(dialect: str, text: str, 
 
 
 PIECES = (
-    "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|tool_call_start|>",
-    "<|tool_call_end|>", "<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|call|>", "<think>", "</think>",
-    "analysis", "final", " to=functions.time", '{"name": "time"', '"arguments": ', "{", "}", "[", "]", "(", ")", '"',
-    "'", "\\", ",", ":", "=", "time(", "a=1", "\n", " ", "x", "\ud800", "\0", "é", "1e999", "-", "null",
-)  # fmt: skip
+    "<tool_call>",
+    "</tool_call>",
+    "<|python_tag|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "[CALL_ID]",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|end|>",
+    "<|start|>",
+    "<|call|>",
+    "<think>",
+    "</think>",
+    "analysis",
+    "final",
+    " to=functions.time",
+    '{"name": "time"',
+    '"arguments": ',
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    '"',
+    "'",
+    "\\",
+    ",",
+    ":",
+    "=",
+    "time(",
+    "a=1",
+    "\n",
+    " ",
+    "x",
+    "\ud800",
+    "\0",
+    "é",
+    "1e999",
+    "-",
+    "null",
+)
 
 
 @pytest.mark.parametrize("dialect", PARSERS)
@@ -194,9 +246,14 @@ def test_no_text_raises_and_no_cut_matters(dialect: str) -> None:
 @pytest.mark.parametrize("dialect", PARSERS)
 @pytest.mark.parametrize(
     "begin",
-    ['<tool_call>{"name": "time", "arguments": ', '{"name": "time", "parameters": ', "[TOOL_CALLS]time[ARGS]",
-     "<|tool_call_start|>[time(a=", " to=functions.time<|message|>"],
-)  # fmt: skip
+    [
+        '<tool_call>{"name": "time", "arguments": ',
+        '{"name": "time", "parameters": ',
+        "[TOOL_CALLS]time[ARGS]",
+        "<|tool_call_start|>[time(a=",
+        " to=functions.time<|message|>",
+    ],
+)
 @pytest.mark.parametrize("nest", ["[", '{"a":', "(", "-", '"'])
 def test_deep_nesting_is_only_text(dialect: str, begin: str, nest: str) -> None:
     parser = PARSERS[dialect]()
@@ -226,7 +283,10 @@ def test_python_literals_become_json(literal: str, value: object) -> None:
     assert json.loads(to_json(literal)) == value
 
 
-TOOLS = [Tool(name="weather", parameters={"type": "object"}), Tool(name="time", parameters={"type": "object"})]
+TOOLS = [
+    Tool(name="weather", parameters={"type": "object"}),
+    Tool(name="time", parameters={"type": "object"}),
+]
 
 
 @pytest.mark.parametrize("dialect", [Hermes(), Llama(), Mistral(), Mistral(has_args=True), Lfm2(), Harmony()])
@@ -240,7 +300,11 @@ def test_a_forced_answer_is_read_as_a_call(dialect: Hermes | Llama | Mistral | L
     parser = dialect.open(NAMES)
     key = "parameters" if isinstance(dialect, Llama) else "arguments"
     body = "time<|message|>{}" if isinstance(dialect, Harmony) else f'{{"name": "time", "{key}": {{}}}}'
-    assert collect([*parser.feed(either.prefix), *parser.feed(body), *parser.finish()]) == ("", "", [("time", "{}")])
+    assert collect([*parser.feed(either.prefix), *parser.feed(body), *parser.finish()]) == (
+        "",
+        "",
+        [("time", "{}")],
+    )
 
 
 def test_mistral_ids_are_what_its_templates_take() -> None:

@@ -64,7 +64,10 @@ def test_a_message_is_what_python_gives(client: anthropic.Anthropic, model_path:
     done = client.messages.create(
         model="chat", messages=QUESTION, system="Be brief.", max_tokens=8, extra_body=GREEDY
     )
-    conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who goes there?"}]
+    conversation = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who goes there?"},
+    ]
     [block] = done.content
     assert block.type == "text"
     assert block.text == eat.generate(model, tokenizer, conversation, max_tokens=8)
@@ -94,14 +97,20 @@ def test_tools_and_thinking(scripted: ScriptedBackend, scripted_client: anthropi
     done = scripted_client.messages.create(model="chat", messages=QUESTION, max_tokens=100, tools=[WEATHER])
     assert done.stop_reason == "tool_use"
     assert [block.type for block in done.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert [block.input for block in done.content if block.type == "tool_use"] == [{"city": "Rome"}, {"city": "Oslo"}]
+    assert [block.input for block in done.content if block.type == "tool_use"] == [
+        {"city": "Rome"},
+        {"city": "Oslo"},
+    ]
     with scripted_client.messages.stream(
         model="chat", messages=QUESTION, max_tokens=100, tools=[WEATHER]
     ) as stream:
         events = [event.type for event in stream]
         final = stream.get_final_message()
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert [block.input for block in final.content if block.type == "tool_use"] == [{"city": "Rome"}, {"city": "Oslo"}]
+    assert [block.input for block in final.content if block.type == "tool_use"] == [
+        {"city": "Rome"},
+        {"city": "Oslo"},
+    ]
     assert events.count("content_block_start") == events.count("content_block_stop") == 4
     alone = scripted_client.messages.create(
         model="chat", messages=QUESTION, max_tokens=100, tools=[WEATHER],
@@ -117,7 +126,11 @@ def test_results_of_tools_go_back(
     [_, _, call, _] = first.content
     assert call.type == "tool_use"
     scripted.texts = ["Warm."]
-    result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "22 degrees"}]}
+    result: Any = {
+        "type": "tool_result",
+        "tool_use_id": call.id,
+        "content": [{"type": "text", "text": "22 degrees"}],
+    }
     messages: Any = [
         *QUESTION,
         {"role": "assistant", "content": [block.model_dump() for block in first.content]},

@@ -118,7 +118,10 @@ def test_adapters_come_and_go(server: Running, tmp_path: Path) -> None:
     first, second = adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)
     assert server.post("/admin/adapters/load", {"name": "chat:a", "path": str(first)}).status_code == 200
     assert server.post("/admin/adapters/load", {"name": "chat:b", "path": str(second)}).status_code == 200
-    texts = [server.post("/generate", {**PROMPT, "model": name}).json()["text"] for name in ("chat:a", "chat:b", "chat")]
+    texts = [
+        server.post("/generate", {**PROMPT, "model": name}).json()["text"]
+        for name in ("chat:a", "chat:b", "chat")
+    ]
     assert len({plain, *texts[:2]}) == 3
     assert texts[2] == plain
     results: dict[str, str] = {}
@@ -138,7 +141,12 @@ def test_adapters_come_and_go(server: Running, tmp_path: Path) -> None:
     assert server.post("/admin/adapters/unload", {"name": "chat:a"}).status_code == 200
     assert server.post("/generate", {**PROMPT, "model": "chat:a"}).status_code == 404
     assert server.post("/admin/adapters/unload", {"name": "chat"}).status_code == 400
-    for name, path in (("chat", first), ("chat:x:y", first), ("chat:c", tmp_path / "none"), ("chat:c", tmp_path)):
+    for name, path in (
+        ("chat", first),
+        ("chat:x:y", first),
+        ("chat:c", tmp_path / "none"),
+        ("chat:c", tmp_path),
+    ):
         assert server.post("/admin/adapters/load", {"name": name, "path": str(path)}).status_code == 400
     assert server.post("/generate", {**PROMPT, "model": "chat:c"}).status_code == 404
 
@@ -184,9 +192,9 @@ def test_a_model_larger_than_the_budget_is_refused(model_path: Path) -> None:
         ({"models": {"a:b": "x"}}, "cannot be named 'a:b'"),
         ({"models": {"a": "x"}, "model_path": "y"}, "exclude each other"),
         ({"models": {"a": "x"}, "served_model_name": "y"}, "is the name of `model_path`"),
-        ({"port": 70000}, "at most 65535"),
+        ({"port": 70000}, "from 0 to 65535"),
         ({"max_batch": 0}, "`max_batch` is 0; it must be at least 1"),
-        ({"request_timeout": 0}, "above 0"),
+        ({"request_timeout": 0}, "`request_timeout` is 0; it must be at least 0.001"),
         ({"memory_budget": "much"}, "a size such as 4GB"),
         ({"max_prompt_tokens": 0}, "at least 1"),
     ],

@@ -1,7 +1,6 @@
 """The command line of the server, in a process of its own."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -51,7 +50,10 @@ def test_running_requests_end_before_the_server_does(number: signal.Signals) -> 
 
 
 def test_what_lasts_too_long_is_cut_off() -> None:
-    with serving("--drain-timeout", "1", "--max-queue", "1000") as (process, url), httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        serving("--drain-timeout", "1", "--max-queue", "1000") as (process, url),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         body = {"prompt": ["To be"] * 30, "n": 16, "max_tokens": 500, "stream": True}
         with pytest.raises(httpx.HTTPError), client.stream("POST", "/v1/completions", json=body) as response:  # noqa: PT012
             lines = response.iter_lines()
@@ -60,7 +62,7 @@ def test_what_lasts_too_long_is_cut_off() -> None:
             process.send_signal(signal.SIGTERM)
             text = "".join(lines)
             assert "[DONE]" not in text
-            raise httpx.RemoteProtocolError("")
+            raise httpx.RemoteProtocolError(text)
         process.wait(TIMEOUT_SECS)
         assert time.monotonic() - started < 10
 
@@ -116,5 +118,5 @@ def test_a_key_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert key.startswith("eat-")
     assert len(key) > 40
     assert key not in file.read_text()
-    assert os.stat(file).st_mode & 0o077 == 0
+    assert file.stat().st_mode & 0o077 == 0
     assert main(["serve:key", "b ob", "--api-key-file", str(file)]) == 2

@@ -23,8 +23,8 @@ from efficientai_toolkit.server.config import ServeConfig
 
 TEMPLATE = (
     "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}{# <tool_call> #}"
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls "
+    "}}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}{# <tool_call> #}"
 )
 """A chat template; the comment tells the dialect."""
 
@@ -73,7 +73,11 @@ class Running:
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         lines = self.client.get("/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.partition("{")[0].partition(" ")[0] == name
+        )
 
 
 @contextlib.contextmanager
@@ -81,7 +85,9 @@ def running(config: ServeConfig, *, waits: bool = True) -> Iterator[Running]:
     """Serve; with ``waits`` until the default model is loaded."""
     app = create_app(config)
     listener = socket.create_server((config.host, 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     found = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app, server)
@@ -139,9 +145,15 @@ class ScriptedBackend:
                 del self._left[number]
             events.append(
                 {
-                    "id": number, "text": piece, "tokens": [], "logprobs": [], "finish_reason": reason, "error": None,
-                    "prompt_tokens": len(self.prompts[number]), "cached_tokens": 0,
+                    "id": number,
+                    "text": piece,
+                    "tokens": [],
+                    "logprobs": [],
+                    "finish_reason": reason,
+                    "error": None,
+                    "prompt_tokens": len(self.prompts[number]),
+                    "cached_tokens": 0,
                     "generated_tokens": self._sent[number],
                 }
-            )  # fmt: skip
+            )
         return json.dumps(events)

@@ -34,7 +34,7 @@ from efficientai_toolkit.server.routes import (
     responses,
 )
 
-log = logging.getLogger("efficientai_toolkit.server")
+log = logging.getLogger(__package__)
 
 EMBEDDED = "embedded"
 """Name of the bundled model."""
@@ -111,7 +111,10 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
         guards.insert(
             0,
             Middleware(
-                CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+                CORSMiddleware,
+                allow_origins=config.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
             ),
         )
     # The pages of documentation load scripts from elsewhere.
@@ -132,7 +135,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
 
 
 def create_pool(config: ServeConfig) -> Pool:
-    """Create the pool with the folders of all names; models of the hub are downloaded here, and never later."""
+    """Create the pool with the folder of each name; models of the hub are downloaded here, never later."""
     if config.models:
         named = {name: hub.resolve(path) for name, path in config.models.items()}
     else:
@@ -141,19 +144,25 @@ def create_pool(config: ServeConfig) -> Pool:
         named = {config.served_model_name or given: path}
     default = next(iter(named))
     adapters: dict[str, Path] = {}
-    for name, path in config.adapters.items():
+    for name, folder in config.adapters.items():
         model, colon, adapter = name.partition(":")
         full = name if colon else f"{default}:{name}"
         if (colon and model not in named) or ":" in adapter or full.endswith(":"):
-            message = f"`adapters` has {name!r}; expected NAME, or MODEL:NAME with a model of {', '.join(named)}"
+            message = (
+                f"`adapters` has {name!r}; expected NAME, or MODEL:NAME with a model of {', '.join(named)}"
+            )
             raise ConfigError(message)
-        adapters[full] = hub.resolve(path).resolve()
+        adapters[full] = hub.resolve(folder).resolve()
     return Pool(config, {name: path.resolve() for name, path in named.items()}, adapters)
 
 
 def _last_part(path: str) -> str:
     """Return the name of a folder or hub id, without what separates adapters and revisions."""
-    name = Path(path).expanduser().resolve().name if Path(path).expanduser().is_dir() else path.rpartition("/")[2]
+    name = (
+        Path(path).expanduser().resolve().name
+        if Path(path).expanduser().is_dir()
+        else path.rpartition("/")[2]
+    )
     return name.partition("@")[0].replace(":", "-") or "model"
 
 

@@ -1,6 +1,7 @@
 """Configuration of the server."""
 
 import ipaddress
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,15 @@ from efficientai_toolkit.exceptions import ConfigError
 DialectName = Literal["hermes", "llama", "mistral", "lfm2", "harmony"]
 """Formats in which models write tool calls."""
 
-_MAX_PORT = 65535
+_RANGES = {
+    "port": (0, 65535),
+    "max_batch": (1, math.inf),
+    "max_queue": (1, math.inf),
+    "max_output_tokens": (1, math.inf),
+    "max_prompt_tokens": (1, math.inf),
+    "request_timeout": (0.001, math.inf),
+    "drain_timeout": (0.001, math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -20,8 +29,9 @@ class ServeConfig(Config):
 
     models: dict[str, str] = setting(
         {},
-        "model to serve, NAME=PATH: a folder in Hugging Face format, or hub id org/name[@revision], which is downloaded "
-        "at the start; loaded when it is first asked for; repeat it for more, the first one is the default",
+        "model to serve, NAME=PATH: a folder in Hugging Face format, or hub id org/name[@revision], which is "
+        "downloaded at the start; loaded when it is first asked for; repeat it for more, the first one is "
+        "the default",
         flag="--model",
     )
     model_path: str | None = setting(
@@ -32,8 +42,8 @@ class ServeConfig(Config):
     )
     adapters: dict[str, str] = setting(
         {},
-        "adapter, NAME=PATH, which requests name as MODEL:NAME; give MODEL:NAME=PATH for another model than the first; "
-        "repeat it for more",
+        "adapter, NAME=PATH, which requests name as MODEL:NAME; give MODEL:NAME=PATH for another model than "
+        "the first; repeat it for more",
         flag="--adapter",
     )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine")
@@ -43,15 +53,17 @@ class ServeConfig(Config):
     )
     allowed_hosts: list[str] = setting(
         [],
-        "names in the Host header that are answered (default: those of this machine while listening on it only, else "
-        "all)",
+        "names in the Host header that are answered (default: those of this machine while listening on it "
+        "only, else all)",
         separator=",",
     )
     cors_origins: list[str] = setting(
         [], "origins whose pages in browsers may call the server (default: none)", separator=","
     )
     memory_budget: str | None = setting(
-        None, "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: no limit)"
+        None,
+        "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: "
+        "no limit)",
     )
     max_batch: int = setting(8, "requests that a model computes at once")
     max_queue: int = setting(64, "requests that wait for a model; more are refused with status 429")
@@ -76,26 +88,20 @@ class ServeConfig(Config):
             message = "`models` and `model_path` exclude each other: name every model with --model NAME=PATH"
             raise ConfigError(message)
         if self.served_model_name is not None and self.models:
-            message = "`served_model_name` is the name of `model_path`; --model NAME=PATH names its model itself"
+            message = (
+                "`served_model_name` is the name of `model_path`; --model NAME=PATH names its model itself"
+            )
             raise ConfigError(message)
         for name in [*self.models, *filter(None, [self.served_model_name])]:
             if ":" in name:
                 message = f"a model cannot be named {name!r}: the colon stands before the name of an adapter"
                 raise ConfigError(message)
-        for name, low in (("port", 0), ("max_batch", 1), ("max_queue", 1), ("max_output_tokens", 1)):
-            if getattr(self, name) < low:
-                message = f"`{name}` is {getattr(self, name)}; it must be at least {low}"
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                message = f"`{name}` is {value:g}; it must be {limits}"
                 raise ConfigError(message)
-        if self.port > _MAX_PORT:
-            message = f"`port` is {self.port}; it must be at most {_MAX_PORT}"
-            raise ConfigError(message)
-        for name in ("request_timeout", "drain_timeout"):
-            if getattr(self, name) <= 0:
-                message = f"`{name}` is {getattr(self, name):g}; it must be above 0"
-                raise ConfigError(message)
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
-            message = f"`max_prompt_tokens` is {self.max_prompt_tokens}; it must be at least 1"
-            raise ConfigError(message)
         parse_size("max_body", self.max_body)
         if self.memory_budget is not None:
             parse_size("memory_budget", self.memory_budget)

@@ -15,7 +15,9 @@ _LOAD_SECS = 600.0
 """Time that loading a model may take."""
 
 
-def deploy(name: str, path: str | os.PathLike[str], *, url: str = URL, api_key: str | None = None) -> dict[str, Any]:
+def deploy(
+    name: str, path: str | os.PathLike[str], *, url: str = URL, api_key: str | None = None
+) -> dict[str, Any]:
     """Serve another version of a model; running requests end with the one before.
 
     Parameters
@@ -45,7 +47,7 @@ def deploy(name: str, path: str | os.PathLike[str], *, url: str = URL, api_key: 
 
 
 def rollback(name: str, *, url: str = URL, api_key: str | None = None) -> dict[str, Any]:
-    """Serve the version before the last deployment again; parameters, result and errors as in :func:`deploy`."""
+    """Serve the version before the last deployment again; else as :func:`deploy`."""
     return _post(url, "/admin/rollback", {"name": name}, api_key)
 
 
@@ -56,7 +58,7 @@ def _post(url: str, path: str, body: dict[str, Any], api_key: str | None) -> dic
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         response = httpx2.post(url.rstrip("/") + path, json=body, headers=headers, timeout=_LOAD_SECS)
-        values = response.json()
+        values: dict[str, Any] = response.json()
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         message = f"cannot reach the server at {url}: {error}"
         raise DeploymentError(message) from error

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from efficientai_toolkit.server.dialects.base import (
     CallArguments,
@@ -38,8 +38,8 @@ class Conversation:
     n: int = 1
     tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """In OpenAI's form, as chat templates read them."""
-    choice: Literal["none", "auto", "required"] | str = "auto"
-    """How tools are chosen, or after a space the name of the one that is."""
+    choice: str = "auto"
+    """``none``, ``auto``, ``required``, or what :func:`named` returns."""
     is_parallel: bool = True
     """Whether several calls are allowed."""
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -48,7 +48,7 @@ class Conversation:
 
 
 def named(name: str) -> str:
-    """Return the ``choice`` of the tool with this name."""
+    """Return the ``choice`` of the tool with this name, told apart by a space from the other choices."""
     return f" {name}"
 
 
@@ -68,7 +68,9 @@ class Piece:
 class Answers:
     """The choices of an answer while they are generated."""
 
-    def __init__(self, generation: Generation, lease: Lease, parsers: list[Parser], prefix: str, *, limit: int) -> None:
+    def __init__(
+        self, generation: Generation, lease: Lease, parsers: list[Parser], prefix: str, *, limit: int
+    ) -> None:
         self.generation = generation
         self.lease = lease
         self._parsers = parsers
@@ -184,12 +186,15 @@ def render(lease: Lease, conversation: Conversation, *, opens_answer: bool = Tru
     """
     tokenizer = lease.version.tokenizer
     if not tokenizer.has_chat_template:
-        message = f"the model {lease.name} has no chat template, so that it only continues texts: use /v1/completions"
+        message = f"{lease.name} has no chat template, so that it only continues texts: use /v1/completions"
         raise ApiError(message, param="model", code="no_chat_template")
     messages = [_for_template(message, lease.version.dialect) for message in conversation.messages]
     tools = conversation.tools if conversation.tools and conversation.choice != "none" else None
     text = tokenizer.apply_chat_template(
-        messages, tools, add_generation_prompt=opens_answer and not conversation.continues, **conversation.template_options
+        messages,
+        tools,
+        add_generation_prompt=opens_answer and not conversation.continues,
+        **conversation.template_options,
     )
     if not conversation.continues:
         return text

@@ -1,7 +1,8 @@
 """One thread per loaded model, which computes for many requests, and its bridge to the event loop.
 
-This is the only module that knows how the engine generates. A :class:`Backend` is driven step by step; requests wait
-here until it has room, so that they can be refused, reordered by adapter and cancelled without it.
+This is the only module that knows how the engine generates. A :class:`Backend` is driven step by step;
+requests wait here until it has room, so that they can be refused, held back for an adapter and cancelled
+without it.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from efficientai_toolkit.exceptions import ToolkitError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = logging.getLogger("efficientai_toolkit.server")
+log = logging.getLogger(__package__)
 
 CONSTRAINS = False
 """Whether the engine knows ``response_format``."""
@@ -67,7 +69,7 @@ class Event:
     tokens: list[int] = field(default_factory=list[int])
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish_reason: str | None = None
-    """``stop``, ``length``, ``cancelled``, ``error`` (the request is at fault) or ``failed`` in the last event."""
+    """``stop``, ``length``, ``cancelled``, ``error`` (of the request) or ``failed`` in the last event."""
     error: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -314,7 +316,7 @@ class EngineThread:
             value = call.work()
         except Exception as error:  # noqa: BLE001 (whoever waits for it gets it)
             failure = error
-        self._in_loop(lambda: call.done(value, failure))
+        self._in_loop(partial(call.done, value, failure))
 
     def _put_on(self, adapter: str | None) -> None:
         if adapter != self._adapter:
@@ -370,8 +372,7 @@ class EngineThread:
         message = "the model was unloaded"
         for call in waiting:
             if isinstance(call, _Call):
-                done = call.done
-                self._in_loop(lambda done=done: done(None, ApiError(message, status=503)))
+                self._in_loop(partial(call.done, None, ApiError(message, status=503)))
 
 
 def _read(values: dict[str, Any]) -> Event:

@@ -35,7 +35,7 @@ _OPENAI_KINDS = {429: "rate_limit_error", 500: "server_error", 501: "server_erro
 
 _MAX_MESSAGE = 1000
 
-log = logging.getLogger("efficientai_toolkit.server")
+log = logging.getLogger(__package__)
 
 
 class ApiError(Exception):
@@ -79,7 +79,10 @@ class ApiError(Exception):
     def describe(self, path: str = "") -> dict[str, Any]:
         """Return the body of the response to a request of ``path``."""
         if path.startswith(ANTHROPIC):
-            return {"type": "error", "error": {"type": _KINDS.get(self.status, INVALID), "message": self.message}}
+            return {
+                "type": "error",
+                "error": {"type": _KINDS.get(self.status, INVALID), "message": self.message},
+            }
         kind = _OPENAI_KINDS.get(self.status, INVALID)
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 

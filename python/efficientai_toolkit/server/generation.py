@@ -70,13 +70,15 @@ class Service:
         room = limit if context is None else min(limit, context - len(prompt))
         if context is not None and len(prompt) + (asked or 1) > context:
             message = (
-                f"the prompt has {len(prompt)} tokens and {asked or 1} are to follow, but the context of the model is "
-                f"{context}"
+                f"the prompt has {len(prompt)} tokens and {asked or 1} are to follow, but the context of "
+                f"the model is {context}"
             )
             raise ApiError(message, code="context_length_exceeded")
         return room if asked is None else min(asked, limit)
 
-    def start(self, lease: Lease, prompts: Sequence[list[int]], settings: Mapping[str, Any], n: int) -> "Generation":
+    def start(
+        self, lease: Lease, prompts: Sequence[list[int]], settings: Mapping[str, Any], n: int
+    ) -> "Generation":
         """Queue ``n`` choices of each prompt; the seeds of further choices follow the first.
 
         Raises
@@ -123,7 +125,7 @@ class Generation:
         self._tasks = [asyncio.create_task(self._pump(index, ticket)) for index, ticket in enumerate(tickets)]
 
     async def settle(self) -> None:
-        """Wait for the first event, a few seconds at most, so that what is wrong is known before a stream begins."""
+        """Wait for the first event, a few seconds at most: what is wrong is known before a stream begins."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECS):
                 self._first = await self._merged.get()

@@ -24,8 +24,8 @@ _BODY_SECS = 60.0
 class Guard:
     """ASGI middleware.
 
-    Host and origin are checked because a page in a browser can send requests to this machine: under a name that its
-    owner lets point here, or from its own origin.
+    Host and origin are checked because a page in a browser can send requests to this machine: under a name
+    that its owner lets point here, or from its own origin.
     """
 
     def __init__(self, app: ASGIApp, *, service: Service, keys: Sequence[Key] | None) -> None:
@@ -41,7 +41,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._service.metrics.measure(scope, send, lambda watched: self._answer(scope, receive, watched))
+        await self._service.metrics.measure(
+            scope, send, lambda watched: self._answer(scope, receive, watched)
+        )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -50,7 +52,7 @@ class Guard:
         except ApiError as error:
             await error.respond(scope["path"])(scope, receive, send)
             return
-        except _ClientGone:
+        except _ClientGoneError:
             return
         await self._app(scope, _replay(body, receive), send)
 
@@ -83,11 +85,15 @@ class Guard:
         presented = bearer.strip() if scheme.lower() == "bearer" else given.get("x-api-key", "")
         key = find_key(self._keys, presented) if presented else None
         if key is None:
-            message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            message = (
+                "the API key is missing or wrong: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            )
             headers = {"WWW-Authenticate": "Bearer"}
             raise ApiError(message, status=401, code="invalid_api_key", headers=headers)
         if is_admin_path and not key.is_admin:
-            message = f"the API key {key.name} may not administer the server; serve:key --admin makes one that may"
+            message = (
+                f"the API key {key.name} may not administer the server; serve:key --admin makes one that may"
+            )
             raise ApiError(message, status=403)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
@@ -101,7 +107,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _ClientGone
+                        raise _ClientGoneError
                     part: bytes = message.get("body", b"")
                     size += len(part)
                     if size > self._max_body:
@@ -118,7 +124,7 @@ class Guard:
         return ApiError(message, status=413)
 
 
-class _ClientGone(Exception):
+class _ClientGoneError(Exception):
     """The client left before its request was complete."""
 
 

@@ -1,7 +1,7 @@
 """API keys: random, shown once, kept as hashes.
 
-A file has a line per key, ``NAME sha256:HEX`` with ``admin`` at the end where it may deploy. A key has 256 random bits, so
-that a plain hash is as good as a slow one.
+A file has a line per key, ``NAME sha256:HEX`` with ``admin`` at the end where it may deploy. A key has 256
+random bits, so that a plain hash is as good as a slow one.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def read_keys(path: Path) -> list[Key]:
             continue
         found = _LINE.fullmatch(line.strip())
         if found is None:
-            message = f"{path}, line {number} is not of the form NAME sha256:HEX [admin]; serve:key writes such lines"
+            message = f"{path}, line {number} is not NAME sha256:HEX [admin], as serve:key writes it"
             raise ConfigError(message)
         keys.append(Key(name=found["name"], digest=found["digest"], is_admin=found["admin"] is not None))
     if not keys:
@@ -77,7 +77,11 @@ def create_key(path: Path, name: str, *, is_admin: bool) -> str:
     if not name or not name.isprintable() or any(char.isspace() for char in name) or name.startswith("#"):
         message = f"the name of a key cannot be {name!r}: it has no spaces"
         raise ConfigError(message)
-    if path.exists() and path.read_text(encoding="utf-8").strip() and name in {key.name for key in read_keys(path)}:
+    if (
+        path.exists()
+        and path.read_text(encoding="utf-8").strip()
+        and name in {key.name for key in read_keys(path)}
+    ):
         message = f"{path} has a key named {name} already"
         raise ConfigError(message)
     text = _PREFIX + secrets.token_urlsafe(_BYTES)

@@ -23,7 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Metrics:
-    """Metrics of one server. Labels hold names that are served and routes that exist, so that they stay few."""
+    """Metrics of one server. Labels are served names and existing routes, so that they stay few."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -37,16 +37,21 @@ class Metrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._seconds = Histogram(
-            "model_inference_duration_seconds", "Time to the end of a generation, waiting included", ("model",),
+            "model_inference_duration_seconds", "Time to the end of a generation, with waiting", ("model",),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._first_token_seconds = Histogram(
-            "model_time_to_first_token_seconds", "Time to the first token, waiting included", ("model",),
+            "model_time_to_first_token_seconds", "Time to the first token, with waiting", ("model",),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._prompt_tokens = Counter("model_prompt_tokens", "Tokens of prompts", ("model",), registry=self.registry)
+        self._prompt_tokens = Counter(
+            "model_prompt_tokens", "Tokens of prompts", ("model",), registry=self.registry
+        )
         self._cached_tokens = Counter(
-            "model_cached_prompt_tokens", "Tokens of prompts that were in the cache", ("model",), registry=self.registry
+            "model_cached_prompt_tokens",
+            "Tokens of prompts that were in the cache",
+            ("model",),
+            registry=self.registry,
         )
         self._generated_tokens = Counter(
             "model_generated_tokens", "Generated tokens", ("model",), registry=self.registry

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
-from efficientai_toolkit.server.dialects.detect import Dialect, detect_dialect
+from efficientai_toolkit.server.dialects.base import Dialect
+from efficientai_toolkit.server.dialects.detect import detect_dialect
 from efficientai_toolkit.server.engine import EngineThread, create_backend
 from efficientai_toolkit.server.errors import ApiError
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
-    from efficientai_toolkit.server.config import DialectName, ServeConfig
+    from efficientai_toolkit.server.config import ServeConfig
 
-log = logging.getLogger("efficientai_toolkit.server")
+log = logging.getLogger(__package__)
 
 _RETRY_AFTER = 5
 """Seconds after which a model that does not fit now may."""
@@ -69,7 +70,9 @@ class Served:
 class Lease:
     """The use of a version by one request, until :meth:`close`."""
 
-    def __init__(self, name: str, version: Version, adapter: str | None, release: Callable[[Version], None]) -> None:
+    def __init__(
+        self, name: str, version: Version, adapter: str | None, release: Callable[[Version], None]
+    ) -> None:
         self.name = name
         self.version = version
         self.adapter = adapter
@@ -95,7 +98,9 @@ class Pool:
         Folders by ``MODEL:NAME``.
     """
 
-    def __init__(self, config: "ServeConfig", models: Mapping[str, Path], adapters: Mapping[str, Path]) -> None:
+    def __init__(
+        self, config: "ServeConfig", models: Mapping[str, Path], adapters: Mapping[str, Path]
+    ) -> None:
         self._config = config
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
@@ -117,7 +122,9 @@ class Pool:
 
     def versions(self) -> list[tuple[str, Version]]:
         """Return the loaded versions for new requests, by name."""
-        return [(served.name, served.version) for served in self._served.values() if served.version is not None]
+        return [
+            (served.name, served.version) for served in self._served.values() if served.version is not None
+        ]
 
     def find(self, full: str | None) -> tuple[Served, str | None]:
         """Return what ``MODEL`` or ``MODEL:ADAPTER`` names.
@@ -231,7 +238,9 @@ class Pool:
         versions = [version for _, version in self.versions()]
         for served in self._served.values():
             served.version = None
-        await asyncio.gather(*(asyncio.to_thread(version.engine.close) for version in versions), *self._ending)
+        await asyncio.gather(
+            *(asyncio.to_thread(version.engine.close) for version in versions), *self._ending
+        )
 
     async def _ensure_adapter(self, version: Version, adapter: str, path: Path) -> None:
         model = version.model

@@ -29,7 +29,9 @@ def require_server() -> None:
         require(module, extra="serve", purpose="the server")
 
 
-def serve(config: ServeConfig | None = None, *, on_start: Callable[[str], object] | None = None, **overrides: Any) -> None:
+def serve(
+    config: ServeConfig | None = None, *, on_start: Callable[[str], object] | None = None, **overrides: Any
+) -> None:
     """Serve until SIGTERM or Ctrl-C, and let running requests end.
 
     Parameters
@@ -108,7 +110,9 @@ def _listen(config: ServeConfig) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        message = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another --port"
+        message = (
+            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another --port"
+        )
         raise DeploymentError(message) from error
 
 

@@ -19,7 +19,7 @@ _ROWS = 64
 
 
 async def score_prompt(lease: Lease, prompt: list[int], count: int) -> list[TokenLogprob]:
-    """Return the log-probabilities of all tokens but the first, with the ``count`` likeliest in each place.
+    """Return the log-probabilities of all tokens but the first, with the ``count`` likeliest of each.
 
     Raises
     ------
@@ -34,11 +34,13 @@ async def score_prompt(lease: Lease, prompt: list[int], count: int) -> list[Toke
     vocabulary = lease.version.vocabulary
     if len(prompt) * vocabulary > _MAX_LOGITS:
         message = (
-            f"alternatives of prompt tokens are limited to prompts of {_MAX_LOGITS // vocabulary} tokens with this "
-            "model; `logprobs` 0 has no limit"
+            f"alternatives of prompt tokens are limited to prompts of {_MAX_LOGITS // vocabulary} tokens "
+            "with this model; `logprobs` 0 has no limit"
         )
         raise ApiError(message, param="logprobs")
-    return await lease.version.engine.call(lambda: _score_with_top(model, prompt, count), adapter=lease.adapter)
+    return await lease.version.engine.call(
+        lambda: _score_with_top(model, prompt, count), adapter=lease.adapter
+    )
 
 
 def _score(model: "Model", prompt: list[int]) -> list[TokenLogprob]:

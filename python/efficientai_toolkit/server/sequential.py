@@ -1,7 +1,7 @@
 """One request after the other, on the engine's function that generates a whole text.
 
-Requests for what that function does not have, such as log-probabilities, are sampled here from the logits of the whole
-text so far.
+Requests for what that function does not have, such as log-probabilities, are sampled here from the logits of
+the whole text so far.
 """
 
 import json
@@ -20,13 +20,20 @@ from efficientai_toolkit.models.generation import GenerateConfig
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
-_OWN = ("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "ignore_eos", "skip_special_tokens")
+_OWN = (
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "ignore_eos",
+    "skip_special_tokens",
+)
 """Settings that are computed here."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     """Ends a generation."""
 
 
@@ -77,7 +84,11 @@ class SequentialBackend:
             number, ids, settings = self._waiting.popleft()
             own = {key: settings.pop(key) for key in _OWN if settings.get(key) is not None}
             skips = own.pop("skip_special_tokens", True)
-            work = self._sample(ids, settings, own, skips=skips) if own or not skips else self._generate(ids, settings)
+            work = (
+                self._sample(ids, settings, own, skips=skips)
+                if own or not skips
+                else self._generate(ids, settings)
+            )
             self._current = (number, work)
         if self._current is None:
             return "[]"
@@ -96,7 +107,7 @@ class SequentialBackend:
 
         def tell(piece: str) -> None:
             if is_cancelled.is_set():
-                raise _Cancelled
+                raise _CancelledError
             pieces.put(piece)
 
         def work() -> None:
@@ -136,7 +147,9 @@ class SequentialBackend:
             is_end = token in self._tokenizer.eos_token_ids and not own.get("ignore_eos")
             whole = self._tokenizer.decode(new[:-1] if is_end else new, skip_special_tokens=skips)
             stop = min((at for each in config.stop if (at := whole.find(each)) >= 0), default=None)
-            reason = "stop" if is_end or stop is not None else "length" if len(new) >= config.max_tokens else None
+            reason = (
+                "stop" if is_end or stop is not None else "length" if len(new) >= config.max_tokens else None
+            )
             final = whole[:stop]
             if reason is None:
                 final = _settled(final, config.stop)

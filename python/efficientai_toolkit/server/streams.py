@@ -8,7 +8,6 @@ from starlette.types import Receive, Scope, Send
 
 from efficientai_toolkit.server.errors import ANTHROPIC, as_api_error, dump_json
 
-
 DONE = format_sse_event(data_str="[DONE]")
 """The end of OpenAI's streams."""
 
@@ -18,7 +17,9 @@ def encode_event(value: Mapping[str, Any], event: str | None = None) -> bytes:
     return format_sse_event(data_str=dump_json(value), event=event)
 
 
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
 """Responses of a route that streams if it is asked to."""
 
 
@@ -33,7 +34,9 @@ class EventStream(EventSourceResponse):
     """A stream of events that closes its generation, however it ends."""
 
     def __init__(self, events: AsyncIterator[bytes], generation: Closable, path: str) -> None:
-        super().__init__(_with_errors(events, path), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(
+            _with_errors(events, path), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--adapter-path",
         metavar="TEXT",
-        help="folder of an adapter of the first model, which requests name as MODEL:FOLDER; --adapter chooses the name",
+        help="folder of an adapter of the first model, named MODEL:FOLDER in requests; --adapter chooses "
+        "the name",
     )
     add_config(parser, ServeConfig, title="models and address", groups=GROUPS)
 

@@ -9,7 +9,9 @@ from efficientai_toolkit.server.control import deploy
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the version and the options of the server."""
-    parser.add_argument("version", metavar="NAME=PATH", type=split_pair, help="served name, and folder of the new version")
+    parser.add_argument(
+        "version", metavar="NAME=PATH", type=split_pair, help="served name, and folder of the new version"
+    )
     add_control(parser)
 
 

@@ -9,7 +9,9 @@ from efficientai_toolkit.cli.output import Output
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the name and the file."""
     parser.add_argument("name", metavar="NAME", help="whose key it is")
-    parser.add_argument("--api-key-file", metavar="FILE", default="keys.txt", help="file of keys (default: keys.txt)")
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", default="keys.txt", help="file of keys (default: keys.txt)"
+    )
     parser.add_argument("--admin", action="store_true", help="let the key deploy and load adapters, too")
 
 

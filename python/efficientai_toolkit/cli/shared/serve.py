@@ -29,7 +29,9 @@ def run_server(config: ServeConfig, out: Output) -> int:
 
     require_server()
     if not config.is_local and config.api_key_file is None:
-        out.note(f"note: {config.host} is open to other machines, and no API key is asked for (serve:key makes one)")
+        out.note(
+            f"note: {config.host} is open to other machines, and no API key is asked for (see serve:key)"
+        )
 
     def tell(address: str) -> None:
         out.line(f"serving at {address}; Ctrl-C ends it")
@@ -45,7 +47,7 @@ def add_control(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         default=URL,
-        help=f"address of the server (default: {URL}); the key of an administrator is read from {KEY_VARIABLE}",
+        help=f"address of the server (default: {URL}); {KEY_VARIABLE} holds the key of an administrator",
     )
 
 

@@ -24,14 +24,20 @@ _MARKS = {
 }
 """What only the chat templates of a dialect hold, the surest first."""
 
-_FAMILIES = {"gpt_oss": "harmony", "mistral": "mistral", "mixtral": "mistral", "lfm2": "lfm2", "lfm2_moe": "lfm2"}
+_FAMILIES = {
+    "gpt_oss": "harmony",
+    "mistral": "mistral",
+    "mixtral": "mistral",
+    "lfm2": "lfm2",
+    "lfm2_moe": "lfm2",
+}
 
 
 def detect_dialect(path: Path, model_type: str, choice: "DialectName | None" = None) -> Dialect:
     """Return the dialect of the model in a folder: ``choice``, or what its chat template tells."""
     template = _read_templates(path)
-    name = choice or next((name for mark, name in _MARKS.items() if mark in template), None)
-    match name or _FAMILIES.get(model_type):
+    told = next((name for mark, name in _MARKS.items() if mark in template), None)
+    match choice or told or _FAMILIES.get(model_type):
         case "harmony":
             return Harmony()
         case "mistral":

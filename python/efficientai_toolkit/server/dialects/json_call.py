@@ -4,7 +4,7 @@ Only counters follow the nesting, so that no depth can exhaust the stack.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta
 
@@ -73,7 +73,7 @@ class JsonCall:
         self._names = names
         self._arguments = ""
         self._has_arguments = False
-        self._state = self._open
+        self._state: Callable[[str, list[Delta]], int] = self._open
         self._key: str | None = None
         self._span = JsonSpan()
         self._value = ""

@@ -5,7 +5,7 @@ https://docs.liquid.ai/lfm/key-concepts/tool-use
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from efficientai_toolkit.server.dialects.base import (
@@ -65,7 +65,7 @@ class Lfm2Parser:
     def __init__(self) -> None:
         self._answer = Answer()
         self._held = ""
-        self._read = self._read_text
+        self._read: Callable[[list[Delta]], bool] = self._read_text
         self._call = JsonCall()
         self._span = _PythonSpan()
         self._argument = ""

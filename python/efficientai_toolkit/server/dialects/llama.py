@@ -109,9 +109,7 @@ class Llama:
     def force(self, tools: Sequence[Tool]) -> Forced:
         """Begin a call; with one tool, its parameters."""
         if len(tools) == 1:
-            return Forced(
-                prefix=f'{{"name": "{tools[0].name}", "parameters": ', schema=tools[0].parameters
-            )
+            return Forced(prefix=f'{{"name": "{tools[0].name}", "parameters": ', schema=tools[0].parameters)
         return Forced(prefix="", schema=call_schema(tools, "parameters"))
 
     def new_id(self) -> str:

@@ -4,7 +4,7 @@ https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-tool_calling
 """
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from efficientai_toolkit.server.dialects.base import (
@@ -33,7 +33,7 @@ class MistralParser:
     def __init__(self) -> None:
         self._answer = Answer()
         self._held = ""
-        self._read = self._read_text
+        self._read: Callable[[list[Delta]], bool] = self._read_text
         self._call = JsonCall()
         self._span = JsonSpan()
 

@@ -51,7 +51,11 @@ def _number(text: str) -> str:
     whole, dot, rest = text.partition(".")
     if not dot:
         return text
-    return f"{whole}0.{rest or 0}" if whole in {"", "-"} else f"{whole}.{rest if rest[:1].isdigit() else '0' + rest}"
+    return (
+        f"{whole}0.{rest or 0}"
+        if whole in {"", "-"}
+        else f"{whole}.{rest if rest[:1].isdigit() else '0' + rest}"
+    )
 
 
 def _unescape(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reasoning between ``<think>`` and ``</think>``, or ``[THINK]`` and ``[/THINK]``, at the beginning of an answer."""
+"""Reasoning at the beginning of an answer, in ``<think>…</think>`` or ``[THINK]…[/THINK]``."""
 
 from efficientai_toolkit.server.dialects.base import Delta, Parser, Reasoning, count_held, find_mark
 
@@ -6,7 +6,7 @@ _MARKS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
 
 
 def ends_with_reasoning(prompt: str) -> str | None:
-    """Return the mark that ends the reasoning which the chat template began at the end of ``prompt``, if it did."""
+    """Return the mark that ends the reasoning which a chat template began, if ``prompt`` ends with one."""
     stripped = prompt.rstrip()
     return next((end for begin, end in _MARKS.items() if stripped.endswith(begin)), None)
 

@@ -65,13 +65,15 @@ class ResponseFormat(Body):
             return None
         if self.type == "json_object":
             return {"json_schema": {"type": "object"}}
-        found = self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
-        if self.type != "json_schema":
-            found = self.grammar if self.type == "grammar" else self.regex
-        if found is None:
-            message = f"`response_format` is {self.type}, but has no such thing: `{self.type}` is missing"
+        given = {
+            "json_schema": self.json_schema and self.json_schema.schema_,
+            "grammar": self.grammar,
+            "regex": self.regex,
+        }
+        if given[self.type] is None:
+            message = f"`response_format` is {self.type}, but its `{self.type}` is missing"
             raise ApiError(message, param="response_format")
-        return {self.type: found}
+        return {self.type: given[self.type]}
 
 
 class Sampling(Body):
@@ -111,7 +113,7 @@ class Sampling(Body):
 
 
 def read_temperature(temperature: float | None) -> float:
-    """Return the temperature: that of OpenAI where none is given, 0 for what would divide logits to infinity."""
+    """Return the temperature: OpenAI's where none is given, 0 for what would divide logits to infinity."""
     if temperature is None:
         return 1.0
     return temperature if temperature >= _LEAST_TEMPERATURE else 0.0

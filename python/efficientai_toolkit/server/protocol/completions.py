@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from efficientai_toolkit.server.protocol.common import MAX_CHOICES, Body, ModelName, Sampling, StreamOptions, Token
+from efficientai_toolkit.server.protocol.common import (
+    MAX_CHOICES,
+    Body,
+    ModelName,
+    Sampling,
+    StreamOptions,
+    Token,
+)
 
 MAX_PROMPTS = 128
 """Most prompts of a request."""
@@ -18,7 +25,9 @@ Prompts = (
     str
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
     | Annotated[list[Token], Field(min_length=1)]
-    | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[
+        list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)
+    ]
 )
 
 

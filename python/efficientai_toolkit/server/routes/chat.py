@@ -11,7 +11,14 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, Piece
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.chat import AllowedTools, ChatRequest, Content, FunctionTool, Message, NamedTool
+from efficientai_toolkit.server.protocol.chat import (
+    AllowedTools,
+    ChatRequest,
+    Content,
+    FunctionTool,
+    Message,
+    NamedTool,
+)
 from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.logprobs import describe_logprobs
 from efficientai_toolkit.server.streams import DONE, STREAMED, EventStream, encode_event
@@ -185,7 +192,9 @@ class _Reply:
                 yield self._chunk(piece.index, {}, empty, finish_reason=choice.finish_reason)
         if with_usage:
             usage = self._answers.generation.usage.describe()
-            yield encode_event({**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+            yield encode_event(
+                {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+            )
         yield DONE
 
     def _chunk(

@@ -110,7 +110,11 @@ async def _echo(lease: Lease, body: CompletionRequest, prompts: list[list[int]])
     echoes: list[_Echo] = []
     for given, ids in zip(split_prompts(body.prompt), prompts, strict=True):
         decode = lease.version.tokenizer.decode
-        text = given if isinstance(given, str) else await asyncio.to_thread(decode, ids, skip_special_tokens=False)
+        text = (
+            given
+            if isinstance(given, str)
+            else await asyncio.to_thread(decode, ids, skip_special_tokens=False)
+        )
         scores = [] if body.logprobs is None else await score_prompt(lease, ids, body.logprobs)
         echoes.append(_Echo(text=text, first=ids[0], scores=scores))
     return echoes

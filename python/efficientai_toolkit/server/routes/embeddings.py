@@ -25,13 +25,16 @@ def create_router(service: Service) -> APIRouter:
         lease = await while_connected(request, service.pool.lease(body.model))
         try:
             prompts = [
-                await service.encode(lease, prompt, add_special_tokens=True) for prompt in split_prompts(body.input)
+                await service.encode(lease, prompt, add_special_tokens=True)
+                for prompt in split_prompts(body.input)
             ]
             vectors = await while_connected(request, _embed(lease, prompts))
         finally:
             lease.close()
         if body.dimensions is not None and body.dimensions > vectors.shape[1]:
-            message = f"`dimensions` is {body.dimensions}, but the vectors of this model have {vectors.shape[1]}"
+            message = (
+                f"`dimensions` is {body.dimensions}, but the vectors of this model have {vectors.shape[1]}"
+            )
             raise ApiError(message, param="dimensions")
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
@@ -41,7 +44,9 @@ def create_router(service: Service) -> APIRouter:
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if is_packed else vector.tolist(),
+                "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                if is_packed
+                else vector.tolist(),
             }
             for index, vector in enumerate(vectors)
         ]
@@ -52,7 +57,9 @@ def create_router(service: Service) -> APIRouter:
     return router
 
 
-async def _embed(lease: Lease, prompts: list[list[int]]) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+async def _embed(
+    lease: Lease, prompts: list[list[int]]
+) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     """Return unit vectors, ``[prompts, hidden]``."""
     from efficientai_toolkit._engine.core import core
 

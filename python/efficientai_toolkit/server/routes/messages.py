@@ -202,7 +202,10 @@ class _Reply:
         self._message["stop_reason"], self._message["stop_sequence"] = self._stop(reason)
         yield {
             "type": "message_delta",
-            "delta": {"stop_reason": self._message["stop_reason"], "stop_sequence": self._message["stop_sequence"]},
+            "delta": {
+                "stop_reason": self._message["stop_reason"],
+                "stop_sequence": self._message["stop_sequence"],
+            },
             "usage": self._message["usage"],
         }
         yield {"type": "message_stop"}

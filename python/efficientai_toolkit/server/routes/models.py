@@ -60,6 +60,7 @@ def create_router(service: Service) -> APIRouter:
 def _describe(served: Served) -> list[dict[str, Any]]:
     common = {"object": "model", "created": served.created, "owned_by": OWNER}
     adapters = [
-        {"id": f"{served.name}:{adapter}", **common, "parent": served.name} for adapter in sorted(served.adapters)
+        {"id": f"{served.name}:{adapter}", **common, "parent": served.name}
+        for adapter in sorted(served.adapters)
     ]
     return [{"id": served.name, **common}, *adapters]

@@ -86,7 +86,9 @@ def create_router(service: Service) -> APIRouter:
         lease = await while_connected(request, service.pool.lease(body.model))
         try:
             text = await asyncio.to_thread(
-                lease.version.tokenizer.decode, body.tokens, skip_special_tokens=bool(body.skip_special_tokens)
+                lease.version.tokenizer.decode,
+                body.tokens,
+                skip_special_tokens=bool(body.skip_special_tokens),
             )
             return JsonResponse({"model": lease.name, "prompt": text})
         finally:

@@ -11,7 +11,13 @@ from efficientai_toolkit.server.conversation import Answers, Conversation, answe
 from efficientai_toolkit.server.dialects.base import CallArguments, CallStart, Delta, Reasoning, Text
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.protocol.common import JsonSchema, ResponseFormat, draw_seed, new_id, read_temperature
+from efficientai_toolkit.server.protocol.common import (
+    JsonSchema,
+    ResponseFormat,
+    draw_seed,
+    new_id,
+    read_temperature,
+)
 from efficientai_toolkit.server.protocol.responses import InputItem, NamedTool, ResponsesRequest, TextFormat
 from efficientai_toolkit.server.routes.chat import read_content
 from efficientai_toolkit.server.streams import STREAMED, EventStream, encode_event
@@ -98,7 +104,11 @@ def _append(messages: list[dict[str, Any]], item: InputItem) -> None:
             call = {"id": item.call_id or "", "type": "function", "function": function}
             messages[-1].setdefault("tool_calls", []).append(call)
         case "function_call_output":
-            output = {"role": "tool", "tool_call_id": item.call_id or "", "content": read_content(item.output)}
+            output = {
+                "role": "tool",
+                "tool_call_id": item.call_id or "",
+                "content": read_content(item.output),
+            }
             messages.append(output)
         case "reasoning":
             # What was thought before is not part of the next prompt.
@@ -194,7 +204,10 @@ class _Reply:
             case Text(text):
                 events = self._enter("message", _new_message)
                 self._output[-1]["content"][0]["text"] += text
-                return [*events, ("response.output_text.delta", {**self._place(part=True), "delta": text, "logprobs": []})]
+                return [
+                    *events,
+                    ("response.output_text.delta", {**self._place(part=True), "delta": text, "logprobs": []}),
+                ]
             case Reasoning(text):
                 events = self._enter("reasoning", _new_reasoning)
                 self._output[-1]["content"][0]["text"] += text
@@ -261,7 +274,13 @@ def _new_message() -> dict[str, Any]:
 
 def _new_reasoning() -> dict[str, Any]:
     part = {"type": "reasoning_text", "text": ""}
-    return {"id": new_id("rs_"), "type": "reasoning", "status": "in_progress", "summary": [], "content": [part]}
+    return {
+        "id": new_id("rs_"),
+        "type": "reasoning",
+        "status": "in_progress",
+        "summary": [],
+        "content": [part],
+    }
 
 
 def _new_call(name: str, identifier: str) -> dict[str, Any]:
