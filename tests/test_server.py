@@ -1,7 +1,6 @@
 """The server as OpenAI's client uses it."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import openai
 import pytest
 
 import efficientai_toolkit as eat
-from efficientai_toolkit.server import pool
 from efficientai_toolkit.server.config import ServeConfig
-from support.server import Running, ScriptedBackend, adapter, chat_model, running
+from support.server import Running, adapter, chat_model, running
 
 QUESTION: Any = [{"role": "user", "content": "Who goes there?"}]
 GREEDY: Any = {"temperature": 0.0, "max_tokens": 8}
@@ -61,7 +59,7 @@ def loaded(model_path: Path) -> Any:
 
 def test_chat_gives_what_python_does(client: openai.OpenAI, loaded: Any) -> None:
     done = client.chat.completions.create(model="chat", messages=QUESTION, **GREEDY)
-    assert done.choices[0].message.content == eat.generate(*loaded, QUESTION, max_tokens=8)
+    assert done.choices[0].message.content == eat.generate(loaded[0], loaded[1], QUESTION, max_tokens=8)
     assert done.choices[0].message.role == "assistant"
     assert done.choices[0].finish_reason == "length"
     _, tokenizer = loaded
@@ -300,7 +298,7 @@ def test_the_beginning_of_an_answer_is_continued(client: openai.OpenAI, loaded: 
     )
     text = tokenizer.apply_chat_template(QUESTION) + "The king"
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert done.choices[0].message.content == eat.generate(*loaded, ids, max_tokens=8)
+    assert done.choices[0].message.content == eat.generate(loaded[0], loaded[1], ids, max_tokens=8)
 
 
 def test_a_forced_call_names_its_tool(client: openai.OpenAI) -> None:
@@ -313,141 +311,6 @@ def test_a_forced_call_names_its_tool(client: openai.OpenAI) -> None:
     assert call.type == "function"
     assert call.function.name == "weather"
     assert call.id.startswith("call_")
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
-    backend = ScriptedBackend([])
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
-    return backend
-
-
-@pytest.fixture
-def scripted_client(scripted: ScriptedBackend, model_path: Path) -> Iterator[openai.OpenAI]:
-    with (
-        running(ServeConfig(models={"chat": str(model_path)})) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        yield client
-
-
-CALLS = (
-    '<think>\nHm.\n</think>\n\nI look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n'
-    '</tool_call>\n<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
-)
-
-
-def test_tool_calls_and_reasoning(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
-    scripted.texts = [CALLS]
-    tools = [WEATHER, TIME]
-    message = scripted_client.chat.completions.create(model="chat", messages=QUESTION, tools=tools).choices[0]
-    assert message.finish_reason == "tool_calls"
-    assert message.message.content == "I look."
-    assert message.message.model_dump()["reasoning_content"] == "Hm."
-    assert message.message.tool_calls is not None
-    calls = [
-        (call.function.name, call.function.arguments)
-        for call in message.message.tool_calls
-        if call.type == "function"
-    ]
-    assert calls == [("weather", '{"city": "Rome"}'), ("time", "{}")]
-
-    with scripted_client.chat.completions.stream(model="chat", messages=QUESTION, tools=tools) as stream:
-        final = stream.get_final_completion().choices[0]
-    assert final.finish_reason == "tool_calls"
-    assert final.message.content == "I look."
-    assert final.message.tool_calls is not None
-    assert [(call.function.name, call.function.arguments) for call in final.message.tool_calls] == calls
-
-    one = scripted_client.chat.completions.create(
-        model="chat", messages=QUESTION, tools=tools, parallel_tool_calls=False
-    ).choices[0]
-    assert one.message.tool_calls is not None
-    assert len(one.message.tool_calls) == 1
-    none = scripted_client.chat.completions.create(
-        model="chat", messages=QUESTION, tools=tools, tool_choice="none"
-    ).choices[0]
-    assert none.finish_reason == "stop"
-    assert not none.message.tool_calls
-
-
-def test_some_tools_may_be_allowed(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
-    scripted.texts = ['{"city": "Rome"}}\n</tool_call>']
-    done = scripted_client.chat.completions.create(
-        model="chat", messages=QUESTION, tools=[WEATHER, TIME], tool_choice=allowed("required", "weather")
-    ).choices[0]
-    assert done.message.tool_calls is not None
-    [call] = done.message.tool_calls
-    assert call.type == "function"
-    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Rome"}')
-
-
-def test_results_of_tools_go_back(
-    scripted: ScriptedBackend, scripted_client: openai.OpenAI, loaded: Any
-) -> None:
-    scripted.texts = ["Sunny."]
-    call = {
-        "id": "call_1",
-        "type": "function",
-        "function": {"name": "weather", "arguments": '{"city": "Rome"}'},
-    }
-    messages: Any = [
-        *QUESTION,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "22 degrees"}]},
-    ]
-    done = scripted_client.chat.completions.create(model="chat", messages=messages, tools=[WEATHER])
-    assert done.choices[0].message.content == "Sunny."
-    _, tokenizer = loaded
-    prompt = tokenizer.decode(scripted.prompts[-1])
-    assert '"arguments": {"city": "Rome"}' in prompt
-    assert "<|tool|>\n22 degrees\n<|assistant|>" in prompt
-    assert prompt.startswith('{"type": "function", "function": {"name": "weather"')
-
-
-def test_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
-    scripted.texts = [CALLS]
-    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
-    done = scripted_client.responses.create(
-        model="chat", input="Weather?", instructions="Be brief.", tools=[tool]
-    )
-    assert done.status == "completed"
-    assert [item.type for item in done.output] == ["reasoning", "message", "function_call", "function_call"]
-    assert done.output_text == "I look."
-    call = done.output[2]
-    assert call.type == "function_call"
-    assert (call.name, call.arguments) == ("weather", '{"city": "Rome"}')
-    assert done.usage is not None
-    assert done.usage.output_tokens == math.ceil(len(CALLS) / scripted.size)
-
-    follow: Any = [
-        {"role": "user", "content": "Weather?"},
-        *[item.model_dump(exclude_none=True) for item in done.output],
-        {"type": "function_call_output", "call_id": call.call_id, "output": "22 degrees"},
-    ]
-    scripted.texts = ["It is warm."]
-    assert (
-        scripted_client.responses.create(model="chat", input=follow, tools=[tool]).output_text
-        == "It is warm."
-    )
-
-
-def test_streams_of_responses(scripted: ScriptedBackend, scripted_client: openai.OpenAI) -> None:
-    scripted.texts = [CALLS]
-    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
-    events = []
-    with scripted_client.responses.stream(model="chat", input="Weather?", tools=[tool]) as stream:
-        events = list(stream)
-        final = stream.get_final_response()
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    kinds = [event.type for event in events]
-    assert kinds[:2] == ["response.created", "response.in_progress"]
-    assert kinds[-1] == "response.completed"
-    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 4
-    assert final.output_text == "I look."
-    assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
-    arguments = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
-    assert "".join(arguments) == '{"city": "Rome"}{}'
 
 
 def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
@@ -465,10 +328,10 @@ def test_own_routes(server: Running, loaded: Any) -> None:
     done = server.post("/generate", body).json()
     assert done["text"] == eat.generate(model, tokenizer, "To be", max_tokens=6)
     assert (done["finish_reason"], done["generated_tokens"]) == ("length", 6)
-    batch = server.post("/generate/batch", {"prompts": ["To be", [20, 30]], "max_tokens": 6}).json()
-    assert [row["text"] for row in batch["results"]] == eat.generate(
-        model, tokenizer, ["To be", [20, 30]], max_tokens=6
-    )
+    prompts: Any = ["To be", [20, 30]]
+    batch = server.post("/generate/batch", {"prompts": prompts, "max_tokens": 6}).json()
+    expected = eat.generate(model, tokenizer, prompts, max_tokens=6)
+    assert [row["text"] for row in batch["results"]] == expected
     lines = server.post("/generate", {**body, "stream": True}).text.split("\n\n")
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
     assert "".join(event.get("text", "") for event in events) == done["text"]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from efficientai_toolkit.server.backend import CONSTRAINS, Event
 from efficientai_toolkit.server.dialects.base import (
     CallArguments,
     CallStart,
@@ -16,7 +17,6 @@ from efficientai_toolkit.server.dialects.base import (
     Tool,
 )
 from efficientai_toolkit.server.dialects.reasoning import ReasoningParser, ends_with_reasoning
-from efficientai_toolkit.server.engine import CONSTRAINS, Event
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.generation import Generation, Service, hold
 from efficientai_toolkit.server.pool import Lease

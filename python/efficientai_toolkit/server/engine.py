@@ -1,6 +1,6 @@
 """One thread per loaded model, which computes for many requests, and its bridge to the event loop.
 
-This is the only module that knows how the engine generates. A :class:`Backend` is driven step by step;
+A :class:`Backend` is driven step by step;
 requests wait here until it has room, so that they can be refused, held back for an adapter and cancelled
 without it.
 """
@@ -13,67 +13,23 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from efficientai_toolkit.exceptions import ToolkitError
+from efficientai_toolkit.server.backend import Backend, Event, read_event
 from efficientai_toolkit.server.errors import ApiError
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core.models import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model
 
 T = TypeVar("T")
 
 log = logging.getLogger(__package__)
 
-CONSTRAINS = False
-"""Whether the engine knows ``response_format``."""
-
-LOWEST = -9999.0
-"""Log-probability of what is impossible: JSON has no infinity."""
-
 _RETRY_AFTER = 1
 """Seconds until a refused client may try again."""
-
-
-class Backend(Protocol):
-    """What generates: requests join and leave between steps."""
-
-    def add(self, prompt: list[int] | str, request: str, add_special_tokens: bool = True) -> int:  # noqa: FBT001, FBT002
-        """Take a request, the JSON of its settings, and return its number."""
-        ...
-
-    def cancel(self, number: int) -> None:
-        """Let a request leave at the next step."""
-
-    def step(self) -> str:
-        """Compute one step for all requests and return the JSON list of their events."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenLogprob:
-    """A sampled token with the likeliest ones in its place."""
-
-    id: int
-    logprob: float
-    top: list[tuple[int, float]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """What one step gave to one request."""
-
-    text: str = ""
-    tokens: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    finish_reason: str | None = None
-    """``stop``, ``length``, ``cancelled``, ``error`` (of the request) or ``failed`` in the last event."""
-    error: str | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -326,7 +282,7 @@ class EngineThread:
     def _deliver(self, events: list[dict[str, Any]]) -> None:
         sent: list[tuple[Ticket, Event]] = []
         for values in events:
-            event = _read(values)
+            event = read_event(values)
             number = cast("int", values["id"])
             ticket = self._running.get(number)
             if ticket is None:
@@ -373,31 +329,3 @@ class EngineThread:
         for call in waiting:
             if isinstance(call, _Call):
                 self._in_loop(partial(call.done, None, ApiError(message, status=503)))
-
-
-def _read(values: dict[str, Any]) -> Event:
-    logprobs = [
-        TokenLogprob(
-            id=one["id"],
-            logprob=max(one["logprob"], LOWEST),
-            top=[(int(token), max(float(logprob), LOWEST)) for token, logprob in one["top"]],
-        )
-        for one in values.get("logprobs") or ()
-    ]
-    return Event(
-        text=values["text"],
-        tokens=values["tokens"],
-        logprobs=logprobs,
-        finish_reason=values["finish_reason"],
-        error=values.get("error"),
-        prompt_tokens=values["prompt_tokens"],
-        cached_tokens=values["cached_tokens"],
-        generated_tokens=values["generated_tokens"],
-    )
-
-
-def create_backend(model: "Model", tokenizer: "Tokenizer", *, max_batch: int) -> Backend:  # noqa: ARG001
-    """Create what generates with a model."""
-    from efficientai_toolkit.server.sequential import SequentialBackend
-
-    return SequentialBackend(model, tokenizer)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
+from efficientai_toolkit.server.backend import Event
 from efficientai_toolkit.server.config import ServeConfig
-from efficientai_toolkit.server.engine import Event, Request, Ticket
+from efficientai_toolkit.server.engine import Request, Ticket
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.metrics import Metrics
 from efficientai_toolkit.server.pool import Lease, Pool

@@ -11,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from efficientai_toolkit.server.engine import Event
+    from efficientai_toolkit.server.backend import Event
     from efficientai_toolkit.server.pool import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

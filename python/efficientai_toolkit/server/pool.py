@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
+from efficientai_toolkit.server.backend import create_backend
 from efficientai_toolkit.server.dialects.base import Dialect
 from efficientai_toolkit.server.dialects.detect import detect_dialect
-from efficientai_toolkit.server.engine import EngineThread, create_backend
+from efficientai_toolkit.server.engine import EngineThread
 from efficientai_toolkit.server.errors import ApiError
 
 if TYPE_CHECKING:

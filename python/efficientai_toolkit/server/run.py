@@ -91,7 +91,7 @@ def serve(
     )
     if threading.current_thread() is threading.main_thread():
         # Uvicorn raises the signal again after it has shut down, which would end the process with an error.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGTERM, _ignore)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     try:
         server.run(sockets=[listener])
@@ -103,6 +103,10 @@ def serve(
     if failures:
         [error, *_] = failures
         raise error if isinstance(error, ToolkitError) else DeploymentError(str(error)) from error
+
+
+def _ignore(number: int, frame: "FrameType | None") -> None:
+    """Do nothing, unlike ``SIG_IGN``, which child processes inherit."""
 
 
 def _listen(config: ServeConfig) -> socket.socket:

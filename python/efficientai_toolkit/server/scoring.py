@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from efficientai_toolkit.server.engine import LOWEST, TokenLogprob
+from efficientai_toolkit.server.backend import LOWEST, TokenLogprob
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.pool import Lease
 

@@ -187,8 +187,9 @@ def _penalize(
     logits: NDArray[np.float64], ids: list[int], new: list[int], config: GenerateConfig, own: dict[str, Any]
 ) -> NDArray[np.float64]:
     logits = logits.copy()
-    for token, bias in (own.get("logit_bias") or {}).items():
-        logits[int(token)] += bias
+    biases: dict[str, float] = own.get("logit_bias") or {}
+    for key, bias in biases.items():
+        logits[int(key)] += bias
     for token in set(new):
         logits[token] -= own.get("presence_penalty") or 0.0
         logits[token] -= (own.get("frequency_penalty") or 0.0) * new.count(token)
@@ -216,7 +217,8 @@ def _choose(logits: NDArray[np.float64], config: GenerateConfig, rng: np.random.
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return natural logarithms of probabilities; ``logits`` and result: ``[…, vocab]``."""
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    logprobs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logprobs
 
 
 def describe_token(logits: NDArray[np.float64], token: int, count: int) -> dict[str, Any]:

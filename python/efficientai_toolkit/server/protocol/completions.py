@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/completions
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,5 @@ def split_prompts(prompts: Prompts) -> list[str | list[int]]:
     """Return each prompt of a request."""
     if isinstance(prompts, str):
         return [prompts]
-    if isinstance(prompts[0], int):
-        return [[token for token in prompts if isinstance(token, int)]]
-    return [prompt for prompt in prompts if not isinstance(prompt, int)]
+    given: Any = prompts
+    return [given] if isinstance(prompts[0], int) else given

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.server.engine import TokenLogprob
+from efficientai_toolkit.server.backend import TokenLogprob
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Tokenizer

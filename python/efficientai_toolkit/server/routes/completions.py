@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from efficientai_toolkit.server.engine import Event, TokenLogprob
+from efficientai_toolkit.server.backend import Event, TokenLogprob
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Generation, Service, hold, while_connected
 from efficientai_toolkit.server.pool import Lease

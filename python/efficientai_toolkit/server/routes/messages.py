@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -242,7 +242,8 @@ class _Reply:
                 return [*events, self._delta({"type": "thinking_delta", "thinking": text})]
             case CallStart(name):
                 events = self._close()
-                block = {"type": "tool_use", "id": self._answers.dialect.new_id(), "name": name, "input": {}}
+                identifier = self._answers.dialect.new_id()
+                block: dict[str, Any] = {"type": "tool_use", "id": identifier, "name": name, "input": {}}
                 events += self._open(block)
                 # While it arrives, it is text.
                 self._blocks[-1]["input"] = ""
@@ -274,7 +275,7 @@ class _Reply:
 def _parse_input(text: str) -> dict[str, Any]:
     """Return the arguments of a call; those that broke off are empty."""
     try:
-        value = json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -225,7 +225,7 @@ class _Reply:
 
     def _open(self, item: dict[str, Any]) -> list[Event]:
         self._output.append(item)
-        shown = {**item, "content": []} if "content" in item else dict(item)
+        shown: dict[str, Any] = {**item, "content": []} if "content" in item else dict(item)
         events: list[Event] = [
             ("response.output_item.added", {"output_index": len(self._output) - 1, "item": shown}),
         ]
