@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from efficientai_toolkit._engine.core import core as _core
     from efficientai_toolkit.accelerate import accelerate_mlx
     from efficientai_toolkit.device import HardwareReport, hardware
-    from efficientai_toolkit.models.generation import GenerateConfig, generate
+    from efficientai_toolkit.models.generation import GenerateConfig, generate, stream
     from efficientai_toolkit.models.loading import load
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "lora",
     "quantize",
     "server",
+    "stream",
 ]
 
 if not TYPE_CHECKING:
@@ -57,6 +58,7 @@ if not TYPE_CHECKING:
             "callbacks": "callbacks",
             "exceptions": "exceptions",
             "generate": "models.generation:generate",
+            "stream": "models.generation:stream",
             "hardware": "device:hardware",
             "kernels": "kernels",
             "load": "models.loading:load",

@@ -110,7 +110,7 @@ pub(super) fn folder(chat_template: Option<&str>) -> TempDir {
     folder
 }
 
-pub(super) fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
+pub(crate) fn tokenizer(chat_template: Option<&str>) -> Tokenizer {
     load(folder(chat_template).path()).unwrap()
 }
 

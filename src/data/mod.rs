@@ -31,7 +31,7 @@ mod streaming;
 mod text;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
 pub use chat::{ChatTemplate, Conversation, Rendered, Renderer, RendererProcess, Rendering, Request};

@@ -1,8 +1,13 @@
 //! Generation settings.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::constraint::ResponseFormat;
 use crate::kernels::quantized::{Accuracy, Format};
+use crate::models::Model;
+use crate::nn::prompt::PromptShape;
 use crate::{Error, Result};
 
 /// Generation settings; the default is greedy decoding.
@@ -23,6 +28,12 @@ pub struct GenerateConfig {
     pub repetition_penalty: f64,
     /// Number of recent tokens the penalty applies to, prompt included; 0 disables it.
     pub repetition_context: usize,
+    /// Subtracted from the logits of tokens that were generated before, from -2 to 2; 0 disables it.
+    pub presence_penalty: f64,
+    /// As `presence_penalty`, once for each time that the token was generated.
+    pub frequency_penalty: f64,
+    /// Added to the logits of tokens.
+    pub logit_bias: BTreeMap<u32, f64>,
     /// Random seed. The same seed, prompt and device give the same text.
     pub seed: u64,
     /// Accuracy of the kernels of quantized models on a CPU; `None` for the fastest that hardly changes the
@@ -35,6 +46,14 @@ pub struct GenerateConfig {
     pub kv_group_size: usize,
     /// Stop strings; they are not part of the output.
     pub stop: Vec<String>,
+    /// Whether generation goes on after an end-of-sequence token.
+    pub ignore_eos: bool,
+    /// Report the log-probability of each generated token, and of this many most likely ones, at most 20.
+    pub logprobs: Option<usize>,
+    /// As `logprobs`, for the tokens of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Format that the text must have.
+    pub response_format: Option<ResponseFormat>,
 }
 
 impl Default for GenerateConfig {
@@ -47,11 +66,18 @@ impl Default for GenerateConfig {
             min_p: 0.0,
             repetition_penalty: 1.0,
             repetition_context: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
             seed: 0,
             accuracy: None,
             kv_bits: None,
             kv_group_size: 64,
             stop: Vec::new(),
+            ignore_eos: false,
+            logprobs: None,
+            prompt_logprobs: None,
+            response_format: None,
         }
     }
 }
@@ -70,6 +96,19 @@ impl GenerateConfig {
         check((0.0..=1.0).contains(min_p), "min_p", min_p, "from 0 to 1")?;
         let is_penalty = repetition_penalty.is_finite() && *repetition_penalty > 0.0;
         check(is_penalty, "repetition_penalty", repetition_penalty, "a finite number above 0")?;
+        for (key, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            check((-2.0..=2.0).contains(&penalty), key, penalty, "from -2 to 2")?;
+        }
+        for (id, bias) in &self.logit_bias {
+            let key = format!("logit_bias of token {id}");
+            check(bias.is_finite() && bias.abs() <= 100.0, &key, bias, "from -100 to 100")?;
+        }
+        for (key, count) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+            let count = count.unwrap_or(0);
+            check(count <= 20, key, count, "at most 20")?;
+        }
         self.kv_format()?;
         let is_text = self.stop.iter().all(|text| !text.is_empty());
         check(is_text, "stop", format_args!("{:?}", self.stop), "a list of texts that are not empty")
@@ -88,6 +127,22 @@ impl GenerateConfig {
         check(format.is_ok(), "kv_group_size", self.kv_group_size, "32, 64 or 128")?;
         Ok(format.ok())
     }
+}
+
+/// Checks that the keys and values of a position are whole groups.
+///
+/// # Errors
+/// The size of a position, and what to choose.
+pub(super) fn check_cache_rows(model: &Model, format: Format) -> Result<()> {
+    let Some(PromptShape::KeyValues { kv_heads, head_dim, .. }) = model.prefix_shape() else { return Ok(()) };
+    let (row, group) = (kv_heads * head_dim, format.group_size() as i32);
+    if row % group == 0 {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "kv_group_size is {group}, but the keys of a position are {row} numbers: choose a divisor of {row}, or leave \
+         kv_bits out"
+    )))
 }
 
 fn check(is_right: bool, key: &str, value: impl std::fmt::Display, range: &str) -> Result<()> {
@@ -138,6 +193,17 @@ mod tests {
                 refused(|c| (c.kv_bits, c.kv_group_size) = (Some(8), 48)),
                 "kv_group_size is 48; it must be 32, 64 or 128",
             ),
+            (refused(|c| c.presence_penalty = -3.0), "presence_penalty is -3; it must be from -2 to 2"),
+            (
+                refused(|c| c.frequency_penalty = f64::NAN),
+                "frequency_penalty is NaN; it must be from -2 to 2",
+            ),
+            (
+                refused(|c| c.logit_bias = [(7, 200.0)].into()),
+                "logit_bias of token 7 is 200; it must be from -100 to 100",
+            ),
+            (refused(|c| c.logprobs = Some(21)), "logprobs is 21; it must be at most 20"),
+            (refused(|c| c.prompt_logprobs = Some(99)), "prompt_logprobs is 99; it must be at most 20"),
             (
                 refused(|c| c.stop = vec!["\n".into(), String::new()]),
                 r#"stop is ["\n", ""]; it must be a list of texts that are not empty"#,

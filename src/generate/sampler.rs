@@ -1,8 +1,7 @@
 //! Sampling of the next token.
 //!
 //! In this order, with the conventions of transformers' logits processors:
-//! 1. repetition penalty θ (<https://arxiv.org/abs/1909.05858>): tokens seen in the context get
-//!    `logit / θ` where positive, `logit · θ` where negative, once however often they were seen;
+//! 1. [penalties and biases](super::penalties);
 //! 2. temperature 0 takes the largest logit (the lowest id among equals) and ends here,
 //!    otherwise logits are divided by the temperature;
 //! 3. top-k keeps the k largest logits and whatever equals the smallest of them;
@@ -11,12 +10,10 @@
 //! 5. min-p (<https://arxiv.org/abs/2407.01082>) keeps tokens with at least p times the largest probability;
 //! 6. one draw from what is left, renormalised. Each call uses exactly one number of the generator.
 
-use std::collections::HashSet;
-
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::GenerateConfig;
+use super::{GenerateConfig, penalties};
 use crate::{Error, Result};
 
 /// Sampler with its random number generator.
@@ -40,13 +37,13 @@ impl Sampler {
         Self { config: config.clone(), rng: ChaCha8Rng::seed_from_u64(config.seed) }
     }
 
-    /// Samples the next token. `logits`, `[vocab]`, are modified by the repetition penalty; `history` is the
-    /// prompt and all generated tokens.
+    /// Samples the next token. `logits`, `[vocab]`, are modified by penalties and biases; `tokens` are `prompt` tokens
+    /// of the prompt, then the generated ones.
     ///
     /// # Errors
     /// [`Error::ModelLoading`] if a logit is NaN or +∞, or none is finite.
-    pub fn next(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
-        self.penalize(logits, history);
+    pub fn next(&mut self, logits: &mut [f32], tokens: &[u32], prompt: usize) -> Result<u32> {
+        penalties::apply(&self.config, logits, tokens, prompt);
         let (best, max) = argmax(logits)?;
         if self.config.temperature == 0.0 {
             return Ok(best);
@@ -62,18 +59,6 @@ impl Sampler {
         }
         // Rounding may leave a rest beyond the last candidate.
         Ok(candidates.last().map_or(best, |candidate| candidate.id))
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
-    fn penalize(&self, logits: &mut [f32], history: &[u32]) {
-        let penalty = self.config.repetition_penalty as f32;
-        let recent = &history[history.len().saturating_sub(self.config.repetition_context)..];
-        let mut seen = HashSet::new();
-        for &id in recent.iter().filter(|&&id| seen.insert(id)) {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
     }
 
     /// Candidates after temperature, top-k, top-p and min-p.
@@ -149,7 +134,7 @@ mod tests {
     fn distribution(config: &GenerateConfig, logits: &[f32], history: &[u32]) -> Vec<f64> {
         let sampler = Sampler::new(config);
         let mut logits = logits.to_vec();
-        sampler.penalize(&mut logits, history);
+        penalties::apply(config, &mut logits, history, history.len());
         let (_, max) = argmax(&logits).unwrap();
         let candidates = sampler.candidates(&logits, max);
         let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
@@ -212,21 +197,8 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_largest() {
         let mut sampler = Sampler::new(&GenerateConfig::default());
-        assert_eq!(sampler.next(&mut [0.0, 2.0, 2.0, -1.0], &[]).unwrap(), 1);
-        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY, -5.0], &[]).unwrap(), 1);
-    }
-
-    #[test]
-    fn the_penalty_sees_the_recent_tokens_only_and_once() {
-        let config = GenerateConfig { repetition_penalty: 2.0, repetition_context: 3, ..Default::default() };
-        let mut logits = [4.0, 4.0, -4.0, f32::NEG_INFINITY];
-        Sampler::new(&config).penalize(&mut logits, &[0, 1, 1, 2]);
-        assert_eq!(logits, [4.0, 2.0, -8.0, f32::NEG_INFINITY]);
-        Sampler::new(&config).penalize(&mut logits, &[99, 3]);
-        assert_eq!(logits[3], f32::NEG_INFINITY);
-        let off = GenerateConfig { repetition_context: 0, ..config };
-        Sampler::new(&off).penalize(&mut logits, &[0, 1, 2]);
-        assert_eq!(logits, [4.0, 2.0, -8.0, f32::NEG_INFINITY]);
+        assert_eq!(sampler.next(&mut [0.0, 2.0, 2.0, -1.0], &[], 0).unwrap(), 1);
+        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY, -5.0], &[], 0).unwrap(), 1);
     }
 
     #[test]
@@ -234,7 +206,7 @@ mod tests {
         let config = GenerateConfig { temperature: 0.9, top_k: 4, seed: 11, ..config() };
         let draw = |seed: u64| {
             let mut sampler = Sampler::new(&GenerateConfig { seed, ..config.clone() });
-            (0..20_000).map(|_| sampler.next(&mut LOGITS.clone(), &[]).unwrap()).collect::<Vec<_>>()
+            (0..20_000).map(|_| sampler.next(&mut LOGITS.clone(), &[], 0).unwrap()).collect::<Vec<_>>()
         };
         let drawn = draw(11);
         assert_eq!(drawn, draw(11));
@@ -267,7 +239,7 @@ mod tests {
         let mut sampler = Sampler::new(&GenerateConfig { temperature: 50.0, ..config() });
         for _ in 0..200 {
             let mut logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY];
-            assert_eq!(sampler.next(&mut logits, &[]).unwrap(), 1);
+            assert_eq!(sampler.next(&mut logits, &[], 0).unwrap(), 1);
         }
     }
 
@@ -281,7 +253,7 @@ mod tests {
         ] {
             for temperature in [0.0, 1.0] {
                 let mut sampler = Sampler::new(&GenerateConfig { temperature, ..config() });
-                let error = sampler.next(&mut logits, &[]).unwrap_err();
+                let error = sampler.next(&mut logits, &[], 0).unwrap_err();
                 assert!(matches!(error, Error::ModelLoading(_)) && error.to_string().starts_with(reason));
             }
         }

@@ -1,18 +1,18 @@
 //! Stop strings that may span several tokens.
 
 /// Holds back text that could be the beginning of a stop string.
-#[derive(Debug)]
-pub struct StopStrings<'a> {
-    stops: &'a [String],
+#[derive(Debug, Clone)]
+pub struct StopStrings {
+    stops: Vec<String>,
     held: String,
     hit: bool,
 }
 
-impl<'a> StopStrings<'a> {
+impl StopStrings {
     /// Creates a detector of `stops`; empty strings are ignored.
     #[must_use]
-    pub fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new(), hit: false }
+    pub fn new(stops: &[String]) -> Self {
+        Self { stops: stops.to_vec(), held: String::new(), hit: false }
     }
 
     /// Adds `piece` and returns the text that is safe to output: never part of a stop string, nor what follows it.

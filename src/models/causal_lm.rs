@@ -19,7 +19,7 @@ use crate::nn::quantized::WeightMut;
 use crate::nn::scaling::Scaling;
 use crate::nn::{
     self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
-    Rope, Segments,
+    Rope, Segments, Sequences,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -107,7 +107,7 @@ impl<B: Block> CausalLm<B> {
         let x = self.embed(ids)?;
         let prompt = match (&self.prompt, &context) {
             // A cache holds the prompt already.
-            (None, _) | (_, Context::Cached(_)) => return self.blocks(x, context),
+            (None, _) | (_, Context::Cached(_) | Context::Each(_)) => return self.blocks(x, context),
             (Some(prompt), Context::Whole) => prompt,
             (Some(_), _) => return Err(Exception::custom("virtual tokens before rows of several texts")),
         };
@@ -123,7 +123,7 @@ impl<B: Block> CausalLm<B> {
     fn blocks(&self, x: Array, mut context: Context<Cache>) -> nn::Result<Array> {
         let mut x = Residual::new(x);
         let segments = match context {
-            Context::Cached(_) | Context::Prefixed(_) => None,
+            Context::Cached(_) | Context::Each(_) | Context::Prefixed(_) => None,
             Context::Whole => Some(None),
             Context::Segmented(segments) => Some(Some(segments)),
         };
@@ -264,6 +264,10 @@ impl<B: Block> Network for CausalLm<B> {
 impl<B: Block> LanguageModel for CausalLm<B> {
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array> {
         self.read(ids, cache.map_or(Context::Whole, Context::Cached))
+    }
+
+    fn hidden_each(&self, ids: &Array, sequences: Sequences<Cache>) -> nn::Result<Array> {
+        self.read(ids, Context::Each(sequences))
     }
 
     fn hidden_segmented(&self, ids: &Array, segments: &Segments) -> nn::Result<Array> {

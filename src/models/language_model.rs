@@ -6,7 +6,7 @@ use crate::Result;
 use crate::kernels::softcap::softcap;
 use crate::nn::prompt::PromptShape;
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments};
+use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments, Sequences};
 
 /// Any causal language model.
 pub type Model = dyn LanguageModel;
@@ -19,6 +19,13 @@ pub trait LanguageModel: Network {
     /// # Errors
     /// Incompatible shapes.
     fn hidden(&self, ids: &Array, cache: Option<&mut Cache>) -> nn::Result<Array>;
+
+    /// As [`hidden`](Self::hidden), continuing several sequences, each with a cache of its own: their tokens follow each
+    /// other in `ids`, `[1, time]`.
+    ///
+    /// # Errors
+    /// Incompatible shapes.
+    fn hidden_each(&self, ids: &Array, sequences: Sequences<Cache>) -> nn::Result<Array>;
 
     /// As [`hidden`](Self::hidden), for rows of several packed sequences.
     ///

@@ -11,6 +11,7 @@ use super::loading::SUPPORTED;
 use super::*;
 use crate::kernels::eval;
 use crate::nn::scaling::Producer;
+use crate::nn::{Cache, LayerCache, Sequences};
 
 /// A small `config.json` of every family.
 fn families() -> Vec<Value> {
@@ -261,4 +262,100 @@ fn settings_that_make_no_sense_are_named() {
     let mut many = families().into_iter().find(|config| config["model_type"] == "qwen3_moe").unwrap();
     (many["num_experts"], many["num_hidden_layers"]) = (16_000.into(), 16.into());
     assert!(create(&many).err().unwrap().to_string().contains("num_experts"));
+}
+
+/// Logits of several texts that are continued together, part by part; row `i` of `texts` in the order of its tokens.
+fn continue_together(model: &Model, texts: &[Vec<u32>], parts: &[&[usize]]) -> Vec<Array> {
+    let mut caches: Vec<_> = texts.iter().map(|text| model.new_cache(text.len() as i32).unwrap()).collect();
+    let mut read = vec![0; texts.len()];
+    let mut found: Vec<Vec<Array>> = vec![Vec::new(); texts.len()];
+    for counts in parts {
+        let chosen: Vec<usize> = (0..texts.len()).filter(|&i| counts[i] > 0).collect();
+        let ids: Vec<u32> =
+            chosen.iter().flat_map(|&i| texts[i][read[i]..read[i] + counts[i]].to_vec()).collect();
+        let lengths: Vec<i32> = chosen.iter().map(|&i| counts[i] as i32).collect();
+        let sequences = Sequences {
+            caches: caches.iter_mut().enumerate().filter(|(i, _)| counts[*i] > 0).map(|(_, c)| c).collect(),
+            counts: &lengths,
+        };
+        let ids = Array::from_slice(&ids, &[1, ids.len() as i32]);
+        let logits = model.logits(&model.hidden_each(&ids, sequences).unwrap()).unwrap();
+        eval(caches.iter().flat_map(Cache::arrays).chain([&logits])).unwrap();
+        let mut first = 0;
+        for (i, length) in chosen.into_iter().zip(lengths) {
+            found[i].push(logits.try_index((.., first..first + length)).unwrap());
+            (first, read[i]) = (first + length, read[i] + length as usize);
+        }
+    }
+    found.iter().map(|parts| concatenate(parts, 1).unwrap()).collect()
+}
+
+fn distance(a: &Array, b: &Array) -> f32 {
+    let distance = a.subtract(b).unwrap().abs().unwrap().max(None).unwrap();
+    let size = b.abs().unwrap().max(None).unwrap();
+    eval([&distance, &size]).unwrap();
+    distance.as_slice::<f32>()[0] / size.as_slice::<f32>()[0]
+}
+
+#[test]
+fn sequences_together_are_what_each_is_alone() {
+    for config in families() {
+        let mut model = create(&config).unwrap();
+        initialize(model.as_mut(), 0.3, 7).unwrap();
+        let text = |length: u32, step: u32| (0..length).map(|i| (i * step + 3) % 40).collect::<Vec<_>>();
+        let texts = [text(12, 7), text(9, 3), text(5, 11)];
+        let parts: [&[usize]; 5] = [&[5, 0, 0], &[1, 4, 0], &[3, 1, 3], &[1, 1, 1], &[2, 3, 1]];
+        let found = continue_together(model.as_ref(), &texts, &parts);
+        for (text, found) in texts.iter().zip(found) {
+            let ids = Array::from_slice(text, &[1, text.len() as i32]);
+            let whole = model.forward(&ids, None).unwrap();
+            let distance = distance(&found, &whole);
+            assert!(distance < 1e-4, "{}: {distance}", config["model_type"]);
+        }
+    }
+}
+
+#[test]
+fn sliding_layers_drop_what_is_out_of_reach_and_nothing_changes() {
+    for mut config in families().into_iter().filter(|config| !config["sliding_window"].is_null()) {
+        config["max_position_embeddings"] = 1024.into();
+        let mut model = create(&config).unwrap();
+        initialize(model.as_mut(), 0.3, 7).unwrap();
+        let texts = [(0..700).map(|i| (i * 7 + i / 40) % 40).collect::<Vec<u32>>()];
+        let found = continue_together(model.as_ref(), &texts, &[&[300], &[1], &[1], &[300], &[97], &[1]]);
+        let ids = Array::from_slice(&texts[0], &[1, 700]);
+        let distance = distance(&found[0], &model.forward(&ids, None).unwrap());
+        assert!(distance < 1e-4, "{}: {distance}", config["model_type"]);
+        let mut cache = model.new_cache(0).unwrap();
+        for range in [0..300, 300..600, 600..700] {
+            let hidden = model.hidden(&ids.try_index((.., range)).unwrap(), Some(&mut cache)).unwrap();
+            eval(cache.arrays().chain([&hidden])).unwrap();
+        }
+        let stored = |array: &Array| array.dim(1);
+        assert!(cache.arrays().map(stored).min() < Some(512), "{}", config["model_type"]);
+    }
+}
+
+#[test]
+fn a_cut_cache_is_that_of_the_shorter_text() {
+    for config in families() {
+        let mut model = create(&config).unwrap();
+        initialize(model.as_mut(), 0.3, 7).unwrap();
+        let ids = Array::from_iter((0..20).map(|i| (i * 7) % 40), &[1, 20]);
+        let read = |cache: &mut Cache, range: std::ops::Range<i32>| {
+            let logits = model.forward(&ids.try_index((.., range)).unwrap(), Some(cache)).unwrap();
+            eval(cache.arrays().chain([&logits])).unwrap();
+            logits
+        };
+        let mut cache = model.new_cache(0).unwrap();
+        read(&mut cache, 0..15);
+        let has_conv = cache.layers.iter().any(|layer| matches!(layer, LayerCache::Conv(_)));
+        assert_eq!(cache.truncate(9), !has_conv, "{}", config["model_type"]);
+        if !has_conv {
+            let found = read(&mut cache, 9..15);
+            let whole = model.forward(&ids.try_index((.., ..15)).unwrap(), None).unwrap();
+            let distance = distance(&found, &whole.try_index((.., 9..)).unwrap());
+            assert!(distance < 1e-4, "{}: {distance}", config["model_type"]);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
 use super::scaling::{Flow, Scaling};
-use super::{Context, Linear, Result, RmsNorm, Rope};
+use super::{Context, KvCache, Linear, Result, RmsNorm, Rope};
 use crate::kernels::attention::{KeyValues, Mask, Scoring, attention};
 use crate::kernels::cached_attention::AttentionConfig;
 use crate::kernels::rope::{Positions, rope};
@@ -66,6 +66,23 @@ impl Heads {
     pub fn forward(&self, [q, k, v]: [Array; 3], extras: AttentionExtras, context: Context) -> Result<Array> {
         let (batch, time) = (q.dim(0), q.dim(1));
         let heads = |y: &Array, heads: i32| y.reshape(&[batch, time, heads, self.head_dim]);
+        let (mut q, mut k) = (q, k);
+        if let Some((q_norm, k_norm)) = extras.norms {
+            q = q_norm.forward(&heads(&q, self.heads)?)?;
+            k = k_norm.forward(&heads(&k, self.kv_heads)?)?;
+        }
+        if let Some(attention_factor) = self.rope.as_ref().and_then(Rope::attention_factor) {
+            q = heads(&q, self.heads)?.multiply(attention_factor.as_dtype(q.dtype())?)?;
+        }
+        let &Self { scale, mask, softcap, .. } = self;
+        let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
+        let config = |rotation| {
+            let &Self { heads, kv_heads, head_dim, .. } = self;
+            AttentionConfig { heads, kv_heads, head_dim, rotation, scoring }
+        };
+        if let Context::Each(sequences) = context {
+            return KvCache::attend_each(sequences, [&q, &k, &v], config(None), self.rope.as_ref());
+        }
         let prefix = context.prefix();
         let before = prefix.map_or(0, |[k, _]| k.dim(1));
         let (cache, segments) = context.kv()?;
@@ -77,22 +94,10 @@ impl Heads {
             (None, Some(texts)) => texts.longest,
             (None, None) => before + time,
         };
-        let (mut q, mut k) = (q, k);
-        if let Some((q_norm, k_norm)) = extras.norms {
-            q = q_norm.forward(&heads(&q, self.heads)?)?;
-            k = k_norm.forward(&heads(&k, self.kv_heads)?)?;
-        }
-        if let Some(attention_factor) = self.rope.as_ref().and_then(Rope::attention_factor) {
-            q = heads(&q, self.heads)?.multiply(attention_factor.as_dtype(q.dtype())?)?;
-        }
         let rotation = self.rope.as_ref().map(|rope| rope.rotation(length));
         let rotation = rotation.as_ref();
-        let &Self { scale, mask, softcap, .. } = self;
-        let scoring = Scoring { scale, mask, softcap, sinks: extras.sinks };
         if let Some(cache) = cache {
-            let &Self { heads, kv_heads, head_dim, .. } = self;
-            return cache
-                .attend([&q, &k, &v], AttentionConfig { heads, kv_heads, head_dim, rotation, scoring });
+            return cache.attend([&q, &k, &v], config(rotation));
         }
         let (mut q, mut k) = (heads(&q, self.heads)?, heads(&k, self.kv_heads)?);
         let mut v = heads(&v, self.kv_heads)?;

@@ -2,11 +2,15 @@
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp as _;
 
-use super::Result;
 use super::quantized_cache::OlderPositions;
+use super::{Result, Rope, Sequences};
 use crate::kernels::append::append;
-use crate::kernels::cached_attention::{AttentionConfig, KeyValueBuffers, cached_attention};
+use crate::kernels::attention::Mask;
+use crate::kernels::cached_attention::{
+    AttentionConfig, CachedSequence, KeyValueBuffers, cached_attention, cached_attention_each,
+};
 use crate::kernels::quantized::Format;
 use crate::kernels::rope::{Positions, rope};
 
@@ -20,7 +24,12 @@ pub struct KvCache {
     planned: i32,
     /// The positions before those of `store`, if they are quantized.
     older: Option<OlderPositions>,
+    /// Positions before the next one that its query attends to; all that are no longer stored are before those.
+    reach: Option<i32>,
 }
+
+/// Positions that no query attends to any longer and are stored nevertheless: dropping them copies the others.
+const SPARE: i32 = 256;
 
 impl KvCache {
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance: with `LongRoPE` and
@@ -39,7 +48,7 @@ impl KvCache {
     /// Number of cached positions, which is the position of the next token.
     #[must_use]
     pub fn len(&self) -> i32 {
-        self.older.as_ref().map_or(0, OlderPositions::len) + self.store.len
+        self.older.as_ref().map_or(self.store.skipped, OlderPositions::len) + self.store.len
     }
 
     /// Whether nothing is cached.
@@ -60,11 +69,10 @@ impl KvCache {
     /// # Errors
     /// Incompatible shapes. The cache is then empty.
     pub fn attend(&mut self, qkv: [&Array; 3], query: AttentionConfig) -> Result<Array> {
-        let Some(older) = &mut self.older else { return cached_attention(qkv, query, &mut self.store) };
-        older.take_from(&mut self.store)?;
-        if older.len() == 0 {
+        self.make_room(query.scoring.mask)?;
+        let Some(older) = self.older.as_ref().filter(|older| older.len() > 0) else {
             return cached_attention(qkv, query, &mut self.store);
-        }
+        };
         let AttentionConfig { heads, kv_heads, head_dim, .. } = query;
         let [q, k, v] = qkv;
         let split = |x: &Array, heads: i32| x.reshape(&[x.dim(0), x.dim(1), heads, head_dim]);
@@ -74,6 +82,75 @@ impl KvCache {
         }
         append_rows(&mut self.store, &k, &v)?;
         older.attend(&q, &self.store, query)
+    }
+
+    /// [`attend`](Self::attend) of several sequences, whose positions follow each other in `qkv`; `query` is without
+    /// rotation.
+    ///
+    /// # Errors
+    /// Incompatible shapes, or a cache of the wrong kind.
+    pub fn attend_each(
+        sequences: Sequences,
+        qkv: [&Array; 3],
+        query: AttentionConfig,
+        rope: Option<&Rope>,
+    ) -> Result<Array> {
+        let Sequences { caches, counts } = sequences;
+        let mut caches = caches.into_iter().map(LayerCache::kv).collect::<Result<Vec<_>>>()?;
+        for cache in &mut caches {
+            cache.make_room(query.scoring.mask)?;
+        }
+        let rotations: Vec<_> = (caches.iter().zip(counts))
+            .map(|(cache, &count)| rope.map(|rope| rope.rotation(cache.text_length(count))))
+            .collect();
+        if caches.iter().all(|cache| cache.older.as_ref().is_none_or(|older| older.len() == 0)) {
+            let mut sequences: Vec<_> = (caches.into_iter().zip(counts).zip(&rotations))
+                .map(|((cache, &time), rotation)| CachedSequence {
+                    time,
+                    rotation: rotation.as_ref(),
+                    store: &mut cache.store,
+                })
+                .collect();
+            return cached_attention_each(qkv, query, &mut sequences);
+        }
+        let mut rotations = rotations.iter();
+        Sequences { caches, counts }.map(|cache, columns| {
+            let rows = |x: &Array| x.try_index((.., columns.clone()));
+            let qkv = [rows(qkv[0])?, rows(qkv[1])?, rows(qkv[2])?];
+            let rotation = rotations.next().and_then(Option::as_ref);
+            cache.attend([&qkv[0], &qkv[1], &qkv[2]], AttentionConfig { rotation, ..query })
+        })
+    }
+
+    /// Quantizes or drops positions, where there are enough of those that may be.
+    fn make_room(&mut self, mask: Mask) -> Result<()> {
+        if let Some(older) = &mut self.older {
+            return older.take_from(&mut self.store);
+        }
+        let Mask::Sliding(window) = mask else { return Ok(()) };
+        let reach = window - 1;
+        self.reach = Some(reach);
+        let KeyValueBuffers { k: Some(k), v: Some(v), len, skipped } = &mut self.store else { return Ok(()) };
+        let unreachable = *len - reach;
+        if unreachable < reach.max(SPARE) {
+            return Ok(());
+        }
+        let rest = |x: &Array| x.try_index((.., unreachable..*len))?.contiguous();
+        (*k, *v) = (rest(k)?, rest(v)?);
+        (*skipped, *len) = (*skipped + unreachable, reach);
+        Ok(())
+    }
+
+    /// Forgets all positions from `len` on. Returns false, without any effect, if positions before those would be
+    /// needed that are no longer stored.
+    fn truncate(&mut self, len: i32) -> bool {
+        let dropped = self.len() - self.store.len;
+        let reach = if self.store.skipped > 0 { self.reach.unwrap_or(i32::MAX) } else { 0 };
+        let is_possible = len - reach.min(len) >= dropped;
+        if is_possible {
+            self.store.len = self.store.len.min(len - dropped);
+        }
+        is_possible
     }
 
     /// Appends `k` and `v`: `[batch, time, kv_heads, head_dim]`.
@@ -99,11 +176,11 @@ impl KvCache {
 /// Appends `k` and `v`: `[batch, time, kv_heads, head_dim]`.
 fn append_rows(store: &mut KeyValueBuffers, k: &Array, v: &Array) -> Result<()> {
     // Taken, not cloned: a buffer without other references is written in place.
-    let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(store);
+    let KeyValueBuffers { k: old_k, v: old_v, len, skipped } = std::mem::take(store);
     let count = k.dim(1);
     let (k, v) = (append(old_k, k, len)?, append(old_v, v, len)?);
     // Only now, so that an error leaves an empty cache.
-    *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + count };
+    *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + count, skipped };
     Ok(())
 }
 
@@ -178,6 +255,30 @@ impl Cache {
                 cache.quantize(format);
             }
         }
+    }
+
+    /// Forgets all positions from `len` on. Returns false, without any effect, if a layer no longer knows its state
+    /// at `len`.
+    pub fn truncate(&mut self, len: i32) -> bool {
+        let mut shorter = self.clone();
+        let is_possible = shorter.layers.iter_mut().all(|layer| match layer {
+            LayerCache::Kv(cache) => cache.truncate(len),
+            // Its last inputs are gone.
+            LayerCache::Conv(_) => self.len() == Some(len),
+        });
+        if is_possible {
+            *self = shorter;
+        }
+        is_possible
+    }
+
+    /// Number of cached positions; `None` without any layer of attention.
+    #[must_use]
+    pub fn len(&self) -> Option<i32> {
+        self.layers.iter().find_map(|layer| match layer {
+            LayerCache::Kv(cache) => Some(cache.len()),
+            LayerCache::Conv(_) => None,
+        })
     }
 
     /// All cached arrays.

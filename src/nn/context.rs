@@ -1,6 +1,9 @@
 //! The context that a sequence is read in: caches, packing and prefixes.
 
+use std::ops::Range;
+
 use mlx_rs::error::Exception;
+use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
 use super::{Cache, ConvState, KvCache, LayerCache, Result};
@@ -18,6 +21,33 @@ pub enum Context<'a, C = LayerCache> {
     Prefixed(&'a [[Array; 2]]),
     /// Each row continues the sequence of a cache.
     Cached(&'a mut C),
+    /// One row of several parts, each of which continues a sequence.
+    Each(Sequences<'a, C>),
+}
+
+/// Sequences that are continued together, each with a cache of its own.
+#[derive(Debug)]
+pub struct Sequences<'a, C = LayerCache> {
+    /// One per sequence.
+    pub caches: Vec<&'a mut C>,
+    /// Number of new positions of each sequence.
+    pub counts: &'a [i32],
+}
+
+impl<C> Sequences<'_, C> {
+    /// Calls `part` with each cache and the columns of its sequence, and concatenates the results along time.
+    ///
+    /// # Errors
+    /// Errors from `part` and from MLX.
+    pub fn map(self, mut part: impl FnMut(&mut C, Range<i32>) -> Result<Array>) -> Result<Array> {
+        let mut first = 0;
+        let mut results = Vec::with_capacity(self.counts.len());
+        for (cache, count) in self.caches.into_iter().zip(self.counts) {
+            results.push(part(cache, first..first + count)?);
+            first += count;
+        }
+        concatenate(&results, 1)
+    }
 }
 
 /// Sequences packed into rows. None attends across its start, and each counts its positions from zero.
@@ -73,6 +103,10 @@ impl Context<'_, Cache> {
             Self::Segmented(segments) => Context::Segmented(segments),
             Self::Prefixed(keys) => Context::Prefixed(&keys[layer..=layer]),
             Self::Cached(cache) => Context::Cached(&mut cache.layers[layer]),
+            Self::Each(Sequences { caches, counts }) => Context::Each(Sequences {
+                caches: caches.iter_mut().map(|cache| &mut cache.layers[layer]).collect(),
+                counts,
+            }),
         }
     }
 }
@@ -96,6 +130,7 @@ impl<'a> Context<'a> {
             Self::Whole | Self::Prefixed(_) => (None, None),
             Self::Segmented(segments) => (None, Some(segments)),
             Self::Cached(cache) => (Some(cache.kv()?), None),
+            Self::Each(_) => return Err(Exception::custom("several sequences as one")),
         })
     }
 
@@ -109,6 +144,7 @@ impl<'a> Context<'a> {
             Self::Segmented(segments) => (None, Some(segments)),
             Self::Prefixed(_) => return Err(Exception::custom("keys before a convolution")),
             Self::Cached(cache) => (Some(cache.conv()?), None),
+            Self::Each(_) => return Err(Exception::custom("several sequences as one")),
         })
     }
 }

@@ -28,7 +28,7 @@ pub mod tap;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, ConvState, KvCache, LayerCache};
-pub use context::{Context, Segments};
+pub use context::{Context, Segments, Sequences};
 pub use embedding::Embedding;
 pub use head::Head;
 pub use linear::{Linear, LowRank};

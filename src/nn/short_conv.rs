@@ -57,10 +57,17 @@ impl ShortConv {
 
 impl Mixer for ShortConv {
     fn forward(&self, x: &Array, context: Context) -> Result<Array> {
-        let (state, segments) = context.conv()?;
         let parts = self.in_proj.forward(x)?.split_equal(3, -1)?;
         let [b, c, x] = &parts[..] else { return Err(Exception::custom("three parts expected")) };
-        let y = self.conv.forward(&b.multiply(x)?, state, segments)?;
+        let bx = b.multiply(x)?;
+        let y = if let Context::Each(sequences) = context {
+            sequences.map(|cache, columns| {
+                self.conv.forward(&bx.try_index((.., columns))?, Some(cache.conv()?), None)
+            })?
+        } else {
+            let (state, segments) = context.conv()?;
+            self.conv.forward(&bx, state, segments)?
+        };
         self.out_proj.forward(&c.multiply(y)?)
     }
 

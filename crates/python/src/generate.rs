@@ -1,14 +1,34 @@
 //! `_core.generate`: generating text.
 
-use efficientai_toolkit::Error;
-use efficientai_toolkit::generate::{GenerateConfig, run};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use efficientai_toolkit::generate::{self, GenerateConfig, Scheduler, SchedulerConfig, run};
+use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::{Error, Result};
 use pyo3::prelude::*;
 
 use super::arguments::Prompt;
-use super::enter::enter_without_threads;
+use super::enter::{enter, enter_without_threads};
 use super::json::{json, parse};
 use super::models::{Model, Tokenizer};
 use super::observer::observed;
+
+/// Token ids of a prompt; ids that are given are below `vocab`.
+fn encode(
+    tokenizer: &efficientai_toolkit::data::Tokenizer,
+    prompt: Prompt,
+    add_special_tokens: bool,
+    vocab: i32,
+) -> Result<Vec<u32>> {
+    match prompt {
+        Prompt::Text(text) if add_special_tokens => tokenizer.encode_prompt(&text),
+        Prompt::Text(text) => tokenizer.encode(&text, false),
+        Prompt::Ids(ids) => match ids.iter().find(|&&id| id >= vocab.unsigned_abs()) {
+            Some(id) => Err(Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1))),
+            None => Ok(ids),
+        },
+    }
+}
 
 /// Continues ``prompt``, a text or token ids, and returns a JSON report; ``on_text`` receives each piece of text.
 ///
@@ -30,20 +50,143 @@ pub(super) fn generate(
         let config: GenerateConfig = parse(config)?;
         let accuracy = config.accuracy.map_or_else(|| model.accuracy(), |accuracy| Ok(Some(accuracy)))?;
         let model = model.lock()?;
-        let ids = match prompt {
-            Prompt::Text(text) if add_special_tokens => tokenizer.encode_prompt(&text)?,
-            Prompt::Text(text) => tokenizer.encode(&text, false)?,
-            Prompt::Ids(ids) => {
-                let vocab = model.vocab_size().unsigned_abs();
-                if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
-                    return Err(Error::Config(format!("ids hold {id}, expected 0 to {}", vocab - 1)));
-                }
-                ids
-            }
-        };
+        let ids = encode(tokenizer, prompt, add_special_tokens, model.vocab_size())?;
         let mut on_text = |text: &str| if text.is_empty() { caller.poll() } else { caller.call(text) };
         let report = run(model.as_ref(), tokenizer, &ids, &config, accuracy, &mut on_text)?;
         json(&report)
+    })
+}
+
+/// Continues several prompts at once; requests join and leave between steps.
+///
+/// ``settings`` is the JSON of a ``SchedulerConfig``; ``accuracy`` is that of the products of a quantized model. A
+/// ``draft`` model proposes tokens that the model then reads at once (speculative decoding).
+#[pyclass(frozen, module = "efficientai_toolkit._core.generate")]
+pub(super) struct Engine {
+    scheduler: Mutex<Scheduler>,
+    model: Py<Model>,
+    draft: Option<Py<Model>>,
+    tokenizer: Py<Tokenizer>,
+}
+
+impl Engine {
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (model, tokenizer, settings="{}", accuracy=None, draft=None))]
+    fn new(
+        py: Python<'_>,
+        model: Py<Model>,
+        tokenizer: Py<Tokenizer>,
+        settings: &str,
+        accuracy: Option<&str>,
+        draft: Option<Py<Model>>,
+    ) -> PyResult<Self> {
+        let scheduler = enter(py, || {
+            if let Some(draft) = &draft {
+                if draft.is(&model) {
+                    return Err(Error::Config(
+                        "the draft model is the model itself: load a smaller one".into(),
+                    ));
+                }
+                let (model, draft) = (model.get().lock()?, draft.get().lock()?);
+                generate::speculative::check(model.as_ref(), draft.as_ref())?;
+            }
+            let settings: SchedulerConfig = parse(settings)?;
+            let accuracy = match accuracy {
+                Some(name) => Some(parse(&format!("{name:?}"))?),
+                None => model.get().accuracy()?,
+            };
+            Scheduler::new(settings, accuracy)
+        })?;
+        Ok(Self { scheduler: Mutex::new(scheduler), model, draft, tokenizer })
+    }
+
+    /// Adds a request to continue ``prompt``, a text or token ids, and returns its number.
+    ///
+    /// ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
+    /// rendered chat template holds its own.
+    #[pyo3(signature = (prompt, config="{}", add_special_tokens=true))]
+    fn add(&self, py: Python<'_>, prompt: Prompt, config: &str, add_special_tokens: bool) -> PyResult<u64> {
+        let (model, tokenizer) = (self.model.get(), self.tokenizer.get().inner());
+        enter(py, || {
+            let config: GenerateConfig = parse(config)?;
+            let mut scheduler = self.scheduler();
+            let network = model.lock()?;
+            let ids = encode(tokenizer, prompt, add_special_tokens, network.vocab_size())?;
+            scheduler.set_weights(network.as_ref(), model.weights());
+            scheduler.add(network.as_ref(), tokenizer, ids, config)
+        })
+    }
+
+    /// Ends a request; the next step reports it.
+    fn cancel(&self, py: Python<'_>, request: u64) -> PyResult<()> {
+        enter(py, || {
+            self.scheduler().cancel(request);
+            Ok(())
+        })
+    }
+
+    /// Continues all requests by one step and returns what is new, as a JSON list of events.
+    fn step(&self, py: Python<'_>) -> PyResult<String> {
+        let (model, tokenizer) = (self.model.get(), self.tokenizer.get().inner());
+        enter(py, || {
+            let mut scheduler = self.scheduler();
+            let network = model.lock()?;
+            scheduler.set_weights(network.as_ref(), model.weights());
+            let draft = self.draft.as_ref().map(|draft| draft.get().lock()).transpose()?;
+            json(&scheduler.step(network.as_ref(), draft.as_ref().map(|draft| draft.as_ref()), tokenizer))
+        })
+    }
+
+    /// Number of requests that are continued.
+    #[getter]
+    fn running(&self, py: Python<'_>) -> PyResult<usize> {
+        enter(py, || Ok(self.scheduler().running()))
+    }
+
+    /// Number of requests that wait.
+    #[getter]
+    fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
+        enter(py, || Ok(self.scheduler().waiting()))
+    }
+
+    /// Bytes of the states of earlier texts.
+    #[getter]
+    fn prompt_cache_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        enter(py, || Ok(self.scheduler().prompt_cache_bytes()))
+    }
+}
+
+/// Embeddings of texts or token ids: hidden states of length 1, pooled over all tokens (``mean``) or of the ``last``.
+///
+/// Returns
+/// -------
+/// list
+///     Of each text, its embedding and its number of tokens.
+#[pyfunction]
+#[pyo3(signature = (model, tokenizer, texts, pooling="mean"))]
+pub(super) fn embed(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    tokenizer: &Bound<'_, Tokenizer>,
+    texts: Vec<Prompt>,
+    pooling: &str,
+) -> PyResult<Vec<(Vec<f32>, usize)>> {
+    let (model, tokenizer) = (model.get(), tokenizer.get().inner());
+    enter(py, || {
+        let pooling = parse(&format!("{pooling:?}"))?;
+        let accuracy = model.accuracy()?.unwrap_or(Accuracy::F32);
+        let model = model.lock()?;
+        let encode = |text| encode(tokenizer, text, true, model.vocab_size());
+        let texts = texts.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let embeddings = accuracy.scope(|| generate::embed::embed(model.as_ref(), &texts, pooling))?;
+        Ok(embeddings.into_iter().zip(texts.iter().map(Vec::len)).collect())
     })
 }
 
@@ -51,6 +194,12 @@ pub(super) fn generate(
 #[pyfunction]
 pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
     enter_without_threads(py, || json(&GenerateConfig::default()))
+}
+
+/// The default ``SchedulerConfig`` as JSON.
+#[pyfunction]
+pub(super) fn engine_defaults(py: Python<'_>) -> PyResult<String> {
+    enter_without_threads(py, || json(&SchedulerConfig::default()))
 }
 
 /// Checks the value of every setting of ``config``, the JSON of a ``GenerateConfig``.

@@ -66,7 +66,7 @@ mod _core {
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{check, defaults, generate};
+        use crate::generate::{Engine, check, defaults, embed, engine_defaults, generate};
     }
 
     /// Measuring the kernels.

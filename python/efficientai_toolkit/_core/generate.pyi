@@ -4,9 +4,48 @@ Generating text.
 
 from .models import Model, Tokenizer
 from _typeshed import SupportsGetItem
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, final
 
-__all__ = ["check", "defaults", "generate"]
+__all__ = ["Engine", "check", "defaults", "engine_defaults", "generate"]
+
+@final
+class Engine:
+    """
+    Continues several prompts at once; requests join and leave between steps.
+
+    ``settings`` is the JSON of a ``SchedulerConfig``; ``accuracy`` is that of the products of a quantized model.
+    """
+    def __new__(cls, /, model: Model, tokenizer: Tokenizer, settings: str = "{}", accuracy: str | None = None) -> Engine: ...
+    def add(self, /, prompt: str | SupportsGetItem[int, SupportsIndex], config: str = "{}", add_special_tokens: bool = True) -> int:
+        """
+        Adds a request to continue ``prompt``, a text or token ids, and returns its number.
+
+        ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
+        rendered chat template holds its own.
+        """
+    def cancel(self, /, request: SupportsIndex) -> None:
+        """
+        Ends a request; the next step reports it.
+        """
+    @property
+    def prompt_cache_bytes(self, /) -> int:
+        """
+        Bytes of the states of earlier texts.
+        """
+    @property
+    def running(self, /) -> int:
+        """
+        Number of requests that are continued.
+        """
+    def step(self, /) -> str:
+        """
+        Continues all requests by one step and returns what is new, as a JSON list of events.
+        """
+    @property
+    def waiting(self, /) -> int:
+        """
+        Number of requests that wait.
+        """
 
 def check(config: str) -> None:
     """
@@ -16,6 +55,11 @@ def check(config: str) -> None:
 def defaults() -> str:
     """
     The default ``GenerateConfig`` as JSON.
+    """
+
+def engine_defaults() -> str:
+    """
+    The default ``SchedulerConfig`` as JSON.
     """
 
 def generate(model: Model, tokenizer: Tokenizer, prompt: str | SupportsGetItem[int, SupportsIndex], config: str, on_text: Any | None = None, add_special_tokens: bool = True) -> str:

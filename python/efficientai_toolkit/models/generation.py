@@ -1,14 +1,14 @@
 """Text generation."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit._base.display import Displayed, shorten
-from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
 from efficientai_toolkit.models.chat import Messages, render_messages
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ class GenerateConfig(Config):
     min_p: float = setting(0.0, "minimum probability relative to the most likely token; 0: none")
     repetition_penalty: float = setting(1.0, "penalty of repeated tokens; 1: off")
     repetition_context: int = setting(64, "number of last tokens that the repetition penalty considers")
+    presence_penalty: float = setting(
+        0.0, "subtracted from the logits of tokens that were generated before, -2 to 2"
+    )
+    frequency_penalty: float = setting(
+        0.0, "subtracted from the logits of tokens for each time that they were generated, -2 to 2"
+    )
+    logit_bias: dict[str, float] = setting({}, "added to the logits of token ids, -100 to 100")
     seed: int = setting(0, "random seed")
     accuracy: Literal["f32", "bf16", "int8"] | None = setting(
         None,
@@ -41,6 +48,14 @@ class GenerateConfig(Config):
     )
     kv_group_size: int = setting(64, "group size of the quantized KV cache: 32, 64 or 128")
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
+    ignore_eos: bool = setting(False, "go on after an end-of-sequence token")
+    logprobs: int | None = setting(
+        None, "report the log-probability of each new token, and of this many most likely ones, at most 20"
+    )
+    prompt_logprobs: int | None = setting(None, "as logprobs, for the tokens of the prompt")
+    response_format: dict[str, Any] | None = setting(
+        None, "format that the text must have: json_schema, regex or grammar (Lark), and its definition"
+    )
 
     def check(self) -> None:
         """Let the engine check the values."""
@@ -65,6 +80,11 @@ class Generation(Displayed):
     accuracy: str | None
     """Precision of quantized products; ``None`` without quantization and on a GPU."""
     peak_memory_bytes: int
+    logprobs: list[dict[str, Any]]
+    """Of each new token, where ``logprobs`` asks for them: ``id``, ``logprob`` and ``top``, pairs of id and
+    log-probability."""
+    prompt_logprobs: list[dict[str, Any]]
+    """Of each token of the prompt but the first, where ``prompt_logprobs`` asks for them."""
 
 
 Prompt = str | Sequence[int] | Messages
@@ -111,7 +131,7 @@ def generate(
         From :func:`efficientai_toolkit.load`.
     prompt
         Text or token ids, passed to the model unchanged, or messages, formatted with the chat template; or a
-        list of such prompts, which are continued one after the other, each as if it were alone.
+        list of such prompts, of which several are continued at once (continuous batching).
     config
         Sampling parameters; greedy decoding by default.
     stream
@@ -138,7 +158,67 @@ def generate(
     if stream is not None:
         message = "`stream` is for a single prompt: call generate for each"
         raise ConfigError(message)
-    return [generate_with_statistics(model, tokenizer, each, settings).text for each in prompts]
+    texts = [""] * len(prompts)
+    requests = Requests(model, tokenizer, settings)
+    numbers = {requests.add(each): index for index, each in enumerate(prompts)}
+    for event in requests.events():
+        texts[numbers[event["id"]]] += event["text"]
+    return texts
+
+
+def stream(
+    model: "Model",
+    tokenizer: "Tokenizer",
+    prompt: Prompt,
+    *,
+    config: GenerateConfig | None = None,
+    **overrides: Any,
+) -> Iterator[str]:
+    """Iterate over the text that :func:`generate` returns, piece by piece as soon as each is final.
+
+    Parameters and errors are those of :func:`generate`, for a single prompt. Nothing is computed before the first
+    piece is asked for, nor after the iterator is closed.
+    """
+    settings = (config or GenerateConfig()).with_values(overrides)
+    if _split(prompt) is not None:
+        message = "`prompt` is a list of prompts: call stream for each"
+        raise ConfigError(message)
+    requests = Requests(model, tokenizer, settings)
+    requests.add(prompt)
+    for event in requests.events():
+        if event["text"]:
+            yield event["text"]
+
+
+class Requests:
+    """Prompts that are continued together."""
+
+    def __init__(self, model: "Model", tokenizer: "Tokenizer", config: GenerateConfig) -> None:
+        from efficientai_toolkit._engine.core import core
+
+        self._tokenizer = tokenizer
+        self._config = config.to_json()
+        self._engine = core.generate.Engine(model, tokenizer, accuracy=config.accuracy)
+
+    def add(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
+        """Add a prompt and return its number, which events carry."""
+        given = _ids_or_text(prompt)
+        text = render_messages(self._tokenizer, cast("Messages", prompt), tools) if given is None else given
+        return self._engine.add(text, self._config, add_special_tokens=given is not None)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Compute until all prompts are continued, and yield what is new.
+
+        Raises
+        ------
+        ModelLoadingError
+            If one of them fails.
+        """
+        while self._engine.running + self._engine.waiting:
+            for event in json.loads(self._engine.step()):
+                if event["error"] is not None:
+                    raise ModelLoadingError(event["error"])
+                yield event
 
 
 def _split(prompt: object) -> list[Prompt] | None:

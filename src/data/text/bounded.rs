@@ -24,6 +24,11 @@ impl BoundedTokenizer {
         Self { inner, file, growth }
     }
 
+    /// The tokenizer of the library, for questions about its vocabulary: texts are not bounded there.
+    pub(super) const fn unbounded(&self) -> &Tokenizer {
+        &self.inner
+    }
+
     /// Encodes `text` with offsets in bytes.
     ///
     /// # Errors

@@ -14,46 +14,40 @@ const MAX_PARTIAL_TOKENS: usize = 3;
 ///
 /// The concatenated pieces equal the decoded sequence. Each token is decoded together with the previous piece,
 /// because decoders treat the start of a text specially.
-#[derive(Debug)]
-pub struct DecodeStream<'t> {
-    tokenizer: &'t Tokenizer,
+#[derive(Debug, Clone, Default)]
+pub struct DecodeStream {
     /// Tokens of the last returned piece, then those held back.
     ids: Vec<u32>,
     /// Number of `ids` whose text was returned.
     released: usize,
 }
 
-impl<'t> DecodeStream<'t> {
-    /// An empty stream.
-    #[must_use]
-    pub const fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), released: 0 }
-    }
-
+impl DecodeStream {
     /// Adds the next token and returns the text that is complete with it, often empty.
     ///
     /// # Errors
     /// See [`Tokenizer::decode`].
-    pub fn push(&mut self, id: u32) -> Result<String> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.ids.push(id);
-        let pending = self.pending()?;
+        let pending = self.pending(tokenizer)?;
         let is_partial = pending.ends_with(char::REPLACEMENT_CHARACTER);
         if pending.is_empty() || is_partial && self.ids.len() - self.released < MAX_PENDING_TOKENS {
             return Ok(String::new());
         }
-        let (complete, kept) = if is_partial { self.without_partial(pending)? } else { (pending, 0) };
+        let (complete, kept) =
+            if is_partial { self.without_partial(tokenizer, pending)? } else { (pending, 0) };
         self.ids.drain(..self.released);
         self.released = self.ids.len() - kept;
         Ok(complete)
     }
 
     /// Takes the beginning of a character off the end of `pending`. Also returns the number of its tokens.
-    fn without_partial(&self, pending: String) -> Result<(String, usize)> {
-        let context = self.tokenizer.decode(&self.ids[..self.released], true)?;
+    fn without_partial(&self, tokenizer: &Tokenizer, pending: String) -> Result<(String, usize)> {
+        let context = tokenizer.decode(&self.ids[..self.released], true)?;
         for kept in 1..=MAX_PARTIAL_TOKENS {
             let (before, partial) = self.ids.split_at(self.ids.len() - kept);
-            let before = self.tokenizer.decode(before, true)?;
-            let partial = self.tokenizer.decode(partial, true)?;
+            let before = tokenizer.decode(before, true)?;
+            let partial = tokenizer.decode(partial, true)?;
             // Where a character is cut, its parts are more replacement characters than the whole.
             if let Some(complete) = before.get(context.len()..)
                 && pending.strip_prefix(complete) == Some(partial.as_str())
@@ -68,13 +62,15 @@ impl<'t> DecodeStream<'t> {
     ///
     /// # Errors
     /// See [`Tokenizer::decode`].
-    pub fn finish(self) -> Result<String> {
-        self.pending()
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
+        let rest = self.pending(tokenizer)?;
+        *self = Self::default();
+        Ok(rest)
     }
 
-    fn pending(&self) -> Result<String> {
-        let context = self.tokenizer.decode(&self.ids[..self.released], true)?;
-        let text = self.tokenizer.decode(&self.ids, true)?;
+    fn pending(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let context = tokenizer.decode(&self.ids[..self.released], true)?;
+        let text = tokenizer.decode(&self.ids, true)?;
         Ok(text.get(context.len()..).unwrap_or_default().to_owned())
     }
 }
@@ -88,9 +84,9 @@ mod tests {
     use crate::data::fixture::{self, BOS, EOS};
 
     fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut stream = DecodeStream::new(tokenizer);
-        let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
-        pieces.push(stream.finish().unwrap());
+        let mut stream = DecodeStream::default();
+        let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(tokenizer, id).unwrap()).collect();
+        pieces.push(stream.finish(tokenizer).unwrap());
         pieces
     }
 

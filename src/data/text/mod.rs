@@ -6,6 +6,7 @@ mod files;
 mod growth;
 mod llama;
 mod special_tokens;
+mod token_bytes;
 mod tokenizer;
 
 pub use decode_stream::DecodeStream;

@@ -157,6 +157,11 @@ impl Tokenizer {
         self.pad.into_iter().chain(self.eos.iter().copied()).find(|&id| id < vocab_size).unwrap_or(0)
     }
 
+    /// The tokenizer of the library.
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        self.inner.unbounded()
+    }
+
     /// Size of the vocabulary including added tokens; the embedding of the model may be larger.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

@@ -10,23 +10,22 @@
 //!
 //! On the CPU this is a single node: with one query, the overhead of separate nodes would equal their computation.
 
-use std::ffi::CStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use mlx_rs::error::Exception;
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp as _;
 use mlx_rs::{Array, Dtype};
 
 use crate::append::{self, append};
-use crate::attention::{self, Geometry, Inputs, KeyValues, Load, Scoring, attention};
+use crate::attention::{self, KeyValues, Scoring, attention};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::mlx::op::{HostOp, VjpContext, no_gradient};
-use crate::rope::{self, Positions, RotaryFrequencies, rope};
-use crate::runtime::isa::Isa;
-use crate::runtime::operand::{Operand, OperandMut, SliceMut};
-use crate::runtime::scratch;
+use crate::rope::{Positions, RotaryFrequencies, rope};
+use op::{CachedAttention, Part};
+
+mod op;
 
 /// Heads, position embedding and scores of an attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +51,19 @@ pub struct KeyValueBuffers {
     pub v: Option<Array>,
     /// Number of cached positions.
     pub len: i32,
+    /// Number of positions before those, which are no longer cached.
+    pub skipped: i32,
+}
+
+/// One of several sequences that are continued together.
+#[derive(Debug)]
+pub struct CachedSequence<'a> {
+    /// Number of new positions.
+    pub time: i32,
+    /// Rotary position embedding, if any.
+    pub rotation: Option<&'a RotaryFrequencies>,
+    /// What is cached of it.
+    pub store: &'a mut KeyValueBuffers,
 }
 
 /// Appends `k` and `v` to `store` and computes attention of `q` over all cached positions.
@@ -62,137 +74,115 @@ pub struct KeyValueBuffers {
 /// # Errors
 /// Incompatible shapes. `store` is then empty.
 pub fn cached_attention(
-    [q, k, v]: [&Array; 3],
+    qkv: [&Array; 3],
     query: AttentionConfig,
     store: &mut KeyValueBuffers,
 ) -> MlxResult<Array> {
-    let KeyValueBuffers { k: old_k, v: old_v, len } = std::mem::take(store);
+    let time = qkv[0].shape().get(1).copied().unwrap_or(0);
+    continue_sequences(qkv, query, &mut [CachedSequence { time, rotation: query.rotation, store }])
+}
+
+/// [`cached_attention`] of several sequences, each with a cache and a rotation of its own. Their new positions follow
+/// each other in `q`, `k` and `v`, which have a batch of 1; `query` is without rotation.
+///
+/// # Errors
+/// Incompatible shapes. All stores are then empty.
+pub fn cached_attention_each(
+    qkv: [&Array; 3],
+    query: AttentionConfig,
+    sequences: &mut [CachedSequence],
+) -> MlxResult<Array> {
+    let time: i32 = sequences.iter().map(|sequence| sequence.time).sum();
+    if qkv[0].shape().get(..2) != Some(&[1, time]) {
+        sequences.iter_mut().for_each(|sequence| *sequence.store = KeyValueBuffers::default());
+        let message = format!("attention: {:?} is not one row of {time} positions", qkv[0].shape());
+        return Err(Exception::custom(message));
+    }
+    continue_sequences(qkv, query, sequences)
+}
+
+fn continue_sequences(
+    [q, k, v]: [&Array; 3],
+    query: AttentionConfig,
+    sequences: &mut [CachedSequence],
+) -> MlxResult<Array> {
+    // Taken, not cloned: a buffer without other references is written in place.
+    let stores: Vec<KeyValueBuffers> =
+        sequences.iter_mut().map(|sequence| std::mem::take(sequence.store)).collect();
     let split = |x: &Array, heads: i32| match *x.shape() {
         [batch, time, width] if width == heads * query.head_dim => Ok([batch, time, heads, query.head_dim]),
         [batch, time, own, dim] if (own, dim) == (heads, query.head_dim) => Ok([batch, time, own, dim]),
         _ => Err(Exception::custom(format!("attention: {:?} is not {heads} heads: {query:?}", x.shape()))),
     };
     let (q_shape, k_shape) = (split(q, query.heads)?, split(k, query.kv_heads)?);
-    let time = q_shape[1];
     if split(v, query.kv_heads)? != k_shape || k_shape[..2] != q_shape[..2] {
         let (q, k, v) = (q.shape(), k.shape(), v.shape());
         return Err(Exception::custom(format!("attention: q {q:?}, k {k:?} and v {v:?} do not fit")));
     }
     let float = matches!(q.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
-    let same = [k, v].into_iter().chain(&old_k).chain(&old_v).all(|x| x.dtype() == q.dtype());
+    let buffers = || stores.iter().flat_map(|store| store.k.iter().chain(&store.v));
+    let same = [k, v].into_iter().chain(buffers()).all(|x| x.dtype() == q.dtype());
     if !on_cpu() || !float || !same {
-        let (mut q, mut k, v) = (q.reshape(&q_shape)?, k.reshape(&k_shape)?, v.reshape(&k_shape)?);
-        if let Some(rotation) = query.rotation {
-            (q, k) = rope(&q, &k, rotation, Positions::Offset(len))?;
+        let (q, k, v) = (q.reshape(&q_shape)?, k.reshape(&k_shape)?, v.reshape(&k_shape)?);
+        return compose([&q, &k, &v], query, sequences, stores);
+    }
+    let mut shapes = Vec::with_capacity(sequences.len());
+    let mut parts = Vec::with_capacity(sequences.len());
+    for (sequence, KeyValueBuffers { k: old_k, v: old_v, len, skipped }) in sequences.iter().zip(&stores) {
+        let of = |[batch, _, heads, dim]: [i32; 4]| [batch, sequence.time, heads, dim];
+        let stored = append::grown_shape(old_k.as_ref(), &of(k_shape), k.dtype(), *len)?;
+        if append::grown_shape(old_v.as_ref(), &of(k_shape), v.dtype(), *len)? != stored {
+            return Err(Exception::custom("attention: keys and values are not as many"));
         }
-        let (k, v) = (append(old_k, &k, len)?, append(old_v, &v, len)?);
-        let keys = KeyValues { k: &k, v: &v, len: len + time };
-        let y = attention(&q, keys, query.scoring, None)?.reshape(&[q_shape[0], time, -1])?;
-        *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + time };
-        return Ok(y);
+        parts.push(Part {
+            geometry: attention::geometry(&of(q_shape), &stored, len + sequence.time, query.scoring)?,
+            skipped: skipped.unsigned_abs() as usize,
+            inv_freq: sequence.rotation.map(|rotation| rotation.inv_freq(query.head_dim)).transpose()?,
+            is_cached: old_k.is_some(),
+        });
+        shapes.push(stored);
     }
-    let stored = append::grown_shape(old_k.as_ref(), &k_shape, k.dtype(), len)?;
-    if append::grown_shape(old_v.as_ref(), &k_shape, v.dtype(), len)? != stored {
-        return Err(Exception::custom("attention: keys and values are not as many"));
-    }
-    let inv_freq = query.rotation.map(|rotation| rotation.inv_freq(query.head_dim)).transpose()?;
-    let geometry = attention::geometry(&q_shape, &stored, len + time, query.scoring)?;
     let sinks = query.scoring.sinks;
-    let op = CachedAttention { geometry, sinks: sinks.is_some(), added: AtomicUsize::new(0), inv_freq };
-    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(sinks).chain(&old_k).chain(&old_v).collect();
-    let flat = [q_shape[0], time, query.heads * query.head_dim];
-    let outputs = [(&flat[..], q.dtype()), (&stored[..], q.dtype()), (&stored[..], q.dtype())];
-    let arrays = apply_many(op, &inputs, &outputs)?;
-    let [y, k, v] =
-        <[Array; 3]>::try_from(arrays).map_err(|_| Exception::custom("attention: three results expected"))?;
-    *store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + time };
+    let op = CachedAttention { parts, sinks: sinks.is_some(), added: AtomicUsize::new(0) };
+    let inputs: Vec<&Array> = [q, k, v].into_iter().chain(sinks).chain(buffers()).collect();
+    let flat = [q_shape[0], q_shape[1], query.heads * query.head_dim];
+    let mut outputs = vec![(&flat[..], q.dtype())];
+    outputs.extend(shapes.iter().flat_map(|shape| [(&shape[..], q.dtype()), (&shape[..], q.dtype())]));
+    let mut arrays = apply_many(op, &inputs, &outputs)?.into_iter();
+    let y = arrays.next().ok_or_else(|| Exception::custom("attention: a result expected"))?;
+    for (sequence, store) in sequences.iter_mut().zip(&stores) {
+        let (k, v) = (arrays.next(), arrays.next());
+        *sequence.store = KeyValueBuffers { k, v, len: store.len + sequence.time, skipped: store.skipped };
+    }
     Ok(y)
 }
 
-/// Inputs `q`, `k`, `v` and perhaps sinks and the stored keys and values; outputs the result and what is stored now.
-struct CachedAttention {
-    geometry: Geometry,
-    sinks: bool,
-    /// Positions added by replays of a tape.
-    added: AtomicUsize,
-    /// Inverse frequencies, radians per position.
-    inv_freq: Option<Arc<[f64]>>,
-}
-
-impl HostOp for CachedAttention {
-    const NAME: &'static CStr = c"EatCachedAttention";
-
-    fn donors(&self, inputs: usize, _outputs: usize) -> Vec<Option<usize>> {
-        let first = self.first_stored();
-        let stored = |input: usize| (inputs > input).then_some(input);
-        vec![None, stored(first), stored(first + 1)]
-    }
-
-    fn eval(&self, inputs: &[Operand], outputs: &mut [OperandMut]) {
-        let [y, k, v] = outputs else { unreachable!("three outputs") };
-        match (&mut y.data, &mut k.data, &mut v.data) {
-            (SliceMut::F32(y), SliceMut::F32(k), SliceMut::F32(v)) => self.run(inputs, y, k, v),
-            (SliceMut::F16(y), SliceMut::F16(k), SliceMut::F16(v)) => self.run(inputs, y, k, v),
-            (SliceMut::Bf16(y), SliceMut::Bf16(k), SliceMut::Bf16(v)) => self.run(inputs, y, k, v),
-            _ => unreachable!("all have one dtype"),
+/// The same as separate operations.
+fn compose(
+    qkv: [&Array; 3],
+    query: AttentionConfig,
+    sequences: &mut [CachedSequence],
+    stores: Vec<KeyValueBuffers>,
+) -> MlxResult<Array> {
+    let mut first = 0;
+    let mut results = Vec::with_capacity(sequences.len());
+    for (sequence, KeyValueBuffers { k: old_k, v: old_v, len, skipped }) in sequences.iter_mut().zip(stores) {
+        let time = sequence.time;
+        let rows = |x: &Array| match x.dim(1) == time {
+            true => Ok(x.clone()),
+            false => x.try_index((.., first..first + time)),
+        };
+        let [mut q, mut k, v] = [rows(qkv[0])?, rows(qkv[1])?, rows(qkv[2])?];
+        if let Some(rotation) = sequence.rotation {
+            (q, k) = rope(&q, &k, rotation, Positions::Offset(skipped + len))?;
         }
+        let (k, v) = (append(old_k, &k, len)?, append(old_v, &v, len)?);
+        let keys = KeyValues { k: &k, v: &v, len: len + time };
+        results.push(attention(&q, keys, query.scoring, None)?.reshape(&[q.dim(0), time, -1])?);
+        *sequence.store = KeyValueBuffers { k: Some(k), v: Some(v), len: len + time, skipped };
+        first += time;
     }
-
-    fn vjp(&self, _: &VjpContext, _: &[usize]) -> MlxResult<Vec<Array>> {
-        no_gradient(Self::NAME)
-    }
-
-    fn runs_left(&self) -> usize {
-        // The cache grows in place only, and at least one position of it must be there to continue.
-        let Geometry { time, keys, capacity, .. } = self.geometry;
-        if time == 1 && keys > 1 { capacity - keys } else { 0 }
-    }
-
-    fn advance(&self) {
-        self.added.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl CachedAttention {
-    /// Which input holds the stored keys, where there are any.
-    fn first_stored(&self) -> usize {
-        3 + usize::from(self.sinks)
-    }
-
-    fn run<T: Load>(&self, inputs: &[Operand], y: &mut [T], k: &mut [T], v: &mut [T]) {
-        let mut geometry = self.geometry;
-        geometry.keys += self.added.load(Ordering::Relaxed);
-        let Geometry { batch, time, heads, kv_heads, head_dim, capacity, keys, .. } = geometry;
-        let isa = Isa::current();
-        let mut q = T::of(&inputs[0].data);
-        let (mut new_k, new_v) = (T::of(&inputs[1].data), T::of(&inputs[2].data));
-        let mut rotated = scratch::take::<T>(if self.inv_freq.is_some() { q.len() + new_k.len() } else { 0 });
-        if let Some(inv_freq) = &self.inv_freq {
-            let (rotated_q, rotated_k) = rotated.split_at_mut(q.len());
-            let first = (keys - time) as i32;
-            let positions = rope::cpu::Positions::Offset { first, time };
-            let pairs = [(q, &mut *rotated_q), (new_k, &mut *rotated_k)];
-            rope::cpu::rotate(isa, inv_freq, positions, batch * time, head_dim, pairs);
-            (q, new_k) = (rotated_q, rotated_k);
-        }
-        let first = self.first_stored();
-        for (slot, rows, out) in [(first, new_k, &mut *k), (first + 1, new_v, &mut *v)] {
-            let old = inputs.get(slot);
-            let old_capacity = old.map_or(0, |old| old.shape[1].unsigned_abs() as usize);
-            let extent = append::Extent {
-                row: kv_heads * head_dim,
-                len: keys - time,
-                count: time,
-                capacity,
-                old_capacity,
-            };
-            append::write(extent, old.map(|old| T::of(&old.data)), rows, out);
-        }
-        let mut logsumexps = scratch::take(batch * time * heads);
-        let sinks = self.sinks.then(|| attention::numbers(&inputs[3]));
-        let inputs = Inputs { q, k, v, starts: None, sinks: sinks.as_deref() };
-        attention::forward(isa, &geometry, &inputs, y, &mut logsumexps);
-    }
+    if results.len() == 1 { Ok(results.swap_remove(0)) } else { concatenate(&results, 1) }
 }
 
 #[cfg(test)]
@@ -249,6 +239,74 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn sequences_are_what_each_gives_alone() {
+        let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, 16), 1.0);
+        for dtype in FLOATS {
+            let sinks = draw(&[4], dtype, 20);
+            for sinks in [None, Some(&sinks)] {
+                let query = AttentionConfig { scoring: Scoring { sinks, ..QUERY.scoring }, ..QUERY };
+                let rotations = [None, Some(&rotation), Some(&rotation), None];
+                let mut together = vec![KeyValueBuffers::default(); 4];
+                together[2].skipped = 7;
+                let mut alone = together.clone();
+                for (seed, times) in [(1, [3, 300, 1, 2]), (2, [1, 1, 1, 1]), (3, [1, 5, 1, 300])] {
+                    let total = times.iter().sum();
+                    let of = |seed: u64, width: i32| draw(&[1, total, width], dtype, seed);
+                    let qkv = [of(seed, 64), of(seed + 10, 32), of(seed + 20, 32)];
+                    let mut sequences: Vec<_> = together
+                        .iter_mut()
+                        .zip(rotations)
+                        .zip(times)
+                        .map(|((store, rotation), time)| CachedSequence { time, rotation, store })
+                        .collect();
+                    let y =
+                        cached_attention_each([&qkv[0], &qkv[1], &qkv[2]], query, &mut sequences).unwrap();
+                    let (mut first, mut expected) = (0, Vec::new());
+                    for ((store, rotation), time) in alone.iter_mut().zip(rotations).zip(times) {
+                        let rows = |x: &Array| x.try_index((.., first..first + time)).unwrap();
+                        let qkv = [rows(&qkv[0]), rows(&qkv[1]), rows(&qkv[2])];
+                        let query = AttentionConfig { rotation, ..query };
+                        let y = cached_attention([&qkv[0], &qkv[1], &qkv[2]], query, store).unwrap();
+                        expected.extend(values(&y));
+                        first += time;
+                    }
+                    assert_eq!(values(&y), expected, "{dtype:?} {times:?}");
+                    for (a, b) in together.iter().zip(&alone) {
+                        assert_eq!((a.len, a.skipped), (b.len, b.skipped));
+                        assert_eq!(values(a.k.as_ref().unwrap()), values(b.k.as_ref().unwrap()));
+                        assert_eq!(values(a.v.as_ref().unwrap()), values(b.v.as_ref().unwrap()));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_composition_is_the_operation() {
+        let rotation = RotaryFrequencies::new(&RotaryFrequencies::periods(10_000.0, 16), 1.0);
+        let times = [2, 1];
+        let run = |composed: bool| {
+            let mut stores = vec![KeyValueBuffers { skipped: 5, ..Default::default() }; 2];
+            let [q, k, v] =
+                [(64, 1), (32, 2), (32, 3)].map(|(width, seed)| draw(&[1, 3, width], Dtype::Float32, seed));
+            let split = |x: &Array| x.reshape(&[1, 3, -1, 16]).unwrap();
+            let empty = vec![KeyValueBuffers { skipped: 5, ..Default::default() }; 2];
+            let mut sequences: Vec<_> = stores
+                .iter_mut()
+                .zip(times)
+                .map(|(store, time)| CachedSequence { time, rotation: Some(&rotation), store })
+                .collect();
+            let y = if composed {
+                compose([&split(&q), &split(&k), &split(&v)], QUERY, &mut sequences, empty)
+            } else {
+                cached_attention_each([&q, &k, &v], QUERY, &mut sequences)
+            };
+            values(&y.unwrap())
+        };
+        assert_eq!(run(true), run(false));
     }
 
     #[test]

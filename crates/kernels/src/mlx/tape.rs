@@ -117,6 +117,10 @@ pub struct Tape {
     arrays: Vec<Array>,
 }
 
+// SAFETY: its pointers are into `arrays`, which it owns, and are followed only while it is borrowed mutably; operations
+// may run on any thread.
+unsafe impl Send for Tape {}
+
 struct Step {
     op: Arc<dyn AnyOp>,
     inputs: Vec<eat_buffer>,

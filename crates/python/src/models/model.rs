@@ -1,7 +1,8 @@
 //! `Model`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
@@ -25,6 +26,10 @@ pub(crate) struct Model {
     config: serde_json::Value,
     /// How exactly packed weights are used in generation, once it is known.
     accuracy: OnceLock<Option<Accuracy>>,
+    /// Numbers of sets of adapters that were in use, by what identifies them.
+    weights: Mutex<HashMap<String, u64>>,
+    /// Counts changes of what adapters of one name hold.
+    changes: AtomicU64,
 }
 
 impl Model {
@@ -40,13 +45,22 @@ impl Model {
         config: serde_json::Value,
     ) -> Result<Self> {
         let library = Mutex::new(Library::from_network(inner.as_mut())?);
-        Ok(Self { inner: Exclusive::new(inner), library, folder, config, accuracy: OnceLock::new() })
+        Ok(Self {
+            inner: Exclusive::new(inner),
+            library,
+            folder,
+            config,
+            accuracy: OnceLock::new(),
+            weights: Mutex::default(),
+            changes: AtomicU64::new(0),
+        })
     }
 
     /// Runs `work`, which may leave other adapters on the model.
     pub(crate) fn change_adapters<T>(&self, work: impl FnOnce(&mut models::Model) -> Result<T>) -> Result<T> {
         let mut inner = self.lock()?;
         let outcome = work(inner.as_mut());
+        self.changes.fetch_add(1, Ordering::Relaxed);
         // Work that fails or stops early leaves its adapters too.
         *self.library() = Library::from_network(inner.as_mut())?;
         outcome
@@ -55,6 +69,14 @@ impl Model {
     /// The adapters of the model; `inner` is held by whoever asks.
     fn library(&self) -> MutexGuard<'_, Library> {
         self.library.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Identifies the weights in use, adapters included; `inner` is held by whoever asks.
+    pub(crate) fn weights(&self) -> u64 {
+        let key = format!("{} {:?}", self.changes.load(Ordering::Relaxed), self.library().weights());
+        let mut numbers = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = numbers.len() as u64;
+        *numbers.entry(key).or_insert(next)
     }
 
     /// The fastest way to use packed weights that is close enough; measured at the first call.
@@ -124,7 +146,10 @@ impl Model {
         enter(py, || {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
-                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), &name.0, adapter),
+                StoredAdapter::LowRank(adapter) => {
+                    self.changes.fetch_add(1, Ordering::Relaxed);
+                    self.library().add(model.as_mut(), &name.0, adapter)
+                }
                 StoredAdapter::Prompt(_) => Err(Error::Config(format!(
                     "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
                     path.display()
