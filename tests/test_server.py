@@ -1,12 +1,14 @@
 """The server as OpenAI's client uses it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openai
+import pydantic
 import pytest
 
 import efficientai_toolkit as eat
@@ -222,11 +224,11 @@ def test_penalties_and_bias_change_the_text(client: openai.OpenAI, loaded: Any) 
         model="chat", prompt="To", temperature=0, max_tokens=3, logit_bias={str(favourite): 100}
     )
     assert biased.choices[0].text == " the the the"
-    spread = client.completions.create(
-        model="chat", prompt="To", temperature=0, max_tokens=3, logit_bias={str(favourite): 20},
-        frequency_penalty=2.0, presence_penalty=2.0, extra_body={"repetition_penalty": 100.0},
-    )  # fmt: skip
-    assert spread.choices[0].text.count(" the") == 1
+    settings: Any = {"model": "chat", "prompt": "To", "temperature": 0, "max_tokens": 40}
+    plain = client.completions.create(**settings).choices[0].text
+    for penalty in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repetition_penalty": 2.0}):
+        spread = client.completions.create(**settings, extra_body=penalty).choices[0].text
+        assert len(set(spread.split())) > len(set(plain.split()))
 
 
 def test_adapters_are_named_by_the_model(client: openai.OpenAI, server: Running) -> None:
@@ -279,15 +281,60 @@ def test_wrong_requests_are_told_what_is_wrong(
         assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_a_schema_constrains_or_is_refused(server: Running) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    body = {"messages": QUESTION, "response_format": wanted, "max_tokens": 40}
-    response = server.post("/v1/chat/completions", body)
-    if response.status_code == 400:
-        assert "cannot constrain" in response.json()["error"]["message"]
+@pytest.mark.parametrize(
+    ("wanted", "pattern"),
+    [
+        ({"type": "json_object"}, r"\{.*\}"),
+        ({"type": "regex", "regex": "(yes|no)!"}, "(yes|no)!"),
+        ({"type": "grammar", "grammar": 'start: "A" B\nB: /[x-z]{3}/'}, "A[x-z]{3}"),
+    ],
+)
+def test_answers_have_the_format(server: Running, wanted: Any, pattern: str) -> None:
+    body = {"messages": QUESTION, "response_format": wanted, "max_tokens": 200, "temperature": 0}
+    choice = server.post("/v1/chat/completions", body).json()["choices"][0]
+    if choice["finish_reason"] == "stop":
+        assert re.fullmatch(pattern, choice["message"]["content"], re.DOTALL)
     else:
-        assert isinstance(json.loads(response.json()["choices"][0]["message"]["content"])["a"], int)
+        assert wanted["type"] == "json_object"
+
+
+def test_answers_follow_a_schema(client: openai.OpenAI) -> None:
+    class Person(pydantic.BaseModel):
+        age: int = pydantic.Field(ge=0, le=120)
+        likes: list[Literal["tea", "ale"]] = pydantic.Field(max_length=2)
+
+    done = client.chat.completions.parse(
+        model="chat", messages=QUESTION, response_format=Person, seed=1, max_tokens=60
+    )
+    assert done.choices[0].message.parsed is not None
+    text = client.responses.parse(model="chat", input="Who?", text_format=Person, max_output_tokens=60)
+    assert text.output_parsed is not None
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nothing"}}},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "https://example.com/a"}}},
+        {"type": "regex", "regex": "("},
+        {"type": "grammar", "grammar": "start: missing"},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_formats_that_cannot_be_compiled_are_refused(server: Running, wanted: Any, stream: bool) -> None:
+    body = {"messages": QUESTION, "response_format": wanted, "stream": stream}
+    response = server.post("/v1/chat/completions", body)
+    assert response.status_code == 400
+    assert "response_format" in response.json()["error"]["message"]
+
+
+def test_earlier_prompts_are_not_computed_again(client: openai.OpenAI) -> None:
+    text = "A prompt that is long enough to be kept, and has not been seen before: " * 3
+    for cached in (False, True):
+        done = client.completions.create(model="chat", prompt=text, max_tokens=2, temperature=0)
+        assert done.usage is not None
+        assert done.usage.prompt_tokens_details is not None
+        assert ((done.usage.prompt_tokens_details.cached_tokens or 0) > 40) == cached
 
 
 def test_the_beginning_of_an_answer_is_continued(client: openai.OpenAI, loaded: Any) -> None:
@@ -311,6 +358,8 @@ def test_a_forced_call_names_its_tool(client: openai.OpenAI) -> None:
     assert call.type == "function"
     assert call.function.name == "weather"
     assert call.id.startswith("call_")
+    # The arguments follow the schema, as far as the tokens go.
+    assert call.function.arguments.startswith("{")
 
 
 def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:

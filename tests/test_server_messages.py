@@ -75,11 +75,14 @@ def test_a_message_is_what_python_gives(client: anthropic.Anthropic, model_path:
     assert done.usage.output_tokens == 8
     counted = client.messages.count_tokens(model="chat", messages=QUESTION, system="Be brief.")
     assert counted.input_tokens == done.usage.input_tokens
+    assert done.usage.cache_read_input_tokens == 0
     with client.messages.stream(
         model="chat", messages=QUESTION, system="Be brief.", max_tokens=8, extra_body=GREEDY
     ) as stream:
         assert "".join(stream.text_stream) == block.text
-        assert stream.get_final_message().usage == done.usage
+        usage = stream.get_final_message().usage
+        assert usage.output_tokens == 8
+        assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == done.usage.input_tokens
 
 
 def test_the_beginning_of_an_answer_is_continued(client: anthropic.Anthropic, model_path: Path) -> None:

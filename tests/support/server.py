@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.server.app import create_app
+from efficientai_toolkit.server.backend import Event
 from efficientai_toolkit.server.config import ServeConfig
 
 TEMPLATE = (
@@ -116,10 +117,10 @@ class ScriptedBackend:
         self._left: dict[int, str] = {}
         self._sent: dict[int, int] = {}
 
-    def add(self, prompt: list[int], request: str, add_special_tokens: bool = True) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
         """Take the next text."""
         number = len(self.requests)
-        self.requests.append(json.loads(request))
+        self.requests.append(settings)
         self.prompts.append(list(prompt))
         self._left[number] = self.texts[number % len(self.texts)]
         self._sent[number] = 0
@@ -130,30 +131,22 @@ class ScriptedBackend:
         self.cancelled.append(number)
         self._left.pop(number, None)
 
-    def step(self) -> str:
+    def step(self) -> list[tuple[int, Event]]:
         """A piece for everybody."""
         time.sleep(self.pause)
-        events = []
-        for number, left in list(self._left.items()):
-            piece, rest = left[: self.size], left[self.size :]
-            self._sent[number] += 1
-            is_full = self._sent[number] >= self.requests[number]["max_tokens"]
-            reason = "stop" if not rest else "length" if is_full else None
-            if reason is None:
-                self._left[number] = rest
-            else:
-                del self._left[number]
-            events.append(
-                {
-                    "id": number,
-                    "text": piece,
-                    "tokens": [],
-                    "logprobs": [],
-                    "finish_reason": reason,
-                    "error": None,
-                    "prompt_tokens": len(self.prompts[number]),
-                    "cached_tokens": 0,
-                    "generated_tokens": self._sent[number],
-                }
-            )
-        return json.dumps(events)
+        return [(number, self._advance(number)) for number in list(self._left)]
+
+    def _advance(self, number: int) -> Event:
+        left = self._left.pop(number)
+        self._sent[number] += 1
+        is_full = self._sent[number] >= self.requests[number]["max_tokens"]
+        rest = left[self.size :]
+        reason = "stop" if not rest else "length" if is_full else None
+        if reason is None:
+            self._left[number] = rest
+        return Event(
+            text=left[: self.size],
+            finish_reason=reason,
+            prompt_tokens=len(self.prompts[number]),
+            generated_tokens=self._sent[number],
+        )

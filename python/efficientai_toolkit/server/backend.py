@@ -1,39 +1,28 @@
-"""What the engine is to the server: requests as JSON, steps, events.
+"""What the engine is to the server: requests join and leave between steps, which return events.
 
-This is the only module that knows which engine there is.
+This is the only module that names the engine's class.
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.special_tokens import SpecialText
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
-CONSTRAINS = False
-"""Whether the engine knows ``response_format``."""
-
 LOWEST = -9999.0
 """Log-probability of what is impossible: JSON has no infinity."""
 
-
-class Backend(Protocol):
-    """What generates: requests join and leave between steps."""
-
-    def add(self, prompt: list[int] | str, request: str, add_special_tokens: bool = True) -> int:  # noqa: FBT001, FBT002
-        """Take a request, the JSON of its settings, and return its number."""
-        ...
-
-    def cancel(self, number: int) -> None:
-        """Let a request leave at the next step."""
-
-    def step(self) -> str:
-        """Compute one step for all requests and return the JSON list of their events."""
-        ...
+SHOWS_SPECIAL_TOKENS = "shows_special_tokens"
+"""Setting of a request that is not the engine's: whether its text has special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprob:
-    """A sampled token with the likeliest ones in its place."""
+    """A token with the likeliest ones in its place."""
 
     id: int
     logprob: float
@@ -47,6 +36,8 @@ class Event:
     text: str = ""
     tokens: list[int] = field(default_factory=list[int])
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    """Of all tokens of the prompt but the first, in the first event, if they are asked for."""
     finish_reason: str | None = None
     """``stop``, ``length``, ``cancelled``, ``error`` (of the request) or ``failed`` in the last event."""
     error: str | None = None
@@ -55,30 +46,94 @@ class Event:
     generated_tokens: int = 0
 
 
-def read_event(values: dict[str, Any]) -> Event:
-    """Read an event of :meth:`Backend.step`."""
-    logprobs = [
+class Backend(Protocol):
+    """What generates."""
+
+    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+        """Take a request and return its number."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave at the next step."""
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Compute one step for all requests and return their events by number."""
+        ...
+
+
+class EngineBackend:
+    """The compiled engine, which computes a batch at once.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What generates.
+    config
+        Size of the batch, precision, memory for earlier prompts.
+    """
+
+    def __init__(self, model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> None:
+        from efficientai_toolkit._engine.core import core
+
+        settings = {"max_batch": config.max_batch, "prompt_cache_bytes": config.prompt_cache_bytes}
+        self._engine = core.generate.Engine(model, tokenizer, json.dumps(settings), accuracy=config.accuracy)
+        self._tokenizer = tokenizer
+        self._special: dict[int, SpecialText] = {}
+
+    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+        """Take a request; what is wrong with its settings is a ``ConfigError``."""
+        known = {name: value for name, value in settings.items() if name != SHOWS_SPECIAL_TOKENS}
+        number = self._engine.add(prompt, json.dumps(known), add_special_tokens=False)
+        if settings.get(SHOWS_SPECIAL_TOKENS):
+            self._special[number] = SpecialText(self._tokenizer, settings.get("stop", []))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave at the next step."""
+        self._engine.cancel(number)
+        self._special.pop(number, None)
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Compute one step."""
+        return [self._read(values) for values in json.loads(self._engine.step())]
+
+    def _read(self, values: dict[str, Any]) -> tuple[int, Event]:
+        number: int = values["id"]
+        reason: str | None = values["finish_reason"]
+        text: str = values["text"]
+        if (special := self._special.get(number)) is not None:
+            text = special.push(values["tokens"], is_last=reason is not None)
+            if reason is not None:
+                del self._special[number]
+        return number, Event(
+            text=text,
+            tokens=values["tokens"],
+            logprobs=_read_logprobs(values["logprobs"]),
+            prompt_logprobs=_read_logprobs(values["prompt_logprobs"]),
+            finish_reason=reason,
+            error=values["error"],
+            prompt_tokens=values["prompt_tokens"],
+            cached_tokens=values["cached_tokens"],
+            generated_tokens=values["generated_tokens"],
+        )
+
+
+def _read_logprobs(given: list[dict[str, Any]]) -> list[TokenLogprob]:
+    return [
         TokenLogprob(
             id=one["id"],
-            logprob=max(one["logprob"], LOWEST),
-            top=[(int(token), max(float(logprob), LOWEST)) for token, logprob in one["top"]],
+            logprob=_finite(one["logprob"]),
+            top=[(token, _finite(logprob)) for token, logprob in one["top"]],
         )
-        for one in values.get("logprobs") or ()
+        for one in given
     ]
-    return Event(
-        text=values["text"],
-        tokens=values["tokens"],
-        logprobs=logprobs,
-        finish_reason=values["finish_reason"],
-        error=values.get("error"),
-        prompt_tokens=values["prompt_tokens"],
-        cached_tokens=values["cached_tokens"],
-        generated_tokens=values["generated_tokens"],
-    )
 
 
-def create_backend(model: "Model", tokenizer: "Tokenizer", *, max_batch: int) -> Backend:  # noqa: ARG001
+def _finite(logprob: float | None) -> float:
+    # The engine writes infinity as null.
+    return LOWEST if logprob is None else max(logprob, LOWEST)
+
+
+def create_backend(model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> Backend:
     """Create what generates with a model."""
-    from efficientai_toolkit.server.sequential import SequentialBackend
-
-    return SequentialBackend(model, tokenizer)
+    return EngineBackend(model, tokenizer, config)

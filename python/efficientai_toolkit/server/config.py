@@ -67,6 +67,9 @@ class ServeConfig(Config):
     )
     max_batch: int = setting(8, "requests that a model computes at once")
     max_queue: int = setting(64, "requests that wait for a model; more are refused with status 429")
+    prompt_cache: str = setting(
+        "256MB", "memory per model for the states of earlier prompts, which are not computed again; 0: none"
+    )
     max_body: str = setting("4MB", "largest body of a request")
     max_prompt_tokens: int | None = setting(
         None, "largest prompt (default: the context of the model leaves room for an answer)"
@@ -78,6 +81,11 @@ class ServeConfig(Config):
         None, "data type of the weights (default: float32 on a CPU, that of the checkpoint on a GPU)"
     )
     bits: int | None = setting(None, "quantize the weights to this many bits (default: as in the checkpoint)")
+    accuracy: Literal["f32", "bf16", "int8"] | None = setting(
+        None,
+        "precision of the products of a quantized model on a CPU (default: the fastest that hardly changes "
+        "the probabilities)",
+    )
     tool_dialect: DialectName | None = setting(
         None, "format in which the models write tool calls (default: told by the chat template)"
     )
@@ -103,6 +111,8 @@ class ServeConfig(Config):
                 message = f"`{name}` is {value:g}; it must be {limits}"
                 raise ConfigError(message)
         parse_size("max_body", self.max_body)
+        if self.prompt_cache != "0":
+            parse_size("prompt_cache", self.prompt_cache)
         if self.memory_budget is not None:
             parse_size("memory_budget", self.memory_budget)
 
@@ -110,6 +120,11 @@ class ServeConfig(Config):
     def max_body_bytes(self) -> int:
         """``max_body`` in bytes."""
         return parse_size("max_body", self.max_body)
+
+    @property
+    def prompt_cache_bytes(self) -> int:
+        """``prompt_cache`` in bytes."""
+        return 0 if self.prompt_cache == "0" else parse_size("prompt_cache", self.prompt_cache)
 
     @property
     def memory_budget_bytes(self) -> int | None:

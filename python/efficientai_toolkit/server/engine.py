@@ -6,7 +6,6 @@ without it.
 """
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -15,10 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from efficientai_toolkit.exceptions import ToolkitError
-from efficientai_toolkit.server.backend import Backend, Event, read_event
+from efficientai_toolkit.server.backend import Backend, Event
 from efficientai_toolkit.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Request:
 
     prompt: list[int]
     settings: dict[str, Any]
-    """Fields of the engine's ``GenerateConfig``."""
+    """Fields of the engine's ``GenerateConfig``, and those of the backend."""
     adapter: str | None = None
 
 
@@ -90,9 +89,9 @@ class Ticket:
                     cached_tokens=last.cached_tokens,
                     generated_tokens=last.generated_tokens,
                 )
-            if last.finish_reason == "error":
-                raise ApiError(last.error or "the request cannot be computed")
-            if last.finish_reason == "failed":
+            if last.finish_reason == "error" and last.error is not None:
+                raise ApiError(last.error)
+            if last.finish_reason in {"error", "failed"}:
                 message = "the engine failed; the log of the server tells why"
                 raise ApiError(message, status=500)
             if last.finish_reason == "cancelled":
@@ -225,7 +224,7 @@ class EngineThread:
                 self._leave()
                 self._admit()
                 if self._running:
-                    self._deliver(json.loads(self._backend.step()))
+                    self._deliver(self._backend.step())
             except Exception:
                 log.exception("the engine failed")
                 self._fail()
@@ -257,9 +256,7 @@ class EngineThread:
     def _join(self, ticket: Ticket) -> None:
         try:
             self._put_on(ticket.request.adapter)
-            ticket.number = self._backend.add(
-                ticket.request.prompt, json.dumps(ticket.request.settings), add_special_tokens=False
-            )
+            ticket.number = self._backend.add(ticket.request.prompt, ticket.request.settings)
         except ToolkitError as error:
             self._send([(ticket, Event(finish_reason="error", error=" ".join(str(error).split())))])
         else:
@@ -279,11 +276,9 @@ class EngineThread:
             self._model.set_adapter(adapter)
             self._adapter = adapter
 
-    def _deliver(self, events: list[dict[str, Any]]) -> None:
+    def _deliver(self, events: list[tuple[int, Event]]) -> None:
         sent: list[tuple[Ticket, Event]] = []
-        for values in events:
-            event = read_event(values)
-            number = cast("int", values["id"])
+        for number, event in events:
             ticket = self._running.get(number)
             if ticket is None:
                 continue
@@ -318,9 +313,6 @@ class EngineThread:
         running, self._running = self._running, {}
         for number in running:
             self._backend.cancel(number)
-        if running:
-            # The backend may compute in a thread of its own, which ends with this.
-            self._backend.step()
         with self._condition:
             waiting, self._waiting = list(self._waiting), deque()
         tickets = [*running.values(), *(item for item in waiting if isinstance(item, Ticket))]

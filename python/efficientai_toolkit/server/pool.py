@@ -270,7 +270,7 @@ class Pool:
             tokenizer=tokenizer,
             engine=EngineThread(
                 model,
-                create_backend(model, tokenizer, max_batch=config.max_batch),
+                create_backend(model, tokenizer, config),
                 max_batch=config.max_batch,
                 max_queue=config.max_queue,
             ),

@@ -53,6 +53,8 @@ class EmbeddingRequest(Body):
     input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    pooling: Literal["mean", "last"] | None = None
+    """Which hidden states make the vector: an addition of ours."""
 
 
 def split_prompts(prompts: Prompts) -> list[str | list[int]]:

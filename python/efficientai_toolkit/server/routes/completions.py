@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,7 +15,6 @@ from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.completions import CompletionRequest, split_prompts
 from efficientai_toolkit.server.protocol.logprobs import TextLogprobs
-from efficientai_toolkit.server.scoring import score_prompt
 from efficientai_toolkit.server.streams import DONE, STREAMED, EventStream, encode_event
 
 _MAX_TOKENS = 16
@@ -37,14 +35,14 @@ def create_router(service: Service) -> APIRouter:
             try:
                 return JsonResponse(await while_connected(request, reply.collect()))
             finally:
-                reply.close()
+                reply.generation.close()
         try:
-            await reply.settle()
+            await reply.generation.settle()
         except BaseException:
-            reply.close()
+            reply.generation.close()
             raise
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return EventStream(reply.stream(with_usage=with_usage), reply, request.url.path)
+        return EventStream(reply.stream(with_usage=with_usage), reply.generation, request.url.path)
 
     return router
 
@@ -62,103 +60,107 @@ def _check(body: CompletionRequest) -> None:
 
 
 async def _begin(service: Service, lease: Lease, body: CompletionRequest) -> "_Reply":
-    prompts = [
-        await service.encode(lease, prompt, add_special_tokens=True) for prompt in split_prompts(body.prompt)
-    ]
+    given = split_prompts(body.prompt)
+    prompts = [await service.encode(lease, prompt, add_special_tokens=True) for prompt in given]
     settings = body.settings()
     if body.logprobs is not None:
         settings["logprobs"] = body.logprobs
+        if body.echo:
+            settings["prompt_logprobs"] = body.logprobs
     asked = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if asked:
-        rooms = [service.count_room(lease, prompt, asked) for prompt in prompts]
-        settings["max_tokens"] = min(rooms)
-    echoes = await _echo(lease, body, prompts)
-    n = body.n or 1
-    generation = service.start(lease, prompts, settings, n) if asked else None
+    # The engine reports on a prompt with the first token after it, which is left out then.
+    settings["max_tokens"] = (
+        min(service.count_room(lease, prompt, asked) for prompt in prompts) if asked else 1
+    )
+    tokenizer = lease.version.tokenizer
+    texts = [
+        text
+        if isinstance(text, str)
+        else await asyncio.to_thread(tokenizer.decode, text, skip_special_tokens=False)
+        for text in given
+    ]
     choices = [
         _Choice(
-            text=echo.text,
-            logprobs=None if body.logprobs is None else echo.describe(lease),
-            finish_reason=None if asked else "length",
+            prompt=ids,
+            echo=text if body.echo else None,
+            logprobs=None if body.logprobs is None else TextLogprobs(tokenizer),
+            is_continued=asked > 0,
         )
-        for echo in echoes
-        for _ in range(n)
+        for text, ids in zip(texts, prompts, strict=True)
+        for _ in range(body.n or 1)
     ]
-    return _Reply(lease, generation, choices, prompts)
+    return _Reply(lease, service.start(lease, prompts, settings, body.n or 1), choices)
 
 
-@dataclass(kw_only=True, slots=True)
-class _Echo:
-    """The prompt as the beginning of a text."""
-
-    text: str = ""
-    first: int | None = None
-    scores: list[TokenLogprob]
-
-    def describe(self, lease: Lease) -> TextLogprobs:
-        logprobs = TextLogprobs(lease.version.tokenizer)
-        if self.first is not None:
-            logprobs.begin(self.first, self.text)
-        for score in self.scores:
-            logprobs.add(score.id, score.logprob, score.top)
-        return logprobs
-
-
-async def _echo(lease: Lease, body: CompletionRequest, prompts: list[list[int]]) -> list[_Echo]:
-    if not body.echo:
-        return [_Echo(scores=[]) for _ in prompts]
-    echoes: list[_Echo] = []
-    for given, ids in zip(split_prompts(body.prompt), prompts, strict=True):
-        decode = lease.version.tokenizer.decode
-        text = (
-            given
-            if isinstance(given, str)
-            else await asyncio.to_thread(decode, ids, skip_special_tokens=False)
-        )
-        scores = [] if body.logprobs is None else await score_prompt(lease, ids, body.logprobs)
-        echoes.append(_Echo(text=text, first=ids[0], scores=scores))
-    return echoes
-
-
-@dataclass(kw_only=True, slots=True)
 class _Choice:
-    """A choice as it grows."""
+    """A choice as it grows.
 
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: str | None
+    Parameters
+    ----------
+    prompt
+        Token ids.
+    echo
+        Text of the prompt, if the choice begins with it.
+    logprobs
+        Takes the log-probabilities, if they are asked for.
+    is_continued
+        Whether generated text is part of it.
+    """
 
-    def add(self, event: Event) -> None:
-        self.text += event.text
-        self.finish_reason = event.finish_reason
-        if self.logprobs is not None:
-            for each in event.logprobs:
-                self.logprobs.add(each.id, each.logprob, each.top)
+    def __init__(
+        self, *, prompt: list[int], echo: str | None, logprobs: TextLogprobs | None, is_continued: bool
+    ) -> None:
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._prompt = prompt
+        self._echo = echo
+        self._logprobs = logprobs
+        self._is_continued = is_continued
 
-    def describe(self, index: int, *, text_from: int = 0, tokens_from: int = 0) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": self.text[text_from:],
-            "logprobs": None if self.logprobs is None else self.logprobs.since(tokens_from),
-            "finish_reason": self.finish_reason,
-        }
+    @property
+    def left_out(self) -> int:
+        """Number of generated tokens that are no part of the text."""
+        return 0 if self._is_continued else 1
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that ``logprobs`` has."""
-        return 0 if self.logprobs is None else len(self.logprobs.values["tokens"])
+        """Number of tokens that have log-probabilities."""
+        return 0 if self._logprobs is None else len(self._logprobs.values["tokens"])
+
+    def add(self, event: Event) -> None:
+        """Add what a step gave."""
+        if self._echo is not None:
+            self.text = self._echo
+            if self._logprobs is not None:
+                self._logprobs.begin(self._prompt[0], self._echo)
+                self._add_logprobs(event.prompt_logprobs)
+            self._echo = None
+        if self._is_continued:
+            self.text += event.text
+            self._add_logprobs(event.logprobs)
+        self.finish_reason = event.finish_reason if self._is_continued else event.finish_reason and "length"
+
+    def describe(self, index: int, *, text_from: int = 0, tokens_from: int = 0) -> dict[str, Any]:
+        """Return the object of the choice, from a position of its text and of its tokens on."""
+        return {
+            "index": index,
+            "text": self.text[text_from:],
+            "logprobs": None if self._logprobs is None else self._logprobs.since(tokens_from),
+            "finish_reason": self.finish_reason,
+        }
+
+    def _add_logprobs(self, found: list[TokenLogprob]) -> None:
+        if self._logprobs is not None:
+            for each in found:
+                self._logprobs.add(each.id, each.logprob, each.top)
 
 
 class _Reply:
     """Turns events into one object, or into chunks."""
 
-    def __init__(
-        self, lease: Lease, generation: Generation | None, choices: list[_Choice], prompts: list[list[int]]
-    ) -> None:
-        self._lease = lease
-        self._generation = generation
+    def __init__(self, lease: Lease, generation: Generation, choices: list[_Choice]) -> None:
+        self.generation = generation
         self._choices = choices
-        self._prompts = prompts
         self._common = {
             "id": new_id("cmpl-"),
             "object": "text_completion",
@@ -167,45 +169,28 @@ class _Reply:
             "system_fingerprint": None,
         }
 
-    async def settle(self) -> None:
-        """Wait until the engine has checked the request."""
-        if self._generation is not None:
-            await self._generation.settle()
-
-    def close(self) -> None:
-        """Cancel what still runs, and give the model back."""
-        if self._generation is not None:
-            self._generation.close()
-        self._lease.close()
-
     async def collect(self) -> dict[str, Any]:
         """Return the whole response."""
-        if self._generation is not None:
-            async for index, event in self._generation:
-                self._choices[index].add(event)
+        async for index, event in self.generation:
+            self._choices[index].add(event)
         choices = [choice.describe(index) for index, choice in enumerate(self._choices)]
         return {**self._common, "choices": choices, "usage": self._usage()}
 
     async def stream(self, *, with_usage: bool) -> AsyncIterator[bytes]:
         """Yield the events of the response."""
         extra = {"usage": None} if with_usage else {}
-        for index, choice in enumerate(self._choices):
-            if choice.text or choice.finish_reason is not None:
-                yield encode_event({**self._common, "choices": [choice.describe(index)], **extra})
-        if self._generation is not None:
-            async for index, event in self._generation:
-                choice = self._choices[index]
-                text, tokens = len(choice.text), choice.tokens
-                choice.add(event)
-                if len(choice.text) > text or choice.tokens > tokens or choice.finish_reason is not None:
-                    part = choice.describe(index, text_from=text, tokens_from=tokens)
-                    yield encode_event({**self._common, "choices": [part], **extra})
+        async for index, event in self.generation:
+            choice = self._choices[index]
+            text, tokens = len(choice.text), choice.tokens
+            choice.add(event)
+            if len(choice.text) > text or choice.tokens > tokens or choice.finish_reason is not None:
+                part = choice.describe(index, text_from=text, tokens_from=tokens)
+                yield encode_event({**self._common, "choices": [part], **extra})
         if with_usage:
             yield encode_event({**self._common, "choices": [], "usage": self._usage()})
         yield DONE
 
     def _usage(self) -> dict[str, Any]:
-        if self._generation is not None:
-            return self._generation.usage.describe()
-        prompt = sum(map(len, self._prompts))
-        return {"prompt_tokens": prompt, "completion_tokens": 0, "total_tokens": prompt}
+        usage = self.generation.usage
+        usage.generated -= sum(choice.left_out for choice in self._choices)
+        return usage.describe()

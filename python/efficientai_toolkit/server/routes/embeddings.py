@@ -28,7 +28,7 @@ def create_router(service: Service) -> APIRouter:
                 await service.encode(lease, prompt, add_special_tokens=True)
                 for prompt in split_prompts(body.input)
             ]
-            vectors = await while_connected(request, _embed(lease, prompts))
+            vectors = await while_connected(request, _embed(lease, prompts, body.pooling or "mean"))
         finally:
             lease.close()
         if body.dimensions is not None and body.dimensions > vectors.shape[1]:
@@ -58,7 +58,7 @@ def create_router(service: Service) -> APIRouter:
 
 
 async def _embed(
-    lease: Lease, prompts: list[list[int]]
+    lease: Lease, prompts: list[list[int]], pooling: str
 ) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     """Return unit vectors, ``[prompts, hidden]``."""
     from efficientai_toolkit._engine.core import core
@@ -68,5 +68,7 @@ async def _embed(
         message = "this build of the engine has no embeddings"
         raise ApiError(message, status=501)
     model, tokenizer = lease.version.model, lease.version.tokenizer
-    found = await lease.version.engine.call(lambda: embed(model, tokenizer, prompts), adapter=lease.adapter)
-    return np.asarray(found, dtype=np.float32)
+    found = await lease.version.engine.call(
+        lambda: embed(model, tokenizer, prompts, pooling), adapter=lease.adapter
+    )
+    return np.array([vector for vector, _ in found], dtype=np.float32)

@@ -186,7 +186,7 @@ class _Reply:
         reason: str | None = None
         async for piece in self._answers:
             if is_first:
-                self._message["usage"] = self._usage(piece.event.prompt_tokens, 0)
+                self._message["usage"] = self._usage(piece.event.prompt_tokens, piece.event.cached_tokens, 0)
                 yield {"type": "message_start", "message": self._message}
                 is_first = False
             self._text += piece.event.text
@@ -198,7 +198,7 @@ class _Reply:
         for event in self._close():
             yield event
         usage = self._answers.generation.usage
-        self._message["usage"] = self._usage(usage.prompt, usage.generated)
+        self._message["usage"] = self._usage(usage.prompt, usage.cached, usage.generated)
         self._message["stop_reason"], self._message["stop_sequence"] = self._stop(reason)
         yield {
             "type": "message_delta",
@@ -221,8 +221,8 @@ class _Reply:
         found = next((stop for stop in self._stops if rest.startswith(stop)), None)
         return ("end_turn", None) if found is None else ("stop_sequence", found)
 
-    def _usage(self, prompt: int, generated: int) -> dict[str, Any]:
-        cached = self._answers.generation.usage.cached
+    @staticmethod
+    def _usage(prompt: int, cached: int, generated: int) -> dict[str, Any]:
         return {
             "input_tokens": prompt - cached,
             "cache_creation_input_tokens": 0,
