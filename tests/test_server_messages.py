@@ -96,6 +96,21 @@ def test_the_beginning_of_an_answer_is_continued(client: anthropic.Anthropic, mo
     assert block.text == eat.generate(model, tokenizer, ids, max_tokens=5)
 
 
+def test_the_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
+    whole = client.messages.create(model="chat", messages=QUESTION, max_tokens=12, extra_body=GREEDY).content[
+        0
+    ]
+    assert whole.type == "text"
+    stop = whole.text[5:8]
+    done = client.messages.create(
+        model="chat", messages=QUESTION, max_tokens=12, stop_sequences=["@", stop], extra_body=GREEDY
+    )
+    assert (done.stop_reason, done.stop_sequence) == ("stop_sequence", stop)
+    [block] = done.content
+    assert block.type == "text"
+    assert block.text == whole.text[: whole.text.index(stop)]
+
+
 def test_tools_and_thinking(scripted: ScriptedBackend, scripted_client: anthropic.Anthropic) -> None:
     done = scripted_client.messages.create(model="chat", messages=QUESTION, max_tokens=100, tools=[WEATHER])
     assert done.stop_reason == "tool_use"
