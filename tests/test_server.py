@@ -398,6 +398,8 @@ def test_tokens_and_back(server: Running, loaded: Any) -> None:
     assert done["max_model_len"] == 512
     back = {"tokens": done["tokens"], "skip_special_tokens": True}
     assert server.post("/detokenize", back).json()["prompt"] == "To be, é"
+    info = server.client.get("/tokenizer_info").json()
+    assert (info["bos_token"], info["eos_token"], info["vocab_size"]) == ("<|endoftext|>", "<|endoftext|>", 2048)
     chat = server.post("/tokenize", {"messages": QUESTION}).json()
     assert tokenizer.decode(chat["tokens"]) == tokenizer.apply_chat_template(QUESTION)
     assert server.post("/tokenize", {}).status_code == 400

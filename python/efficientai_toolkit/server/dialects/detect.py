@@ -51,7 +51,7 @@ def detect_dialect(path: Path, model_type: str, choice: "DialectName | None" = N
 
 
 def _read_templates(path: Path) -> str:
-    """Return the text of the files that may hold the chat template, one after the other."""
+    """Return the texts of all chat templates of a folder, one after the other."""
     files = [path / "chat_template.jinja", *sorted(path.glob("additional_chat_templates/*.jinja"))]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
     for name in ("tokenizer_config.json", "chat_template.json"):

@@ -80,6 +80,27 @@ def create_router(service: Service) -> APIRouter:
         finally:
             lease.close()
 
+    @router.get("/tokenizer_info")
+    async def describe_tokenizer(request: Request, model: str | None = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Describe the tokenizer as lm-evaluation-harness asks for it; its chat template stays here."""
+        lease = await while_connected(request, service.pool.lease(model))
+        try:
+            tokenizer = lease.version.tokenizer
+            special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+            return JsonResponse(
+                {
+                    "model": lease.name,
+                    "vocab_size": tokenizer.vocab_size,
+                    "model_max_length": lease.version.context_length,
+                    **{
+                        f"{name}_token": None if token is None else decode_token(tokenizer, token)
+                        for name, token in special.items()
+                    },
+                }
+            )
+        finally:
+            lease.close()
+
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the text of token ids."""
