@@ -399,7 +399,11 @@ def test_tokens_and_back(server: Running, loaded: Any) -> None:
     back = {"tokens": done["tokens"], "skip_special_tokens": True}
     assert server.post("/detokenize", back).json()["prompt"] == "To be, é"
     info = server.client.get("/tokenizer_info").json()
-    assert (info["bos_token"], info["eos_token"], info["vocab_size"]) == ("<|endoftext|>", "<|endoftext|>", 2048)
+    assert (info["bos_token"], info["eos_token"], info["vocab_size"]) == (
+        "<|endoftext|>",
+        "<|endoftext|>",
+        2048,
+    )
     chat = server.post("/tokenize", {"messages": QUESTION}).json()
     assert tokenizer.decode(chat["tokens"]) == tokenizer.apply_chat_template(QUESTION)
     assert server.post("/tokenize", {}).status_code == 400

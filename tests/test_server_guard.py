@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.server import pool
+from efficientai_toolkit.server import version
 from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.guard import Guard
 from efficientai_toolkit.server.keys import create_key, find_key, read_keys
@@ -34,7 +34,7 @@ def server(model_path: Path) -> Iterator[Running]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     backend = ScriptedBackend(["x" * 3000], pause=0.005)
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: backend)
     return backend
 
 
@@ -192,8 +192,8 @@ def test_clients_that_leave_stop_what_they_asked_for(
             response.read()
         wait_for(lambda: scripted.cancelled == [0])
         assert server.metric("model_requests_running") == 0
-        [(_, version)] = server.app.state.service.pool.versions()
-        assert version.leases == 0
+        [(_, used)] = server.app.state.service.pool.versions()
+        assert used.leases == 0
 
 
 def test_answers_are_cut_off_after_the_time(model_path: Path, scripted: ScriptedBackend) -> None:
@@ -210,3 +210,30 @@ def test_who_has_no_turn_in_time_is_told(model_path: Path, scripted: ScriptedBac
         response = server.post("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 500})
         assert response.status_code == 429
         assert "waited too long" in response.json()["error"]["message"]
+
+
+def test_clients_that_read_nothing_keep_no_model(model_path: Path, scripted: ScriptedBackend) -> None:
+    scripted.pause, scripted.size = 0.0, 1
+    scripted.texts = ["x" * 400]
+    with running(ServeConfig(models={"chat": str(model_path)})) as server:
+        body = b'{"prompt": "a", "max_tokens": 500, "stream": true}'
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            [(_, used)] = server.app.state.service.pool.versions()
+            wait_for(lambda: len(scripted.requests) == 1 and not used.leases)
+
+
+def test_clients_that_are_slow_hold_nobody_up(server: Running) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+    try:
+        for connection in slow:
+            connection.sendall(b"POST /generate HTTP/1.1\r\nHost: local")
+        assert server.post("/v1/chat/completions", CHAT).status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()

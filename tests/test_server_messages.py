@@ -8,7 +8,7 @@ import anthropic
 import pytest
 
 import efficientai_toolkit as eat
-from efficientai_toolkit.server import pool
+from efficientai_toolkit.server import version
 from efficientai_toolkit.server.config import ServeConfig
 from support.server import Running, ScriptedBackend, chat_model, running
 
@@ -46,7 +46,7 @@ def client(server: Running) -> Iterator[anthropic.Anthropic]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     backend = ScriptedBackend([ANSWER])
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: backend)
     return backend
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from efficientai_toolkit.exceptions import ConfigError, DeploymentError
-from efficientai_toolkit.server import deploy, pool, rollback
+from efficientai_toolkit.server import deploy, rollback, version
 from efficientai_toolkit.server.app import create_pool
 from efficientai_toolkit.server.config import ServeConfig
 from support.server import Running, ScriptedBackend, adapter, chat_model, running
@@ -93,10 +93,19 @@ def test_swaps_drop_no_request(server: Running, model_path: Path, other_path: Pa
     assert len(server.app.state.service.pool._alive) == 1
 
 
+def test_versions_that_went_leave_their_memory(server: Running, model_path: Path, other_path: Path) -> None:
+    before = server.metric("mlx_active_memory_bytes")
+    for _ in range(3):
+        deploy("chat", other_path, url=server.url)
+        rollback("chat", url=server.url)
+    # The embedded model takes 14 MB.
+    assert server.metric("mlx_active_memory_bytes") - before < 5e6
+
+
 def test_a_request_ends_with_the_version_it_began_with(
     model_path: Path, other_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: ScriptedBackend(["x" * 90], pause=0.02))
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: ScriptedBackend(["x" * 90], pause=0.02))
     with running(ServeConfig(models={"chat": str(model_path)})) as server:
         body = {"prompt": "a", "max_tokens": 100, "stream": True}
         with server.client.stream("POST", "/generate", json=body) as response:
@@ -164,7 +173,7 @@ def test_the_least_recently_used_model_makes_room(model_path: Path) -> None:
 
 
 def test_models_in_use_are_not_dropped(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: ScriptedBackend(["x" * 900], pause=0.01))
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: ScriptedBackend(["x" * 900], pause=0.01))
     config = ServeConfig(models={"a": str(model_path), "b": str(model_path)}, memory_budget="20MB")
     with running(config) as server:
         with server.client.stream("POST", "/generate", json={"prompt": "a", "stream": True}):

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 import efficientai_toolkit as eat
-from efficientai_toolkit.server import pool
+from efficientai_toolkit.server import version
 from efficientai_toolkit.server.config import ServeConfig
 from support.server import ScriptedBackend, chat_model, running
 
@@ -45,7 +45,7 @@ def loaded(model_path: Path) -> Any:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     backend = ScriptedBackend([])
-    monkeypatch.setattr(pool, "create_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: backend)
     return backend
 
 

@@ -34,7 +34,9 @@ def requests() -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_server_gives_the_log_probabilities_of_the_adapter(server: Running) -> None:
+def test_the_server_gives_the_log_probabilities_of_the_adapter(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     from efficientai_toolkit.evaluation.harness import HarnessModel
@@ -43,7 +45,8 @@ def test_the_server_gives_the_log_probabilities_of_the_adapter(server: Running) 
     assert remote.tokenizer_backend == "remote"
     local = HarnessModel(*eat.load())
     # The remote tokenizer adds no token before a text.
-    local.tok_encode = lambda text, add_special_tokens=False, **_: local._tokenizer.encode(text, False)  # type: ignore[method-assign,assignment]
+    encode = local._tokenizer.encode
+    monkeypatch.setattr(local, "tok_encode", lambda text, **_: encode(text, False))
     through = remote.loglikelihood(requests(), disable_tqdm=True)
     here = local.loglikelihood(requests(), disable_tqdm=True)
     for (found, is_greedy), (expected, was_greedy) in zip(through, here, strict=True):

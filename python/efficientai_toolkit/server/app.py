@@ -32,6 +32,7 @@ from efficientai_toolkit.server.routes import (
     models,
     native,
     responses,
+    tokens,
 )
 
 log = logging.getLogger(__package__)
@@ -128,7 +129,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
         status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
         for status, text in _STATUSES.items()
     }
-    for module in (chat, completions, embeddings, responses, messages, models, native, admin, health):
+    for module in (chat, completions, embeddings, responses, messages, models, native, tokens, admin, health):
         app.include_router(module.create_router(service), responses=described)
     _describe_errors(app)
     return app

@@ -121,6 +121,7 @@ class Generation:
         self._lease = lease
         self._metrics = metrics
         self._started = time.monotonic()
+        self._running = len(tickets)
         self._merged: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
         self._first: tuple[int, Event | Exception] | None = None
         self._tasks = [asyncio.create_task(self._pump(index, ticket)) for index, ticket in enumerate(tickets)]
@@ -165,6 +166,10 @@ class Generation:
                 self._merged.put_nowait((index, event))
         except Exception as error:  # noqa: BLE001 (raised where it is read)
             self._merged.put_nowait((index, error))
+        self._running -= 1
+        if not self._running:
+            # A client that reads slowly, or never, keeps no model.
+            self._lease.close()
 
 
 class Usage:

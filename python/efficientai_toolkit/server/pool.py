@@ -6,52 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
-from efficientai_toolkit.server.backend import create_backend
-from efficientai_toolkit.server.dialects.base import Dialect
-from efficientai_toolkit.server.dialects.detect import detect_dialect
-from efficientai_toolkit.server.engine import EngineThread
+from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.errors import ApiError
-
-if TYPE_CHECKING:
-    from efficientai_toolkit._core.models import Model, Tokenizer
-    from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.version import Version, estimate_size, read_model, start_version
 
 log = logging.getLogger(__package__)
 
 _RETRY_AFTER = 5
 """Seconds after which a model that does not fit now may."""
-
-_DENSE = 4
-"""Bytes per number that a checkpoint of 2 bytes takes where it is computed in float32."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Version:
-    """A loaded model."""
-
-    path: Path
-    model: "Model"
-    tokenizer: "Tokenizer"
-    engine: EngineThread
-    dialect: Dialect
-    size: int
-    """Estimated bytes of its weights."""
-    leases: int = 0
-    is_retired: bool = False
-
-    @property
-    def context_length(self) -> int | None:
-        """Largest number of tokens of a text, as the model's configuration tells."""
-        found = self.model.config.get("max_position_embeddings")
-        return found if isinstance(found, int) else None
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens that the model has logits for."""
-        return int(self.model.config.get("vocab_size", self.tokenizer.vocab_size))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -99,9 +62,7 @@ class Pool:
         Folders by ``MODEL:NAME``.
     """
 
-    def __init__(
-        self, config: "ServeConfig", models: Mapping[str, Path], adapters: Mapping[str, Path]
-    ) -> None:
+    def __init__(self, config: ServeConfig, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> None:
         self._config = config
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
@@ -153,7 +114,7 @@ class Pool:
         lease = Lease(full or served.name, version, adapter, self._release)
         try:
             if adapter is not None:
-                await self._ensure_adapter(version, adapter, served.adapters[adapter])
+                await version.load_adapter(adapter, served.adapters[adapter])
         except BaseException:
             lease.close()
             raise
@@ -217,7 +178,7 @@ class Pool:
             raise ApiError(message, status=409, param="name")
         lease = await self.lease(name)
         try:
-            await self._ensure_adapter(lease.version, adapter, path)
+            await lease.version.load_adapter(adapter, path)
         finally:
             lease.close()
         served.adapters[adapter] = path
@@ -229,10 +190,8 @@ class Pool:
             message = f"{full} is a model, not an adapter"
             raise ApiError(message, param="name")
         del served.adapters[adapter]
-        version = served.version
-        if version is not None and adapter in version.model.adapters:
-            model = version.model
-            await version.engine.call(lambda: model.unload_adapter(adapter))
+        if served.version is not None:
+            await served.version.unload_adapter(adapter)
 
     async def close(self) -> None:
         """End all engines."""
@@ -243,41 +202,17 @@ class Pool:
             *(asyncio.to_thread(version.engine.close) for version in versions), *self._ending
         )
 
-    async def _ensure_adapter(self, version: Version, adapter: str, path: Path) -> None:
-        model = version.model
-        if adapter in model.adapters:
-            return
-
-        def load() -> None:
-            if adapter not in model.adapters:
-                model.load_adapter(str(path), adapter)
-
-        await version.engine.call(load)
-
     async def _load(self, path: Path, *, spare: Served) -> Version:
         """Load a model, after making room for it."""
-        config = self._config
         # One at a time: each needs the memory that the one before left.
         async with self._loading:
-            size = _estimate_size(path, dense=config.dtype in {None, "float32"})
+            size = estimate_size(path, self._config)
             await self._make_room(size, spare)
             started = time.monotonic()
-            model, tokenizer = await asyncio.to_thread(_read, path, config.dtype, config.bits)
+            model, tokenizer = await asyncio.to_thread(read_model, path, self._config)
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-        version = Version(
-            path=path,
-            model=model,
-            tokenizer=tokenizer,
-            engine=EngineThread(
-                model,
-                create_backend(model, tokenizer, config),
-                max_batch=config.max_batch,
-                max_queue=config.max_queue,
-            ),
-            dialect=detect_dialect(path, model.model_type, config.tool_dialect),
-            size=size,
-        )
-        self._alive.add(version)
+            version = start_version(path, model, tokenizer, self._config, size)
+            self._alive.add(version)
         return version
 
     async def _make_room(self, size: int, spare: Served) -> None:
@@ -326,47 +261,3 @@ class Pool:
         task = asyncio.create_task(end())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-def _read(path: Path, dtype: str | None, bits: int | None) -> "tuple[Model, Tokenizer]":
-    from efficientai_toolkit.models.loading import load
-
-    return load(path, dtype=dtype, bits=bits, show_progress=False)
-
-
-def _estimate_size(path: Path, *, dense: bool) -> int:
-    """Estimate the bytes that the weights in a folder take."""
-    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return stored * (_DENSE // 2) if dense and _is_half(path) else stored
-
-
-def _is_half(path: Path) -> bool:
-    """Whether dense weights of two bytes are computed as float32, on a CPU."""
-    from efficientai_toolkit._base.config import read_pairs
-    from efficientai_toolkit.device import hardware
-
-    try:
-        values: dict[str, Any] = read_pairs(path / "config.json")
-    except ToolkitError:
-        return False
-    kind = values.get("dtype", values.get("torch_dtype"))
-    return "quantization" not in values and kind in {"float16", "bfloat16"} and hardware().backend == "cpu"
-
-
-def check_folder(path: str) -> Path:
-    """Return an existing folder: requests never download.
-
-    Raises
-    ------
-    ModelLoadingError
-        If there is none.
-    """
-    folder = Path(path).expanduser()
-    try:
-        exists = folder.is_dir()
-    except (OSError, ValueError):
-        exists = False
-    if not exists:
-        message = f"the server has no folder {path[:200]!r}"
-        raise ModelLoadingError(message)
-    return folder.resolve()

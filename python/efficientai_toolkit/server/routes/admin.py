@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from efficientai_toolkit.server.errors import JsonResponse
 from efficientai_toolkit.server.generation import Service
-from efficientai_toolkit.server.pool import Version, check_folder
 from efficientai_toolkit.server.protocol.native import AdapterRequest, DeployRequest, NameRequest
+from efficientai_toolkit.server.version import Version, check_folder
 
 PREFIX = "/admin"
 """Paths that need a key with the right to administer."""
@@ -50,6 +50,6 @@ def _describe(name: str, version: Version) -> Response:
         "name": name,
         "path": str(version.path),
         "model_type": version.model.model_type,
-        "num_parameters": version.model.num_parameters,
+        "num_parameters": version.num_parameters,
     }
     return JsonResponse(values)

@@ -34,15 +34,14 @@ def create_router(service: Service) -> APIRouter:
         lease = await while_connected(request, service.pool.lease(model))
         try:
             version = lease.version
-            loaded = version.model
             served, _ = service.pool.find(model)
             return JsonResponse(
                 {
                     "model": lease.name,
                     "path": str(version.path),
-                    "model_type": loaded.model_type,
-                    "num_parameters": loaded.num_parameters,
-                    "dtype": loaded.dtype,
+                    "model_type": version.model.model_type,
+                    "num_parameters": version.num_parameters,
+                    "dtype": version.dtype,
                     "context_length": version.context_length,
                     "vocab_size": version.tokenizer.vocab_size,
                     "has_chat_template": version.tokenizer.has_chat_template,
