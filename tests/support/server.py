@@ -136,6 +136,10 @@ class ScriptedBackend:
         time.sleep(self.pause)
         return [(number, self._advance(number)) for number in list(self._left)]
 
+    def count_cached_bytes(self) -> int:
+        """Nothing is kept."""
+        return 0
+
     def _advance(self, number: int) -> Event:
         left = self._left.pop(number)
         self._sent[number] += 1

@@ -60,6 +60,10 @@ class Backend(Protocol):
         """Compute one step for all requests and return their events by number."""
         ...
 
+    def count_cached_bytes(self) -> int:
+        """Return the size of the states of earlier prompts."""
+        ...
+
 
 class EngineBackend:
     """The compiled engine, which computes a batch at once.
@@ -96,6 +100,10 @@ class EngineBackend:
     def step(self) -> list[tuple[int, Event]]:
         """Compute one step."""
         return [self._read(values) for values in json.loads(self._engine.step())]
+
+    def count_cached_bytes(self) -> int:
+        """Return the size of the states of earlier prompts."""
+        return self._engine.prompt_cache_bytes
 
     def _read(self, values: dict[str, Any]) -> tuple[int, Event]:
         number: int = values["id"]

@@ -134,6 +134,8 @@ class EngineThread:
         self._backend = backend
         self._max_batch = max_batch
         self._max_queue = max_queue
+        self.cached_bytes = 0
+        """Size of the states of earlier prompts."""
         self._loop = asyncio.get_running_loop()
         self._condition = threading.Condition()
         self._waiting: deque[Ticket | _Call] = deque()
@@ -284,6 +286,8 @@ class EngineThread:
                 continue
             if event.finish_reason is not None:
                 del self._running[number]
+                # Between steps: the engine answers no other thread while it computes.
+                self.cached_bytes = self._backend.count_cached_bytes()
             sent.append((ticket, event))
         self._send(sent)
 

@@ -113,10 +113,14 @@ class _PoolCollector(Collector):
         running = GaugeMetricFamily("model_requests_running", "Requests that are computed", labels=["model"])
         waiting = GaugeMetricFamily("model_requests_waiting", "Requests that wait", labels=["model"])
         size = GaugeMetricFamily("model_weights_bytes", "Estimated size of the weights", labels=["model"])
+        cache = GaugeMetricFamily(
+            "model_prompt_cache_bytes", "Size of the states of earlier prompts", labels=["model"]
+        )
         for name, version in self._pool.versions():
+            cache.add_metric([name], version.engine.cached_bytes)
             running.add_metric([name], version.engine.running)
             waiting.add_metric([name], version.engine.waiting)
             size.add_metric([name], version.size)
         memory = GaugeMetricFamily("mlx_active_memory_bytes", "Memory that MLX has in use")
         memory.add_metric([], vars(mx)["get_active_memory"]())
-        yield from (running, waiting, size, memory)
+        yield from (running, waiting, size, cache, memory)

@@ -47,9 +47,9 @@ def create_router(service: Service) -> APIRouter:
         try:
             tokenizer = lease.version.tokenizer
             special = {
-                "bos": tokenizer.bos_token_id,
-                "eos": tokenizer.eos_token_id,
-                "pad": tokenizer.pad_token_id,
+                "bos_token": tokenizer.bos_token_id,
+                "eos_token": tokenizer.eos_token_id,
+                "pad_token": tokenizer.pad_token_id,
             }
             return JsonResponse(
                 {
