@@ -228,3 +228,18 @@ def test_names_are_derived_from_paths(model_path: Path, tmp_path: Path) -> None:
     for name in ("c:x", "a:", ":x", "a:b:c"):
         with pytest.raises(ConfigError, match="expected NAME, or MODEL:NAME"):
             create_pool(ServeConfig(models=models, adapters={name: str(folder)}))
+
+
+def test_swaps_leave_no_threads(server: Running, model_path: Path) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    for _ in range(2):
+        deploy("chat", model_path, url=server.url)
+        server.post("/generate", PROMPT)
+    before = count()
+    for _ in range(12):
+        deploy("chat", model_path, url=server.url)
+        server.post("/generate", PROMPT)
+    # Those that wait for engines to end are at most six.
+    assert count() <= before + 7

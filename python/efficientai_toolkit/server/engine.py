@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.server.backend import Backend, Event
 from efficientai_toolkit.server.errors import ApiError
+from efficientai_toolkit.server.threads import start
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model
@@ -143,8 +144,7 @@ class EngineThread:
         self._leaving: list[Ticket] = []
         self._adapter: str | None = None
         self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._ended = start(self._run)
 
     @property
     def running(self) -> int:
@@ -212,7 +212,7 @@ class EngineThread:
         with self._condition:
             self._is_closed = True
             self._condition.notify()
-        self._thread.join()
+        self._ended.wait()
 
     def _run(self) -> None:
         while True:

@@ -5,10 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.errors import ApiError
+from efficientai_toolkit.server.threads import run
 from efficientai_toolkit.server.version import Version, estimate_size, read_model, start_version
 
 log = logging.getLogger(__package__)
@@ -209,7 +211,7 @@ class Pool:
             size = estimate_size(path, self._config)
             await self._make_room(size, spare)
             started = time.monotonic()
-            model, tokenizer = await asyncio.to_thread(read_model, path, self._config)
+            model, tokenizer = await run(partial(read_model, path, self._config))
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
             version = start_version(path, model, tokenizer, self._config, size)
             self._alive.add(version)
