@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -43,11 +44,12 @@ async def run(work: Callable[[], T]) -> T:
 
     def call() -> None:
         try:
-            value = work()
+            outcome = partial(future.set_result, work())
         except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-            loop.call_soon_threadsafe(finish, partial(future.set_exception, error))
-        else:
-            loop.call_soon_threadsafe(finish, partial(future.set_result, value))
+            outcome = partial(future.set_exception, error)
+        # The loop is closed if the server was stopped without waiting.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(finish, outcome)
 
     start(call)
     return await future
