@@ -23,6 +23,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod lora;
 pub mod quantize;
+pub mod subset;
 
 pub use ::kernels;
 pub use error::{Error, Result};

@@ -23,6 +23,8 @@ pub enum Purpose {
     Rounding = 6,
     /// Order of calibration rows.
     Calibration = 7,
+    /// Division of rows that a coreset is chosen from.
+    Coreset = 8,
 }
 
 /// Returns the PRNG key of `purpose` at `path`, for example step and layer.

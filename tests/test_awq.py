@@ -68,6 +68,15 @@ def test_mlx_lm_computes_the_same(data: Path, tmp_path: Path, figure: Check) -> 
     figure("mlx-lm awq logits", largest(ours, theirs), 1e-4)
 
 
+def test_gptq_rounds_what_is_scaled(data: Path, tmp_path: Path) -> None:
+    report = quantize(MODEL, data, tmp_path / "out", awq_rounding="gptq")
+    techniques = {layer["path"]: layer["technique"] for layer in report["layers"]}
+    assert techniques["model.layers.0.mlp.down_proj"] == "awq, gptq"
+    assert techniques["model.embed_tokens"] == "rtn"
+    with pytest.raises(ConfigError, match="awq_rounding: expected rtn or gptq"):
+        quantize(MODEL, data, tmp_path / "other", awq_rounding="learned")
+
+
 def test_an_interrupted_run_is_resumed_with_its_norms(data: Path, tmp_path: Path) -> None:
     def stop(text: str) -> None:
         if json.loads(text)["event"] == "progress":

@@ -7,11 +7,17 @@ import pytest
 from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
-from efficientai_toolkit.quantize import QuantizeConfig
+from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
 
 
 @pytest.mark.parametrize(
-    ("room", "config"), [("lora", TrainingConfig), ("generate", GenerateConfig), ("quantize", QuantizeConfig)]
+    ("room", "config"),
+    [
+        ("lora", TrainingConfig),
+        ("generate", GenerateConfig),
+        ("quantize", QuantizeConfig),
+        ("subset", SubsetConfig),
+    ],
 )
 def test_defaults_equal_the_engines(room: str, config: type[Config]) -> None:
     from efficientai_toolkit._engine.core import core

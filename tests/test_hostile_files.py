@@ -125,7 +125,7 @@ def test_indices_adapters_and_data_are_regular(tmp_path: Path, model: Path, kind
     replace_by(adapter / "adapter_config.json", kind)
     with pytest.raises(ModelLoadingError, match=r"adapter_config\.json: .*not a regular file"):
         _core.models.load(str(MODEL), str(adapter), "float32")
-    for suffix in ("jsonl", "json", "csv", "parquet"):
+    for suffix in ("jsonl", "json", "csv", "parquet", "safetensors"):
         data = tmp_path / f"data.{suffix}"
         replace_by(data, kind)
         with pytest.raises(ToolkitError, match=rf"data\.{suffix}: .*not a regular file"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("hostile_inputs.py")
-QUICK = "tokenizer,json,parquet"
+QUICK = "tokenizer,json,parquet,tokens"
 REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,checkpoint,results"
 
 

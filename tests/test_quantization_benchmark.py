@@ -31,7 +31,7 @@ from efficientai_toolkit.quantize import (
     recommend,
 )
 from efficientai_toolkit.quantize.suite import demo
-from efficientai_toolkit.quantize.suite.cases import cases, locate, measure_speed
+from efficientai_toolkit.quantize.suite.cases import cases, locate, measure_quality, measure_speed
 from efficientai_toolkit.quantize.suite.report import draw
 from efficientai_toolkit.quantize.suite.result import read_layers
 from efficientai_toolkit.quantize.suite.table import format_rows
@@ -134,6 +134,29 @@ def test_every_column_is_measured(measured: tuple[BenchmarkResult, list[Progress
         assert {name: len(values) for name, values in row.samples.items()} == dict.fromkeys(
             ("load", "prefill", "decode", "memory"), 1
         )
+
+
+def test_a_variant_is_measured_with_int8_activations(
+    measured: tuple[BenchmarkResult, list[Progress]],
+) -> None:
+    result, _ = measured
+    name = "rtn-4bit-g32"
+    settings = {"technique": "rtn", "bits": 4, "group_size": 32, "accuracy": "int8"}
+    suite = SuiteConfig(**(result.config | {"techniques": [], "variants": {name: settings}}))
+    assert suite.plan_quantization(suite.list_variants()[name], "", Path()).group_size == 32
+    where = {"model": "model", "variant": name}
+    (reference, tokenizer), (quantized, _) = (
+        eat.load(path) for path in (result.config["models"][0], result.output / "models" / name)
+    )
+    rows = read_sequences(tokenizer, suite.data, count=3, length=32)
+    expected = json.loads(core.evaluate.divergence(quantized, reference, rows, "int8"))
+    found = measure_quality(suite, result.output, **where)
+    assert found["mean_kl"] == expected["mean_kl"]
+    assert measure_speed(suite, result.output, **where, process=0)["decode"] > 0
+    original = measure_quality(suite, result.output, model="model", variant="original")
+    assert original["mean_kl"] == 0.0
+    with pytest.raises(ConfigError, match="`variants: new`: `accuracy` must be one of f32, bf16, int8"):
+        SuiteConfig(variants={"new": {"technique": "rtn", "accuracy": "int4"}})
 
 
 def test_a_failure_is_a_row_with_its_reason(measured: tuple[BenchmarkResult, list[Progress]]) -> None:

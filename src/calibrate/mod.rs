@@ -6,13 +6,17 @@
 //!   block i ── observe ──► inputs of its layers ── SecondMoments, …
 //!   block i, changed ── advance ──► block i + 1
 //! ```
+//!
+//! And [`embed_rows`], by which rows are chosen that stand for others.
 
 mod block_stream;
 mod checkpoint;
+mod row_embeddings;
 mod second_moments;
 mod text;
 
 pub use block_stream::{BlockStream, Input};
 pub use checkpoint::{BlockCheckpoints, FinishedBlock};
+pub use row_embeddings::embed_rows;
 pub use second_moments::SecondMoments;
 pub use text::CalibrationText;

@@ -18,10 +18,12 @@
 //! | `samples`    | rows as token ids with a loss mask                                           |
 //! | `batches`    | packing, order of an epoch, collation                                        |
 //! | `streaming`  | datasets that stay on disk                                                   |
+//! | `coreset`    | a few rows that stand for all of them, by their embeddings                   |
 //! | `statistics` | lengths, duplicates and entropy of a dataset                                 |
 
 mod batches;
 mod chat;
+mod coreset;
 mod formats;
 mod rows;
 mod samples;
@@ -35,10 +37,11 @@ pub(crate) mod fixture;
 
 pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
 pub use chat::{ChatTemplate, Conversation, Rendered, Renderer, RendererProcess, Rendering, Request};
-pub use formats::read_rows;
-pub use rows::{Answer, Chat, Columns, Instruction, LocatedRow, Pair, Position, Prompt, Row};
-pub use samples::{Labels, Sample, SplitReport, TokenizedSplit, tokenize};
-pub use splits::{Splits, read_splits};
+pub use coreset::{Embeddings, coverage, facility_location};
+pub use formats::{read_rows, read_rows_and_json, tokens_file};
+pub use rows::{Answer, Chat, Columns, Instruction, LocatedRow, Pair, Position, Prompt, Row, TokenRow};
+pub use samples::{Labels, Sample, SplitReport, TokenizedSplit, encode_rows, tokenize};
+pub use splits::{SourceFiles, Splits, read_splits};
 pub use statistics::{
     DataReport, ExamplePart, HistogramBin, LengthStatistics, PairStatistics, SplitStatistics, describe,
 };

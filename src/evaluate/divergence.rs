@@ -7,6 +7,7 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
 use crate::kernels::eval;
+use crate::kernels::quantized::Accuracy;
 use crate::models::{Model, check_tokens};
 use crate::progress::Observer;
 use crate::{Error, Result};
@@ -31,13 +32,46 @@ pub struct Divergence {
     pub positions: usize,
 }
 
-/// Compares `model` with `reference` on `sequences` of token ids.
+/// A model, and how accurately products with its quantized weights are computed on the CPU.
+#[derive(Clone, Copy)]
+pub struct Predictor<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// `None` for that of its activations.
+    pub accuracy: Option<Accuracy>,
+}
+
+impl<'a> From<&'a Model> for Predictor<'a> {
+    fn from(model: &'a Model) -> Self {
+        Self { model, accuracy: None }
+    }
+}
+
+impl Predictor<'_> {
+    fn vocab_size(&self) -> i32 {
+        self.model.vocab_size()
+    }
+
+    /// `[1, time, hidden]`
+    fn hidden(&self, inputs: &Array) -> Result<Array> {
+        Ok(Accuracy::optional_scope(self.accuracy, || self.model.hidden(inputs, None))?)
+    }
+
+    /// Log-probabilities, `[1, time, vocab]`.
+    fn log_probabilities(&self, hidden: &Array) -> Result<Array> {
+        let logits = Accuracy::optional_scope(self.accuracy, || self.model.logits(hidden))?;
+        let logits = logits.as_dtype(Dtype::Float32)?;
+        Ok(logits.subtract(logits.logsumexp_axis(-1, true)?)?)
+    }
+}
+
+/// Compares `model` with `reference` on `sequences` of token ids. Both may be the same model.
 ///
 /// # Errors
 /// Models of different vocabularies; sequences without a position to predict; [`Error::Interrupted`].
 pub fn divergence(
-    model: &Model,
-    reference: &Model,
+    model: Predictor,
+    reference: Predictor,
     sequences: &[Vec<u32>],
     observer: &mut dyn Observer,
 ) -> Result<Divergence> {
@@ -56,16 +90,13 @@ pub fn divergence(
         let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
         let inputs = Array::from_slice(inputs, &[1, inputs.len() as i32]);
         let targets = Array::from_slice(targets, &[targets.len() as i32, 1]);
-        let (ours, theirs) = (model.hidden(&inputs, None)?, reference.hidden(&inputs, None)?);
+        let (ours, theirs) = (model.hidden(&inputs)?, reference.hidden(&inputs)?);
         eval([&ours, &theirs])?;
         for start in (0..inputs.dim(1)).step_by(chunk as usize) {
             let positions = start..(start + chunk).min(inputs.dim(1));
-            let logs = |model: &Model, hidden: &Array| -> Result<Array> {
-                let logits = model.logits(&hidden.try_index((0, positions.clone(), ..))?)?;
-                let logits = logits.as_dtype(Dtype::Float32)?;
-                Ok(logits.subtract(logits.logsumexp_axis(-1, true)?)?)
-            };
-            let (p, q) = (logs(reference, &theirs)?, logs(model, &ours)?);
+            let part = |hidden: &Array| hidden.try_index((0, positions.clone(), ..));
+            let p = reference.log_probabilities(&part(&theirs)?)?;
+            let q = model.log_probabilities(&part(&ours)?)?;
             let terms = p.exp()?.multiply(p.subtract(&q)?)?.sum_axis(-1, false)?;
             let argmax = |x: &Array| mlx_rs::ops::indexing::argmax_axis(x, -1, false);
             let same = argmax(&p)?.eq(argmax(&q)?)?.as_dtype(Dtype::Float32)?.sum(None)?;
@@ -128,7 +159,8 @@ mod tests {
         let format = Format::affine(2, 32).unwrap();
         model.visit_quantizable(&mut |_, weight| Ok(weight.quantize(format).map(drop)?)).unwrap();
         let sequences = [vec![1, 7, 40, 3, 9], vec![5, 5, 6]];
-        let found = divergence(model.as_ref(), reference.as_ref(), &sequences, &mut Silent).unwrap();
+        let found =
+            divergence(model.as_ref().into(), reference.as_ref().into(), &sequences, &mut Silent).unwrap();
         let logs = |model: &Model, ids: &[u32]| -> Vec<Vec<f64>> {
             let logits = model.forward(&Array::from_slice(ids, &[1, ids.len() as i32]), None).unwrap();
             eval([&logits]).unwrap();
@@ -154,15 +186,37 @@ mod tests {
         assert!((found.p99_kl - kl.iter().copied().fold(0.0, f64::max)).abs() < 1e-4);
         assert!((found.perplexity.ln() - loss / 6.0).abs() < 1e-4);
         assert!((found.top_agreement - f64::from(same) / 6.0).abs() < 1e-9);
-        let none = divergence(reference.as_ref(), reference.as_ref(), &sequences, &mut Silent).unwrap();
+        let none = divergence(reference.as_ref().into(), reference.as_ref().into(), &sequences, &mut Silent)
+            .unwrap();
         assert!(none.mean_kl < 1e-6 && none.top_agreement > 0.999);
+    }
+
+    #[test]
+    fn each_side_has_its_accuracy() {
+        let mut model = self::model(48);
+        let format = Format::affine(8, 64).unwrap();
+        model.visit_quantizable(&mut |_, weight| Ok(weight.quantize(format).map(drop)?)).unwrap();
+        let ids = [(0..40).map(|i| i * 7 % 48).collect()];
+        let kl = |ours, theirs| {
+            let side = |accuracy| Predictor { model: model.as_ref(), accuracy: Some(accuracy) };
+            divergence(side(ours), side(theirs), &ids, &mut Silent).unwrap().mean_kl
+        };
+        let exact = kl(Accuracy::F32, Accuracy::F32);
+        assert!((kl(Accuracy::Int8, Accuracy::Int8) - exact).abs() < 1e-9, "{exact}");
+        for (ours, theirs) in [(Accuracy::Int8, Accuracy::F32), (Accuracy::F32, Accuracy::Int8)] {
+            let found = kl(ours, theirs);
+            // On processors without integer kernels, both are exact.
+            assert!((exact..0.01).contains(&found), "{found}");
+        }
     }
 
     #[test]
     fn what_cannot_be_compared_is_named() {
         let (small, large) = (model(48), model(64));
         let message = |sequences: &[Vec<u32>], reference: &Model| {
-            divergence(small.as_ref(), reference, sequences, &mut Silent).unwrap_err().to_string()
+            divergence(small.as_ref().into(), reference.into(), sequences, &mut Silent)
+                .unwrap_err()
+                .to_string()
         };
         assert!(message(&[vec![1, 2]], large.as_ref()).contains("48 and 64"));
         assert!(message(&[vec![1]], small.as_ref()).contains("at least two tokens"));

@@ -8,6 +8,6 @@ mod divergence;
 mod run;
 mod score;
 
-pub use divergence::{Divergence, divergence};
+pub use divergence::{Divergence, Predictor, divergence};
 pub use run::{Report, Settings, run};
 pub use score::{Span, TokenScore, score_spans};

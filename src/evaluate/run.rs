@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::score::score_samples;
 use crate::data::{Labels, LocatedRow, Tokenizer, tokenize};
+use crate::kernels::quantized::Accuracy;
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result};
@@ -18,6 +19,9 @@ pub struct Settings {
     pub max_seq_length: usize,
     /// Whether to score answers only, not prompts.
     pub mask_prompt: bool,
+    /// Accuracy of products with quantized weights on the CPU; `None` for that of the activations.
+    #[serde(default)]
+    pub accuracy: Option<Accuracy>,
 }
 
 /// Evaluation results.
@@ -57,7 +61,8 @@ pub fn run(
     }
     let data =
         tokenize(rows, tokenizer, Labels::from_mask_prompt(settings.mask_prompt), settings.max_seq_length)?;
-    let scores = score_samples(model, &data.samples, settings.batch_size, observer)?;
+    let score = || score_samples(model, &data.samples, settings.batch_size, observer);
+    let scores = Accuracy::optional_scope(settings.accuracy, score)?;
     let tokens = scores.iter().map(Vec::len).sum::<usize>();
     let sum: f64 = scores.iter().flatten().map(|score| f64::from(score.logprob)).sum();
     let right = scores.iter().flatten().filter(|score| score.is_greedy).count();

@@ -98,6 +98,17 @@ impl Scaling {
         rows.iter().map(|&row| sums[row] / counts[row]).collect()
     }
 
+    /// Replaces the values of channels that depend on the same output by their maximum.
+    #[must_use]
+    pub fn shared_maxima(&self, values: &[f32]) -> Vec<f32> {
+        let Producer::Linear { rows, .. } = &self.producer else { return values.to_vec() };
+        let mut maxima = vec![f32::NEG_INFINITY; rows.iter().max().map_or(0, |last| last + 1)];
+        for (&row, &value) in rows.iter().zip(values) {
+            maxima[row] = maxima[row].max(value);
+        }
+        rows.iter().map(|&row| maxima[row]).collect()
+    }
+
     /// Divides channel `j` by `scales[j]` and multiplies the weights that read it by the same; channels of one output
     /// need the same scale. Returns the factor of each weight: a norm in half precision is rounded, and they make up
     /// for it.

@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::format;
-use crate::kernels::quantized::{Format, Mode};
+use super::format::{self, LayerSetting, QuantizationMode};
+use crate::kernels::quantized::Format;
 use crate::{Error, Result};
 
 /// How codes are chosen.
@@ -26,39 +26,14 @@ pub enum Technique {
     Mixed,
 }
 
-/// Kind of format.
+/// How calibration rows are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum QuantizationMode {
-    /// Integers with a scale and a bias per group.
-    Affine,
-    /// 4-bit floating-point numbers with a power of two per group of 32.
-    Mxfp4,
-    /// 8-bit floating-point numbers with a power of two per group of 32.
-    Mxfp8,
-    /// 4-bit floating-point numbers with an 8-bit one per group of 16.
-    Nvfp4,
-}
-
-impl QuantizationMode {
-    fn mode(self) -> Mode {
-        match self {
-            Self::Affine => Mode::Affine,
-            Self::Mxfp4 => Mode::Mxfp4,
-            Self::Mxfp8 => Mode::Mxfp8,
-            Self::Nvfp4 => Mode::Nvfp4,
-        }
-    }
-}
-
-/// The format of some layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum LayerSetting {
-    /// Bits per weight.
-    Bits(usize),
-    /// `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
-    Name(String),
+pub enum CalibrationRows {
+    /// At random.
+    Random,
+    /// So that they stand for the others, by their embeddings ([`embed_rows`](crate::calibrate::embed_rows)).
+    Auto,
 }
 
 /// Settings of a quantization. Defaults are those of [`Default`].
@@ -90,12 +65,16 @@ pub struct QuantizeConfig {
     pub calibration_sequences: usize,
     /// Tokens per calibration sequence.
     pub sequence_length: usize,
+    /// How calibration rows are chosen.
+    pub calibration_rows: CalibrationRows,
     /// Damping of GPTQ: fraction of the mean diagonal of the Hessian that is added to its diagonal.
     pub damping: f64,
     /// Whether GPTQ rounds the weights of large activations first.
     pub act_order: bool,
     /// Whether layers see the outputs of the quantized layers before them in their block.
     pub true_sequential: bool,
+    /// How weights are rounded after AWQ has scaled channels.
+    pub awq_rounding: Technique,
     /// Technique that chooses the codes before scales and biases are learned.
     pub learned_start: Technique,
     /// Peak learning rate of learned scales and biases, relative to the scales.
@@ -122,6 +101,9 @@ pub struct QuantizeConfig {
     pub importance: Option<String>,
     /// Whether the activation importance is saved with the model.
     pub save_importance: bool,
+    /// Share of the range of activations that is moved into the weights ([SmoothQuant](super::smoothquant)); `None` for
+    /// none.
+    pub smooth_alpha: Option<f64>,
     /// Name of the preset that other settings were taken from.
     pub preset: Option<String>,
     /// Whether quantized weights are dequantized first.
@@ -149,9 +131,11 @@ impl Default for QuantizeConfig {
             calibration: None,
             calibration_sequences: 64,
             sequence_length: 512,
+            calibration_rows: CalibrationRows::Random,
             damping: 0.01,
             act_order: true,
             true_sequential: true,
+            awq_rounding: Technique::Rtn,
             learned_start: Technique::Gptq,
             learned_lr: 2e-3,
             learned_epochs: 2.0,
@@ -165,6 +149,7 @@ impl Default for QuantizeConfig {
             sensitivity: None,
             importance: None,
             save_importance: false,
+            smooth_alpha: None,
             preset: None,
             dequantize: false,
             seed: 0,
@@ -208,8 +193,23 @@ impl QuantizeConfig {
                 return Err(Error::Config(format!("{name} is {value}, expected above 0")));
             }
         }
-        if !matches!(self.learned_start, Technique::Rtn | Technique::Gptq) {
-            return Err(Error::Config("learned_start: expected rtn or gptq".into()));
+        if let Some(alpha) = self.smooth_alpha {
+            if !(0.0..=1.0).contains(&alpha) {
+                return Err(Error::Config(format!("smooth_alpha is {alpha}, expected a value from 0 to 1")));
+            }
+            if self.save_importance {
+                return Err(Error::Config(
+                    "save_importance and smooth_alpha are both set: the importance would be that of smoothed layers; \
+                     save it in a run without smooth_alpha"
+                        .into(),
+                ));
+            }
+        }
+        for (name, technique) in [("learned_start", self.learned_start), ("awq_rounding", self.awq_rounding)]
+        {
+            if !matches!(technique, Technique::Rtn | Technique::Gptq) {
+                return Err(Error::Config(format!("{name}: expected rtn or gptq")));
+            }
         }
         self.validate_target()
     }
@@ -231,6 +231,7 @@ impl QuantizeConfig {
             (_, Technique::Awq) => Some("technique \"awq\""),
             (Technique::Mixed, _) if self.sensitivity.is_none() => Some("technique \"mixed\""),
             _ if self.save_importance => Some("save_importance"),
+            _ if self.smooth_alpha.is_some() => Some("smooth_alpha"),
             _ => None,
         };
         match needed {
@@ -274,6 +275,14 @@ impl QuantizeConfig {
             Technique::Mixed => self.rounding,
             Technique::Learned => self.learned_start,
             technique => technique,
+        }
+    }
+
+    /// Whether layers that have calibration text are rounded by GPTQ.
+    pub(super) fn rounds_by_gptq(&self) -> bool {
+        match self.layer_technique() {
+            Technique::Awq => self.awq_rounding == Technique::Gptq,
+            technique => technique == Technique::Gptq,
         }
     }
 
@@ -346,14 +355,35 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_learning_name_key_and_remedy() {
+    fn mistakes_in_smoothing_name_key_and_remedy() {
+        for alpha in [-0.1, 1.1, f64::NAN] {
+            let config = QuantizeConfig { smooth_alpha: Some(alpha), ..QuantizeConfig::default() };
+            let message = config.validate().unwrap_err().to_string();
+            assert_eq!(message, format!("smooth_alpha is {alpha}, expected a value from 0 to 1"));
+        }
+        let rtn = Technique::Rtn;
+        let config = QuantizeConfig { technique: rtn, smooth_alpha: Some(0.5), ..QuantizeConfig::default() };
+        config.validate().unwrap();
+        for importance in [None, Some("x".to_owned())] {
+            let config = QuantizeConfig { importance, ..config.clone() };
+            let message = config.calibration().unwrap_err().to_string();
+            assert!(message.starts_with("smooth_alpha needs calibration text: set calibration"), "{message}");
+        }
+        let config = QuantizeConfig { save_importance: true, ..config };
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains("save it in a run without smooth_alpha"), "{message}");
+    }
+
+    #[test]
+    fn mistakes_in_a_technique_name_key_and_remedy() {
         for (json, why) in [
             (r#"{"learned_lr": 0}"#, "learned_lr is 0"),
             (r#"{"learned_epochs": -1}"#, "learned_epochs is -1"),
             (r#"{"learned_temperature": 0}"#, "learned_temperature is 0"),
             (r#"{"learned_top_k": 0}"#, "learned_top_k is 0"),
             (r#"{"learned_batch_size": 0}"#, "learned_batch_size is 0"),
-            (r#"{"learned_start": "learned"}"#, "expected rtn or gptq"),
+            (r#"{"learned_start": "learned"}"#, "learned_start: expected rtn or gptq"),
+            (r#"{"awq_rounding": "awq"}"#, "awq_rounding: expected rtn or gptq"),
         ] {
             let config: QuantizeConfig = serde_json::from_str(json).unwrap();
             let message = config.validate().unwrap_err().to_string();

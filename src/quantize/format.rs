@@ -1,7 +1,44 @@
-//! The format of a layer in settings: `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
+//! Formats in settings: kinds of format, and that of a layer, `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
+
+use serde::{Deserialize, Serialize};
 
 use crate::kernels::quantized::{Format, Mode};
 use crate::{Error, Result};
+
+/// Kind of format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizationMode {
+    /// Integers with a scale and a bias per group.
+    Affine,
+    /// 4-bit floating-point numbers with a power of two per group of 32.
+    Mxfp4,
+    /// 8-bit floating-point numbers with a power of two per group of 32.
+    Mxfp8,
+    /// 4-bit floating-point numbers with an 8-bit one per group of 16.
+    Nvfp4,
+}
+
+impl QuantizationMode {
+    pub(super) fn mode(self) -> Mode {
+        match self {
+            Self::Affine => Mode::Affine,
+            Self::Mxfp4 => Mode::Mxfp4,
+            Self::Mxfp8 => Mode::Mxfp8,
+            Self::Nvfp4 => Mode::Nvfp4,
+        }
+    }
+}
+
+/// The format of some layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LayerSetting {
+    /// Bits per weight.
+    Bits(usize),
+    /// `6`, `4/32`, `mxfp4`, `mxfp8`, `nvfp4` or `dense`.
+    Name(String),
+}
 
 /// Parses `bits`, `bits/group_size`, a floating-point format, or `dense`, which is `None`; `group_size` is the default.
 ///

@@ -8,6 +8,9 @@
 //! | scales and biases learned by distillation | `learned` | yes |
 //! | mixed precision: a format per layer, by `sensitivity`, then one of the above | `mixed` | yes, or sensitivities measured before |
 //!
+//! With any of them, [SmoothQuant](https://arxiv.org/abs/2211.10438) prepares the model for activations that are quantized
+//! at run time (`smoothquant`).
+//!
 //! [`run`] plans the format of every layer, streams calibration text through the blocks, and saves an MLX checkpoint.
 
 mod assignment;
@@ -29,9 +32,13 @@ mod report;
 mod rtn;
 mod run;
 mod sensitivity;
+mod smoothquant;
 mod stages;
+#[cfg(test)]
+mod test_models;
 
-pub use config::{LayerSetting, QuantizationMode, QuantizeConfig, Technique};
+pub use config::{QuantizeConfig, Technique};
+pub use format::{LayerSetting, QuantizationMode};
 pub use report::Sensitivity;
 pub use report::{LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};

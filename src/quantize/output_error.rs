@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, Dtype};
 
-use super::config::{QuantizeConfig, Technique};
+use super::config::QuantizeConfig;
 use super::gptq::{Factor, Settings};
 use super::grid::Grid;
 use super::layer::Matrix;
@@ -28,7 +28,7 @@ pub(super) fn output_errors(
     let importance = moments.map(SecondMoments::mean_squares);
     let (search, importance) = (config.range_search, importance.as_deref());
     let settings = Settings { damping: config.damping, act_order: config.act_order };
-    if config.layer_technique() == Technique::Gptq
+    if config.rounds_by_gptq()
         && let Some(factor) = moments.and_then(|moments| Factor::new(moments, settings).ok())
     {
         let Matrix { values, columns, dtype } = Matrix::read(path, weight)?;

@@ -10,7 +10,7 @@ use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::config::{QuantizeConfig, Technique};
+use super::config::{CalibrationRows, QuantizeConfig, Technique};
 use super::importance::Importance;
 use super::job::{Job, progress};
 use super::layer;
@@ -24,7 +24,7 @@ use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::linear::Weight;
 use crate::models::Model;
-use crate::progress::Observer;
+use crate::progress::{Observer, Silent};
 use crate::rng::digest;
 use crate::{Error, Result};
 
@@ -56,7 +56,7 @@ pub fn run(
         Technique::Mixed => Some(Mixed::new(model, &plan, config)?),
         _ => None,
     };
-    let sequences = sequences(model, tokenizer, config)?;
+    let sequences = sequences(model, tokenizer, config, observer)?;
     let importance = config.importance.as_ref().map(|path| Importance::read(Path::new(path))).transpose()?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
     let mut identity = identity(config, sequences.as_deref().unwrap_or_default(), source)?;
@@ -119,16 +119,28 @@ pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &QuantizeConfi
         Mixed::new(model, &plan, config)?;
     }
     let layers = plan.formats.len();
-    let sequences = sequences(model, tokenizer, config)?.unwrap_or_default();
+    // As many, however they are chosen.
+    let config = QuantizeConfig { calibration_rows: CalibrationRows::Random, ..config.clone() };
+    let sequences = sequences(model, tokenizer, &config, &mut Silent)?.unwrap_or_default();
     let tokens = sequences.iter().map(Vec::len).sum();
     Ok(Summary { layers, sequences: sequences.len(), tokens })
 }
 
 /// Calibration sequences, if there is calibration text.
-fn sequences(model: &Model, tokenizer: &Tokenizer, config: &QuantizeConfig) -> Result<Option<Vec<Vec<u32>>>> {
+fn sequences(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    config: &QuantizeConfig,
+    observer: &mut dyn Observer,
+) -> Result<Option<Vec<Vec<u32>>>> {
     let Some(data) = config.calibration()? else { return Ok(None) };
     let &QuantizeConfig { calibration_sequences: sequences, sequence_length: length, seed, .. } = config;
-    CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size()).map(Some)
+    let text = CalibrationText { data, sequences, length, seed };
+    let sequences = match config.calibration_rows {
+        CalibrationRows::Random => text.read(tokenizer, model.vocab_size())?,
+        CalibrationRows::Auto => text.choose(tokenizer, model, observer)?,
+    };
+    Ok(Some(sequences))
 }
 
 /// Checks whether the output folder is free for a run with this configuration, before a model is loaded.

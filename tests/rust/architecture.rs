@@ -52,6 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "train",
         ],
     ),
+    ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),
     (
         "lora",
         &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],

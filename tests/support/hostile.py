@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from safetensors.numpy import save
+
 from efficientai_toolkit.benchmark.comparison import compare_runs
 from efficientai_toolkit.benchmark.report import to_html
 from efficientai_toolkit.benchmark.result import Result
@@ -75,6 +78,7 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
         "json": [("a.json", json.dumps([rows[0], {"messages": messages}]).encode())],
         "csv": [("a.csv", table.encode()), ("a.tsv", table.replace(",", "\t").encode())],
         "parquet": [(file.name, file.read_bytes()) for file in sorted(chat.glob("*.parquet"))],
+        "tokens": [("a.safetensors", token_ids())],
         "settings": [
             ("a.json", json.dumps(settings).encode()),
             ("a.yaml", b"lr: &a 1e-3\niters: 3\nlr_min_ratio: *a\n"),
@@ -84,6 +88,16 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
         "results": [("r.sqlite", results_of_benchmarks())],
         "checkpoint": [("state.json", b""), ("parameters.safetensors", b""), ("optimizer.safetensors", b"")],
     }
+
+
+def token_ids() -> bytes:
+    """A file with two rows of token ids."""
+    values: dict[str, np.ndarray] = {
+        "ids": np.array([5, 6, 7, 8, 1], np.uint16),
+        "offsets": np.array([0, 3, 5], np.uint64),
+        "learned": np.array([0b11100], np.uint8),
+    }
+    return save(values, {"format": "efficientai-tokens", "version": "1", "tokenizer": "0123456789abcdef"})
 
 
 def results_of_benchmarks() -> bytes:
@@ -233,7 +247,7 @@ class Readers:
         path.write_bytes(case.content)
         self.validate(CHAT_MODEL, path, self.loaded)
 
-    jsonl = json = csv = parquet = data
+    jsonl = json = csv = parquet = tokens = data
 
     def results(self, case: Case) -> None:
         """A file of results of benchmarks, read and written to."""

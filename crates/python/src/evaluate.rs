@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use efficientai_toolkit::Result;
 use efficientai_toolkit::data::LocatedRow;
-use efficientai_toolkit::evaluate::{self, Settings, Span, run, score_spans};
+use efficientai_toolkit::evaluate::{self, Predictor, Settings, Span, run, score_spans};
+use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::{Error, Result};
 use pyo3::prelude::*;
 
 use super::json::{json, parse};
@@ -15,7 +16,7 @@ use super::observer::observed;
 /// Loss and token accuracy on rows of data, as JSON.
 ///
 /// ``rows`` are lines of ``path``, each with its number and its text, a JSON object as training reads it; ``settings`` is
-/// the JSON of ``batch_size``, ``max_seq_length`` and ``mask_prompt``.
+/// the JSON of ``batch_size``, ``max_seq_length``, ``mask_prompt`` and, optionally, ``accuracy``.
 #[pyfunction]
 pub(super) fn score_rows(
     py: Python<'_>,
@@ -55,17 +56,43 @@ pub(super) fn score_tokens(
     })
 }
 
-/// Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON.
+/// Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON; both may be the same model.
+///
+/// ``accuracy`` and ``reference_accuracy`` are those of products with quantized weights on the CPU: ``f32``, ``bf16`` or
+/// ``int8``; by default that of the activations.
 #[pyfunction]
+#[pyo3(signature = (model, reference, rows, accuracy=None, reference_accuracy=None))]
 pub(super) fn divergence(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     reference: &Bound<'_, Model>,
     rows: Vec<Vec<u32>>,
+    accuracy: Option<&str>,
+    reference_accuracy: Option<&str>,
 ) -> PyResult<String> {
+    let is_same = model.is(reference);
     let (model, reference) = (model.get(), reference.get());
     observed(py, None, |caller| {
-        let (model, reference) = (model.lock()?, reference.lock()?);
-        json(&evaluate::divergence(model.as_ref(), reference.as_ref(), &rows, caller)?)
+        let accuracy = parse_accuracy("accuracy", accuracy)?;
+        let reference_accuracy = parse_accuracy("reference_accuracy", reference_accuracy)?;
+        let model = model.lock()?;
+        // One call may hold a model only once.
+        let other = if is_same { None } else { Some(reference.lock()?) };
+        let reference = other.as_deref().map_or(model.as_ref(), AsRef::as_ref);
+        let model = Predictor { model: model.as_ref(), accuracy };
+        let reference = Predictor { model: reference, accuracy: reference_accuracy };
+        json(&evaluate::divergence(model, reference, &rows, caller)?)
     })
+}
+
+/// The accuracy that the argument `name` has.
+///
+/// # Errors
+/// One that does not exist.
+fn parse_accuracy(name: &str, accuracy: Option<&str>) -> Result<Option<Accuracy>> {
+    let find = |text: &str| {
+        let found = Accuracy::ALL.into_iter().find(|accuracy| accuracy.name() == text);
+        found.ok_or_else(|| Error::Config(format!("{name} is {text:?}, expected f32, bf16 or int8")))
+    };
+    accuracy.map(find).transpose()
 }

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use efficientai_toolkit::generate::{self, GenerateConfig, Scheduler, SchedulerConfig, run};
+use efficientai_toolkit::generate::{
+    GenerateConfig, Scheduler, SchedulerConfig, embed as embeddings, run, speculative,
+};
 use efficientai_toolkit::kernels::quantized::Accuracy;
 use efficientai_toolkit::{Error, Result};
 use pyo3::prelude::*;
@@ -95,7 +97,7 @@ impl Engine {
                     ));
                 }
                 let (model, draft) = (model.get().lock()?, draft.get().lock()?);
-                generate::speculative::check(model.as_ref(), draft.as_ref())?;
+                speculative::check(model.as_ref(), draft.as_ref())?;
             }
             let settings: SchedulerConfig = parse(settings)?;
             let accuracy = match accuracy {
@@ -185,7 +187,7 @@ pub(super) fn embed(
         let model = model.lock()?;
         let encode = |text| encode(tokenizer, text, true, model.vocab_size());
         let texts = texts.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let embeddings = accuracy.scope(|| generate::embed::embed(model.as_ref(), &texts, pooling))?;
+        let embeddings = accuracy.scope(|| embeddings::embed(model.as_ref(), &texts, pooling))?;
         Ok(embeddings.into_iter().zip(texts.iter().map(Vec::len)).collect())
     })
 }

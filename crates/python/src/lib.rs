@@ -22,6 +22,7 @@ mod observer;
 mod progress;
 mod quantize;
 mod submodules;
+mod subset;
 
 /// The engine of `efficientai_toolkit`; use the package around it.
 #[pymodule]
@@ -102,5 +103,12 @@ mod _core {
     mod quantize {
         #[pymodule_export]
         use crate::quantize::{check, check_output, defaults, quantize, validate};
+    }
+
+    /// Data-set quantization.
+    #[pymodule]
+    mod subset {
+        #[pymodule_export]
+        use crate::subset::{check, check_output, defaults, select};
     }
 }

@@ -9,9 +9,12 @@ from typing import SupportsIndex
 
 __all__ = ["divergence", "score_rows", "score_tokens"]
 
-def divergence(model: Model, reference: Model, rows: SupportsGetItem[int, SupportsGetItem[int, SupportsIndex]]) -> str:
+def divergence(model: Model, reference: Model, rows: SupportsGetItem[int, SupportsGetItem[int, SupportsIndex]], accuracy: str | None = None, reference_accuracy: str | None = None) -> str:
     """
-    Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON.
+    Divergence of ``model`` from ``reference`` on ``rows`` of token ids, as JSON; both may be the same model.
+
+    ``accuracy`` and ``reference_accuracy`` are those of products with quantized weights on the CPU: ``f32``, ``bf16`` or
+    ``int8``; by default that of the activations.
     """
 
 def score_rows(model: Model, tokenizer: Tokenizer, path: str | PathLike[str], rows: SupportsGetItem[int, tuple[SupportsIndex, str]], settings: str) -> str:
@@ -19,7 +22,7 @@ def score_rows(model: Model, tokenizer: Tokenizer, path: str | PathLike[str], ro
     Loss and token accuracy on rows of data, as JSON.
 
     ``rows`` are lines of ``path``, each with its number and its text, a JSON object as training reads it; ``settings`` is
-    the JSON of ``batch_size``, ``max_seq_length`` and ``mask_prompt``.
+    the JSON of ``batch_size``, ``max_seq_length``, ``mask_prompt`` and, optionally, ``accuracy``.
     """
 
 def score_tokens(model: Model, rows: SupportsGetItem[int, tuple[SupportsGetItem[int, SupportsIndex], SupportsIndex]], batch_size: SupportsIndex = 8) -> list[list[tuple[float, bool]]]:

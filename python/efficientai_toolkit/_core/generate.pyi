@@ -6,16 +6,17 @@ from .models import Model, Tokenizer
 from _typeshed import SupportsGetItem
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Engine", "check", "defaults", "engine_defaults", "generate"]
+__all__ = ["Engine", "check", "defaults", "embed", "engine_defaults", "generate"]
 
 @final
 class Engine:
     """
     Continues several prompts at once; requests join and leave between steps.
 
-    ``settings`` is the JSON of a ``SchedulerConfig``; ``accuracy`` is that of the products of a quantized model.
+    ``settings`` is the JSON of a ``SchedulerConfig``; ``accuracy`` is that of the products of a quantized model. A
+    ``draft`` model proposes tokens that the model then reads at once (speculative decoding).
     """
-    def __new__(cls, /, model: Model, tokenizer: Tokenizer, settings: str = "{}", accuracy: str | None = None) -> Engine: ...
+    def __new__(cls, /, model: Model, tokenizer: Tokenizer, settings: str = "{}", accuracy: str | None = None, draft: Model | None = None) -> Engine: ...
     def add(self, /, prompt: str | SupportsGetItem[int, SupportsIndex], config: str = "{}", add_special_tokens: bool = True) -> int:
         """
         Adds a request to continue ``prompt``, a text or token ids, and returns its number.
@@ -55,6 +56,16 @@ def check(config: str) -> None:
 def defaults() -> str:
     """
     The default ``GenerateConfig`` as JSON.
+    """
+
+def embed(model: Model, tokenizer: Tokenizer, texts: SupportsGetItem[int, str | SupportsGetItem[int, SupportsIndex]], pooling: str = "mean") -> list[tuple[list[float], int]]:
+    """
+    Embeddings of texts or token ids: hidden states of length 1, pooled over all tokens (``mean``) or of the ``last``.
+
+    Returns
+    -------
+    list
+        Of each text, its embedding and its number of tokens.
     """
 
 def engine_defaults() -> str:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 from efficientai_toolkit._base.assets import INSTRUCTIONS
 from efficientai_toolkit._base.config import Config, setting
@@ -44,6 +45,12 @@ class EvaluationConfig(Config):
         2048, "maximum sequence length when tokens are scored; longer rows are truncated"
     )
     mask_prompt: bool = setting(True, "score completions only, not prompts")
+    accuracy: Literal["f32", "bf16", "int8"] | None = setting(
+        None,
+        "precision of the products of a quantized model on a CPU: f32, bf16, or int8, which quantizes "
+        "activations too (default: that of the activations for scores, the fastest that hardly changes the "
+        "probabilities for answers)",
+    )
 
     def check(self) -> None:
         """Validate the configuration.

@@ -106,6 +106,7 @@ def evaluate(
             "batch_size": task.batch_size,
             "max_seq_length": task.max_seq_length,
             "mask_prompt": task.mask_prompt,
+            "accuracy": task.accuracy,
         }
         report = json.loads(
             core.evaluate.score_rows(model, tokenizer, str(path), lines, json.dumps(settings))
@@ -142,7 +143,7 @@ def _reference(task: EvaluationConfig, row: Row, asked: Question) -> str:
 
 
 def _ask(model: "Model", tokenizer: "Tokenizer", asked: Question, task: EvaluationConfig) -> str:
-    settings = GenerateConfig(max_tokens=task.max_tokens, stop=task.stop)
+    settings = GenerateConfig(max_tokens=task.max_tokens, stop=task.stop, accuracy=task.accuracy)
     if isinstance(asked.prompt, str):
         return generate_with_statistics(
             model, tokenizer, format_question(tokenizer, asked.prompt), settings

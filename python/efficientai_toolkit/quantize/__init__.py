@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from efficientai_toolkit.quantize.presets import PRESETS
     from efficientai_toolkit.quantize.result import LayerReport, LayerSensitivity, QuantizeResult
     from efficientai_toolkit.quantize.run import quantize
+    from efficientai_toolkit.quantize.subset import SubsetConfig, SubsetResult, select_subset
     from efficientai_toolkit.quantize.suite.comparison import QuantizationComparison, compare
     from efficientai_toolkit.quantize.suite.config import SuiteConfig
     from efficientai_toolkit.quantize.suite.demo import build_demo
@@ -43,6 +44,8 @@ __all__ = [
     "QuantizeResult",
     "Recommendation",
     "RecommendationConfig",
+    "SubsetConfig",
+    "SubsetResult",
     "SuiteConfig",
     "benchmark",
     "build_demo",
@@ -50,6 +53,7 @@ __all__ = [
     "format_rows",
     "quantize",
     "recommend",
+    "select_subset",
 ]
 
 if not TYPE_CHECKING:
@@ -66,6 +70,8 @@ if not TYPE_CHECKING:
             "QuantizeResult": "quantize.result:QuantizeResult",
             "Recommendation": "quantize.suite.recommendation:Recommendation",
             "RecommendationConfig": "quantize.suite.recommendation:RecommendationConfig",
+            "SubsetConfig": "quantize.subset:SubsetConfig",
+            "SubsetResult": "quantize.subset:SubsetResult",
             "SuiteConfig": "quantize.suite.config:SuiteConfig",
             "benchmark": "quantize.suite.run:benchmark",
             "build_demo": "quantize.suite.demo:build_demo",
@@ -73,5 +79,6 @@ if not TYPE_CHECKING:
             "format_rows": "quantize.suite.table:format_rows",
             "quantize": "quantize.run:quantize",
             "recommend": "quantize.suite.recommendation:recommend",
+            "select_subset": "quantize.subset:select_subset",
         },
     )

@@ -56,6 +56,11 @@ class QuantizeConfig(Config):
     )
     calibration_sequences: int = setting(64, "maximum number of calibration sequences")
     sequence_length: int = setting(512, "tokens per calibration sequence")
+    calibration_rows: Literal["random", "auto"] = setting(
+        "random",
+        "how calibration rows are chosen: at random, or so that they stand for the others by the hidden "
+        "states of the model (auto)",
+    )
     damping: float = setting(
         0.01, "gptq: share of the mean diagonal of the Hessian that is added to the diagonal"
     )
@@ -63,6 +68,7 @@ class QuantizeConfig(Config):
     true_sequential: bool = setting(
         True, "gptq: calibrate each layer on the outputs of the quantized layers before it in its block"
     )
+    awq_rounding: Literal["rtn", "gptq"] = setting("rtn", "awq: how weights are rounded after the scaling")
     learned_start: Literal["rtn", "gptq"] = setting(
         "gptq", "learned: technique that rounds the weights first"
     )
@@ -90,6 +96,11 @@ class QuantizeConfig(Config):
         None, "rtn: importance.safetensors of an earlier run, in place of calibration text"
     )
     save_importance: bool = setting(False, "save the activation importance of each layer with the model")
+    smooth_alpha: float | None = setting(
+        None,
+        "SmoothQuant before any technique, for activations that are quantized at run time: share of their "
+        "range that is moved into the weights, from 0 to 1, usually 0.5 (default: off)",
+    )
     preset: Preset | None = setting(
         None,
         "settings that go together, other options win: q4-best (mixed, 4.5 bits per weight), q4-fast (rtn, "
@@ -134,7 +145,7 @@ class QuantizeConfig(Config):
             message = "`resume` needs `output`, the folder of the run to resume: give --output too"
             raise ConfigError(message)
         calibration = self.calibration
-        needs_text = self.technique != "rtn" or self.save_importance
+        needs_text = self.technique != "rtn" or self.save_importance or self.smooth_alpha is not None
         if calibration is None and self.importance is None and needs_text:
             calibration = str(INSTRUCTIONS)
         elif calibration is not None:

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::data::rows::{Columns, LocatedRow, Position};
+use crate::data::rows::{Columns, LocatedRow, Position, Row, TokenRow};
 use crate::{Error, Result};
 
 /// Maximum size of a row in bytes; a longer one means that the file is broken.
@@ -22,18 +22,39 @@ pub(super) struct RowCollector<'a> {
     pub(super) path: Arc<Path>,
     pub(super) columns: &'a Columns,
     rows: Vec<LocatedRow>,
+    /// The JSON of each row, if it is kept.
+    json: Option<Vec<Value>>,
 }
 
 impl<'a> RowCollector<'a> {
     /// An empty collector for the file at `path`.
     pub(super) fn new(path: &Path, columns: &'a Columns) -> Self {
-        Self { path: Arc::from(path), columns, rows: Vec::new() }
+        Self { path: Arc::from(path), columns, rows: Vec::new(), json: None }
+    }
+
+    /// As [`new`](Self::new), and keeps the JSON of each row.
+    pub(super) fn keeping_json(path: &Path, columns: &'a Columns) -> Self {
+        Self { json: Some(Vec::new()), ..Self::new(path, columns) }
     }
 
     /// Parses and appends a row; `value` is its JSON, or the reason why it could not be read.
     pub(super) fn push(&mut self, position: Position, value: Result<Value, String>) -> Result<()> {
+        if let (Some(json), Ok(value)) = (&mut self.json, &value) {
+            json.push(value.clone());
+        }
         self.rows.push(LocatedRow::from_json(value, self.columns, &self.path, position)?);
         Ok(())
+    }
+
+    /// Appends a row of token ids.
+    pub(super) fn push_tokens(&mut self, row: TokenRow) {
+        let position = Position::Row(self.rows.len() + 1);
+        self.rows.push(LocatedRow { row: Row::Tokens(row), path: Arc::clone(&self.path), position });
+    }
+
+    /// Returns the JSON that was kept.
+    pub(super) fn take_json(&mut self) -> Vec<Value> {
+        self.json.take().unwrap_or_default()
     }
 
     /// Returns the rows.

@@ -7,5 +7,8 @@ mod json;
 pub(super) mod jsonl;
 mod parquet;
 pub(super) mod read;
+mod tokens;
 
-pub use read::read_rows;
+pub use read::{read_rows, read_rows_and_json};
+pub(in crate::data) use tokens::TOKENS_EXTENSION;
+pub use tokens::tokens_file;

@@ -5,20 +5,25 @@
 //! | `.json`             | the objects of one array; a file that starts with an object is read as jsonl        |
 //! | `.csv`, `.tsv`      | lines of a table with a header                                                      |
 //! | `.parquet`          | rows of a table                                                                     |
+//! | `.safetensors`      | [token ids](super::tokens)                                                          |
 //! | `.jsonl` and others | one JSON object per line; blank lines are skipped                                   |
 //!
 //! A UTF-8 byte order mark is accepted. Nested values of a table (`messages`, `tools`, …) may be JSON in a string.
 
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::collector::{MAX_ROW_BYTES, RowCollector};
-use super::{csv, json, jsonl, parquet};
+use super::{csv, json, jsonl, parquet, tokens};
 use crate::data::rows::{Columns, LocatedRow};
 use crate::{Error, Result, files};
 
 /// Extensions of data files.
-pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
+pub(in crate::data) const EXTENSIONS: [&str; 6] =
+    ["jsonl", "json", "csv", "tsv", "parquet", tokens::TOKENS_EXTENSION];
 
 /// Reads all rows of a file, in the format given by its extension.
 ///
@@ -26,21 +31,34 @@ pub(in crate::data) const EXTENSIONS: [&str; 5] = ["jsonl", "json", "csv", "tsv"
 /// [`Error::Dataset`] with file and position of the first invalid [`Row`](crate::data::Row), or if the file has no
 /// rows; [`Error::Io`] if the file cannot be read.
 pub fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
-    files::guard(path, Error::Dataset, || read_unguarded(path, columns))
+    files::guard(path, Error::Dataset, || read_unguarded(RowCollector::new(path, columns))?.finish())
 }
 
-fn read_unguarded(path: &Path, columns: &Columns) -> Result<Vec<LocatedRow>> {
-    let file = files::open(path).map_err(Error::io("read", path))?;
-    let mut rows = RowCollector::new(path, columns);
+/// As [`read_rows`], also with the JSON of each row, all of whose columns it has in JSON files; none for token ids.
+///
+/// # Errors
+/// See [`read_rows`].
+pub fn read_rows_and_json(path: &Path, columns: &Columns) -> Result<(Vec<LocatedRow>, Vec<Value>)> {
+    files::guard(path, Error::Dataset, || {
+        let mut rows = read_unguarded(RowCollector::keeping_json(path, columns))?;
+        let json = rows.take_json();
+        Ok((rows.finish()?, json))
+    })
+}
+
+fn read_unguarded(mut rows: RowCollector) -> Result<RowCollector> {
+    let path = Arc::clone(&rows.path);
+    let file = files::open(&path).map_err(Error::io("read", &path))?;
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     match extension.to_str() {
         Some("csv") => csv::read(file, b',', &mut rows)?,
         Some("tsv") => csv::read(file, b'\t', &mut rows)?,
         Some("parquet") => parquet::read(&file, &mut rows)?,
         Some("json") => json::read(BufReader::new(file), &mut rows)?,
+        Some(tokens::TOKENS_EXTENSION) => tokens::read(file, &mut rows)?,
         _ => jsonl::read(BufReader::new(file), MAX_ROW_BYTES, &mut rows)?,
     }
-    rows.finish()
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -52,6 +70,18 @@ mod tests {
     fn a_missing_file_is_an_io_error() {
         let error = read_rows(Path::new("/no/such.jsonl"), &Columns::default()).unwrap_err();
         assert!(error.to_string().starts_with("cannot read /no/such.jsonl: "), "{error}");
+    }
+
+    #[test]
+    fn the_json_of_a_row_has_what_else_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, "{\"id\": 7, \"body\": \"x\"}\n\n{\"body\": \"y\", \"id\": null}\n").unwrap();
+        let columns = Columns::parse(&["text=body".to_owned()]).unwrap();
+        let (rows, json) = read_rows_and_json(&path, &columns).unwrap();
+        assert_eq!(rows, read_rows(&path, &columns).unwrap());
+        let json: Vec<String> = json.iter().map(ToString::to_string).collect();
+        assert_eq!(json, [r#"{"id":7,"body":"x"}"#, r#"{"body":"y","id":null}"#]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod messages;
 mod pair;
 pub(super) mod row;
 mod sharegpt;
+mod tokens;
 
 pub use alpaca::Instruction;
 pub use chat::Chat;
@@ -17,3 +18,4 @@ pub use columns::Columns;
 pub use located::{LocatedRow, Position};
 pub use pair::{Answer, Pair, Prompt};
 pub use row::Row;
+pub use tokens::TokenRow;

@@ -21,6 +21,7 @@ use super::fields::{found_keys, take_string, type_name};
 use super::messages::{is_messages, parse_messages};
 use super::pair::{ANSWER_KEYS, Pair};
 use super::sharegpt;
+use super::tokens::TokenRow;
 
 /// The end of the error message about a row that matches no schema.
 pub(in crate::data) const EXPECTED_KEYS: &str = r#"a row needs "text", or "prompt" and "completion", or "messages", or "conversations", or "instruction" and "output", or "chosen" and "rejected""#;
@@ -43,10 +44,12 @@ pub enum Row {
     Instruction(Instruction),
     /// Two answers to one prompt, the first of which is preferred.
     Pair(Pair),
+    /// Token ids, from a file that holds nothing else; with a prompt mask the loss is taken on those that the file says.
+    Tokens(TokenRow),
 }
 
 impl Row {
-    /// The name used in reports: `text`, `completion`, `chat`, `instruction` or `pair`.
+    /// The name used in reports: `text`, `completion`, `chat`, `instruction`, `pair` or `tokens`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -55,6 +58,7 @@ impl Row {
             Self::Chat(_) => "chat",
             Self::Instruction(_) => "instruction",
             Self::Pair(_) => "pair",
+            Self::Tokens(_) => "tokens",
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) fn dialogues(row: &Row, mask_prompt: bool) -> Vec<Dialogue<'_>> {
     let targets = |prompt_len| if mask_prompt { Targets::Turns(prompt_len) } else { Targets::All };
     let plain = |messages| Dialogue { messages, tools: None, options: no_options(), targets: targets(0) };
     match row {
-        Row::Text(_) => Vec::new(),
+        Row::Text(_) | Row::Tokens(_) => Vec::new(),
         Row::Completion { prompt, completion } => vec![plain(vec![
             json!({"role": "user", "content": prompt}),
             json!({"role": "assistant", "content": completion}),

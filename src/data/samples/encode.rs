@@ -7,6 +7,7 @@
 //! | chat        | the rendered chat template, which has its special tokens    | the assistant's turns      |
 //! | instruction | as a completion of Alpaca's prompt                          | the output and EOS         |
 //! | pair        | two samples, each as one of the above                       | all after the prompt       |
+//! | tokens      | as they are, if they are of the same tokenizer              | as they say                |
 //!
 //! A text that begins with BOS or ends with EOS itself gets no second one. A completion starts at the first token that
 //! the prompt alone does not have, since a token may hold the end of the prompt and the beginning of the completion.

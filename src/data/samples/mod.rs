@@ -9,4 +9,4 @@ pub(super) mod tokenize;
 
 pub use labels::Labels;
 pub use sample::Sample;
-pub use tokenize::{SplitReport, TokenizedSplit, tokenize};
+pub use tokenize::{SplitReport, TokenizedSplit, encode_rows, tokenize};

@@ -2,7 +2,7 @@
 
 use super::labels::Labels;
 use super::sample::Sample;
-use crate::data::rows::{Answer, Instruction, Pair, Prompt, Row};
+use crate::data::rows::{Answer, Instruction, Pair, Prompt, Row, TokenRow};
 use crate::data::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -18,6 +18,7 @@ impl Tokenizer {
                 }
                 Ok(vec![Sample::new(ids, |_| true)])
             }
+            Row::Tokens(row) => Ok(vec![self.check_tokens(row, mask_prompt)?]),
             Row::Completion { prompt, completion } => {
                 Ok(vec![self.encode_completion(prompt, completion, mask_prompt)?])
             }
@@ -35,6 +36,19 @@ impl Tokenizer {
             }
             Row::Pair(_) => Err(no_template_for_pairs()),
         }
+    }
+
+    /// The sample of a row that has been encoded.
+    fn check_tokens(&self, row: &TokenRow, mask_prompt: bool) -> Result<Sample> {
+        if *row.tokenizer != *self.fingerprint() {
+            return Err(Error::Dataset(format!(
+                "the token ids are those of another tokenizer (its fingerprint is {}, that of this model {}); make the \
+                 file again from its text, with this model",
+                row.tokenizer,
+                self.fingerprint()
+            )));
+        }
+        Ok(Sample::new(row.ids.clone(), |index| !mask_prompt || row.learned[index]))
     }
 
     /// Encodes two answers; both learn from the first token on in which one of them leaves the prompt.

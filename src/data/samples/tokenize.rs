@@ -61,15 +61,11 @@ pub fn tokenize(
     truncate_rows(rows, encode_rows(rows, tokenizer, labels)?, max_seq_length)
 }
 
-/// Tokenizes rows in parallel, without truncation.
+/// Tokenizes rows in parallel, without truncation; [one or two](Labels::samples_per_row) samples per row.
 ///
 /// # Errors
 /// [`Error::Dataset`] with file and line of the first row that cannot be tokenized.
-pub(in crate::data) fn encode_rows(
-    rows: &[LocatedRow],
-    tokenizer: &Tokenizer,
-    labels: Labels,
-) -> Result<Vec<Sample>> {
+pub fn encode_rows(rows: &[LocatedRow], tokenizer: &Tokenizer, labels: Labels) -> Result<Vec<Sample>> {
     let encode = |rows: &[LocatedRow]| {
         let unlocated: Vec<_> = rows.iter().map(|located| &located.row).collect();
         tokenizer.encode_rows(&unlocated, labels).map_err(|(row, error)| rows[row].with_location(error))

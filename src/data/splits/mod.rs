@@ -3,4 +3,4 @@
 pub(super) mod read;
 mod sources;
 
-pub use read::{Splits, read_splits};
+pub use read::{SourceFiles, Splits, read_splits};

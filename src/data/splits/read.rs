@@ -102,34 +102,59 @@ fn read_source<T: TrainingRowReader>(
     columns: &Columns,
     seed: u64,
 ) -> Result<Splits<T::Row>> {
-    let mut splits = Splits::default();
-    if path.is_dir() {
-        if let Some(file) = split_file(path, &["train"])? {
-            splits.train = training.read(&file)?;
-        }
-        let held_out = |names: &[&str]| match split_file(path, names)? {
-            Some(file) => read_rows(&file, columns),
-            None => Ok(Vec::new()),
-        };
-        (splits.valid, splits.test) = (held_out(&VALIDATION)?, held_out(&["test"])?);
-    } else if path.exists() {
-        splits.train = training.read(path)?;
-    } else {
-        return Err(Error::Dataset(format!("{}: no such file or folder", path.display())));
-    }
-    if splits.train.is_empty() {
-        return Err(Error::Dataset(format!(
-            "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
-             (or {})",
-            path.display(),
-            EXTENSIONS[1..].join(", ")
-        )));
-    }
+    let files = SourceFiles::find(path)?;
+    let held_out =
+        |file: Option<PathBuf>| file.map_or_else(|| Ok(Vec::new()), |file| read_rows(&file, columns));
+    let mut splits = Splits {
+        train: training.read(&files.train)?,
+        valid: held_out(files.valid)?,
+        test: held_out(files.test)?,
+    };
     if splits.valid.is_empty() {
         let (train, valid) = hold_out(splits.train, seed);
         (splits.train, splits.valid) = (train, training.load(valid)?);
     }
     Ok(splits)
+}
+
+/// The files of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFiles {
+    /// Training rows.
+    pub train: PathBuf,
+    /// Validation rows.
+    pub valid: Option<PathBuf>,
+    /// Test rows.
+    pub test: Option<PathBuf>,
+}
+
+impl SourceFiles {
+    /// The files of the folder `path`, or of a dataset that is the file `path`.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] with the path if there is no training file, or two files of one split.
+    pub fn find(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let missing = || {
+                Error::Dataset(format!(
+                    "{}: no train.jsonl; a data folder holds train.jsonl and, if you like, valid.jsonl and test.jsonl \
+                     (or {})",
+                    path.display(),
+                    EXTENSIONS[1..].join(", ")
+                ))
+            };
+            let train = split_file(path, &["train"])?.ok_or_else(missing)?;
+            return Ok(Self {
+                train,
+                valid: split_file(path, &VALIDATION)?,
+                test: split_file(path, &["test"])?,
+            });
+        }
+        if !path.exists() {
+            return Err(Error::Dataset(format!("{}: no such file or folder", path.display())));
+        }
+        Ok(Self { train: path.to_owned(), valid: None, test: None })
+    }
 }
 
 /// The file of the split with one of `names`, in any format.

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::data::formats::TOKENS_EXTENSION;
 use crate::data::formats::collector::MAX_ROW_BYTES;
 use crate::data::formats::jsonl::for_each_line;
 use crate::data::rows::{Columns, LocatedRow, Position, fields};
@@ -118,7 +119,7 @@ impl TrainingRowReader for Indexer<'_> {
     fn read(&mut self, file: &Path) -> Result<Vec<RowOffset>> {
         let refuse = |reason: &str| Err(Error::Dataset(format!("{}: {reason}", file.display())));
         let extension = file.extension().unwrap_or_default().to_ascii_lowercase();
-        if ["json", "csv", "tsv", "parquet"].iter().any(|other| extension == *other) {
+        if ["json", "csv", "tsv", "parquet", TOKENS_EXTENSION].iter().any(|other| extension == *other) {
             return refuse(
                 "streaming reads jsonl only, one JSON object per line; convert the file, or load it whole",
             );

@@ -2,12 +2,13 @@
 //! its file is named.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::{Encoding, Tokenizer};
 
 use super::files::file_error;
 use super::growth::{Growth, MAX_TEXT};
+use crate::rng::digest;
 use crate::{Error, Result, files};
 
 /// Encodes and decodes.
@@ -16,12 +17,13 @@ pub(super) struct BoundedTokenizer {
     inner: Tokenizer,
     file: Arc<Path>,
     growth: Growth,
+    fingerprint: OnceLock<Arc<str>>,
 }
 
 impl BoundedTokenizer {
     /// `inner`, read from `file`, with the `growth` of its normalizers.
     pub(super) const fn new(inner: Tokenizer, file: Arc<Path>, growth: Growth) -> Self {
-        Self { inner, file, growth }
+        Self { inner, file, growth, fingerprint: OnceLock::new() }
     }
 
     /// The tokenizer of the library, for questions about its vocabulary: texts are not bounded there.
@@ -59,6 +61,21 @@ impl BoundedTokenizer {
     /// Number of tokens, added ones included.
     pub(super) fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Identifies all tokens with their ids.
+    pub(super) fn fingerprint(&self) -> Arc<str> {
+        let compute = || {
+            let mut tokens: Vec<(u32, String)> =
+                self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+            tokens.sort_unstable();
+            let numbers = tokens.iter().flat_map(|(id, token)| {
+                let bytes = token.bytes().map(u64::from);
+                [u64::from(*id), token.len() as u64].into_iter().chain(bytes)
+            });
+            format!("{:016x}", digest(numbers)).into()
+        };
+        Arc::clone(self.fingerprint.get_or_init(compute))
     }
 
     fn bounded(&self, text: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Encoding> {

@@ -62,8 +62,7 @@ impl Tokenizer {
         }
         let specials = SpecialTokens::read(folder, &config, &inner)?;
         specials.add_to(&mut inner)?;
-        let token_of = |name: &str| specials.text_of(name);
-        let id_of = |name: &str| token_of(name).and_then(|text| inner.token_to_id(text));
+        let id_of = |name: &str| specials.text_of(name).and_then(|text| inner.token_to_id(text));
         let (bos, pad) = (id_of("bos_token"), id_of("pad_token"));
         let mut eos: Vec<u32> = id_of("eos_token").into_iter().collect();
         for ids in [read_json(&folder.join("generation_config.json"))?, model_config] {
@@ -74,7 +73,7 @@ impl Tokenizer {
                 }
             }
         }
-        let variable = |name: &&str| Some(((*name).to_owned(), Value::from(token_of(name)?)));
+        let variable = |name: &&str| Some(((*name).to_owned(), Value::from(specials.text_of(name)?)));
         let special_tokens = SPECIAL_TOKENS.iter().filter_map(variable).collect();
         let template = ChatTemplate::read(folder, &config, special_tokens, renderer)?;
         let inner = Arc::new(BoundedTokenizer::new(inner, Arc::from(file), growth));
@@ -87,8 +86,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Dataset`] if the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens)?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.inner.encode_fast(text, add_special_tokens)?.get_ids().to_vec())
     }
 
     /// Encodes `text` with the special tokens that the model expects around it, but for those that `text` begins or
@@ -166,6 +164,12 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.vocab_size()
+    }
+
+    /// Identifies the vocabulary: token ids mean the same tokens for tokenizers of one fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Arc<str> {
+        self.inner.fingerprint()
     }
 
     /// The chat template, if the checkpoint has one.

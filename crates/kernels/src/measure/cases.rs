@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::peaks::Arithmetic;
 use super::random::{floats, ids, packed};
-use super::{Call, Matrix, within};
+use super::{Call, Matrix};
 use crate::activation::{Activation, gated};
 use crate::adamw::{Hyperparameters, Scalars, Tensor, adamw};
 use crate::attention::{KeyValues, Mask, Scoring, attention};
@@ -142,7 +142,7 @@ fn quantized_linear(isa: Isa, accuracy: Accuracy, extents: Extents) -> MlxResult
             let weight = Matrix::Packed(weight);
             Box::new(move || {
                 let layers = [Layer::plain(weight.borrow())];
-                Ok(Call::of(within(Some(accuracy), || linears(&x, &layers))?))
+                Ok(Call::of(accuracy.scope(|| linears(&x, &layers))?))
             })
         },
     })

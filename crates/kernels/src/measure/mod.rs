@@ -135,16 +135,8 @@ pub fn measure(request: &Request) -> Result<f64> {
         Some(format) => Matrix::Packed(random::packed(outputs, inputs, format, request.dtype.dtype())?),
     };
     median(Budget { calls: 5, seconds: 0.5 }, || {
-        Ok(Call::of(within(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
+        Ok(Call::of(Accuracy::optional_scope(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
     })
-}
-
-/// Calls `build` in the scope of `accuracy`, if given.
-fn within<R>(accuracy: Option<Accuracy>, build: impl FnOnce() -> R) -> R {
-    match accuracy {
-        Some(accuracy) => accuracy.scope(build),
-        None => build(),
-    }
 }
 
 /// A weight that owns its arrays.

@@ -39,6 +39,14 @@ impl Accuracy {
         build()
     }
 
+    /// [`scope`](Self::scope) of `accuracy`, if there is one.
+    pub fn optional_scope<R>(accuracy: Option<Self>, build: impl FnOnce() -> R) -> R {
+        match accuracy {
+            Some(accuracy) => accuracy.scope(build),
+            None => build(),
+        }
+    }
+
     /// Accuracy of the innermost enclosing [`scope`](Self::scope).
     pub(crate) fn current() -> Option<Self> {
         CURRENT.get()
@@ -65,6 +73,9 @@ mod tests {
         Accuracy::Int8.scope(|| {
             Accuracy::F32.scope(|| assert_eq!(Accuracy::current(), Some(Accuracy::F32)));
             assert_eq!(Accuracy::current(), Some(Accuracy::Int8));
+            Accuracy::optional_scope(None, || assert_eq!(Accuracy::current(), Some(Accuracy::Int8)));
+            let inner = Accuracy::optional_scope(Some(Accuracy::Bf16), Accuracy::current);
+            assert_eq!(inner, Some(Accuracy::Bf16));
         });
         assert_eq!(Accuracy::current(), None);
     }

@@ -71,20 +71,33 @@ impl Ordered {
         let unit = (registers + 1) * lanes;
         let (rows, units) = (x.codes.len() / columns, columns.div_ceil(lane * lanes));
         let mut words = scratch::take::<u32>(rows * units * unit);
-        words.fill(0);
         let of_rows = x.codes.chunks_exact(columns).zip(x.scales.chunks_exact(columns / group));
         for (words, (codes, scales)) in words.chunks_exact_mut(units * unit).zip(of_rows) {
-            let parts = words.chunks_exact_mut(unit).zip(codes.chunks(lane * lanes));
-            for (u, (unit, codes)) in parts.enumerate() {
-                let (ordered, of_lanes) = unit.split_at_mut(registers * lanes);
-                order(isa, codes, registers, bytemuck::cast_slice_mut(ordered));
-                let scales = &scales[u * lanes * lane / group..];
-                for (of_lanes, scale) in of_lanes.chunks_mut(group / lane).zip(scales) {
-                    of_lanes.fill(scale.to_bits());
-                }
-            }
+            Self::write(isa, codes, scales, group, (lane, lanes), words);
         }
         Self { rows, unit, words }
+    }
+
+    /// The same for one row.
+    pub(super) fn write(
+        isa: Isa,
+        codes: &[i8],
+        scales: &[f32],
+        group: usize,
+        (lane, lanes): (usize, usize),
+        words: &mut [u32],
+    ) {
+        let registers = lane / 4;
+        words.fill(0);
+        let parts = words.chunks_exact_mut((registers + 1) * lanes).zip(codes.chunks(lane * lanes));
+        for (u, (unit, codes)) in parts.enumerate() {
+            let (ordered, of_lanes) = unit.split_at_mut(registers * lanes);
+            order(isa, codes, registers, bytemuck::cast_slice_mut(ordered));
+            let scales = &scales[u * lanes * lane / group..];
+            for (of_lanes, scale) in of_lanes.chunks_mut(group / lane).zip(scales) {
+                of_lanes.fill(scale.to_bits());
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "quantize": "quantize a model to 2–8 bits: round to nearest, GPTQ, AWQ, learned or mixed precision",
+    "select": "choose a few rows of a data set that stand for all, for training or calibration",
     "run": "measure quality, size, memory and speed of models quantized in several ways",
     "recommend": "choose a variant from measured results within limits of memory and loss",
     "compare": "compare two variants, or two benchmarks, side by side",

@@ -6,6 +6,7 @@ from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.info import explain
 from efficientai_toolkit.quantize import QuantizeConfig
+from efficientai_toolkit.quantize.subset import SubsetConfig
 from efficientai_toolkit.quantize.suite.config import SuiteConfig
 from efficientai_toolkit.quantize.suite.recommendation import RecommendationConfig
 
@@ -18,12 +19,15 @@ predict what the original model does; `mixed` measures how much the predictions 
 quantized, and chooses bits layer by layer for a size.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
 Result: a model folder in MLX's format, which mlx-lm and every command of this toolkit read.
+`:select` chooses a few rows of a data set that stand for all, by the hidden states of a model: for \
+training; `:quantize --calibration-rows auto` chooses its text so.
 `:run` measures quality, size, memory and speed of several settings beside the original, `:recommend` \
 chooses among the results, `:compare` sets two of them side by side, `:demo` shows them in the browser."""
 
 
 _CONFIGS: dict[str, type[Config]] = {
     "quantize": QuantizeConfig,
+    "select": SubsetConfig,
     "run": SuiteConfig,
     "recommend": RecommendationConfig,
 }

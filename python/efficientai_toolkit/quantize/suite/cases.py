@@ -1,6 +1,7 @@
 """Cases of a benchmark of quantized models, which the toolkit's runner measures, each in its own process."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -86,12 +87,12 @@ def measure_quality(suite: SuiteConfig, output: Path, *, model: str, variant: st
 
     folder = _find(suite, output, model, variant)
     reference, tokenizer = load(suite.label_models()[model], show_progress=False)
-    # The original too is loaded twice: a model cannot take part in one call in two places.
-    measured, _ = load(folder, show_progress=False)
+    measured = reference if variant == ORIGINAL else load(folder, show_progress=False)[0]
+    accuracy = suite.find_accuracy(variant)
     rows = read_sequences(tokenizer, suite.data, count=suite.sequences, length=suite.length)
-    metrics: dict[str, float] = json.loads(core.evaluate.divergence(measured, reference, rows))
+    metrics: dict[str, float] = json.loads(core.evaluate.divergence(measured, reference, rows, accuracy))
     for name, task in list_tasks(suite).items():
-        found = evaluate(measured, tokenizer, task).metrics
+        found = evaluate(measured, tokenizer, replace(task, accuracy=accuracy or task.accuracy)).metrics
         metrics |= {f"{TASK}{name}/{metric}": value for metric, value in found.items()}
     return metrics | {"parameters": measured.num_parameters}
 
@@ -114,7 +115,7 @@ def measure_speed(
     loaded, tokenizer = load(folder, show_progress=False)
     seconds = perf_counter() - start
     (prompt,) = read_sequences(tokenizer, suite.data, count=1, length=suite.prompt_tokens)
-    settings = GenerateConfig(max_tokens=suite.generated_tokens)
+    settings = GenerateConfig(max_tokens=suite.generated_tokens, accuracy=suite.find_accuracy(variant))
     # The first one compiles kernels and fills caches.
     generate_with_statistics(loaded, tokenizer, prompt, settings.with_values({"max_tokens": 2}))
     runs = [generate_with_statistics(loaded, tokenizer, prompt, settings) for _ in range(suite.repeats)]

@@ -9,6 +9,7 @@ from typing import Any, cast
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, check_keys, list_options, setting
 from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS
 
@@ -18,6 +19,9 @@ ORIGINAL = "original"
 _DEFAULT_TECHNIQUES = ("rtn", "gptq")
 _OWN = ("model_path", "output", "resume", "overwrite")
 """Settings of a quantization that the benchmark chooses."""
+
+_ACCURACY = next(option for option in list_options(GenerateConfig) if option.name == "accuracy")
+"""Setting of a variant that is no setting of its quantization: how it is computed with."""
 
 
 def available_techniques() -> tuple[str, ...]:
@@ -43,7 +47,8 @@ class SuiteConfig(Config):
     variants: dict[str, Any] = setting(
         {},
         "further settings under a name, such as "
-        '\'small={"technique": "gptq", "bits": 3}\'; repeat it for more',
+        '\'small={"technique": "gptq", "bits": 3}\', and accuracy (f32, bf16 or int8) to compute with; '
+        "repeat it for more",
         flag="--variant",
     )
     settings: dict[str, Any] = setting(
@@ -158,7 +163,12 @@ class SuiteConfig(Config):
         # Rounding to nearest is the baseline: a variant that weights ranges by activations says so itself.
         if self.calibration is not None and settings.get("technique") != "rtn":
             common["calibration"] = self.calibration
-        return QuantizeConfig(**(common | dict(settings)))
+        own = {name: value for name, value in settings.items() if name != _ACCURACY.name}
+        return QuantizeConfig(**(common | own))
+
+    def find_accuracy(self, variant: str) -> Any:
+        """Return the precision of the products with quantized weights of a variant; ``None`` by default."""
+        return None if variant == ORIGINAL else self.list_variants()[variant].get(_ACCURACY.name)
 
     def measured(self) -> dict[str, Any]:
         """Return the settings that results depend on."""
@@ -196,7 +206,10 @@ def _check_settings(where: str, settings: Mapping[str, Any]) -> None:
         )
         raise ConfigError(message)
     try:
-        check_keys(QuantizeConfig, settings)
+        _ACCURACY.convert(settings.get(_ACCURACY.name))
+        check_keys(
+            QuantizeConfig, {name: value for name, value in settings.items() if name != _ACCURACY.name}
+        )
     except ConfigError as error:
         message = f"`{where}`: {error}"
         raise ConfigError(message) from error

@@ -20,6 +20,17 @@ pub(super) trait Kernel {
     /// The processor has the kernel's instructions.
     unsafe fn table(levels: &[u8; 16]) -> __m512i;
 
+    /// Registers of codes of a [block](super::blocks).
+    const BLOCK: usize = 0;
+
+    /// The levels of a block, in the order of its activations.
+    ///
+    /// # Safety
+    /// The processor has the kernel's instructions, and a block can be read at `codes`.
+    unsafe fn block(_codes: *const u8, _table: __m512i) -> [__m512i; 4] {
+        unreachable!("a kernel without blocks")
+    }
+
     /// Dot products of a unit of codes with the unit at `x` and those of the next `M - 1` rows, each `stride`
     /// words on.
     ///
@@ -114,6 +125,23 @@ pub(super) struct Int8Nibbles<const LOOK_UP: bool>;
 #[allow(clippy::inline_always)]
 impl<const LOOK_UP: bool> Kernel for Int8Nibbles<LOOK_UP> {
     const LANE: usize = 8;
+    const BLOCK: usize = 2;
+
+    #[inline(always)]
+    unsafe fn block(codes: *const u8, table: __m512i) -> [__m512i; 4] {
+        // SAFETY: the caller vouches for the instructions and for `codes`.
+        unsafe {
+            let a = _mm512_loadu_si512(codes.cast());
+            let b = _mm512_loadu_si512(codes.add(64).cast());
+            let first = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
+            let second = _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b);
+            let nibble = _mm512_set1_epi8(15);
+            let even = |codes| _mm512_and_si512(codes, nibble);
+            let odd = |codes| _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
+            let levels = [even(first), odd(first), even(second), odd(second)];
+            if LOOK_UP { levels.map(|levels| _mm512_shuffle_epi8(table, levels)) } else { levels }
+        }
+    }
 
     #[inline(always)]
     unsafe fn table(levels: &[u8; 16]) -> __m512i {
@@ -187,6 +215,25 @@ pub(super) struct Int8Bytes;
 #[allow(clippy::inline_always)]
 impl Kernel for Int8Bytes {
     const LANE: usize = 4;
+    const BLOCK: usize = 4;
+
+    #[inline(always)]
+    unsafe fn block(codes: *const u8, _table: __m512i) -> [__m512i; 4] {
+        // SAFETY: the caller vouches for the instructions and for `codes`.
+        unsafe {
+            let [a, b, c, d] = [0, 64, 128, 192].map(|i| _mm512_loadu_si512(codes.add(i).cast()));
+            let low =
+                [_mm512_shuffle_i32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_i32x4::<0b01_00_01_00>(c, d)];
+            let high =
+                [_mm512_shuffle_i32x4::<0b11_10_11_10>(a, b), _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d)];
+            [
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(low[0], low[1]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(low[0], low[1]),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(high[0], high[1]),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(high[0], high[1]),
+            ]
+        }
+    }
 
     #[inline(always)]
     unsafe fn table(_levels: &[u8; 16]) -> __m512i {
@@ -215,7 +262,7 @@ impl Kernel for Int8Bytes {
 /// A register of words.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn load(words: *const u32) -> __m512i {
+pub(super) unsafe fn load(words: *const u32) -> __m512i {
     // SAFETY: the caller vouches for the instructions and for 16 words.
     unsafe { _mm512_loadu_si512(words.cast()) }
 }
@@ -223,7 +270,7 @@ unsafe fn load(words: *const u32) -> __m512i {
 /// A register of f32.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-unsafe fn load_ps(words: *const u32) -> __m512 {
+pub(super) unsafe fn load_ps(words: *const u32) -> __m512 {
     // SAFETY: the caller vouches for the instructions and for 16 words.
     unsafe { _mm512_loadu_ps(words.cast()) }
 }

@@ -17,6 +17,7 @@ use super::{Block, MAX_ROWS, PREFETCH_DISTANCE, for_each_block, for_each_widened
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};
 
+mod blocks;
 mod codes;
 
 use codes::{Bf16Nibbles, F32Bytes, F32Nibbles, Int8Bytes, Int8Nibbles, Kernel, LANES};
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     /// Sums of groups: `[rows, groups]`
     sums: Scratch<f32>,
     levels: [u8; 16],
+    /// Blocks of a row before its single units.
+    blocks: usize,
 }
 
 /// What is multiplied, and how many bits a code has.
@@ -65,9 +68,16 @@ impl Prepared {
         };
         let levels = weights.format.levels();
         if matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes) {
+            let rows = x.len() / columns;
             let x = Int8::of(isa, x, group);
-            let ordered = Ordered::of(isa, &x, columns, group, (lane, LANES));
-            return Self { isa, kind, x: ordered, sums: x.sums, levels };
+            let has_blocks = rows >= blocks::MIN_ROWS && group.is_multiple_of(64);
+            let blocks = if has_blocks { columns / blocks::COLUMNS } else { 0 };
+            let ordered = if blocks > 0 {
+                blocks::order(isa, &x, columns, group, lane)
+            } else {
+                Ordered::of(isa, &x, columns, group, (lane, LANES))
+            };
+            return Self { isa, kind, x: ordered, sums: x.sums, levels, blocks };
         }
         let (rows, unit) = (x.len() / columns, registers * LANES);
         let units = columns.div_ceil(lane * LANES);
@@ -83,7 +93,7 @@ impl Prepared {
         }
         let mut sums = scratch::take(x.len() / group);
         sum_groups(isa, x, group, &mut sums);
-        Self { isa, kind, x: Ordered { rows, unit, words }, sums, levels }
+        Self { isa, kind, x: Ordered { rows, unit, words }, sums, levels, blocks: 0 }
     }
 
     /// Writes the products of the rows `range` of the weights, `[range, rows of x]`.
@@ -129,7 +139,9 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<
     let rows = out.len() / M;
     let row_bytes = block.codes.len() / rows.max(1);
     let units = row_bytes.div_ceil(64);
-    let (unit_groups, stride) = (K::LANE * LANES / block.group, units * prepared.x.unit);
+    let (blocks, first) = (prepared.blocks, prepared.blocks * K::BLOCK);
+    let unit_groups = K::LANE * LANES / block.group;
+    let stride = blocks * blocks::WORDS + (units - first) * prepared.x.unit;
     assert!(prepared.x.words.len() == M * stride && prepared.sums.len() == M * block.groups);
     assert!(block.scales.len() == rows * block.groups && block.biases.len() == rows * block.groups);
     // SAFETY: every access is within the slices whose lengths were just compared, or masked to be.
@@ -140,12 +152,28 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<
         let whole = row_bytes / 64;
         let mask = |groups: usize| ((1_u16 << groups) - 1) as u8;
         let (unit_mask, rest_mask) = (mask(unit_groups), mask(block.groups - whole * unit_groups));
+        let block_groups = blocks::COLUMNS / block.group;
+        let quarter: [i32; LANES] = std::array::from_fn(|i| (i / 4 * 64 / block.group) as i32);
+        let quarter = _mm512_loadu_si512(quarter.as_ptr().cast());
         for (i, out) in out.chunks_exact_mut(M).enumerate() {
             let codes = block.codes.as_ptr().add(i * row_bytes);
             let scales = block.scales.as_ptr().add(i * block.groups);
             let biases = block.biases.as_ptr().add(i * block.groups);
             let mut sums = [_mm512_setzero_ps(); M];
-            for u in 0..units {
+            for b in 0..blocks {
+                let codes = codes.add(b * K::BLOCK * 64);
+                for register in 0..K::BLOCK {
+                    _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_DISTANCE + register * 64).cast());
+                }
+                let scale = _mm_maskz_loadu_ps(mask(block_groups), scales.add(b * block_groups));
+                let scale = _mm512_permutexvar_ps(quarter, _mm512_castps128_ps512(scale));
+                let x = prepared.x.words.as_ptr().add(b * blocks::WORDS);
+                let dots = blocks::dot::<K, M>(codes, table, x, stride);
+                for (sum, dot) in sums.iter_mut().zip(dots) {
+                    *sum = _mm512_fmadd_ps(dot, scale, *sum);
+                }
+            }
+            for u in first..units {
                 let codes = codes.add(u * 64);
                 // Also beyond the end: a hint never faults.
                 _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_DISTANCE).cast());
@@ -157,7 +185,7 @@ unsafe fn multiply<K: Kernel, const M: usize>(prepared: &Prepared, block: Block<
                 };
                 let scale = _mm_maskz_loadu_ps(if u < whole { unit_mask } else { rest_mask }, scale);
                 let scale = _mm512_permutevar_ps(_mm512_broadcast_f32x4(scale), lane);
-                let x = prepared.x.words.as_ptr().add(u * prepared.x.unit);
+                let x = prepared.x.words.as_ptr().add(blocks * blocks::WORDS + (u - first) * prepared.x.unit);
                 let dots = K::dot::<M>(codes, table, x, stride);
                 for (sum, dot) in sums.iter_mut().zip(dots) {
                     *sum = _mm512_fmadd_ps(dot, scale, *sum);
