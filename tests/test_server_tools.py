@@ -10,6 +10,7 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.server import version
+from efficientai_toolkit.server.backend import Event
 from efficientai_toolkit.server.config import ServeConfig
 from support.server import ScriptedBackend, chat_model, running
 
@@ -175,3 +176,42 @@ def test_streams_of_responses(scripted: ScriptedBackend, scripted_client: openai
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
     arguments = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
     assert "".join(arguments) == '{"city": "Rome"}{}'
+
+
+class FailingBackend(ScriptedBackend):
+    """Fails at the second step, as a whole or for its requests."""
+
+    def __init__(self, *, raises: bool) -> None:
+        super().__init__(["abcdef" * 9])
+        self.raises = raises
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Fail after the first piece."""
+        events = super().step()
+        if all(self._sent[number] == 1 for number, _ in events):
+            return events
+        if self.raises:
+            message = "a broken engine"
+            raise RuntimeError(message)
+        self._left.clear()
+        return [(number, Event(finish_reason="error", error="broken weights")) for number, _ in events]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("constrained", [False, True])
+def test_failures_of_the_engine_are_told(
+    raises: bool, constrained: bool, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "create_backend", lambda *_, **__: FailingBackend(raises=raises))
+    wanted = {"response_format": {"type": "json_object"}} if constrained else {}
+    status = 400 if constrained and not raises else 500
+    with running(ServeConfig(models={"chat": str(model_path)})) as server:
+        for _ in range(2):
+            response = server.post("/v1/completions", {"prompt": "a", "max_tokens": 50, **wanted})
+            assert response.status_code == status
+        text = server.post(
+            "/v1/completions", {"prompt": "a", "max_tokens": 50, "stream": True, **wanted}
+        ).text
+        assert '"text":"abc"' in text
+        assert '"error":{' in text.splitlines()[-2]
+        assert server.metric("model_requests_running") == 0

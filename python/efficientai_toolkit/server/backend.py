@@ -39,7 +39,7 @@ class Event:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     """Of all tokens of the prompt but the first, in the first event, if they are asked for."""
     finish_reason: str | None = None
-    """``stop``, ``length``, ``cancelled``, ``error`` (of the request) or ``failed`` in the last event."""
+    """``stop``, ``length``, ``cancelled``, ``error`` or, for a request that is at fault, ``refused``."""
     error: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0

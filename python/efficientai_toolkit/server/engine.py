@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,9 +90,9 @@ class Ticket:
                     cached_tokens=last.cached_tokens,
                     generated_tokens=last.generated_tokens,
                 )
-            if last.finish_reason == "error" and last.error is not None:
-                raise ApiError(last.error)
-            if last.finish_reason in {"error", "failed"}:
+            if last.finish_reason == "refused":
+                raise ApiError(last.error or "the request cannot be computed")
+            if last.finish_reason == "error":
                 message = "the engine failed; the log of the server tells why"
                 raise ApiError(message, status=500)
             if last.finish_reason == "cancelled":
@@ -260,7 +260,7 @@ class EngineThread:
             self._put_on(ticket.request.adapter)
             ticket.number = self._backend.add(ticket.request.prompt, ticket.request.settings)
         except ToolkitError as error:
-            self._send([(ticket, Event(finish_reason="error", error=" ".join(str(error).split())))])
+            self._send([(ticket, Event(finish_reason="refused", error=" ".join(str(error).split())))])
         else:
             self._running[ticket.number] = ticket
 
@@ -288,7 +288,7 @@ class EngineThread:
                 del self._running[number]
                 # Between steps: the engine answers no other thread while it computes.
                 self.cached_bytes = self._backend.count_cached_bytes()
-            sent.append((ticket, event))
+            sent.append((ticket, _explain(ticket.request, event)))
         self._send(sent)
 
     def _send(self, events: list[tuple[Ticket, Event]]) -> None:
@@ -311,7 +311,7 @@ class EngineThread:
         for number in running:
             with suppress(Exception):
                 self._backend.cancel(number)
-        self._send([(ticket, Event(finish_reason="failed")) for ticket in running.values()])
+        self._send([(ticket, Event(finish_reason="error")) for ticket in running.values()])
 
     def _shut_down(self) -> None:
         running, self._running = self._running, {}
@@ -325,3 +325,11 @@ class EngineThread:
         for call in waiting:
             if isinstance(call, _Call):
                 self._in_loop(partial(call.done, None, ApiError(message, status=503)))
+
+
+def _explain(request: Request, event: Event) -> Event:
+    """Tell a request that is at fault from an engine that is: only formats fail because of what was asked."""
+    if event.finish_reason != "error":
+        return event
+    log.error("a generation failed: %s", event.error)
+    return replace(event, finish_reason="refused") if "response_format" in request.settings else event
