@@ -93,6 +93,8 @@ def serve(
         # Uvicorn raises the signal again after it has shut down, which would end the process with an error.
         signal.signal(signal.SIGTERM, _ignore)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # It warns of every client that leaves while text is sent to it.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
