@@ -22,12 +22,13 @@ from efficientai_toolkit.lora.comparison import ComparisonConfig
 from efficientai_toolkit.lora.optimization import OptimizationConfig
 from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.quantize import RecommendationConfig, SuiteConfig
+from efficientai_toolkit.server import ServeConfig
 from support.command import python
 
 TRAIN = "lora-finetuning-mlx:train"
 CONFIGS = (
     TrainingConfig, GenerateConfig, EvaluationConfig, AnalysisConfig, ComparisonConfig, OptimizationConfig,
-    BenchmarkConfig, SuiteConfig, RecommendationConfig,
+    BenchmarkConfig, SuiteConfig, RecommendationConfig, ServeConfig,
 )  # fmt: skip
 NAMES = [command.name for command in COMMANDS]
 HELP = [["--help"], *([name, flag] for name in NAMES for flag in ("--help", "--help-all"))]

@@ -13,6 +13,7 @@ PROGRAM = "efficientai-toolkit"
 
 NAMESPACES = {
     "": "toolkit",
+    "serve": "serve",
     "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",

@@ -156,6 +156,7 @@ def _add(add_argument: Callable[..., object], option: Option) -> None:
         metavar = "A=N,B=N"
     elif option.keyed:
         common["action"] = "append"
+        metavar = "NAME=VALUE"
     add_argument(option.flag, type=_reader(option), metavar=metavar, **common)
 
 

@@ -1,0 +1,1 @@
+"""Commands about a running server, one file each."""

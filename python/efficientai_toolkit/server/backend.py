@@ -1,0 +1,147 @@
+"""What the engine is to the server: requests join and leave between steps, which return events.
+
+This is the only module that names the engine's class.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.special_tokens import SpecialText
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+
+LOWEST = -9999.0
+"""Log-probability of what is impossible: JSON has no infinity."""
+
+SHOWS_SPECIAL_TOKENS = "shows_special_tokens"
+"""Setting of a request that is not the engine's: whether its text has special tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """A token with the likeliest ones in its place."""
+
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What one step gave to one request."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    """Of all tokens of the prompt but the first, in the first event, if they are asked for."""
+    finish_reason: str | None = None
+    """``stop``, ``length``, ``cancelled``, ``error`` or, for a request that is at fault, ``refused``."""
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+class Backend(Protocol):
+    """What generates."""
+
+    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+        """Take a request and return its number."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave at the next step."""
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Compute one step for all requests and return their events by number."""
+        ...
+
+    def count_cached_bytes(self) -> int:
+        """Return the size of the states of earlier prompts."""
+        ...
+
+
+class EngineBackend:
+    """The compiled engine, which computes a batch at once.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What generates.
+    config
+        Size of the batch, precision, memory for earlier prompts.
+    """
+
+    def __init__(self, model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> None:
+        from efficientai_toolkit._engine.core import core
+
+        settings = {"max_batch": config.max_batch, "prompt_cache_bytes": config.prompt_cache_bytes}
+        self._engine = core.generate.Engine(model, tokenizer, json.dumps(settings), accuracy=config.accuracy)
+        self._tokenizer = tokenizer
+        self._special: dict[int, SpecialText] = {}
+
+    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+        """Take a request; what is wrong with its settings is a ``ConfigError``."""
+        known = {name: value for name, value in settings.items() if name != SHOWS_SPECIAL_TOKENS}
+        number = self._engine.add(prompt, json.dumps(known), add_special_tokens=False)
+        if settings.get(SHOWS_SPECIAL_TOKENS):
+            self._special[number] = SpecialText(self._tokenizer, settings.get("stop", []))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Let a request leave at the next step."""
+        self._engine.cancel(number)
+        self._special.pop(number, None)
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Compute one step."""
+        return [self._read(values) for values in json.loads(self._engine.step())]
+
+    def count_cached_bytes(self) -> int:
+        """Return the size of the states of earlier prompts."""
+        return self._engine.prompt_cache_bytes
+
+    def _read(self, values: dict[str, Any]) -> tuple[int, Event]:
+        number: int = values["id"]
+        reason: str | None = values["finish_reason"]
+        text: str = values["text"]
+        if (special := self._special.get(number)) is not None:
+            text = special.push(values["tokens"], is_last=reason is not None)
+            if reason is not None:
+                del self._special[number]
+        return number, Event(
+            text=text,
+            tokens=values["tokens"],
+            logprobs=_read_logprobs(values["logprobs"]),
+            prompt_logprobs=_read_logprobs(values["prompt_logprobs"]),
+            finish_reason=reason,
+            error=values["error"],
+            prompt_tokens=values["prompt_tokens"],
+            cached_tokens=values["cached_tokens"],
+            generated_tokens=values["generated_tokens"],
+        )
+
+
+def _read_logprobs(given: list[dict[str, Any]]) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(
+            id=one["id"],
+            logprob=_finite(one["logprob"]),
+            top=[(token, _finite(logprob)) for token, logprob in one["top"]],
+        )
+        for one in given
+    ]
+
+
+def _finite(logprob: float | None) -> float:
+    # The engine writes infinity as null.
+    return LOWEST if logprob is None else max(logprob, LOWEST)
+
+
+def create_backend(model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> Backend:
+    """Create what generates with a model."""
+    return EngineBackend(model, tokenizer, config)

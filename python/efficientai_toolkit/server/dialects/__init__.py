@@ -1,0 +1,1 @@
+"""What models write: reasoning, answers and tool calls in the formats of their families."""

@@ -1,0 +1,132 @@
+"""A loaded model, and what it takes to load one."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
+from efficientai_toolkit.server.backend import create_backend
+from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.dialects.base import Dialect
+from efficientai_toolkit.server.dialects.detect import detect_dialect
+from efficientai_toolkit.server.engine import EngineThread
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Version:
+    """A loaded model, with what is asked of it while it computes: the model itself answers between steps."""
+
+    path: Path
+    model: "Model"
+    tokenizer: "Tokenizer"
+    engine: EngineThread
+    dialect: Dialect
+    size: int
+    """Estimated bytes of its weights."""
+    dtype: str
+    num_parameters: int
+    context_length: int | None
+    """Largest number of tokens of a text, as the model's configuration tells."""
+    vocabulary: int
+    """Number of tokens that the model has logits for."""
+    adapters: set[str] = field(default_factory=set[str])
+    """Adapters that were loaded."""
+    leases: int = 0
+    is_retired: bool = False
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load an adapter unless it is loaded."""
+        if name in self.adapters:
+            return
+
+        def load() -> None:
+            if name not in self.adapters:
+                self.model.load_adapter(str(path), name)
+                self.adapters.add(name)
+
+        await self.engine.call(load)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter after the requests that use it."""
+
+        def unload() -> None:
+            if name in self.adapters:
+                self.adapters.discard(name)
+                self.model.unload_adapter(name)
+
+        await self.engine.call(unload)
+
+
+def read_model(path: Path, config: ServeConfig) -> "tuple[Model, Tokenizer]":
+    """Load the model in a folder; takes long."""
+    from efficientai_toolkit.models.loading import load
+
+    return load(path, dtype=config.dtype, bits=config.bits, show_progress=False)
+
+
+def start_version(
+    path: Path, model: "Model", tokenizer: "Tokenizer", config: ServeConfig, size: int
+) -> Version:
+    """Start the engine of a model; in the event loop."""
+    values: dict[str, Any] = model.config
+    context = values.get("max_position_embeddings")
+    return Version(
+        path=path,
+        model=model,
+        tokenizer=tokenizer,
+        engine=EngineThread(
+            model,
+            create_backend(model, tokenizer, config),
+            max_batch=config.max_batch,
+            max_queue=config.max_queue,
+        ),
+        dialect=detect_dialect(path, model.model_type, config.tool_dialect),
+        size=size,
+        dtype=model.dtype,
+        num_parameters=model.num_parameters,
+        context_length=context if isinstance(context, int) else None,
+        vocabulary=int(values.get("vocab_size", tokenizer.vocab_size)),
+    )
+
+
+def estimate_size(path: Path, config: ServeConfig) -> int:
+    """Estimate the bytes that the weights in a folder take."""
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    # A checkpoint of two bytes per number that is computed in float32.
+    doubles = config.bits is None and config.dtype in {None, "float32"} and _is_half(path)
+    return 2 * stored if doubles else stored
+
+
+def _is_half(path: Path) -> bool:
+    """Whether dense weights of two bytes are computed as float32, on a CPU."""
+    from efficientai_toolkit._base.config import read_pairs
+    from efficientai_toolkit.device import hardware
+
+    try:
+        values: dict[str, Any] = read_pairs(path / "config.json")
+    except ToolkitError:
+        return False
+    kind = values.get("dtype", values.get("torch_dtype"))
+    return "quantization" not in values and kind in {"float16", "bfloat16"} and hardware().backend == "cpu"
+
+
+def check_folder(path: str) -> Path:
+    """Return an existing folder: requests never download.
+
+    Raises
+    ------
+    ModelLoadingError
+        If there is none.
+    """
+    folder = Path(path).expanduser()
+    try:
+        exists = folder.is_dir()
+    except (OSError, ValueError):
+        exists = False
+    if not exists:
+        message = f"the server has no folder {path[:200]!r}"
+        raise ModelLoadingError(message)
+    return folder.resolve()
