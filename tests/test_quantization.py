@@ -171,10 +171,10 @@ def test_calibration_wins_back_what_rounding_loses(
         return found["mean_kl"]
 
     plain = divergence(technique="rtn", range_search=False, calibration=None)
-    searched = divergence(technique="rtn", calibration=None)
-    gptq = divergence(technique="gptq")
-    assert searched < plain
-    assert gptq < 0.8 * plain
+    # Without activations, ranges are not searched.
+    assert divergence(technique="rtn", calibration=None) == plain
+    assert divergence(technique="rtn") < plain
+    assert divergence(technique="gptq") < 0.8 * plain
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "qwen3_moe"])

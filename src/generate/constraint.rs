@@ -90,7 +90,7 @@ impl Constraint {
         let allowed = self.0.compute_mask_or_eos().map_err(|error| failed(&error))?;
         let ends = eos.iter().any(|&id| allowed.get(id as usize));
         for (id, logit) in logits.iter_mut().enumerate() {
-            if !allowed.get(id) && !(ends && eos.contains(&(id as u32))) {
+            if !(allowed.get(id) || ends && eos.contains(&(id as u32))) {
                 *logit = f32::NEG_INFINITY;
             }
         }

@@ -3,6 +3,7 @@
 pub mod accuracy;
 pub mod config;
 pub mod constraint;
+mod draft;
 pub mod embed;
 pub mod finish;
 pub mod log_probabilities;

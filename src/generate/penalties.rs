@@ -7,7 +7,7 @@
 //!    `logit - n · frequency - presence`.
 //! 3. Biases are added.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::GenerateConfig;
 
@@ -25,7 +25,7 @@ pub fn apply(config: &GenerateConfig, logits: &mut [f32], tokens: &[u32], prompt
     }
     let (presence, frequency) = (config.presence_penalty as f32, config.frequency_penalty as f32);
     if presence != 0.0 || frequency != 0.0 {
-        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
         for &id in tokens.get(prompt..).unwrap_or_default() {
             *counts.entry(id).or_default() += 1;
         }

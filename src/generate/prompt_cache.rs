@@ -85,6 +85,6 @@ impl PromptCache {
 impl Entry {
     /// Whether earlier states follow from it.
     fn cuts(&self) -> bool {
-        self.cache.len().is_some_and(|len| self.cache.clone().truncate(len - 1))
+        self.cache.positions().is_some_and(|len| self.cache.clone().truncate(len - 1))
     }
 }

@@ -57,7 +57,9 @@ impl Replay {
         let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
         if let Some(tape) = &mut self.tape {
             if let Some(logits) = tape.run(&tokens)? {
-                parts.iter_mut().for_each(|part| part.cache.advance());
+                for part in parts {
+                    part.cache.advance();
+                }
                 return Ok(logits);
             }
             // A cache has to grow, which only a new graph can do; it may take the memory that the tape held.

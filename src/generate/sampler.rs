@@ -118,7 +118,7 @@ fn argmax(logits: &[f32]) -> Result<(u32, f32)> {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "small exact numbers")]
+#[expect(clippy::cast_precision_loss, reason = "small exact numbers")]
 mod tests {
     use proptest::prelude::*;
 

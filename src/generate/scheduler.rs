@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{GenerateConfig, check_cache_rows};
 use super::constraint::Vocabulary;
+use super::draft::Draft;
 use super::finish::FinishReason;
 use super::prompt_cache::{PromptCache, StateKind};
 use super::replay::{Part, Replay};
 use super::sequence::{Event, Sequence};
-use super::speculative::{Draft, Drafter};
+use super::speculative::Drafter;
 use crate::data::Tokenizer;
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
@@ -218,7 +219,9 @@ impl Scheduler {
         let mut ready: Vec<_> = self.running.iter_mut().filter(is_ready).collect();
         if let Err(error) = self.drafter.propose(draft, &mut ready, self.config.draft_tokens) {
             log::warn!("the draft model failed: {error}");
-            ready.iter_mut().for_each(|sequence| sequence.draft = Draft::default());
+            for sequence in ready {
+                sequence.draft = Draft::default();
+            }
         }
     }
 
@@ -242,7 +245,7 @@ impl Scheduler {
         // At least one token must be read, and all whose log-probabilities are asked for.
         if self.config.prompt_cache_bytes > 0 && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
-            let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::len).unwrap_or(0);
+            let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
             if let Some((cache, count)) =
                 self.prompts.find(known, &kind(self.weights, &sequence.config), offset)
             {
@@ -313,7 +316,7 @@ impl Scheduler {
 /// Keeps the state after a prompt, where it does not follow from a later one.
 fn keep_prompt(prompts: &mut PromptCache, weights: u64, sequence: &Sequence) {
     let Some(cache) = &sequence.cache else { return };
-    if cache.len().is_none_or(|len| !cache.clone().truncate(len - 1)) {
+    if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
         prompts.insert(
             sequence.tokens[..sequence.cached].to_vec(),
             kind(weights, &sequence.config),

@@ -6,11 +6,11 @@ use serde::{Serialize, Serializer};
 
 use super::GenerateConfig;
 use super::constraint::Constraint;
+use super::draft::Draft;
 use super::finish::FinishReason;
 use super::log_probabilities::TokenLogProbability;
 use super::replay::Part;
 use super::sampler::Sampler;
-use super::speculative::Draft;
 use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
 use crate::models::Model;
@@ -43,6 +43,7 @@ pub struct Event {
     pub generated_tokens: usize,
 }
 
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
 fn as_message<S: Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
     error.as_ref().map(Error::to_string).serialize(serializer)
 }
@@ -187,7 +188,7 @@ impl Sequence {
         if unused > 0
             && let Some(cache) = &mut self.cache
         {
-            is_whole = cache.len().is_some_and(|len| cache.truncate(len - unused));
+            is_whole = cache.positions().is_some_and(|len| cache.truncate(len - unused));
         }
         // What is cached has the rotations of shorter texts.
         if self.finish.is_none() && (!is_whole || model.invalidates_cache(self.tokens.len() as i32)) {

@@ -90,7 +90,7 @@ impl KvCache {
     /// # Errors
     /// Incompatible shapes, or a cache of the wrong kind.
     pub fn attend_each(
-        sequences: Sequences,
+        sequences: Sequences<LayerCache>,
         qkv: [&Array; 3],
         query: AttentionConfig,
         rope: Option<&Rope>,
@@ -264,7 +264,7 @@ impl Cache {
         let is_possible = shorter.layers.iter_mut().all(|layer| match layer {
             LayerCache::Kv(cache) => cache.truncate(len),
             // Its last inputs are gone.
-            LayerCache::Conv(_) => self.len() == Some(len),
+            LayerCache::Conv(_) => self.positions() == Some(len),
         });
         if is_possible {
             *self = shorter;
@@ -274,7 +274,7 @@ impl Cache {
 
     /// Number of cached positions; `None` without any layer of attention.
     #[must_use]
-    pub fn len(&self) -> Option<i32> {
+    pub fn positions(&self) -> Option<i32> {
         self.layers.iter().find_map(|layer| match layer {
             LayerCache::Kv(cache) => Some(cache.len()),
             LayerCache::Conv(_) => None,

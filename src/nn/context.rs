@@ -1,12 +1,9 @@
 //! The context that a sequence is read in: caches, packing and prefixes.
 
-use std::ops::Range;
-
 use mlx_rs::error::Exception;
-use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
-use super::{Cache, ConvState, KvCache, LayerCache, Result};
+use super::{Cache, ConvState, KvCache, LayerCache, Result, Sequences};
 
 /// What precedes the positions of a batch: for a whole model (`C` is [`Cache`]) or for one layer (`C` is
 /// [`LayerCache`]).
@@ -23,31 +20,6 @@ pub enum Context<'a, C = LayerCache> {
     Cached(&'a mut C),
     /// One row of several parts, each of which continues a sequence.
     Each(Sequences<'a, C>),
-}
-
-/// Sequences that are continued together, each with a cache of its own.
-#[derive(Debug)]
-pub struct Sequences<'a, C = LayerCache> {
-    /// One per sequence.
-    pub caches: Vec<&'a mut C>,
-    /// Number of new positions of each sequence.
-    pub counts: &'a [i32],
-}
-
-impl<C> Sequences<'_, C> {
-    /// Calls `part` with each cache and the columns of its sequence, and concatenates the results along time.
-    ///
-    /// # Errors
-    /// Errors from `part` and from MLX.
-    pub fn map(self, mut part: impl FnMut(&mut C, Range<i32>) -> Result<Array>) -> Result<Array> {
-        let mut first = 0;
-        let mut results = Vec::with_capacity(self.counts.len());
-        for (cache, count) in self.caches.into_iter().zip(self.counts) {
-            results.push(part(cache, first..first + count)?);
-            first += count;
-        }
-        concatenate(&results, 1)
-    }
 }
 
 /// Sequences packed into rows. None attends across its start, and each counts its positions from zero.

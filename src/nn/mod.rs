@@ -23,12 +23,13 @@ pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
 pub mod scaling;
+pub mod sequences;
 pub mod short_conv;
 pub mod tap;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, ConvState, KvCache, LayerCache};
-pub use context::{Context, Segments, Sequences};
+pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use head::Head;
 pub use linear::{Linear, LowRank};
@@ -40,6 +41,7 @@ pub use prompt::Prompt;
 pub use residual::Residual;
 pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
+pub use sequences::Sequences;
 pub use short_conv::ShortConv;
 
 /// Result of the `forward` of every layer.

@@ -176,8 +176,8 @@ def stream(
 ) -> Iterator[str]:
     """Iterate over the text that :func:`generate` returns, piece by piece as soon as each is final.
 
-    Parameters and errors are those of :func:`generate`, for a single prompt. Nothing is computed before the first
-    piece is asked for, nor after the iterator is closed.
+    Parameters and errors are those of :func:`generate`, for a single prompt. Nothing is computed before
+    the first piece is asked for, nor after the iterator is closed.
     """
     settings = (config or GenerateConfig()).with_values(overrides)
     if _split(prompt) is not None:

@@ -12,22 +12,21 @@ impl Tokenizer {
     /// ids without token have no bytes.
     #[must_use]
     pub fn token_bytes(&self, count: usize) -> Vec<Vec<u8>> {
-        let inner = self.inner();
+        let inner = self.inner.unbounded();
         let is_byte_level = inner.get_decoder().is_some_and(contains_byte_level);
         let added = inner.get_added_tokens_decoder();
-        let mut bytes = vec![Vec::new(); count];
-        for (token, id) in inner.get_vocab(true) {
-            let Some(bytes) = bytes.get_mut(id as usize) else { continue };
-            *bytes = match added.get(&id) {
+        let bytes = |id: u32| {
+            let Some(token) = inner.id_to_token(id) else { return Vec::new() };
+            match added.get(&id) {
                 Some(added) if added.special => {
                     std::iter::once(SPECIAL).chain(added.content.bytes()).collect()
                 }
                 Some(added) => added.content.clone().into_bytes(),
                 None if is_byte_level => byte_level(&token).unwrap_or_else(|| token.into_bytes()),
                 None => sentencepiece(&token),
-            };
-        }
-        bytes
+            }
+        };
+        (0..).take(count).map(bytes).collect()
     }
 }
 

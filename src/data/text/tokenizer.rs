@@ -24,7 +24,7 @@ const SPECIAL_TOKENS: [&str; 7] =
 /// Encodes text as token ids and decodes them.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: Arc<BoundedTokenizer>,
+    pub(super) inner: Arc<BoundedTokenizer>,
     template: Option<ChatTemplate>,
     bos: Option<u32>,
     eos: Vec<u32>,
@@ -153,11 +153,6 @@ impl Tokenizer {
     #[must_use]
     pub fn pad_id(&self, vocab_size: u32) -> u32 {
         self.pad.into_iter().chain(self.eos.iter().copied()).find(|&id| id < vocab_size).unwrap_or(0)
-    }
-
-    /// The tokenizer of the library.
-    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
-        self.inner.unbounded()
     }
 
     /// Size of the vocabulary including added tokens; the embedding of the model may be larger.

@@ -94,7 +94,9 @@ pub fn cached_attention_each(
 ) -> MlxResult<Array> {
     let time: i32 = sequences.iter().map(|sequence| sequence.time).sum();
     if qkv[0].shape().get(..2) != Some(&[1, time]) {
-        sequences.iter_mut().for_each(|sequence| *sequence.store = KeyValueBuffers::default());
+        for sequence in sequences {
+            *sequence.store = KeyValueBuffers::default();
+        }
         let message = format!("attention: {:?} is not one row of {time} positions", qkv[0].shape());
         return Err(Exception::custom(message));
     }
@@ -168,9 +170,8 @@ fn compose(
     let mut results = Vec::with_capacity(sequences.len());
     for (sequence, KeyValueBuffers { k: old_k, v: old_v, len, skipped }) in sequences.iter_mut().zip(stores) {
         let time = sequence.time;
-        let rows = |x: &Array| match x.dim(1) == time {
-            true => Ok(x.clone()),
-            false => x.try_index((.., first..first + time)),
+        let rows = |x: &Array| {
+            if x.dim(1) == time { Ok(x.clone()) } else { x.try_index((.., first..first + time)) }
         };
         let [mut q, mut k, v] = [rows(qkv[0])?, rows(qkv[1])?, rows(qkv[2])?];
         if let Some(rotation) = sequence.rotation {

@@ -116,7 +116,9 @@ impl CachedAttention {
             .iter()
             .zip(&self.parts)
             .partition(|(_, part)| part.geometry.time == 1 && self.parts.len() >= threads());
-        long.iter().for_each(|(task, _)| run(task));
+        for (task, _) in long {
+            run(task);
+        }
         parallel_for(short.len(), |i| run(short[i].0));
     }
 }
