@@ -219,6 +219,31 @@ fn few_rows_equal_f64() {
     }
 }
 
+/// Who is computed with others gets what it gets alone, bit for bit.
+#[test]
+fn few_rows_are_as_each_alone() {
+    for format in formats() {
+        for columns in [128, 256, 640, 896, 1408] {
+            let matrix = Matrix::draw(format, 21, columns, Dtype::Bfloat16);
+            let x = draw(&[8, columns as i32], Dtype::Float32, 3);
+            let x = x.as_slice::<f32>();
+            for isa in Isa::available() {
+                for accuracy in [Accuracy::F32, Accuracy::Bf16, Accuracy::Int8] {
+                    let mut alone = vec![f32::NAN; 8 * 21];
+                    for (x, y) in x.chunks_exact(columns).zip(alone.chunks_exact_mut(21)) {
+                        linear(isa, accuracy, x, &mut [matrix.product(y)]);
+                    }
+                    for rows in 2..=8 {
+                        let mut y = vec![f32::NAN; rows * 21];
+                        linear(isa, accuracy, &x[..rows * columns], &mut [matrix.product(&mut y)]);
+                        assert_eq!(y, alone[..rows * 21], "{format:?} {isa:?} {accuracy:?} {rows} {columns}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Some share a format, some do not.
 #[test]
 fn several_at_once_are_as_one_by_one() {

@@ -1,7 +1,7 @@
-//! Products of several rows with int8 activations: blocks of four times 64 columns.
+//! Products with int8 activations: blocks of four times 64 columns.
 //!
 //! Lanes 4b to 4b + 3 hold columns of the quarter b, so that four registers of codes add up to one register of sums
-//! before scales come in: with many rows of activations, converting and scaling sums takes longer than the products.
+//! before scales come in: with several rows of activations, converting and scaling sums takes longer than the products.
 
 #![allow(clippy::wildcard_imports)] // Intrinsics, whose names tell them apart.
 
@@ -17,9 +17,6 @@ pub(super) const COLUMNS: usize = 256;
 
 /// Words of a block of activations: four registers of codes, then the scale of each lane.
 pub(super) const WORDS: usize = 5 * LANES;
-
-/// Rows of activations from which on blocks are faster.
-pub(super) const MIN_ROWS: usize = 3;
 
 /// Activations in the order of [`Kernel::block`], and what is left of a row in the order of single units, of
 /// `lane` columns per lane.

@@ -68,10 +68,8 @@ impl Prepared {
         };
         let levels = weights.format.levels();
         if matches!(kind, Kind::Int8Nibbles | Kind::Int8Levels | Kind::Int8Bytes) {
-            let rows = x.len() / columns;
             let x = Int8::of(isa, x, group);
-            let has_blocks = rows >= blocks::MIN_ROWS && group.is_multiple_of(64);
-            let blocks = if has_blocks { columns / blocks::COLUMNS } else { 0 };
+            let blocks = if group.is_multiple_of(64) { columns / blocks::COLUMNS } else { 0 };
             let ordered = if blocks > 0 {
                 blocks::order(isa, &x, columns, group, lane)
             } else {
