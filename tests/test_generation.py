@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_a_stream_is_the_text_in_pieces(loaded: Any) -> None:
 def test_bad_streams_are_refused(loaded: Any) -> None:
     model, tokenizer = loaded
     with pytest.raises(ConfigError, match="call stream for each"):
-        next(eat.stream(model, tokenizer, PROMPTS))
+        next(eat.stream(model, tokenizer, cast("Any", PROMPTS)))
     with pytest.raises(ConfigError, match="no tokens"):
         next(eat.stream(model, tokenizer, []))
     with pytest.raises(ConfigError, match="max_tokens is 0"):
