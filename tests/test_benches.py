@@ -38,6 +38,7 @@ def test_like_is_compared_with_like() -> None:
             ["ours", "torch-compile-bf16"],
         ),
         ("generate", {"contestants": "ours,mlx-lm"}, ["ours", "mlx-lm"]),
+        ("batching", {"contestants": "ours,ours-q4"}, ["ours", "ours-q4"]),
         ("accelerate", {}, ["mlx-lm", "mlx-lm-accelerated"]),
     ],
 )
@@ -112,6 +113,7 @@ def test_a_quantization_is_measured(technique: str, contestant: str, tmp_path: P
         ("lora", {"shape": "huge"}, "method and shape are one of"),
         ("lora", {"method": "qlora", "contestants": "torch"}, "PyTorch has no training in 4 bits on a CPU"),
         ("generate", {"shape": "huge"}, "shape 'huge' is none of tiny"),
+        ("batching", {"shape": "huge"}, "shape 'huge' is none of tiny"),
         ("quantization", {"technique": "hqq"}, "technique 'hqq' is none of gptq, awq, learned"),
         ("quantization", {"technique": "learned", "sizes": "4x32"}, "the size 4x32: every eighth sequence"),
         (

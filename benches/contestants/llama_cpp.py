@@ -1,4 +1,7 @@
-"""llama.cpp: what its own `llama-bench` measures. Its decoding starts from an empty context."""
+"""llama.cpp: what its own `llama-bench` and `llama-batched-bench` measure.
+
+Decoding of the first starts from an empty context.
+"""
 
 from __future__ import annotations
 
@@ -34,4 +37,35 @@ def generate(job: Job) -> Result:
     }
 
 
-main({"generate": generate}, ())
+def batch(job: Job) -> Result:
+    """Write several sequences at once, each after a prompt of its own."""
+    program = shutil.which(job["llama_batched_bench"])
+    if program is None:
+        return {"missing": job["llama_batched_bench"], "versions": {}}
+    threads = ["-t", str(job["threads"])] if job["threads"] else []
+    count, length = len(job["prompts"]), job["prompt_tokens"] + job["new_tokens"]
+    sizes = ["-npp", str(job["prompt_tokens"]), "-ntg", str(job["new_tokens"]), "-npl", str(count)]
+    context = ["-c", str(count * length), "-ngl", "0", "--output-format", "jsonl"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [program, "-m", job["checkpoint"], *sizes, *context, *threads],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (found,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    generated = count * job["new_tokens"]
+    return {
+        "tokens_per_second": found["speed_tg"],
+        # Of the whole run: loading and reading the prompts are in it.
+        "tokens_per_cpu_second": generated / seconds,
+        "generated": generated,
+        "peak_rss_bytes": after.ru_maxrss * UNIT,
+        "versions": {"llama.cpp": program},
+    }
+
+
+main({"generate": generate, "batch": batch}, ())

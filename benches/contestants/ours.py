@@ -118,6 +118,38 @@ def divergence(job: Job) -> Result:
     return {"divergence": json.loads(_core.evaluate.divergence(quantized, reference, rows))}
 
 
+def batch(job: Job) -> Result:
+    """Continue all prompts together; the clock runs once all are read. The first run is the warm-up."""
+    from efficientai_toolkit import _core
+
+    model, tokenizer = _core.models.load(job["checkpoint"], None, job["dtype"])
+    accuracy = job["accuracy"] if job["variant"] else None
+    config = json.dumps({"max_tokens": job["new_tokens"], "ignore_eos": True})
+    result: Result = {}
+    for _ in range(2):
+        settings = json.dumps({"max_batch": len(job["prompts"])})
+        engine = _core.generate.Engine(model, tokenizer, settings, accuracy)
+        for prompt in job["prompts"]:
+            engine.add(prompt, config)
+        seen: set[int] = set()
+        counted = generated = 0
+        clocks = time.perf_counter(), time.process_time()
+        while engine.running + engine.waiting:
+            reading = len(seen) < len(job["prompts"])
+            for event in json.loads(engine.step()):
+                seen.add(event["id"])
+                generated += len(event["tokens"])
+                counted += 0 if reading else len(event["tokens"])
+            if reading:
+                clocks = time.perf_counter(), time.process_time()
+        result = {
+            "tokens_per_second": counted / (time.perf_counter() - clocks[0]),
+            "tokens_per_cpu_second": counted / (time.process_time() - clocks[1]),
+            "generated": generated,
+        }
+    return result
+
+
 def linear(job: Job) -> Result:
     """Measure the kernel alone. Activations are rounded no further than the contestant's name tells."""
     from efficientai_toolkit import kernels
@@ -153,6 +185,7 @@ main(
     {
         "train": train,
         "generate": generate,
+        "batch": batch,
         "quantize": quantize,
         "divergence": divergence,
         "linear": linear,
