@@ -77,6 +77,17 @@ def test_biases_and_penalties(loaded: Any) -> None:
     assert generate_with_statistics(model, tokenizer, "a", config).generated_tokens == 6
 
 
+def test_special_tokens_are_shown_if_asked_for(loaded: Any) -> None:
+    model, tokenizer = loaded
+    settings: dict[str, Any] = {
+        "max_tokens": 3,
+        "ignore_eos": True,
+        "logit_bias": {str(tokenizer.eos_token_id): 100.0},
+    }
+    assert eat.generate(model, tokenizer, "a", **settings) == ""
+    assert eat.generate(model, tokenizer, "a", skip_special_tokens=False, **settings) == "<|endoftext|>" * 3
+
+
 @pytest.mark.parametrize(
     ("response_format", "pattern"),
     [

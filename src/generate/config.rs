@@ -48,6 +48,8 @@ pub struct GenerateConfig {
     pub stop: Vec<String>,
     /// Whether generation goes on after an end-of-sequence token.
     pub ignore_eos: bool,
+    /// Whether special tokens are left out of the text.
+    pub skip_special_tokens: bool,
     /// Report the log-probability of each generated token, and of this many most likely ones, at most 20.
     pub logprobs: Option<usize>,
     /// As `logprobs`, for the tokens of the prompt.
@@ -75,6 +77,7 @@ impl Default for GenerateConfig {
             kv_group_size: 64,
             stop: Vec::new(),
             ignore_eos: false,
+            skip_special_tokens: true,
             logprobs: None,
             prompt_logprobs: None,
             response_format: None,

@@ -98,7 +98,7 @@ impl Sequence {
             draft: Draft::default(),
             feed: Vec::new(),
             sampler: Sampler::new(&config),
-            stream: DecodeStream::default(),
+            stream: DecodeStream::new(config.skip_special_tokens),
             stops: StopStrings::new(&config.stop),
             constraint,
             error: None,

@@ -201,6 +201,8 @@ class FakeEngine(types.ModuleType):
                 "tokens_per_second": 50.0,
                 "accuracy": None,
                 "peak_memory_bytes": 1_000_000,
+                "logprobs": [],
+                "prompt_logprobs": [],
             }
         )
 

@@ -49,6 +49,7 @@ class GenerateConfig(Config):
     kv_group_size: int = setting(64, "group size of the quantized KV cache: 32, 64 or 128")
     stop: list[str] = setting([], "stop sequence; repeat the option for more")
     ignore_eos: bool = setting(False, "go on after an end-of-sequence token")
+    skip_special_tokens: bool = setting(True, "leave special tokens out of the text")
     logprobs: int | None = setting(
         None, "report the log-probability of each new token, and of this many most likely ones, at most 20"
     )

@@ -8,16 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from efficientai_toolkit.server.config import ServeConfig
-from efficientai_toolkit.server.special_tokens import SpecialText
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
 LOWEST = -9999.0
 """Log-probability of what is impossible: JSON has no infinity."""
-
-SHOWS_SPECIAL_TOKENS = "shows_special_tokens"
-"""Setting of a request that is not the engine's: whether its text has special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,49 +77,37 @@ class EngineBackend:
 
         settings = {"max_batch": config.max_batch, "prompt_cache_bytes": config.prompt_cache_bytes}
         self._engine = core.generate.Engine(model, tokenizer, json.dumps(settings), accuracy=config.accuracy)
-        self._tokenizer = tokenizer
-        self._special: dict[int, SpecialText] = {}
 
     def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        known = {name: value for name, value in settings.items() if name != SHOWS_SPECIAL_TOKENS}
-        number = self._engine.add(prompt, json.dumps(known), add_special_tokens=False)
-        if settings.get(SHOWS_SPECIAL_TOKENS):
-            self._special[number] = SpecialText(self._tokenizer, settings.get("stop", []))
-        return number
+        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False)
 
     def cancel(self, number: int) -> None:
         """Let a request leave at the next step."""
         self._engine.cancel(number)
-        self._special.pop(number, None)
 
     def step(self) -> list[tuple[int, Event]]:
         """Compute one step."""
-        return [self._read(values) for values in json.loads(self._engine.step())]
+        return [_read(values) for values in json.loads(self._engine.step())]
 
     def count_cached_bytes(self) -> int:
         """Return the size of the states of earlier prompts."""
         return self._engine.prompt_cache_bytes
 
-    def _read(self, values: dict[str, Any]) -> tuple[int, Event]:
-        number: int = values["id"]
-        reason: str | None = values["finish_reason"]
-        text: str = values["text"]
-        if (special := self._special.get(number)) is not None:
-            text = special.push(values["tokens"], is_last=reason is not None)
-            if reason is not None:
-                del self._special[number]
-        return number, Event(
-            text=text,
-            tokens=values["tokens"],
-            logprobs=_read_logprobs(values["logprobs"]),
-            prompt_logprobs=_read_logprobs(values["prompt_logprobs"]),
-            finish_reason=reason,
-            error=values["error"],
-            prompt_tokens=values["prompt_tokens"],
-            cached_tokens=values["cached_tokens"],
-            generated_tokens=values["generated_tokens"],
-        )
+
+def _read(values: dict[str, Any]) -> tuple[int, Event]:
+    event = Event(
+        text=values["text"],
+        tokens=values["tokens"],
+        logprobs=_read_logprobs(values["logprobs"]),
+        prompt_logprobs=_read_logprobs(values["prompt_logprobs"]),
+        finish_reason=values["finish_reason"],
+        error=values["error"],
+        prompt_tokens=values["prompt_tokens"],
+        cached_tokens=values["cached_tokens"],
+        generated_tokens=values["generated_tokens"],
+    )
+    return values["id"], event
 
 
 def _read_logprobs(given: list[dict[str, Any]]) -> list[TokenLogprob]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from efficientai_toolkit.server.backend import SHOWS_SPECIAL_TOKENS, Event
+from efficientai_toolkit.server.backend import Event
 from efficientai_toolkit.server.dialects.base import (
     CallArguments,
     CallStart,
@@ -138,7 +138,7 @@ async def _begin(service: Service, lease: Lease, conversation: Conversation) -> 
     settings["max_tokens"] = service.count_room(lease, prompt, conversation.max_tokens)
     parses = bool(tools) or dialect.always_parses
     if parses and dialect.needs_special_tokens:
-        settings[SHOWS_SPECIAL_TOKENS] = True
+        settings["skip_special_tokens"] = False
     names = frozenset(tool.name for tool in tools)
     parsers: list[Parser] = [
         ReasoningParser(dialect.open(names) if parses else PlainParser(), end) for _ in range(conversation.n)

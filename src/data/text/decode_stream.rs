@@ -10,12 +10,13 @@ const MAX_PENDING_TOKENS: usize = 16;
 const MAX_PARTIAL_TOKENS: usize = 3;
 
 /// Decodes tokens as they arrive and returns complete characters only, because a byte-level token may hold a part
-/// of one. Special tokens are skipped.
+/// of one.
 ///
 /// The concatenated pieces equal the decoded sequence. Each token is decoded together with the previous piece,
 /// because decoders treat the start of a text specially.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct DecodeStream {
+    skip_special_tokens: bool,
     /// Tokens of the last returned piece, then those held back.
     ids: Vec<u32>,
     /// Number of `ids` whose text was returned.
@@ -23,6 +24,12 @@ pub struct DecodeStream {
 }
 
 impl DecodeStream {
+    /// An empty stream.
+    #[must_use]
+    pub const fn new(skip_special_tokens: bool) -> Self {
+        Self { skip_special_tokens, ids: Vec::new(), released: 0 }
+    }
+
     /// Adds the next token and returns the text that is complete with it, often empty.
     ///
     /// # Errors
@@ -43,11 +50,11 @@ impl DecodeStream {
 
     /// Takes the beginning of a character off the end of `pending`. Also returns the number of its tokens.
     fn without_partial(&self, tokenizer: &Tokenizer, pending: String) -> Result<(String, usize)> {
-        let context = tokenizer.decode(&self.ids[..self.released], true)?;
+        let context = tokenizer.decode(&self.ids[..self.released], self.skip_special_tokens)?;
         for kept in 1..=MAX_PARTIAL_TOKENS {
             let (before, partial) = self.ids.split_at(self.ids.len() - kept);
-            let before = tokenizer.decode(before, true)?;
-            let partial = tokenizer.decode(partial, true)?;
+            let before = tokenizer.decode(before, self.skip_special_tokens)?;
+            let partial = tokenizer.decode(partial, self.skip_special_tokens)?;
             // Where a character is cut, its parts are more replacement characters than the whole.
             if let Some(complete) = before.get(context.len()..)
                 && pending.strip_prefix(complete) == Some(partial.as_str())
@@ -64,13 +71,13 @@ impl DecodeStream {
     /// See [`Tokenizer::decode`].
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         let rest = self.pending(tokenizer)?;
-        *self = Self::default();
+        *self = Self::new(self.skip_special_tokens);
         Ok(rest)
     }
 
     fn pending(&self, tokenizer: &Tokenizer) -> Result<String> {
-        let context = tokenizer.decode(&self.ids[..self.released], true)?;
-        let text = tokenizer.decode(&self.ids, true)?;
+        let context = tokenizer.decode(&self.ids[..self.released], self.skip_special_tokens)?;
+        let text = tokenizer.decode(&self.ids, self.skip_special_tokens)?;
         Ok(text.get(context.len()..).unwrap_or_default().to_owned())
     }
 }
@@ -84,7 +91,7 @@ mod tests {
     use crate::data::fixture::{self, BOS, EOS};
 
     fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut stream = DecodeStream::default();
+        let mut stream = DecodeStream::new(true);
         let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(tokenizer, id).unwrap()).collect();
         pieces.push(stream.finish(tokenizer).unwrap());
         pieces
@@ -118,6 +125,16 @@ mod tests {
         let tokenizer = fixture::tokenizer(None);
         let ids = [BOS, 0x61, 0xf0, 0x9f, 0x98, 0x80, 0xc3, 0xa9, EOS];
         assert_eq!(pieces(&tokenizer, &ids), ["", "a", "", "", "", "😀", "", "é", "", ""]);
+    }
+
+    #[test]
+    fn special_tokens_may_be_shown() {
+        let tokenizer = fixture::tokenizer(None);
+        let mut stream = DecodeStream::new(false);
+        let pieces: Vec<_> = [BOS, 0x61, EOS].map(|id| stream.push(&tokenizer, id).unwrap()).to_vec();
+        let whole = tokenizer.decode(&[BOS, 0x61, EOS], false).unwrap();
+        assert_eq!(pieces.concat() + &stream.finish(&tokenizer).unwrap(), whole);
+        assert!(whole.len() > 1);
     }
 
     #[test]
