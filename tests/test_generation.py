@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import efficientai_toolkit as eat
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.models.generation import GenerateConfig, Requests, generate_with_statistics
+from efficientai_toolkit.quantize import quantize
+from support.engine import MODELS
 
 PROMPTS = ["Once upon a time", "To be or not to be, that is", "What is the capital of France?", "1 2 3"]
 
@@ -157,3 +160,25 @@ def test_many_requests_end_with_an_event_each(loaded: Any) -> None:
     numbers = [requests.add(f"{i} and") for i in range(20)]
     ended = [event["id"] for event in requests.events() if event["finish_reason"] is not None]
     assert sorted(ended) == numbers
+
+
+def test_a_draft_model_changes_nothing_in_the_text(loaded: Any, tmp_path: Path) -> None:
+    model, tokenizer = loaded
+    quantize(None, output=str(tmp_path / "q"), technique="rtn", bits=3)
+    draft, _ = eat.load(tmp_path / "q")
+    alone = eat.generate(model, tokenizer, PROMPTS, max_tokens=40)
+    assert eat.generate(model, tokenizer, PROMPTS, max_tokens=40, draft_model=draft) == alone
+    pieces: list[str] = []
+    text = eat.generate(model, tokenizer, PROMPTS[0], max_tokens=40, draft_model=draft, stream=pieces.append)
+    assert text == "".join(pieces) == alone[0]
+    assert len(pieces) < 30
+    assert "".join(eat.stream(model, tokenizer, PROMPTS[0], max_tokens=40, draft_model=draft)) == alone[0]
+
+
+def test_drafts_that_do_not_fit_are_refused(loaded: Any) -> None:
+    model, tokenizer = loaded
+    with pytest.raises(ConfigError, match="the draft model is the model itself"):
+        eat.generate(model, tokenizer, "a", draft_model=model)
+    other, _ = eat.load(MODELS / "llama_gqa")
+    with pytest.raises(ConfigError, match="they must have the same vocabulary"):
+        eat.generate(model, tokenizer, "a", draft_model=other)

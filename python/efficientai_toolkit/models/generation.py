@@ -100,6 +100,7 @@ def generate(
     *,
     config: GenerateConfig | None = None,
     stream: Callable[[str], object] | None = None,
+    draft_model: "Model | None" = None,
     **overrides: Any,
 ) -> str: ...
 
@@ -111,6 +112,7 @@ def generate(
     prompt: list[str] | list[list[int]] | list[Messages],
     *,
     config: GenerateConfig | None = None,
+    draft_model: "Model | None" = None,
     **overrides: Any,
 ) -> list[str]: ...
 
@@ -122,6 +124,7 @@ def generate(
     *,
     config: GenerateConfig | None = None,
     stream: Callable[[str], object] | None = None,
+    draft_model: "Model | None" = None,
     **overrides: Any,
 ) -> str | list[str]:
     """Generate a continuation of a text or the answer in a conversation.
@@ -137,6 +140,9 @@ def generate(
         Sampling parameters; greedy decoding by default.
     stream
         Called with each piece of text as soon as it is final; for a single prompt.
+    draft_model
+        A smaller model with the same vocabulary, whose proposals the model checks several at a time
+        (speculative decoding): the text is that of ``model`` alone.
     **overrides
         Fields of :class:`GenerateConfig` that override ``config``.
 
@@ -154,17 +160,20 @@ def generate(
     """
     settings = (config or GenerateConfig()).with_values(overrides)
     prompts = _split(prompt)
-    if prompts is None:
-        return generate_with_statistics(model, tokenizer, cast("Prompt", prompt), settings, stream).text
-    if stream is not None:
+    if prompts is not None and stream is not None:
         message = "`stream` is for a single prompt: call generate for each"
         raise ConfigError(message)
-    texts = [""] * len(prompts)
-    requests = Requests(model, tokenizer, settings)
-    numbers = {requests.add(each): index for index, each in enumerate(prompts)}
+    if prompts is None and draft_model is None:
+        return generate_with_statistics(model, tokenizer, cast("Prompt", prompt), settings, stream).text
+    requests = Requests(model, tokenizer, settings, draft_model)
+    chosen = [cast("Prompt", prompt)] if prompts is None else prompts
+    numbers = {requests.add(each): index for index, each in enumerate(chosen)}
+    texts = [""] * len(chosen)
     for event in requests.events():
+        if stream is not None and event["text"]:
+            stream(event["text"])
         texts[numbers[event["id"]]] += event["text"]
-    return texts
+    return texts[0] if prompts is None else texts
 
 
 def stream(
@@ -173,6 +182,7 @@ def stream(
     prompt: Prompt,
     *,
     config: GenerateConfig | None = None,
+    draft_model: "Model | None" = None,
     **overrides: Any,
 ) -> Iterator[str]:
     """Iterate over the text that :func:`generate` returns, piece by piece as soon as each is final.
@@ -184,7 +194,7 @@ def stream(
     if _split(prompt) is not None:
         message = "`prompt` is a list of prompts: call stream for each"
         raise ConfigError(message)
-    requests = Requests(model, tokenizer, settings)
+    requests = Requests(model, tokenizer, settings, draft_model)
     requests.add(prompt)
     for event in requests.events():
         if event["text"]:
@@ -194,12 +204,18 @@ def stream(
 class Requests:
     """Prompts that are continued together."""
 
-    def __init__(self, model: "Model", tokenizer: "Tokenizer", config: GenerateConfig) -> None:
+    def __init__(
+        self,
+        model: "Model",
+        tokenizer: "Tokenizer",
+        config: GenerateConfig,
+        draft_model: "Model | None" = None,
+    ) -> None:
         from efficientai_toolkit._engine.core import core
 
         self._tokenizer = tokenizer
         self._config = config.to_json()
-        self._engine = core.generate.Engine(model, tokenizer, accuracy=config.accuracy)
+        self._engine = core.generate.Engine(model, tokenizer, accuracy=config.accuracy, draft=draft_model)
 
     def add(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
         """Add a prompt and return its number, which events carry."""
