@@ -1,6 +1,5 @@
 """The server as OpenAI's client uses it."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +12,10 @@ import pytest
 
 import efficientai_toolkit as eat
 from efficientai_toolkit.server.config import ServeConfig
-from support.server import Running, adapter, chat_model, running
+from support.server import TIME, WEATHER, Running, adapter, allowed, chat_model, running
 
 QUESTION: Any = [{"role": "user", "content": "Who goes there?"}]
 GREEDY: Any = {"temperature": 0.0, "max_tokens": 8}
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
-
-def allowed(mode: str, *names: str) -> Any:
-    tools = [{"type": "function", "function": {"name": name}} for name in names]
-    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
-
-
-TIME: Any = {"type": "function", "function": {"name": "time"}}
 
 
 @pytest.fixture(scope="module")
@@ -369,68 +352,3 @@ def test_a_response_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None
     assert done.incomplete_details.reason == "max_output_tokens"
     with pytest.raises(openai.BadRequestError, match="stores nothing"):
         client.responses.create(model="chat", input="Hello", previous_response_id="resp_1")
-
-
-def test_own_routes(server: Running, loaded: Any) -> None:
-    model, tokenizer = loaded
-    body = {"prompt": "To be", "max_tokens": 6}
-    done = server.post("/generate", body).json()
-    assert done["text"] == eat.generate(model, tokenizer, "To be", max_tokens=6)
-    assert (done["finish_reason"], done["generated_tokens"]) == ("length", 6)
-    prompts: Any = ["To be", [20, 30]]
-    batch = server.post("/generate/batch", {"prompts": prompts, "max_tokens": 6}).json()
-    expected = eat.generate(model, tokenizer, prompts, max_tokens=6)
-    assert [row["text"] for row in batch["results"]] == expected
-    lines = server.post("/generate", {**body, "stream": True}).text.split("\n\n")
-    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
-    assert "".join(event.get("text", "") for event in events) == done["text"]
-    assert events[-1]["finish_reason"] == "length"
-    info = server.client.get("/model/info").json()
-    assert (info["num_parameters"], info["context_length"]) == (model.num_parameters, 512)
-    assert info["adapters"] == ["pirate"]
-
-
-def test_tokens_and_back(server: Running, loaded: Any) -> None:
-    _, tokenizer = loaded
-    done = server.post("/tokenize", {"prompt": "To be, é", "return_token_strs": True}).json()
-    assert done["tokens"] == tokenizer.encode("To be, é")
-    assert done["count"] == len(done["tokens"]) == len(done["token_strs"])
-    assert done["max_model_len"] == 512
-    back = {"tokens": done["tokens"], "skip_special_tokens": True}
-    assert server.post("/detokenize", back).json()["prompt"] == "To be, é"
-    info = server.client.get("/tokenizer_info").json()
-    assert (info["bos_token"], info["eos_token"], info["vocab_size"]) == (
-        "<|endoftext|>",
-        "<|endoftext|>",
-        2048,
-    )
-    chat = server.post("/tokenize", {"messages": QUESTION}).json()
-    assert tokenizer.decode(chat["tokens"]) == tokenizer.apply_chat_template(QUESTION)
-    assert server.post("/tokenize", {}).status_code == 400
-
-
-def test_embeddings_are_unit_vectors_or_not_there(server: Running) -> None:
-    response = server.post("/v1/embeddings", {"input": ["To be", "or not"], "encoding_format": "float"})
-    if response.status_code == 501:
-        assert "no embeddings" in response.json()["error"]["message"]
-        return
-    vectors = np.array([row["embedding"] for row in response.json()["data"]])
-    assert vectors.shape == (2, 256)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
-
-
-def test_metrics_count(server: Running) -> None:
-    before = {
-        name: server.metric(name) for name in ("model_prompt_tokens_total", "model_generated_tokens_total")
-    }
-    count = len(server.post("/tokenize", {"prompt": "To be"}).json()["tokens"])
-    server.post("/generate", {"prompt": "To be", "max_tokens": 5})
-    assert server.metric("model_prompt_tokens_total") - before["model_prompt_tokens_total"] == count
-    assert server.metric("model_generated_tokens_total") - before["model_generated_tokens_total"] == 5
-    for name in ("model_time_to_first_token_seconds_count", "model_inference_duration_seconds_count"):
-        assert server.metric(name) > 0
-    assert server.metric("mlx_active_memory_bytes") > 1e6
-    assert server.metric("model_requests_running") == 0
-    text = server.client.get("/metrics").text
-    assert 'http_requests_total{method="POST",route="/generate",status="200"}' in text
-    assert "/v1/models/{model}" in text or "route=" in text

@@ -12,25 +12,9 @@ import efficientai_toolkit as eat
 from efficientai_toolkit.server import version
 from efficientai_toolkit.server.backend import Event
 from efficientai_toolkit.server.config import ServeConfig
-from support.server import ScriptedBackend, chat_model, running
+from support.server import TIME, WEATHER, ScriptedBackend, allowed, chat_model, running
 
 QUESTION: Any = [{"role": "user", "content": "Who goes there?"}]
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
-
-def allowed(mode: str, *names: str) -> Any:
-    tools = [{"type": "function", "function": {"name": name}} for name in names]
-    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
-
-
-TIME: Any = {"type": "function", "function": {"name": "time"}}
 
 
 @pytest.fixture(scope="module")

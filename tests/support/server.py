@@ -30,6 +30,25 @@ TEMPLATE = (
 """A chat template; the comment tells the dialect."""
 
 
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def allowed(mode: str, *names: str) -> Any:
+    """A choice among some tools."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+TIME: Any = {"type": "function", "function": {"name": "time"}}
+
+
 def chat_model(folder: Path, template: str = TEMPLATE) -> Path:
     """The embedded model with a chat template."""
     shutil.copytree(MODEL, folder)

@@ -63,12 +63,8 @@ async def _embed(
     """Return unit vectors, ``[prompts, hidden]``."""
     from efficientai_toolkit._engine.core import core
 
-    embed = getattr(core.generate, "embed", None)
-    if embed is None:
-        message = "this build of the engine has no embeddings"
-        raise ApiError(message, status=501)
     model, tokenizer = lease.version.model, lease.version.tokenizer
     found = await lease.version.engine.call(
-        lambda: embed(model, tokenizer, prompts, pooling), adapter=lease.adapter
+        lambda: core.generate.embed(model, tokenizer, prompts, pooling), adapter=lease.adapter
     )
     return np.array([vector for vector, _ in found], dtype=np.float32)
