@@ -1,4 +1,4 @@
-//! A text in generation.
+//! The state of one request.
 
 use std::mem;
 
@@ -17,7 +17,7 @@ use crate::models::Model;
 use crate::nn::Cache;
 use crate::{Error, Result};
 
-/// News of a text in generation.
+/// What a step has changed for one request.
 #[derive(Debug, Serialize)]
 pub struct Event {
     /// Identifies the request.

@@ -198,12 +198,6 @@ pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
     enter_without_threads(py, || json(&GenerateConfig::default()))
 }
 
-/// The default ``SchedulerConfig`` as JSON.
-#[pyfunction]
-pub(super) fn engine_defaults(py: Python<'_>) -> PyResult<String> {
-    enter_without_threads(py, || json(&SchedulerConfig::default()))
-}
-
 /// Checks the value of every setting of ``config``, the JSON of a ``GenerateConfig``.
 #[pyfunction]
 pub(super) fn check(py: Python<'_>, config: &str) -> PyResult<()> {

@@ -67,7 +67,7 @@ mod _core {
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{Engine, check, defaults, embed, engine_defaults, generate};
+        use crate::generate::{Engine, check, defaults, embed, generate};
     }
 
     /// Measuring the kernels.

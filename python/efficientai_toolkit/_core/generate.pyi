@@ -6,7 +6,7 @@ from .models import Model, Tokenizer
 from _typeshed import SupportsGetItem
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Engine", "check", "defaults", "embed", "engine_defaults", "generate"]
+__all__ = ["Engine", "check", "defaults", "embed", "generate"]
 
 @final
 class Engine:
@@ -66,11 +66,6 @@ def embed(model: Model, tokenizer: Tokenizer, texts: SupportsGetItem[int, str | 
     -------
     list
         Of each text, its embedding and its number of tokens.
-    """
-
-def engine_defaults() -> str:
-    """
-    The default ``SchedulerConfig`` as JSON.
     """
 
 def generate(model: Model, tokenizer: Tokenizer, prompt: str | SupportsGetItem[int, SupportsIndex], config: str, on_text: Any | None = None, add_special_tokens: bool = True) -> str:
