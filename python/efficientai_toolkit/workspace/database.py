@@ -1,10 +1,9 @@
 """The database of a workspace: SQLite in write-ahead mode, so that readers never wait for a writer."""
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -34,7 +33,8 @@ def open_database(path: Path) -> Engine:
     Returns
     -------
     Engine
-        Every room creates its own tables with ``Base.metadata.create_all``.
+        Every room creates its own tables with ``Base.metadata.create_all``. With the execution option
+        ``read_only`` a transaction only reads, and waits for nobody.
 
     Raises
     ------
@@ -45,8 +45,7 @@ def open_database(path: Path) -> Engine:
     """
     for ending in _ENDINGS:
         refuse_link(path.with_name(path.name + ending))
-    # With a function, since a path in a URL would have to be escaped.
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path, timeout=_PATIENCE))
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": _PATIENCE})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     try:
@@ -70,6 +69,7 @@ def _configure(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: Any) -> None:
+def _begin(connection: Connection) -> None:
     # A transaction that reads and then writes must not fail half way because another one wrote.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    is_reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
