@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
-from efficientai_toolkit.workspace.database import VERSION, Base, open_database
+from efficientai_toolkit.workspace.database import READ_ONLY, VERSION, Base, open_database
 from efficientai_toolkit.workspace.folder import Workspace
 
 
@@ -79,7 +79,7 @@ def test_many_threads_share_a_database(tmp_path: Path, caplog: pytest.LogCapture
 def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "workspace.db")
     Base.metadata.create_all(engine, tables=[Counter.__table__])  # type: ignore[list-item]
-    reading = engine.execution_options(read_only=True)
+    reading = engine.execution_options(**{READ_ONLY: True})
     with Session(engine) as writer, writer.begin():
         writer.add(Counter(id=1, value=7))
         writer.flush()

@@ -34,6 +34,7 @@ from efficientai_toolkit.registry.tables import (
     create_tables,
 )
 from efficientai_toolkit.registry.version import AliasChange, Kind, ModelVersion, RegisteredModel
+from efficientai_toolkit.workspace.database import READ_ONLY
 from efficientai_toolkit.workspace.folder import WORKSPACE, Workspace
 
 
@@ -360,7 +361,7 @@ class Registry:
 
     @contextmanager
     def _reading(self) -> Generator[Session]:
-        engine = self.workspace.database.execution_options(read_only=True)
+        engine = self.workspace.database.execution_options(**{READ_ONLY: True})
         with self._explained(), Session(engine) as session, session.begin():
             yield session
 

@@ -13,6 +13,9 @@ from efficientai_toolkit.exceptions import ConfigError
 VERSION = 1
 """Version of the tables, kept in SQLite's ``user_version``."""
 
+READ_ONLY = "read_only"
+"""Execution option of an engine whose transactions only read, and so never wait."""
+
 _ENDINGS = ("", "-journal", "-wal", "-shm")
 _PATIENCE = 30.0
 """Seconds that a writer waits for another one."""
@@ -33,8 +36,7 @@ def open_database(path: Path) -> Engine:
     Returns
     -------
     Engine
-        Every room creates its own tables with ``Base.metadata.create_all``. With the execution option
-        ``read_only`` a transaction only reads, and waits for nobody.
+        Every room creates its own tables with ``Base.metadata.create_all``.
 
     Raises
     ------
@@ -71,5 +73,5 @@ def _configure(connection: Any, _record: object) -> None:
 
 def _begin(connection: Connection) -> None:
     # A transaction that reads and then writes must not fail half way because another one wrote.
-    is_reading = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
