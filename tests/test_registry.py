@@ -355,7 +355,7 @@ def test_a_database_that_is_damaged_later(registry: Registry, runs: Path) -> Non
     registry.register("chat", trained(runs / "a"))
     with registry.workspace.database.begin() as connection:
         connection.exec_driver_sql("DROP TABLE model_aliases")
-    with pytest.raises(ConfigError, match=r"the registry in .*space cannot be used: no such table"):
+    with pytest.raises(ConfigError, match=r"the database of the workspace .* cannot be used: no such t"):
         registry.get("chat")
 
 

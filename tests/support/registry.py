@@ -1,12 +1,14 @@
 """Small folders of the kinds that a registry takes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.study.folder import RECORD
 
 
@@ -35,4 +37,17 @@ def model(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     weights(folder / "model.safetensors", seed)
+    return folder
+
+
+def variant(folder: Path, seed: int) -> Path:
+    """The embedded model with other weights, so that it says something else."""
+    shutil.copytree(MODEL, folder)
+    [file] = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    rng = np.random.default_rng(seed)
+    for name, tensor in tensors.items():
+        if name.endswith("q_proj.weight"):
+            tensors[name] = rng.permutation(tensor)
+    save_file(tensors, file, metadata={"format": "mlx"})
     return folder

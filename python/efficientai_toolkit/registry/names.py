@@ -17,6 +17,10 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _SHOWN = 100
 
 
+class UnknownVersionError(ConfigError):
+    """There is no such model or version."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
     """What a text names."""
@@ -55,7 +59,7 @@ def parse_reference(text: object) -> Reference:
 
     Raises
     ------
-    ConfigError
+    UnknownVersionError
         If it is none of them.
     """
     given = text if isinstance(text, str) else ""
@@ -68,4 +72,4 @@ def parse_reference(text: object) -> Reference:
     if _NAME.fullmatch(given):
         return Reference(name=given)
     message = f"{str(text)[:_SHOWN]!r} names no version: write NAME, NAME@ALIAS or NAME/NUMBER"
-    raise ConfigError(message)
+    raise UnknownVersionError(message)

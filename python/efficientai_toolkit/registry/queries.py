@@ -7,8 +7,7 @@ from typing import cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.registry.names import PRODUCTION, Reference
+from efficientai_toolkit.registry.names import PRODUCTION, Reference, UnknownVersionError
 from efficientai_toolkit.registry.tables import AliasChangeRow, AliasRow, ModelRow, VersionRow
 from efficientai_toolkit.registry.version import Kind, ModelVersion
 from efficientai_toolkit.workspace.folder import Workspace
@@ -24,13 +23,13 @@ def find_model(session: Session, name: str) -> ModelRow:
 
     Raises
     ------
-    ConfigError
+    UnknownVersionError
         If there is none.
     """
     model = session.scalar(select(ModelRow).where(ModelRow.name == name))
     if model is None:
         message = f"no model is registered as {name}; registry:list shows those that are"
-        raise ConfigError(message)
+        raise UnknownVersionError(message)
     return model
 
 
@@ -39,7 +38,7 @@ def find_version(session: Session, reference: Reference) -> VersionRow:
 
     Raises
     ------
-    ConfigError
+    UnknownVersionError
         If there is none.
     """
     model = find_model(session, reference.name)
@@ -49,20 +48,20 @@ def find_version(session: Session, reference: Reference) -> VersionRow:
         )
         if row is None:
             message = f"{reference.name} has no version {reference.number}; registry:show lists those it has"
-            raise ConfigError(message)
+            raise UnknownVersionError(message)
         return row
     found = session.get(AliasRow, (model.id, reference.alias or PRODUCTION))
     if found is not None:
         return found.version
     if reference.alias is not None:
         message = f"{reference.name} has no alias {reference.alias}; registry:promote sets it"
-        raise ConfigError(message)
+        raise UnknownVersionError(message)
     latest = session.scalar(
         select(VersionRow).where(VersionRow.model_id == model.id).order_by(VersionRow.number.desc()).limit(1)
     )
     if latest is None:
         message = f"{reference.name} has no versions left; registry:register adds one"
-        raise ConfigError(message)
+        raise UnknownVersionError(message)
     return latest
 
 

@@ -6,14 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.registry.comparison import Comparison, compare_versions
 from efficientai_toolkit.registry.content import detect_kind, read_content
 from efficientai_toolkit.registry.description import check_metrics, check_tags, check_text
-from efficientai_toolkit.registry.names import PRODUCTION, Reference, check_name, parse_reference
+from efficientai_toolkit.registry.names import (
+    PRODUCTION,
+    Reference,
+    UnknownVersionError,
+    check_name,
+    parse_reference,
+)
 from efficientai_toolkit.registry.promotion import check_better, verify
 from efficientai_toolkit.registry.queries import (
     describe,
@@ -34,7 +39,7 @@ from efficientai_toolkit.registry.tables import (
     create_tables,
 )
 from efficientai_toolkit.registry.version import AliasChange, Kind, ModelVersion, RegisteredModel
-from efficientai_toolkit.workspace.database import READ_ONLY
+from efficientai_toolkit.workspace.database import READ_ONLY, explained
 from efficientai_toolkit.workspace.folder import WORKSPACE, Workspace
 
 
@@ -62,7 +67,7 @@ class Registry:
 
     def __init__(self, workspace: Workspace | str | os.PathLike[str] = WORKSPACE) -> None:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace(os.fspath(workspace))
-        with self._explained():
+        with explained(self.workspace.path):
             create_tables(self.workspace.database)
 
     def register(
@@ -336,7 +341,7 @@ class Registry:
     def _find(self, session: Session, reference: str) -> VersionRow | None:
         try:
             return find_version(session, parse_reference(reference))
-        except ConfigError:
+        except UnknownVersionError:
             # It was removed.
             return None
 
@@ -362,22 +367,13 @@ class Registry:
     @contextmanager
     def _reading(self) -> Generator[Session]:
         engine = self.workspace.database.execution_options(**{READ_ONLY: True})
-        with self._explained(), Session(engine) as session, session.begin():
+        with explained(self.workspace.path), Session(engine) as session, session.begin():
             yield session
 
     @contextmanager
     def _writing(self) -> Generator[Session]:
-        with self._explained(), Session(self.workspace.database) as session, session.begin():
+        with explained(self.workspace.path), Session(self.workspace.database) as session, session.begin():
             yield session
-
-    @contextmanager
-    def _explained(self) -> Generator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            message = f"the registry in {self.workspace.path} cannot be used: {reason}"
-            raise ConfigError(message) from error
 
 
 def _resolve(path: Path) -> Path | None:

@@ -46,6 +46,11 @@ class ServeConfig(Config):
         "the first; repeat it for more",
         flag="--adapter",
     )
+    workspace: str | None = setting(
+        None,
+        "workspace, whose registered models are served by name and where deployments are recorded (default: "
+        "none)",
+    )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine")
     port: int = setting(8000, "port; 0: any free one")
     api_key_file: str | None = setting(

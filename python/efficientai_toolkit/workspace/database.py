@@ -1,10 +1,12 @@
 """The database of a workspace: SQLite in write-ahead mode, so that readers never wait for a writer."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
 from efficientai_toolkit._base.files import refuse_link
@@ -62,6 +64,17 @@ def open_database(path: Path) -> Engine:
         message = f"{path} was written by a newer version of efficientai-toolkit; update the package"
         raise ConfigError(message)
     return engine
+
+
+@contextmanager
+def explained(path: Path) -> Generator[None]:
+    """Turn errors of the database in the workspace ``path`` into ``ConfigError``."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        message = f"the database of the workspace {path} cannot be used: {reason}"
+        raise ConfigError(message) from error
 
 
 def _configure(connection: Any, _record: object) -> None:
