@@ -22,10 +22,11 @@ PROMPT: Any = {"prompt": "Who goes there?", "max_tokens": 6}
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    """Two versions of a model, the first one in production."""
+    """Two versions of a model, v1 and v2, the first one in production."""
     found = Registry(tmp_path / "space")
     for number in (1, 2):
-        found.register("chat", variant(found.workspace.runs / str(number), number))
+        folder = variant(found.workspace.runs / str(number), number)
+        found.register("chat", folder, aliases=[f"v{number}"])
     found.promote("chat/1")
     return found
 
@@ -64,24 +65,22 @@ def wait_for(server: Running, number: int) -> None:
 
 
 def test_names_stand_for_versions(server: Running, registry: Registry) -> None:
-    texts = {name: say(server, name) for name in ("chat", "chat@production", "chat/1", "chat/2")}
-    assert texts["chat"] == texts["chat@production"] == texts["chat/1"] != texts["chat/2"]
-    # One of them is in memory, under its shortest name, beside the default model.
-    assert loaded(server) == {"embedded", "chat", "chat/2"}
-    registry.promote("chat/2", alias="candidate")
+    texts = {name: say(server, name) for name in ("chat", "chat@production", "chat@v1", "chat@v2")}
+    assert texts["chat"] == texts["chat@production"] == texts["chat@v1"] != texts["chat@v2"]
+    # What several names stand for is in memory once, beside the default model.
+    assert loaded(server) == {"embedded", "chat", "chat@v2"}
     names = {each["id"]: each for each in server.client.get("/v1/models").json()["data"]}
-    assert list(names) == ["embedded", "chat", "chat@production", "chat@candidate"]
-    assert [names[name].get("version") for name in names] == [None, "chat/1", "chat/1", "chat/2"]
+    assert list(names) == ["embedded", "chat", "chat@production", "chat@v1", "chat@v2"]
+    assert [each.get("version") for each in names.values()] == [None, "chat/1", "chat/1", "chat/1", "chat/2"]
     for name, entry in names.items():
         assert server.client.get(f"/v1/models/{name}").json() == entry
-    assert server.client.get("/v1/models/chat/2").json()["version"] == "chat/2"
-    info = server.client.get("/model/info", params={"model": "chat@candidate"}).json()
-    assert (info["model"], info["path"]) == ("chat@candidate", str(registry.get("chat/2").path))
+    info = server.client.get("/model/info", params={"model": "chat@v2"}).json()
+    assert (info["model"], info["path"]) == ("chat@v2", str(registry.get("chat/2").path))
     assert server.metric("model_generations_total") == 4
 
 
 def test_promotion_drops_no_request(server: Running, registry: Registry) -> None:
-    expected = {number: say(server, f"chat/{number}") for number in (1, 2)}
+    expected = {number: say(server, f"chat@v{number}") for number in (1, 2)}
     assert say(server, "chat") == expected[1]
     is_over = threading.Event()
     found: list[Any] = []
@@ -107,7 +106,7 @@ def test_promotion_drops_no_request(server: Running, registry: Registry) -> None
     assert len(found) > 10
     assert {status for status, _ in found} == {200}
     assert {text for _, text in found} == set(expected.values())
-    # What was in memory as chat/2 is chat now.
+    # What was in memory as chat@v2 is chat now.
     assert loaded(server) == {"embedded", "chat"}
     wait_for(server, 2)
 
@@ -120,17 +119,16 @@ def test_a_version_that_cannot_be_served_leaves_the_one_before(
     broken.mkdir()
     (broken / "config.json").write_text("{}")
     weights(broken / "model.safetensors")
-    registry.register("chat", broken, aliases=["production"])
+    registry.register("chat", broken, aliases=["production", "broken"])
     assert [say(server, "chat") for _ in range(3)] == [before] * 3
     assert caplog.text.count("chat stays at chat/1: chat/3 cannot be served") == 1
-    assert "chat/3 cannot be served: " in (message := refuse(server, "chat/3", 400))
-    assert "model_type" in message
+    assert "chat/3 cannot be served" in refuse(server, "chat@broken", 400)
     registry.promote("chat/2")
-    assert say(server, "chat") == say(server, "chat/2") != before
+    assert say(server, "chat") == say(server, "chat@v2") != before
     # Changed after it was registered.
-    registry.register("chat", variant(registry.workspace.runs / "4", 4))
+    registry.register("chat", variant(registry.workspace.runs / "4", 4), aliases=["v4"])
     shutil.copy(next(registry.get("chat/1").path.glob("*.safetensors")), registry.get("chat/4").path)
-    assert "not those that were registered as chat/4" in refuse(server, "chat/4", 400)
+    assert "not those that were registered as chat/4" in refuse(server, "chat@v4", 400)
 
 
 def test_removed_versions_go(server: Running, registry: Registry) -> None:
@@ -140,9 +138,9 @@ def test_removed_versions_go(server: Running, registry: Registry) -> None:
     registry.remove_alias("chat", "candidate")
     assert "does not exist" in refuse(server, "chat@candidate")
     wait_for(server, 1)
-    say(server, "chat/2")
-    registry.remove("chat/2")
-    refuse(server, "chat/2")
+    say(server, "chat@v2")
+    registry.remove("chat/2", force=True)
+    refuse(server, "chat@v2")
     wait_for(server, 1)
     say(server, "chat")
     registry.remove("chat/1", force=True)
@@ -155,8 +153,8 @@ def test_adapters_share_their_base(server: Running, registry: Registry, tmp_path
     plain = say(server)
     for number in (1, 2):
         folder = adapter(registry.workspace.runs / f"a{number}", number)
-        registry.register("pirate", folder, base=str(MODEL))
-    texts = {number: say(server, f"pirate/{number}") for number in (1, 2)}
+        registry.register("pirate", folder, base=str(MODEL), aliases=[f"v{number}"])
+    texts = {number: say(server, f"pirate@v{number}") for number in (1, 2)}
     assert len({plain, *texts.values()}) == 3
     assert say(server, "pirate") == texts[2]
     registry.promote("pirate/1")
@@ -187,8 +185,8 @@ def test_adapters_that_nothing_names_leave_the_model(server: Running, registry: 
     before = say(server, "pirate")
     registry.register("pirate", broken, base=str(MODEL), aliases=["production"])
     assert say(server, "pirate") == say(server, "pirate") == before
-    registry.register("pirate", broken, base=str(MODEL))
-    assert "adapters.safetensors" in refuse(server, "pirate/7", 400)
+    registry.register("pirate", broken, base=str(MODEL), aliases=["broken"])
+    assert "adapters.safetensors" in refuse(server, "pirate@broken", 400)
 
 
 def test_what_cannot_be_served(server: Running, registry: Registry) -> None:
@@ -200,8 +198,21 @@ def test_what_cannot_be_served(server: Running, registry: Registry) -> None:
     assert "is a checkpoint" in refuse(server, "half", 400)
     for number, base in enumerate(("no/such-model", "/nowhere", None), 1):
         registry.register("pirate", adapter(registry.workspace.runs / f"p{number}", number), base=base)
-        assert "requests do not download" in refuse(server, f"pirate/{number}", 400)
-    for name in ("none", "none@x", "chat/9", "chat@none", "chat:x", "../x", "a" * 400, "chat/0", "é", "\0"):
+        assert "requests do not download" in refuse(server, "pirate", 400)
+    for name in (
+        "none",
+        "none@x",
+        "chat/1",
+        "chat/9",
+        "org/name",
+        "chat@none",
+        "chat:x",
+        "../x",
+        "a" * 400,
+        "chat/0",
+        "é",
+        "\0",
+    ):
         assert "does not exist" in refuse(server, name)
         assert server.client.get("/v1/models/none").status_code == 404
 
@@ -214,7 +225,7 @@ def test_deployments_of_registered_models(registry: Registry, tmp_path: Path) ->
         assert (done["name"], done["path"]) == ("web", str(registry.get("chat/1").path))
         registry.register("pirate", adapter(registry.workspace.runs / "p", 1), base=str(MODEL))
         for name, path, message in (
-            ("web", "pirate", "is an adapter"),
+            ("web", "pirate", "is no model but adapter"),
             ("web", "none@production", "has no folder 'none@production'"),
             ("web", "/nowhere", "has no folder"),
             ("chat", str(MODEL), "chat is served from the registry: registry:promote"),
@@ -234,9 +245,9 @@ def test_deployments_of_registered_models(registry: Registry, tmp_path: Path) ->
     with running(ServeConfig(models={"web": str(other)}, workspace=config.workspace)) as server:
         assert say(server) == before
     with running(config) as server:
-        assert say(server) == say(server, "chat/2")
+        assert say(server) == say(server, "chat@v2")
     # Or the folder is gone.
-    registry.remove("chat/2", delete_files=True)
+    registry.remove("chat/2", force=True, delete_files=True)
     with running(config) as server:
         assert say(server) == before
         with pytest.raises(DeploymentError, match="no version of web before"):
@@ -253,9 +264,9 @@ def test_names_of_the_command_line_win(registry: Registry) -> None:
 def test_the_least_recently_used_version_makes_room(registry: Registry) -> None:
     config = ServeConfig(workspace=str(registry.workspace.path), memory_budget="30MB")
     with running(config) as server:
-        say(server, "chat/2")
+        say(server, "chat@v2")
         say(server, "chat")
-        assert loaded(server) == {"chat/2", "chat"}
+        assert loaded(server) == {"chat@v2", "chat"}
         say(server)
         assert loaded(server) == {"embedded", "chat"}
 
@@ -268,4 +279,3 @@ def test_a_version_that_does_not_fit_waits(registry: Registry, caplog: pytest.Lo
         registry.promote("chat/2")
         assert say(server, "chat") == say(server, "chat") == before
         assert caplog.text.count("chat stays at chat/1: chat/2 cannot be served") == 1
-        assert "leave no memory" in refuse(server, "chat/2", 503)

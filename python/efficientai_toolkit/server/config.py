@@ -46,11 +46,6 @@ class ServeConfig(Config):
         "the first; repeat it for more",
         flag="--adapter",
     )
-    workspace: str | None = setting(
-        None,
-        "workspace, whose registered models are served by name and where deployments are recorded (default: "
-        "none)",
-    )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine")
     port: int = setting(8000, "port; 0: any free one")
     api_key_file: str | None = setting(
@@ -64,6 +59,11 @@ class ServeConfig(Config):
     )
     cors_origins: list[str] = setting(
         [], "origins whose pages in browsers may call the server (default: none)", separator=","
+    )
+    workspace: str | None = setting(
+        None,
+        "folder with data, runs and the database of registered models, which are served by name, and of "
+        "deployments (default: none)",
     )
     memory_budget: str | None = setting(
         None,

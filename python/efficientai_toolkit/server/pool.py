@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.exceptions import ModelLoadingError
+from efficientai_toolkit.registry.names import UnknownVersionError
 from efficientai_toolkit.registry.registry import Registry
 from efficientai_toolkit.registry.version import ModelVersion
 from efficientai_toolkit.server.config import ServeConfig
@@ -168,10 +168,7 @@ class Pool:
         ApiError
             404 for an unknown name; 400 if the version cannot be loaded, in which case nothing changes.
         """
-        if (registered := self.find_registry(name)) is not None:
-            await registered.resolve(name)
-            message = f"{name} is served from the registry: registry:promote changes what it stands for"
-            raise ApiError(message, status=409, param="name")
+        await self._refuse_registered(name)
         served, adapter = self.find(name)
         if adapter is not None:
             message = "a deployment replaces a model; /admin/adapters takes adapters"
@@ -191,6 +188,12 @@ class Pool:
         log.info("%s is served from %s", name, path)
         return version
 
+    async def _refuse_registered(self, name: str) -> None:
+        if (registered := self.find_registry(name)) is not None:
+            await registered.resolve(name)
+            message = f"{name} is served from the registry: registry:promote changes what it stands for"
+            raise ApiError(message, status=409, param="name")
+
     async def locate(self, path: str) -> Path:
         """Return an existing folder, or that of a registered model; nothing is downloaded.
 
@@ -208,8 +211,8 @@ class Pool:
                 raise
             try:
                 return await self._registered.locate(path)
-            except ApiError as error:
-                raise missing if error.status == HTTPStatus.NOT_FOUND else error from None
+            except UnknownVersionError:
+                raise missing from None
 
     async def rollback(self, name: str) -> Version:
         """Serve the version before the last deployment again.
@@ -219,6 +222,7 @@ class Pool:
         ApiError
             409 if there was none.
         """
+        await self._refuse_registered(name)
         served, _ = self.find(name)
         if served.previous is None:
             message = f"there is no version of {name} before this one"

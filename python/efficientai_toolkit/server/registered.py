@@ -1,12 +1,12 @@
-"""Models of the registry by name: ``NAME``, ``NAME@ALIAS``, ``NAME/NUMBER``.
+"""Models of the registry by name: ``NAME``, ``NAME@ALIAS``.
 
-Every request asks the registry what its name stands for now; the first one after a promotion lets the next
-version take the place of the one before. Nothing is downloaded.
+Numbers are no names here: whoever asks for all of them would fill the memory. Every request asks the registry
+what its name stands for now; the first one after a promotion lets the next version take the place of the one
+before. Nothing is downloaded.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
 from contextlib import suppress
@@ -20,8 +20,8 @@ from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.registry.names import PRODUCTION, UnknownVersionError
 from efficientai_toolkit.registry.registry import Registry
 from efficientai_toolkit.registry.version import ModelVersion
-from efficientai_toolkit.server.errors import ApiError, as_api_error
-from efficientai_toolkit.server.served import Lease, Refusal, Served
+from efficientai_toolkit.server.errors import ApiError
+from efficientai_toolkit.server.served import Lease, Served
 from efficientai_toolkit.server.version import Version
 
 log = logging.getLogger(__package__)
@@ -38,8 +38,8 @@ class Load(Protocol):
         ...
 
 
-_RETRY_SECS = 30.0
-"""Seconds after which a version that did not fit into memory is tried again."""
+_RETRY_SECS = 60.0
+"""Seconds after which a version that could not be loaded is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,8 @@ class Registered:
         """What the names that were asked for stand for."""
         self._adapters: dict[str, str] = {}
         """Adapters that were loaded last for the names that stand for one."""
-        self._refused: set[str] = set()
+        self._refused: dict[str, float] = {}
+        """Adapters that could not be loaded, and the time of the next attempt."""
         self._dropping: set[asyncio.Task[None]] = set()
 
     def list_served(self) -> list[Served]:
@@ -113,7 +114,7 @@ class Registered:
         return await asyncio.to_thread(self.registry.get, full)
 
     async def resolve(self, full: str) -> Resolved:
-        """Ask the registry what a name stands for.
+        """Ask the registry what a name of a request stands for.
 
         Raises
         ------
@@ -121,6 +122,8 @@ class Registered:
             404 if it stands for nothing; 400 for a checkpoint, or an adapter whose base model is not here.
         """
         try:
+            if "/" in full:
+                raise UnknownVersionError
             found = await asyncio.to_thread(_resolve, self.registry, full)
         except UnknownVersionError:
             self._forget(full)
@@ -128,6 +131,8 @@ class Registered:
             raise ApiError(message, status=404, param="model", code="model_not_found") from None
         before = self._resolved.get(full)
         self._resolved[full] = found
+        if found.adapter is None:
+            self._adapters.pop(full, None)
         if before is not None and before.name != found.name:
             self._drop_unused(before.name)
         return found
@@ -148,10 +153,11 @@ class Registered:
             if served is None:
                 served = self._served.setdefault(found.name, Served(name=found.name, path=found.path))
                 if served.version is not None and _is_current(served, found):
-                    if found.model != served.loaded and served.refusal is not None and "/" in full:
-                        refused = served.refusal.error
-                        message = f"{full} cannot be served: {refused.message}"
-                        raise ApiError(message, status=refused.status, code=refused.code)
+                    own = {served.name, f"{served.name}@{PRODUCTION}"}
+                    if served.loaded != found.model and full not in own:
+                        # It never stood for the version that stays.
+                        message = f"{found.model} cannot be served; the log of the server tells why"
+                        raise ApiError(message)
                     return served, served.version, found
                 loading = self._follow(served, full)
             elif served.version is not None:
@@ -176,7 +182,7 @@ class Registered:
         version = lease.version
         lease.adapter = name = _PREFIX + adapter.reference
         before = self._adapters.get(lease.name)
-        if name in self._refused and before in version.adapters:
+        if time.monotonic() < self._refused.get(name, 0.0) and before in version.adapters:
             lease.adapter = before
             return
         if name not in version.adapters:
@@ -187,7 +193,7 @@ class Registered:
                 if before is None or before not in version.adapters:
                     raise
                 log.exception("%s stays at %s", lease.name, before.removeprefix(_PREFIX))
-                self._refused.add(name)
+                self._refused[name] = time.monotonic() + _RETRY_SECS
                 lease.adapter = before
                 return
         self._adapters[lease.name] = name
@@ -199,19 +205,21 @@ class Registered:
                 task.add_done_callback(self._dropping.discard)
 
     async def locate(self, text: str) -> Path:
-        """Return the folder of a registered model that is to be deployed under another name.
+        """Return the folder of a version, with ``NAME/NUMBER`` too, that is to be deployed.
 
         Raises
         ------
+        UnknownVersionError
+            If it does not exist.
         ApiError
-            404 if it does not exist; 400 if it is no model.
+            If it is no model.
         """
-        found = await self.resolve(text)
-        if found.adapter is not None:
-            message = f"{text[:100]} is an adapter, which is served under its own name"
+        version = await asyncio.to_thread(self.registry.get, text)
+        if version.kind != "model":
+            message = f"{text[:100]} is no model but {version.kind}; an adapter is served under its own name"
             raise ApiError(message, param="path")
-        await asyncio.to_thread(found.check)
-        return found.path
+        await asyncio.to_thread(self.registry.verify, version)
+        return version.path
 
     async def _follow(self, served: Served, full: str) -> None:
         """Load what a name stands for, in place of what it stood for before."""
@@ -224,19 +232,17 @@ class Registered:
                 version = self._take(found, served) or await self._load(
                     found.path, spare=served, check=found.check
                 )
-            except Exception as error:
+            except Exception:
                 if served.version is None or found.adapter is not None:
                     raise
                 log.exception("%s stays at %s: %s cannot be served", served.name, served.loaded, found.model)
-                # There may be memory for it later; files do not change.
-                until = time.monotonic() + _RETRY_SECS if isinstance(error, ApiError) else math.inf
-                served.refusal = Refusal(loaded=found.model, error=as_api_error(error), until=until)
+                served.refused, served.retry_at = found.model, time.monotonic() + _RETRY_SECS
                 return
             if self._served.get(found.name) is not served:
                 self._retire(version)
                 return
             old, served.version = served.version, version
-            served.path, served.loaded, served.refusal = found.path, found.model, None
+            served.path, served.loaded, served.refused = found.path, found.model, None
             if old is not None:
                 self._retire(old)
         log.info("%s is served from %s", served.name, found.path)
@@ -278,8 +284,8 @@ def _is_current(served: Served, found: Resolved) -> bool:
         return False
     if found.model == served.loaded:
         return True
-    refusal = served.refusal
-    is_refused = refusal is not None and refusal.loaded == found.model and time.monotonic() < refusal.until
+    is_refused = found.model == served.refused and time.monotonic() < served.retry_at
+    # An adapter on another model would be something else.
     return is_refused and found.adapter is None
 
 

@@ -6,19 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.version import Version
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
-    """A registered version that could not be loaded."""
-
-    loaded: str
-    """``NAME/NUMBER``."""
-    error: ApiError
-    until: float
-    """Time of the next attempt."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -34,8 +22,10 @@ class Served:
     used: float = 0.0
     loaded: str | None = None
     """Registered version behind ``version``, ``NAME/NUMBER``."""
-    refusal: Refusal | None = None
-    """Why the registered version of now is not behind ``version``, but the one before."""
+    refused: str | None = None
+    """Registered version that could not be loaded, so that the one before stays."""
+    retry_at: float = 0.0
+    """Time from which it is tried again."""
     created: int = field(default_factory=lambda: int(time.time()))
 
 

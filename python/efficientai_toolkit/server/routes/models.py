@@ -25,7 +25,7 @@ def create_router(service: Service) -> APIRouter:
         data += [_describe_registered(*each) for each in await service.pool.list_registered()]
         return JsonResponse({"object": "list", "data": data})
 
-    @router.get("/v1/models/{model:path}")
+    @router.get("/v1/models/{model}")
     async def retrieve_model(model: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Describe a model or adapter."""
         if (registered := service.pool.find_registry(model)) is not None:
