@@ -7,17 +7,9 @@ from efficientai_toolkit.cli.registry.options import describe_version, read_metr
 from efficientai_toolkit.cli.shared.workspace import add_workspace
 
 ESSENTIAL = (
-    "name",
-    "path",
-    "alias",
-    "parent",
-    "metric",
-    "tag",
-    "description",
-    "outside",
-    "workspace",
+    "name", "path", "alias", "kind", "parent", "base", "metric", "tag", "description", "outside", "workspace",
     "json",
-)
+)  # fmt: skip
 """What most registrations set."""
 
 
