@@ -11,7 +11,7 @@ import pytest
 
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.exceptions import DeploymentError
-from efficientai_toolkit.registry import Registry
+from efficientai_toolkit.registry import ModelVersion, Registry
 from efficientai_toolkit.server import deploy, rollback
 from efficientai_toolkit.server.config import ServeConfig
 from support.registry import variant, weights
@@ -77,6 +77,25 @@ def test_names_stand_for_versions(server: Running, registry: Registry) -> None:
     info = server.client.get("/model/info", params={"model": "chat@v2"}).json()
     assert (info["model"], info["path"]) == ("chat@v2", str(registry.get("chat/2").path))
     assert server.metric("model_generations_total") == 4
+
+
+def test_the_registry_is_read_when_it_has_changed(
+    server: Running, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    get = Registry.get
+
+    def count(self: Registry, reference: str) -> ModelVersion:
+        read.append(reference)
+        return get(self, reference)
+
+    say(server, "chat")
+    monkeypatch.setattr(Registry, "get", count)
+    before = [say(server, "chat") for _ in range(3)]
+    assert not read
+    registry.promote("chat/2")
+    assert say(server, "chat") != before[0]
+    assert read
 
 
 def test_promotion_drops_no_request(server: Running, registry: Registry) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,6 +20,7 @@ from efficientai_toolkit.registry.names import (
     check_name,
     parse_reference,
 )
+from efficientai_toolkit.registry.paths import locate, make_absolute
 from efficientai_toolkit.registry.promotion import check_better, verify
 from efficientai_toolkit.registry.queries import (
     describe,
@@ -67,6 +69,8 @@ class Registry:
 
     def __init__(self, workspace: Workspace | str | os.PathLike[str] = WORKSPACE) -> None:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace(os.fspath(workspace))
+        self._watching: Any = None
+        """Connection that never writes, for :meth:`read_state`."""
         with explained(self.workspace.path):
             create_tables(self.workspace.database)
 
@@ -122,11 +126,11 @@ class Registry:
         """
         check_name(name, "a model")
         pointed = [check_name(alias, "an alias") for alias in aliases]
-        folder, stored = self._locate(path, outside=outside)
+        folder, stored = locate(self.workspace, path, outside=outside)
         kind = detect_kind(folder, kind)
         content = read_content(folder, kind, within=None if outside else self.workspace.path)
         record = read_record(folder, kind)
-        base = _absolute(base or record.base)
+        base = make_absolute(base or record.base)
         values = {
             "kind": kind,
             "path": stored,
@@ -173,6 +177,16 @@ class Registry:
         """
         with self._reading() as session:
             return describe(find_version(session, parse_reference(reference)), self.workspace)
+
+    def read_state(self) -> int:
+        """Return a number that is another one after each change of the database, by anybody.
+
+        It takes microseconds, unlike :meth:`get`. Call it in one thread only.
+        """
+        with explained(self.workspace.path):
+            if self._watching is None:
+                self._watching = self.workspace.database.raw_connection()
+            return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
 
     def list_models(self) -> list[RegisteredModel]:
         """Return the names that have versions, sorted."""
@@ -345,25 +359,6 @@ class Registry:
             # It was removed.
             return None
 
-    def _locate(self, path: str | os.PathLike[str], *, outside: bool) -> tuple[Path, str]:
-        """Return the absolute folder, and how it is stored."""
-        given = Path(path)
-        folder = _resolve(given)
-        if folder is None or not folder.exists():
-            folder = _resolve(self.workspace.path / given)
-        if folder is None:
-            message = f"{str(given)[:200]!r} is not in the workspace {self.workspace.path}"
-            raise ConfigError(message)
-        if folder.is_relative_to(self.workspace.path):
-            return folder, self.workspace.relative(folder)
-        if not outside:
-            message = (
-                f"{folder} is not in the workspace {self.workspace.path}; move it there, or allow it with "
-                "`outside` (--outside)"
-            )
-            raise ConfigError(message)
-        return folder, str(folder)
-
     @contextmanager
     def _reading(self) -> Generator[Session]:
         engine = self.workspace.database.execution_options(**{READ_ONLY: True})
@@ -374,17 +369,3 @@ class Registry:
     def _writing(self) -> Generator[Session]:
         with explained(self.workspace.path), Session(self.workspace.database) as session, session.begin():
             yield session
-
-
-def _resolve(path: Path) -> Path | None:
-    """Return an absolute path without links; ``None`` if it can be none."""
-    try:
-        return path.expanduser().resolve()
-    except (OSError, ValueError, RuntimeError):
-        return None
-
-
-def _absolute(base: str | None) -> str | None:
-    """Return an existing folder as an absolute path, and other text, such as a hub id, as it is."""
-    folder = None if base is None else _resolve(Path(base))
-    return str(folder) if folder is not None and folder.is_dir() else base

@@ -86,6 +86,8 @@ class Registered:
         self._served: dict[str, Served] = {}
         self._resolved: dict[str, Resolved] = {}
         """What the names that were asked for stand for."""
+        self._states: dict[str, int] = {}
+        """States of the registry in which they did."""
         self._adapters: dict[str, str] = {}
         """Adapters that were loaded last for the names that stand for one."""
         self._refused: dict[str, float] = {}
@@ -121,6 +123,9 @@ class Registered:
         ApiError
             404 if it stands for nothing; 400 for a checkpoint, or an adapter whose base model is not here.
         """
+        state = self.registry.read_state()
+        if self._states.get(full) == state:
+            return self._resolved[full]
         try:
             if "/" in full:
                 raise UnknownVersionError
@@ -130,7 +135,7 @@ class Registered:
             message = f"the model {full[:100]!r} does not exist; GET /v1/models lists those that do"
             raise ApiError(message, status=404, param="model", code="model_not_found") from None
         before = self._resolved.get(full)
-        self._resolved[full] = found
+        self._resolved[full], self._states[full] = found, state
         if found.adapter is None:
             self._adapters.pop(full, None)
         if before is not None and before.name != found.name:
@@ -260,6 +265,7 @@ class Registered:
 
     def _forget(self, full: str) -> None:
         self._adapters.pop(full, None)
+        self._states.pop(full, None)
         before = self._resolved.pop(full, None)
         if before is not None:
             self._drop_unused(before.name)
