@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, quantize, server
+    from efficientai_toolkit import (
+        benchmark,
+        callbacks,
+        exceptions,
+        kernels,
+        lora,
+        quantize,
+        registry,
+        server,
+    )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -39,6 +48,7 @@ __all__ = [
     "load",
     "lora",
     "quantize",
+    "registry",
     "server",
     "stream",
 ]
@@ -64,6 +74,7 @@ if not TYPE_CHECKING:
             "load": "models.loading:load",
             "lora": "lora",
             "quantize": "quantize",
+            "registry": "registry",
             "server": "server",
         },
     )

@@ -14,6 +14,7 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "registry": "registry",
     "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
