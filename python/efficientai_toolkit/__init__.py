@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, quantize, server
+    from efficientai_toolkit import benchmark, callbacks, exceptions, jobs, kernels, lora, quantize, server
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -35,6 +35,7 @@ __all__ = [
     "exceptions",
     "generate",
     "hardware",
+    "jobs",
     "kernels",
     "load",
     "lora",
@@ -60,6 +61,7 @@ if not TYPE_CHECKING:
             "generate": "models.generation:generate",
             "stream": "models.generation:stream",
             "hardware": "device:hardware",
+            "jobs": "jobs",
             "kernels": "kernels",
             "load": "models.loading:load",
             "lora": "lora",

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, QueuePool, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -13,6 +13,9 @@ from efficientai_toolkit.exceptions import ConfigError
 
 VERSION = 1
 """Version of the tables, kept in SQLite's ``user_version``."""
+
+READ_ONLY = "read_only"
+"""Execution option of an engine whose transactions only read, and so never wait."""
 
 _ENDINGS = ("", "-journal", "-wal", "-shm")
 _PATIENCE = 30.0
@@ -46,7 +49,12 @@ def open_database(path: Path) -> Engine:
     for ending in _ENDINGS:
         refuse_link(path.with_name(path.name + ending))
     # With a function, since a path in a URL would have to be escaped.
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path, timeout=_PATIENCE))
+    # The pool for files, which it would not know this to be: connections may change threads.
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False),
+        poolclass=QueuePool,
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     try:
@@ -72,4 +80,5 @@ def _configure(connection: Any, _record: object) -> None:
 
 def _begin(connection: Any) -> None:
     # A transaction that reads and then writes must not fail half way because another one wrote.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
