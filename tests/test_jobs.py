@@ -2,40 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.jobs import Job, JobNotFoundError, Jobs, JobStateError, Runner
-
-TINY: dict[str, Any] = {
-    "data": "data/rows.jsonl",
-    "iters": 6,
-    "batch_size": 1,
-    "max_seq_length": 32,
-    "save_every": 2,
-    "eval_every": 0,
-}
+from support.workspace import TINY, write_rows
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
-    found = Jobs(tmp_path / "space")
-    write_rows(found)
-    return found
+    return Jobs(write_rows(tmp_path / "space"))
 
 
 @pytest.fixture
 def running(jobs: Jobs) -> Iterator[Jobs]:
     with Runner(jobs):
         yield jobs
-
-
-def write_rows(jobs: Jobs) -> None:
-    jobs.workspace.data.mkdir()
-    rows = [f'{{"text": "To be or not to be, {number} times"}}\n' for number in range(8)]
-    (jobs.workspace.data / "rows.jsonl").write_text("".join(rows))
 
 
 def wait(jobs: Jobs, job: Job) -> Job:

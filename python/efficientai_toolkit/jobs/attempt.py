@@ -99,10 +99,11 @@ class Attempt:
         )
         try:
             kind = find_kind(job.kind)
-            configs = build_configs(kind, job.settings, self._jobs.rules, **self._folder(kind))
+            folder = self._folder(kind)
+            configs = build_configs(kind, job.settings, self._jobs.rules, **folder)
             return run_job(
                 kind.function,
-                {"configs": configs},
+                {"configs": configs, "output": folder["output"]},
                 on_event=lambda event: recorder.add(_relative(event, self._jobs.workspace.path)),
                 on_line=recorder.add_line,
                 on_start=self._set_process,
@@ -160,8 +161,10 @@ def _relative(value: Any, workspace: Path) -> Any:
         case str() if value.startswith(f"{workspace}{os.sep}"):
             return Path(value).relative_to(workspace).as_posix()
         case dict():
-            return {name: _relative(item, workspace) for name, item in value.items()}
+            pairs: dict[str, Any] = value
+            return {name: _relative(item, workspace) for name, item in pairs.items()}
         case list():
-            return [_relative(item, workspace) for item in value]
+            items: list[Any] = value
+            return [_relative(item, workspace) for item in items]
         case _:
             return value

@@ -22,8 +22,12 @@ class PathSetting(Enum):
     """File or folder in the workspace."""
     MIXED_DATA = "mixed_data"
     """Files and folders, separated by commas, each with an optional weight."""
-    SEARCH_SPACE = "search_space"
-    """File in the workspace that sets other settings."""
+    QUESTIONS = "questions"
+    """File of rows in the workspace; one of settings could name other files."""
+    SETTINGS_FILE = "settings_file"
+    """File in the workspace of settings, of which none is a path."""
+    SETTINGS = "settings"
+    """Not a path itself, but settings, of which none is a path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,7 @@ class Kind:
     name: str
     summary: str
     configs: tuple[str, ...]
-    """``module:Config`` of its settings; no two share a name. The first has ``output``."""
+    """``module:Config`` of its settings; no two share a name."""
     function: str
     """``module:function`` that runs it, for :func:`efficientai_toolkit.study.job.run_job`."""
     paths: Mapping[str, PathSetting] = field(default_factory=dict[str, PathSetting])
@@ -68,6 +72,12 @@ _TRAINING_PATHS = {
     "data": PathSetting.MIXED_DATA,
     "init_adapter": PathSetting.MODEL,
 }
+_QUANTIZE_PATHS = {
+    "model_path": PathSetting.MODEL,
+    "calibration": PathSetting.FILE,
+    "sensitivity": PathSetting.FILE,
+    "importance": PathSetting.FILE,
+}
 _CHECKPOINTS = "checkpoints/[!.]*"
 
 KINDS: Mapping[str, Kind] = {
@@ -80,6 +90,73 @@ KINDS: Mapping[str, Kind] = {
             function="efficientai_toolkit.jobs.work.training:train",
             paths=_TRAINING_PATHS,
             checkpoint=_CHECKPOINTS,
+        ),
+        Kind(
+            name="optimize",
+            summary="search for the best settings of a fine-tuning",
+            configs=(_TRAINING, "efficientai_toolkit.lora.optimization.config:OptimizationConfig"),
+            function="efficientai_toolkit.jobs.work.training:optimize",
+            paths={**_TRAINING_PATHS, "search_space": PathSetting.SETTINGS_FILE},
+            checkpoint="study.db",
+        ),
+        Kind(
+            name="compare",
+            summary="compare methods of fine-tuning",
+            configs=(_TRAINING, "efficientai_toolkit.lora.comparison.config:ComparisonConfig"),
+            function="efficientai_toolkit.jobs.work.training:compare",
+            paths=_TRAINING_PATHS,
+            checkpoint="run.json",
+        ),
+        Kind(
+            name="analyze",
+            summary="choose the ranks of a fine-tuning",
+            configs=(_TRAINING, "efficientai_toolkit.lora.analysis.config:AnalysisConfig"),
+            function="efficientai_toolkit.jobs.work.training:analyze",
+            paths=_TRAINING_PATHS,
+        ),
+        Kind(
+            name="evaluate",
+            summary="measure a model on data",
+            configs=(
+                "efficientai_toolkit.jobs.work.model:ModelConfig",
+                "efficientai_toolkit.evaluation.config:EvaluationConfig",
+            ),
+            function="efficientai_toolkit.jobs.work.evaluation:evaluate",
+            paths={
+                "model_path": PathSetting.MODEL,
+                "adapter_path": PathSetting.MODEL,
+                "data": PathSetting.FILE,
+            },
+        ),
+        Kind(
+            name="quantize",
+            summary="quantize a model",
+            configs=("efficientai_toolkit.quantize.config:QuantizeConfig",),
+            function="efficientai_toolkit.jobs.work.quantization:quantize",
+            paths=_QUANTIZE_PATHS,
+            checkpoint=_CHECKPOINTS,
+        ),
+        Kind(
+            name="select",
+            summary="choose rows of a data set that stand for all of them",
+            configs=("efficientai_toolkit.quantize.subset:SubsetConfig",),
+            function="efficientai_toolkit.jobs.work.quantization:select",
+            paths={"model_path": PathSetting.MODEL, "data": PathSetting.FILE},
+        ),
+        Kind(
+            name="benchmark",
+            summary="measure quantized variants of models",
+            configs=("efficientai_toolkit.quantize.suite.config:SuiteConfig",),
+            function="efficientai_toolkit.jobs.work.quantization:benchmark",
+            paths={
+                "models": PathSetting.MODEL,
+                "calibration": PathSetting.FILE,
+                "data": PathSetting.FILE,
+                "tasks": PathSetting.QUESTIONS,
+                "variants": PathSetting.SETTINGS,
+                "settings": PathSetting.SETTINGS,
+            },
+            checkpoint="benchmarks.sqlite",
         ),
     )
 }

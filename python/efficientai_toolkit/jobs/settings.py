@@ -4,14 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from efficientai_toolkit._base.aliases import suggest_key
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import list_options, read_pairs
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.hub import is_hub_id
-from efficientai_toolkit.jobs.kinds import Kind, PathSetting
+from efficientai_toolkit.jobs.kinds import KINDS, Kind, PathSetting
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS
 from efficientai_toolkit.workspace.folder import Workspace
 
@@ -23,6 +23,11 @@ FindModel = Callable[[str], Path | None]
 
 _MAX_BYTES = 64 << 10
 """Largest settings of a job, as JSON."""
+
+_ALL_PATHS = frozenset(name for kind in KINDS.values() for name in kind.paths) | FOLDER_SETTINGS
+"""Settings of any kind that are paths."""
+
+_SETTINGS_FILES = frozenset({".yaml", ".yml", ".json", ".toml"})
 
 _SEPARATORS = ",="
 """Characters that separate the parts of ``data`` and their weights."""
@@ -36,8 +41,8 @@ class PathRules:
     find_model: FindModel
     allow_downloads: bool
 
-    def resolve(self, name: str, kind: PathSetting, value: str, forbidden: Mapping[str, object]) -> str:
-        """Return a path as the engine reads it.
+    def resolve(self, name: str, kind: PathSetting, value: Any) -> Any:
+        """Return a path, or a list of them, as the engine reads it.
 
         Parameters
         ----------
@@ -46,24 +51,31 @@ class PathRules:
         kind
             What it names.
         value
-            Its value: relative to the workspace, or absolute.
-        forbidden
-            Settings that a search space may not have.
+            Its value, which has the right type: paths are relative to the workspace, or absolute.
 
         Raises
         ------
         ConfigError
-            If it is not in the workspace, or does not exist.
+            If a path is not in the workspace, or does not exist.
         """
+        if isinstance(value, list):
+            return [self.resolve(name, kind, item) for item in cast("list[object]", value)]
         match kind:
             case PathSetting.MODEL:
-                return self._model(name, value)
+                path: object = self._model(name, value)
             case PathSetting.FILE:
-                return str(self._existing(name, value))
+                path = self._existing(name, value)
             case PathSetting.MIXED_DATA:
-                return self._mixed_data(name, value)
-            case PathSetting.SEARCH_SPACE:
-                return self._search_space(name, value, forbidden)
+                path = self._mixed_data(name, value)
+            case PathSetting.QUESTIONS:
+                path = self._questions(name, value)
+            case PathSetting.SETTINGS_FILE:
+                path = self._existing(name, value)
+                _refuse_paths(name, read_pairs(path))
+            case PathSetting.SETTINGS:
+                _refuse_paths(name, value)
+                return value
+        return str(path)
 
     def _existing(self, name: str, value: str) -> Path:
         try:
@@ -117,13 +129,23 @@ class PathRules:
             parts.append(f"{self._existing(name, path.strip())}{equals}{weight}")
         return ",".join(parts)
 
-    def _search_space(self, name: str, value: str, forbidden: Mapping[str, object]) -> str:
+    def _questions(self, name: str, value: str) -> Path:
         path = self._existing(name, value)
-        for key in read_pairs(path):
-            if key in forbidden:
-                message = f"`{name}`: {value[:200]!r} sets `{key}`, which is a setting of the job itself"
-                raise ConfigError(message)
-        return str(path)
+        if path.suffix.lower() in _SETTINGS_FILES:
+            message = f"`{name}`: {value[:200]!r} has settings; a job takes files of rows only"
+            raise ConfigError(message)
+        return path
+
+
+def _refuse_paths(name: str, settings: object) -> None:
+    """Check that settings within a setting name no path, which would not be checked."""
+    if not isinstance(settings, Mapping):
+        return
+    for key, value in cast("Mapping[object, object]", settings).items():
+        if key in _ALL_PATHS:
+            message = f"`{name}` has `{key}`, which is set for the whole job only"
+            raise ConfigError(message)
+        _refuse_paths(name, value)
 
 
 def check_settings(kind: Kind, settings: Mapping[str, Any], rules: PathRules) -> dict[str, Any]:
@@ -184,7 +206,7 @@ def build_configs(
         given = {name: value for name, value in {**settings, **folder}.items() if name in options}
         # Before anything else looks at a path.
         given |= {
-            name: rules.resolve(name, kind.paths[name], options[name].convert(value), kind.paths)
+            name: rules.resolve(name, kind.paths[name], options[name].convert(value))
             for name, value in given.items()
             if name in kind.paths and value is not None
         }

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Condition
 from typing import Any, cast
@@ -31,23 +31,26 @@ class Store:
     def __init__(self, workspace: Workspace) -> None:
         self.changed = Condition()
         """Notified after each change by this object."""
+        self.changes = 0
+        """Number of changes by this object."""
         self._engine = workspace.database
         self._reading = self._engine.execution_options(**{READ_ONLY: True})
         tables = [cast("Any", row).__table__ for row in (JobRow, EventRow)]
         Base.metadata.create_all(self._engine, tables=tables)
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self) -> Generator[Session]:
         """Open a transaction that reads."""
         with Session(self._reading) as session:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self) -> Generator[Session]:
         """Open a transaction that writes; notify whoever waits for a change after it."""
         with Session(self._engine) as session, session.begin():
             yield session
         with self.changed:
+            self.changes += 1
             self.changed.notify_all()
 
     def record(self, job_id: int, events: Sequence[Mapping[str, Any]], **values: Any) -> None:

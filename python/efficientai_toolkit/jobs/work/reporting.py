@@ -9,8 +9,11 @@ from efficientai_toolkit.callbacks.events import Event, event_to_json
 from efficientai_toolkit.callbacks.training import Evaluated, Started, Step
 from efficientai_toolkit.study.job import Emit
 
+Report = Callable[[Event], None]
+"""Callback of work."""
 
-def report_to(emit: Emit, **extra: Any) -> Callable[[Event], None]:
+
+def report_to(emit: Emit, **extra: Any) -> Report:
     """Return a callback that emits events with ``extra`` values; steps have the seconds left.
 
     Parameters
