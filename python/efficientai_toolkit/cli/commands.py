@@ -14,6 +14,7 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "jobs": "jobs",
     "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",

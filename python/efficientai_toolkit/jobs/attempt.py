@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 from threading import Event, Thread, Timer
-from typing import Any
+from typing import Any, cast
 
 from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.jobs.job import Job, State
@@ -161,10 +161,9 @@ def _relative(value: Any, workspace: Path) -> Any:
         case str() if value.startswith(f"{workspace}{os.sep}"):
             return Path(value).relative_to(workspace).as_posix()
         case dict():
-            pairs: dict[str, Any] = value
+            pairs = cast("dict[str, object]", value)
             return {name: _relative(item, workspace) for name, item in pairs.items()}
         case list():
-            items: list[Any] = value
-            return [_relative(item, workspace) for item in items]
+            return [_relative(item, workspace) for item in cast("list[object]", value)]
         case _:
             return value

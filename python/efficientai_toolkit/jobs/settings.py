@@ -89,6 +89,9 @@ class PathRules:
         except OSError as error:
             message = f"`{name}`: {value[:200]!r} cannot be read: {error.strerror}"
             raise ConfigError(message) from error
+        if path == self.workspace.path:
+            message = f"`{name}`: {value[:200]!r} is the workspace itself; name a file or folder in it"
+            raise ConfigError(message)
         if not exists:
             message = f"`{name}`: there is no folder or file {value[:200]!r} in the workspace"
             raise ConfigError(message)
