@@ -15,6 +15,7 @@ NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
     "registry": "registry",
+    "jobs": "jobs",
     "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
