@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, quantize, server
+    from efficientai_toolkit import (
+        benchmark,
+        callbacks,
+        exceptions,
+        kernels,
+        lora,
+        quantize,
+        server,
+        trackers,
+    )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -41,6 +50,7 @@ __all__ = [
     "quantize",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -65,5 +75,6 @@ if not TYPE_CHECKING:
             "lora": "lora",
             "quantize": "quantize",
             "server": "server",
+            "trackers": "trackers",
         },
     )

@@ -15,6 +15,7 @@ NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
 }
