@@ -56,11 +56,12 @@ class Run:
         if not isinstance(values, dict):
             message = f"expected an object, found {type(values).__name__}"
             raise ValueError(message)
-        found = cast("dict[str, Any]", values)
         kinds = {f.name: _KINDS.get(f.name, str) for f in fields(cls) if f.name != "folder"}
-        for name, kind in kinds.items():
-            is_text_or_none = kind is str and name not in _REQUIRED and found.get(name) is None
-            if name in found and not isinstance(found[name], kind) and not is_text_or_none:
+        known = cast("dict[str, Any]", values)
+        found = {name: known[name] for name in kinds if known.get(name) is not None}
+        for name, value in found.items():
+            kind = kinds[name]
+            if not isinstance(value, kind):
                 message = f"`{name}` must be of type {kind.__name__}"
                 raise ValueError(message)
         for name in _REQUIRED:
@@ -71,9 +72,9 @@ class Run:
             message = f"`status` must be one of {', '.join(get_args(Status))}"
             raise ValueError(message)
         # Records of version 0.1.0 have neither.
-        defaults = {"id": folder.name, "status": "finished"}
-        known = {name: value for name, value in {**defaults, **found}.items() if name in kinds}
-        return cls(folder=folder, **{**known, "result": numbers(known.get("result", {}))})
+        defaults: dict[str, Any] = {"id": folder.name, "status": "finished"}
+        result = numbers(found.pop("result", {}))
+        return cls(folder=folder, **{**defaults, **found}, result=result)
 
 
 _KINDS: dict[str, type] = dict.fromkeys(("configuration", "environment", "hardware", "data", "result"), dict)

@@ -44,8 +44,8 @@ class TrainingResult(Displayed):
 
     def summary(self) -> dict[str, float]:
         """Return the final metrics, such as ``final_loss``, ``loss_after`` or ``tokens_per_second``."""
-        rewards = self.metrics.get("rewards_after") or {}
-        values = {
+        rewards: dict[str, float] = self.metrics.get("rewards_after") or {}
+        values: dict[str, Any] = {
             "final_loss": self.final_loss,
             "perplexity": self.perplexity,
             "training_time": self.training_time,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientai_toolkit.callbacks.base import AnyCallback, as_callback
-from efficientai_toolkit.callbacks.events import parse_event
 from efficientai_toolkit.callbacks.training import Estimated
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
@@ -80,9 +79,7 @@ class MLXTrainer:
                 callback=self.callback,
             )
             with recorder:
-                report = core.lora.train(
-                    model, tokenizer, self.config.to_json(), lambda text: recorder.on(parse_event(text))
-                )
+                report = core.lora.train(model, tokenizer, self.config.to_json(), recorder.observe)
                 result = TrainingResult.from_report(report)
                 recorder.result = result.summary()
         finally:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.callbacks.base import AnyCallback
-from efficientai_toolkit.callbacks.events import parse_event
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.result import QuantizeResult
 from efficientai_toolkit.study.folder import release
@@ -73,9 +72,7 @@ def quantize(
             check_output(config, "quantize")
             # In the data type of the checkpoint, which scales and unquantized weights keep.
             model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
-            report = core.quantize.quantize(
-                model, tokenizer, config.to_json(), lambda text: recorder.on(parse_event(text))
-            )
+            report = core.quantize.quantize(model, tokenizer, config.to_json(), recorder.observe)
             result = QuantizeResult.from_report(report)
             recorder.result = result.summary()
     finally:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit.callbacks.base import AnyCallback, Callback, as_callback
-from efficientai_toolkit.callbacks.events import Event, Progress
+from efficientai_toolkit.callbacks.events import Event, Progress, parse_event
 from efficientai_toolkit.callbacks.run import Run, Status, numbers
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.study.folder import describe_environment, fingerprint_data
@@ -116,7 +116,11 @@ class Recorder(Callback):
             self.start()
         self._callback.on(event)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def observe(self, text: str) -> None:
+        """Handle an event of the engine."""
+        self.on(parse_event(text))
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Hand the numbers among the metrics on."""
         self._callback.log(step, numbers(metrics))
 

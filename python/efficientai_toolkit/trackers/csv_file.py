@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with file:
         rows = csv.reader(file)
         try:
-            columns = list(islice(next(rows, []), _MAX_COLUMNS))
+            columns = next(rows)[:_MAX_COLUMNS]
             for cells in rows:
                 row = dict(zip(columns, cells, strict=False))
                 try:
@@ -66,8 +65,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield {**values, "step": int(row["step"])}
                 except (ValueError, LookupError):
                     continue
-        except csv.Error:
-            # A field larger than the module's limit.
+        except (csv.Error, StopIteration):
+            # A field larger than the module's limit, or no header.
             return
 
 

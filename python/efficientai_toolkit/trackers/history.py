@@ -9,6 +9,7 @@ from typing import Any
 
 from efficientai_toolkit.callbacks.run import Run, numbers
 from efficientai_toolkit.trackers import csv_file, json_lines
+from efficientai_toolkit.trackers.values import as_dict, as_list
 
 _MAX_ROWS = 2_000_000
 _MAX_BYTES = 256 << 20
@@ -60,29 +61,27 @@ def _collect(rows: Iterable[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def _read_report(path: Path) -> Iterator[dict[str, Any]]:
-    values = _load(path)
-    yield from _read_losses(values.get("report") if isinstance(values, dict) else None)
+    yield from _read_losses(_load(path).get("report"))
 
 
 def _read_state(path: Path) -> Iterator[dict[str, Any]]:
-    values = _load(path)
-    yield from _read_losses(values.get("history") if isinstance(values, dict) else None)
+    yield from _read_losses(_load(path).get("history"))
 
 
-def _read_losses(report: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(report, dict):
-        return
-    for step, loss in enumerate(report.get("train_losses") or (), 1):
+def _read_losses(report: object) -> Iterator[dict[str, Any]]:
+    losses = as_dict(report)
+    for step, loss in enumerate(as_list(losses.get("train_losses")), 1):
         yield {"step": step, "train/loss": loss}
-    for pair in report.get("validation_losses") or ():
-        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int):  # noqa: PLR2004
-            yield {"step": pair[0], "valid/loss": pair[1]}
+    for pair in as_list(losses.get("validation_losses")):
+        step, loss = (*as_list(pair), None, None)[:2]
+        if isinstance(step, int):
+            yield {"step": step, "valid/loss": loss}
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
+            return {}
+        return as_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
-        return None
+        return {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._base.files import refuse_link, write_text
 from efficientai_toolkit.trackers.backend import Backend, Tracked
+from efficientai_toolkit.trackers.values import as_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +44,10 @@ def read_rows(path: Path) -> "Iterator[dict[str, Any]]":
     with file:
         while line := file.readline(_MAX_LINE):
             try:
-                row = json.loads(line)
+                row = as_dict(json.loads(line))
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if isinstance(row.get("step"), int):
                 yield row
 
 

@@ -13,6 +13,7 @@ from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.suite.config import SuiteConfig
 from efficientai_toolkit.study.folder import FOLDER_SETTINGS
+from efficientai_toolkit.trackers.values import as_dict
 
 _SECTIONS: dict[str, type[Config]] = {
     "analysis": AnalysisConfig,
@@ -37,9 +38,9 @@ def flatten(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings, those of a section as ``training.lr``."""
     flat: dict[str, Any] = {}
     for name, value in configuration.items():
-        if name in _SECTIONS and isinstance(value, dict):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
+        section = as_dict(value) if name in _SECTIONS else {}
+        flat |= {f"{name}.{key}": inner for key, inner in section.items()}
+        if not section:
             flat[name] = value
     return flat
 

@@ -2,13 +2,13 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._base.tables import align
 from efficientai_toolkit._base.units import format_duration
 from efficientai_toolkit.callbacks.run import Run
 from efficientai_toolkit.trackers.runs import RunFolder
+from efficientai_toolkit.trackers.values import as_dict, as_list, printable
 
 _METRICS = ("loss_after", "perplexity", "loss", "final_loss", "bits_per_weight", "reward_accuracy")
 """Metrics of the table, the most telling ones first."""
@@ -23,13 +23,13 @@ def format_runs(folder: RunFolder, runs: list[Run]) -> str:
     cells = [("run", "kind", "status", "model", "data", "result", "started", "time")]
     cells += [
         (
-            folder.name(run),
-            run.kind,
+            printable(folder.name(run)),
+            printable(run.kind),
             run.status,
             describe_model(run),
             describe_data(run),
             describe_result(run),
-            (run.started or "–")[:16].replace("T", " "),
+            printable(run.started or "–")[:16].replace("T", " "),
             "–" if (secs := compute_seconds(run)) is None else format_duration(secs),
         )
         for run in runs
@@ -50,7 +50,7 @@ def describe_data(run: Run) -> str:
 def describe_result(run: Run) -> str:
     """Return the most telling final metrics."""
     names = [name for name in _METRICS if name in run.result] or list(run.result)
-    return "  ".join(f"{name} {run.result[name]:.4g}" for name in names[:_SHOWN]) or "–"
+    return "  ".join(f"{printable(name)} {run.result[name]:.4g}" for name in names[:_SHOWN]) or "–"
 
 
 def compute_seconds(run: Run) -> float | None:
@@ -63,10 +63,10 @@ def compute_seconds(run: Run) -> float | None:
 
 
 def _describe(run: Run, *names: str) -> str:
-    for part in (run.configuration, *(run.configuration.get(place) for place in _PLACES)):
+    for part in (run.configuration, *(as_dict(run.configuration.get(place)) for place in _PLACES)):
         for name in names:
-            value: Any = part.get(name) if isinstance(part, dict) else None
-            if value:
-                paths = value if isinstance(value, list) else [value]
-                return ", ".join(_BUNDLED.get(str(path), Path(str(path)).name) for path in paths)[:40]
+            if value := part.get(name):
+                paths = as_list(value) or [value]
+                shown = ", ".join(_BUNDLED.get(str(path), Path(str(path)).name) for path in paths)
+                return printable(shown[:40])
     return "–"

@@ -82,22 +82,23 @@ class _OpenRun:
         self._parent = parent
         self._names = names
         self._tags = tags
+        self._last_step = -1
         self._workers: list[Worker] | None = None
 
     def start(self, steps: int) -> None:
         """Open the trackers; the first ``steps`` steps are done."""
         if self._workers is not None:
             return
-        tracked = Tracked(
-            run=self.run,
-            parent=self._parent,
-            last_step=steps if self.run.resumed is not None and steps > 0 else -1,
-            tags=self._tags,
-        )
+        if self.run.resumed is not None and steps > 0:
+            self._last_step = steps
+        tracked = Tracked(run=self.run, parent=self._parent, last_step=self._last_step, tags=self._tags)
         self._workers = [Worker(name, partial(_open, name, tracked)) for name in self._names]
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self.start(step - 1)
+        if step <= self._last_step:
+            # A resumed run begins with the validation that its first part ended with.
+            return
         now = time.time()
         for worker in self._workers or ():
             worker.call(lambda backend: backend.log(step, metrics, now))

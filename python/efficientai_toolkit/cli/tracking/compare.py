@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from efficientai_toolkit._base.tables import align
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.tracking.options import add_folder, add_plot
+from efficientai_toolkit.trackers.values import printable
 
 _WIDEST = 32
 """Columns of a value."""
@@ -33,11 +34,11 @@ def run(args: Namespace, out: Output) -> int:
         draw_runs(args.plot, dict(zip(args.runs_to_compare, runs, strict=True)), args.metric)
     header = ("", *(run.folder.name for run in runs))
     settings = [
-        (name, *(_shorten("–" if value is None else format_value(value)) for value in values))
+        (printable(name), *(_shorten("–" if value is None else format_value(value)) for value in values))
         for name, values in comparison.settings.items()
     ]
     metrics = [
-        (name, *("–" if value is None else f"{value:.6g}" for value in values))
+        (printable(name), *("–" if value is None else f"{value:.6g}" for value in values))
         for name, values in comparison.metrics.items()
     ]
     out.line("\n".join(align([("settings that differ", *header[1:]), *settings], left=1)))
@@ -56,4 +57,5 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _shorten(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}"

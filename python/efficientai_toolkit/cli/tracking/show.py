@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from efficientai_toolkit.cli.output import Output, format_pairs, get_width
 from efficientai_toolkit.cli.tracking.options import add_folder, add_plot
+from efficientai_toolkit.trackers.values import printable
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,17 +34,21 @@ def run(args: Namespace, out: Output) -> int:
         for name in ("error", "started", "resumed", "ended")
         if (value := getattr(found, name)) is not None
     ]
-    out.line(format_pairs(pairs))
+    out.line(_format(pairs))
     changed = [(f"  {name}", format_value(value)) for name, value in list_changed(found).items()]
     result = [(f"  {name}", f"{value:.6g}") for name, value in found.result.items()]
     made = [(f"  {name}", str(value)) for name, value in found.environment.items()]
     for title, lines in (("settings that differ", changed), ("result", result), ("made with", made)):
         if lines:
-            out.line(f"\n{title}\n{format_pairs(lines)}")
+            out.line(f"\n{title}\n{_format(lines)}")
     for name in choose_metrics([history.curves], args.metric) if history.curves or args.metric else ():
-        out.line(f"\n{name}")
+        out.line(f"\n{printable(name)}")
         out.line("\n".join(draw_text(history.curves[name], width=get_width())))
     if args.plot is not None:
         out.line(f"\nwrote {args.plot}")
     out.result(describe_run(found))
     return 0
+
+
+def _format(pairs: list[tuple[str, str]]) -> str:
+    return format_pairs([(printable(name), printable(value)) for name, value in pairs])
