@@ -178,4 +178,4 @@ def _find_status(error: BaseException) -> Status:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

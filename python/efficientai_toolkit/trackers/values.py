@@ -1,5 +1,6 @@
 """Values of files that others may have changed."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 
@@ -15,4 +16,4 @@ def printable(text: str) -> str:
 
 def as_list(value: object) -> list[Any]:
     """Return a list of JSON; anything else is empty."""
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return [*cast("Iterable[Any]", value)] if isinstance(value, list) else []

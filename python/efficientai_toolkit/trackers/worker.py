@@ -36,8 +36,8 @@ class Worker:
         self._thread = Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def call(self, function: Callable[[Backend], object]) -> None:
-        """Call a function with the back end, later."""
+    def call(self, function: Callable[[Backend], object] | None) -> None:
+        """Call a function with the back end, later; ``None`` ends the thread."""
         if self._has_failed:
             return
         try:
@@ -47,8 +47,8 @@ class Worker:
 
     def finish(self) -> None:
         """Wait until all calls are made."""
+        self.call(None)
         if not self._has_failed:
-            self._calls.put(None)
             self._thread.join(_PATIENCE)
             if self._thread.is_alive():
                 self._fail(f"it did not end within {_PATIENCE:g} s")
