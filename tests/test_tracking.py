@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from efficientai_toolkit.callbacks import Callback, Event, Run, Started
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, DependencyError, TrainingError
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, analyze, compare, optimize
 from efficientai_toolkit.quantize import QuantizeConfig, quantize
-from efficientai_toolkit.study.record import load_run
+from efficientai_toolkit.study.follow import Follower
+from efficientai_toolkit.study.record import Recorder, load_run
 from efficientai_toolkit.trackers import Tracker, draw_runs, find_run, read_history, read_runs
 from efficientai_toolkit.trackers.plots import draw_text
 from support.engine import MODELS
@@ -313,3 +315,23 @@ def test_curves_as_text() -> None:
     ]
     # Neither one point nor a flat line divides by zero.
     assert draw_text([(5, 2.0)], width=8, height=2)[1] == "2 ┤•"
+
+
+def test_a_method_whose_process_was_killed_has_failed(tmp_path: Path) -> None:
+    ended: list[Run] = []
+
+    class Ends(Callback):
+        def on(self, event: Event) -> None:
+            """Of no interest."""
+
+        def end(self, run: Run) -> None:
+            ended.append(run)
+
+    started = Started(steps=1, first_step=0, trainable_parameters=1, total_parameters=2)
+    with Follower(tmp_path, Ends()) as follower:
+        # What its process wrote before it was killed.
+        Recorder(tmp_path, kind="lora", configuration={}).start()
+        follower.on(started)
+        follower.error = "its process was killed by signal 9"
+    assert [(run.status, run.error) for run in ended] == [("failed", follower.error)]
+    assert load_run(tmp_path) == ended[0]

@@ -61,7 +61,7 @@ class Backend(ABC):
         """Add metrics of a step, at a time in seconds since 1970."""
 
     def flush(self) -> None:  # noqa: B027
-        """Write what is held back; called when nothing is logged for a while."""
+        """Write what is held back; called when nothing is logged for a while, and after a checkpoint."""
 
     def end(self, run: Run) -> None:  # noqa: B027
         """Write status and result of the run."""

@@ -18,8 +18,8 @@ FILE = "metrics.jsonl"
 class JsonLines(Backend):
     """Lines ``{"step": 1, "time": …, "train/loss": …}``; configuration and status are in ``run.json``."""
 
-    def __init__(self, tracked: Tracked) -> None:
-        path = tracked.run.folder / FILE
+    def __init__(self, tracked: Tracked, name: str = FILE) -> None:
+        path = tracked.run.folder / name
         refuse_link(path)
         kept = [line for line in read_rows(path) if line["step"] <= tracked.last_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -43,6 +43,10 @@ class TensorBoard(Backend):
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step, walltime=when)
 
+    def flush(self) -> None:
+        """Write to the disk."""
+        self._writer.flush()
+
     def end(self, run: Run) -> None:
         """Add status and result."""
         self._add_text("result", {"status": run.status, "error": run.error, **run.result})

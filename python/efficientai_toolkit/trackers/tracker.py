@@ -7,7 +7,7 @@ from functools import partial
 from efficientai_toolkit.callbacks.base import Callback
 from efficientai_toolkit.callbacks.events import Event
 from efficientai_toolkit.callbacks.run import Run
-from efficientai_toolkit.callbacks.training import Started
+from efficientai_toolkit.callbacks.training import Checkpoint, Started
 from efficientai_toolkit.trackers.backend import Backend, Tracked
 from efficientai_toolkit.trackers.metrics import get_metrics
 from efficientai_toolkit.trackers.names import TRACKERS, check_names
@@ -57,6 +57,9 @@ class Tracker(Callback):
             self._open[-1].start(event.first_step)
         if (found := get_metrics(event)) is not None:
             self._open[-1].log(*found)
+        if isinstance(event, Checkpoint):
+            # What is resumed from it is not trained again: up to there everything must be written.
+            self._open[-1].settle()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Track metrics of a part of a study."""
@@ -102,6 +105,10 @@ class _OpenRun:
         now = time.time()
         for worker in self._workers or ():
             worker.call(lambda backend: backend.log(step, metrics, now))
+
+    def settle(self) -> None:
+        for worker in self._workers or ():
+            worker.settle()
 
     def end(self, run: Run) -> None:
         # One that failed before its first step is tracked too.

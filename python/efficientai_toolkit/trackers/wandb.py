@@ -8,6 +8,7 @@ from typing import Any
 from efficientai_toolkit._base.files import refuse_link
 from efficientai_toolkit.callbacks.run import Run
 from efficientai_toolkit.trackers.backend import Backend, Tracked
+from efficientai_toolkit.trackers.json_lines import JsonLines, read_rows
 from efficientai_toolkit.trackers.wandb_file import read_last_step
 
 PROJECT = "efficientai-toolkit"
@@ -15,6 +16,9 @@ PROJECT = "efficientai-toolkit"
 
 FOLDER = "wandb"
 """Subfolder of the output folder, unless ``WANDB_DIR`` names another one."""
+
+JOURNAL = "history.jsonl"
+"""File in the subfolder of the output folder with all rows."""
 
 
 class Wandb(Backend):
@@ -26,7 +30,8 @@ class Wandb(Backend):
         import wandb
 
         parent = Path(os.environ.get("WANDB_DIR", tracked.run.folder)).absolute()
-        refuse_link(parent / FOLDER)
+        for place in (parent, tracked.run.folder):
+            refuse_link(place / FOLDER)
         mode = choose_mode()
         resumes = tracked.run.resumed is not None
         self._run: Any = wandb.init(
@@ -57,11 +62,19 @@ class Wandb(Backend):
         if resumes:
             earlier = (parent / FOLDER).glob(f"*run-*-{tracked.run.id}/run-{tracked.run.id}.wandb")
             self._last = max([self._run.step - 1, *map(read_last_step, earlier)])
+        # The library holds rows back, which are lost when the process is killed.
+        self._journal = JsonLines(tracked, f"{FOLDER}/{JOURNAL}")
+        for row in read_rows(tracked.run.folder / FOLDER / JOURNAL):
+            self._add(**row)
 
     def log(self, step: int, metrics: Mapping[str, float], when: float) -> None:
         """Add metrics to the history."""
+        self._journal.log(step, metrics, when)
+        self._add(step, time=round(when, 3), **metrics)
+
+    def _add(self, step: int, **values: float) -> None:
         if step > self._last:
-            self._run.log({**metrics, "time": when}, step=step)
+            self._run.log(values, step=step)
 
     def end(self, run: Run) -> None:
         """Write status and result, and end the run."""
@@ -72,6 +85,7 @@ class Wandb(Backend):
 
     def close(self) -> None:
         """End the run; one without a result has failed."""
+        self._journal.close()
         self._run.finish(exit_code=self._exit_code)
 
 

@@ -2,15 +2,18 @@
 
 import logging
 import queue
+import time
 from collections.abc import Callable
 from contextlib import closing
-from threading import Thread
+from threading import Event, Thread
 
 from efficientai_toolkit.trackers.backend import Backend
 
 _WAITING = 100_000
 """Calls that may wait for a back end."""
 _IDLE_SECS = 1.0
+_SETTLE_SECS = 15.0
+_POLL_SECS = 0.1
 _PATIENCE = 60.0
 """Seconds that the end of a run waits for what is not written yet."""
 
@@ -44,6 +47,19 @@ class Worker:
             self._calls.put_nowait(function)
         except queue.Full:
             self._fail(f"it is more than {_WAITING:,} calls behind")
+
+    def settle(self) -> None:
+        """Wait a while until all calls are made and nothing is held back."""
+        done = Event()
+
+        def flush(backend: Backend) -> None:
+            backend.flush()
+            done.set()
+
+        self.call(flush)
+        until = time.monotonic() + _SETTLE_SECS
+        while not self._has_failed and not done.wait(_POLL_SECS) and time.monotonic() < until:
+            pass
 
     def finish(self) -> None:
         """Wait until all calls are made."""
