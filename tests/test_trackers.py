@@ -289,6 +289,22 @@ def test_a_server_that_is_gone(
     assert load_run(tmp_path / "one").status == "finished"
 
 
+@pytest.mark.parametrize("name", ["what?", "100%", "a b#c"])
+def test_paths_that_an_address_cannot_have(
+    name: str, training: TrainingConfig, clean_home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / name / "one"
+    config = training.with_values({"output": str(output), "iters": 1, "eval_every": 0})
+    MLXTrainer(config, callback=Tracker("mlflow")).train()
+    warnings = [r.getMessage() for r in caplog.records if r.name == "efficientai_toolkit.trackers"]
+    if name == "a b#c":
+        assert not warnings
+        assert only_run(f"sqlite:///{output.parent / 'mlflow.db'}").info.status == "FINISHED"
+    else:
+        assert "choose an output without ? and %" in warnings[0]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("name", ["jsonl", "csv"])
 def test_a_disk_that_is_full(
     name: str, training: TrainingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture

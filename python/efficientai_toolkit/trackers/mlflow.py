@@ -7,6 +7,7 @@ from typing import Any
 
 from efficientai_toolkit._base.files import refuse_link
 from efficientai_toolkit.callbacks.run import Run
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.trackers.backend import Backend, Tracked
 from efficientai_toolkit.trackers.settings import flatten, format_value
 
@@ -140,7 +141,9 @@ def _find_store(tracked: Tracked) -> str:
     path = tracked.runs / DATABASE
     for ending in ("", "-journal", "-wal", "-shm"):
         refuse_link(path.with_name(path.name + ending))
-    # As SQLAlchemy reads it, which does not decode the path; only `?` would end it.
+    if {"?", "%"} & set(str(path)):
+        message = f"the address of a store cannot have the path {path}: choose an output without ? and %"
+        raise ConfigError(message)
     return f"sqlite:///{path}"
 
 
