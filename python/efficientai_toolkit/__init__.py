@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         quantize,
         registry,
         server,
+        trackers,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -53,6 +54,7 @@ __all__ = [
     "registry",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -79,5 +81,6 @@ if not TYPE_CHECKING:
             "quantize": "quantize",
             "registry": "registry",
             "server": "server",
+            "trackers": "trackers",
         },
     )

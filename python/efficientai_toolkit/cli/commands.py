@@ -17,6 +17,7 @@ NAMESPACES = {
     "registry": "registry",
     "jobs": "jobs",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
 }
