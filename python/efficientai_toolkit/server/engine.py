@@ -39,7 +39,11 @@ class Request:
     prompt: list[int]
     settings: dict[str, Any]
     """Fields of the engine's ``GenerateConfig``, and those of the backend."""
-    adapter: str | None = None
+    adapter: "Adapter | None" = None
+
+
+Adapter = str | tuple[tuple[str, float], ...]
+"""Name of an adapter, or several with their weights."""
 
 
 class Ticket:
@@ -142,7 +146,7 @@ class EngineThread:
         self._waiting: deque[Ticket | _Call] = deque()
         self._running: dict[int, Ticket] = {}
         self._leaving: list[Ticket] = []
-        self._adapter: str | None = None
+        self._adapter: Adapter | None = None
         self._is_closed = False
         self._ended = start(self._run)
 
@@ -273,9 +277,9 @@ class EngineThread:
             failure = error
         self._in_loop(partial(call.done, value, failure))
 
-    def _put_on(self, adapter: str | None) -> None:
+    def _put_on(self, adapter: Adapter | None) -> None:
         if adapter != self._adapter:
-            self._model.set_adapter(adapter)
+            self._model.set_adapter(dict(adapter) if isinstance(adapter, tuple) else adapter)
             self._adapter = adapter
 
     def _deliver(self, events: list[tuple[int, Event]]) -> None:

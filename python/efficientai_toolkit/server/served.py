@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from efficientai_toolkit.server.engine import Adapter
 from efficientai_toolkit.server.version import Version
 
 
@@ -33,7 +34,7 @@ class Lease:
     """The use of a version by one request, until :meth:`close`."""
 
     def __init__(
-        self, name: str, version: Version, adapter: str | None, release: Callable[["Lease"], None]
+        self, name: str, version: Version, adapter: Adapter | None, release: Callable[["Lease"], None]
     ) -> None:
         self.name = name
         self.version = version
