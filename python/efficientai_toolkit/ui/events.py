@@ -1,0 +1,18 @@
+"""How handlers are called."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+POLL_SECS = 1.5
+"""Time after which a tab shows what is new."""
+
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of handlers that answer at once, and are no endpoint for clients: those use the server's routes."""
+
+
+class Refresh(NamedTuple):
+    """What a tab does when it opens: it offers what there is by now."""
+
+    call: Callable[..., Any]
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
