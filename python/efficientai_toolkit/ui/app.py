@@ -17,7 +17,7 @@ from efficientai_toolkit.ui.exports import FOLDER
 from efficientai_toolkit.ui.models import ModelsTab
 from efficientai_toolkit.ui.policy import PagePolicy
 from efficientai_toolkit.ui.requirements import require_page
-from efficientai_toolkit.ui.theme import CSS, create_theme
+from efficientai_toolkit.ui.theme import CSS, ICON, create_theme
 from efficientai_toolkit.ui.train import TrainTab
 from efficientai_toolkit.ui.workbench import Workbench
 
@@ -29,11 +29,11 @@ _HEAD = (
 )
 
 _TABS = {
-    "1 Data": DataTab,
-    "2 Train": TrainTab,
-    "3 Compare runs": CompareTab,
-    "4 Chat": ChatTab,
-    "5 Models": ModelsTab,
+    "Data": DataTab,
+    "Train": TrainTab,
+    "Compare": CompareTab,
+    "Chat": ChatTab,
+    "Models": ModelsTab,
 }
 
 _CACHED_SECS = (3600, 86400)
@@ -87,6 +87,7 @@ def mount_page(app: FastAPI, config: PageConfig) -> Workbench:
         allowed_paths=[str(exports)],
         theme=create_theme(gr),
         css=CSS,
+        head=ICON,
     )
     app.add_middleware(PagePolicy)
 

@@ -32,13 +32,15 @@ def build_plot(gr: Any, title: str, **options: Any) -> Any:
         make_frame({}),
         x="step",
         y="value",
-        color="curve",
         title=title,
         x_title="step",
         y_title=" ",
+        color_title=" ",
+        x_axis_format="d",
         height=220,
+        min_width=280,
         show_label=False,
-        **{"color_map": {TRAINING: CURVES[0], VALIDATION: CURVES[2]}, **options},
+        **{"color": "curve", "color_map": {TRAINING: CURVES[0], VALIDATION: CURVES[2]}, **options},
     )
 
 

@@ -1,11 +1,14 @@
 """Tab 3: finished runs beside each other, and which one to take."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit._base.assets import INSTRUCTIONS, MODEL
 from efficientai_toolkit._base.units import format_duration, format_size
 from efficientai_toolkit.callbacks.run import Run
 from efficientai_toolkit.exceptions import ToolkitError
+from efficientai_toolkit.jobs.settings import EMBEDDED
 from efficientai_toolkit.lora.comparison.config import available_methods
 from efficientai_toolkit.study.recommend import Alternative, recommend
 from efficientai_toolkit.trackers.comparison import compare
@@ -28,7 +31,17 @@ _TOLERANCE = 5.0
 """Percent above the lowest loss that are good enough."""
 
 _PREFER = {"Least memory": "memory", "Least time": "time"}
-_COLUMNS = ("run", "method", "training loss", "validation loss", "time", "peak memory", "tokens/s")
+_COLUMNS = (
+    "run",
+    "model",
+    "data",
+    "method",
+    "training loss",
+    "validation loss",
+    "time",
+    "peak memory",
+    "tokens/s",
+)
 _MAX_RUNS = 8
 
 
@@ -53,6 +66,8 @@ def _describe(name: str, run: Run) -> list[str]:
     bits = run.configuration.get("bits")
     return [
         name,
+        _short(run.configuration.get("model_path"), MODEL, EMBEDDED),
+        _short(run.configuration.get("data"), INSTRUCTIONS, "bundled"),
         f"{run.configuration.get('method')}{f', {bits} bits' if bits else ''}",
         "–" if last is None else f"{last:.4f}",
         "–" if loss is None else f"{loss:.4f}",
@@ -60,6 +75,10 @@ def _describe(name: str, run: Run) -> list[str]:
         "–" if memory is None else format_size(memory * 1e9),
         "–" if speed is None else f"{speed:,.0f}",
     ]
+
+
+def _short(path: object, bundled: Path, name: str) -> str:
+    return name if path in (None, str(bundled)) else str(path).rpartition("/")[2]
 
 
 def render_advice(runs: dict[str, Run], prefer: str) -> str:
@@ -82,7 +101,7 @@ def render_advice(runs: dict[str, Run], prefer: str) -> str:
         cost=cost,
         show=lambda value: format_size(value * 1e9) if cost == "memory" else format_duration(value),
     )
-    return html.cards([("recommended", str(found.method))]) + html.note(f"{found.reason}.")
+    return html.cards([("recommended", str(found.method))]) + html.note(f"Why: {found.reason}.")
 
 
 def render_differences(runs: dict[str, Run]) -> str:
@@ -125,7 +144,7 @@ class CompareTab:
             prefer = gr.Radio(
                 list(_PREFER),
                 value="Least memory",
-                label="Among runs of equal quality prefer",
+                label="Prefer",
                 scale=1,
                 min_width=160,
             )

@@ -66,6 +66,13 @@ def find_check(bench: Workbench, choice: str | None, model: str) -> Job | None:
     )
 
 
+def find_last(bench: Workbench) -> str | None:
+    """Return the data set that was checked last, if it is still there."""
+    checks = bench.list_jobs("validate")
+    last = checks[0].settings.get("data") or BUNDLED if checks else None
+    return last if last in list_choices(bench) else None
+
+
 def render(bench: Workbench, choice: str | None, model: str) -> str:
     """Return what is known about a data set."""
     job = find_check(bench, choice, model) if choice else None
@@ -73,13 +80,15 @@ def render(bench: Workbench, choice: str | None, model: str) -> str:
         return EMPTY if not choice else html.empty("Not checked yet", "Press Check to read this data set.")
     if job.result is None:
         return html.progress(job, bench.monitor.read(job.id), name=f"Checking {choice}")
-    parts = [html.progress(job, bench.monitor.read(job.id), name=f"{choice} with {model}")]
-    for split, numbers in job.result["splits"].items():
+    parts = [html.note(f"{choice}, as the tokenizer of {model} splits it")]
+    splits = job.result["splits"]
+    for split, numbers in splits.items():
         if numbers["rows"]:
             parts += [html.title(f"{_SPLITS[split]} rows"), _render_split(numbers)]
+    parts += [html.title("Training rows by number of tokens"), html.histogram(splits["train"]["histogram"])]
     parts.append(html.title("First rows as the model sees them"))
     parts.append(html.note("Marked: what the model learns to write. The rest is only read."))
-    parts += [html.example(parts_) for parts_ in job.result["examples"]]
+    parts += [html.example(row) for row in job.result["examples"]]
     return "".join(parts)
 
 
@@ -89,15 +98,15 @@ def _render_split(numbers: Mapping[str, Any]) -> str:
     values = [
         ("rows", f"{numbers['rows']:,}"),
         ("tokens", f"{numbers['tokens']:,}"),
-        ("tokens per row", f"{lengths['median']:,} (up to {lengths['max']:,})"),
+        ("median length", f"{lengths['median']:,}"),
+        ("longest row", f"{lengths['max']:,}"),
         ("tokens learned", f"{learned:.0%}"),
         ("duplicates", f"{numbers['duplicates']:,}"),
         ("too long, cut", f"{numbers['truncated']:,}"),
     ]
     if numbers["dropped"]:
         values.append(("left out", f"{numbers['dropped']:,}"))
-    shown = html.cards(values)
-    return shown + html.title("Rows by number of tokens") + html.histogram(numbers["histogram"])
+    return html.cards(values)
 
 
 class DataTab:
@@ -114,9 +123,9 @@ class DataTab:
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 file = gr.File(
-                    label="Upload a data set (JSON lines, JSON, CSV, TSV or Parquet)",
+                    label="Upload a file",
                     file_types=list(ENDINGS),
-                    height=130,
+                    height=150,
                     elem_id="data-upload",
                 )
                 data = gr.Dropdown(
@@ -132,7 +141,7 @@ class DataTab:
                 with gr.Row():
                     button = gr.Button("Check", variant="primary", elem_id="data-check", min_width=100)
                     delete = gr.Button("Delete file", min_width=100)
-                with gr.Accordion("Which formats can I use?", open=False):
+                with gr.Accordion("File formats", open=False):
                     gr.Markdown(_FORMATS)
             with gr.Column(scale=5, min_width=320):
                 shown = gr.HTML(EMPTY, elem_id="data-report")
@@ -185,12 +194,8 @@ class DataTab:
     def refresh(self, choice: str | None, model: str) -> tuple[Any, Any]:
         """Offer what there is; a new page shows the last data set that was checked."""
         names = list_choices(self._bench)
-        if choice not in names:
-            checks = self._bench.list_jobs("validate")
-            last = checks[0].settings.get("data") or BUNDLED if checks else None
-            choice = last if last in names else None
         return (
-            self._gr.Dropdown(names, value=choice),
+            self._gr.Dropdown(names, value=choice if choice in names else find_last(self._bench)),
             self._gr.Dropdown(self._bench.list_models(), value=model),
         )
 

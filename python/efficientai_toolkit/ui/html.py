@@ -57,11 +57,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="eat-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def describe_state(job: Job) -> str:
-    """Return the state of a job in a word."""
-    return _STATES[job.state]
-
-
 def progress(job: Job, view: View, *, name: str) -> str:
     """Show the state of a job, and how far it is."""
     parts = [
@@ -74,8 +69,8 @@ def progress(job: Job, view: View, *, name: str) -> str:
             parts.append(f"<span>{escape(unit)} {view.done:,} of {view.total:,}</span>")
         if view.seconds_left is not None:
             parts.append(f"<span>{format_duration(view.seconds_left)} left</span>")
-    share = 1.0 if job.state == "finished" else view.done / view.total if view.total else 0.0
-    bar = f'<div class="eat-bar"><div style="width:{100 * min(share, 1):.1f}%"></div></div>'
+    share = min(view.done / view.total, 1) if view.total else 0.0
+    bar = "" if job.has_ended else f'<div class="eat-bar"><div style="width:{100 * share:.1f}%"></div></div>'
     failure = error(job.error) if job.error else ""
     return f'<div class="eat-state">{"".join(parts)}</div>{bar}{failure}'
 

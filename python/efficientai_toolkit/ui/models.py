@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 from efficientai_toolkit.hub import is_hub_id
@@ -45,13 +46,17 @@ def render_registry(bench: Workbench) -> str:
             one.kind,
             ", ".join(one.aliases) or "–",
             format_size(one.size_bytes),
-            one.parent or (one.base or "–").rpartition("/")[2],
+            one.parent or _name_base(one.base),
             f"{one.metrics['loss_after']:.4f}" if "loss_after" in one.metrics else "–",
             one.created[:16].replace("T", " "),
         )
         for one in sorted(versions, key=lambda one: one.created, reverse=True)
     ]
     return html.table(_COLUMNS, rows)
+
+
+def _name_base(base: str | None) -> str:
+    return EMBEDDED if base == str(MODEL) else (base or "–").rpartition("/")[2]
 
 
 def render_work(bench: Workbench) -> str:
@@ -134,16 +139,14 @@ class ModelsTab:
                 gr.Markdown("### Take along")
                 adapter = self._choice("Adapter", "models-adapter")
                 with gr.Row():
-                    take = gr.Button("Download as .zip", min_width=140, elem_id="models-zip")
-                    merge = gr.Button("Merge into its model", min_width=140, elem_id="models-fuse")
+                    take = gr.Button("Save as .zip", min_width=140, elem_id="models-zip")
+                    merge = gr.Button("Merge into model", min_width=140, elem_id="models-fuse")
                 file = gr.File(label="Ready to save", visible=False, elem_id="models-file")
-                with gr.Row():
-                    kind = gr.Dropdown(list(_FORMATS), value=_PEFT, label="Format", min_width=140)
-                    convert = gr.Button("Convert adapter", min_width=140)
+                kind = gr.Radio(list(_FORMATS), value=_PEFT, label="Format")
+                convert = gr.Button("Convert adapter")
                 model = self._choice("Model", "models-model")
-                with gr.Row():
-                    bits = gr.Dropdown([4, 8, 6, 5, 3, 2], value=4, label="Bits", min_width=140)
-                    quantize = gr.Button("Quantize model", min_width=140)
+                bits = gr.Radio([8, 6, 5, 4, 3, 2], value=4, label="Bits per weight")
+                quantize = gr.Button("Quantize model")
             with gr.Column(min_width=300):
                 gr.Markdown("### Put to use")
                 version = self._choice("Registered version", "models-version")

@@ -5,16 +5,25 @@ from typing import Any
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-ACCENT = "#4f46e5"
+ACCENT = "#6366f1"
 """The accent, also of the first curve."""
 
 CURVES = (ACCENT, "#0d9488", "#d97706", "#db2777", "#65a30d", "#0284c7", "#9333ea", "#737373")
 """Colours of curves, all of which can be read on white and on black."""
 
+ICON = (
+    "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+    "<path d='M2 12 6 7l3 3 5-7' fill='none' stroke='%234f46e5' stroke-width='2.4'/></svg>\">"
+)
+"""Icon of the page, for its head."""
+
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container .main { padding: 20px 24px !important; max-width: 100% !important; }
+.html-container { padding: 0 !important; }
+.gradio-container button { font-weight: 500; }
 .eat-head h1 { margin: 0; font-size: 1.35rem; }
-.eat-head p, .eat-note { margin: 0; color: var(--body-text-color-subdued); }
+.eat-head p, .eat-note { margin: 4px 0; color: var(--body-text-color-subdued); }
 .eat-empty { border: 1px dashed var(--border-color-primary); border-radius: 10px; padding: 22px 18px;
   text-align: center; color: var(--body-text-color-subdued); }
 .eat-empty b { display: block; color: var(--body-text-color); margin-bottom: 4px; }
@@ -46,11 +55,18 @@ CSS = """
 .eat-table { overflow-x: auto; }
 .eat-table table { border-collapse: collapse; width: 100%; font-size: .88rem;
   font-variant-numeric: tabular-nums; }
-.eat-table th, .eat-table td { text-align: left; padding: 6px 12px 6px 0; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
+.eat-table th, .eat-table td { text-align: left !important; padding: 6px 14px 6px 0 !important;
+  vertical-align: top; border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
+  white-space: nowrap; }
+.eat-table table, .eat-table tr { border: 0 !important; }
 .eat-table th { color: var(--body-text-color-subdued); font-weight: 500; white-space: nowrap; }
+.placeholder-content { text-align: center; padding: 0 16px; }
 .eat-log textarea { font-family: var(--font-mono) !important; font-size: .8rem !important; }
-@media (max-width: 600px) { .gradio-container { padding: 8px !important; } }
+@media (max-width: 600px) {
+  .gradio-container .main { padding: 12px !important; }
+  .tab-container button { padding: 0 10px !important; }
+  #chat-base, #chat-adapted { height: 280px !important; }
+}
 """
 
 
@@ -64,6 +80,9 @@ def create_theme(gr: Any) -> Any:
         font=FONT,
         font_mono=MONOSPACE,
     ).set(
+        chatbot_text_size="*text_md",
+        button_large_text_size="*text_md",
+        button_large_text_weight="500",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_500",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.ui import html
@@ -36,7 +37,11 @@ def name_run(job: Job) -> str:
 def list_runs(bench: Workbench) -> list[tuple[str, int]]:
     """Return the trainings with their numbers, the running one first, then the newest."""
     jobs = sorted(bench.list_jobs("train"), key=lambda job: (job.state != "running", -job.id))
-    return [(f"{name_run(job)} · {html.describe_state(job)}", job.id) for job in jobs]
+    return [(f"{name_run(job)}: {model_of(job.settings)}, {_name_data(job)}", job.id) for job in jobs]
+
+
+def _name_data(job: Job) -> str:
+    return str(job.settings.get("data") or BUNDLED).rpartition("/")[2]
 
 
 def render(bench: Workbench, job: Job | None) -> tuple[str, View]:
@@ -44,8 +49,7 @@ def render(bench: Workbench, job: Job | None) -> tuple[str, View]:
     if job is None:
         return EMPTY, View()
     view = bench.monitor.read(job.id)
-    data = job.settings.get("data") or BUNDLED
-    text = html.progress(job, view, name=f"{name_run(job)}: {model_of(job.settings)} on {data}")
+    text = html.progress(job, view, name=name_run(job))
     values: list[tuple[str, str]] = []
     if view.steps:
         last = view.steps[-1]
@@ -80,28 +84,48 @@ class TrainTab:
                         "Start training", variant="primary", elem_id="train-start", min_width=130
                     )
                     estimate = gr.Button("Estimate memory", min_width=130)
-                memory = gr.HTML("")
+                memory = gr.HTML(visible=False)
                 with gr.Accordion("These settings as a command or YAML", open=False):
-                    command = gr.Code(label="Command", language="shell", interactive=False, wrap_lines=True)
-                    yaml = gr.Code(label="YAML", language="yaml", interactive=True, elem_id="train-yaml")
+                    command = gr.Code(
+                        label="Command",
+                        language="shell",
+                        interactive=False,
+                        wrap_lines=True,
+                        show_line_numbers=False,
+                    )
+                    yaml = gr.Code(
+                        label="YAML",
+                        language="yaml",
+                        interactive=True,
+                        wrap_lines=True,
+                        show_line_numbers=False,
+                        elem_id="train-yaml",
+                    )
                     gr.HTML(html.note("Edit or paste YAML here to set everything that has no field above."))
                     use = gr.Button("Load settings from this YAML", size="sm")
             with gr.Column(scale=5, min_width=320):
-                with gr.Row(equal_height=True):
-                    run = gr.Dropdown(
-                        list_runs(self._bench), label="Run", scale=4, allow_custom_value=True, min_width=200
-                    )
-                    stop = gr.Button("Stop", scale=1, min_width=80, interactive=False)
-                    resume = gr.Button("Resume", scale=1, min_width=80, interactive=False)
+                run = gr.Dropdown(
+                    list_runs(self._bench),
+                    value=None,
+                    label="Run",
+                    allow_custom_value=True,
+                    elem_id="train-run",
+                )
+                with gr.Row():
+                    stop = gr.Button("Stop", size="sm", interactive=False, min_width=90)
+                    resume = gr.Button("Resume", size="sm", interactive=False, min_width=90)
                 state = gr.HTML(EMPTY, elem_id="train-state")
                 with gr.Group(visible=False) as charts:
                     with gr.Row():
-                        plots = [build_plot(gr, "Loss"), build_plot(gr, "Learning rate")]
+                        plots = [build_plot(gr, "Loss"), build_plot(gr, "Learning rate", color=None)]
                     with gr.Row():
-                        plots += [build_plot(gr, "Tokens per second"), build_plot(gr, "Peak memory, GB")]
-                with gr.Accordion("Log", open=False):
+                        plots += [
+                            build_plot(gr, "Tokens per second", color=None),
+                            build_plot(gr, "Peak memory, GB", color=None),
+                        ]
+                with gr.Accordion("Log, newest first", open=False, elem_id="train-log"):
                     log = gr.Textbox(
-                        show_label=False, lines=10, max_lines=10, autoscroll=True, elem_classes="eat-log"
+                        show_label=False, lines=10, max_lines=10, autoscroll=False, elem_classes="eat-log"
                     )
         timer = gr.Timer(POLL_SECS)
         seen, checked = gr.State(None), gr.State(None)
@@ -156,14 +180,14 @@ class TrainTab:
             return self._gr.skip()
         job = self._bench.jobs.get(number)
         if job.result is None:
-            return html.progress(job, self._bench.monitor.read(job.id), name="Estimating memory")
+            view = self._bench.monitor.read(job.id)
+            return self._gr.HTML(html.progress(job, view, name="Estimating memory"), visible=True)
         found = job.result["memory"]
         if found is None:
-            return html.error(job.result["memory_error"])
-        peak, available = found["peak"] / 1e9, found["available"] / 1e9
-        return html.cards(
-            [("estimated peak memory", f"{peak:.2f} GB"), ("this machine has", f"{available:.1f} GB")]
-        )
+            return self._gr.HTML(html.error(job.result["memory_error"]), visible=True)
+        values = [("estimated peak memory", found["peak"]), ("this machine has", found["available"])]
+        text = html.cards((name, format_size(size)) for name, size in values)
+        return self._gr.HTML(text, visible=True)
 
     def stop(self, number: Any) -> None:
         """Stop a training, which keeps its last checkpoint."""
@@ -192,7 +216,7 @@ class TrainTab:
             text,
             gr.Group(visible=bool(view.steps)),
             *list_curves(view),
-            "\n".join(view.log),
+            "\n".join(reversed(view.log)),
             gr.Button(interactive=state in {"running", "queued"}),
             gr.Button(interactive=state in {"cancelled", "failed", "interrupted"}),
             now,
