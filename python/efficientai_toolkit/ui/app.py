@@ -1,6 +1,7 @@
 """The page put together, and served."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -95,6 +96,9 @@ def mount_page(app: FastAPI, config: PageConfig) -> Workbench:
     async def open_page() -> RedirectResponse:  # pyright: ignore[reportUnusedFunction]
         return RedirectResponse(f"{PAGE}/")
 
+    # Browsers ask for these at the root, wherever the page is.
+    for name in ("favicon.ico", "manifest.json"):
+        app.add_api_route(f"/{name}", partial(RedirectResponse, f"{PAGE}/{name}"), include_in_schema=False)
     return bench
 
 

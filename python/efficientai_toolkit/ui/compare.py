@@ -32,16 +32,8 @@ _TOLERANCE = 5.0
 
 _PREFER = {"Least memory": "memory", "Least time": "time"}
 _COLUMNS = (
-    "run",
-    "model",
-    "data",
-    "method",
-    "training loss",
-    "validation loss",
-    "time",
-    "peak memory",
-    "tokens/s",
-)
+    "run", "model", "data", "method", "training loss", "validation loss", "time", "peak memory", "tokens/s",
+)  # fmt: skip
 _MAX_RUNS = 8
 
 

@@ -50,7 +50,7 @@ class TrainingForm:
         )
         data = gr.Dropdown(
             list_choices(self._bench),
-            value=BUNDLED,
+            value=None,
             label="Data set",
             allow_custom_value=True,
             elem_id="train-data",

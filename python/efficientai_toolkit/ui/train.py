@@ -86,20 +86,10 @@ class TrainTab:
                     estimate = gr.Button("Estimate memory", min_width=130)
                 memory = gr.HTML(visible=False)
                 with gr.Accordion("These settings as a command or YAML", open=False):
-                    command = gr.Code(
-                        label="Command",
-                        language="shell",
-                        interactive=False,
-                        wrap_lines=True,
-                        show_line_numbers=False,
-                    )
+                    options = {"wrap_lines": True, "show_line_numbers": False}
+                    command = gr.Code(label="Command", language="shell", interactive=False, **options)
                     yaml = gr.Code(
-                        label="YAML",
-                        language="yaml",
-                        interactive=True,
-                        wrap_lines=True,
-                        show_line_numbers=False,
-                        elem_id="train-yaml",
+                        label="YAML", language="yaml", interactive=True, elem_id="train-yaml", **options
                     )
                     gr.HTML(html.note("Edit or paste YAML here to set everything that has no field above."))
                     use = gr.Button("Load settings from this YAML", size="sm")
