@@ -1,10 +1,10 @@
 """The page put together, and served."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
 from efficientai_toolkit.server.guard import PAGE
@@ -92,14 +92,14 @@ def mount_page(app: FastAPI, config: PageConfig) -> Workbench:
     )
     app.add_middleware(PagePolicy)
 
-    @app.get("/", include_in_schema=False)
-    async def open_page() -> RedirectResponse:  # pyright: ignore[reportUnusedFunction]
-        return RedirectResponse(f"{PAGE}/")
-
-    # Browsers ask for these at the root, wherever the page is.
-    for name in ("favicon.ico", "manifest.json"):
-        app.add_api_route(f"/{name}", partial(RedirectResponse, f"{PAGE}/{name}"), include_in_schema=False)
+    # Browsers ask for the last two at the root, wherever the page is.
+    for path in ("/", "/favicon.ico", "/manifest.json"):
+        app.add_route(path, _redirect, include_in_schema=False)
     return bench
+
+
+def _redirect(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{PAGE}{request.url.path}")
 
 
 def serve_page(

@@ -8,7 +8,7 @@ from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.ui import html
 from efficientai_toolkit.ui.charts import build_plot, list_curves
-from efficientai_toolkit.ui.data import BUNDLED, list_choices
+from efficientai_toolkit.ui.data import BUNDLED, find_last, list_choices
 from efficientai_toolkit.ui.events import POLL_SECS, QUIET, Refresh
 from efficientai_toolkit.ui.form import TrainingForm
 from efficientai_toolkit.ui.monitor import View
@@ -231,5 +231,5 @@ class TrainTab:
         return (
             gr.Dropdown(runs, value=number),
             gr.Dropdown(models, value=model if model in models else models[0]),
-            gr.Dropdown(sets, value=data if data in sets else sets[0]),
+            gr.Dropdown(sets, value=data if data in sets else find_last(self._bench) or BUNDLED),
         )
