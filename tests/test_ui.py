@@ -20,11 +20,10 @@ from efficientai_toolkit.ui.exports import pack
 from efficientai_toolkit.ui.monitor import View, thin
 from efficientai_toolkit.ui.train import TrainTab
 from efficientai_toolkit.ui.workbench import Workbench
-from support.page import own_loop, running_page, write_capitals
+from support.page import running_page, write_capitals
 from support.server import Running
 
-with own_loop():
-    gr = pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 
 SHORT = {"iters": 4, "max_seq_length": 64, "lr": 5e-3, "save_every": 1}
 

@@ -1,6 +1,5 @@
 """The page on a server, and rows to upload."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,18 +25,6 @@ def write_capitals(path: Path, count: int = 40) -> Path:
 
 
 @contextmanager
-def own_loop() -> Iterator[None]:
-    """Gradio makes an event loop where there is none, and leaves it open."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-@contextmanager
 def running_page(config: PageConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Workbench]]:
     """Serve the page."""
     benches: list[Workbench] = []
@@ -45,8 +32,7 @@ def running_page(config: PageConfig, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     def create_with_page(settings: PageConfig) -> serving.FastAPI:
         app = create(settings)
-        with own_loop():
-            benches.append(mount_page(app, settings))
+        benches.append(mount_page(app, settings))
         return app
 
     monkeypatch.setattr(serving, "create_app", create_with_page)

@@ -1,5 +1,6 @@
 """The page put together, and served."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -74,22 +75,26 @@ def mount_page(app: FastAPI, config: PageConfig) -> Workbench:
     """Mount the page on a server that has a workspace."""
     gr = require_page()
     bench = Workbench.of(app, config)
-    exports = bench.workspace.path / FOLDER
-    gr.mount_gradio_app(
-        app,
-        build_page(bench),
-        path=PAGE,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        max_file_size=config.max_upload_bytes,
-        allowed_paths=[str(exports)],
-        theme=create_theme(gr),
-        css=CSS,
-        head=ICON,
-    )
+
+    async def mount() -> None:
+        gr.mount_gradio_app(
+            app,
+            build_page(bench),
+            path=PAGE,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            max_file_size=config.max_upload_bytes,
+            allowed_paths=[str(bench.workspace.path / FOLDER)],
+            theme=create_theme(gr),
+            css=CSS,
+            head=ICON,
+        )
+
+    # Where no event loop runs, Gradio makes some, and leaves them open.
+    asyncio.run(mount())
     app.add_middleware(PagePolicy)
 
     # Browsers ask for the last two at the root, wherever the page is.
