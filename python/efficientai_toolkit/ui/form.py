@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.ui.data import BUNDLED, list_choices, to_setting
 from efficientai_toolkit.ui.events import QUIET
 from efficientai_toolkit.ui.settings import (
@@ -55,7 +56,7 @@ class TrainingForm:
             allow_custom_value=True,
             elem_id="train-data",
         )
-        method = gr.Dropdown(list(METHODS), value=next(iter(METHODS)), label="Method")
+        method = gr.Dropdown(list(METHODS), value=next(iter(METHODS)), label="Method", elem_id="train-method")
         preset = gr.Radio(list(PRESETS), value="Quick try", label="Preset", elem_id="train-preset")
         start = {"lr": suggest_lr(models[0], next(iter(METHODS))), **PRESETS["Quick try"]}
         numbers: list[Any] = []
@@ -89,6 +90,9 @@ class TrainingForm:
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the settings; errors as in :func:`build_settings`."""
         model, data, method, *numbers, extra = values
+        if not data:
+            message = "choose a data set: one that you upload in the tab Data, or the bundled example"
+            raise ConfigError(message)
         given = dict(zip(NUMBERS, numbers, strict=True))
         return build_settings(model, to_setting(data), method, given, extra)
 

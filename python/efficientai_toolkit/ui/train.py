@@ -231,5 +231,5 @@ class TrainTab:
         return (
             gr.Dropdown(runs, value=number),
             gr.Dropdown(models, value=model if model in models else models[0]),
-            gr.Dropdown(sets, value=data if data in sets else find_last(self._bench) or BUNDLED),
+            gr.Dropdown(sets, value=data if data in sets else find_last(self._bench)),
         )
