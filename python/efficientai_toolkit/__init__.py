@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         registry,
         server,
         trackers,
+        ui,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -55,6 +56,7 @@ __all__ = [
     "server",
     "stream",
     "trackers",
+    "ui",
 ]
 
 if not TYPE_CHECKING:
@@ -82,5 +84,6 @@ if not TYPE_CHECKING:
             "registry": "registry",
             "server": "server",
             "trackers": "trackers",
+            "ui": "ui",
         },
     )
