@@ -19,6 +19,7 @@ from efficientai_toolkit.ui.config import PageConfig
 from efficientai_toolkit.ui.exports import pack
 from efficientai_toolkit.ui.monitor import View, thin
 from efficientai_toolkit.ui.train import TrainTab
+from efficientai_toolkit.ui.uploads import delete_data, store_upload
 from efficientai_toolkit.ui.workbench import Workbench
 from support.page import running_page, write_capitals
 from support.server import Running
@@ -148,7 +149,7 @@ def test_hostile_names_stay_in_the_workspace(
     bench: Workbench, tmp_path: Path, name: str, stored: str
 ) -> None:
     file = write_capitals(tmp_path / "upload", 2)
-    found = data.store_upload(bench.workspace, file, name, limit=10**6)
+    found = store_upload(bench.workspace, file, name, limit=10**6)
     assert found == stored
     assert (bench.workspace.path / found).read_bytes() == file.read_bytes()
 
@@ -156,7 +157,7 @@ def test_hostile_names_stay_in_the_workspace(
 @pytest.mark.parametrize("name", ["data/../workspace.db", "workspace.db", "data/none.jsonl", "", "data/"])
 def test_only_uploaded_files_are_deleted(bench: Workbench, name: str) -> None:
     with pytest.raises(DatasetError, match="there is no file"):
-        data.delete_data(bench.workspace, name)
+        delete_data(bench.workspace, name)
     assert (bench.workspace.path / "workspace.db").exists()
 
 
@@ -292,6 +293,8 @@ def test_an_adapter_is_registered_packed_and_merged(bench: Workbench, trained: J
         assert f"{name}/adapters.safetensors" in archive.namelist()
         assert archive.testzip() is None
     tab = models.ModelsTab(gr, bench)
+    tab.promote("capitals/1")
+    assert bench.registry.get("capitals@production").number == 1
     tab.merge(name)
     merged = finish(bench, bench.list_jobs("fuse")[0])
     models.register(bench, f"fuse: {merged.output.rpartition('/')[2]}", "merged")

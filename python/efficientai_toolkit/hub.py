@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,9 @@ def _download(
 
 def _report_to(on_progress: OnProgress) -> Any:
     """Return a progress bar that is not drawn, but reports the bytes of a download."""
-    from tqdm import tqdm
+    bar: Any = import_module("tqdm").tqdm
 
-    class Reporter(tqdm[Any]):
+    class Reporter(bar):  # type: ignore[misc]
         """The bar of all bytes, or that of the files."""
 
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
+from efficientai_toolkit.server.app import create_app
 from efficientai_toolkit.ui.app import mount_page
 from efficientai_toolkit.ui.config import PageConfig
 from efficientai_toolkit.ui.workbench import Workbench
@@ -28,10 +30,9 @@ def write_capitals(path: Path, count: int = 40) -> Path:
 def running_page(config: PageConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Workbench]]:
     """Serve the page."""
     benches: list[Workbench] = []
-    create = serving.create_app
 
-    def create_with_page(settings: PageConfig) -> serving.FastAPI:
-        app = create(settings)
+    def create_with_page(settings: PageConfig) -> FastAPI:
+        app = create_app(settings)
         benches.append(mount_page(app, settings))
         return app
 

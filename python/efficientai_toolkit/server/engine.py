@@ -32,6 +32,10 @@ _RETRY_AFTER = 1
 """Seconds until a refused client may try again."""
 
 
+Adapter = str | tuple[tuple[str, float], ...]
+"""Name of an adapter, or several with their weights."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """A prompt to continue."""
@@ -39,11 +43,7 @@ class Request:
     prompt: list[int]
     settings: dict[str, Any]
     """Fields of the engine's ``GenerateConfig``, and those of the backend."""
-    adapter: "Adapter | None" = None
-
-
-Adapter = str | tuple[tuple[str, float], ...]
-"""Name of an adapter, or several with their weights."""
+    adapter: Adapter | None = None
 
 
 class Ticket:
@@ -110,7 +110,7 @@ class _Call:
     """Work in the engine's thread, between steps."""
 
     work: Callable[[], Any]
-    adapter: str | None
+    adapter: Adapter | None
     done: Callable[[Any, Exception | None], None]
 
 
@@ -182,7 +182,7 @@ class EngineThread:
             self._condition.notify()
         return tickets
 
-    async def call(self, work: Callable[[], T], *, adapter: str | None = None) -> T:
+    async def call(self, work: Callable[[], T], *, adapter: Adapter | None = None) -> T:
         """Run ``work`` in the engine's thread with an adapter, after the requests that came before."""
         future: asyncio.Future[T] = self._loop.create_future()
 

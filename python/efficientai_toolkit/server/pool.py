@@ -153,7 +153,11 @@ class Pool:
 
     def _list_used(self, version: Version) -> set[str]:
         """Return the adapters of a version that requests use."""
-        return {lease.adapter for lease in self._leases if lease.version is version and lease.adapter}
+        return {
+            lease.adapter
+            for lease in self._leases
+            if lease.version is version and isinstance(lease.adapter, str)
+        }
 
     async def _ensure_loaded(self, served: Served) -> None:
         async with served.lock:

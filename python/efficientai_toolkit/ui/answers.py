@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from efficientai_toolkit.exceptions import ToolkitError
 from efficientai_toolkit.server.conversation import Conversation, begin
@@ -140,5 +140,6 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message of the chat, whose text may come in parts, as templates read it."""
     content = message["content"]
     if isinstance(content, list):
-        content = "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
+        parts = cast("list[dict[str, Any] | str]", content)
+        content = "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
     return {"role": message["role"], "content": str(content)}

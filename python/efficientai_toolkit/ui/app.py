@@ -1,7 +1,7 @@
 """The page put together, and served."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +14,7 @@ from efficientai_toolkit.ui.chat import ChatTab
 from efficientai_toolkit.ui.compare import CompareTab
 from efficientai_toolkit.ui.config import PageConfig
 from efficientai_toolkit.ui.data import DataTab
-from efficientai_toolkit.ui.events import QUIET
+from efficientai_toolkit.ui.events import QUIET, Tab
 from efficientai_toolkit.ui.exports import FOLDER
 from efficientai_toolkit.ui.models import ModelsTab
 from efficientai_toolkit.ui.policy import PagePolicy
@@ -30,7 +30,7 @@ _HEAD = (
     "<p>Fine-tune a language model on this machine. Work goes on when this page is closed.</p></div>"
 )
 
-_TABS = {
+_TABS: Mapping[str, Callable[[Any, Workbench], Tab]] = {
     "Data": DataTab,
     "Train": TrainTab,
     "Compare": CompareTab,

@@ -77,7 +77,7 @@ class ChatTab:
             for event in (send.click, prompt.submit)
         ]
         halt.click(None, cancels=running, **QUIET)
-        clear.click(lambda: ("", [], []), None, outputs, cancels=running, **QUIET)
+        clear.click(self.clear, None, outputs, cancels=running, **QUIET)
         adapters.change(self.show_weights, adapters, weights, **QUIET)
         model.change(self.offer, [model, adapters], [adapters, missing], **QUIET)
         return Refresh(self.refresh, [model, adapters], [model, adapters, missing])
@@ -111,6 +111,10 @@ class ChatTab:
         ask = Ask.from_form(model, prompt, values)
         async for first, second in answer_both(self._bench, ask, base, adapted, blend):
             yield "", first, second
+
+    def clear(self) -> tuple[str, list[Any], list[Any]]:
+        """Forget both conversations."""
+        return "", [], []
 
     def show_weights(self, names: list[str]) -> list[Any]:
         """Show a slider for each adapter."""

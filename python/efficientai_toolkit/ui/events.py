@@ -1,7 +1,7 @@
 """How handlers are called."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 POLL_SECS = 1.5
 """Time after which a tab shows what is new."""
@@ -16,3 +16,11 @@ class Refresh(NamedTuple):
     call: Callable[..., Any]
     inputs: Sequence[Any]
     outputs: Sequence[Any]
+
+
+class Tab(Protocol):
+    """A tab of the page."""
+
+    def build(self) -> Refresh:
+        """Build the components; return what is done when the page or the tab opens."""
+        ...

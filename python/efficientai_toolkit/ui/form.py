@@ -93,7 +93,7 @@ class TrainingForm:
         if not data:
             message = "choose a data set: one that you upload in the tab Data, or the bundled example"
             raise ConfigError(message)
-        given = dict(zip(NUMBERS, numbers, strict=True))
+        given: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
         return build_settings(model, to_setting(data), method, given, extra)
 
     def fill(self, text: str) -> list[Any]:

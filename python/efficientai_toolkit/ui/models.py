@@ -9,7 +9,6 @@ from efficientai_toolkit.exceptions import ConfigError, ToolkitError
 from efficientai_toolkit.hub import is_hub_id
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.jobs.settings import EMBEDDED
-from efficientai_toolkit.registry.names import PRODUCTION
 from efficientai_toolkit.ui import html
 from efficientai_toolkit.ui.events import POLL_SECS, QUIET, Refresh
 from efficientai_toolkit.ui.exports import pack
@@ -180,9 +179,7 @@ class ModelsTab:
 
     def promote(self, version: str | None) -> None:
         """Let the alias of production point to a version."""
-        self._try(
-            lambda: self._bench.registry.promote(version or "", PRODUCTION), "This version cannot be promoted"
-        )
+        self._try(lambda: self._bench.registry.promote(version or ""), "This version cannot be promoted")
 
     def pack(self, name: str | None) -> Any:
         """Pack an adapter."""

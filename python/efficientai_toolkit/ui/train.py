@@ -60,8 +60,10 @@ def render(bench: Workbench, job: Job | None) -> tuple[str, View]:
             ("peak memory", f"{last['memory']:.2f} GB"),
         ]
     if view.evaluations:
-        first, last = view.evaluations[0]["loss"], view.evaluations[-1]["loss"]
-        values.append(("validation loss", f"{first:.3f} → {last:.3f}" if view.steps else f"{last:.3f}"))
+        before, now = view.evaluations[0]["loss"], view.evaluations[-1]["loss"]
+        values.append(
+            ("validation loss", f"{before:.3f} → {now:.3f}" if len(view.evaluations) > 1 else f"{now:.3f}")
+        )
     return text + html.cards(values), view
 
 
