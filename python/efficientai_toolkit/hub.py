@@ -183,7 +183,7 @@ def _report_to(on_progress: OnProgress) -> Any:
             self._counts_bytes = options.get("unit") == "B"
             self._done = 0
             options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": True})
+            super().__init__(*args, **{**options, "disable": True})  # pyright: ignore[reportUnknownMemberType]
             self.total: Any = options.get("total") or 0
 
         def update(self, n: float | None = 1) -> bool | None:
