@@ -63,6 +63,25 @@ pub(crate) fn load(
     })
 }
 
+/// Loads the tokenizer of a folder alone; ``chat_template_kwargs`` are options of its chat template.
+#[pyfunction]
+#[pyo3(signature = (path, chat_template_kwargs=None))]
+pub(crate) fn load_tokenizer(
+    py: Python<'_>,
+    path: PathBuf,
+    chat_template_kwargs: Option<Dictionary<'_>>,
+) -> PyResult<Tokenizer> {
+    let renderer = chat_templates::renderer(py)?;
+    let options = chat_template_kwargs.map(|options| options.read("chat_template_kwargs")).transpose()?;
+    enter(py, || {
+        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        if let Some(options) = options {
+            tokenizer = tokenizer.with_template_options(&options)?;
+        }
+        Ok(Tokenizer::new(tokenizer))
+    })
+}
+
 /// Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
 ///
 /// ``config`` is the text of a ``config.json``; matrices are drawn with its
