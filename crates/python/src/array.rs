@@ -40,6 +40,20 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Ids {
     }
 }
 
+/// Numbers `[length]`, whatever numpy can make such a float32 array of.
+pub(super) struct Row(pub(super) Vec<f32>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Row {
+    type Error = PyErr;
+
+    const INPUT_TYPE: PyStaticExpr = type_hint_identifier!("numpy.typing", "ArrayLike");
+
+    fn extract(row: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let array = row.py().import("numpy")?.call_method1("asarray", (row, "float32"))?;
+        Ok(Self(array.cast::<PyArray1<f32>>()?.to_vec()?))
+    }
+}
+
 /// float32 `[batch, time, vocab]`.
 pub(super) struct Logits {
     /// Row by row.

@@ -67,7 +67,7 @@ mod _core {
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{Engine, check, defaults, embed, generate};
+        use crate::generate::{Engine, Sampler, check, defaults, embed, generate};
     }
 
     /// Measuring the kernels.

@@ -1,0 +1,105 @@
+"""What onnxruntime-genai needs beside a graph: its configuration, and the files of the tokenizer."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit._base.parsing import parse_file
+from efficientai_toolkit.exports.onnx.outline import Outline
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+CONFIG_FILE = "genai_config.json"
+
+_COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE",
+)
+"""Files of a checkpoint that go with the graph, where there are any."""
+
+_CACHE_LENGTH = 4096
+"""Longest text that memory is set aside for, unless a program asks for more."""
+
+_SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+"""Settings that a checkpoint may recommend."""
+
+
+def write_companions(folder: Path, model: "Model", tokenizer: "Tokenizer", outline: Outline) -> None:
+    """Write everything that lies beside the graph into ``folder``."""
+    for name in _COPIED:
+        if (model.path / name).is_file():
+            shutil.copyfile(model.path / name, folder / name)
+    write_json(folder / CONFIG_FILE, _configuration(model, tokenizer, outline))
+
+
+def _configuration(model: "Model", tokenizer: "Tokenizer", outline: Outline) -> dict[str, Any]:
+    first = outline.blocks[0]
+    ends = tokenizer.eos_token_ids
+    names = ("key", "value")
+    inputs = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+    return {
+        "model": {
+            "type": model.model_type,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_token_id,
+            "pad_token_id": _padding(tokenizer),
+            "vocab_size": outline.vocab_size,
+            "context_length": outline.context_length,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": MODEL_FILE,
+                "head_size": first.head_dim,
+                "hidden_size": outline.hidden_size,
+                "num_attention_heads": first.heads,
+                "num_hidden_layers": len(outline.blocks),
+                "num_key_value_heads": first.kv_heads,
+                "inputs": inputs | {f"past_{name}_names": f"past_key_values.%d.{name}" for name in names},
+                "outputs": {"logits": "logits"}
+                | {f"present_{name}_names": f"present.%d.{name}" for name in names},
+            },
+        },
+        "search": {
+            "max_length": min(outline.context_length, _CACHE_LENGTH),
+            "past_present_share_buffer": True,
+            **_recommended(model.path),
+        },
+    }
+
+
+def _padding(tokenizer: "Tokenizer") -> int:
+    """Return a token for positions that nothing reads."""
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in found if token is not None), 0)
+
+
+def _recommended(source: Path) -> dict[str, Any]:
+    """Return the settings of sampling that a checkpoint recommends."""
+    path = source / "generation_config.json"
+    found = parse_file(path) if path.is_file() else {}
+    values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return {name: values[name] for name in _SEARCH if values.get(name) is not None}
+
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """Read ``genai_config.json``, whose values are not checked.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it is missing or no JSON.
+    """
+    return cast("dict[str, Any]", json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
