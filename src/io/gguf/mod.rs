@@ -9,11 +9,14 @@
 //! ```
 //! A string is a u64 length and UTF-8; an array a u32 type, a u64 length and its values.
 
+pub mod encode;
 mod tensor_type;
 mod value;
+mod writer;
 
 pub use tensor_type::TensorType;
 pub use value::{Array, Metadata, Strings, Value};
+pub use writer::{NewTensor, write};
 
 /// First bytes of a file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
