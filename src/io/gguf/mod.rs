@@ -9,9 +9,14 @@
 //! ```
 //! A string is a u64 length and UTF-8; an array a u32 type, a u64 length and its values.
 
+pub mod architecture;
+pub mod decode;
+mod input;
+mod reader;
 mod tensor_type;
 mod value;
 
+pub use reader::{Reader, TensorInfo};
 pub use tensor_type::TensorType;
 pub use value::{Array, Metadata, Strings, Value};
 
