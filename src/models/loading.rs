@@ -5,11 +5,12 @@ use std::path::Path;
 use mlx_rs::Dtype;
 use serde_json::Value;
 
+use super::configuration::{Family, explicit};
 use super::language_model::Model;
 use super::stored_sizes;
 use super::{
-    gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe,
-    smollm3,
+    gemma, gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3,
+    qwen3_moe, smollm3,
 };
 use crate::io::quantization::QuantizationConfig;
 use crate::io::{config, folder, weights, wrapper};
@@ -45,6 +46,36 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
         other => Err(Error::ModelLoading(format!(
             "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
         ))),
+    }
+}
+
+/// Returns `config`, a `config.json`, with everything written out that models of its type take for granted: other programs
+/// have other defaults.
+///
+/// # Errors
+/// A dense model of another type; a key that is missing, of the wrong type or out of range.
+pub fn explicit_config(config: &Value) -> Result<Value> {
+    let model_type = config::string(config, "model_type")?;
+    let family = match model_type {
+        "gemma2" => &gemma::FAMILY,
+        "gemma3_text" => &gemma3_text::FAMILY,
+        "lfm2" => &lfm2::FAMILY,
+        "llama" => &Family::LLAMA,
+        "mistral" => &mistral::FAMILY,
+        "phi3" => &phi3::FAMILY,
+        "qwen2" => &qwen2::FAMILY,
+        "qwen3" => &qwen3::FAMILY,
+        "smollm3" => &smollm3::FAMILY,
+        other => {
+            return Err(Error::Config(format!(
+                "the settings of a model of type \"{other}\" cannot be written out for another program"
+            )));
+        }
+    };
+    match model_type {
+        "gemma2" => explicit(&gemma2::with_softcaps(config), family),
+        "lfm2" => explicit(&lfm2::with_layer_types(config)?, family),
+        _ => explicit(config, family),
     }
 }
 

@@ -13,6 +13,7 @@ mod enter;
 mod error;
 mod evaluate;
 mod exclusive;
+mod exports;
 mod generate;
 mod json;
 mod kernels;
@@ -61,6 +62,13 @@ mod _core {
     mod evaluate {
         #[pymodule_export]
         use crate::evaluate::{divergence, score_rows, score_tokens};
+    }
+
+    /// Models in the formats of other programs.
+    #[pymodule]
+    mod exports {
+        #[pymodule_export]
+        use crate::exports::{defaults, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter};
     }
 
     /// Generating text.

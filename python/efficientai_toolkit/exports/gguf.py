@@ -47,7 +47,7 @@ class GgufWriter(Writer):
         if job.config.merge_adapter:
             difference = core.exports.verify_gguf(model, str(job.output), job.observe)
         else:
-            difference = core.exports.verify_gguf_adapter(model, str(job.output), job.observe)
+            difference = core.exports.verify_gguf_adapter(model, str(job.output))
         return Verified(largest_difference=difference, compared="weights")
 
     def _settings(self) -> str:

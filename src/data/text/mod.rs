@@ -2,6 +2,7 @@
 
 mod bounded;
 mod decode_stream;
+mod description;
 mod files;
 mod growth;
 mod llama;

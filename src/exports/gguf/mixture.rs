@@ -18,7 +18,10 @@ pub(super) struct Model {
 
 /// Whether the tensor `name` may have another type than F32.
 pub(super) fn is_matrix(name: &str, dimensions: usize) -> bool {
-    dimensions > 1 && name.ends_with(".weight") && !name.ends_with("_norm.weight") && !name.contains("shortconv.conv.")
+    dimensions > 1
+        && name.ends_with(".weight")
+        && !name.ends_with("_norm.weight")
+        && !name.contains("shortconv.conv.")
 }
 
 /// The type of the matrix `name` with rows of `columns` numbers; `base` is that of most matrices.
@@ -74,8 +77,7 @@ fn fallback(wanted: TensorType, columns: usize) -> TensorType {
 mod tests {
     use super::*;
 
-    const MODEL: Model =
-        Model { file: FileType::Q4_K_M, layers: 32, is_tied: false, is_calibrated: false };
+    const MODEL: Model = Model { file: FileType::Q4_K_M, layers: 32, is_tied: false, is_calibrated: false };
 
     fn kind(model: Model, name: &str, columns: usize) -> TensorType {
         let (base, _) = model.file.layout().unwrap();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mlx_rs::{Array, Dtype};
 use mlx_rs::module::ModuleParameters as _;
+use mlx_rs::{Array, Dtype};
 
 use crate::adapters::merged_weight;
 use crate::kernels::linear::Weight;
@@ -53,6 +53,11 @@ impl Packed {
 }
 
 impl Parameter {
+    /// Whether it is a quantized weight.
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self.values, Values::Packed(_))
+    }
+
     /// All numbers, row by row.
     ///
     /// # Errors

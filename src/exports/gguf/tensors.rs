@@ -8,7 +8,7 @@ use super::parameters::{Packed, Parameter, Values, floats};
 use crate::io::gguf::architecture::{Architecture, Change, Heads, stored_row};
 use crate::io::gguf::encode::{AffineGroups, encode, encode_affine};
 use crate::io::gguf::{NewTensor, TensorType};
-use crate::kernels::quantized::{Format, Mode};
+use crate::kernels::quantized::Mode;
 use crate::{Error, Result, kernels};
 
 /// A tensor and the parameter that it holds.
@@ -56,7 +56,8 @@ pub(super) fn plan(
     }
     tensors.sort_by_cached_key(|tensor| place(&tensor.info.name));
     let is_tied = !tensors.iter().any(|tensor| tensor.info.name == "output.weight");
-    let layers = tensors.iter().filter_map(|tensor| layer(&tensor.info.name)).max().map_or(0, |last| last + 1);
+    let layers =
+        tensors.iter().filter_map(|tensor| layer(&tensor.info.name)).max().map_or(0, |last| last + 1);
     let model = mixture::Model { file, layers, is_tied, is_calibrated };
     for tensor in &mut tensors {
         tensor.choose(model)?;
@@ -131,7 +132,10 @@ impl Tensor {
     }
 
     /// Puts rows of queries and keys into the order of the file.
-    fn reorder<T: Copy>(&self, rows: Vec<T>, heads: HeadCounts) -> Result<Vec<T>> {
+    ///
+    /// # Errors
+    /// Rows that are not whole heads.
+    pub(super) fn reorder<T: Copy>(&self, rows: Vec<T>, heads: HeadCounts) -> Result<Vec<T>> {
         let heads = match self.change {
             Change::Interleaved(Heads::Query) => heads.queries,
             Change::Interleaved(Heads::Key) => heads.keys,
@@ -178,7 +182,6 @@ impl Scales {
     }
 
     fn groups(&self, packed: &Packed) -> AffineGroups<'_> {
-        let Format { .. } = packed.format;
         AffineGroups {
             bits: packed.format.bits(),
             group_size: packed.format.group_size(),

@@ -9,11 +9,16 @@
 //! ```
 //! A string is a u64 length and UTF-8; an array a u32 type, a u64 length and its values.
 
+pub mod architecture;
+pub mod decode;
 pub mod encode;
+mod input;
+mod reader;
 mod tensor_type;
 mod value;
 mod writer;
 
+pub use reader::{Reader, TensorInfo};
 pub use tensor_type::TensorType;
 pub use value::{Array, Metadata, Strings, Value};
 pub use writer::{NewTensor, write};

@@ -36,7 +36,9 @@ impl AffineGroups<'_> {
             && match kind {
                 TensorType::Q4_1 => bits <= 4 && pairs.all(|(&scale, &bias)| is_half(scale) && is_half(bias)),
                 TensorType::Q5_1 => bits <= 5 && pairs.all(|(&scale, &bias)| is_half(scale) && is_half(bias)),
-                TensorType::Q8_0 => pairs.all(|(&scale, &bias)| is_half(scale) && zero(scale, bias, bits).is_some()),
+                TensorType::Q8_0 => {
+                    pairs.all(|(&scale, &bias)| is_half(scale) && zero(scale, bias, bits).is_some())
+                }
                 _ => false,
             }
     }
