@@ -1,5 +1,6 @@
 //! Creating models by `model_type`, and loading their weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_rs::Dtype;
@@ -12,8 +13,9 @@ use super::{
     gemma, gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3,
     qwen3_moe, smollm3,
 };
+use crate::io::gguf::TensorType;
 use crate::io::quantization::QuantizationConfig;
-use crate::io::{config, folder, weights, wrapper};
+use crate::io::{config, folder, gguf, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::{Error, Result, files, kernels};
 
@@ -79,7 +81,7 @@ pub fn explicit_config(config: &Value) -> Result<Value> {
     }
 }
 
-/// Loads a model folder in Hugging Face format, with weights cast to `dtype`, or else to the dtype of most of them.
+/// Loads a model folder in Hugging Face format or a GGUF file, with weights cast to `dtype`, or else to the dtype of most of them.
 /// Quantized weights stay quantized, in MLX's layout; with `quantize`, all others are quantized too. Of a larger
 /// model, such as a vision–language model, the language model is loaded.
 ///
@@ -98,12 +100,18 @@ fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>)
         Some(_) => wrapper::language_model_name,
         None => |name| Some(name.to_owned()),
     };
-    let named =
-        |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
+    let named = |error: Error| Error::ModelLoading(format!("{}: {error}", config::place(folder).display()));
     let quantization = QuantizationConfig::parse(config).map_err(named)?;
     stored_sizes::check(config, folder, name_of)?;
     let mut model = create(config).map_err(named)?;
-    weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
+    if gguf::is_file(folder) {
+        let unpacked = gguf::load(folder, config, model.as_mut(), dtype)?;
+        if quantize.is_none() && !unpacked.is_empty() {
+            log::warn!("{}", describe_unpacked(folder, &unpacked, model.dtype()));
+        }
+    } else {
+        weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
+    }
     if let Some(format) = quantize {
         let mut any = false;
         model.visit_quantizable(&mut |path, weight| {
@@ -125,6 +133,18 @@ fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>)
     kernels::use_large_pages(parameters.values().copied());
     drop(parameters);
     Ok(model)
+}
+
+/// Says which matrices of a GGUF file are not packed in memory.
+fn describe_unpacked(path: &Path, unpacked: &BTreeMap<TensorType, usize>, dtype: Dtype) -> String {
+    let counts: Vec<String> = unpacked.iter().map(|(kind, count)| format!("{count} in {kind}")).collect();
+    format!(
+        "{}: matrices in formats that MLX does not have become {} ({}); to keep them small, quantize while loading \
+         (bits=4)",
+        path.display(),
+        format!("{dtype:?}").to_lowercase(),
+        counts.join(", ")
+    )
 }
 
 /// Whether the layer at `path` is a router, which is not quantized by default.

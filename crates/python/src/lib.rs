@@ -96,7 +96,7 @@ mod _core {
     #[pymodule]
     mod models {
         #[pymodule_export]
-        use crate::models::{Model, Tokenizer, convert, create, load};
+        use crate::models::{Model, Tokenizer, convert, create, describe_gguf, load};
     }
 
     /// Events of long-running work.

@@ -9,7 +9,6 @@ mod general;
 mod importance;
 mod mixture;
 mod parameters;
-mod pre_tokenizer;
 mod progress;
 mod run;
 mod settings;

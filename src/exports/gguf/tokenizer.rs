@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value as Json;
 
-use super::pre_tokenizer;
 use crate::data::Tokenizer;
-use crate::io::gguf::{Array, Metadata, Strings, Value};
+use crate::io::gguf::{Array, Metadata, Strings, Value, rule_name};
 use crate::{Error, Result};
 
 /// Prefix of all keys.
@@ -60,7 +59,7 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize, metadata: &mut Metada
     let mut notes = Vec::new();
     metadata.insert(format!("{PREFIX}.model"), Value::String(kind.to_owned()));
     if kind == "gpt2" {
-        let pre = pre_tokenizer::name(&json["pre_tokenizer"]);
+        let pre = rule_name(&json);
         if pre.is_none() {
             notes.push(
                 "llama.cpp does not know how this tokenizer splits texts into words; it is written as \"default\", and \

@@ -13,13 +13,19 @@ pub mod architecture;
 pub mod decode;
 pub mod encode;
 mod input;
+mod load;
 mod reader;
 mod tensor_type;
+mod tensors;
+mod tokenizer;
 mod value;
 mod writer;
 
+pub use load::{footprint, is_file, load};
 pub use reader::{Reader, TensorInfo};
 pub use tensor_type::TensorType;
+pub use tensors::{HeadCounts, Parts, packed_format};
+pub use tokenizer::{TokenizerFiles, rule_name, tokenizer};
 pub use value::{Array, Metadata, Strings, Value};
 pub use writer::{NewTensor, write};
 

@@ -8,7 +8,9 @@ use super::keys::Keys;
 use super::rope::{FACTORS, Rotation};
 use super::{Architecture, Change};
 use crate::io::gguf::decode::read_blocks;
+use crate::io::gguf::load::formats;
 use crate::io::gguf::{Array, Reader};
+use crate::io::quantization::describe;
 use crate::{Error, Result};
 
 /// The architecture of a file.
@@ -115,6 +117,10 @@ impl Source<'_> {
         }
         if let Some(fields) = config.as_object_mut() {
             self.extend(fields, [hidden, layers, heads, head_dim, dims])?;
+        }
+        let formats = formats(self.reader, architecture);
+        if !formats.is_empty() {
+            config["quantization"] = describe(&formats);
         }
         Ok(config)
     }
