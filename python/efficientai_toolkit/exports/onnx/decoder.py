@@ -97,8 +97,8 @@ class Decoder:
         for place, (name, heads) in enumerate((("q", block.heads), ("k", block.kv_heads))):
             if f"{path}.{name}_norm.weight" in self.parameters:
                 projected[place] = self._head_norm(f"{path}.{name}_norm", block, projected[place], heads)
-        cache = ["batch_size", block.kv_heads, "past_sequence_length", block.head_dim]
-        present = ["batch_size", block.kv_heads, "present_sequence_length", block.head_dim]
+        cache: list[int | str] = ["batch_size", block.kv_heads, "past_sequence_length", block.head_dim]
+        present = [cache[0], cache[1], "present_sequence_length", cache[3]]
         past, now = [], []
         for kind in ("key", "value"):
             past.append(graph.input(f"past_key_values.{index}.{kind}", self.linears.dtype, cache))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit._base.parsing import parse_file
+from efficientai_toolkit.exceptions import ModelLoadingError
 from efficientai_toolkit.exports.onnx.outline import Outline
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ _COPIED = (
 
 _CACHE_LENGTH = 4096
 """Longest text that memory is set aside for, unless a program asks for more."""
+
+_MAX_BYTES = 1 << 20
+"""Largest configuration that is read."""
 
 _SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Settings that a checkpoint may recommend."""
@@ -94,12 +98,24 @@ def _recommended(source: Path) -> dict[str, Any]:
     return {name: values[name] for name in _SEARCH if values.get(name) is not None}
 
 
-def read_configuration(folder: Path) -> dict[str, Any]:
-    """Read ``genai_config.json``, whose values are not checked.
+def read_sizes(folder: Path) -> tuple[str, int, int]:
+    """Return the name of the graph, the longest sequence and the size of the vocabulary.
 
     Raises
     ------
-    OSError, ValueError
-        If it is missing or no JSON.
+    ModelLoadingError
+        If the configuration is missing or says something else.
     """
-    return cast("dict[str, Any]", json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    path = folder / CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            model = json.loads(file.read(_MAX_BYTES))["model"]
+        name, length, size = model["decoder"]["filename"], model["context_length"], model["vocab_size"]
+        fits = Path(name).name == name and min(int(length), int(size)) > 0
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"{path}: not of a folder that the ONNX export wrote ({type(error).__name__}: {error})"
+        raise ModelLoadingError(message) from error
+    if not fits:
+        message = f"{path}: filename {name!r}, context_length {length} and vocab_size {size} are not possible"
+        raise ModelLoadingError(message)
+    return name, int(length), int(size)

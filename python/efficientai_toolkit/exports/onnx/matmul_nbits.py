@@ -35,9 +35,7 @@ class BlockLinears(Linears):
             del graph.initializers[f"{path}.codes"]
         names = [flat, ids, f"{path}.scales", *self._zero_points(path)]
         attributes: dict[str, Any] = {"bits": bits, "block_size": size, "gather_axis": 0, "quantize_axis": 1}
-        y = graph.op(
-            "GatherBlockQuantized", *names, name=f"{path}.rows", domain=CONTRIB, **attributes
-        )
+        y = graph.op("GatherBlockQuantized", *names, name=f"{path}.rows", domain=CONTRIB, **attributes)
         if not self._has_offsets(path):
             return y
         # Offsets are stored as the head needs them, a row of each block: [blocks, batch, time].
@@ -63,13 +61,14 @@ class BlockLinears(Linears):
     def _write(self, path: str) -> tuple[int, int]:
         """Write the tensors of a layer; return its format."""
         if path in self.parameters.formats:
-            parts, bits = self.parameters.take_parts(path), self.parameters.formats[path][1]
+            parts: Any = self.parameters.take_parts(path)
+            bits = self.parameters.formats[path][1]
         else:
             bits = self._bits
             matrix = self.parameters.take_matrix(path)
             parts = blocks.quantize(matrix, bits=bits, group_size=self._group_size)
         converted = blocks.from_mlx(*parts, bits=bits)
-        tensors = {
+        tensors: dict[str, Any] = {
             "codes": converted.codes,
             "scales": converted.scales,
             "zero_points": converted.zero_points,
@@ -109,7 +108,5 @@ class BlockLinears(Linears):
             split = graph.constant(f"blocks_of_{size}", [0, 0, -1, size])
             parts = graph.op("Reshape", x, split, name=f"{x}.blocks_of_{size}")
             last = graph.constant("last_of_4", [3])
-            self._sums[x, size] = graph.op(
-                "ReduceSum", parts, last, name=f"{x}.sums_of_{size}", keepdims=0
-            )
+            self._sums[x, size] = graph.op("ReduceSum", parts, last, name=f"{x}.sums_of_{size}", keepdims=0)
         return self._sums[x, size]

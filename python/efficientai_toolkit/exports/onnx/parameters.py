@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from efficientai_toolkit.exports.onnx.blocks import dequantize
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from efficientai_toolkit._core.models import Model

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
+_PAST = "past_key_values."
+
 _OPTIONS = {
     # Denormal numbers slow products down and change nothing.
     "session.set_denormal_as_zero": "1",
-    # Work is cut into parts that get smaller towards its end, for machines whose cores are not alike, or not idle.
+    # Parts of work get smaller towards its end, for machines whose cores are not alike, or not idle.
     "session.dynamic_block_base": "4",
 }
 """Entries of the configuration that help on CPUs."""
@@ -57,18 +59,22 @@ class Runner:
             raise ModelLoadingError(message) from error
         found = {each.name: each for each in self._session.get_inputs()}
         self._caches = {
-            name: (each.shape[1], each.shape[3], _DTYPES.get(each.type, "float32"))
+            name: (each.shape, _DTYPES.get(each.type))
             for name, each in found.items()
-            if name.startswith("past_key_values.")
+            if name.startswith(_PAST)
         }
+        for name, (shape, dtype) in self._caches.items():
+            if dtype is None or [type(size) for size in shape] != [str, int, str, int]:
+                message = f"{path}: {name} is {found[name].type} {shape}, no cache that the ONNX export wrote"
+                raise ModelLoadingError(message)
         self.providers: list[str] = self._session.get_providers()
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """Set memory aside for ``capacity`` tokens in each row."""
         make = self._onnxruntime.OrtValue.ortvalue_from_numpy
         buffers = {
-            name: make(np.zeros((rows, heads, capacity, size), dtype))
-            for name, (heads, size, dtype) in self._caches.items()
+            name: make(np.zeros((rows, shape[1], capacity, shape[3]), dtype))
+            for name, (shape, dtype) in self._caches.items()
         }
         return Cache(buffers, capacity)
 
@@ -88,8 +94,8 @@ class Runner:
         cache
             Keys and values, to which those of ``ids`` are added.
         mask
-            1 for tokens and 0 for what fills rows up, ``[rows, time]``, tokens of the cache included; ``None``
-            if all are tokens.
+            1 for tokens, also those of the cache, and 0 for what fills rows up, ``[rows, time]``; ``None`` if
+            all are tokens.
         """
         length = cache.length + ids.shape[1]
         binding = self._session.io_binding()
@@ -99,7 +105,7 @@ class Runner:
         )
         for name, buffer in cache.buffers.items():
             binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
+            binding.bind_ortvalue_output(name.replace(_PAST, "present."), buffer)
         binding.bind_output("logits")
         self._session.run_with_iobinding(binding)
         cache.length = length

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.onnx import genai
 from efficientai_toolkit.exports.onnx.runner import Runner
 from efficientai_toolkit.exports.onnx.stopping import TextStream
@@ -63,7 +64,7 @@ class Session:
         from efficientai_toolkit._engine.core import core
 
         self.path = Path(folder).expanduser()
-        name, self.context_length, self.vocab_size = _read_sizes(self.path)
+        name, self.context_length, self.vocab_size = genai.read_sizes(self.path)
         self._runner = Runner(
             self.path / name, providers=providers, threads=threads, entries=session_options or {}
         )
@@ -74,9 +75,7 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({str(self.path)!r}, providers={self.providers})"
 
-    def logits(
-        self, ids: "ArrayLike", attention_mask: "ArrayLike | None" = None
-    ) -> "NDArray[np.float32]":
+    def logits(self, ids: "ArrayLike", attention_mask: "ArrayLike | None" = None) -> "NDArray[np.float32]":
         """Return the logits of token ids, ``[batch, time]`` → ``[batch, time, vocab]``.
 
         Shorter rows are filled up at their end, where ``attention_mask`` is 0.
@@ -92,7 +91,7 @@ class Session:
         ends = np.cumsum([0, *sizes])
         pieces = [
             self._runner.run(rows[:, start:end], cache)
-            for start, end in zip(ends[:-1], ends[1:], strict=True)
+            for start, end in pairwise(ends)
             if start < rows.shape[1]
         ]
         return np.concatenate(pieces, axis=1)
@@ -194,24 +193,16 @@ class Session:
         """
         rows = np.asarray(ids)
         if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "iu":  # noqa: PLR2004
-            message = f"ids are {rows.dtype} {rows.shape}, expected integers [batch, time], at least one token"
+            message = (
+                f"ids are {rows.dtype} {rows.shape}, expected integers [batch, time], at least one token"
+            )
             raise ConfigError(message)
         if rows.min() < 0 or rows.max() >= self.vocab_size:
             message = f"ids hold {rows.min()} to {rows.max()}, expected 0 to {self.vocab_size - 1}"
             raise ConfigError(message)
         if rows.shape[1] > self.context_length:
-            message = f"{rows.shape[1]} tokens are more than the {self.context_length} that the model has room for"
+            message = (
+                f"{rows.shape[1]} tokens are more than the {self.context_length} that the model has room for"
+            )
             raise ConfigError(message)
         return rows.astype(np.int64)
-
-
-def _read_sizes(folder: Path) -> tuple[str, int, int]:
-    """Return the name of the graph, the longest sequence and the size of the vocabulary."""
-    path = folder / genai.CONFIG_FILE
-    try:
-        model = genai.read_configuration(folder)["model"]
-        sizes = str(model["decoder"]["filename"]), int(model["context_length"]), int(model["vocab_size"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        message = f"{path}: not a folder that `format=\"onnx\"` wrote ({type(error).__name__}: {error})"
-        raise ModelLoadingError(message) from error
-    return sizes

@@ -59,16 +59,15 @@ def _check_formats(name: str, model: "Model", parameters: Parameters) -> None:
     for path, (mode, _, _) in parameters.formats.items():
         if mode != "affine":
             message = (
-                f"{model.path}: {path} is in {mode}, whose numbers MatMulNBits does not have: choose f32 or f16, "
-                "or export the model that it was made from"
+                f"{model.path}: {path} is in {mode}, whose numbers MatMulNBits does not have: choose f32 "
+                "or f16, or export the model that it was made from"
             )
             raise ConfigError(message)
     bits = [bits for _, bits, _ in parameters.formats.values()]
     if bits and _type_of(bits) != name:
-        found = ", ".join(map(str, sorted(set(bits))))
         message = (
-            f"{model.path}: weights have {found} bits already, which {name} would round again: choose "
-            f"{_type_of(bits)}, or export the model that it was made from"
+            f"{model.path}: most weights have {max(set(bits), key=bits.count)} bits already, which {name} "
+            f"would round again: choose {_type_of(bits)}, or export the model that it was made from"
         )
         raise ConfigError(message)
 

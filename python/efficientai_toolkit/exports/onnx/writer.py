@@ -31,10 +31,16 @@ class OnnxWriter(Writer):
     _loaded: "tuple[Model, Tokenizer] | None" = None
 
     def check(self) -> None:
-        """Refuse adapters alone, and missing libraries."""
+        """Refuse adapters alone, calibration, and missing libraries."""
         config = self.job.config
         if not config.merge_adapter:
             message = "`merge_adapter` is off, but a graph holds whole weights: adapters are merged into them"
+            raise ConfigError(message)
+        if config.calibration is not None:
+            message = (
+                "`calibration` has no effect on onnx: leave it out, or quantize the model with it first "
+                "(quantized-model-benchmarks:quantize) and export the result, whose codes stay as they are"
+            )
             raise ConfigError(message)
         require("onnx", extra="onnx", purpose="the ONNX export")
         if config.verify == "on":
@@ -50,8 +56,8 @@ class OnnxWriter(Writer):
         notes = [] if kind == config.type else [f"type {kind}, the closest to the model's own numbers"]
         if outline.context_length < outline.model_context_length:
             notes.append(
-                f"sequences have at most {outline.context_length} tokens, not {outline.model_context_length}: "
-                "beyond, the model's rotation depends on the length"
+                f"sequences have at most {outline.context_length} tokens, not "
+                f"{outline.model_context_length}: beyond, the model's rotation depends on the length"
             )
 
         def fill(folder: Path) -> None:
