@@ -76,9 +76,9 @@ def describe(model: "Model", parameters: Parameters) -> Outline:
     found = model.outline
     if found is None:
         message = (
-            f"{model.path}: the ONNX export knows decoders of attention and gated feed-forward layers, "
-            "without virtual tokens (llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text), not this "
-            f"{model.model_type}"
+            f"{model.path}: the ONNX export knows decoders of attention and gated feed-forward layers "
+            "(llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text) without virtual tokens, "
+            f"not this {model.model_type}"
         )
         raise ConfigError(message)
     blocks = tuple(_block(fields) for fields in found["blocks"])

@@ -8,6 +8,7 @@ import numpy as np
 
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit.exceptions import ModelLoadingError
+from efficientai_toolkit.exports.onnx.trimming import FIRST_POSITION, load_trimmed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 _PAST = "past_key_values."
+
+_WEIGHTS = "session.model_external_initializers_file_folder_path"
+"""Where the file of weights lies, for a graph that is given as bytes."""
 
 _OPTIONS = {
     # Denormal numbers slow products down and change nothing.
@@ -46,14 +50,16 @@ class Runner:
         threads: int | None,
         entries: Mapping[str, str],
     ) -> None:
+        require("onnx", extra="onnx", purpose="running an ONNX export")
         self._onnxruntime = require("onnxruntime", extra="onnx", purpose="running an ONNX export")
         options = self._onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        for name, value in {**_OPTIONS, **entries}.items():
+        for name, value in {**_OPTIONS, _WEIGHTS: str(path.parent), **entries}.items():
             options.add_session_config_entry(name, value)
         try:
-            self._session = self._onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            graph = load_trimmed(path)
+            self._session = self._onnxruntime.InferenceSession(graph, options, providers=list(providers))
         except Exception as error:
             message = f"{path}: onnxruntime cannot load it: {error}"
             raise ModelLoadingError(message) from error
@@ -84,6 +90,7 @@ class Runner:
         cache: Cache,
         *,
         mask: "NDArray[np.int64] | None" = None,
+        first: int = 0,
     ) -> "NDArray[np.float32]":
         """Read ``ids``, ``[rows, time]``, behind the tokens of ``cache``, and return logits.
 
@@ -96,6 +103,8 @@ class Runner:
         mask
             1 for tokens, also those of the cache, and 0 for what fills rows up, ``[rows, time]``; ``None`` if
             all are tokens.
+        first
+            First of the positions whose logits are computed; negative ones count from the end.
         """
         length = cache.length + ids.shape[1]
         binding = self._session.io_binding()
@@ -103,6 +112,7 @@ class Runner:
         binding.bind_cpu_input(
             "attention_mask", np.ones((len(ids), length), np.int64) if mask is None else mask
         )
+        binding.bind_cpu_input(FIRST_POSITION, np.array([first], np.int64))
         for name, buffer in cache.buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(name.replace(_PAST, "present."), buffer)

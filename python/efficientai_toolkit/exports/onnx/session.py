@@ -22,7 +22,7 @@ _OF_THE_ENGINE = ("accuracy", "kv_bits", "logprobs", "prompt_logprobs", "respons
 """Settings of generation that onnxruntime does not have."""
 
 _PIECE = 512
-"""Tokens of a prompt that are read at once: logits of all of them take memory."""
+"""Tokens of a prompt that are read at once."""
 
 
 class Session:
@@ -162,7 +162,7 @@ class Session:
         for _ in range(limit):
             while cache.length < len(tokens):
                 ids = np.array([tokens[cache.length : cache.length + _PIECE]], np.int64)
-                logits = self._runner.run(ids, cache)[0, -1]
+                logits = self._runner.run(ids, cache, first=-1)[0, -1]
             token = sampler.sample(logits, tokens, len(prompt))
             if token in ends:
                 return
