@@ -18,6 +18,7 @@ import efficientai_toolkit as eat
 from efficientai_toolkit import _core
 from efficientai_toolkit.exceptions import ConfigError, DeploymentError, ModelLoadingError
 from efficientai_toolkit.exports.onnx import Session, blocks
+from efficientai_toolkit.exports.onnx.decoder import Decoder
 from efficientai_toolkit.exports.onnx.runner import Runner
 from support.decoders import FAMILIES, random_adapter, random_decoder
 
@@ -285,7 +286,7 @@ def test_a_failure_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pyt
         message = "no space"
         raise OSError(message)
 
-    monkeypatch.setattr(onnx, "save_model", fail)
+    monkeypatch.setattr(Decoder, "_logits", fail)
     with pytest.raises(OSError, match="no space"):
         export(source, tmp_path / "onnx", type="f32")
     assert list(tmp_path.iterdir()) == []

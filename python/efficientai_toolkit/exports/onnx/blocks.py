@@ -86,17 +86,28 @@ def pack(codes: "NDArray[np.uint8]", bits: int) -> "NDArray[np.uint8]":
     return packed
 
 
-def dequantize(codes: Any, scales: Any, biases: Any, *, bits: int, group_size: int, mode: str) -> Any:
+def dequantize(
+    codes: Any, scales: Any, biases: Any, *, bits: int, group_size: int, mode: str
+) -> "NDArray[np.float32]":
     """Return the float32 numbers that a quantized weight of MLX stands for."""
     import mlx.core as mx
 
-    kept = [None if part is None else mx.array(part) for part in (codes, scales, biases)]
-    dense = mx.dequantize(*kept, group_size=group_size, bits=bits, mode=mode)
-    return np.array(dense.astype(mx.float32))
+    dense: Any = mx.dequantize(
+        mx.array(codes),
+        mx.array(scales),
+        None if biases is None else mx.array(biases),
+        group_size=group_size,
+        bits=bits,
+        mode=mode,
+    )
+    return np.array(dense.astype(mx.float32), np.float32)
 
 
-def quantize(weight: "NDArray[np.float32]", *, bits: int, group_size: int) -> "tuple[Any, Any, Any]":
+def quantize(
+    weight: "NDArray[np.float32]", *, bits: int, group_size: int
+) -> "tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]":
     """Round a weight as MLX does: codes, scales and biases."""
     import mlx.core as mx
 
-    return tuple(np.array(part) for part in mx.quantize(mx.array(weight), group_size=group_size, bits=bits))
+    codes, scales, biases = mx.quantize(mx.array(weight), group_size=group_size, bits=bits)
+    return np.array(codes, np.uint32), np.array(scales, np.float32), np.array(biases, np.float32)

@@ -99,12 +99,13 @@ class Decoder:
                 projected[place] = self._head_norm(f"{path}.{name}_norm", block, projected[place], heads)
         cache: list[int | str] = ["batch_size", block.kv_heads, "past_sequence_length", block.head_dim]
         present = [cache[0], cache[1], "present_sequence_length", cache[3]]
-        past, now = [], []
+        past: list[str] = []
+        now: list[str] = []
         for kind in ("key", "value"):
             past.append(graph.input(f"past_key_values.{index}.{kind}", self.linears.dtype, cache))
             now.append(f"present.{index}.{kind}")
             graph.output(now[-1], self.linears.dtype, present)
-        rotation = [] if block.rope is None else self._tables(block.rope)
+        rotation = () if block.rope is None else self._tables(block.rope)
         attributes: dict[str, float] = {
             "num_heads": block.heads,
             "kv_num_heads": block.kv_heads,

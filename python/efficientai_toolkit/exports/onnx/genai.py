@@ -93,7 +93,7 @@ def _padding(tokenizer: "Tokenizer") -> int:
 def _recommended(source: Path) -> dict[str, Any]:
     """Return the settings of sampling that a checkpoint recommends."""
     path = source / "generation_config.json"
-    found = parse_file(path) if path.is_file() else {}
+    found = parse_file(path) if path.is_file() else None
     values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     return {name: values[name] for name in _SEARCH if values.get(name) is not None}
 

@@ -35,10 +35,10 @@ class Graph:
     """File of the weights, which are written when they are added: the graph holds none of them."""
     data_name: str
     """Name of that file, which lies beside the graph."""
-    nodes: "list[NodeProto]" = field(default_factory=list)
-    initializers: "dict[str, TensorProto]" = field(default_factory=dict)
-    inputs: "list[ValueInfoProto]" = field(default_factory=list)
-    outputs: "list[ValueInfoProto]" = field(default_factory=list)
+    nodes: "list[NodeProto]" = field(default_factory=list["NodeProto"])
+    initializers: "dict[str, TensorProto]" = field(default_factory=dict[str, "TensorProto"])
+    inputs: "list[ValueInfoProto]" = field(default_factory=list["ValueInfoProto"])
+    outputs: "list[ValueInfoProto]" = field(default_factory=list["ValueInfoProto"])
 
     def op(self, kind: str, *inputs: str, name: str, domain: str = "", **attributes: Any) -> str:
         """Add an operator whose output is called ``name``; an empty input is left out."""
@@ -89,7 +89,6 @@ class Graph:
 
     def save(self, path: Path, name: str) -> None:
         """Write the graph itself."""
-        import onnx
         from onnx import helper
 
         graph = helper.make_graph(
@@ -102,7 +101,7 @@ class Graph:
             producer_name="efficientai-toolkit",
             producer_version=__version__,
         )
-        onnx.save_model(model, path)
+        path.write_bytes(model.SerializeToString())
 
     def _external(self, name: str, shape: Sequence[int], dtype: int, place: dict[str, Any]) -> None:
         from onnx import StringStringEntryProto, TensorProto

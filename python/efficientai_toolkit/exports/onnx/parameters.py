@@ -64,6 +64,7 @@ class Parameters:
     def take_matrix(self, path: str) -> "NDArray[np.float32]":
         """Return the weight of a layer, ``[rows, columns]``, in float32."""
         if path not in self.formats:
-            return self.take(f"{path}.weight")
+            dense: NDArray[np.float32] = self.take(f"{path}.weight")
+            return dense
         mode, bits, group_size = self.formats[path]
         return dequantize(*self.take_parts(path), bits=bits, group_size=group_size, mode=mode)

@@ -119,4 +119,5 @@ class Runner:
         binding.bind_output("logits")
         self._session.run_with_iobinding(binding)
         cache.length = length
-        return binding.get_outputs()[-1].numpy()
+        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()
+        return logits

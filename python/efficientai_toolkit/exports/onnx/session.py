@@ -10,7 +10,7 @@ import numpy as np
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.onnx import genai
-from efficientai_toolkit.exports.onnx.runner import Runner
+from efficientai_toolkit.exports.onnx.runner import Cache, Runner
 from efficientai_toolkit.exports.onnx.stopping import TextStream
 from efficientai_toolkit.models.chat import Messages, render_messages
 from efficientai_toolkit.models.generation import GenerateConfig, Prompt
@@ -122,7 +122,7 @@ class Session:
         ConfigError
             If a setting is invalid or only the engine has it, or the prompt is too long.
         """
-        pieces = []
+        pieces: list[str] = []
         for piece in self.stream(prompt, config=config, **overrides):
             pieces.append(piece)
             if stream is not None:
@@ -160,14 +160,20 @@ class Session:
         tokens = list(prompt)
         cache = self._runner.new_cache(1, len(prompt) + limit)
         for _ in range(limit):
-            while cache.length < len(tokens):
-                ids = np.array([tokens[cache.length : cache.length + _PIECE]], np.int64)
-                logits = self._runner.run(ids, cache, first=-1)[0, -1]
-            token = sampler.sample(logits, tokens, len(prompt))
+            token = sampler.sample(self._read(tokens, cache), tokens, len(prompt))
             if token in ends:
                 return
             tokens.append(token)
             yield token
+
+    def _read(self, tokens: list[int], cache: Cache) -> "NDArray[np.float32]":
+        """Read the tokens that ``cache`` does not hold, and return the logits of the last."""
+        while True:
+            ids = np.array([tokens[cache.length : cache.length + _PIECE]], np.int64)
+            logits = self._runner.run(ids, cache, first=-1)
+            if cache.length == len(tokens):
+                last: NDArray[np.float32] = logits[0, -1]
+                return last
 
     def _encode(self, prompt: Prompt) -> list[int]:
         ids: Sequence[int]

@@ -18,10 +18,9 @@ the end."""
 
 def load_trimmed(path: Path) -> bytes:
     """Return the graph in a file, without its weights, with one more input."""
-    import onnx
-    from onnx import helper, numpy_helper
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-    model = onnx.load_model(path, load_external_data=False)
+    model = ModelProto.FromString(path.read_bytes())
     graph = model.graph
     place = next(index for index, node in enumerate(graph.node) if HIDDEN in node.output)
     kept = f"{HIDDEN}.kept"
@@ -33,5 +32,6 @@ def load_trimmed(path: Path) -> bytes:
     )
     inputs = [HIDDEN, FIRST_POSITION, *constants]
     graph.node.insert(place + 1, helper.make_node("Slice", inputs, [kept], name=kept))
-    graph.input.append(helper.make_tensor_value_info(FIRST_POSITION, onnx.TensorProto.INT64, [1]))
-    return model.SerializeToString()
+    graph.input.append(helper.make_tensor_value_info(FIRST_POSITION, TensorProto.INT64, [1]))
+    changed: bytes = model.SerializeToString()
+    return changed
