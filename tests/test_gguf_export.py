@@ -320,6 +320,9 @@ def test_what_cannot_be_written_is_refused(llama: Path, tmp_path: Path) -> None:
         ConfigError, match=r"\"lm_head.weight\" \(output.weight\): it holds .* choose BF16 or F32"
     ):
         eat.export(large, type="f16", output=output)
+    untied = create(tmp_path / "untied", "gemma2", num_hidden_layers=1, tie_word_embeddings=False)
+    with pytest.raises(ConfigError, match='"tie_word_embeddings" is false'):
+        eat.export(untied, type="f32", output=output)
     sliding = create(tmp_path / "sliding", "smollm3", no_rope_layers=[1, 0], num_hidden_layers=2)
     with pytest.raises(ConfigError, match=r'"no_rope_layers" is .*GGUF cannot express this model'):
         eat.export(sliding, type="f32", output=output)

@@ -25,6 +25,7 @@ WIDE = {
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
+    "gemma2": ("gemma2", {"tie_word_embeddings": True}),
     "llama-bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama-scaled": ("llama", {"rope_scaling": SCALINGS["llama3"]}),
     "mistral": ("llama", {"model_type": "mistral", "sliding_window": None}),
