@@ -6,7 +6,7 @@ import inspect
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_outputs_are_named_after_model_and_type() -> None:
         ({"quant": "q4_0"}, "unknown key `quant`"),
     ],
 )
-def test_settings_that_are_wrong_are_named(settings: dict[str, object], message: str) -> None:
+def test_settings_that_are_wrong_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ExportConfig(**settings)
 

@@ -1,4 +1,4 @@
-"""Small random models of every family that GGUF holds, and what a file of them must hold."""
+"""Small random models of every family that GGUF holds, and what the package ``gguf`` finds in a file."""
 
 from __future__ import annotations
 
@@ -10,77 +10,49 @@ import gguf
 import mlx.core as mx
 import numpy as np
 
-from efficientai_toolkit import _core
 from support.engine import stored
+from support.gguf_files import FAMILIES, SCALINGS, family_config, permute, random_weights, save_dense
 from support.tokenizers import byte_level
 
-SIZES = {
-    "vocab_size": 320,
+WIDE = {
     "hidden_size": 256,
     "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
+    "num_attention_heads": 8,
     "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-    "initializer_range": 0.1,
-    "tie_word_embeddings": False,
+    "block_multiple_of": 256,
 }
 """Rows that are whole superblocks of 256."""
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "llama-bias": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
-    "llama-scaled": {
-        "model_type": "llama",
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    },
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma2": {"query_pre_attn_scalar": 64, "tie_word_embeddings": True},
-    "gemma3_text": {"query_pre_attn_scalar": 64, "tie_word_embeddings": True},
-    "phi3": {},
-    "lfm2": {
-        "norm_eps": 1e-5,
-        "layer_types": ["conv", "full_attention"],
-        "block_multiple_of": 256,
-        "tie_word_embeddings": True,
-    },
-    "smollm3": {"tie_word_embeddings": True},
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{family: (family, {}) for family in FAMILIES},
+    "gemma2": ("gemma2", {"tie_word_embeddings": True}),
+    "llama-bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-scaled": ("llama", {"rope_scaling": SCALINGS["llama3"]}),
+    "mistral": ("llama", {"model_type": "mistral", "sliding_window": None}),
 }
-"""Settings of each family, beyond :data:`SIZES`."""
+"""Family of each model, and what it has beyond it."""
 
 INTERLEAVED = {"llama", "smollm3"}
 """Architectures whose files pair the rows of queries and keys that are rotated together."""
 
 
-def create(folder: Path, family: str, **settings: Any) -> Path:
+def create(folder: Path, model: str, **settings: Any) -> Path:
     """A random model with a byte-level tokenizer."""
-    config = {**SIZES, "model_type": family, **FAMILIES[family], **settings}
-    _core.models.create(json.dumps(config), str(folder), 3)
-    # Norms that are all one would hide a mistake.
-    rng = np.random.default_rng(5)
-    tensors = {
-        name: mx.array(rng.normal(size=value.shape), mx.float32) if value.ndim == 1 else value
-        for name, value in stored(folder).items()
-    }
-    mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
-    add_tokenizer(folder)
-    return folder
-
-
-def add_tokenizer(folder: Path) -> None:
+    family, own = MODELS[model]
+    config = family_config(family, **{**WIDE, **own, **settings})
+    save_dense(folder, config, random_weights(folder, config))
     (folder / "tokenizer.json").write_text(json.dumps(byte_level()))
     named = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ messages }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder
+
+
+def change(folder: Path, name: str, value: Any) -> None:
+    """Replace a tensor of a model by ``value``, or by what it returns for it."""
+    arrays = stored(folder)
+    arrays[name] = value(arrays[name]) if callable(value) else value
+    mx.eval(arrays)
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays, metadata={"format": "pt"})
 
 
 def quantize(source: Path, folder: Path, *, bits: int, group_size: int, dtype: Any = mx.bfloat16) -> Path:
@@ -91,7 +63,7 @@ def quantize(source: Path, folder: Path, *, bits: int, group_size: int, dtype: A
     tensors: dict[str, Any] = {}
     for name, value in stored(source).items():
         path = name.removesuffix(".weight")
-        if value.ndim == 2 and "norm" not in name:
+        if value.ndim == 2:
             parts = mx.quantize(value.astype(dtype), group_size, bits)
             tensors |= dict(zip((name, f"{path}.scales", f"{path}.biases"), parts, strict=True))
         else:
@@ -116,19 +88,23 @@ class File:
             for tensor in reader.tensors
         }
 
+    @property
+    def architecture(self) -> str:
+        return str(self.values["general.architecture"])
+
 
 def expected(folder: Path, architecture: str) -> dict[str, np.ndarray]:
     """What a file of the model holds in full precision, by llama.cpp's own table of names."""
     config = json.loads((folder / "config.json").read_text())
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     tensors: dict[str, np.ndarray] = {}
     for name, array in stored(folder).items():
         value = np.array(array.astype(mx.float32))
-        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
-        key = heads.get(name.split(".")[-2])
-        if key is not None and architecture in INTERLEAVED:
-            value = interleave(value, config[key])
+        count = heads.get(name.split(".")[-2])
+        if count is not None and architecture in INTERLEAVED:
+            value = permute(value, count)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             value = value + np.float32(1)
         if name.endswith(".conv.conv.weight"):
@@ -137,9 +113,3 @@ def expected(folder: Path, architecture: str) -> dict[str, np.ndarray]:
         assert found is not None, name
         tensors[found] = value
     return tensors
-
-
-def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
-    """The order of rows in llama.cpp's converter."""
-    parts = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
-    return parts.swapaxes(1, 2).reshape(rows.shape)

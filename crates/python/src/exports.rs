@@ -68,6 +68,12 @@ pub(super) fn verify_gguf_adapter(py: Python<'_>, model: &Bound<'_, Model>, path
     enter(py, || gguf::verify_adapter(model.lock()?.as_mut(), model.json(), &path))
 }
 
+/// What a GGUF file tells of its model, the JSON of a ``Card``.
+#[pyfunction]
+pub(super) fn read_gguf_card(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    enter_without_threads(py, || json(&gguf::read_card(&path)?))
+}
+
 /// The default ``GgufConfig`` as JSON.
 #[pyfunction]
 pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {

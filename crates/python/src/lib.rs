@@ -68,7 +68,9 @@ mod _core {
     #[pymodule]
     mod exports {
         #[pymodule_export]
-        use crate::exports::{defaults, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter};
+        use crate::exports::{
+            defaults, read_gguf_card, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter,
+        };
     }
 
     /// Generating text.

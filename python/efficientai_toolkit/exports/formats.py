@@ -14,7 +14,7 @@ class Format:
     summary: str
     """What it is for."""
     module: str
-    """Its :class:`~efficientai_toolkit.exports.writer.Writer`, as ``module:name``, with a module of this folder."""
+    """Its :class:`~efficientai_toolkit.exports.writer.Writer`, as ``module:name`` of this folder."""
     types: tuple[str, ...]
     """Number formats of weights; the first is the default."""
     suffix: str

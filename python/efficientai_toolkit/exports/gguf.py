@@ -1,10 +1,11 @@
 """GGUF, the format of llama.cpp; the engine writes it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.exports.card import read_card
+from efficientai_toolkit.exports.card import Card, read_card
 from efficientai_toolkit.exports.writer import Verified, Writer, Written
 
 _PLAIN = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -30,13 +31,17 @@ class GgufWriter(Writer):
 
         job = self.job
         model, tokenizer = job.loaded
-        card = read_card(job.source).to_json()
+        if job.config.merge_adapter and job.source.is_file():
+            card = core.exports.read_gguf_card(str(job.source))
+        else:
+            card = self._card().to_json()
         output = str(job.output)
         if job.config.merge_adapter:
             report = core.exports.write_gguf(model, tokenizer, self._settings(), card, output, job.observe)
         else:
             report = core.exports.write_gguf_adapter(model, self._settings(), card, output, job.observe)
-        return Written(notes=json.loads(report)["notes"])
+        found = json.loads(report)
+        return Written(notes=found["notes"], types=found["types"])
 
     def verify(self) -> Verified:
         """Decode every tensor of the file and compare it with the model."""
@@ -49,6 +54,14 @@ class GgufWriter(Writer):
         else:
             difference = core.exports.verify_gguf_adapter(model, str(job.output))
         return Verified(largest_difference=difference, compared="weights")
+
+    def _card(self) -> Card:
+        """Return the card of what is exported; an adapter names its model."""
+        job = self.job
+        if job.config.merge_adapter or job.adapter is None:
+            return read_card(job.source)
+        card = read_card(job.adapter)
+        return card if card.base_models else replace(card, base_models=[str(job.config.model_path)])
 
     def _settings(self) -> str:
         config: dict[str, Any] = self.job.config.to_dict()

@@ -16,6 +16,8 @@ class ExportResult(Displayed):
     """Its format."""
     type: str
     """Number format of its weights."""
+    types: dict[str, int]
+    """Number of tensors of each number format."""
     size_before: int
     """Size of the weights that were read, in bytes."""
     size_after: int

@@ -104,6 +104,7 @@ def export(
         path=output,
         format=config.format,
         type=str(config.type),
+        types=written.types,
         size_before=_measure(source if config.merge_adapter or adapter is None else Path(adapter)),
         size_after=_measure(output),
         exact=None if verified is None else verified.largest_difference == 0,

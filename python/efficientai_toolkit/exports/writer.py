@@ -45,6 +45,8 @@ class Written:
 
     notes: list[str] = field(default_factory=list)
     """What is not as it was, one line each."""
+    types: dict[str, int] = field(default_factory=dict)
+    """Number of tensors of each number format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

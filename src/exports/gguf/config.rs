@@ -51,7 +51,7 @@ impl GgufConfig {
 }
 
 /// What is known of a model besides its files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     /// Name of the model.

@@ -1,8 +1,39 @@
 //! What a file tells of the model besides its sizes: name, licence, origin.
 
+use std::path::Path;
+
 use super::config::Card;
-use crate::Result;
-use crate::io::gguf::{Array, Metadata, Strings, Value};
+use crate::io::gguf::{Array, Metadata, Reader, Strings, Value};
+use crate::{Error, Result};
+
+/// What the GGUF file `path` tells of its model.
+///
+/// # Errors
+/// A file that cannot be read; keys of another type.
+pub fn read_card(path: &Path) -> Result<Card> {
+    let reader = Reader::open(path)?;
+    let metadata = reader.metadata();
+    let text = |key: &str| Ok::<_, Error>(metadata.string(&format!("general.{key}"))?.map(str::to_owned));
+    let texts = |key: &str| {
+        let list = metadata.strings(&format!("general.{key}"))?;
+        Ok::<Vec<String>, Error>(list.into_iter().flat_map(Strings::iter).map(str::to_owned).collect())
+    };
+    let mut base_models = Vec::new();
+    while let Some(name) = text(&format!("base_model.{}.name", base_models.len()))? {
+        let organization = text(&format!("base_model.{}.organization", base_models.len()))?;
+        base_models.push(organization.map_or(name.clone(), |organization| format!("{organization}/{name}")));
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Card {
+        name: text("name")?.unwrap_or(stem),
+        license: text("license")?,
+        license_name: text("license.name")?,
+        license_link: text("license.link")?,
+        base_models,
+        tags: texts("tags")?,
+        languages: texts("languages")?,
+    })
+}
 
 /// Adds the keys `general.*` of `card`.
 ///

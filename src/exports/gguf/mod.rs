@@ -19,5 +19,6 @@ mod verify;
 pub use adapter::{verify_adapter, write_adapter};
 pub use config::{Card, GgufConfig};
 pub use file_type::FileType;
+pub use general::read_card;
 pub use run::{Report, write};
 pub use verify::verify;

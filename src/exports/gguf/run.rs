@@ -1,5 +1,6 @@
 //! Writing a model to a file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -24,7 +25,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Number of tensors of each type.
-    pub types: Vec<(String, usize)>,
+    pub types: BTreeMap<String, usize>,
     /// What is not as it was in the model, one line each.
     pub notes: Vec<String>,
 }
@@ -152,7 +153,7 @@ fn requantized(tensors: &[Tensor]) -> Option<String> {
 }
 
 /// Number of tensors of each type.
-pub(super) fn count(infos: &[NewTensor]) -> Vec<(String, usize)> {
+pub(super) fn count(infos: &[NewTensor]) -> BTreeMap<String, usize> {
     let of = |kind: TensorType| infos.iter().filter(|tensor| tensor.kind == kind).count();
     let counts = TensorType::ALL.map(|kind| (kind.to_string(), of(kind)));
     counts.into_iter().filter(|(_, count)| *count > 0).collect()

@@ -29,6 +29,9 @@ pub(super) fn check(architecture: &Architecture, config: &Value) -> Result<()> {
     if config[activation].as_str().is_some_and(|name| name != usual) {
         return fixed(activation, usual);
     }
+    if architecture.name == "gemma2" && config["tie_word_embeddings"] == false {
+        return fixed("tie_word_embeddings", "a tied head");
+    }
     let layers = config["num_hidden_layers"].as_u64().unwrap_or_default();
     if is_gemma {
         let scalar = config["query_pre_attn_scalar"].as_f64().unwrap_or(256.0);

@@ -6,7 +6,7 @@ use super::file_type::FileType;
 use super::mixture;
 use super::parameters::{Packed, Parameter, Values, floats};
 use crate::io::gguf::architecture::{Architecture, Change, Heads, stored_row};
-use crate::io::gguf::encode::{AffineGroups, encode, encode_affine};
+use crate::io::gguf::encode::{AffineGroups, encode, encode_affine, encode_mxfp4};
 use crate::io::gguf::{NewTensor, TensorType};
 use crate::kernels::quantized::Mode;
 use crate::{Error, Result, kernels};
@@ -117,11 +117,7 @@ impl Tensor {
     pub(super) fn bytes(&self, heads: HeadCounts, importance: Option<&[f32]>) -> Result<Vec<u8>> {
         let NewTensor { name, shape, kind } = &self.info;
         if let (true, Values::Packed(packed)) = (self.is_exact, &self.source.values) {
-            let codes = packed.codes.contiguous()?;
-            kernels::eval([&codes])?;
-            let scales = Scales::read(packed)?;
-            let bytes = encode_affine(*kind, scales.groups(packed), codes.as_slice::<u32>());
-            return self.reorder(bytes, heads);
+            return self.reorder(exact_bytes(packed, *kind)?, heads);
         }
         let columns = shape.last().copied().unwrap_or(1);
         let values = self.values(heads)?;
@@ -169,6 +165,17 @@ fn closest(values: &Values, columns: usize) -> TensorType {
     }
 }
 
+/// The bytes of a packed weight as `kind`, which holds it as it is.
+fn exact_bytes(packed: &Packed, kind: TensorType) -> Result<Vec<u8>> {
+    let (codes, scales) = (packed.codes.contiguous()?, packed.scales.contiguous()?);
+    kernels::eval([&codes, &scales])?;
+    if kind == TensorType::MXFP4 {
+        return Ok(encode_mxfp4(codes.as_slice::<u32>(), scales.as_slice::<u8>()));
+    }
+    let scales = Scales::read(packed)?;
+    Ok(encode_affine(kind, scales.groups(packed), codes.as_slice::<u32>()))
+}
+
 /// Scales and biases of a packed weight in float32.
 struct Scales {
     scales: Vec<f32>,
@@ -194,8 +201,10 @@ impl Scales {
 
 /// The type that holds a packed weight as it is: `base`, or any without one.
 fn exact_type(packed: &Packed, base: Option<TensorType>) -> Result<Option<TensorType>> {
-    if packed.format.mode() != Mode::Affine {
-        return Ok(None);
+    match packed.format.mode() {
+        Mode::Affine => {}
+        Mode::Mxfp4 if base.is_none() => return Ok(Some(TensorType::MXFP4)),
+        Mode::Mxfp4 | Mode::Mxfp8 | Mode::Nvfp4 => return Ok(None),
     }
     let scales = Scales::read(packed)?;
     let groups = scales.groups(packed);

@@ -43,6 +43,7 @@ def _print(result: ExportResult, out: Output) -> None:
             "size",
             f"{format_size(result.size_before)} → {format_size(result.size_after)} ({share:.0%})",
         ),
+        ("tensors", ", ".join(f"{count:,} {name}" for name, count in result.types.items())),
         ("verified", _describe(result)),
         ("time", f"{result.seconds:.1f} s"),
         *(("note", note) for note in result.notes),

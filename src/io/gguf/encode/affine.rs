@@ -73,7 +73,7 @@ pub fn encode_affine(kind: TensorType, groups: AffineGroups, codes: &[u32]) -> V
 }
 
 /// 32 codes of `bits` bits.
-fn unpack(words: &[u32], bits: usize) -> [u8; BLOCK] {
+pub(super) fn unpack(words: &[u32], bits: usize) -> [u8; BLOCK] {
     std::array::from_fn(|i| {
         let (word, shift) = (i * bits / 32, i * bits % 32);
         let pair = u64::from(words[word]) | words.get(word + 1).map_or(0, |&next| u64::from(next) << 32);

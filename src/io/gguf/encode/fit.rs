@@ -54,24 +54,25 @@ pub(super) fn fit_affine<const N: usize>(
     below_zero: bool,
 ) -> Affine {
     const STEPS: i32 = 36;
-    let (mut least, mut most) = x.iter().fold((f32::MAX, f32::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+    let (mut least, most) = x.iter().fold((f32::MAX, f32::MIN), |(a, b), &x| (a.min(x), b.max(x)));
     if below_zero {
         least = least.min(0.0);
     }
     if most - least < SMALLEST {
         return Affine { scale: 0.0, min: -least };
     }
-    most -= least;
     let [sw, sx, sxx] = sum_lanes(N, |i| [w[i], w[i] * x[i], w[i] * x[i] * x[i]]);
-    let mut best = Affine { scale: most / levels, min: -least };
+    let mut best = Affine { scale: (most - least) / levels, min: -least };
     let mut error = {
-        let inverse = levels / most;
+        let inverse = levels / (most - least);
         let off =
             |i: usize| best.scale * nearest(inverse * (x[i] - least)).clamp(0.0, levels) - best.min - x[i];
         sum_lanes(N, |i| [w[i] * off(i) * off(i), 0.0, 0.0])[0]
     };
     for step in 0..=STEPS {
-        let inverse = (levels - 0.9 + 0.05 * step as f32) / most;
+        // From the smallest value of the best fit so far, which leaves out what counts little.
+        let least = -best.min;
+        let inverse = (levels - 0.9 + 0.05 * step as f32) / (most - least);
         let [l, ll, xl] = sum_lanes(N, |i| {
             let code = nearest(inverse * (x[i] - least)).clamp(0.0, levels);
             let weighted = w[i] * code;

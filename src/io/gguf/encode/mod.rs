@@ -7,6 +7,7 @@ mod affine;
 mod fit;
 mod k_quants;
 mod legacy;
+mod mxfp4;
 mod packing;
 
 use half::{bf16, f16};
@@ -16,6 +17,7 @@ use super::TensorType;
 use crate::{Error, Result};
 
 pub use affine::{AffineGroups, encode_affine};
+pub use mxfp4::encode_mxfp4;
 
 /// Writes a row as blocks.
 type EncodeRow = fn(&[f32], Option<&[f32]>, &mut [u8]);
