@@ -98,7 +98,9 @@ mod _core {
     #[pymodule]
     mod models {
         #[pymodule_export]
-        use crate::models::{Model, Tokenizer, convert, create, describe_gguf, load, load_tokenizer};
+        use crate::models::{
+            Model, Tokenizer, convert, copy_description, create, describe_gguf, load, load_tokenizer,
+        };
     }
 
     /// Events of long-running work.

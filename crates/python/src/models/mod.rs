@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, gguf, tensors, weights};
+use efficientai_toolkit::io::{atomic, config, folder, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
 use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
@@ -104,6 +104,13 @@ fn read_tokenizer(
     };
     drop(tokenizer);
     data::Tokenizer::from_contents(&contents, renderer)
+}
+
+/// Copies everything but weights from a model folder or GGUF file to ``folder``: tokenizer, chat templates and, of a
+/// folder, configurations.
+#[pyfunction]
+pub(crate) fn copy_description(py: Python<'_>, path: PathBuf, folder: PathBuf) -> PyResult<()> {
+    enter(py, || folder::copy_description(&path, &folder))
 }
 
 /// Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the
