@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx.numpy_helper import to_array
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import efficientai_toolkit as eat
 from efficientai_toolkit import _core
+from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, DeploymentError, ModelLoadingError
 from efficientai_toolkit.exports.onnx import Session, blocks
 from efficientai_toolkit.exports.onnx.decoder import Decoder
@@ -185,6 +188,56 @@ def test_adapters_are_merged(source: Path, tmp_path: Path) -> None:
     assert distance(Session(tmp_path / "given").logits(IDS), expected) < 1e-4
 
 
+def test_files_of_llama_cpp_are_models_too(source: Path, tmp_path: Path) -> None:
+    eat.export(source, type="f32", output=tmp_path / "model.gguf", verify="off")
+    export(tmp_path / "model.gguf", tmp_path / "onnx", type="f32")
+    session = Session(tmp_path / "onnx")
+    assert distance(session.logits(IDS), eat.load(source)[0](IDS)) < 1e-4
+    assert session.tokenizer.encode("List three") == eat.load(source)[1].encode("List three")
+
+
+def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:
+    model = random_decoder(tmp_path / "model", "llama")
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = 1e5
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="lm_head are too large for float16: choose f32"):
+        export(model, tmp_path / "onnx", type="f16")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.alone
+def test_weights_are_written_one_at_a_time(tmp_path: Path) -> None:
+    """Memory grows by a few tensors, not by the model."""
+    settings = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10, "vocab_size": 2048}
+    model = random_decoder(tmp_path / "model", "llama_tied", **settings)
+    program = """
+import resource, sys
+import onnx
+import efficientai_toolkit as eat
+model, tokenizer = eat.load(sys.argv[1], dtype="float32")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+eat.export(model, tokenizer=tokenizer, format="onnx", type="f32", output=sys.argv[2], verify="off")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    words = [sys.executable, "-c", program, str(model), str(tmp_path / "onnx")]
+    grown = 1024 * int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    size = (model / "model.safetensors").stat().st_size
+    assert size > 150e6
+    assert grown < 0.3 * size
+
+
+def test_the_command_writes_a_folder(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["lora-finetuning-mlx:export", "--model-path", str(source), "--format", "onnx", "--type", "int8"]
+    words += ["--group-size", "32", "--accuracy-level", "0", "--output", str(tmp_path / "onnx"), "--quiet"]
+    assert main(words) == 0
+    assert "largest difference of logits" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "exists" in capsys.readouterr().err
+
+
 def test_qdq_is_integers_in_standard_operators(source: Path, tmp_path: Path) -> None:
     export(source, tmp_path / "onnx", type="qdq")
     stored = tensors(tmp_path / "onnx")
@@ -254,6 +307,11 @@ def refusals(folder: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
     four = folder / "four"
     eat.quantize.quantize(plain, bits=4, group_size=32, technique="rtn", output=four)
     yield four, {"type": "int8"}, "have 4 bits already, .* choose int4"
+    powers = folder / "mxfp4"
+    eat.quantize.quantize(
+        plain, layers={"*.mlp.*": "mxfp4"}, bits=4, group_size=32, technique="rtn", output=powers
+    )
+    yield powers, {"type": "int4"}, "is in mxfp4, .* choose f32 or f16"
     narrow = random_decoder(folder / "narrow", "llama", hidden_size=48)
     yield narrow, {"type": "int4"}, "rows of 48 weights .* choose f32, f16 or qdq"
 

@@ -1,5 +1,7 @@
 """The graph of a decoder with a KV cache, as onnxruntime-genai and optimum name its inputs and outputs."""
 
+import numpy as np
+
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
 from efficientai_toolkit.exports.onnx.linears import Linears
 from efficientai_toolkit.exports.onnx.outline import Block, Outline, Rope
@@ -134,13 +136,11 @@ class Decoder:
     def _tables(self, rope: Rope) -> tuple[str, str]:
         """Add cosines and sines, once for all layers that have them in common."""
         if rope not in self._ropes:
-            number = len(self._ropes)
-            tables = rope.tables(self.outline.context_length)
-            cos, sin = (
-                self.graph.weight(f"{name}_cache.{number}", table.astype(self.linears.dtype))
-                for name, table in zip(("cos", "sin"), tables, strict=True)
+            number, length = len(self._ropes), self.outline.context_length
+            self._ropes[rope] = (
+                self.graph.weight(f"cos_cache.{number}", rope.table(np.cos, length, self.linears.dtype)),
+                self.graph.weight(f"sin_cache.{number}", rope.table(np.sin, length, self.linears.dtype)),
             )
-            self._ropes[rope] = (cos, sin)
         return self._ropes[rope]
 
     def _feed_forward(self, path: str, block: Block, x: str) -> str:

@@ -1,7 +1,6 @@
 """What onnxruntime-genai needs beside a graph: its configuration, and the files of the tokenizer."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,21 +16,6 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 CONFIG_FILE = "genai_config.json"
 
-_COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE",
-)
-"""Files of a checkpoint that go with the graph, where there are any."""
-
 _CACHE_LENGTH = 4096
 """Longest text that memory is set aside for, unless a program asks for more."""
 
@@ -44,13 +28,16 @@ _SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
 def write_companions(folder: Path, model: "Model", tokenizer: "Tokenizer", outline: Outline) -> None:
     """Write everything that lies beside the graph into ``folder``."""
-    for name in _COPIED:
-        if (model.path / name).is_file():
-            shutil.copyfile(model.path / name, folder / name)
-    write_json(folder / CONFIG_FILE, _configuration(model, tokenizer, outline))
+    from efficientai_toolkit._engine.core import core
+
+    core.models.copy_description(str(model.path), str(folder))
+    write_json(folder / "config.json", model.config)
+    write_json(folder / CONFIG_FILE, _configuration(model, tokenizer, outline, _recommended(folder)))
 
 
-def _configuration(model: "Model", tokenizer: "Tokenizer", outline: Outline) -> dict[str, Any]:
+def _configuration(
+    model: "Model", tokenizer: "Tokenizer", outline: Outline, recommended: dict[str, Any]
+) -> dict[str, Any]:
     first = outline.blocks[0]
     ends = tokenizer.eos_token_ids
     names = ("key", "value")
@@ -79,7 +66,7 @@ def _configuration(model: "Model", tokenizer: "Tokenizer", outline: Outline) -> 
         "search": {
             "max_length": min(outline.context_length, _CACHE_LENGTH),
             "past_present_share_buffer": True,
-            **_recommended(model.path),
+            **recommended,
         },
     }
 
@@ -90,9 +77,9 @@ def _padding(tokenizer: "Tokenizer") -> int:
     return next((token for token in found if token is not None), 0)
 
 
-def _recommended(source: Path) -> dict[str, Any]:
+def _recommended(folder: Path) -> dict[str, Any]:
     """Return the settings of sampling that a checkpoint recommends."""
-    path = source / "generation_config.json"
+    path = folder / "generation_config.json"
     found = parse_file(path) if path.is_file() else None
     values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     return {name: values[name] for name in _SEARCH if values.get(name) is not None}

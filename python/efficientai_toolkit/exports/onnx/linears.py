@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
 from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD, Parameters
 
@@ -67,7 +68,11 @@ class DenseLinears(Linears):
         )
 
     def _narrow(self, path: str) -> "np.ndarray":
-        return self.parameters.take_matrix(path).astype(self.dtype, copy=False)
+        matrix = self.parameters.take_matrix(path)
+        if np.abs(matrix).max(initial=0) > np.finfo(self.dtype).max:
+            message = f"weights of {path} are too large for {self.dtype}: choose f32"
+            raise ConfigError(message)
+        return matrix.astype(self.dtype, copy=False)
 
 
 class HalfLinears(DenseLinears):

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
     from efficientai_toolkit._core.models import Model
 
+_LONGEST = 1 << 20
+"""Most positions that tables of rotations have rows for."""
+
+_ROWS = 1 << 14
+"""Rows of a table that are computed at once, in float64."""
+
 _ROTATED = 16
 """Rotated elements of a head come in multiples of this many in onnxruntime."""
 
@@ -28,10 +34,14 @@ class Rope:
     limit: int | None
     """Longest sequence that these frequencies are for."""
 
-    def tables(self, length: int) -> "tuple[NDArray[Any], NDArray[Any]]":
-        """Return cosines and sines, ``[length, pairs]``, in float64."""
-        angles = np.arange(length)[:, None] * np.array(self.frequencies)
-        return np.cos(angles) * self.attention_factor, np.sin(angles) * self.attention_factor
+    def table(self, function: np.ufunc, length: int, dtype: str) -> "NDArray[Any]":
+        """Return cosines or sines of the angles of all positions, ``[length, pairs]``."""
+        table = np.empty((length, len(self.frequencies)), dtype)
+        for start in range(0, length, _ROWS):
+            positions = np.arange(start, min(start + _ROWS, length), dtype=np.float64)
+            angles = positions[:, None] * np.array(self.frequencies)
+            table[start : start + _ROWS] = function(angles) * self.attention_factor
+        return table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +103,7 @@ def describe(model: "Model", parameters: Parameters) -> Outline:
         blocks=blocks,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        context_length=min([longest, *limits]),
+        context_length=min([longest, _LONGEST, *limits]),
         model_context_length=longest,
     )
 
@@ -122,7 +132,7 @@ def _context_length(model: "Model") -> int:
     length = cast("dict[str, Any]", model.config).get("max_position_embeddings")
     if not isinstance(length, int) or length < 1:
         message = (
-            f"{model.path}/config.json: the tables of rotations have a row for every position: "
+            f"{model.path}: the tables of rotations have a row for every position: "
             f"`max_position_embeddings` must tell how many, not {length!r}"
         )
         raise ConfigError(message)

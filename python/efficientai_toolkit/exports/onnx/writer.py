@@ -57,7 +57,7 @@ class OnnxWriter(Writer):
         if outline.context_length < outline.model_context_length:
             notes.append(
                 f"sequences have at most {outline.context_length} tokens, not "
-                f"{outline.model_context_length}: beyond, the model's rotation depends on the length"
+                f"{outline.model_context_length}: the graph has one rotation for each position"
             )
 
         def fill(folder: Path) -> None:
