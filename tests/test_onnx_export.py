@@ -209,7 +209,7 @@ def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:
 @pytest.mark.alone
 def test_weights_are_written_one_at_a_time(tmp_path: Path) -> None:
     """Memory grows by a few tensors, not by the model."""
-    settings = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10, "vocab_size": 2048}
+    settings = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8}
     model = random_decoder(tmp_path / "model", "llama_tied", **settings)
     program = """
 import resource, sys
@@ -223,8 +223,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     words = [sys.executable, "-c", program, str(model), str(tmp_path / "onnx")]
     grown = 1024 * int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     size = (model / "model.safetensors").stat().st_size
-    assert size > 150e6
-    assert grown < 0.3 * size
+    assert size > 50e6
+    assert grown < 0.4 * size
 
 
 def test_the_command_writes_a_folder(

@@ -6,11 +6,16 @@ from .models import Model, Tokenizer
 from os import PathLike
 from typing import Any
 
-__all__ = ["defaults", "verify_gguf", "verify_gguf_adapter", "write_gguf", "write_gguf_adapter"]
+__all__ = ["defaults", "read_gguf_card", "verify_gguf", "verify_gguf_adapter", "write_gguf", "write_gguf_adapter"]
 
 def defaults() -> str:
     """
     The default ``GgufConfig`` as JSON.
+    """
+
+def read_gguf_card(path: str | PathLike[str]) -> str:
+    """
+    What a GGUF file tells of its model, the JSON of a ``Card``.
     """
 
 def verify_gguf(model: Model, path: str | PathLike[str], observer: Any) -> float:

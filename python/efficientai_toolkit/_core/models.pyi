@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "convert", "create", "describe_gguf", "load", "load_tokenizer"]
+__all__ = ["Model", "Tokenizer", "convert", "copy_description", "create", "describe_gguf", "load", "load_tokenizer"]
 
 @final
 class Model:
@@ -175,6 +175,12 @@ class Tokenizer:
 def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dtype: str) -> None:
     """
     Writes a copy of a model folder with its weights in another number format.
+    """
+
+def copy_description(path: str | PathLike[str], folder: str | PathLike[str]) -> None:
+    """
+    Copies everything but weights from a model folder or GGUF file to ``folder``: tokenizer, chat templates and, of a
+    folder, configurations.
     """
 
 def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dtype: str = "float32") -> None:
