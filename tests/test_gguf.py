@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from efficientai_toolkit.exceptions import ModelLoadingError
 from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.dialects.detect import detect_dialect
 from efficientai_toolkit.server.version import check_folder, estimate_size
-from support.command import PROGRAM, run
+from support.command import run
 from support.engine import largest, logits
 from support.engine import train as train_rows
 from support.gguf_files import (
@@ -30,6 +31,7 @@ from support.gguf_files import (
     save_dense,
     write_gguf,
 )
+from support.gguf_tokens import packed_numbers
 
 IDS = np.random.default_rng(0).integers(3, 320, (2, 24))
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
@@ -46,18 +48,8 @@ def write(folder: Path, family: str = "llama", types: Any = None, **changes: Any
 
 
 def unpacked(folder: Path, name: str) -> np.ndarray:
-    """A matrix of a model folder as numbers, computed from codes in float32."""
-    stored = dict(mx.load(str(folder / "model.safetensors")))
-    layer = name.removesuffix(".weight")
-    if f"{layer}.scales" not in stored:
-        return np.array(stored[name].astype(mx.float32))
-    codes, scales, biases = (stored.get(f"{layer}.{part}") for part in ("weight", "scales", "biases"))
-    if biases is None:
-        values = mx.dequantize(codes, scales, group_size=32, bits=4, mode="mxfp4")
-        return np.array(values.astype(mx.float32))
-    bits = codes.shape[1] // scales.shape[1]
-    values = mx.dequantize(codes, scales.astype(mx.float32), biases.astype(mx.float32), 32, bits)
-    return np.array(values)
+    """A matrix of a model folder as numbers."""
+    return packed_numbers(dict(mx.load(str(folder / "model.safetensors"))), name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,7 +137,7 @@ def test_a_file_answers_prompts_of_every_command(tmp_path: Path) -> None:
     model, tokenizer = eat.load(path)
     assert model.model_type == "llama"
     text = eat.generate(model, tokenizer, [{"role": "user", "content": "the"}], max_tokens=4, ignore_eos=True)
-    words = [str(PROGRAM), "lora-finetuning-mlx:generate", "--model-path", str(path), "--prompt", "the"]
+    words = [sys.executable, "-m", "efficientai_toolkit", "lora-finetuning-mlx:generate", "--model-path", str(path), "--prompt", "the"]
     done = run([*words, "--max-tokens", "4", "--ignore-eos", "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == text
@@ -158,17 +150,18 @@ def test_training_on_a_file_names_it_as_base(tmp_path: Path) -> None:
     text = json.dumps({"text": "the cat ate the hat, and the hat ate the cat"})
     for name in ("train", "valid"):
         (rows / f"{name}.jsonl").write_text(f"{text}\n" * 8)
-    done = train_rows(path, rows, tmp_path / "run", iters=12, lr=1e-2, rank=8)
+    done = train_rows(path, rows, tmp_path / "run", iters=12, lr=1e-2)
     first, *_, last = done.losses.values()
     assert last < 0.8 * first
     config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert config["model"] == str(path)
     adapted = logits(path, IDS, tmp_path / "run")
     assert largest(adapted, logits(path, IDS)) > 0.01
-    report = fuse(tmp_path / "run", tmp_path / "fused", model_path=path, dequantize=True)
+    report = fuse(path, tmp_path / "run", tmp_path / "fused", dequantize=True)
     assert report is not None
     fused = logits(tmp_path / "fused", IDS)
-    assert largest(fused, adapted) < 1e-2
+    # The weights of the folder are bfloat16.
+    assert largest(fused, adapted) < 0.2 * largest(adapted, logits(path, IDS))
     # The folder has what the file had: its tokenizer and its template.
     assert eat.load(tmp_path / "fused")[1].encode("the cat") == eat.load(path)[1].encode("the cat")
     assert eat.load(tmp_path / "fused")[1].has_chat_template

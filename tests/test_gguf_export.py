@@ -146,12 +146,62 @@ def test_codes_of_mlx_are_kept(bits: int, group_size: int, family: str, llama: P
         assert (tmp_path / "again.gguf").stat().st_size == (tmp_path / "model.gguf").stat().st_size
 
 
+def test_a_packed_model_goes_through_a_file_unchanged(llama: Path, tmp_path: Path) -> None:
+    model = quantize(llama, tmp_path / "model", bits=4, group_size=32)
+    eat.export(model, output=tmp_path / "model.gguf", verify="off")
+    blocks = File(tmp_path / "model.gguf").bytes["output.weight"].reshape(-1, 20)
+    arrays = stored(model)
+    words = np.array(arrays["lm_head.weight"]).reshape(-1, 4)
+    codes = (words[:, :, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(-1, 32)
+    halves = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
+    np.testing.assert_array_equal(halves, codes)
+    for place, part in ((0, "scales"), (2, "biases")):
+        numbers = np.ascontiguousarray(blocks[:, place : place + 2]).view(np.float16)
+        want = np.array(arrays[f"lm_head.{part}"].astype(mx.float32)).reshape(-1, 1)
+        np.testing.assert_array_equal(numbers.astype(np.float32), want)
+    ids = np.arange(24)[None]
+    np.testing.assert_array_equal(
+        eat.load(tmp_path / "model.gguf", dtype="float32")[0](ids), eat.load(model, dtype="float32")[0](ids)
+    )
+    # The file is a model too, and is written again as it is.
+    assert eat.export(tmp_path / "model.gguf", output=tmp_path / "again.gguf").exact
+    again, first = File(tmp_path / "again.gguf"), File(tmp_path / "model.gguf")
+    assert again.types == first.types
+    for name, data in first.bytes.items():
+        np.testing.assert_array_equal(again.bytes[name], data, err_msg=name)
+
+
+def test_mxfp4_is_kept(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in llama.glob("*.json"):
+        shutil.copy(file, folder)
+    arrays: dict[str, Any] = {}
+    for name, value in stored(llama).items():
+        parts = mx.quantize(value, 32, 4, mode="mxfp4") if value.ndim == 2 else (value,)
+        path = name.removesuffix(".weight")
+        arrays |= dict(zip((name, f"{path}.scales"), parts, strict=False))
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization"] = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = eat.export(folder, output=tmp_path / "model.gguf")
+    assert (result.exact, result.notes) == (True, [])
+    assert result.types == {"F32": 3, "MXFP4": 9}
+    weight = mx.dequantize(arrays["lm_head.weight"], arrays["lm_head.scales"], None, 32, 4, mode="mxfp4")
+    decoded = File(tmp_path / "model.gguf").tensors["output.weight"]
+    np.testing.assert_array_equal(decoded, np.array(weight.astype(mx.float32)))
+
+
 def test_codes_are_kept_as_q8_0_where_zero_is_a_code(llama: Path, tmp_path: Path) -> None:
     model = quantize(llama, tmp_path / "model", bits=8, group_size=32)
     arrays = stored(model)
-    for name in list(arrays):
-        if name.endswith(".biases"):
-            arrays[name] = arrays[name.replace(".biases", ".scales")] * -128
+    arrays |= {
+        name.replace(".scales", ".biases"): value * -128
+        for name, value in arrays.items()
+        if name.endswith(".scales")
+    }
+    mx.eval(arrays)
     mx.save_safetensors(str(model / "model.safetensors"), arrays, metadata={"format": "pt"})
     result = eat.export(model, type="q8_0", output=tmp_path / "model.gguf")
     assert (result.exact, result.notes) == (True, [])
@@ -212,6 +262,11 @@ def test_tokenizer_template_licence_and_origin(llama: Path, tmp_path: Path) -> N
     assert (tokens[65], tokens[256], tokens[257], tokens[319]) == ("A", "ĠA", "<s>", "[PAD319]")
     assert (types[65], types[257], types[319]) == (1, 3, 5)
     assert "general.quantization_version" not in values
+    eat.export(tmp_path / "model.gguf", type="q8_0", output=tmp_path / "again.gguf")
+    again = File(tmp_path / "again.gguf").values
+    kept = [key for key in want if key.startswith("general.") and key != "general.file_type"]
+    assert {key: again.get(key) for key in kept} == {key: want[key] for key in kept}
+    assert again["general.quantization_version"] == 2
 
 
 def adapter_of(folder: Path, model: Path) -> Path:

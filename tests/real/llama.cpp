@@ -42,7 +42,8 @@ static int greedy(const char * path, int count, const char * adapter_path) {
     params.n_ctx = 512;
     params.type_k = params.type_v = GGML_TYPE_F32;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    params.n_threads = params.n_threads_batch = 2;
+    // More would wait for each other where other programs run.
+    params.n_threads = params.n_threads_batch = 1;
     llama_context * context = llama_init_from_model(model, params);
     if (!context) return fail("cannot create a context");
     if (adapter_path) {

@@ -1,6 +1,6 @@
 """Files that the engine writes, in llama.cpp itself, and its quantizers beside the engine's.
 
-``LLAMA_CPP`` is a checkout of llama.cpp, such as ``vendor/llama.cpp`` of llama-cpp-python's source distribution;
+``LLAMA_CPP`` is a checkout of llama.cpp, such as ``vendor/llama.cpp`` of llama-cpp-python's sources;
 ``LLAMA_CPP_BUILD`` is a build of it with ``-DBUILD_SHARED_LIBS=OFF``.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 SOURCE = Path(__file__).with_name("llama.cpp")
 PROMPTS = ("Once upon a time", "The capital of France is")
 COUNT = 64
+TYPES = ("q4_K", "q5_K", "q6_K", "q4_0", "q4_1", "q5_0", "q5_1")
+CALIBRATION: dict[str, Any] = {"calibration_sequences": 4, "sequence_length": 256}
 NEAR = 1e-2
 """Logits of two tokens that are as likely as each other."""
 
@@ -81,23 +85,19 @@ def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def continue_greedily(loaded: tuple[Any, Any], ids: list[int]) -> list[int]:
-    """As :meth:`Peer.continue_greedily`, by the engine in float32."""
-    model, found = loaded[0], list(ids)
-    for _ in range(COUNT):
-        found.append(int(np.argmax(model([found])[0, -1])))
-    return found[len(ids) :]
+def choose(loaded: tuple[Any, Any], ids: list[int], theirs: list[tuple[int, float]]) -> list[int]:
+    """The token that the engine chooses in the place of each of theirs, in float32."""
+    given = [*ids, *(token for token, _ in theirs)]
+    logits = loaded[0]([given[:-1]])[0, len(ids) - 1 :]
+    return [int(token) for token in np.argmax(logits, axis=-1)]
 
 
 def compare(ours: list[int], theirs: list[tuple[int, float]], figure: Check, what: str) -> None:
     """The same tokens, up to a place where two tokens are equally likely."""
     pairs = enumerate(zip(ours, theirs, strict=True))
     first = next((at for at, (our, (their, _)) in pairs if our != their), COUNT)
-    figure(
-        f"{what}: distance of the tokens at the first difference ({first})",
-        theirs[first][1] if first < COUNT else 0.0,
-        NEAR,
-    )
+    margin = theirs[first][1] if first < COUNT else 0.0
+    figure(f"{what}: {first} tokens of {COUNT} are equal, distance of the next two", margin, NEAR)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -107,7 +107,8 @@ def test_greedy_text_is_the_engines(
     loaded = eat.load(smollm2, dtype="float32")
     ids = loaded[1].encode(prompt)
     assert [int(line) for line in peer.run("tokens", exported, given=prompt.encode()).split()] == ids
-    compare(continue_greedily(loaded, ids), peer.continue_greedily(exported, ids), figure, prompt)
+    theirs = peer.continue_greedily(exported, ids)
+    compare(choose(loaded, ids, theirs), theirs, figure, prompt)
 
 
 def test_an_adapter_beside_its_model_is_the_engines(
@@ -135,49 +136,57 @@ def test_an_adapter_beside_its_model_is_the_engines(
     assert eat.export(smollm2, adapter_path=folder, merge_adapter=False, output=output).exact
     loaded = eat.load(smollm2, folder, dtype="float32")
     ids = loaded[1].encode(PROMPTS[0])
-    ours = continue_greedily(loaded, ids)
-    assert ours != continue_greedily(eat.load(smollm2, dtype="float32"), ids)
-    compare(ours, peer.continue_greedily(exported, ids, output), figure, "with an adapter")
+    theirs = peer.continue_greedily(exported, ids, output)
+    compare(choose(loaded, ids, theirs), theirs, figure, "with an adapter")
+    assert choose(eat.load(smollm2, dtype="float32"), ids, theirs) != [token for token, _ in theirs]
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
-@pytest.mark.parametrize("kind", ["q4_K", "q5_K", "q6_K", "q4_0", "q4_1", "q5_0", "q5_1"])
-def test_errors_are_no_larger_than_llama_cpps(
-    kind: str, weighted: bool, exported: Path, peer: Peer, tmp_path: Path, figure: Check
-) -> None:
-    """The same tensors and the same importance; errors are weighted by it."""
-    data = tmp_path / "data.jsonl"
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A model with calibration text, and how much its columns count there."""
+
+    model: Path
+    text: Path
+    tensors: dict[str, np.ndarray]
+    importance: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def calibrated(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
+    folder = tmp_path_factory.mktemp("calibrated")
+    text, output = folder / "data.jsonl", folder / "quantized"
     lines = [{"text": f"Sentence number {i} tells of {i * 7} birds and {i % 5} cats."} for i in range(400)]
-    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    calibration = (
-        {"calibration": data, "calibration_sequences": 4, "sequence_length": 256} if weighted else {}
-    )
-    output = tmp_path / "model.gguf"
-    eat.export(exported, type=kind.lower(), output=output, verify="off", **calibration)
-    file, want = File(output), File(exported).tensors
-    importance = measure(exported, data, tmp_path / "quantized") if weighted else {}
-    names = [f"blk.{layer}.{part}.weight" for layer in (3, 17) for part in ("ffn_down", "ffn_up", "attn_v")]
-    ours = theirs = 0.0
-    for name in names:
-        if file.types[name].lower() != kind.lower():
-            continue
-        weights = importance.get(name)
-        blocks = np.frombuffer(peer.quantize(kind, want[name], weights), np.uint8)
-        peers = gguf.dequantize(
-            blocks.reshape(want[name].shape[0], -1), gguf.GGMLQuantizationType[kind.upper()]
-        )
-        factor = np.ones(want[name].shape[1]) if weights is None else weights
-        ours += float((np.square(file.tensors[name] - want[name]) * factor).sum())
-        theirs += float((np.square(peers - want[name]) * factor).sum())
-    figure(f"squared error of {kind}, of llama.cpp's", ours / theirs, 1.01)
-
-
-def measure(model: Path, data: Path, output: Path) -> dict[str, np.ndarray]:
-    """Importance of the columns, as a quantization to 8 bits measures it."""
-    settings = {"calibration": str(data), "calibration_sequences": 4, "sequence_length": 256}
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # As a quantization to 8 bits measures it.
     eat.quantize.quantize(
-        model, technique="rtn", bits=8, group_size=32, save_importance=True, output=str(output), **settings
-    )
+        exported, technique="rtn", bits=8, group_size=32, dequantize=True, save_importance=True,
+        calibration=str(text), output=str(output), **CALIBRATION,
+    )  # fmt: skip
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 30)
     found = mx.load(str(output / "importance.safetensors"))
-    return {f"{names.get_name(path)}.weight": np.array(values) for path, values in found.items()}
+    importance = {f"{names.get_name(path)}.weight": np.array(values) for path, values in found.items()}
+    return Calibrated(model=exported, text=text, tensors=File(exported).tensors, importance=importance)
+
+
+@pytest.mark.parametrize("case", [*product(TYPES, (False, True))], ids=lambda case: f"{case[0]}-{case[1]}")
+def test_errors_are_no_larger_than_llama_cpps(
+    case: tuple[str, bool], calibrated: Calibrated, peer: Peer, tmp_path: Path, figure: Check
+) -> None:
+    """The same tensors, and the same importance of columns; errors are weighted by it."""
+    kind, is_weighted = case
+    settings: dict[str, Any] = {"calibration": calibrated.text, **CALIBRATION} if is_weighted else {}
+    output = tmp_path / "model.gguf"
+    eat.export(calibrated.model, type=kind.lower(), output=output, verify="off", **settings)
+    file = File(output)
+    ours = theirs = 0.0
+    for name in (f"blk.{layer}.{part}.weight" for layer in (3, 17) for part in ("ffn_down", "attn_v")):
+        if file.types[name].lower() != kind.lower():
+            continue
+        want = calibrated.tensors[name]
+        weights = calibrated.importance[name] if is_weighted else None
+        blocks = np.frombuffer(peer.quantize(kind, want, weights), np.uint8).reshape(want.shape[0], -1)
+        peers = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind.upper()])
+        factor = np.ones(want.shape[1]) if weights is None else weights
+        ours += float((np.square(file.tensors[name] - want) * factor).sum())
+        theirs += float((np.square(peers - want) * factor).sum())
+    figure(f"squared error of {kind}, of llama.cpp's", ours / theirs, 1.01)

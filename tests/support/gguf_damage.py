@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from functools import cache
 
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by the id of its type."""
@@ -14,6 +15,7 @@ EXTREMES = [0, 1, 2, 7, 31, 33, 64, 255, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 -
 WIDE = [*EXTREMES, 2**32, 2**33 + 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
 
+@cache
 def fields(content: bytes) -> list[tuple[int, int]]:
     """Place and size of every count, length, type, size and offset of a header, and of every value."""
     found: list[tuple[int, int]] = []
@@ -27,7 +29,8 @@ def fields(content: bytes) -> list[tuple[int, int]]:
 
     def text() -> None:
         nonlocal at
-        at += number(8)
+        length = number(8)
+        at += length
 
     def value(kind: int) -> None:
         if kind == STRING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import load_file, save_file
 
 from efficientai_toolkit import _core
+from support.engine import MODELS
 
 Json = dict[str, Any]
 Weights = dict[str, np.ndarray]
@@ -93,7 +95,13 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family("smollm3", {"model_type": "smollm3", "num_hidden_layers": 5, "rope_theta": 2e6}),
     "gemma2": Family(
         "gemma2",
-        {"model_type": "gemma2", "sliding_window": 8, "query_pre_attn_scalar": 32, "num_hidden_layers": 3},
+        {
+            "model_type": "gemma2",
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 32,
+            "num_hidden_layers": 3,
+            "tie_word_embeddings": True,
+        },
         _gemma2,
     ),
     "gemma3": Family(
@@ -218,8 +226,6 @@ def write_gguf(
         writer.add_tensor(found, data, raw_dtype=kind)
         numbers = gguf.dequantize(data, kind).reshape(stored.shape) - np.float32(shift)
         result[name] = (unpermute(numbers, count) if count else numbers).reshape(value.shape)
-    if writer.state is gguf.gguf_writer.WriterState.NO_FILE:
-        pass
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -273,8 +279,9 @@ def llama3_factors(config: Json) -> np.ndarray:
 
 
 def save_dense(folder: Path, config: Json, weights: Weights) -> Path:
-    """A model folder in Hugging Face format, without tokenizer."""
+    """A model folder in Hugging Face format, with a tokenizer of other tokens."""
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(MODELS / "llama_gqa" / "tokenizer.json", folder)
     (folder / "config.json").write_text(json.dumps(config))
     arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
@@ -309,3 +316,43 @@ def byte_level(writer: gguf.GGUFWriter, pre: str = "gpt-2", size: int = 320) -> 
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_chat_template(CHAT)
+
+
+PIECES = ["▁the", "▁cat", "he", "▁t", "ca", "▁c", "at", "th", "the", "tt", "▁▁", "in", "ing", "▁in"]
+LETTERS = ["▁", *"abcdefghijklmnopqrst"]
+
+
+def sentencepiece_tokens() -> tuple[list[str], list[float], list[int]]:
+    """Tokens, scores and types of a small vocabulary."""
+    tokens = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
+    types = [2, 3, 3, *[6] * 256]
+    scores = [0.0] * len(tokens)
+    tokens += [*PIECES, *LETTERS, "\n\n", "<|user|>"]
+    scores += [-float(rank) for rank in range(len(PIECES) + len(LETTERS))] + [-1000.0, -1000.0]
+    types += [1] * (len(PIECES) + len(LETTERS)) + [4, 3]
+    while len(tokens) < SMALL["vocab_size"]:
+        tokens.append(f"[PAD{len(tokens)}]")
+        scores.append(-10_000.0)
+        types.append(5)
+    return tokens, scores, types
+
+
+def sentencepiece(*, space: bool | None = None, bos: bool | None = None) -> Callable[[gguf.GGUFWriter], None]:
+    """Writes that vocabulary."""
+
+    def write(writer: gguf.GGUFWriter) -> None:
+        tokens, scores, types = sentencepiece_tokens()
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_token_types(types)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        if space is not None:
+            writer.add_add_space_prefix(space)
+        if bos is not None:
+            writer.add_add_bos_token(bos)
+
+    return write
