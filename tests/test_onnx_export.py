@@ -188,12 +188,17 @@ def test_adapters_are_merged(source: Path, tmp_path: Path) -> None:
     assert distance(Session(tmp_path / "given").logits(IDS), expected) < 1e-4
 
 
-def test_files_of_llama_cpp_are_models_too(source: Path, tmp_path: Path) -> None:
-    eat.export(source, type="f32", output=tmp_path / "model.gguf", verify="off")
-    export(tmp_path / "model.gguf", tmp_path / "onnx", type="f32")
-    session = Session(tmp_path / "onnx")
-    assert distance(session.logits(IDS), eat.load(source)[0](IDS)) < 1e-4
-    assert session.tokenizer.encode("List three") == eat.load(source)[1].encode("List three")
+@pytest.mark.parametrize("kind", ["f32", "q4_1", "q6_k"])
+def test_files_of_llama_cpp_are_models_too(kind: str, tmp_path: Path) -> None:
+    model = random_decoder(tmp_path / "model", "llama_tied", hidden_size=256, intermediate_size=256)
+    eat.export(model, type=kind, output=tmp_path / "model.gguf", verify="off")
+    loaded, tokenizer = eat.load(tmp_path / "model.gguf", dtype="float32")
+    for result in ("f32", "auto"):
+        export(tmp_path / "model.gguf", tmp_path / result, type=result)
+        session = Session(tmp_path / result)
+        # Numbers of a K-quant are not rounded to those of another dtype.
+        assert distance(session.logits(IDS), loaded(IDS)) < 1e-4
+        assert session.tokenizer.encode("List three") == tokenizer.encode("List three")
 
 
 def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ TEXTS = (
     "naïve café — “quoted” text… it's, we'll, I'D",
     "日本語のテキストと中文字符 한국어 العربية हिन्दी ไทย",
     "🙂👩‍👩‍👧‍👦🇫🇷 emoji 👍🏽 in a row",
-    "{\"key\": [1, 2.5e-10, null, true], \"λ\": \"\\u00e9\"}",
+    '{"key": [1, 2.5e-10, null, true], "λ": "\\u00e9"}',
     "<|im_start|>user\nHi<|im_end|>\n",
     "ALL CAPS and CamelCaseWords and snake_case_words",
     "\u200b\u00a0\ufeffinvisible\u2003spaces",
