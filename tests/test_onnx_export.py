@@ -211,6 +211,16 @@ def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_activations_that_float16_has_not_are_found(tmp_path: Path) -> None:
+    model = random_decoder(tmp_path / "model", "llama")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.input_layernorm.weight"][:] = 6e4
+    tensors["model.layers.0.self_attn.v_proj.weight"][:] = 10
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DeploymentError, match=r"logits that are no numbers, .* choose f32"):
+        export(model, tmp_path / "onnx", type="f16", verify="on")
+
+
 @pytest.mark.alone
 def test_weights_are_written_one_at_a_time(tmp_path: Path) -> None:
     """Memory grows by a few tensors, not by the model."""
