@@ -248,7 +248,8 @@ impl Model {
             let mut model = self.lock()?;
             let adapted = adapted(model.as_mut())?;
             let mut shapes = BTreeMap::new();
-            for (name, array) in model.parameters().flatten() {
+            let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+            for (name, array) in parameters {
                 let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
                 match (adapted.get(path), leaf) {
                     (None, _) | (Some(_), "bias") => {
