@@ -13,16 +13,18 @@ pub mod architecture;
 pub mod decode;
 mod input;
 mod load;
+mod packed;
 mod reader;
 mod tensor_type;
 mod tensors;
 mod tokenizer;
 mod value;
 
-pub use load::{footprint, is_file, load};
+pub use load::{is_file, load};
+pub use packed::packed_format;
 pub use reader::{Reader, TensorInfo};
 pub use tensor_type::TensorType;
-pub use tensors::{HeadCounts, Parts, packed_format};
+pub use tensors::{HeadCounts, Parts};
 pub use tokenizer::{TokenizerFiles, tokenizer};
 pub use value::{Array, Metadata, Strings, Value};
 
