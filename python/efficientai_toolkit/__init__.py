@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         kernels,
         lora,
         quantize,
+        registry,
         server,
         trackers,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "lora",
     "quantize",
+    "registry",
     "server",
     "stream",
     "trackers",
@@ -74,6 +76,7 @@ if not TYPE_CHECKING:
             "load": "models.loading:load",
             "lora": "lora",
             "quantize": "quantize",
+            "registry": "registry",
             "server": "server",
             "trackers": "trackers",
         },

@@ -14,6 +14,7 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "registry": "registry",
     "benchmark": "benchmark",
     "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
