@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         quantize,
         registry,
         server,
+        trackers,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -51,6 +52,7 @@ __all__ = [
     "registry",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -76,5 +78,6 @@ if not TYPE_CHECKING:
             "quantize": "quantize",
             "registry": "registry",
             "server": "server",
+            "trackers": "trackers",
         },
     )

@@ -16,6 +16,7 @@ NAMESPACES = {
     "serve": "serve",
     "registry": "registry",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
 }
