@@ -1,4 +1,4 @@
-"""Fine-tune a GGUF file of llama.cpp with LoRA, and answer with the adapter: python examples/gguf.py model.gguf."""
+"""Fine-tune a GGUF file with LoRA, and answer with the adapter: python examples/gguf.py model.gguf."""
 
 import sys
 
@@ -9,7 +9,7 @@ def main(path: str) -> None:
     model, tokenizer = eat.load(path)
     question = [{"role": "user", "content": "Which colour has the door of the shed?"}]
     prompt = question if tokenizer.has_chat_template else question[0]["content"]
-    print(f"{model.model_type}, {model.num_parameters:,} parameters, weights: {model.config.get('quantization')}")
+    print(f"{model.model_type} of {model.num_parameters:,} parameters: {model.config.get('quantization')}")
     print("before:", eat.generate(model, tokenizer, prompt, max_tokens=40))
 
     config = eat.lora.TrainingConfig(model_path=path, data="shed.jsonl", output="shed-adapter", iters=30)

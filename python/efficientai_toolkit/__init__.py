@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         kernels,
         lora,
         quantize,
+        registry,
         server,
+        trackers,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -53,8 +55,10 @@ __all__ = [
     "load",
     "lora",
     "quantize",
+    "registry",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -81,6 +85,8 @@ if not TYPE_CHECKING:
             "load": "models.loading:load",
             "lora": "lora",
             "quantize": "quantize",
+            "registry": "registry",
             "server": "server",
+            "trackers": "trackers",
         },
     )

@@ -164,9 +164,15 @@ def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dt
     ``initializer_range`` as standard deviation.
     """
 
+def describe_gguf(path: str | PathLike[str]) -> str:
+    """
+    Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the
+    ``packed_bytes`` of matrices that stay packed in memory, and the count of other ``numbers``.
+    """
+
 def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = ..., chat_template_kwargs: Mapping[str, Any] | None = None) -> tuple[Model, Tokenizer]:
     """
-    Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+    Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
     on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``

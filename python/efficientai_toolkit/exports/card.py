@@ -23,11 +23,11 @@ class Card:
     """Name of a licence without identifier."""
     license_link: str | None = None
     """Address of the licence."""
-    base_models: list[str] = field(default_factory=list)
+    base_models: list[str] = field(default_factory=list[str])
     """Hub ids of the models that this one was made from."""
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list[str])
     """Tags of the hub."""
-    languages: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list[str])
     """Codes of languages."""
 
     def to_json(self) -> str:

@@ -77,7 +77,7 @@ pub fn verify_adapter(model: &mut Model, config: &Json, path: &Path) -> Result<f
     let mut reader = Reader::open(path)?;
     let (alpha, matrices, _) = matrices(model, config, None)?;
     let stored = reader.metadata().float("adapter.lora.alpha")?.unwrap_or_default();
-    if stored as f32 != alpha {
+    if (stored as f32).to_bits() != alpha.to_bits() {
         return Err(reader.error(&format!("\"adapter.lora.alpha\" is {stored}, expected {alpha}")));
     }
     let compared = matrices.iter().map(|matrix| compare(&mut reader, &matrix.info.name, &matrix.values));
@@ -128,7 +128,9 @@ fn matrices(model: &mut Model, config: &Json, kind: Option<TensorType>) -> Resul
         });
         let mut b = floats(&layer.b.t())?;
         let factor = alpha_of(layer) / alpha;
-        b.iter_mut().for_each(|value| *value *= factor);
+        for value in &mut b {
+            *value *= factor;
+        }
         matrices.push(matrix(tensor, "lora_a", &layer.a.t(), floats(&layer.a.t())?, kind));
         matrices.push(matrix(tensor, "lora_b", &layer.b.t(), tensor.reorder(b, heads)?, kind));
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, gguf, tensors, weights};
+use efficientai_toolkit::io::{atomic, checkpoint, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
 use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
@@ -51,7 +51,7 @@ pub(crate) fn load(
             Some(Text(name)) => Some(tensors::dtype(&name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
-        let config = config::read(&path)?;
+        let config = checkpoint::config(&path)?;
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
@@ -92,9 +92,9 @@ fn read_tokenizer(
 #[pyfunction]
 pub(crate) fn describe_gguf(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     enter(py, || {
-        let config = config::read(&path)?;
+        let config = checkpoint::config(&path)?;
         let reader = gguf::Reader::open(&path)?;
-        let (packed_bytes, numbers) = gguf::footprint(&reader)?;
+        let (packed_bytes, numbers) = gguf::architecture::footprint(&reader)?;
         let tokenizer_config = gguf::tokenizer(&reader)?.config;
         Ok(serde_json::json!({
             "config": config, "tokenizer_config": tokenizer_config,
