@@ -57,7 +57,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             before, *parts = file.read(_MAX_BYTES).split("---\n", 2)
-        found = parse_text(parts[0], ".yaml") if not before.strip() and parts else {}
+        found: object = parse_text(parts[0], ".yaml") if not before.strip() and parts else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
