@@ -360,6 +360,15 @@ def test_importance_lowers_the_error_that_counts(llama: Path, tmp_path: Path, fi
         figure(f"weighted error of {kind} with importance, of that without", errors[1] / errors[0], 0.9)
 
 
+def test_windows_that_llama_cpp_does_not_know_are_told(tmp_path: Path) -> None:
+    model = create(tmp_path / "model", "mistral", sliding_window=16, num_hidden_layers=1)
+    result = eat.export(model, type="f16", output=tmp_path / "model.gguf", verify="off")
+    assert "no sliding windows of the architecture llama: texts of more than 16 tokens" in result.notes[0]
+    (tmp_path / "gemma").mkdir()
+    gemma = create(tmp_path / "gemma" / "model", "gemma2", num_hidden_layers=1)
+    assert eat.export(gemma, type="f16", output=tmp_path / "gemma.gguf", verify="off").notes == []
+
+
 def test_the_table_of_types_is_the_engines() -> None:
     """Every type of the table is one that the engine takes."""
     from efficientai_toolkit._engine.core import core

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 import efficientai_toolkit as eat
@@ -90,3 +92,34 @@ def test_a_disk_that_fills_up_leaves_nothing(llama: Path, tmp_path: Path) -> Non
     assert "cannot write" in done.stderr
     assert "File too large" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_that_a_file_cannot_hold_are_refused(llama: Path, tmp_path: Path) -> None:
+    tied = create(tmp_path / "tied", "smollm3", num_hidden_layers=1, tie_word_embeddings=True)
+    sizes = {"lm_head": (256, 320)}
+    adapter = write_adapter(tmp_path / "adapter", sizes)
+    output = tmp_path / "adapter.gguf"
+    with pytest.raises(ConfigError, match="output head, which is part of the embeddings"):
+        eat.export(tied, adapter_path=adapter, merge_adapter=False, output=output)
+    query = write_adapter(tmp_path / "query", {"model.layers.0.self_attn.q_proj": (256, 256)})
+    with pytest.raises(ConfigError, match="an adapter is exported as numbers, not as Q4_0"):
+        eat.export(llama, adapter_path=query, merge_adapter=False, type="q4_0", output=output)
+    dora = write_adapter(tmp_path / "dora", {"model.layers.0.self_attn.q_proj": (256, 256)}, magnitude=True)
+    with pytest.raises(ConfigError, match=r"has magnitudes \(DoRA\)"):
+        eat.export(llama, adapter_path=dora, merge_adapter=False, output=output)
+    assert eat.export(llama, adapter_path=dora, type="f32", output=output).exact
+
+
+def write_adapter(folder: Path, sizes: dict[str, tuple[int, int]], *, magnitude: bool = False) -> Path:
+    """An adapter of layers with so many inputs and outputs."""
+    folder.mkdir()
+    arrays = {}
+    for path, (inputs, outputs) in sizes.items():
+        arrays[f"{path}.lora_a"] = mx.random.normal((inputs, 4)) / 16
+        arrays[f"{path}.lora_b"] = mx.random.normal((4, outputs)) / 10
+        if magnitude:
+            arrays[f"{path}.m"] = mx.abs(mx.random.normal((outputs,))) + 1
+    mx.save_safetensors(str(folder / "adapters.safetensors"), arrays)
+    config = {"lora_parameters": {"rank": 4, "scale": 2.0}, "fine_tune_type": "dora" if magnitude else "lora"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder

@@ -22,9 +22,12 @@ use super::verify::compare;
 use crate::adapters::{Adapter, AdapterLayer};
 use crate::io::gguf::encode::encode;
 use crate::io::gguf::{self, Metadata, NewTensor, Reader, TensorType, Value};
-use crate::models::Model;
+use crate::models::{Model, explicit_config};
 use crate::progress::Observer;
 use crate::{Error, Result, threads};
+
+/// Key path of the output head.
+const HEAD: &str = "lm_head";
 
 /// A matrix of an adapter, as it is stored.
 struct Matrix {
@@ -114,8 +117,14 @@ fn matrices(model: &mut Model, config: &Json, kind: Option<TensorType>) -> Resul
                 .into(),
         ));
     }
-    let alphas: Vec<f32> = adapter.layers.values().map(alpha_of).collect();
-    let alpha = alphas[0];
+    if adapter.layers.contains_key(HEAD) && explicit_config(config)?["tie_word_embeddings"] == true {
+        return Err(Error::Config(
+            "the adapter changes the output head, which is part of the embeddings in the file of this model: merge it into \
+             the model"
+                .into(),
+        ));
+    }
+    let alpha = adapter.layers.values().next().map_or(1.0, alpha_of);
     let Contents { metadata, tensors, heads, .. } = contents(model, config, FileType::F32, false)?;
     let mut matrices = Vec::new();
     for tensor in &tensors {
