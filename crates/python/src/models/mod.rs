@@ -94,7 +94,8 @@ pub(crate) fn describe_gguf(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     enter(py, || {
         let config = checkpoint::config(&path)?;
         let reader = gguf::Reader::open(&path)?;
-        let (packed_bytes, numbers) = gguf::architecture::footprint(&reader)?;
+        let architecture = gguf::architecture::architecture(&reader)?;
+        let (packed_bytes, numbers) = gguf::architecture::footprint(&reader, architecture);
         let tokenizer_config = gguf::tokenizer(&reader)?.config;
         Ok(serde_json::json!({
             "config": config, "tokenizer_config": tokenizer_config,

@@ -3,16 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::Architecture;
-use crate::Result;
 use crate::io::gguf::{Reader, TensorInfo, packed_format};
 use crate::kernels::quantized::Format;
 
 /// What the weights of a file take in memory: bytes of packed matrices, and the count of all other numbers.
-///
-/// # Errors
-/// An architecture that is not read.
-pub fn footprint(reader: &Reader) -> Result<(u64, u64)> {
-    let architecture = super::architecture(reader)?;
+#[must_use]
+pub fn footprint(reader: &Reader, architecture: &Architecture) -> (u64, u64) {
     let formats = formats(reader, architecture);
     let (mut bytes, mut numbers) = (0, 0);
     for (name, info) in reader.tensors() {
@@ -28,7 +24,7 @@ pub fn footprint(reader: &Reader) -> Result<(u64, u64)> {
             None => numbers += count,
         }
     }
-    Ok((bytes, numbers))
+    (bytes, numbers)
 }
 
 /// Formats of the matrices that stay packed, by the key path of their layer.
