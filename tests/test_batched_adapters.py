@@ -16,7 +16,7 @@ from support.engine import FIXTURES, MODELS
 from support.server import whole_adapter
 
 PEFT = FIXTURES / "peft"
-CHOICES: list[str | dict[str, float] | None] = [
+CHOICES: list[Any] = [
     None,
     "dora",
     "lora",
@@ -42,7 +42,8 @@ def loaded() -> Any:
 
 
 def collect(requests: Requests, count: int) -> list[tuple[str, list[float]]]:
-    texts, logprobs = [""] * count, [[] for _ in range(count)]
+    texts = [""] * count
+    logprobs: list[list[float]] = [[] for _ in range(count)]
     for event in requests.events():
         texts[event["id"]] += event["text"]
         logprobs[event["id"]] += [value for one in event["logprobs"] for _, value in one["top"]]
@@ -93,12 +94,7 @@ def test_states_of_prompts_are_those_of_their_adapter(loaded: Any) -> None:
     config = json.dumps({"max_tokens": 12, "ignore_eos": True})
     first: dict[str, str] = {}
     for turn in range(2):
-        numbers = {
-            engine.add(prompt(8), json.dumps({"max_tokens": 12, "ignore_eos": True}), adapter=choice): str(
-                choice
-            )
-            for choice in [None, "lora", "dora", {"lora": 0.5}]
-        }
+        numbers = {engine.add(prompt(8), config, adapter=choice): str(choice) for choice in CHOICES[:5]}
         texts, cached = dict.fromkeys(numbers.values(), ""), dict.fromkeys(numbers.values(), 0)
         while engine.running + engine.waiting:
             for event in json.loads(engine.step()):
@@ -107,7 +103,7 @@ def test_states_of_prompts_are_those_of_their_adapter(loaded: Any) -> None:
         assert all((count > 0) == (turn > 0) for count in cached.values())
         first = first or texts
         assert texts == first
-    assert len(set(first.values())) == 4
+    assert len(set(first.values())) == 5
 
 
 def test_adapters_come_and_go_while_others_run(loaded: Any) -> None:
@@ -159,7 +155,7 @@ def test_what_has_no_rows_of_its_own_is_refused(loaded: Any, tmp_path: Any) -> N
     with pytest.raises(ConfigError, match="whole modules"):
         engine.step()
     with pytest.raises(ConfigError, match="whole modules"):
-        engine.add("a", adapter={})
+        eat.generate(embedded, tokenizer, "a", adapter={})
 
 
 def test_embeddings_have_the_adapter_that_is_named(loaded: Any) -> None:

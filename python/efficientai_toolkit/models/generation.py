@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, cast, overload
 
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit._base.display import Displayed, shorten
@@ -242,7 +242,9 @@ class Requests:
         """Add a prompt and return its number, which events carry."""
         given = _ids_or_text(prompt)
         text = render_messages(self._tokenizer, cast("Messages", prompt), tools) if given is None else given
-        chosen = adapter if adapter is None or isinstance(adapter, str) else dict(adapter)
+        chosen: str | dict[str, SupportsFloat | SupportsIndex] | None = (
+            adapter if adapter is None or isinstance(adapter, str) else dict(adapter)
+        )
         return self._engine.add(text, self._config, add_special_tokens=given is not None, adapter=chosen)
 
     def events(self) -> Iterator[dict[str, Any]]:
