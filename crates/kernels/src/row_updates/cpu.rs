@@ -185,7 +185,7 @@ impl<'a, T: Element> Update<'a, T> {
 
 vectorized! {
     /// `u = x·A`; `A` is `[in, rank]`.
-    fn project(x: &[f32], a: &[f32], u: &mut [f32]) {
+    pub(super) fn project(x: &[f32], a: &[f32], u: &mut [f32]) {
         let rank = u.len();
         for (block, u) in u.chunks_mut(LANES).enumerate() {
             let rows = a.chunks_exact(rank).map(|row| &row[block * LANES..]);
@@ -212,7 +212,7 @@ vectorized! {
     }
 
     /// `low = s·u·B`; `B` is `[rank, out]`.
-    fn expand(u: &[f32], scale: f32, b: &[f32], low: &mut [f32]) {
+    pub(super) fn expand(u: &[f32], scale: f32, b: &[f32], low: &mut [f32]) {
         let outputs = low.len();
         low.fill(0.0);
         let (quads, rest) = u.as_chunks::<4>();

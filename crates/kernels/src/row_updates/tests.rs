@@ -2,6 +2,7 @@ use mlx_rs::Dtype;
 
 use super::*;
 use crate::eval;
+use crate::runtime::isa::Isa;
 use crate::testing::{FLOATS, difference, draw, tolerance, values};
 
 /// `x`, outputs of two layers, `A` and `B` of both for two adapters, and a magnitude with bias.
@@ -70,6 +71,28 @@ fn other_rows_are_copied_exactly() {
     let (found, before) = (values(&found[1]), values(&arrays[2]));
     for (row, (found, before)) in found.chunks(9).zip(before.chunks(9)).enumerate() {
         assert_eq!(found == before, ![2, 5, 6].contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_instruction_set_computes_the_products() {
+    let numbers = |len: usize, step: usize| -> Vec<f32> {
+        (0..len).map(|i| ((i * step) % 17) as f32 / 8.0 - 1.0).collect()
+    };
+    // Ranks on both sides of the lanes of a sum, and widths that are no multiple of four.
+    for (width, rank, outputs) in [(1, 1, 1), (37, 3, 70), (64, 8, 33), (129, 20, 5), (7, 16, 256)] {
+        let (x, a, b) = (numbers(width, 5), numbers(width * rank, 7), numbers(rank * outputs, 11));
+        let dot = |i: usize| (0..width).map(|k| f64::from(x[k]) * f64::from(a[k * rank + i])).sum::<f64>();
+        let wide: Vec<f64> = (0..rank).map(dot).collect();
+        for isa in Isa::available() {
+            let (mut u, mut low) = (vec![f32::NAN; rank], vec![f32::NAN; outputs]);
+            cpu::project(isa, &x, &a, &mut u);
+            cpu::expand(isa, &u, 0.5, &b, &mut low);
+            for (j, low) in low.iter().enumerate() {
+                let exact: f64 = (0..rank).map(|i| 0.5 * wide[i] * f64::from(b[i * outputs + j])).sum();
+                assert!((f64::from(*low) - exact).abs() < 1e-4, "{isa:?} {width} {rank}: {low} {exact}");
+            }
+        }
     }
 }
 
