@@ -18,13 +18,13 @@ BELOW_ROOMS = (
     {"exceptions"},
     {"_base"},
     {"_chat_templates", "_core", "_engine", "callbacks", "hub"},
-    {"accelerate", "adapters", "data", "device", "evaluation", "kernels", "models"},
+    {"accelerate", "adapters", "data", "device", "evaluation", "kernels", "models", "workspace"},
     {"study"},
     {"benchmark"},
 )
 """From the bottom up. A name imports from its own row and from those before it."""
 
-ABOVE_ROOMS = ({"exports", "server", "trackers"}, {"cli"})
+ABOVE_ROOMS = ({"exports", "registry", "trackers"}, {"jobs"}, {"server"}, {"ui"}, {"cli"})
 
 
 @dataclass(frozen=True)
