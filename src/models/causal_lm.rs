@@ -166,7 +166,8 @@ impl<B: Block> Network for CausalLm<B> {
 
     fn set_head_adaptable(&mut self, adaptable: bool) -> bool {
         if adaptable && self.lm_head.is_none() {
-            self.lm_head = Some(Linear::from_embedding(&self.model.embed_tokens));
+            let head = Linear::from_embedding(&self.model.embed_tokens);
+            self.lm_head = Some(Linear { path: head::PATH.to_owned(), ..head });
             self.overrides.untied = true;
         } else if !adaptable && std::mem::take(&mut self.overrides.untied) {
             self.lm_head = None;

@@ -8,7 +8,7 @@ use mlx_rs::module::Param;
 use super::quantized::{self, WeightMut};
 use super::row_adapters::{LayerUpdate, RowAdapters, Target};
 use super::tap::{self, Tap};
-use super::{Embedding, Result, head};
+use super::{Embedding, Result};
 use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
@@ -107,7 +107,7 @@ impl Linear {
             m: Param::new(None),
             low_rank: LowRank::default(),
             tap: None,
-            path: head::PATH.to_owned(),
+            path: String::new(),
         }
     }
 
