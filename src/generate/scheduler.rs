@@ -2,6 +2,7 @@
 //! between steps, and every step reads the weights once for all of them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use super::speculative::Drafter;
 use crate::data::Tokenizer;
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
+use crate::nn::RowAdapter;
 use crate::{Error, Result};
 
 /// Prompt tokens of a pass whose logits are all asked for, which bounds the memory of those.
@@ -104,17 +106,34 @@ impl Scheduler {
         })
     }
 
-    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number.
+    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number. It has the adapter
+    /// that is attached to the model.
     ///
     /// # Errors
-    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
-    /// requests share.
+    /// Those of [`add_with_adapter`](Self::add_with_adapter).
     pub fn add(
         &mut self,
         model: &Model,
         tokenizer: &Tokenizer,
         prompt: Vec<u32>,
         config: GenerateConfig,
+    ) -> Result<u64> {
+        self.add_with_adapter(model, tokenizer, prompt, config, None)
+    }
+
+    /// The same with an `adapter` in place of what is attached to the model. Requests with different ones are computed
+    /// together.
+    ///
+    /// # Errors
+    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
+    /// requests share.
+    pub fn add_with_adapter(
+        &mut self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompt: Vec<u32>,
+        config: GenerateConfig,
+        adapter: Option<Arc<RowAdapter>>,
     ) -> Result<u64> {
         config.validate()?;
         if prompt.is_empty() {
@@ -142,7 +161,7 @@ impl Scheduler {
         };
         let id = self.next_id;
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, prompt, config, constraint));
+        self.waiting.push_back(Sequence::new(id, prompt, config, constraint, adapter));
         Ok(id)
     }
 
@@ -152,6 +171,20 @@ impl Scheduler {
         for sequence in sequences.filter(|sequence| sequence.id == id) {
             sequence.finish.get_or_insert(FinishReason::Cancelled);
         }
+    }
+
+    /// The adapter with this id, if a request has it.
+    #[must_use]
+    pub fn adapter(&self, id: u64) -> Option<Arc<RowAdapter>> {
+        let adapters =
+            self.waiting.iter().chain(&self.running).filter_map(|sequence| sequence.adapter.as_ref());
+        adapters.into_iter().find(|adapter| adapter.id() == id).cloned()
+    }
+
+    /// Whether requests have adapters of their own.
+    #[must_use]
+    pub fn has_adapters(&self) -> bool {
+        self.waiting.iter().chain(&self.running).any(|sequence| sequence.adapter.is_some())
     }
 
     /// Number of requests that are continued.
@@ -173,14 +206,14 @@ impl Scheduler {
     }
 
     /// Tells which weights `model` has from now on, adapters included: states of earlier texts are used again with the
-    /// same number only, and running requests are read again where it changes.
+    /// same number only, and running requests without an adapter of their own are read again where it changes.
     pub fn set_weights(&mut self, model: &Model, number: u64) {
         if number == self.weights {
             return;
         }
         self.weights = number;
         self.replay.reset();
-        for sequence in &mut self.running {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.adapter.is_none()) {
             if let Err(error) = sequence.restart(model) {
                 sequence.fail(error);
             }
@@ -207,7 +240,8 @@ impl Scheduler {
                 (sequence.cache, sequence.finish)
             {
                 let tokens = sequence.tokens[..sequence.cached].to_vec();
-                self.prompts.insert(tokens, kind(self.weights, &sequence.config), cache);
+                let kind = kind(self.weights, sequence.adapter.as_deref(), &sequence.config);
+                self.prompts.insert(tokens, kind, cache);
             }
         }
         events
@@ -246,9 +280,8 @@ impl Scheduler {
         if self.config.prompt_cache_bytes > 0 && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
             let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
-            if let Some((cache, count)) =
-                self.prompts.find(known, &kind(self.weights, &sequence.config), offset)
-            {
+            let kind = kind(self.weights, sequence.adapter.as_deref(), &sequence.config);
+            if let Some((cache, count)) = self.prompts.find(known, &kind, offset) {
                 (sequence.cache, sequence.cached, sequence.reused) = (Some(cache), count, count);
             }
         }
@@ -263,6 +296,8 @@ impl Scheduler {
         if chosen.is_empty() {
             return;
         }
+        // Rows of one adapter side by side: each is read once.
+        chosen.sort_by_key(|(sequence, _)| sequence.adapter.as_ref().map(|adapter| adapter.id()));
         let mut parts: Vec<Part> =
             chosen.iter_mut().filter_map(|(sequence, count)| sequence.part(model, *count)).collect();
         let wanted: Vec<usize> = parts.iter().map(|part| part.wanted).collect();
@@ -319,13 +354,14 @@ fn keep_prompt(prompts: &mut PromptCache, weights: u64, sequence: &Sequence) {
     if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
         prompts.insert(
             sequence.tokens[..sequence.cached].to_vec(),
-            kind(weights, &sequence.config),
+            kind(weights, sequence.adapter.as_deref(), &sequence.config),
             cache.clone(),
         );
     }
 }
 
 /// What a request's state depends on besides its tokens.
-fn kind(weights: u64, config: &GenerateConfig) -> StateKind {
+fn kind(weights: u64, adapter: Option<&RowAdapter>, config: &GenerateConfig) -> StateKind {
+    let weights = adapter.map_or(weights, RowAdapter::id);
     StateKind { weights, quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)) }
 }

@@ -1,6 +1,7 @@
 //! The state of one request.
 
 use std::mem;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -14,7 +15,7 @@ use super::sampler::Sampler;
 use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
 use crate::models::Model;
-use crate::nn::Cache;
+use crate::nn::{Cache, RowAdapter};
 use crate::{Error, Result};
 
 /// What a step has changed for one request.
@@ -54,6 +55,8 @@ pub(super) struct Sequence {
     /// Identifies the request.
     pub id: u64,
     pub config: GenerateConfig,
+    /// `None` for what is attached to the model.
+    pub adapter: Option<Arc<RowAdapter>>,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     /// Number of prompt tokens.
@@ -86,9 +89,11 @@ impl Sequence {
         tokens: Vec<u32>,
         config: GenerateConfig,
         constraint: Option<Constraint>,
+        adapter: Option<Arc<RowAdapter>>,
     ) -> Self {
         Self {
             id,
+            adapter,
             prompt: tokens.len(),
             tokens,
             cache: None,
@@ -144,6 +149,7 @@ impl Sequence {
         let length = end as i32;
         Some(Part {
             id: self.id,
+            adapter: self.adapter.as_ref(),
             cache: self.cache.as_mut()?,
             tokens: &self.feed,
             wanted,

@@ -45,8 +45,8 @@ class Event:
 class Backend(Protocol):
     """What generates."""
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
-        """Take a request and return its number."""
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+        """Take a request and return its number; without an adapter it has what is on the model."""
         ...
 
     def cancel(self, number: int) -> None:
@@ -78,9 +78,9 @@ class EngineBackend:
         settings = {"max_batch": config.max_batch, "prompt_cache_bytes": config.prompt_cache_bytes}
         self._engine = core.generate.Engine(model, tokenizer, json.dumps(settings), accuracy=config.accuracy)
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False)
+        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=adapter)
 
     def cancel(self, number: int) -> None:
         """Let a request leave at the next step."""

@@ -61,7 +61,6 @@ class Pool:
             if registry is None
             else Registered(registry, load=self._load, ensure_loaded=self._ensure_loaded, retire=self._retire)
         )
-        self._leases: set[Lease] = set()
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
             name, _, adapter = full.partition(":")
@@ -138,7 +137,7 @@ class Pool:
         lease = self._hold(full, served, version, None)
         try:
             if found.adapter is not None:
-                await registered.put_on(lease, found.adapter, lambda: self._list_used(lease.version))
+                await registered.put_on(lease, found.adapter)
         except BaseException:
             lease.close()
             raise
@@ -147,13 +146,9 @@ class Pool:
     def _hold(self, name: str, served: Served, version: Version, adapter: str | None) -> Lease:
         version.leases += 1
         served.used = time.monotonic()
-        lease = Lease(name, version, adapter, self._release)
-        self._leases.add(lease)
+        lease = Lease(name, version, self._release)
+        lease.use_adapter(adapter)
         return lease
-
-    def _list_used(self, version: Version) -> set[str]:
-        """Return the adapters of a version that requests use."""
-        return {lease.adapter for lease in self._leases if lease.version is version and lease.adapter}
 
     async def _ensure_loaded(self, served: Served) -> None:
         async with served.lock:
@@ -253,7 +248,7 @@ class Pool:
         served.adapters[adapter] = path
 
     async def unload_adapter(self, full: str) -> None:
-        """Forget an adapter; the requests that use it end with it."""
+        """Forget an adapter, for new requests at once; returns after the requests that use it."""
         served, adapter = self.find(full)
         if adapter is None:
             message = f"{full} is a model, not an adapter"
@@ -322,9 +317,7 @@ class Pool:
         if not version.leases:
             self._end(version)
 
-    def _release(self, lease: Lease) -> None:
-        self._leases.discard(lease)
-        version = lease.version
+    def _release(self, version: Version) -> None:
         version.leases -= 1
         if version.is_retired and not version.leases:
             self._end(version)
