@@ -2,6 +2,7 @@
 //! between steps, and every step reads the weights once for all of them.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::config::{GenerateConfig, check_cache_rows};
 use super::constraint::Vocabulary;
 use super::draft::Draft;
 use super::finish::FinishReason;
-use super::prompt_cache::{PromptCache, StateKind};
+use super::prompt_cache::{DiskCache, MemoryCache, PromptCache, StateKind};
 use super::replay::{Part, Replay};
 use super::sequence::{Event, Sequence};
 use super::speculative::Drafter;
@@ -33,6 +34,10 @@ pub struct SchedulerConfig {
     pub shared_prefill_chunk: usize,
     /// Memory for the states of earlier texts, in bytes; 0 keeps none.
     pub prompt_cache_bytes: usize,
+    /// Folder for the states of earlier texts, which outlast the process there; `None` keeps none.
+    pub prompt_cache_dir: Option<PathBuf>,
+    /// Bytes of the files in that folder.
+    pub prompt_cache_disk_bytes: u64,
     /// Tokens that a draft model proposes at a time, at least 1.
     pub draft_tokens: usize,
 }
@@ -44,6 +49,8 @@ impl Default for SchedulerConfig {
             prefill_chunk: 512,
             shared_prefill_chunk: 128,
             prompt_cache_bytes: 0,
+            prompt_cache_dir: None,
+            prompt_cache_disk_bytes: 0,
             draft_tokens: 4,
         }
     }
@@ -87,11 +94,14 @@ impl Scheduler {
     /// Creates a scheduler whose steps have kernels of `accuracy`.
     ///
     /// # Errors
-    /// A setting out of range.
+    /// A setting out of range; a folder for states that cannot be created.
     pub fn new(config: SchedulerConfig, accuracy: Option<Accuracy>) -> Result<Self> {
         config.validate()?;
+        let disk = config.prompt_cache_dir.clone().map(|folder| {
+            DiskCache::open(folder, config.prompt_cache_disk_bytes, accuracy.unwrap_or(Accuracy::F32))
+        });
         Ok(Self {
-            prompts: PromptCache::new(config.prompt_cache_bytes),
+            prompts: PromptCache::new(MemoryCache::new(config.prompt_cache_bytes), disk.transpose()?),
             config,
             accuracy,
             weights: 0,
@@ -172,6 +182,22 @@ impl Scheduler {
         self.prompts.bytes()
     }
 
+    /// Whether it has to be told what [identifies](Self::set_fingerprint) the weights of this number.
+    #[must_use]
+    pub fn needs_fingerprint(&self, number: u64) -> bool {
+        self.prompts.needs_fingerprint(number)
+    }
+
+    /// Tells what identifies the weights of this number in every process: only then are states kept in files.
+    pub fn set_fingerprint(&mut self, number: u64, fingerprint: u128) {
+        self.prompts.set_fingerprint(number, fingerprint);
+    }
+
+    /// Waits until all states are in files that are to be; later ones are kept in memory only.
+    pub fn close(&mut self) {
+        self.prompts.close();
+    }
+
     /// Tells which weights `model` has from now on, adapters included: states of earlier texts are used again with the
     /// same number only, and running requests are read again where it changes.
     pub fn set_weights(&mut self, model: &Model, number: u64) {
@@ -206,8 +232,8 @@ impl Scheduler {
             if let (Some(cache), Some(FinishReason::Stop | FinishReason::Length)) =
                 (sequence.cache, sequence.finish)
             {
-                let tokens = sequence.tokens[..sequence.cached].to_vec();
-                self.prompts.insert(tokens, kind(self.weights, &sequence.config), cache);
+                let kind = kind(model, self.weights, &sequence.config, sequence.planned);
+                self.prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache);
             }
         }
         events
@@ -243,12 +269,11 @@ impl Scheduler {
     fn prepare(&mut self, model: &Model, sequence: &mut Sequence) -> Result<()> {
         sequence.restart(model)?;
         // At least one token must be read, and all whose log-probabilities are asked for.
-        if self.config.prompt_cache_bytes > 0 && sequence.config.prompt_logprobs.is_none() {
+        if self.prompts.is_used() && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
             let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
-            if let Some((cache, count)) =
-                self.prompts.find(known, &kind(self.weights, &sequence.config), offset)
-            {
+            let kind = kind(model, self.weights, &sequence.config, sequence.planned);
+            if let Some((cache, count)) = self.prompts.find(model, known, &kind, offset) {
                 (sequence.cache, sequence.cached, sequence.reused) = (Some(cache), count, count);
             }
         }
@@ -286,9 +311,9 @@ impl Scheduler {
             let was_reading = sequence.cached < sequence.prompt;
             if let Err(error) = sequence.advance(model, tokenizer, count, own) {
                 sequence.fail(error);
-            } else if was_reading && sequence.cached == sequence.prompt && self.config.prompt_cache_bytes > 0
-            {
-                keep_prompt(&mut self.prompts, self.weights, sequence);
+            } else if was_reading && sequence.cached == sequence.prompt && self.prompts.is_used() {
+                let kind = kind(model, self.weights, &sequence.config, sequence.planned);
+                keep_prompt(&mut self.prompts, kind, sequence);
             }
         }
     }
@@ -314,18 +339,18 @@ impl Scheduler {
 }
 
 /// Keeps the state after a prompt, where it does not follow from a later one.
-fn keep_prompt(prompts: &mut PromptCache, weights: u64, sequence: &Sequence) {
+fn keep_prompt(prompts: &mut PromptCache, kind: StateKind, sequence: &Sequence) {
     let Some(cache) = &sequence.cache else { return };
     if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
-        prompts.insert(
-            sequence.tokens[..sequence.cached].to_vec(),
-            kind(weights, &sequence.config),
-            cache.clone(),
-        );
+        prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache.clone());
     }
 }
 
-/// What a request's state depends on besides its tokens.
-fn kind(weights: u64, config: &GenerateConfig) -> StateKind {
-    StateKind { weights, quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)) }
+/// What the state of a request depends on besides its tokens, `planned` of which were known when it began.
+fn kind(model: &Model, weights: u64, config: &GenerateConfig, planned: usize) -> StateKind {
+    StateKind {
+        weights,
+        quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)),
+        rotation: model.rotation_variant(planned as i32),
+    }
 }

@@ -61,6 +61,8 @@ pub(super) struct Sequence {
     /// State after the first `cached` tokens; `None` until it runs.
     pub cache: Option<Cache>,
     pub cached: usize,
+    /// Number of tokens that were known when it began to read them.
+    pub planned: usize,
     /// Number of prompt tokens whose state was found in the prompt cache.
     pub reused: usize,
     /// Why it ended.
@@ -93,6 +95,7 @@ impl Sequence {
             tokens,
             cache: None,
             cached: 0,
+            planned: 0,
             reused: 0,
             finish: None,
             draft: Draft::default(),
@@ -119,7 +122,7 @@ impl Sequence {
         if let Some(format) = self.config.kv_format()? {
             cache.quantize(format);
         }
-        (self.cache, self.cached) = (Some(cache), 0);
+        (self.cache, self.cached, self.planned) = (Some(cache), 0, self.tokens.len());
         Ok(())
     }
 

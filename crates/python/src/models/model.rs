@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::nn::fingerprint::fingerprint;
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
@@ -77,6 +78,11 @@ impl Model {
         let mut numbers = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let next = numbers.len() as u64;
         *numbers.entry(key).or_insert(next)
+    }
+
+    /// Identifies the configuration and the content of all weights in use, in every process.
+    pub(crate) fn fingerprint(&self, inner: &mut models::Model) -> Result<u128> {
+        fingerprint(inner, &self.config.to_string())
     }
 
     /// The fastest way to use packed weights that is close enough; measured at the first call.
