@@ -154,7 +154,8 @@ def create_pool(config: ServeConfig) -> Pool:
             )
             raise ConfigError(message)
         adapters[full] = hub.resolve(folder).resolve()
-    return Pool(config, {name: path.resolve() for name, path in named.items()}, adapters)
+    draft = None if config.draft_model is None else hub.resolve(config.draft_model).resolve()
+    return Pool(config, {name: path.resolve() for name, path in named.items()}, adapters, draft)
 
 
 def _last_part(path: str) -> str:

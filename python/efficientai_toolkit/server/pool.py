@@ -62,10 +62,19 @@ class Pool:
         Folders by name; the first is the default.
     adapters
         Folders by ``MODEL:NAME``.
+    draft
+        Folder of the model that proposes tokens for the default one.
     """
 
-    def __init__(self, config: ServeConfig, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        models: Mapping[str, Path],
+        adapters: Mapping[str, Path],
+        draft: Path | None = None,
+    ) -> None:
         self._config = config
+        self._draft = draft
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
             name, _, adapter = full.partition(":")
@@ -208,12 +217,13 @@ class Pool:
         """Load a model, after making room for it."""
         # One at a time: each needs the memory that the one before left.
         async with self._loading:
-            size = estimate_size(path, self._config)
+            draft = self._draft if spare.name == self.default else None
+            size = estimate_size(path, self._config, draft)
             await self._make_room(size, spare)
             started = time.monotonic()
-            model, tokenizer = await run(partial(read_model, path, self._config))
+            loaded = await run(partial(read_model, path, self._config, draft))
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-            version = start_version(path, model, tokenizer, self._config, size)
+            version = start_version(path, loaded, self._config, size)
             self._alive.add(version)
         return version
 
