@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use super::speculative::Drafter;
 use crate::data::Tokenizer;
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
+use crate::nn::RowAdapter;
 use crate::{Error, Result};
 
 /// Prompt tokens of a pass whose logits are all asked for, which bounds the memory of those.
@@ -114,17 +116,34 @@ impl Scheduler {
         })
     }
 
-    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number.
+    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number. It has the adapter
+    /// that is attached to the model.
     ///
     /// # Errors
-    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
-    /// requests share.
+    /// Those of [`add_with_adapter`](Self::add_with_adapter).
     pub fn add(
         &mut self,
         model: &Model,
         tokenizer: &Tokenizer,
         prompt: Vec<u32>,
         config: GenerateConfig,
+    ) -> Result<u64> {
+        self.add_with_adapter(model, tokenizer, prompt, config, None)
+    }
+
+    /// The same with an `adapter` in place of what is attached to the model. Requests with different ones are computed
+    /// together.
+    ///
+    /// # Errors
+    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
+    /// requests share.
+    pub fn add_with_adapter(
+        &mut self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompt: Vec<u32>,
+        config: GenerateConfig,
+        adapter: Option<Arc<RowAdapter>>,
     ) -> Result<u64> {
         config.validate()?;
         if prompt.is_empty() {
@@ -152,7 +171,7 @@ impl Scheduler {
         };
         let id = self.next_id;
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, prompt, config, constraint));
+        self.waiting.push_back(Sequence::new(id, prompt, config, constraint, adapter));
         Ok(id)
     }
 
@@ -162,6 +181,20 @@ impl Scheduler {
         for sequence in sequences.filter(|sequence| sequence.id == id) {
             sequence.finish.get_or_insert(FinishReason::Cancelled);
         }
+    }
+
+    /// The adapter with this id, if a request has it.
+    #[must_use]
+    pub fn adapter(&self, id: u64) -> Option<Arc<RowAdapter>> {
+        let adapters =
+            self.waiting.iter().chain(&self.running).filter_map(|sequence| sequence.adapter.as_ref());
+        adapters.into_iter().find(|adapter| adapter.id() == id).cloned()
+    }
+
+    /// Whether requests have adapters of their own.
+    #[must_use]
+    pub fn has_adapters(&self) -> bool {
+        self.waiting.iter().chain(&self.running).any(|sequence| sequence.adapter.is_some())
     }
 
     /// Number of requests that are continued.
@@ -188,6 +221,12 @@ impl Scheduler {
         self.prompts.needs_fingerprint(number)
     }
 
+    /// What identifies the weights of this number in every process, if it was told.
+    #[must_use]
+    pub fn fingerprint(&self, number: u64) -> Option<u128> {
+        self.prompts.fingerprint(number)
+    }
+
     /// Tells what identifies the weights of this number in every process: only then are states kept in files.
     pub fn set_fingerprint(&mut self, number: u64, fingerprint: u128) {
         self.prompts.set_fingerprint(number, fingerprint);
@@ -199,14 +238,14 @@ impl Scheduler {
     }
 
     /// Tells which weights `model` has from now on, adapters included: states of earlier texts are used again with the
-    /// same number only, and running requests are read again where it changes.
+    /// same number only, and running requests without an adapter of their own are read again where it changes.
     pub fn set_weights(&mut self, model: &Model, number: u64) {
         if number == self.weights {
             return;
         }
         self.weights = number;
         self.replay.reset();
-        for sequence in &mut self.running {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.adapter.is_none()) {
             if let Err(error) = sequence.restart(model) {
                 sequence.fail(error);
             }
@@ -229,10 +268,10 @@ impl Scheduler {
             self.running.iter_mut().chain(&mut self.waiting).filter_map(Sequence::take_event).collect();
         self.waiting.retain(|sequence| sequence.finish.is_none());
         for sequence in self.running.extract_if(.., |sequence| sequence.finish.is_some()) {
+            let kind = sequence.kind(model, self.weights);
             if let (Some(cache), Some(FinishReason::Stop | FinishReason::Length)) =
                 (sequence.cache, sequence.finish)
             {
-                let kind = kind(model, self.weights, &sequence.config, sequence.planned);
                 self.prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache);
             }
         }
@@ -272,7 +311,7 @@ impl Scheduler {
         if self.prompts.is_used() && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
             let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
-            let kind = kind(model, self.weights, &sequence.config, sequence.planned);
+            let kind = sequence.kind(model, self.weights);
             if let Some((cache, count)) = self.prompts.find(model, known, &kind, offset) {
                 (sequence.cache, sequence.cached, sequence.reused) = (Some(cache), count, count);
             }
@@ -288,6 +327,8 @@ impl Scheduler {
         if chosen.is_empty() {
             return;
         }
+        // Rows of one adapter side by side: each is read once.
+        chosen.sort_by_key(|(sequence, _)| sequence.adapter.as_ref().map(|adapter| adapter.id()));
         let mut parts: Vec<Part> =
             chosen.iter_mut().filter_map(|(sequence, count)| sequence.part(model, *count)).collect();
         let wanted: Vec<usize> = parts.iter().map(|part| part.wanted).collect();
@@ -312,7 +353,7 @@ impl Scheduler {
             if let Err(error) = sequence.advance(model, tokenizer, count, own) {
                 sequence.fail(error);
             } else if was_reading && sequence.cached == sequence.prompt && self.prompts.is_used() {
-                let kind = kind(model, self.weights, &sequence.config, sequence.planned);
+                let kind = sequence.kind(model, self.weights);
                 keep_prompt(&mut self.prompts, kind, sequence);
             }
         }
@@ -343,14 +384,5 @@ fn keep_prompt(prompts: &mut PromptCache, kind: StateKind, sequence: &Sequence) 
     let Some(cache) = &sequence.cache else { return };
     if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
         prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache.clone());
-    }
-}
-
-/// What the state of a request depends on besides its tokens, `planned` of which were known when it began.
-fn kind(model: &Model, weights: u64, config: &GenerateConfig, planned: usize) -> StateKind {
-    StateKind {
-        weights,
-        quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)),
-        rotation: model.rotation_variant(planned as i32),
     }
 }

@@ -24,17 +24,21 @@ fn model(model_type: &str) -> Box<Model> {
     model
 }
 
-fn config(max_tokens: usize) -> GenerateConfig {
+pub(super) fn config(max_tokens: usize) -> GenerateConfig {
     GenerateConfig { max_tokens, ignore_eos: true, ..Default::default() }
 }
 
 /// Continues all requests until none is left; the tokens of each, and its last event.
-fn finish(scheduler: &mut Scheduler, model: &Model, tokenizer: &Tokenizer) -> Vec<(Vec<u32>, Event)> {
+pub(super) fn finish(
+    scheduler: &mut Scheduler,
+    model: &Model,
+    tokenizer: &Tokenizer,
+) -> Vec<(Vec<u32>, Event)> {
     finish_with(None, scheduler, model, tokenizer)
 }
 
 /// The same with a draft model.
-fn finish_with(
+pub(super) fn finish_with(
     draft: Option<&Model>,
     scheduler: &mut Scheduler,
     model: &Model,
@@ -51,7 +55,7 @@ fn finish_with(
     found.into_values().map(|(tokens, event)| (tokens, event.unwrap())).collect()
 }
 
-fn prompts() -> Vec<Vec<u32>> {
+pub(super) fn prompts() -> Vec<Vec<u32>> {
     [3, 40, 1, 17, 9].iter().map(|&length| (0..length).map(|i| (i * 31 + length) % 250).collect()).collect()
 }
 
@@ -288,7 +292,7 @@ fn embeddings_are_pooled_states_of_each_text_alone() {
             .map(|&length| (0..length).map(|i| (i * 31 + length) % 250).collect())
             .collect();
         for pooling in [Pooling::Mean, Pooling::Last] {
-            let found = embed(model.as_ref(), &texts, pooling).unwrap();
+            let found = embed(model.as_ref(), &texts, pooling, None).unwrap();
             for (text, found) in texts.iter().zip(found) {
                 let ids = mlx_rs::Array::from_slice(text, &[1, text.len() as i32]);
                 let hidden = model.hidden(&ids, None).unwrap();
@@ -309,10 +313,10 @@ fn embeddings_are_pooled_states_of_each_text_alone() {
     }
     let model = model("llama");
     assert_eq!(
-        embed(model.as_ref(), &[vec![1], vec![]], Pooling::Mean).unwrap_err().to_string(),
+        embed(model.as_ref(), &[vec![1], vec![]], Pooling::Mean, None).unwrap_err().to_string(),
         "text 1 has no tokens"
     );
-    assert!(embed(model.as_ref(), &[vec![262]], Pooling::Mean).is_err());
+    assert!(embed(model.as_ref(), &[vec![262]], Pooling::Mean, None).is_err());
 }
 
 #[test]

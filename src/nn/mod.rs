@@ -24,6 +24,7 @@ mod quantized_cache;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
+pub mod row_adapters;
 pub mod scaling;
 pub mod sequences;
 pub mod short_conv;
@@ -44,6 +45,7 @@ pub use prompt::Prompt;
 pub use residual::Residual;
 pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
+pub use row_adapters::{RowAdapter, RowAdapters};
 pub use sequences::Sequences;
 pub use short_conv::ShortConv;
 

@@ -46,8 +46,8 @@ class Event:
 class Backend(Protocol):
     """What generates."""
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
-        """Take a request and return its number."""
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+        """Take a request and return its number; without an adapter it has what is on the model."""
         ...
 
     def cancel(self, number: int) -> None:
@@ -99,9 +99,9 @@ class EngineBackend:
             model, tokenizer, json.dumps(settings), accuracy=config.accuracy, draft=draft
         )
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False)
+        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=adapter)
 
     def cancel(self, number: int) -> None:
         """Let a request leave at the next step."""

@@ -47,6 +47,8 @@ class Lease:
     def close(self) -> None:
         """Give the version back; a second call does nothing."""
         if self._release is not None:
+            if self.adapter is not None:
+                self.version.leave_adapter(self.adapter)
             self._release(self.version)
             self._release = None
 
@@ -121,6 +123,8 @@ class Pool:
             # A client that leaves does not stop what the next one needs.
             await asyncio.shield(asyncio.create_task(self._ensure_loaded(served)))
         version.leases += 1
+        if adapter is not None:
+            version.users[adapter] += 1
         served.used = time.monotonic()
         lease = Lease(full or served.name, version, adapter, self._release)
         try:
@@ -195,7 +199,7 @@ class Pool:
         served.adapters[adapter] = path
 
     async def unload_adapter(self, full: str) -> None:
-        """Forget an adapter; the requests that use it end with it."""
+        """Forget an adapter, for new requests at once; returns after the requests that use it."""
         served, adapter = self.find(full)
         if adapter is None:
             message = f"{full} is a model, not an adapter"

@@ -1,5 +1,7 @@
 """A loaded model, and what it takes to load one."""
 
+import asyncio
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,30 +36,42 @@ class Version:
     """Number of tokens that the model has logits for."""
     adapters: set[str] = field(default_factory=set[str])
     """Adapters that were loaded."""
+    users: Counter[str] = field(default_factory=Counter[str])
+    """Numbers of requests that use an adapter."""
+    has_fewer_users: asyncio.Event = field(default_factory=asyncio.Event)
+    adapter_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     leases: int = 0
     is_retired: bool = False
 
+    def leave_adapter(self, name: str) -> None:
+        """Count a request less that uses an adapter."""
+        self.users[name] -= 1
+        self.has_fewer_users.set()
+
     async def load_adapter(self, name: str, path: Path) -> None:
         """Load an adapter unless it is loaded."""
-        if name in self.adapters:
-            return
 
-        def load() -> None:
+        def load(_: str | None) -> None:
+            self.model.load_adapter(str(path), name)
+            self.adapters.add(name)
+
+        async with self.adapter_locks[name]:
             if name not in self.adapters:
-                self.model.load_adapter(str(path), name)
-                self.adapters.add(name)
-
-        await self.engine.call(load)
+                await self.engine.call(load)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter after the requests that use it."""
 
-        def unload() -> None:
-            if name in self.adapters:
-                self.adapters.discard(name)
-                self.model.unload_adapter(name)
+        def unload(_: str | None) -> None:
+            self.model.unload_adapter(name)
+            self.adapters.discard(name)
 
-        await self.engine.call(unload)
+        async with self.adapter_locks[name]:
+            while self.users[name]:
+                self.has_fewer_users.clear()
+                await self.has_fewer_users.wait()
+            if name in self.adapters:
+                await self.engine.call(unload)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

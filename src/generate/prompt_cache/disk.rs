@@ -67,8 +67,8 @@ impl DiskCache {
         Ok(Self { folder, max_bytes, accuracy, fingerprints, probes, likes, shelves, writer })
     }
 
-    pub(super) fn knows(&self, weights: u64) -> bool {
-        self.fingerprints.contains_key(&weights)
+    pub(super) fn fingerprint(&self, weights: u64) -> Option<u128> {
+        self.fingerprints.get(&weights).copied()
     }
 
     pub(super) fn set_fingerprint(&mut self, weights: u64, fingerprint: u128) {

@@ -49,7 +49,13 @@ impl PromptCache {
     /// [what they are](Self::set_fingerprint).
     #[must_use]
     pub fn needs_fingerprint(&self, weights: u64) -> bool {
-        self.disk.as_ref().is_some_and(|disk| !disk.knows(weights))
+        self.disk.as_ref().is_some_and(|disk| disk.fingerprint(weights).is_none())
+    }
+
+    /// What identifies these weights in every process, if it was told.
+    #[must_use]
+    pub fn fingerprint(&self, weights: u64) -> Option<u128> {
+        self.disk.as_ref()?.fingerprint(weights)
     }
 
     /// Tells what identifies these weights in every process.
