@@ -2,6 +2,7 @@
 //! between steps, and every step reads the weights once for all of them.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use super::config::{GenerateConfig, check_cache_rows};
 use super::constraint::Vocabulary;
 use super::draft::Draft;
 use super::finish::FinishReason;
-use super::prompt_cache::{PromptCache, StateKind};
+use super::prompt_cache::{DiskCache, MemoryCache, PromptCache, StateKind};
 use super::replay::{Part, Replay};
 use super::sequence::{Event, Sequence};
 use super::speculative::Drafter;
@@ -35,6 +36,10 @@ pub struct SchedulerConfig {
     pub shared_prefill_chunk: usize,
     /// Memory for the states of earlier texts, in bytes; 0 keeps none.
     pub prompt_cache_bytes: usize,
+    /// Folder for the states of earlier texts, which outlast the process there; `None` keeps none.
+    pub prompt_cache_dir: Option<PathBuf>,
+    /// Bytes of the files in that folder.
+    pub prompt_cache_disk_bytes: u64,
     /// Tokens that a draft model proposes at a time, at least 1.
     pub draft_tokens: usize,
 }
@@ -46,6 +51,8 @@ impl Default for SchedulerConfig {
             prefill_chunk: 512,
             shared_prefill_chunk: 128,
             prompt_cache_bytes: 0,
+            prompt_cache_dir: None,
+            prompt_cache_disk_bytes: 0,
             draft_tokens: 4,
         }
     }
@@ -89,11 +96,14 @@ impl Scheduler {
     /// Creates a scheduler whose steps have kernels of `accuracy`.
     ///
     /// # Errors
-    /// A setting out of range.
+    /// A setting out of range; a folder for states that cannot be created.
     pub fn new(config: SchedulerConfig, accuracy: Option<Accuracy>) -> Result<Self> {
         config.validate()?;
+        let disk = config.prompt_cache_dir.clone().map(|folder| {
+            DiskCache::open(folder, config.prompt_cache_disk_bytes, accuracy.unwrap_or(Accuracy::F32))
+        });
         Ok(Self {
-            prompts: PromptCache::new(config.prompt_cache_bytes),
+            prompts: PromptCache::new(MemoryCache::new(config.prompt_cache_bytes), disk.transpose()?),
             config,
             accuracy,
             weights: 0,
@@ -205,6 +215,28 @@ impl Scheduler {
         self.prompts.bytes()
     }
 
+    /// Whether it has to be told what [identifies](Self::set_fingerprint) the weights of this number.
+    #[must_use]
+    pub fn needs_fingerprint(&self, number: u64) -> bool {
+        self.prompts.needs_fingerprint(number)
+    }
+
+    /// What identifies the weights of this number in every process, if it was told.
+    #[must_use]
+    pub fn fingerprint(&self, number: u64) -> Option<u128> {
+        self.prompts.fingerprint(number)
+    }
+
+    /// Tells what identifies the weights of this number in every process: only then are states kept in files.
+    pub fn set_fingerprint(&mut self, number: u64, fingerprint: u128) {
+        self.prompts.set_fingerprint(number, fingerprint);
+    }
+
+    /// Waits until all states are in files that are to be; later ones are kept in memory only.
+    pub fn close(&mut self) {
+        self.prompts.close();
+    }
+
     /// Tells which weights `model` has from now on, adapters included: states of earlier texts are used again with the
     /// same number only, and running requests without an adapter of their own are read again where it changes.
     pub fn set_weights(&mut self, model: &Model, number: u64) {
@@ -236,12 +268,11 @@ impl Scheduler {
             self.running.iter_mut().chain(&mut self.waiting).filter_map(Sequence::take_event).collect();
         self.waiting.retain(|sequence| sequence.finish.is_none());
         for sequence in self.running.extract_if(.., |sequence| sequence.finish.is_some()) {
+            let kind = sequence.kind(model, self.weights);
             if let (Some(cache), Some(FinishReason::Stop | FinishReason::Length)) =
                 (sequence.cache, sequence.finish)
             {
-                let tokens = sequence.tokens[..sequence.cached].to_vec();
-                let kind = kind(self.weights, sequence.adapter.as_deref(), &sequence.config);
-                self.prompts.insert(tokens, kind, cache);
+                self.prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache);
             }
         }
         events
@@ -277,11 +308,11 @@ impl Scheduler {
     fn prepare(&mut self, model: &Model, sequence: &mut Sequence) -> Result<()> {
         sequence.restart(model)?;
         // At least one token must be read, and all whose log-probabilities are asked for.
-        if self.config.prompt_cache_bytes > 0 && sequence.config.prompt_logprobs.is_none() {
+        if self.prompts.is_used() && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
             let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
-            let kind = kind(self.weights, sequence.adapter.as_deref(), &sequence.config);
-            if let Some((cache, count)) = self.prompts.find(known, &kind, offset) {
+            let kind = sequence.kind(model, self.weights);
+            if let Some((cache, count)) = self.prompts.find(model, known, &kind, offset) {
                 (sequence.cache, sequence.cached, sequence.reused) = (Some(cache), count, count);
             }
         }
@@ -321,9 +352,9 @@ impl Scheduler {
             let was_reading = sequence.cached < sequence.prompt;
             if let Err(error) = sequence.advance(model, tokenizer, count, own) {
                 sequence.fail(error);
-            } else if was_reading && sequence.cached == sequence.prompt && self.config.prompt_cache_bytes > 0
-            {
-                keep_prompt(&mut self.prompts, self.weights, sequence);
+            } else if was_reading && sequence.cached == sequence.prompt && self.prompts.is_used() {
+                let kind = sequence.kind(model, self.weights);
+                keep_prompt(&mut self.prompts, kind, sequence);
             }
         }
     }
@@ -349,19 +380,9 @@ impl Scheduler {
 }
 
 /// Keeps the state after a prompt, where it does not follow from a later one.
-fn keep_prompt(prompts: &mut PromptCache, weights: u64, sequence: &Sequence) {
+fn keep_prompt(prompts: &mut PromptCache, kind: StateKind, sequence: &Sequence) {
     let Some(cache) = &sequence.cache else { return };
     if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
-        prompts.insert(
-            sequence.tokens[..sequence.cached].to_vec(),
-            kind(weights, sequence.adapter.as_deref(), &sequence.config),
-            cache.clone(),
-        );
+        prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache.clone());
     }
-}
-
-/// What a request's state depends on besides its tokens.
-fn kind(weights: u64, adapter: Option<&RowAdapter>, config: &GenerateConfig) -> StateKind {
-    let weights = adapter.map_or(weights, RowAdapter::id);
-    StateKind { weights, quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)) }
 }

@@ -10,6 +10,7 @@ use super::constraint::Constraint;
 use super::draft::Draft;
 use super::finish::FinishReason;
 use super::log_probabilities::TokenLogProbability;
+use super::prompt_cache::StateKind;
 use super::replay::Part;
 use super::sampler::Sampler;
 use super::stop_strings::StopStrings;
@@ -64,6 +65,8 @@ pub(super) struct Sequence {
     /// State after the first `cached` tokens; `None` until it runs.
     pub cache: Option<Cache>,
     pub cached: usize,
+    /// Number of tokens that were known when it began to read them.
+    pub planned: usize,
     /// Number of prompt tokens whose state was found in the prompt cache.
     pub reused: usize,
     /// Why it ended.
@@ -98,6 +101,7 @@ impl Sequence {
             tokens,
             cache: None,
             cached: 0,
+            planned: 0,
             reused: 0,
             finish: None,
             draft: Draft::default(),
@@ -124,8 +128,17 @@ impl Sequence {
         if let Some(format) = self.config.kv_format()? {
             cache.quantize(format);
         }
-        (self.cache, self.cached) = (Some(cache), 0);
+        (self.cache, self.cached, self.planned) = (Some(cache), 0, self.tokens.len());
         Ok(())
+    }
+
+    /// What its state depends on besides the tokens; `weights` is the number of those that are on the model.
+    pub(super) fn kind(&self, model: &Model, weights: u64) -> StateKind {
+        StateKind {
+            weights: self.adapter.as_ref().map_or(weights, |adapter| adapter.id()),
+            quantized: self.config.kv_bits.map(|bits| (bits, self.config.kv_group_size)),
+            rotation: model.rotation_variant(self.planned as i32),
+        }
     }
 
     /// Number of tokens that may still be generated.

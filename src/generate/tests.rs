@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::embed::{Pooling, embed};
-use super::prompt_cache::{PromptCache, StateKind};
+use super::prompt_cache::{MemoryCache, StateKind};
 use super::*;
 use crate::data::{Tokenizer, fixture};
 use crate::generate::constraint::ResponseFormat;
@@ -135,7 +135,7 @@ fn the_prompt_cache_is_bounded_and_knows_kinds() {
         cache
     };
     let bytes: usize = cache(4).arrays().map(mlx_rs::Array::nbytes).sum();
-    let mut prompts = PromptCache::new(bytes * 2);
+    let mut prompts = MemoryCache::new(bytes * 2);
     let (plain, other) = (StateKind::default(), StateKind { weights: 7, ..Default::default() });
     prompts.insert(vec![1, 2, 3, 4], plain.clone(), cache(4));
     prompts.insert(vec![5, 6, 7, 8], plain.clone(), cache(4));
@@ -146,7 +146,7 @@ fn the_prompt_cache_is_bounded_and_knows_kinds() {
     assert!(prompts.find(&[5, 6], &plain, 0).is_none());
     assert_eq!(prompts.find(&[1, 2, 3, 4, 5], &plain, 0).unwrap().1, 4);
     assert!(prompts.bytes() <= bytes * 2);
-    PromptCache::new(bytes - 1).insert(vec![1], plain, cache(4));
+    MemoryCache::new(bytes - 1).insert(vec![1], plain, cache(4));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 
 pub mod attention;
 pub mod cache;
+pub mod cache_layout;
 pub mod computed_weights;
 pub mod context;
 pub mod either;
 pub mod embedding;
 pub mod fake_quantization;
+pub mod fingerprint;
 pub mod head;
 pub mod layer;
 pub mod linear;
@@ -30,6 +32,7 @@ pub mod tap;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, ConvState, KvCache, LayerCache};
+pub use cache_layout::CacheLayout;
 pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use head::Head;

@@ -3,17 +3,19 @@
 //! are attached to the layers.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use twox_hash::xxhash3_128::Hasher;
 
 use super::Result;
 use crate::kernels::linear::LowRank;
 use crate::kernels::row_updates::{Magnitude, RowUpdate, update_rows};
+use crate::params::digest;
 
 /// What an adapter adds to one linear layer.
 #[derive(Debug, Clone)]
@@ -56,6 +58,23 @@ impl RowAdapter {
         let arrays =
             layers.values().flat_map(|update| [&update.a, &update.b].into_iter().chain(&update.factor));
         arrays.cloned().collect()
+    }
+
+    /// Identifies the content of the adapter on a model whose [fingerprint](super::fingerprint::fingerprint) is `base`.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub fn fingerprint(&self, base: u128) -> crate::Result<u128> {
+        let mut hasher = Hasher::new();
+        hasher.write(&base.to_le_bytes());
+        let layers = self.layers();
+        for (path, LayerUpdate { a, b, scale, factor }) in layers.iter().collect::<BTreeMap<_, _>>() {
+            for matrix in [a, b].into_iter().chain(factor) {
+                digest(&mut hasher, path, matrix)?;
+            }
+            hasher.write(&scale.to_bits().to_le_bytes());
+        }
+        Ok(hasher.finish_128())
     }
 
     fn layers(&self) -> MutexGuard<'_, HashMap<String, LayerUpdate>> {

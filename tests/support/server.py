@@ -179,6 +179,9 @@ class ScriptedBackend:
         """Nothing is kept."""
         return 0
 
+    def close(self) -> None:
+        """Nothing is written."""
+
     def _advance(self, number: int) -> Event:
         left = self._left.pop(number)
         self._sent[number] += 1

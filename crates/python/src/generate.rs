@@ -6,7 +6,7 @@ use efficientai_toolkit::generate::{
     GenerateConfig, Scheduler, SchedulerConfig, embed as embeddings, run, speculative,
 };
 use efficientai_toolkit::kernels::quantized::Accuracy;
-use efficientai_toolkit::{Error, Result};
+use efficientai_toolkit::{Error, Result, models};
 use pyo3::prelude::*;
 
 use super::arguments::Prompt;
@@ -75,6 +75,17 @@ impl Engine {
     fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Tells the scheduler which weights the model has.
+    fn tell_weights(&self, scheduler: &mut Scheduler, network: &mut models::Model) -> Result<()> {
+        let model = self.model.get();
+        let number = model.weights();
+        scheduler.set_weights(network, number);
+        if scheduler.needs_fingerprint(number) {
+            scheduler.set_fingerprint(number, model.fingerprint(network)?);
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
@@ -129,10 +140,16 @@ impl Engine {
             let mut scheduler = self.scheduler();
             let mut network = model.lock()?;
             let ids = encode(tokenizer, prompt, add_special_tokens, network.vocab_size())?;
-            scheduler.set_weights(network.as_ref(), model.weights());
+            self.tell_weights(&mut scheduler, network.as_mut())?;
             let find = |number| scheduler.adapter(number);
             let adapter =
                 adapter.map(|choice| model.row_adapter(network.as_mut(), choice, find)).transpose()?;
+            if let Some(adapter) = &adapter
+                && let Some(base) = scheduler.fingerprint(model.weights())
+                && scheduler.needs_fingerprint(adapter.id())
+            {
+                scheduler.set_fingerprint(adapter.id(), adapter.fingerprint(base)?);
+            }
             scheduler.add_with_adapter(network.as_ref(), tokenizer, ids, config, adapter)
         })
     }
@@ -150,8 +167,8 @@ impl Engine {
         let (model, tokenizer) = (self.model.get(), self.tokenizer.get().inner());
         enter(py, || {
             let mut scheduler = self.scheduler();
-            let network = model.lock()?;
-            scheduler.set_weights(network.as_ref(), model.weights());
+            let mut network = model.lock()?;
+            self.tell_weights(&mut scheduler, network.as_mut())?;
             if model.shares_modules() && scheduler.has_adapters() {
                 return Err(Error::Config(
                     "whole modules (modules_to_save) were put onto the model while requests with other adapters run".into(),
@@ -159,6 +176,14 @@ impl Engine {
             }
             let draft = self.draft.as_ref().map(|draft| draft.get().lock()).transpose()?;
             json(&scheduler.step(network.as_ref(), draft.as_ref().map(|draft| draft.as_ref()), tokenizer))
+        })
+    }
+
+    /// Waits until the states of earlier texts are in files that are to be; later ones are kept in memory only.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        enter(py, || {
+            self.scheduler().close();
+            Ok(())
         })
     }
 

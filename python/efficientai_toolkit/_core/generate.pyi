@@ -29,6 +29,10 @@ class Engine:
         """
         Ends a request; the next step reports it.
         """
+    def close(self, /) -> None:
+        """
+        Waits until the states of earlier texts are in files that are to be; later ones are kept in memory only.
+        """
     @property
     def prompt_cache_bytes(self, /) -> int:
         """

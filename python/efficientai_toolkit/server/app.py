@@ -157,15 +157,17 @@ def create_pool(config: ServeConfig) -> Pool:
             )
             raise ConfigError(message)
         adapters[full] = hub.resolve(folder).resolve()
+    draft = None if config.draft_model is None else hub.resolve(config.draft_model).resolve()
     folders = {name: path.resolve() for name, path in named.items()}
     if config.workspace is None:
-        return Pool(config, folders, adapters)
+        return Pool(config, folders, adapters, draft=draft)
     workspace = Workspace(config.workspace)
     configured = {name: config.models.get(name, config.model_path or "") for name in named}
     return Pool(
         config,
         folders,
         adapters,
+        draft=draft,
         registry=Registry(workspace),
         deployments=Deployments(workspace, configured),
     )

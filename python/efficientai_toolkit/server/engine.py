@@ -340,6 +340,7 @@ class EngineThread:
         for call in waiting:
             if isinstance(call, _Call):
                 self._in_loop(partial(call.done, None, ApiError(message, status=503)))
+        self._backend.close()
 
 
 def _explain(request: Request, event: Event) -> Event:

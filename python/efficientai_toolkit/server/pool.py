@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from efficientai_toolkit.exceptions import ModelLoadingError
 from efficientai_toolkit.registry.names import UnknownVersionError
@@ -17,10 +16,14 @@ from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.registered import Registered
 from efficientai_toolkit.server.served import Lease, Served
 from efficientai_toolkit.server.threads import run
-from efficientai_toolkit.server.version import Version, check_folder, estimate_size, read_model, start_version
-
-if TYPE_CHECKING:
-    from efficientai_toolkit._core.models import Model, Tokenizer
+from efficientai_toolkit.server.version import (
+    Loaded,
+    Version,
+    check_folder,
+    estimate_size,
+    read_model,
+    start_version,
+)
 
 log = logging.getLogger(__package__)
 
@@ -39,6 +42,8 @@ class Pool:
         Folders by name; the first is the default.
     adapters
         Folders by ``MODEL:NAME``.
+    draft
+        Folder of the model that proposes tokens for the default one.
     registry
         Registry whose models are served, too, under names that ``models`` does not have.
     deployments
@@ -51,10 +56,12 @@ class Pool:
         models: Mapping[str, Path],
         adapters: Mapping[str, Path],
         *,
+        draft: Path | None = None,
         registry: Registry | None = None,
         deployments: Deployments | None = None,
     ) -> None:
         self._config = config
+        self._draft = draft
         self._deployments = deployments
         self._registered = (
             None
@@ -270,17 +277,18 @@ class Pool:
         """Load a model, after making room for it and after ``check``."""
         # One at a time: each needs the memory that the one before left.
         async with self._loading:
-            size = estimate_size(path, self._config)
+            draft = self._draft if spare.name == self.default else None
+            size = estimate_size(path, self._config, draft)
             await self._make_room(size, spare)
             started = time.monotonic()
 
-            def read() -> "tuple[Model, Tokenizer]":
+            def read() -> Loaded:
                 check()
-                return read_model(path, self._config)
+                return read_model(path, self._config, draft)
 
-            model, tokenizer = await run(read)
+            loaded = await run(read)
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-            version = start_version(path, model, tokenizer, self._config, size)
+            version = start_version(path, loaded, self._config, size)
             self._alive.add(version)
         return version
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError
 from efficientai_toolkit.server.backend import create_backend
 from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.dialects.base import Dialect
@@ -79,17 +79,54 @@ class Version:
         await self.engine.call(lambda _: self.model.unload_adapter(name))
 
 
-def read_model(path: Path, config: ServeConfig) -> "tuple[Model, Tokenizer]":
-    """Load the model in a folder; takes long."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What was read from files."""
+
+    model: "Model"
+    tokenizer: "Tokenizer"
+    draft: "Model | None" = None
+    """Small model that proposes tokens."""
+
+
+def read_model(path: Path, config: ServeConfig, draft: Path | None = None) -> Loaded:
+    """Load the model in a folder, and the small one that proposes tokens for it; takes long.
+
+    Raises
+    ------
+    ConfigError
+        If they have different tokenizers.
+    """
     from efficientai_toolkit.models.loading import load
 
-    return load(path, dtype=config.dtype, bits=config.bits, show_progress=False)
+    model, tokenizer = load(path, dtype=config.dtype, bits=config.bits, show_progress=False)
+    if draft is None:
+        return Loaded(model=model, tokenizer=tokenizer)
+    small, other = load(draft, dtype=config.dtype, show_progress=False)
+    if not _is_same_vocabulary(tokenizer, other):
+        message = f"the draft model {draft} has another tokenizer than {path}: its tokens mean something else"
+        raise ConfigError(message)
+    return Loaded(model=model, tokenizer=tokenizer, draft=small)
 
 
-def start_version(
-    path: Path, model: "Model", tokenizer: "Tokenizer", config: ServeConfig, size: int
-) -> Version:
-    """Start the engine of a model; in the event loop."""
+def _is_same_vocabulary(one: "Tokenizer", other: "Tokenizer") -> bool:
+    def decode(tokenizer: "Tokenizer", number: int) -> str:
+        return tokenizer.decode([number], skip_special_tokens=False)
+
+    return one.vocab_size == other.vocab_size and all(
+        decode(one, number) == decode(other, number) for number in range(one.vocab_size)
+    )
+
+
+def start_version(path: Path, loaded: Loaded, config: ServeConfig, size: int) -> Version:
+    """Start the engine of a model; in the event loop.
+
+    Raises
+    ------
+    ConfigError
+        If the small model cannot propose tokens for the other one.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
     values: dict[str, Any] = model.config
     context = values.get("max_position_embeddings")
     return Version(
@@ -98,7 +135,7 @@ def start_version(
         tokenizer=tokenizer,
         engine=EngineThread(
             model,
-            create_backend(model, tokenizer, config),
+            create_backend(model, tokenizer, config, loaded.draft),
             max_batch=config.max_batch,
             max_queue=config.max_queue,
         ),
@@ -111,8 +148,10 @@ def start_version(
     )
 
 
-def estimate_size(path: Path, config: ServeConfig) -> int:
-    """Estimate the bytes that the weights in a folder take."""
+def estimate_size(path: Path, config: ServeConfig, draft: Path | None = None) -> int:
+    """Estimate the bytes that the weights in a folder take, with those of the model that proposes tokens."""
+    if draft is not None:
+        return estimate_size(path, config) + estimate_size(draft, config.with_values({"bits": None}))
     stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     # A checkpoint of two bytes per number that is computed in float32.
     doubles = config.bits is None and config.dtype in {None, "float32"} and _is_half(path)

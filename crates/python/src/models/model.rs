@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
 use efficientai_toolkit::nn::RowAdapter;
+use efficientai_toolkit::nn::fingerprint::fingerprint;
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
@@ -84,6 +85,11 @@ impl Model {
         let mut numbers = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let next = numbers.len() as u64;
         *numbers.entry(key).or_insert(next)
+    }
+
+    /// Identifies the configuration and the content of all weights in use, in every process.
+    pub(crate) fn fingerprint(&self, inner: &mut models::Model) -> Result<u128> {
+        fingerprint(inner, &self.config.to_string())
     }
 
     /// The adapters of `choice` for single rows; `inner` is what is locked. `known` may have them already, by their number.

@@ -12,7 +12,9 @@ GROUPS = {
         "memory_budget", "max_batch", "max_queue", "max_body", "max_prompt_tokens", "max_output_tokens",
         "request_timeout", "drain_timeout",
     ),
-    "computation": ("dtype", "bits", "accuracy", "prompt_cache", "tool_dialect"),
+    "computation": (
+        "dtype", "bits", "accuracy", "prompt_cache", "prompt_cache_dir", "prompt_cache_disk", "tool_dialect",
+    ),
 }  # fmt: skip
 """Fields of :class:`ServeConfig` by title; the others are what is served, and where."""
 
