@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.registry.version import Kind
-from efficientai_toolkit.study.folder import FOLDER_SETTINGS, RECORD, RESULT
+from efficientai_toolkit.study.folder import FOLDER_SETTINGS, RESULT
+from efficientai_toolkit.study.record import RECORD
 
 _REPORTS = ("training.json", "quantization.json")
 """Files in which the engine writes ``config`` and ``report``."""
