@@ -198,10 +198,11 @@ fn header<'a>(reader: &'a Reader, path: &Path, key: &Key) -> Result<(&'a str, He
 fn types(reader: &Reader) -> Result<BTreeMap<String, TensorType>> {
     let shapes = reader.shapes().map(|(_, shape)| shape);
     let types = reader.contents().zip(shapes).map(|((name, dtype, _), shape)| {
-        let wrong = |_| Error::ModelLoading(format!("tensor \"{name}\" is {dtype:?} of shape {shape:?}"));
-        let dtype = Dtype::try_from(dtype).map_err(|_| ()).map_err(wrong)?;
-        let shape = shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<_, _>>();
-        Ok((name.to_owned(), (dtype, shape.map_err(|_| ()).map_err(wrong)?)))
+        let wrong = || Error::ModelLoading(format!("tensor \"{name}\" is {dtype:?} of shape {shape:?}"));
+        let numbers = Dtype::try_from(dtype).map_err(|_| wrong())?;
+        let shape =
+            shape.iter().map(|&dim| i32::try_from(dim).map_err(|_| wrong())).collect::<Result<_>>()?;
+        Ok((name.to_owned(), (numbers, shape)))
     });
     types.collect()
 }
