@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, quantize, server
+    from efficientai_toolkit import benchmark, callbacks, exceptions, kernels, lora, prune, quantize, server
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -38,6 +38,7 @@ __all__ = [
     "kernels",
     "load",
     "lora",
+    "prune",
     "quantize",
     "server",
     "stream",
@@ -63,6 +64,7 @@ if not TYPE_CHECKING:
             "kernels": "kernels",
             "load": "models.loading:load",
             "lora": "lora",
+            "prune": "prune",
             "quantize": "quantize",
             "server": "server",
         },

@@ -17,6 +17,7 @@ NAMESPACES = {
     "benchmark": "benchmark",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
+    "cpu-model-compression": "compress",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 
