@@ -14,7 +14,9 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "registry": "registry",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
     "cpu-model-compression": "compress",

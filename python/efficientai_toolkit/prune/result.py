@@ -1,10 +1,11 @@
 """Result of pruning."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from efficientai_toolkit._base.display import Displayed
+from efficientai_toolkit.callbacks.run import numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -55,3 +56,13 @@ class PruneResult(Displayed):
             peak_memory_gb=report["peak_memory"] / 1e9,
             layers=[LayerReport(**layer) for layer in report["layers"]],
         )
+
+    def summary(self) -> dict[str, float]:
+        """Return the final metrics: ``sparsity``, ``nonzero``, ``output_error``, ``seconds``, …."""
+        return numbers({**asdict(self), "output_error": self.output_error})
+
+    @property
+    def output_error(self) -> float | None:
+        """Mean output error of the layers."""
+        errors = [layer.output_error for layer in self.layers if layer.output_error is not None]
+        return sum(errors) / len(errors) if errors else None

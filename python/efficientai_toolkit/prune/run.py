@@ -1,11 +1,9 @@
 """Pruning a model folder."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
-from efficientai_toolkit.callbacks.base import Callback
-from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.prune.config import PruneConfig
 from efficientai_toolkit.prune.result import PruneResult
 from efficientai_toolkit.study.model_run import run_on_model
@@ -14,7 +12,7 @@ from efficientai_toolkit.study.model_run import run_on_model
 def prune(
     model_path: str | os.PathLike[str] | PruneConfig | None = None,
     *,
-    callback: Callback | Callable[[Event], object] | None = None,
+    callback: AnyCallback | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -29,8 +27,9 @@ def prune(
         Folder in Hugging Face format or hub id, ``None`` for the bundled model, or a whole
         :class:`PruneConfig`.
     callback
-        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as ``ProgressBar()``, or
-        a function. By default events are ignored.
+        Receives the run and all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()`` or a :class:`~efficientai_toolkit.trackers.Tracker`, a function, or a list of them.
+        By default events are ignored.
     show_progress
         Show a progress bar during downloads.
     **settings
@@ -53,4 +52,6 @@ def prune(
         path = None if model_path is None else os.fspath(model_path)
         config = PruneConfig(model_path=path, **settings)
     config = config.with_defaults_filled()
-    return PruneResult.from_report(run_on_model(config, "prune", callback, show_progress=show_progress))
+    return run_on_model(
+        config, "prune", PruneResult.from_report, callback=callback, show_progress=show_progress
+    )

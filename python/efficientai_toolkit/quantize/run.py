@@ -1,11 +1,9 @@
 """Quantizing a model folder."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
-from efficientai_toolkit.callbacks.base import Callback
-from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.result import QuantizeResult
 from efficientai_toolkit.study.model_run import run_on_model
@@ -14,7 +12,7 @@ from efficientai_toolkit.study.model_run import run_on_model
 def quantize(
     model_path: str | os.PathLike[str] | QuantizeConfig | None = None,
     *,
-    callback: Callback | Callable[[Event], object] | None = None,
+    callback: AnyCallback | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> QuantizeResult:
@@ -29,8 +27,9 @@ def quantize(
         Folder in Hugging Face format or hub id, ``None`` for the bundled model, or a whole
         :class:`QuantizeConfig`.
     callback
-        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as ``ProgressBar()``, or
-        a function. By default events are ignored.
+        Receives the run and all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()`` or a :class:`~efficientai_toolkit.trackers.Tracker`, a function, or a list of them.
+        By default events are ignored.
     show_progress
         Show a progress bar during downloads.
     **settings
@@ -54,4 +53,6 @@ def quantize(
         path = None if model_path is None else os.fspath(model_path)
         config = QuantizeConfig(model_path=path, **settings)
     config = config.with_defaults_filled()
-    return QuantizeResult.from_report(run_on_model(config, "quantize", callback, show_progress=show_progress))
+    return run_on_model(
+        config, "quantize", QuantizeResult.from_report, callback=callback, show_progress=show_progress
+    )

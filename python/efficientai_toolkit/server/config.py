@@ -60,6 +60,11 @@ class ServeConfig(Config):
     cors_origins: list[str] = setting(
         [], "origins whose pages in browsers may call the server (default: none)", separator=","
     )
+    workspace: str | None = setting(
+        None,
+        "folder with data, runs and the database of registered models, which are served by name, and of "
+        "deployments (default: none)",
+    )
     memory_budget: str | None = setting(
         None,
         "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: "

@@ -8,8 +8,8 @@ from pathlib import Path
 from efficientai_toolkit.cli.compress.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
-from efficientai_toolkit.cli.shared.progress import choose_callback
 from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
 from efficientai_toolkit.prune import PruneConfig, PruneResult, prune
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
@@ -18,11 +18,13 @@ __all__ = ["ESSENTIAL", "add_arguments", "run"]
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`PruneConfig`."""
     add_config(parser, PruneConfig, title="pruning", groups=GROUPS)
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
     """Prune, and print sparsity and path of the result."""
     given = build_config(args, PruneConfig)
+    callbacks = choose_callbacks(args)
     config = given.with_defaults_filled()
     out.note(
         format_pairs(
@@ -38,7 +40,7 @@ def run(args: Namespace, out: Output) -> int:
         )
     )
     try:
-        result = prune(config, callback=choose_callback(args), show_progress=not out.quiet)
+        result = prune(config, callback=callbacks, show_progress=not out.quiet)
     except KeyboardInterrupt:
         resume = build_resume_command(
             args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume
@@ -54,9 +56,8 @@ def _print(result: PruneResult, out: Output) -> None:
         ("sparsity", f"{result.sparsity:.1%} of the weights of {len(result.layers)} layers are zero"),
         ("parameters", f"{result.nonzero:,} of {result.parameters:,} are not zero"),
     ]
-    errors = [layer.output_error for layer in result.layers if layer.output_error is not None]
-    if errors:
-        pairs.append(("output error", f"{sum(errors) / len(errors):.2%} of the squares, mean of the layers"))
+    if result.output_error is not None:
+        pairs.append(("output error", f"{result.output_error:.2%} of the squares, mean of the layers"))
     pairs += [
         ("time", f"{result.seconds:.1f} s"),
         ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
