@@ -52,6 +52,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "train",
         ],
     ),
+    (
+        "prune",
+        &[
+            "error",
+            "files",
+            "progress",
+            "rng",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "calibrate",
+        ],
+    ),
     ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),
     (
         "lora",

@@ -19,6 +19,7 @@ NAMESPACES = {
     "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
+    "cpu-model-compression": "compress",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 
