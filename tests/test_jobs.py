@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_told(jobs: Jobs) -> None:
 
 
 def test_a_cancelled_job_continues_to_the_same_result(running: Jobs) -> None:
-    settings = TINY | {"iters": 300, "save_every": 0}
+    settings = TINY | {"iters": 150, "save_every": 0}
     whole = wait(running, running.submit("train", settings))
     part = running.submit("train", settings)
     wait_for_steps(running, part)
