@@ -1,6 +1,5 @@
 """Studies know no room: a folder, a job, a search over any configuration, a recommendation."""
 
-import json
 import math
 import multiprocessing
 import os
@@ -27,7 +26,7 @@ from efficientai_toolkit.study.search import Search, Trial
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 from efficientai_toolkit.study.table import format_table, write_csv
-from support.fake_engine import HARDWARE, FakeEngine
+from support.fake_engine import FakeEngine
 
 MEGABYTE = 1 << 20
 
@@ -194,24 +193,6 @@ def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
 def test_damaged_results_are_made_again(text: str, tmp_path: Path) -> None:
     (tmp_path / folder.RESULT).write_text(text, encoding="latin-1")
     assert folder.load_result(tmp_path, {"lr": 1}) is None
-
-
-def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.jsonl").write_text("{}\n")
-    output = tmp_path / "runs" / "sweep-0001"
-    folder.write_record(output, kind="sweep", configuration={"lr": 0.1, "path": data}, data=[data])
-    # Written at once: nothing half-done is left beside it.
-    assert [file.name for file in output.iterdir()] == ["run.json"]
-    record = json.loads((output / "run.json").read_text())
-    assert list(record) == ["kind", "configuration", "environment", "hardware", "data"]
-    assert record["kind"] == "sweep"
-    assert record["configuration"] == {"lr": 0.1, "path": str(data)}
-    assert {"efficientai-toolkit", "python", "platform", "mlx"} <= set(record["environment"])
-    assert record["hardware"] == HARDWARE
-    assert record["data"] == folder.fingerprint_data([data])
-    assert (record["data"]["files"], record["data"]["bytes"]) == (1, 3)
 
 
 def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit import benchmark, callbacks, exceptions, jobs, kernels, lora, quantize, server
+    from efficientai_toolkit import (
+        benchmark,
+        callbacks,
+        exceptions,
+        jobs,
+        kernels,
+        lora,
+        quantize,
+        registry,
+        server,
+        trackers,
+    )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
@@ -40,8 +51,10 @@ __all__ = [
     "load",
     "lora",
     "quantize",
+    "registry",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -66,6 +79,8 @@ if not TYPE_CHECKING:
             "load": "models.loading:load",
             "lora": "lora",
             "quantize": "quantize",
+            "registry": "registry",
             "server": "server",
+            "trackers": "trackers",
         },
     )

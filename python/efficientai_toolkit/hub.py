@@ -100,6 +100,21 @@ def resolve(
     return folder
 
 
+def find_cached(text: str) -> Path | None:
+    """Return the folder of a hub id in the Hugging Face cache, without a request; ``None`` if it has none."""
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        return None
+    from huggingface_hub import (
+        snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    try:
+        return Path(snapshot_download(match["id"], revision=match["revision"], local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
 def _download(repository: str, revision: str | None, text: str, kind: Kind, *, show_progress: bool) -> Path:
     # Read once, when huggingface_hub is imported first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

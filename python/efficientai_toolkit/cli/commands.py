@@ -15,7 +15,9 @@ NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
     "jobs": "jobs",
+    "registry": "registry",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
 }

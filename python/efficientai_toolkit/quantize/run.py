@@ -1,22 +1,21 @@
 """Quantizing a model folder."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from efficientai_toolkit.callbacks.base import Callback, as_callback
-from efficientai_toolkit.callbacks.events import Event, parse_event
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.result import QuantizeResult
 from efficientai_toolkit.study.folder import release
 from efficientai_toolkit.study.output import check_output
+from efficientai_toolkit.study.record import Recorder
 
 
 def quantize(
     model_path: str | os.PathLike[str] | QuantizeConfig | None = None,
     *,
-    callback: Callback | Callable[[Event], object] | None = None,
+    callback: AnyCallback | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> QuantizeResult:
@@ -31,8 +30,9 @@ def quantize(
         Folder in Hugging Face format or hub id, ``None`` for the bundled model, or a whole
         :class:`QuantizeConfig`.
     callback
-        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as ``ProgressBar()``, or
-        a function. By default events are ignored.
+        Receives the run and all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()`` or a :class:`~efficientai_toolkit.trackers.Tracker`, a function, or a list of them.
+        By default events are ignored.
     show_progress
         Show a progress bar during downloads.
     **settings
@@ -59,17 +59,22 @@ def quantize(
         path = None if model_path is None else os.fspath(model_path)
         config = QuantizeConfig(model_path=path, **settings)
     config = config.with_defaults_filled()
-    receiver = as_callback(callback)
-
-    def observe(text: str) -> None:
-        receiver.on(parse_event(text))
-
+    recorder = Recorder(
+        Path(str(config.output)),
+        kind="quantize",
+        configuration=config.to_dict(),
+        data=[] if config.calibration is None else [Path(config.calibration)],
+        resume=config.resume,
+        callback=callback,
+    )
     try:
-        check_output(config, "quantize")
-        # In the data type of the checkpoint, which scales and unquantized weights keep.
-        model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
-        report = core.quantize.quantize(model, tokenizer, config.to_json(), observe)
+        with recorder:
+            check_output(config, "quantize")
+            # In the data type of the checkpoint, which scales and unquantized weights keep.
+            model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
+            report = core.quantize.quantize(model, tokenizer, config.to_json(), recorder.observe)
+            result = QuantizeResult.from_report(report)
+            recorder.result = result.summary()
     finally:
-        receiver.close()
         release(Path(str(config.output)))
-    return QuantizeResult.from_report(report)
+    return result

@@ -17,7 +17,9 @@ from efficientai_toolkit._base.version import __version__
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.jobs.queue import Jobs
 from efficientai_toolkit.jobs.runner import Runner
+from efficientai_toolkit.registry.registry import Registry
 from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.deployments import Deployments
 from efficientai_toolkit.server.errors import add_handlers
 from efficientai_toolkit.server.generation import Service
 from efficientai_toolkit.server.guard import Guard
@@ -37,6 +39,7 @@ from efficientai_toolkit.server.routes import (
     tokens,
 )
 from efficientai_toolkit.server.routes import jobs as routes_of_jobs
+from efficientai_toolkit.workspace.folder import Workspace
 
 log = logging.getLogger(__package__)
 
@@ -167,7 +170,18 @@ def create_pool(config: ServeConfig) -> Pool:
             )
             raise ConfigError(message)
         adapters[full] = hub.resolve(folder).resolve()
-    return Pool(config, {name: path.resolve() for name, path in named.items()}, adapters)
+    folders = {name: path.resolve() for name, path in named.items()}
+    if config.workspace is None:
+        return Pool(config, folders, adapters)
+    workspace = Workspace(config.workspace)
+    configured = {name: config.models.get(name, config.model_path or "") for name in named}
+    return Pool(
+        config,
+        folders,
+        adapters,
+        registry=Registry(workspace),
+        deployments=Deployments(workspace, configured),
+    )
 
 
 def create_jobs(config: ServeConfig, workspace: str, pool: Pool) -> Jobs:

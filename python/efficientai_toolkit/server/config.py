@@ -63,7 +63,8 @@ class ServeConfig(Config):
     )
     workspace: str | None = setting(
         None,
-        "folder with data, runs and the database of jobs, which the routes under /jobs need (default: none)",
+        "folder with data, runs and the database of jobs (routes under /jobs), of registered models, which "
+        "are served by name, and of deployments (default: none)",
     )
     max_jobs: int = setting(1, "jobs that run at once; they share the device")
     allow_downloads: bool = setting(False, "let jobs name models of the hub, which are downloaded")

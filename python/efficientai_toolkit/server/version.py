@@ -59,6 +59,11 @@ class Version:
 
         await self.engine.call(unload)
 
+    async def drop_adapter(self, name: str) -> None:
+        """Forget an adapter that no request uses; who asks for it from now on loads it again."""
+        self.adapters.discard(name)
+        await self.engine.call(lambda: self.model.unload_adapter(name))
+
 
 def read_model(path: Path, config: ServeConfig) -> "tuple[Model, Tokenizer]":
     """Load the model in a folder; takes long."""

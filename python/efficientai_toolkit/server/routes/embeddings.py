@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.completions import EmbeddingRequest, split_prompts
+from efficientai_toolkit.server.served import Lease
 
 
 def create_router(service: Service) -> APIRouter:

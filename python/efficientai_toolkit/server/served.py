@@ -1,0 +1,47 @@
+"""Served names, and the use of what is behind them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from efficientai_toolkit.server.version import Version
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Served:
+    """A name that requests may use."""
+
+    name: str
+    path: Path
+    previous: Path | None = None
+    adapters: dict[str, Path] = field(default_factory=dict[str, Path])
+    version: Version | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    used: float = 0.0
+    loaded: str | None = None
+    """Registered version behind ``version``, ``NAME/NUMBER``."""
+    refused: str | None = None
+    """Registered version that could not be loaded, so that the one before stays."""
+    retry_at: float = 0.0
+    """Time from which it is tried again."""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Lease:
+    """The use of a version by one request, until :meth:`close`."""
+
+    def __init__(
+        self, name: str, version: Version, adapter: str | None, release: Callable[["Lease"], None]
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.adapter = adapter
+        self._release: Callable[[Lease], None] | None = release
+
+    def close(self) -> None:
+        """Give the version back; a second call does nothing."""
+        if self._release is not None:
+            self._release(self)
+            self._release = None
