@@ -14,6 +14,7 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "jobs": "jobs",
     "registry": "registry",
     "benchmark": "benchmark",
     "tracking": "tracking",

@@ -14,6 +14,7 @@ DialectName = Literal["hermes", "llama", "mistral", "lfm2", "harmony"]
 
 _RANGES = {
     "port": (0, 65535),
+    "max_jobs": (1, math.inf),
     "max_batch": (1, math.inf),
     "max_queue": (1, math.inf),
     "max_output_tokens": (1, math.inf),
@@ -67,9 +68,11 @@ class ServeConfig(Config):
     )
     workspace: str | None = setting(
         None,
-        "folder with data, runs and the database of registered models, which are served by name, and of "
-        "deployments (default: none)",
+        "folder with data, runs and the database of jobs (routes under /jobs), of registered models, which "
+        "are served by name, and of deployments (default: none)",
     )
+    max_jobs: int = setting(1, "jobs that run at once; they share the device")
+    allow_downloads: bool = setting(False, "let jobs name models of the hub, which are downloaded")
     memory_budget: str | None = setting(
         None,
         "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: "
