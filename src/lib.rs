@@ -22,6 +22,7 @@ pub mod train;
 pub mod evaluate;
 pub mod generate;
 pub mod lora;
+pub mod prune;
 pub mod quantize;
 pub mod subset;
 

@@ -30,7 +30,7 @@ const ROUTERS: [&str; 2] = [".gate", ".router"];
 /// # Errors
 /// An unknown `model_type`; a key that is missing, of the wrong type or out of range.
 pub fn create(config: &Value) -> Result<Box<Model>> {
-    match config::string(config, "model_type")? {
+    let mut model = match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
         "gpt_oss" => gpt_oss::create(config),
@@ -47,7 +47,12 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
         other => Err(Error::ModelLoading(format!(
             "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
         ))),
-    }
+    }?;
+    model.visit_linears(&mut |path, layer| {
+        path.clone_into(&mut layer.path);
+        Ok(())
+    })?;
+    Ok(model)
 }
 
 /// Loads a model folder in Hugging Face format or a GGUF file, with weights cast to `dtype`, or else to the dtype of most of them.

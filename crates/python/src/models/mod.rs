@@ -16,7 +16,7 @@ mod chat_templates;
 mod model;
 mod tokenizer;
 
-pub(crate) use model::Model;
+pub(crate) use model::{Choice, Model};
 pub(crate) use tokenizer::Tokenizer;
 
 /// The dtype of most weights of a checkpoint.
