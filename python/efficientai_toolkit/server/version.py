@@ -150,7 +150,7 @@ def start_version(path: Path, loaded: Loaded, config: ServeConfig, size: int) ->
 
 
 def estimate_size(path: Path, config: ServeConfig, draft: Path | None = None) -> int:
-    """Estimate the bytes that weights take, with those of the model that proposes tokens."""
+    """Estimate the bytes that the weights of a folder or GGUF file take, with those of the draft model."""
     if draft is not None:
         return estimate_size(path, config) + estimate_size(draft, config.with_values({"bits": None}))
     if path.is_file():

@@ -202,7 +202,6 @@ fn write_numbers(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
 fn changed(array: Array, change: Change, heads: usize) -> std::result::Result<Array, String> {
     let failed = |error: mlx_rs::error::Exception| error.what().to_owned();
     match change {
-        Change::None => Ok(array),
         Change::Shifted => {
             let numbers = array.as_dtype(Dtype::Float32).map_err(failed)?;
             numbers.subtract(Array::from_f32(1.0)).map_err(failed)
@@ -210,7 +209,7 @@ fn changed(array: Array, change: Change, heads: usize) -> std::result::Result<Ar
         Change::Squeezed if array.ndim() == 2 => {
             array.reshape(&[array.dim(0), 1, array.dim(1)]).map_err(failed)
         }
-        Change::Squeezed => Ok(array),
+        Change::None | Change::Squeezed => Ok(array),
         Change::Interleaved(_) => {
             let rows = array.dim(0) as usize;
             if heads == 0 || !rows.is_multiple_of(2 * heads) {
