@@ -202,13 +202,13 @@ def write_gguf(
     arch = FAMILIES[family].name
     writer = gguf.GGUFWriter(path, arch)
     _add_settings(writer, family, config)
-    for key, value in (metadata or {}).items():
+    for key, setting in (metadata or {}).items():
         add: Callable[..., None] = {
             str: writer.add_string,
             int: writer.add_uint32,
             float: writer.add_float32,
-        }[type(value)]
-        add(key, value)
+        }[type(setting)]
+        add(key, setting)
     (tokenizer or byte_level)(writer)
     arch_key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(arch_key, config["num_hidden_layers"])
