@@ -20,8 +20,10 @@ pub mod train;
 
 // Capabilities
 pub mod evaluate;
+pub mod exports;
 pub mod generate;
 pub mod lora;
+pub mod prune;
 pub mod quantize;
 pub mod subset;
 

@@ -15,7 +15,7 @@ from efficientai_toolkit.jobs import Job, Jobs, Runner
 from efficientai_toolkit.jobs.lock import RunnerLock
 from support.workspace import TINY, write_rows
 
-SETTINGS: dict[str, Any] = TINY | {"save_every": 10, "eval_every": 40}
+SETTINGS: dict[str, Any] = TINY | {"save_every": 10, "eval_every": 100}
 DEADLINE_SECS = 60
 
 
@@ -63,7 +63,7 @@ def adapter_of(jobs: Jobs, number: int) -> bytes:
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_killed_server_loses_nothing(tmp_path: Path, kills: int) -> None:
     # Enough steps for the first job to be running at every kill, and not to be resumed from its beginning.
-    settings = SETTINGS | {"iters": 100 * kills}
+    settings = SETTINGS | {"iters": 60 * kills}
     undisturbed = Jobs(write_rows(tmp_path / "undisturbed"))
     with Runner(undisturbed):
         for _ in undisturbed.events(undisturbed.submit("train", settings).id, follow=True):

@@ -3,10 +3,7 @@
 import json
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,22 +11,8 @@ import pytest
 
 from efficientai_toolkit.cli import main
 from support.command import PROGRAM, TIMEOUT_SECS, run
+from support.process import serving
 from support.server import adapter
-
-
-@contextmanager
-def serving(*words: str, namespace: str = "serve") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server and its address, once it has told it and is ready."""
-    command = [str(PROGRAM), namespace, "--port", "0", "--json", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = json.loads(process.stdout.readline())["url"]
-            while httpx.get(f"{url}/ready").status_code != 200:
-                time.sleep(0.05)
-            yield process, url
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -80,7 +63,7 @@ def test_adapters_and_versions_from_the_command_line(tmp_path: Path) -> None:
         assert done.stdout == f"{url} serves embedded from {MODEL}\n"
         done = run([str(PROGRAM), "serve:deploy", "embedded=/nowhere", "--url", url])
         assert done.returncode == 2
-        assert "has no folder '/nowhere'" in done.stderr
+        assert "has no folder or GGUF file '/nowhere'" in done.stderr
 
 
 @pytest.mark.parametrize(

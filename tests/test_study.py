@@ -1,14 +1,18 @@
 """Studies know no room: a folder, a job, a search over any configuration, a recommendation."""
 
-import json
 import math
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any, ClassVar
 
 import pytest
@@ -18,12 +22,11 @@ from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.study import folder
 from efficientai_toolkit.study.job import run_job
 from efficientai_toolkit.study.recommend import Alternative, recommend
-from efficientai_toolkit.study.record import Recorder, load_run, read_run
 from efficientai_toolkit.study.search import Search, Trial
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 from efficientai_toolkit.study.table import format_table, write_csv
-from support.fake_engine import HARDWARE, FakeEngine
+from support.fake_engine import FakeEngine
 
 MEGABYTE = 1 << 20
 
@@ -76,6 +79,44 @@ def test_what_an_observer_raises_ends_the_job() -> None:
 
     with pytest.raises(InterruptedError):
         run_job("support.jobs:double", {"number": 1000}, on_event=stop)
+
+
+def test_what_a_job_prints_may_be_collected() -> None:
+    lines: list[str] = []
+    result = run_job("support.jobs:double", {"number": 2}, on_line=lines.append)
+    assert result.value["twice"] == 4
+    assert lines == ["not an event", "not an event"]
+
+
+def test_an_interrupted_job_says_so() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_job(
+            "support.jobs:sleep",
+            {"seconds": 60},
+            on_start=lambda process: Timer(1, process.send_signal, [signal.SIGINT]).start(),
+        )
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_job_does_not_outlive_its_parent(tmp_path: Path, ignored: bool) -> None:
+    """Also where Ctrl-C is ignored, as in the background of a shell."""
+    source = (
+        "import signal, sys; from efficientai_toolkit.study.job import run_job; "
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'}); "
+        "run_job('support.jobs:witness', {'file': sys.argv[1]})"
+    )
+    file = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", source, str(file)]) as parent:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.02)
+        parent.kill()
+    job = Path("/proc") / file.read_text()
+    until = time.monotonic() + 20
+    while job.exists() and "Z (zombie)" not in (job / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    # It was interrupted, and could save what it had.
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(
@@ -152,85 +193,6 @@ def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
 def test_damaged_results_are_made_again(text: str, tmp_path: Path) -> None:
     (tmp_path / folder.RESULT).write_text(text, encoding="latin-1")
     assert folder.load_result(tmp_path, {"lr": 1}) is None
-
-
-def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.jsonl").write_text("{}\n")
-    output = tmp_path / "runs" / "sweep-0001"
-    with Recorder(output, kind="sweep", configuration={"lr": 0.1, "path": data}, data=[data]) as recorder:
-        recorder.start()
-        assert json.loads((output / "run.json").read_text())["status"] == "running"
-        recorder.result = {"loss": 0.5, "name": "best", "nothing": None, "broken": math.nan}
-    # Written at once: nothing half-done is left beside it.
-    assert [file.name for file in output.iterdir()] == ["run.json"]
-    record = json.loads((output / "run.json").read_text())
-    assert record["kind"] == "sweep"
-    assert (record["status"], record["error"], record["result"]) == ("finished", None, {"loss": 0.5})
-    assert record["started"] <= record["ended"]
-    assert record["configuration"] == {"lr": 0.1, "path": str(data)}
-    assert {"efficientai-toolkit", "python", "platform", "mlx"} <= set(record["environment"])
-    assert record["hardware"] == HARDWARE
-    assert record["data"] == folder.fingerprint_data([data])
-    assert (record["data"]["files"], record["data"]["bytes"]) == (1, 3)
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "reason"),
-    [
-        (ValueError("a\nb"), "failed", "a b"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
-        (SystemExit(1), "failed", "1"),
-    ],
-)
-def test_the_record_says_how_a_run_ended(
-    error: BaseException, status: str, reason: str, tmp_path: Path, fake_engine: FakeEngine
-) -> None:
-    def fail() -> None:
-        with Recorder(tmp_path, kind="sweep", configuration={}) as recorder:
-            recorder.start()
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
-    run = load_run(tmp_path)
-    assert (run.status, run.error) == (status, reason)
-    # What is resumed is the same run; what is replaced is another one.
-    for resume in (True, False):
-        with Recorder(tmp_path, kind="sweep", configuration={}, resume=resume) as again:
-            again.start()
-        assert (load_run(tmp_path).id == run.id) is resume
-        assert (load_run(tmp_path).resumed is not None) is resume
-
-
-def test_a_run_that_did_not_begin_leaves_no_record(tmp_path: Path, fake_engine: FakeEngine) -> None:
-    with pytest.raises(ConfigError), Recorder(tmp_path, kind="sweep", configuration={}):
-        raise ConfigError("lr")  # noqa: EM101
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "{", "[]", "null", "1", '{"kind": "lora"}', '{"configuration": {}}',
-        '{"kind": 1, "configuration": {}}',
-        '{"kind": "lora", "configuration": []}', '{"kind": "lora", "configuration": {}, "status": "done"}',
-        '{"kind": "lora", "configuration": {}, "result": 3}', "[" * 100_000, "\xff\xfe",
-    ],
-)  # fmt: skip
-def test_damaged_records_are_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(text, encoding="latin-1")
-    assert read_run(tmp_path) is None
-    with pytest.raises(ValueError, match=r"."):
-        load_run(tmp_path)
-
-
-def test_large_records_are_refused(tmp_path: Path) -> None:
-    with (tmp_path / "run.json").open("wb") as file:
-        file.truncate(17 << 20)
-    with pytest.raises(ValueError, match="larger than 16 MiB"):
-        load_run(tmp_path)
 
 
 def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:

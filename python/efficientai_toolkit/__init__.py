@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         benchmark,
         callbacks,
         exceptions,
+        exports,
         jobs,
         kernels,
         lora,
+        prune,
         quantize,
         registry,
         server,
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
     from efficientai_toolkit._engine.core import core as _core
     from efficientai_toolkit.accelerate import accelerate_mlx
     from efficientai_toolkit.device import HardwareReport, hardware
+    from efficientai_toolkit.exports.config import ExportConfig
+    from efficientai_toolkit.exports.run import export
     from efficientai_toolkit.models.generation import GenerateConfig, generate, stream
     from efficientai_toolkit.models.loading import load
 
 __all__ = [
+    "ExportConfig",
     "GenerateConfig",
     "HardwareReport",
     "Model",
@@ -45,12 +50,15 @@ __all__ = [
     "benchmark",
     "callbacks",
     "exceptions",
+    "export",
+    "exports",
     "generate",
     "hardware",
     "jobs",
     "kernels",
     "load",
     "lora",
+    "prune",
     "quantize",
     "registry",
     "server",
@@ -63,6 +71,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "ExportConfig": "exports.config:ExportConfig",
             "GenerateConfig": "models.generation:GenerateConfig",
             "HardwareReport": "device:HardwareReport",
             "Model": "_engine.core:core.models.Model",
@@ -73,6 +82,8 @@ if not TYPE_CHECKING:
             "benchmark": "benchmark",
             "callbacks": "callbacks",
             "exceptions": "exceptions",
+            "export": "exports.run:export",
+            "exports": "exports",
             "generate": "models.generation:generate",
             "stream": "models.generation:stream",
             "hardware": "device:hardware",
@@ -80,6 +91,7 @@ if not TYPE_CHECKING:
             "kernels": "kernels",
             "load": "models.loading:load",
             "lora": "lora",
+            "prune": "prune",
             "quantize": "quantize",
             "registry": "registry",
             "server": "server",

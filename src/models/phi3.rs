@@ -25,7 +25,7 @@ struct File {
     intermediate_size: i64,
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     norm_eps: ("rms_norm_eps", 1e-5),
     max_position_embeddings: 4096,
     rope: RopeKeys::Partial,
@@ -98,6 +98,10 @@ impl Mixer for FusedAttention {
             scalings: vec![Scaling::between("qkv_proj", rows, "o_proj")],
         }
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
+    }
 }
 
 impl FusedMlp {
@@ -127,6 +131,10 @@ impl FeedForward for FusedMlp {
             readers: vec!["gate_up_proj".to_owned()],
             scalings: vec![Scaling::between("gate_up_proj", rows, "down_proj")],
         }
+    }
+
+    fn activation(&self) -> Option<Activation> {
+        Some(self.activation)
     }
 }
 

@@ -34,7 +34,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // Capability rooms.
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
-    ("generate", &["error", "kernels", "nn", "data", "models"]),
+    (
+        "exports",
+        &[
+            "error",
+            "progress",
+            "threads",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "adapters",
+            "calibrate",
+        ],
+    ),
+    ("generate", &["error", "files", "kernels", "params", "nn", "data", "io", "models"]),
     (
         "quantize",
         &[
@@ -50,6 +66,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "models",
             "calibrate",
             "train",
+        ],
+    ),
+    (
+        "prune",
+        &[
+            "error",
+            "files",
+            "progress",
+            "rng",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "calibrate",
         ],
     ),
     ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from efficientai_toolkit._base.assets import MODEL
-from efficientai_toolkit.study.folder import RECORD
+from efficientai_toolkit.study.record import RECORD
 
 
 def weights(path: Path, seed: int = 0) -> None:

@@ -170,15 +170,17 @@ def create_pool(config: ServeConfig) -> Pool:
             )
             raise ConfigError(message)
         adapters[full] = hub.resolve(folder).resolve()
+    draft = None if config.draft_model is None else hub.resolve(config.draft_model).resolve()
     folders = {name: path.resolve() for name, path in named.items()}
     if config.workspace is None:
-        return Pool(config, folders, adapters)
+        return Pool(config, folders, adapters, draft=draft)
     workspace = Workspace(config.workspace)
     configured = {name: config.models.get(name, config.model_path or "") for name in named}
     return Pool(
         config,
         folders,
         adapters,
+        draft=draft,
         registry=Registry(workspace),
         deployments=Deployments(workspace, configured),
     )
@@ -208,10 +210,10 @@ def _find_registered(registry: Registry, reference: str) -> Path | None:
 
 
 def _last_part(path: str) -> str:
-    """Return the name of a folder or hub id, without what separates adapters and revisions."""
+    """Return the name of a folder, file or hub id, without what separates adapters and revisions."""
     name = (
         Path(path).expanduser().resolve().name
-        if Path(path).expanduser().is_dir()
+        if Path(path).expanduser().exists()
         else path.rpartition("/")[2]
     )
     return name.partition("@")[0].replace(":", "-") or "model"

@@ -130,10 +130,10 @@ async def _continue(bench: Workbench, ask: Ask, lease: Lease) -> Generation:
 
 async def _put_on(lease: Lease, blend: Blend) -> None:
     """Load the adapters, and let the lease use them with their weights."""
-    named = [(f"page:{adapter.path}", adapter, weight) for adapter, weight in blend]
-    for name, adapter, _ in named:
-        await lease.version.load_adapter(name, adapter.path)
-    lease.adapter = tuple((name, weight) for name, _, weight in named)
+    named = {f"page:{adapter.path}": (adapter.path, weight) for adapter, weight in blend}
+    for name, (path, _) in named.items():
+        await lease.version.load_adapter(name, path)
+    lease.use_blend({name: weight for name, (_, weight) in named.items()})
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

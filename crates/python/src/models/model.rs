@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::nn::fingerprint::fingerprint;
+use efficientai_toolkit::nn::{Linear, RowAdapter};
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
 
 use crate::arguments::Text;
-use crate::array::{Ids, Logits, MlxLogits};
+use crate::array::{Ids, Logits, MlxLogits, Parameter};
 use crate::enter::enter;
 use crate::exclusive::{Exclusive, Guard};
+use crate::json::json;
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core.models")]
@@ -28,7 +31,7 @@ pub(crate) struct Model {
     accuracy: OnceLock<Option<Accuracy>>,
     /// Numbers of sets of adapters that were in use, by what identifies them.
     weights: Mutex<HashMap<String, u64>>,
-    /// Counts changes of what adapters of one name hold.
+    /// Counts replacements of the whole library.
     changes: AtomicU64,
 }
 
@@ -73,10 +76,39 @@ impl Model {
 
     /// Identifies the weights in use, adapters included; `inner` is held by whoever asks.
     pub(crate) fn weights(&self) -> u64 {
-        let key = format!("{} {:?}", self.changes.load(Ordering::Relaxed), self.library().weights());
+        let library = self.library();
+        library.identify(library.active()).map_or(u64::MAX, |identity| self.number(&identity))
+    }
+
+    /// Number of the weights with the adapters that `identity` tells.
+    fn number(&self, identity: &str) -> u64 {
+        let key = format!("{} {identity}", self.changes.load(Ordering::Relaxed));
         let mut numbers = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let next = numbers.len() as u64;
         *numbers.entry(key).or_insert(next)
+    }
+
+    /// Identifies the configuration and the content of all weights in use, in every process.
+    pub(crate) fn fingerprint(&self, inner: &mut models::Model) -> Result<u128> {
+        fingerprint(inner, &self.config.to_string())
+    }
+
+    /// The adapters of `choice` for single rows; `inner` is what is locked. `known` may have them already, by their number.
+    pub(crate) fn row_adapter(
+        &self,
+        inner: &mut models::Model,
+        choice: Choice,
+        known: impl FnOnce(u64) -> Option<Arc<RowAdapter>>,
+    ) -> Result<Arc<RowAdapter>> {
+        let (library, weights) = (self.library(), choice.weights());
+        let number = self.number(&library.identify(&weights)?);
+        known(number).map_or_else(|| library.for_rows(inner, &weights, number).map(Arc::new), Ok)
+    }
+
+    /// Whether whole modules of an adapter are attached, which all rows share; `inner` is held by whoever asks.
+    pub(crate) fn shares_modules(&self) -> bool {
+        let library = self.library();
+        library.active().keys().any(|name| matches!(library.is_batchable(name), Ok(false)))
     }
 
     /// The fastest way to use packed weights that is close enough; measured at the first call.
@@ -86,6 +118,11 @@ impl Model {
         }
         let accuracy = generate::accuracy::select(self.lock()?.as_ref())?;
         Ok(*self.accuracy.get_or_init(|| accuracy))
+    }
+
+    /// The parsed `config.json` of the language model.
+    pub(crate) fn json(&self) -> &serde_json::Value {
+        &self.config
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -98,6 +135,16 @@ impl Model {
 pub(crate) enum Choice {
     Name(String),
     Weights(BTreeMap<String, f32>),
+}
+
+impl Choice {
+    /// Weights by name.
+    fn weights(self) -> BTreeMap<String, f32> {
+        match self {
+            Self::Name(name) => [(name, 1.0)].into(),
+            Self::Weights(weights) => weights,
+        }
+    }
 }
 
 #[pymethods]
@@ -146,10 +193,7 @@ impl Model {
         enter(py, || {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
-                StoredAdapter::LowRank(adapter) => {
-                    self.changes.fetch_add(1, Ordering::Relaxed);
-                    self.library().add(model.as_mut(), &name.0, adapter)
-                }
+                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), &name.0, adapter),
                 StoredAdapter::Prompt(_) => Err(Error::Config(format!(
                     "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
                     path.display()
@@ -167,13 +211,18 @@ impl Model {
     #[pyo3(signature = (adapters))]
     fn set_adapter(&self, py: Python<'_>, adapters: Option<Choice>) -> PyResult<()> {
         enter(py, || {
-            let weights = match adapters {
-                None => BTreeMap::new(),
-                Some(Choice::Name(name)) => [(name, 1.0)].into(),
-                Some(Choice::Weights(weights)) => weights,
-            };
+            let weights = adapters.map(Choice::weights).unwrap_or_default();
             let mut model = self.lock()?;
             self.library().set(model.as_mut(), &weights)
+        })
+    }
+
+    /// Whether requests with the adapter of this name can be computed together with others: all but those with whole
+    /// modules (``modules_to_save``), which have to be put onto the model.
+    fn is_batchable(&self, py: Python<'_>, name: Text) -> PyResult<bool> {
+        enter(py, || {
+            let _model = self.lock()?;
+            self.library().is_batchable(&name.0)
         })
     }
 
@@ -226,9 +275,90 @@ impl Model {
         self.__call__(py, ids).map(MlxLogits)
     }
 
+    /// What the model computes besides its parameters, block by block, as a dictionary; ``None`` for architectures that
+    /// it does not describe.
+    #[getter]
+    fn outline<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let outline = enter(py, || self.lock()?.outline().as_ref().map(json).transpose())?;
+        outline.map(|text| py.import("json")?.call_method1("loads", (text,))).transpose()
+    }
+
+    /// Shapes of all parameters by name, with adapters merged into the weights.
+    #[getter]
+    fn parameter_shapes(&self, py: Python<'_>) -> PyResult<BTreeMap<String, Vec<i32>>> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            let adapted = adapted(model.as_mut())?;
+            let mut shapes = BTreeMap::new();
+            let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+            for (name, array) in parameters {
+                let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
+                match (adapted.get(path), leaf) {
+                    (None, _) | (Some(_), "bias") => {
+                        drop(shapes.insert(name.to_string(), array.shape().to_vec()))
+                    }
+                    (Some(layer), "weight") => {
+                        let (inputs, outputs) = layer.size();
+                        shapes.insert(name.to_string(), vec![outputs, inputs]);
+                    }
+                    // Parts of the merged weight.
+                    _ => {}
+                }
+            }
+            Ok(shapes)
+        })
+    }
+
+    /// Formats of quantized weights by the name of their layer: mode, bits and group size. Weights that adapters are
+    /// merged into are not quantized.
+    #[getter]
+    fn quantized_layers(&self, py: Python<'_>) -> PyResult<BTreeMap<String, (String, usize, usize)>> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            let adapted = adapted(model.as_mut())?;
+            let mut formats = BTreeMap::new();
+            model.visit_quantizable(&mut |path, weight| {
+                if let Some(format) = weight.format.filter(|_| !adapted.contains_key(path)) {
+                    let mode = format.mode().name().to_owned();
+                    formats.insert(path.to_owned(), (mode, format.bits(), format.group_size()));
+                }
+                Ok(())
+            })?;
+            Ok(formats)
+        })
+    }
+
+    /// A copy of one parameter, with adapters merged into it: float32, or the unsigned integers of quantized weights.
+    fn parameter(&self, py: Python<'_>, name: Text) -> PyResult<Parameter> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            if let Some(path) = name.0.strip_suffix(".weight")
+                && let Some(layer) = adapted(model.as_mut())?.get(path)
+            {
+                return Parameter::copy(&adapters::merged_weight(layer)?);
+            }
+            let parameters = model.parameters().flatten();
+            let found = parameters.get(&*name.0);
+            let unknown = || Error::Config(format!("the model has no parameter \"{}\"", name.0));
+            Parameter::copy(found.ok_or_else(unknown)?)
+        })
+    }
+
     fn __repr__(&self) -> String {
         format!("Model({}, {})", self.model_type(), self.folder.display())
     }
+}
+
+/// Layers with low-rank matrices, by their key path.
+fn adapted(model: &mut models::Model) -> Result<BTreeMap<String, Linear>> {
+    let mut adapted = BTreeMap::new();
+    model.visit_linears(&mut |path, layer| {
+        if layer.lora_a.is_some() {
+            adapted.insert(path.to_owned(), layer.clone());
+        }
+        Ok(())
+    })?;
+    Ok(adapted)
 }
 
 /// The ids as MLX takes them, if all of them are below `vocab`.

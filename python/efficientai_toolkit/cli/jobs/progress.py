@@ -47,7 +47,8 @@ def _describe(data: Mapping[str, Any]) -> str | None:
         case "log":
             return str(data["line"])
         case "trial":
-            values = (f"{name} {value:.4g}" for name, value in (data["values"] or {}).items())
+            scores: dict[str, float] = data["values"] or {}
+            values = (f"{name} {value:.4g}" for name, value in scores.items())
             outcome = data["reason"] or ", ".join(values) or data["state"]
             return f"trial {data['number'] + 1}/{data['trials']}: {outcome}"
         case "measured":
