@@ -143,7 +143,8 @@ def train(visit: Visit, method: str) -> None:
     before = page.input_value("#train-run input")
     page.click("#train-start")
     page.wait_for_function(f"document.querySelector('#train-run input').value != {before!r}")
-    page.wait_for_selector("#train-state .eat-badge.finished")
+    name = page.input_value("#train-run input").partition(":")[0]
+    page.wait_for_selector(f"#train-state .eat-state:has-text('{name}') .eat-badge.finished")
 
 
 def compare(visit: Visit) -> None:

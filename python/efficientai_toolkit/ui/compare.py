@@ -147,6 +147,8 @@ class CompareTab:
         inputs = [runs, curve, prefer]
         for field in inputs:
             field.change(self.show, inputs, [report, plot], **QUIET)
+        timer, seen = gr.Timer(POLL_SECS), gr.State("")
+        timer.tick(self.watch, [runs, seen], [runs, table, seen], **QUIET)
         return Refresh(self.refresh, [runs], [runs, table])
 
     def _build_study(self) -> None:
@@ -224,6 +226,13 @@ class CompareTab:
         if len(runs) == 1:
             return html.note("Select another run to compare this one with."), plot
         return render_advice(runs, prefer) + render_differences(runs), plot
+
+    def watch(self, chosen: Sequence[str], seen: str) -> tuple[Any, Any, str]:
+        """Offer runs that have finished since."""
+        offered, table = self.refresh(chosen)
+        if table == seen:
+            return self._gr.skip(), self._gr.skip(), seen
+        return offered, table, table
 
     def refresh(self, chosen: Sequence[str]) -> tuple[Any, str]:
         """Offer the runs there are; a new page compares the last ones."""

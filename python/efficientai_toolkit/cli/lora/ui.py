@@ -8,7 +8,10 @@ from efficientai_toolkit.cli.shared.serve import GROUPS
 from efficientai_toolkit.ui.config import PageConfig
 from efficientai_toolkit.ui.requirements import require_page
 
-ESSENTIAL = ("host", "port", "workspace", "models", "api_key_file", "allow_downloads", "max_upload")
+ESSENTIAL = (
+    "host", "port", "workspace", "models", "model_path", "adapters", "api_key_file", "allow_downloads",
+    "max_upload", "memory_budget",
+)  # fmt: skip
 """What most users set."""
 
 
