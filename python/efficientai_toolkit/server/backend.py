@@ -104,7 +104,7 @@ class EngineBackend:
 
     def add(self, prompt: list[int], settings: dict[str, Any], adapter: Adapter | None) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        weights = dict(adapter) if isinstance(adapter, tuple) else adapter
+        weights: Any = dict(adapter) if isinstance(adapter, tuple) else adapter
         return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=weights)
 
     def cancel(self, number: int) -> None:
