@@ -165,8 +165,10 @@ def test_a_large_upload_is_refused_while_it_arrives(page: tuple[Running, Workben
     server, _ = page
     # Larger than a body of the other routes may be, and than --max-upload.
     files = {"files": ("x.jsonl", b"{}" * 3_000_000)}
-    answer = server.client.post("/ui/gradio_api/upload", files=files)
-    assert answer.status_code == 413
+    assert server.client.post("/ui/gradio_api/upload", files=files).status_code == 413
+    # Nothing else takes more than the other routes do.
+    body = {"data": ["x" * 5_000_000], "fn_index": 0, "session_hash": "x"}
+    assert server.post("/ui/gradio_api/queue/join", body).status_code == 413
 
 
 def test_data_is_shown_as_the_model_sees_it(bench: Workbench, trained: Job) -> None:

@@ -25,6 +25,8 @@ _REFUSED = 1008
 PAGE = "/ui"
 """Path of the page, if there is one; whoever may administer may use it."""
 
+_UPLOADS = f"{PAGE}/gradio_api/upload"
+
 _BODY_SECS = 60.0
 """Time that a body may take to arrive."""
 
@@ -59,8 +61,8 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check(scope)
-            if _is_page(scope):
-                # What it uploads is written to a file, piece by piece, within a limit of its own.
+            if scope["path"] == _UPLOADS:
+                # What the page uploads is written to a file, piece by piece, within a limit of its own.
                 await self._app(scope, receive, send)
                 return
             body = await self._read(scope, receive)
