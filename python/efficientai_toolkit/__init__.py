@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         benchmark,
         callbacks,
         exceptions,
+        exports,
         kernels,
         lora,
         quantize,
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from efficientai_toolkit._engine.core import core as _core
     from efficientai_toolkit.accelerate import accelerate_mlx
     from efficientai_toolkit.device import HardwareReport, hardware
+    from efficientai_toolkit.exports.config import ExportConfig
+    from efficientai_toolkit.exports.run import export
     from efficientai_toolkit.models.generation import GenerateConfig, generate, stream
     from efficientai_toolkit.models.loading import load
 
 __all__ = [
+    "ExportConfig",
     "GenerateConfig",
     "HardwareReport",
     "Model",
@@ -43,6 +47,8 @@ __all__ = [
     "benchmark",
     "callbacks",
     "exceptions",
+    "export",
+    "exports",
     "generate",
     "hardware",
     "kernels",
@@ -59,6 +65,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "ExportConfig": "exports.config:ExportConfig",
             "GenerateConfig": "models.generation:GenerateConfig",
             "HardwareReport": "device:HardwareReport",
             "Model": "_engine.core:core.models.Model",
@@ -69,6 +76,8 @@ if not TYPE_CHECKING:
             "benchmark": "benchmark",
             "callbacks": "callbacks",
             "exceptions": "exceptions",
+            "export": "exports.run:export",
+            "exports": "exports",
             "generate": "models.generation:generate",
             "stream": "models.generation:stream",
             "hardware": "device:hardware",

@@ -52,14 +52,14 @@ _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]
 def resolve(
     path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
 ) -> Path:
-    """Return the folder of a model or adapter, downloading it if necessary.
+    """Return the folder or GGUF file of a model or adapter, downloading it if necessary.
 
     An interrupted download is resumed by the next call.
 
     Parameters
     ----------
     path_or_id
-        An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
+        An existing folder or GGUF file, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
     kind
         Kind of model, which determines the files to download.
     show_progress
@@ -68,7 +68,7 @@ def resolve(
     Returns
     -------
     Path
-        The folder, or the snapshot in the cache for a hub id.
+        The folder or file, or the snapshot in the cache for a hub id.
 
     Raises
     ------
@@ -80,7 +80,9 @@ def resolve(
     if text and folder.is_dir():
         return folder
     if text and folder.exists():
-        message = f"{text} is a file; expected the folder that contains it"
+        if folder.suffix.lower() == ".gguf":
+            return folder
+        message = f"{text} is a file; expected the folder that contains it, or a GGUF file"
         raise ModelLoadingError(message)
     match = _HUB_ID.fullmatch(text)
     if match is None:

@@ -11,12 +11,14 @@
 
 mod block_stream;
 mod checkpoint;
+mod mean_squares;
 mod row_embeddings;
 mod second_moments;
 mod text;
 
 pub use block_stream::{BlockStream, Input};
 pub use checkpoint::{BlockCheckpoints, FinishedBlock};
+pub use mean_squares::mean_squares;
 pub use row_embeddings::embed_rows;
 pub use second_moments::SecondMoments;
 pub use text::CalibrationText;

@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde_json::Value;
 
 use super::quantization::describe;
-use super::{atomic, config, shards, weights, wrapper};
+use super::{atomic, config, gguf, shards, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::{Error, Result, files, rng};
@@ -33,8 +33,8 @@ const TEMPLATES: &str = "additional_chat_templates";
 /// Keys of `config.json` that describe quantized weights.
 const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 
-/// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of the
-/// folder `source`. The saved `config.json` states the dtype of the weights, and has no quantization settings
+/// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of `source`, a
+/// folder or GGUF file. The saved `config.json` states the dtype of the weights, and has no quantization settings
 /// if no weight is quantized. The language model of a larger model is saved on its own.
 ///
 /// # Errors
@@ -61,6 +61,12 @@ fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Op
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
+    if gguf::is_file(source) {
+        let files = gguf::tokenizer(&gguf::Reader::open(source)?)?;
+        for (name, contents) in files.named() {
+            atomic::write_text(&target.join(name), &format!("{contents:#}\n"))?;
+        }
+    }
     for name in description(source)? {
         let (from, to) = (source.join(&name), target.join(&name));
         if name.starts_with(TEMPLATES) {
@@ -133,14 +139,15 @@ fn describe_head(config: &mut Value) {
     }
 }
 
-/// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The
-/// weights themselves are not read.
+/// Returns a hash of a model folder or GGUF file: of its `config.json` and of the names and sizes of its weight files.
+/// The weights themselves are not read.
 ///
 /// # Errors
-/// A folder that is not a model.
+/// A folder or file that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
     let mut text = config::read(folder)?.to_string().into_bytes();
-    for path in shards::files(folder)? {
+    let weights = if gguf::is_file(folder) { vec![folder.to_owned()] } else { shards::files(folder)? };
+    for path in weights {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
         text.extend(size.to_le_bytes());

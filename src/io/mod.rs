@@ -4,6 +4,7 @@
 pub mod atomic;
 pub mod config;
 pub mod folder;
+pub mod gguf;
 mod lock;
 pub mod output;
 pub mod quantization;

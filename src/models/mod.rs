@@ -29,7 +29,7 @@ mod stored_sizes;
 pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
-pub use loading::{check_tokens, convert, create, load};
+pub use loading::{check_tokens, convert, create, explicit_config, load};
 
 #[cfg(test)]
 mod tests;

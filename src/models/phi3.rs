@@ -25,7 +25,7 @@ struct File {
     intermediate_size: i64,
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     norm_eps: ("rms_norm_eps", 1e-5),
     max_position_embeddings: 4096,
     rope: RopeKeys::Partial,

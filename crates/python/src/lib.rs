@@ -13,6 +13,7 @@ mod enter;
 mod error;
 mod evaluate;
 mod exclusive;
+mod exports;
 mod generate;
 mod json;
 mod kernels;
@@ -63,6 +64,15 @@ mod _core {
         use crate::evaluate::{divergence, score_rows, score_tokens};
     }
 
+    /// Models in the formats of other programs.
+    #[pymodule]
+    mod exports {
+        #[pymodule_export]
+        use crate::exports::{
+            defaults, read_gguf_card, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter,
+        };
+    }
+
     /// Generating text.
     #[pymodule]
     mod generate {
@@ -88,7 +98,7 @@ mod _core {
     #[pymodule]
     mod models {
         #[pymodule_export]
-        use crate::models::{Model, Tokenizer, convert, create, load};
+        use crate::models::{Model, Tokenizer, convert, create, describe_gguf, load};
     }
 
     /// Events of long-running work.

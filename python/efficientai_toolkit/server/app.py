@@ -172,10 +172,10 @@ def create_pool(config: ServeConfig) -> Pool:
 
 
 def _last_part(path: str) -> str:
-    """Return the name of a folder or hub id, without what separates adapters and revisions."""
+    """Return the name of a folder, file or hub id, without what separates adapters and revisions."""
     name = (
         Path(path).expanduser().resolve().name
-        if Path(path).expanduser().is_dir()
+        if Path(path).expanduser().exists()
         else path.rpartition("/")[2]
     )
     return name.partition("@")[0].replace(":", "-") or "model"

@@ -1,10 +1,11 @@
 //! `_core.models`: language models and their tokenizers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, tensors, weights};
+use efficientai_toolkit::io::{atomic, config, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
-use efficientai_toolkit::{Error, adapters, data, kernels, models};
+use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
 use pyo3::prelude::*;
 
@@ -21,7 +22,7 @@ pub(crate) use tokenizer::Tokenizer;
 /// The dtype of most weights of a checkpoint.
 const AUTO: &str = "auto";
 
-/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+/// Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
 ///
 /// ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
 /// on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
@@ -55,11 +56,51 @@ pub(crate) fn load(
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }
-        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        let mut tokenizer = read_tokenizer(&path, &config, &renderer)?;
         if let Some(options) = options {
             tokenizer = tokenizer.with_template_options(&options)?;
         }
         Ok((Model::new(model, path, config)?, Tokenizer::new(tokenizer)))
+    })
+}
+
+/// The tokenizer of the model at `path`, a folder or a GGUF file, whose `config.json` is `config`.
+fn read_tokenizer(
+    path: &Path,
+    config: &serde_json::Value,
+    renderer: &Arc<dyn data::Renderer>,
+) -> Result<data::Tokenizer> {
+    if !gguf::is_file(path) {
+        return data::Tokenizer::from_folder(path, renderer);
+    }
+    let gguf::TokenizerFiles { tokenizer, config: settings, generation } =
+        gguf::tokenizer(&gguf::Reader::open(path)?)?;
+    let contents = data::TokenizerContents {
+        folder: path.to_owned(),
+        file: path.to_owned(),
+        tokenizer: tokenizer.to_string(),
+        config: settings,
+        generation,
+        model: config.clone(),
+    };
+    drop(tokenizer);
+    data::Tokenizer::from_contents(&contents, renderer)
+}
+
+/// Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the
+/// ``packed_bytes`` of matrices that stay packed in memory, and the count of other ``numbers``.
+#[pyfunction]
+pub(crate) fn describe_gguf(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    enter(py, || {
+        let config = config::read(&path)?;
+        let reader = gguf::Reader::open(&path)?;
+        let (packed_bytes, numbers) = gguf::footprint(&reader)?;
+        let tokenizer_config = gguf::tokenizer(&reader)?.config;
+        Ok(serde_json::json!({
+            "config": config, "tokenizer_config": tokenizer_config,
+            "packed_bytes": packed_bytes, "numbers": numbers,
+        })
+        .to_string())
     })
 }
 

@@ -88,6 +88,11 @@ impl Model {
         Ok(*self.accuracy.get_or_init(|| accuracy))
     }
 
+    /// The parsed `config.json` of the language model.
+    pub(crate) fn json(&self) -> &serde_json::Value {
+        &self.config
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

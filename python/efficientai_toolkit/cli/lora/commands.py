@@ -11,5 +11,6 @@ COMMANDS = {
     "validate": "check environment, model and data before a run",
     "fuse": "merge an adapter into its model, and measure what rounding loses",
     "convert": "convert an adapter between the formats of mlx-lm and Hugging Face PEFT",
+    "export": "write a model in the format of another program, such as GGUF for llama.cpp",
     "info": "explain fine-tuning, its commands and defaults",
 }

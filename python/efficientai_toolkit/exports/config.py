@@ -1,0 +1,90 @@
+"""Configuration of an export."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from efficientai_toolkit._base.assets import MODEL
+from efficientai_toolkit._base.config import Config, setting
+from efficientai_toolkit.exceptions import ConfigError, DatasetError
+from efficientai_toolkit.exports.formats import FORMATS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ExportConfig(Config):
+    """Configuration of an export."""
+
+    model_path: str | None = setting(
+        None, "folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)"
+    )
+    adapter_path: str | None = setting(
+        None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
+    )
+    format: Literal["gguf"] = setting("gguf", "format to write: gguf for llama.cpp, Ollama and LM Studio")
+    type: str | None = setting(
+        None,
+        "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
+        "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own",
+    )
+    output: str | None = setting(
+        None, "file or folder to write (default: named after model and type, in the current folder)"
+    )
+    merge_adapter: bool = setting(
+        True, "merge the adapter into the weights; off: export it alone, for use beside an exported model"
+    )
+    calibration: str | None = setting(
+        None,
+        "calibration text, a data file or folder as for training: errors of weights count by the size of the "
+        "inputs that they are multiplied by (default: all weights count alike)",
+    )
+    calibration_sequences: int = setting(64, "maximum number of calibration sequences")
+    sequence_length: int = setting(512, "tokens per calibration sequence")
+    seed: int = setting(0, "random seed of the calibration text")
+    verify: Literal["on", "off"] = setting(
+        "on", "read the result back and compare it with the model; off: skip that"
+    )
+    overwrite: bool = setting(False, "replace an existing output")
+
+    def check(self) -> None:
+        """Check the values of settings, and which of them go together."""
+        FORMATS[self.format].find_type(self.type)
+        if not self.merge_adapter and self.adapter_path is None:
+            message = "`merge_adapter` is off, but there is no `adapter_path`: name the adapter to export"
+            raise ConfigError(message)
+        for name in ("calibration_sequences", "sequence_length"):
+            if getattr(self, name) < 1:
+                message = f"`{name}` must be at least 1, not {getattr(self, name)}"
+                raise ConfigError(message)
+
+    def with_defaults_filled(self) -> "ExportConfig":
+        """Return a copy with model, type and output filled in.
+
+        Raises
+        ------
+        DatasetError
+            If ``calibration`` does not exist.
+        """
+        calibration = self.calibration
+        if calibration is not None:
+            calibration = str(Path(calibration).expanduser())
+            if not Path(calibration).exists():
+                message = f"there is no folder or file {calibration}"
+                raise DatasetError(message)
+        chosen = FORMATS[self.format]
+        kind = chosen.find_type(self.type)
+        return replace(
+            self,
+            model_path=self.model_path or str(MODEL),
+            type=kind,
+            calibration=calibration,
+            output=str(
+                Path(self.output).expanduser()
+                if self.output is not None
+                else Path(f"{self._name()}-{kind if self.merge_adapter else 'adapter'}{chosen.suffix}")
+            ),
+        )
+
+    def _name(self) -> str:
+        """Return the last part of the path or id of what is exported."""
+        path = self.adapter_path if not self.merge_adapter else self.model_path
+        return Path((path or "model").partition("@")[0]).stem or "model"

@@ -1,0 +1,52 @@
+"""The formats that models are exported to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from efficientai_toolkit.exceptions import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """A format."""
+
+    summary: str
+    """What it is for."""
+    module: str
+    """Its :class:`~efficientai_toolkit.exports.writer.Writer`, as ``module:name`` of this folder."""
+    types: tuple[str, ...]
+    """Number formats of weights; the first is the default."""
+    suffix: str
+    """Ending of the file; empty if the result is a folder."""
+
+    def find_type(self, name: str | None) -> str:
+        """Return the type called ``name``, in any case; the default if it is ``None``.
+
+        Raises
+        ------
+        ConfigError
+            If there is none; the message suggests the closest one.
+        """
+        if name is None:
+            return self.types[0]
+        if name.lower() in self.types:
+            return name.lower()
+        closest = get_close_matches(name.lower(), self.types, n=1)
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        message = f"`type` must be one of {', '.join(self.types)} for this format, not {name!r}{hint}"
+        raise ConfigError(message)
+
+
+FORMATS: Mapping[str, Format] = {
+    "gguf": Format(
+        summary="llama.cpp, Ollama and LM Studio",
+        module="gguf:GgufWriter",
+        types=(
+            "auto", "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k",
+            "q4_k_m", "q5_k_m",
+        ),
+        suffix=".gguf",
+    ),
+}  # fmt: skip
+"""Formats by name."""
