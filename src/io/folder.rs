@@ -60,22 +60,7 @@ pub fn save_quantized(
 fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Option<Value>) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
-    fs::create_dir_all(target).map_err(Error::io("create", target))?;
-    if gguf::is_file(source) {
-        let files = gguf::tokenizer(&gguf::Reader::open(source)?)?;
-        for (name, contents) in files.named() {
-            atomic::write_text(&target.join(name), &format!("{contents:#}\n"))?;
-        }
-    }
-    for name in description(source)? {
-        let (from, to) = (source.join(&name), target.join(&name));
-        if name.starts_with(TEMPLATES) {
-            atomic::create_folder(&target.join(TEMPLATES))?;
-        }
-        let mut original = files::open(&from).map_err(Error::io("read", &from))?;
-        // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
-        atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
-    }
+    copy_description(source, target)?;
     let whole = config::read_whole(source)?;
     let mut config = match wrapper::language_model(&whole) {
         None => whole,
@@ -114,6 +99,31 @@ fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Op
     }
     atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
     weights::save(target, model, None)
+}
+
+/// Copies everything but weights from `source`, a folder or GGUF file, to the folder `target`: tokenizer, chat templates
+/// and, of a folder, configurations.
+///
+/// # Errors
+/// A folder that cannot be read or written.
+pub fn copy_description(source: &Path, target: &Path) -> Result<()> {
+    fs::create_dir_all(target).map_err(Error::io("create", target))?;
+    if gguf::is_file(source) {
+        let files = gguf::tokenizer(&gguf::Reader::open(source)?)?;
+        for (name, contents) in files.named() {
+            atomic::write_text(&target.join(name), &format!("{contents:#}\n"))?;
+        }
+    }
+    for name in description(source)? {
+        let (from, to) = (source.join(&name), target.join(&name));
+        if name.starts_with(TEMPLATES) {
+            atomic::create_folder(&target.join(TEMPLATES))?;
+        }
+        let mut original = files::open(&from).map_err(Error::io("read", &from))?;
+        // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
+        atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
+    }
+    Ok(())
 }
 
 /// Files other than weights, relative to `folder`.

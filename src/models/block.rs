@@ -4,6 +4,7 @@ use mlx_macros::ModuleParameters;
 use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
+use super::outline::BlockOutline;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
 use crate::nn::{self, Context, KvCache, LayerCache, Residual, RmsNorm};
@@ -24,6 +25,11 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// Returns the channels that only linear layers read.
     fn scalings(&self) -> Vec<Scaling>;
+
+    /// What it computes besides its parameters; `None` for what [`BlockOutline`] cannot say.
+    fn outline(&self) -> Option<BlockOutline> {
+        None
+    }
 
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
@@ -81,5 +87,8 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
         let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
         scalings.extend(mlp.behind("post_attention_layernorm", &self.post_attention_layernorm));
         scalings
+    }
+    fn outline(&self) -> Option<BlockOutline> {
+        Some(BlockOutline::new(self.self_attn.heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::block::Block;
 use super::causal_lm::CausalLm;
 use super::configuration::{self, Family, Shape, Windows, flag};
+use super::outline::BlockOutline;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
@@ -169,5 +170,8 @@ impl Block for SandwichBlock {
         let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
         scalings.extend(mlp.behind("pre_feedforward_layernorm", &self.pre_feedforward_layernorm));
         scalings
+    }
+    fn outline(&self) -> Option<BlockOutline> {
+        Some(BlockOutline::new(self.self_attn.heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

@@ -18,6 +18,7 @@ mod llama;
 mod loading;
 mod mistral;
 mod mixtral;
+mod outline;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -30,6 +31,7 @@ pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, explicit_config, load};
+pub use outline::{BlockOutline, Outline};
 
 #[cfg(test)]
 mod tests;

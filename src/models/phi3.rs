@@ -98,6 +98,10 @@ impl Mixer for FusedAttention {
             scalings: vec![Scaling::between("qkv_proj", rows, "o_proj")],
         }
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
+    }
 }
 
 impl FusedMlp {
@@ -127,6 +131,10 @@ impl FeedForward for FusedMlp {
             readers: vec!["gate_up_proj".to_owned()],
             scalings: vec![Scaling::between("gate_up_proj", rows, "down_proj")],
         }
+    }
+
+    fn activation(&self) -> Option<Activation> {
+        Some(self.activation)
     }
 }
 

@@ -4,7 +4,8 @@ use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
 use super::scaling::Flow;
-use super::{Context, Linear, Result};
+use super::{Context, Heads, Linear, Result};
+use crate::kernels::activation::Activation;
 
 /// Linear layers with their key paths relative to the module that contains them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
@@ -22,6 +23,11 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
     /// How channels flow through it.
     fn flow(&self) -> Flow;
+
+    /// Hyperparameters of attention whose only parameters are projections and norms of heads; `None` for other layers.
+    fn heads(&self) -> Option<&Heads> {
+        None
+    }
 }
 
 /// A layer that transforms each position independently.
@@ -40,6 +46,11 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
 
     /// How channels flow through it.
     fn flow(&self) -> Flow;
+
+    /// Activation of the gate of `down(act(gate(x)) · up(x))`; `None` for other layers.
+    fn activation(&self) -> Option<Activation> {
+        None
+    }
 }
 
 /// Pairs `layers` with their field names.

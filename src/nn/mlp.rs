@@ -83,6 +83,10 @@ impl FeedForward for Mlp {
     fn flow(&self) -> Flow {
         gated_flow(["gate_proj", "up_proj", "down_proj"], &self.down_proj)
     }
+
+    fn activation(&self) -> Option<Activation> {
+        Some(self.activation)
+    }
 }
 
 impl FeedForward for NumberedMlp {

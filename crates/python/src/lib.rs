@@ -77,7 +77,7 @@ mod _core {
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{Engine, check, defaults, embed, generate};
+        use crate::generate::{Engine, Sampler, check, defaults, embed, generate};
     }
 
     /// Measuring the kernels.
@@ -98,7 +98,9 @@ mod _core {
     #[pymodule]
     mod models {
         #[pymodule_export]
-        use crate::models::{Model, Tokenizer, convert, create, describe_gguf, load};
+        use crate::models::{
+            Model, Tokenizer, convert, copy_description, create, describe_gguf, load, load_tokenizer,
+        };
     }
 
     /// Events of long-running work.

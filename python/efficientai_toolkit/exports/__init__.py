@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from efficientai_toolkit.exports import onnx
     from efficientai_toolkit.exports.config import ExportConfig
     from efficientai_toolkit.exports.formats import FORMATS
     from efficientai_toolkit.exports.result import ExportResult
     from efficientai_toolkit.exports.run import export
 
-__all__ = ["FORMATS", "ExportConfig", "ExportResult", "export"]
+__all__ = ["FORMATS", "ExportConfig", "ExportResult", "export", "onnx"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
@@ -24,5 +25,6 @@ if not TYPE_CHECKING:
             "ExportConfig": "exports.config:ExportConfig",
             "ExportResult": "exports.result:ExportResult",
             "export": "exports.run:export",
+            "onnx": "exports.onnx",
         },
     )

@@ -20,17 +20,30 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf"] = setting("gguf", "format to write: gguf for llama.cpp, Ollama and LM Studio")
+    format: Literal["gguf", "onnx"] = setting(
+        "gguf",
+        "format to write: gguf for llama.cpp, Ollama and LM Studio, or onnx for onnxruntime and "
+        "onnxruntime-genai",
+    )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
-        "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own",
+        "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
+        "int8, qdq (8 bits, activations too), or auto",
     )
     output: str | None = setting(
         None, "file or folder to write (default: named after model and type, in the current folder)"
     )
     merge_adapter: bool = setting(
         True, "merge the adapter into the weights; off: export it alone, for use beside an exported model"
+    )
+    group_size: int = setting(
+        64, "columns that share a scale where dense weights become int4 or int8 (onnx): 32, 64 or 128"
+    )
+    accuracy_level: int = setting(
+        4,
+        "precision of products with int4 and int8 weights (onnx): 0, that of the runtime, 1 float32, "
+        "2 float16, 3 bfloat16, or 4, the fastest, with activations rounded to 8 bits",
     )
     calibration: str | None = setting(
         None,
@@ -51,6 +64,10 @@ class ExportConfig(Config):
         if not self.merge_adapter and self.adapter_path is None:
             message = "`merge_adapter` is off, but there is no `adapter_path`: name the adapter to export"
             raise ConfigError(message)
+        for name, values in (("group_size", (32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
+            if getattr(self, name) not in values:
+                message = f"`{name}` must be one of {', '.join(map(str, values))}, not {getattr(self, name)}"
+                raise ConfigError(message)
         for name in ("calibration_sequences", "sequence_length"):
             if getattr(self, name) < 1:
                 message = f"`{name}` must be at least 1, not {getattr(self, name)}"

@@ -48,5 +48,11 @@ FORMATS: Mapping[str, Format] = {
         ),
         suffix=".gguf",
     ),
+    "onnx": Format(
+        summary="onnxruntime and onnxruntime-genai",
+        module="onnx.writer:OnnxWriter",
+        types=("auto", "f32", "f16", "int4", "int8", "qdq"),
+        suffix="",
+    ),
 }  # fmt: skip
 """Formats by name."""

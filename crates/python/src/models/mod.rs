@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, gguf, tensors, weights};
+use efficientai_toolkit::io::{atomic, config, folder, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
 use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
@@ -64,6 +64,25 @@ pub(crate) fn load(
     })
 }
 
+/// Loads the tokenizer of a folder alone; ``chat_template_kwargs`` are options of its chat template.
+#[pyfunction]
+#[pyo3(signature = (path, chat_template_kwargs=None))]
+pub(crate) fn load_tokenizer(
+    py: Python<'_>,
+    path: PathBuf,
+    chat_template_kwargs: Option<Dictionary<'_>>,
+) -> PyResult<Tokenizer> {
+    let renderer = chat_templates::renderer(py)?;
+    let options = chat_template_kwargs.map(|options| options.read("chat_template_kwargs")).transpose()?;
+    enter(py, || {
+        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        if let Some(options) = options {
+            tokenizer = tokenizer.with_template_options(&options)?;
+        }
+        Ok(Tokenizer::new(tokenizer))
+    })
+}
+
 /// The tokenizer of the model at `path`, a folder or a GGUF file, whose `config.json` is `config`.
 fn read_tokenizer(
     path: &Path,
@@ -85,6 +104,13 @@ fn read_tokenizer(
     };
     drop(tokenizer);
     data::Tokenizer::from_contents(&contents, renderer)
+}
+
+/// Copies everything but weights from a model folder or GGUF file to ``folder``: tokenizer, chat templates and, of a
+/// folder, configurations.
+#[pyfunction]
+pub(crate) fn copy_description(py: Python<'_>, path: PathBuf, folder: PathBuf) -> PyResult<()> {
+    enter(py, || folder::copy_description(&path, &folder))
 }
 
 /// Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the

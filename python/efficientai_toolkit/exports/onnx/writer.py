@@ -1,0 +1,118 @@
+"""ONNX, the format of onnxruntime and onnxruntime-genai."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficientai_toolkit._base.extras import require
+from efficientai_toolkit._base.files import replace_folder
+from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exports.onnx import genai
+from efficientai_toolkit.exports.onnx.decoder import Decoder
+from efficientai_toolkit.exports.onnx.graph import Graph
+from efficientai_toolkit.exports.onnx.linears import DenseLinears, HalfLinears, Linears
+from efficientai_toolkit.exports.onnx.matmul_nbits import BlockLinears
+from efficientai_toolkit.exports.onnx.outline import Outline, describe
+from efficientai_toolkit.exports.onnx.parameters import Parameters
+from efficientai_toolkit.exports.onnx.qdq import QdqLinears
+from efficientai_toolkit.exports.onnx.types import BITS, choose_type
+from efficientai_toolkit.exports.writer import Verified, Writer, Written
+from efficientai_toolkit.models.loading import load
+
+if TYPE_CHECKING:
+    from efficientai_toolkit._core.models import Model, Tokenizer
+
+
+class OnnxWriter(Writer):
+    """Writes a folder with a graph, its weights, and what runs them."""
+
+    _loaded: "tuple[Model, Tokenizer] | None" = None
+
+    def check(self) -> None:
+        """Refuse adapters alone, calibration, and missing libraries."""
+        config = self.job.config
+        if not config.merge_adapter:
+            message = "`merge_adapter` is off, but a graph holds whole weights: adapters are merged into them"
+            raise ConfigError(message)
+        if config.calibration is not None:
+            message = (
+                "`calibration` has no effect on onnx: leave it out, or quantize the model with it first "
+                "(quantized-model-benchmarks:quantize) and export the result, whose codes stay as they are"
+            )
+            raise ConfigError(message)
+        require("onnx", extra="onnx", purpose="the ONNX export")
+        if config.verify == "on":
+            require("onnxruntime", extra="onnx", purpose="the verification of an ONNX export (`verify`)")
+
+    def write(self) -> Written:
+        """Write the folder, tensor by tensor."""
+        model, tokenizer = self._load()
+        parameters = Parameters(model, self._progress())
+        outline = describe(model, parameters)
+        config = self.job.config
+        kind = choose_type(str(config.type), model, parameters, group_size=config.group_size)
+        notes = [] if kind == config.type else [f"type {kind}, the closest to the model's own numbers"]
+        if outline.context_length < outline.model_context_length:
+            notes.append(
+                f"sequences have at most {outline.context_length} tokens, not "
+                f"{outline.model_context_length}: the graph has one rotation for each position"
+            )
+
+        def fill(folder: Path) -> None:
+            self._write_graph(folder, kind, parameters, outline)
+            genai.write_companions(folder, model, tokenizer, outline)
+
+        replace_folder(self.job.output, fill)
+        return Written(notes=notes)
+
+    def verify(self) -> Verified:
+        """Run the graph, in one piece and in several, and compare logits with those of the model."""
+        from efficientai_toolkit.exports.onnx.verification import compare
+
+        model, _ = self._load()
+        return Verified(largest_difference=compare(model, self.job.output), compared="logits")
+
+    def _load(self) -> "tuple[Model, Tokenizer]":
+        """Return the model; in float32 where its logits are the measure."""
+        job = self.job
+        if job.given is not None:
+            return job.given
+        if self._loaded is None:
+            dtype = "float32" if job.config.verify == "on" else "auto"
+            self._loaded = load(job.source, job.adapter, dtype)
+        return self._loaded
+
+    def _write_graph(self, folder: Path, kind: str, parameters: Parameters, outline: Outline) -> None:
+        with (folder / genai.DATA_FILE).open("xb") as data:
+            graph = Graph(data=data, data_name=genai.DATA_FILE)
+            linears = self._linears(kind, graph, parameters)
+            Decoder(graph, parameters, linears, outline).build()
+        graph.save(folder / genai.MODEL_FILE, "decoder")
+
+    def _linears(self, kind: str, graph: Graph, parameters: Parameters) -> Linears:
+        if kind in BITS:
+            config = self.job.config
+            return BlockLinears(
+                graph,
+                parameters,
+                bits=BITS[kind],
+                group_size=config.group_size,
+                accuracy_level=config.accuracy_level,
+            )
+        return {"f32": DenseLinears, "f16": HalfLinears, "qdq": QdqLinears}[kind](graph, parameters)
+
+    def _progress(self) -> Callable[[int, int], None]:
+        """Return what reports about ten times how far writing is."""
+        last = -1
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            tenth = math.floor(10 * done / max(total, 1))
+            if tenth > last:
+                last = tenth
+                event = {"event": "progress", "stage": "write", "done": done, "total": total}
+                self.job.observe(json.dumps(event))
+
+        return report
