@@ -23,8 +23,8 @@ class ExportConfig(Config):
     format: Literal["gguf", "onnx", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
-        "onnxruntime-genai, awq, gptq or compressed-tensors for vLLM and transformers, or safetensors, numbers "
-        "in Hugging Face format",
+        "onnxruntime-genai, awq, gptq or compressed-tensors for vLLM and transformers, or safetensors, "
+        "numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,

@@ -1,7 +1,7 @@
 """AWQ checkpoints, in AutoAWQ's layout ``gemm`` (https://github.com/casper-hansen/AutoAWQ).
 
-``qweight`` is ``[in, out/8]``, ``qzeros`` ``[groups, out/8]``: words of eight outputs, in an order of their own;
-``scales`` is ``[groups, out]``, float16.
+``qweight`` is ``[in, out/8]``, ``qzeros`` ``[groups, out/8]``: words of eight outputs, in an
+order of their own; ``scales`` is ``[groups, out]``, float16.
 """
 
 from collections.abc import Mapping

@@ -84,7 +84,8 @@ class IntQuantizedLayout(Layout):
     def unpack(self, tensors: "Mapping[str, NDArray[Any]]", layer: Layer) -> "NDArray[np.float32]":
         """Return the weight that tensors stand for, ``[rows, columns]``."""
         del layer
-        return tensors["weight"].astype(np.float32) * tensors["weight_scale"]
+        weight: NDArray[np.float32] = tensors["weight"].astype(np.float32) * tensors["weight_scale"]
+        return weight
 
     def describe(self, layers: Mapping[str, Layer], dense: list[str]) -> dict[str, Any]:
         """Return ``quantization_config``."""

@@ -65,7 +65,9 @@ class GptqLayout(Layout):
         }
         formats = {(layer.bits, layer.group_size) for layer in layers.values()}
         for bits, group_size in sorted(formats - {common}):
-            paths = (path for path, layer in layers.items() if (layer.bits, layer.group_size) == (bits, group_size))
+            paths = (
+                path for path, layer in layers.items() if (layer.bits, layer.group_size) == (bits, group_size)
+            )
             for path in with_fused(paths):
                 dynamic[f"+:{_pattern(path)}"] = {"bits": bits, "group_size": group_size}
         return {

@@ -32,7 +32,7 @@ class Grid:
     @property
     def group_size(self) -> int:
         """Columns of a group."""
-        return self.codes.shape[1] // self.scales.shape[1]
+        return int(self.codes.shape[1] // self.scales.shape[1])
 
     def dequantize(self) -> "NDArray[np.float32]":
         """Return the numbers, in float32."""
@@ -147,7 +147,7 @@ def precision(scales: "NDArray[np.float32]") -> float:
 
 
 def round_rows(weight: "NDArray[np.float32]") -> Grid:
-    """Round rows to 8 bits around 0, codes from -127 to 127 above a zero point of 128: a scale for each row."""
+    """Round rows to 8 bits, codes from -127 to 127 above a zero point of 128, with a scale for each row."""
     scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
     safe = np.where(scales == 0, 1, scales)
     codes = np.clip(np.rint(weight / safe), -127, 127) + 128

@@ -135,5 +135,7 @@ def _agree(layers: "Mapping[str, Layer]", layout: Layout) -> dict[str, Layer]:
         bits = max(layers[path].bits for path in paths)
         size = min(layers[path].group_size for path in paths)
         for path in paths:
-            agreed[path] = replace(layers[path], bits=bits, group_size=layers[path].columns if layout.by_row else size)
+            agreed[path] = replace(
+                layers[path], bits=bits, group_size=layers[path].columns if layout.by_row else size
+            )
     return {path: agreed[path] for path in layers}

@@ -50,7 +50,9 @@ class QuantizedWriter(FolderWriter):
             for path, layer in self._plan.layers.items():
                 mode, bits, _ = parameters.formats.get(path, ("affine", 0, 0))
                 if mode != "affine" or bits > layer.bits or (bits and self.layout.by_row):
-                    self._refuse(f"{path} is in {bits} bits ({mode}), which {config.format} would round again")
+                    self._refuse(
+                        f"{path} is in {bits} bits ({mode}), which {config.format} would round again"
+                    )
         return self.layout.dtype or model.dtype
 
     def add_tensors(self, parameters: Parameters, shards: Shards) -> None:
@@ -84,20 +86,27 @@ class QuantizedWriter(FolderWriter):
         notes: list[str] = []
         if counts["dense"]:
             notes.append(
-                f"{counts['dense']} layers were rounded to nearest: quantized-model-benchmarks:quantize does better "
-                "with calibration text, and its codes are exported as they are"
+                f"{counts['dense']} layers were rounded to nearest; quantized-model-benchmarks:quantize "
+                "--no-range-search loses less with calibration text, and its codes stay as they are"
             )
         if counts["again"]:
-            notes.append(f"{counts['again']} quantized layers were rounded again: the format has not their codes")
+            notes.append(f"{counts['again']} quantized layers were rounded again")
         if counts["moved"]:
-            notes.append(f"{counts['moved']:,} groups have zero points between two numbers, which were rounded")
+            narrow = any(layer.bits < max(self.layout.bits) for layer in plan.layers.values())
+            notes.append(
+                f"{counts['moved']:,} groups have zero points between two numbers, which were rounded; they are "
+                "whole numbers after quantized-model-benchmarks:quantize --no-range-search"
+                + (", and type int8 comes closer" if narrow else "")
+            )
         if counts["rounded"]:
-            notes.append(f"{counts['rounded']:,} groups have zero points out of range, and were rounded again")
+            notes.append(
+                f"{counts['rounded']:,} groups have zero points out of range, and were rounded again"
+            )
         if plan.unfit:
-            notes.append(f"{plan.unfit} layers stay dense: their outputs do not fill words of 32 bits")
+            notes.append(f"{plan.unfit} layers stay dense: they do not fill words of 32 bits")
         tables = sum(1 for path in parameters.formats if path not in plan.layers)
         if tables:
-            notes.append(f"{tables} quantized layers were dequantized: embeddings and output head are dense here")
+            notes.append(f"{tables} quantized layers became dense, as embeddings and output heads are here")
         types = Counter(f"int{layer.bits}" for layer in plan.layers.values())
         dense = len(layer_names(parameters)) - len(plan.layers)
         return Written(notes=notes, types={**types, self.layout.dtype or self.job.loaded[0].dtype: dense})
@@ -106,25 +115,24 @@ class QuantizedWriter(FolderWriter):
         """Return the layer's weight on its grid."""
         mode, bits, _ = parameters.formats.get(path, ("", 0, 0))
         if mode == "affine" and bits <= layer.bits and not self.layout.by_row:
-            codes, scales, biases = parameters.take_parts(path)
+            parts: Any = parameters.take_parts(path)
+            codes, scales, biases = parts
             rows = codes.shape[0]
             plain = blocks.unpack(codes.view("uint8").reshape(rows, -1), bits)
             found = fit(plain, scales, biases, stored_bits=bits, bits=layer.bits)
             self._counts["moved"] += found.moved
             self._counts["rounded"] += found.rounded
             if (found.moved or found.rounded) and not self.job.config.requantize:
-                self._refuse(
-                    f"{path} has {found.moved + found.rounded} groups whose zero point is no whole number from 0 "
-                    f"to {(1 << layer.bits) - 1}"
-                )
+                count, top = found.moved + found.rounded, (1 << layer.bits) - 1
+                self._refuse(f"{path} has {count} groups whose zero point is no whole number from 0 to {top}")
             return found.grid.split(layer.group_size)
         weight = parameters.take_matrix(path)
         self._counts["again" if mode else "dense"] += 1
         if self.layout.by_row:
             return round_rows(weight)
-        parts = blocks.quantize(weight, bits=layer.bits, group_size=layer.group_size)
-        plain = blocks.unpack(parts[0].view("uint8").reshape(len(weight), -1), layer.bits)
-        return fit(plain, *parts[1:], stored_bits=layer.bits, bits=layer.bits, weight=weight).grid
+        codes, scales, biases = blocks.quantize(weight, bits=layer.bits, group_size=layer.group_size)
+        plain = blocks.unpack(codes.view("uint8").reshape(len(weight), -1), layer.bits)
+        return fit(plain, scales, biases, stored_bits=layer.bits, bits=layer.bits, weight=weight).grid
 
     def _refuse(self, what: str) -> None:
         message = f"{self.job.loaded[0].path}: {what}: {_WAY_OUT}"

@@ -44,7 +44,9 @@ class Shards:
         if array.dtype == np.float32:
             tensor = tensor.astype(getattr(mx, self._dtype))
             if not bool(mx.isfinite(tensor).all()) and bool(np.isfinite(array).all()):
-                message = f"numbers of {name} are too large for {self._dtype}: choose a format of bfloat16 or float32"
+                message = (
+                    f"numbers of {name} are too large for {self._dtype}: choose compressed-tensors or f32"
+                )
                 raise ConfigError(message)
         if self._pending and self._pending_bytes + tensor.nbytes > self._limit:
             self._flush()
@@ -93,7 +95,8 @@ class StoredTensors:
         )
         self._tensors: dict[str, Any] = {}
         for file in files:
-            self._tensors |= mx.load(str(folder / file))
+            found: Any = mx.load(str(folder / file))
+            self._tensors |= found
 
     @property
     def names(self) -> set[str]:

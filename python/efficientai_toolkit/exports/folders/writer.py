@@ -37,8 +37,9 @@ class FolderWriter(Writer):
             raise ConfigError(message)
         if config.calibration is not None:
             message = (
-                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with it "
-                "first (quantized-model-benchmarks:quantize) and export the result, whose codes stay as they are"
+                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with it first "
+                "(quantized-model-benchmarks:quantize --no-range-search) and export the result, whose codes stay "
+                "as they are"
             )
             raise ConfigError(message)
 
@@ -136,7 +137,7 @@ class SafetensorsWriter(FolderWriter):
 
     def describe_written(self, parameters: Parameters) -> Written:
         """Return what was written."""
-        notes = []
+        notes: list[str] = []
         if parameters.formats:
             notes.append(f"{len(parameters.formats)} quantized layers were dequantized")
         return Written(notes=notes, types={self.prepare(parameters): len(layer_names(parameters))})
