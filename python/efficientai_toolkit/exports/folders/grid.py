@@ -151,10 +151,11 @@ def round_rows(weight: "NDArray[np.float32]") -> Grid:
     scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
     safe = np.where(scales == 0, 1, scales)
     codes = np.clip(np.rint(weight / safe), -127, 127) + 128
+    zero_points = np.full((len(weight), 1), 128, np.uint8)
     return Grid(
         codes=codes.astype(np.uint8),
         scales=scales,
-        zero_points=np.full(scales.shape, 128, np.uint8),
+        zero_points=zero_points,
         bits=8,
     )
 

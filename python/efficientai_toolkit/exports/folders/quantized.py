@@ -94,8 +94,8 @@ class QuantizedWriter(FolderWriter):
         if counts["moved"]:
             narrow = any(layer.bits < max(self.layout.bits) for layer in plan.layers.values())
             notes.append(
-                f"{counts['moved']:,} groups have zero points between two numbers, which were rounded; they are "
-                "whole numbers after quantized-model-benchmarks:quantize --no-range-search"
+                f"{counts['moved']:,} groups have zero points between two numbers, which were rounded; they "
+                "are whole numbers after quantized-model-benchmarks:quantize --no-range-search"
                 + (", and type int8 comes closer" if narrow else "")
             )
         if counts["rounded"]:
