@@ -188,12 +188,17 @@ def test_adapters_are_merged(source: Path, tmp_path: Path) -> None:
     assert distance(Session(tmp_path / "given").logits(IDS), expected) < 1e-4
 
 
-def test_files_of_llama_cpp_are_models_too(source: Path, tmp_path: Path) -> None:
-    eat.export(source, type="f32", output=tmp_path / "model.gguf", verify="off")
-    export(tmp_path / "model.gguf", tmp_path / "onnx", type="f32")
-    session = Session(tmp_path / "onnx")
-    assert distance(session.logits(IDS), eat.load(source)[0](IDS)) < 1e-4
-    assert session.tokenizer.encode("List three") == eat.load(source)[1].encode("List three")
+@pytest.mark.parametrize("kind", ["f32", "q4_1", "q6_k"])
+def test_files_of_llama_cpp_are_models_too(kind: str, tmp_path: Path) -> None:
+    model = random_decoder(tmp_path / "model", "llama_tied", hidden_size=256, intermediate_size=256)
+    eat.export(model, type=kind, output=tmp_path / "model.gguf", verify="off")
+    loaded, tokenizer = eat.load(tmp_path / "model.gguf", dtype="float32")
+    for result in ("f32", "auto"):
+        export(tmp_path / "model.gguf", tmp_path / result, type=result)
+        session = Session(tmp_path / result)
+        # Numbers of a K-quant are not rounded to those of another dtype.
+        assert distance(session.logits(IDS), loaded(IDS)) < 1e-4
+        assert session.tokenizer.encode("List three") == tokenizer.encode("List three")
 
 
 def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:
@@ -204,6 +209,16 @@ def test_numbers_that_float16_has_not_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lm_head are too large for float16: choose f32"):
         export(model, tmp_path / "onnx", type="f16")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_activations_that_float16_has_not_are_found(tmp_path: Path) -> None:
+    model = random_decoder(tmp_path / "model", "llama")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.input_layernorm.weight"][:] = 6e4
+    tensors["model.layers.0.self_attn.v_proj.weight"][:] = 10
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DeploymentError, match=r"logits that are no numbers, .* choose f32"):
+        export(model, tmp_path / "onnx", type="f16", verify="on")
 
 
 @pytest.mark.alone
@@ -238,7 +253,7 @@ def test_the_command_writes_a_folder(
     assert "exists" in capsys.readouterr().err
 
 
-def test_qdq_is_integers_in_standard_operators(source: Path, tmp_path: Path) -> None:
+def test_qdq_is_weights_in_standard_operators(source: Path, tmp_path: Path) -> None:
     export(source, tmp_path / "onnx", type="qdq")
     stored = tensors(tmp_path / "onnx")
     for name, value in load_file(source / "model.safetensors").items():
@@ -250,7 +265,7 @@ def test_qdq_is_integers_in_standard_operators(source: Path, tmp_path: Path) -> 
     contrib = {kind for domain, kind in operators(tmp_path / "onnx") if domain}
     assert contrib == {"GroupQueryAttention", "SkipSimplifiedLayerNormalization"}
     assert distance(Session(tmp_path / "onnx").logits(IDS), eat.load(source)[0](IDS)) < 0.1
-    # onnxruntime makes integer products of them.
+    # onnxruntime makes products of its own of them.
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
@@ -258,7 +273,7 @@ def test_qdq_is_integers_in_standard_operators(source: Path, tmp_path: Path) -> 
     found = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
     kinds = {node.op_type for node in found.graph.node}
     assert "MatMul" not in kinds
-    assert kinds & {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+    assert "MatMulNBits" in kinds
 
 
 def test_the_verification_measures_the_difference(source: Path, tmp_path: Path) -> None:

@@ -4,10 +4,15 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any, ClassVar
 
 import pytest
@@ -74,6 +79,44 @@ def test_what_an_observer_raises_ends_the_job() -> None:
 
     with pytest.raises(InterruptedError):
         run_job("support.jobs:double", {"number": 1000}, on_event=stop)
+
+
+def test_what_a_job_prints_may_be_collected() -> None:
+    lines: list[str] = []
+    result = run_job("support.jobs:double", {"number": 2}, on_line=lines.append)
+    assert result.value["twice"] == 4
+    assert lines == ["not an event", "not an event"]
+
+
+def test_an_interrupted_job_says_so() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_job(
+            "support.jobs:sleep",
+            {"seconds": 60},
+            on_start=lambda process: Timer(1, process.send_signal, [signal.SIGINT]).start(),
+        )
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_job_does_not_outlive_its_parent(tmp_path: Path, ignored: bool) -> None:
+    """Also where Ctrl-C is ignored, as in the background of a shell."""
+    source = (
+        "import signal, sys; from efficientai_toolkit.study.job import run_job; "
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'}); "
+        "run_job('support.jobs:witness', {'file': sys.argv[1]})"
+    )
+    file = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", source, str(file)]) as parent:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.02)
+        parent.kill()
+    job = Path("/proc") / file.read_text()
+    until = time.monotonic() + 20
+    while job.exists() and "Z (zombie)" not in (job / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    # It was interrupted, and could save what it had.
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ LANGUAGE_MODEL = Kind(
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
 
+def is_hub_id(text: str) -> bool:
+    """Return whether a text has the form ``org/name`` or ``org/name@revision``."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
 def resolve(
     path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
 ) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ TEXTS = (
     "naïve café — “quoted” text… it's, we'll, I'D",
     "日本語のテキストと中文字符 한국어 العربية हिन्दी ไทย",
     "🙂👩‍👩‍👧‍👦🇫🇷 emoji 👍🏽 in a row",
-    "{\"key\": [1, 2.5e-10, null, true], \"λ\": \"\\u00e9\"}",
+    '{"key": [1, 2.5e-10, null, true], "λ": "\\u00e9"}',
     "<|im_start|>user\nHi<|im_end|>\n",
     "ALL CAPS and CamelCaseWords and snake_case_words",
     "\u200b\u00a0\ufeffinvisible\u2003spaces",
@@ -48,7 +49,7 @@ def _join(text: str, ids: Mapping[str, int], scores: list[float], tokens: list[s
     while True:
         pairs = [
             (-scores[ids[left + right]], at)
-            for at, (left, right) in enumerate(zip(pieces, pieces[1:], strict=False))
+            for at, (left, right) in enumerate(pairwise(pieces))
             if left + right in ids
         ]
         if not pairs:

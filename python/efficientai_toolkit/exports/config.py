@@ -30,7 +30,7 @@ class ExportConfig(Config):
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
-        "int8, qdq (8 bits, activations too), or auto; awq: int4, or auto; gptq: int4, int8, or auto, the "
+        "int8, qdq (8 bits in standard operators), or auto; awq: int4, or auto; gptq: int4, int8, or auto, the "
         "model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, f16, "
         "bf16, or auto, the model's own",
     )

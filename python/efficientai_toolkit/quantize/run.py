@@ -1,15 +1,12 @@
 """Quantizing a model folder."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.quantize.config import QuantizeConfig
 from efficientai_toolkit.quantize.result import QuantizeResult
-from efficientai_toolkit.study.folder import release
-from efficientai_toolkit.study.output import check_output
-from efficientai_toolkit.study.record import Recorder
+from efficientai_toolkit.study.model_run import run_on_model
 
 
 def quantize(
@@ -50,31 +47,12 @@ def quantize(
     TrainingError
         If the output folder holds another run or cannot be written.
     """
-    from efficientai_toolkit._engine.core import core
-    from efficientai_toolkit.models.loading import load
-
     if isinstance(model_path, QuantizeConfig):
         config = model_path.with_values(settings)
     else:
         path = None if model_path is None else os.fspath(model_path)
         config = QuantizeConfig(model_path=path, **settings)
     config = config.with_defaults_filled()
-    recorder = Recorder(
-        Path(str(config.output)),
-        kind="quantize",
-        configuration=config.to_dict(),
-        data=[] if config.calibration is None else [Path(config.calibration)],
-        resume=config.resume,
-        callback=callback,
+    return run_on_model(
+        config, "quantize", QuantizeResult.from_report, callback=callback, show_progress=show_progress
     )
-    try:
-        with recorder:
-            check_output(config, "quantize")
-            # In the data type of the checkpoint, which scales and unquantized weights keep.
-            model, tokenizer = load(config.model_path, dtype="auto", show_progress=show_progress)
-            report = core.quantize.quantize(model, tokenizer, config.to_json(), recorder.observe)
-            result = QuantizeResult.from_report(report)
-            recorder.result = result.summary()
-    finally:
-        release(Path(str(config.output)))
-    return result

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from efficientai_toolkit.exceptions import ModelLoadingError
 from efficientai_toolkit.registry.names import UnknownVersionError
@@ -17,10 +16,14 @@ from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.registered import Registered
 from efficientai_toolkit.server.served import Lease, Served
 from efficientai_toolkit.server.threads import run
-from efficientai_toolkit.server.version import Version, check_folder, estimate_size, read_model, start_version
-
-if TYPE_CHECKING:
-    from efficientai_toolkit._core.models import Model, Tokenizer
+from efficientai_toolkit.server.version import (
+    Loaded,
+    Version,
+    check_folder,
+    estimate_size,
+    read_model,
+    start_version,
+)
 
 log = logging.getLogger(__package__)
 
@@ -39,6 +42,8 @@ class Pool:
         Folders by name; the first is the default.
     adapters
         Folders by ``MODEL:NAME``.
+    draft
+        Folder of the model that proposes tokens for the default one.
     registry
         Registry whose models are served, too, under names that ``models`` does not have.
     deployments
@@ -51,17 +56,18 @@ class Pool:
         models: Mapping[str, Path],
         adapters: Mapping[str, Path],
         *,
+        draft: Path | None = None,
         registry: Registry | None = None,
         deployments: Deployments | None = None,
     ) -> None:
         self._config = config
+        self._draft = draft
         self._deployments = deployments
         self._registered = (
             None
             if registry is None
             else Registered(registry, load=self._load, ensure_loaded=self._ensure_loaded, retire=self._retire)
         )
-        self._leases: set[Lease] = set()
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
             name, _, adapter = full.partition(":")
@@ -138,7 +144,7 @@ class Pool:
         lease = self._hold(full, served, version, None)
         try:
             if found.adapter is not None:
-                await registered.put_on(lease, found.adapter, lambda: self._list_used(lease.version))
+                await registered.put_on(lease, found.adapter)
         except BaseException:
             lease.close()
             raise
@@ -147,13 +153,9 @@ class Pool:
     def _hold(self, name: str, served: Served, version: Version, adapter: str | None) -> Lease:
         version.leases += 1
         served.used = time.monotonic()
-        lease = Lease(name, version, adapter, self._release)
-        self._leases.add(lease)
+        lease = Lease(name, version, self._release)
+        lease.use_adapter(adapter)
         return lease
-
-    def _list_used(self, version: Version) -> set[str]:
-        """Return the adapters of a version that requests use."""
-        return {lease.adapter for lease in self._leases if lease.version is version and lease.adapter}
 
     async def _ensure_loaded(self, served: Served) -> None:
         async with served.lock:
@@ -253,7 +255,7 @@ class Pool:
         served.adapters[adapter] = path
 
     async def unload_adapter(self, full: str) -> None:
-        """Forget an adapter; the requests that use it end with it."""
+        """Forget an adapter, for new requests at once; returns after the requests that use it."""
         served, adapter = self.find(full)
         if adapter is None:
             message = f"{full} is a model, not an adapter"
@@ -275,17 +277,18 @@ class Pool:
         """Load a model, after making room for it and after ``check``."""
         # One at a time: each needs the memory that the one before left.
         async with self._loading:
-            size = estimate_size(path, self._config)
+            draft = self._draft if spare.name == self.default else None
+            size = estimate_size(path, self._config, draft)
             await self._make_room(size, spare)
             started = time.monotonic()
 
-            def read() -> "tuple[Model, Tokenizer]":
+            def read() -> Loaded:
                 check()
-                return read_model(path, self._config)
+                return read_model(path, self._config, draft)
 
-            model, tokenizer = await run(read)
+            loaded = await run(read)
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-            version = start_version(path, model, tokenizer, self._config, size)
+            version = start_version(path, loaded, self._config, size)
             self._alive.add(version)
         return version
 
@@ -322,9 +325,7 @@ class Pool:
         if not version.leases:
             self._end(version)
 
-    def _release(self, lease: Lease) -> None:
-        self._leases.discard(lease)
-        version = lease.version
+    def _release(self, version: Version) -> None:
         version.leases -= 1
         if version.is_retired and not version.leases:
             self._end(version)

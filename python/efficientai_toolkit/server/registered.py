@@ -8,7 +8,7 @@ before. Nothing is downloaded.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -172,7 +172,7 @@ class Registered:
             # A client that leaves does not stop what the next one needs.
             await asyncio.shield(asyncio.create_task(loading))
 
-    async def put_on(self, lease: Lease, adapter: ModelVersion, used: Callable[[], Container[str]]) -> None:
+    async def put_on(self, lease: Lease, adapter: ModelVersion) -> None:
         """Load a registered adapter for a request; if that fails, the one before stays.
 
         Parameters
@@ -181,14 +181,13 @@ class Registered:
             Use of the base model.
         adapter
             Version.
-        used
-            Returns the adapters that requests use.
         """
         version = lease.version
-        lease.adapter = name = _PREFIX + adapter.reference
+        name = _PREFIX + adapter.reference
+        lease.use_adapter(name)
         before = self._adapters.get(lease.name)
         if time.monotonic() < self._refused.get(name, 0.0) and before in version.adapters:
-            lease.adapter = before
+            lease.use_adapter(before)
             return
         if name not in version.adapters:
             try:
@@ -199,12 +198,12 @@ class Registered:
                     raise
                 log.exception("%s stays at %s", lease.name, before.removeprefix(_PREFIX))
                 self._refused[name] = time.monotonic() + _RETRY_SECS
-                lease.adapter = before
+                lease.use_adapter(before)
                 return
         self._adapters[lease.name] = name
         needed = set(self._adapters.values())
         for other in [each for each in version.adapters if each.startswith(_PREFIX)]:
-            if other not in needed and other not in used():
+            if other not in needed and not version.users[other]:
                 task = asyncio.create_task(_drop(version, other))
                 self._dropping.add(task)
                 task.add_done_callback(self._dropping.discard)

@@ -32,16 +32,23 @@ class Served:
 class Lease:
     """The use of a version by one request, until :meth:`close`."""
 
-    def __init__(
-        self, name: str, version: Version, adapter: str | None, release: Callable[["Lease"], None]
-    ) -> None:
+    def __init__(self, name: str, version: Version, release: Callable[[Version], None]) -> None:
         self.name = name
         self.version = version
-        self.adapter = adapter
-        self._release: Callable[[Lease], None] | None = release
+        self.adapter: str | None = None
+        self._release: Callable[[Version], None] | None = release
+
+    def use_adapter(self, name: str | None) -> None:
+        """Use an adapter of the version, in place of the one before."""
+        if self.adapter is not None:
+            self.version.leave_adapter(self.adapter)
+        if name is not None:
+            self.version.users[name] += 1
+        self.adapter = name
 
     def close(self) -> None:
         """Give the version back; a second call does nothing."""
         if self._release is not None:
-            self._release(self)
+            self.use_adapter(None)
+            self._release(self.version)
             self._release = None

@@ -74,9 +74,10 @@ class Shards:
     def _flush(self) -> None:
         import mlx.core as mx
 
-        save: Any = mx.save_safetensors
         # transformers refuses files without a format.
-        save(str(self._path(len(self._files))), self._pending, metadata={"format": "pt"})
+        mx.save_safetensors(  # pyright: ignore[reportUnknownMemberType]
+            str(self._path(len(self._files))), self._pending, metadata={"format": "pt"}
+        )
         self._files.append(list(self._pending))
         self._bytes += self._pending_bytes
         self._pending, self._pending_bytes = {}, 0

@@ -37,9 +37,9 @@ class FolderWriter(Writer):
             raise ConfigError(message)
         if config.calibration is not None:
             message = (
-                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with it "
-                "(quantized-model-benchmarks:quantize --no-range-search) and export the result, whose codes "
-                "stay as they are"
+                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with "
+                "it (quantized-model-benchmarks:quantize --no-range-search) and export the result, whose "
+                "codes stay as they are"
             )
             raise ConfigError(message)
 

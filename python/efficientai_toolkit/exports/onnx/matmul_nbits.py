@@ -4,30 +4,43 @@ from typing import Any
 
 from efficientai_toolkit.exports.onnx import blocks
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
-from efficientai_toolkit.exports.onnx.linears import Linears
+from efficientai_toolkit.exports.onnx.linears import DenseLinears, Linears
 from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD, Parameters
 
 
 class BlockLinears(Linears):
-    """Quantized weights keep their codes; dense ones are rounded as MLX does."""
+    """Quantized weights keep their codes; dense ones are rounded as MLX does, or stay as they are."""
 
     def __init__(
-        self, graph: Graph, parameters: Parameters, *, bits: int, group_size: int, accuracy_level: int
+        self,
+        graph: Graph,
+        parameters: Parameters,
+        *,
+        bits: int,
+        group_size: int,
+        accuracy_level: int,
+        keeps_dense: bool,
     ) -> None:
         super().__init__(graph, parameters)
         self._bits = bits
         self._group_size = group_size
         self._accuracy_level = accuracy_level
+        self._keeps_dense = keeps_dense
+        self._dense = DenseLinears(graph, parameters)
         self._sums: dict[tuple[str, int], str] = {}
 
     def product(self, path: str, x: str) -> str:
         """Add ``x @ weight.T``."""
+        if self._stays_dense(path):
+            return self._dense.product(path, x)
         self._write(path)
         return self._multiply(path, x, f"{path}.product")
 
     def embed(self, ids: str) -> str:
         """Add rows of the table, whose bytes the output head shares."""
         graph, path = self.graph, EMBEDDINGS
+        if self._stays_dense(path):
+            return self._dense.embed(ids)
         bits, size = self._write(path)
         rows, columns = self.parameters.size(path)
         flat = graph.reshaped(f"{path}.rows_of_codes", (rows, columns * bits // 8), f"{path}.codes")
@@ -51,11 +64,17 @@ class BlockLinears(Linears):
 
     def tied_head(self, x: str) -> str:
         """Add the product with the table."""
+        if self._stays_dense(EMBEDDINGS):
+            return self._dense.tied_head(x)
         return self._multiply(EMBEDDINGS, x, f"{HEAD}.product")
+
+    def _stays_dense(self, path: str) -> bool:
+        return self._keeps_dense and path not in self.parameters.formats
 
     def _format(self, path: str) -> tuple[int, int]:
         """Return bits of stored codes, and the size of a block."""
-        _, bits, size = self.parameters.formats.get(path, ("affine", self._bits, self._group_size))
+        rounded = ("affine", self._bits, self._group_size)
+        _, bits, size = self.parameters.formats.get(path, rounded)
         return blocks.CONTAINERS[bits], size
 
     def _write(self, path: str) -> tuple[int, int]:

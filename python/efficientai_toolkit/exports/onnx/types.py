@@ -1,5 +1,6 @@
 """Which number formats of weights fit a model."""
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def choose_type(name: str, model: "Model", parameters: Parameters, *, group_size
             message = f"{model.path}: the ONNX export has no place for the parameter {parameter}"
             raise ConfigError(message)
     if name == "auto":
-        name = _closest(model, parameters)
+        return _closest(model, parameters)
     if name in BITS:
         _check_formats(name, model, parameters)
         _check_rows(model, parameters, group_size)
@@ -44,10 +45,17 @@ def choose_type(name: str, model: "Model", parameters: Parameters, *, group_size
 
 
 def _closest(model: "Model", parameters: Parameters) -> str:
-    bits = [bits for mode, bits, _ in parameters.formats.values() if mode == "affine"]
-    if bits and len(bits) == len(parameters.formats):
-        return _type_of(bits)
+    """Return the type that keeps most of the matrices as they are."""
+    paths = [name.removesuffix(".weight") for name in parameters.shapes if _is_matrix(name)]
+    packed = sum(math.prod(parameters.size(path)) for path in paths if path in parameters.formats)
+    is_affine = all(mode == "affine" for mode, _, _ in parameters.formats.values())
+    if is_affine and 2 * packed > sum(math.prod(parameters.size(path)) for path in paths):
+        return _type_of([bits for _, bits, _ in parameters.formats.values()])
     return "f16" if model.dtype == "float16" else "f32"
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and _MATRIX.fullmatch(name) is not None
 
 
 def _type_of(bits: list[int]) -> str:
@@ -75,7 +83,7 @@ def _check_formats(name: str, model: "Model", parameters: Parameters) -> None:
 def _check_rows(model: "Model", parameters: Parameters, group_size: int) -> None:
     for name in parameters.shapes:
         path = name.removesuffix(".weight")
-        if path == name or not _MATRIX.fullmatch(name) or path in parameters.formats:
+        if not _is_matrix(name) or path in parameters.formats:
             continue
         columns = parameters.size(path)[1]
         if columns % group_size:

@@ -80,7 +80,9 @@ class OnnxWriter(Writer):
         if job.given is not None:
             return job.given
         if self._loaded is None:
-            dtype = "float32" if job.config.verify == "on" else "auto"
+            # Numbers of a GGUF file may have no dtype of their own, and be rounded to the next best.
+            exact = job.config.verify == "off" and job.source.is_dir()
+            dtype = "auto" if exact else "float32"
             self._loaded = load(job.source, job.adapter, dtype)
         return self._loaded
 
@@ -100,6 +102,8 @@ class OnnxWriter(Writer):
                 bits=BITS[kind],
                 group_size=config.group_size,
                 accuracy_level=config.accuracy_level,
+                # What is closest to the model rounds nothing.
+                keeps_dense=config.type == "auto",
             )
         return {"f32": DenseLinears, "f16": HalfLinears, "qdq": QdqLinears}[kind](graph, parameters)
 

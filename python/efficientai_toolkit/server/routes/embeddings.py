@@ -65,6 +65,7 @@ async def _embed(
 
     model, tokenizer = lease.version.model, lease.version.tokenizer
     found = await lease.version.engine.call(
-        lambda: core.generate.embed(model, tokenizer, prompts, pooling), adapter=lease.adapter
+        lambda adapter: core.generate.embed(model, tokenizer, prompts, pooling, adapter),
+        adapter=lease.adapter,
     )
     return np.array([vector for vector, _ in found], dtype=np.float32)
