@@ -359,6 +359,11 @@ def test_tensors_are_spread_over_files(tmp_path: Path) -> None:
         ({}, {"calibration": "text.jsonl"}, "`calibration` has no effect on awq"),
         ({}, {"adapter_path": "adapter", "merge_adapter": False}, "`merge_adapter` is off"),
         ({}, {"checkpoint_format": "marlin"}, "`checkpoint_format` must be one of gptq, gptq_v2"),
+        (
+            {},
+            {"checkpoint_format": "gptq_v2"},
+            "`checkpoint_format` is a version of gptq, which awq does not",
+        ),
         ({}, {"type": "int8"}, "`type` must be one of auto, int4"),
     ],
 )
@@ -401,6 +406,15 @@ def test_other_families_and_taken_outputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(DeploymentError, match="exists"):
         export(dense, tmp_path / "out", format="awq")
+    (tmp_path / "out" / "letters.txt").write_text("kept")
+    with pytest.raises(DeploymentError, match="holds no model"):
+        export(dense, tmp_path / "out", format="awq", overwrite=True)
+    for output in (dense, tmp_path):
+        with pytest.raises(DeploymentError, match="which is exported: choose another output"):
+            export(dense, output, format="safetensors", overwrite=True)
+    assert (tmp_path / "out" / "letters.txt").read_text() == "kept"
+    export(dense, tmp_path / "other", format="awq")
+    assert export(dense, tmp_path / "other", format="safetensors", overwrite=True).exact is True
 
 
 def test_the_command_tells_what_was_rounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
-from efficientai_toolkit.exports.formats import FORMATS
+from efficientai_toolkit.exports.formats import FORMATS, Format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -30,9 +30,9 @@ class ExportConfig(Config):
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
-        "int8, qdq (8 bits in standard operators), or auto; awq: int4, or auto; gptq: int4, int8, or auto, the "
-        "model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, f16, "
-        "bf16, or auto, the model's own",
+        "int8, qdq (8 bits in standard operators), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
+        "f16, bf16, or auto, the model's own",
     )
     output: str | None = setting(
         None, "file or folder to write (default: named after model and type, in the current folder)"
@@ -76,6 +76,11 @@ class ExportConfig(Config):
         if not self.merge_adapter and self.adapter_path is None:
             message = "`merge_adapter` is off, but there is no `adapter_path`: name the adapter to export"
             raise ConfigError(message)
+        if self.checkpoint_format != "gptq" and self.format != "gptq":
+            message = (
+                f"`checkpoint_format` is a version of gptq, which {self.format} does not have: leave it out"
+            )
+            raise ConfigError(message)
         for name, values in (("group_size", (32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
             if getattr(self, name) not in values:
                 message = f"`{name}` must be one of {', '.join(map(str, values))}, not {getattr(self, name)}"
@@ -109,9 +114,17 @@ class ExportConfig(Config):
             output=str(
                 Path(self.output).expanduser()
                 if self.output is not None
-                else Path(f"{self._name()}-{kind if self.merge_adapter else 'adapter'}{chosen.suffix}")
+                else Path(f"{self._name()}-{self._kind(kind, chosen)}{chosen.suffix}")
             ),
         )
+
+    def _kind(self, kind: str, chosen: Format) -> str:
+        """Return the second part of the name; folders have no ending that tells their format."""
+        if not self.merge_adapter:
+            return "adapter"
+        if chosen.suffix:
+            return kind
+        return self.format if kind == "auto" else f"{self.format}-{kind}"
 
     def _name(self) -> str:
         """Return the last part of the path or id of what is exported."""

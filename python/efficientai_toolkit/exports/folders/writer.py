@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from efficientai_toolkit._base.files import replace_folder, write_json
-from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exceptions import ConfigError, DeploymentError
 from efficientai_toolkit.exports.folders.plan import check_family
 from efficientai_toolkit.exports.folders.shards import Shards, StoredTensors
 from efficientai_toolkit.exports.onnx.parameters import Parameters
@@ -27,8 +27,9 @@ class FolderWriter(Writer):
     """Writes configuration, tokenizer, chat templates and weights."""
 
     def check(self) -> None:
-        """Refuse adapters alone and calibration."""
+        """Refuse adapters alone, calibration, and folders that hold something else."""
         config = self.job.config
+        self._check_output()
         if not config.merge_adapter:
             message = (
                 f"`merge_adapter` is off, but {config.format} is a whole model: adapters in PEFT format are "
@@ -58,7 +59,7 @@ class FolderWriter(Writer):
             shards = Shards(folder, dtype)
             self.add_tensors(parameters, shards)
             shards.finish()
-            write_json(folder / "config.json", self._configuration(dtype))
+            write_json(folder / "config.json", self._configuration(dtype, tied=parameters.tied))
 
         replace_folder(job.output, fill)
         return self.describe_written(parameters)
@@ -98,11 +99,24 @@ class FolderWriter(Writer):
         """Return what ``config.json`` tells about quantized weights."""
         return None
 
-    def _configuration(self, dtype: str) -> dict[str, Any]:
+    def _check_output(self) -> None:
+        """Refuse to replace what is read, and folders that are no models."""
+        output = self.job.output.resolve()
+        for path in (self.job.source, self.job.adapter):
+            if path is not None and path.resolve().is_relative_to(output):
+                message = f"{self.job.output} holds {path}, which is exported: choose another output"
+                raise DeploymentError(message)
+        if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
+            message = f"{self.job.output} holds no model, and would be replaced: choose another output"
+            raise DeploymentError(message)
+
+    def _configuration(self, dtype: str, *, tied: bool) -> dict[str, Any]:
         model, _ = self.job.loaded
         config = {key: value for key, value in model.config.items() if key not in _QUANTIZATION}
         # transformers 5 writes "dtype", older versions "torch_dtype".
         config["dtype" if "dtype" in config else "torch_dtype"] = dtype
+        # Checkpoints may have a head of their own where the configuration says nothing, or the opposite.
+        config["tie_word_embeddings"] = tied
         quantization = self.quantization_config()
         return config if quantization is None else config | {"quantization_config": quantization}
 
