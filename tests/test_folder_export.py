@@ -329,6 +329,31 @@ def test_models_in_memory(tmp_path: Path) -> None:
     assert result.exact is True
 
 
+@pytest.mark.parametrize(("of", "kind"), [("q4_0", "awq"), ("q4_0", "gptq"), ("q8_0", "gptq")])
+def test_symmetric_types_of_gguf_files_are_kept_exactly(of: str, kind: Any, tmp_path: Path) -> None:
+    eat.export(format="gguf", type=of, output=tmp_path / "model.gguf", verify="off")
+    result = export(tmp_path / "model.gguf", tmp_path / "out", format=kind, requantize=False)
+    # Embeddings of 8 bits become float16.
+    assert result.exact is (of == "q4_0")
+    assert result.largest_difference < 2**-11
+    assert result.types[f"int{of[1]}"] == 28
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    model, tokenizer = eat.load(tmp_path / "out")
+    assert model.num_parameters == eat.load(tmp_path / "model.gguf")[0].num_parameters
+    assert tokenizer.decode(tokenizer.encode("ROMEO:")) == "ROMEO:"
+
+
+def test_heads_beside_tied_embeddings_are_told(tmp_path: Path) -> None:
+    source = random_decoder(tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    for kind in ("awq", "safetensors"):
+        export(source, tmp_path / kind, format=kind)
+        assert json.loads((tmp_path / kind / "config.json").read_text())["tie_word_embeddings"] is False
+        assert "lm_head.weight" in load_file(tmp_path / kind / "model.safetensors")
+
+
 def test_tensors_are_spread_over_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {f"layer.{index}": rng.normal(size=(10, 10)).astype(np.float32) for index in range(7)}
