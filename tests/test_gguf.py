@@ -34,7 +34,7 @@ from support.gguf_files import (
 from support.gguf_tokens import packed_numbers
 
 IDS = np.random.default_rng(0).integers(3, 320, (2, 24))
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
 """Sizes whose rows are whole blocks of 256."""
 
 

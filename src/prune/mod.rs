@@ -18,6 +18,7 @@ mod magnitude;
 mod mask;
 mod pattern;
 mod plan;
+mod progress;
 mod random;
 mod reconstruction;
 mod report;

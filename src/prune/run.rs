@@ -1,7 +1,6 @@
 //! Pruning runs: from a loaded model and settings to a pruned model folder.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use super::allocation::allocate;
 use super::block::{prune_block, prune_layer};
 use super::config::PruneConfig;
 use super::plan::Plan;
+use super::progress::progress;
 use super::report::{LayerReport, Report};
 use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText, with_weight};
 use crate::data::Tokenizer;
@@ -21,7 +21,7 @@ use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::io::{atomic, folder, weights};
 use crate::models::Model;
 use crate::params::set_parameters;
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 use crate::rng::digest;
 use crate::{Error, Result};
 
@@ -213,13 +213,4 @@ fn report(model: &mut Model, layers: Vec<LayerReport>, begin: Instant, output: &
         peak_memory: memory::peak_memory()? as u64,
         output: output.to_owned(),
     })
-}
-
-/// Reports `done` of `total`.
-///
-/// # Errors
-/// [`Error::Interrupted`].
-pub(super) fn progress(observer: &mut dyn Observer, stage: &str, done: usize, total: usize) -> Result<()> {
-    let event = Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 };
-    if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
 }

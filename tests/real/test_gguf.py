@@ -80,7 +80,7 @@ def test_smollm2_computes_as_its_dequantized_weights(
     for row in ids:
         found, expected = np.asarray(packed([row])), np.asarray(dense([row]))
         figure("logits", largest(found, expected) / np.abs(expected).max(), 1e-3)
-    settings = {"max_tokens": 64, "accuracy": "f32"}
+    settings: dict[str, Any] = {"max_tokens": 64, "accuracy": "f32"}
     text = eat.generate(packed, tokenizer, PROMPT, **settings)
     assert text == eat.generate(dense, dense_tokenizer, PROMPT, max_tokens=64)
     question = [{"role": "user", "content": "What is the capital of France?"}]
