@@ -61,16 +61,15 @@ def test_compressed_tensors(ref: ModuleType, bits: int, tmp_path: Path, figure: 
 @pytest.mark.parametrize("kind", ["int4", "w8a8"])
 def test_schemes_of_compressed_tensors(ref: ModuleType, kind: str, tmp_path: Path, figure: Check) -> None:
     """Its decompression of each layer, by the scheme whose target it is: transformers takes one for all."""
-    pytest.importorskip("compressed_tensors")
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization import QuantizationConfig
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    quantization = pytest.importorskip("compressed_tensors.quantization")
     from safetensors.torch import load_file
 
     layers = affine_decoder(tmp_path / "model", lambda path: (4, 64) if "o_proj" in path else (4, 32))
     eat.export(tmp_path / "model", format="compressed-tensors", type=kind, output=tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
-    config = QuantizationConfig.model_validate(settings)
-    compressor = BaseCompressor.get_value_from_registry(config.format)
+    config = quantization.QuantizationConfig.model_validate(settings)
+    compressor = compressors.BaseCompressor.get_value_from_registry(config.format)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     for path, layer in layers.items():
         scheme = next(
