@@ -7,7 +7,7 @@ from typing import Literal
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
-from efficientai_toolkit.exports.formats import FORMATS
+from efficientai_toolkit.exports.formats import FORMATS, Format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -20,16 +20,19 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf", "onnx"] = setting(
+    format: Literal["gguf", "onnx", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
         "gguf",
-        "format to write: gguf for llama.cpp, Ollama and LM Studio, or onnx for onnxruntime and "
-        "onnxruntime-genai",
+        "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
+        "onnxruntime-genai, awq, gptq or compressed-tensors for vLLM and transformers, or safetensors, "
+        "numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
-        "int8, qdq (8 bits in standard operators), or auto",
+        "int8, qdq (8 bits in standard operators), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
+        "f16, bf16, or auto, the model's own",
     )
     output: str | None = setting(
         None, "file or folder to write (default: named after model and type, in the current folder)"
@@ -38,12 +41,21 @@ class ExportConfig(Config):
         True, "merge the adapter into the weights; off: export it alone, for use beside an exported model"
     )
     group_size: int = setting(
-        64, "columns that share a scale where dense weights become int4 or int8 (onnx): 32, 64 or 128"
+        64, "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128"
     )
     accuracy_level: int = setting(
         4,
         "precision of products with int4 and int8 weights (onnx): 0, that of the runtime, 1 float32, "
         "2 float16, 3 bfloat16, or 4, the fastest, with activations rounded to 8 bits",
+    )
+    checkpoint_format: Literal["gptq", "gptq_v2"] = setting(
+        "gptq",
+        "version of gptq: gptq, which everything reads, or gptq_v2, which stores zero points as they are",
+    )
+    requantize: bool = setting(
+        True,
+        "round quantized weights again where awq, gptq or compressed-tensors cannot hold them as they are; "
+        "off: refuse",
     )
     calibration: str | None = setting(
         None,
@@ -63,6 +75,11 @@ class ExportConfig(Config):
         FORMATS[self.format].find_type(self.type)
         if not self.merge_adapter and self.adapter_path is None:
             message = "`merge_adapter` is off, but there is no `adapter_path`: name the adapter to export"
+            raise ConfigError(message)
+        if self.checkpoint_format != "gptq" and self.format != "gptq":
+            message = (
+                f"`checkpoint_format` is a version of gptq, which {self.format} does not have: leave it out"
+            )
             raise ConfigError(message)
         for name, values in (("group_size", (32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
             if getattr(self, name) not in values:
@@ -97,9 +114,17 @@ class ExportConfig(Config):
             output=str(
                 Path(self.output).expanduser()
                 if self.output is not None
-                else Path(f"{self._name()}-{kind if self.merge_adapter else 'adapter'}{chosen.suffix}")
+                else Path(f"{self._name()}-{self._kind(kind, chosen)}{chosen.suffix}")
             ),
         )
+
+    def _kind(self, kind: str, chosen: Format) -> str:
+        """Return the second part of the name; folders have no ending that tells their format."""
+        if not self.merge_adapter:
+            return "adapter"
+        if chosen.suffix:
+            return kind
+        return self.format if kind == "auto" else f"{self.format}-{kind}"
 
     def _name(self) -> str:
         """Return the last part of the path or id of what is exported."""
