@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.server.keys import create_key
@@ -21,6 +22,8 @@ from efficientai_toolkit.ui.monitor import View, thin
 from efficientai_toolkit.ui.train import TrainTab
 from efficientai_toolkit.ui.uploads import delete_data, store_upload
 from efficientai_toolkit.ui.workbench import Workbench
+from support.hub_server import Hub
+from support.hub_server import serve as serve_hub
 from support.page import running_page, write_capitals
 from support.server import Running
 
@@ -310,6 +313,22 @@ def test_an_adapter_is_registered_packed_and_merged(bench: Workbench, trained: J
 def test_only_hub_ids_are_downloaded(bench: Workbench, name: str) -> None:
     with pytest.raises(ConfigError, match="org/name"):
         models.download(bench, name)
+
+
+def test_a_download_shows_its_progress_and_is_registered(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {file.name: file.read_bytes() for file in MODEL.iterdir()}
+    with serve_hub(Hub({"org/model": files})) as hub:
+        for name, value in {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}.items():
+            monkeypatch.setenv(name, value)
+        job = finish(bench, models.download(bench, "https://huggingface.co/org/model/"))
+    view = bench.monitor.read(job.id)
+    assert view.stage == "download"
+    assert view.done == view.total >= (MODEL / "model.safetensors").stat().st_size
+    assert "Download: org/model" in models.render_work(bench)
+    assert models.register(bench, "download: org/model", "fetched") == "fetched/1"
+    assert "fetched" in bench.list_models()
 
 
 def test_curves_are_thinned_to_their_end() -> None:

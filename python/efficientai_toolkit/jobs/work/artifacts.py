@@ -11,7 +11,7 @@ from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.study.job import Emit
 
 _PARTS = 100
-"""Most reports of a download."""
+"""Most reports of a download between two changes of its size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -90,13 +90,14 @@ def convert(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 def download(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Download into the cache of the hub, where the next attempt finds what is there already."""
     config = DownloadConfig(**request["configs"][0])
-    told = -1
+    told = (-1, 0)
 
     def tell(done: int, total: int) -> None:
         nonlocal told
-        part = _PARTS * done // max(total, 1)
-        if part != told:
-            told = part
+        # The total grows with each file that is begun.
+        now = (_PARTS * done // max(total, 1), total)
+        if now != told:
+            told = now
             emit({"event": "progress", "stage": "download", "done": done, "total": total})
 
     folder = hub.resolve(str(config.repository), show_progress=False, on_progress=tell)
