@@ -4,7 +4,7 @@ import asyncio
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -266,8 +266,7 @@ def test_the_model_and_a_blend_answer_side_by_side(
 
 def loop_of(server: Running) -> asyncio.AbstractEventLoop:
     _, version = server.app.state.service.pool.versions()[0]
-    loop: asyncio.AbstractEventLoop = vars(version.engine)["_loop"]
-    return loop
+    return cast("asyncio.AbstractEventLoop", vars(version.engine)["_loop"])
 
 
 def test_runs_are_compared_and_one_is_recommended(bench: Workbench, trained: Job, second: Job) -> None:

@@ -1,7 +1,7 @@
 """The page on a server, and rows to upload."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def write_capitals(path: Path, count: int = 40) -> Path:
 
 
 @contextmanager
-def running_page(config: PageConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Workbench]]:
+def running_page(config: PageConfig, monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[Running, Workbench]]:
     """Serve the page."""
     benches: list[Workbench] = []
 
