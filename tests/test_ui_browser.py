@@ -46,11 +46,17 @@ class Visit:
         """Open the page as somebody who has never seen it."""
         page = self._browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
         page.set_default_timeout(PATIENCE)
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", self._note_request)
+        page.on("pageerror", self._note_error)
         page.goto(f"{self.url}/ui/")
         page.wait_for_selector("#data-choice input")
         return page
+
+    def _note_request(self, request: Any) -> None:
+        self.requests.append(request.url)
+
+    def _note_error(self, error: Any) -> None:
+        self.errors.append(str(error))
 
     def go(self, tab: str) -> None:
         """Open a tab."""
