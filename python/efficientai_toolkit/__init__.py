@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         registry,
         server,
         trackers,
+        ui,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -63,6 +64,7 @@ __all__ = [
     "server",
     "stream",
     "trackers",
+    "ui",
 ]
 
 if not TYPE_CHECKING:
@@ -94,5 +96,6 @@ if not TYPE_CHECKING:
             "registry": "registry",
             "server": "server",
             "trackers": "trackers",
+            "ui": "ui",
         },
     )
