@@ -144,7 +144,9 @@ fn uncalibrated(
     let mut layers = Vec::new();
     for path in &plan.order {
         let sparsity = plan.sparsity[path];
-        layers.push(with_weight(model, path, |weight| prune_layer(path, weight, None, sparsity, config))?);
+        layers.push(with_weight(model, path, |mut weight| {
+            prune_layer(path, &mut weight, None, sparsity, config)
+        })?);
         progress(observer, "prune", layers.len(), plan.order.len())?;
     }
     Ok(layers)
