@@ -8,7 +8,7 @@ import numpy as np
 
 from efficientai_toolkit.exports.onnx.graph import Graph
 from efficientai_toolkit.exports.onnx.linears import Linears
-from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD, Parameters
+from efficientai_toolkit.exports.parameters import EMBEDDINGS, HEAD, Parameters
 
 
 class QdqLinears(Linears):
