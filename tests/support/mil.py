@@ -35,6 +35,7 @@ class Interpreter:
                 shape = var.sym_type.wrapped_type().get_shape()
                 self.states[name] = np.zeros(shape, np.float16)
         self.inputs = self._function.inputs.keys() - self.states
+        self.outputs = [var.name for var in self._function.outputs]
         for operation in self._function.operations:
             self._fix(operation)
 

@@ -23,10 +23,10 @@ IDS, MASK, STATES, LOGITS = "inputIds", "causalMask", ("keyCache", "valueCache")
 
 def build(weights: Weights, outline: Outline, *, target: str) -> Any:
     """Return the MIL program of a decoder."""
+    import_coremltools()
     from coremltools.converters.mil import mil
     from coremltools.converters.mil.mil import types
 
-    import_coremltools()
     symbols = [mil.get_new_symbol(), mil.get_new_symbol()]
     inputs: dict[str, Any] = {IDS: mil.Builder.placeholder((1, symbols[0]), dtype=types.int32)}
     if TARGETS[target].has_state:

@@ -40,9 +40,7 @@ class CoreMLWriter(Writer):
         """Refuse adapters alone, calibration, types that the target has not, and missing libraries."""
         config = self.job.config
         if not config.merge_adapter:
-            message = (
-                "`merge_adapter` is off, but a program holds whole weights: adapters are merged into them"
-            )
+            message = "`merge_adapter` is off, but a program holds whole weights: adapters are merged"
             raise ConfigError(message)
         if config.calibration is not None:
             message = (
@@ -59,8 +57,8 @@ class CoreMLWriter(Writer):
             raise ConfigError(message)
         if config.swift and self._is_alone:
             message = (
-                f"{self.job.output}: with `swift` the output is a folder, a Swift package with the program in it: "
-                f"choose a name without {SUFFIX}"
+                f"{self.job.output}: with `swift` the output is a folder, a Swift package with the program "
+                f"in it: choose a name without {SUFFIX}"
             )
             raise ConfigError(message)
         import_coremltools()
@@ -79,7 +77,7 @@ class CoreMLWriter(Writer):
         kind = choose_type(
             str(config.type), model, parameters, group_size=config.columns_per_scale, choices=_CHOICES
         )
-        if kind == "int4" and not self._target.has_blocks:
+        if config.type == "auto" and not self._target.has_blocks:
             kind = "f16"
         weights = Weights(
             parameters,
@@ -97,7 +95,7 @@ class CoreMLWriter(Writer):
         }
 
         def fill(folder: Path) -> None:
-            place = folder / (SUFFIX if self._is_alone else self._place)
+            place = folder / (PACKAGE if self._is_alone else self._place)
             place.parent.mkdir(parents=True, exist_ok=True)
             package.save(program, place, target=target, context_length=outline.context_length, facts=facts)
             if self._is_alone:
@@ -175,8 +173,8 @@ def _check_heads(model: "Model", outline: Outline) -> None:
     found = {(block.kv_heads, block.head_dim) for block in outline.blocks}
     if len(found) > 1:
         message = (
-            f"{model.path}: keys and values of all layers lie in one state, so that layers must have the same "
-            f"number and size of heads, not {sorted(found)}"
+            f"{model.path}: keys and values of all layers lie in one state, so that layers must have the "
+            f"same number and size of heads, not {sorted(found)}"
         )
         raise ConfigError(message)
 
