@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,17 @@ def distance(found: Any, expected: Any) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def quick_first(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Parameters of which some are tested always, all others with the slow tests."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_decoder(tmp_path_factory.mktemp("models") / "llama", "llama_tied")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick_first(FAMILIES, "llama_tied", "llama_biases", "qwen3", "gemma2"))
 def test_logits_equal_the_engines(family: str, tmp_path: Path) -> None:
     model = random_decoder(tmp_path / "model", family)
     output = tmp_path / "model.mlpackage"
@@ -53,8 +59,8 @@ def test_logits_equal_the_engines(family: str, tmp_path: Path) -> None:
         assert distance(logits(interpreter, IDS, sizes), expected) < 1e-2
 
 
-@pytest.mark.parametrize("target", ["iOS16", "iOS17"])
-@pytest.mark.parametrize("family", ["llama_biases", "mistral", "phi3", "gemma2"])
+@pytest.mark.parametrize("target", quick_first(["iOS16", "iOS17"], "iOS16"))
+@pytest.mark.parametrize("family", quick_first(["mistral", "phi3", "gemma2"], "mistral"))
 def test_programs_without_a_state(family: str, target: str, tmp_path: Path) -> None:
     model = random_decoder(tmp_path / "model", family)
     output = tmp_path / "model.mlpackage"
@@ -122,7 +128,7 @@ def test_coded_packages_are_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("bits", quick_first([3, 4, 6, 8], 4))
 def test_quantized_weights_keep_codes_and_scales(bits: int, dtype: str, source: Path, tmp_path: Path) -> None:
     _core.models.convert(str(source), str(tmp_path / "typed"), dtype)
     for name in ("tokenizer.json", "tokenizer_config.json"):
