@@ -100,7 +100,8 @@ def load_program(path: Path) -> "list[Any]":
         except Exception as error:
             message = f"{path}: coremltools cannot read the package back: {error}"
             raise DeploymentError(message) from error
-    return program.functions["main"].operations
+    operations: list[Any] = program.functions["main"].operations
+    return operations
 
 
 def decode(operation: Any) -> "NDArray[np.float32]":

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from efficientai_toolkit._base.extras import require
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,7 +17,7 @@ _NUMBERS = 16
 _ROWS = 32
 """Rows that share a palette, where several do."""
 
-_STEPS = 40
+_STEPS = 200
 """Most iterations of a clustering."""
 
 
@@ -35,7 +33,6 @@ class Palettes:
 
 def find_palettes(matrix: "NDArray[np.float32]", *, grouped: bool) -> Palettes:
     """Cluster the numbers of a matrix, by groups of rows if ``grouped`` and rows can be divided so."""
-    require("sklearn", extra="coreml", purpose="the Core ML export of palettes")
     rows = len(matrix)
     size = _ROWS if grouped and rows % _ROWS == 0 else rows
     codes = np.empty(matrix.shape, np.uint8)
@@ -47,26 +44,35 @@ def find_palettes(matrix: "NDArray[np.float32]", *, grouped: bool) -> Palettes:
 
 
 def _cluster(matrix: "NDArray[np.float32]") -> "tuple[NDArray[np.uint8], NDArray[np.float16]]":
-    from sklearn.cluster import KMeans
-
     distinct, places, counts = np.unique(matrix.astype(np.float16), return_inverse=True, return_counts=True)
     palette = np.zeros(_NUMBERS, np.float16)
     if len(distinct) <= _NUMBERS:
         palette[: len(distinct)] = distinct
         return places.reshape(matrix.shape).astype(np.uint8), palette
     points = distinct.astype(np.float64)
-    # Quantiles, of which no two are the same number.
-    steps = np.cumsum(counts) / counts.sum()
-    first = np.searchsorted(steps, (np.arange(_NUMBERS) + 0.5) / _NUMBERS)
-    first = np.minimum(np.maximum(first, np.arange(_NUMBERS)), len(points) - _NUMBERS + np.arange(_NUMBERS))
-    first = np.maximum.accumulate(first - np.arange(_NUMBERS)) + np.arange(_NUMBERS)
-    found = KMeans(_NUMBERS, init=points[first][:, None], n_init=1, max_iter=_STEPS).fit(
-        points[:, None], sample_weight=counts
-    )
-    centres = found.cluster_centers_[:, 0].astype(np.float16)
-    order = np.argsort(centres)
-    palette[:] = centres[order]
+    palette[:] = _centres(points, counts)
     # The nearest of the rounded numbers.
-    edges = (palette[1:].astype(np.float64) + palette[:-1]) / 2
-    nearest = np.searchsorted(edges, points).astype(np.uint8)
+    nearest = np.searchsorted(_middles(palette.astype(np.float64)), points).astype(np.uint8)
     return nearest[places].reshape(matrix.shape), palette
+
+
+def _centres(points: "NDArray[np.float64]", counts: "NDArray[np.int64]") -> "NDArray[np.float64]":
+    """Return the means of clusters of sorted points, of which each is a range: sums of ranges are enough."""
+    amounts = np.concatenate([[0], np.cumsum(counts)])
+    sums = np.concatenate([[0], np.cumsum(counts * points)])
+    quantiles = (np.arange(_NUMBERS) + 0.5) / _NUMBERS * amounts[-1]
+    centres = points[np.searchsorted(amounts[1:], quantiles)]
+    for _ in range(_STEPS):
+        edges = np.searchsorted(points, _middles(centres))
+        edges = np.concatenate([[0], edges, [len(points)]])
+        amount = np.diff(amounts[edges])
+        # A cluster without points stays where it is.
+        moved = np.where(amount > 0, np.diff(sums[edges]) / np.maximum(amount, 1), centres)
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return centres
+
+
+def _middles(centres: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    return (centres[1:] + centres[:-1]) / 2

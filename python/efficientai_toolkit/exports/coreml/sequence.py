@@ -61,7 +61,7 @@ class Sequence:
         """
         mb, key = self._mb, (window, groups)
         if key not in self._masks:
-            if groups > 1:
+            if window is None or groups > 1:
                 self._masks[key] = mb.tile(x=self.mask(window, 1), reps=[1, 1, groups, 1])
             else:
                 distance = mb.sub(x=self._queries, y=self._keys)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import replace_folder, write_json
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.coreml import package, swift
@@ -62,8 +61,6 @@ class CoreMLWriter(Writer):
             )
             raise ConfigError(message)
         import_coremltools()
-        if config.type == "palette4":
-            require("sklearn", extra="coreml", purpose="the Core ML export of palettes")
 
     def write(self) -> Written:
         """Write the package, and what lies beside it."""
