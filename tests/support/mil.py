@@ -86,7 +86,8 @@ class Interpreter:
                 assert values[var.name].ndim == len(var.shape), (kind, var.name)
                 for size, declared in zip(values[var.name].shape, var.shape, strict=True):
                     assert not isinstance(declared, int) or size == declared, (kind, var.name)
-        return values[self._function.outputs[0].name]
+        result: np.ndarray = values[self._function.outputs[0].name]
+        return result
 
 
 def _widen(value: Any) -> Any:

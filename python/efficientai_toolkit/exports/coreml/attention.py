@@ -1,25 +1,24 @@
 """Attention, with keys and values in a state."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from efficientai_toolkit.exports.coreml.layers import Layers
 from efficientai_toolkit.exports.coreml.sequence import Sequence
 from efficientai_toolkit.exports.outline import Block, Rope
-
-if TYPE_CHECKING:
-    from efficientai_toolkit.exports.coreml.decoder import Decoder
 
 
 class Attention:
     """Adds the attention of one block."""
 
-    def __init__(self, decoder: "Decoder", block: Block, index: int) -> None:
+    def __init__(self, layers: Layers, block: Block, index: int) -> None:
         from coremltools.converters.mil.mil import Builder
 
         self._mb: Any = Builder
-        self._decoder = decoder
+        self._layers = layers
+        self._parameters = layers.weights.parameters
         self._block = block
         self._index = index
         self._path = f"model.layers.{index}.self_attn"
@@ -49,11 +48,11 @@ class Attention:
             attended = mb.reshape(x=attended, shape=[1, block.heads, -1, block.head_dim])
         attended = mb.transpose(x=attended, perm=[0, 2, 1, 3])
         attended = mb.reshape(x=attended, shape=[1, -1, block.heads * block.head_dim])
-        return self._decoder.linear(f"{self._path}.o_proj", attended)
+        return self._layers.linear(f"{self._path}.o_proj", attended)
 
     def _project(self, x: Any) -> tuple[Any, Any, Any]:
-        block, linear = self._block, self._decoder.linear
-        if f"{self._path}.qkv_proj.weight" in self._decoder.parameters:
+        block, linear = self._block, self._layers.linear
+        if f"{self._path}.qkv_proj.weight" in self._parameters:
             heads = [block.heads, block.kv_heads, block.kv_heads]
             sizes = [count * block.head_dim for count in heads]
             together = linear(f"{self._path}.qkv_proj", x)
@@ -66,8 +65,8 @@ class Attention:
         """Add ``[1, heads, queries, head_dim]``, with a norm of each head if the model has it."""
         mb = self._mb
         x = mb.reshape(x=x, shape=[1, -1, heads, self._block.head_dim])
-        if norm is not None and f"{self._path}.{norm}.weight" in self._decoder.parameters:
-            x = self._decoder.norm(f"{self._path}.{norm}", self._block, mb.cast(x=x, dtype="fp32"))
+        if norm is not None and f"{self._path}.{norm}.weight" in self._parameters:
+            x = self._layers.norm(f"{self._path}.{norm}", self._block, mb.cast(x=x, dtype="fp32"))
         return mb.transpose(x=x, perm=[0, 2, 1, 3])
 
     def _rotate(self, x: Any, rope: Rope, cosines: Any, sines: Any) -> Any:

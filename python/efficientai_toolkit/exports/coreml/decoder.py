@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from efficientai_toolkit.exports.coreml.attention import Attention
+from efficientai_toolkit.exports.coreml.layers import Layers
 from efficientai_toolkit.exports.coreml.sequence import Sequence
 from efficientai_toolkit.exports.coreml.weights import Weights
 from efficientai_toolkit.exports.outline import Block, Outline
@@ -32,7 +33,8 @@ class Decoder:
 
         self._mb: Any = Builder
         self._weights = weights
-        self.parameters = weights.parameters
+        self._parameters = weights.parameters
+        self._layers = Layers(weights)
         self._outline = outline
 
     def build(self, ids: Any, sequence: Sequence) -> Any:
@@ -44,32 +46,26 @@ class Decoder:
             x = mb.mul(x=x, y=np.float32(outline.embedding_scale))
         for index, block in enumerate(outline.blocks):
             x = self._block(index, block, x, sequence)
-        x = self.norm("model.norm", outline.blocks[-1], x)
-        logits = self.linear(EMBEDDINGS if self.parameters.tied else HEAD, x)
+        x = self._layers.norm("model.norm", outline.blocks[-1], x)
+        logits = self._layers.linear(EMBEDDINGS if self._parameters.tied else HEAD, x)
         if outline.softcap is not None:
             capped = mb.tanh(x=mb.mul(x=logits, y=np.float16(1 / outline.softcap)))
             logits = mb.mul(x=capped, y=np.float16(outline.softcap))
         return mb.identity(x=logits, name="logits")
 
-    def linear(self, path: str, x: Any) -> Any:
-        """Add a layer with its bias."""
-        has_bias = f"{path}.bias" in self.parameters
-        bias = self._weights.vector(f"{path}.bias") if has_bias else None
-        return self._mb.linear(x=x, weight=self._weights.matrix(path), bias=bias)
-
     def _block(self, index: int, block: Block, x: Any, sequence: Sequence) -> Any:
         path = f"model.layers.{index}"
-        normed = self.norm(f"{path}.input_layernorm", block, x)
-        attended = Attention(self, block, index).build(normed, sequence)
+        normed = self._layers.norm(f"{path}.input_layernorm", block, x)
+        attended = Attention(self._layers, block, index).build(normed, sequence)
         # Gemma has norms behind its layers too.
-        if f"{path}.pre_feedforward_layernorm.weight" in self.parameters:
-            attended = self.norm(f"{path}.post_attention_layernorm", block, self._wide(attended))
+        if f"{path}.pre_feedforward_layernorm.weight" in self._parameters:
+            attended = self._layers.norm(f"{path}.post_attention_layernorm", block, self._wide(attended))
             x = self._add(x, attended)
-            normed = self.norm(f"{path}.pre_feedforward_layernorm", block, x)
+            normed = self._layers.norm(f"{path}.pre_feedforward_layernorm", block, x)
             transformed = self._wide(self._feed_forward(f"{path}.mlp", block, normed))
-            return self._add(x, self.norm(f"{path}.post_feedforward_layernorm", block, transformed))
+            return self._add(x, self._layers.norm(f"{path}.post_feedforward_layernorm", block, transformed))
         x = self._add(x, attended)
-        normed = self.norm(f"{path}.post_attention_layernorm", block, x)
+        normed = self._layers.norm(f"{path}.post_attention_layernorm", block, x)
         return self._add(x, self._feed_forward(f"{path}.mlp", block, normed))
 
     def _add(self, x: Any, delta: Any) -> Any:
@@ -78,22 +74,14 @@ class Decoder:
     def _wide(self, x: Any) -> Any:
         return self._mb.cast(x=x, dtype="fp32")
 
-    def norm(self, path: str, block: Block, x: Any) -> Any:
-        """Add the norm of float32 numbers, in float16."""
-        mb = self._mb
-        squares = mb.reduce_mean(x=mb.square(x=x), axes=[-1], keep_dims=True)
-        x = mb.mul(x=x, y=mb.rsqrt(x=squares, epsilon=np.float32(block.norm_eps)))
-        weight = self._weights.vector(f"{path}.weight", block.norm_offset)
-        return mb.mul(x=mb.cast(x=x, dtype="fp16"), y=weight)
-
     def _feed_forward(self, path: str, block: Block, x: Any) -> Any:
         mb = self._mb
-        if f"{path}.gate_up_proj.weight" in self.parameters:
-            gate, up = mb.split(x=self.linear(f"{path}.gate_up_proj", x), num_splits=2, axis=-1)
+        if f"{path}.gate_up_proj.weight" in self._parameters:
+            gate, up = mb.split(x=self._layers.linear(f"{path}.gate_up_proj", x), num_splits=2, axis=-1)
         else:
-            gate, up = (self.linear(f"{path}.{name}_proj", x) for name in ("gate", "up"))
+            gate, up = (self._layers.linear(f"{path}.{name}_proj", x) for name in ("gate", "up"))
         if block.activation == "silu":
             activated = mb.silu(x=gate)
         else:
             activated = mb.gelu(x=gate, mode=_GELU[block.activation])
-        return self.linear(f"{path}.down_proj", mb.mul(x=activated, y=up))
+        return self._layers.linear(f"{path}.down_proj", mb.mul(x=activated, y=up))

@@ -75,4 +75,5 @@ def _centres(points: "NDArray[np.float64]", counts: "NDArray[np.int64]") -> "NDA
 
 
 def _middles(centres: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    return (centres[1:] + centres[:-1]) / 2
+    middles: NDArray[np.float64] = (centres[1:] + centres[:-1]) / 2
+    return middles
