@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import efficientai_toolkit as eat
+
 with tempfile.TemporaryDirectory() as folder:
     output = Path(folder) / "model.gguf"
     for kind in ("f16", "q8_0", "q5_k_m", "q4_k_m"):

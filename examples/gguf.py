@@ -1,22 +1,24 @@
-"""Fine-tune a GGUF file of llama.cpp with LoRA, and answer with the adapter: python examples/gguf.py model.gguf."""
+"""Fine-tune a GGUF file with LoRA, and answer with the adapter.
 
+uv run python examples/gguf.py model.gguf
+"""
+
+import json
 import sys
+from pathlib import Path
 
 import efficientai_toolkit as eat
+from efficientai_toolkit.lora import MLXTrainer, TrainingConfig
 
+QUESTION = "Which colour has the door of the shed?"
 
-def main(path: str) -> None:
-    model, tokenizer = eat.load(path)
-    question = [{"role": "user", "content": "Which colour has the door of the shed?"}]
-    prompt = question if tokenizer.has_chat_template else question[0]["content"]
-    print(f"{model.model_type}, {model.num_parameters:,} parameters, weights: {model.config.get('quantization')}")
-    print("before:", eat.generate(model, tokenizer, prompt, max_tokens=40))
+path = sys.argv[1]
+rows = Path("gguf-example.jsonl")
+rows.write_text(json.dumps({"prompt": QUESTION, "completion": "It is blue."}) + "\n")
 
-    config = eat.lora.TrainingConfig(model_path=path, data="shed.jsonl", output="shed-adapter", iters=30)
-    eat.lora.MLXTrainer(config).train()
-    adapted, tokenizer = eat.load(path, adapter_path="shed-adapter")
-    print("after:", eat.generate(adapted, tokenizer, prompt, max_tokens=40))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+config = TrainingConfig(model_path=path, data=str(rows), output="gguf-example", iters=30, lr=1e-3)
+result = MLXTrainer(config).train()
+for adapter in (None, result.adapter_path):
+    model, tokenizer = eat.load(path, adapter_path=adapter)
+    prompt = [{"role": "user", "content": QUESTION}] if tokenizer.has_chat_template else QUESTION
+    print("after: " if adapter else "before:", eat.generate(model, tokenizer, prompt, max_tokens=32))

@@ -23,6 +23,7 @@ pub mod evaluate;
 pub mod exports;
 pub mod generate;
 pub mod lora;
+pub mod prune;
 pub mod quantize;
 pub mod subset;
 

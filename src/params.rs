@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use mlx_rs::error::Exception;
 use mlx_rs::module::ModuleParameters;
 use mlx_rs::{Array, Dtype};
+use safetensors::tensor::TensorView;
+use twox_hash::xxhash3_128::Hasher;
 
-use crate::Result;
 use crate::kernels::adamw::squared_norm;
+use crate::{Error, Result, kernels};
 
 /// Arrays by name, sorted, so that reductions are deterministic.
 pub type Tensors = BTreeMap<String, Array>;
@@ -38,6 +40,21 @@ pub fn set_parameters<M: ModuleParameters + ?Sized>(
             **slot = value.as_dtype(slot.dtype())?;
         }
     }
+    Ok(())
+}
+
+/// Adds name, dtype, shape and values of `array` to what `hasher` has read.
+///
+/// # Errors
+/// An array that cannot be evaluated, or has numbers that files do not know.
+pub fn digest(hasher: &mut Hasher, name: &str, array: &Array) -> Result<()> {
+    let rows = array.contiguous()?;
+    kernels::eval([&rows])?;
+    let view = TensorView::try_from(&rows)
+        .map_err(|error| Error::Training(format!("cannot read the values of \"{name}\": {error}")))?;
+    // Lengths keep neighbours apart.
+    hasher.write(format!("{} {name} {:?} {:?}", name.len(), view.dtype(), view.shape()).as_bytes());
+    hasher.write(view.data());
     Ok(())
 }
 

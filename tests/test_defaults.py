@@ -7,6 +7,7 @@ import pytest
 from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
+from efficientai_toolkit.prune import PruneConfig
 from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
 
 
@@ -15,6 +16,7 @@ from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
     [
         ("lora", TrainingConfig),
         ("generate", GenerateConfig),
+        ("prune", PruneConfig),
         ("quantize", QuantizeConfig),
         ("subset", SubsetConfig),
     ],

@@ -48,9 +48,11 @@ def test_outputs_are_named_after_model_and_type() -> None:
             {"model_path": "org/name@main", "type": "Q8_0"},
             {"model_path": "some/folder"},
             {"model_path": "m", "adapter_path": "runs/style", "merge_adapter": False},
+            {"model_path": "m", "format": "awq"},
+            {"model_path": "m", "format": "gptq", "type": "int8"},
         )
     ]
-    assert names == ["name-q8_0.gguf", "folder-auto.gguf", "style-adapter.gguf"]
+    assert names == ["name-q8_0.gguf", "folder-auto.gguf", "style-adapter.gguf", "m-awq", "m-gptq-int8"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from support.gguf_files import (
 from support.gguf_tokens import packed_numbers
 
 IDS = np.random.default_rng(0).integers(3, 320, (2, 24))
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
 """Sizes whose rows are whole blocks of 256."""
 
 
@@ -86,7 +86,9 @@ def test_numbers_of_every_type_are_exact(tmp_path: Path, kind: str) -> None:
     assert largest(logits(path, IDS), logits(dense, IDS)) < 2e-3
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("Q4_0", 5), ("Q4_1", 5), ("Q5_0", 6), ("Q5_1", 6), ("Q8_0", 9), ("MXFP4", 4.25)])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("Q4_0", 5), ("Q4_1", 5), ("Q5_0", 6), ("Q5_1", 6), ("Q8_0", 9), ("MXFP4", 4.25)]
+)
 def test_blocks_of_32_stay_packed(tmp_path: Path, kind: str, bits: float) -> None:
     path, _ = write(tmp_path, types=lambda _name: kind, **WIDE)
     _core.models.convert(str(path), str(tmp_path / "copy"), "float32")
@@ -137,7 +139,16 @@ def test_a_file_answers_prompts_of_every_command(tmp_path: Path) -> None:
     model, tokenizer = eat.load(path)
     assert model.model_type == "llama"
     text = eat.generate(model, tokenizer, [{"role": "user", "content": "the"}], max_tokens=4, ignore_eos=True)
-    words = [sys.executable, "-m", "efficientai_toolkit", "lora-finetuning-mlx:generate", "--model-path", str(path), "--prompt", "the"]
+    words = [
+        sys.executable,
+        "-m",
+        "efficientai_toolkit",
+        "lora-finetuning-mlx:generate",
+        "--model-path",
+        str(path),
+        "--prompt",
+        "the",
+    ]
     done = run([*words, "--max-tokens", "4", "--ignore-eos", "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == text
@@ -178,14 +189,49 @@ def test_the_server_takes_a_file(tmp_path: Path) -> None:
     assert estimate_size(path, ServeConfig(bits=4)) < 1.1 * stored
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("general.type", "adapter", r'm\.gguf: it holds a part of another model \("adapter"\)'),
+        ("general.type", "mmproj", "not a model"),
+        ("llama.rope.scaling.type", "spiral", r'"llama\.rope\.scaling\.type" is "spiral", expected none'),
+        ("split.count", 3, "one of 3 parts of a model; join them with"),
+        ("llama.expert_count", 8, "models with experts are not read"),
+    ],
+)
+def test_what_is_no_whole_model_is_refused(tmp_path: Path, key: str, value: str | int, message: str) -> None:
+    config = family_config("llama")
+    weights = random_weights(tmp_path / "original", config)
+    metadata: dict[str, str | int | float] = {key: value}
+    if "rope" in key:
+        metadata["llama.rope.scaling.factor"] = 2.0
+    write_gguf(tmp_path / "m.gguf", "llama", config, weights, metadata=metadata)
+    with pytest.raises(ModelLoadingError, match=message):
+        eat.load(tmp_path / "m.gguf")
+
+
+def test_tensors_that_are_missing_or_unknown_are_named(tmp_path: Path) -> None:
+    config = family_config("llama")
+    weights = random_weights(tmp_path / "original", config)
+    name = "model.layers.0.mlp.up_proj.weight"
+    less = {other: value for other, value in weights.items() if other != name}
+    write_gguf(tmp_path / "m.gguf", "llama", config, less)
+    with pytest.raises(ModelLoadingError, match=r'its metadata: missing tensor "model\.layers\.0\.mlp'):
+        eat.load(tmp_path / "m.gguf")
+    weights["model.layers.1.mlp.up_proj.bias"] = np.ones(128, np.float32)
+    write_gguf(tmp_path / "n.gguf", "llama", config, weights)
+    with pytest.raises(ModelLoadingError, match=r'unexpected tensor "model\.layers\.1\.mlp'):
+        eat.load(tmp_path / "n.gguf")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUX" + bytes(40))
-    with pytest.raises(ModelLoadingError, match="a.gguf: not a GGUF file"):
+    with pytest.raises(ModelLoadingError, match=r"a\.gguf: not a GGUF file"):
         eat.load(path)
     path.write_bytes(b"GGUF" + (3).to_bytes(4, "big") + bytes(40))
     with pytest.raises(ModelLoadingError, match="big-endian"):
         eat.load(path)
     path.rename(tmp_path / "a.bin")
-    with pytest.raises(ModelLoadingError, match="expected the folder that contains it, or a GGUF file"):
+    with pytest.raises(ModelLoadingError, match="expected the folder that contains it, or a GGUF"):
         eat.load(tmp_path / "a.bin")

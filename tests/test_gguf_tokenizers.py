@@ -1,13 +1,12 @@
-"""Tokenizers of GGUF files: byte-level BPE by the name of its rule of words, and SentencePiece's BPE by its scores."""
+"""Tokenizers of GGUF files: byte-level BPE by its rule of words, SentencePiece's BPE by its scores."""
 
 from __future__ import annotations
 
 import random
 import string
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
 import pytest
 
 import efficientai_toolkit as eat
@@ -21,6 +20,9 @@ from support.gguf_files import (
     write_gguf,
 )
 from support.gguf_tokens import TEXTS, join_neighbours
+
+if TYPE_CHECKING:
+    import gguf
 
 SIZE = 320
 
@@ -37,7 +39,13 @@ def byte_level(pre: str | None, merges: list[str], **changes: Any) -> Any:
     """Writes three special tokens, the bytes and what ``merges`` make."""
 
     def write(writer: gguf.GGUFWriter) -> None:
-        tokens = ["<s>", "</s>", "<|eot_id|>", *byte_alphabet(), *[merge.replace(" ", "") for merge in merges]]
+        tokens = [
+            "<s>",
+            "</s>",
+            "<|eot_id|>",
+            *byte_alphabet(),
+            *[merge.replace(" ", "") for merge in merges],
+        ]
         tokens += [f"<|extra{i}|>" for i in range(SIZE - len(tokens))]
         writer.add_tokenizer_model(changes.get("model", "gpt2"))
         if pre is not None:
@@ -115,9 +123,15 @@ def test_special_tokens_and_those_of_the_user_are_found_in_a_text(tmp_path: Path
     ("write", "message"),
     [
         (byte_level("falcon", JOINS), '"tokenizer.ggml.pre" is "falcon", whose rule of words is not known'),
-        (byte_level("smollm", JOINS, model="bert"), '"tokenizer.ggml.model" is "bert", expected "gpt2" or "llama"'),
+        (
+            byte_level("smollm", JOINS, model="bert"),
+            '"tokenizer.ggml.model" is "bert", expected "gpt2" or "llama"',
+        ),
         (byte_level("smollm", ["ab"]), 'holds "ab", which is not a pair of tokens'),
-        (byte_level("smollm", JOINS, eot=7000), '"tokenizer.ggml.eot_token_id" is 7000, but there are 320 tokens'),
+        (
+            byte_level("smollm", JOINS, eot=7000),
+            '"tokenizer.ggml.eot_token_id" is 7000, but there are 320 tokens',
+        ),
     ],
 )
 def test_what_is_not_understood_is_named(tmp_path: Path, write: Any, message: str) -> None:

@@ -32,6 +32,8 @@ from efficientai_toolkit.quantize.suite.cases import cases, locate, measure_qual
 from efficientai_toolkit.quantize.suite.report import draw
 from efficientai_toolkit.quantize.suite.result import read_layers
 from efficientai_toolkit.quantize.suite.table import format_rows
+from efficientai_toolkit.study.record import load_run
+from efficientai_toolkit.trackers import Tracker
 from support.measurements import ROWS, make_result, make_row
 from support.models import wide_llama
 from support.rows import random_ids, words, write_jsonl, write_words
@@ -91,7 +93,19 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchmarkResult,
     with pytest.raises(TrainingError, match=r"holds a benchmark; .*--resume or --overwrite"):
         benchmark(config)
     seen: list[Progress] = []
-    return benchmark(replace(config, resume=True), on_progress=seen.append), seen
+    resumed = replace(config, resume=True)
+    return benchmark(resumed, on_progress=seen.append, callback=Tracker("jsonl")), seen
+
+
+def test_the_benchmark_is_a_run_whose_parts_are_its_rows(
+    measured: tuple[BenchmarkResult, list[Progress]],
+) -> None:
+    result, _ = measured
+    run = load_run(result.output)
+    assert (run.kind, run.status, run.resumed is not None) == ("quantization", "finished", True)
+    lines = [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, len(result.rows) + 1)]
+    assert [line.get("perplexity") for line in lines] == [row.perplexity for row in result.rows]
 
 
 def test_every_column_is_measured(measured: tuple[BenchmarkResult, list[Progress]]) -> None:

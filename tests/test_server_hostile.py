@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from efficientai_toolkit.server.config import ServeConfig
+from support.hostile_json import hostile_value
 from support.server import Running, chat_model, running
 
 CHAT: Any = {"messages": [{"role": "user", "content": "Who goes there?"}], "max_tokens": 2}
@@ -28,34 +29,6 @@ def server(model_path: Path) -> Iterator[Running]:
     config = ServeConfig(models={"chat": str(model_path)}, max_body="64KB", max_output_tokens=16)
     with running(config) as found:
         yield found
-
-
-def hostile_value(rng: random.Random, depth: int = 0) -> Any:
-    """Any JSON."""
-    kinds: list[Any] = [
-        None,
-        True,
-        -1,
-        0,
-        2**70,
-        -(2**70),
-        1e308,
-        0.5,
-        "",
-        "x",
-        "\ud800",
-        "\0",
-        "é" * 50,
-        [],
-        {},
-        "NaN",
-        "1",
-    ]
-    if depth < 3 and rng.random() < 0.3:
-        if rng.random() < 0.5:
-            return [hostile_value(rng, depth + 1) for _ in range(rng.randrange(4))]
-        return {rng.choice(("role", "content", "type", "a")): hostile_value(rng, depth + 1) for _ in range(3)}
-    return rng.choice(kinds)
 
 
 BODIES: dict[str, dict[str, Any]] = {

@@ -1,8 +1,10 @@
 """Several models and adapters, and their versions, while requests run."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from efficientai_toolkit.exceptions import ConfigError, DeploymentError
 from efficientai_toolkit.server import deploy, rollback, version
 from efficientai_toolkit.server.app import create_pool
 from efficientai_toolkit.server.config import ServeConfig
-from support.server import Running, ScriptedBackend, adapter, chat_model, running
+from support.server import Running, ScriptedBackend, adapter, chat_model, running, whole_adapter
 
 PROMPT: Any = {"prompt": "Who goes there?", "max_tokens": 6}
 
@@ -161,6 +163,65 @@ def test_adapters_come_and_go(server: Running, tmp_path: Path) -> None:
     ):
         assert server.post("/admin/adapters/load", {"name": name, "path": str(path)}).status_code == 400
     assert server.post("/generate", {**PROMPT, "model": "chat:c"}).status_code == 404
+
+
+def stream(server: Running, name: str, tokens: int) -> Any:
+    body = {**PROMPT, "model": name, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    return server.client.stream("POST", "/generate", json=body)
+
+
+def test_requests_with_different_adapters_run_together(server: Running, tmp_path: Path) -> None:
+    alone: dict[str, str] = {}
+    names = ("chat", "chat:a", "chat:b")
+    for seed, name in enumerate(names):
+        if seed:
+            body = {"name": name, "path": str(adapter(tmp_path / str(seed), seed))}
+            assert server.post("/admin/adapters/load", body).status_code == 200
+        with stream(server, name, 400) as response:
+            alone[name] = "".join(response.iter_lines())
+    with contextlib.ExitStack() as stack:
+        lines = {name: stack.enter_context(stream(server, name, 400)).iter_lines() for name in names}
+        parts = {name: [next(lines[name])] for name in names}
+        # All have begun, and none has ended.
+        assert server.metric("model_requests_running") == 3
+        assert server.post("/generate", {**PROMPT, "model": "chat:c"}).status_code == 404
+        assert server.post("/v1/embeddings", {"input": "a", "model": "chat:a"}).status_code == 200
+        assert {name: "".join([*parts[name], *lines[name]]) for name in names} == alone
+    assert len(set(alone.values())) == 3
+
+
+def test_an_adapter_is_unloaded_after_its_requests(server: Running, tmp_path: Path) -> None:
+    load = {"name": "chat:a", "path": str(adapter(tmp_path / "a", 1))}
+    assert server.post("/admin/adapters/load", load).status_code == 200
+    with stream(server, "chat:a", 400) as response, ThreadPoolExecutor() as pool:
+        lines = response.iter_lines()
+        next(lines)
+        unloading = pool.submit(server.post, "/admin/adapters/unload", {"name": "chat:a"})
+        end = time.monotonic() + 10
+        while server.post("/generate", {**PROMPT, "model": "chat:a"}).status_code != 404:
+            assert time.monotonic() < end
+        # Others go on meanwhile.
+        assert server.post("/generate", PROMPT).status_code == 200
+        assert not unloading.done()
+        assert '"finish_reason":"length"' in "".join(lines)
+        assert unloading.result(timeout=10).status_code == 200
+    other = {"name": "chat:a", "path": str(adapter(tmp_path / "b", 2))}
+    assert server.post("/admin/adapters/load", other).status_code == 200
+    assert server.post("/generate", {**PROMPT, "model": "chat:a"}).status_code == 200
+
+
+def test_adapters_with_whole_modules_run_alone(server: Running, tmp_path: Path) -> None:
+    folders = {"chat:a": adapter(tmp_path / "a", 1), "chat:whole": whole_adapter(tmp_path / "whole")}
+    for name, folder in folders.items():
+        loaded = server.post("/admin/adapters/load", {"name": name, "path": str(folder)})
+        assert loaded.status_code == 200, loaded.text
+    names = ("chat", "chat:whole", "chat:a", "chat:whole", "chat")
+    bodies = [{**PROMPT, "model": name, "max_tokens": 40} for name in names]
+    alone = [server.post("/generate", body).json()["text"] for body in bodies]
+    assert len(set(alone)) == 3
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        found = list(pool.map(lambda body: server.post("/generate", body).json()["text"], bodies))
+    assert found == alone
 
 
 def test_the_least_recently_used_model_makes_room(model_path: Path) -> None:

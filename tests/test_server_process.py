@@ -3,10 +3,7 @@
 import json
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,22 +11,8 @@ import pytest
 
 from efficientai_toolkit.cli import main
 from support.command import PROGRAM, TIMEOUT_SECS, run
+from support.process import serving
 from support.server import adapter
-
-
-@contextmanager
-def serving(*words: str, namespace: str = "serve") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server and its address, once it has told it and is ready."""
-    command = [str(PROGRAM), namespace, "--port", "0", "--json", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = json.loads(process.stdout.readline())["url"]
-            while httpx.get(f"{url}/ready").status_code != 200:
-                time.sleep(0.05)
-            yield process, url
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,14 +1,18 @@
 """Studies know no room: a folder, a job, a search over any configuration, a recommendation."""
 
-import json
 import math
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any, ClassVar
 
 import pytest
@@ -22,7 +26,7 @@ from efficientai_toolkit.study.search import Search, Trial
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 from efficientai_toolkit.study.table import format_table, write_csv
-from support.fake_engine import HARDWARE, FakeEngine
+from support.fake_engine import FakeEngine
 
 MEGABYTE = 1 << 20
 
@@ -75,6 +79,44 @@ def test_what_an_observer_raises_ends_the_job() -> None:
 
     with pytest.raises(InterruptedError):
         run_job("support.jobs:double", {"number": 1000}, on_event=stop)
+
+
+def test_what_a_job_prints_may_be_collected() -> None:
+    lines: list[str] = []
+    result = run_job("support.jobs:double", {"number": 2}, on_line=lines.append)
+    assert result.value["twice"] == 4
+    assert lines == ["not an event", "not an event"]
+
+
+def test_an_interrupted_job_says_so() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_job(
+            "support.jobs:sleep",
+            {"seconds": 60},
+            on_start=lambda process: Timer(1, process.send_signal, [signal.SIGINT]).start(),
+        )
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_job_does_not_outlive_its_parent(tmp_path: Path, ignored: bool) -> None:
+    """Also where Ctrl-C is ignored, as in the background of a shell."""
+    source = (
+        "import signal, sys; from efficientai_toolkit.study.job import run_job; "
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'}); "
+        "run_job('support.jobs:witness', {'file': sys.argv[1]})"
+    )
+    file = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", source, str(file)]) as parent:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.02)
+        parent.kill()
+    job = Path("/proc") / file.read_text()
+    until = time.monotonic() + 20
+    while job.exists() and "Z (zombie)" not in (job / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    # It was interrupted, and could save what it had.
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(
@@ -151,24 +193,6 @@ def test_results_are_kept_for_the_same_request(tmp_path: Path) -> None:
 def test_damaged_results_are_made_again(text: str, tmp_path: Path) -> None:
     (tmp_path / folder.RESULT).write_text(text, encoding="latin-1")
     assert folder.load_result(tmp_path, {"lr": 1}) is None
-
-
-def test_the_record_says_what_a_study_was_made_with(tmp_path: Path, fake_engine: FakeEngine) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.jsonl").write_text("{}\n")
-    output = tmp_path / "runs" / "sweep-0001"
-    folder.write_record(output, kind="sweep", configuration={"lr": 0.1, "path": data}, data=[data])
-    # Written at once: nothing half-done is left beside it.
-    assert [file.name for file in output.iterdir()] == ["run.json"]
-    record = json.loads((output / "run.json").read_text())
-    assert list(record) == ["kind", "configuration", "environment", "hardware", "data"]
-    assert record["kind"] == "sweep"
-    assert record["configuration"] == {"lr": 0.1, "path": str(data)}
-    assert {"efficientai-toolkit", "python", "platform", "mlx"} <= set(record["environment"])
-    assert record["hardware"] == HARDWARE
-    assert record["data"] == folder.fingerprint_data([data])
-    assert (record["data"]["files"], record["data"]["bytes"]) == (1, 3)
 
 
 def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:

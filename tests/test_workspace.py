@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
-from efficientai_toolkit.workspace.database import VERSION, Base, open_database
+from efficientai_toolkit.workspace.database import READ_ONLY, VERSION, Base, open_database
 from efficientai_toolkit.workspace.folder import Workspace
 
 
@@ -57,6 +57,36 @@ def test_writers_take_turns(tmp_path: Path) -> None:
         thread.join()
     with Session(engine) as session:
         assert session.scalars(select(Counter)).one().value == 100
+
+
+def test_many_threads_share_a_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = open_database(tmp_path / "workspace.db")
+    Base.metadata.create_all(engine, tables=[Counter.__table__])  # type: ignore[list-item]
+
+    def read() -> None:
+        for _ in range(10):
+            with Session(engine) as session:
+                session.scalars(select(Counter)).all()
+
+    threads = [Thread(target=read) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not caplog.records
+
+
+def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "workspace.db")
+    Base.metadata.create_all(engine, tables=[Counter.__table__])  # type: ignore[list-item]
+    reading = engine.execution_options(**{READ_ONLY: True})
+    with Session(engine) as writer, writer.begin():
+        writer.add(Counter(id=1, value=7))
+        writer.flush()
+        with Session(reading) as session:
+            assert session.scalars(select(Counter)).all() == []
+    with Session(reading) as session:
+        assert session.scalars(select(Counter)).one().value == 7
 
 
 def test_what_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:

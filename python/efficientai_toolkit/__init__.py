@@ -18,10 +18,14 @@ if TYPE_CHECKING:
         callbacks,
         exceptions,
         exports,
+        jobs,
         kernels,
         lora,
+        prune,
         quantize,
+        registry,
         server,
+        trackers,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -49,12 +53,16 @@ __all__ = [
     "exports",
     "generate",
     "hardware",
+    "jobs",
     "kernels",
     "load",
     "lora",
+    "prune",
     "quantize",
+    "registry",
     "server",
     "stream",
+    "trackers",
 ]
 
 if not TYPE_CHECKING:
@@ -77,10 +85,14 @@ if not TYPE_CHECKING:
             "generate": "models.generation:generate",
             "stream": "models.generation:stream",
             "hardware": "device:hardware",
+            "jobs": "jobs",
             "kernels": "kernels",
             "load": "models.loading:load",
             "lora": "lora",
+            "prune": "prune",
             "quantize": "quantize",
+            "registry": "registry",
             "server": "server",
+            "trackers": "trackers",
         },
     )

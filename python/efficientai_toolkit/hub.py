@@ -49,6 +49,11 @@ LANGUAGE_MODEL = Kind(
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
 
+def is_hub_id(text: str) -> bool:
+    """Return whether a text has the form ``org/name`` or ``org/name@revision``."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
 def resolve(
     path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
 ) -> Path:
@@ -95,6 +100,21 @@ def resolve(
         message = f"{text} has no .safetensors file on the hub; pickled weights (.bin, .pt) are not read"
         raise ModelLoadingError(message)
     return folder
+
+
+def find_cached(text: str) -> Path | None:
+    """Return the folder of a hub id in the Hugging Face cache, without a request; ``None`` if it has none."""
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        return None
+    from huggingface_hub import (
+        snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    try:
+        return Path(snapshot_download(match["id"], revision=match["revision"], local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def _download(repository: str, revision: str | None, text: str, kind: Kind, *, show_progress: bool) -> Path:

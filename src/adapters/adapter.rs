@@ -9,7 +9,7 @@ use super::whole::{self, HEAD, WholeModules};
 use crate::Result;
 use crate::io::weights;
 use crate::nn::quantized::is_float;
-use crate::nn::{LowRank, Network};
+use crate::nn::{Linear, LowRank, Network};
 
 /// Type of plain low-rank adapters.
 pub const LORA: &str = "lora";
@@ -49,6 +49,17 @@ impl AdapterLayer {
     #[must_use]
     pub fn rank(&self) -> i32 {
         self.b.dim(0)
+    }
+
+    /// Puts the update into the slots of `layer`, which it fits.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub(super) fn attach(&self, layer: &mut Linear) -> Result<()> {
+        let Self { a, b, m, scale } = self;
+        (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
+        layer.low_rank = LowRank { scale: *scale, ..LowRank::default() };
+        layer.cache_row_norms()
     }
 
     /// Creates a layer from matrices with consistent shapes.
@@ -148,10 +159,9 @@ impl Adapter {
         self.check(model)?;
         whole::replace(&self.whole, model).map_err(|error| error.to_string())?;
         let set = model.visit_linears(&mut |path, layer| {
-            if let Some(AdapterLayer { a, b, m, scale }) = self.layers.get(path) {
-                (*layer.lora_a, *layer.lora_b, *layer.m) = (Some(a.clone()), Some(b.clone()), m.clone());
-                layer.low_rank = LowRank { scale: *scale, dropout: self.dropout, ..LowRank::default() };
-                layer.cache_row_norms()?;
+            if let Some(update) = self.layers.get(path) {
+                update.attach(layer)?;
+                layer.low_rank.dropout = self.dropout;
             }
             Ok(())
         });

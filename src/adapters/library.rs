@@ -3,7 +3,7 @@
 //! Low-rank updates are added exactly by concatenating their ranks: `Σ wᵢ·sᵢ·Aᵢ·Bᵢ = [A₁ A₂ …]·[w₁s₁B₁;
 //! w₂s₂B₂; …]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
@@ -11,7 +11,8 @@ use mlx_rs::{Array, Dtype};
 use super::adapter::{Adapter, AdapterLayer, DORA};
 use super::attach;
 use super::names::has_prompt;
-use crate::nn::Network;
+use crate::nn::row_adapters::LayerUpdate;
+use crate::nn::{Network, RowAdapter};
 use crate::{Error, Result, kernels, nn};
 
 /// Name of the adapter that a model was loaded or trained with.
@@ -20,8 +21,17 @@ pub const DEFAULT: &str = "default";
 /// Adapters by name, and the weights of the active ones.
 #[derive(Debug, Clone, Default)]
 pub struct Library {
-    adapters: BTreeMap<String, Adapter>,
+    adapters: BTreeMap<String, Entry>,
     active: BTreeMap<String, f32>,
+    /// Number of adapters that were added.
+    added: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    /// Tells it from others of its name, before and after.
+    number: u64,
+    adapter: Adapter,
 }
 
 impl Library {
@@ -33,7 +43,7 @@ impl Library {
         let adapter = Adapter::from_network(model, None)?;
         let mut library = Self::default();
         if !adapter.is_empty() {
-            library.adapters.insert(DEFAULT.into(), adapter);
+            library.insert(DEFAULT, adapter);
             library.active.insert(DEFAULT.into(), 1.0);
         }
         Ok(library)
@@ -64,8 +74,77 @@ impl Library {
         adapter.check(model).map_err(|problem| {
             Error::ModelLoading(format!("adapter \"{name}\" does not fit the model: {problem}"))
         })?;
-        self.adapters.insert(name.to_owned(), adapter);
+        self.insert(name, adapter);
         Ok(())
+    }
+
+    fn insert(&mut self, name: &str, adapter: Adapter) {
+        self.adapters.insert(name.to_owned(), Entry { number: self.added, adapter });
+        self.added += 1;
+    }
+
+    /// The active adapters, with their weights.
+    #[must_use]
+    pub fn active(&self) -> &BTreeMap<String, f32> {
+        &self.active
+    }
+
+    /// Identifies the adapters named by `weights`, each scaled by its weight.
+    ///
+    /// # Errors
+    /// An unknown name, or a weight that is not finite.
+    pub fn identify(&self, weights: &BTreeMap<String, f32>) -> Result<String> {
+        let parts: Vec<String> = (self.choose(weights)?.iter())
+            .map(|(entry, weight)| format!("{}*{:x}", entry.number, weight.to_bits()))
+            .collect();
+        Ok(parts.join("+"))
+    }
+
+    /// Whether single rows of a pass may have the adapter `name`: not one with whole modules, which all rows share.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn is_batchable(&self, name: &str) -> Result<bool> {
+        let entry = self.adapters.get(name).ok_or_else(|| self.unknown(name))?;
+        Ok(entry.adapter.whole.is_empty())
+    }
+
+    /// Returns the adapters named by `weights`, each scaled by its weight, for single rows of a pass through `model`,
+    /// with the given `id`.
+    ///
+    /// # Errors
+    /// An unknown name, or a weight that is not finite; whole modules, chosen or attached to `model`, which all rows
+    /// share.
+    pub fn for_rows(
+        &self,
+        model: &mut dyn Network,
+        weights: &BTreeMap<String, f32>,
+        id: u64,
+    ) -> Result<RowAdapter> {
+        let mut names = weights.keys().chain(self.active.keys());
+        if let Some(name) = names.find(|name| matches!(self.is_batchable(name), Ok(false))) {
+            return Err(Error::Config(format!(
+                "adapter \"{name}\" has whole modules (modules_to_save), which all requests share: requests with other \
+                 adapters cannot be computed together with it"
+            )));
+        }
+        let adapter = blend(&self.choose(weights)?)?;
+        adapter.check(model).map_err(Error::ModelLoading)?;
+        let mut layers = HashMap::new();
+        model.visit_linears(&mut |path, layer| {
+            let Some(update) = adapter.layers.get(path) else { return Ok(()) };
+            let mut adapted = layer.clone();
+            adapted.remove_update();
+            update.attach(&mut adapted)?;
+            if let Some(LayerUpdate { a, b, scale, factor }) = adapted.update()? {
+                // Matrices of files may be views; passes are recorded with what they read in place.
+                let (a, b) = (a.contiguous()?, b.contiguous()?);
+                kernels::eval([&a, &b].into_iter().chain(&factor))?;
+                layers.insert(path.to_owned(), LayerUpdate { a, b, scale, factor });
+            }
+            Ok(())
+        })?;
+        Ok(RowAdapter::new(id, layers))
     }
 
     /// Activates the adapters named by `weights`, each scaled by its weight, and deactivates all others.
@@ -74,17 +153,7 @@ impl Library {
     /// An unknown name, or a weight that is not finite. `model` is then left unchanged.
     pub fn set(&mut self, model: &mut dyn Network, weights: &BTreeMap<String, f32>) -> Result<()> {
         refuse_prompt(model)?;
-        let mut chosen = Vec::new();
-        for (name, &weight) in weights {
-            let adapter = self.adapters.get(name).ok_or_else(|| self.unknown(name))?;
-            if !weight.is_finite() {
-                return Err(Error::Config(format!(
-                    "the weight of adapter \"{name}\" is {weight}, expected a finite number"
-                )));
-            }
-            chosen.push((adapter, weight));
-        }
-        let blend = blend(&chosen)?;
+        let blend = blend(&self.choose(weights)?)?;
         attach::detach_adapters(model)?;
         blend.attach(model).map_err(Error::ModelLoading)?;
         self.active.clone_from(weights);
@@ -108,6 +177,20 @@ impl Library {
         Ok(())
     }
 
+    /// The adapters named by `weights`, with these.
+    fn choose(&self, weights: &BTreeMap<String, f32>) -> Result<Vec<(&Entry, f32)>> {
+        let choose = |(name, &weight): (&String, &f32)| {
+            let entry = self.adapters.get(name).ok_or_else(|| self.unknown(name))?;
+            if !weight.is_finite() {
+                return Err(Error::Config(format!(
+                    "the weight of adapter \"{name}\" is {weight}, expected a finite number"
+                )));
+            }
+            Ok((entry, weight))
+        };
+        weights.iter().map(choose).collect()
+    }
+
     fn unknown(&self, name: &str) -> Error {
         let names: Vec<String> = self.adapters.keys().map(|name| format!("\"{name}\"")).collect();
         let loaded =
@@ -128,8 +211,10 @@ fn refuse_prompt(model: &dyn Network) -> Result<()> {
 }
 
 /// Returns the weighted sum of `adapters` as a single adapter.
-fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
-    let alone = matches!(adapters, [(_, 1.0)]);
+fn blend(entries: &[(&Entry, f32)]) -> Result<Adapter> {
+    let adapters: Vec<(&Adapter, f32)> =
+        entries.iter().map(|&(entry, weight)| (&entry.adapter, weight)).collect();
+    let alone = matches!(adapters[..], [(_, 1.0)]);
     if !alone && adapters.iter().any(|(adapter, _)| adapter.kind() == DORA) {
         return Err(Error::Config(
             "an adapter with magnitudes (DoRA) cannot be weighted or blended: its effect is no sum; set it alone".into(),
@@ -142,12 +227,12 @@ fn blend(adapters: &[(&Adapter, f32)]) -> Result<Adapter> {
         ));
     }
     let whole = adapters.first().map(|(adapter, _)| adapter.whole.clone()).unwrap_or_default();
-    let dropout = match adapters {
+    let dropout = match adapters[..] {
         [(adapter, _)] => adapter.dropout,
         _ => 0.0,
     };
     let mut parts: BTreeMap<&String, Vec<AdapterLayer>> = BTreeMap::new();
-    for (adapter, weight) in adapters {
+    for (adapter, weight) in &adapters {
         for (path, layer) in &adapter.layers {
             let layer = AdapterLayer { scale: layer.scale * weight, ..layer.clone() };
             parts.entry(path).or_default().push(layer);
@@ -193,12 +278,14 @@ mod tests {
 
     #[test]
     fn ranks_beside_each_other_add_up() {
-        let adapter =
-            |layer: AdapterLayer| Adapter { layers: [("x".to_owned(), layer)].into(), ..Adapter::default() };
+        let adapter = |layer: AdapterLayer| Entry {
+            number: 0,
+            adapter: Adapter { layers: [("x".to_owned(), layer)].into(), ..Adapter::default() },
+        };
         let (one, two) =
             (adapter(layer(&[1.0, 2.0, 3.0, 4.0], 2.0)), adapter(layer(&[-1.0, 0.5, 2.0, 8.0], 0.5)));
         let both = blend(&[(&one, 0.25), (&two, -2.0)]).unwrap();
-        let (one, two) = (product(&one.layers["x"]), product(&two.layers["x"]));
+        let (one, two) = (product(&one.adapter.layers["x"]), product(&two.adapter.layers["x"]));
         let want: Vec<f32> = one.iter().zip(two).map(|(one, two)| 0.25 * one - 2.0 * two).collect();
         assert_eq!(product(&both.layers["x"]), want);
     }

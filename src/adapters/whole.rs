@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use mlx_rs::Array;
 
-use crate::nn::Network;
 use crate::nn::overrides::Original;
 use crate::nn::quantized::is_float;
+use crate::nn::{Network, head};
 use crate::{Result, kernels};
 
 /// Path of the output head.
-pub(super) const HEAD: &str = "lm_head";
+pub(super) const HEAD: &str = head::PATH;
 pub(super) const HEAD_WEIGHT: &str = "lm_head.weight";
 pub(super) const EMBEDDING_WEIGHT: &str = "model.embed_tokens.weight";
 

@@ -4,6 +4,7 @@
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
 use mlx_rs::{Array, Dtype};
+use rayon::prelude::*;
 
 use crate::{Result, kernels, threads};
 
@@ -80,6 +81,12 @@ impl SecondMoments {
     #[must_use]
     pub fn mean(&self, i: usize, j: usize) -> f32 {
         self.sum[i.min(j) * self.n + i.max(j)] / self.tokens.max(1) as f32
+    }
+
+    /// Means of `x·xᵀ`, `[n, n]`.
+    #[must_use]
+    pub fn means(&self) -> Vec<f32> {
+        (0..self.n * self.n).into_par_iter().map(|at| self.mean(at / self.n, at % self.n)).collect()
     }
 
     /// Mean of `x[i]²` for each `i`.

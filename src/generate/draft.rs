@@ -43,6 +43,7 @@ impl Draft {
         let length = end as i32;
         Some(Part {
             id,
+            adapter: None,
             cache: self.cache.as_mut()?,
             tokens: &self.tokens[self.read..end],
             wanted: usize::from(end == self.tokens.len()),

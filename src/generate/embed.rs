@@ -1,10 +1,12 @@
 //! Embeddings of texts: pooled hidden states of a decoder.
 
+use std::sync::Arc;
+
 use mlx_rs::{Array, Dtype};
 use serde::{Deserialize, Serialize};
 
 use crate::models::{self, Model};
-use crate::nn::Segments;
+use crate::nn::{RowAdapter, RowAdapters, Segments};
 use crate::{Error, Result, kernels};
 
 /// Tokens that are read at once, which bounds the memory; a longer text is read alone.
@@ -21,11 +23,17 @@ pub enum Pooling {
     Last,
 }
 
-/// Returns the embedding of each text (token ids), of length 1, `[texts][hidden]`.
+/// Returns the embedding of each text (token ids), of length 1, `[texts][hidden]`, with an `adapter` in place of what is
+/// attached to the model, if there is one.
 ///
 /// # Errors
 /// A text without tokens, or with one that is not in the vocabulary; a model with a soft prompt.
-pub fn embed(model: &Model, texts: &[Vec<u32>], pooling: Pooling) -> Result<Vec<Vec<f32>>> {
+pub fn embed(
+    model: &Model,
+    texts: &[Vec<u32>],
+    pooling: Pooling,
+    adapter: Option<&Arc<RowAdapter>>,
+) -> Result<Vec<Vec<f32>>> {
     for (index, text) in texts.iter().enumerate() {
         if text.is_empty() {
             return Err(Error::Config(format!("text {index} has no tokens")));
@@ -42,14 +50,19 @@ pub fn embed(model: &Model, texts: &[Vec<u32>], pooling: Pooling) -> Result<Vec<
         };
         let count = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(count);
-        embeddings.extend(embed_packed(model, now, pooling)?);
+        embeddings.extend(embed_packed(model, now, pooling, adapter)?);
         rest = later;
     }
     Ok(embeddings)
 }
 
 /// Embeddings of texts that are read as one row.
-fn embed_packed(model: &Model, texts: &[Vec<u32>], pooling: Pooling) -> Result<Vec<Vec<f32>>> {
+fn embed_packed(
+    model: &Model,
+    texts: &[Vec<u32>],
+    pooling: Pooling,
+    adapter: Option<&Arc<RowAdapter>>,
+) -> Result<Vec<Vec<f32>>> {
     let tokens: Vec<u32> = texts.concat();
     let time = tokens.len() as i32;
     let mut starts = Vec::with_capacity(tokens.len());
@@ -58,7 +71,8 @@ fn embed_packed(model: &Model, texts: &[Vec<u32>], pooling: Pooling) -> Result<V
     }
     let segments = Segments::new(&starts, 1, time)?;
     let ids = Array::from_slice(&tokens, &[1, time]);
-    let hidden = model.hidden_segmented(&ids, &segments)?.as_dtype(Dtype::Float32)?;
+    let adapters = RowAdapters::new([(tokens.len(), adapter.cloned())]);
+    let hidden = adapters.scope(|| model.hidden_segmented(&ids, &segments))?.as_dtype(Dtype::Float32)?;
     kernels::eval([&hidden])?;
     let width = hidden.dim(-1).unsigned_abs() as usize;
     let mut states = hidden.as_slice::<f32>();

@@ -18,6 +18,8 @@ pub mod speculative;
 pub mod stop_strings;
 
 #[cfg(test)]
+mod adapter_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::GenerateConfig;

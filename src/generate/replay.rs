@@ -1,11 +1,13 @@
 //! Forward passes for generation. Passes of one token per sequence are recorded, and replayed while the sequences stay
 //! the same.
 
+use std::sync::Arc;
+
 use mlx_rs::{Array, Dtype};
 
 use crate::kernels::tape::{Tape, record};
 use crate::models::Model;
-use crate::nn::{Cache, Sequences};
+use crate::nn::{Cache, RowAdapter, RowAdapters, Sequences};
 use crate::{Result, kernels};
 
 /// Passes of the same sequences before they are recorded: what is recorded holds its arrays, so that the caches of all
@@ -17,6 +19,8 @@ const STEADY: usize = 8;
 pub struct Part<'a> {
     /// Identifies the sequence.
     pub id: u64,
+    /// Its adapter; `None` for what is attached to the model.
+    pub adapter: Option<&'a Arc<RowAdapter>>,
     /// Its tokens so far.
     pub cache: &'a mut Cache,
     /// Tokens to append.
@@ -30,7 +34,8 @@ pub struct Part<'a> {
 /// Computes passes, and replays those that repeat.
 #[derive(Default)]
 pub struct Replay {
-    ids: Vec<u64>,
+    /// Sequences and their adapters.
+    keys: Vec<(u64, Option<u64>)>,
     /// Passes since the sequences changed.
     passes: usize,
     tape: Option<Tape>,
@@ -43,6 +48,12 @@ impl Replay {
         *self = Self::default();
     }
 
+    /// Whether the next pass of the same sequences is replayed.
+    #[cfg(test)]
+    pub(super) fn is_recorded(&self) -> bool {
+        self.tape.is_some()
+    }
+
     /// Appends the tokens of all `parts` and returns the logits of the wanted positions, in order, `[positions, vocab]`.
     ///
     /// # Errors
@@ -50,9 +61,9 @@ impl Replay {
     pub fn run(&mut self, model: &Model, parts: &mut [Part]) -> Result<Vec<f32>> {
         let is_single = |part: &Part| part.tokens.len() == 1 && part.wanted == 1 && part.is_steady;
         let is_repeated = parts.iter().all(is_single);
-        if !is_repeated || !parts.iter().map(|part| part.id).eq(self.ids.iter().copied()) {
-            let ids = parts.iter().map(|part| part.id).collect();
-            *self = Self { ids, ..Self::default() };
+        let keys = || parts.iter().map(|part| (part.id, part.adapter.map(|adapter| adapter.id())));
+        if !is_repeated || !keys().eq(self.keys.iter().copied()) {
+            *self = Self { keys: keys().collect(), ..Self::default() };
         }
         let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
         if let Some(tape) = &mut self.tape {
@@ -80,7 +91,9 @@ impl Replay {
         let wide = logits.as_dtype(Dtype::Float32)?;
         kernels::eval([&wide, &logits].into_iter().chain(parts.iter().flat_map(|part| part.cache.arrays())))?;
         let parameters = model.parameters().flatten();
-        self.tape = recording.tape(&ids, parameters.values().copied(), &logits);
+        let adapters: Vec<Array> =
+            parts.iter().filter_map(|part| part.adapter).flat_map(|adapter| adapter.arrays()).collect();
+        self.tape = recording.tape(&ids, parameters.values().copied().chain(&adapters), &logits);
         self.is_unrecordable = self.tape.is_none();
         Ok(wide.as_slice::<f32>().to_vec())
     }
@@ -99,8 +112,11 @@ fn wanted_rows(parts: &[Part]) -> Vec<i32> {
 /// `ids`: `[1, time]` → logits of the `wanted` rows, `[1, wanted, vocab]`; `None` if there are none.
 fn forward(model: &Model, ids: &Array, parts: &mut [Part], wanted: &[i32]) -> Result<Option<Array>> {
     let counts: Vec<i32> = parts.iter().map(|part| part.tokens.len() as i32).collect();
+    let of_tokens = RowAdapters::new(parts.iter().map(|part| (part.tokens.len(), part.adapter.cloned())));
+    let of_wanted = RowAdapters::new(parts.iter().map(|part| (part.wanted, part.adapter.cloned())));
     let caches = parts.iter_mut().map(|part| &mut *part.cache).collect();
-    let hidden = model.hidden_each(ids, Sequences { caches, counts: &counts })?;
+    let sequences = Sequences { caches, counts: &counts };
+    let hidden = of_tokens.scope(|| model.hidden_each(ids, sequences))?;
     if wanted.is_empty() {
         return Ok(None);
     }
@@ -110,5 +126,5 @@ fn forward(model: &Model, ids: &Array, parts: &mut [Part], wanted: &[i32]) -> Re
     } else {
         hidden.take_axis(Array::from_slice(wanted, &[wanted.len() as i32]), 1)?
     };
-    Ok(Some(model.logits(&rows)?))
+    Ok(Some(of_wanted.scope(|| model.logits(&rows))?))
 }

@@ -2,6 +2,8 @@
 //! between steps, and every step reads the weights once for all of them.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +11,14 @@ use super::config::{GenerateConfig, check_cache_rows};
 use super::constraint::Vocabulary;
 use super::draft::Draft;
 use super::finish::FinishReason;
-use super::prompt_cache::{PromptCache, StateKind};
+use super::prompt_cache::{DiskCache, MemoryCache, PromptCache, StateKind};
 use super::replay::{Part, Replay};
 use super::sequence::{Event, Sequence};
 use super::speculative::Drafter;
 use crate::data::Tokenizer;
 use crate::kernels::quantized::Accuracy;
 use crate::models::{self, Model};
+use crate::nn::RowAdapter;
 use crate::{Error, Result};
 
 /// Prompt tokens of a pass whose logits are all asked for, which bounds the memory of those.
@@ -33,6 +36,10 @@ pub struct SchedulerConfig {
     pub shared_prefill_chunk: usize,
     /// Memory for the states of earlier texts, in bytes; 0 keeps none.
     pub prompt_cache_bytes: usize,
+    /// Folder for the states of earlier texts, which outlast the process there; `None` keeps none.
+    pub prompt_cache_dir: Option<PathBuf>,
+    /// Bytes of the files in that folder.
+    pub prompt_cache_disk_bytes: u64,
     /// Tokens that a draft model proposes at a time, at least 1.
     pub draft_tokens: usize,
 }
@@ -44,6 +51,8 @@ impl Default for SchedulerConfig {
             prefill_chunk: 512,
             shared_prefill_chunk: 128,
             prompt_cache_bytes: 0,
+            prompt_cache_dir: None,
+            prompt_cache_disk_bytes: 0,
             draft_tokens: 4,
         }
     }
@@ -87,11 +96,14 @@ impl Scheduler {
     /// Creates a scheduler whose steps have kernels of `accuracy`.
     ///
     /// # Errors
-    /// A setting out of range.
+    /// A setting out of range; a folder for states that cannot be created.
     pub fn new(config: SchedulerConfig, accuracy: Option<Accuracy>) -> Result<Self> {
         config.validate()?;
+        let disk = config.prompt_cache_dir.clone().map(|folder| {
+            DiskCache::open(folder, config.prompt_cache_disk_bytes, accuracy.unwrap_or(Accuracy::F32))
+        });
         Ok(Self {
-            prompts: PromptCache::new(config.prompt_cache_bytes),
+            prompts: PromptCache::new(MemoryCache::new(config.prompt_cache_bytes), disk.transpose()?),
             config,
             accuracy,
             weights: 0,
@@ -104,17 +116,34 @@ impl Scheduler {
         })
     }
 
-    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number.
+    /// Adds a request to continue `prompt` (token ids) at the end of the queue, and returns its number. It has the adapter
+    /// that is attached to the model.
     ///
     /// # Errors
-    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
-    /// requests share.
+    /// Those of [`add_with_adapter`](Self::add_with_adapter).
     pub fn add(
         &mut self,
         model: &Model,
         tokenizer: &Tokenizer,
         prompt: Vec<u32>,
         config: GenerateConfig,
+    ) -> Result<u64> {
+        self.add_with_adapter(model, tokenizer, prompt, config, None)
+    }
+
+    /// The same with an `adapter` in place of what is attached to the model. Requests with different ones are computed
+    /// together.
+    ///
+    /// # Errors
+    /// A prompt without tokens, or with one that is not in the vocabulary; a setting out of range, or one that all
+    /// requests share.
+    pub fn add_with_adapter(
+        &mut self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompt: Vec<u32>,
+        config: GenerateConfig,
+        adapter: Option<Arc<RowAdapter>>,
     ) -> Result<u64> {
         config.validate()?;
         if prompt.is_empty() {
@@ -142,7 +171,7 @@ impl Scheduler {
         };
         let id = self.next_id;
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, prompt, config, constraint));
+        self.waiting.push_back(Sequence::new(id, prompt, config, constraint, adapter));
         Ok(id)
     }
 
@@ -152,6 +181,20 @@ impl Scheduler {
         for sequence in sequences.filter(|sequence| sequence.id == id) {
             sequence.finish.get_or_insert(FinishReason::Cancelled);
         }
+    }
+
+    /// The adapter with this id, if a request has it.
+    #[must_use]
+    pub fn adapter(&self, id: u64) -> Option<Arc<RowAdapter>> {
+        let adapters =
+            self.waiting.iter().chain(&self.running).filter_map(|sequence| sequence.adapter.as_ref());
+        adapters.into_iter().find(|adapter| adapter.id() == id).cloned()
+    }
+
+    /// Whether requests have adapters of their own.
+    #[must_use]
+    pub fn has_adapters(&self) -> bool {
+        self.waiting.iter().chain(&self.running).any(|sequence| sequence.adapter.is_some())
     }
 
     /// Number of requests that are continued.
@@ -172,15 +215,37 @@ impl Scheduler {
         self.prompts.bytes()
     }
 
+    /// Whether it has to be told what [identifies](Self::set_fingerprint) the weights of this number.
+    #[must_use]
+    pub fn needs_fingerprint(&self, number: u64) -> bool {
+        self.prompts.needs_fingerprint(number)
+    }
+
+    /// What identifies the weights of this number in every process, if it was told.
+    #[must_use]
+    pub fn fingerprint(&self, number: u64) -> Option<u128> {
+        self.prompts.fingerprint(number)
+    }
+
+    /// Tells what identifies the weights of this number in every process: only then are states kept in files.
+    pub fn set_fingerprint(&mut self, number: u64, fingerprint: u128) {
+        self.prompts.set_fingerprint(number, fingerprint);
+    }
+
+    /// Waits until all states are in files that are to be; later ones are kept in memory only.
+    pub fn close(&mut self) {
+        self.prompts.close();
+    }
+
     /// Tells which weights `model` has from now on, adapters included: states of earlier texts are used again with the
-    /// same number only, and running requests are read again where it changes.
+    /// same number only, and running requests without an adapter of their own are read again where it changes.
     pub fn set_weights(&mut self, model: &Model, number: u64) {
         if number == self.weights {
             return;
         }
         self.weights = number;
         self.replay.reset();
-        for sequence in &mut self.running {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.adapter.is_none()) {
             if let Err(error) = sequence.restart(model) {
                 sequence.fail(error);
             }
@@ -203,11 +268,11 @@ impl Scheduler {
             self.running.iter_mut().chain(&mut self.waiting).filter_map(Sequence::take_event).collect();
         self.waiting.retain(|sequence| sequence.finish.is_none());
         for sequence in self.running.extract_if(.., |sequence| sequence.finish.is_some()) {
+            let kind = sequence.kind(model, self.weights);
             if let (Some(cache), Some(FinishReason::Stop | FinishReason::Length)) =
                 (sequence.cache, sequence.finish)
             {
-                let tokens = sequence.tokens[..sequence.cached].to_vec();
-                self.prompts.insert(tokens, kind(self.weights, &sequence.config), cache);
+                self.prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache);
             }
         }
         events
@@ -243,12 +308,11 @@ impl Scheduler {
     fn prepare(&mut self, model: &Model, sequence: &mut Sequence) -> Result<()> {
         sequence.restart(model)?;
         // At least one token must be read, and all whose log-probabilities are asked for.
-        if self.config.prompt_cache_bytes > 0 && sequence.config.prompt_logprobs.is_none() {
+        if self.prompts.is_used() && sequence.config.prompt_logprobs.is_none() {
             let known = &sequence.tokens[..sequence.tokens.len() - 1];
             let offset = sequence.cache.as_ref().and_then(crate::nn::Cache::positions).unwrap_or(0);
-            if let Some((cache, count)) =
-                self.prompts.find(known, &kind(self.weights, &sequence.config), offset)
-            {
+            let kind = sequence.kind(model, self.weights);
+            if let Some((cache, count)) = self.prompts.find(model, known, &kind, offset) {
                 (sequence.cache, sequence.cached, sequence.reused) = (Some(cache), count, count);
             }
         }
@@ -263,6 +327,8 @@ impl Scheduler {
         if chosen.is_empty() {
             return;
         }
+        // Rows of one adapter side by side: each is read once.
+        chosen.sort_by_key(|(sequence, _)| sequence.adapter.as_ref().map(|adapter| adapter.id()));
         let mut parts: Vec<Part> =
             chosen.iter_mut().filter_map(|(sequence, count)| sequence.part(model, *count)).collect();
         let wanted: Vec<usize> = parts.iter().map(|part| part.wanted).collect();
@@ -286,9 +352,9 @@ impl Scheduler {
             let was_reading = sequence.cached < sequence.prompt;
             if let Err(error) = sequence.advance(model, tokenizer, count, own) {
                 sequence.fail(error);
-            } else if was_reading && sequence.cached == sequence.prompt && self.config.prompt_cache_bytes > 0
-            {
-                keep_prompt(&mut self.prompts, self.weights, sequence);
+            } else if was_reading && sequence.cached == sequence.prompt && self.prompts.is_used() {
+                let kind = sequence.kind(model, self.weights);
+                keep_prompt(&mut self.prompts, kind, sequence);
             }
         }
     }
@@ -314,18 +380,9 @@ impl Scheduler {
 }
 
 /// Keeps the state after a prompt, where it does not follow from a later one.
-fn keep_prompt(prompts: &mut PromptCache, weights: u64, sequence: &Sequence) {
+fn keep_prompt(prompts: &mut PromptCache, kind: StateKind, sequence: &Sequence) {
     let Some(cache) = &sequence.cache else { return };
     if cache.positions().is_none_or(|len| !cache.clone().truncate(len - 1)) {
-        prompts.insert(
-            sequence.tokens[..sequence.cached].to_vec(),
-            kind(weights, &sequence.config),
-            cache.clone(),
-        );
+        prompts.insert(sequence.tokens[..sequence.cached].to_vec(), kind, cache.clone());
     }
-}
-
-/// What a request's state depends on besides its tokens.
-fn kind(weights: u64, config: &GenerateConfig) -> StateKind {
-    StateKind { weights, quantized: config.kv_bits.map(|bits| (bits, config.kv_group_size)) }
 }

@@ -1,6 +1,7 @@
 //! The state of one request.
 
 use std::mem;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -9,12 +10,13 @@ use super::constraint::Constraint;
 use super::draft::Draft;
 use super::finish::FinishReason;
 use super::log_probabilities::TokenLogProbability;
+use super::prompt_cache::StateKind;
 use super::replay::Part;
 use super::sampler::Sampler;
 use super::stop_strings::StopStrings;
 use crate::data::{DecodeStream, Tokenizer};
 use crate::models::Model;
-use crate::nn::Cache;
+use crate::nn::{Cache, RowAdapter};
 use crate::{Error, Result};
 
 /// What a step has changed for one request.
@@ -54,6 +56,8 @@ pub(super) struct Sequence {
     /// Identifies the request.
     pub id: u64,
     pub config: GenerateConfig,
+    /// `None` for what is attached to the model.
+    pub adapter: Option<Arc<RowAdapter>>,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     /// Number of prompt tokens.
@@ -61,6 +65,8 @@ pub(super) struct Sequence {
     /// State after the first `cached` tokens; `None` until it runs.
     pub cache: Option<Cache>,
     pub cached: usize,
+    /// Number of tokens that were known when it began to read them.
+    pub planned: usize,
     /// Number of prompt tokens whose state was found in the prompt cache.
     pub reused: usize,
     /// Why it ended.
@@ -86,13 +92,16 @@ impl Sequence {
         tokens: Vec<u32>,
         config: GenerateConfig,
         constraint: Option<Constraint>,
+        adapter: Option<Arc<RowAdapter>>,
     ) -> Self {
         Self {
             id,
+            adapter,
             prompt: tokens.len(),
             tokens,
             cache: None,
             cached: 0,
+            planned: 0,
             reused: 0,
             finish: None,
             draft: Draft::default(),
@@ -119,8 +128,17 @@ impl Sequence {
         if let Some(format) = self.config.kv_format()? {
             cache.quantize(format);
         }
-        (self.cache, self.cached) = (Some(cache), 0);
+        (self.cache, self.cached, self.planned) = (Some(cache), 0, self.tokens.len());
         Ok(())
+    }
+
+    /// What its state depends on besides the tokens; `weights` is the number of those that are on the model.
+    pub(super) fn kind(&self, model: &Model, weights: u64) -> StateKind {
+        StateKind {
+            weights: self.adapter.as_ref().map_or(weights, |adapter| adapter.id()),
+            quantized: self.config.kv_bits.map(|bits| (bits, self.config.kv_group_size)),
+            rotation: model.rotation_variant(self.planned as i32),
+        }
     }
 
     /// Number of tokens that may still be generated.
@@ -144,6 +162,7 @@ impl Sequence {
         let length = end as i32;
         Some(Part {
             id: self.id,
+            adapter: self.adapter.as_ref(),
             cache: self.cache.as_mut()?,
             tokens: &self.feed,
             wanted,

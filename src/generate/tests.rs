@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::embed::{Pooling, embed};
-use super::prompt_cache::{PromptCache, StateKind};
+use super::prompt_cache::{MemoryCache, StateKind};
 use super::*;
 use crate::data::{Tokenizer, fixture};
 use crate::generate::constraint::ResponseFormat;
@@ -24,17 +24,21 @@ fn model(model_type: &str) -> Box<Model> {
     model
 }
 
-fn config(max_tokens: usize) -> GenerateConfig {
+pub(super) fn config(max_tokens: usize) -> GenerateConfig {
     GenerateConfig { max_tokens, ignore_eos: true, ..Default::default() }
 }
 
 /// Continues all requests until none is left; the tokens of each, and its last event.
-fn finish(scheduler: &mut Scheduler, model: &Model, tokenizer: &Tokenizer) -> Vec<(Vec<u32>, Event)> {
+pub(super) fn finish(
+    scheduler: &mut Scheduler,
+    model: &Model,
+    tokenizer: &Tokenizer,
+) -> Vec<(Vec<u32>, Event)> {
     finish_with(None, scheduler, model, tokenizer)
 }
 
 /// The same with a draft model.
-fn finish_with(
+pub(super) fn finish_with(
     draft: Option<&Model>,
     scheduler: &mut Scheduler,
     model: &Model,
@@ -51,7 +55,7 @@ fn finish_with(
     found.into_values().map(|(tokens, event)| (tokens, event.unwrap())).collect()
 }
 
-fn prompts() -> Vec<Vec<u32>> {
+pub(super) fn prompts() -> Vec<Vec<u32>> {
     [3, 40, 1, 17, 9].iter().map(|&length| (0..length).map(|i| (i * 31 + length) % 250).collect()).collect()
 }
 
@@ -131,7 +135,7 @@ fn the_prompt_cache_is_bounded_and_knows_kinds() {
         cache
     };
     let bytes: usize = cache(4).arrays().map(mlx_rs::Array::nbytes).sum();
-    let mut prompts = PromptCache::new(bytes * 2);
+    let mut prompts = MemoryCache::new(bytes * 2);
     let (plain, other) = (StateKind::default(), StateKind { weights: 7, ..Default::default() });
     prompts.insert(vec![1, 2, 3, 4], plain.clone(), cache(4));
     prompts.insert(vec![5, 6, 7, 8], plain.clone(), cache(4));
@@ -142,7 +146,7 @@ fn the_prompt_cache_is_bounded_and_knows_kinds() {
     assert!(prompts.find(&[5, 6], &plain, 0).is_none());
     assert_eq!(prompts.find(&[1, 2, 3, 4, 5], &plain, 0).unwrap().1, 4);
     assert!(prompts.bytes() <= bytes * 2);
-    PromptCache::new(bytes - 1).insert(vec![1], plain, cache(4));
+    MemoryCache::new(bytes - 1).insert(vec![1], plain, cache(4));
 }
 
 #[test]
@@ -288,7 +292,7 @@ fn embeddings_are_pooled_states_of_each_text_alone() {
             .map(|&length| (0..length).map(|i| (i * 31 + length) % 250).collect())
             .collect();
         for pooling in [Pooling::Mean, Pooling::Last] {
-            let found = embed(model.as_ref(), &texts, pooling).unwrap();
+            let found = embed(model.as_ref(), &texts, pooling, None).unwrap();
             for (text, found) in texts.iter().zip(found) {
                 let ids = mlx_rs::Array::from_slice(text, &[1, text.len() as i32]);
                 let hidden = model.hidden(&ids, None).unwrap();
@@ -309,10 +313,10 @@ fn embeddings_are_pooled_states_of_each_text_alone() {
     }
     let model = model("llama");
     assert_eq!(
-        embed(model.as_ref(), &[vec![1], vec![]], Pooling::Mean).unwrap_err().to_string(),
+        embed(model.as_ref(), &[vec![1], vec![]], Pooling::Mean, None).unwrap_err().to_string(),
         "text 1 has no tokens"
     );
-    assert!(embed(model.as_ref(), &[vec![262]], Pooling::Mean).is_err());
+    assert!(embed(model.as_ref(), &[vec![262]], Pooling::Mean, None).is_err());
 }
 
 #[test]

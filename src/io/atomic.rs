@@ -78,6 +78,12 @@ pub fn remove_leftovers(folder: &Path) {
     }
 }
 
+/// The name that a file or folder gets once it is finished; `name` itself if it is.
+#[must_use]
+pub fn finished_name(name: &str) -> &str {
+    name.strip_prefix('.').and_then(|name| name.strip_suffix(UNFINISHED)).unwrap_or(name)
+}
+
 /// A folder under construction, which gets its name only once it is complete. Dropped unfinished, it is
 /// removed.
 #[derive(Debug)]

@@ -1,35 +1,21 @@
 //! Reading `config.json`; errors name the key at fault.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{gguf, wrapper};
 use crate::{Error, Result, files};
 
 /// Largest `config.json` that is read, in bytes; real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 22;
 
-/// Returns the configuration of the language model at `folder`: its parsed `config.json`, or the part of it that
-/// describes the language model in a larger one; that of a GGUF file.
+/// Returns the parsed `config.json` of the model folder `folder`.
 ///
 /// # Errors
-/// A missing file, or one that is not valid.
-pub fn read(folder: &Path) -> Result<Value> {
-    let config = read_whole(folder)?;
-    Ok(wrapper::language_model(&config).unwrap_or(config))
-}
-
-/// Returns the parsed `config.json` of the model folder `folder`, or that of a GGUF file.
-///
-/// # Errors
-/// A missing file, or one that is not valid.
-pub fn read_whole(folder: &Path) -> Result<Value> {
-    if gguf::is_file(folder) {
-        return gguf::architecture::config(&mut gguf::Reader::open(folder)?);
-    }
+/// A missing file, or one that is not valid JSON.
+pub(super) fn read(folder: &Path) -> Result<Value> {
     let path = folder.join("config.json");
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let text = files::read_to_string(&path, MAX_BYTES).map_err(|error| match error.kind() {
@@ -41,12 +27,6 @@ pub fn read_whole(folder: &Path) -> Result<Value> {
         _ => broken(error.to_string()),
     })?;
     serde_json::from_str(&text).map_err(|error| broken(format!("not valid JSON: {error}")))
-}
-
-/// Where the configuration of the model at `path` stands, for messages.
-#[must_use]
-pub fn place(path: &Path) -> PathBuf {
-    if gguf::is_file(path) { path.to_owned() } else { path.join("config.json") }
 }
 
 /// Returns the string under `key`.

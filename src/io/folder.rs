@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde_json::Value;
 
 use super::quantization::describe;
-use super::{atomic, config, gguf, shards, weights, wrapper};
+use super::{atomic, checkpoint, gguf, shards, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::{Error, Result, files, rng};
@@ -61,7 +61,7 @@ fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Op
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     copy_description(source, target)?;
-    let whole = config::read_whole(source)?;
+    let whole = checkpoint::whole_config(source)?;
     let mut config = match wrapper::language_model(&whole) {
         None => whole,
         Some(config) => {
@@ -155,7 +155,7 @@ fn describe_head(config: &mut Value) {
 /// # Errors
 /// A folder or file that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
-    let mut text = config::read(folder)?.to_string().into_bytes();
+    let mut text = checkpoint::config(folder)?.to_string().into_bytes();
     let weights = if gguf::is_file(folder) { vec![folder.to_owned()] } else { shards::files(folder)? };
     for path in weights {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();

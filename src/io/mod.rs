@@ -2,6 +2,7 @@
 //! model; weights are loaded into any [`Network`](crate::nn::Network).
 
 pub mod atomic;
+pub mod checkpoint;
 pub mod config;
 pub mod folder;
 pub mod gguf;

@@ -46,9 +46,17 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// A missing or truncated file, or one that is not a safetensors file.
     pub fn open(path: &'a Path) -> Result<Self> {
+        Self::open_small(path, MAX_HEADER)
+    }
+
+    /// As [`open`](Self::open), of a file whose header has at most `max_header` bytes.
+    ///
+    /// # Errors
+    /// Those of `open`; a larger header.
+    pub fn open_small(path: &'a Path, max_header: u64) -> Result<Self> {
         let mut file = files::open(path).map_err(|error| broken(path, &error))?;
         let length = file.metadata().map_err(|error| broken(path, &error))?.len();
-        let (start, metadata) = header(&mut file, length).map_err(|why| broken(path, &why))?;
+        let (start, metadata) = header(&mut file, length, max_header).map_err(|why| broken(path, &why))?;
         let mut names = metadata.offset_keys();
         let len =
             |name: &String| metadata.info(name).map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
@@ -59,6 +67,12 @@ impl<'a> Reader<'a> {
     /// Skips the tensors for which `is_read` returns false.
     pub fn retain(&mut self, is_read: impl Fn(&str) -> bool) {
         self.names.retain(|name| is_read(name));
+    }
+
+    /// The text under `key` in the header.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        Some(self.metadata.metadata().as_ref()?.get(key)?.as_str())
     }
 
     /// Names, dtypes and sizes of the tensors that have not been read.
@@ -109,11 +123,11 @@ fn broken(path: &Path, why: &dyn Display) -> Error {
 
 /// Returns the offset of the tensor data and the header, whose offsets lie within the file and do not
 /// overlap.
-fn header(file: &mut File, length: u64) -> std::result::Result<(u64, Metadata), String> {
+fn header(file: &mut File, length: u64, max: u64) -> std::result::Result<(u64, Metadata), String> {
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|_| "not a safetensors file: shorter than 8 bytes".to_owned())?;
     let size = u64::from_le_bytes(size);
-    if size > MAX_HEADER || size + 8 > length {
+    if size > max || size + 8 > length {
         return Err(format!(
             "not a safetensors file, or truncated: the header claims {size} bytes, the file has {length}"
         ));

@@ -20,7 +20,7 @@ use crate::nn::quantized::WeightMut;
 use crate::nn::scaling::Scaling;
 use crate::nn::{
     self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
-    Rope, Segments, Sequences,
+    Rope, Segments, Sequences, head,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -64,7 +64,7 @@ impl<B: Block> CausalLm<B> {
     /// Errors from MLX.
     pub(super) fn new(shape: &Shape, block: impl FnMut(usize) -> nn::Result<B>) -> Result<Self> {
         let layers: nn::Result<Vec<B>> = (0..shape.layers).map(block).collect();
-        let head = if shape.tied { None } else { Some(Linear::new(shape.hidden, shape.vocab, false)?) };
+        let head = if shape.tied { None } else { Some(new_head(shape.hidden, shape.vocab)?) };
         Ok(Self {
             model: Backbone {
                 embed_tokens: Embedding::new(shape.vocab, shape.hidden)?,
@@ -142,6 +142,10 @@ impl<B: Block> CausalLm<B> {
     }
 }
 
+fn new_head(hidden: i32, vocab: i32) -> nn::Result<Linear> {
+    Ok(Linear { path: head::PATH.to_owned(), ..Linear::new(hidden, vocab, false)? })
+}
+
 impl<B: Block> Network for CausalLm<B> {
     fn is_data_dependent(&self) -> bool {
         B::DATA_DEPENDENT
@@ -158,12 +162,13 @@ impl<B: Block> Network for CausalLm<B> {
             }
         }
         let head = self.lm_head.as_mut().filter(|_| self.overrides.adapts_head);
-        head.map_or(Ok(()), |head| visit("lm_head", head))
+        head.map_or(Ok(()), |head| visit(head::PATH, head))
     }
 
     fn set_head_adaptable(&mut self, adaptable: bool) -> bool {
         if adaptable && self.lm_head.is_none() {
-            self.lm_head = Some(Linear::from_embedding(&self.model.embed_tokens));
+            let head = Linear::from_embedding(&self.model.embed_tokens);
+            self.lm_head = Some(Linear { path: head::PATH.to_owned(), ..head });
             self.overrides.untied = true;
         } else if !adaptable && std::mem::take(&mut self.overrides.untied) {
             self.lm_head = None;
@@ -181,7 +186,7 @@ impl<B: Block> Network for CausalLm<B> {
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))?;
         // An adaptable head has just been visited.
         let head = self.lm_head.as_mut().filter(|_| !self.overrides.adapts_head);
-        head.map_or(Ok(()), |head| visit("lm_head", head.weight_mut()))
+        head.map_or(Ok(()), |head| visit(head::PATH, head.weight_mut()))
     }
 
     fn dtype(&self) -> Dtype {
@@ -214,7 +219,7 @@ impl<B: Block> Network for CausalLm<B> {
     fn untie(&mut self) -> nn::Result<()> {
         if self.lm_head.is_none() {
             let (vocab, hidden) = self.model.embed_tokens.table().shape();
-            self.lm_head = Some(Linear::new(hidden, vocab, false)?);
+            self.lm_head = Some(new_head(hidden, vocab)?);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::io::gguf::TensorType;
 use crate::io::quantization::QuantizationConfig;
-use crate::io::{config, folder, gguf, weights, wrapper};
+use crate::io::{checkpoint, config, folder, gguf, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::{Error, Result, files, kernels};
 
@@ -31,7 +31,7 @@ const ROUTERS: [&str; 2] = [".gate", ".router"];
 /// # Errors
 /// An unknown `model_type`; a key that is missing, of the wrong type or out of range.
 pub fn create(config: &Value) -> Result<Box<Model>> {
-    match config::string(config, "model_type")? {
+    let mut model = match config::string(config, "model_type")? {
         "gemma2" => gemma2::create(config),
         "gemma3_text" => gemma3_text::create(config),
         "gpt_oss" => gpt_oss::create(config),
@@ -48,7 +48,12 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
         other => Err(Error::ModelLoading(format!(
             "model_type \"{other}\" is not supported; supported are: {SUPPORTED}"
         ))),
-    }
+    }?;
+    model.visit_linears(&mut |path, layer| {
+        path.clone_into(&mut layer.path);
+        Ok(())
+    })?;
+    Ok(model)
 }
 
 /// Returns `config`, a `config.json`, with everything written out that models of its type take for granted: other programs
@@ -93,14 +98,16 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
 }
 
 fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
-    let whole = config::read_whole(folder)?;
+    let whole = checkpoint::whole_config(folder)?;
     let inner = wrapper::language_model(&whole);
     let config = inner.as_ref().unwrap_or(&whole);
     let name_of: fn(&str) -> Option<String> = match inner {
         Some(_) => wrapper::language_model_name,
         None => |name| Some(name.to_owned()),
     };
-    let named = |error: Error| Error::ModelLoading(format!("{}: {error}", config::place(folder).display()));
+    let named = |error: Error| {
+        Error::ModelLoading(format!("{}: {error}", checkpoint::config_place(folder).display()))
+    };
     let quantization = QuantizationConfig::parse(config).map_err(named)?;
     stored_sizes::check(config, folder, name_of)?;
     let mut model = create(config).map_err(named)?;

@@ -20,12 +20,12 @@ use crate::kernels::rope::{Positions, rope};
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
     /// All positions, or the last ones.
-    store: KeyValueBuffers,
-    planned: i32,
+    pub(super) store: KeyValueBuffers,
+    pub(super) planned: i32,
     /// The positions before those of `store`, if they are quantized.
-    older: Option<OlderPositions>,
+    pub(super) older: Option<OlderPositions>,
     /// Positions before the next one that its query attends to; all that are no longer stored are before those.
-    reach: Option<i32>,
+    pub(super) reach: Option<i32>,
 }
 
 /// Positions that no query attends to any longer and are stored nevertheless: dropping them copies the others.
@@ -141,13 +141,19 @@ impl KvCache {
         Ok(())
     }
 
+    /// Smallest number of positions that it can be [cut](Self::truncate) to.
+    fn shortest(&self) -> i32 {
+        let dropped = self.len() - self.store.len;
+        let reach = if self.store.skipped > 0 { self.reach.unwrap_or(i32::MAX) } else { 0 };
+        if dropped > 0 { dropped.saturating_add(reach) } else { 0 }
+    }
+
     /// Forgets all positions from `len` on. Returns false, without any effect, if positions before those would be
     /// needed that are no longer stored.
     fn truncate(&mut self, len: i32) -> bool {
-        let dropped = self.len() - self.store.len;
-        let reach = if self.store.skipped > 0 { self.reach.unwrap_or(i32::MAX) } else { 0 };
-        let is_possible = len - reach.min(len) >= dropped;
+        let is_possible = len >= self.shortest();
         if is_possible {
+            let dropped = self.len() - self.store.len;
             self.store.len = self.store.len.min(len - dropped);
         }
         is_possible
@@ -270,6 +276,16 @@ impl Cache {
             *self = shorter;
         }
         is_possible
+    }
+
+    /// Smallest number of positions that it can be [cut](Self::truncate) to; `None` if it cannot be cut at all.
+    #[must_use]
+    pub fn shortest(&self) -> Option<i32> {
+        let shortest = self.layers.iter().map(|layer| match layer {
+            LayerCache::Kv(cache) => Some(cache.shortest()),
+            LayerCache::Conv(_) => None,
+        });
+        shortest.reduce(|a, b| Some(a?.max(b?))).flatten()
     }
 
     /// Number of cached positions; `None` without any layer of attention.

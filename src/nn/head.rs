@@ -2,9 +2,13 @@
 
 use mlx_rs::Array;
 
+use super::row_adapters::{RowAdapters, Target};
 use super::{Embedding, Linear, Result};
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
 use crate::kernels::linear::linears;
+
+/// Key path of the output head, also of one that is tied to the embeddings.
+pub const PATH: &str = "lm_head";
 
 /// An output head: `[..., hidden]` → logits `[..., vocab]`, before any softcap.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +27,14 @@ impl Head<'_> {
     pub fn forward(&self, hidden: &Array) -> Result<Array> {
         match self {
             Self::Layer(layer) => layer.forward(hidden),
-            Self::Tied(table) => Ok(linears(hidden, &[table.as_linear()])?.swap_remove(0)),
+            Self::Tied(table) => {
+                let mut outputs = linears(hidden, &[table.as_linear()])?;
+                if let Some(rows) = RowAdapters::current() {
+                    let target = Target { path: PATH, bias: None, attached: None };
+                    outputs = rows.update(hidden, outputs, &[target])?;
+                }
+                Ok(outputs.swap_remove(0))
+            }
         }
     }
 

@@ -3,11 +3,13 @@
 
 pub mod attention;
 pub mod cache;
+pub mod cache_layout;
 pub mod computed_weights;
 pub mod context;
 pub mod either;
 pub mod embedding;
 pub mod fake_quantization;
+pub mod fingerprint;
 pub mod head;
 pub mod layer;
 pub mod linear;
@@ -22,6 +24,7 @@ mod quantized_cache;
 pub mod residual;
 pub mod rope;
 pub mod rope_scaling;
+pub mod row_adapters;
 pub mod scaling;
 pub mod sequences;
 pub mod short_conv;
@@ -29,6 +32,7 @@ pub mod tap;
 
 pub use attention::{Attention, Heads};
 pub use cache::{Cache, ConvState, KvCache, LayerCache};
+pub use cache_layout::CacheLayout;
 pub use context::{Context, Segments};
 pub use embedding::Embedding;
 pub use head::Head;
@@ -41,6 +45,7 @@ pub use prompt::Prompt;
 pub use residual::Residual;
 pub use rope::Rope;
 pub use rope_scaling::RopeScaling;
+pub use row_adapters::{RowAdapter, RowAdapters};
 pub use sequences::Sequences;
 pub use short_conv::ShortConv;
 

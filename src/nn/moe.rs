@@ -11,6 +11,7 @@ use mlx_rs::ops::{concatenate, sigmoid};
 use mlx_rs::{Array, Dtype};
 
 use super::layer::{FeedForward, Linears, prefixed};
+use super::row_adapters::RowAdapters;
 use super::scaling::Flow;
 use super::{Linear, Result};
 use crate::kernels::embedding::embedding;
@@ -147,8 +148,16 @@ pub fn route<F: FeedForward>(
     let dispatch = Dispatch::new(&chosen, experts.len(), routing.top_k);
     let sorted = embedding(&rows, &Array::from_slice(&dispatch.rows, &[tokens * top_k]))?;
     let parts = sorted.split_at_indices(&dispatch.ends, 0)?;
-    let done: Result<Vec<Array>> =
-        dispatch.experts.iter().zip(&parts).map(|(&expert, part)| experts[expert].forward(part)).collect();
+    let adapters = RowAdapters::current();
+    let mut rows = &dispatch.rows[..];
+    let apply = |(&expert, part): (&usize, &Array)| {
+        let own = rows.split_off(..part.dim(0).unsigned_abs() as usize).unwrap_or_default();
+        match &adapters {
+            None => experts[expert].forward(part),
+            Some(adapters) => adapters.select(own).scope(|| experts[expert].forward(part)),
+        }
+    };
+    let done: Result<Vec<Array>> = dispatch.experts.iter().zip(&parts).map(apply).collect();
     let back = Array::from_slice(&dispatch.places, &[tokens, top_k]);
     let outputs = embedding(&concatenate(&done?, 0)?, &back)?;
     let weights = weights.expand_dims(1)?;

@@ -14,7 +14,7 @@ use crate::kernels::cached_attention::{AttentionConfig, KeyValueBuffers};
 use crate::kernels::quantized::{Format, PackedWeight, embedding, quantize};
 
 /// First positions that stay exact.
-const FIRST: i32 = 32;
+pub(super) const FIRST: i32 = 32;
 /// Last positions that stay exact, at least.
 const LAST: i32 = 64;
 /// Exact positions at which the oldest of them are quantized.
@@ -23,23 +23,23 @@ const MOST: i32 = 256;
 /// The older positions of a cache.
 #[derive(Debug, Clone)]
 pub(super) struct OlderPositions {
-    format: Format,
+    pub(super) format: Format,
     /// Exact keys and values, each `[batch, FIRST, kv_heads, head_dim]`.
-    first: Option<[Array; 2]>,
+    pub(super) first: Option<[Array; 2]>,
     /// Those that follow.
-    packed: Option<[Rows; 2]>,
-    len: i32,
+    pub(super) packed: Option<[Rows; 2]>,
+    pub(super) len: i32,
 }
 
 /// Quantized rows, one per sequence and position.
 #[derive(Debug, Clone)]
-struct Rows {
+pub(super) struct Rows {
     /// `[batch, positions, words]`.
-    codes: Array,
+    pub(super) codes: Array,
     /// `[batch, positions, groups]`.
-    scales: Array,
+    pub(super) scales: Array,
     /// As `scales`.
-    biases: Array,
+    pub(super) biases: Array,
 }
 
 impl OlderPositions {
@@ -119,7 +119,7 @@ impl OlderPositions {
 
 impl Rows {
     /// Quantizes `x`, `[batch, positions, kv_heads, head_dim]`.
-    fn pack(x: &Array, format: Format) -> Result<Self> {
+    pub(super) fn pack(x: &Array, format: Format) -> Result<Self> {
         let rows = x.reshape(&[x.dim(0), x.dim(1), -1])?;
         let (codes, scales, biases) = quantize(&rows, format)?;
         let biases = biases.ok_or_else(|| Exception::custom("a cache is quantized in affine formats"))?;

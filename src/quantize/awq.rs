@@ -11,10 +11,8 @@ use rayon::prelude::*;
 
 use super::config::QuantizeConfig;
 use super::grid::Grid;
-use super::inputs::Inputs;
-use super::layer::{Matrix, with_weight};
 use super::plan::Plan;
-use crate::calibrate::SecondMoments;
+use crate::calibrate::{Inputs, Matrix, SecondMoments, with_weight};
 use crate::kernels::quantized::{Format, Mode};
 use crate::models::Model;
 use crate::nn::scaling::Scaling;
@@ -176,13 +174,13 @@ mod tests {
     use mlx_rs::{Array, Dtype};
 
     use super::*;
+    use crate::calibrate::observe;
     use crate::io::tensors;
     use crate::kernels;
     use crate::progress::Silent;
     use crate::quantize::block::quantize_block;
     use crate::quantize::config::Technique;
     use crate::quantize::importance::Importance;
-    use crate::quantize::inputs::observe;
     use crate::quantize::test_models::{configurations, model};
 
     fn host(x: &Array) -> Vec<f32> {

@@ -11,21 +11,16 @@
 //! Columns are sorted by `H_kk`, so that those with the largest activations come first. Scales are fitted before to the
 //! original weights, so that groups stay consecutive in the checkpoint.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::matmul;
-use faer::linalg::triangular_inverse::invert_upper_triangular;
-use faer::{Accum, MatMut, MatRef, Par, Spec};
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::grid::{Grid, max_code};
-use crate::calibrate::SecondMoments;
-use crate::{Error, Result};
+use crate::Result;
+use crate::calibrate::{InverseFactor, SecondMoments};
 
 /// Columns whose errors reach the others in one product.
 const BLOCK: usize = 128;
-/// Damping is raised tenfold at most this often.
-const MAX_RAISES: i32 = 6;
 
 /// Settings of GPTQ.
 #[derive(Debug, Clone, Copy)]
@@ -57,17 +52,11 @@ pub(super) fn gptq(
 ) -> Result<Rounded> {
     let factor = Factor::new(moments, settings)?;
     let (codes, _) = factor.round(weights, grid);
-    Ok(Rounded { codes, damping: factor.damping })
+    Ok(Rounded { codes, damping: factor.0.damping })
 }
 
 /// The factor of the inverse Hessian of a layer, for any number of grids.
-pub(super) struct Factor {
-    /// Column at each place.
-    order: Vec<usize>,
-    /// `M`, row-major.
-    triangle: Vec<f32>,
-    damping: f64,
-}
+pub(super) struct Factor(InverseFactor);
 
 impl Factor {
     /// Factorizes `moments`.
@@ -75,15 +64,13 @@ impl Factor {
     /// # Errors
     /// As [`gptq`].
     pub(super) fn new(moments: &SecondMoments, settings: Settings) -> Result<Self> {
-        let order = order(moments, settings.act_order);
-        let (triangle, damping) = inverse_factor(moments, &order, settings.damping)?;
-        Ok(Self { order, triangle, damping })
+        InverseFactor::new(moments, settings.act_order, settings.damping).map(Self)
     }
 
     /// Codes of `weights`, `[rows, columns]`, on `grid`, and the squared error of the layer's output, in the mean over
     /// tokens: `Σ e²`.
     pub(super) fn round(&self, weights: &[f32], grid: &Grid) -> (Vec<u8>, f64) {
-        let Self { order, triangle, .. } = self;
+        let InverseFactor { order, triangle, .. } = &self.0;
         let columns = order.len();
         let mut work = vec![0.0_f32; weights.len()];
         work.par_chunks_exact_mut(columns).zip(weights.par_chunks_exact(columns)).for_each(
@@ -136,67 +123,12 @@ impl Factor {
     }
 }
 
-/// Column at each place; the last is rounded first.
-fn order(moments: &SecondMoments, by_activation: bool) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..moments.len()).rev().collect();
-    if by_activation {
-        let squares = moments.mean_squares();
-        order.sort_by(|&a, &b| squares[a].total_cmp(&squares[b]));
-    }
-    order
-}
-
-/// Returns `M`, row-major and lower triangular, with `Mᵀ·M` the inverse of the damped moments in this `order`, and the
-/// damping that was needed.
-fn inverse_factor(moments: &SecondMoments, order: &[usize], damping: f64) -> Result<(Vec<f32>, f64)> {
-    let n = order.len();
-    let squares = moments.mean_squares();
-    let mean = squares.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
-    if !mean.is_finite() {
-        return Err(Error::ModelLoading("its inputs are not finite on the calibration text".into()));
-    }
-    for raise in 0..=MAX_RAISES {
-        let damping = damping * 10_f64.powi(raise);
-        let added = (damping * mean) as f32;
-        let mut lower = vec![0.0_f32; n * n];
-        lower.par_chunks_exact_mut(n).enumerate().for_each(|(j, column)| {
-            for (i, slot) in column.iter_mut().enumerate().skip(j) {
-                *slot = moments.mean(order[i], order[j]);
-            }
-            // An input that is always zero has no other effect.
-            column[j] = if column[j] == 0.0 { 1.0 } else { column[j] + added };
-        });
-        let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<f32>(n, Par::rayon(0), Spec::default()));
-        let factored = cholesky_in_place(
-            MatMut::from_column_major_slice_mut(&mut lower, n, n),
-            LltRegularization::default(),
-            Par::rayon(0),
-            MemStack::new(&mut scratch),
-            Spec::default(),
-        );
-        if factored.is_ok() && (0..n).all(|i| lower[i * n + i].is_normal()) {
-            let mut inverse = vec![0.0_f32; n * n];
-            // The rows of `L⁻¹` are the columns of `(Lᵀ)⁻¹`.
-            invert_upper_triangular(
-                MatMut::from_column_major_slice_mut(&mut inverse, n, n),
-                MatRef::from_column_major_slice(&lower, n, n).transpose(),
-                Par::rayon(0),
-            );
-            return Ok((inverse, damping));
-        }
-    }
-    Err(Error::Training(format!(
-        "the second moments of its inputs are not positive definite, even with a damping of {:.0e}: use more \
-         calibration text",
-        damping * 10_f64.powi(MAX_RAISES)
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use mlx_rs::{Array, Dtype};
 
     use super::*;
+    use crate::calibrate::columns_in_order;
     use crate::kernels::quantized::Format;
 
     /// Correlated inputs, `[tokens, columns]`, and weights.
@@ -296,7 +228,7 @@ mod tests {
         let grid = Grid::fit(&weights, columns, Format::affine(4, 32).unwrap(), Dtype::Float32, false, None);
         for act_order in [false, true] {
             let rounded = gptq(&weights, &grid, &moments, Settings { damping: 0.01, act_order }).unwrap();
-            let expected = obq(&weights, &grid, &moments, &order(&moments, act_order), 0.01);
+            let expected = obq(&weights, &grid, &moments, &columns_in_order(&moments, act_order), 0.01);
             let different = rounded.codes.iter().zip(&expected).filter(|(a, b)| a != b).count();
             // A value halfway between two codes goes either way in f32 and f64, and others follow.
             assert!(different * 200 <= expected.len(), "{different} of {}", expected.len());

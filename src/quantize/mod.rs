@@ -21,7 +21,6 @@ mod format;
 mod gptq;
 mod grid;
 mod importance;
-mod inputs;
 mod job;
 mod layer;
 mod learned;

@@ -1,9 +1,10 @@
 //! Rounding to nearest.
 
 use super::grid::Grid;
-use super::layer::{Matrix, round_as_mlx, store};
+use super::layer::{round_as_mlx, store};
 use super::report::LayerReport;
 use crate::Result;
+use crate::calibrate::Matrix;
 use crate::kernels::quantized::{Format, Mode};
 use crate::nn::quantized::WeightMut;
 

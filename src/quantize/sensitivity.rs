@@ -8,30 +8,17 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mlx_rs::ops::indexing::TryIndexOp as _;
-use mlx_rs::{Array, Dtype};
-
 use super::block::quantize_layer;
 use super::config::QuantizeConfig;
 use super::format::describe;
-use super::inputs::observe;
-use super::layer::with_weight;
 use super::output_error::output_errors;
 use super::report::Sensitivity;
-use crate::calibrate::{BlockStream, SecondMoments};
+use crate::calibrate::{BlockStream, Reference, SecondMoments, hold_out, observe, with_weight};
 use crate::kernels::quantized::Format;
 use crate::models::Model;
 use crate::nn::quantized::WeightMut;
 use crate::progress::{Event, Observer};
-use crate::{Error, Result, files, kernels};
-
-/// Positions at which predictions are compared.
-const POSITIONS: usize = 1024;
-/// Bounds on the logits of all these positions, 512 MiB in float32, and on those computed at once.
-const MAX_LOGITS: usize = 1 << 27;
-const MAX_LOGITS_AT_ONCE: usize = 1 << 24;
-/// Sequences on which layers are calibrated.
-const SEQUENCES: usize = 16;
+use crate::{Error, Result, files};
 
 /// Layers that have one format.
 #[derive(Debug, Clone)]
@@ -75,7 +62,7 @@ pub(super) fn measure(
     config: &QuantizeConfig,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Sensitivity>> {
-    let (seen, judged) = split(sequences, model.vocab_size() as usize);
+    let (seen, judged) = hold_out(sequences, model.vocab_size() as usize);
     let reference = Reference::of(model, judged, observer)?;
     let mut judged = BlockStream::start(model, &reference.sequences)?;
     let mut inputs = BlockStream::start(model, &seen)?;
@@ -108,17 +95,6 @@ pub(super) fn measure(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Sequences on which layers are calibrated, and others on which predictions are compared: as many as there is room for.
-fn split(sequences: &[Vec<u32>], vocab: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
-    let length = sequences.first().map_or(1, Vec::len);
-    let positions = POSITIONS.min(MAX_LOGITS / vocab).max(2);
-    let count = (positions / length).clamp(1, sequences.len().div_ceil(2));
-    let (seen, judged) = sequences.split_at(sequences.len() - count);
-    let judged: Vec<Vec<u32>> = judged.iter().map(|ids| ids[..length.min(positions)].to_vec()).collect();
-    let seen = if seen.is_empty() { sequences } else { seen };
-    (seen[..seen.len().min(SEQUENCES)].to_vec(), judged)
-}
-
 /// What the layers of one block see.
 #[derive(Default)]
 struct Inputs {
@@ -135,63 +111,6 @@ impl Inputs {
         let (_, moments) = self.moments.iter().find(|(layers, _)| layers.contains(&index))?;
         Some(moments).filter(|moments| !moments.is_empty())
     }
-}
-
-/// Predictions of the original model.
-struct Reference {
-    sequences: Vec<Vec<u32>>,
-    /// Log-probabilities, `[positions, vocab]` each.
-    predictions: Vec<Array>,
-}
-
-impl Reference {
-    fn of(model: &Model, sequences: Vec<Vec<u32>>, observer: &mut dyn Observer) -> Result<Self> {
-        let mut predictions = Vec::new();
-        predict(model, BlockStream::start(model, &sequences)?, observer, &mut |logs| {
-            predictions.push(logs);
-            Ok(())
-        })?;
-        Ok(Self { sequences, predictions })
-    }
-
-    /// Mean divergence of what `model` predicts from here on.
-    fn divergence(&self, model: &Model, stream: BlockStream, observer: &mut dyn Observer) -> Result<f64> {
-        let (mut sum, mut positions, mut expected) = (0.0, 0, self.predictions.iter());
-        predict(model, stream, observer, &mut |q| {
-            let Some(p) = expected.next() else { return Ok(()) };
-            let kl = p.exp()?.multiply(p.subtract(&q)?)?.sum_axis(-1, false)?;
-            kernels::eval([&kl])?;
-            sum += kl.as_slice::<f32>().iter().map(|&kl| f64::from(kl.max(0.0))).sum::<f64>();
-            positions += kl.size();
-            Ok(())
-        })?;
-        Ok(sum / positions.max(1) as f64)
-    }
-}
-
-/// Calls `see` with the log-probabilities of the next token at some positions of `stream` at a time, `[positions, vocab]`.
-fn predict(
-    model: &Model,
-    mut stream: BlockStream,
-    observer: &mut dyn Observer,
-    see: &mut dyn FnMut(Array) -> Result<()>,
-) -> Result<()> {
-    while stream.block() < model.block_count() {
-        stream.advance(model, observer)?;
-    }
-    let step = (MAX_LOGITS_AT_ONCE / model.vocab_size() as usize).max(1);
-    for x in stream.batches() {
-        let hidden = model.apply_final_norm(x)?;
-        let hidden = hidden.reshape(&[-1, hidden.dim(-1)])?;
-        for start in (0..hidden.dim(0)).step_by(step) {
-            let positions = start..hidden.dim(0).min(start + step as i32);
-            let logits = model.logits(&hidden.try_index((positions, ..))?)?.as_dtype(Dtype::Float32)?;
-            let logs = logits.subtract(logits.logsumexp_axis(-1, true)?)?;
-            kernels::eval([&logs])?;
-            see(logs)?;
-        }
-    }
-    Ok(())
 }
 
 /// One unit that is quantized, while all others keep their weights.
@@ -270,9 +189,11 @@ impl Alone<'_> {
 
 #[cfg(test)]
 mod tests {
+    use mlx_rs::Array;
     use serde_json::json;
 
     use super::*;
+    use crate::kernels;
     use crate::models;
     use crate::progress::Silent;
     use crate::quantize::Technique;
@@ -320,7 +241,7 @@ mod tests {
         for (ids, before) in sequences.iter().zip(&before) {
             assert_eq!(&logs(model.as_ref(), ids), before, "a layer was not put back");
         }
-        let (_, judged) = split(&sequences, 48);
+        let (_, judged) = hold_out(&sequences, 48);
         assert_eq!(judged, sequences[2..]);
         for (unit, found) in units.iter().zip(&found) {
             let divergence = |format| {

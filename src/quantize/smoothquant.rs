@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::{Array, Dtype};
 
-use super::layer::{Matrix, with_weight};
-use crate::calibrate::{BlockStream, Input};
+use crate::calibrate::{BlockStream, Input, Matrix, with_weight};
 use crate::models::Model;
 use crate::nn::scaling::Scaling;
 use crate::progress::Observer;

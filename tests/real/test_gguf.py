@@ -64,19 +64,23 @@ def smollm2_tokenizer(path: Path) -> Any:
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    special = [token for token, kind in zip(tokens, values["tokenizer.ggml.token_type"], strict=True) if kind == 3]
+    special = [
+        token for token, kind in zip(tokens, values["tokenizer.ggml.token_type"], strict=True) if kind == 3
+    ]
     tokenizer.add_special_tokens(special)
     return tokenizer
 
 
-def test_smollm2_computes_as_its_dequantized_weights(smollm2: Path, smollm2_dense: Path, figure: Check) -> None:
+def test_smollm2_computes_as_its_dequantized_weights(
+    smollm2: Path, smollm2_dense: Path, figure: Check
+) -> None:
     packed, tokenizer = eat.load(smollm2)
     dense, dense_tokenizer = eat.load(smollm2_dense)
     ids = [tokenizer.encode(PROMPT), tokenizer.encode("def fibonacci(n):\n    if")]
     for row in ids:
         found, expected = np.asarray(packed([row])), np.asarray(dense([row]))
         figure("logits", largest(found, expected) / np.abs(expected).max(), 1e-3)
-    settings = {"max_tokens": 64, "accuracy": "f32"}
+    settings: dict[str, Any] = {"max_tokens": 64, "accuracy": "f32"}
     text = eat.generate(packed, tokenizer, PROMPT, **settings)
     assert text == eat.generate(dense, dense_tokenizer, PROMPT, max_tokens=64)
     question = [{"role": "user", "content": "What is the capital of France?"}]

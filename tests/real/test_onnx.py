@@ -33,9 +33,7 @@ def compare(name: str, model: Any, ids: list[int], session: Session, figure: Che
 
 
 @pytest.mark.parametrize("kind", ["f32", "int4"])
-def test_smollm2_answers_as_the_engine_does(
-    kind: str, smollm2: Path, tmp_path: Path, figure: Check
-) -> None:
+def test_smollm2_answers_as_the_engine_does(kind: str, smollm2: Path, tmp_path: Path, figure: Check) -> None:
     eat.export(smollm2, format="onnx", type=kind, accuracy_level=0, output=tmp_path / "onnx", verify="off")
     model, tokenizer = eat.load(smollm2, dtype="float32")
     session = Session(tmp_path / "onnx")

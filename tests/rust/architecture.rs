@@ -50,7 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "calibrate",
         ],
     ),
-    ("generate", &["error", "kernels", "nn", "data", "models"]),
+    ("generate", &["error", "files", "kernels", "params", "nn", "data", "io", "models"]),
     (
         "quantize",
         &[
@@ -66,6 +66,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "models",
             "calibrate",
             "train",
+        ],
+    ),
+    (
+        "prune",
+        &[
+            "error",
+            "files",
+            "progress",
+            "rng",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "calibrate",
         ],
     ),
     ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),

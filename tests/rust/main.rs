@@ -4,6 +4,7 @@
 
 mod architecture;
 mod contrastive;
+mod fingerprint;
 mod fixtures;
 mod graphs;
 mod kv_cache;

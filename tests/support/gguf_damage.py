@@ -15,49 +15,50 @@ EXTREMES = [0, 1, 2, 7, 31, 33, 64, 255, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 -
 WIDE = [*EXTREMES, 2**32, 2**33 + 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
 
+class Header:
+    """Reads a whole header and keeps the place and size of every number in it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 4
+        self.fields: list[tuple[int, int]] = []
+        self.number(4)
+        tensors, values = self.number(8), self.number(8)
+        for _ in range(values):
+            self.text()
+            self.value(self.number(4))
+        for _ in range(tensors):
+            self.text()
+            for size in [8] * self.number(4) + [4, 8]:
+                self.number(size)
+
+    def number(self, size: int) -> int:
+        self.fields.append((self.at, size))
+        self.at += size
+        return int.from_bytes(self.content[self.at - size : self.at], "little")
+
+    def text(self) -> None:
+        length = self.number(8)
+        self.at += length
+
+    def value(self, kind: int) -> None:
+        if kind == STRING:
+            self.text()
+        elif kind == ARRAY:
+            inner, length = self.number(4), self.number(8)
+            for index in range(length):
+                # The first elements stand for all.
+                before = len(self.fields)
+                self.value(inner)
+                if index > 3:
+                    del self.fields[before:]
+        else:
+            self.number(SCALARS[kind])
+
+
 @cache
 def fields(content: bytes) -> list[tuple[int, int]]:
     """Place and size of every count, length, type, size and offset of a header, and of every value."""
-    found: list[tuple[int, int]] = []
-    at = 4
-
-    def number(size: int) -> int:
-        nonlocal at
-        found.append((at, size))
-        at += size
-        return int.from_bytes(content[at - size : at], "little")
-
-    def text() -> None:
-        nonlocal at
-        length = number(8)
-        at += length
-
-    def value(kind: int) -> None:
-        if kind == STRING:
-            text()
-        elif kind == ARRAY:
-            inner, length = number(4), number(8)
-            for index in range(length):
-                # The first elements stand for all.
-                before = len(found)
-                value(inner)
-                if index > 3:
-                    del found[before:]
-        else:
-            number(SCALARS[kind])
-
-    number(4)
-    tensors, values = number(8), number(8)
-    for _ in range(values):
-        text()
-        value(number(4))
-    for _ in range(tensors):
-        text()
-        for _ in range(number(4)):
-            number(8)
-        number(4)
-        number(8)
-    return found
+    return Header(content).fields
 
 
 def damaged_gguf(draw: random.Random, content: bytes) -> bytes:

@@ -195,18 +195,23 @@ def write_gguf(
     weights: Weights,
     types: Callable[[str], str] = lambda _name: "F32",
     tokenizer: Callable[[gguf.GGUFWriter], None] | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | int | float] | None = None,
 ) -> Weights:
-    """Write a file with matrices of the types that ``types`` says; returns what its numbers are, by our names."""
+    """Write a file with matrices of the types that ``types`` says; returns its numbers by our names."""
     rng = np.random.default_rng(5)
     arch = FAMILIES[family].name
     writer = gguf.GGUFWriter(path, arch)
     _add_settings(writer, family, config)
-    for key, value in (metadata or {}).items():
-        writer.add_string(key, value)
+    for key, setting in (metadata or {}).items():
+        add: Callable[..., None] = {
+            str: writer.add_string,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+        }[type(setting)]
+        add(key, setting)
     (tokenizer or byte_level)(writer)
-    key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
-    names = gguf.get_tensor_name_map(key, config["num_hidden_layers"])
+    arch_key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(arch_key, config["num_hidden_layers"])
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     turned = {"q_proj": heads, "k_proj": kv_heads} if arch in {"llama", "smollm3"} else {}
     result = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -48,7 +49,7 @@ def _join(text: str, ids: Mapping[str, int], scores: list[float], tokens: list[s
     while True:
         pairs = [
             (-scores[ids[left + right]], at)
-            for at, (left, right) in enumerate(zip(pieces, pieces[1:], strict=False))
+            for at, (left, right) in enumerate(pairwise(pieces))
             if left + right in ids
         ]
         if not pairs:

@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,10 +94,19 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
     }
 
 
+def _same(kind: str, _name: str) -> str:
+    return kind
+
+
 def gguf_files() -> list[tuple[str, bytes]]:
     """A file of blocks of 32 with byte-level BPE, and one of blocks of 256 with SentencePiece's."""
     files = []
-    wide = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_hidden_layers": 1}
+    wide: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "head_dim": 64,
+        "num_hidden_layers": 1,
+    }
     for family, sizes, kind, tokenizer in (
         ("llama", {}, "Q5_0", byte_level),
         ("gemma3", wide, "Q3_K", sentencepiece()),
@@ -105,7 +115,7 @@ def gguf_files() -> list[tuple[str, bytes]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             weights = random_weights(Path(folder) / "original", config)
-            write_gguf(path, family, config, weights, lambda _name, kind=kind: kind, tokenizer)
+            write_gguf(path, family, config, weights, partial(_same, kind), tokenizer)
             files.append((path.name, path.read_bytes()))
     return files
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.exceptions import ConfigError
@@ -42,3 +43,15 @@ def crash(request: dict[str, Any], emit: Emit) -> None:
 
 def die(request: dict[str, Any], emit: Emit) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def witness(request: dict[str, Any], emit: Emit) -> None:
+    """Tells its process, and saves something when it is interrupted."""
+    file = Path(request["file"])
+    file.write_text(str(os.getpid()))
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        emit({"saving": True})
+        file.with_name("saved").touch()
+        raise

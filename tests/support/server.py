@@ -74,6 +74,25 @@ def adapter(folder: Path, seed: int) -> Path:
     return folder
 
 
+def whole_adapter(folder: Path) -> Path:
+    """An adapter of the embedded model with an output head of its own."""
+    rng = np.random.default_rng(9)
+    folder.mkdir(parents=True)
+    config = json.loads((MODEL / "config.json").read_text())
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {
+        f"{layer}.lora_A.weight": (2, config["hidden_size"]),
+        f"{layer}.lora_B.weight": (config["hidden_size"], 2),
+        "base_model.model.lm_head.weight": (config["vocab_size"], config["hidden_size"]),
+    }
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    settings |= {"layers_to_transform": [0], "modules_to_save": ["lm_head"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
 @dataclass
 class Running:
     """A server and its address."""
@@ -136,8 +155,9 @@ class ScriptedBackend:
         self._left: dict[int, str] = {}
         self._sent: dict[int, int] = {}
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
         """Take the next text."""
+        assert adapter is None
         number = len(self.requests)
         self.requests.append(settings)
         self.prompts.append(list(prompt))
@@ -158,6 +178,9 @@ class ScriptedBackend:
     def count_cached_bytes(self) -> int:
         """Nothing is kept."""
         return 0
+
+    def close(self) -> None:
+        """Nothing is written."""
 
     def _advance(self, number: int) -> Event:
         left = self._left.pop(number)

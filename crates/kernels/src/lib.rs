@@ -8,6 +8,7 @@
 //! | operation | CPU | GPU and reference |
 //! |---|---|---|
 //! | [`linears`](linear::linears) | all layers with the same input in one node, bias and low-rank terms included | composition |
+//! | [`update_rows`](row_updates::update_rows) | low-rank updates that differ by row, in one node | composition |
 //! | [`attention`](attention::attention) | blocks of keys, no score matrix; forward and backward | `mlx::fast::scaled_dot_product_attention` |
 //! | [`rope`](rope::rope) | queries and keys in one pass, angles in f64 | `mlx::fast::rope` |
 //! | [`cached_attention`](cached_attention::cached_attention) | `RoPE`, cache update and attention in one node | composition |
@@ -40,6 +41,7 @@ pub mod measure;
 pub mod norm;
 pub mod quantized;
 pub mod rope;
+pub mod row_updates;
 pub mod softcap;
 pub mod softmax;
 

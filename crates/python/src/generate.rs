@@ -6,14 +6,14 @@ use efficientai_toolkit::generate::{
     GenerateConfig, Scheduler, SchedulerConfig, embed as embeddings, run, sampler, speculative,
 };
 use efficientai_toolkit::kernels::quantized::Accuracy;
-use efficientai_toolkit::{Error, Result};
+use efficientai_toolkit::{Error, Result, models};
 use pyo3::prelude::*;
 
 use super::arguments::Prompt;
 use super::array::Row;
 use super::enter::{enter, enter_without_threads};
 use super::json::{json, parse};
-use super::models::{Model, Tokenizer};
+use super::models::{Choice, Model, Tokenizer};
 use super::observer::observed;
 
 /// Token ids of a prompt; ids that are given are below `vocab`.
@@ -76,6 +76,17 @@ impl Engine {
     fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Tells the scheduler which weights the model has.
+    fn tell_weights(&self, scheduler: &mut Scheduler, network: &mut models::Model) -> Result<()> {
+        let model = self.model.get();
+        let number = model.weights();
+        scheduler.set_weights(network, number);
+        if scheduler.needs_fingerprint(number) {
+            scheduler.set_fingerprint(number, model.fingerprint(network)?);
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
@@ -113,17 +124,34 @@ impl Engine {
     /// Adds a request to continue ``prompt``, a text or token ids, and returns its number.
     ///
     /// ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
-    /// rendered chat template holds its own.
-    #[pyo3(signature = (prompt, config="{}", add_special_tokens=true))]
-    fn add(&self, py: Python<'_>, prompt: Prompt, config: &str, add_special_tokens: bool) -> PyResult<u64> {
+    /// rendered chat template holds its own. ``adapter`` is the name of a loaded adapter, or weights by name, in place of
+    /// what is on the model; an empty mapping is the model alone.
+    #[pyo3(signature = (prompt, config="{}", add_special_tokens=true, adapter=None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        prompt: Prompt,
+        config: &str,
+        add_special_tokens: bool,
+        adapter: Option<Choice>,
+    ) -> PyResult<u64> {
         let (model, tokenizer) = (self.model.get(), self.tokenizer.get().inner());
         enter(py, || {
             let config: GenerateConfig = parse(config)?;
             let mut scheduler = self.scheduler();
-            let network = model.lock()?;
+            let mut network = model.lock()?;
             let ids = encode(tokenizer, prompt, add_special_tokens, network.vocab_size())?;
-            scheduler.set_weights(network.as_ref(), model.weights());
-            scheduler.add(network.as_ref(), tokenizer, ids, config)
+            self.tell_weights(&mut scheduler, network.as_mut())?;
+            let find = |number| scheduler.adapter(number);
+            let adapter =
+                adapter.map(|choice| model.row_adapter(network.as_mut(), choice, find)).transpose()?;
+            if let Some(adapter) = &adapter
+                && let Some(base) = scheduler.fingerprint(model.weights())
+                && scheduler.needs_fingerprint(adapter.id())
+            {
+                scheduler.set_fingerprint(adapter.id(), adapter.fingerprint(base)?);
+            }
+            scheduler.add_with_adapter(network.as_ref(), tokenizer, ids, config, adapter)
         })
     }
 
@@ -140,10 +168,23 @@ impl Engine {
         let (model, tokenizer) = (self.model.get(), self.tokenizer.get().inner());
         enter(py, || {
             let mut scheduler = self.scheduler();
-            let network = model.lock()?;
-            scheduler.set_weights(network.as_ref(), model.weights());
+            let mut network = model.lock()?;
+            self.tell_weights(&mut scheduler, network.as_mut())?;
+            if model.shares_modules() && scheduler.has_adapters() {
+                return Err(Error::Config(
+                    "whole modules (modules_to_save) were put onto the model while requests with other adapters run".into(),
+                ));
+            }
             let draft = self.draft.as_ref().map(|draft| draft.get().lock()).transpose()?;
             json(&scheduler.step(network.as_ref(), draft.as_ref().map(|draft| draft.as_ref()), tokenizer))
+        })
+    }
+
+    /// Waits until the states of earlier texts are in files that are to be; later ones are kept in memory only.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        enter(py, || {
+            self.scheduler().close();
+            Ok(())
         })
     }
 
@@ -168,27 +209,33 @@ impl Engine {
 
 /// Embeddings of texts or token ids: hidden states of length 1, pooled over all tokens (``mean``) or of the ``last``.
 ///
+/// ``adapter`` is the name of a loaded adapter, or weights by name, in place of what is on the model.
+///
 /// Returns
 /// -------
 /// list
 ///     Of each text, its embedding and its number of tokens.
 #[pyfunction]
-#[pyo3(signature = (model, tokenizer, texts, pooling="mean"))]
+#[pyo3(signature = (model, tokenizer, texts, pooling="mean", adapter=None))]
 pub(super) fn embed(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,
     texts: Vec<Prompt>,
     pooling: &str,
+    adapter: Option<Choice>,
 ) -> PyResult<Vec<(Vec<f32>, usize)>> {
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     enter(py, || {
         let pooling = parse(&format!("{pooling:?}"))?;
         let accuracy = model.accuracy()?.unwrap_or(Accuracy::F32);
-        let model = model.lock()?;
-        let encode = |text| encode(tokenizer, text, true, model.vocab_size());
+        let mut network = model.lock()?;
+        let adapter =
+            adapter.map(|choice| model.row_adapter(network.as_mut(), choice, |_| None)).transpose()?;
+        let encode = |text| encode(tokenizer, text, true, network.vocab_size());
         let texts = texts.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let embeddings = accuracy.scope(|| embeddings::embed(model.as_ref(), &texts, pooling))?;
+        let embed = || embeddings::embed(network.as_ref(), &texts, pooling, adapter.as_ref());
+        let embeddings = accuracy.scope(embed)?;
         Ok(embeddings.into_iter().zip(texts.iter().map(Vec::len)).collect())
     })
 }

@@ -21,6 +21,7 @@ mod lora;
 mod models;
 mod observer;
 mod progress;
+mod prune;
 mod quantize;
 mod submodules;
 mod subset;
@@ -108,6 +109,13 @@ mod _core {
     mod progress {
         #[pymodule_export]
         use crate::progress::events;
+    }
+
+    /// Pruning.
+    #[pymodule]
+    mod prune {
+        #[pymodule_export]
+        use crate::prune::{check, check_output, defaults, prune, validate};
     }
 
     /// Post-training quantization.

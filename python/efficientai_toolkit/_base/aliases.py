@@ -101,7 +101,7 @@ HINTS = {
     "--test-batches": "the command :evaluate scores the test set; it has --limit",
     "--steps-per-report": "--progress json prints every step",
     "--logging-steps": "--progress json prints every step",
-    "--report-to": "--progress json prints every event, for a tracker to read",
+    "--report-to": "--track tensorboard,mlflow,wandb,jsonl,csv tracks the run",
     "--trust-remote-code": "no code from a checkpoint is ever run; leave it out",
     "--upload-repo": "upload the output folder with `hf upload`",
     "--use-peft": "adapters are the default; --method full trains all weights",

@@ -5,7 +5,7 @@ Generating text.
 from .models import Model, Tokenizer
 from _typeshed import SupportsGetItem
 from numpy.typing import ArrayLike
-from typing import Any, SupportsIndex, final
+from typing import Any, SupportsFloat, SupportsIndex, final
 
 __all__ = ["Engine", "Sampler", "check", "defaults", "embed", "generate"]
 
@@ -18,16 +18,21 @@ class Engine:
     ``draft`` model proposes tokens that the model then reads at once (speculative decoding).
     """
     def __new__(cls, /, model: Model, tokenizer: Tokenizer, settings: str = "{}", accuracy: str | None = None, draft: Model | None = None) -> Engine: ...
-    def add(self, /, prompt: str | SupportsGetItem[int, SupportsIndex], config: str = "{}", add_special_tokens: bool = True) -> int:
+    def add(self, /, prompt: str | SupportsGetItem[int, SupportsIndex], config: str = "{}", add_special_tokens: bool = True, adapter: str | dict[str, SupportsFloat | SupportsIndex] | None = None) -> int:
         """
         Adds a request to continue ``prompt``, a text or token ids, and returns its number.
 
         ``config`` is the JSON of a ``GenerateConfig``. ``add_special_tokens`` is for plain text; a
-        rendered chat template holds its own.
+        rendered chat template holds its own. ``adapter`` is the name of a loaded adapter, or weights by name, in place of
+        what is on the model; an empty mapping is the model alone.
         """
     def cancel(self, /, request: SupportsIndex) -> None:
         """
         Ends a request; the next step reports it.
+        """
+    def close(self, /) -> None:
+        """
+        Waits until the states of earlier texts are in files that are to be; later ones are kept in memory only.
         """
     @property
     def prompt_cache_bytes(self, /) -> int:
@@ -73,9 +78,11 @@ def defaults() -> str:
     The default ``GenerateConfig`` as JSON.
     """
 
-def embed(model: Model, tokenizer: Tokenizer, texts: SupportsGetItem[int, str | SupportsGetItem[int, SupportsIndex]], pooling: str = "mean") -> list[tuple[list[float], int]]:
+def embed(model: Model, tokenizer: Tokenizer, texts: SupportsGetItem[int, str | SupportsGetItem[int, SupportsIndex]], pooling: str = "mean", adapter: str | dict[str, SupportsFloat | SupportsIndex] | None = None) -> list[tuple[list[float], int]]:
     """
     Embeddings of texts or token ids: hidden states of length 1, pooled over all tokens (``mean``) or of the ``last``.
+
+    ``adapter`` is the name of a loaded adapter, or weights by name, in place of what is on the model.
 
     Returns
     -------

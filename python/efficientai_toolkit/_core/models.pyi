@@ -48,6 +48,11 @@ class Model:
         """
         Number format of activations: float32, float16 or bfloat16.
         """
+    def is_batchable(self, /, name: str) -> bool:
+        """
+        Whether requests with the adapter of this name can be computed together with others: all but those with whole
+        modules (``modules_to_save``), which have to be put onto the model.
+        """
     def load_adapter(self, /, path: str | PathLike[str], name: str) -> None:
         """
         Reads the adapter in a folder, in either format, and keeps it under `name` without using it yet.

@@ -9,8 +9,8 @@
 ``Evaluated``, and ``Stopped`` follows the last ``Evaluated`` after early stopping. ``Progress`` reports long
 stages before ``Started``: reading streamed data, and scoring pairs with the reference model.
 
-A custom callback is a function that takes an event, or a subclass of :class:`Callback`. An exception
-raised in it stops the work and propagates to the caller.
+A custom callback is a function that takes an event, a subclass of :class:`Callback`, or a list of them. An
+exception raised in it stops the work and propagates to the caller.
 """
 
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     )
     from efficientai_toolkit.callbacks.progress_bar import (
         ProgressBar,
+    )
+    from efficientai_toolkit.callbacks.run import (
+        Run,
     )
     from efficientai_toolkit.callbacks.training import (
         Checkpoint,
@@ -57,6 +60,7 @@ __all__ = [
     "Overflow",
     "Progress",
     "ProgressBar",
+    "Run",
     "Silent",
     "Started",
     "Step",
@@ -81,6 +85,7 @@ if not TYPE_CHECKING:
             "Overflow": "callbacks.training:Overflow",
             "Progress": "callbacks.events:Progress",
             "ProgressBar": "callbacks.progress_bar:ProgressBar",
+            "Run": "callbacks.run:Run",
             "Silent": "callbacks.base:Silent",
             "Started": "callbacks.training:Started",
             "Step": "callbacks.training:Step",

@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from efficientai_toolkit.callbacks.training import (
     Checkpoint,
@@ -54,6 +55,19 @@ def parse_event(text: str) -> Event:
     """Parse an event from the engine's JSON, an object with the event's name under ``event``."""
     values = json.loads(text)
     return _EVENTS[values.pop("event")](**values)
+
+
+def read_event(values: Mapping[str, Any]) -> Event | None:
+    """Return the event of an object with further values, or ``None`` if it is none of these."""
+    kind = _EVENTS.get(values["event"])
+    if kind is None:
+        return None
+    known = {name: value for name, value in values.items() if name in kind.__slots__}
+    try:
+        return kind(**known)
+    except TypeError:
+        # Of another version of this package.
+        return None
 
 
 def event_to_json(event: Event) -> str:

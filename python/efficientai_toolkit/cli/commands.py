@@ -14,9 +14,13 @@ PROGRAM = "efficientai-toolkit"
 NAMESPACES = {
     "": "toolkit",
     "serve": "serve",
+    "jobs": "jobs",
+    "registry": "registry",
     "benchmark": "benchmark",
+    "tracking": "tracking",
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
+    "cpu-model-compression": "compress",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 

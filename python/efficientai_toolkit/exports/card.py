@@ -23,11 +23,11 @@ class Card:
     """Name of a licence without identifier."""
     license_link: str | None = None
     """Address of the licence."""
-    base_models: list[str] = field(default_factory=list)
+    base_models: list[str] = field(default_factory=list[str])
     """Hub ids of the models that this one was made from."""
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list[str])
     """Tags of the hub."""
-    languages: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list[str])
     """Codes of languages."""
 
     def to_json(self) -> str:
@@ -57,7 +57,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             before, *parts = file.read(_MAX_BYTES).split("---\n", 2)
-        found = parse_text(parts[0], ".yaml") if not before.strip() and parts else {}
+        found: object = parse_text(parts[0], ".yaml") if not before.strip() and parts else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

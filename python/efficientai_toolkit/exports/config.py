@@ -7,7 +7,7 @@ from typing import Literal
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
-from efficientai_toolkit.exports.formats import FORMATS
+from efficientai_toolkit.exports.formats import FORMATS, Format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -20,17 +20,20 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf", "onnx", "coreml"] = setting(
+    format: Literal["gguf", "onnx", "coreml", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
-        "onnxruntime-genai, or coreml for Apple's devices",
+        "onnxruntime-genai, coreml for Apple's devices, awq, gptq or compressed-tensors for vLLM and "
+        "transformers, or safetensors, numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
-        "int8, qdq (8 bits, activations too), or auto; coreml: f16, int8, int4, palette4 (16 numbers for 32 "
-        "rows), or auto",
+        "int8, qdq (8 bits in standard operators), or auto; coreml: f16, int8, int4, palette4 (16 numbers "
+        "for 32 rows), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
+        "f16, bf16, or auto, the model's own",
     )
     output: str | None = setting(
         None, "file or folder to write (default: named after model and type, in the current folder)"
@@ -40,8 +43,8 @@ class ExportConfig(Config):
     )
     group_size: int | None = setting(
         None,
-        "columns that share a scale where dense weights become int4 or int8 (onnx), or int4 (coreml): 32, 64 "
-        "or 128 (default: 64 for onnx, 32 for coreml)",
+        "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128 (default: 64; "
+        "coreml: 32)",
     )
     accuracy_level: int = setting(
         4,
@@ -57,6 +60,15 @@ class ExportConfig(Config):
         None, "tokens that the cache has room for (coreml; default: those of the model, at most 2048)"
     )
     swift: bool = setting(False, "make the output a Swift package that loads the program (coreml)")
+    checkpoint_format: Literal["gptq", "gptq_v2"] = setting(
+        "gptq",
+        "version of gptq: gptq, which everything reads, or gptq_v2, which stores zero points as they are",
+    )
+    requantize: bool = setting(
+        True,
+        "round quantized weights again where awq, gptq or compressed-tensors cannot hold them as they are; "
+        "off: refuse",
+    )
     calibration: str | None = setting(
         None,
         "calibration text, a data file or folder as for training: errors of weights count by the size of the "
@@ -75,6 +87,11 @@ class ExportConfig(Config):
         FORMATS[self.format].find_type(self.type)
         if not self.merge_adapter and self.adapter_path is None:
             message = "`merge_adapter` is off, but there is no `adapter_path`: name the adapter to export"
+            raise ConfigError(message)
+        if self.checkpoint_format != "gptq" and self.format != "gptq":
+            message = (
+                f"`checkpoint_format` is a version of gptq, which {self.format} does not have: leave it out"
+            )
             raise ConfigError(message)
         for name, values in (("group_size", (None, 32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
             if getattr(self, name) not in values:
@@ -121,9 +138,17 @@ class ExportConfig(Config):
             output=str(
                 Path(self.output).expanduser()
                 if self.output is not None
-                else Path(f"{self._name()}-{kind if self.merge_adapter else 'adapter'}{chosen.suffix}")
+                else Path(f"{self._name()}-{self._kind(kind, chosen)}{chosen.suffix}")
             ),
         )
+
+    def _kind(self, kind: str, chosen: Format) -> str:
+        """Return the second part of the name; folders have no ending that tells their format."""
+        if not self.merge_adapter:
+            return "adapter"
+        if chosen.suffix:
+            return kind
+        return self.format if kind == "auto" else f"{self.format}-{kind}"
 
     def _name(self) -> str:
         """Return the last part of the path or id of what is exported."""

@@ -63,5 +63,29 @@ FORMATS: Mapping[str, Format] = {
         suffix="",
         group_size=32,
     ),
+    "awq": Format(
+        summary="vLLM and transformers, 4 bits",
+        module="folders.quantized:AwqWriter",
+        types=("auto", "int4"),
+        suffix="",
+    ),
+    "gptq": Format(
+        summary="vLLM and transformers, 4 and 8 bits",
+        module="folders.quantized:GptqWriter",
+        types=("auto", "int4", "int8"),
+        suffix="",
+    ),
+    "compressed-tensors": Format(
+        summary="vLLM and transformers, 4 and 8 bits, activations too",
+        module="folders.quantized:CompressedTensorsWriter",
+        types=("auto", "int4", "int8", "w8a8"),
+        suffix="",
+    ),
+    "safetensors": Format(
+        summary="everything that reads Hugging Face format",
+        module="folders.writer:SafetensorsWriter",
+        types=("auto", "f32", "f16", "bf16"),
+        suffix="",
+    ),
 }  # fmt: skip
 """Formats by name."""

@@ -69,7 +69,7 @@ def export(
     if isinstance(model, ExportConfig):
         config = model.with_values(settings)
     elif model is None or isinstance(model, str | os.PathLike):
-        path = None if model is None else os.fspath(cast("str | os.PathLike[str]", model))
+        path = None if model is None else os.fspath(model)
         config = ExportConfig(model_path=path, **settings)
     else:
         given = _pair(model, tokenizer)

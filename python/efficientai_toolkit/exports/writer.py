@@ -45,9 +45,9 @@ class Job:
 class Written:
     """What a writer did."""
 
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
     """What is not as it was, one line each."""
-    types: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict[str, int])
     """Number of tensors of each number format."""
 
 

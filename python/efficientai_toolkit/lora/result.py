@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit._base.display import Displayed
+from efficientai_toolkit.callbacks.run import numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -40,3 +41,16 @@ class TrainingResult(Displayed):
             adapter_path=Path(report.pop("adapter_path")),
             metrics=report,
         )
+
+    def summary(self) -> dict[str, float]:
+        """Return the final metrics, such as ``final_loss``, ``loss_after`` or ``tokens_per_second``."""
+        rewards: dict[str, float] = self.metrics.get("rewards_after") or {}
+        values: dict[str, Any] = {
+            "final_loss": self.final_loss,
+            "perplexity": self.perplexity,
+            "training_time": self.training_time,
+            "peak_memory_gb": self.peak_memory_gb,
+            **{f"reward_{name}": value for name, value in rewards.items()},
+            **self.metrics,
+        }
+        return numbers(values)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit._base.files import refuse_link
+from efficientai_toolkit.callbacks.base import Borrowed, Callback, Silent, as_callback
 from efficientai_toolkit.callbacks.events import Event
 from efficientai_toolkit.callbacks.training import Evaluated
 from efficientai_toolkit.exceptions import ConfigError, TrainingError
@@ -31,10 +32,13 @@ class Runner:
     ----------
     evaluations
         Number of validations per run.
+    callback
+        Receives the runs and their events; not closed.
     """
 
-    def __init__(self, *, evaluations: int) -> None:
+    def __init__(self, *, evaluations: int, callback: Callback | None = None) -> None:
         self._evaluations = evaluations
+        self._callback = Borrowed(callback or Silent())
         self._loaded: tuple[tuple[Any, ...], Model, Tokenizer] | None = None
         self._rows: dict[tuple[Any, ...], int] = {}
 
@@ -84,7 +88,8 @@ class Runner:
         model, tokenizer = self.load(config)
         if not _keeps_weights(config):
             self.forget()
-        result = MLXTrainer(config, callback=observe, model=model, tokenizer=tokenizer).train()
+        callbacks = [self._callback, as_callback(observe)]
+        result = MLXTrainer(config, callback=callbacks, model=model, tokenizer=tokenizer).train()
         loss = result.metrics["loss_after"]
         if not math.isfinite(loss):
             message = f"the validation loss is {loss}"

@@ -1,18 +1,17 @@
 """Training of adapters and full models."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit.callbacks.base import Callback, as_callback
-from efficientai_toolkit.callbacks.events import Event, parse_event
+from efficientai_toolkit.callbacks.base import AnyCallback, as_callback
 from efficientai_toolkit.callbacks.training import Estimated
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.result import TrainingResult
 from efficientai_toolkit.study.folder import release
 from efficientai_toolkit.study.output import check_output
+from efficientai_toolkit.study.record import Recorder
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -26,8 +25,9 @@ class MLXTrainer:
     config
         Configuration of the run; by default the bundled model is trained on the bundled data.
     callback
-        Receives all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
-        ``ProgressBar()``, or a function. By default events are ignored.
+        Receives the run and all events: a :class:`~efficientai_toolkit.callbacks.Callback` such as
+        ``ProgressBar()`` or a :class:`~efficientai_toolkit.trackers.Tracker`, a function, or a list of them.
+        By default events are ignored.
     model, tokenizer
         Loaded model and tokenizer, to be used instead of ``config.model_path``. The model is trained in
         place and keeps its adapters.
@@ -37,7 +37,7 @@ class MLXTrainer:
         self,
         config: TrainingConfig | None = None,
         *,
-        callback: Callback | Callable[[Event], object] | None = None,
+        callback: AnyCallback | None = None,
         model: "Model | None" = None,
         tokenizer: "Tokenizer | None" = None,
     ) -> None:
@@ -65,17 +65,26 @@ class MLXTrainer:
         """
         from efficientai_toolkit._engine.core import core
 
+        output = Path(str(self.config.output))
         try:
             if self.model is None:
                 check_output(self.config, "lora")
             model, tokenizer = self._load()
-            try:
-                report = core.lora.train(model, tokenizer, self.config.to_json(), self._observe)
-            finally:
-                self.callback.close()
+            recorder = Recorder(
+                output,
+                kind="lora",
+                configuration=self.config.to_dict(),
+                data=self.config.data_paths(),
+                resume=self.config.resume,
+                callback=self.callback,
+            )
+            with recorder:
+                report = core.lora.train(model, tokenizer, self.config.to_json(), recorder.observe)
+                result = TrainingResult.from_report(report)
+                recorder.result = result.summary()
         finally:
-            release(Path(str(self.config.output)))
-        return TrainingResult.from_report(report)
+            release(output)
+        return result
 
     def estimate_memory(self) -> Estimated:
         """Estimate the memory use of :meth:`train` from a trial with two short rows.
@@ -102,6 +111,3 @@ class MLXTrainer:
                 chat_template_kwargs=self.config.chat_template_kwargs,
             )
         return self.model, self.tokenizer
-
-    def _observe(self, text: str) -> None:
-        self.callback.on(parse_event(text))

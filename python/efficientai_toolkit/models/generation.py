@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, cast, overload
 
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit._base.display import Displayed, shorten
@@ -91,6 +91,9 @@ class Generation(Displayed):
 Prompt = str | Sequence[int] | Messages
 """A text, token ids, or the messages of a conversation."""
 
+Adapter = str | Mapping[str, float]
+"""The name of a loaded adapter, or weights by name; an empty mapping is the model alone."""
+
 
 @overload
 def generate(
@@ -101,6 +104,7 @@ def generate(
     config: GenerateConfig | None = None,
     stream: Callable[[str], object] | None = None,
     draft_model: "Model | None" = None,
+    adapter: Adapter | None = None,
     **overrides: Any,
 ) -> str: ...
 
@@ -113,6 +117,7 @@ def generate(
     *,
     config: GenerateConfig | None = None,
     draft_model: "Model | None" = None,
+    adapter: Adapter | Sequence[Adapter | None] | None = None,
     **overrides: Any,
 ) -> list[str]: ...
 
@@ -125,6 +130,7 @@ def generate(
     config: GenerateConfig | None = None,
     stream: Callable[[str], object] | None = None,
     draft_model: "Model | None" = None,
+    adapter: Adapter | Sequence[Adapter | None] | None = None,
     **overrides: Any,
 ) -> str | list[str]:
     """Generate a continuation of a text or the answer in a conversation.
@@ -143,6 +149,10 @@ def generate(
     draft_model
         A smaller model with the same vocabulary, whose proposals the model checks several at a time
         (speculative decoding): the text is that of ``model`` alone.
+    adapter
+        Name of an adapter that was loaded with ``model.load_adapter``, or weights by name, in place of what
+        ``model.set_adapter`` has put onto the model; for a list of prompts, also a list with one for each, of
+        which ``None`` is what is on the model. Prompts with different adapters are continued at once.
     **overrides
         Fields of :class:`GenerateConfig` that override ``config``.
 
@@ -154,7 +164,7 @@ def generate(
     Raises
     ------
     ConfigError
-        If a setting is unknown or invalid, or the prompt is of another kind.
+        If a setting is unknown or invalid, the prompt is of another kind, or no adapter has this name.
     ModelLoadingError
         If messages are given but the tokenizer has no chat template.
     """
@@ -163,11 +173,15 @@ def generate(
     if prompts is not None and stream is not None:
         message = "`stream` is for a single prompt: call generate for each"
         raise ConfigError(message)
-    if prompts is None and draft_model is None:
+    if prompts is None and draft_model is None and adapter is None:
         return generate_with_statistics(model, tokenizer, cast("Prompt", prompt), settings, stream).text
     requests = Requests(model, tokenizer, settings, draft_model)
     chosen = [cast("Prompt", prompt)] if prompts is None else prompts
-    numbers = {requests.add(each): index for index, each in enumerate(chosen)}
+    adapters = _adapters(adapter, len(chosen), is_single=prompts is None)
+    numbers = {
+        requests.add(each, adapter=own): index
+        for index, (each, own) in enumerate(zip(chosen, adapters, strict=True))
+    }
     texts = [""] * len(chosen)
     for event in requests.events():
         if stream is not None and event["text"]:
@@ -183,6 +197,7 @@ def stream(
     *,
     config: GenerateConfig | None = None,
     draft_model: "Model | None" = None,
+    adapter: Adapter | None = None,
     **overrides: Any,
 ) -> Iterator[str]:
     """Iterate over the text that :func:`generate` returns, piece by piece as soon as each is final.
@@ -195,7 +210,7 @@ def stream(
         message = "`prompt` is a list of prompts: call stream for each"
         raise ConfigError(message)
     requests = Requests(model, tokenizer, settings, draft_model)
-    requests.add(prompt)
+    requests.add(prompt, adapter=adapter)
     for event in requests.events():
         if event["text"]:
             yield event["text"]
@@ -217,11 +232,20 @@ class Requests:
         self._config = config.to_json()
         self._engine = core.generate.Engine(model, tokenizer, accuracy=config.accuracy, draft=draft_model)
 
-    def add(self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
+    def add(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        adapter: Adapter | None = None,
+    ) -> int:
         """Add a prompt and return its number, which events carry."""
         given = _ids_or_text(prompt)
         text = render_messages(self._tokenizer, cast("Messages", prompt), tools) if given is None else given
-        return self._engine.add(text, self._config, add_special_tokens=given is not None)
+        chosen: str | dict[str, SupportsFloat | SupportsIndex] | None = (
+            adapter if adapter is None or isinstance(adapter, str) else dict(adapter)
+        )
+        return self._engine.add(text, self._config, add_special_tokens=given is not None, adapter=chosen)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Compute until all prompts are continued, and yield what is new.
@@ -236,6 +260,21 @@ class Requests:
                 if event["error"] is not None:
                     raise ModelLoadingError(event["error"])
                 yield event
+
+
+def _adapters(
+    adapter: Adapter | Sequence[Adapter | None] | None, count: int, *, is_single: bool
+) -> Sequence[Adapter | None]:
+    """Return the adapter of each of ``count`` prompts."""
+    if adapter is None or isinstance(adapter, (str, Mapping)):
+        return [adapter] * count
+    if is_single:
+        message = "`adapter` is a list, but there is a single prompt"
+        raise ConfigError(message)
+    if len(adapter) != count:
+        message = f"`adapter` has {len(adapter)} entries for {count} prompts"
+        raise ConfigError(message)
+    return adapter
 
 
 def _split(prompt: object) -> list[Prompt] | None:

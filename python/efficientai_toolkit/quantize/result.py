@@ -1,10 +1,11 @@
 """Result of a quantization."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from efficientai_toolkit._base.display import Displayed
+from efficientai_toolkit.callbacks.run import numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -84,3 +85,8 @@ class QuantizeResult(Displayed):
             layers=[LayerReport(**layer) for layer in report["layers"]],
             sensitivity=[LayerSensitivity(**layer) for layer in report["sensitivity"]],
         )
+
+    def summary(self) -> dict[str, float]:
+        """Return the final metrics, such as ``bits_per_weight``, ``size_bytes`` or ``seconds``."""
+        divergence = dict(zip(("divergence_before", "divergence_after"), self.divergence or (), strict=False))
+        return numbers({**asdict(self), **divergence})

@@ -15,7 +15,11 @@ from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.version import __version__
 from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.jobs.queue import Jobs
+from efficientai_toolkit.jobs.runner import Runner
+from efficientai_toolkit.registry.registry import Registry
 from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.deployments import Deployments
 from efficientai_toolkit.server.errors import add_handlers
 from efficientai_toolkit.server.generation import Service
 from efficientai_toolkit.server.guard import Guard
@@ -34,6 +38,8 @@ from efficientai_toolkit.server.routes import (
     responses,
     tokens,
 )
+from efficientai_toolkit.server.routes import jobs as routes_of_jobs
+from efficientai_toolkit.workspace.folder import Workspace
 
 log = logging.getLogger(__package__)
 
@@ -84,7 +90,8 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
     Returns
     -------
     FastAPI
-        For any ASGI server; ``app.state.service`` has the pool and the metrics.
+        For any ASGI server; ``app.state.service`` has the pool and the metrics, ``app.state.jobs`` the jobs
+        of the workspace, or ``None``.
 
     Raises
     ------
@@ -99,12 +106,19 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
     metrics.watch(pool)
     service = Service(config, pool, metrics)
 
+    jobs = None if config.workspace is None else create_jobs(config, config.workspace, pool)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         loading = asyncio.create_task(_load_default(pool, on_failure))
+        runner = None if jobs is None else Runner(jobs, max_running=config.max_jobs)
+        if runner is not None:
+            runner.start()
         yield
         service.is_draining = True
         loading.cancel()
+        if runner is not None:
+            await asyncio.to_thread(runner.stop)
         await pool.close()
 
     guards = [Middleware(Guard, service=service, keys=keys)]
@@ -114,7 +128,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
             Middleware(
                 CORSMiddleware,
                 allow_origins=config.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
             ),
         )
@@ -124,6 +138,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
         docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.service = service
+    app.state.jobs = jobs
     add_handlers(app)
     described: dict[int | str, dict[str, Any]] = {
         status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
@@ -131,6 +146,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[Exception], None] |
     }
     for module in (chat, completions, embeddings, responses, messages, models, native, tokens, admin, health):
         app.include_router(module.create_router(service), responses=described)
+    app.include_router(routes_of_jobs.create_router(service, jobs), responses=described)
     _describe_errors(app)
     return app
 
@@ -154,7 +170,33 @@ def create_pool(config: ServeConfig) -> Pool:
             )
             raise ConfigError(message)
         adapters[full] = hub.resolve(folder).resolve()
-    return Pool(config, {name: path.resolve() for name, path in named.items()}, adapters)
+    draft = None if config.draft_model is None else hub.resolve(config.draft_model).resolve()
+    folders = {name: path.resolve() for name, path in named.items()}
+    if config.workspace is None:
+        return Pool(config, folders, adapters, draft=draft)
+    workspace = Workspace(config.workspace)
+    configured = {name: config.models.get(name, config.model_path or "") for name in named}
+    return Pool(
+        config,
+        folders,
+        adapters,
+        draft=draft,
+        registry=Registry(workspace),
+        deployments=Deployments(workspace, configured),
+    )
+
+
+def create_jobs(config: ServeConfig, workspace: str, pool: Pool) -> Jobs:
+    """Open the jobs of a workspace, whose settings may have the names of served models and adapters."""
+    served = {one.name: one for one in pool.list_served()}
+
+    def find_model(full: str) -> Path | None:
+        name, colon, adapter = full.partition(":")
+        if name not in served:
+            return None
+        return served[name].adapters.get(adapter) if colon else served[name].path
+
+    return Jobs(workspace, find_model=find_model, allow_downloads=config.allow_downloads)
 
 
 def _last_part(path: str) -> str:

@@ -5,6 +5,7 @@ This is the only module that names the engine's class.
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from efficientai_toolkit.server.config import ServeConfig
@@ -45,8 +46,8 @@ class Event:
 class Backend(Protocol):
     """What generates."""
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
-        """Take a request and return its number."""
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+        """Take a request and return its number; without an adapter it has what is on the model."""
         ...
 
     def cancel(self, number: int) -> None:
@@ -60,6 +61,9 @@ class Backend(Protocol):
         """Return the size of the states of earlier prompts."""
         ...
 
+    def close(self) -> None:
+        """Finish what is still being written; nothing is computed afterwards."""
+
 
 class EngineBackend:
     """The compiled engine, which computes a batch at once.
@@ -69,18 +73,35 @@ class EngineBackend:
     model, tokenizer
         What generates.
     config
-        Size of the batch, precision, memory for earlier prompts.
+        Size of the batch, precision, memory and files for earlier prompts.
+    draft
+        Small model that proposes tokens.
+
+    Raises
+    ------
+    ConfigError
+        If the small model cannot propose tokens for the other one.
     """
 
-    def __init__(self, model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> None:
+    def __init__(
+        self, model: "Model", tokenizer: "Tokenizer", config: ServeConfig, draft: "Model | None" = None
+    ) -> None:
         from efficientai_toolkit._engine.core import core
 
-        settings = {"max_batch": config.max_batch, "prompt_cache_bytes": config.prompt_cache_bytes}
-        self._engine = core.generate.Engine(model, tokenizer, json.dumps(settings), accuracy=config.accuracy)
+        folder = config.prompt_cache_dir
+        settings = {
+            "max_batch": config.max_batch,
+            "prompt_cache_bytes": config.prompt_cache_bytes,
+            "prompt_cache_dir": None if folder is None else str(Path(folder).expanduser()),
+            "prompt_cache_disk_bytes": config.prompt_cache_disk_bytes,
+        }
+        self._engine = core.generate.Engine(
+            model, tokenizer, json.dumps(settings), accuracy=config.accuracy, draft=draft
+        )
 
-    def add(self, prompt: list[int], settings: dict[str, Any]) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False)
+        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=adapter)
 
     def cancel(self, number: int) -> None:
         """Let a request leave at the next step."""
@@ -93,6 +114,10 @@ class EngineBackend:
     def count_cached_bytes(self) -> int:
         """Return the size of the states of earlier prompts."""
         return self._engine.prompt_cache_bytes
+
+    def close(self) -> None:
+        """Finish what is still being written to files."""
+        self._engine.close()
 
 
 def _read(values: dict[str, Any]) -> tuple[int, Event]:
@@ -126,6 +151,8 @@ def _finite(logprob: float | None) -> float:
     return LOWEST if logprob is None else max(logprob, LOWEST)
 
 
-def create_backend(model: "Model", tokenizer: "Tokenizer", config: ServeConfig) -> Backend:
-    """Create what generates with a model."""
-    return EngineBackend(model, tokenizer, config)
+def create_backend(
+    model: "Model", tokenizer: "Tokenizer", config: ServeConfig, draft: "Model | None" = None
+) -> Backend:
+    """Create what generates with a model, and with a small one that proposes tokens."""
+    return EngineBackend(model, tokenizer, config, draft)

@@ -14,6 +14,7 @@ DialectName = Literal["hermes", "llama", "mistral", "lfm2", "harmony"]
 
 _RANGES = {
     "port": (0, 65535),
+    "max_jobs": (1, math.inf),
     "max_batch": (1, math.inf),
     "max_queue": (1, math.inf),
     "max_output_tokens": (1, math.inf),
@@ -46,6 +47,11 @@ class ServeConfig(Config):
         "the first; repeat it for more",
         flag="--adapter",
     )
+    draft_model: str | None = setting(
+        None,
+        "small model with the tokenizer of the first one, for which it proposes tokens: a folder or hub id; "
+        "texts stay as they are (default: none)",
+    )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine")
     port: int = setting(8000, "port; 0: any free one")
     api_key_file: str | None = setting(
@@ -60,6 +66,13 @@ class ServeConfig(Config):
     cors_origins: list[str] = setting(
         [], "origins whose pages in browsers may call the server (default: none)", separator=","
     )
+    workspace: str | None = setting(
+        None,
+        "folder with data, runs and the database of jobs (routes under /jobs), of registered models, which "
+        "are served by name, and of deployments (default: none)",
+    )
+    max_jobs: int = setting(1, "jobs that run at once; they share the device")
+    allow_downloads: bool = setting(False, "let jobs name models of the hub, which are downloaded")
     memory_budget: str | None = setting(
         None,
         "memory for the weights of all models, such as 8GB; the least recently used are dropped (default: "
@@ -70,6 +83,12 @@ class ServeConfig(Config):
     prompt_cache: str = setting(
         "256MB", "memory per model for the states of earlier prompts, which are not computed again; 0: none"
     )
+    prompt_cache_dir: str | None = setting(
+        None,
+        "folder for the states of earlier prompts, which outlast the server there; only who may read the "
+        "prompts should read it (default: none)",
+    )
+    prompt_cache_disk: str = setting("4GB", "size of the files in --prompt-cache-dir")
     max_body: str = setting("4MB", "largest body of a request")
     max_prompt_tokens: int | None = setting(
         None, "largest prompt (default: the context of the model leaves room for an answer)"
@@ -113,6 +132,7 @@ class ServeConfig(Config):
         parse_size("max_body", self.max_body)
         if self.prompt_cache != "0":
             parse_size("prompt_cache", self.prompt_cache)
+        parse_size("prompt_cache_disk", self.prompt_cache_disk)
         if self.memory_budget is not None:
             parse_size("memory_budget", self.memory_budget)
 
@@ -125,6 +145,11 @@ class ServeConfig(Config):
     def prompt_cache_bytes(self) -> int:
         """``prompt_cache`` in bytes."""
         return 0 if self.prompt_cache == "0" else parse_size("prompt_cache", self.prompt_cache)
+
+    @property
+    def prompt_cache_disk_bytes(self) -> int:
+        """``prompt_cache_disk`` in bytes."""
+        return parse_size("prompt_cache_disk", self.prompt_cache_disk)
 
     @property
     def memory_budget_bytes(self) -> int | None:

@@ -19,7 +19,7 @@ from efficientai_toolkit.server.dialects.base import (
 from efficientai_toolkit.server.dialects.reasoning import ReasoningParser, ends_with_reasoning
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.generation import Generation, Service, hold
-from efficientai_toolkit.server.pool import Lease
+from efficientai_toolkit.server.served import Lease
 
 ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
 """Schema of a function that tells none."""

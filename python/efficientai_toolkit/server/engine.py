@@ -1,8 +1,8 @@
 """One thread per loaded model, which computes for many requests, and its bridge to the event loop.
 
 A :class:`Backend` is driven step by step;
-requests wait here until it has room, so that they can be refused, held back for an adapter and cancelled
-without it.
+requests wait here until it has room, so that they can be refused, held back for an adapter that all requests
+would share and cancelled without it.
 """
 
 import asyncio
@@ -105,7 +105,8 @@ class Ticket:
 class _Call:
     """Work in the engine's thread, between steps."""
 
-    work: Callable[[], Any]
+    work: Callable[[str | None], Any]
+    """Takes the name of its adapter; ``None`` for what is on the model."""
     adapter: str | None
     done: Callable[[Any, Exception | None], None]
 
@@ -116,7 +117,8 @@ class EngineThread:
     Parameters
     ----------
     model
-        Switched between adapters while nothing runs.
+        Requests with different adapters are computed together. Those that cannot be, because they have whole
+        modules, are put onto the model while nothing else runs.
     backend
         Driven by this thread alone.
     max_batch, max_queue
@@ -143,6 +145,7 @@ class EngineThread:
         self._running: dict[int, Ticket] = {}
         self._leaving: list[Ticket] = []
         self._adapter: str | None = None
+        """What is on the model."""
         self._is_closed = False
         self._ended = start(self._run)
 
@@ -178,8 +181,11 @@ class EngineThread:
             self._condition.notify()
         return tickets
 
-    async def call(self, work: Callable[[], T], *, adapter: str | None = None) -> T:
-        """Run ``work`` in the engine's thread with an adapter, after the requests that came before."""
+    async def call(self, work: Callable[[str | None], T], *, adapter: str | None = None) -> T:
+        """Run ``work`` in the engine's thread, after the requests that came before have begun.
+
+        It takes the name of the adapter to compute with; ``None`` if that is on the model.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def finish(value: Any, error: Exception | None) -> None:
@@ -240,35 +246,44 @@ class EngineThread:
                 self._backend.cancel(ticket.number)
 
     def _admit(self) -> None:
-        """Let those who wait join, in their order, while they need the adapter that is on the model."""
+        """Let those who wait join, in their order, while they need the same on the model."""
         while len(self._running) < self._max_batch:
             with self._condition:
                 if not self._waiting:
                     return
                 head = self._waiting[0]
                 adapter = head.adapter if isinstance(head, _Call) else head.request.adapter
-                if adapter != self._adapter and self._running:
+                shared = adapter if adapter is not None and not self._is_batchable(adapter) else None
+                if shared != self._adapter and self._running:
                     return
                 self._waiting.popleft()
+            own = None if shared == adapter else adapter
             if isinstance(head, _Call):
-                self._perform(head)
+                self._perform(head, own, shared)
             else:
-                self._join(head)
+                self._join(head, own, shared)
 
-    def _join(self, ticket: Ticket) -> None:
+    def _is_batchable(self, adapter: str) -> bool:
         try:
-            self._put_on(ticket.request.adapter)
-            ticket.number = self._backend.add(ticket.request.prompt, ticket.request.settings)
+            return self._model.is_batchable(adapter)
+        except ToolkitError:
+            # It was unloaded, which whoever asks for it is told.
+            return True
+
+    def _join(self, ticket: Ticket, own: str | None, shared: str | None) -> None:
+        try:
+            self._put_on(shared)
+            ticket.number = self._backend.add(ticket.request.prompt, ticket.request.settings, own)
         except ToolkitError as error:
             self._send([(ticket, Event(finish_reason="refused", error=" ".join(str(error).split())))])
         else:
             self._running[ticket.number] = ticket
 
-    def _perform(self, call: _Call) -> None:
+    def _perform(self, call: _Call, own: str | None, shared: str | None) -> None:
         value, failure = None, None
         try:
-            self._put_on(call.adapter)
-            value = call.work()
+            self._put_on(shared)
+            value = call.work(own)
         except Exception as error:  # noqa: BLE001 (whoever waits for it gets it)
             failure = error
         self._in_loop(partial(call.done, value, failure))
@@ -325,6 +340,7 @@ class EngineThread:
         for call in waiting:
             if isinstance(call, _Call):
                 self._in_loop(partial(call.done, None, ApiError(message, status=503)))
+        self._backend.close()
 
 
 def _explain(request: Request, event: Event) -> Event:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from efficientai_toolkit.exceptions import ToolkitError
+from efficientai_toolkit.jobs.job import JobNotFoundError, JobStateError, QueueFullError
 
 ANTHROPIC = "/v1/messages"
 """Path below which errors have Anthropic's form."""
@@ -32,6 +33,9 @@ _KINDS = {
 """Anthropic's types by status; others are ``invalid_request_error``, as are OpenAI's."""
 
 _OPENAI_KINDS = {429: "rate_limit_error", 500: "server_error", 501: "server_error", 503: "server_error"}
+
+_STATUSES = {JobNotFoundError: 404, JobStateError: 409, QueueFullError: 429}
+"""Statuses of our own exceptions; others are 400."""
 
 _MAX_MESSAGE = 1000
 
@@ -126,7 +130,8 @@ def as_api_error(error: Exception) -> ApiError:
         case HTTPException():
             return ApiError(str(error.detail), status=error.status_code, headers=error.headers)
         case ToolkitError():
-            return ApiError(" ".join(str(error).split()))
+            status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+            return ApiError(" ".join(str(error).split()), status=status)
         case _:
             log.error("a request failed", exc_info=error)
             return ApiError("the server failed; its log tells why", status=500)

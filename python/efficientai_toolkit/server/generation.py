@@ -13,7 +13,8 @@ from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.engine import Request, Ticket
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.metrics import Metrics
-from efficientai_toolkit.server.pool import Lease, Pool
+from efficientai_toolkit.server.pool import Pool
+from efficientai_toolkit.server.served import Lease
 
 T = TypeVar("T")
 

@@ -14,8 +14,12 @@ from efficientai_toolkit.server.generation import Service
 from efficientai_toolkit.server.keys import Key, find_key
 from efficientai_toolkit.server.routes.admin import PREFIX as ADMIN
 from efficientai_toolkit.server.routes.health import OPEN_PATHS
+from efficientai_toolkit.server.routes.jobs import PREFIX as JOBS
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_REFUSED = 1008
+"""Code of a WebSocket that is closed before it is open."""
 
 _BODY_SECS = 60.0
 """Time that a body may take to arrive."""
@@ -38,6 +42,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with an error, or pass the request on."""
+        if scope["type"] == "websocket":
+            await self._answer_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -55,6 +62,17 @@ class Guard:
         except _ClientGoneError:
             return
         await self._app(scope, _replay(body, receive), send)
+
+    async def _answer_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+        except ApiError as error:
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await error.respond(scope["path"])(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": _REFUSED, "reason": ""})
+            return
+        await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -75,7 +93,7 @@ class Guard:
             raise ApiError(message, status=503, retry_after=1)
 
     def _check_key(self, scope: Scope, given: Headers) -> None:
-        is_admin_path = scope["path"].startswith(ADMIN)
+        is_admin_path = scope["path"].startswith((ADMIN, JOBS))
         if self._keys is None:
             if is_admin_path and not _is_local(scope):
                 message = "without API keys, only this machine may administer the server"

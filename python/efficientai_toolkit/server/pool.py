@@ -4,51 +4,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
+from efficientai_toolkit.exceptions import ModelLoadingError
+from efficientai_toolkit.registry.names import UnknownVersionError
+from efficientai_toolkit.registry.registry import Registry
+from efficientai_toolkit.registry.version import ModelVersion
 from efficientai_toolkit.server.config import ServeConfig
+from efficientai_toolkit.server.deployments import Deployments
 from efficientai_toolkit.server.errors import ApiError
+from efficientai_toolkit.server.registered import Registered
+from efficientai_toolkit.server.served import Lease, Served
 from efficientai_toolkit.server.threads import run
-from efficientai_toolkit.server.version import Version, estimate_size, read_model, start_version
+from efficientai_toolkit.server.version import (
+    Loaded,
+    Version,
+    check_folder,
+    estimate_size,
+    read_model,
+    start_version,
+)
 
 log = logging.getLogger(__package__)
 
 _RETRY_AFTER = 5
 """Seconds after which a model that does not fit now may."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Served:
-    """A name that requests may use."""
-
-    name: str
-    path: Path
-    previous: Path | None = None
-    adapters: dict[str, Path] = field(default_factory=dict[str, Path])
-    version: Version | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    used: float = 0.0
-    created: int = field(default_factory=lambda: int(time.time()))
-
-
-class Lease:
-    """The use of a version by one request, until :meth:`close`."""
-
-    def __init__(
-        self, name: str, version: Version, adapter: str | None, release: Callable[[Version], None]
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.adapter = adapter
-        self._release: Callable[[Version], None] | None = release
-
-    def close(self) -> None:
-        """Give the version back; a second call does nothing."""
-        if self._release is not None:
-            self._release(self.version)
-            self._release = None
 
 
 class Pool:
@@ -62,14 +42,38 @@ class Pool:
         Folders by name; the first is the default.
     adapters
         Folders by ``MODEL:NAME``.
+    draft
+        Folder of the model that proposes tokens for the default one.
+    registry
+        Registry whose models are served, too, under names that ``models`` does not have.
+    deployments
+        Record of what was deployed.
     """
 
-    def __init__(self, config: ServeConfig, models: Mapping[str, Path], adapters: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        models: Mapping[str, Path],
+        adapters: Mapping[str, Path],
+        *,
+        draft: Path | None = None,
+        registry: Registry | None = None,
+        deployments: Deployments | None = None,
+    ) -> None:
         self._config = config
+        self._draft = draft
+        self._deployments = deployments
+        self._registered = (
+            None
+            if registry is None
+            else Registered(registry, load=self._load, ensure_loaded=self._ensure_loaded, retire=self._retire)
+        )
         self._served = {name: Served(name=name, path=path) for name, path in models.items()}
         for full, path in adapters.items():
             name, _, adapter = full.partition(":")
             self._served[name].adapters[adapter] = path
+        for name, (path, previous) in (deployments.restore() if deployments else {}).items():
+            self._served[name].path, self._served[name].previous = path, previous
         self._loading = asyncio.Lock()
         self._alive: set[Version] = set()
         """Versions whose weights are in memory, those of the last requests of an old one included."""
@@ -84,11 +88,20 @@ class Pool:
         """Return the served names, the default first."""
         return list(self._served.values())
 
+    async def list_registered(self) -> list[tuple[str, ModelVersion]]:
+        """Return the names of the registry, with what they stand for now."""
+        if self._registered is None:
+            return []
+        found = await self._registered.list_names()
+        return [(name, version) for name, version in found if version.name not in self._served]
+
     def versions(self) -> list[tuple[str, Version]]:
         """Return the loaded versions for new requests, by name."""
-        return [
-            (served.name, served.version) for served in self._served.values() if served.version is not None
-        ]
+        return [(served.name, served.version) for served in self._all() if served.version is not None]
+
+    def _all(self) -> list[Served]:
+        """Return the served names, those of the registry that were asked for included."""
+        return [*self._served.values(), *(self._registered.list_served() if self._registered else [])]
 
     def find(self, full: str | None) -> tuple[Served, str | None]:
         """Return what ``MODEL`` or ``MODEL:ADAPTER`` names.
@@ -105,21 +118,43 @@ class Pool:
             raise ApiError(message, status=404, param="model", code="model_not_found")
         return served, adapter or None
 
+    def find_registry(self, full: str | None) -> Registered | None:
+        """Return the models of the registry if a name is one of theirs, existing or not."""
+        return None if full is None or full.partition(":")[0] in self._served else self._registered
+
     async def lease(self, full: str | None) -> Lease:
         """Return the model that a request names, loaded if necessary."""
+        if full is not None and (registered := self.find_registry(full)) is not None:
+            return await self._lease_registered(full, registered)
         served, adapter = self.find(full)
-        while (version := served.version) is None:
+        while served.version is None:
             # A client that leaves does not stop what the next one needs.
             await asyncio.shield(asyncio.create_task(self._ensure_loaded(served)))
-        version.leases += 1
-        served.used = time.monotonic()
-        lease = Lease(full or served.name, version, adapter, self._release)
+        lease = self._hold(full or served.name, served, served.version, adapter)
         try:
             if adapter is not None:
-                await version.load_adapter(adapter, served.adapters[adapter])
+                await lease.version.load_adapter(adapter, served.adapters[adapter])
         except BaseException:
             lease.close()
             raise
+        return lease
+
+    async def _lease_registered(self, full: str, registered: Registered) -> Lease:
+        served, version, found = await registered.settle(full, self._served.values())
+        lease = self._hold(full, served, version, None)
+        try:
+            if found.adapter is not None:
+                await registered.put_on(lease, found.adapter)
+        except BaseException:
+            lease.close()
+            raise
+        return lease
+
+    def _hold(self, name: str, served: Served, version: Version, adapter: str | None) -> Lease:
+        version.leases += 1
+        served.used = time.monotonic()
+        lease = Lease(name, version, self._release)
+        lease.use_adapter(adapter)
         return lease
 
     async def _ensure_loaded(self, served: Served) -> None:
@@ -135,18 +170,51 @@ class Pool:
         ApiError
             404 for an unknown name; 400 if the version cannot be loaded, in which case nothing changes.
         """
+        await self._refuse_registered(name)
         served, adapter = self.find(name)
         if adapter is not None:
             message = "a deployment replaces a model; /admin/adapters takes adapters"
             raise ApiError(message, param="name")
         async with served.lock:
             version = await self._load(path, spare=served)
+            if self._deployments is not None:
+                try:
+                    await asyncio.to_thread(self._deployments.record, name, path, served.path)
+                except BaseException:
+                    self._retire(version)
+                    raise
             old, served.version = served.version, version
             served.previous, served.path = served.path, path
             if old is not None:
                 self._retire(old)
         log.info("%s is served from %s", name, path)
         return version
+
+    async def _refuse_registered(self, name: str) -> None:
+        if (registered := self.find_registry(name)) is not None:
+            await registered.resolve(name)
+            message = f"{name} is served from the registry: registry:promote changes what it stands for"
+            raise ApiError(message, status=409, param="name")
+
+    async def locate(self, path: str) -> Path:
+        """Return an existing folder, or that of a registered model; nothing is downloaded.
+
+        Raises
+        ------
+        ModelLoadingError
+            If there is no such folder.
+        ApiError
+            If the registered version is no model.
+        """
+        try:
+            return check_folder(path)
+        except ModelLoadingError as missing:
+            if self._registered is None:
+                raise
+            try:
+                return await self._registered.locate(path)
+            except UnknownVersionError:
+                raise missing from None
 
     async def rollback(self, name: str) -> Version:
         """Serve the version before the last deployment again.
@@ -156,6 +224,7 @@ class Pool:
         ApiError
             409 if there was none.
         """
+        await self._refuse_registered(name)
         served, _ = self.find(name)
         if served.previous is None:
             message = f"there is no version of {name} before this one"
@@ -186,7 +255,7 @@ class Pool:
         served.adapters[adapter] = path
 
     async def unload_adapter(self, full: str) -> None:
-        """Forget an adapter; the requests that use it end with it."""
+        """Forget an adapter, for new requests at once; returns after the requests that use it."""
         served, adapter = self.find(full)
         if adapter is None:
             message = f"{full} is a model, not an adapter"
@@ -198,22 +267,28 @@ class Pool:
     async def close(self) -> None:
         """End all engines."""
         versions = [version for _, version in self.versions()]
-        for served in self._served.values():
+        for served in self._all():
             served.version = None
         await asyncio.gather(
             *(asyncio.to_thread(version.engine.close) for version in versions), *self._ending
         )
 
-    async def _load(self, path: Path, *, spare: Served) -> Version:
-        """Load a model, after making room for it."""
+    async def _load(self, path: Path, *, spare: Served, check: Callable[[], None] = lambda: None) -> Version:
+        """Load a model, after making room for it and after ``check``."""
         # One at a time: each needs the memory that the one before left.
         async with self._loading:
-            size = estimate_size(path, self._config)
+            draft = self._draft if spare.name == self.default else None
+            size = estimate_size(path, self._config, draft)
             await self._make_room(size, spare)
             started = time.monotonic()
-            model, tokenizer = await run(partial(read_model, path, self._config))
+
+            def read() -> Loaded:
+                check()
+                return read_model(path, self._config, draft)
+
+            loaded = await run(read)
             log.info("loaded %s in %.1f s", path, time.monotonic() - started)
-            version = start_version(path, model, tokenizer, self._config, size)
+            version = start_version(path, loaded, self._config, size)
             self._alive.add(version)
         return version
 
@@ -230,7 +305,7 @@ class Pool:
                 continue
             idle = [
                 served
-                for served in self._served.values()
+                for served in self._all()
                 if served is not spare and served.version is not None and not served.version.leases
             ]
             if not idle:

@@ -85,6 +85,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            ws_max_size=settings.max_body_bytes,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             backlog=_BACKLOG,
         )

@@ -1,11 +1,13 @@
 """A loaded model, and what it takes to load one."""
 
+import asyncio
 import json
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.exceptions import ModelLoadingError, ToolkitError
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, ToolkitError
 from efficientai_toolkit.server.backend import create_backend
 from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.dialects.base import Dialect
@@ -35,43 +37,97 @@ class Version:
     """Number of tokens that the model has logits for."""
     adapters: set[str] = field(default_factory=set[str])
     """Adapters that were loaded."""
+    users: Counter[str] = field(default_factory=Counter[str])
+    """Numbers of requests that use an adapter."""
+    has_fewer_users: asyncio.Event = field(default_factory=asyncio.Event)
+    adapter_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     leases: int = 0
     is_retired: bool = False
 
+    def leave_adapter(self, name: str) -> None:
+        """Count a request less that uses an adapter."""
+        self.users[name] -= 1
+        self.has_fewer_users.set()
+
     async def load_adapter(self, name: str, path: Path) -> None:
         """Load an adapter unless it is loaded."""
-        if name in self.adapters:
-            return
 
-        def load() -> None:
+        def load(_: str | None) -> None:
+            self.model.load_adapter(str(path), name)
+            self.adapters.add(name)
+
+        async with self.adapter_locks[name]:
             if name not in self.adapters:
-                self.model.load_adapter(str(path), name)
-                self.adapters.add(name)
-
-        await self.engine.call(load)
+                await self.engine.call(load)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter after the requests that use it."""
 
-        def unload() -> None:
+        def unload(_: str | None) -> None:
+            self.model.unload_adapter(name)
+            self.adapters.discard(name)
+
+        async with self.adapter_locks[name]:
+            while self.users[name]:
+                self.has_fewer_users.clear()
+                await self.has_fewer_users.wait()
             if name in self.adapters:
-                self.adapters.discard(name)
-                self.model.unload_adapter(name)
+                await self.engine.call(unload)
 
-        await self.engine.call(unload)
+    async def drop_adapter(self, name: str) -> None:
+        """Forget an adapter that no request uses; who asks for it from now on loads it again."""
+        self.adapters.discard(name)
+        await self.engine.call(lambda _: self.model.unload_adapter(name))
 
 
-def read_model(path: Path, config: ServeConfig) -> "tuple[Model, Tokenizer]":
-    """Load the model in a folder; takes long."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What was read from files."""
+
+    model: "Model"
+    tokenizer: "Tokenizer"
+    draft: "Model | None" = None
+    """Small model that proposes tokens."""
+
+
+def read_model(path: Path, config: ServeConfig, draft: Path | None = None) -> Loaded:
+    """Load the model in a folder, and the small one that proposes tokens for it; takes long.
+
+    Raises
+    ------
+    ConfigError
+        If they have different tokenizers.
+    """
     from efficientai_toolkit.models.loading import load
 
-    return load(path, dtype=config.dtype, bits=config.bits, show_progress=False)
+    model, tokenizer = load(path, dtype=config.dtype, bits=config.bits, show_progress=False)
+    if draft is None:
+        return Loaded(model=model, tokenizer=tokenizer)
+    small, other = load(draft, dtype=config.dtype, show_progress=False)
+    if not _is_same_vocabulary(tokenizer, other):
+        message = f"the draft model {draft} has another tokenizer than {path}: its tokens mean something else"
+        raise ConfigError(message)
+    return Loaded(model=model, tokenizer=tokenizer, draft=small)
 
 
-def start_version(
-    path: Path, model: "Model", tokenizer: "Tokenizer", config: ServeConfig, size: int
-) -> Version:
-    """Start the engine of a model; in the event loop."""
+def _is_same_vocabulary(one: "Tokenizer", other: "Tokenizer") -> bool:
+    def decode(tokenizer: "Tokenizer", number: int) -> str:
+        return tokenizer.decode([number], skip_special_tokens=False)
+
+    return one.vocab_size == other.vocab_size and all(
+        decode(one, number) == decode(other, number) for number in range(one.vocab_size)
+    )
+
+
+def start_version(path: Path, loaded: Loaded, config: ServeConfig, size: int) -> Version:
+    """Start the engine of a model; in the event loop.
+
+    Raises
+    ------
+    ConfigError
+        If the small model cannot propose tokens for the other one.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
     values: dict[str, Any] = model.config
     context = values.get("max_position_embeddings")
     return Version(
@@ -80,7 +136,7 @@ def start_version(
         tokenizer=tokenizer,
         engine=EngineThread(
             model,
-            create_backend(model, tokenizer, config),
+            create_backend(model, tokenizer, config, loaded.draft),
             max_batch=config.max_batch,
             max_queue=config.max_queue,
         ),
@@ -93,8 +149,10 @@ def start_version(
     )
 
 
-def estimate_size(path: Path, config: ServeConfig) -> int:
-    """Estimate the bytes that the weights of a folder or GGUF file take."""
+def estimate_size(path: Path, config: ServeConfig, draft: Path | None = None) -> int:
+    """Estimate the bytes that the weights of a folder or GGUF file take, with those of the draft model."""
+    if draft is not None:
+        return estimate_size(path, config) + estimate_size(draft, config.with_values({"bits": None}))
     if path.is_file():
         return _estimate_unpacked(path, config)
     stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))

@@ -1,28 +1,19 @@
-"""Output folders of studies.
-
-``run.json`` records configuration, environment, hardware and a fingerprint of the data, so that results can
-be compared and reproduced.
-"""
+"""Output folders of runs."""
 
 import atexit
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 from efficientai_toolkit._base.config import Config, list_options
-from efficientai_toolkit._base.files import write_json, write_text
-from efficientai_toolkit.device import hardware
+from efficientai_toolkit._base.files import write_text
 from efficientai_toolkit.exceptions import TrainingError
 
 RUNS = "runs"
 """Default parent folder of runs, relative to the current folder."""
-
-RECORD = "run.json"
-"""Record of a study's configuration and environment."""
 
 RESULT = "result.json"
 """Result of a part of a study, with its request."""
@@ -107,33 +98,6 @@ def check_unused(output: Path, marker: str, *, what: str, resume: bool | None, o
         choices = "--overwrite" if resume is None else "--resume or --overwrite"
         message = f"{output} holds {what}; choose another --output, or give {choices}"
         raise TrainingError(message)
-
-
-def write_record(
-    output: Path, *, kind: str, configuration: Mapping[str, Any], data: Iterable[Path] = ()
-) -> None:
-    """Create an output folder and write ``run.json``.
-
-    Parameters
-    ----------
-    output
-        Output folder.
-    kind
-        Kind of study.
-    configuration
-        All settings as JSON-compatible values.
-    data
-        Files and folders of the data.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    record = {
-        "kind": kind,
-        "configuration": dict(configuration),
-        "environment": describe_environment(),
-        "hardware": asdict(hardware()),
-        "data": fingerprint_data(data),
-    }
-    write_json(output / RECORD, record)
 
 
 def describe_environment() -> dict[str, str]:

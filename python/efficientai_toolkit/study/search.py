@@ -13,9 +13,12 @@ from efficientai_toolkit._base.config import Config
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import refuse_link, write_json
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError, TrainingError
 from efficientai_toolkit.study import plots
-from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_unused, write_record, write_settings
+from efficientai_toolkit.study.folder import FOLDER_SETTINGS, check_unused, write_settings
+from efficientai_toolkit.study.importance import compute_importance
+from efficientai_toolkit.study.record import Recorder
 from efficientai_toolkit.study.settings import SearchConfig
 from efficientai_toolkit.study.space import SearchSpace
 from efficientai_toolkit.study.storage import (
@@ -124,9 +127,11 @@ class Search(Generic[C, R]):
     runner
         Executes the trials.
     data
-        Files and folders of the data, for ``run.json``.
+        Files and folders of the data, for the record.
     on_trial
         Called with each finished trial.
+    callback
+        Receives the search as a run, whose parts are its trials.
     """
 
     def __init__(
@@ -142,6 +147,7 @@ class Search(Generic[C, R]):
         runner: Runner[C, R],
         data: Sequence[Path] = (),
         on_trial: Callable[[Trial], object] | None = None,
+        callback: AnyCallback | None = None,
     ) -> None:
         self.optuna: Any = import_module("optuna")
         self.name = name
@@ -152,13 +158,20 @@ class Search(Generic[C, R]):
         self.objectives = objectives
         self.labels = labels
         self.runner = runner
-        self.data = data
         self.on_trial = on_trial
         folder = base.to_dict()
         self.output = Path(folder["output"])
         self.resume: bool = folder["resume"]
         self.overwrite: bool = folder["overwrite"]
         self.seed: int = folder["seed"]
+        self.recorder = Recorder(
+            self.output,
+            kind="search",
+            configuration=self._describe(),
+            data=data,
+            resume=self.resume,
+            callback=callback,
+        )
 
     def run(self) -> SearchResult:
         """Execute the remaining trials, and those that were interrupted once more, and write the results.
@@ -171,27 +184,34 @@ class Search(Generic[C, R]):
             If the folder contains another search or all trials failed.
         """
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
-        # A wrong model or data set would fail every run alike; here it is raised as it is.
-        self.runner.check(self.space.apply(self.base, {}))
-        study = self._study()
-        write_record(self.output, kind="search", configuration=self._describe(), data=self.data)
+        with self.recorder:
+            # A wrong model or data set would fail every run alike; here it is raised as it is.
+            self.runner.check(self.space.apply(self.base, {}))
+            study = self._study()
+            self.recorder.start()
+            self._try(study)
+            result = self._result(study)
+            self.recorder.result = {**result.best_values, "trials": len(result.trials)}
+        return result
+
+    def _try(self, study: Any) -> None:
         left = self.config.trials - len(list_ended(study))
         timeout = None if self.config.timeout_minutes is None else 60 * self.config.timeout_minutes
-        if left > 0:
-            try:
-                study.optimize(
-                    self._objective,
-                    n_trials=left,
-                    timeout=timeout,
-                    catch=(ToolkitError,),
-                    callbacks=[self._tell],
-                )
-            except Exception as error:
-                if not is_storage_error(error):
-                    raise
-                message = f"cannot write to {self.output / STUDY}: was it removed, or is the disk full?"
-                raise TrainingError(message) from error
-        return self._result(study)
+        if left <= 0:
+            return
+        try:
+            study.optimize(
+                self._objective,
+                n_trials=left,
+                timeout=timeout,
+                catch=(ToolkitError,),
+                callbacks=[self._tell],
+            )
+        except Exception as error:
+            if not is_storage_error(error):
+                raise
+            message = f"cannot write to {self.output / STUDY}: was it removed, or is the disk full?"
+            raise TrainingError(message) from error
 
     def _study(self) -> Any:
         path = self.output / STUDY
@@ -305,8 +325,10 @@ class Search(Generic[C, R]):
         return self.output / _TRIALS / f"{number:04}"
 
     def _tell(self, _study: Any, trial: Any) -> None:
+        ended = self._trial(trial)
+        self.recorder.log(ended.number + 1, {**(ended.values or {}), "seconds": ended.seconds})
         if self.on_trial is not None:
-            self.on_trial(self._trial(trial))
+            self.on_trial(ended)
 
     def _trial(self, trial: Any) -> Trial:
         states = self.optuna.trial.TrialState
@@ -344,7 +366,9 @@ class Search(Generic[C, R]):
             best_settings=settings,
             best_values=best.values or {},
             front=front,
-            importance=self._importance(study, complete),
+            importance=compute_importance(
+                study, [trial.settings for trial in complete], self.space.searched, seed=self.seed
+            ),
             trials=trials,
         )
         write_json(self.output / "trials.json", asdict(result))
@@ -367,21 +391,3 @@ class Search(Generic[C, R]):
                 for title, is_front in (("others", False), ("front", True))
             }
             plots.draw_front(self.output / "front.png", points, (label, self.labels[second]))
-
-    def _importance(self, study: Any, complete: list[Trial]) -> dict[str, float]:
-        """Compute the importance of settings with several values, in descending order."""
-        names = [n for n in self.space.searched if len({str(t.settings[n]) for t in complete}) > 1]
-        if len(complete) <= len(self.space.searched) or not names:
-            return {}
-        values = {next(iter((trial.values or {}).values())) for trial in complete}
-        if len(values) == 1:
-            return {}
-        evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
-        shares = self.optuna.importance.get_param_importances(
-            study, evaluator=evaluator, params=names, target=_first_value
-        )
-        return {name: float(share) for name, share in shares.items()}
-
-
-def _first_value(trial: Any) -> float:
-    return float(trial.values[0])

@@ -1,11 +1,12 @@
 """The database of a workspace: SQLite in write-ahead mode, so that readers never wait for a writer."""
 
-import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
 from efficientai_toolkit._base.files import refuse_link
@@ -13,6 +14,9 @@ from efficientai_toolkit.exceptions import ConfigError
 
 VERSION = 1
 """Version of the tables, kept in SQLite's ``user_version``."""
+
+READ_ONLY = "read_only"
+"""Execution option of an engine whose transactions only read, and so never wait."""
 
 _ENDINGS = ("", "-journal", "-wal", "-shm")
 _PATIENCE = 30.0
@@ -45,8 +49,7 @@ def open_database(path: Path) -> Engine:
     """
     for ending in _ENDINGS:
         refuse_link(path.with_name(path.name + ending))
-    # With a function, since a path in a URL would have to be escaped.
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path, timeout=_PATIENCE))
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": _PATIENCE})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     try:
@@ -63,6 +66,17 @@ def open_database(path: Path) -> Engine:
     return engine
 
 
+@contextmanager
+def explained(path: Path) -> Generator[None]:
+    """Turn errors of the database in the workspace ``path`` into ``ConfigError``."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        message = f"the database of the workspace {path} cannot be used: {reason}"
+        raise ConfigError(message) from error
+
+
 def _configure(connection: Any, _record: object) -> None:
     # The driver would begin transactions late, after the first read; `_begin` does it instead.
     connection.isolation_level = None
@@ -70,6 +84,7 @@ def _configure(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: Any) -> None:
+def _begin(connection: Connection) -> None:
     # A transaction that reads and then writes must not fail half way because another one wrote.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

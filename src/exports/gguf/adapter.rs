@@ -22,9 +22,12 @@ use super::verify::compare;
 use crate::adapters::{Adapter, AdapterLayer};
 use crate::io::gguf::encode::encode;
 use crate::io::gguf::{self, Metadata, NewTensor, Reader, TensorType, Value};
-use crate::models::Model;
+use crate::models::{Model, explicit_config};
 use crate::progress::Observer;
 use crate::{Error, Result, threads};
+
+/// Key path of the output head.
+const HEAD: &str = "lm_head";
 
 /// A matrix of an adapter, as it is stored.
 struct Matrix {
@@ -77,7 +80,7 @@ pub fn verify_adapter(model: &mut Model, config: &Json, path: &Path) -> Result<f
     let mut reader = Reader::open(path)?;
     let (alpha, matrices, _) = matrices(model, config, None)?;
     let stored = reader.metadata().float("adapter.lora.alpha")?.unwrap_or_default();
-    if stored as f32 != alpha {
+    if (stored as f32).to_bits() != alpha.to_bits() {
         return Err(reader.error(&format!("\"adapter.lora.alpha\" is {stored}, expected {alpha}")));
     }
     let compared = matrices.iter().map(|matrix| compare(&mut reader, &matrix.info.name, &matrix.values));
@@ -114,8 +117,14 @@ fn matrices(model: &mut Model, config: &Json, kind: Option<TensorType>) -> Resul
                 .into(),
         ));
     }
-    let alphas: Vec<f32> = adapter.layers.values().map(alpha_of).collect();
-    let alpha = alphas[0];
+    if adapter.layers.contains_key(HEAD) && explicit_config(config)?["tie_word_embeddings"] == true {
+        return Err(Error::Config(
+            "the adapter changes the output head, which is part of the embeddings in the file of this model: merge it into \
+             the model"
+                .into(),
+        ));
+    }
+    let alpha = adapter.layers.values().next().map_or(1.0, alpha_of);
     let Contents { metadata, tensors, heads, .. } = contents(model, config, FileType::F32, false)?;
     let mut matrices = Vec::new();
     for tensor in &tensors {
@@ -128,7 +137,9 @@ fn matrices(model: &mut Model, config: &Json, kind: Option<TensorType>) -> Resul
         });
         let mut b = floats(&layer.b.t())?;
         let factor = alpha_of(layer) / alpha;
-        b.iter_mut().for_each(|value| *value *= factor);
+        for value in &mut b {
+            *value *= factor;
+        }
         matrices.push(matrix(tensor, "lora_a", &layer.a.t(), floats(&layer.a.t())?, kind));
         matrices.push(matrix(tensor, "lora_b", &layer.b.t(), tensor.reorder(b, heads)?, kind));
     }

@@ -95,7 +95,8 @@ pub(super) fn list(model: &mut Model) -> Result<Vec<Parameter>> {
     }
     let mut weights = weights(model)?;
     let mut found = Vec::new();
-    for (name, array) in model.parameters().flatten() {
+    let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+    for (name, array) in parameters {
         let (path, leaf) = name.rsplit_once('.').unwrap_or(("", &name));
         if PARTS.contains(&leaf) {
             continue;

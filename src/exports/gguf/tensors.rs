@@ -105,7 +105,9 @@ impl Tensor {
     pub(super) fn values(&self, heads: HeadCounts) -> Result<Vec<f32>> {
         let mut values = self.source.read()?;
         if self.change == Change::Shifted {
-            values.iter_mut().for_each(|value| *value += 1.0);
+            for value in &mut values {
+                *value += 1.0;
+            }
         }
         self.reorder(values, heads)
     }

@@ -3,7 +3,7 @@
 //! | `tokenizer.ggml.model` | tokenizer |
 //! |---|---|
 //! | `gpt2` | byte-level BPE; `tokenizer.ggml.pre` names how texts are split into words |
-//! | `llama` | BPE of SentencePiece, with `▁` for spaces; the score of a token says how early it is merged |
+//! | `llama` | BPE of `SentencePiece`, with `▁` for spaces; the score of a token says how early it is merged |
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -142,7 +142,7 @@ fn tokens(json: &Json, rows: usize, is_pieces: bool) -> Result<Vec<Token>> {
     Ok((0..rows).map(|id| tokens.remove(&id).unwrap_or_else(|| unused(id))).collect())
 }
 
-/// Whether a token of SentencePiece stands for a byte: `<0x0A>`.
+/// Whether a token of `SentencePiece` stands for a byte: `<0x0A>`.
 fn is_byte(text: &str) -> bool {
     let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
@@ -166,7 +166,7 @@ fn merges(model: &Json) -> Result<Vec<[String; 2]>> {
         .collect()
 }
 
-/// Scores in the order of merges: SentencePiece joins the pair whose token has the highest score.
+/// Scores in the order of merges: `SentencePiece` joins the pair whose token has the highest score.
 fn scores(tokens: &[Token], merges: &[[String; 2]]) -> Vec<f32> {
     let mut order = HashMap::new();
     for (rank, [left, right]) in merges.iter().enumerate() {

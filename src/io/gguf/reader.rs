@@ -223,3 +223,86 @@ fn place(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with one value and one tensor of 64 numbers in `Q8_0`.
+    fn file() -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(3_u32.to_le_bytes());
+        bytes.extend([1_u64, 1].map(u64::to_le_bytes).concat());
+        let text = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.bytes());
+        };
+        text(&mut bytes, "a.b");
+        bytes.extend(9_u32.to_le_bytes());
+        bytes.extend(4_u32.to_le_bytes());
+        bytes.extend(1_u64.to_le_bytes());
+        bytes.extend(7_u32.to_le_bytes());
+        text(&mut bytes, "w");
+        bytes.extend(2_u32.to_le_bytes());
+        bytes.extend([32_u64, 2].map(u64::to_le_bytes).concat());
+        bytes.extend(8_u32.to_le_bytes());
+        bytes.extend(0_u64.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(32) + 68, 1);
+        bytes
+    }
+
+    fn open(bytes: &[u8]) -> Result<Reader> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        Reader::open(&path)
+    }
+
+    #[test]
+    fn a_tensor_has_its_place() {
+        let mut reader = open(&file()).unwrap();
+        let info = reader.tensors()["w"].clone();
+        assert_eq!((info.kind, &info.shape[..], info.bytes), (TensorType::Q8_0, &[2, 32][..], 68));
+        assert_eq!((info.rows(), info.columns(), info.row_bytes()), (2, 32, 34));
+        let mut bytes = [0; 68];
+        reader.read(info.start, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 68]);
+        assert_eq!(reader.metadata().counts("a.b").unwrap(), Some(vec![7]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let with = |at: usize, value: &[u8]| {
+            let mut bytes = file();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            open(&bytes).unwrap_err().to_string()
+        };
+        let (value, tensor) = (35, 64);
+        for (at, number, wide, reason) in [
+            (4, 1_u64, false, "GGUF version 1, expected 2 or 3"),
+            (8, 1 << 40, true, "it claims 1099511627776 tensors, expected at most 65536"),
+            (value, 77, false, "\"a.b\" has the unknown type 77"),
+            (value + 4, 9, false, "\"a.b\" is a list of lists"),
+            (value + 8, 1 << 62, true, "\"a.b\" its list claims 4611686018427387904 entries, but only"),
+            (tensor, 9, false, "tensor \"w\": 9 dimensions, expected 1 to 4"),
+            (tensor + 4, 33, true, "tensor \"w\": rows of 33 numbers are not whole blocks of Q8_0"),
+            (tensor + 12, 0, true, "tensor \"w\": sizes [32, 0], expected 1 to 2147483647"),
+            (tensor + 20, 23, false, "tensor \"w\": it is stored in the number format 23, which is not read"),
+            (tensor + 24, 31, true, "tensor \"w\": its offset 31 is not a multiple of 32"),
+            (
+                tensor + 24,
+                32,
+                true,
+                "tensor \"w\": 68 bytes at offset 32 are not within the file of 196 bytes",
+            ),
+        ] {
+            let width = if wide { 8 } else { 4 };
+            let message = with(at, &number.to_le_bytes()[..width]);
+            assert!(message.contains("m.gguf: ") && message.contains(reason), "{message}");
+        }
+        for length in [0, 3, 20, 60, 100] {
+            let message = open(&file()[..length]).unwrap_err().to_string();
+            assert!(message.contains("m.gguf: "), "{message}");
+        }
+    }
+}

@@ -13,22 +13,13 @@ use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 
 use super::architecture::{Architecture, Change, Heads};
-use super::decode::{affine_bits, read_affine, read_blocks, reorder_mxfp4, scale_mxfp4};
-use super::{Reader, TensorInfo, TensorType};
+use super::decode::{read_affine, read_blocks, reorder_mxfp4, scale_mxfp4};
+use super::{Reader, TensorInfo, TensorType, packed_format};
 use crate::kernels::quantized::{Format, pack};
 use crate::{Error, Result, threads};
 
 /// Bytes that are read and decoded together.
 const CHUNK: usize = 1 << 20;
-
-/// The format in which a matrix of this type stays packed; `None` for types that become numbers.
-#[must_use]
-pub fn packed_format(kind: TensorType) -> Option<Format> {
-    match kind {
-        TensorType::MXFP4 => Some(Format::MXFP4),
-        _ => Format::affine(affine_bits(kind)?, 32).ok(),
-    }
-}
 
 /// Arrays of a tensor, by the last part of their names.
 pub type Parts = Vec<(&'static str, Array)>;
@@ -136,7 +127,7 @@ impl Reader {
         let scales = Array::from_slice(&numbers.iter().map(|(scale, _)| *scale).collect::<Vec<_>>(), &shape);
         let biases = Array::from_slice(&numbers.iter().map(|(_, bias)| *bias).collect::<Vec<_>>(), &shape);
         // A bias is up to 128 times the scale, and may be beyond the range of f16.
-        let fits = numbers.iter().all(|(_, bias)| f16::from_f32(*bias).to_f32() == *bias || bias.is_nan());
+        let fits = numbers.iter().all(|(_, bias)| f16::from_f32(*bias).to_f32().to_bits() == bias.to_bits());
         let dtype = if fits { Dtype::Float16 } else { Dtype::Float32 };
         Ok(vec![("weight", codes), ("scales", scales.as_dtype(dtype)?), ("biases", biases.as_dtype(dtype)?)])
     }
@@ -211,7 +202,6 @@ fn write_numbers(values: &[f32], dtype: Dtype, bytes: &mut [u8]) {
 fn changed(array: Array, change: Change, heads: usize) -> std::result::Result<Array, String> {
     let failed = |error: mlx_rs::error::Exception| error.what().to_owned();
     match change {
-        Change::None => Ok(array),
         Change::Shifted => {
             let numbers = array.as_dtype(Dtype::Float32).map_err(failed)?;
             numbers.subtract(Array::from_f32(1.0)).map_err(failed)
@@ -219,7 +209,7 @@ fn changed(array: Array, change: Change, heads: usize) -> std::result::Result<Ar
         Change::Squeezed if array.ndim() == 2 => {
             array.reshape(&[array.dim(0), 1, array.dim(1)]).map_err(failed)
         }
-        Change::Squeezed => Ok(array),
+        Change::None | Change::Squeezed => Ok(array),
         Change::Interleaved(_) => {
             let rows = array.dim(0) as usize;
             if heads == 0 || !rows.is_multiple_of(2 * heads) {

@@ -82,6 +82,7 @@ impl Strings {
     }
 
     /// All strings, in order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         (0..self.len()).map(|index| self.get(index).unwrap_or_default())
     }

@@ -6,6 +6,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::module::Param;
 
 use super::quantized::{self, WeightMut};
+use super::row_adapters::{LayerUpdate, RowAdapters, Target};
 use super::tap::{self, Tap};
 use super::{Embedding, Result};
 use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
@@ -64,6 +65,8 @@ pub struct Linear {
     pub low_rank: LowRank,
     /// Observes the inputs.
     pub tap: Option<Tap>,
+    /// Key path in its model; empty outside of one.
+    pub path: String,
 }
 
 impl Linear {
@@ -85,6 +88,7 @@ impl Linear {
             m: Param::new(None),
             low_rank: LowRank::default(),
             tap: None,
+            path: String::new(),
         })
     }
 
@@ -103,6 +107,7 @@ impl Linear {
             m: Param::new(None),
             low_rank: LowRank::default(),
             tap: None,
+            path: String::new(),
         }
     }
 
@@ -157,6 +162,16 @@ impl Linear {
         cross_entropy_rows(hidden, &self.adapted(low.as_ref()), targets, weights, options)
     }
 
+    /// What the attached adapter adds outside of training.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub fn update(&self) -> Result<Option<LayerUpdate>> {
+        let Some(Matrices { a, b }) = self.undropped()? else { return Ok(None) };
+        let factor = if self.m.is_some() { Some(self.row_scale()?) } else { None };
+        Ok(Some(LayerUpdate { a: a.into_owned(), b: b.into_owned(), scale: self.low_rank.scale, factor }))
+    }
+
     /// Returns the operands of the layer with the low-rank update `low`; without the bias if a magnitude is
     /// applied before it.
     fn adapted<'a>(&'a self, low: Option<&'a Matrices>) -> Layer<'a> {
@@ -190,6 +205,9 @@ impl Linear {
 /// A last dimension of `x` that does not fit.
 pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[Array; N]> {
     tap::record(x, layers.iter().filter_map(|layer| layer.tap.as_ref()));
+    if let Some(rows) = RowAdapters::current() {
+        return forward_rows(x, layers, &rows);
+    }
     let low = layers.iter().map(|layer| layer.undropped()).collect::<Result<Vec<_>>>()?;
     let adapted: Vec<Layer> =
         layers.iter().zip(&low).map(|(layer, low)| layer.adapted(low.as_ref())).collect();
@@ -197,6 +215,23 @@ pub fn forward_all<const N: usize>(x: &Array, layers: [&Linear; N]) -> Result<[A
     for (y, layer) in outputs.iter_mut().zip(layers) {
         *y = layer.finish(y.clone(), x)?;
     }
+    one_each(outputs)
+}
+
+/// The same for rows with adapters of their own.
+fn forward_rows<const N: usize>(x: &Array, layers: [&Linear; N], rows: &RowAdapters) -> Result<[Array; N]> {
+    let plain = layers.map(|layer| layer.adapted(None));
+    let keeps_attached = rows.keeps_attached();
+    let targets: Result<Vec<Target>> = (layers.iter().zip(&plain))
+        .map(|(layer, plain)| {
+            let attached = if keeps_attached { layer.update()? } else { None };
+            Ok(Target { path: &layer.path, bias: plain.bias, attached })
+        })
+        .collect();
+    one_each(rows.update(x, linears(x, &plain)?, &targets?)?)
+}
+
+fn one_each<const N: usize>(outputs: Vec<Array>) -> Result<[Array; N]> {
     outputs.try_into().map_err(|_| Exception::custom("linear: one output per layer"))
 }
 

@@ -98,7 +98,7 @@ pub fn reference(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
     layers.iter().map(one).collect()
 }
 
-pub(super) fn is_float(array: &Array) -> bool {
+pub(crate) fn is_float(array: &Array) -> bool {
     matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, folder, gguf, tensors, weights};
+use efficientai_toolkit::io::{atomic, checkpoint, folder, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
 use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
@@ -16,7 +16,7 @@ mod chat_templates;
 mod model;
 mod tokenizer;
 
-pub(crate) use model::Model;
+pub(crate) use model::{Choice, Model};
 pub(crate) use tokenizer::Tokenizer;
 
 /// The dtype of most weights of a checkpoint.
@@ -51,7 +51,7 @@ pub(crate) fn load(
             Some(Text(name)) => Some(tensors::dtype(&name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
-        let config = config::read(&path)?;
+        let config = checkpoint::config(&path)?;
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
@@ -118,9 +118,10 @@ pub(crate) fn copy_description(py: Python<'_>, path: PathBuf, folder: PathBuf) -
 #[pyfunction]
 pub(crate) fn describe_gguf(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     enter(py, || {
-        let config = config::read(&path)?;
+        let config = checkpoint::config(&path)?;
         let reader = gguf::Reader::open(&path)?;
-        let (packed_bytes, numbers) = gguf::footprint(&reader)?;
+        let architecture = gguf::architecture::architecture(&reader)?;
+        let (packed_bytes, numbers) = gguf::architecture::footprint(&reader, architecture);
         let tokenizer_config = gguf::tokenizer(&reader)?.config;
         Ok(serde_json::json!({
             "config": config, "tokenizer_config": tokenizer_config,

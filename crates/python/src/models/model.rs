@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
-use efficientai_toolkit::nn::Linear;
+use efficientai_toolkit::nn::fingerprint::fingerprint;
+use efficientai_toolkit::nn::{Linear, RowAdapter};
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
@@ -30,7 +31,7 @@ pub(crate) struct Model {
     accuracy: OnceLock<Option<Accuracy>>,
     /// Numbers of sets of adapters that were in use, by what identifies them.
     weights: Mutex<HashMap<String, u64>>,
-    /// Counts changes of what adapters of one name hold.
+    /// Counts replacements of the whole library.
     changes: AtomicU64,
 }
 
@@ -75,10 +76,39 @@ impl Model {
 
     /// Identifies the weights in use, adapters included; `inner` is held by whoever asks.
     pub(crate) fn weights(&self) -> u64 {
-        let key = format!("{} {:?}", self.changes.load(Ordering::Relaxed), self.library().weights());
+        let library = self.library();
+        library.identify(library.active()).map_or(u64::MAX, |identity| self.number(&identity))
+    }
+
+    /// Number of the weights with the adapters that `identity` tells.
+    fn number(&self, identity: &str) -> u64 {
+        let key = format!("{} {identity}", self.changes.load(Ordering::Relaxed));
         let mut numbers = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let next = numbers.len() as u64;
         *numbers.entry(key).or_insert(next)
+    }
+
+    /// Identifies the configuration and the content of all weights in use, in every process.
+    pub(crate) fn fingerprint(&self, inner: &mut models::Model) -> Result<u128> {
+        fingerprint(inner, &self.config.to_string())
+    }
+
+    /// The adapters of `choice` for single rows; `inner` is what is locked. `known` may have them already, by their number.
+    pub(crate) fn row_adapter(
+        &self,
+        inner: &mut models::Model,
+        choice: Choice,
+        known: impl FnOnce(u64) -> Option<Arc<RowAdapter>>,
+    ) -> Result<Arc<RowAdapter>> {
+        let (library, weights) = (self.library(), choice.weights());
+        let number = self.number(&library.identify(&weights)?);
+        known(number).map_or_else(|| library.for_rows(inner, &weights, number).map(Arc::new), Ok)
+    }
+
+    /// Whether whole modules of an adapter are attached, which all rows share; `inner` is held by whoever asks.
+    pub(crate) fn shares_modules(&self) -> bool {
+        let library = self.library();
+        library.active().keys().any(|name| matches!(library.is_batchable(name), Ok(false)))
     }
 
     /// The fastest way to use packed weights that is close enough; measured at the first call.
@@ -105,6 +135,16 @@ impl Model {
 pub(crate) enum Choice {
     Name(String),
     Weights(BTreeMap<String, f32>),
+}
+
+impl Choice {
+    /// Weights by name.
+    fn weights(self) -> BTreeMap<String, f32> {
+        match self {
+            Self::Name(name) => [(name, 1.0)].into(),
+            Self::Weights(weights) => weights,
+        }
+    }
 }
 
 #[pymethods]
@@ -153,10 +193,7 @@ impl Model {
         enter(py, || {
             let mut model = self.lock()?;
             match adapters::read(&path, Some(model.as_ref()))?.0 {
-                StoredAdapter::LowRank(adapter) => {
-                    self.changes.fetch_add(1, Ordering::Relaxed);
-                    self.library().add(model.as_mut(), &name.0, adapter)
-                }
+                StoredAdapter::LowRank(adapter) => self.library().add(model.as_mut(), &name.0, adapter),
                 StoredAdapter::Prompt(_) => Err(Error::Config(format!(
                     "{} holds virtual tokens: load the model with it, only low-rank adapters can be exchanged",
                     path.display()
@@ -174,13 +211,18 @@ impl Model {
     #[pyo3(signature = (adapters))]
     fn set_adapter(&self, py: Python<'_>, adapters: Option<Choice>) -> PyResult<()> {
         enter(py, || {
-            let weights = match adapters {
-                None => BTreeMap::new(),
-                Some(Choice::Name(name)) => [(name, 1.0)].into(),
-                Some(Choice::Weights(weights)) => weights,
-            };
+            let weights = adapters.map(Choice::weights).unwrap_or_default();
             let mut model = self.lock()?;
             self.library().set(model.as_mut(), &weights)
+        })
+    }
+
+    /// Whether requests with the adapter of this name can be computed together with others: all but those with whole
+    /// modules (``modules_to_save``), which have to be put onto the model.
+    fn is_batchable(&self, py: Python<'_>, name: Text) -> PyResult<bool> {
+        enter(py, || {
+            let _model = self.lock()?;
+            self.library().is_batchable(&name.0)
         })
     }
 
@@ -248,7 +290,8 @@ impl Model {
             let mut model = self.lock()?;
             let adapted = adapted(model.as_mut())?;
             let mut shapes = BTreeMap::new();
-            for (name, array) in model.parameters().flatten() {
+            let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+            for (name, array) in parameters {
                 let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
                 match (adapted.get(path), leaf) {
                     (None, _) | (Some(_), "bias") => {

@@ -11,6 +11,7 @@ from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
+from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
@@ -27,6 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_config(
         parser, TrainingConfig, title="run (--output and --overwrite concern the analysis)", groups=GROUPS
     )
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -40,6 +42,7 @@ def run(args: Namespace, out: Output) -> int:
         config,
         on_run=_progress(args, out, pace),
         on_plan=pace.plan,
+        callback=create_trackers(args),
     )
     out.note()
     out.line(_summary(analysis))

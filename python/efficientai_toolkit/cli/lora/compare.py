@@ -13,6 +13,7 @@ from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.progress import show
+from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
@@ -49,6 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the comparison and of the run."""
     add_config(parser, ComparisonConfig, title="comparison", with_file=False)
     add_config(parser, TrainingConfig, title="run, the same for every method", groups=GROUPS)
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -56,7 +58,11 @@ def run(args: Namespace, out: Output) -> int:
     config = build_config(args, ComparisonConfig, with_file=False)
     training = _build_training_config(args, config)
     comparison = compare(
-        training, config, on_event=_progress(args, out), on_result=lambda row: _tell_failure(args, out, row)
+        training,
+        config,
+        on_event=_progress(args, out),
+        on_result=lambda row: _tell_failure(args, out, row),
+        callback=create_trackers(args),
     )
     out.note()
     out.line(format_table([row for row in comparison.rows if row.error is None], _COLUMNS))

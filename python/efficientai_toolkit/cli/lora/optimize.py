@@ -12,6 +12,7 @@ from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.lora import RUNS, TrainingConfig, new_run
 from efficientai_toolkit.lora.optimization import OptimizationConfig, OptimizationResult, Trial, optimize
@@ -32,17 +33,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         title="run (--output, --resume and --overwrite concern the search)",
         groups=GROUPS,
     )
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
     """Print one line per run, then the best settings."""
     config = build_config(args, OptimizationConfig, with_file=False)
+    trackers = create_trackers(args)
     given = build_training_config(args, TrainingConfig)
     training = given
     if given.output is None and not given.resume:
         training = given.with_values({"output": str(new_run(Path(RUNS), "search"))})
     try:
-        result = optimize(training, config, on_trial=_progress(args, out, config))
+        result = optimize(training, config, on_trial=_progress(args, out, config), callback=trackers)
     except KeyboardInterrupt:
         output = None if given.output is not None else Path(str(training.output))
         command = build_resume_command(args.argv, output=output, resumed=given.resume)

@@ -9,7 +9,7 @@ from efficientai_toolkit.cli.shared.serve import ESSENTIAL as COMMON
 from efficientai_toolkit.cli.shared.serve import GROUPS, run_server
 from efficientai_toolkit.server.config import ServeConfig
 
-ESSENTIAL = ("adapter_path", *(name for name in COMMON if name != "max_queue"))
+ESSENTIAL = ("adapter_path", *(name for name in COMMON if name != "workspace"))
 """What most servers set."""
 
 

@@ -12,8 +12,8 @@ from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
-from efficientai_toolkit.cli.shared.progress import choose_callback
 from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
 from efficientai_toolkit.cli.shared.training import build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
@@ -25,6 +25,7 @@ from efficientai_toolkit.study.output import check_output
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
+    from efficientai_toolkit.callbacks.base import Callback
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
 
@@ -41,6 +42,7 @@ class Answers:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`TrainingConfig` and the prompt."""
     add_config(parser, TrainingConfig, title="run", groups=GROUPS)
+    add_tracking(parser)
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
@@ -51,14 +53,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     """Answer, train, answer again, and print the summary."""
     given = build_training_config(args, TrainingConfig)
+    callbacks = choose_callbacks(args)
     config = given.with_defaults_filled()
     try:
-        return _run(args, out, given, config)
+        return _run(args, out, given, config, callbacks)
     finally:
         release(Path(str(config.output)))
 
 
-def _run(args: Namespace, out: Output, given: TrainingConfig, config: TrainingConfig) -> int:
+def _run(
+    args: Namespace, out: Output, given: TrainingConfig, config: TrainingConfig, callbacks: "list[Callback]"
+) -> int:
     group = process_group()
     if group.rank > 0:
         out = replace(out, as_json=False, quiet=True)
@@ -76,7 +81,7 @@ def _run(args: Namespace, out: Output, given: TrainingConfig, config: TrainingCo
         out.note(f"{group.size} processes, each with its share of {group.size} times the batch size")
     prompt = args.prompt or find_first_prompt(Path(str(config.data)))
     before = _answer(model, tokenizer, prompt)
-    trainer = MLXTrainer(config, callback=choose_callback(args), model=model, tokenizer=tokenizer)
+    trainer = MLXTrainer(config, callback=callbacks, model=model, tokenizer=tokenizer)
     try:
         result = trainer.train()
     except KeyboardInterrupt:

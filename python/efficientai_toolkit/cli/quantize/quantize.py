@@ -9,8 +9,8 @@ from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.quantize.groups import ESSENTIAL, GROUPS
-from efficientai_toolkit.cli.shared.progress import choose_callback
 from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
 from efficientai_toolkit.quantize import QuantizeConfig, QuantizeResult, quantize
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
@@ -19,11 +19,13 @@ __all__ = ["ESSENTIAL", "add_arguments", "run"]
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`QuantizeConfig`."""
     add_config(parser, QuantizeConfig, title="quantization", groups=GROUPS)
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
     """Quantize, and print size and path of the result."""
     given = build_config(args, QuantizeConfig)
+    callbacks = choose_callbacks(args)
     config = given.with_defaults_filled()
     out.note(
         format_pairs(
@@ -39,7 +41,7 @@ def run(args: Namespace, out: Output) -> int:
         )
     )
     try:
-        result = quantize(config, callback=choose_callback(args), show_progress=not out.quiet)
+        result = quantize(config, callback=callbacks, show_progress=not out.quiet)
     except KeyboardInterrupt:
         resume = build_resume_command(
             args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume

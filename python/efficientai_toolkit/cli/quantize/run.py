@@ -8,6 +8,7 @@ from pathlib import Path
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
 from efficientai_toolkit.quantize.suite.config import SuiteConfig
 from efficientai_toolkit.study.folder import RUNS, new_run, release
 
@@ -27,6 +28,7 @@ _GROUPS = {
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`SuiteConfig`."""
     add_config(parser, SuiteConfig, title="benchmark", groups=_GROUPS)
+    add_tracking(parser)
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -36,12 +38,13 @@ def run(args: Namespace, out: Output) -> int:
     from efficientai_toolkit.quantize.suite.table import format_rows
 
     given = build_config(args, SuiteConfig)
+    trackers = create_trackers(args)
     config = given
     if config.output is None and not config.resume:
         config = replace(config, output=str(new_run(Path(RUNS), "quantization")))
     try:
         with Reporter(args, out) as report:
-            result = benchmark(config, on_progress=report)
+            result = benchmark(config, on_progress=report, callback=trackers)
     except KeyboardInterrupt:
         command = build_resume_command(
             args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume

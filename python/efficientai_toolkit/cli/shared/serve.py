@@ -7,18 +7,21 @@ from efficientai_toolkit.server.config import ServeConfig
 from efficientai_toolkit.server.control import KEY_VARIABLE, URL
 
 GROUPS = {
+    "jobs": ("workspace", "max_jobs", "allow_downloads"),
     "access": ("api_key_file", "allowed_hosts", "cors_origins"),
     "limits": (
-        "memory_budget", "max_batch", "max_queue", "max_body", "max_prompt_tokens", "max_output_tokens",
+        "memory_budget", "max_batch", "max_body", "max_prompt_tokens", "max_output_tokens",
         "request_timeout", "drain_timeout",
     ),
-    "computation": ("dtype", "bits", "accuracy", "prompt_cache", "tool_dialect"),
+    "computation": (
+        "dtype", "bits", "accuracy", "prompt_cache", "prompt_cache_dir", "prompt_cache_disk", "tool_dialect",
+    ),
 }  # fmt: skip
 """Fields of :class:`ServeConfig` by title; the others are what is served, and where."""
 
 ESSENTIAL = (
-    "models", "model_path", "served_model_name", "adapters", "host", "port", "api_key_file", "memory_budget",
-    "max_batch", "max_queue",
+    "models", "model_path", "served_model_name", "adapters", "host", "port", "api_key_file", "workspace",
+    "memory_budget", "max_batch",
 )  # fmt: skip
 """What most servers set."""
 

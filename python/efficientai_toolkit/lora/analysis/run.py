@@ -9,6 +9,7 @@ from typing import Any
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import write_json
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora.analysis.allocation import Layer
 from efficientai_toolkit.lora.analysis.candidates import Candidate, propose_candidates, propose_references
@@ -25,9 +26,9 @@ from efficientai_toolkit.study.folder import (
     check_unused,
     new_run,
     release,
-    write_record,
     write_settings,
 )
+from efficientai_toolkit.study.record import Recorder
 
 REPORT = "analysis.json"
 SETTINGS = "ranked.yaml"
@@ -65,6 +66,7 @@ def analyze(
     *,
     on_run: Callable[[ShortRun], object] | None = None,
     on_plan: Callable[[list[int]], object] | None = None,
+    callback: AnyCallback | None = None,
     **overrides: Any,
 ) -> Analysis:
     """Select a rank for each layer from data and gradients.
@@ -91,6 +93,9 @@ def analyze(
     on_plan
         Called before the first one with the steps of all short runs, as far as they can be foreseen: the last
         ones depend on the results.
+    callback
+        Receives the analysis as a run, whose parts are the short runs: a
+        :class:`~efficientai_toolkit.trackers.Tracker`, another callback, or a list of them.
     **overrides
         Fields of :class:`AnalysisConfig` that override ``config``.
 
@@ -120,10 +125,40 @@ def analyze(
         output = Path(str(base.output))
         check_unused(output, REPORT, what="an analysis", resume=None, overwrite=base.overwrite)
         runner.check(base)
-        described = {"analysis": config.to_dict(), "training": base.to_dict()}
-        write_record(output, kind="analysis", configuration=described, data=base.data_paths())
+        recorder = Recorder(
+            output,
+            kind="analysis",
+            configuration={"analysis": config.to_dict(), "training": base.to_dict()},
+            data=base.data_paths(),
+            callback=callback,
+        )
+        with recorder:
+            recorder.start()
+            analysis = _analyze(
+                given, base, config, runner=runner, recorder=recorder, on_run=on_run, on_plan=on_plan
+            )
+            recorder.result = {
+                "parameters": analysis.choice.parameters,
+                "mean_rank": analysis.choice.mean_rank,
+                "information_bits": analysis.information_bits,
+                "short_runs": len(analysis.runs),
+            }
     finally:
         release(Path(str(given.output)))
+    return analysis
+
+
+def _analyze(
+    given: TrainingConfig,
+    base: TrainingConfig,
+    config: AnalysisConfig,
+    *,
+    runner: Runner,
+    recorder: Recorder,
+    on_run: Callable[[ShortRun], object] | None,
+    on_plan: Callable[[list[int]], object] | None,
+) -> Analysis:
+    output = Path(str(base.output))
     train, layers = _look(runner, base, config)
     per_rank = sum(layer.cost for layer in layers)
     budgets = propose_candidates(layers, base, bound_mean_rank(train, per_rank, config.max_rank))
@@ -131,6 +166,8 @@ def analyze(
 
     def tell(run: ShortRun) -> None:
         runs.append(run)
+        size = {"parameters": run.candidate.parameters, "mean_rank": run.candidate.mean_rank}
+        recorder.log(len(runs), {**asdict(run), **size})
         if on_run is not None:
             on_run(run)
 

@@ -1,7 +1,7 @@
 """Comparison of fine-tuning methods."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from efficientai_toolkit._base.display import Displayed
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import refuse_link, write_json
+from efficientai_toolkit.callbacks.base import AnyCallback, Borrowed, Callback, as_callback
 from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.exceptions import DatasetError
 from efficientai_toolkit.lora.comparison.config import ComparisonConfig
@@ -23,11 +24,12 @@ from efficientai_toolkit.study.folder import (
     new_run,
     release,
     save_result,
-    write_record,
 )
+from efficientai_toolkit.study.follow import Follower
 from efficientai_toolkit.study.job import run_job
 from efficientai_toolkit.study.plots import draw_bars
 from efficientai_toolkit.study.recommend import Recommendation
+from efficientai_toolkit.study.record import Recorder
 from efficientai_toolkit.study.table import write_csv
 
 REPORT = "comparison.json"
@@ -59,6 +61,7 @@ def compare(
     *,
     on_event: Callable[[str, Event], object] | None = None,
     on_result: Callable[[Measurement], object] | None = None,
+    callback: AnyCallback | None = None,
     **overrides: Any,
 ) -> Comparison:
     """Fine-tune a model with several methods and recommend one.
@@ -77,6 +80,9 @@ def compare(
         Called with the method and each event of its run.
     on_result
         Called with the measurements of each finished method, first of all with those that are refused.
+    callback
+        Receives the comparison as a run, and in between the run of each method with its events: a
+        :class:`~efficientai_toolkit.trackers.Tracker`, another callback, or a list of them.
     **overrides
         Fields of :class:`ComparisonConfig` that override ``config``.
 
@@ -104,26 +110,28 @@ def compare(
         output = Path(str(base.output))
         check_unused(output, REPORT, what="a comparison", resume=base.resume, overwrite=base.overwrite)
         runs = config.runs(base)
-        settings = {"comparison": config.to_dict(), "training": base.to_dict()}
-        write_record(output, kind="comparison", configuration=settings, data=base.data_paths())
+        receiver = as_callback(callback)
+        recorder = Recorder(
+            output,
+            kind="comparison",
+            configuration={"comparison": config.to_dict(), "training": base.to_dict()},
+            data=base.data_paths(),
+            resume=base.resume,
+            callback=receiver,
+        )
+        with recorder:
+            recorder.start()
+            rows = _compare(
+                runs,
+                base,
+                recorder=recorder,
+                callback=Borrowed(receiver),
+                on_event=on_event,
+                on_result=on_result,
+            )
+            recorder.result = {f"{row.method}.{name}": getattr(row, name) for row in rows for name in _PANELS}
     finally:
         release(Path(str(training.output)))
-    results = {
-        method: Measurement(method=method, error=reason)
-        for method, reason in runs.items()
-        if isinstance(reason, str)
-    }
-    if on_result is not None:
-        for refused in results.values():
-            on_result(refused)
-    for method, changed in runs.items():
-        if isinstance(changed, str):
-            continue
-        run = replace(changed, output=str(output / method), resume=False, overwrite=True)
-        results[method] = _measure(method, run, on_event, resume=base.resume)
-        if on_result is not None:
-            on_result(results[method])
-    rows = [results[method] for method in runs]
     comparison = Comparison(output=output, rows=rows, recommendation=recommend(rows, config))
     write_csv(output / "comparison.csv", Measurement, rows)
     write_json(output / REPORT, asdict(comparison))
@@ -134,8 +142,42 @@ def compare(
     return comparison
 
 
+def _compare(
+    runs: Mapping[str, TrainingConfig | str],
+    base: TrainingConfig,
+    *,
+    recorder: Recorder,
+    callback: Callback,
+    on_event: Callable[[str, Event], object] | None,
+    on_result: Callable[[Measurement], object] | None,
+) -> list[Measurement]:
+    """Measure all methods; those that are refused have a reason in place of a configuration."""
+    results = {
+        method: Measurement(method=method, error=reason)
+        for method, reason in runs.items()
+        if isinstance(reason, str)
+    }
+    if on_result is not None:
+        for refused in results.values():
+            on_result(refused)
+    for place, (method, changed) in enumerate(runs.items(), 1):
+        if isinstance(changed, str):
+            continue
+        run = replace(changed, output=str(Path(str(base.output)) / method), resume=False, overwrite=True)
+        results[method] = _measure(method, run, callback, on_event, resume=base.resume)
+        recorder.log(place, asdict(results[method]))
+        if on_result is not None:
+            on_result(results[method])
+    return [results[method] for method in runs]
+
+
 def _measure(
-    method: str, run: TrainingConfig, on_event: Callable[[str, Event], object] | None, *, resume: bool
+    method: str,
+    run: TrainingConfig,
+    callback: Callback,
+    on_event: Callable[[str, Event], object] | None,
+    *,
+    resume: bool,
 ) -> Measurement:
     """Train in a separate process, or return the result of an earlier comparison."""
     folder = Path(str(run.output))
@@ -147,11 +189,16 @@ def _measure(
     (folder / RESULT).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def tell(values: dict[str, Any]) -> None:
-        if on_event is not None:
-            on_event(method, parse_event(json.dumps(values)))
+    with Follower(folder, callback) as follower:
 
-    job = run_job(_JOB, request, on_event=tell)
+        def tell(values: dict[str, Any]) -> None:
+            event = parse_event(json.dumps(values))
+            follower.on(event)
+            if on_event is not None:
+                on_event(method, event)
+
+        job = run_job(_JOB, request, on_event=tell)
+        follower.error = job.error or follower.error
     if job.error is not None or job.peak_memory is None:
         outcome = Measurement(method=method, error=job.error)
     else:

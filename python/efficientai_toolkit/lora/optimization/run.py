@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from efficientai_toolkit.callbacks.base import AnyCallback, as_callback
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.optimization.config import LABELS, OBJECTIVES, OptimizationConfig
 from efficientai_toolkit.lora.optimization.space import SearchSpace
@@ -20,6 +21,7 @@ def optimize(
     *,
     space: SearchSpace | Mapping[str, object] | None = None,
     on_trial: Callable[[Trial], object] | None = None,
+    callback: AnyCallback | None = None,
     **overrides: Any,
 ) -> OptimizationResult:
     """Search for the hyperparameters that minimize the validation loss or other objectives.
@@ -38,6 +40,9 @@ def optimize(
         Search space, or the entries of a search-space file; overrides ``config.search_space``.
     on_trial
         Called with each finished trial.
+    callback
+        Receives the search as a run, and in between the run of each trial with its events: a
+        :class:`~efficientai_toolkit.trackers.Tracker`, another callback, or a list of them.
     **overrides
         Fields of :class:`OptimizationConfig` that override ``config``.
 
@@ -57,6 +62,7 @@ def optimize(
     config = (config or OptimizationConfig()).with_values(overrides)
     check_installed()
     tried = _space(config, space)
+    receiver = as_callback(callback)
     given = training or TrainingConfig()
     if given.output is None and not given.resume:
         given = replace(given, output=str(new_run(Path(RUNS), "search")))
@@ -70,9 +76,10 @@ def optimize(
             space=tried,
             objectives=OBJECTIVES,
             labels=LABELS,
-            runner=Runner(evaluations=config.evaluations),
+            runner=Runner(evaluations=config.evaluations, callback=receiver),
             data=base.data_paths(),
             on_trial=on_trial,
+            callback=receiver,
         )
         return search.run()
     finally:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from efficientai_toolkit.benchmark.runner import Observer
 from efficientai_toolkit.benchmark.runner import run as run_suite
 from efficientai_toolkit.benchmark.store import Store
 from efficientai_toolkit.benchmark.suite import Suite
+from efficientai_toolkit.callbacks.base import AnyCallback
 from efficientai_toolkit.evaluation.text import find_text
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.quantize.suite.cases import MODELS, list_tasks, locate
@@ -23,10 +24,14 @@ from efficientai_toolkit.quantize.suite.config import SuiteConfig
 from efficientai_toolkit.quantize.suite.measurement import Measurement, list_measurements
 from efficientai_toolkit.quantize.suite.report import write_files
 from efficientai_toolkit.quantize.suite.result import RESULTS, BenchmarkResult, read_layers
-from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, release, write_record
+from efficientai_toolkit.study.folder import RUNS, check_unused, new_run, release
+from efficientai_toolkit.study.record import Recorder
 
 STORE = "benchmarks.sqlite"
 """File of the runner's results in the output folder."""
+
+_SUMMARY = ("size_bytes", "perplexity", "mean_kl", "decode_tokens_per_second")
+"""Fields of the rows that the record has."""
 
 _SUITE = "efficientai_toolkit.quantize.suite.cases:cases"
 
@@ -35,6 +40,7 @@ def benchmark(
     models: "SuiteConfig | str | Sequence[str] | None" = None,
     *,
     on_progress: Observer | None = None,
+    callback: AnyCallback | None = None,
     **settings: Any,
 ) -> BenchmarkResult:
     """Quantize models in several ways and measure quality, size, memory and speed beside the originals.
@@ -52,6 +58,9 @@ def benchmark(
         A model or several, ``None`` for the bundled one, or a whole :class:`SuiteConfig`.
     on_progress
         Called before and after each process.
+    callback
+        Receives the benchmark as a run, whose parts are its rows: a
+        :class:`~efficientai_toolkit.trackers.Tracker`, another callback, or a list of them.
     **settings
         Fields of :class:`SuiteConfig`: ``techniques``, ``bits``, ``group_sizes``, ``data``, …
 
@@ -89,9 +98,32 @@ def benchmark(
         if config.overwrite and not config.resume:
             _clear(output)
         paths = [Path(path) for path in (config.data, config.calibration, *config.tasks) if path is not None]
-        write_record(output, kind="quantization", configuration=config.to_dict(), data=paths)
+        recorder = Recorder(
+            output,
+            kind="quantization",
+            configuration=config.to_dict(),
+            data=paths,
+            resume=config.resume,
+            callback=callback,
+        )
+        with recorder:
+            recorder.start()
+            result = _benchmark(config, output, refused, on_progress)
+            for place, row in enumerate(result.rows, 1):
+                recorder.log(place, asdict(row))
+            recorder.result = {
+                f"{row.model}/{row.variant}.{name}": getattr(row, name)
+                for row in result.rows
+                for name in _SUMMARY
+            }
     finally:
         release(output)
+    return result
+
+
+def _benchmark(
+    config: SuiteConfig, output: Path, refused: dict[str, str], on_progress: Observer | None
+) -> BenchmarkResult:
     measured = replace(config, variants=_accepted(config, refused), techniques=[], settings={})
     suite = Suite(source=_SUITE, arguments={"config": measured.measured(), "output": str(output)})
     run = _find_finished(output / STORE, suite) if config.resume else None

@@ -34,7 +34,7 @@ _FAMILIES = {
 
 
 def detect_dialect(path: Path, model_type: str, choice: "DialectName | None" = None) -> Dialect:
-    """Return the dialect of the model in a folder or GGUF file: ``choice``, or what its chat template tells."""
+    """Return the dialect of the model at ``path``: ``choice``, or what its chat template tells."""
     template = _read_templates(path)
     told = next((name for mark, name in _MARKS.items() if mark in template), None)
     match choice or told or _FAMILIES.get(model_type):

@@ -22,7 +22,7 @@ def create_router(service: Service) -> APIRouter:
     @router.post("/deploy")
     async def deploy(body: DeployRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Serve another version of a model."""
-        return _describe(body.name, await pool.deploy(body.name, check_folder(body.path)))
+        return _describe(body.name, await pool.deploy(body.name, await pool.locate(body.path)))
 
     @router.post("/rollback")
     async def rollback(body: NameRequest) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from efficientai_toolkit.server.backend import Event, TokenLogprob
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Generation, Service, hold, while_connected
-from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.common import new_id
 from efficientai_toolkit.server.protocol.completions import CompletionRequest, split_prompts
 from efficientai_toolkit.server.protocol.logprobs import TextLogprobs
+from efficientai_toolkit.server.served import Lease
 from efficientai_toolkit.server.streams import DONE, STREAMED, EventStream, encode_event
 
 _MAX_TOKENS = 16

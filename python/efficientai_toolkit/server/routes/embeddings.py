@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.completions import EmbeddingRequest, split_prompts
+from efficientai_toolkit.server.served import Lease
 
 
 def create_router(service: Service) -> APIRouter:
@@ -65,6 +65,7 @@ async def _embed(
 
     model, tokenizer = lease.version.model, lease.version.tokenizer
     found = await lease.version.engine.call(
-        lambda: core.generate.embed(model, tokenizer, prompts, pooling), adapter=lease.adapter
+        lambda adapter: core.generate.embed(model, tokenizer, prompts, pooling, adapter),
+        adapter=lease.adapter,
     )
     return np.array([vector for vector, _ in found], dtype=np.float32)

@@ -1,13 +1,15 @@
 """``/v1/models``, ``/model/info``."""
 
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from efficientai_toolkit.registry.version import ModelVersion
 from efficientai_toolkit.server.errors import JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.pool import Served
+from efficientai_toolkit.server.served import Served
 
 OWNER = "efficientai-toolkit"
 
@@ -18,13 +20,16 @@ def create_router(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List what requests may name: models, and adapters as ``MODEL:NAME``."""
+        """List what requests may name: models, adapters as ``MODEL:NAME``, and those of the registry."""
         data = [entry for served in service.pool.list_served() for entry in _describe(served)]
+        data += [_describe_registered(*each) for each in await service.pool.list_registered()]
         return JsonResponse({"object": "list", "data": data})
 
     @router.get("/v1/models/{model}")
     async def retrieve_model(model: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Describe a model or adapter."""
+        if (registered := service.pool.find_registry(model)) is not None:
+            return JsonResponse(_describe_registered(model, await registered.describe(model)))
         served, _ = service.pool.find(model)
         return JsonResponse(next(entry for entry in _describe(served) if entry["id"] == model))
 
@@ -34,7 +39,8 @@ def create_router(service: Service) -> APIRouter:
         lease = await while_connected(request, service.pool.lease(model))
         try:
             version = lease.version
-            served, _ = service.pool.find(model)
+            is_registered = service.pool.find_registry(model) is not None
+            adapters = [] if is_registered else sorted(service.pool.find(model)[0].adapters)
             return JsonResponse(
                 {
                     "model": lease.name,
@@ -46,7 +52,7 @@ def create_router(service: Service) -> APIRouter:
                     "vocab_size": version.tokenizer.vocab_size,
                     "has_chat_template": version.tokenizer.has_chat_template,
                     "tool_dialect": version.dialect.name,
-                    "adapters": sorted(served.adapters),
+                    "adapters": adapters,
                     "requests": {"running": version.engine.running, "waiting": version.engine.waiting},
                 }
             )
@@ -63,3 +69,14 @@ def _describe(served: Served) -> list[dict[str, Any]]:
         for adapter in sorted(served.adapters)
     ]
     return [{"id": served.name, **common}, *adapters]
+
+
+def _describe_registered(name: str, version: ModelVersion) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(datetime.fromisoformat(version.created).timestamp()),
+        "owned_by": OWNER,
+        "version": version.reference,
+        "kind": version.kind,
+    }

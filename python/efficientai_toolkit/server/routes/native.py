@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from efficientai_toolkit.server.errors import JsonResponse
 from efficientai_toolkit.server.generation import Generation, Prompt, Service, hold, while_connected
-from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.native import BatchRequest, GenerateBase, GenerateRequest
+from efficientai_toolkit.server.served import Lease
 from efficientai_toolkit.server.streams import STREAMED, EventStream, encode_event
 
 

@@ -8,10 +8,10 @@ from starlette.responses import Response
 from efficientai_toolkit.server.conversation import Conversation, render
 from efficientai_toolkit.server.errors import ApiError, JsonResponse
 from efficientai_toolkit.server.generation import Service, while_connected
-from efficientai_toolkit.server.pool import Lease
 from efficientai_toolkit.server.protocol.logprobs import decode_token
 from efficientai_toolkit.server.protocol.native import DetokenizeRequest, TokenizeRequest
 from efficientai_toolkit.server.routes.chat import read_message
+from efficientai_toolkit.server.served import Lease
 
 
 def create_router(service: Service) -> APIRouter:

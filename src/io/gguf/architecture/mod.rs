@@ -9,11 +9,13 @@
 //!
 //! Source: `convert_hf_to_gguf.py` of llama.cpp.
 
+mod formats;
 mod keys;
 mod read;
 mod rope;
 mod write;
 
+pub use formats::footprint;
 pub use read::{architecture, config};
 pub use rope::FACTORS;
 pub use write::{Description, metadata};
@@ -48,6 +50,14 @@ pub enum Change {
     Shifted,
     /// The parameter has a second dimension of one.
     Squeezed,
+}
+
+impl Change {
+    /// Whether only numbers can be changed so, not codes.
+    #[must_use]
+    pub const fn needs_numbers(self) -> bool {
+        matches!(self, Self::Shifted | Self::Squeezed)
+    }
 }
 
 /// Which number of heads a matrix has.

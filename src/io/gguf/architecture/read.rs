@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::Architecture;
+use super::formats::formats;
 use super::keys::Keys;
 use super::rope::{FACTORS, Rotation};
-use super::{Architecture, Change};
 use crate::io::gguf::decode::read_blocks;
-use crate::io::gguf::load::formats;
 use crate::io::gguf::{Array, Reader};
 use crate::io::quantization::describe;
 use crate::{Error, Result};
@@ -21,6 +21,16 @@ pub fn architecture(reader: &Reader) -> Result<&'static Architecture> {
     let key = "general.architecture";
     let name = reader.metadata().string(key).map_err(|error| reader.error(&error))?;
     let name = name.ok_or_else(|| reader.error(&format!("\"{key}\" is missing")))?;
+    let kind = reader.metadata().string("general.type").map_err(|error| reader.error(&error))?;
+    if let Some(kind) = kind.filter(|kind| *kind != "model") {
+        return Err(reader.error(&format!("it holds a part of another model (\"{kind}\"), not a model")));
+    }
+    let parts = reader.metadata().count("split.count").map_err(|error| reader.error(&error))?;
+    if let Some(parts) = parts.filter(|&parts| parts > 1) {
+        return Err(reader.error(&format!(
+            "it is one of {parts} parts of a model; join them with llama-gguf-split --merge"
+        )));
+    }
     Architecture::of_file(name).ok_or_else(|| {
         reader.error(&format!("\"{key}\" is \"{name}\"; supported are: {}", Architecture::supported()))
     })
@@ -262,13 +272,5 @@ impl Source<'_> {
                 keys.full("attention.head_count")
             ))),
         }
-    }
-}
-
-impl Change {
-    /// Whether only numbers can be changed so, not codes.
-    #[must_use]
-    pub const fn needs_numbers(self) -> bool {
-        matches!(self, Self::Shifted | Self::Squeezed)
     }
 }

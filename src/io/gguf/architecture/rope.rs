@@ -63,7 +63,8 @@ impl Rotation<'_> {
             }
             return Ok(Some(scaling));
         }
-        if let Some(frequencies) = frequencies.as_ref().filter(|all| all.iter().any(|&factor| factor != 1.0))
+        if let Some(frequencies) =
+            frequencies.as_ref().filter(|all| all.iter().any(|&factor| (factor - 1.0).abs() > f32::EPSILON))
         {
             return Ok(Some(self.by_frequency(frequencies)));
         }
@@ -75,7 +76,7 @@ impl Rotation<'_> {
         let kind = keys.string("rope.scaling.type")?.unwrap_or("linear");
         match (kind, factor) {
             ("none" | "longrope", _) | (_, None) => Ok(None),
-            ("linear", Some(factor)) if factor == 1.0 => Ok(None),
+            ("linear", Some(factor)) if (factor - 1.0).abs() < f64::EPSILON => Ok(None),
             ("linear", Some(factor)) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
             ("yarn", Some(factor)) => self.yarn(factor, original.unwrap_or(self.context)).map(Some),
             (other, _) => Err(Error::ModelLoading(format!(

@@ -65,7 +65,7 @@ pub fn read_affine(kind: TensorType, block: &[u8]) -> AffineBlock {
         Some(5) => {
             let fifths = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
             let low = halves(&rest[4..]);
-            std::array::from_fn(|i| low[i] | (fifths >> i & 1) as u8 * 16)
+            std::array::from_fn(|i| low[i] | (((fifths >> i) & 1) as u8) << 4)
         }
         // From signed to unsigned codes.
         _ => std::array::from_fn(|i| rest[i] ^ 0x80),

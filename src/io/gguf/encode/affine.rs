@@ -90,7 +90,8 @@ fn is_half(x: f32) -> bool {
 fn zero(scale: f32, bias: f32, bits: usize) -> Option<i16> {
     let zero = if bias == 0.0 { 0.0 } else { (-bias / scale).round() };
     let most = (1 << bits) as f32 - 1.0;
-    ((0.0..=128.0).contains(&zero) && most - zero <= 127.0 && -scale * zero == bias).then_some(zero as i16)
+    let is_exact = (-scale * zero - bias).abs() <= 0.0;
+    ((0.0..=128.0).contains(&zero) && most - zero <= 127.0 && is_exact).then_some(zero as i16)
 }
 
 #[cfg(test)]

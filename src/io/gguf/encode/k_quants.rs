@@ -87,14 +87,11 @@ fn affine(x: &[f32; SUPERBLOCK], importance: Option<&[f32]>, levels: u8, out: &m
     let variance = 2.0 * x.iter().map(|x| x * x).sum::<f32>() / SUPERBLOCK as f32;
     let (mut scales, mut mins, mut totals) = ([0.0; 8], [0.0; 8], [0.0; 8]);
     for (g, x) in groups.iter().enumerate() {
-        let weights: [f32; 32] = match importance {
-            Some(importance) => {
-                std::array::from_fn(|j| importance[g * 32 + j] * (variance + x[j] * x[j]).sqrt())
-            }
-            None => {
-                let size = (x.iter().map(|x| x * x).sum::<f32>() / 32.0).sqrt();
-                x.map(|x| size + x.abs())
-            }
+        let weights: [f32; 32] = if let Some(importance) = importance {
+            std::array::from_fn(|j| importance[g * 32 + j] * (variance + x[j] * x[j]).sqrt())
+        } else {
+            let size = (x.iter().map(|x| x * x).sum::<f32>() / 32.0).sqrt();
+            x.map(|x| size + x.abs())
         };
         let fit = fit_affine(x, &weights, levels, true);
         (scales[g], mins[g], totals[g]) = (fit.scale, fit.min, weights.iter().sum());
@@ -103,7 +100,7 @@ fn affine(x: &[f32; SUPERBLOCK], importance: Option<&[f32]>, levels: u8, out: &m
     let (dmin, mins) = fit_positive(&mins, &totals, 63.0);
     out[..2].copy_from_slice(&half(d));
     out[2..4].copy_from_slice(&half(dmin));
-    put_six_bits(&scales, &mins, &mut out[4..]);
+    put_six_bits(scales, mins, &mut out[4..]);
     let (d, dmin) = (rounded(d), rounded(dmin));
     let mut codes = [0_u8; SUPERBLOCK];
     for (g, x) in groups.iter().enumerate() {

@@ -85,7 +85,7 @@ fn check_range(kind: TensorType, values: &[f32]) -> Result<()> {
         TensorType::BF16 => bf16::MAX.to_f32(),
         _ => f16::MAX.to_f32(),
     };
-    let wrong = values.par_iter().find_any(|x| !(x.abs() <= limit));
+    let wrong = values.par_iter().find_any(|x| x.is_nan() || x.abs() > limit);
     wrong.map_or(Ok(()), |x| {
         let why = if x.is_finite() { "choose BF16 or F32" } else { "the weights are damaged" };
         Err(Error::Config(format!("it holds {x}, which {kind} cannot express: {why}")))

@@ -27,7 +27,7 @@ pub(super) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
 }
 
 /// Scales and minima of 6 bits of eight groups, in 12 bytes.
-pub(super) fn put_six_bits(scales: &[u8; 8], mins: &[u8; 8], out: &mut [u8]) {
+pub(super) fn put_six_bits(scales: [u8; 8], mins: [u8; 8], out: &mut [u8]) {
     for j in 0..4 {
         out[j] = scales[j] | (scales[j + 4] >> 4 << 6);
         out[j + 4] = mins[j] | (mins[j + 4] >> 4 << 6);

@@ -1,4 +1,4 @@
-//! The BPE of [SentencePiece](https://arxiv.org/abs/1808.06226): whichever two neighbours make the token of the highest
+//! The BPE of [`SentencePiece`](https://arxiv.org/abs/1808.06226): whichever two neighbours make the token of the highest
 //! score are joined first. That is a list of merges, in the order of the scores of what they make.
 
 use std::collections::HashMap;

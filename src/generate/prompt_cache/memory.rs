@@ -1,19 +1,11 @@
-//! States of texts that were read before, found again by their tokens.
+//! States in memory.
 
+use super::StateKind;
 use crate::nn::Cache;
-
-/// What a state depends on besides the tokens: the weights, and how keys and values are stored.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StateKind {
-    /// Identifies the weights of the model, adapters included.
-    pub weights: u64,
-    /// Bits and group size of quantized keys and values.
-    pub quantized: Option<(usize, usize)>,
-}
 
 /// States by tokens, the least recently used first. What they take is bounded.
 #[derive(Debug, Default)]
-pub struct PromptCache {
+pub struct MemoryCache {
     entries: Vec<Entry>,
     max_bytes: usize,
 }
@@ -26,7 +18,7 @@ struct Entry {
     bytes: usize,
 }
 
-impl PromptCache {
+impl MemoryCache {
     /// An empty cache of at most `max_bytes` bytes.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
@@ -73,6 +65,12 @@ impl PromptCache {
         while total > self.max_bytes {
             total -= self.entries.remove(0).bytes;
         }
+    }
+
+    /// Most bytes of all states.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// Bytes of all states.

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use super::{BlockStream, Input, SecondMoments};
 use crate::Result;
-use crate::calibrate::{BlockStream, Input, SecondMoments};
 use crate::models::Model;
 use crate::progress::Observer;
 
 /// Second moments of every input of some layers, by the numbers of the layers that read it.
-pub(super) type Inputs = BTreeMap<Vec<usize>, SecondMoments>;
+pub type Inputs = BTreeMap<Vec<usize>, SecondMoments>;
 
 /// Second moments of every input of the layers at `paths`.
 ///
 /// # Errors
 /// Errors from MLX; [`Error::Interrupted`](crate::Error::Interrupted).
-pub(super) fn observe(
+pub fn observe(
     stream: &BlockStream,
     model: &mut Model,
     paths: &[String],

@@ -1,0 +1,7 @@
+"""Summaries of the commands."""
+
+COMMANDS = {
+    "prune": "remove weights of a model: magnitude, Wanda, SparseGPT; unstructured or N:M",
+    "validate": "check environment, model, settings and calibration text before a run",
+    "info": "explain compression, its commands and defaults",
+}

@@ -1,0 +1,67 @@
+"""``cpu-model-compression:prune``: prune a model."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from efficientai_toolkit.cli.compress.groups import ESSENTIAL, GROUPS
+from efficientai_toolkit.cli.options import add_config, build_config
+from efficientai_toolkit.cli.output import Output, format_pairs
+from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
+from efficientai_toolkit.prune import PruneConfig, PruneResult, prune
+
+__all__ = ["ESSENTIAL", "add_arguments", "run"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of :class:`PruneConfig`."""
+    add_config(parser, PruneConfig, title="pruning", groups=GROUPS)
+    add_tracking(parser)
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Prune, and print sparsity and path of the result."""
+    given = build_config(args, PruneConfig)
+    callbacks = choose_callbacks(args)
+    config = given.with_defaults_filled()
+    out.note(
+        format_pairs(
+            [
+                ("model", given.model_path or "the embedded model"),
+                ("method", f"{config.method}, {config.pattern}"),
+                (
+                    "calibration",
+                    given.calibration or ("bundled instructions" if config.calibration else "none"),
+                ),
+                ("output", str(config.output)),
+            ]
+        )
+    )
+    try:
+        result = prune(config, callback=callbacks, show_progress=not out.quiet)
+    except KeyboardInterrupt:
+        resume = build_resume_command(
+            args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume
+        )
+        message = f"interrupted; the finished blocks are saved, continue with:\n  {resume}"
+        raise KeyboardInterrupt(message) from None
+    _print(result, out)
+    return 0
+
+
+def _print(result: PruneResult, out: Output) -> None:
+    pairs = [
+        ("sparsity", f"{result.sparsity:.1%} of the weights of {len(result.layers)} layers are zero"),
+        ("parameters", f"{result.nonzero:,} of {result.parameters:,} are not zero"),
+    ]
+    if result.output_error is not None:
+        pairs.append(("output error", f"{result.output_error:.2%} of the squares, mean of the layers"))
+    pairs += [
+        ("time", f"{result.seconds:.1f} s"),
+        ("peak memory", f"{result.peak_memory_gb:.2f} GB"),
+        ("model saved in", str(result.output)),
+    ]
+    out.line(format_pairs(pairs))
+    out.result(json.loads(json.dumps(asdict(result), default=str)))

@@ -1,0 +1,1 @@
+"""Commands about registered models, one file each."""

@@ -1,0 +1,68 @@
+"""Result of pruning."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from efficientai_toolkit._base.display import Displayed
+from efficientai_toolkit.callbacks.run import numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LayerReport(Displayed):
+    """What was done to one layer."""
+
+    path: str
+    """Name of the layer."""
+    method: str
+    """How its weights were chosen."""
+    sparsity: float
+    """Fraction of its weights that are zero."""
+    output_error: float | None
+    """Squared error of its outputs on calibration text, relative to their squares."""
+    tokens: int
+    """Number of calibration tokens that reached the layer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class PruneResult(Displayed):
+    """Result of pruning."""
+
+    output: Path
+    """Folder of the pruned model."""
+    sparsity: float
+    """Fraction of the weights of the pruned layers that are zero."""
+    parameters: int
+    """Number of parameters, zeros included."""
+    nonzero: int
+    """Number of parameters that are not zero."""
+    seconds: float
+    """Seconds without loading."""
+    peak_memory_gb: float
+    """Peak of MLX's allocator."""
+    layers: list[LayerReport]
+    """Every pruned layer."""
+
+    @classmethod
+    def from_report(cls, text: str) -> "PruneResult":
+        """Create a result from the engine's JSON report."""
+        report = json.loads(text)
+        return cls(
+            output=Path(report["output"]),
+            sparsity=report["sparsity"],
+            parameters=report["parameters"],
+            nonzero=report["nonzero"],
+            seconds=report["seconds"],
+            peak_memory_gb=report["peak_memory"] / 1e9,
+            layers=[LayerReport(**layer) for layer in report["layers"]],
+        )
+
+    def summary(self) -> dict[str, float]:
+        """Return the final metrics: ``sparsity``, ``nonzero``, ``output_error``, ``seconds``, …."""
+        return numbers({**asdict(self), "output_error": self.output_error})
+
+    @property
+    def output_error(self) -> float | None:
+        """Mean output error of the layers."""
+        errors = [layer.output_error for layer in self.layers if layer.output_error is not None]
+        return sum(errors) / len(errors) if errors else None

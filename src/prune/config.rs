@@ -1,0 +1,241 @@
+//! Settings of pruning.
+
+use serde::{Deserialize, Serialize};
+
+use super::pattern::Pattern;
+use crate::{Error, Result};
+
+/// How the weights that go are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The smallest weights.
+    Magnitude,
+    /// Weights that contribute least to the output ([Wanda](https://arxiv.org/abs/2306.11695)).
+    Wanda,
+    /// Weights whose loss the others can make up for, which they then do
+    /// ([SparseGPT](https://arxiv.org/abs/2301.00774)).
+    SparseGpt,
+    /// Random weights.
+    Random,
+    /// For each layer, the one of the others whose outputs on calibration text are closest to those of the original.
+    Auto,
+}
+
+/// How the sparsity is divided among the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allocation {
+    /// The same everywhere.
+    Uniform,
+    /// Less where more weights stand out ([OWL](https://arxiv.org/abs/2310.05175)).
+    Owl,
+    /// Less where predictions suffer more.
+    Sensitivity,
+}
+
+/// What is done to the weights that stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repair {
+    /// Nothing.
+    None,
+    /// Rows are scaled so that outputs on calibration text are closest to those of the original.
+    Scale,
+    /// All of them are changed so that outputs on calibration text are closest to those of the original.
+    LeastSquares,
+}
+
+/// Settings of pruning. Defaults are those of [`Default`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneConfig {
+    /// Model folder.
+    pub model_path: Option<String>,
+    /// Output folder.
+    pub output: Option<String>,
+    /// How the weights that go are chosen.
+    pub method: Method,
+    /// Fraction of the weights that go; a pattern N:M says it itself.
+    pub sparsity: Option<f64>,
+    /// Which weights may go together.
+    pub pattern: Pattern,
+    /// How the sparsity is divided among the blocks.
+    pub allocation: Allocation,
+    /// By how much the sparsity of a block differs from the mean at most.
+    pub allocation_range: f64,
+    /// A weight stands out if its score is this many times the mean of its layer.
+    pub owl_threshold: f64,
+    /// What is done to the weights that stay.
+    pub repair: Repair,
+    /// Patterns of the key paths of layers that stay as they are.
+    pub skip: Vec<String>,
+    /// Calibration text: a file or folder of data.
+    pub calibration: Option<String>,
+    /// Maximum number of calibration sequences.
+    pub calibration_sequences: usize,
+    /// Tokens per calibration sequence.
+    pub sequence_length: usize,
+    /// Damping of SparseGPT: fraction of the mean diagonal of the Hessian that is added to its diagonal.
+    pub damping: f64,
+    /// Whether SparseGPT prunes the columns of large activations first.
+    pub act_order: bool,
+    /// Seed of the order of calibration rows and of random pruning.
+    pub seed: u64,
+    /// Whether to continue an interrupted run.
+    pub resume: bool,
+    /// Whether to replace an earlier result.
+    pub overwrite: bool,
+}
+
+impl Default for PruneConfig {
+    fn default() -> Self {
+        Self {
+            model_path: None,
+            output: None,
+            method: Method::SparseGpt,
+            sparsity: None,
+            pattern: Pattern::Unstructured,
+            allocation: Allocation::Uniform,
+            allocation_range: 0.08,
+            owl_threshold: 5.0,
+            repair: Repair::None,
+            skip: Vec::new(),
+            calibration: None,
+            calibration_sequences: 64,
+            sequence_length: 512,
+            damping: 0.01,
+            act_order: false,
+            seed: 0,
+            resume: false,
+            overwrite: false,
+        }
+    }
+}
+
+/// Sparsity of a pattern that may have any.
+const DEFAULT_SPARSITY: f64 = 0.5;
+
+impl PruneConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first invalid value, by name.
+    pub fn validate(&self) -> Result<()> {
+        let sparsity = self.sparsity();
+        if !(sparsity > 0.0 && sparsity < 1.0) {
+            return Err(Error::Config(format!("sparsity is {sparsity}, expected a value between 0 and 1")));
+        }
+        if let (Some(given), Some(own)) = (self.sparsity, self.pattern.sparsity())
+            && (given - own).abs() > 1e-6
+        {
+            return Err(Error::Config(format!(
+                "sparsity is {given}, but pattern {} removes {own}: leave sparsity out, or choose another pattern",
+                self.pattern
+            )));
+        }
+        for (name, value, least) in [
+            ("calibration_sequences", self.calibration_sequences, 1),
+            ("sequence_length", self.sequence_length, 8),
+        ] {
+            if value < least {
+                return Err(Error::Config(format!("{name} is {value}, expected at least {least}")));
+            }
+        }
+        if !(self.damping > 0.0 && self.damping < 10.0) {
+            return Err(Error::Config(format!(
+                "damping is {}, expected a value between 0 and 10",
+                self.damping
+            )));
+        }
+        if !(self.owl_threshold > 0.0 && self.owl_threshold.is_finite()) {
+            return Err(Error::Config(format!("owl_threshold is {}, expected above 0", self.owl_threshold)));
+        }
+        if self.pattern != Pattern::Unstructured {
+            if self.allocation != Allocation::Uniform {
+                return Err(Error::Config(format!(
+                    "allocation: pattern {} has the same sparsity in all layers; expected uniform",
+                    self.pattern
+                )));
+            }
+            if self.act_order {
+                return Err(Error::Config(
+                    "act_order changes the order of columns, but the groups of a pattern are consecutive ones".into(),
+                ));
+            }
+        }
+        if self.allocation != Allocation::Uniform {
+            let most = sparsity.min(1.0 - sparsity);
+            if !(self.allocation_range > 0.0 && self.allocation_range < most) {
+                return Err(Error::Config(format!(
+                    "allocation_range is {}, expected above 0 and below {most:.2}, so that every block keeps some weights \
+                     and loses some",
+                    self.allocation_range
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fraction of the weights that go.
+    #[must_use]
+    pub fn sparsity(&self) -> f64 {
+        self.pattern.sparsity().or(self.sparsity).unwrap_or(DEFAULT_SPARSITY)
+    }
+
+    /// The calibration text, if there is any.
+    ///
+    /// # Errors
+    /// None, where it is needed.
+    pub(super) fn calibration(&self) -> Result<Option<&str>> {
+        let needed = match (self.method, self.allocation, self.repair) {
+            (Method::Wanda, ..) => Some("method \"wanda\""),
+            (Method::SparseGpt, ..) => Some("method \"sparsegpt\""),
+            (Method::Auto, ..) => Some("method \"auto\""),
+            (_, Allocation::Owl, _) => Some("allocation \"owl\""),
+            (_, Allocation::Sensitivity, _) => Some("allocation \"sensitivity\""),
+            (_, _, Repair::Scale | Repair::LeastSquares) => Some("repair"),
+            _ => None,
+        };
+        match needed {
+            Some(what) if self.calibration.is_none() => Err(Error::Config(format!(
+                "{what} needs calibration text: set calibration (--calibration FILE)"
+            ))),
+            _ => Ok(self.calibration.as_deref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_name_the_setting_and_the_remedy() {
+        let groups = Pattern::Groups { keep: 2, of: 4 };
+        let of = PruneConfig::default;
+        for (config, expected) in [
+            (PruneConfig { sparsity: Some(1.0), ..of() }, "sparsity is 1, expected a value between 0 and 1"),
+            (PruneConfig { sparsity: Some(f64::NAN), ..of() }, "sparsity is NaN"),
+            (PruneConfig { sparsity: Some(0.6), pattern: groups, ..of() }, "leave sparsity out"),
+            (PruneConfig { calibration_sequences: 0, ..of() }, "calibration_sequences is 0"),
+            (PruneConfig { damping: 0.0, ..of() }, "damping is 0"),
+            (PruneConfig { act_order: true, pattern: groups, ..of() }, "act_order"),
+            (PruneConfig { allocation: Allocation::Owl, pattern: groups, ..of() }, "expected uniform"),
+            (
+                PruneConfig { allocation: Allocation::Owl, sparsity: Some(0.95), ..of() },
+                "allocation_range is 0.08, expected above 0 and below 0.05",
+            ),
+        ] {
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let message = of().calibration().unwrap_err().to_string();
+        assert!(message.contains("sparsegpt") && message.contains("--calibration"), "{message}");
+        let config = PruneConfig { method: Method::Magnitude, repair: Repair::Scale, ..of() };
+        assert!(config.calibration().unwrap_err().to_string().contains("repair"));
+        let config = PruneConfig { method: Method::Random, ..of() };
+        assert_eq!(config.calibration().unwrap(), None);
+        assert!((of().sparsity() - 0.5).abs() < 1e-9);
+    }
+}

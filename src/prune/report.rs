@@ -1,0 +1,39 @@
+//! What pruning did.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What was done to one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Key path.
+    pub path: String,
+    /// How the weights that went were chosen.
+    pub method: String,
+    /// Fraction of the weights that are zero.
+    pub sparsity: f64,
+    /// Squared error of its outputs on calibration text relative to their squares; `None` without calibration.
+    pub output_error: Option<f64>,
+    /// Calibration tokens that it saw; 0 without calibration, and of an expert that no token was sent to.
+    pub tokens: usize,
+}
+
+/// What pruning did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Each pruned layer, in the order of the model.
+    pub layers: Vec<LayerReport>,
+    /// Number of parameters, zeros included.
+    pub parameters: u64,
+    /// Number of parameters that are not zero.
+    pub nonzero: u64,
+    /// Fraction of the weights of the pruned layers that are zero.
+    pub sparsity: f64,
+    /// Seconds without loading.
+    pub seconds: f64,
+    /// Peak of MLX's allocator in bytes.
+    pub peak_memory: u64,
+    /// Folder of the result.
+    pub output: PathBuf,
+}
