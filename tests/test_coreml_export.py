@@ -83,13 +83,8 @@ def test_weights_are_coded(kind: str, target: str, source: Path, tmp_path: Path)
     result = export(source, output, type=kind, minimum_deployment_target=target, verify="on")
     interpreter = Interpreter(output)
     stored = interpreter.weights()
-    operations = {
-        "f16": {None: "const"},
-        "int8": {"iOS16": "constexpr_affine_dequantize", "iOS18": "constexpr_blockwise_shift_scale"},
-        "int4": {"iOS18": "constexpr_blockwise_shift_scale"},
-        "palette4": {None: "constexpr_lut_to_dense"},
-    }[kind]
-    expected_kind = operations.get(target) or operations[None]
+    coded = {"iOS16": "constexpr_affine_dequantize", "iOS18": "constexpr_blockwise_shift_scale"}[target]
+    expected_kind = {"f16": "const", "palette4": "constexpr_lut_to_dense"}.get(kind, coded)
     bounds = {"f16": 5e-4, "int8": 5e-3, "int4": 2 / 15, "palette4": 0.5}
     largest = 0.0
     for name, value in load_file(source / "model.safetensors").items():

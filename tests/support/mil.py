@@ -86,8 +86,8 @@ class Interpreter:
                 assert values[var.name].ndim == len(var.shape), (kind, var.name)
                 for size, declared in zip(values[var.name].shape, var.shape, strict=True):
                     assert not isinstance(declared, int) or size == declared, (kind, var.name)
-        result: np.ndarray = values[self._function.outputs[0].name]
-        return result
+        output: np.ndarray = values[self._function.outputs[0].name]
+        return output
 
 
 def _widen(value: Any) -> Any:
@@ -108,7 +108,8 @@ def decode_affine(quantized_data: Any, scale: Any, zero_point: Any, axis: Any) -
     """``scale * (data - zero_point)``, each of a row."""
     assert axis == 0
     shifted = quantized_data.astype(np.float32) - np.float32(zero_point)
-    return (scale.astype(np.float32)[:, None] * shifted).astype(scale.dtype)
+    decoded: np.ndarray = (scale.astype(np.float32)[:, None] * shifted).astype(scale.dtype)
+    return decoded
 
 
 def decode_palettes(indices: np.ndarray, lut: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def _centres(points: "NDArray[np.float64]", counts: "NDArray[np.int64]") -> "NDA
     amounts = np.concatenate([[0], np.cumsum(counts)])
     sums = np.concatenate([[0], np.cumsum(counts * points)])
     quantiles = (np.arange(_NUMBERS) + 0.5) / _NUMBERS * amounts[-1]
-    centres = points[np.searchsorted(amounts[1:], quantiles)]
+    centres: NDArray[np.float64] = points[np.searchsorted(amounts[1:], quantiles)]
     for _ in range(_STEPS):
         edges = np.searchsorted(points, _middles(centres))
         edges = np.concatenate([[0], edges, [len(points)]])
