@@ -20,7 +20,8 @@ import efficientai_toolkit as eat
 from efficientai_toolkit import _core
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.exceptions import ConfigError, DeploymentError, ModelLoadingError
-from efficientai_toolkit.exports.onnx import Session, blocks
+from efficientai_toolkit.exports import blocks
+from efficientai_toolkit.exports.onnx import Session
 from efficientai_toolkit.exports.onnx.decoder import Decoder
 from efficientai_toolkit.exports.onnx.runner import Runner
 from support.decoders import FAMILIES, random_adapter, random_decoder
@@ -326,7 +327,7 @@ def refusals(folder: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
     eat.quantize.quantize(
         plain, layers={"*.mlp.*": "mxfp4"}, bits=4, group_size=32, technique="rtn", output=powers
     )
-    yield powers, {"type": "int4"}, "is in mxfp4, .* choose f32 or f16"
+    yield powers, {"type": "int4"}, "is in mxfp4, .* choose f32, f16 or qdq"
     narrow = random_decoder(folder / "narrow", "llama", hidden_size=48)
     yield narrow, {"type": "int4"}, "rows of 48 weights .* choose f32, f16 or qdq"
 

@@ -20,17 +20,18 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf", "onnx", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
+    format: Literal["gguf", "onnx", "coreml", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
-        "onnxruntime-genai, awq, gptq or compressed-tensors for vLLM and transformers, or safetensors, "
-        "numbers in Hugging Face format",
+        "onnxruntime-genai, coreml for Apple's devices, awq, gptq or compressed-tensors for vLLM and "
+        "transformers, or safetensors, numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
-        "int8, qdq (8 bits in standard operators), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "int8, qdq (8 bits in standard operators), or auto; coreml: f16, int8, int4, palette4 (16 numbers "
+        "for 32 rows), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
         "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
         "f16, bf16, or auto, the model's own",
     )
@@ -40,14 +41,25 @@ class ExportConfig(Config):
     merge_adapter: bool = setting(
         True, "merge the adapter into the weights; off: export it alone, for use beside an exported model"
     )
-    group_size: int = setting(
-        64, "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128"
+    group_size: int | None = setting(
+        None,
+        "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128 (default: 64; "
+        "coreml: 32)",
     )
     accuracy_level: int = setting(
         4,
         "precision of products with int4 and int8 weights (onnx): 0, that of the runtime, 1 float32, "
         "2 float16, 3 bfloat16, or 4, the fastest, with activations rounded to 8 bits",
     )
+    minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = setting(
+        "iOS18",
+        "oldest system that runs the program (coreml), and the macOS of the same year; before iOS18 there is "
+        "no cache of keys and values, and no int4",
+    )
+    context_length: int | None = setting(
+        None, "tokens that the cache has room for (coreml; default: those of the model, at most 2048)"
+    )
+    swift: bool = setting(False, "make the output a Swift package that loads the program (coreml)")
     checkpoint_format: Literal["gptq", "gptq_v2"] = setting(
         "gptq",
         "version of gptq: gptq, which everything reads, or gptq_v2, which stores zero points as they are",
@@ -81,14 +93,26 @@ class ExportConfig(Config):
                 f"`checkpoint_format` is a version of gptq, which {self.format} does not have: leave it out"
             )
             raise ConfigError(message)
-        for name, values in (("group_size", (32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
+        for name, values in (("group_size", (None, 32, 64, 128)), ("accuracy_level", (0, 1, 2, 3, 4))):
             if getattr(self, name) not in values:
-                message = f"`{name}` must be one of {', '.join(map(str, values))}, not {getattr(self, name)}"
+                allowed = ", ".join(str(value) for value in values if value is not None)
+                message = f"`{name}` must be one of {allowed}, not {getattr(self, name)}"
                 raise ConfigError(message)
         for name in ("calibration_sequences", "sequence_length"):
             if getattr(self, name) < 1:
                 message = f"`{name}` must be at least 1, not {getattr(self, name)}"
                 raise ConfigError(message)
+        if self.context_length is not None and self.context_length < 1:
+            message = f"`context_length` must be at least 1, not {self.context_length}"
+            raise ConfigError(message)
+        if self.swift and self.format != "coreml":
+            message = f"`swift` goes with `format` coreml, not {self.format}"
+            raise ConfigError(message)
+
+    @property
+    def columns_per_scale(self) -> int:
+        """Return ``group_size``, that of the format by default."""
+        return self.group_size or FORMATS[self.format].group_size
 
     def with_defaults_filled(self) -> "ExportConfig":
         """Return a copy with model, type and output filled in.

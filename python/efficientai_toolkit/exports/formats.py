@@ -19,6 +19,8 @@ class Format:
     """Number formats of weights; the first is the default."""
     suffix: str
     """Ending of the file; empty if the result is a folder."""
+    group_size: int = 64
+    """Columns that share a scale where dense weights become int4 or int8."""
 
     def find_type(self, name: str | None) -> str:
         """Return the type called ``name``, in any case; the default if it is ``None``.
@@ -53,6 +55,13 @@ FORMATS: Mapping[str, Format] = {
         module="onnx.writer:OnnxWriter",
         types=("auto", "f32", "f16", "int4", "int8", "qdq"),
         suffix="",
+    ),
+    "coreml": Format(
+        summary="Core ML on Apple's devices",
+        module="coreml.writer:CoreMLWriter",
+        types=("auto", "f16", "int8", "int4", "palette4"),
+        suffix="",
+        group_size=32,
     ),
     "awq": Format(
         summary="vLLM and transformers, 4 bits",

@@ -1,5 +1,7 @@
 """What a format has to provide: a writer, which the table of formats names."""
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,3 +90,17 @@ class Writer(ABC):
     @abstractmethod
     def verify(self) -> Verified:
         """Read ``job.output`` back and compare it with the model."""
+
+    def report_parts(self) -> Callable[[int, int], None]:
+        """Return what reports about ten times how far writing is."""
+        last = -1
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            tenth = math.floor(10 * done / max(total, 1))
+            if tenth > last:
+                last = tenth
+                event = {"event": "progress", "stage": "write", "done": done, "total": total}
+                self.job.observe(json.dumps(event))
+
+        return report

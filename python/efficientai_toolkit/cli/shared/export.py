@@ -11,7 +11,10 @@ from efficientai_toolkit.cli.shared.progress import choose_callback
 from efficientai_toolkit.exports.config import ExportConfig
 from efficientai_toolkit.exports.result import ExportResult
 
-GROUPS = {"calibration": ("calibration", "calibration_sequences", "sequence_length", "seed")}
+GROUPS = {
+    "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
+    "Core ML": ("minimum_deployment_target", "context_length", "swift"),
+}
 """Fields of :class:`ExportConfig` by title; others concern every export."""
 
 ESSENTIAL = (

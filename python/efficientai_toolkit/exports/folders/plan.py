@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.folders.layout import FUSED, Layer, Layout
-from efficientai_toolkit.exports.onnx.parameters import HEAD, Parameters
+from efficientai_toolkit.exports.parameters import HEAD, Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exports import blocks
 from efficientai_toolkit.exports.folders.awq import AwqLayout
 from efficientai_toolkit.exports.folders.compressed_tensors import IntQuantizedLayout, PackQuantizedLayout
 from efficientai_toolkit.exports.folders.gptq import GptqLayout
@@ -13,8 +14,7 @@ from efficientai_toolkit.exports.folders.layout import Layer, Layout
 from efficientai_toolkit.exports.folders.plan import Plan, make_plan
 from efficientai_toolkit.exports.folders.shards import Shards, StoredTensors
 from efficientai_toolkit.exports.folders.writer import FolderWriter, layer_names, take
-from efficientai_toolkit.exports.onnx import blocks
-from efficientai_toolkit.exports.onnx.parameters import Parameters
+from efficientai_toolkit.exports.parameters import Parameters
 from efficientai_toolkit.exports.writer import Job, Written
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class QuantizedWriter(FolderWriter):
         config = self.job.config
         model, _ = self.job.loaded
         self._plan = make_plan(
-            model, parameters, self.layout, bits=_BITS[str(config.type)], group_size=config.group_size
+            model, parameters, self.layout, bits=_BITS[str(config.type)], group_size=config.columns_per_scale
         )
         if not config.requantize:
             for path, layer in self._plan.layers.items():

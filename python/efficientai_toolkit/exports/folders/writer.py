@@ -13,7 +13,7 @@ from efficientai_toolkit._base.files import replace_folder, write_json
 from efficientai_toolkit.exceptions import ConfigError, DeploymentError
 from efficientai_toolkit.exports.folders.plan import check_family
 from efficientai_toolkit.exports.folders.shards import Shards, StoredTensors
-from efficientai_toolkit.exports.onnx.parameters import Parameters
+from efficientai_toolkit.exports.parameters import Parameters
 from efficientai_toolkit.exports.writer import Verified, Writer, Written
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import numpy as np
 
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
 from efficientai_toolkit.exports.onnx.linears import Linears
-from efficientai_toolkit.exports.onnx.outline import Block, Outline, Rope
-from efficientai_toolkit.exports.onnx.parameters import Parameters
+from efficientai_toolkit.exports.outline import Block, Outline, Rope
+from efficientai_toolkit.exports.parameters import Parameters
 
 _ACTIVATIONS = {"gelu": "none", "gelu_tanh": "tanh"}
 """Approximations of the operator Gelu."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit._base.parsing import parse_file
 from efficientai_toolkit.exceptions import ModelLoadingError
-from efficientai_toolkit.exports.onnx.outline import Outline
+from efficientai_toolkit.exports.outline import Outline
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
-from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD, Parameters
+from efficientai_toolkit.exports.parameters import EMBEDDINGS, HEAD, Parameters
 
 
 class Linears(ABC):

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from efficientai_toolkit.exports.onnx import blocks
+from efficientai_toolkit.exports import blocks
 from efficientai_toolkit.exports.onnx.graph import CONTRIB, Graph
 from efficientai_toolkit.exports.onnx.linears import DenseLinears, Linears
-from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD, Parameters
+from efficientai_toolkit.exports.parameters import EMBEDDINGS, HEAD, Parameters
 
 
 class BlockLinears(Linears):

@@ -8,7 +8,7 @@ of operators on CPUs to a product that rounds activations block by block.
 import numpy as np
 
 from efficientai_toolkit.exports.onnx.linears import Linears
-from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, HEAD
+from efficientai_toolkit.exports.parameters import EMBEDDINGS, HEAD
 
 
 class QdqLinears(Linears):

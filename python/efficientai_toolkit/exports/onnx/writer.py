@@ -1,8 +1,5 @@
 """ONNX, the format of onnxruntime and onnxruntime-genai."""
 
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +11,20 @@ from efficientai_toolkit.exports.onnx.decoder import Decoder
 from efficientai_toolkit.exports.onnx.graph import Graph
 from efficientai_toolkit.exports.onnx.linears import DenseLinears, HalfLinears, Linears
 from efficientai_toolkit.exports.onnx.matmul_nbits import BlockLinears
-from efficientai_toolkit.exports.onnx.outline import Outline, describe
-from efficientai_toolkit.exports.onnx.parameters import Parameters
 from efficientai_toolkit.exports.onnx.qdq import QdqLinears
-from efficientai_toolkit.exports.onnx.types import BITS, choose_type
+from efficientai_toolkit.exports.outline import Outline, describe
+from efficientai_toolkit.exports.parameters import Parameters
+from efficientai_toolkit.exports.types import BITS, Choices, choose_type
 from efficientai_toolkit.exports.writer import Verified, Writer, Written
 from efficientai_toolkit.models.loading import load
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
+
+_CHOICES = Choices(title="ONNX", numbers={"float16": "f16", "": "f32"}, unblocked="f32, f16 or qdq")
+
+_ROTATED = 16
+"""Rotated elements of a head come in multiples of this many in onnxruntime."""
 
 
 class OnnxWriter(Writer):
@@ -49,10 +51,13 @@ class OnnxWriter(Writer):
     def write(self) -> Written:
         """Write the folder, tensor by tensor."""
         model, tokenizer = self._load()
-        parameters = Parameters(model, self._progress())
-        outline = describe(model, parameters)
+        parameters = Parameters(model, self.report_parts())
+        outline = describe(model, parameters, title="ONNX")
+        _check_rotations(model, outline)
         config = self.job.config
-        kind = choose_type(str(config.type), model, parameters, group_size=config.group_size)
+        kind = choose_type(
+            str(config.type), model, parameters, group_size=config.columns_per_scale, choices=_CHOICES
+        )
         notes = [] if kind == config.type else [f"type {kind}, the closest to the model's own numbers"]
         if outline.context_length < outline.model_context_length:
             notes.append(
@@ -100,23 +105,19 @@ class OnnxWriter(Writer):
                 graph,
                 parameters,
                 bits=BITS[kind],
-                group_size=config.group_size,
+                group_size=config.columns_per_scale,
                 accuracy_level=config.accuracy_level,
                 # What is closest to the model rounds nothing.
                 keeps_dense=config.type == "auto",
             )
         return {"f32": DenseLinears, "f16": HalfLinears, "qdq": QdqLinears}[kind](graph, parameters)
 
-    def _progress(self) -> Callable[[int, int], None]:
-        """Return what reports about ten times how far writing is."""
-        last = -1
 
-        def report(done: int, total: int) -> None:
-            nonlocal last
-            tenth = math.floor(10 * done / max(total, 1))
-            if tenth > last:
-                last = tenth
-                event = {"event": "progress", "stage": "write", "done": done, "total": total}
-                self.job.observe(json.dumps(event))
-
-        return report
+def _check_rotations(model: "Model", outline: Outline) -> None:
+    for block in outline.blocks:
+        if block.rope is not None and 2 * len(block.rope.frequencies) % _ROTATED:
+            message = (
+                f"{model.path}: heads of which {2 * len(block.rope.frequencies)} elements are rotated do not "
+                f"fit onnxruntime's attention, which rotates multiples of {_ROTATED}"
+            )
+            raise ConfigError(message)

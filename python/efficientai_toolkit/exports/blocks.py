@@ -1,4 +1,4 @@
-"""Weights in blocks, as the operator MatMulNBits of onnxruntime stores them.
+"""Weights in blocks, as MLX has them, and as the operator MatMulNBits of onnxruntime stores them.
 
 A weight of MLX is ``scale * code + bias``, one of MatMulNBits ``scale * (code - zero_point)``. Codes and
 scales are the same numbers; the codes of 2, 4 and 8 bits even have the same bytes. Zero points are whole

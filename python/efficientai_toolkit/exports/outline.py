@@ -1,12 +1,12 @@
 """What the graph of a decoder needs to know besides its parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from efficientai_toolkit.exceptions import ConfigError
-from efficientai_toolkit.exports.onnx.parameters import EMBEDDINGS, Parameters
+from efficientai_toolkit.exports.parameters import EMBEDDINGS, Parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +18,6 @@ _LONGEST = 1 << 20
 
 _ROWS = 1 << 14
 """Rows of a table that are computed at once, in float64."""
-
-_ROTATED = 16
-"""Rotated elements of a head come in multiples of this many in onnxruntime."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +71,13 @@ class Outline:
     model_context_length: int
     """Longest sequence of the model itself."""
 
+    def cut(self, length: int) -> "Outline":
+        """Return the same for sequences of at most ``length`` tokens."""
+        return replace(self, context_length=length)
 
-def describe(model: "Model", parameters: Parameters) -> Outline:
-    """Describe a model.
+
+def describe(model: "Model", parameters: Parameters, *, title: str) -> Outline:
+    """Describe a model for the format called ``title``.
 
     Raises
     ------
@@ -86,14 +87,12 @@ def describe(model: "Model", parameters: Parameters) -> Outline:
     found = model.outline
     if found is None:
         message = (
-            f"{model.path}: the ONNX export knows decoders of attention and gated feed-forward layers "
+            f"{model.path}: the {title} export knows decoders of attention and gated feed-forward layers "
             "(llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text) without virtual tokens, "
             f"not this {model.model_type}"
         )
         raise ConfigError(message)
     blocks = tuple(_block(fields) for fields in found["blocks"])
-    for block in blocks:
-        _check_rotation(model, block)
     longest = _context_length(model)
     limits = [block.rope.limit for block in blocks if block.rope is not None and block.rope.limit]
     vocab_size, hidden_size = parameters.size(EMBEDDINGS)
@@ -117,15 +116,6 @@ def _block(fields: dict[str, Any]) -> Block:
             limit=rope["limit"],
         )
     return Block(**fields, rope=rope)
-
-
-def _check_rotation(model: "Model", block: Block) -> None:
-    if block.rope is not None and 2 * len(block.rope.frequencies) % _ROTATED:
-        message = (
-            f"{model.path}: heads of which {2 * len(block.rope.frequencies)} elements are rotated do not fit "
-            f"onnxruntime's attention, which rotates multiples of {_ROTATED}"
-        )
-        raise ConfigError(message)
 
 
 def _context_length(model: "Model") -> int:

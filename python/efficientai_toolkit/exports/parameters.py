@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from efficientai_toolkit.exports.onnx.blocks import dequantize
+from efficientai_toolkit.exports.blocks import dequantize
 
 if TYPE_CHECKING:
     import numpy as np
