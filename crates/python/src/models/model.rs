@@ -295,7 +295,7 @@ impl Model {
                 let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
                 match (adapted.get(path), leaf) {
                     (None, _) | (Some(_), "bias") => {
-                        drop(shapes.insert(name.to_string(), array.shape().to_vec()))
+                        drop(shapes.insert(name.to_string(), array.shape().to_vec()));
                     }
                     (Some(layer), "weight") => {
                         let (inputs, outputs) = layer.size();
