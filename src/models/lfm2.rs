@@ -12,7 +12,7 @@ use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
-use crate::nn::attention::AttentionExtras;
+use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
 use crate::nn::scaling::{Flow, Scaling};

@@ -14,7 +14,7 @@ use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
-use crate::nn::attention::AttentionExtras;
+use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::scaling::{Flow, Scaling};
 use crate::nn::{self, Context, Heads, Linear};
