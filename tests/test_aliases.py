@@ -41,7 +41,12 @@ def parse(command: str, words: list[str]) -> dict[str, Any]:
 
 
 def commands_with(flag: str, without: str) -> list[str]:
+    # The method of pruning is no method of training.
+    others = (
+        {"cpu-model-compression:prune", "cpu-model-compression:validate"} if flag == "--method" else set()
+    )
     found = [name for name in PARSERS if flag in flags(name) and without not in flags(name)]
+    found = [name for name in found if name not in others]
     assert found, f"no command has {flag}, or all have {without}"
     return found
 
