@@ -71,6 +71,7 @@ def test_a_job_that_fails_says_why(workspace: Path, capsys: pytest.CaptureFixtur
     assert failed["message"].startswith("job 1 failed: ")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_checkpoint(workspace: Path) -> None:
     jobs = Jobs(workspace)
     job = jobs.submit("train", TINY | {"iters": 100_000, "save_every": 0})

@@ -245,7 +245,7 @@ def test_deployments_of_registered_models(registry: Registry, tmp_path: Path) ->
         registry.register("pirate", adapter(registry.workspace.runs / "p", 1), base=str(MODEL))
         for name, path, message in (
             ("web", "pirate", "is no model but adapter"),
-            ("web", "none@production", "has no folder 'none@production'"),
+            ("web", "none@production", "has no folder or GGUF file 'none@production'"),
             ("web", "/nowhere", "has no folder"),
             ("chat", str(MODEL), "chat is served from the registry: registry:promote"),
             ("none", str(MODEL), "does not exist"),
