@@ -71,17 +71,25 @@ def test_a_job_that_fails_says_why(workspace: Path, capsys: pytest.CaptureFixtur
     assert failed["message"].startswith("job 1 failed: ")
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_the_checkpoint(workspace: Path) -> None:
     jobs = Jobs(workspace)
     job = jobs.submit("train", TINY | {"iters": 100_000, "save_every": 0})
     command = [sys.executable, "-m", "efficientai_toolkit", "jobs:run", "--workspace", str(workspace)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not jobs.store.count_events(job.id).get("step"):
-            time.sleep(0.05)
-        assert RunnerLock.is_held(jobs.workspace)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+    # Where the tests run in the background of a shell, it is ignored, and the process would inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with process:
+        try:
+            while not jobs.store.count_events(job.id).get("step"):
+                time.sleep(0.05)
+            assert RunnerLock.is_held(jobs.workspace)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     assert jobs.get(job.id).state == "interrupted"
     assert list((workspace / job.output / "checkpoints").glob("step-*"))
 

@@ -45,6 +45,11 @@ def test_texts_equal_the_engines(settings: dict[str, Any], session: Session) -> 
     assert list(session.stream(PROMPT, max_tokens=48, **settings)) == pieces
 
 
+def test_the_caller_still_has_denormal_numbers(session: Session) -> None:
+    session.generate(PROMPT, max_tokens=2)
+    assert float("5e-324") * 1.0 > 0.0
+
+
 def test_prompts_are_texts_or_ids(session: Session) -> None:
     text = session.generate(PROMPT, max_tokens=8)
     assert session.generate(session.tokenizer.encode(PROMPT), max_tokens=8) == text

@@ -169,6 +169,7 @@ def test_memory_does_not_grow(server: Running) -> None:
     [
         {"temperature": 5e-324},
         {"repetition_penalty": 5e-324},
+        {"top_p": 5e-324},
         {"min_p": 1.0},
         {"top_k": -1},
         {"temperature": 5e-324, "presence_penalty": 2.0, "min_p": 1.0},

@@ -21,8 +21,6 @@ _WEIGHTS = "session.model_external_initializers_file_folder_path"
 """Where the file of weights lies, for a graph that is given as bytes."""
 
 _OPTIONS = {
-    # Denormal numbers slow products down and change nothing.
-    "session.set_denormal_as_zero": "1",
     # Parts of work get smaller towards its end, for machines whose cores are not alike, or not idle.
     "session.dynamic_block_base": "4",
 }
