@@ -21,6 +21,40 @@ pub enum IfExists {
     Resume,
 }
 
+impl IfExists {
+    /// What the settings `resume` and `overwrite` of a run ask for.
+    #[must_use]
+    pub fn from_settings(resume: bool, overwrite: bool) -> Self {
+        if resume {
+            Self::Resume
+        } else if overwrite {
+            Self::Overwrite
+        } else {
+            Self::Fail
+        }
+    }
+}
+
+/// Returns the setting `output` of a run.
+///
+/// # Errors
+/// It is not set.
+pub fn required(output: Option<&str>) -> Result<&Path> {
+    output.map(Path::new).ok_or_else(|| Error::Config("output is not set".into()))
+}
+
+/// Checks that `output` is not the folder `source` of the model itself.
+///
+/// # Errors
+/// It is.
+pub fn refuse_source(source: &Path, output: &Path) -> Result<()> {
+    let same = fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to));
+    if same {
+        return Err(Error::Config(format!("output is the model's own folder, {}", output.display())));
+    }
+    Ok(())
+}
+
 /// An output folder locked by this process. When the value is dropped, a folder in which nothing was written is
 /// removed again, if it was created for the run.
 #[derive(Debug)]

@@ -140,11 +140,7 @@ fn results() -> Vec<&'static str> {
 }
 
 fn if_exists(config: &TrainingConfig) -> IfExists {
-    match config {
-        TrainingConfig { resume: true, .. } => IfExists::Resume,
-        TrainingConfig { overwrite: true, .. } => IfExists::Overwrite,
-        _ => IfExists::Fail,
-    }
+    IfExists::from_settings(config.resume, config.overwrite)
 }
 
 /// Resolves the settings for `examples` training examples.

@@ -17,7 +17,7 @@ use super::progress::progress;
 use super::report::{LayerReport, Report};
 use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText, with_weight};
 use crate::data::Tokenizer;
-use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, refuse_source, required};
 use crate::io::{atomic, folder, weights};
 use crate::models::Model;
 use crate::params::set_parameters;
@@ -45,8 +45,8 @@ pub fn run(
     config.validate()?;
     let begin = Instant::now();
     memory::reset_peak_memory()?;
-    let output = required_output(config)?;
-    check_target(source, output)?;
+    let output = required(config.output.as_deref())?;
+    refuse_source(source, output)?;
     let mut plan = Plan::new(model, config)?;
     let sequences = sequences(model, tokenizer, config)?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
@@ -97,7 +97,7 @@ pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &PruneConfig) 
 /// # Errors
 /// A folder that holds a run or a model, unless `overwrite` or `resume` is set; with `resume`, one without checkpoints.
 pub fn check_output(config: &PruneConfig) -> Result<()> {
-    OutputFolder::check(required_output(config)?, &results(), CHECKPOINTS, if_exists(config))
+    OutputFolder::check(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))
 }
 
 /// Prunes the blocks one after the other, each on what the pruned ones before it give.
@@ -159,28 +159,12 @@ fn sequences(model: &Model, tokenizer: &Tokenizer, config: &PruneConfig) -> Resu
     CalibrationText { data, sequences, length, seed }.read(tokenizer, model.vocab_size()).map(Some)
 }
 
-fn required_output(config: &PruneConfig) -> Result<&Path> {
-    config.output.as_deref().map(Path::new).ok_or_else(|| Error::Config("output is not set".into()))
-}
-
-fn check_target(source: &Path, output: &Path) -> Result<()> {
-    let same = fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to));
-    if same {
-        return Err(Error::Config(format!("output is the model's own folder, {}", output.display())));
-    }
-    Ok(())
-}
-
 fn results() -> [&'static str; 3] {
     [weights::FILE, "config.json", REPORT]
 }
 
 fn if_exists(config: &PruneConfig) -> IfExists {
-    match config {
-        PruneConfig { resume: true, .. } => IfExists::Resume,
-        PruneConfig { overwrite: true, .. } => IfExists::Overwrite,
-        _ => IfExists::Fail,
-    }
+    IfExists::from_settings(config.resume, config.overwrite)
 }
 
 /// What a resumed run must match.

@@ -20,7 +20,7 @@ use super::report::{LayerReport, Report};
 use super::rtn::rtn;
 use crate::calibrate::CalibrationText;
 use crate::data::Tokenizer;
-use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, refuse_source, required};
 use crate::io::{atomic, folder, weights};
 use crate::kernels::linear::Weight;
 use crate::models::Model;
@@ -48,8 +48,8 @@ pub fn run(
     config.validate()?;
     let begin = Instant::now();
     memory::reset_peak_memory()?;
-    let output = required_output(config)?;
-    check_target(source, output)?;
+    let output = required(config.output.as_deref())?;
+    refuse_source(source, output)?;
     let dequantized = if config.dequantize { layer::dequantize_all(model)? } else { BTreeSet::new() };
     let mut plan = Plan::new(model, config)?;
     let mixed = match config.technique {
@@ -148,19 +148,7 @@ fn sequences(
 /// # Errors
 /// A folder that holds a run or a model, unless `overwrite` or `resume` is set; with `resume`, one without checkpoints.
 pub fn check_output(config: &QuantizeConfig) -> Result<()> {
-    OutputFolder::check(required_output(config)?, &results(), CHECKPOINTS, if_exists(config))
-}
-
-fn required_output(config: &QuantizeConfig) -> Result<&Path> {
-    config.output.as_deref().map(Path::new).ok_or_else(|| Error::Config("output is not set".into()))
-}
-
-fn check_target(source: &Path, output: &Path) -> Result<()> {
-    let same = fs::canonicalize(output).is_ok_and(|to| fs::canonicalize(source).is_ok_and(|from| from == to));
-    if same {
-        return Err(Error::Config(format!("output is the model's own folder, {}", output.display())));
-    }
-    Ok(())
+    OutputFolder::check(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))
 }
 
 fn results() -> [&'static str; 3] {
@@ -168,11 +156,7 @@ fn results() -> [&'static str; 3] {
 }
 
 fn if_exists(config: &QuantizeConfig) -> IfExists {
-    match config {
-        QuantizeConfig { resume: true, .. } => IfExists::Resume,
-        QuantizeConfig { overwrite: true, .. } => IfExists::Overwrite,
-        _ => IfExists::Fail,
-    }
+    IfExists::from_settings(config.resume, config.overwrite)
 }
 
 /// Rounds every layer to nearest, heeding `importance` where there is any.

@@ -14,7 +14,7 @@ use crate::data::{
     tokens_file,
 };
 use crate::io::atomic;
-use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, required};
 use crate::models::Model;
 use crate::progress::Observer;
 use crate::{Error, Result, files};
@@ -56,7 +56,7 @@ pub fn run(
     config.validate()?;
     let begin = Instant::now();
     let data = config.data.as_deref().ok_or_else(|| Error::Config("data is not set".into()))?;
-    let folder = required_output(config)?;
+    let folder = required(config.output.as_deref())?;
     check_output(config)?;
     let source = SourceFiles::find(Path::new(data))?;
     let (rows, json) = read_rows_and_json(&source.train, &config.parsed_columns()?)?;
@@ -126,7 +126,7 @@ pub fn run(
 /// # Errors
 /// A folder that holds training rows or a run, unless `overwrite` is set; the folder of the data.
 pub fn check_output(config: &SubsetConfig) -> Result<()> {
-    let folder = required_output(config)?;
+    let folder = required(config.output.as_deref())?;
     let same = |data: &str| {
         let data = fs::canonicalize(data);
         let parent = data.as_ref().ok().and_then(|data| data.parent().map(Path::to_owned));
@@ -138,10 +138,6 @@ pub fn check_output(config: &SubsetConfig) -> Result<()> {
     OutputFolder::check(folder, &RESULTS, CHECKPOINTS, if_exists(config))
 }
 
-fn required_output(config: &SubsetConfig) -> Result<&Path> {
-    config.output.as_deref().map(Path::new).ok_or_else(|| Error::Config("output is not set".into()))
-}
-
-const fn if_exists(config: &SubsetConfig) -> IfExists {
-    if config.overwrite { IfExists::Overwrite } else { IfExists::Fail }
+fn if_exists(config: &SubsetConfig) -> IfExists {
+    IfExists::from_settings(false, config.overwrite)
 }

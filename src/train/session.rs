@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::checkpoint::CheckpointManager;
-use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, refuse_source};
 use crate::io::{atomic, folder};
 use crate::kernels::group::Group;
 use crate::{Error, Result};
@@ -36,10 +36,7 @@ impl Session {
         group: Group,
     ) -> Result<Self> {
         let folder = PathBuf::from(output);
-        let canonical = fs::canonicalize(&folder);
-        if canonical.is_ok_and(|folder| fs::canonicalize(source).is_ok_and(|source| source == folder)) {
-            return Err(Error::Config(format!("output is the model's own folder, {}", folder.display())));
-        }
+        refuse_source(source, &folder)?;
         let results = all_results(results);
         let lock = group
             .leads()
