@@ -40,7 +40,15 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, model, None)
+    save_with(source, target, config::read_whole(source)?, model, None)
+}
+
+/// As [`save`], of a model that `config` describes, and not the `config.json` of the folder `source`.
+///
+/// # Errors
+/// A folder that cannot be read or written.
+pub fn save_described(source: &Path, target: &Path, config: Value, model: &dyn Network) -> Result<()> {
+    save_with(source, target, config, model, None)
 }
 
 /// As [`save`], with quantization settings that describe weights in these `formats`, by key path.
@@ -54,10 +62,17 @@ pub fn save_quantized(
     formats: &BTreeMap<String, Format>,
 ) -> Result<()> {
     let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
-    save_with(source, target, model, Some(describe(&names.collect())))
+    let config = config::read_whole(source)?;
+    save_with(source, target, config, model, Some(describe(&names.collect())))
 }
 
-fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Option<Value>) -> Result<()> {
+fn save_with(
+    source: &Path,
+    target: &Path,
+    whole: Value,
+    model: &dyn Network,
+    quantization: Option<Value>,
+) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     fs::create_dir_all(target).map_err(Error::io("create", target))?;
@@ -70,7 +85,6 @@ fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Op
         // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
         atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
     }
-    let whole = config::read_whole(source)?;
     let mut config = match wrapper::language_model(&whole) {
         None => whole,
         Some(config) => {

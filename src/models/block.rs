@@ -6,7 +6,7 @@ use mlx_rs::module::ModuleParameters;
 use super::configuration::Shape;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Context, KvCache, LayerCache, Residual, RmsNorm};
+use crate::nn::{self, Context, Heads, KvCache, LayerCache, Residual, RmsNorm};
 
 /// A transformer block.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
@@ -24,6 +24,9 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// Returns the channels that only linear layers read.
     fn scalings(&self) -> Vec<Scaling>;
+
+    /// Hyperparameters of its attention, if it has any.
+    fn heads(&self) -> Option<&Heads>;
 
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
@@ -81,5 +84,9 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
         let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
         scalings.extend(mlp.behind("post_attention_layernorm", &self.post_attention_layernorm));
         scalings
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.heads()
     }
 }

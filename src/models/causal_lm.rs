@@ -18,8 +18,8 @@ use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::scaling::Scaling;
 use crate::nn::{
-    self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
-    Rope, Segments, Sequences, head,
+    self, Cache, Context, Embedding, Head, Heads, LayerCache, Linear, Network, Overrides, Prompt, Residual,
+    RmsNorm, Rope, Segments, Sequences, head,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -352,6 +352,10 @@ impl<B: Block> LanguageModel for CausalLm<B> {
     fn scalings(&self, index: usize) -> Vec<Scaling> {
         let path = self.block_path(index);
         self.model.layers[index].scalings().into_iter().map(|scaling| scaling.prefixed(&path)).collect()
+    }
+
+    fn heads(&self, index: usize) -> Option<&Heads> {
+        self.model.layers[index].heads()
     }
 
     fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {

@@ -12,7 +12,7 @@ use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm};
+use crate::nn::{self, Attention, Context, Heads, Mlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
 /// What both Gemmas have in common; the others are those of Gemma 2.
@@ -169,5 +169,9 @@ impl Block for SandwichBlock {
         let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
         scalings.extend(mlp.behind("pre_feedforward_layernorm", &self.pre_feedforward_layernorm));
         scalings
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.heads()
     }
 }

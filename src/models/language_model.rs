@@ -6,7 +6,7 @@ use crate::Result;
 use crate::kernels::softcap::softcap;
 use crate::nn::prompt::PromptShape;
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments, Sequences};
+use crate::nn::{self, Cache, Embedding, Head, Heads, Network, Prompt, Segments, Sequences};
 
 /// Any causal language model.
 pub type Model = dyn LanguageModel;
@@ -100,6 +100,9 @@ pub trait LanguageModel: Network {
 
     /// Returns the channels of block number `index` that only linear layers read.
     fn scalings(&self, index: usize) -> Vec<Scaling>;
+
+    /// Hyperparameters of the attention of block number `index`, if it has any.
+    fn heads(&self, index: usize) -> Option<&Heads>;
 
     /// Residual stream after the last block → hidden states before the output head.
     ///

@@ -212,6 +212,10 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
         scalings
     }
 
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.as_ref().and_then(Mixer::heads)
+    }
+
     fn new_cache(&self, planned: i32) -> LayerCache {
         match self.conv {
             Some(_) => LayerCache::Conv(ConvState::default()),
@@ -252,6 +256,10 @@ impl Mixer for Attention {
             readers: ["q_proj", "k_proj", "v_proj"].map(str::to_owned).to_vec(),
             scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "out_proj")],
         }
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
     }
 }
 

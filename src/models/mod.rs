@@ -23,6 +23,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod recompute;
+mod shrink;
 mod smollm3;
 mod stored_sizes;
 
@@ -30,6 +31,7 @@ pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, load};
+pub use shrink::{keep_blocks, needs_consecutive};
 
 #[cfg(test)]
 mod tests;

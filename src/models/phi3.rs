@@ -98,6 +98,10 @@ impl Mixer for FusedAttention {
             scalings: vec![Scaling::between("qkv_proj", rows, "o_proj")],
         }
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
+    }
 }
 
 impl FusedMlp {

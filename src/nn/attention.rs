@@ -204,4 +204,8 @@ impl Mixer for Attention {
             scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "o_proj")],
         }
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
+    }
 }

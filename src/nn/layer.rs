@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
 use super::scaling::Flow;
-use super::{Context, Linear, Result};
+use super::{Context, Heads, Linear, Result};
 
 /// Linear layers with their key paths relative to the module that contains them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
@@ -22,6 +22,11 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
     /// How channels flow through it.
     fn flow(&self) -> Flow;
+
+    /// Hyperparameters of attention; `None` of a replacement.
+    fn heads(&self) -> Option<&Heads> {
+        None
+    }
 }
 
 /// A layer that transforms each position independently.

@@ -59,7 +59,7 @@ pub(super) struct Calibration<'a> {
 }
 
 fn factor(moments: &SecondMoments, config: &PruneConfig) -> Result<Option<InverseFactor>> {
-    let needed = matches!(config.method, Method::SparseGpt | Method::Auto);
+    let needed = matches!(config.method(), Method::SparseGpt | Method::Auto);
     needed.then(|| InverseFactor::new(moments, config.act_order, config.damping)).transpose()
 }
 
@@ -76,7 +76,7 @@ pub(super) fn prune_layer(
 ) -> Result<LayerReport> {
     let Matrix { values: original, columns, dtype } = Matrix::read(path, &weight)?;
     let layer = Layer { path, original: &original, columns, calibration, sparsity, config };
-    let candidates: Vec<Method> = match (config.method, calibration) {
+    let candidates: Vec<Method> = match (config.method(), calibration) {
         (Method::Auto, Some(_)) => vec![Method::SparseGpt, Method::Wanda, Method::Magnitude],
         (Method::Random, _) => vec![Method::Random],
         (_, None) => vec![Method::Magnitude],
@@ -149,11 +149,12 @@ fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMoments) -> f6
     if squares > 0.0 { moments.squared_outputs(&difference) / squares } else { 0.0 }
 }
 
-fn name(method: Method) -> &'static str {
+pub(super) fn name(method: Method) -> &'static str {
     match method {
         Method::Magnitude => "magnitude",
         Method::Wanda => "wanda",
         Method::SparseGpt => "sparsegpt",
+        Method::Activation => "activation",
         Method::Random => "random",
         Method::Auto => "auto",
     }
