@@ -4,6 +4,7 @@ use mlx_macros::ModuleParameters;
 use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
 use crate::nn::{self, Context, Heads, KvCache, LayerCache, Residual, RmsNorm};
@@ -27,6 +28,9 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// Hyperparameters of its attention, if it has any.
     fn heads(&self) -> Option<&Heads>;
+
+    /// The channels of its feed-forward layer; `None` of experts.
+    fn channels(&self) -> Option<Channels>;
 
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
@@ -88,5 +92,9 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
 
     fn heads(&self) -> Option<&Heads> {
         self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.mlp.channels().map(|channels| channels.prefixed("mlp"))
     }
 }

@@ -13,6 +13,7 @@ use super::configuration::Shape;
 use super::experts;
 use super::language_model::LanguageModel;
 use super::recompute::recompute_blocks;
+use crate::nn::channels::Channels;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
@@ -356,6 +357,11 @@ impl<B: Block> LanguageModel for CausalLm<B> {
 
     fn heads(&self, index: usize) -> Option<&Heads> {
         self.model.layers[index].heads()
+    }
+
+    fn channels(&self, index: usize) -> Option<Channels> {
+        let path = self.block_path(index);
+        self.model.layers[index].channels().map(|channels| channels.prefixed(&path))
     }
 
     fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {

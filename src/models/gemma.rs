@@ -10,6 +10,7 @@ use super::configuration::{self, Family, Shape, Windows, flag};
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::scaling::Scaling;
 use crate::nn::{self, Attention, Context, Heads, Mlp, Residual, RmsNorm};
@@ -173,5 +174,9 @@ impl Block for SandwichBlock {
 
     fn heads(&self) -> Option<&Heads> {
         self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.mlp.channels().map(|channels| channels.prefixed("mlp"))
     }
 }

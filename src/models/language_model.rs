@@ -4,6 +4,7 @@ use mlx_rs::Array;
 
 use crate::Result;
 use crate::kernels::softcap::softcap;
+use crate::nn::channels::Channels;
 use crate::nn::prompt::PromptShape;
 use crate::nn::scaling::Scaling;
 use crate::nn::{self, Cache, Embedding, Head, Heads, Network, Prompt, Segments, Sequences};
@@ -103,6 +104,9 @@ pub trait LanguageModel: Network {
 
     /// Hyperparameters of the attention of block number `index`, if it has any.
     fn heads(&self, index: usize) -> Option<&Heads>;
+
+    /// The channels of the feed-forward layer of block number `index`; `None` of experts.
+    fn channels(&self, index: usize) -> Option<Channels>;
 
     /// Residual stream after the last block → hidden states before the output head.
     ///

@@ -13,6 +13,7 @@ use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
 use crate::nn::attention::AttentionExtras;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
 use crate::nn::scaling::{Flow, Scaling};
@@ -214,6 +215,10 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
 
     fn heads(&self) -> Option<&Heads> {
         self.self_attn.as_ref().and_then(Mixer::heads)
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.feed_forward.channels().map(|channels| channels.prefixed("feed_forward"))
     }
 
     fn new_cache(&self, planned: i32) -> LayerCache {

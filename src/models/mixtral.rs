@@ -13,6 +13,7 @@ use super::language_model::Model;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
 use crate::nn::scaling::Scaling;
@@ -107,5 +108,9 @@ impl Block for MixtralBlock {
 
     fn heads(&self) -> Option<&Heads> {
         self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.block_sparse_moe.channels().map(|channels| channels.prefixed("block_sparse_moe"))
     }
 }

@@ -31,7 +31,7 @@ pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, load};
-pub use shrink::{keep_blocks, needs_consecutive};
+pub use shrink::{keep_blocks, needs_consecutive, set_channels};
 
 #[cfg(test)]
 mod tests;

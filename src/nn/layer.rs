@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
+use super::channels::Channels;
 use super::scaling::Flow;
 use super::{Context, Heads, Linear, Result};
 
@@ -45,6 +46,11 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
 
     /// How channels flow through it.
     fn flow(&self) -> Flow;
+
+    /// The channels that it can do with fewer of; `None` of experts.
+    fn channels(&self) -> Option<Channels> {
+        None
+    }
 }
 
 /// Pairs `layers` with their field names.

@@ -143,7 +143,7 @@ impl Layer<'_> {
 }
 
 /// Squared error of the outputs relative to their squares.
-fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMoments) -> f64 {
+pub(super) fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMoments) -> f64 {
     let difference: Vec<f32> = original.iter().zip(pruned).map(|(old, new)| old - new).collect();
     let squares = moments.squared_outputs(original);
     if squares > 0.0 { moments.squared_outputs(&difference) / squares } else { 0.0 }

@@ -17,7 +17,8 @@ pub enum Method {
     /// Weights whose loss the others can make up for, which they then do
     /// ([SparseGPT](https://arxiv.org/abs/2301.00774)).
     SparseGpt,
-    /// Blocks that change their inputs least ([ShortGPT](https://arxiv.org/abs/2403.03853)).
+    /// Blocks that change their inputs least ([ShortGPT](https://arxiv.org/abs/2403.03853)), or channels of small
+    /// activations ([Minitron](https://arxiv.org/abs/2407.14679)).
     Activation,
     /// Random ones.
     Random,
@@ -59,7 +60,7 @@ pub struct PruneConfig {
     pub output: Option<String>,
     /// How what goes is chosen; see [`method`](Self::method).
     pub method: Option<Method>,
-    /// Fraction of the weights, or of the blocks, that goes; a pattern N:M says it itself.
+    /// Fraction of the weights, blocks or channels that goes; a pattern N:M says it itself.
     pub sparsity: Option<f64>,
     /// Which weights may go together.
     pub pattern: Pattern,
@@ -191,6 +192,7 @@ impl PruneConfig {
         let (method, pattern) = (self.method(), self.pattern);
         let methods: &[Method] = match pattern {
             Pattern::Depth => &[Method::Activation, Method::Random],
+            Pattern::Width => &[Method::Wanda, Method::Activation, Method::Magnitude, Method::Random],
             _ => &[Method::Magnitude, Method::Wanda, Method::SparseGpt, Method::Random, Method::Auto],
         };
         if !methods.contains(&method) {
@@ -203,14 +205,15 @@ impl PruneConfig {
         }
         let settings = [
             ("repair", self.pattern == Pattern::Depth && self.repair != Repair::None),
-            ("act_order", self.pattern == Pattern::Depth && self.act_order),
-            ("resume", self.pattern == Pattern::Depth && self.resume),
+            ("skip", self.pattern == Pattern::Width && !self.skip.is_empty()),
+            ("act_order", self.pattern.is_structured() && self.act_order),
+            ("resume", self.pattern.is_structured() && self.resume),
             ("contiguous", self.pattern != Pattern::Depth && self.contiguous),
         ];
         match settings.iter().find(|(_, meaningless)| *meaningless) {
-            Some(("resume", _)) => Err(Error::Config(
-                "resume: pattern depth takes one pass without checkpoints; start again with overwrite".into(),
-            )),
+            Some(("resume", _)) => Err(Error::Config(format!(
+                "resume: pattern {pattern} takes one pass without checkpoints; start again with overwrite"
+            ))),
             Some((key, _)) => {
                 Err(Error::Config(format!("{key} has no meaning with pattern {pattern}: leave it out")))
             }
@@ -218,7 +221,7 @@ impl PruneConfig {
         }
     }
 
-    /// Fraction of the weights, or of the blocks, that goes.
+    /// Fraction of the weights, blocks or channels that goes.
     #[must_use]
     pub fn sparsity(&self) -> f64 {
         let default =
@@ -282,6 +285,10 @@ mod tests {
             (PruneConfig { contiguous: true, ..of() }, "contiguous has no meaning with pattern unstructured"),
             (PruneConfig { pattern: Pattern::Depth, repair: Repair::Scale, ..of() }, "repair has no meaning"),
             (PruneConfig { pattern: Pattern::Depth, resume: true, ..of() }, "one pass without checkpoints"),
+            (
+                PruneConfig { pattern: Pattern::Width, skip: vec!["*".into()], ..of() },
+                "skip has no meaning with pattern width",
+            ),
             (PruneConfig { act_order: true, pattern: groups, ..of() }, "act_order"),
             (PruneConfig { allocation: Allocation::Owl, pattern: groups, ..of() }, "expected uniform"),
             (

@@ -26,6 +26,10 @@ pub struct BlockReport {
     pub path: String,
     /// Whether the whole block went.
     pub removed: bool,
+    /// Channels of its feed-forward layer that went.
+    pub removed_channels: Vec<usize>,
+    /// Squared error of the outputs of that layer on calibration text relative to their squares, if it was measured.
+    pub output_error: Option<f64>,
     /// How much it changes the direction of its inputs; `None` where it was not measured.
     pub influence: Option<f64>,
 }
@@ -43,7 +47,8 @@ pub struct Report {
     pub parameters: u64,
     /// Number of parameters that are not zero.
     pub nonzero: u64,
-    /// Fraction of the weights of the pruned layers that are zero; of structured patterns, of the blocks that went.
+    /// Fraction of the weights of the pruned layers that are zero; of structured patterns, of the blocks or channels that
+    /// went.
     pub sparsity: f64,
     /// Seconds without loading.
     pub seconds: f64,

@@ -26,18 +26,20 @@ class PruneConfig(Config):
         "which weights are removed: the smallest (magnitude), those that contribute least to the outputs on "
         "calibration text (wanda), those whose loss the remaining weights can compensate, which they then do "
         "(sparsegpt), or random ones; auto chooses the method with the least output error for each layer; "
-        "pattern depth: the blocks that change their inputs least (activation), or random ones (default: "
-        "sparsegpt, pattern depth: activation)",
+        "pattern depth: the blocks that change their inputs least (activation), or random ones; pattern "
+        "width: the channels of the smallest activations (activation), contributions (wanda) or weights "
+        "(magnitude), or random ones (default: sparsegpt, patterns depth and width: activation)",
     )
     sparsity: float | None = setting(
         None,
-        "fraction of the weights, or blocks, to remove, between 0 and 1 (default: 0.5, pattern depth: 0.2, "
-        "or as the pattern says)",
+        "fraction of the weights, blocks or channels to remove, between 0 and 1 (default: 0.5, patterns "
+        "depth and width: 0.2, or as the pattern says)",
     )
     pattern: str = setting(
         "unstructured",
         "what may be removed: any weights (unstructured), all but N of every M consecutive ones, such as "
-        "2:4, or whole blocks, which makes the model smaller (depth)",
+        "2:4, or, which makes the model smaller, whole blocks (depth) or channels of feed-forward layers "
+        "(width)",
     )
     contiguous: bool = setting(False, "depth: remove consecutive blocks only")
     allocation: Literal["uniform", "owl", "sensitivity"] = setting(
@@ -120,7 +122,7 @@ class PruneConfig(Config):
 
     @property
     def _chosen_method(self) -> Method:
-        return self.method or ("activation" if self.pattern == "depth" else "sparsegpt")
+        return self.method or ("activation" if self.pattern in {"depth", "width"} else "sparsegpt")
 
     @property
     def _needs_text(self) -> bool:

@@ -26,7 +26,7 @@ class LayerReport(Displayed):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BlockReport(Displayed):
-    """What pattern ``depth`` did to one block."""
+    """What pattern ``depth`` or ``width`` did to one block."""
 
     path: str
     """Name of the block in the original model."""
@@ -34,6 +34,10 @@ class BlockReport(Displayed):
     """Whether it was removed."""
     influence: float | None
     """One minus the mean cosine of its inputs and outputs on calibration text."""
+    removed_channels: list[int]
+    """Removed channels of its feed-forward layer."""
+    output_error: float | None
+    """Squared error of the outputs of that layer on calibration text, relative to their squares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -43,7 +47,8 @@ class PruneResult(Displayed):
     output: Path
     """Folder of the pruned model."""
     sparsity: float
-    """Fraction of the weights of the pruned layers that are zero, or of the blocks that were removed."""
+    """Fraction of the weights of the pruned layers that are zero, or of the blocks or channels that
+    were removed."""
     parameters_before: int
     """Number of parameters of the original model."""
     parameters: int
@@ -57,7 +62,7 @@ class PruneResult(Displayed):
     layers: list[LayerReport]
     """Every layer with pruned weights."""
     blocks: list[BlockReport]
-    """Every block of the original model, if the pattern is ``depth``."""
+    """Every block of the original model, if the pattern is ``depth`` or ``width``."""
 
     @classmethod
     def from_report(cls, text: str) -> "PruneResult":

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// What may be removed from a model.
 #[derive(Debug)]
-pub(super) struct Depth<'a> {
+pub(in crate::prune) struct Depth<'a> {
     /// `config.json`.
     file: &'a Value,
     /// Whether each block must stay.

@@ -3,15 +3,19 @@
 //! | pattern | file | what goes | methods |
 //! |---|---|---|---|
 //! | depth | `depth` | blocks | activation ([block influence](influence)), random |
+//! | width | `width` | channels of feed-forward layers | activation, wanda, magnitude, random |
 
 mod depth;
 mod influence;
 mod resized;
+mod width;
 
 use serde_json::Value;
 
 use self::depth::Depth;
+use self::width::Width;
 use super::config::PruneConfig;
+use super::pattern::Pattern;
 use super::report::BlockReport;
 use crate::models::Model;
 use crate::progress::Observer;
@@ -24,14 +28,15 @@ pub(super) struct Outcome {
     pub file: Value,
     /// What was done to each block of the larger one.
     pub blocks: Vec<BlockReport>,
-    /// Fraction of the blocks, or of whatever else was to go, that went.
+    /// Fraction of the blocks or channels that went.
     pub sparsity: f64,
 }
 
 /// What is to be removed from a model.
 #[derive(Debug)]
-pub(super) struct Structured<'a> {
-    depth: Depth<'a>,
+pub(super) enum Structured<'a> {
+    Depth(Depth<'a>),
+    Width(Width),
 }
 
 impl<'a> Structured<'a> {
@@ -46,12 +51,18 @@ impl<'a> Structured<'a> {
                 "{path} is quantized: prune the original model, and quantize the result"
             ))),
         })?;
-        Ok(Self { depth: Depth::new(model, file, config)? })
+        Ok(match config.pattern {
+            Pattern::Width => Self::Width(Width::new(model, file, config)?),
+            _ => Self::Depth(Depth::new(model, file, config)?),
+        })
     }
 
     /// Number of blocks that are changed.
     pub(super) fn blocks(&self) -> usize {
-        self.depth.remove()
+        match self {
+            Self::Depth(depth) => depth.remove(),
+            Self::Width(width) => width.blocks(),
+        }
     }
 
     /// Creates the smaller model.
@@ -65,7 +76,10 @@ impl<'a> Structured<'a> {
         config: &PruneConfig,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
-        self.depth.run(model, sequences, config, observer)
+        match self {
+            Self::Depth(depth) => depth.run(model, sequences, config, observer),
+            Self::Width(width) => width.run(model, sequences, config, observer),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ def run(args: Namespace, out: Output) -> int:
     try:
         result = prune(config, callback=callbacks, show_progress=not out.quiet)
     except KeyboardInterrupt:
-        if config.pattern == "depth":
+        if config.pattern in {"depth", "width"}:
             message = "interrupted; nothing was saved"
             raise KeyboardInterrupt(message) from None
         resume = build_resume_command(
@@ -57,8 +57,14 @@ def run(args: Namespace, out: Output) -> int:
 def _print(result: PruneResult, out: Output) -> None:
     if result.blocks:
         removed = [number for number, block in enumerate(result.blocks) if block.removed]
+        channels = len(result.blocks[0].removed_channels)
         pairs = [
-            ("removed", f"{len(removed)} of {len(result.blocks)} blocks: {', '.join(map(str, removed))}"),
+            (
+                "removed",
+                f"{len(removed)} of {len(result.blocks)} blocks: {', '.join(map(str, removed))}"
+                if removed
+                else f"{channels:,} channels of each of {len(result.blocks)} blocks",
+            ),
             ("parameters", f"{result.parameters:,} of {result.parameters_before:,}"),
         ]
     else:
