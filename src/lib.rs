@@ -20,6 +20,7 @@ pub mod train;
 
 // Capabilities
 pub mod evaluate;
+pub mod exports;
 pub mod generate;
 pub mod lora;
 pub mod prune;

@@ -24,6 +24,9 @@ HANG_SECONDS = 10.0
 MEMORY_BYTES = 1 << 30
 """What a case may take at most, above what the process takes with a model in it."""
 
+BEYOND_FILE_BYTES = {"gguf": 64 << 20}
+"""As :data:`MEMORY_BYTES`, and besides the size of the file, for readers with a bound of their own."""
+
 KINDS = ("crash", "hang", "memory", "foreign")
 """``foreign`` are errors of other classes than the toolkit's."""
 
@@ -57,8 +60,12 @@ def work(reader: str, count: int, seed: int, first: int, keep: Path) -> None:
             except Exception as error:  # noqa: BLE001 - those that are none of ours are counted
                 outcome = "foreign"
                 print(f"{kept.name}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
-            if peak() - base > MEMORY_BYTES:
+            bound = MEMORY_BYTES
+            if reader in BEYOND_FILE_BYTES:
+                bound = BEYOND_FILE_BYTES[reader] + len(case.content)
+            if (taken := peak() - base) > bound:
                 outcome = "memory"
+                print(f"{kept.name}: {taken >> 20} MiB", file=sys.stderr)
             if outcome not in KINDS:
                 kept.unlink()
             print(f"done {outcome}", flush=True)

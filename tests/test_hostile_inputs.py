@@ -19,6 +19,8 @@ REST = "safetensors,config,tokenizer_config,index,adapter,jsonl,csv,settings,che
     ("readers", "cases"),
     [
         pytest.param(QUICK, 60, id="quick"),
+        pytest.param("gguf", 500, id="gguf"),
+        pytest.param("gguf", 5_000, id="gguf-thousands", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
         pytest.param(REST, 200, id="rest", marks=pytest.mark.slow),
         # Templates without end are stopped after some seconds each.
         pytest.param("template", 24, id="templates", marks=pytest.mark.slow),

@@ -251,3 +251,20 @@ def test_odd_answers_are_no_models(answer: object, what: str, tmp_path: Path, se
     else:
         # The other answer was enough.
         assert (found(outcome) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_bytes_are_reported_during_a_download(tmp_path: Path, server: Hub) -> None:
+    code = """
+import json, sys
+from efficientai_toolkit import hub
+told = []
+hub.resolve(sys.argv[1], on_progress=lambda done, total: told.append((done, total)))
+print(json.dumps(told))
+"""
+    outcome = lookup(tmp_path, server.url, "org/model", code=code)
+    assert outcome.returncode == 0, outcome.stderr
+    told = json.loads(outcome.stdout)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] >= len(WEIGHTS)
+    assert outcome.stderr == ""

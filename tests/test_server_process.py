@@ -63,7 +63,7 @@ def test_adapters_and_versions_from_the_command_line(tmp_path: Path) -> None:
         assert done.stdout == f"{url} serves embedded from {MODEL}\n"
         done = run([str(PROGRAM), "serve:deploy", "embedded=/nowhere", "--url", url])
         assert done.returncode == 2
-        assert "has no folder '/nowhere'" in done.stderr
+        assert "has no folder or GGUF file '/nowhere'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         benchmark,
         callbacks,
         exceptions,
+        exports,
         jobs,
         kernels,
         lora,
@@ -25,16 +26,20 @@ if TYPE_CHECKING:
         registry,
         server,
         trackers,
+        ui,
     )
     from efficientai_toolkit._base.version import __version__
     from efficientai_toolkit._core.models import Model, Tokenizer
     from efficientai_toolkit._engine.core import core as _core
     from efficientai_toolkit.accelerate import accelerate_mlx
     from efficientai_toolkit.device import HardwareReport, hardware
+    from efficientai_toolkit.exports.config import ExportConfig
+    from efficientai_toolkit.exports.run import export
     from efficientai_toolkit.models.generation import GenerateConfig, generate, stream
     from efficientai_toolkit.models.loading import load
 
 __all__ = [
+    "ExportConfig",
     "GenerateConfig",
     "HardwareReport",
     "Model",
@@ -45,6 +50,8 @@ __all__ = [
     "benchmark",
     "callbacks",
     "exceptions",
+    "export",
+    "exports",
     "generate",
     "hardware",
     "jobs",
@@ -57,12 +64,14 @@ __all__ = [
     "server",
     "stream",
     "trackers",
+    "ui",
 ]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "ExportConfig": "exports.config:ExportConfig",
             "GenerateConfig": "models.generation:GenerateConfig",
             "HardwareReport": "device:HardwareReport",
             "Model": "_engine.core:core.models.Model",
@@ -73,6 +82,8 @@ if not TYPE_CHECKING:
             "benchmark": "benchmark",
             "callbacks": "callbacks",
             "exceptions": "exceptions",
+            "export": "exports.run:export",
+            "exports": "exports",
             "generate": "models.generation:generate",
             "stream": "models.generation:stream",
             "hardware": "device:hardware",
@@ -85,5 +96,6 @@ if not TYPE_CHECKING:
             "registry": "registry",
             "server": "server",
             "trackers": "trackers",
+            "ui": "ui",
         },
     )

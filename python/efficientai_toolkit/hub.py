@@ -11,9 +11,14 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from efficientai_toolkit.exceptions import ModelLoadingError
+
+OnProgress = Callable[[int, int], object]
+"""Told the bytes so far, and those known to be needed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,25 +60,31 @@ def is_hub_id(text: str) -> bool:
 
 
 def resolve(
-    path_or_id: str | os.PathLike[str], *, kind: Kind = LANGUAGE_MODEL, show_progress: bool = True
+    path_or_id: str | os.PathLike[str],
+    *,
+    kind: Kind = LANGUAGE_MODEL,
+    show_progress: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Path:
-    """Return the folder of a model or adapter, downloading it if necessary.
+    """Return the folder or GGUF file of a model or adapter, downloading it if necessary.
 
     An interrupted download is resumed by the next call.
 
     Parameters
     ----------
     path_or_id
-        An existing folder, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
+        An existing folder or GGUF file, or ``org/name``, or ``org/name@revision`` (branch, tag, commit).
     kind
         Kind of model, which determines the files to download.
     show_progress
         Show a progress bar if standard error is a terminal.
+    on_progress
+        Called during a download with the bytes so far and those known to be needed.
 
     Returns
     -------
     Path
-        The folder, or the snapshot in the cache for a hub id.
+        The folder or file, or the snapshot in the cache for a hub id.
 
     Raises
     ------
@@ -85,7 +96,9 @@ def resolve(
     if text and folder.is_dir():
         return folder
     if text and folder.exists():
-        message = f"{text} is a file; expected the folder that contains it"
+        if folder.suffix.lower() == ".gguf":
+            return folder
+        message = f"{text} is a file; expected the folder that contains it, or a GGUF file"
         raise ModelLoadingError(message)
     match = _HUB_ID.fullmatch(text)
     if match is None:
@@ -93,7 +106,9 @@ def resolve(
             f"there is no folder {text!r}, and it is not a hub id of the form org/name or org/name@revision"
         )
         raise ModelLoadingError(message)
-    folder = _download(match["id"], match["revision"], text, kind, show_progress=show_progress)
+    folder = _download(
+        match["id"], match["revision"], text, kind, show_progress=show_progress, on_progress=on_progress
+    )
     if not any(folder.rglob("*.safetensors")):
         message = f"{text} has no .safetensors file on the hub; pickled weights (.bin, .pt) are not read"
         raise ModelLoadingError(message)
@@ -115,7 +130,15 @@ def find_cached(text: str) -> Path | None:
         return None
 
 
-def _download(repository: str, revision: str | None, text: str, kind: Kind, *, show_progress: bool) -> Path:
+def _download(
+    repository: str,
+    revision: str | None,
+    text: str,
+    kind: Kind,
+    *,
+    show_progress: bool,
+    on_progress: OnProgress | None,
+) -> Path:
     # Read once, when huggingface_hub is imported first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from httpx2 import HTTPError
@@ -138,6 +161,7 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
                 allow_patterns=list(kind.allowed),
                 ignore_patterns=list(kind.ignored),
                 library_name="efficientai-toolkit",
+                tqdm_class=None if on_progress is None else _report_to(on_progress),
             )
         except HFValidationError as error:
             message = f"{text} is not a valid hub id: {error}"
@@ -148,6 +172,29 @@ def _download(repository: str, revision: str | None, text: str, kind: Kind, *, s
             message = _explain(error, text, constants.ENDPOINT, offline=constants.is_offline_mode)
             raise ModelLoadingError(message) from error
     return Path(snapshot)
+
+
+def _report_to(on_progress: OnProgress) -> Any:
+    """Return a progress bar that is not drawn, but reports the bytes of a download."""
+    bar: Any = import_module("tqdm").tqdm
+
+    class Reporter(bar):  # type: ignore[misc]
+        """The bar of all bytes, or that of the files."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._counts_bytes = options.get("unit") == "B"
+            self._done = 0
+            options.pop("name", None)
+            super().__init__(*args, **{**options, "disable": True})  # pyright: ignore[reportUnknownMemberType]
+            self.total: Any = options.get("total") or 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._done += int(n or 0)
+            if self._counts_bytes:
+                on_progress(self._done, max(int(self.total or 0), self._done))
+            return None
+
+    return Reporter
 
 
 def _explain(  # noqa: PLR0911

@@ -18,7 +18,7 @@ use super::merge::merge_weights;
 use super::names::layer_names;
 use super::whole;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
-use crate::io::{config, folder, weights};
+use crate::io::{checkpoint, folder, weights};
 use crate::models::{self, Model};
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
@@ -91,7 +91,7 @@ pub fn fuse(
 
 /// Checks that quantized weights can be written in the format of `config.json`.
 fn check_requantizable(model: &Path) -> Result<()> {
-    let config = config::read(model)?;
+    let config = checkpoint::config(model)?;
     match config["quantization_config"]["quant_method"].as_str() {
         Some(method) if config.get("quantization").is_none() => Err(Error::Config(format!(
             "{} is quantized as \"{method}\", in which weights cannot be written again: set dequantize",

@@ -7,8 +7,9 @@ use mlx_rs::{Array, Dtype};
 
 use super::adapter::Adapter;
 use super::attach;
+use crate::kernels::linear::Weight;
 use crate::kernels::matmul::{Transpose, matmul};
-use crate::kernels::quantized::{Format, Mode};
+use crate::kernels::quantized::{Format, Mode, dequantize};
 use crate::nn::linear::dora::MIN_ROW_NORM;
 use crate::nn::{self, Linear, Network};
 use crate::{Error, Result, kernels};
@@ -39,13 +40,12 @@ pub fn merge_weights(
     Ok(bits)
 }
 
-/// `W' = W + s·(A·B)ᵀ`, added in float32. The weight keeps its format or, if it is quantized, becomes dense
-/// in the dtype `dense`.
+/// Replaces the weight by the [merged](merged_weight) one. It keeps its format or, if it is quantized, becomes dense in
+/// the dtype `dense`.
 fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<()> {
-    let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(()) };
-    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
-    let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
-    let delta = delta.multiply(Array::from_f32(layer.low_rank.scale))?;
+    if layer.lora_a.is_none() || layer.lora_b.is_none() {
+        return Ok(());
+    }
     let format = layer.format;
     let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
     if dense.is_none()
@@ -56,11 +56,8 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
             format.mode().name().to_uppercase()
         )));
     }
-    layer.weight_mut().dequantize(Dtype::Float32)?;
-    let mut weight = wide(&layer.weight)?.add(delta)?;
-    if let Some(m) = &*layer.m {
-        weight = weight.multiply(stretch(&weight, &wide(m)?)?)?;
-    }
+    let weight = merged_weight(layer)?;
+    (*layer.scales, *layer.biases, layer.format) = (None, None, None);
     *layer.weight = weight.as_dtype(dense.filter(|_| format.is_some()).unwrap_or(stored))?;
     // Evaluated now, so that the old weight is freed before the next one is merged.
     kernels::eval([&*layer.weight])?;
@@ -68,6 +65,25 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
         layer.weight_mut().quantize(format)?;
     }
     Ok(())
+}
+
+/// The weight of `layer` with its low-rank matrices, `W + s·(A·B)ᵀ`, in float32.
+///
+/// # Errors
+/// Errors from MLX.
+pub fn merged_weight(layer: &Linear) -> Result<Array> {
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let weight = match layer.matrix() {
+        Weight::Dense(weight) => wide(weight)?,
+        Weight::Packed(weight) => dequantize(weight, Dtype::Float32)?,
+    };
+    let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(weight) };
+    let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;
+    let weight = weight.add(delta.multiply(Array::from_f32(layer.low_rank.scale))?)?;
+    match &*layer.m {
+        Some(m) => Ok(weight.multiply(stretch(&weight, &wide(m)?)?)?),
+        None => Ok(weight),
+    }
 }
 
 /// Factors that rescale the rows of `weight` to the norms `m`: `[out, 1]`.

@@ -22,6 +22,7 @@ pub use formats::{
 };
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
+pub use merge::merged_weight;
 pub use whole::WholeModule;
 
 #[cfg(test)]

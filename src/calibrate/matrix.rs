@@ -54,6 +54,9 @@ pub fn for_each_part(dense: &Array, mut work: impl FnMut(Array) -> Result<()>) -
 }
 
 /// Checks rows of the weight at `path` from row number `first` on.
+///
+/// # Errors
+/// A value that is not finite.
 pub fn check_finite(path: &str, values: &[f32], columns: i32, first: usize) -> Result<()> {
     let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
     let columns = columns as usize;

@@ -46,4 +46,4 @@ pub use statistics::{
     DataReport, ExamplePart, HistogramBin, LengthStatistics, PairStatistics, SplitStatistics, describe,
 };
 pub use streaming::{IndexedRows, Megabatch, Megabatches, StreamingDataset, stream_splits};
-pub use text::{DecodeStream, Tokenizer};
+pub use text::{Contents as TokenizerContents, DecodeStream, Tokenizer};

@@ -6,33 +6,22 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::wrapper;
 use crate::{Error, Result, files};
 
 /// Largest `config.json` that is read, in bytes; real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 22;
 
-/// Returns the configuration of the language model in the model folder `folder`: its parsed `config.json`, or the
-/// part of it that describes the language model in a larger one.
-///
-/// # Errors
-/// A missing file, or one that is not valid JSON.
-pub fn read(folder: &Path) -> Result<Value> {
-    let config = read_whole(folder)?;
-    Ok(wrapper::language_model(&config).unwrap_or(config))
-}
-
 /// Returns the parsed `config.json` of the model folder `folder`.
 ///
 /// # Errors
 /// A missing file, or one that is not valid JSON.
-pub fn read_whole(folder: &Path) -> Result<Value> {
+pub(super) fn read(folder: &Path) -> Result<Value> {
     let path = folder.join("config.json");
     let broken = |why: String| Error::ModelLoading(format!("{}: {why}", path.display()));
     let text = files::read_to_string(&path, MAX_BYTES).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::ModelLoading(format!(
             "{} has no config.json: a model is a folder in Hugging Face format (config.json, \
-             *.safetensors, tokenizer.json)",
+             *.safetensors, tokenizer.json) or a GGUF file",
             folder.display()
         )),
         _ => broken(error.to_string()),

@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde_json::Value;
 
 use super::quantization::describe;
-use super::{atomic, config, shards, weights, wrapper};
+use super::{atomic, checkpoint, gguf, shards, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::{Error, Result, files, rng};
@@ -33,14 +33,14 @@ const TEMPLATES: &str = "additional_chat_templates";
 /// Keys of `config.json` that describe quantized weights.
 const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 
-/// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of the
-/// folder `source`. The saved `config.json` states the dtype of the weights, and has no quantization settings
+/// Saves `model` to the folder `target`, together with the configuration, tokenizer and chat template of `source`, a
+/// folder or GGUF file. The saved `config.json` states the dtype of the weights, and has no quantization settings
 /// if no weight is quantized. The language model of a larger model is saved on its own.
 ///
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, config::read_whole(source)?, model, None)
+    save_with(source, target, checkpoint::whole_config(source)?, model, None)
 }
 
 /// As [`save`], of a model that `config` describes, and not the `config.json` of the folder `source`.
@@ -62,7 +62,7 @@ pub fn save_quantized(
     formats: &BTreeMap<String, Format>,
 ) -> Result<()> {
     let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
-    let config = config::read_whole(source)?;
+    let config = checkpoint::whole_config(source)?;
     save_with(source, target, config, model, Some(describe(&names.collect())))
 }
 
@@ -75,16 +75,7 @@ fn save_with(
 ) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
-    fs::create_dir_all(target).map_err(Error::io("create", target))?;
-    for name in description(source)? {
-        let (from, to) = (source.join(&name), target.join(&name));
-        if name.starts_with(TEMPLATES) {
-            atomic::create_folder(&target.join(TEMPLATES))?;
-        }
-        let mut original = files::open(&from).map_err(Error::io("read", &from))?;
-        // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
-        atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
-    }
+    copy_description(source, target)?;
     let mut config = match wrapper::language_model(&whole) {
         None => whole,
         Some(config) => {
@@ -124,6 +115,31 @@ fn save_with(
     weights::save(target, model, None)
 }
 
+/// Copies everything but weights from `source`, a folder or GGUF file, to the folder `target`: tokenizer, chat templates
+/// and, of a folder, configurations.
+///
+/// # Errors
+/// A folder that cannot be read or written.
+pub fn copy_description(source: &Path, target: &Path) -> Result<()> {
+    fs::create_dir_all(target).map_err(Error::io("create", target))?;
+    if gguf::is_file(source) {
+        let files = gguf::tokenizer(&gguf::Reader::open(source)?)?;
+        for (name, contents) in files.named() {
+            atomic::write_text(&target.join(name), &format!("{contents:#}\n"))?;
+        }
+    }
+    for name in description(source)? {
+        let (from, to) = (source.join(&name), target.join(&name));
+        if name.starts_with(TEMPLATES) {
+            atomic::create_folder(&target.join(TEMPLATES))?;
+        }
+        let mut original = files::open(&from).map_err(Error::io("read", &from))?;
+        // Not `fs::copy`: with the contents come the permissions, and what may only be read could not be replaced.
+        atomic::write(&to, |file| io::copy(&mut original, file).map(|_| ()))?;
+    }
+    Ok(())
+}
+
 /// Files other than weights, relative to `folder`.
 fn description(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut names: Vec<PathBuf> = DESCRIPTION.iter().map(PathBuf::from).collect();
@@ -147,14 +163,15 @@ fn describe_head(config: &mut Value) {
     }
 }
 
-/// Returns a hash of a model folder: of its `config.json` and of the names and sizes of its weight files. The
-/// weights themselves are not read.
+/// Returns a hash of a model folder or GGUF file: of its `config.json` and of the names and sizes of its weight files.
+/// The weights themselves are not read.
 ///
 /// # Errors
-/// A folder that is not a model.
+/// A folder or file that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
-    let mut text = config::read(folder)?.to_string().into_bytes();
-    for path in shards::files(folder)? {
+    let mut text = checkpoint::config(folder)?.to_string().into_bytes();
+    let weights = if gguf::is_file(folder) { vec![folder.to_owned()] } else { shards::files(folder)? };
+    for path in weights {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
         text.extend(size.to_le_bytes());

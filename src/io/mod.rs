@@ -2,8 +2,10 @@
 //! model; weights are loaded into any [`Network`](crate::nn::Network).
 
 pub mod atomic;
+pub mod checkpoint;
 pub mod config;
 pub mod folder;
+pub mod gguf;
 mod lock;
 pub mod output;
 pub mod quantization;

@@ -11,6 +11,7 @@ use mlx_rs::{Array, Dtype};
 use super::quantization::{QuantizationConfig, Repacked, repack};
 use super::shards;
 use super::tensors::{self, Reader};
+use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
 use crate::params::Tensors;
@@ -115,9 +116,24 @@ pub fn load(
     if quantization.gptq_awq().is_some() {
         drop_empty_biases(model, &mut loaded)?;
     }
+    fill(folder, "config.json", model, loaded, &formats)
+}
+
+/// Fills `model` with all tensors of a checkpoint at `place`, which `description` describes; `formats` are those of
+/// layers that may be quantized.
+///
+/// # Errors
+/// Missing or unexpected tensors, or tensors of the wrong shape, listed.
+pub(super) fn fill(
+    place: &Path,
+    description: &str,
+    model: &mut dyn Network,
+    mut loaded: Tensors,
+    formats: &BTreeMap<String, Format>,
+) -> Result<()> {
     settle_tied(model, &mut loaded)?;
     let misfit = |problem| {
-        Error::ModelLoading(format!("{} does not fit its config.json: {problem}", folder.display()))
+        Error::ModelLoading(format!("{} does not fit its {description}: {problem}", place.display()))
     };
     model.visit_quantizable(&mut |path, weight| match formats.get(path) {
         Some(&format) if loaded.contains_key(&format!("{path}.scales")) => {

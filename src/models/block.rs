@@ -4,6 +4,7 @@ use mlx_macros::ModuleParameters;
 use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
+use super::outline::BlockOutline;
 use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
@@ -31,6 +32,11 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// The channels of its feed-forward layer; `None` of experts.
     fn channels(&self) -> Option<Channels>;
+
+    /// What it computes besides its parameters; `None` for what [`BlockOutline`] cannot say.
+    fn outline(&self) -> Option<BlockOutline> {
+        None
+    }
 
     /// Creates an empty cache for a sequence of which `planned` tokens are known in advance.
     fn new_cache(&self, planned: i32) -> LayerCache {
@@ -96,5 +102,9 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
 
     fn channels(&self) -> Option<Channels> {
         self.mlp.channels().map(|channels| channels.prefixed("mlp"))
+    }
+
+    fn outline(&self) -> Option<BlockOutline> {
+        Some(BlockOutline::new(self.self_attn.plain_heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

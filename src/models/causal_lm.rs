@@ -12,6 +12,7 @@ use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
 use super::configuration::Shape;
 use super::experts;
 use super::language_model::LanguageModel;
+use super::outline::Outline;
 use super::recompute::recompute_blocks;
 use crate::nn::channels::Channels;
 use crate::nn::network::GradientCheckpointing;
@@ -370,6 +371,13 @@ impl<B: Block> LanguageModel for CausalLm<B> {
 
     fn embedding_mut(&mut self) -> &mut Embedding {
         &mut self.model.embed_tokens
+    }
+
+    fn outline(&self) -> Option<Outline> {
+        let blocks: Option<Vec<_>> = self.model.layers.iter().map(Block::outline).collect();
+        // Virtual tokens are no part of it.
+        let blocks = blocks.filter(|_| self.prompt.is_none())?;
+        Some(Outline { embedding_scale: self.embedding_scale, softcap: self.softcap, blocks })
     }
 
     fn vocab_size(&self) -> i32 {

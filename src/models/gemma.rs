@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::block::Block;
 use super::causal_lm::CausalLm;
 use super::configuration::{self, Family, Shape, Windows, flag};
+use super::outline::BlockOutline;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
@@ -178,5 +179,9 @@ impl Block for SandwichBlock {
 
     fn channels(&self) -> Option<Channels> {
         self.mlp.channels().map(|channels| channels.prefixed("mlp"))
+    }
+
+    fn outline(&self) -> Option<BlockOutline> {
+        Some(BlockOutline::new(self.self_attn.plain_heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

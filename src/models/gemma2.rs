@@ -7,13 +7,17 @@ use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
 
+/// `json` with the softcaps that are usual.
+pub(super) fn with_softcaps(json: &Value) -> Value {
+    config::with_defaults(json, &[("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)])
+}
+
 /// Creates the model described by `config.json`.
 ///
 /// # Errors
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
-    let json =
-        &config::with_defaults(json, &[("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)]);
+    let json = &with_softcaps(json);
     let gemma = Gemma::parse(json, &FAMILY)?;
     let softcap = cap(json, "attn_logit_softcapping")?;
     Ok(Box::new(gemma.decoder(json, |i| gemma.block(gemma.attention(i, softcap)?))?))

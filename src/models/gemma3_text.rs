@@ -8,7 +8,7 @@ use super::gemma::{self, Gemma};
 use super::language_model::Model;
 use crate::Result;
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     max_position_embeddings: 131_072,
     rope_theta: 1_000_000.0,
     rope: RopeKeys::PerLayerType,

@@ -2,6 +2,7 @@
 
 use mlx_rs::Array;
 
+use super::outline::Outline;
 use crate::Result;
 use crate::kernels::softcap::softcap;
 use crate::nn::channels::Channels;
@@ -116,6 +117,9 @@ pub trait LanguageModel: Network {
 
     /// The token embeddings.
     fn embedding_mut(&mut self) -> &mut Embedding;
+
+    /// What it computes besides its parameters; `None` for what [`Outline`] cannot say.
+    fn outline(&self) -> Option<Outline>;
 
     /// Size of the vocabulary.
     fn vocab_size(&self) -> i32;

@@ -43,7 +43,7 @@ fn default_multiple() -> i64 {
     256
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     kv_heads: Some(8),
     norm_eps: ("norm_eps", 1e-5),
     tied: true,
@@ -101,11 +101,28 @@ struct Attention {
 /// A key that is missing, of the wrong type or out of range.
 pub(super) fn create(json: &Value) -> Result<Box<Model>> {
     let file: File = config::parse(json)?;
-    let indices = file.full_attn_idxs.as_deref();
-    let lfm2 = Lfm2::parse(json, |i| indices.is_none_or(|indices| indices.contains(&i)))?;
+    let lfm2 = parse(json, &file)?;
     let size = feed_forward_size(&file, flag(json, "block_auto_adjust_ff_dim", true)?)?;
     let decoder = CausalLm::new(&lfm2.shape, |i| lfm2.block(i, NumberedMlp::new(lfm2.shape.hidden, size)?))?;
     Ok(Box::new(decoder.with_layout(CheckpointLayout { map_weight, export, ..CheckpointLayout::default() })))
+}
+
+fn parse(json: &Value, file: &File) -> Result<Lfm2> {
+    let indices = file.full_attn_idxs.as_deref();
+    Lfm2::parse(json, |i| indices.is_none_or(|indices| indices.contains(&i)))
+}
+
+/// `json` with `layer_types`, and the length of convolutions.
+///
+/// # Errors
+/// As [`create`].
+pub(super) fn with_layer_types(json: &Value) -> Result<Value> {
+    let Lfm2 { attends, taps, .. } = parse(json, &config::parse(json)?)?;
+    let mut json = json.clone();
+    json["layer_types"] =
+        attends.into_iter().map(|attends| if attends { "full_attention" } else { "conv" }).collect();
+    json["conv_L_cache"] = taps.into();
+    Ok(json)
 }
 
 /// Feed-forward size as in the original code: two thirds, times a multiplier, rounded up.

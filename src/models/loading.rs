@@ -1,18 +1,21 @@
 //! Creating models by `model_type`, and loading their weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_rs::Dtype;
 use serde_json::Value;
 
+use super::configuration::{Family, explicit};
 use super::language_model::Model;
 use super::stored_sizes;
 use super::{
-    gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe,
-    smollm3,
+    gemma, gemma2, gemma3_text, gpt_oss, lfm2, lfm2_moe, llama, mistral, mixtral, phi3, qwen2, qwen3,
+    qwen3_moe, smollm3,
 };
+use crate::io::gguf::TensorType;
 use crate::io::quantization::QuantizationConfig;
-use crate::io::{config, folder, weights, wrapper};
+use crate::io::{checkpoint, config, folder, gguf, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::{Error, Result, files, kernels};
 
@@ -53,7 +56,37 @@ pub fn create(config: &Value) -> Result<Box<Model>> {
     Ok(model)
 }
 
-/// Loads a model folder in Hugging Face format, with weights cast to `dtype`, or else to the dtype of most of them.
+/// Returns `config`, a `config.json`, with everything written out that models of its type take for granted: other programs
+/// have other defaults.
+///
+/// # Errors
+/// A dense model of another type; a key that is missing, of the wrong type or out of range.
+pub fn explicit_config(config: &Value) -> Result<Value> {
+    let model_type = config::string(config, "model_type")?;
+    let family = match model_type {
+        "gemma2" => &gemma::FAMILY,
+        "gemma3_text" => &gemma3_text::FAMILY,
+        "lfm2" => &lfm2::FAMILY,
+        "llama" => &Family::LLAMA,
+        "mistral" => &mistral::FAMILY,
+        "phi3" => &phi3::FAMILY,
+        "qwen2" => &qwen2::FAMILY,
+        "qwen3" => &qwen3::FAMILY,
+        "smollm3" => &smollm3::FAMILY,
+        other => {
+            return Err(Error::Config(format!(
+                "the settings of a model of type \"{other}\" cannot be written out for another program"
+            )));
+        }
+    };
+    match model_type {
+        "gemma2" => explicit(&gemma2::with_softcaps(config), family),
+        "lfm2" => explicit(&lfm2::with_layer_types(config)?, family),
+        _ => explicit(config, family),
+    }
+}
+
+/// Loads a model folder in Hugging Face format or a GGUF file, with weights cast to `dtype`, or else to the dtype of most of them.
 /// Quantized weights stay quantized, in MLX's layout; with `quantize`, all others are quantized too. Of a larger
 /// model, such as a vision–language model, the language model is loaded.
 ///
@@ -65,19 +98,27 @@ pub fn load(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Re
 }
 
 fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>) -> Result<Box<Model>> {
-    let whole = config::read_whole(folder)?;
+    let whole = checkpoint::whole_config(folder)?;
     let inner = wrapper::language_model(&whole);
     let config = inner.as_ref().unwrap_or(&whole);
     let name_of: fn(&str) -> Option<String> = match inner {
         Some(_) => wrapper::language_model_name,
         None => |name| Some(name.to_owned()),
     };
-    let named =
-        |error: Error| Error::ModelLoading(format!("{}: {error}", folder.join("config.json").display()));
+    let named = |error: Error| {
+        Error::ModelLoading(format!("{}: {error}", checkpoint::config_place(folder).display()))
+    };
     let quantization = QuantizationConfig::parse(config).map_err(named)?;
     stored_sizes::check(config, folder, name_of)?;
     let mut model = create(config).map_err(named)?;
-    weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
+    if gguf::is_file(folder) {
+        let unpacked = gguf::load(folder, config, model.as_mut(), dtype)?;
+        if quantize.is_none() && !unpacked.is_empty() {
+            log::warn!("{}", describe_unpacked(folder, &unpacked, model.dtype()));
+        }
+    } else {
+        weights::load(folder, model.as_mut(), dtype, &quantization, name_of)?;
+    }
     if let Some(format) = quantize {
         let mut any = false;
         model.visit_quantizable(&mut |path, weight| {
@@ -99,6 +140,18 @@ fn load_unguarded(folder: &Path, dtype: Option<Dtype>, quantize: Option<Format>)
     kernels::use_large_pages(parameters.values().copied());
     drop(parameters);
     Ok(model)
+}
+
+/// Says which matrices of a GGUF file are not packed in memory.
+fn describe_unpacked(path: &Path, unpacked: &BTreeMap<TensorType, usize>, dtype: Dtype) -> String {
+    let counts: Vec<String> = unpacked.iter().map(|(kind, count)| format!("{count} in {kind}")).collect();
+    format!(
+        "{}: matrices in formats that MLX does not have become {} ({}); to keep them small, quantize while loading \
+         (bits=4)",
+        path.display(),
+        format!("{dtype:?}").to_lowercase(),
+        counts.join(", ")
+    )
 }
 
 /// Whether the layer at `path` is a router, which is not quantized by default.

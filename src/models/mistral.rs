@@ -8,7 +8,7 @@ use super::llama;
 use crate::Result;
 use crate::nn::attention::Biases;
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     kv_heads: Some(8),
     max_position_embeddings: 131_072,
     windows: Windows::AlwaysByType(4096),

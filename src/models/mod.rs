@@ -18,6 +18,7 @@ mod llama;
 mod loading;
 mod mistral;
 mod mixtral;
+mod outline;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -30,7 +31,8 @@ mod stored_sizes;
 pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
-pub use loading::{check_tokens, convert, create, load};
+pub use loading::{check_tokens, convert, create, explicit_config, load};
+pub use outline::{BlockOutline, Outline};
 pub use shrink::{keep_blocks, needs_consecutive, set_channels};
 
 #[cfg(test)]

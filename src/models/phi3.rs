@@ -26,7 +26,7 @@ struct File {
     intermediate_size: i64,
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     norm_eps: ("rms_norm_eps", 1e-5),
     max_position_embeddings: 4096,
     rope: RopeKeys::Partial,
@@ -137,6 +137,10 @@ impl FeedForward for FusedMlp {
     fn channels(&self) -> Option<Channels> {
         let count = self.down_proj.size().0 as usize;
         Some(Channels::new(count, [("gate_up_proj", 0), ("gate_up_proj", count)], "down_proj"))
+    }
+
+    fn activation(&self) -> Option<Activation> {
+        Some(self.activation)
     }
 }
 

@@ -9,7 +9,7 @@ use super::llama;
 use crate::Result;
 use crate::nn::attention::Biases;
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     kv_heads: Some(32),
     max_position_embeddings: 32_768,
     windows: Windows::FromLayer(4096),

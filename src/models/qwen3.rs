@@ -19,7 +19,7 @@ struct File {
     intermediate_size: i64,
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     kv_heads: Some(32),
     head_dim: Some(128),
     max_position_embeddings: 32_768,

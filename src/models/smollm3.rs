@@ -20,7 +20,7 @@ struct File {
     intermediate_size: i64,
 }
 
-const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     kv_heads: Some(4),
     tied: true,
     max_position_embeddings: 32_768,

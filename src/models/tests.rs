@@ -51,6 +51,40 @@ fn families() -> Vec<Value> {
     ]
 }
 
+#[test]
+fn outlines_describe_blocks_of_attention_and_gated_layers() {
+    for config in families() {
+        let model = create(&config).unwrap();
+        let name = config["model_type"].as_str().unwrap();
+        let Some(outline) = model.outline() else {
+            assert!(["qwen3_moe", "mixtral", "gpt_oss", "lfm2", "lfm2_moe"].contains(&name), "{name}");
+            continue;
+        };
+        let told = serde_json::to_value(&outline).unwrap();
+        let blocks = told["blocks"].as_array().unwrap();
+        assert_eq!(blocks.len(), 3, "{name}");
+        assert!(blocks.iter().all(|block| block["heads"] == 4 && block["kv_heads"] == 2), "{name}");
+        let slides: Vec<bool> = blocks.iter().map(|block| block["window"] == 4).collect();
+        let rotates: Vec<bool> = blocks.iter().map(|block| block["rope"].is_object()).collect();
+        match name {
+            "mistral" => assert_eq!(slides, [true; 3]),
+            "qwen2" => assert_eq!(slides, [false, true, true]),
+            "gemma2" | "gemma3_text" => assert_eq!(slides, [true, false, true], "{name}"),
+            _ => assert_eq!(slides, [false; 3], "{name}"),
+        }
+        assert_eq!(rotates, if name == "smollm3" { [true, false, true] } else { [true; 3] }, "{name}");
+        let rope = &blocks[0]["rope"];
+        let pairs = if name == "phi3" { 2 } else { 4 };
+        assert_eq!(rope["frequencies"].as_array().unwrap().len(), pairs, "{name}");
+        assert_eq!(rope["limit"], if name == "phi3" { json!(32) } else { Value::Null }, "{name}");
+        if name == "phi3" {
+            // Inverse periods 1 and 1/100, over the factors.
+            assert_eq!(rope["frequencies"], json!([1.0, 1.0 / 150.0]));
+            assert_eq!(rope["long_frequencies"], json!([0.5, 1.0 / 400.0]));
+        }
+    }
+}
+
 fn numbers(model: &Model) -> usize {
     model.parameters().flatten().values().map(|x| x.size()).sum()
 }

@@ -204,8 +204,11 @@ impl Mixer for Attention {
             scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "o_proj")],
         }
     }
-
     fn heads(&self) -> Option<&Heads> {
         Some(&self.heads)
+    }
+
+    fn plain_heads(&self) -> Option<&Heads> {
+        self.sinks.is_none().then_some(&self.heads)
     }
 }

@@ -6,6 +6,7 @@ use mlx_rs::module::ModuleParameters;
 use super::channels::Channels;
 use super::scaling::Flow;
 use super::{Context, Heads, Linear, Result};
+use crate::kernels::activation::Activation;
 
 /// Linear layers with their key paths relative to the module that contains them.
 pub type Linears<'a> = Vec<(String, &'a mut Linear)>;
@@ -26,6 +27,11 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
     /// Hyperparameters of attention; `None` of a replacement.
     fn heads(&self) -> Option<&Heads> {
+        None
+    }
+
+    /// Those of attention whose only parameters are projections and norms of heads.
+    fn plain_heads(&self) -> Option<&Heads> {
         None
     }
 }
@@ -49,6 +55,11 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
 
     /// The channels that it can do with fewer of; `None` of experts.
     fn channels(&self) -> Option<Channels> {
+        None
+    }
+
+    /// Activation of the gate of `down(act(gate(x)) · up(x))`; `None` for other layers.
+    fn activation(&self) -> Option<Activation> {
         None
     }
 }

@@ -89,6 +89,10 @@ impl FeedForward for Mlp {
         let count = self.down_proj.size().0 as usize;
         Some(Channels::new(count, [("gate_proj", 0), ("up_proj", 0)], "down_proj"))
     }
+
+    fn activation(&self) -> Option<Activation> {
+        Some(self.activation)
+    }
 }
 
 impl FeedForward for NumberedMlp {

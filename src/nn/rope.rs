@@ -1,6 +1,7 @@
 //! Rotary position embeddings ([RoPE](https://arxiv.org/abs/2104.09864)), half-split layout.
 
 use mlx_rs::Array;
+use serde::Serialize;
 
 use super::rope_scaling::{Dynamic, RopeScaling};
 use crate::kernels::rope::RotaryFrequencies;
@@ -15,6 +16,20 @@ pub struct Rope {
     beyond: Option<Beyond>,
     /// Factor of queries, `[head_dim]`.
     attention_factor: Option<Array>,
+    angles: Angles,
+}
+
+/// What a rotation is made of, for programs that make tables of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Angles {
+    /// Radians per position of every pair, of sequences up to `limit`.
+    pub frequencies: Vec<f64>,
+    /// Factor of rotated queries and of rotated keys.
+    pub attention_factor: f64,
+    /// Longest sequence of these frequencies; `None` for any.
+    pub limit: Option<i32>,
+    /// Radians per position of every pair in longer sequences; `None` if they depend on the length.
+    pub long_frequencies: Option<Vec<f64>>,
 }
 
 /// Rotation of sequences longer than `limit`.
@@ -55,8 +70,24 @@ impl Rope {
             let factors: Vec<f32> = (0..head_dim).map(|i| if i < dims { factor } else { 1.0 }).collect();
             Array::from_slice(&factors, &[head_dim])
         });
-        let rotation = rotation(&scaling.scale_periods(&powers, theta));
-        Self { rotation, unscaled_periods: powers, beyond, attention_factor }
+        let frequencies = |periods: &[f64]| {
+            periods.iter().map(|period| scaling.position_scale() / period).collect::<Vec<f64>>()
+        };
+        let periods = scaling.scale_periods(&powers, theta);
+        let angles = Angles {
+            frequencies: frequencies(&periods),
+            attention_factor: scaling.attention_factor(),
+            limit: beyond.as_ref().map(|beyond| beyond.limit),
+            long_frequencies: scaling.long_context(&powers).map(|(_, periods)| frequencies(&periods)),
+        };
+        let rotation = rotation(&periods);
+        Self { rotation, unscaled_periods: powers, beyond, attention_factor, angles }
+    }
+
+    /// What the rotation is made of.
+    #[must_use]
+    pub fn angles(&self) -> &Angles {
+        &self.angles
     }
 
     /// `theta^(2i/dims)` of every pair: the periods of the rotation without scaling.

@@ -9,7 +9,7 @@
 
 use super::config::{Allocation, PruneConfig};
 use super::plan::Plan;
-use super::run::progress;
+use super::progress::progress;
 use super::wanda;
 use crate::Result;
 use crate::calibrate::{BlockStream, Matrix, observe, with_weight};

@@ -36,15 +36,15 @@ pub(super) fn prune_block(
         for &layer in layers {
             let path = &paths[layer];
             let calibration = Calibration { moments, factor: factor.as_ref() };
-            reports[layer] = Some(with_weight(model, path, |weight| {
-                prune_layer(path, weight, Some(calibration), plan.sparsity[path], config)
+            reports[layer] = Some(with_weight(model, path, |mut weight| {
+                prune_layer(path, &mut weight, Some(calibration), plan.sparsity[path], config)
             })?);
         }
     }
     for (path, report) in paths.iter().zip(&mut reports).filter(|(_, report)| report.is_none()) {
         // An expert that no token was sent to.
-        *report = Some(with_weight(model, path, |weight| {
-            prune_layer(path, weight, None, plan.sparsity[path], config)
+        *report = Some(with_weight(model, path, |mut weight| {
+            prune_layer(path, &mut weight, None, plan.sparsity[path], config)
         })?);
     }
     Ok(reports.into_iter().flatten().collect())
@@ -69,12 +69,12 @@ fn factor(moments: &SecondMoments, config: &PruneConfig) -> Result<Option<Invers
 /// Weights that are not finite; errors from MLX.
 pub(super) fn prune_layer(
     path: &str,
-    weight: WeightMut,
+    weight: &mut WeightMut,
     calibration: Option<Calibration>,
     sparsity: f64,
     config: &PruneConfig,
 ) -> Result<LayerReport> {
-    let Matrix { values: original, columns, dtype } = Matrix::read(path, &weight)?;
+    let Matrix { values: original, columns, dtype } = Matrix::read(path, weight)?;
     let layer = Layer { path, original: &original, columns, calibration, sparsity, config };
     let candidates: Vec<Method> = match (config.method(), calibration) {
         (Method::Auto, Some(_)) => vec![Method::SparseGpt, Method::Wanda, Method::Magnitude],

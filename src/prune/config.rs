@@ -82,9 +82,9 @@ pub struct PruneConfig {
     pub calibration_sequences: usize,
     /// Tokens per calibration sequence.
     pub sequence_length: usize,
-    /// Damping of SparseGPT: fraction of the mean diagonal of the Hessian that is added to its diagonal.
+    /// Damping of `sparsegpt`: fraction of the mean diagonal of the Hessian that is added to its diagonal.
     pub damping: f64,
-    /// Whether SparseGPT prunes the columns of large activations first.
+    /// Whether `sparsegpt` prunes the columns of large activations first.
     pub act_order: bool,
     /// Seed of the order of calibration rows and of random pruning.
     pub seed: u64,

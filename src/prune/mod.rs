@@ -21,6 +21,7 @@ mod magnitude;
 mod mask;
 mod pattern;
 mod plan;
+mod progress;
 mod random;
 mod reconstruction;
 mod report;

@@ -112,7 +112,9 @@ pub(super) fn scale_rows(pruned: &mut [f32], original: &[f32], moments: &SecondM
         let (common, own) = (dot(original, image), dot(pruned, image));
         if own > 0.0 && common > 0.0 {
             let scale = (common / own) as f32;
-            pruned.iter_mut().for_each(|weight| *weight *= scale);
+            for weight in pruned {
+                *weight *= scale;
+            }
         }
     });
 }

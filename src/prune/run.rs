@@ -1,7 +1,6 @@
 //! Pruning runs: from a loaded model and settings to a pruned model folder.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,15 +13,16 @@ use super::allocation::allocate;
 use super::block::{prune_block, prune_layer};
 use super::config::PruneConfig;
 use super::plan::Plan;
+use super::progress::progress;
 use super::report::{LayerReport, Report};
 use super::structured::{Outcome, Structured};
 use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText, with_weight};
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
-use crate::io::{atomic, config as file, folder, weights};
+use crate::io::{atomic, checkpoint, folder, weights};
 use crate::models::Model;
 use crate::params::set_parameters;
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 use crate::rng::digest;
 use crate::{Error, Result};
 
@@ -80,7 +80,7 @@ fn structured(
     observer: &mut dyn Observer,
 ) -> Result<Report> {
     let begin = Instant::now();
-    let file = file::read(source)?;
+    let file = checkpoint::config(source)?;
     let plan = Structured::new(model, &file, config)?;
     let sequences = sequences(model, tokenizer, config)?;
     let output = OutputFolder::open(required_output(config)?, &results(), CHECKPOINTS, if_exists(config))?;
@@ -132,7 +132,7 @@ pub fn validate(
 ) -> Result<Summary> {
     config.validate()?;
     let layers = if config.pattern.is_structured() {
-        Structured::new(model, &file::read(source)?, config)?.blocks()
+        Structured::new(model, &checkpoint::config(source)?, config)?.blocks()
     } else {
         Plan::new(model, config)?.order.len()
     };
@@ -193,7 +193,9 @@ fn uncalibrated(
     let mut layers = Vec::new();
     for path in &plan.order {
         let sparsity = plan.sparsity[path];
-        layers.push(with_weight(model, path, |weight| prune_layer(path, weight, None, sparsity, config))?);
+        layers.push(with_weight(model, path, |mut weight| {
+            prune_layer(path, &mut weight, None, sparsity, config)
+        })?);
         progress(observer, "prune", layers.len(), plan.order.len())?;
     }
     Ok(layers)
@@ -264,13 +266,4 @@ fn report(model: &mut Model, layers: Vec<LayerReport>, begin: Instant, output: &
         peak_memory: memory::peak_memory()? as u64,
         output: output.to_owned(),
     })
-}
-
-/// Reports `done` of `total`.
-///
-/// # Errors
-/// [`Error::Interrupted`].
-pub(super) fn progress(observer: &mut dyn Observer, stage: &str, done: usize, total: usize) -> Result<()> {
-    let event = Event::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 };
-    if observer.on(&event) == ControlFlow::Break(()) { Err(Error::Interrupted) } else { Ok(()) }
 }

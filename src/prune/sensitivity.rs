@@ -3,7 +3,7 @@
 use super::block::prune_block;
 use super::config::{Method, PruneConfig, Repair};
 use super::plan::Plan;
-use super::run::progress;
+use super::progress::progress;
 use crate::Result;
 use crate::calibrate::{BlockStream, Reference, hold_out, with_weight};
 use crate::models::Model;

@@ -1,4 +1,4 @@
-//! SparseGPT ([Frantar & Alistarh](https://arxiv.org/abs/2301.00774)): weights are removed column by column, and those
+//! `SparseGPT` ([Frantar & Alistarh](https://arxiv.org/abs/2301.00774)): weights are removed column by column, and those
 //! that come later make up for them.
 //!
 //! With the [factor](InverseFactor) `M` of the inverse Hessian, the weights of lowest `(w_k / M_kk)²` go: in every block

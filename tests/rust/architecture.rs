@@ -34,6 +34,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // Capability rooms.
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
+    (
+        "exports",
+        &[
+            "error",
+            "progress",
+            "threads",
+            "kernels",
+            "params",
+            "nn",
+            "data",
+            "io",
+            "models",
+            "adapters",
+            "calibrate",
+        ],
+    ),
     ("generate", &["error", "files", "kernels", "params", "nn", "data", "io", "models"]),
     (
         "quantize",

@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from efficientai_toolkit.benchmark.result import Result
 from efficientai_toolkit.benchmark.store import Store
 from efficientai_toolkit.benchmark.suite import Suite
 from support.engine import FIXTURES, MODELS
+from support.gguf_damage import damaged_gguf
+from support.gguf_files import byte_level, family_config, random_weights, sentencepiece, write_gguf
 from support.rows import write_words
 
 MODEL = MODELS / "llama_gqa"
@@ -86,8 +89,35 @@ def seeds() -> dict[str, list[tuple[str, bytes]]]:
         ],
         "template": [("chat_template.jinja", template.encode()) for template in TEMPLATES],
         "results": [("r.sqlite", results_of_benchmarks())],
+        "gguf": gguf_files(),
         "checkpoint": [("state.json", b""), ("parameters.safetensors", b""), ("optimizer.safetensors", b"")],
     }
+
+
+def _same(kind: str, _name: str) -> str:
+    return kind
+
+
+def gguf_files() -> list[tuple[str, bytes]]:
+    """A file of blocks of 32 with byte-level BPE, and one of blocks of 256 with SentencePiece's."""
+    files = []
+    wide: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "head_dim": 64,
+        "num_hidden_layers": 1,
+    }
+    for family, sizes, kind, tokenizer in (
+        ("llama", {}, "Q5_0", byte_level),
+        ("gemma3", wide, "Q3_K", sentencepiece()),
+    ):
+        config = family_config(family, **sizes)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.gguf"
+            weights = random_weights(Path(folder) / "original", config)
+            write_gguf(path, family, config, weights, partial(_same, kind), tokenizer)
+            files.append((path.name, path.read_bytes()))
+    return files
 
 
 def token_ids() -> bytes:
@@ -120,10 +150,14 @@ def cases(reader: str, count: int, seed: int, files: list[tuple[str, bytes]]) ->
         if reader == "template" and number < len(files):
             yield Case(reader, name, content)
             continue
-        # What a checkpoint holds is known only where there is one; its damage is drawn there.
-        yield Case(
-            reader, name, draw.randbytes(8) if reader == "checkpoint" else damaged(draw, name, content)
-        )
+        match reader:
+            case "gguf":
+                yield Case(reader, name, damaged_gguf(draw, content))
+            case "checkpoint":
+                # What a checkpoint holds is known only where there is one; its damage is drawn there.
+                yield Case(reader, name, draw.randbytes(8))
+            case _:
+                yield Case(reader, name, damaged(draw, name, content))
 
 
 def damaged(draw: random.Random, name: str, content: bytes) -> bytes:
@@ -235,6 +269,14 @@ class Readers:
             (target / "model.safetensors").unlink()
         model, tokenizer = self.core.models.load(str(target), None, "float32")
         tokenizer.decode(tokenizer.encode("t5 t6 é</s>" + "a" * 50_000))
+        model([[5, 6, 7]])
+
+    def gguf(self, case: Case) -> None:
+        """A model in a single file."""
+        path = self.folder / case.name
+        path.write_bytes(case.content)
+        model, tokenizer = self.core.models.load(str(path), None, "float32")
+        tokenizer.decode(tokenizer.encode("the cat <|im_end|>\n\n é" + "a" * 5_000))
         model([[5, 6, 7]])
 
     def adapter(self, case: Case) -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.server.app import create_app
-from efficientai_toolkit.server.backend import Event
+from efficientai_toolkit.server.backend import Adapter, Event
 from efficientai_toolkit.server.config import ServeConfig
 
 TEMPLATE = (
@@ -155,7 +155,7 @@ class ScriptedBackend:
         self._left: dict[int, str] = {}
         self._sent: dict[int, int] = {}
 
-    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: Adapter | None) -> int:
         """Take the next text."""
         assert adapter is None
         number = len(self.requests)

@@ -1,6 +1,7 @@
 //! Arrays between numpy and the engine, typed in the stubs.
 
-use efficientai_toolkit::Error;
+use efficientai_toolkit::{Error, Result, kernels};
+use mlx_rs::{Array, Dtype};
 use numpy::{IntoPyArray as _, PyArray1, PyArray3, PyArrayMethods as _};
 use pyo3::inspect::PyStaticExpr;
 use pyo3::prelude::*;
@@ -39,6 +40,20 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Ids {
     }
 }
 
+/// Numbers `[length]`, whatever numpy can make such a float32 array of.
+pub(super) struct Row(pub(super) Vec<f32>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Row {
+    type Error = PyErr;
+
+    const INPUT_TYPE: PyStaticExpr = type_hint_identifier!("numpy.typing", "ArrayLike");
+
+    fn extract(row: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let array = row.py().import("numpy")?.call_method1("asarray", (row, "float32"))?;
+        Ok(Self(array.cast::<PyArray1<f32>>()?.to_vec()?))
+    }
+}
+
 /// float32 `[batch, time, vocab]`.
 pub(super) struct Logits {
     /// Row by row.
@@ -74,5 +89,59 @@ impl<'py> IntoPyObject<'py> for MlxLogits {
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
         py.import("mlx.core")?.call_method1("array", (self.0.into_pyobject(py)?,))
+    }
+}
+
+/// A copy of an array of the engine: float32, uint32 or uint8.
+pub(super) struct Parameter {
+    values: Numbers,
+    shape: Vec<usize>,
+}
+
+enum Numbers {
+    Float(Vec<f32>),
+    Words(Vec<u32>),
+    Bytes(Vec<u8>),
+}
+
+impl Parameter {
+    /// Copies `array`; half precision becomes float32.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub(super) fn copy(array: &Array) -> Result<Self> {
+        let dtype = match array.dtype() {
+            Dtype::Uint32 => Dtype::Uint32,
+            Dtype::Uint8 => Dtype::Uint8,
+            _ => Dtype::Float32,
+        };
+        // Rows in order, whatever view of them the model holds.
+        let array = array.as_dtype(dtype)?.contiguous()?;
+        kernels::eval([&array])?;
+        let values = match dtype {
+            Dtype::Uint32 => Numbers::Words(array.as_slice::<u32>().to_vec()),
+            Dtype::Uint8 => Numbers::Bytes(array.as_slice::<u8>().to_vec()),
+            _ => Numbers::Float(array.as_slice::<f32>().to_vec()),
+        };
+        Ok(Self { values, shape: array.shape().iter().map(|&dim| dim as usize).collect() })
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Parameter {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    const OUTPUT_TYPE: PyStaticExpr = type_hint_subscript!(
+        type_hint_identifier!("numpy.typing", "NDArray"),
+        type_hint_identifier!("typing", "Any")
+    );
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        Ok(match self.values {
+            Numbers::Float(values) => values.into_pyarray(py).reshape(self.shape)?.into_any(),
+            Numbers::Words(values) => values.into_pyarray(py).reshape(self.shape)?.into_any(),
+            Numbers::Bytes(values) => values.into_pyarray(py).reshape(self.shape)?.into_any(),
+        })
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use efficientai_toolkit::generate::{
-    GenerateConfig, Scheduler, SchedulerConfig, embed as embeddings, run, speculative,
+    GenerateConfig, Scheduler, SchedulerConfig, embed as embeddings, run, sampler, speculative,
 };
 use efficientai_toolkit::kernels::quantized::Accuracy;
 use efficientai_toolkit::{Error, Result, models};
 use pyo3::prelude::*;
 
 use super::arguments::Prompt;
+use super::array::Row;
 use super::enter::{enter, enter_without_threads};
 use super::json::{json, parse};
 use super::models::{Choice, Model, Tokenizer};
@@ -249,4 +250,34 @@ pub(super) fn defaults(py: Python<'_>) -> PyResult<String> {
 #[pyfunction]
 pub(super) fn check(py: Python<'_>, config: &str) -> PyResult<()> {
     enter_without_threads(py, || parse::<GenerateConfig>(config)?.validate())
+}
+
+/// Chooses tokens as `generate` does, from logits of any origin.
+///
+/// ``config`` is the JSON of a ``GenerateConfig``.
+#[pyclass(frozen, module = "efficientai_toolkit._core.generate")]
+pub(super) struct Sampler {
+    inner: Mutex<sampler::Sampler>,
+}
+
+#[pymethods]
+impl Sampler {
+    #[new]
+    fn new(py: Python<'_>, config: &str) -> PyResult<Self> {
+        enter_without_threads(py, || {
+            let config: GenerateConfig = parse(config)?;
+            config.validate()?;
+            Ok(Self { inner: Mutex::new(sampler::Sampler::new(&config)) })
+        })
+    }
+
+    /// Chooses a token; ``logits`` are ``[vocab]``, and ``tokens`` holds ``prompt`` tokens of the prompt, then the
+    /// generated ones.
+    fn sample(&self, py: Python<'_>, logits: Row, tokens: Vec<u32>, prompt: usize) -> PyResult<u32> {
+        enter_without_threads(py, || {
+            let Row(mut logits) = logits;
+            let mut sampler = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            sampler.next(&mut logits, &tokens, prompt.min(tokens.len()))
+        })
+    }
 }

@@ -13,6 +13,7 @@ mod enter;
 mod error;
 mod evaluate;
 mod exclusive;
+mod exports;
 mod generate;
 mod json;
 mod kernels;
@@ -64,11 +65,20 @@ mod _core {
         use crate::evaluate::{divergence, score_rows, score_tokens};
     }
 
+    /// Models in the formats of other programs.
+    #[pymodule]
+    mod exports {
+        #[pymodule_export]
+        use crate::exports::{
+            defaults, read_gguf_card, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter,
+        };
+    }
+
     /// Generating text.
     #[pymodule]
     mod generate {
         #[pymodule_export]
-        use crate::generate::{Engine, check, defaults, embed, generate};
+        use crate::generate::{Engine, Sampler, check, defaults, embed, generate};
     }
 
     /// Measuring the kernels.
@@ -89,7 +99,9 @@ mod _core {
     #[pymodule]
     mod models {
         #[pymodule_export]
-        use crate::models::{Model, Tokenizer, convert, create, load};
+        use crate::models::{
+            Model, Tokenizer, convert, copy_description, create, describe_gguf, load, load_tokenizer,
+        };
     }
 
     /// Events of long-running work.

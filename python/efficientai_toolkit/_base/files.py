@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,40 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a folder, or nothing, by what ``fill`` puts into the empty folder it is given.
+
+    On any error the old folder is left unchanged.
+    """
+    temporary = path.with_name(f".{path.name}{_UNFINISHED}")
+    old = path.with_name(f".{path.name}.old{_UNFINISHED}")
+    for left in (temporary, old):
+        _remove(left)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        # A folder that is not empty cannot be replaced in one step.
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        raise
+    finally:
+        for left in (temporary, old):
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder of ours; of a link, the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

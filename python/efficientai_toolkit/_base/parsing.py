@@ -35,7 +35,7 @@ def parse_file(path: Path) -> object:
         message = f"{path}: larger than {_MAX_BYTES >> 20} MiB, the limit for a configuration"
         raise ConfigError(message)
     try:
-        return _parse(content.decode("utf-8"), path.suffix.lower())
+        return parse_text(content.decode("utf-8"), path.suffix.lower())
     except UnicodeDecodeError as error:
         message = f"{path}: not UTF-8 text (byte {error.start})"
         raise ConfigError(message) from error
@@ -48,8 +48,8 @@ def parse_file(path: Path) -> object:
         raise ConfigError(message) from error
 
 
-def _parse(text: str, suffix: str) -> object:
-    """Parse according to the file suffix; errors of all parsers become ``ValueError``."""
+def parse_text(text: str, suffix: str) -> object:
+    """Parse text according to a file suffix; errors of all parsers become ``ValueError``."""
     if suffix == ".json":
         return json.loads(text)
     if suffix == ".toml":

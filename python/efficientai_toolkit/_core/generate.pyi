@@ -4,9 +4,10 @@ Generating text.
 
 from .models import Model, Tokenizer
 from _typeshed import SupportsGetItem
+from numpy.typing import ArrayLike
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Engine", "check", "defaults", "embed", "generate"]
+__all__ = ["Engine", "Sampler", "check", "defaults", "embed", "generate"]
 
 @final
 class Engine:
@@ -51,6 +52,20 @@ class Engine:
     def waiting(self, /) -> int:
         """
         Number of requests that wait.
+        """
+
+@final
+class Sampler:
+    """
+    Chooses tokens as `generate` does, from logits of any origin.
+
+    ``config`` is the JSON of a ``GenerateConfig``.
+    """
+    def __new__(cls, /, config: str) -> Sampler: ...
+    def sample(self, /, logits: ArrayLike, tokens: SupportsGetItem[int, SupportsIndex], prompt: SupportsIndex) -> int:
+        """
+        Chooses a token; ``logits`` are ``[vocab]``, and ``tokens`` holds ``prompt`` tokens of the prompt, then the
+        generated ones.
         """
 
 def check(config: str) -> None:

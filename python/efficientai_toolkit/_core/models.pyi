@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["Model", "Tokenizer", "convert", "create", "load"]
+__all__ = ["Model", "Tokenizer", "convert", "copy_description", "create", "describe_gguf", "load", "load_tokenizer"]
 
 @final
 class Model:
@@ -82,9 +82,30 @@ class Model:
         Number of parameters, adapters included; packed weights count as what they stand for.
         """
     @property
+    def outline(self, /) -> Any | None:
+        """
+        What the model computes besides its parameters, block by block, as a dictionary; ``None`` for architectures that
+        it does not describe.
+        """
+    def parameter(self, /, name: str) -> NDArray[Any]:
+        """
+        A copy of one parameter, with adapters merged into it: float32, or the unsigned integers of quantized weights.
+        """
+    @property
+    def parameter_shapes(self, /) -> dict[str, list[int]]:
+        """
+        Shapes of all parameters by name, with adapters merged into the weights.
+        """
+    @property
     def path(self, /) -> Path:
         """
         Folder the model came from.
+        """
+    @property
+    def quantized_layers(self, /) -> dict[str, tuple[str, int, int]]:
+        """
+        Formats of quantized weights by the name of their layer: mode, bits and group size. Weights that adapters are
+        merged into are not quantized.
         """
     def set_adapter(self, /, adapters: str | dict[str, SupportsFloat | SupportsIndex] | None) -> None:
         """
@@ -161,6 +182,12 @@ def convert(folder_in: str | PathLike[str], folder_out: str | PathLike[str], dty
     Writes a copy of a model folder with its weights in another number format.
     """
 
+def copy_description(path: str | PathLike[str], folder: str | PathLike[str]) -> None:
+    """
+    Copies everything but weights from a model folder or GGUF file to ``folder``: tokenizer, chat templates and, of a
+    folder, configurations.
+    """
+
 def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dtype: str = "float32") -> None:
     """
     Writes a model folder with random weights (``config.json`` and ``model.safetensors``).
@@ -169,12 +196,23 @@ def create(config: str, folder: str | PathLike[str], seed: SupportsIndex = 0, dt
     ``initializer_range`` as standard deviation.
     """
 
+def describe_gguf(path: str | PathLike[str]) -> str:
+    """
+    Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the
+    ``packed_bytes`` of matrices that stay packed in memory, and the count of other ``numbers``.
+    """
+
 def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = ..., chat_template_kwargs: Mapping[str, Any] | None = None) -> tuple[Model, Tokenizer]:
     """
-    Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+    Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
     on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
     ``chat_template_kwargs`` are options of the chat template.
+    """
+
+def load_tokenizer(path: str | PathLike[str], chat_template_kwargs: Mapping[str, Any] | None = None) -> Tokenizer:
+    """
+    Loads the tokenizer of a folder alone; ``chat_template_kwargs`` are options of its chat template.
     """

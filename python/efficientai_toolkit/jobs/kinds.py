@@ -45,6 +45,8 @@ class Kind:
     checkpoint: str | None = None
     """Pattern of what an attempt leaves in the output folder for the next one to continue; ``None`` if the
     next one begins anew."""
+    is_light: bool = False
+    """Whether it hardly needs the device, and so does not wait for the jobs that run on it."""
 
     def load_configs(self) -> tuple[type[Config], ...]:
         """Import the classes of its settings."""
@@ -115,6 +117,14 @@ KINDS: Mapping[str, Kind] = {
             paths=_TRAINING_PATHS,
         ),
         Kind(
+            name="validate",
+            summary="check settings and data of a fine-tuning, and estimate its memory",
+            configs=(_TRAINING,),
+            function="efficientai_toolkit.jobs.work.validation:validate",
+            paths=_TRAINING_PATHS,
+            is_light=True,
+        ),
+        Kind(
             name="evaluate",
             summary="measure a model on data",
             configs=(
@@ -157,6 +167,30 @@ KINDS: Mapping[str, Kind] = {
                 "settings": PathSetting.SETTINGS,
             },
             checkpoint="benchmarks.sqlite",
+        ),
+        Kind(
+            name="fuse",
+            summary="merge an adapter into its model",
+            configs=("efficientai_toolkit.jobs.work.artifacts:FuseConfig",),
+            function="efficientai_toolkit.jobs.work.artifacts:fuse",
+            paths={"model_path": PathSetting.MODEL, "adapter_path": PathSetting.MODEL},
+            is_light=True,
+        ),
+        Kind(
+            name="convert",
+            summary="convert an adapter between the formats of mlx-lm and PEFT",
+            configs=("efficientai_toolkit.jobs.work.artifacts:ConvertConfig",),
+            function="efficientai_toolkit.jobs.work.artifacts:convert",
+            paths={"model_path": PathSetting.MODEL, "adapter_path": PathSetting.MODEL},
+            is_light=True,
+        ),
+        Kind(
+            name="download",
+            summary="download a model or an adapter from the Hugging Face hub",
+            configs=("efficientai_toolkit.jobs.work.artifacts:DownloadConfig",),
+            function="efficientai_toolkit.jobs.work.artifacts:download",
+            paths={"repository": PathSetting.MODEL},
+            is_light=True,
         ),
     )
 }

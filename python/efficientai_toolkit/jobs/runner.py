@@ -6,11 +6,16 @@ from types import TracebackType
 from typing import Self
 
 from efficientai_toolkit.jobs.attempt import Attempt
+from efficientai_toolkit.jobs.job import Job
+from efficientai_toolkit.jobs.kinds import KINDS
 from efficientai_toolkit.jobs.lock import RunnerLock
 from efficientai_toolkit.jobs.queue import Jobs
 
 _POLL_SECS = 0.2
 """Time after which changes by other processes are seen."""
+
+_MAX_LIGHT = 2
+"""Light jobs that run at once."""
 
 log = logging.getLogger(__package__)
 
@@ -33,6 +38,7 @@ class Runner:
         The jobs.
     max_running
         Number of jobs that run at once. They share one device, so that more than one rarely gains time.
+        Kinds that hardly need the device run beside them.
     """
 
     def __init__(self, jobs: Jobs, *, max_running: int = 1) -> None:
@@ -93,12 +99,18 @@ class Runner:
             self._forget_ended()
             for number in self._jobs.store.find_cancelled() & self._running.keys():
                 self._running[number].stop("cancelled")
-            while len(self._running) < self._max_running:
-                job = self._jobs.store.take_next()
-                if job is None:
-                    break
-                self._running[job.id] = Attempt(self._jobs, job, lock.descriptor, self._wake)
+            self._start(lock, light=False, limit=self._max_running)
+            self._start(lock, light=True, limit=_MAX_LIGHT)
             self._wake.wait(_POLL_SECS)
+
+    def _start(self, lock: RunnerLock, *, light: bool, limit: int) -> None:
+        """Start the light jobs whose turn it is, or the others."""
+        running = [one for one in self._running.values() if _is_light(one.job) is light]
+        for _ in range(limit - len(running)):
+            job = self._jobs.store.take_next(light=light)
+            if job is None:
+                return
+            self._running[job.id] = Attempt(self._jobs, job, lock.descriptor, self._wake)
 
     def _forget_ended(self) -> None:
         ended = [one for one in self._running.values() if not one.is_alive]
@@ -115,3 +127,8 @@ class Runner:
         for attempt in self._running.values():
             attempt.join()
         self._running = {}
+
+
+def _is_light(job: Job) -> bool:
+    # An older version of this package may have had other kinds.
+    return job.kind in KINDS and KINDS[job.kind].is_light

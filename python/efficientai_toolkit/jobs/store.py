@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from efficientai_toolkit.jobs.job import Job, JobNotFoundError, State
+from efficientai_toolkit.jobs.kinds import KINDS
 from efficientai_toolkit.jobs.tables import EventRow, JobRow
 from efficientai_toolkit.workspace.database import READ_ONLY, Base
 from efficientai_toolkit.workspace.folder import Workspace
@@ -70,11 +71,18 @@ class Store:
         with self.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
-    def take_next(self) -> Job | None:
-        """Return the job whose turn it is, which is running from now on; ``None`` if none waits."""
+    def take_next(self, *, light: bool = False) -> Job | None:
+        """Return the job whose turn it is, which is running from now on; ``None`` if none waits.
+
+        Parameters
+        ----------
+        light
+            Whether it is one of the kinds that do not wait for the device, or one of the others.
+        """
+        is_light = JobRow.kind.in_([kind.name for kind in KINDS.values() if kind.is_light])
         query = (
             select(JobRow)
-            .where(JobRow.state == "queued")
+            .where(JobRow.state == "queued", is_light if light else ~is_light)
             .order_by(JobRow.priority.desc(), JobRow.id)
             .limit(1)
         )

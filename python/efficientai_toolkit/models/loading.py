@@ -26,8 +26,8 @@ def load(
     Parameters
     ----------
     path_or_id
-        Folder in Hugging Face format or hub id ``org/name[@revision]``; ``None`` for the small bundled
-        model.
+        Folder in Hugging Face format, GGUF file, or hub id ``org/name[@revision]``; ``None`` for the small
+        bundled model.
     adapter_path
         Folder or hub id of LoRA adapters to apply, in mlx-lm or PEFT format. Further adapters can be loaded
         with ``model.load_adapter(path, name)`` and activated or combined with ``model.set_adapter``.
@@ -36,7 +36,7 @@ def load(
         float32 on a CPU and that of the checkpoint on a GPU.
     bits
         Quantize weights to 2, 3, 4, 5, 6 or 8 bits; by default they keep the format of the checkpoint.
-        Checkpoints quantized by MLX stay quantized.
+        Matrices that are quantized in a format of MLX stay so.
     group_size
         Quantization group size: 32, 64 or 128.
     chat_template_kwargs

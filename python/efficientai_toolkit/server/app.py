@@ -187,23 +187,33 @@ def create_pool(config: ServeConfig) -> Pool:
 
 
 def create_jobs(config: ServeConfig, workspace: str, pool: Pool) -> Jobs:
-    """Open the jobs of a workspace, whose settings may have the names of served models and adapters."""
+    """Open the jobs of a workspace, whose settings may have the names of served and registered models."""
     served = {one.name: one for one in pool.list_served()}
+    space = Workspace(workspace)
+    registry = Registry(space)
 
     def find_model(full: str) -> Path | None:
         name, colon, adapter = full.partition(":")
         if name not in served:
-            return None
+            return _find_registered(registry, full)
         return served[name].adapters.get(adapter) if colon else served[name].path
 
-    return Jobs(workspace, find_model=find_model, allow_downloads=config.allow_downloads)
+    return Jobs(space, find_model=find_model, allow_downloads=config.allow_downloads)
+
+
+def _find_registered(registry: Registry, reference: str) -> Path | None:
+    try:
+        return registry.get(reference).path
+    except ConfigError:
+        # Whatever else the text is.
+        return None
 
 
 def _last_part(path: str) -> str:
-    """Return the name of a folder or hub id, without what separates adapters and revisions."""
+    """Return the name of a folder, file or hub id, without what separates adapters and revisions."""
     name = (
         Path(path).expanduser().resolve().name
-        if Path(path).expanduser().is_dir()
+        if Path(path).expanduser().exists()
         else path.rpartition("/")[2]
     )
     return name.partition("@")[0].replace(":", "-") or "model"

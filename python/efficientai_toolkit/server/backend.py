@@ -13,6 +13,9 @@ from efficientai_toolkit.server.config import ServeConfig
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
 
+Adapter = str | tuple[tuple[str, float], ...]
+"""Name of an adapter, or names and weights of several that are blended."""
+
 LOWEST = -9999.0
 """Log-probability of what is impossible: JSON has no infinity."""
 
@@ -46,7 +49,7 @@ class Event:
 class Backend(Protocol):
     """What generates."""
 
-    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: Adapter | None) -> int:
         """Take a request and return its number; without an adapter it has what is on the model."""
         ...
 
@@ -99,9 +102,10 @@ class EngineBackend:
             model, tokenizer, json.dumps(settings), accuracy=config.accuracy, draft=draft
         )
 
-    def add(self, prompt: list[int], settings: dict[str, Any], adapter: str | None) -> int:
+    def add(self, prompt: list[int], settings: dict[str, Any], adapter: Adapter | None) -> int:
         """Take a request; what is wrong with its settings is a ``ConfigError``."""
-        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=adapter)
+        weights: Any = dict(adapter) if isinstance(adapter, tuple) else adapter
+        return self._engine.add(prompt, json.dumps(settings), add_special_tokens=False, adapter=weights)
 
     def cancel(self, number: int) -> None:
         """Let a request leave at the next step."""

@@ -42,7 +42,7 @@ def deploy(
         If the server cannot be reached or refuses; it then serves what it did before.
     """
     folder = Path(path).expanduser()
-    text = str(folder.resolve()) if folder.is_dir() else os.fspath(path)
+    text = str(folder.resolve()) if folder.exists() else os.fspath(path)
     return _post(url, "/admin/deploy", {"name": name, "path": text}, api_key)
 
 

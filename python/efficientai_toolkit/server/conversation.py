@@ -116,10 +116,11 @@ async def answer(service: Service, model: str | None, conversation: Conversation
         Whatever is wrong with the request, before anything is sent.
     """
     lease = await service.pool.lease(model)
-    return await hold(lease, lambda: _begin(service, lease, conversation))
+    return await hold(lease, lambda: begin(service, lease, conversation))
 
 
-async def _begin(service: Service, lease: Lease, conversation: Conversation) -> Answers:
+async def begin(service: Service, lease: Lease, conversation: Conversation) -> Answers:
+    """Begin to answer with a model that is leased; errors as in :func:`answer`."""
     dialect = lease.version.dialect
     tools = _choose_tools(conversation)
     text = await asyncio.to_thread(render, lease, conversation)

@@ -50,7 +50,7 @@ class Deployments:
             for row in session.scalars(select(DeploymentRow)):
                 if self._configured.get(row.name) != row.configured:
                     continue
-                if not Path(row.path).is_dir():
+                if not Path(row.path).exists():
                     log.warning(
                         "%s was served from %s, which is gone; serving what the configuration names",
                         row.name,

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from efficientai_toolkit.exceptions import ToolkitError
-from efficientai_toolkit.server.backend import Backend, Event
+from efficientai_toolkit.server.backend import Adapter, Backend, Event
 from efficientai_toolkit.server.errors import ApiError
 from efficientai_toolkit.server.threads import start
 
@@ -39,7 +39,7 @@ class Request:
     prompt: list[int]
     settings: dict[str, Any]
     """Fields of the engine's ``GenerateConfig``, and those of the backend."""
-    adapter: str | None = None
+    adapter: Adapter | None = None
 
 
 class Ticket:
@@ -144,7 +144,7 @@ class EngineThread:
         self._waiting: deque[Ticket | _Call] = deque()
         self._running: dict[int, Ticket] = {}
         self._leaving: list[Ticket] = []
-        self._adapter: str | None = None
+        self._adapter: Adapter | None = None
         """What is on the model."""
         self._is_closed = False
         self._ended = start(self._run)
@@ -257,20 +257,20 @@ class EngineThread:
                 if shared != self._adapter and self._running:
                     return
                 self._waiting.popleft()
-            own = None if shared == adapter else adapter
             if isinstance(head, _Call):
-                self._perform(head, own, shared)
+                self._perform(head, head.adapter if shared is None else None, shared)
             else:
-                self._join(head, own, shared)
+                self._join(head, adapter if shared is None else None, shared)
 
-    def _is_batchable(self, adapter: str) -> bool:
+    def _is_batchable(self, adapter: Adapter) -> bool:
+        names = [adapter] if isinstance(adapter, str) else [name for name, _ in adapter]
         try:
-            return self._model.is_batchable(adapter)
+            return all(self._model.is_batchable(name) for name in names)
         except ToolkitError:
             # It was unloaded, which whoever asks for it is told.
             return True
 
-    def _join(self, ticket: Ticket, own: str | None, shared: str | None) -> None:
+    def _join(self, ticket: Ticket, own: Adapter | None, shared: Adapter | None) -> None:
         try:
             self._put_on(shared)
             ticket.number = self._backend.add(ticket.request.prompt, ticket.request.settings, own)
@@ -279,7 +279,7 @@ class EngineThread:
         else:
             self._running[ticket.number] = ticket
 
-    def _perform(self, call: _Call, own: str | None, shared: str | None) -> None:
+    def _perform(self, call: _Call, own: str | None, shared: Adapter | None) -> None:
         value, failure = None, None
         try:
             self._put_on(shared)
@@ -288,9 +288,9 @@ class EngineThread:
             failure = error
         self._in_loop(partial(call.done, value, failure))
 
-    def _put_on(self, adapter: str | None) -> None:
+    def _put_on(self, adapter: Adapter | None) -> None:
         if adapter != self._adapter:
-            self._model.set_adapter(adapter)
+            self._model.set_adapter(dict(adapter) if isinstance(adapter, tuple) else adapter)
             self._adapter = adapter
 
     def _deliver(self, events: list[tuple[int, Event]]) -> None:

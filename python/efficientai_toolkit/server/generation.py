@@ -94,7 +94,7 @@ class Service:
             Request(
                 prompt=prompt,
                 settings={**settings, "seed": (settings.get("seed", 0) + choice) % 2**64},
-                adapter=lease.adapter,
+                adapter=lease.blend or lease.adapter,
             )
             for prompt in prompts
             for choice in range(n)

@@ -1,6 +1,7 @@
 """What every request has to pass before a route sees it: host, origin, key, size."""
 
 import asyncio
+import base64
 import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -20,6 +21,11 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _REFUSED = 1008
 """Code of a WebSocket that is closed before it is open."""
+
+PAGE = "/ui"
+"""Path of the page, if there is one; whoever may administer may use it."""
+
+_UPLOADS = f"{PAGE}/gradio_api/upload"
 
 _BODY_SECS = 60.0
 """Time that a body may take to arrive."""
@@ -55,6 +61,10 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check(scope)
+            if scope["path"] == _UPLOADS:
+                # What the page uploads is written to a file, piece by piece, within a limit of its own.
+                await self._app(scope, receive, send)
+                return
             body = await self._read(scope, receive)
         except ApiError as error:
             await error.respond(scope["path"])(scope, receive, send)
@@ -93,7 +103,7 @@ class Guard:
             raise ApiError(message, status=503, retry_after=1)
 
     def _check_key(self, scope: Scope, given: Headers) -> None:
-        is_admin_path = scope["path"].startswith((ADMIN, JOBS))
+        is_admin_path = scope["path"].startswith((ADMIN, JOBS)) or _is_page(scope)
         if self._keys is None:
             if is_admin_path and not _is_local(scope):
                 message = "without API keys, only this machine may administer the server"
@@ -101,12 +111,15 @@ class Guard:
             return
         scheme, _, bearer = given.get("authorization", "").partition(" ")
         presented = bearer.strip() if scheme.lower() == "bearer" else given.get("x-api-key", "")
+        if _is_page(scope) and scheme.lower() == "basic":
+            presented = _read_password(bearer)
         key = find_key(self._keys, presented) if presented else None
         if key is None:
             message = (
                 "the API key is missing or wrong: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             )
-            headers = {"WWW-Authenticate": "Bearer"}
+            # A browser asks for a password, which is the key.
+            headers = {"WWW-Authenticate": f'Basic realm="{PAGE}"' if _is_page(scope) else "Bearer"}
             raise ApiError(message, status=401, code="invalid_api_key", headers=headers)
         if is_admin_path and not key.is_admin:
             message = (
@@ -144,6 +157,20 @@ class Guard:
 
 class _ClientGoneError(Exception):
     """The client left before its request was complete."""
+
+
+def _is_page(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == PAGE or path.startswith(f"{PAGE}/")
+
+
+def _read_password(credentials: str) -> str:
+    """Return the password of HTTP's basic authentication; any name goes with it."""
+    try:
+        text = base64.b64decode(credentials.strip(), validate=True).decode()
+    except ValueError:
+        return ""
+    return text.partition(":")[2]
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

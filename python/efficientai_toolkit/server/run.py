@@ -14,6 +14,8 @@ from efficientai_toolkit.server.config import ServeConfig
 if TYPE_CHECKING:
     from types import FrameType
 
+    from fastapi import FastAPI
+
 _BACKLOG = 2048
 
 
@@ -30,7 +32,11 @@ def require_server() -> None:
 
 
 def serve(
-    config: ServeConfig | None = None, *, on_start: Callable[[str], object] | None = None, **overrides: Any
+    config: ServeConfig | None = None,
+    *,
+    on_start: Callable[[str], object] | None = None,
+    prepare: Callable[["FastAPI"], object] | None = None,
+    **overrides: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, and let running requests end.
 
@@ -40,6 +46,8 @@ def serve(
         What is served; the embedded model by default.
     on_start
         Called with the address once connections are accepted.
+    prepare
+        Adds to the application before it starts.
     **overrides
         Fields of :class:`ServeConfig` that override ``config``.
 
@@ -65,6 +73,8 @@ def serve(
         server.should_exit = True
 
     app = create_app(settings, on_failure=fail)
+    if prepare is not None:
+        prepare(app)
     listener = _listen(settings)
 
     class Server(uvicorn.Server):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Lease:
         self.name = name
         self.version = version
         self.adapter: str | None = None
+        self.blend: tuple[tuple[str, float], ...] = ()
+        """Adapters and their weights, in place of the one adapter."""
         self._release: Callable[[Version], None] | None = release
 
     def use_adapter(self, name: str | None) -> None:
@@ -46,9 +48,17 @@ class Lease:
             self.version.users[name] += 1
         self.adapter = name
 
+    def use_blend(self, weights: Mapping[str, float]) -> None:
+        """Use several adapters of the version with their weights, in place of those before."""
+        for name, _ in self.blend:
+            self.version.leave_adapter(name)
+        self.version.users.update(weights.keys())
+        self.blend = tuple(weights.items())
+
     def close(self) -> None:
         """Give the version back; a second call does nothing."""
         if self._release is not None:
             self.use_adapter(None)
+            self.use_blend({})
             self._release(self.version)
             self._release = None

@@ -1,6 +1,7 @@
 """A loaded model, and what it takes to load one."""
 
 import asyncio
+import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,13 +150,33 @@ def start_version(path: Path, loaded: Loaded, config: ServeConfig, size: int) ->
 
 
 def estimate_size(path: Path, config: ServeConfig, draft: Path | None = None) -> int:
-    """Estimate the bytes that the weights in a folder take, with those of the model that proposes tokens."""
+    """Estimate the bytes that the weights of a folder or GGUF file take, with those of the draft model."""
     if draft is not None:
         return estimate_size(path, config) + estimate_size(draft, config.with_values({"bits": None}))
+    if path.is_file():
+        return _estimate_unpacked(path, config)
     stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     # A checkpoint of two bytes per number that is computed in float32.
     doubles = config.bits is None and config.dtype in {None, "float32"} and _is_half(path)
     return 2 * stored if doubles else stored
+
+
+def _estimate_unpacked(path: Path, config: ServeConfig) -> int:
+    """As :func:`estimate_size`, for a GGUF file, some matrices of which are not packed in memory."""
+    from efficientai_toolkit._engine.core import core
+    from efficientai_toolkit.device import hardware
+
+    try:
+        found = json.loads(core.models.describe_gguf(path))
+    except ToolkitError:
+        return path.stat().st_size
+    if config.bits is not None:
+        width = config.bits / 8
+    elif config.dtype == "float32" or (config.dtype is None and hardware().backend == "cpu"):
+        width = 4
+    else:
+        width = 2
+    return int(found["packed_bytes"] + found["numbers"] * width)
 
 
 def _is_half(path: Path) -> bool:
@@ -172,7 +193,7 @@ def _is_half(path: Path) -> bool:
 
 
 def check_folder(path: str) -> Path:
-    """Return an existing folder: requests never download.
+    """Return an existing folder or GGUF file: requests never download.
 
     Raises
     ------
@@ -181,10 +202,10 @@ def check_folder(path: str) -> Path:
     """
     folder = Path(path).expanduser()
     try:
-        exists = folder.is_dir()
+        exists = folder.is_dir() or (folder.suffix.lower() == ".gguf" and folder.is_file())
     except (OSError, ValueError):
         exists = False
     if not exists:
-        message = f"the server has no folder {path[:200]!r}"
+        message = f"the server has no folder or GGUF file {path[:200]!r}"
         raise ModelLoadingError(message)
     return folder.resolve()

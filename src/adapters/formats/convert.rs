@@ -9,7 +9,7 @@ use super::files::{FILES, check, read, write};
 use super::format::Format;
 use super::stored::StoredAdapter;
 use crate::adapters::adapter::Adapter;
-use crate::io::config;
+use crate::io::checkpoint;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
 use crate::models;
 use crate::nn::Network;
@@ -46,7 +46,7 @@ pub fn convert(
     }
     let folder = model;
     let mut model = match folder {
-        Some(folder) => Some(models::create(&config::read(folder)?)?),
+        Some(folder) => Some(models::create(&checkpoint::config(folder)?)?),
         None => None,
     };
     let (stored, from) = read(source, model.as_deref().map(|model| model as &dyn Network))?;

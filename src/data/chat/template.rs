@@ -47,6 +47,12 @@ impl ChatTemplate {
         Ok(())
     }
 
+    /// The templates by name: `default`, and others.
+    #[must_use]
+    pub const fn sources(&self) -> &BTreeMap<String, String> {
+        &self.sources
+    }
+
     /// Renders a conversation. `add_generation_prompt` appends the beginning of an assistant message.
     ///
     /// # Errors

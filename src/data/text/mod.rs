@@ -1,7 +1,9 @@
 //! Text to token ids and back.
 
 mod bounded;
+mod contents;
 mod decode_stream;
+mod description;
 mod files;
 mod growth;
 mod llama;
@@ -9,5 +11,6 @@ mod special_tokens;
 mod token_bytes;
 mod tokenizer;
 
+pub use contents::Contents;
 pub use decode_stream::DecodeStream;
 pub use tokenizer::Tokenizer;

@@ -8,14 +8,12 @@ use serde_json::{Map, Value};
 use tokenizers::Encoding;
 
 use super::bounded::BoundedTokenizer;
-use super::files::{file_error, read_json};
+use super::contents::Contents;
+use super::files::file_error;
 use super::special_tokens::SpecialTokens;
 use super::{growth, llama};
 use crate::data::chat::{ChatTemplate, Renderer};
 use crate::{Error, Result, files};
-
-/// Largest `tokenizer.json` that is read, in bytes; those of a quarter million tokens have some forty million.
-const MAX_BYTES: u64 = 128 << 20;
 
 /// Special tokens that chat templates see.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -39,33 +37,33 @@ impl Tokenizer {
     /// [`Error::ModelLoading`] with the missing or invalid file; [`Error::Io`].
     pub fn from_folder(folder: &Path, renderer: &Arc<dyn Renderer>) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        files::guard(&file, Error::ModelLoading, || Self::read(folder, &file, renderer))
+        files::guard(&file, Error::ModelLoading, || Self::read(&Contents::of_folder(folder)?, renderer))
     }
 
-    fn read(folder: &Path, file: &Path, renderer: &Arc<dyn Renderer>) -> Result<Self> {
-        if !file.exists() {
-            return Err(file_error(
-                file,
-                "the file is missing; a model folder needs the tokenizer in this format",
-            ));
-        }
-        let json = files::read_to_string(file, MAX_BYTES).map_err(Error::io("read", file))?;
-        let growth = growth::check(&json).map_err(|e| file_error(file, e))?;
+    /// Loads a tokenizer from the contents of its files.
+    ///
+    /// # Errors
+    /// [`Error::ModelLoading`] with the place of what is invalid.
+    pub fn from_contents(contents: &Contents, renderer: &Arc<dyn Renderer>) -> Result<Self> {
+        files::guard(&contents.file, Error::ModelLoading, || Self::read(contents, renderer))
+    }
+
+    fn read(contents: &Contents, renderer: &Arc<dyn Renderer>) -> Result<Self> {
+        let Contents { folder, file, tokenizer: json, config, generation, model } = contents;
+        let growth = growth::check(json).map_err(|e| file_error(file, e))?;
         let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e| file_error(file, e))?;
         // Truncation and padding are done per batch; truncating here would hide long rows.
         inner.with_padding(None).with_truncation(None).map_err(|e| file_error(file, e))?;
 
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let model_config = read_json(&folder.join("config.json"))?;
-        if llama::is_llama(&inner, &json, &config, &model_config) {
-            llama::set_pipeline(&mut inner, &config).map_err(|e| file_error(file, e))?;
+        if llama::is_llama(&inner, json, config, model) {
+            llama::set_pipeline(&mut inner, config).map_err(|e| file_error(file, e))?;
         }
-        let specials = SpecialTokens::read(folder, &config, &inner)?;
+        let specials = SpecialTokens::read(folder, config, &inner)?;
         specials.add_to(&mut inner)?;
         let id_of = |name: &str| specials.text_of(name).and_then(|text| inner.token_to_id(text));
         let (bos, pad) = (id_of("bos_token"), id_of("pad_token"));
         let mut eos: Vec<u32> = id_of("eos_token").into_iter().collect();
-        for ids in [read_json(&folder.join("generation_config.json"))?, model_config] {
+        for ids in [generation, model] {
             for id in token_ids(&ids["eos_token_id"]) {
                 // Configurations of small or merged models contain ids of other vocabularies.
                 if !eos.contains(&id) && inner.id_to_token(id).is_some() {
@@ -75,8 +73,8 @@ impl Tokenizer {
         }
         let variable = |name: &&str| Some(((*name).to_owned(), Value::from(specials.text_of(name)?)));
         let special_tokens = SPECIAL_TOKENS.iter().filter_map(variable).collect();
-        let template = ChatTemplate::read(folder, &config, special_tokens, renderer)?;
-        let inner = Arc::new(BoundedTokenizer::new(inner, Arc::from(file), growth));
+        let template = ChatTemplate::read(folder, config, special_tokens, renderer)?;
+        let inner = Arc::new(BoundedTokenizer::new(inner, Arc::from(file.as_path()), growth));
         Ok(Self { inner, template, bos, eos, pad })
     }
 

@@ -35,6 +35,7 @@
 //!
 //! What transformers refuses is refused, or read as its earlier versions did; what it warns about is ignored.
 
+mod explicit;
 mod masks;
 mod rope;
 mod shape;
@@ -43,6 +44,7 @@ mod tests;
 
 use serde_json::{Map, Value};
 
+pub(super) use explicit::explicit;
 pub(super) use masks::{Windows, layer_types, unknown_layer_type};
 pub(super) use shape::{Shape, activation};
 

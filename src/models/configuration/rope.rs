@@ -40,7 +40,7 @@ pub(super) fn parse(json: &Value, family: &Family, head_dim: i32) -> Result<Rota
     let source = |place, fields, theta| Source { json, family, head_dim, place, fields, theta };
     let shared_theta = ("rope_theta", family.rope_theta);
     if matches!(family.rope, RopeKeys::PerLayerType) {
-        let [full, sliding] = per_layer_type(json)?;
+        let [full, sliding] = layer_rotations(json)?;
         let full = source("rope_parameters.full_attention", full, shared_theta).rope()?;
         let local_theta = ("rope_local_base_freq", 10_000.0);
         let sliding = source("rope_parameters.sliding_attention", sliding, local_theta).rope()?;
@@ -56,7 +56,7 @@ pub(super) fn parse(json: &Value, family: &Family, head_dim: i32) -> Result<Rota
 }
 
 /// Returns the parameters of the only rotation, and the key that they stand under.
-fn shared(json: &Value, family: &Family) -> Result<(&'static str, Map<String, Value>)> {
+pub(super) fn shared(json: &Value, family: &Family) -> Result<(&'static str, Map<String, Value>)> {
     let scaling = object(json, "rope_scaling")?.filter(|fields| !fields.is_empty());
     Ok(match (scaling, object(json, "rope_parameters")?, family.rope) {
         (Some(fields), ..) => ("rope_scaling", fields.clone()),
@@ -67,7 +67,7 @@ fn shared(json: &Value, family: &Family) -> Result<(&'static str, Map<String, Va
 }
 
 /// Returns the parameters of full and of sliding attention.
-fn per_layer_type(json: &Value) -> Result<[Map<String, Value>; 2]> {
+pub(super) fn layer_rotations(json: &Value) -> Result<[Map<String, Value>; 2]> {
     let given = object(json, "rope_parameters")?;
     let entry = |kind: &str| match given.and_then(|given| given.get(kind)) {
         None | Some(Value::Null) => Ok(None),

@@ -92,6 +92,11 @@ impl Shape {
         Heads::new(self.heads, self.kv_heads, self.head_dim, mask, Some(rope.clone()))
     }
 
+    /// Attention mask of each layer.
+    pub(in crate::models) fn masks(&self) -> &[Mask] {
+        &self.masks
+    }
+
     /// All rotations.
     pub(in crate::models) fn ropes(&self) -> Vec<Rope> {
         let Rotations { full, sliding } = &self.rotations;

@@ -12,7 +12,7 @@ use mlx_rs::{Array, Dtype};
 use crate::calibrate::BlockStream;
 use crate::models::Model;
 use crate::progress::Observer;
-use crate::prune::run::progress;
+use crate::prune::progress::progress;
 use crate::{Result, kernels};
 
 /// Influences on calibration text.

@@ -22,9 +22,9 @@ use crate::nn::channels::Channels;
 use crate::progress::Observer;
 use crate::prune::config::{Method, PruneConfig, Repair};
 use crate::prune::mask::{apply, remove_lowest};
+use crate::prune::progress::progress;
 use crate::prune::reconstruction::{least_squares, scale_rows};
 use crate::prune::report::BlockReport;
-use crate::prune::run::progress;
 use crate::rng::digest;
 use crate::{Error, Result, kernels};
 

@@ -1,10 +1,11 @@
 //! `_core.models`: language models and their tokenizers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use efficientai_toolkit::io::{atomic, config, tensors, weights};
+use efficientai_toolkit::io::{atomic, checkpoint, folder, gguf, tensors, weights};
 use efficientai_toolkit::kernels::quantized::Format;
-use efficientai_toolkit::{Error, adapters, data, kernels, models};
+use efficientai_toolkit::{Error, Result, adapters, data, kernels, models};
 use mlx_rs::Dtype;
 use pyo3::prelude::*;
 
@@ -21,7 +22,7 @@ pub(crate) use tokenizer::Tokenizer;
 /// The dtype of most weights of a checkpoint.
 const AUTO: &str = "auto";
 
-/// Loads a model folder in Hugging Face format with its tokenizer, and an adapter onto it.
+/// Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
 ///
 /// ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
 /// on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
@@ -50,16 +51,83 @@ pub(crate) fn load(
             Some(Text(name)) => Some(tensors::dtype(&name)?),
             None => kernels::on_cpu().then_some(Dtype::Float32),
         };
-        let config = config::read(&path)?;
+        let config = checkpoint::config(&path)?;
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
         }
-        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        let mut tokenizer = read_tokenizer(&path, &config, &renderer)?;
         if let Some(options) = options {
             tokenizer = tokenizer.with_template_options(&options)?;
         }
         Ok((Model::new(model, path, config)?, Tokenizer::new(tokenizer)))
+    })
+}
+
+/// Loads the tokenizer of a folder alone; ``chat_template_kwargs`` are options of its chat template.
+#[pyfunction]
+#[pyo3(signature = (path, chat_template_kwargs=None))]
+pub(crate) fn load_tokenizer(
+    py: Python<'_>,
+    path: PathBuf,
+    chat_template_kwargs: Option<Dictionary<'_>>,
+) -> PyResult<Tokenizer> {
+    let renderer = chat_templates::renderer(py)?;
+    let options = chat_template_kwargs.map(|options| options.read("chat_template_kwargs")).transpose()?;
+    enter(py, || {
+        let mut tokenizer = data::Tokenizer::from_folder(&path, &renderer)?;
+        if let Some(options) = options {
+            tokenizer = tokenizer.with_template_options(&options)?;
+        }
+        Ok(Tokenizer::new(tokenizer))
+    })
+}
+
+/// The tokenizer of the model at `path`, a folder or a GGUF file, whose `config.json` is `config`.
+fn read_tokenizer(
+    path: &Path,
+    config: &serde_json::Value,
+    renderer: &Arc<dyn data::Renderer>,
+) -> Result<data::Tokenizer> {
+    if !gguf::is_file(path) {
+        return data::Tokenizer::from_folder(path, renderer);
+    }
+    let gguf::TokenizerFiles { tokenizer, config: settings, generation } =
+        gguf::tokenizer(&gguf::Reader::open(path)?)?;
+    let contents = data::TokenizerContents {
+        folder: path.to_owned(),
+        file: path.to_owned(),
+        tokenizer: tokenizer.to_string(),
+        config: settings,
+        generation,
+        model: config.clone(),
+    };
+    drop(tokenizer);
+    data::Tokenizer::from_contents(&contents, renderer)
+}
+
+/// Copies everything but weights from a model folder or GGUF file to ``folder``: tokenizer, chat templates and, of a
+/// folder, configurations.
+#[pyfunction]
+pub(crate) fn copy_description(py: Python<'_>, path: PathBuf, folder: PathBuf) -> PyResult<()> {
+    enter(py, || folder::copy_description(&path, &folder))
+}
+
+/// Describes a GGUF file without its weights, as JSON: ``config`` and ``tokenizer_config`` as a model folder has them, the
+/// ``packed_bytes`` of matrices that stay packed in memory, and the count of other ``numbers``.
+#[pyfunction]
+pub(crate) fn describe_gguf(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    enter(py, || {
+        let config = checkpoint::config(&path)?;
+        let reader = gguf::Reader::open(&path)?;
+        let architecture = gguf::architecture::architecture(&reader)?;
+        let (packed_bytes, numbers) = gguf::architecture::footprint(&reader, architecture);
+        let tokenizer_config = gguf::tokenizer(&reader)?.config;
+        Ok(serde_json::json!({
+            "config": config, "tokenizer_config": tokenizer_config,
+            "packed_bytes": packed_bytes, "numbers": numbers,
+        })
+        .to_string())
     })
 }
 

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
 use efficientai_toolkit::kernels::quantized::Accuracy;
-use efficientai_toolkit::nn::RowAdapter;
 use efficientai_toolkit::nn::fingerprint::fingerprint;
+use efficientai_toolkit::nn::{Linear, RowAdapter};
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
 
 use crate::arguments::Text;
-use crate::array::{Ids, Logits, MlxLogits};
+use crate::array::{Ids, Logits, MlxLogits, Parameter};
 use crate::enter::enter;
 use crate::exclusive::{Exclusive, Guard};
+use crate::json::json;
 
 /// A language model: `model(ids)` gives logits.
 #[pyclass(frozen, module = "efficientai_toolkit._core.models")]
@@ -117,6 +118,11 @@ impl Model {
         }
         let accuracy = generate::accuracy::select(self.lock()?.as_ref())?;
         Ok(*self.accuracy.get_or_init(|| accuracy))
+    }
+
+    /// The parsed `config.json` of the language model.
+    pub(crate) fn json(&self) -> &serde_json::Value {
+        &self.config
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -269,9 +275,90 @@ impl Model {
         self.__call__(py, ids).map(MlxLogits)
     }
 
+    /// What the model computes besides its parameters, block by block, as a dictionary; ``None`` for architectures that
+    /// it does not describe.
+    #[getter]
+    fn outline<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let outline = enter(py, || self.lock()?.outline().as_ref().map(json).transpose())?;
+        outline.map(|text| py.import("json")?.call_method1("loads", (text,))).transpose()
+    }
+
+    /// Shapes of all parameters by name, with adapters merged into the weights.
+    #[getter]
+    fn parameter_shapes(&self, py: Python<'_>) -> PyResult<BTreeMap<String, Vec<i32>>> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            let adapted = adapted(model.as_mut())?;
+            let mut shapes = BTreeMap::new();
+            let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+            for (name, array) in parameters {
+                let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
+                match (adapted.get(path), leaf) {
+                    (None, _) | (Some(_), "bias") => {
+                        drop(shapes.insert(name.to_string(), array.shape().to_vec()));
+                    }
+                    (Some(layer), "weight") => {
+                        let (inputs, outputs) = layer.size();
+                        shapes.insert(name.to_string(), vec![outputs, inputs]);
+                    }
+                    // Parts of the merged weight.
+                    _ => {}
+                }
+            }
+            Ok(shapes)
+        })
+    }
+
+    /// Formats of quantized weights by the name of their layer: mode, bits and group size. Weights that adapters are
+    /// merged into are not quantized.
+    #[getter]
+    fn quantized_layers(&self, py: Python<'_>) -> PyResult<BTreeMap<String, (String, usize, usize)>> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            let adapted = adapted(model.as_mut())?;
+            let mut formats = BTreeMap::new();
+            model.visit_quantizable(&mut |path, weight| {
+                if let Some(format) = weight.format.filter(|_| !adapted.contains_key(path)) {
+                    let mode = format.mode().name().to_owned();
+                    formats.insert(path.to_owned(), (mode, format.bits(), format.group_size()));
+                }
+                Ok(())
+            })?;
+            Ok(formats)
+        })
+    }
+
+    /// A copy of one parameter, with adapters merged into it: float32, or the unsigned integers of quantized weights.
+    fn parameter(&self, py: Python<'_>, name: Text) -> PyResult<Parameter> {
+        enter(py, || {
+            let mut model = self.lock()?;
+            if let Some(path) = name.0.strip_suffix(".weight")
+                && let Some(layer) = adapted(model.as_mut())?.get(path)
+            {
+                return Parameter::copy(&adapters::merged_weight(layer)?);
+            }
+            let parameters = model.parameters().flatten();
+            let found = parameters.get(&*name.0);
+            let unknown = || Error::Config(format!("the model has no parameter \"{}\"", name.0));
+            Parameter::copy(found.ok_or_else(unknown)?)
+        })
+    }
+
     fn __repr__(&self) -> String {
         format!("Model({}, {})", self.model_type(), self.folder.display())
     }
+}
+
+/// Layers with low-rank matrices, by their key path.
+fn adapted(model: &mut models::Model) -> Result<BTreeMap<String, Linear>> {
+    let mut adapted = BTreeMap::new();
+    model.visit_linears(&mut |path, layer| {
+        if layer.lora_a.is_some() {
+            adapted.insert(path.to_owned(), layer.clone());
+        }
+        Ok(())
+    })?;
+    Ok(adapted)
 }
 
 /// The ids as MLX takes them, if all of them are below `vocab`.

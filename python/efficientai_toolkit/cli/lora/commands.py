@@ -7,9 +7,11 @@ COMMANDS = {
     "compare": "compare LoRA, QLoRA, DoRA and full fine-tuning on your data, and recommend one",
     "generate": "generate text from a prompt, with or without an adapter",
     "serve": "serve a model with its adapters over HTTP, in the manner of OpenAI's API",
+    "ui": "open a page in the browser: data, training, runs, chat, models",
     "evaluate": "evaluate a model: perplexity, accuracy, generated answers, lm-eval tasks",
     "validate": "check environment, model and data before a run",
     "fuse": "merge an adapter into its model, and measure what rounding loses",
     "convert": "convert an adapter between the formats of mlx-lm and Hugging Face PEFT",
+    "export": "write a model in the format of another program, such as GGUF for llama.cpp",
     "info": "explain fine-tuning, its commands and defaults",
 }

@@ -6,6 +6,7 @@ COMMANDS = {
     "run": "measure quality, size, memory and speed of models quantized in several ways",
     "recommend": "choose a variant from measured results within limits of memory and loss",
     "compare": "compare two variants, or two benchmarks, side by side",
+    "export": "write a model in the format of another program, such as GGUF for llama.cpp",
     "demo": "open a page in the browser that shows results, filters them and starts runs",
     "validate": "check environment, model, settings and calibration text before a run",
     "info": "explain quantization, its commands and defaults",

@@ -34,7 +34,7 @@ _FAMILIES = {
 
 
 def detect_dialect(path: Path, model_type: str, choice: "DialectName | None" = None) -> Dialect:
-    """Return the dialect of the model in a folder: ``choice``, or what its chat template tells."""
+    """Return the dialect of the model at ``path``: ``choice``, or what its chat template tells."""
     template = _read_templates(path)
     told = next((name for mark, name in _MARKS.items() if mark in template), None)
     match choice or told or _FAMILIES.get(model_type):
@@ -51,7 +51,12 @@ def detect_dialect(path: Path, model_type: str, choice: "DialectName | None" = N
 
 
 def _read_templates(path: Path) -> str:
-    """Return the texts of all chat templates of a folder, one after the other."""
+    """Return the texts of all chat templates of a folder or GGUF file, one after the other."""
+    if path.is_file():
+        from efficientai_toolkit._engine.core import core
+
+        found = json.loads(core.models.describe_gguf(path))
+        return json.dumps(found["tokenizer_config"].get("chat_template"), ensure_ascii=False)
     files = [path / "chat_template.jinja", *sorted(path.glob("additional_chat_templates/*.jinja"))]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
     for name in ("tokenizer_config.json", "chat_template.json"):

@@ -1,0 +1,3 @@
+//! Models in the formats of other programs.
+
+pub mod gguf;
