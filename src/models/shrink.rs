@@ -106,7 +106,7 @@ fn set_pattern(config: &mut Value, types: &[&str]) -> Result<()> {
         types
             .iter()
             .enumerate()
-            .all(|(i, kind)| (*kind == "sliding_attention") == !(i + 1).is_multiple_of(pattern))
+            .all(|(i, kind)| (*kind == "sliding_attention") != (i + 1).is_multiple_of(pattern))
     };
     let Some(pattern) = (1..=types.len()).find(|&pattern| slides(pattern)) else {
         return Err(Error::Config(format!(

@@ -53,6 +53,7 @@ pub enum Repair {
 /// Settings of pruning. Defaults are those of [`Default`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by the user")]
 pub struct PruneConfig {
     /// Model folder.
     pub model_path: Option<String>,

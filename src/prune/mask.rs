@@ -24,14 +24,12 @@ pub(super) fn by_rows(scores: &[f32], columns: usize, pattern: Pattern, sparsity
 
 /// Removes the weights of lowest score of the whole matrix, or as `pattern` says.
 pub(super) fn by_matrix(scores: &[f32], columns: usize, pattern: Pattern, sparsity: f64) -> Mask {
-    match pattern {
-        Pattern::Groups { .. } => by_rows(scores, columns, pattern, sparsity),
-        _ => {
-            let mut mask = vec![true; scores.len()];
-            remove_lowest(scores, (scores.len() as f64 * sparsity) as usize, &mut mask);
-            mask
-        }
+    if matches!(pattern, Pattern::Groups { .. }) {
+        return by_rows(scores, columns, pattern, sparsity);
     }
+    let mut mask = vec![true; scores.len()];
+    remove_lowest(scores, (scores.len() as f64 * sparsity) as usize, &mut mask);
+    mask
 }
 
 /// Clears `count` elements of `mask`, those of the lowest `scores`; of equal ones the first.

@@ -88,17 +88,16 @@ impl<'a> Depth<'a> {
             _ => None,
         };
         let count = self.skipped.len();
-        let kept = match &influence {
-            Some(Influence { blocks, spans }) => self.kept(blocks, spans)?,
-            None => {
-                let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-                let mut order = |n: usize| {
-                    let mut scores: Vec<f64> = (0..n).map(|i| i as f64).collect();
-                    scores.shuffle(&mut rng);
-                    scores
-                };
-                self.kept(&order(count), &order(count + 1 - self.remove))?
-            }
+        let kept = if let Some(Influence { blocks, spans }) = &influence {
+            self.kept(blocks, spans)?
+        } else {
+            let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+            let mut order = |n: usize| {
+                let mut scores: Vec<f64> = (0..n).map(|i| i as f64).collect();
+                scores.shuffle(&mut rng);
+                scores
+            };
+            self.kept(&order(count), &order(count + 1 - self.remove))?
         };
         let blocks = (0..count).map(|i| BlockReport {
             path: model.block_path(i),

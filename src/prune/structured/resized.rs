@@ -1,5 +1,7 @@
 //! A smaller model with the parameters of a larger one.
 
+use std::collections::BTreeMap;
+
 use mlx_rs::Array;
 use serde_json::Value;
 
@@ -28,7 +30,7 @@ pub(super) fn resized(
         prefixes[block].1 = Some(smaller.block_path(position) + ".");
     }
     let mut tensors = Tensors::new();
-    for (name, array) in model.parameters().flatten() {
+    for (name, array) in model.parameters().flatten().into_iter().collect::<BTreeMap<_, _>>() {
         let block =
             prefixes.iter().find_map(|(old, new)| Some((name.strip_prefix(old.as_str())?, new.as_deref())));
         let renamed = match block {
