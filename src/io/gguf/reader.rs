@@ -293,7 +293,7 @@ mod tests {
                 tensor + 24,
                 32,
                 true,
-                "tensor \"w\": 68 bytes at offset 32 are not within the file of 196 bytes",
+                "tensor \"w\": 68 bytes at offset 32 are not within the file of 164 bytes",
             ),
         ] {
             let width = if wide { 8 } else { 4 };

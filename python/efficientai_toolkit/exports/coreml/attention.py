@@ -1,6 +1,7 @@
 """Attention, with keys and values in a state."""
 
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,7 @@ class Attention:
     """Adds the attention of one block."""
 
     def __init__(self, layers: Layers, block: Block, index: int) -> None:
-        from coremltools.converters.mil.mil import Builder
-
-        self._mb: Any = Builder
+        self._mb: Any = import_module("coremltools.converters.mil.mil").Builder
         self._layers = layers
         self._parameters = layers.weights.parameters
         self._block = block

@@ -11,6 +11,7 @@ a state, names of inputs and states are those of Apple's examples:
 Without one, ``inputIds`` is the whole text.
 """
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,7 @@ class Decoder:
     """Adds a decoder to the MIL function under construction."""
 
     def __init__(self, weights: Weights, outline: Outline) -> None:
-        from coremltools.converters.mil.mil import Builder
-
-        self._mb: Any = Builder
+        self._mb: Any = import_module("coremltools.converters.mil.mil").Builder
         self._weights = weights
         self._parameters = weights.parameters
         self._layers = Layers(weights)

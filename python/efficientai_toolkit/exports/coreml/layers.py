@@ -1,5 +1,6 @@
 """Layers that all parts of a decoder use."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,7 @@ class Layers:
     """Adds linear layers and norms by the path of their parameters."""
 
     def __init__(self, weights: Weights) -> None:
-        from coremltools.converters.mil.mil import Builder
-
-        self._mb: Any = Builder
+        self._mb: Any = import_module("coremltools.converters.mil.mil").Builder
         self.weights = weights
 
     def linear(self, path: str, x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
 from types import ModuleType
 from warnings import catch_warnings, simplefilter
@@ -24,7 +24,7 @@ def import_coremltools() -> ModuleType:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Hide warnings about other libraries and platforms, and progress bars of passes that take no time."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

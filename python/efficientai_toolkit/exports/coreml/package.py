@@ -1,6 +1,7 @@
 """Packages: building them from a model, and reading their weights back."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ IDS, MASK, STATES, LOGITS = "inputIds", "causalMask", ("keyCache", "valueCache")
 def build(weights: Weights, outline: Outline, *, target: str) -> Any:
     """Return the MIL program of a decoder."""
     import_coremltools()
-    from coremltools.converters.mil import mil
-    from coremltools.converters.mil.mil import types
+    mil: Any = import_module("coremltools.converters.mil").mil
+    types: Any = import_module("coremltools.converters.mil.mil").types
 
     symbols = [mil.get_new_symbol(), mil.get_new_symbol()]
     inputs: dict[str, Any] = {IDS: mil.Builder.placeholder((1, symbols[0]), dtype=types.int32)}
@@ -90,8 +91,8 @@ def load_program(path: Path) -> "list[Any]":
     """
     import_coremltools()
     with quiet():
-        from coremltools.converters.mil.frontend.milproto.load import load
-        from coremltools.models.utils import load_spec
+        load: Any = import_module("coremltools.converters.mil.frontend.milproto.load").load
+        load_spec: Any = import_module("coremltools.models.utils").load_spec
 
         try:
             spec = load_spec(str(path))

@@ -1,5 +1,6 @@
 """Where the tokens that a program reads stand, and what they may see."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,21 @@ class Sequence:
     """
 
     def __init__(self, ids: Any, mask: Any, states: tuple[Any, Any] | None, outline: Outline) -> None:
-        from coremltools.converters.mil.mil import Builder
-
-        self._mb: Any = Builder
+        self._mb: Any = import_module("coremltools.converters.mil.mil").Builder
         self._outline = outline
         self.states = states
         queries = self._size(ids, 1)
         self.end = queries if mask is None else self._size(mask, 3)
-        self.past = None if mask is None else Builder.sub(x=self.end, y=queries)
+        self.past = None if mask is None else self._mb.sub(x=self.end, y=queries)
         start = np.int32(0) if self.past is None else self.past
         self._positions = self._range(start)
         # [queries, 1] and [1, keys]
-        self._queries = Builder.expand_dims(x=self._positions, axes=[1])
-        self._keys = Builder.expand_dims(x=self._range(np.int32(0)), axes=[0])
+        self._queries = self._mb.expand_dims(x=self._positions, axes=[1])
+        self._keys = self._mb.expand_dims(x=self._range(np.int32(0)), axes=[0])
         if mask is None:
             # [queries, keys]
-            later = Builder.greater(x=self._keys, y=self._queries)
-            mask = Builder.expand_dims(x=self._weigh(later), axes=[0, 1])
+            later = self._mb.greater(x=self._keys, y=self._queries)
+            mask = self._mb.expand_dims(x=self._weigh(later), axes=[0, 1])
         self._masks: dict[tuple[int | None, int], Any] = {(None, 1): mask}
         self._tables: dict[Rope, tuple[Any, Any]] = {}
         self._contents: dict[str, Any] = {}

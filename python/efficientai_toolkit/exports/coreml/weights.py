@@ -1,5 +1,6 @@
 """Weights of a program: numbers, or codes with scales or palettes that are decoded when it is loaded."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Weights:
         ConfigError
             If they are too large.
         """
-        from coremltools.converters.mil import mil
+        mil: Any = import_module("coremltools.converters.mil").mil
 
         if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
             message = f"numbers of {name} are too large for float16, which Core ML computes in"
@@ -74,7 +75,7 @@ class Weights:
 
     def _per_channel(self, path: str) -> Any:
         """Add 8 bits with a scale for each row."""
-        from coremltools.converters.mil import mil
+        mil: Any = import_module("coremltools.converters.mil").mil
 
         matrix = self.parameters.take_matrix(path)
         scales = to_half(np.abs(matrix).max(axis=1) / np.float32(_LEVELS), path)
@@ -91,8 +92,8 @@ class Weights:
 
     def _blockwise(self, path: str) -> Any:
         """Add codes with a scale and an offset for each block of columns."""
-        from coremltools.converters.mil import mil
-        from coremltools.converters.mil.mil import types
+        mil: Any = import_module("coremltools.converters.mil").mil
+        types: Any = import_module("coremltools.converters.mil.mil").types
 
         if path in self.parameters.formats:
             bits = self.parameters.formats[path][1]
@@ -115,8 +116,8 @@ class Weights:
 
     def _palette(self, path: str) -> Any:
         """Add 16 numbers for each group of rows, or for all rows where the target knows no groups."""
-        from coremltools.converters.mil import mil
-        from coremltools.converters.mil.mil import types
+        mil: Any = import_module("coremltools.converters.mil").mil
+        types: Any = import_module("coremltools.converters.mil.mil").types
 
         found = find_palettes(self.parameters.take_matrix(path), grouped=self._has_blocks)
         self._count("palette4")
