@@ -1,6 +1,5 @@
-"""Pruning of heads, of the residual stream, and of both width and depth: what stays, what is read, what is refused."""
+"""Pruning of heads, of the residual stream, and of width and depth: what stays, is read, and is refused."""
 
-# ruff: noqa: PLR0917, because pytest passes fixtures by name
 from __future__ import annotations
 
 import json
@@ -169,9 +168,7 @@ def test_heads_and_hidden_size_of_qwen2_can_only_go_together(
     assert largest(logits(result.output, IDS), theirs) <= 1e-4
 
 
-def test_depth_goes_first_and_width_of_what_stays(
-    make: Callable[..., PruneResult], tmp_path: Path
-) -> None:
+def test_depth_goes_first_and_width_of_what_stays(make: Callable[..., PruneResult], tmp_path: Path) -> None:
     model = make_model("llama_tied", tmp_path / "model", num_hidden_layers=4, **FAMILIES["llama_tied"])
     result = make(model, pattern="width+depth", width=["mlp", "heads"], sparsity=0.44)
     removed = [block for block in result.blocks if block.removed]
@@ -182,9 +179,7 @@ def test_depth_goes_first_and_width_of_what_stays(
     assert {(len(block.removed_channels), len(block.removed_groups)) for block in stay} == {(32, 2)}
     depth = make(model, pattern="depth", sparsity=0.25, output=str(tmp_path / "depth"))
     assert [block.removed for block in depth.blocks] == [block.removed for block in result.blocks]
-    both = make(
-        depth.output, width=["mlp", "heads"], sparsity=0.25, output=str(tmp_path / "both")
-    )
+    both = make(depth.output, width=["mlp", "heads"], sparsity=0.25, output=str(tmp_path / "both"))
     assert largest(logits(result.output, IDS), logits(both.output, IDS)) <= 1e-5
 
 
@@ -207,10 +202,14 @@ def test_least_squares_repairs_heads(make: Callable[..., PruneResult], tmp_path:
         ("llama_tied", {"width": ["depth"]}, "width"),
         ("llama_tied", {"width": ["hidden"], "repair": "scale"}, "no meaning with width hidden alone"),
         ("phi3", {"width": ["heads"]}, "but mlx-lm takes those of a phi3 model"),
-        ("mixtral", {"width": ["hidden"]}, "but mlx-lm takes those of a mixtral model"),
-        ("lfm2", {"width": ["hidden"]}, "entries along the hidden size of 64"),
+        ("mixtral", {"width": ["hidden"]}, "there is no smaller one; choose heads too"),
+        ("lfm2", {"width": ["heads", "hidden"]}, "entries along the hidden size of 64"),
         ("qwen3_moe", {"width": ["heads", "mlp"]}, "has experts, whose channels cannot be removed"),
-        ("llama_tied", {"pattern": "width+depth", "method": "magnitude"}, "expected activation, wanda, taylor"),
+        (
+            "llama_tied",
+            {"pattern": "width+depth", "method": "magnitude"},
+            "expected activation, wanda, taylor",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(

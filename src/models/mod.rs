@@ -33,7 +33,7 @@ pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, explicit_config, load};
-pub use narrow::{check_heads, set_channels, set_heads, set_hidden};
+pub use narrow::{check_heads, hidden_multiple, set_channels, set_heads, set_hidden};
 pub use outline::{BlockOutline, Outline};
 pub use shrink::{keep_blocks, needs_consecutive};
 

@@ -49,7 +49,20 @@ pub fn set_hidden(config: &Value, hidden: usize) -> Value {
     cut
 }
 
-/// Checks that other libraries take heads to be of the size that `config` says.
+/// Families of which transformers refuses a hidden size that is not a multiple of the number of heads.
+const DIVISIBLE: [&str; 3] = ["gemma2", "gemma3_text", "llama"];
+
+/// The number that the hidden size of a model with the heads of `config` must be a multiple of.
+///
+/// # Errors
+/// A `config` without a `model_type`.
+pub fn hidden_multiple(config: &Value) -> Result<usize> {
+    let number = |key: &str| config[key].as_u64().unwrap_or(1).max(1) as usize;
+    let derived = DERIVED_HEADS.contains(&config::string(config, "model_type")?);
+    Ok(number("num_attention_heads") * if derived { number("head_dim") } else { 1 })
+}
+
+/// Checks that other libraries take heads to be of the size and number that `config` says.
 ///
 /// # Errors
 /// A family in which they do not.
@@ -61,6 +74,12 @@ pub fn check_heads(config: &Value) -> Result<()> {
         return Err(Error::Config(format!(
             "{heads} heads of {size} would be left for a hidden size of {hidden}, but mlx-lm takes those of a {family} model \
              to be of hidden_size / num_attention_heads"
+        )));
+    }
+    if DIVISIBLE.contains(&family) && !hidden.is_multiple_of(heads.max(1)) {
+        return Err(Error::Config(format!(
+            "{heads} heads would be left for a hidden size of {hidden}, but transformers wants that of a {family} model to be \
+             a multiple of their number: choose another sparsity, or remove some of the hidden size too"
         )));
     }
     Ok(())
@@ -82,6 +101,12 @@ mod tests {
         let mut llama = fewer;
         llama["model_type"] = "llama".into();
         check_heads(&llama).unwrap();
+        assert_eq!(
+            (hidden_multiple(&set_heads(&config, 2, 1, 16)).unwrap(), hidden_multiple(&llama).unwrap()),
+            (32, 2)
+        );
+        let message = check_heads(&set_heads(&llama, 3, 3, 16)).unwrap_err().to_string();
+        assert!(message.contains("wants that of a llama model to be a multiple"), "{message}");
         assert_eq!((&llama["num_key_value_heads"], &llama["head_dim"]), (&json!(1), &json!(16)));
     }
 }

@@ -12,7 +12,7 @@ use super::resized::resized;
 use super::scores::scores;
 use super::{Outcome, count_of};
 use crate::calibrate::{BlockStream, Matrix, SecondMoments, observe, with_weight};
-use crate::models::{Model, check_heads, set_channels, set_heads, set_hidden};
+use crate::models::{Model, check_heads, hidden_multiple, set_channels, set_heads, set_hidden};
 use crate::nn::Heads;
 use crate::nn::units::Units;
 use crate::progress::Observer;
@@ -55,11 +55,16 @@ impl Width {
         }
         if config.width.contains(&Part::Hidden) {
             let count = hidden::size(model);
-            if count < 2 {
-                return Err(Error::Config("width hidden: the model has a hidden size of 1".into()));
-            }
-            let remove = count - rounded(count, count - count_of(count, sparsity));
             let explicit = with_heads(file, model, 0);
+            let heads = if config.width.contains(&Part::Heads) { &width.file } else { &explicit };
+            let multiple = hidden_multiple(heads)?;
+            let target = count - count_of(count.max(2), sparsity);
+            let remove = count - rounded_to(count, target, multiple).ok_or_else(|| {
+                Error::Config(format!(
+                    "width hidden: the hidden size of {count} must be a multiple of {multiple} by the number and size of heads: \
+                     there is no smaller one; choose heads too"
+                ))
+            })?;
             width.hidden = Some(Hidden::new(model, &explicit, count, remove)?);
             if width.file["head_dim"].is_null() {
                 width.file["head_dim"] = explicit["head_dim"].clone();
@@ -233,6 +238,25 @@ fn rounded(count: usize, kept: usize) -> usize {
     }
 }
 
+/// The multiple of `multiple` below `count` near `kept`: one that is also a multiple of the size of groups, or of as large
+/// a part of it as comes within a tenth of `count`, so that the result can be quantized.
+fn rounded_to(count: usize, kept: usize, multiple: usize) -> Option<usize> {
+    let near = |step: usize| {
+        let nearest = (kept as f64 / step as f64).round() as usize * step;
+        (step < count).then(|| nearest.clamp(step, (count - 1) / step * step))
+    };
+    let parts = (0..=GROUP.ilog2()).rev().map(|power| 1_usize << power);
+    let common = |part: usize| multiple / gcd(multiple, part) * part;
+    parts
+        .filter_map(|part| near(common(part)))
+        .find(|size| size.abs_diff(kept) * 10 <= count)
+        .or(near(multiple))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Sets the columns that read units that do not stay to zero, and repairs the others; returns the squared error of the
 /// outputs relative to their squares.
 fn silence(
@@ -272,5 +296,10 @@ mod tests {
         assert_eq!(rounded(1536, 1229), 1216);
         assert_eq!(rounded(1536, 3), 64);
         assert_eq!(rounded(128, 102), 102);
+        assert_eq!(rounded_to(256, 205, 4), Some(192));
+        assert_eq!(rounded_to(576, 461, 9), Some(432));
+        assert_eq!(rounded_to(64, 45, 4), Some(48));
+        assert_eq!(rounded_to(64, 32, 32), Some(32));
+        assert_eq!(rounded_to(64, 51, 64), None);
     }
 }
