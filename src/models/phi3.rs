@@ -109,6 +109,10 @@ impl Mixer for FusedAttention {
         let layers = [0, heads * head_dim, (heads + kv_heads) * head_dim].map(|first| ("qkv_proj", first));
         Some(self.heads.groups(layers, "o_proj"))
     }
+
+    fn plain_heads(&self) -> Option<&Heads> {
+        self.heads()
+    }
 }
 
 impl FusedMlp {
