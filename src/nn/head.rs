@@ -79,9 +79,11 @@ impl Head<'_> {
     #[must_use]
     pub fn parts(&self) -> (LayerParts, Vec<Array>) {
         match self {
-            Self::Layer(layer) => {
-                LayerParts::of(&Layer { weight: layer.matrix(), bias: (*layer.bias).as_ref(), low_rank: None })
-            }
+            Self::Layer(layer) => LayerParts::of(&Layer {
+                weight: layer.matrix(),
+                bias: (*layer.bias).as_ref(),
+                low_rank: None,
+            }),
             Self::Tied(table) => LayerParts::of(&table.as_linear()),
         }
     }
