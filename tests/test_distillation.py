@@ -14,7 +14,7 @@ import pytest
 from efficientai_toolkit.callbacks.events import Event, Progress
 from efficientai_toolkit.callbacks.training import Step
 from efficientai_toolkit.distill import DistillConfig, distill
-from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
+from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig, TrainingResult
 from efficientai_toolkit.prune import prune
 from support.command import PROGRAM, run
@@ -155,6 +155,13 @@ def test_selected_tokens_are_the_least_certain_of_each_row(data: Path, tmp_path:
         assert before(result) == pytest.approx(np.mean(selected), rel=1e-5)
 
 
+def loaded(folder: Path) -> dict[str, mx.array]:
+    """The tensors of a model, in memory: they may be written over."""
+    weights = dict(mx.load(str(folder / "model.safetensors")))
+    mx.eval(weights)
+    return weights
+
+
 def progress(events: list[Event]) -> list[tuple[int, int]]:
     return [(e.done, e.total) for e in events if isinstance(e, Progress) and e.stage == "teacher"]
 
@@ -213,7 +220,7 @@ def test_interrupted_and_damaged_predictions_are_completed(tmp_path: Path) -> No
 
 def test_another_teacher_has_predictions_of_its_own(data: Path, tmp_path: Path) -> None:
     other = shutil.copytree(TEACHER, tmp_path / "other")
-    weights = dict(mx.load(str(other / "model.safetensors")))
+    weights = loaded(other)
     weights["model.norm.weight"] = weights["model.norm.weight"] * 1.5
     mx.save_safetensors(str(other / "model.safetensors"), weights, {"format": "pt"})
     losses = [
@@ -279,7 +286,7 @@ def test_another_loss_does_not_continue_a_run(data: Path, tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         distill(STUDENT, callback=stop, **settings)
-    with pytest.raises(ConfigError, match="distillation"):
+    with pytest.raises(TrainingError, match="distillation was"):
         distill(STUDENT, resume=True, loss="reverse_kl", **settings)
 
 
@@ -287,8 +294,8 @@ def test_the_student_learns_from_what_it_writes(data: Path, tmp_path: Path) -> N
     """Of its own samples the divergence falls, and the labels of the data do not matter."""
     settings = {
         **PLAIN,
-        "iters": 30,
-        "lr": 3e-3,
+        "iters": 60,
+        "lr": 1e-2,
         "on_policy": 1.0,
         "loss": "reverse_kl",
         "max_new_tokens": 12,
@@ -298,7 +305,8 @@ def test_the_student_learns_from_what_it_writes(data: Path, tmp_path: Path) -> N
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_pruned_models_learn_from_the_original(data: Path, tmp_path: Path) -> None:
+def test_pruned_models_learn_from_the_original(tmp_path: Path) -> None:
+    data = write_words(tmp_path / "data", ROWS, ROWS)
     pruned = prune(
         TEACHER,
         pattern="width",
@@ -308,9 +316,9 @@ def test_pruned_models_learn_from_the_original(data: Path, tmp_path: Path) -> No
         sequence_length=32,
         output=tmp_path / "pruned",
     ).output
-    settings = PLAIN | {"iters": 30, "lr": 3e-3}
+    settings = PLAIN | {"iters": 30}
     result = distill(pruned, teacher=TEACHER, data=data, output=tmp_path / "out", **settings)
-    assert result.metrics["loss_after"] < 0.7 * before(result)
+    assert result.metrics["loss_after"] < 0.5 * before(result)
     assert logits(tmp_path / "out", [ROWS[0]]).shape[-1] == 256
 
 
@@ -344,7 +352,7 @@ def test_embeddings_of_padding_do_not_count(data: Path, tmp_path: Path) -> None:
     padded = shutil.copytree(TEACHER, tmp_path / "padded")
     config = json.loads((padded / "config.json").read_text())
     (padded / "config.json").write_text(json.dumps(config | {"vocab_size": 320}))
-    weights = dict(mx.load(str(padded / "model.safetensors")))
+    weights = loaded(padded)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = mx.concatenate([weights[name], mx.ones((64, weights[name].shape[1]))])
     mx.save_safetensors(str(padded / "model.safetensors"), weights, {"format": "pt"})

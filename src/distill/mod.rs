@@ -22,4 +22,4 @@ mod task;
 mod teacher;
 
 pub use config::DistillConfig;
-pub use run::{TeacherSource, check_teacher, run};
+pub use run::{TeacherSource, run};

@@ -68,7 +68,7 @@ impl Positions {
         })
     }
 
-    /// The most likely tokens of the teacher, and their log-probabilities, both `[positions, top_k]`, given its hidden states
+    /// The most likely tokens of the teacher, and their log-probabilities, both `[positions·top_k]`, given its hidden states
     /// before the head of `model`.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Positions {
         let order = mlx_rs::ops::argpartition_axis(log_p.negative()?, top_k - 1, -1)?;
         let tokens = order.index((Ellipsis, ..top_k));
         let log_probs = log_p.take_along_axis(&tokens, -1)?;
-        Ok([tokens, log_probs])
+        Ok([tokens.reshape(&[-1])?, log_probs.reshape(&[-1])?])
     }
 
     /// Number of positions whose logits are computed at once.

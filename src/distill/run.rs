@@ -60,7 +60,7 @@ pub fn run(
 ///
 /// # Errors
 /// The first token that differs; a teacher that is not a model.
-pub fn check_teacher(tokenizer: &Tokenizer, teacher: TeacherSource) -> Result<()> {
+fn check_teacher(tokenizer: &Tokenizer, teacher: TeacherSource) -> Result<()> {
     if let Some((id, own, other)) = tokenizer.first_difference(teacher.tokenizer) {
         let shown = |token: Option<String>| token.map_or("nothing".to_owned(), |token| format!("{token:?}"));
         return Err(Error::Config(format!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use efficientai_toolkit::Result;
 use efficientai_toolkit::distill::{self as engine, DistillConfig, TeacherSource};
-use efficientai_toolkit::lora::{self, TrainingConfig};
+use efficientai_toolkit::lora::TrainingConfig;
 use pyo3::prelude::*;
 
 use super::enter::enter_without_threads;
@@ -34,26 +34,6 @@ pub(super) fn distill(
     configured(py, model, tokenizer, training, Some(observer), |model, tokenizer, training, caller| {
         let config: DistillConfig = parse(config)?;
         engine::run(model, tokenizer, source, (training, &config), teacher, caller)
-    })
-}
-
-/// Checks a whole configuration against ``model`` and the model in the folder ``teacher``, which is not loaded, and reads the
-/// data, without training; returns statistics of each split as JSON.
-#[pyfunction]
-pub(super) fn validate(
-    py: Python<'_>,
-    model: &Bound<'_, Model>,
-    tokenizer: &Bound<'_, Tokenizer>,
-    teacher: PathBuf,
-    teacher_tokenizer: &Bound<'_, Tokenizer>,
-    training: &str,
-    config: &str,
-) -> PyResult<String> {
-    let teacher = TeacherSource { folder: &teacher, tokenizer: teacher_tokenizer.get().inner() };
-    configured(py, model, tokenizer, training, None, |model, tokenizer, training, caller| {
-        parse::<DistillConfig>(config)?.validate(training)?;
-        engine::check_teacher(tokenizer, teacher)?;
-        lora::validate(model, tokenizer, training, caller)
     })
 }
 

@@ -63,7 +63,7 @@ mod _core {
     #[pymodule]
     mod distill {
         #[pymodule_export]
-        use crate::distill::{check, defaults, distill, validate};
+        use crate::distill::{check, defaults, distill};
     }
 
     /// Scoring texts.
