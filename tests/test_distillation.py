@@ -46,19 +46,19 @@ def data(tmp_path: Path) -> Path:
     return write_words(tmp_path / "data", ROWS, VALID)
 
 
-def log_softmax(x: np.ndarray) -> np.ndarray:
+def log_softmax(x: Any) -> Any:
     x = x.astype(np.float64)
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def divergence(p: np.ndarray, q: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+def divergence(p: Any, q: Any, settings: dict[str, Any]) -> Any:
     """The formulas of the papers, over the last axis of log-probabilities."""
 
-    def kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def kl(a: Any, b: Any) -> Any:
         return (np.exp(a) * (a - b)).sum(-1)
 
-    def mixture(weight: float) -> np.ndarray:
+    def mixture(weight: float) -> Any:
         return np.log(weight * np.exp(p) + (1 - weight) * np.exp(q))
 
     match settings["loss"]:
@@ -73,7 +73,7 @@ def divergence(p: np.ndarray, q: np.ndarray, settings: dict[str, Any]) -> np.nda
             return kl(p, q)
 
 
-def predictions(row: list[int], temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predictions(row: list[int], temperature: float = 1.0) -> tuple[Any, Any, Any]:
     """Log-probabilities of teacher and student at each target of a row, and the targets."""
     ids = [*row, EOS]
     teacher, student = (logits(model, [ids[:-1]])[0] for model in (TEACHER, STUDENT))
@@ -169,7 +169,12 @@ def progress(events: list[Event]) -> list[tuple[int, int]]:
 def test_stored_predictions_give_the_loss_over_the_most_likely_tokens(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     for top_k in (256, 7):
-        cached = {"teacher": TEACHER, "data": data, "teacher_cache": cache, "teacher_top_k": top_k}
+        cached: dict[str, Any] = {
+            "teacher": TEACHER,
+            "data": data,
+            "teacher_cache": cache,
+            "teacher_top_k": top_k,
+        }
         events: list[Event] = []
         first = distill(STUDENT, output=tmp_path / f"a{top_k}", callback=events.append, **cached, **PLAIN)
         assert progress(events) == [(13, 13)]
@@ -193,7 +198,12 @@ def test_stored_predictions_give_the_loss_over_the_most_likely_tokens(data: Path
 def test_interrupted_and_damaged_predictions_are_completed(tmp_path: Path) -> None:
     rows = random_ids(500, [40], seed=5)
     data = write_words(tmp_path / "data", rows, VALID)
-    settings = {"teacher": TEACHER, "data": data, "teacher_cache": tmp_path / "cache", "teacher_top_k": 10}
+    settings: dict[str, Any] = {
+        "teacher": TEACHER,
+        "data": data,
+        "teacher_cache": tmp_path / "cache",
+        "teacher_top_k": 10,
+    }
     events: list[Event] = []
 
     def stop(event: Event) -> None:
@@ -278,7 +288,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path, e
 
 
 def test_another_loss_does_not_continue_a_run(data: Path, tmp_path: Path) -> None:
-    settings = {**PLAIN, "teacher": TEACHER, "data": data, "output": tmp_path / "out"}
+    settings: dict[str, Any] = {**PLAIN, "teacher": TEACHER, "data": data, "output": tmp_path / "out"}
 
     def stop(event: Event) -> None:
         if isinstance(event, Step):
@@ -324,7 +334,13 @@ def test_pruned_models_learn_from_the_original(tmp_path: Path) -> None:
 
 def test_models_on_the_way_teach_the_next(data: Path, tmp_path: Path) -> None:
     middle = MODELS / "llama_bias"
-    settings = {"teacher": TEACHER, "through": [str(middle)], "data": data, **PLAIN, "save_every": 1}
+    settings: dict[str, Any] = {
+        "teacher": TEACHER,
+        "through": [str(middle)],
+        "data": data,
+        **PLAIN,
+        "save_every": 1,
+    }
     whole = distill(STUDENT, output=tmp_path / "whole", **settings)
     steps: list[Event] = []
 

@@ -4,11 +4,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from efficientai_toolkit._base.units import format_size
-from efficientai_toolkit.cli.lora.groups import GROUPS as TRAINING_GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.resume import describe_interruption
 from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
+from efficientai_toolkit.cli.shared.training import GROUPS
 from efficientai_toolkit.distill import DistillConfig, Distiller
 from efficientai_toolkit.lora import TrainingConfig, TrainingResult
 
@@ -21,7 +21,7 @@ ESSENTIAL = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`DistillConfig` and of the training."""
     add_config(parser, DistillConfig, title="distillation", with_file=False)
-    add_config(parser, TrainingConfig, title="run (--model-path is the student)", groups=TRAINING_GROUPS)
+    add_config(parser, TrainingConfig, title="run (--model-path is the student)", groups=GROUPS)
     add_tracking(parser)
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.commands import build_command
-from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
 from efficientai_toolkit.cli.shared.resume import describe_interruption
 from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
-from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.training import GROUPS, build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 from efficientai_toolkit.models.chat import format_question
