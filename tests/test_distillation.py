@@ -13,11 +13,11 @@ import pytest
 
 from efficientai_toolkit.callbacks.events import Event, Progress
 from efficientai_toolkit.callbacks.training import Step
+from efficientai_toolkit.cli import main
 from efficientai_toolkit.distill import DistillConfig, distill
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError, TrainingError
 from efficientai_toolkit.lora import TrainingConfig, TrainingResult
 from efficientai_toolkit.prune import prune
-from support.command import PROGRAM, run
 from support.engine import MODELS, logits, tensors
 from support.rows import EOS, random_ids, write_words
 
@@ -404,14 +404,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_the_command(data: Path, tmp_path: Path) -> None:
-    words = [PROGRAM, "cpu-model-compression:distill", "--teacher", TEACHER, "--model-path", STUDENT]
+def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cpu-model-compression:distill", "--teacher", TEACHER, "--model-path", STUDENT, "--data", data]
     words += ["--loss", "reverse_kl", "--on-policy", "0.5", "--method", "full", "--iters", "4"]
-    words += ["--data", data, "--output", tmp_path / "out", "--batch-size", "2", "--json"]
-    done = run([*map(str, words)])
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["output"] == str(tmp_path / "out")
+    words += ["--batch-size", "2"]
+    assert main([*map(str, words), "--output", str(tmp_path / "bar"), "--progress", "bar"]) == 0
+    assert "validation after 4 steps: loss" in capsys.readouterr().err
+    assert main([*map(str, words), "--output", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").exists()
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["kind"], record["configuration"]["loss"]) == ("distill", "reverse_kl")
