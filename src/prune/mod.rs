@@ -19,6 +19,7 @@ mod block;
 mod config;
 mod magnitude;
 mod mask;
+mod measure;
 mod pattern;
 mod plan;
 mod progress;
@@ -33,7 +34,8 @@ mod structured;
 mod tests;
 mod wanda;
 
-pub use config::{Allocation, Method, PruneConfig, Repair};
+pub use config::{Allocation, Method, PruneConfig, Repair, Storage};
+pub use measure::{MeasuredLayer, Seconds, measure};
 pub use pattern::Pattern;
 pub use report::{BlockReport, LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};
