@@ -1,4 +1,4 @@
-"""Pruning one layer beside the authors' formulas in PyTorch: seconds of Wanda and SparseGPT, calibration included.
+"""Pruning one layer beside the authors' formulas in PyTorch: seconds of each method, with calibration.
 
 uv run --group parity efficientai-toolkit benchmark run benches/pruning.py
 """
@@ -13,7 +13,7 @@ import harness
 if TYPE_CHECKING:
     from efficientai_toolkit.benchmark import Case
 
-KNOWN = ("ours", "torch")
+KNOWN = ("ours", "authors")
 MEASURES = ("wanda", "sparsegpt")
 
 

@@ -87,81 +87,6 @@ def linear(job: Job) -> Result:
         return speed_of(job, seconds_per_call(lambda: torch.nn.functional.linear(x, weight)))
 
 
-def prune_layer(job: Job) -> Result:
-    """Prune one layer once by each method, as the authors' code does on a CPU.
-
-    The formulas are those of https://github.com/locuslab/wanda and https://github.com/IST-DASLab/sparsegpt.
-    """
-    import torch
-
-    torch.manual_seed(0)
-    columns, sparsity = job["columns"], job["sparsity"]
-    weight = torch.randn(job["rows"], columns)
-    inputs = [
-        torch.randn(min(job["sequence_length"], job["tokens"] - start), columns)
-        for start in range(0, job["tokens"], job["sequence_length"])
-    ]
-    laps = [time.perf_counter()]
-
-    def lap() -> float:
-        laps.append(time.perf_counter())
-        return laps[-1] - laps[-2]
-
-    with torch.inference_mode():
-        squares, seen = torch.zeros(columns), 0
-        for x in inputs:
-            squares *= seen / (seen + 1)
-            seen += 1
-            squares += torch.norm(x.t(), p=2, dim=1) ** 2 / seen
-        norms = lap()
-        metric = weight.abs() * torch.sqrt(squares.reshape(1, -1))
-        mask = torch.zeros_like(metric) == 1
-        mask.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, : int(columns * sparsity)], value=True)
-        pruned = weight.clone()
-        pruned[mask] = 0
-        wanda = lap()
-        hessian, seen = torch.zeros(columns, columns), 0
-        for x in inputs:
-            hessian *= seen / (seen + 1)
-            seen += 1
-            scaled = (2 / seen) ** 0.5 * x.t()
-            hessian += scaled.matmul(scaled.t())
-        of_hessian = lap()
-        diagonal = torch.arange(columns)
-        hessian[diagonal, diagonal] += 0.01 * torch.mean(torch.diag(hessian))
-        factor = torch.linalg.cholesky(hessian)
-        factor = torch.cholesky_inverse(factor)
-        factor = torch.linalg.cholesky(factor, upper=True)
-        of_factor = lap()
-        for start in range(0, columns, 128):
-            end = min(start + 128, columns)
-            block = weight[:, start:end].clone()
-            kept, errors = torch.zeros_like(block), torch.zeros_like(block)
-            part = factor[start:end, start:end]
-            scores = block**2 / torch.diag(part).reshape((1, -1)) ** 2
-            limit = torch.sort(scores.flatten())[0][int(scores.numel() * sparsity)]
-            removed = scores <= limit
-            for i in range(end - start):
-                column = block[:, i]
-                q = column.clone()
-                q[removed[:, i]] = 0
-                kept[:, i] = q
-                error = (column - q) / part[i, i]
-                block[:, i:] -= error.unsqueeze(1).matmul(part[i, i:].unsqueeze(0))
-                errors[:, i] = error
-            weight[:, start:end] = kept
-            weight[:, end:] -= errors.matmul(factor[start:end, end:])
-        sparsegpt = lap()
-    parts = {
-        "norms": norms,
-        "wanda": wanda,
-        "hessian": of_hessian,
-        "factor": of_factor,
-        "sparsegpt": sparsegpt,
-    }
-    return {"wanda": norms + wanda, "sparsegpt": of_hessian + of_factor + sparsegpt, "parts": parts}
-
-
 def conv2d(job: Job) -> Result:
     """Measure a convolution and its gradients, with channels last, as torch advises on a CPU."""
     import torch
@@ -204,6 +129,6 @@ def _load(job: Job) -> Any:
 
 
 main(
-    {"train": train, "generate": generate, "linear": linear, "prune_layer": prune_layer, "conv2d": conv2d},
+    {"train": train, "generate": generate, "linear": linear, "conv2d": conv2d},
     ("torch", "transformers", "peft"),
 )
