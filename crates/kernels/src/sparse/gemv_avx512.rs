@@ -163,29 +163,32 @@ unsafe fn dot<T: Expand, const M: usize>(x: &[f32], mut numbers: *const T, mask:
     // SAFETY: the caller's.
     unsafe {
         // Two sums for each half of a word, because additions to one wait for each other.
-        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
-        let mut add = |sums: &mut [[__m512; 2]; M], word: u32| {
-            // Also beyond the end: a hint never faults.
-            _mm_prefetch::<_MM_HINT_T1>(numbers.cast::<i8>().wrapping_add(PREFETCH_DISTANCE));
-            let [first, second] = T::expand(numbers, word);
-            for (m, [a, b]) in sums.iter_mut().enumerate() {
-                let x = x.add(m * stride);
-                *a = _mm512_fmadd_ps(first, _mm512_loadu_ps(x), *a);
-                *b = _mm512_fmadd_ps(second, _mm512_loadu_ps(x.add(LANES)), *b);
-            }
-            numbers = numbers.add(word.count_ones() as usize);
-            x = x.add(WORD);
-        };
+        // No closure: it would not be compiled for these instructions.
+        macro_rules! add {
+            ($sums:expr, $word:expr) => {
+                // Also beyond the end: a hint never faults.
+                _mm_prefetch::<_MM_HINT_T1>(numbers.cast::<i8>().wrapping_add(PREFETCH_DISTANCE));
+                let [first, second] = T::expand(numbers, $word);
+                for (m, [a, b]) in $sums.iter_mut().enumerate() {
+                    let x = x.add(m * stride);
+                    *a = _mm512_fmadd_ps(first, _mm512_loadu_ps(x), *a);
+                    *b = _mm512_fmadd_ps(second, _mm512_loadu_ps(x.add(LANES)), *b);
+                }
+                numbers = numbers.add($word.count_ones() as usize);
+                x = x.add(WORD);
+            };
+        }
+        let [mut even_sums, mut odd_sums] = [[[_mm512_setzero_ps(); 2]; M]; 2];
         let (pairs, last) = mask.as_chunks::<2>();
         for &[even, odd] in pairs {
-            add(&mut sums[0], even);
-            add(&mut sums[1], odd);
+            add!(even_sums, even);
+            add!(odd_sums, odd);
         }
         for &word in last {
-            add(&mut sums[0], word);
+            add!(even_sums, word);
         }
         for (m, out) in out.iter_mut().enumerate() {
-            let [[a, b], [c, d]] = [sums[0][m], sums[1][m]];
+            let [[a, b], [c, d]] = [even_sums[m], odd_sums[m]];
             *out = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
         }
     }
