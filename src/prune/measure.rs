@@ -54,7 +54,8 @@ pub struct Seconds {
 /// Sizes of 0 or too large, by name; errors from MLX.
 pub fn measure(layer: &MeasuredLayer) -> Result<Seconds> {
     let MeasuredLayer { rows, columns, tokens, sequence_length, sparsity } = *layer;
-    let sizes = [("rows", rows), ("columns", columns), ("tokens", tokens), ("sequence_length", sequence_length)];
+    let sizes =
+        [("rows", rows), ("columns", columns), ("tokens", tokens), ("sequence_length", sequence_length)];
     if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 20).contains(size)) {
         return Err(Error::Config(format!("{name} is {size}, expected 1 to {}", 1 << 20)));
     }
