@@ -102,9 +102,26 @@ def test_a_quantization_is_measured(technique: str, contestant: str, tmp_path: P
     assert result.details["size_bytes"] == pytest.approx(expected, rel=0.02)
 
 
+def test_zeros_are_measured_beside_dense_weights(tmp_path: Path) -> None:
+    chosen = suite("sparse", sizes="1x256x64", formats="bf16,8", sparsities="50,90", rounds=1)
+    for result in benchmark.run(chosen, output=tmp_path / "r.sqlite").results:
+        assert result.status == "ok", result.reason
+        assert list(result.metrics) == ["zeros_50", "zeros_90"]
+        assert min(speed for laps in result.metrics.values() for speed in laps) > 0
+
+
+def test_the_pruning_of_a_layer_is_measured(tmp_path: Path) -> None:
+    chosen = suite("pruning", sizes="32x128", tokens=256, contestants="ours")
+    (result,) = benchmark.run(chosen, output=tmp_path / "r.sqlite").results
+    assert result.status == "ok", result.reason
+    assert list(result.metrics) == ["wanda", "sparsegpt"]
+    assert result.higher_is_better == []
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
+        ("sparse", {"formats": "3bit"}, "format '3bit' is none of f32, bf16, f16, 8, 4"),
         ("kernels", {"operation": "sum"}, "operation 'sum' is none of linear, quantized_linear, conv2d"),
         ("kernels", {"contestants": "them"}, "unknown contestant 'them': use ours, torch, numpy"),
         ("kernels", {"sizes": "2x2"}, "the size 2x2: give rows, inputs, outputs with x between them"),

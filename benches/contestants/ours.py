@@ -167,6 +167,40 @@ def linear(job: Job) -> Result:
     return speed_of(job, seconds)
 
 
+def sparse_linear(job: Job) -> Result:
+    """Measure decoding with a dense weight and with weights of more and more zeros, in turns."""
+    from efficientai_toolkit import kernels
+
+    size = {name: job[name] for name in ("rows", "inputs", "outputs", "dtype")}
+    if job["bits"]:
+        accuracy = job["variant"] or None
+        size |= {"bits": job["bits"], "group_size": job["group"], "accuracy": accuracy}
+    operation = "quantized_linear" if job["bits"] else "linear"
+    laps: dict[str, list[float]] = {}
+    for _ in range(job["rounds"]):
+        for percent in (None, *job["sparsities"]):
+            name = "dense" if percent is None else f"zeros_{percent}"
+            sparsity = None if percent is None else percent / 100
+            laps.setdefault(name, []).append(kernels.measure(operation, sparsity=sparsity, **size))
+    # Shared machines are never faster than they are: the least time is what the kernel takes.
+    least = {name: min(seconds) for name, seconds in laps.items()}
+    ratios = {name: least["dense"] / seconds for name, seconds in least.items() if name != "dense"}
+    return {**ratios, "seconds": least}
+
+
+def prune_layer(job: Job) -> Result:
+    """Prune one layer once by each method."""
+    from efficientai_toolkit._engine.core import core
+
+    names = ("rows", "columns", "tokens", "sequence_length", "sparsity")
+    parts = json.loads(core.prune.measure(json.dumps({name: job[name] for name in names})))
+    return {
+        "wanda": parts["norms"] + parts["wanda"],
+        "sparsegpt": parts["hessian"] + parts["factor"] + parts["sparsegpt"],
+        "parts": parts,
+    }
+
+
 def conv2d(job: Job) -> Result:
     """Measure the kernels alone."""
     from efficientai_toolkit import kernels
@@ -190,6 +224,8 @@ main(
         "divergence": divergence,
         "linear": linear,
         "quantized_linear": linear,
+        "sparse_linear": sparse_linear,
+        "prune_layer": prune_layer,
         "conv2d": conv2d,
     },
     ("efficientai_toolkit", "mlx"),

@@ -127,6 +127,7 @@ def measure(
     bits: int | None = None,
     group_size: int = 64,
     accuracy: str | None = None,
+    sparsity: float | None = None,
 ) -> float:
     """Measure the time of a kernel on random inputs.
 
@@ -145,6 +146,9 @@ def measure(
     accuracy
         Precision of products with packed weights: ``"f32"``, ``"bf16"`` or ``"int8"``; by default the
         highest that ``dtype`` allows.
+    sparsity
+        Fraction of zeros of a weight that is held without them, in floating point, 4 or 8 bits; by default
+        the weight is dense.
 
     Returns
     -------
@@ -167,6 +171,7 @@ def measure(
         "bits": bits,
         "group_size": group_size,
         "accuracy": accuracy,
+        "sparsity": sparsity,
     }
     # numpy's integers are integers too.
     return core.kernels.measure(json.dumps(request, default=operator.index))

@@ -78,6 +78,7 @@ fn merge_layer(path: &str, layer: &mut Linear, dense: Option<Dtype>) -> Result<(
     if layer.lora_a.is_none() || layer.lora_b.is_none() {
         return Ok(());
     }
+    layer.unpack_sparse();
     let format = layer.format;
     let stored = (*layer.scales).as_ref().unwrap_or(&layer.weight).dtype();
     if dense.is_none()
@@ -108,6 +109,7 @@ pub fn merged_weight(layer: &Linear) -> Result<Array> {
     let weight = match layer.matrix() {
         Weight::Dense(weight) => wide(weight)?,
         Weight::Packed(weight) => dequantize(weight, Dtype::Float32)?,
+        Weight::Sparse(matrix) => matrix.to_dense(Dtype::Float32)?,
     };
     let (Some(a), Some(b)) = (&*layer.lora_a, &*layer.lora_b) else { return Ok(weight) };
     let delta = matmul(&wide(b)?, &wide(a)?, Transpose { a: true, b: true })?;

@@ -39,6 +39,7 @@ pub fn initialize(layer: &mut Linear, rank: i32, decomposition: SvdMethod, key: 
     let weight = match layer.matrix() {
         Weight::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
         Weight::Packed(weight) => dequantize(weight, Dtype::Float32)?,
+        Weight::Sparse(matrix) => matrix.to_dense(Dtype::Float32)?,
     };
     let (inputs, outputs) = layer.size();
     if rank > inputs.min(outputs) {

@@ -83,8 +83,8 @@ pub(super) fn problems(whole: &WholeModules, model: &mut dyn Network) -> Result<
         .into_iter()
         .map(|(name, x)| (name.to_string(), x.shape().to_vec()))
         .collect();
-    model.visit_quantizable(&mut |path, weight| {
-        let (rows, columns) = weight.as_weight().shape();
+    model.visit_weights(&mut |path, weight| {
+        let (rows, columns) = weight.shape();
         shapes.insert(format!("{path}.weight"), vec![rows, columns]);
         Ok(())
     })?;
@@ -168,6 +168,11 @@ pub(super) fn attached(model: &mut dyn Network) -> WholeModules {
 pub(super) fn restore(model: &mut dyn Network) -> Result<()> {
     let Some(overrides) = model.overrides_mut() else { return Ok(()) };
     let mut originals = std::mem::take(&mut overrides.originals);
+    if originals.is_empty() {
+        // Nothing is unpacked for nothing.
+        model.set_head_adaptable(false);
+        return Ok(());
+    }
     model.visit_quantizable(&mut |path, weight| {
         if let Some(original) = originals.remove(&format!("{path}.weight")) {
             (*weight.weight, *weight.scales, *weight.biases) =

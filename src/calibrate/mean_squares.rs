@@ -39,7 +39,7 @@ pub fn mean_squares(
         })?;
         let mut sums: Vec<Sums> = paths.iter().map(|_| Sums::default()).collect();
         stream.observe(model, &paths, observer, &mut |input| {
-            let (squares, tokens) = squares(input.x)?;
+            let (squares, tokens) = column_squares(input.x)?;
             for &layer in input.layers {
                 let sums = &mut sums[layer];
                 sums.squares.resize(squares.len(), 0.0);
@@ -60,7 +60,10 @@ pub fn mean_squares(
 }
 
 /// Sums of squares of the columns of `x`, `[..., in]`, and its number of rows.
-fn squares(x: &Array) -> Result<(Vec<f32>, usize)> {
+///
+/// # Errors
+/// Errors from MLX.
+pub fn column_squares(x: &Array) -> Result<(Vec<f32>, usize)> {
     let rows = x.as_dtype(Dtype::Float32)?.reshape(&[-1, x.dim(-1)])?;
     let sums = rows.square()?.sum_axis(0, false)?;
     kernels::eval([&sums])?;

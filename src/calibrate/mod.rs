@@ -25,7 +25,7 @@ pub use checkpoint::{BlockCheckpoints, FinishedBlock};
 pub use inputs::{Inputs, observe};
 pub use inverse_factor::{InverseFactor, columns_in_order};
 pub use matrix::{Matrix, check_finite, for_each_part, with_weight};
-pub use mean_squares::mean_squares;
+pub use mean_squares::{column_squares, mean_squares};
 pub use reference::{Reference, hold_out};
 pub use row_embeddings::embed_rows;
 pub use second_moments::SecondMoments;

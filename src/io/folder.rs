@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde_json::Value;
 
 use super::quantization::describe;
-use super::{atomic, checkpoint, gguf, shards, weights, wrapper};
+use super::{atomic, bitmask, checkpoint, gguf, shards, weights, wrapper};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::{Error, Result, files, rng};
@@ -40,7 +40,7 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, checkpoint::whole_config(source)?, model, None)
+    save_with(source, target, checkpoint::whole_config(source)?, model, Stored::AsIs)
 }
 
 /// As [`save`], of a model that `config` describes, and not the `config.json` of the folder `source`.
@@ -48,7 +48,26 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save_described(source: &Path, target: &Path, config: Value, model: &dyn Network) -> Result<()> {
-    save_with(source, target, config, model, None)
+    save_with(source, target, config, model, Stored::AsIs)
+}
+
+/// As [`save`], with matrices stored without their zeros where that is smaller, in the format sparse-bitmask of
+/// compressed-tensors.
+///
+/// # Errors
+/// A folder that cannot be read or written; a quantized model.
+pub fn save_bitmask(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
+    save_with(source, target, checkpoint::whole_config(source)?, model, Stored::Bitmask)
+}
+
+/// How weights are stored.
+enum Stored {
+    /// As they are in memory.
+    AsIs,
+    /// Quantized, as described.
+    Quantized(Value),
+    /// Without zeros.
+    Bitmask,
 }
 
 /// As [`save`], with quantization settings that describe weights in these `formats`, by key path.
@@ -63,16 +82,10 @@ pub fn save_quantized(
 ) -> Result<()> {
     let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
     let config = checkpoint::whole_config(source)?;
-    save_with(source, target, config, model, Some(describe(&names.collect())))
+    save_with(source, target, config, model, Stored::Quantized(describe(&names.collect())))
 }
 
-fn save_with(
-    source: &Path,
-    target: &Path,
-    whole: Value,
-    model: &dyn Network,
-    quantization: Option<Value>,
-) -> Result<()> {
+fn save_with(source: &Path, target: &Path, whole: Value, model: &dyn Network, stored: Stored) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     copy_description(source, target)?;
@@ -101,7 +114,7 @@ fn save_with(
             describe_head(&mut config);
         }
     }
-    if let Some(quantization) = quantization {
+    if let Stored::Quantized(quantization) = &stored {
         for key in QUANTIZATION {
             config[key] = quantization.clone();
         }
@@ -111,8 +124,12 @@ fn save_with(
             fields.shift_remove(key);
         }
     }
+    let is_bitmask = matches!(stored, Stored::Bitmask);
+    if is_bitmask {
+        config[QUANTIZATION[1]] = bitmask::describe();
+    }
     atomic::write_text(&target.join("config.json"), &format!("{config:#}\n"))?;
-    weights::save(target, model, None)
+    if is_bitmask { weights::save_bitmask(target, model) } else { weights::save(target, model, None) }
 }
 
 /// Copies everything but weights from `source`, a folder or GGUF file, to the folder `target`: tokenizer, chat templates

@@ -2,6 +2,7 @@
 //! model; weights are loaded into any [`Network`](crate::nn::Network).
 
 pub mod atomic;
+mod bitmask;
 pub mod checkpoint;
 pub mod config;
 pub mod folder;

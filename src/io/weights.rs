@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use mlx_rs::{Array, Dtype};
 
 use super::quantization::{QuantizationConfig, Repacked, repack};
-use super::shards;
 use super::tensors::{self, Reader};
+use super::{bitmask, shards};
 use crate::kernels::quantized::Format;
 use crate::nn::Network;
 use crate::nn::quantized::is_float;
@@ -48,6 +48,11 @@ pub fn load(
         stored.retain(|name| name_of(name).is_some());
         let mut repacked = BTreeMap::new();
         let stored: Box<dyn Iterator<Item = Result<(String, Array)>>> = match quantization.gptq_awq() {
+            None if quantization.is_bitmask() => {
+                unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
+                let tensors = bitmask::decompress(&mut unpaired).map_err(|error| named(&error))?;
+                Box::new(tensors.into_iter().map(Ok))
+            }
             None => Box::new(stored),
             Some(config) => {
                 unpaired.extend(stored.by_ref().collect::<Result<Tensors>>()?);
@@ -107,6 +112,9 @@ pub fn load(
         }
     }
     if let Some(name) = unpaired.keys().next() {
+        if quantization.is_bitmask() {
+            return Err(Error::ModelLoading(format!("{}: {}", folder.display(), bitmask::missing(name))));
+        }
         return Err(Error::ModelLoading(format!(
             "{}: \"{name}\" lacks the other parts of its matrix: qweight, qzeros, scales and, where inputs are \
              ordered, g_idx",
@@ -282,6 +290,21 @@ pub(crate) fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::resul
 /// # Errors
 /// No space or no permission.
 pub fn save(folder: &Path, model: &dyn Network, dtype: Option<Dtype>) -> Result<()> {
+    // transformers refuses files without a format.
+    tensors::write(&folder.join(FILE), &exported(model, dtype)?, &[("format", "pt")])
+}
+
+/// As [`save`], with matrices stored in the format sparse-bitmask where that is smaller.
+///
+/// # Errors
+/// Those of `save`.
+pub(super) fn save_bitmask(folder: &Path, model: &dyn Network) -> Result<()> {
+    let tensors = bitmask::compress(exported(model, None)?)?;
+    tensors::write(&folder.join(FILE), &tensors, &[("format", "pt")])
+}
+
+/// The tensors of a checkpoint of `model`.
+fn exported(model: &dyn Network, dtype: Option<Dtype>) -> Result<Tensors> {
     let cast = |x: &mlx_rs::Array| match dtype {
         Some(dtype) if is_float(x.dtype()) => x.as_dtype(dtype),
         _ => Ok(x.clone()),
@@ -292,7 +315,5 @@ pub fn save(folder: &Path, model: &dyn Network, dtype: Option<Dtype>) -> Result<
         .into_iter()
         .map(|(name, x)| Ok((name.to_string(), cast(x)?)))
         .collect::<Result<_>>()?;
-    let tensors = model.export(parameters)?;
-    // transformers refuses files without a format.
-    tensors::write(&folder.join(FILE), &tensors, &[("format", "pt")])
+    Ok(model.export(parameters)?)
 }

@@ -14,6 +14,7 @@ use super::experts;
 use super::language_model::LanguageModel;
 use super::outline::Outline;
 use super::recompute::recompute_blocks;
+use crate::kernels::linear::Weight;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
@@ -188,6 +189,14 @@ impl<B: Block> Network for CausalLm<B> {
         // An adaptable head has just been visited.
         let head = self.lm_head.as_mut().filter(|_| !self.overrides.adapts_head);
         head.map_or(Ok(()), |head| visit(head::PATH, head.weight_mut()))
+    }
+
+    fn visit_weights(&mut self, visit: &mut dyn FnMut(&str, Weight) -> Result<()>) -> Result<()> {
+        visit("model.embed_tokens", self.model.embed_tokens.table())?;
+        self.visit_linears(&mut |path, layer| visit(path, layer.matrix()))?;
+        // As above.
+        let head = self.lm_head.as_ref().filter(|_| !self.overrides.adapts_head);
+        head.map_or(Ok(()), |head| visit(head::PATH, head.matrix()))
     }
 
     fn dtype(&self) -> Dtype {

@@ -27,6 +27,7 @@ mod qwen3_moe;
 mod recompute;
 mod shrink;
 mod smollm3;
+pub mod sparse;
 mod stored_sizes;
 
 pub use init::initialize;

@@ -55,6 +55,7 @@ pub fn with_merged_updates<M: Network + ?Sized, T>(
     let merged = model.visit_linears(&mut |path, layer| {
         if let Some(merged) = layer.merged()? {
             originals.insert(path.to_owned(), layer.clone());
+            layer.unpack_sparse();
             *layer.weight = merged;
             layer.remove_update();
         }

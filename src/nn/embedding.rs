@@ -71,6 +71,7 @@ impl Embedding {
         let vectors = match self.table() {
             Weight::Dense(table) => embedding(table, ids),
             Weight::Packed(table) => quantized::embedding(table, ids, dtype),
+            Weight::Sparse(table) => embedding(&table.to_dense(dtype)?, ids),
         }?;
         self.noise.as_ref().map_or(Ok(vectors.clone()), |noise| noise.on(&vectors))
     }

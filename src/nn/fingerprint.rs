@@ -22,8 +22,8 @@ pub fn fingerprint(network: &mut dyn Network, settings: &str) -> Result<u128> {
     for (name, array) in sorted {
         digest(&mut hasher, name, array)?;
     }
-    network.visit_quantizable(&mut |path, weight| {
-        hasher.write(format!("{path} {:?}", weight.format).as_bytes());
+    network.visit_weights(&mut |path, weight| {
+        hasher.write(format!("{path} {:?}", weight.format()).as_bytes());
         Ok(())
     })?;
     network.visit_linears(&mut |path, layer| {

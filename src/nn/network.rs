@@ -47,6 +47,18 @@ pub trait Network: ModuleParameters + Send {
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
     }
 
+    /// Calls `visit` with the key path of every quantizable layer and its weight, to be read; by default the linear
+    /// layers. Sparse weights stay packed.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    fn visit_weights(
+        &mut self,
+        visit: &mut dyn FnMut(&str, Weight) -> crate::Result<()>,
+    ) -> crate::Result<()> {
+        self.visit_linears(&mut |path, layer| visit(path, layer.matrix()))
+    }
+
     /// Returns the number of parameters. Weights that are packed in codes count as the matrix they stand for, and their
     /// scales and biases as nothing.
     ///
@@ -54,13 +66,17 @@ pub trait Network: ModuleParameters + Send {
     /// Codes and scales that do not fit together.
     fn count_parameters(&mut self) -> crate::Result<u64> {
         let mut count: u64 = self.parameters().flatten().values().map(|x| x.size() as u64).sum();
-        self.visit_quantizable(&mut |_, weight| {
-            if let Weight::Packed(packed) = weight.as_weight() {
-                let stored = [Some(packed.codes), Some(packed.scales), packed.biases];
-                count -= stored.into_iter().flatten().map(|x| x.size() as u64).sum::<u64>();
-                let (rows, columns) = packed.shape()?;
-                count += (rows * columns) as u64;
-            }
+        self.visit_weights(&mut |_, weight| {
+            let stored: u64 = match weight {
+                Weight::Dense(_) => return Ok(()),
+                Weight::Packed(packed) => {
+                    packed.shape()?;
+                    packed.operands().map(|x| x.size() as u64).sum()
+                }
+                Weight::Sparse(matrix) => matrix.operands().map(|x| x.size() as u64).sum(),
+            };
+            let (rows, columns) = weight.shape();
+            count = count - stored + rows as u64 * columns as u64;
             Ok(())
         })?;
         Ok(count)

@@ -54,7 +54,7 @@ impl WeightMut<'_> {
     /// The shapes and dtypes found.
     pub fn validate(self) -> Result<()> {
         match self.as_weight() {
-            Weight::Dense(_) => Ok(()),
+            Weight::Dense(_) | Weight::Sparse(_) => Ok(()),
             Weight::Packed(weight) => weight.shape().map(|_| ()),
         }
     }
@@ -83,7 +83,7 @@ impl WeightMut<'_> {
     /// Errors from MLX.
     pub fn dequantize(self, dtype: Dtype) -> Result<()> {
         let dense = match self.as_weight() {
-            Weight::Dense(_) => return Ok(()),
+            Weight::Dense(_) | Weight::Sparse(_) => return Ok(()),
             Weight::Packed(weight) => quantized::dequantize(weight, dtype)?,
         };
         mlx_rs::transforms::eval([&dense])?;

@@ -64,6 +64,16 @@ pub enum Repair {
     LeastSquares,
 }
 
+/// How pruned weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storage {
+    /// With their zeros.
+    Dense,
+    /// Without their zeros, as [compressed-tensors](https://github.com/vllm-project/compressed-tensors) does.
+    SparseBitmask,
+}
+
 /// Settings of pruning. Defaults are those of [`Default`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,6 +101,8 @@ pub struct PruneConfig {
     pub owl_threshold: f64,
     /// What is done to the weights that stay.
     pub repair: Repair,
+    /// How the pruned weights are stored.
+    pub format: Storage,
     /// Patterns of the key paths of layers that stay as they are.
     pub skip: Vec<String>,
     /// Calibration text: a file or folder of data.
@@ -125,6 +137,7 @@ impl Default for PruneConfig {
             allocation_range: 0.08,
             owl_threshold: 5.0,
             repair: Repair::None,
+            format: Storage::Dense,
             skip: Vec::new(),
             calibration: None,
             calibration_sequences: 64,
@@ -249,6 +262,7 @@ impl PruneConfig {
             ("repair", self.pattern == Pattern::Depth && self.repair != Repair::None),
             ("skip", self.pattern == Pattern::Width && !self.skip.is_empty()),
             ("act_order", self.pattern.is_structured() && self.act_order),
+            ("format", self.pattern.is_structured() && self.format != Storage::Dense),
             ("resume", self.pattern.is_structured() && self.resume),
             ("contiguous", !matches!(pattern, Pattern::Depth | Pattern::WidthDepth) && self.contiguous),
         ];

@@ -20,6 +20,7 @@ mod block;
 mod config;
 mod magnitude;
 mod mask;
+mod measure;
 mod pattern;
 mod plan;
 mod progress;
@@ -35,7 +36,8 @@ mod taylor;
 mod tests;
 mod wanda;
 
-pub use config::{Allocation, Method, Part, PruneConfig, Repair};
+pub use config::{Allocation, Method, Part, PruneConfig, Repair, Storage};
+pub use measure::{MeasuredLayer, Seconds, measure};
 pub use pattern::Pattern;
 pub use report::{BlockReport, LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::allocation::allocate;
 use super::block::{prune_block, prune_layer};
-use super::config::{Method, PruneConfig};
+use super::config::{Method, PruneConfig, Storage};
 use super::plan::Plan;
 use super::progress::progress;
 use super::report::{LayerReport, Report};
@@ -61,7 +61,10 @@ pub fn run(
         None => uncalibrated(model, &plan, config, observer)?,
     };
     let report = report(model, layers, begin, output.folder())?;
-    folder::save(source, output.folder(), model)?;
+    match config.format {
+        Storage::Dense => folder::save(source, output.folder(), model)?,
+        Storage::SparseBitmask => folder::save_bitmask(source, output.folder(), model)?,
+    }
     write_report(config, &report)?;
     let checkpoints = output.folder().join(CHECKPOINTS);
     if checkpoints.exists() {

@@ -22,6 +22,7 @@
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
 //! | [`map_logits`](chunked_logits::map_logits) | any function of the logits of a head, some positions at a time | composition |
 //! | [`quantized`] layers | quantized weights, read once without dequantizing the matrix | `mlx::quantized_matmul` |
+//! | [`sparse`] layers | a bit per place and the numbers that are not zero, read once | unpacked |
 //! | [`matmul`](matmul::matmul) | blocked product, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | implicit im2col and a blocked product; a direct loop for depthwise convolutions | `mlx::conv1d`, `mlx::conv2d` |
 //!
@@ -46,6 +47,7 @@ pub mod rope;
 pub mod row_updates;
 pub mod softcap;
 pub mod softmax;
+pub mod sparse;
 
 mod error;
 mod gemm;

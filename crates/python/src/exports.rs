@@ -27,7 +27,7 @@ pub(super) fn write_gguf(
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     observed(py, Some(observer), |caller| {
         let (settings, card): (GgufConfig, Card) = (parse(settings)?, parse(card)?);
-        let mut inner = model.lock()?;
+        let mut inner = model.lock_unpacked()?;
         json(&gguf::write(inner.as_mut(), model.json(), tokenizer, &settings, &card, &path, caller)?)
     })
 }
@@ -41,7 +41,9 @@ pub(super) fn verify_gguf(
     observer: Py<PyAny>,
 ) -> PyResult<f64> {
     let model = model.get();
-    observed(py, Some(observer), |caller| gguf::verify(model.lock()?.as_mut(), model.json(), &path, caller))
+    observed(py, Some(observer), |caller| {
+        gguf::verify(model.lock_unpacked()?.as_mut(), model.json(), &path, caller)
+    })
 }
 
 /// Writes the adapter in use on ``model`` as a GGUF adapter and returns a JSON report; arguments as of ``write_gguf``.
@@ -57,7 +59,14 @@ pub(super) fn write_gguf_adapter(
     let model = model.get();
     observed(py, Some(observer), |caller| {
         let (settings, card): (GgufConfig, Card) = (parse(settings)?, parse(card)?);
-        json(&gguf::write_adapter(model.lock()?.as_mut(), model.json(), &settings, &card, &path, caller)?)
+        json(&gguf::write_adapter(
+            model.lock_unpacked()?.as_mut(),
+            model.json(),
+            &settings,
+            &card,
+            &path,
+            caller,
+        )?)
     })
 }
 
@@ -65,7 +74,7 @@ pub(super) fn write_gguf_adapter(
 #[pyfunction]
 pub(super) fn verify_gguf_adapter(py: Python<'_>, model: &Bound<'_, Model>, path: PathBuf) -> PyResult<f64> {
     let model = model.get();
-    enter(py, || gguf::verify_adapter(model.lock()?.as_mut(), model.json(), &path))
+    enter(py, || gguf::verify_adapter(model.lock_unpacked()?.as_mut(), model.json(), &path))
 }
 
 /// What a GGUF file tells of its model, the JSON of a ``Card``.

@@ -123,7 +123,7 @@ mod _core {
     #[pymodule]
     mod prune {
         #[pymodule_export]
-        use crate::prune::{check, check_output, defaults, prune, validate};
+        use crate::prune::{check, check_output, defaults, measure, prune, validate};
     }
 
     /// Post-training quantization.

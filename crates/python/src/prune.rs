@@ -3,7 +3,7 @@
 use efficientai_toolkit::prune::{self as engine, PruneConfig};
 use pyo3::prelude::*;
 
-use super::enter::enter_without_threads;
+use super::enter::{enter, enter_without_threads};
 use super::json::{json, parse};
 use super::models::{Model, Tokenizer};
 use super::observer::observed;
@@ -50,6 +50,13 @@ pub(super) fn validate(
 #[pyfunction]
 pub(super) fn check_output(py: Python<'_>, config: &str) -> PyResult<()> {
     enter_without_threads(py, || engine::check_output(&parse(config)?))
+}
+
+/// Prunes a layer of random weights once by each method and returns the seconds of each part as JSON; ``layer`` is the JSON
+/// of its sizes.
+#[pyfunction]
+pub(super) fn measure(py: Python<'_>, layer: &str) -> PyResult<String> {
+    enter(py, || json(&engine::measure(&parse(layer)?)?))
 }
 
 /// The default ``PruneConfig`` as JSON.

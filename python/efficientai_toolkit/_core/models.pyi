@@ -112,6 +112,12 @@ class Model:
         Puts the adapter of this name onto the model, or those of a mapping times their weights, in place of what was
         on it; `None` takes all off.
         """
+    @property
+    def sparse_layers(self, /) -> dict[str, tuple[float, int, int]]:
+        """
+        Layers that are held without their zeros, by name: the fraction of zeros, and the bytes of the weight as it is and
+        as it would be with them, without scales and biases.
+        """
     def unload_adapter(self, /, name: str) -> None:
         """
         Forgets the adapter of this name; others in use stay.
@@ -202,13 +208,14 @@ def describe_gguf(path: str | PathLike[str]) -> str:
     ``packed_bytes`` of matrices that stay packed in memory, and the count of other ``numbers``.
     """
 
-def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = ..., chat_template_kwargs: Mapping[str, Any] | None = None) -> tuple[Model, Tokenizer]:
+def load(path: str | PathLike[str], adapter_path: str | PathLike[str] | None = None, dtype: str | None = None, bits: SupportsIndex | None = None, group_size: SupportsIndex = ..., chat_template_kwargs: Mapping[str, Any] | None = None, sparse: str = "auto") -> tuple[Model, Tokenizer]:
     """
     Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
 
     ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
     on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
     (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+    With ``sparse`` ``auto``, layers with enough zeros are packed on a CPU, with ``never`` they stay dense.
     ``chat_template_kwargs`` are options of the chat template.
     """
 

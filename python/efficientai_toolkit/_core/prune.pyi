@@ -5,7 +5,7 @@ Pruning.
 from .models import Model, Tokenizer
 from typing import Any
 
-__all__ = ["check", "check_output", "defaults", "prune", "validate"]
+__all__ = ["check", "check_output", "defaults", "measure", "prune", "validate"]
 
 def check(config: str) -> None:
     """
@@ -22,6 +22,12 @@ def check_output(config: str) -> None:
 def defaults() -> str:
     """
     The default ``PruneConfig`` as JSON.
+    """
+
+def measure(layer: str) -> str:
+    """
+    Prunes a layer of random weights once by each method and returns the seconds of each part as JSON; ``layer`` is the JSON
+    of its sizes.
     """
 
 def prune(model: Model, tokenizer: Tokenizer, config: str, observer: Any) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from efficientai_toolkit import hub
 from efficientai_toolkit._base.assets import MODEL
@@ -18,6 +18,7 @@ def load(
     *,
     bits: int | None = None,
     group_size: int = 64,
+    sparse: Literal["auto", "never"] = "auto",
     chat_template_kwargs: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> "tuple[Model, Tokenizer]":
@@ -39,6 +40,9 @@ def load(
         Matrices that are quantized in a format of MLX stay so.
     group_size
         Quantization group size: 32, 64 or 128.
+    sparse
+        Hold layers without their zeros where this speeds up decoding on this CPU (``auto``, see
+        ``model.sparse_layers``), or ``never``.
     chat_template_kwargs
         Options of the chat template for all conversations, such as ``{"enable_thinking": False}``.
     show_progress
@@ -52,7 +56,7 @@ def load(
     Raises
     ------
     ConfigError
-        If ``dtype``, ``bits``, ``group_size`` or ``chat_template_kwargs`` is invalid.
+        If ``dtype``, ``bits``, ``group_size``, ``sparse`` or ``chat_template_kwargs`` is invalid.
     ModelLoadingError
         If a file is missing, corrupt or of an unsupported type.
     """
@@ -67,4 +71,5 @@ def load(
         bits,
         group_size,
         None if chat_template_kwargs is None else dict(chat_template_kwargs),
+        sparse,
     )

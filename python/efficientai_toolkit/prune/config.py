@@ -70,6 +70,11 @@ class PruneConfig(Config):
         "repair of each pruned layer without training: rows are scaled (scale), or all remaining weights "
         "changed (least_squares), so that outputs on calibration text are closest to the original ones",
     )
+    format: Literal["dense", "sparse-bitmask"] = setting(
+        "dense",
+        "how pruned weights are stored: with their zeros, which every program reads (dense), or without "
+        "them, as compressed-tensors does (sparse-bitmask)",
+    )
     skip: list[str] = setting(
         [],
         "layers to leave as they are, by pattern, such as '*.0.*' or '*.down_proj'; separate several by "

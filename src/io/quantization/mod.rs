@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config;
+use super::{bitmask, config};
 use crate::kernels::quantized::{Format, Mode};
 use crate::{Error, Result};
 
@@ -33,6 +33,7 @@ pub struct QuantizationConfig {
     default: Option<Format>,
     layers: BTreeMap<String, Format>,
     gptq_awq: Option<GptqAwqConfig>,
+    is_bitmask: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,7 +50,7 @@ fn affine() -> String {
 
 impl QuantizationConfig {
     /// Parses `"quantization": {"bits": 4, "group_size": 64, "model.layers.0.mlp.up_proj": {…}}`, or
-    /// `quantization_config` of GPTQ, AWQ and MXFP4 checkpoints.
+    /// `quantization_config` of GPTQ, AWQ, MXFP4 and sparse checkpoints.
     ///
     /// # Errors
     /// An unsupported format or method.
@@ -62,13 +63,16 @@ impl QuantizationConfig {
             .filter(|(_, value)| value.is_object())
             .map(|(path, value)| Ok((path.clone(), format(path, value)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { default, layers, gptq_awq: None })
+        Ok(Self { default, layers, ..Self::default() })
     }
 
     fn parse_gptq_awq(config: &Value) -> Result<Self> {
         let method = match method(config) {
             None => return Ok(Self::default()),
             Some("mxfp4") => return Ok(Self { default: Some(Format::MXFP4), ..Self::default() }),
+            Some(bitmask::METHOD) if bitmask::is_described(config) => {
+                return Ok(Self { is_bitmask: true, ..Self::default() });
+            }
             Some(method) => method,
         };
         let gptq_awq = GptqAwqConfig::parse(config)
@@ -79,6 +83,12 @@ impl QuantizationConfig {
             )));
         }
         Ok(Self { gptq_awq, ..Self::default() })
+    }
+
+    /// Whether matrices are stored without their zeros, in the format sparse-bitmask.
+    #[must_use]
+    pub fn is_bitmask(&self) -> bool {
+        self.is_bitmask
     }
 
     /// The packing of a GPTQ or AWQ checkpoint, which has to be repacked.

@@ -121,6 +121,7 @@ fn row_squares(weight: Weight) -> Result<Array> {
     let dense = match weight {
         Weight::Dense(weight) => weight.as_dtype(Dtype::Float32)?,
         Weight::Packed(weight) => dequantize(weight, Dtype::Float32)?,
+        Weight::Sparse(matrix) => matrix.to_dense(Dtype::Float32)?,
     };
     dense.square()?.sum_axis(1, false)
 }
@@ -167,6 +168,7 @@ mod tests {
         let weight = match layer.matrix() {
             Weight::Dense(weight) => weight.clone(),
             Weight::Packed(weight) => dequantize(weight, Dtype::Float32).unwrap(),
+            Weight::Sparse(matrix) => matrix.to_dense(Dtype::Float32).unwrap(),
         };
         let weight = values(&weight);
         let (a, b) =

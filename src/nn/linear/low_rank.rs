@@ -99,8 +99,14 @@ impl Linear {
             return Err(Exception::custom("an update with dropout or magnitude cannot be merged"));
         }
         let Some(Matrices { a, b }) = self.undropped()? else { return Ok(None) };
-        let Weight::Dense(weight) = self.matrix() else {
-            return Err(Exception::custom("a low-rank update cannot be merged into a quantized weight"));
+        let weight = match self.matrix() {
+            Weight::Dense(weight) => Cow::Borrowed(weight),
+            Weight::Sparse(matrix) if matrix.format().is_none() => {
+                Cow::Owned(matrix.to_dense(matrix.dtype())?)
+            }
+            Weight::Packed(_) | Weight::Sparse(_) => {
+                return Err(Exception::custom("a low-rank update cannot be merged into a quantized weight"));
+            }
         };
         let [a, b] = [a.as_dtype(Dtype::Float32)?, b.as_dtype(Dtype::Float32)?];
         let update = matmul(&b, &a, Transpose { a: true, b: true })?;

@@ -1,4 +1,4 @@
-//! The linear layer of every model, dense or quantized, with or without an adapter.
+//! The linear layer of every model: dense, quantized or sparse, with or without an adapter.
 
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
@@ -13,6 +13,7 @@ use crate::kernels::chunked_logits::map_logits;
 use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
+use crate::kernels::sparse::{SparseMatrix, Unpacked};
 
 pub mod dora;
 mod low_rank;
@@ -62,6 +63,8 @@ pub struct Linear {
     /// `m`, the norm of each row of the adapted weight.
     #[param]
     pub m: Param<Option<Array>>,
+    /// The weight, if it is [packed](Self::pack_sparse) as one with many zeros; `weight` is then its array.
+    pub sparse: Option<SparseMatrix>,
     /// Settings of the low-rank update.
     pub low_rank: LowRank,
     /// Observes the inputs.
@@ -87,6 +90,7 @@ impl Linear {
             lora_b: Param::new(None),
             lora_e: Param::new(None),
             m: Param::new(None),
+            sparse: None,
             low_rank: LowRank::default(),
             tap: None,
             path: String::new(),
@@ -106,6 +110,7 @@ impl Linear {
             lora_b: Param::new(None),
             lora_e: Param::new(None),
             m: Param::new(None),
+            sparse: None,
             low_rank: LowRank::default(),
             tap: None,
             path: String::new(),
@@ -122,11 +127,37 @@ impl Linear {
     /// Returns `W`.
     #[must_use]
     pub fn matrix(&self) -> Weight<'_> {
+        if let Some(matrix) = &self.sparse {
+            return Weight::Sparse(matrix);
+        }
         quantized::weight(&self.weight, (*self.scales).as_ref(), (*self.biases).as_ref(), self.format)
     }
 
-    /// Returns `W` for in-place quantization.
+    /// Packs `W` as a matrix with many zeros, which decoding reads faster; see
+    /// [`SparseMatrix::pack`]. What changes it afterwards unpacks it first.
+    ///
+    /// # Errors
+    /// A weight that cannot be packed.
+    pub fn pack_sparse(&mut self) -> Result<()> {
+        let matrix = SparseMatrix::pack(self.matrix())?;
+        *self.weight = matrix.data().clone();
+        self.sparse = Some(matrix);
+        Ok(())
+    }
+
+    /// Undoes [`pack_sparse`](Self::pack_sparse).
+    pub fn unpack_sparse(&mut self) {
+        if let Some(matrix) = self.sparse.take() {
+            *self.weight = match matrix.unpack() {
+                Unpacked::Dense(weight) => weight,
+                Unpacked::Quantized(codes, ..) => codes,
+            };
+        }
+    }
+
+    /// Returns `W` to be changed in place; a sparse one is unpacked.
     pub fn weight_mut(&mut self) -> WeightMut<'_> {
+        self.unpack_sparse();
         WeightMut {
             weight: &mut self.weight,
             scales: &mut self.scales,

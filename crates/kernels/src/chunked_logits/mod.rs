@@ -18,6 +18,7 @@ use crate::error::MlxResult;
 use crate::linear::{Layer, LowRank, Weight, linears};
 use crate::mlx::checkpoint::checkpoint;
 use crate::quantized::{Format, PackedWeight};
+use crate::sparse::SparseMatrix;
 
 /// Maximum number of logits at once: 128 MiB in f32.
 pub const LOGITS: usize = 1 << 25;
@@ -58,11 +59,18 @@ where
     concatenate(&chunks, 0)
 }
 
+/// A weight that is not trained.
+#[derive(Debug, Clone)]
+enum Fixed {
+    /// Codes, scales and biases.
+    Packed(Vec<Array>, Format),
+    Sparse(SparseMatrix),
+}
+
 /// A layer without its arrays.
 #[derive(Debug, Clone)]
 pub struct LayerParts {
-    /// Codes, scales and biases, which are not trained.
-    packed: Option<(Vec<Array>, Format)>,
+    fixed: Option<Fixed>,
     has_bias: bool,
     /// Of the low-rank part.
     scale: Option<f32>,
@@ -74,17 +82,20 @@ impl LayerParts {
     #[must_use]
     pub fn of(layer: &Layer) -> (Self, Vec<Array>) {
         let mut arrays = Vec::new();
-        let packed = match layer.weight {
+        let fixed = match layer.weight {
             Weight::Dense(weight) => {
                 arrays.push(weight.clone());
                 None
             }
-            Weight::Packed(weight) => Some((weight.operands().cloned().collect(), weight.format)),
+            Weight::Packed(weight) => {
+                Some(Fixed::Packed(weight.operands().cloned().collect(), weight.format))
+            }
+            Weight::Sparse(matrix) => Some(Fixed::Sparse(matrix.clone())),
         };
         arrays.extend(layer.bias.cloned());
         arrays.extend(layer.low_rank.into_iter().flat_map(|low| [low.a.clone(), low.b.clone()]));
         let scale = layer.low_rank.map(|low| low.scale);
-        (Self { packed, has_bias: layer.bias.is_some(), scale }, arrays)
+        (Self { fixed, has_bias: layer.bias.is_some(), scale }, arrays)
     }
 
     /// The layer with the `arrays` that [`of`](Self::of) gave, or others in their place.
@@ -94,9 +105,10 @@ impl LayerParts {
     pub fn layer<'a>(&'a self, arrays: &'a [Array]) -> MlxResult<Layer<'a>> {
         let mut arrays = arrays.iter();
         let mut next = || arrays.next().ok_or_else(|| Exception::custom("a head without its arrays"));
-        let weight = match &self.packed {
+        let weight = match &self.fixed {
             None => Weight::Dense(next()?),
-            Some((operands, format)) => {
+            Some(Fixed::Sparse(matrix)) => Weight::Sparse(matrix),
+            Some(Fixed::Packed(operands, format)) => {
                 let [codes, scales, biases @ ..] = operands.as_slice() else {
                     return Err(Exception::custom("a packed head without its arrays"));
                 };

@@ -69,7 +69,7 @@ impl HostOp for Loss {
         let cotangent = &ctx.cotangents[0];
         let gradient = |&argnum: &usize| match argnum {
             0 => hidden.multiply(cotangent.as_dtype(hidden.dtype())?.expand_dims_axes(&[-2, -1])?),
-            n if n == self.head.first && !self.head.is_packed() => {
+            n if n == self.head.first && self.head.is_dense() => {
                 head::gradient(self.head, &ctx.inputs, logsumexps, cotangent, self.options.smoothing)
             }
             _ => Err(Exception::custom("cross-entropy: only the input and a dense head have gradients")),

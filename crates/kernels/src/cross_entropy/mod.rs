@@ -84,7 +84,7 @@ pub fn cross_entropy_rows(
     let plain = head.bias.is_none() && head.low_rank.is_none();
     let dense = match head.weight {
         Weight::Dense(weight) => is_float(weight),
-        Weight::Packed(_) => true,
+        Weight::Packed(_) | Weight::Sparse(_) => true,
     };
     let supported = is_float(hidden) && dense;
     if !(on_cpu() && plain && supported && options.softcap.is_none()) {

@@ -66,7 +66,7 @@ pub(crate) fn dense<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize
 }
 
 /// Writes the products of some rows of weights: `[rows of weight, rows of x]`.
-fn multiply<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize, out: &mut [f32]) {
+pub(crate) fn multiply<T: Weight>(isa: Isa, x: &[f32], weight: &[T], columns: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 {
         return super::gemv_avx512::multiply(x, weight, columns, out);

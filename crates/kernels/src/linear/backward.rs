@@ -62,7 +62,7 @@ fn kind(layers: &[Slots], argnum: usize) -> MlxResult<Gradient> {
     let of_layer = |(i, layer): (usize, &Slots)| {
         let low = layer.low_rank;
         match argnum {
-            n if n == layer.weight.first && !layer.weight.is_packed() => Some(Gradient::Weight(i)),
+            n if n == layer.weight.first && layer.weight.is_dense() => Some(Gradient::Weight(i)),
             n if Some(n) == layer.bias => Some(Gradient::Bias(i)),
             n if Some(n) == low.map(|low| low.a) => Some(Gradient::A(i)),
             n if Some(n) == low.map(|low| low.b) => Some(Gradient::B(i)),

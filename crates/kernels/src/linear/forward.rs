@@ -99,8 +99,8 @@ impl Forward {
         let own = precision(x);
         let exact = if own == Precision::Bf16 { Accuracy::Bf16 } else { Accuracy::F32 };
         let accuracy = self.accuracy.unwrap_or(exact);
-        let packed = self.layers.iter().all(|layer| layer.weight.is_packed());
-        (accuracy, if packed { accuracy.precision() } else { own })
+        let quantized = self.layers.iter().all(|layer| layer.weight.is_quantized());
+        (accuracy, if quantized { accuracy.precision() } else { own })
     }
 }
 

@@ -4,7 +4,7 @@
 //! | operand | shape |
 //! |---|---|
 //! | `x` | `[..., in]` |
-//! | `W`, `b` | `[out, in]`, dense or quantized, and `[out]` |
+//! | `W`, `b` | `[out, in]`, dense, quantized or sparse, and `[out]` |
 //! | `A`, `B` | `[in, rank]`, `[rank, out]` |
 //! | `y` | `[..., out]`, in the dtype of `x`, accumulated in f32 |
 //!
@@ -17,7 +17,8 @@ use mlx_rs::{Array, Dtype};
 use crate::error::MlxResult;
 use crate::mlx::apply::apply_many;
 use crate::mlx::device::on_cpu;
-use crate::quantized::{self, Accuracy};
+use crate::quantized::{self, Accuracy, PackedWeight};
+use crate::sparse::Unpacked;
 
 mod backward;
 mod forward;
@@ -84,6 +85,13 @@ pub fn reference(x: &Array, layers: &[Layer]) -> MlxResult<Vec<Array>> {
         let mut y = match layer.weight {
             Weight::Dense(weight) => x.matmul(weight.swap_axes(-1, -2)?)?,
             Weight::Packed(weight) => quantized::reference(x, weight)?,
+            Weight::Sparse(matrix) => match matrix.unpack() {
+                Unpacked::Dense(weight) => x.matmul(weight.swap_axes(-1, -2)?)?,
+                Unpacked::Quantized(codes, scales, biases, format) => {
+                    let biases = Some(&biases);
+                    quantized::reference(x, PackedWeight { codes: &codes, scales: &scales, biases, format })?
+                }
+            },
         };
         if let Some(bias) = layer.bias {
             y = y.add(bias)?;
@@ -113,7 +121,7 @@ impl<'a> Layer<'a> {
     fn floats(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
         let weight = match self.weight {
             Weight::Dense(weight) => Some(weight),
-            Weight::Packed(_) => None,
+            Weight::Packed(_) | Weight::Sparse(_) => None,
         };
         let low_rank = self.low_rank.map(|low| [low.a, low.b]);
         weight.into_iter().chain(self.bias).chain(low_rank.into_iter().flatten())

@@ -1,11 +1,12 @@
-//! Weight of a linear layer, dense or quantized.
+//! Weight of a linear layer: dense, quantized or sparse.
 
 use mlx_rs::Array;
 
 use crate::gemm::{Rows, gemv, matrix};
-use crate::quantized::{self, Accuracy, Format, PackedWeight};
+use crate::quantized::{self, Accuracy, Format, PackedWeight, QuantizedRows};
 use crate::runtime::isa::Isa;
-use crate::runtime::operand::{Operand, with_floats};
+use crate::runtime::operand::{Operand, Slice, with_floats};
+use crate::sparse::{self, Layout, SparseCodes, SparseMatrix, Storage, with_sparse_rows};
 
 /// Weight matrix, `[out, in]`.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +15,8 @@ pub enum Weight<'a> {
     Dense(&'a Array),
     /// Quantized matrix.
     Packed(PackedWeight<'a>),
+    /// Matrix with many zeros.
+    Sparse(&'a SparseMatrix),
 }
 
 impl Weight<'_> {
@@ -27,6 +30,20 @@ impl Weight<'_> {
                 let (rows, columns) = weight.shape().unwrap_or_default();
                 (rows as i32, columns as i32)
             }
+            Self::Sparse(matrix) => {
+                let (rows, columns) = matrix.shape();
+                (rows as i32, columns as i32)
+            }
+        }
+    }
+
+    /// Quantization format; `None` for floating-point numbers.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Packed(weight) => Some(weight.format),
+            Self::Sparse(matrix) => matrix.format(),
         }
     }
 }
@@ -35,7 +52,14 @@ impl Weight<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WeightSlot {
     pub first: usize,
-    format: Option<Format>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Dense,
+    Packed(Format),
+    Sparse(Layout),
 }
 
 /// Rows of activations up to which a dense weight is better read as it is.
@@ -48,33 +72,79 @@ impl WeightSlot {
         match weight {
             Weight::Dense(weight) => {
                 inputs.push(weight);
-                Self { first, format: None }
+                Self { first, kind: Kind::Dense }
             }
             Weight::Packed(weight) => {
                 inputs.extend(weight.operands());
-                Self { first, format: Some(weight.format) }
+                Self { first, kind: Kind::Packed(weight.format) }
+            }
+            Weight::Sparse(matrix) => {
+                inputs.extend(matrix.operands());
+                Self { first, kind: Kind::Sparse(matrix.layout()) }
             }
         }
     }
 
-    pub(crate) fn is_packed(&self) -> bool {
-        self.format.is_some()
+    /// Whether the weight is one array of numbers, which may have a gradient.
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(self.kind, Kind::Dense)
+    }
+
+    pub(super) fn is_quantized(&self) -> bool {
+        match self.kind {
+            Kind::Dense => false,
+            Kind::Packed(_) => true,
+            Kind::Sparse(layout) => matches!(layout.storage, Storage::Codes(_)),
+        }
+    }
+
+    /// The matrix of codes, if there are codes.
+    fn quantized<'a>(&self, inputs: &[Operand<'a>]) -> Option<QuantizedRows<'a>> {
+        let operands = &inputs[self.first..];
+        match self.kind {
+            Kind::Packed(format) => Some(quantized::weights(format, operands)),
+            Kind::Sparse(layout) => match layout.storage {
+                Storage::Codes(format) => {
+                    let codes = SparseCodes::new(layout.view(words(&operands[0])));
+                    let (scales, biases) = (operands[1].data, operands[2].data);
+                    Some(QuantizedRows::sparse(format, layout.shape(), codes, scales, biases))
+                }
+                Storage::F32 | Storage::F16 | Storage::Bf16 => None,
+            },
+            Kind::Dense => None,
+        }
     }
 
     pub(crate) fn rows<'a>(&self, inputs: &[Operand<'a>]) -> Box<dyn Rows + 'a> {
-        match self.format {
-            None => matrix(&inputs[self.first]),
-            Some(format) => Box::new(quantized::weights(format, &inputs[self.first..])),
+        if let Some(rows) = self.quantized(inputs) {
+            return Box::new(rows);
+        }
+        let operand = &inputs[self.first];
+        match self.kind {
+            Kind::Sparse(layout) => with_sparse_rows!(layout.view(words(operand)), rows => Box::new(rows)),
+            Kind::Dense | Kind::Packed(_) => matrix(operand),
         }
     }
 
     /// Whether [`multiply`](Self::multiply) is better than a blocked product for so many `rows` of `x`.
     pub(super) fn is_direct(&self, isa: Isa, accuracy: Accuracy, rows: usize) -> bool {
-        match self.format {
-            None => rows <= FEW,
-            Some(format) => quantized::is_direct(isa, accuracy, format, rows),
+        match self.kind {
+            Kind::Packed(format) => quantized::is_direct(isa, accuracy, format, rows),
+            Kind::Sparse(layout) => match layout.storage {
+                Storage::Codes(format) => quantized::is_direct(isa, accuracy, format, rows),
+                Storage::F32 | Storage::F16 | Storage::Bf16 => rows <= FEW,
+            },
+            Kind::Dense => rows <= FEW,
         }
     }
+}
+
+/// The one array of a sparse matrix.
+fn words<'a>(operand: &Operand<'a>) -> &'a [u32] {
+    let Slice::U32(words) = operand.data else {
+        unreachable!("kernels check dtypes before they build a node");
+    };
+    words
 }
 
 /// `y = x·Wᵀ`
@@ -87,14 +157,16 @@ pub(super) struct Product<'a> {
 pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], inputs: &[Operand], products: Vec<Product>) {
     let mut packed = Vec::new();
     for Product { weight, y } in products {
-        let operands = &inputs[weight.first..];
-        match weight.format {
-            None => {
-                let columns = operands[0].shape[1] as usize;
-                with_floats!(Slice, operands[0].data, weight => gemv::dense(isa, x, weight, columns, y));
-            }
-            Some(format) => {
-                packed.push(quantized::Product { weights: quantized::weights(format, operands), y });
+        if let Some(weights) = weight.quantized(inputs) {
+            packed.push(quantized::Product { weights, y });
+            continue;
+        }
+        let operand = &inputs[weight.first];
+        match weight.kind {
+            Kind::Sparse(layout) => sparse::multiply(isa, x, layout.view(words(operand)), y),
+            Kind::Dense | Kind::Packed(_) => {
+                let columns = operand.shape[1] as usize;
+                with_floats!(Slice, operand.data, weight => gemv::dense(isa, x, weight, columns, y));
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::error::MlxResult;
 use crate::eval;
 use crate::linear::{Layer, Weight, linears};
 use crate::quantized::{Accuracy, Format, PackedWeight};
+use crate::sparse::SparseMatrix;
 use crate::{Error, Result};
 
 mod cases;
@@ -78,6 +79,9 @@ pub struct Request {
     pub group_size: usize,
     /// Accuracy of products with a quantized weight; determined by `dtype` if `None`.
     pub accuracy: Option<Accuracy>,
+    /// Fraction of zeros of a weight that is held sparse; a weight without zeros is not if `None`.
+    #[serde(default)]
+    pub sparsity: Option<f64>,
 }
 
 impl Request {
@@ -98,6 +102,14 @@ impl Request {
                     "`{first}` times `{second}` must be at most {MAX_ELEMENTS}, not {numbers}"
                 ));
             }
+        }
+        if let Some(sparsity) = self.sparsity
+            && !((0.0..=1.0).contains(&sparsity) && self.bits.is_none_or(|bits| matches!(bits, 4 | 8)))
+        {
+            return invalid(format!(
+                "`sparsity` is from 0 to 1, of weights in floating point, 4 or 8 bits, not {sparsity} with bits {:?}",
+                self.bits
+            ));
         }
         match (self.operation, self.bits) {
             (Operation::Linear, None) if self.accuracy.is_none() => Ok(None),
@@ -130,9 +142,11 @@ pub fn measure(request: &Request) -> Result<f64> {
     let format = request.check()?;
     let Request { rows, inputs, outputs, accuracy, .. } = *request;
     let x = random::floats(&[rows, inputs], request.dtype.dtype(), 1)?;
-    let weight = match format {
-        None => Matrix::Dense(random::floats(&[outputs, inputs], request.dtype.dtype(), 2)?),
-        Some(format) => Matrix::Packed(random::packed(outputs, inputs, format, request.dtype.dtype())?),
+    let dtype = request.dtype.dtype();
+    let weight = match (format, request.sparsity) {
+        (format, Some(sparsity)) => Matrix::Sparse(random::sparse(outputs, inputs, format, dtype, sparsity)?),
+        (None, None) => Matrix::Dense(random::floats(&[outputs, inputs], dtype, 2)?),
+        (Some(format), None) => Matrix::Packed(random::packed(outputs, inputs, format, dtype)?),
     };
     median(Budget { calls: 5, seconds: 0.5 }, || {
         Ok(Call::of(Accuracy::optional_scope(accuracy, || linears(&x, &[Layer::plain(weight.borrow())]))?))
@@ -143,12 +157,14 @@ pub fn measure(request: &Request) -> Result<f64> {
 enum Matrix {
     Dense(Array),
     Packed(random::Packed),
+    Sparse(SparseMatrix),
 }
 
 impl Matrix {
     fn borrow(&self) -> Weight<'_> {
         match self {
             Self::Dense(weight) => Weight::Dense(weight),
+            Self::Sparse(matrix) => Weight::Sparse(matrix),
             Self::Packed(random::Packed { codes, scales, biases, format }) => {
                 Weight::Packed(PackedWeight { codes, scales, biases: Some(biases), format: *format })
             }

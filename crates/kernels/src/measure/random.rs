@@ -3,7 +3,9 @@
 use mlx_rs::{Array, Dtype};
 
 use crate::error::MlxResult;
-use crate::quantized::Format;
+use crate::linear::Weight;
+use crate::quantized::{Format, PackedWeight, quantize};
+use crate::sparse::SparseMatrix;
 
 /// A packed matrix that owns its arrays; affine, so with biases.
 pub(super) struct Packed {
@@ -50,6 +52,29 @@ pub(super) fn packed(rows: usize, columns: usize, format: Format, dtype: Dtype) 
         biases: floats(&[rows, groups], dtype, 5)?,
         format,
     })
+}
+
+/// `[rows, columns]` with this fraction of zeros, packed as a sparse matrix.
+pub(super) fn sparse(
+    rows: usize,
+    columns: usize,
+    format: Option<Format>,
+    dtype: Dtype,
+    sparsity: f64,
+) -> MlxResult<SparseMatrix> {
+    let limit = (sparsity * f64::from(u32::MAX)) as u32;
+    let kept = words(rows * columns, 6).map(|word| if word < limit { 0.0 } else { 1.0 });
+    let mask = Array::from_slice(&kept.collect::<Vec<f32>>(), &extents(&[rows, columns]));
+    let weight = floats(&[rows, columns], dtype, 2)?.multiply(mask.as_dtype(dtype)?)?;
+    let Some(format) = format else { return SparseMatrix::pack(Weight::Dense(&weight)) };
+    let (codes, scales, biases) = quantize(&weight, format)?;
+    mlx_rs::transforms::eval([&codes, &scales].into_iter().chain(&biases))?;
+    SparseMatrix::pack(Weight::Packed(PackedWeight {
+        codes: &codes,
+        scales: &scales,
+        biases: biases.as_ref(),
+        format,
+    }))
 }
 
 fn extents(shape: &[usize]) -> Vec<i32> {

@@ -14,6 +14,7 @@ fn request() -> Request {
         bits: Some(4),
         group_size: 64,
         accuracy: Some(Accuracy::Int8),
+        sparsity: None,
     }
 }
 

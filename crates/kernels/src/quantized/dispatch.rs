@@ -34,7 +34,10 @@ pub(crate) fn linear(isa: Isa, accuracy: Accuracy, x: &[f32], products: &mut [Pr
         let (rows, columns) = (weights.rows, weights.columns);
         assert!(x.len() * rows == y.len() * columns, "{} numbers for {rows} by {columns}", x.len());
     }
-    let layout = |product: &Product| (product.weights.format, product.weights.columns);
+    let layout = |product: &Product| {
+        let weights = &product.weights;
+        (weights.format, weights.columns, weights.is_sparse())
+    };
     for products in products.chunk_by_mut(|a, b| layout(a) == layout(b)) {
         multiply_same_format(isa, accuracy, x, products);
     }

@@ -16,6 +16,7 @@ use crate::error::MlxResult;
 use crate::runtime::element::Element;
 use crate::runtime::isa::{Isa, prefetch, vectorized};
 use crate::runtime::operand::Slice;
+use crate::sparse::SparseCodes;
 
 /// Mapping from codes to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -241,13 +242,22 @@ impl<'a> GroupNumbers<'a> {
     }
 }
 
+/// The codes of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Codes<'a> {
+    /// All of them, packed from the least significant bit of words.
+    Packed(&'a [u32]),
+    /// Without the most frequent ones.
+    Sparse(SparseCodes<'a>),
+}
+
 /// A packed matrix, row-major, one row per output of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QuantizedRows<'a> {
     pub(super) format: Format,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    words: &'a [u32],
+    codes: Codes<'a>,
     scales: GroupNumbers<'a>,
     biases: Option<GroupNumbers<'a>>,
 }
@@ -278,7 +288,41 @@ impl<'a> QuantizedRows<'a> {
             words.len(),
             scales.len()
         );
-        Self { format, rows, columns, words, scales, biases }
+        Self { format, rows, columns, codes: Codes::Packed(words), scales, biases }
+    }
+
+    /// The matrix of `shape` whose codes are sparse.
+    ///
+    /// # Panics
+    /// If there is not one scale and bias for each group.
+    pub(crate) fn sparse(
+        format: Format,
+        (rows, columns): (usize, usize),
+        codes: SparseCodes<'a>,
+        scales: Slice<'a>,
+        biases: Slice<'a>,
+    ) -> Self {
+        let [scales, biases] = [scales, biases].map(|numbers| GroupNumbers::of(format.mode, numbers));
+        assert!(
+            scales.len() * format.group_size == rows * columns && biases.len() == scales.len(),
+            "quantized weights: {} scales of {rows} rows of {columns} in {format:?}",
+            scales.len()
+        );
+        Self { format, rows, columns, codes: Codes::Sparse(codes), scales, biases: Some(biases) }
+    }
+
+    pub(super) fn codes(&self) -> Codes<'a> {
+        self.codes
+    }
+
+    /// Whether codes have to be brought to their places first.
+    pub(super) fn is_sparse(&self) -> bool {
+        matches!(self.codes, Codes::Sparse(_))
+    }
+
+    /// Bits of a code as kernels read it.
+    pub(super) fn code_bits(&self) -> usize {
+        if self.is_sparse() { 8 } else { self.format.bits }
     }
 
     /// Groups of a row.
@@ -293,8 +337,9 @@ impl<'a> QuantizedRows<'a> {
 
     /// Packed codes of some rows.
     pub(super) fn words(&self, rows: Range<usize>) -> &'a [u32] {
+        let Codes::Packed(words) = self.codes else { unreachable!("sparse codes are read as levels") };
         let len = self.columns / BLOCK * self.format.bits;
-        &self.words[rows.start * len..rows.end * len]
+        &words[rows.start * len..rows.end * len]
     }
 
     /// Bytes of a row, scales and biases included.
@@ -305,7 +350,11 @@ impl<'a> QuantizedRows<'a> {
             GroupNumbers::E8m0(_) | GroupNumbers::E4m3(_) => 1,
         };
         let numbers = if self.biases.is_some() { 2 } else { 1 };
-        self.columns * self.format.bits / 8 + self.groups() * numbers * number
+        let codes = match self.codes {
+            Codes::Packed(_) => self.columns * self.format.bits / 8,
+            Codes::Sparse(codes) => codes.bytes().div_ceil(self.rows.max(1)),
+        };
+        codes + self.groups() * numbers * number
     }
 
     /// Scales and biases of some rows.

@@ -65,8 +65,8 @@ impl<'a> PackedWeight<'a> {
         self.format.check((&codes.0, codes.1), (&scales.0, scales.1), biases)
     }
 
-    /// The arrays in the order in which [`weights`] takes them.
-    pub(crate) fn operands(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
+    /// Codes, scales and, of affine formats, biases.
+    pub fn operands(&self) -> impl Iterator<Item = &'a Array> + use<'a> {
         [self.codes, self.scales].into_iter().chain(self.biases)
     }
 }

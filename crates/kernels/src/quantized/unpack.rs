@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::format::{BLOCK, Group, Mode, QuantizedRows, mxfp4_level};
+use super::format::{BLOCK, Codes, Group, Mode, QuantizedRows, mxfp4_level};
 use super::widen::DOUBLED_E4M3;
 use crate::gemm::Rows;
 use crate::runtime::element::Element;
@@ -21,6 +21,9 @@ impl QuantizedRows<'_> {
                 && columns.end.is_multiple_of(BLOCK)
                 && columns.len() == levels.len()
         );
+        if let Codes::Sparse(codes) = self.codes() {
+            return codes.read(isa, row, columns, levels);
+        }
         let bits = self.format.bits();
         let words = &self.row_words(row)[columns.start / BLOCK * bits..columns.end / BLOCK * bits];
         match bits {
@@ -39,7 +42,7 @@ impl QuantizedRows<'_> {
     #[cfg(target_arch = "x86_64")]
     fn has_fast_path(&self, isa: Isa, columns: &Range<usize>) -> bool {
         let whole = columns.start.is_multiple_of(BLOCK) && columns.end.is_multiple_of(BLOCK);
-        isa >= Isa::Avx512 && self.format.bits() == 4 && self.format.group_size() >= BLOCK && whole
+        isa >= Isa::Avx512 && self.code_bits() == 4 && self.format.group_size() >= BLOCK && whole
     }
 
     /// Calls `write` with the levels of each part of `columns` that lies in one group, the group and

@@ -19,7 +19,7 @@ mod tokenizer;
 pub(crate) use model::{Choice, Model};
 pub(crate) use tokenizer::Tokenizer;
 
-/// The dtype of most weights of a checkpoint.
+/// The dtype of most weights of a checkpoint, or the form in which layers are fastest.
 const AUTO: &str = "auto";
 
 /// Loads a model folder in Hugging Face format or a GGUF file with its tokenizer, and an adapter onto it.
@@ -27,9 +27,11 @@ const AUTO: &str = "auto";
 /// ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32
 /// on a CPU and the checkpoint's own on a GPU. A checkpoint that MLX quantized stays quantized; with ``bits``
 /// (2, 3, 4, 5, 6 or 8) any other is quantized now, in groups of ``group_size`` (32, 64 or 128) weights.
+/// With ``sparse`` ``auto``, layers with enough zeros are packed on a CPU, with ``never`` they stay dense.
 /// ``chat_template_kwargs`` are options of the chat template.
 #[pyfunction]
-#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=Integer(64), chat_template_kwargs=None))]
+#[pyo3(signature = (path, adapter_path=None, dtype=None, bits=None, group_size=Integer(64), chat_template_kwargs=None, sparse="auto"))]
+#[expect(clippy::too_many_arguments, reason = "each is an option of its own, named by the user")]
 pub(crate) fn load(
     py: Python<'_>,
     path: PathBuf,
@@ -38,10 +40,18 @@ pub(crate) fn load(
     bits: Option<Integer>,
     group_size: Integer,
     chat_template_kwargs: Option<Dictionary<'_>>,
+    sparse: &str,
 ) -> PyResult<(Model, Tokenizer)> {
     let renderer = chat_templates::renderer(py)?;
     let options = chat_template_kwargs.map(|options| options.read("chat_template_kwargs")).transpose()?;
     enter(py, || {
+        let packs = match sparse {
+            AUTO => true,
+            "never" => false,
+            other => {
+                return Err(Error::Config(format!("sparse is \"{other}\", expected \"auto\" or \"never\"")));
+            }
+        };
         let group_size = group_size.count("group_size")?;
         let bits = bits.map(|bits| bits.count("bits")).transpose()?;
         let format = bits.map(|bits| Format::affine(bits, group_size)).transpose();
@@ -55,6 +65,9 @@ pub(crate) fn load(
         let mut model = models::load(&path, dtype, format)?;
         if let Some(adapter) = adapter_path {
             adapters::load(&adapter, model.as_mut())?;
+        }
+        if packs {
+            models::sparse::pack(model.as_mut())?;
         }
         let mut tokenizer = read_tokenizer(&path, &config, &renderer)?;
         if let Some(options) = options {

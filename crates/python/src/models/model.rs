@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
+use efficientai_toolkit::kernels::linear::Weight;
 use efficientai_toolkit::kernels::quantized::Accuracy;
+use efficientai_toolkit::kernels::sparse::Unpacked;
 use efficientai_toolkit::nn::fingerprint::fingerprint;
 use efficientai_toolkit::nn::{Linear, RowAdapter};
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
@@ -41,6 +43,13 @@ impl Model {
         self.inner.lock()
     }
 
+    /// As [`lock`](Self::lock), with all layers dense or quantized.
+    pub(crate) fn lock_unpacked(&self) -> Result<Guard<'_, Box<models::Model>>> {
+        let mut inner = self.lock()?;
+        models::sparse::unpack(inner.as_mut())?;
+        Ok(inner)
+    }
+
     /// A loaded model with what it was loaded from.
     pub(crate) fn new(
         mut inner: Box<models::Model>,
@@ -59,9 +68,9 @@ impl Model {
         })
     }
 
-    /// Runs `work`, which may leave other adapters on the model.
+    /// Runs `work`, which may change weights and leave other adapters on the model; sparse layers are unpacked.
     pub(crate) fn change_adapters<T>(&self, work: impl FnOnce(&mut models::Model) -> Result<T>) -> Result<T> {
-        let mut inner = self.lock()?;
+        let mut inner = self.lock_unpacked()?;
         let outcome = work(inner.as_mut());
         self.changes.fetch_add(1, Ordering::Relaxed);
         // Work that fails or stops early leaves its adapters too.
@@ -289,11 +298,24 @@ impl Model {
         enter(py, || {
             let mut model = self.lock()?;
             let adapted = adapted(model.as_mut())?;
+            let mut sparse = BTreeMap::new();
+            model.visit_weights(&mut |path, weight| {
+                if let Weight::Sparse(matrix) = weight {
+                    let (rows, columns) = matrix.shape();
+                    // Of codes, as they are packed in words.
+                    let columns = matrix.format().map_or(columns, |format| columns * format.bits() / 32);
+                    sparse.insert(path.to_owned(), vec![rows as i32, columns as i32]);
+                }
+                Ok(())
+            })?;
             let mut shapes = BTreeMap::new();
             let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
             for (name, array) in parameters {
                 let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
                 match (adapted.get(path), leaf) {
+                    (None, "weight") if sparse.contains_key(path) => {
+                        shapes.insert(name.to_string(), sparse[path].clone());
+                    }
                     (None, _) | (Some(_), "bias") => {
                         drop(shapes.insert(name.to_string(), array.shape().to_vec()));
                     }
@@ -317,14 +339,26 @@ impl Model {
             let mut model = self.lock()?;
             let adapted = adapted(model.as_mut())?;
             let mut formats = BTreeMap::new();
-            model.visit_quantizable(&mut |path, weight| {
-                if let Some(format) = weight.format.filter(|_| !adapted.contains_key(path)) {
+            model.visit_weights(&mut |path, weight| {
+                if let Some(format) = weight.format().filter(|_| !adapted.contains_key(path)) {
                     let mode = format.mode().name().to_owned();
                     formats.insert(path.to_owned(), (mode, format.bits(), format.group_size()));
                 }
                 Ok(())
             })?;
             Ok(formats)
+        })
+    }
+
+    /// Layers that are held without their zeros, by name: the fraction of zeros, and the bytes of the weight as it is and
+    /// as it would be with them, without scales and biases.
+    #[getter]
+    fn sparse_layers(&self, py: Python<'_>) -> PyResult<BTreeMap<String, (f64, usize, usize)>> {
+        enter(py, || {
+            let layers = models::sparse::layers(self.lock()?.as_mut())?;
+            let tuple =
+                |layer: models::sparse::SparseLayer| (layer.sparsity, layer.nbytes, layer.dense_nbytes);
+            Ok(layers.into_iter().map(|(path, layer)| (path, tuple(layer))).collect())
         })
     }
 
@@ -337,6 +371,11 @@ impl Model {
             {
                 return Parameter::copy(&adapters::merged_weight(layer)?);
             }
+            if let Some(path) = name.0.strip_suffix(".weight")
+                && let Some(weight) = unpacked(model.as_mut(), path)?
+            {
+                return Parameter::copy(&weight);
+            }
             let parameters = model.parameters().flatten();
             let found = parameters.get(&*name.0);
             let unknown = || Error::Config(format!("the model has no parameter \"{}\"", name.0));
@@ -347,6 +386,23 @@ impl Model {
     fn __repr__(&self) -> String {
         format!("Model({}, {})", self.model_type(), self.folder.display())
     }
+}
+
+/// The weight of the layer at `path` as it was before it was packed; `None` unless it is sparse.
+fn unpacked(model: &mut models::Model, path: &str) -> Result<Option<Array>> {
+    let mut found = None;
+    model.visit_weights(&mut |visited, weight| {
+        if let Weight::Sparse(matrix) = weight
+            && visited == path
+        {
+            found = Some(match matrix.unpack() {
+                Unpacked::Dense(weight) => weight,
+                Unpacked::Quantized(codes, ..) => codes,
+            });
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Layers with low-rank matrices, by their key path.

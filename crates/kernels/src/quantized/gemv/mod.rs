@@ -106,7 +106,7 @@ fn for_each_block<N>(
         let (scales, biases) = (&scales[numbers.clone()], &biases[numbers]);
         multiply(Block { codes, scales, biases, groups, group: weights.columns / groups }, out);
     };
-    if matches!(weights.format.bits(), 4 | 8) {
+    if matches!(weights.format.bits(), 4 | 8) && !weights.is_sparse() {
         return block(0..range.len(), bytemuck::cast_slice(weights.words(range)), out);
     }
     let mut levels = scratch::take::<u8>(weights.columns);

@@ -50,6 +50,7 @@ enum Kind {
 impl Prepared {
     pub(super) fn of(isa: Isa, x: &[f32], weights: &QuantizedRows) -> Self {
         let kind = match (weights.format.mode(), weights.format.bits()) {
+            (Mode::Affine, 4) if weights.is_sparse() => Kind::Bytes,
             (Mode::Mxfp4, _) => Kind::LevelPairs,
             (Mode::Affine, 4) if weights.format.group_size() == 32 => Kind::NibblePairs,
             (Mode::Affine, 4) => Kind::Nibbles,

@@ -49,7 +49,7 @@ enum Kind {
 impl Prepared {
     pub(super) fn of(isa: Isa, accuracy: Accuracy, x: &[f32], weights: &QuantizedRows) -> Self {
         let columns = weights.columns;
-        let kind = match (accuracy, weights.format.bits()) {
+        let kind = match (accuracy, weights.code_bits()) {
             (Accuracy::Int8, 4) if weights.format.mode() == Mode::Mxfp4 => Kind::Int8Levels,
             (Accuracy::Int8, 4) => Kind::Int8Nibbles,
             (Accuracy::Int8, _) => Kind::Int8Bytes,
