@@ -40,7 +40,15 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, model, None)
+    save_with(source, target, checkpoint::whole_config(source)?, model, None)
+}
+
+/// As [`save`], of a model that `config` describes, and not the `config.json` of the folder `source`.
+///
+/// # Errors
+/// A folder that cannot be read or written.
+pub fn save_described(source: &Path, target: &Path, config: Value, model: &dyn Network) -> Result<()> {
+    save_with(source, target, config, model, None)
 }
 
 /// As [`save`], with quantization settings that describe weights in these `formats`, by key path.
@@ -54,14 +62,20 @@ pub fn save_quantized(
     formats: &BTreeMap<String, Format>,
 ) -> Result<()> {
     let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
-    save_with(source, target, model, Some(describe(&names.collect())))
+    let config = checkpoint::whole_config(source)?;
+    save_with(source, target, config, model, Some(describe(&names.collect())))
 }
 
-fn save_with(source: &Path, target: &Path, model: &dyn Network, quantization: Option<Value>) -> Result<()> {
+fn save_with(
+    source: &Path,
+    target: &Path,
+    whole: Value,
+    model: &dyn Network,
+    quantization: Option<Value>,
+) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     copy_description(source, target)?;
-    let whole = checkpoint::whole_config(source)?;
     let mut config = match wrapper::language_model(&whole) {
         None => whole,
         Some(config) => {

@@ -246,7 +246,10 @@ fn drop_empty_biases(model: &dyn Network, loaded: &mut Tensors) -> Result<()> {
 }
 
 /// Assigns `loaded` to the parameters of `model`, all of them or none.
-fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(), String> {
+///
+/// # Errors
+/// The tensors that are missing, unexpected or of the wrong shape.
+pub(crate) fn assign(model: &mut dyn Network, mut loaded: Tensors) -> std::result::Result<(), String> {
     let mut parameters = model.parameters_mut().flatten();
     let mut problems = Vec::new();
     let mut names: Vec<_> = parameters.keys().cloned().collect();

@@ -5,9 +5,10 @@ use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
 use super::outline::BlockOutline;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Context, KvCache, LayerCache, Residual, RmsNorm};
+use crate::nn::{self, Context, Heads, KvCache, LayerCache, Residual, RmsNorm};
 
 /// A transformer block.
 pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
@@ -25,6 +26,12 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
 
     /// Returns the channels that only linear layers read.
     fn scalings(&self) -> Vec<Scaling>;
+
+    /// Hyperparameters of its attention, if it has any.
+    fn heads(&self) -> Option<&Heads>;
+
+    /// The channels of its feed-forward layer; `None` of experts.
+    fn channels(&self) -> Option<Channels>;
 
     /// What it computes besides its parameters; `None` for what [`BlockOutline`] cannot say.
     fn outline(&self) -> Option<BlockOutline> {
@@ -88,7 +95,16 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
         scalings.extend(mlp.behind("post_attention_layernorm", &self.post_attention_layernorm));
         scalings
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.mlp.channels().map(|channels| channels.prefixed("mlp"))
+    }
+
     fn outline(&self) -> Option<BlockOutline> {
-        Some(BlockOutline::new(self.self_attn.heads()?, self.mlp.activation()?, &self.input_layernorm))
+        Some(BlockOutline::new(self.self_attn.plain_heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

@@ -14,13 +14,14 @@ use super::experts;
 use super::language_model::LanguageModel;
 use super::outline::Outline;
 use super::recompute::recompute_blocks;
+use crate::nn::channels::Channels;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::scaling::Scaling;
 use crate::nn::{
-    self, Cache, Context, Embedding, Head, LayerCache, Linear, Network, Overrides, Prompt, Residual, RmsNorm,
-    Rope, Segments, Sequences, head,
+    self, Cache, Context, Embedding, Head, Heads, LayerCache, Linear, Network, Overrides, Prompt, Residual,
+    RmsNorm, Rope, Segments, Sequences, head,
 };
 use crate::params::Tensors;
 use crate::{Result, kernels};
@@ -353,6 +354,15 @@ impl<B: Block> LanguageModel for CausalLm<B> {
     fn scalings(&self, index: usize) -> Vec<Scaling> {
         let path = self.block_path(index);
         self.model.layers[index].scalings().into_iter().map(|scaling| scaling.prefixed(&path)).collect()
+    }
+
+    fn heads(&self, index: usize) -> Option<&Heads> {
+        self.model.layers[index].heads()
+    }
+
+    fn channels(&self, index: usize) -> Option<Channels> {
+        let path = self.block_path(index);
+        self.model.layers[index].channels().map(|channels| channels.prefixed(&path))
     }
 
     fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {

@@ -11,9 +11,10 @@ use super::outline::BlockOutline;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Attention, Context, Mlp, Residual, RmsNorm};
+use crate::nn::{self, Attention, Context, Heads, Mlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
 /// What both Gemmas have in common; the others are those of Gemma 2.
@@ -171,7 +172,16 @@ impl Block for SandwichBlock {
         scalings.extend(mlp.behind("pre_feedforward_layernorm", &self.pre_feedforward_layernorm));
         scalings
     }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.mlp.channels().map(|channels| channels.prefixed("mlp"))
+    }
+
     fn outline(&self) -> Option<BlockOutline> {
-        Some(BlockOutline::new(self.self_attn.heads()?, self.mlp.activation()?, &self.input_layernorm))
+        Some(BlockOutline::new(self.self_attn.plain_heads()?, self.mlp.activation()?, &self.input_layernorm))
     }
 }

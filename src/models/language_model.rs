@@ -5,9 +5,10 @@ use mlx_rs::Array;
 use super::outline::Outline;
 use crate::Result;
 use crate::kernels::softcap::softcap;
+use crate::nn::channels::Channels;
 use crate::nn::prompt::PromptShape;
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Cache, Embedding, Head, Network, Prompt, Segments, Sequences};
+use crate::nn::{self, Cache, Embedding, Head, Heads, Network, Prompt, Segments, Sequences};
 
 /// Any causal language model.
 pub type Model = dyn LanguageModel;
@@ -101,6 +102,12 @@ pub trait LanguageModel: Network {
 
     /// Returns the channels of block number `index` that only linear layers read.
     fn scalings(&self, index: usize) -> Vec<Scaling>;
+
+    /// Hyperparameters of the attention of block number `index`, if it has any.
+    fn heads(&self, index: usize) -> Option<&Heads>;
+
+    /// The channels of the feed-forward layer of block number `index`; `None` of experts.
+    fn channels(&self, index: usize) -> Option<Channels>;
 
     /// Residual stream after the last block → hidden states before the output head.
     ///

@@ -12,6 +12,7 @@ use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
+use crate::nn::channels::Channels;
 use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
@@ -229,6 +230,14 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
         scalings
     }
 
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.as_ref().and_then(Mixer::heads)
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.feed_forward.channels().map(|channels| channels.prefixed("feed_forward"))
+    }
+
     fn new_cache(&self, planned: i32) -> LayerCache {
         match self.conv {
             Some(_) => LayerCache::Conv(ConvState::default()),
@@ -269,6 +278,10 @@ impl Mixer for Attention {
             readers: ["q_proj", "k_proj", "v_proj"].map(str::to_owned).to_vec(),
             scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "out_proj")],
         }
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
     }
 }
 

@@ -13,10 +13,11 @@ use super::language_model::Model;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
+use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
 use crate::nn::scaling::Scaling;
-use crate::nn::{self, Attention, Context, NumberedMlp, Residual, RmsNorm};
+use crate::nn::{self, Attention, Context, Heads, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
 /// MLX's names of the layers of an expert, and those of the paper.
@@ -103,5 +104,13 @@ impl Block for MixtralBlock {
         let mut scalings = attention.behind("input_layernorm", &self.input_layernorm);
         scalings.extend(experts.behind("post_attention_layernorm", &self.post_attention_layernorm));
         scalings
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.self_attn.heads()
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        self.block_sparse_moe.channels().map(|channels| channels.prefixed("block_sparse_moe"))
     }
 }

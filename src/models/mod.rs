@@ -24,6 +24,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod recompute;
+mod shrink;
 mod smollm3;
 mod stored_sizes;
 
@@ -32,6 +33,7 @@ pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, explicit_config, load};
 pub use outline::{BlockOutline, Outline};
+pub use shrink::{keep_blocks, needs_consecutive, set_channels};
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
+use crate::nn::channels::Channels;
 use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::scaling::{Flow, Scaling};
@@ -131,6 +132,11 @@ impl FeedForward for FusedMlp {
             readers: vec!["gate_up_proj".to_owned()],
             scalings: vec![Scaling::between("gate_up_proj", rows, "down_proj")],
         }
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        let count = self.down_proj.size().0 as usize;
+        Some(Channels::new(count, [("gate_up_proj", 0), ("gate_up_proj", count)], "down_proj"))
     }
 
     fn activation(&self) -> Option<Activation> {

@@ -96,6 +96,10 @@ impl Mixer for Attention {
         }
     }
     fn heads(&self) -> Option<&Heads> {
+        Some(&self.heads)
+    }
+
+    fn plain_heads(&self) -> Option<&Heads> {
         self.sinks.is_none().then_some(&self.heads)
     }
 }

@@ -4,6 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 
 use super::Result;
+use super::channels::Channels;
 use super::layer::{FeedForward, Linears};
 use super::scaling::Flow;
 
@@ -73,5 +74,9 @@ impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
 
     fn flow(&self) -> Flow {
         each!(self, part => part.flow())
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        each!(self, part => part.channels())
     }
 }

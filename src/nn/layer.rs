@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
+use super::channels::Channels;
 use super::scaling::Flow;
 use super::{Context, Heads, Linear, Result};
 use crate::kernels::activation::Activation;
@@ -24,8 +25,13 @@ pub trait Mixer: ModuleParameters + Send + 'static {
     /// How channels flow through it.
     fn flow(&self) -> Flow;
 
-    /// Hyperparameters of attention whose only parameters are projections and norms of heads; `None` for other layers.
+    /// Hyperparameters of attention; `None` of a replacement.
     fn heads(&self) -> Option<&Heads> {
+        None
+    }
+
+    /// Those of attention whose only parameters are projections and norms of heads.
+    fn plain_heads(&self) -> Option<&Heads> {
         None
     }
 }
@@ -46,6 +52,11 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
 
     /// How channels flow through it.
     fn flow(&self) -> Flow;
+
+    /// The channels that it can do with fewer of; `None` of experts.
+    fn channels(&self) -> Option<Channels> {
+        None
+    }
 
     /// Activation of the gate of `down(act(gate(x)) · up(x))`; `None` for other layers.
     fn activation(&self) -> Option<Activation> {

@@ -4,6 +4,7 @@
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 
+use super::channels::Channels;
 use super::layer::{FeedForward, Linears, named};
 use super::linear::forward_all;
 use super::scaling::{Flow, Scaling};
@@ -84,6 +85,11 @@ impl FeedForward for Mlp {
         gated_flow(["gate_proj", "up_proj", "down_proj"], &self.down_proj)
     }
 
+    fn channels(&self) -> Option<Channels> {
+        let count = self.down_proj.size().0 as usize;
+        Some(Channels::new(count, [("gate_proj", 0), ("up_proj", 0)], "down_proj"))
+    }
+
     fn activation(&self) -> Option<Activation> {
         Some(self.activation)
     }
@@ -102,6 +108,10 @@ impl FeedForward for NumberedMlp {
 
     fn flow(&self) -> Flow {
         gated_flow(["w1", "w3", "w2"], &self.w2)
+    }
+
+    fn channels(&self) -> Option<Channels> {
+        Some(Channels::new(self.w2.size().0 as usize, [("w1", 0), ("w3", 0)], "w2"))
     }
 }
 

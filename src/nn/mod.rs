@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod cache;
 pub mod cache_layout;
+pub mod channels;
 pub mod computed_weights;
 pub mod context;
 pub mod either;

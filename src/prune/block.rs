@@ -59,7 +59,7 @@ pub(super) struct Calibration<'a> {
 }
 
 fn factor(moments: &SecondMoments, config: &PruneConfig) -> Result<Option<InverseFactor>> {
-    let needed = matches!(config.method, Method::SparseGpt | Method::Auto);
+    let needed = matches!(config.method(), Method::SparseGpt | Method::Auto);
     needed.then(|| InverseFactor::new(moments, config.act_order, config.damping)).transpose()
 }
 
@@ -76,7 +76,7 @@ pub(super) fn prune_layer(
 ) -> Result<LayerReport> {
     let Matrix { values: original, columns, dtype } = Matrix::read(path, weight)?;
     let layer = Layer { path, original: &original, columns, calibration, sparsity, config };
-    let candidates: Vec<Method> = match (config.method, calibration) {
+    let candidates: Vec<Method> = match (config.method(), calibration) {
         (Method::Auto, Some(_)) => vec![Method::SparseGpt, Method::Wanda, Method::Magnitude],
         (Method::Random, _) => vec![Method::Random],
         (_, None) => vec![Method::Magnitude],
@@ -143,17 +143,18 @@ impl Layer<'_> {
 }
 
 /// Squared error of the outputs relative to their squares.
-fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMoments) -> f64 {
+pub(super) fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMoments) -> f64 {
     let difference: Vec<f32> = original.iter().zip(pruned).map(|(old, new)| old - new).collect();
     let squares = moments.squared_outputs(original);
     if squares > 0.0 { moments.squared_outputs(&difference) / squares } else { 0.0 }
 }
 
-fn name(method: Method) -> &'static str {
+pub(super) fn name(method: Method) -> &'static str {
     match method {
         Method::Magnitude => "magnitude",
         Method::Wanda => "wanda",
         Method::SparseGpt => "sparsegpt",
+        Method::Activation => "activation",
         Method::Random => "random",
         Method::Auto => "auto",
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::block::name;
 use super::pattern::Pattern;
 use crate::{Error, Result};
 
@@ -16,7 +17,10 @@ pub enum Method {
     /// Weights whose loss the others can make up for, which they then do
     /// ([SparseGPT](https://arxiv.org/abs/2301.00774)).
     SparseGpt,
-    /// Random weights.
+    /// Blocks that change their inputs least ([ShortGPT](https://arxiv.org/abs/2403.03853)), or channels of small
+    /// activations ([Minitron](https://arxiv.org/abs/2407.14679)).
+    Activation,
+    /// Random ones.
     Random,
     /// For each layer, the one of the others whose outputs on calibration text are closest to those of the original.
     Auto,
@@ -49,17 +53,20 @@ pub enum Repair {
 /// Settings of pruning. Defaults are those of [`Default`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by the user")]
 pub struct PruneConfig {
     /// Model folder.
     pub model_path: Option<String>,
     /// Output folder.
     pub output: Option<String>,
-    /// How the weights that go are chosen.
-    pub method: Method,
-    /// Fraction of the weights that go; a pattern N:M says it itself.
+    /// How what goes is chosen; see [`method`](Self::method).
+    pub method: Option<Method>,
+    /// Fraction of the weights, blocks or channels that goes; a pattern N:M says it itself.
     pub sparsity: Option<f64>,
     /// Which weights may go together.
     pub pattern: Pattern,
+    /// Whether only consecutive blocks go.
+    pub contiguous: bool,
     /// How the sparsity is divided among the blocks.
     pub allocation: Allocation,
     /// By how much the sparsity of a block differs from the mean at most.
@@ -93,9 +100,10 @@ impl Default for PruneConfig {
         Self {
             model_path: None,
             output: None,
-            method: Method::SparseGpt,
+            method: None,
             sparsity: None,
             pattern: Pattern::Unstructured,
+            contiguous: false,
             allocation: Allocation::Uniform,
             allocation_range: 0.08,
             owl_threshold: 5.0,
@@ -115,6 +123,8 @@ impl Default for PruneConfig {
 
 /// Sparsity of a pattern that may have any.
 const DEFAULT_SPARSITY: f64 = 0.5;
+/// Sparsity of structured patterns, which cost more.
+const DEFAULT_STRUCTURED_SPARSITY: f64 = 0.2;
 
 impl PruneConfig {
     /// Checks every value.
@@ -151,6 +161,7 @@ impl PruneConfig {
         if !(self.owl_threshold > 0.0 && self.owl_threshold.is_finite()) {
             return Err(Error::Config(format!("owl_threshold is {}, expected above 0", self.owl_threshold)));
         }
+        self.check_combination()?;
         if self.pattern != Pattern::Unstructured {
             if self.allocation != Allocation::Uniform {
                 return Err(Error::Config(format!(
@@ -177,10 +188,53 @@ impl PruneConfig {
         Ok(())
     }
 
-    /// Fraction of the weights that go.
+    /// Checks that method and other settings go with the pattern.
+    fn check_combination(&self) -> Result<()> {
+        let (method, pattern) = (self.method(), self.pattern);
+        let methods: &[Method] = match pattern {
+            Pattern::Depth => &[Method::Activation, Method::Random],
+            Pattern::Width => &[Method::Wanda, Method::Activation, Method::Magnitude, Method::Random],
+            _ => &[Method::Magnitude, Method::Wanda, Method::SparseGpt, Method::Random, Method::Auto],
+        };
+        if !methods.contains(&method) {
+            let names: Vec<&str> = methods.iter().map(|&method| name(method)).collect();
+            return Err(Error::Config(format!(
+                "method {} does not go with pattern {pattern}, expected {}",
+                name(method),
+                names.join(", ")
+            )));
+        }
+        let settings = [
+            ("repair", self.pattern == Pattern::Depth && self.repair != Repair::None),
+            ("skip", self.pattern == Pattern::Width && !self.skip.is_empty()),
+            ("act_order", self.pattern.is_structured() && self.act_order),
+            ("resume", self.pattern.is_structured() && self.resume),
+            ("contiguous", self.pattern != Pattern::Depth && self.contiguous),
+        ];
+        match settings.iter().find(|(_, meaningless)| *meaningless) {
+            Some(("resume", _)) => Err(Error::Config(format!(
+                "resume: pattern {pattern} takes one pass without checkpoints; start again with overwrite"
+            ))),
+            Some((key, _)) => {
+                Err(Error::Config(format!("{key} has no meaning with pattern {pattern}: leave it out")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Fraction of the weights, blocks or channels that goes.
     #[must_use]
     pub fn sparsity(&self) -> f64 {
-        self.pattern.sparsity().or(self.sparsity).unwrap_or(DEFAULT_SPARSITY)
+        let default =
+            if self.pattern.is_structured() { DEFAULT_STRUCTURED_SPARSITY } else { DEFAULT_SPARSITY };
+        self.pattern.sparsity().or(self.sparsity).unwrap_or(default)
+    }
+
+    /// How what goes is chosen: by default [`Method::Activation`] with structured patterns, else [`Method::SparseGpt`].
+    #[must_use]
+    pub fn method(&self) -> Method {
+        let default = if self.pattern.is_structured() { Method::Activation } else { Method::SparseGpt };
+        self.method.unwrap_or(default)
     }
 
     /// The calibration text, if there is any.
@@ -188,7 +242,8 @@ impl PruneConfig {
     /// # Errors
     /// None, where it is needed.
     pub(super) fn calibration(&self) -> Result<Option<&str>> {
-        let needed = match (self.method, self.allocation, self.repair) {
+        let needed = match (self.method(), self.allocation, self.repair) {
+            (Method::Activation, ..) => Some("method \"activation\""),
             (Method::Wanda, ..) => Some("method \"wanda\""),
             (Method::SparseGpt, ..) => Some("method \"sparsegpt\""),
             (Method::Auto, ..) => Some("method \"auto\""),
@@ -220,6 +275,21 @@ mod tests {
             (PruneConfig { sparsity: Some(0.6), pattern: groups, ..of() }, "leave sparsity out"),
             (PruneConfig { calibration_sequences: 0, ..of() }, "calibration_sequences is 0"),
             (PruneConfig { damping: 0.0, ..of() }, "damping is 0"),
+            (
+                PruneConfig { method: Some(Method::Wanda), pattern: Pattern::Depth, ..of() },
+                "method wanda does not go with pattern depth, expected activation, random",
+            ),
+            (
+                PruneConfig { method: Some(Method::Activation), ..of() },
+                "expected magnitude, wanda, sparsegpt, random, auto",
+            ),
+            (PruneConfig { contiguous: true, ..of() }, "contiguous has no meaning with pattern unstructured"),
+            (PruneConfig { pattern: Pattern::Depth, repair: Repair::Scale, ..of() }, "repair has no meaning"),
+            (PruneConfig { pattern: Pattern::Depth, resume: true, ..of() }, "one pass without checkpoints"),
+            (
+                PruneConfig { pattern: Pattern::Width, skip: vec!["*".into()], ..of() },
+                "skip has no meaning with pattern width",
+            ),
             (PruneConfig { act_order: true, pattern: groups, ..of() }, "act_order"),
             (PruneConfig { allocation: Allocation::Owl, pattern: groups, ..of() }, "expected uniform"),
             (
@@ -232,9 +302,9 @@ mod tests {
         }
         let message = of().calibration().unwrap_err().to_string();
         assert!(message.contains("sparsegpt") && message.contains("--calibration"), "{message}");
-        let config = PruneConfig { method: Method::Magnitude, repair: Repair::Scale, ..of() };
+        let config = PruneConfig { method: Some(Method::Magnitude), repair: Repair::Scale, ..of() };
         assert!(config.calibration().unwrap_err().to_string().contains("repair"));
-        let config = PruneConfig { method: Method::Random, ..of() };
+        let config = PruneConfig { method: Some(Method::Random), ..of() };
         assert_eq!(config.calibration().unwrap(), None);
         assert!((of().sparsity() - 0.5).abs() < 1e-9);
     }

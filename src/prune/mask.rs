@@ -11,8 +11,8 @@ pub(super) type Mask = Vec<bool>;
 pub(super) fn by_rows(scores: &[f32], columns: usize, pattern: Pattern, sparsity: f64) -> Mask {
     let mut mask = vec![true; scores.len()];
     let (group, remove) = match pattern {
-        Pattern::Unstructured => (columns, (columns as f64 * sparsity) as usize),
         Pattern::Groups { keep, of } => (of, of - keep),
+        _ => (columns, (columns as f64 * sparsity) as usize),
     };
     mask.par_chunks_exact_mut(columns).zip(scores.par_chunks_exact(columns)).for_each(|(mask, scores)| {
         for (mask, scores) in mask.chunks_exact_mut(group).zip(scores.chunks_exact(group)) {
@@ -24,14 +24,12 @@ pub(super) fn by_rows(scores: &[f32], columns: usize, pattern: Pattern, sparsity
 
 /// Removes the weights of lowest score of the whole matrix, or as `pattern` says.
 pub(super) fn by_matrix(scores: &[f32], columns: usize, pattern: Pattern, sparsity: f64) -> Mask {
-    match pattern {
-        Pattern::Unstructured => {
-            let mut mask = vec![true; scores.len()];
-            remove_lowest(scores, (scores.len() as f64 * sparsity) as usize, &mut mask);
-            mask
-        }
-        Pattern::Groups { .. } => by_rows(scores, columns, pattern, sparsity),
+    if matches!(pattern, Pattern::Groups { .. }) {
+        return by_rows(scores, columns, pattern, sparsity);
     }
+    let mut mask = vec![true; scores.len()];
+    remove_lowest(scores, (scores.len() as f64 * sparsity) as usize, &mut mask);
+    mask
 }
 
 /// Clears `count` elements of `mask`, those of the lowest `scores`; of equal ones the first.

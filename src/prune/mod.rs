@@ -6,7 +6,10 @@
 //! | random | `random` | random | no |
 //! | [Wanda](https://arxiv.org/abs/2306.11695) | `wanda` | `\|w\|·‖x‖` | yes |
 //! | [SparseGPT](https://arxiv.org/abs/2301.00774) | `sparsegpt` | `w²/[H⁻¹]ⱼⱼ`, and the weights that stay make up for the others | yes |
+//! | activation | `structured` | of a block: how much it changes its inputs | yes |
 //! | auto | `block` | for each layer the one of these whose outputs are closest to those of the original | yes |
+//!
+//! Structured patterns give a smaller model; see `structured`.
 //!
 //! [`run`] streams calibration text through the blocks, so that one block is observed at a time, and saves an ordinary
 //! checkpoint.
@@ -25,11 +28,12 @@ mod report;
 mod run;
 mod sensitivity;
 mod sparsegpt;
+mod structured;
 #[cfg(test)]
 mod tests;
 mod wanda;
 
 pub use config::{Allocation, Method, PruneConfig, Repair};
 pub use pattern::Pattern;
-pub use report::{LayerReport, Report};
+pub use report::{BlockReport, LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};

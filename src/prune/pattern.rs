@@ -13,6 +13,10 @@ use crate::{Error, Result};
 pub enum Pattern {
     /// Any weights.
     Unstructured,
+    /// Whole blocks.
+    Depth,
+    /// Channels of feed-forward layers.
+    Width,
     /// All but `keep` of every `of` consecutive weights of a row.
     Groups {
         /// Number of weights that stay.
@@ -37,11 +41,17 @@ impl Pattern {
         }
     }
 
+    /// Whether the result is a smaller model, and not one with weights of zero.
+    #[must_use]
+    pub fn is_structured(self) -> bool {
+        matches!(self, Self::Depth | Self::Width)
+    }
+
     /// Fraction of the weights that a pattern of groups removes; `None` where it may be any.
     #[must_use]
     pub fn sparsity(self) -> Option<f64> {
         match self {
-            Self::Unstructured => None,
+            Self::Unstructured | Self::Depth | Self::Width => None,
             Self::Groups { keep, of } => Some(1.0 - keep as f64 / of as f64),
         }
     }
@@ -54,8 +64,11 @@ impl FromStr for Pattern {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if text == "unstructured" {
-            return Ok(Self::Unstructured);
+        match text {
+            "unstructured" => return Ok(Self::Unstructured),
+            "depth" => return Ok(Self::Depth),
+            "width" => return Ok(Self::Width),
+            _ => {}
         }
         let numbers =
             text.split_once(':').and_then(|(keep, of)| Some((keep.parse().ok()?, of.parse().ok()?)));
@@ -65,7 +78,8 @@ impl FromStr for Pattern {
                 "pattern is {text}; of N:M, at most {MAX_GROUP} weights in a group, at least one and not all must stay"
             ))),
             None => Err(Error::Config(format!(
-                "pattern is {text:?}, expected \"unstructured\" or N:M such as \"2:4\", where N of M weights stay"
+                "pattern is {text:?}, expected \"unstructured\", N:M such as \"2:4\", where N of M weights stay, \
+                 \"depth\", where blocks go, or \"width\", where channels go"
             ))),
         }
     }
@@ -75,6 +89,8 @@ impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unstructured => f.write_str("unstructured"),
+            Self::Depth => f.write_str("depth"),
+            Self::Width => f.write_str("width"),
             Self::Groups { keep, of } => write!(f, "{keep}:{of}"),
         }
     }
@@ -100,7 +116,7 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for text in ["unstructured", "2:4", "1:4", "4:8"] {
+        for text in ["unstructured", "2:4", "1:4", "4:8", "depth", "width"] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
         assert_eq!("1:4".parse::<Pattern>().unwrap().sparsity(), Some(0.75));

@@ -22,24 +22,14 @@ impl Plan {
     /// # Errors
     /// A pattern that no layer matches; rows that are not whole groups; a quantized layer; nothing to prune.
     pub(super) fn new(model: &mut Model, config: &PruneConfig) -> Result<Self> {
-        let compile = |text: &String| {
-            glob::Pattern::new(text).map_err(|error| Error::Config(format!("skip: {text}: {error}")))
-        };
-        let skipped = config.skip.iter().map(compile).collect::<Result<Vec<_>>>()?;
+        let mut skipped = Skipped::new(config)?;
         let blocks: Vec<String> = (0..model.block_count()).map(|i| model.block_path(i) + ".").collect();
-        let mut used = vec![false; skipped.len()];
         let mut order = Vec::new();
         model.visit_linears(&mut |path, layer| {
             if !blocks.iter().any(|block| path.starts_with(block.as_str())) {
                 return Ok(());
             }
-            let mut skip = is_router(path);
-            for (pattern, used) in skipped.iter().zip(&mut used) {
-                if pattern.matches(path) {
-                    (skip, *used) = (true, true);
-                }
-            }
-            if skip {
+            if skipped.matches(path) || is_router(path) {
                 return Ok(());
             }
             let weight = layer.weight_mut();
@@ -52,9 +42,7 @@ impl Plan {
             order.push(path.to_owned());
             Ok(())
         })?;
-        if let Some((pattern, _)) = skipped.iter().zip(&used).find(|(_, used)| !**used) {
-            return Err(Error::Config(format!("skip: no layer matches \"{pattern}\"")));
-        }
+        skipped.check_used()?;
         if order.is_empty() {
             return Err(Error::Config("every layer is skipped: there is nothing to prune".into()));
         }
@@ -72,6 +60,49 @@ impl Plan {
     pub(super) fn set_block(&mut self, block: &str, sparsity: f64) {
         for path in self.layers_of(block) {
             self.sparsity.insert(path, sparsity);
+        }
+    }
+}
+
+/// Patterns of the layers that stay as they are.
+#[derive(Debug)]
+pub(super) struct Skipped {
+    /// Each with whether it matched a layer.
+    patterns: Vec<(glob::Pattern, bool)>,
+}
+
+impl Skipped {
+    /// Reads the patterns of `config`.
+    ///
+    /// # Errors
+    /// One that is not valid.
+    pub(super) fn new(config: &PruneConfig) -> Result<Self> {
+        let compile = |text: &String| match glob::Pattern::new(text) {
+            Ok(pattern) => Ok((pattern, false)),
+            Err(error) => Err(Error::Config(format!("skip: {text}: {error}"))),
+        };
+        Ok(Self { patterns: config.skip.iter().map(compile).collect::<Result<_>>()? })
+    }
+
+    /// Whether the layer at `path` stays as it is.
+    pub(super) fn matches(&mut self, path: &str) -> bool {
+        let mut matches = false;
+        for (pattern, used) in &mut self.patterns {
+            if pattern.matches(path) {
+                (matches, *used) = (true, true);
+            }
+        }
+        matches
+    }
+
+    /// Checks that every pattern matched a layer.
+    ///
+    /// # Errors
+    /// One that did not.
+    pub(super) fn check_used(&self) -> Result<()> {
+        match self.patterns.iter().find(|(_, used)| !used) {
+            Some((pattern, _)) => Err(Error::Config(format!("skip: no layer matches \"{pattern}\""))),
+            None => Ok(()),
         }
     }
 }

@@ -19,16 +19,36 @@ pub struct LayerReport {
     pub tokens: usize,
 }
 
+/// What a structured pattern did to one block.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct BlockReport {
+    /// Key path in the original model.
+    pub path: String,
+    /// Whether the whole block went.
+    pub removed: bool,
+    /// Channels of its feed-forward layer that went.
+    pub removed_channels: Vec<usize>,
+    /// Squared error of the outputs of that layer on calibration text relative to their squares, if it was measured.
+    pub output_error: Option<f64>,
+    /// How much it changes the direction of its inputs; `None` where it was not measured.
+    pub influence: Option<f64>,
+}
+
 /// What pruning did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Each pruned layer, in the order of the model.
+    /// Each layer with pruned weights, in the order of the model.
     pub layers: Vec<LayerReport>,
+    /// Each block of the original model, of structured patterns.
+    pub blocks: Vec<BlockReport>,
+    /// Number of parameters of the original model.
+    pub parameters_before: u64,
     /// Number of parameters, zeros included.
     pub parameters: u64,
     /// Number of parameters that are not zero.
     pub nonzero: u64,
-    /// Fraction of the weights of the pruned layers that are zero.
+    /// Fraction of the weights of the pruned layers that are zero; of structured patterns, of the blocks or channels that
+    /// went.
     pub sparsity: f64,
     /// Seconds without loading.
     pub seconds: f64,

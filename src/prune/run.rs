@@ -15,10 +15,11 @@ use super::config::PruneConfig;
 use super::plan::Plan;
 use super::progress::progress;
 use super::report::{LayerReport, Report};
+use super::structured::{Outcome, Structured};
 use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText, with_weight};
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, refuse_source, required};
-use crate::io::{atomic, folder, weights};
+use crate::io::{atomic, checkpoint, folder, weights};
 use crate::models::Model;
 use crate::params::set_parameters;
 use crate::progress::Observer;
@@ -29,7 +30,7 @@ use crate::{Error, Result};
 const REPORT: &str = "pruning.json";
 
 /// Prunes `model`, loaded from the folder `source`, as `config` says, and saves it to `output`, which must be set. `model`
-/// holds the result afterwards.
+/// holds the result afterwards, but for structured patterns, whose result is another model.
 ///
 /// # Errors
 /// Invalid settings; a layer that cannot be pruned; calibration text that cannot be used; weights that are not finite; an
@@ -47,6 +48,9 @@ pub fn run(
     memory::reset_peak_memory()?;
     let output = required(config.output.as_deref())?;
     refuse_source(source, output)?;
+    if config.pattern.is_structured() {
+        return structured(model, tokenizer, source, config, observer);
+    }
     let mut plan = Plan::new(model, config)?;
     let sequences = sequences(model, tokenizer, config)?;
     let output = OutputFolder::open(output, &results(), CHECKPOINTS, if_exists(config))?;
@@ -59,9 +63,7 @@ pub fn run(
     };
     let report = report(model, layers, begin, output.folder())?;
     folder::save(source, output.folder(), model)?;
-    let text =
-        serde_json::to_string_pretty(&json!({"config": config, "report": &report})).unwrap_or_default();
-    atomic::write_text(&output.folder().join(REPORT), &(text + "\n"))?;
+    write_report(config, &report)?;
     let checkpoints = output.folder().join(CHECKPOINTS);
     if checkpoints.exists() {
         fs::remove_dir_all(&checkpoints).map_err(Error::io("remove", &checkpoints))?;
@@ -69,10 +71,49 @@ pub fn run(
     Ok(report)
 }
 
+/// As [`run`], of patterns that make the model smaller.
+fn structured(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    source: &Path,
+    config: &PruneConfig,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    let begin = Instant::now();
+    let file = checkpoint::config(source)?;
+    let plan = Structured::new(model, &file, config)?;
+    let sequences = sequences(model, tokenizer, config)?;
+    let output =
+        OutputFolder::open(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))?;
+    let parameters_before = model.count_parameters()?;
+    let Outcome { model: mut smaller, file, blocks, sparsity } =
+        plan.run(model, sequences.as_deref(), config, observer)?;
+    let parameters = smaller.count_parameters()?;
+    folder::save_described(source, output.folder(), file, smaller.as_ref())?;
+    let report = Report {
+        layers: Vec::new(),
+        blocks,
+        parameters_before,
+        parameters,
+        nonzero: parameters,
+        sparsity,
+        seconds: begin.elapsed().as_secs_f64(),
+        peak_memory: memory::peak_memory()? as u64,
+        output: output.folder().to_owned(),
+    };
+    write_report(config, &report)?;
+    Ok(report)
+}
+
+fn write_report(config: &PruneConfig, report: &Report) -> Result<()> {
+    let text = serde_json::to_string_pretty(&json!({"config": config, "report": report})).unwrap_or_default();
+    atomic::write_text(&report.output.join(REPORT), &(text + "\n"))
+}
+
 /// What a run would work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Number of layers to prune.
+    /// Number of layers to prune, or of blocks to remove.
     pub layers: usize,
     /// Number of calibration sequences.
     pub sequences: usize,
@@ -80,13 +121,22 @@ pub struct Summary {
     pub tokens: usize,
 }
 
-/// Checks `config` and its calibration text without pruning anything.
+/// Checks `config` and its calibration text without pruning `model`, loaded from the folder `source`.
 ///
 /// # Errors
 /// Those of [`run`] that can be found before the first layer.
-pub fn validate(model: &mut Model, tokenizer: &Tokenizer, config: &PruneConfig) -> Result<Summary> {
+pub fn validate(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    source: &Path,
+    config: &PruneConfig,
+) -> Result<Summary> {
     config.validate()?;
-    let layers = Plan::new(model, config)?.order.len();
+    let layers = if config.pattern.is_structured() {
+        Structured::new(model, &checkpoint::config(source)?, config)?.blocks()
+    } else {
+        Plan::new(model, config)?.order.len()
+    };
     let sequences = sequences(model, tokenizer, config)?.unwrap_or_default();
     let tokens = sequences.iter().map(Vec::len).sum();
     Ok(Summary { layers, sequences: sequences.len(), tokens })
@@ -192,6 +242,8 @@ fn report(model: &mut Model, layers: Vec<LayerReport>, begin: Instant, output: &
     })?;
     Ok(Report {
         layers,
+        blocks: Vec::new(),
+        parameters_before: parameters,
         parameters,
         nonzero: parameters - zeros as u64,
         sparsity: zeros / weights,

@@ -21,7 +21,7 @@ pub(super) fn measure(
     observer: &mut dyn Observer,
 ) -> Result<Vec<f64>> {
     let (seen, judged) = hold_out(sequences, model.vocab_size() as usize);
-    let config = PruneConfig { method: Method::Wanda, repair: Repair::None, ..config.clone() };
+    let config = PruneConfig { method: Some(Method::Wanda), repair: Repair::None, ..config.clone() };
     let reference = Reference::of(model, judged, observer)?;
     let mut judged = BlockStream::start(model, &reference.sequences)?;
     let mut inputs = BlockStream::start(model, &seen)?;

@@ -37,8 +37,8 @@ pub(super) fn sparsegpt(
     while end > 0 {
         // Whole groups, so that each is chosen from weights that the ones before have changed.
         let start = end.saturating_sub(match pattern {
-            Pattern::Unstructured => BLOCK,
             Pattern::Groups { of, .. } => BLOCK / of * of,
+            _ => BLOCK,
         });
         let width = end - start;
         if pattern == Pattern::Unstructured {

@@ -39,7 +39,8 @@ pub(super) fn validate(
     let (model, tokenizer) = (model.get(), tokenizer.get().inner());
     observed(py, None, |_| {
         let config: PruneConfig = parse(config)?;
-        json(&model.change_adapters(|model| engine::validate(model, tokenizer, &config))?)
+        let source = model.folder();
+        json(&model.change_adapters(|model| engine::validate(model, tokenizer, source, &config))?)
     })
 }
 

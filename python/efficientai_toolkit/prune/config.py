@@ -9,7 +9,7 @@ from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Method = Literal["magnitude", "wanda", "sparsegpt", "random", "auto"]
+Method = Literal["magnitude", "wanda", "sparsegpt", "activation", "random", "auto"]
 """Pruning methods."""
 
 
@@ -21,20 +21,27 @@ class PruneConfig(Config):
         None, "folder in Hugging Face format, or hub id org/name[@revision] (default: the embedded model)"
     )
     output: str | None = setting(None, "output folder (default: a new numbered one under runs/)")
-    method: Method = setting(
-        "sparsegpt",
+    method: Method | None = setting(
+        None,
         "which weights are removed: the smallest (magnitude), those that contribute least to the outputs on "
         "calibration text (wanda), those whose loss the remaining weights can compensate, which they then do "
-        "(sparsegpt), or random ones; auto chooses the method with the least output error for each layer",
+        "(sparsegpt), or random ones; auto chooses the method with the least output error for each layer; "
+        "pattern depth: the blocks that change their inputs least (activation), or random ones; pattern "
+        "width: the channels of the smallest activations (activation), contributions (wanda) or weights "
+        "(magnitude), or random ones (default: sparsegpt, patterns depth and width: activation)",
     )
     sparsity: float | None = setting(
-        None, "fraction of the weights to remove, between 0 and 1 (default: 0.5, or as the pattern says)"
+        None,
+        "fraction of the weights, blocks or channels to remove, between 0 and 1 (default: 0.5, patterns "
+        "depth and width: 0.2, or as the pattern says)",
     )
     pattern: str = setting(
         "unstructured",
-        "which weights may be removed: any (unstructured), or all but N of every M consecutive ones, such as "
-        "2:4",
+        "what may be removed: any weights (unstructured), all but N of every M consecutive ones, such as "
+        "2:4, or, which makes the model smaller, whole blocks (depth) or channels of feed-forward layers "
+        "(width)",
     )
+    contiguous: bool = setting(False, "depth: remove consecutive blocks only")
     allocation: Literal["uniform", "owl", "sensitivity"] = setting(
         "uniform",
         "how the sparsity is divided among the blocks: the same everywhere (uniform), less where more "
@@ -106,11 +113,16 @@ class PruneConfig(Config):
         return replace(
             self,
             model_path=self.model_path or str(MODEL),
+            method=self._chosen_method,
             calibration=calibration,
             output=str(
                 new_run(Path(RUNS), "prune") if self.output is None else Path(self.output).expanduser()
             ),
         )
+
+    @property
+    def _chosen_method(self) -> Method:
+        return self.method or ("activation" if self.pattern in {"depth", "width"} else "sparsegpt")
 
     @property
     def _needs_text(self) -> bool:

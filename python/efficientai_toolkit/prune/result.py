@@ -25,13 +25,32 @@ class LayerReport(Displayed):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class BlockReport(Displayed):
+    """What pattern ``depth`` or ``width`` did to one block."""
+
+    path: str
+    """Name of the block in the original model."""
+    removed: bool
+    """Whether it was removed."""
+    influence: float | None
+    """One minus the mean cosine of its inputs and outputs on calibration text."""
+    removed_channels: list[int]
+    """Removed channels of its feed-forward layer."""
+    output_error: float | None
+    """Squared error of the outputs of that layer on calibration text, relative to their squares."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PruneResult(Displayed):
     """Result of pruning."""
 
     output: Path
     """Folder of the pruned model."""
     sparsity: float
-    """Fraction of the weights of the pruned layers that are zero."""
+    """Fraction of the weights of the pruned layers that are zero, or of the blocks or channels that
+    were removed."""
+    parameters_before: int
+    """Number of parameters of the original model."""
     parameters: int
     """Number of parameters, zeros included."""
     nonzero: int
@@ -41,7 +60,9 @@ class PruneResult(Displayed):
     peak_memory_gb: float
     """Peak of MLX's allocator."""
     layers: list[LayerReport]
-    """Every pruned layer."""
+    """Every layer with pruned weights."""
+    blocks: list[BlockReport]
+    """Every block of the original model, if the pattern is ``depth`` or ``width``."""
 
     @classmethod
     def from_report(cls, text: str) -> "PruneResult":
@@ -50,11 +71,13 @@ class PruneResult(Displayed):
         return cls(
             output=Path(report["output"]),
             sparsity=report["sparsity"],
+            parameters_before=report["parameters_before"],
             parameters=report["parameters"],
             nonzero=report["nonzero"],
             seconds=report["seconds"],
             peak_memory_gb=report["peak_memory"] / 1e9,
             layers=[LayerReport(**layer) for layer in report["layers"]],
+            blocks=[BlockReport(**block) for block in report["blocks"]],
         )
 
     def summary(self) -> dict[str, float]:

@@ -11,9 +11,11 @@ ABOUT = """\
 Makes language models smaller and faster on CPUs, with a known loss of quality. Pruning removes weights: \
 `magnitude` the smallest; `wanda` (Sun et al. 2023, arXiv:2306.11695) those that contribute least to the \
 outputs on calibration text; `sparsegpt` (Frantar & Alistarh 2023, arXiv:2301.00774) those whose loss the \
-remaining weights can compensate.
+remaining weights can compensate. Pattern `depth` removes whole blocks, those that change their inputs least \
+(Men et al. 2024, arXiv:2403.03853), `width` channels of feed-forward layers.
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
-Result: a model folder like the original, in which the removed weights are zero."""
+Result: a model folder like the original, in which the removed weights are zero, or with fewer blocks or \
+channels."""
 
 
 _CONFIGS: dict[str, type[Config]] = {"prune": PruneConfig}

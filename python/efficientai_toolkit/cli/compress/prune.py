@@ -42,6 +42,9 @@ def run(args: Namespace, out: Output) -> int:
     try:
         result = prune(config, callback=callbacks, show_progress=not out.quiet)
     except KeyboardInterrupt:
+        if config.pattern in {"depth", "width"}:
+            message = "interrupted; nothing was saved"
+            raise KeyboardInterrupt(message) from None
         resume = build_resume_command(
             args.argv, output=None if given.output else Path(str(config.output)), resumed=given.resume
         )
@@ -52,10 +55,23 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _print(result: PruneResult, out: Output) -> None:
-    pairs = [
-        ("sparsity", f"{result.sparsity:.1%} of the weights of {len(result.layers)} layers are zero"),
-        ("parameters", f"{result.nonzero:,} of {result.parameters:,} are not zero"),
-    ]
+    if result.blocks:
+        removed = [number for number, block in enumerate(result.blocks) if block.removed]
+        channels = len(result.blocks[0].removed_channels)
+        pairs = [
+            (
+                "removed",
+                f"{len(removed)} of {len(result.blocks)} blocks: {', '.join(map(str, removed))}"
+                if removed
+                else f"{channels:,} channels of each of {len(result.blocks)} blocks",
+            ),
+            ("parameters", f"{result.parameters:,} of {result.parameters_before:,}"),
+        ]
+    else:
+        pairs = [
+            ("sparsity", f"{result.sparsity:.1%} of the weights of {len(result.layers)} layers are zero"),
+            ("parameters", f"{result.nonzero:,} of {result.parameters:,} are not zero"),
+        ]
     if result.output_error is not None:
         pairs.append(("output error", f"{result.output_error:.2%} of the squares, mean of the layers"))
     pairs += [

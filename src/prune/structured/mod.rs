@@ -1,0 +1,89 @@
+//! Structured pruning: the result is a smaller model.
+//!
+//! | pattern | file | what goes | methods |
+//! |---|---|---|---|
+//! | depth | `depth` | blocks | activation ([block influence](influence)), random |
+//! | width | `width` | channels of feed-forward layers | activation, wanda, magnitude, random |
+
+mod depth;
+mod influence;
+mod resized;
+mod width;
+
+use serde_json::Value;
+
+use self::depth::Depth;
+use self::width::Width;
+use super::config::PruneConfig;
+use super::pattern::Pattern;
+use super::report::BlockReport;
+use crate::models::Model;
+use crate::progress::Observer;
+use crate::{Error, Result};
+
+/// A smaller model.
+pub(super) struct Outcome {
+    pub model: Box<Model>,
+    /// Its `config.json`.
+    pub file: Value,
+    /// What was done to each block of the larger one.
+    pub blocks: Vec<BlockReport>,
+    /// Fraction of the blocks or channels that went.
+    pub sparsity: f64,
+}
+
+/// What is to be removed from a model.
+#[derive(Debug)]
+pub(super) enum Structured<'a> {
+    Depth(Depth<'a>),
+    Width(Width),
+}
+
+impl<'a> Structured<'a> {
+    /// Plans the removal of what `config` says from `model`, which `file`, a `config.json`, describes.
+    ///
+    /// # Errors
+    /// A quantized model; a family that cannot express it; nothing to remove.
+    pub(super) fn new(model: &mut Model, file: &'a Value, config: &PruneConfig) -> Result<Self> {
+        model.visit_quantizable(&mut |path, weight| match weight.format {
+            None => Ok(()),
+            Some(_) => Err(Error::Config(format!(
+                "{path} is quantized: prune the original model, and quantize the result"
+            ))),
+        })?;
+        Ok(match config.pattern {
+            Pattern::Width => Self::Width(Width::new(model, file, config)?),
+            _ => Self::Depth(Depth::new(model, file, config)?),
+        })
+    }
+
+    /// Number of blocks that are changed.
+    pub(super) fn blocks(&self) -> usize {
+        match self {
+            Self::Depth(depth) => depth.remove(),
+            Self::Width(width) => width.blocks(),
+        }
+    }
+
+    /// Creates the smaller model.
+    ///
+    /// # Errors
+    /// Errors from MLX; [`Error::Interrupted`].
+    pub(super) fn run(
+        &self,
+        model: &mut Model,
+        sequences: Option<&[Vec<u32>]>,
+        config: &PruneConfig,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        match self {
+            Self::Depth(depth) => depth.run(model, sequences, config, observer),
+            Self::Width(width) => width.run(model, sequences, config, observer),
+        }
+    }
+}
+
+/// How many of `count` go at a `sparsity`: at least one, but not all.
+fn count_of(count: usize, sparsity: f64) -> usize {
+    ((count as f64 * sparsity).round() as usize).clamp(1, count - 1)
+}
