@@ -20,7 +20,9 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf", "onnx", "coreml", "tflite", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
+    format: Literal[
+        "gguf", "onnx", "coreml", "tflite", "awq", "gptq", "compressed-tensors", "safetensors"
+    ] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
         "onnxruntime-genai, coreml for Apple's devices, tflite for LiteRT, awq, gptq or compressed-tensors for "

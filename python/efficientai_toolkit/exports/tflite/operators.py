@@ -75,9 +75,7 @@ class Operators:
     def transpose(self, x: Tensor, *axes: int) -> Tensor:
         """Return axes in another order."""
         shape = tuple(x.shape[axis] for axis in axes)
-        return self.graph.op(
-            "TRANSPOSE", x, self._integers(axes), shape=shape, options="TransposeOptions"
-        )
+        return self.graph.op("TRANSPOSE", x, self._integers(axes), shape=shape, options="TransposeOptions")
 
     def split(self, x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """Return parts of the last axis."""
@@ -87,8 +85,12 @@ class Operators:
             begin, shape = [0] * (len(x.shape) - 1) + [start], (*x.shape[:-1], size)
             parts.append(
                 self.graph.op(
-                    "SLICE", x, self._integers(begin), self._integers(shape),
-                    shape=shape, options="SliceOptions",
+                    "SLICE",
+                    x,
+                    self._integers(begin),
+                    self._integers(shape),
+                    shape=shape,
+                    options="SliceOptions",
                 )  # fmt: skip
             )
             start += size

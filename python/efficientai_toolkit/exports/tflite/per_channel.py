@@ -55,7 +55,5 @@ def _round(matrix: "NDArray[np.float32]", bits: int) -> "tuple[NDArray[np.int8],
     return _nearest(matrix, best, top).astype(np.int8), best[:, 0]
 
 
-def _nearest(
-    matrix: "NDArray[np.float32]", steps: "NDArray[np.float32]", top: int
-) -> "NDArray[np.float32]":
+def _nearest(matrix: "NDArray[np.float32]", steps: "NDArray[np.float32]", top: int) -> "NDArray[np.float32]":
     return np.clip(np.rint(matrix / steps), -top, top)

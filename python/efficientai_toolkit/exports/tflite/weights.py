@@ -24,9 +24,7 @@ class Weights:
     activations to 8 bits. Otherwise codes become numbers first.
     """
 
-    def __init__(
-        self, graph: Graph, parameters: Parameters, *, kind: str, rounds_activations: bool
-    ) -> None:
+    def __init__(self, graph: Graph, parameters: Parameters, *, kind: str, rounds_activations: bool) -> None:
         self.parameters = parameters
         self.types: dict[str, int] = {}
         """Number of tensors of each type."""
@@ -66,9 +64,7 @@ class Weights:
         table = self._matrix(EMBEDDINGS)
         shape = (*ids.shape, table.shape[1])
         if self._kind == "f16":
-            rows = self._graph.op(
-                "GATHER", table, ids, shape=shape, dtype="float16", options="GatherOptions"
-            )
+            rows = self._graph.op("GATHER", table, ids, shape=shape, dtype="float16", options="GatherOptions")
             return self._dequantize(rows)
         version = 4 if self._kind in BITS else 1
         return self._graph.op("EMBEDDING_LOOKUP", ids, table, shape=shape, version=version)
@@ -127,9 +123,7 @@ class Weights:
     def _dequantize(self, x: Tensor) -> Tensor:
         # Scales of rows came with 5, 4 bits with 6.
         version = 6 if self._kind in BITS else 3
-        return self._graph.op(
-            "DEQUANTIZE", x, shape=x.shape, version=version, options="DequantizeOptions"
-        )
+        return self._graph.op("DEQUANTIZE", x, shape=x.shape, version=version, options="DequantizeOptions")
 
     def _count(self, kind: str) -> None:
         self.types[kind] = self.types.get(kind, 0) + 1

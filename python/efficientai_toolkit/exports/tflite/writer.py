@@ -64,9 +64,7 @@ class TfliteWriter(GraphWriter):
         if kind == "auto":
             kind = "int8" if is_quantized(parameters) else {"float16": "f16"}.get(model.dtype, "f32")
         graph = Graph()
-        weights = Weights(
-            graph, parameters, kind=kind, rounds_activations=_LEVELS[config.accuracy_level]
-        )
+        weights = Weights(graph, parameters, kind=kind, rounds_activations=_LEVELS[config.accuracy_level])
         self._check_size(weights.size() + Positions.size(outline))
 
         def fill(folder: Path) -> None:
