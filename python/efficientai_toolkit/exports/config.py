@@ -25,15 +25,16 @@ class ExportConfig(Config):
     ] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
-        "onnxruntime-genai, coreml for Apple's devices, tflite for LiteRT, awq, gptq or compressed-tensors for "
-        "vLLM and transformers, or safetensors, numbers in Hugging Face format",
+        "onnxruntime-genai, coreml for Apple's devices, tflite for LiteRT, awq, gptq or compressed-tensors "
+        "for vLLM and transformers, or safetensors, numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
         "int8, qdq (8 bits in standard operators), or auto; coreml: f16, int8, int4, palette4 (16 numbers "
-        "for 32 rows), or auto; tflite: f32, f16, int8, int4, or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "for 32 rows), or auto; tflite: f32, f16, int8, int4, or auto; "
+        "awq: int4, or auto; gptq: int4, int8, or auto, "
         "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
         "f16, bf16, or auto, the model's own",
     )
@@ -60,8 +61,8 @@ class ExportConfig(Config):
     )
     context_length: int | None = setting(
         None,
-        "tokens that a program has room for: in its cache (coreml; default: those of the model, at most 2048), "
-        "or at all (tflite, which computes for as many; at most 128)",
+        "tokens that a program has room for: in its cache (coreml; default: those of the model, at most "
+        "2048), or at all (tflite, which always computes as many; at most 128)",
     )
     swift: bool = setting(False, "make the output a Swift package that loads the program (coreml)")
     checkpoint_format: Literal["gptq", "gptq_v2"] = setting(

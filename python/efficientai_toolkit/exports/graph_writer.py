@@ -24,8 +24,8 @@ class GraphWriter(Writer):
             raise ConfigError(message)
         if config.calibration is not None:
             message = (
-                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with it "
-                "first (quantized-model-benchmarks:quantize) and export the result"
+                f"`calibration` has no effect on {config.format}: leave it out, or quantize the model with "
+                "it first (quantized-model-benchmarks:quantize) and export the result"
             )
             raise ConfigError(message)
 

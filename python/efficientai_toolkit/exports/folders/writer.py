@@ -27,7 +27,7 @@ class FolderWriter(Writer):
     """Writes configuration, tokenizer, chat templates and weights."""
 
     def check(self) -> None:
-        """Refuse adapters alone, calibration, and folders that hold something else."""
+        """Refuse adapters alone, and calibration."""
         config = self.job.config
         if not config.merge_adapter:
             message = (

@@ -164,7 +164,7 @@ class Graph:
 
 
 def _aligned(schema: Any, array: "NDArray[Any]") -> Any:
-    """Return a buffer whose bytes begin where runtimes expect them; the object of the schema does not care."""
+    """Return a buffer whose bytes begin where runtimes expect them, unlike those of the schema."""
 
     class Buffer(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> int:  # noqa: N802

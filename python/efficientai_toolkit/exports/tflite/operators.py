@@ -83,16 +83,8 @@ class Operators:
         start = 0
         for size in sizes:
             begin, shape = [0] * (len(x.shape) - 1) + [start], (*x.shape[:-1], size)
-            parts.append(
-                self.graph.op(
-                    "SLICE",
-                    x,
-                    self._integers(begin),
-                    self._integers(shape),
-                    shape=shape,
-                    options="SliceOptions",
-                )  # fmt: skip
-            )
+            place = (self._integers(begin), self._integers(shape))
+            parts.append(self.graph.op("SLICE", x, *place, shape=shape, options="SliceOptions"))
             start += size
         return parts
 

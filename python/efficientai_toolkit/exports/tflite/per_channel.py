@@ -33,10 +33,7 @@ def round_rows(matrix: "NDArray[np.float32]", bits: int) -> PerChannel:
     rows = max(_CHUNK // matrix.shape[1], 1)
     found = [_round(matrix[start : start + rows], bits) for start in range(0, len(matrix), rows)]
     codes = np.concatenate([codes for codes, _ in found]).view(np.uint8)
-    if bits == 8:  # noqa: PLR2004
-        packed = codes
-    else:
-        packed = blocks.pack(codes & np.uint8((1 << bits) - 1), bits)
+    packed = blocks.pack(codes & np.uint8((1 << bits) - 1), bits)
     return PerChannel(codes=packed, scales=np.concatenate([scales for _, scales in found]))
 
 

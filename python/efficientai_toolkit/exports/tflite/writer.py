@@ -98,8 +98,8 @@ class TfliteWriter(GraphWriter):
             notes.append(f"type {kind}, the closest to the model's own numbers")
         if outline.context_length < outline.model_context_length:
             notes.append(
-                f"texts have at most {outline.context_length} tokens, not {outline.model_context_length}, and "
-                "each call computes as many (`context_length`)"
+                f"texts have at most {outline.context_length} tokens, not {outline.model_context_length}, "
+                "and each call computes as many (`context_length`)"
             )
         rounded = len(parameters.formats) if kind in BITS else 0
         if rounded:

@@ -96,6 +96,7 @@ def export(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     config = ExportConfig(**request["configs"][0])
     output = _begin_anew(request)
     if FORMATS[config.format].suffix:
+        output.mkdir(parents=True)
         output /= Path(str(replace(config, output=None).with_defaults_filled().output)).name
     result = run.export(replace(config, output=str(output)), callback=report_to(emit), show_progress=False)
     told = {name: value for name, value in asdict(result).items() if name != "path"}
