@@ -23,7 +23,7 @@ from efficientai_toolkit.exports import blocks
 from efficientai_toolkit.exports.comparison import sample_ids
 from efficientai_toolkit.exports.tflite import Session
 from efficientai_toolkit.exports.tflite.decoder import Decoder
-from efficientai_toolkit.exports.tflite.per_channel import round_rows
+from efficientai_toolkit.exports.tflite.rounding import round_rows
 from support.decoders import FAMILIES, random_adapter, random_decoder
 
 IDS = np.random.default_rng(3).integers(1, 2048, size=(1, 21))
@@ -48,7 +48,7 @@ def read(folder: Path) -> Any:
 
 
 def codes_of(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Codes, scales and bits of the matrices in a file."""
+    """Codes, scales of their columns and bits of the matrices in a file."""
     model = read(folder)
     bits = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4}
     found = {}
@@ -59,11 +59,17 @@ def codes_of(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
             if bits[tensor.type] == 4:
                 codes = blocks.unpack(packed[None], 4)[0].astype(np.int8)
                 codes = np.where(codes > 7, codes - 16, codes).astype(np.int8)
-            shape = tensor.shape
-            assert tensor.quantization.quantizedDimension == 0
-            assert not np.any(tensor.quantization.zeroPoint)
+            details = tensor.quantization
+            assert details.quantizedDimension == 0
+            if details.detailsType == schema.QuantizationDetails.BlockwiseQuantization:
+                scales = model.subgraphs[0].tensors[details.details.scales]
+                half = model.buffers[scales.buffer].data.view(np.float16).astype(np.float32)
+                factors = np.repeat(half.reshape(scales.shape), details.details.blockSize, axis=1)
+            else:
+                assert not np.any(details.zeroPoint)
+                factors = details.scale[:, None]
             name = tensor.name.decode()
-            found[name] = (codes.reshape(shape), tensor.quantization.scale, bits[tensor.type])
+            found[name] = (codes.reshape(tensor.shape), factors, bits[tensor.type])
     return found
 
 
@@ -71,7 +77,7 @@ def with_codes(source: Path, folder: Path, target: Path) -> Path:
     """The model whose weights are what the codes in ``folder`` stand for."""
     coded = codes_of(folder)
     weights = {
-        name: coded[name][0] * coded[name][1][:, None] if name in coded else value
+        name: coded[name][0] * coded[name][1] if name in coded else value
         for name, value in load_file(source / "model.safetensors").items()
     }
     target.mkdir()
@@ -157,6 +163,25 @@ def test_files_compute_with_the_codes_that_they_hold(kind: str, family: str, tmp
         rounded = with_codes(model, output, tmp_path / f"rounded-{level}")
         assert distance(Session(output).logits(IDS), eat.load(rounded)[0](IDS)) < limit
     assert {bits for _, _, bits in codes_of(output).values()} == {8, int(kind[3:])}
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_groups_have_a_scale_each(size: int, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tflite"
+    export(source, output, type="int4", group_size=size)
+    rounded = eat.load(with_codes(source, output, tmp_path / "rounded"))[0](IDS)
+    found = Session(output).logits(IDS)
+    assert distance(found, rounded) < 0.04
+    export(source, tmp_path / "rows", type="int4")
+    expected = eat.load(source)[0](IDS)
+    if size == 32:
+        assert error(found, expected) < error(Session(tmp_path / "rows").logits(IDS), expected)
+    for name, value in load_file(source / "model.safetensors").items():
+        if ".layers." in name and value.ndim == 2:
+            codes, scales, bits = codes_of(output)[name]
+            assert bits == 4
+            assert len(np.unique(scales[0])) == value.shape[1] // size
+            assert error(codes * scales, value) < 0.13
 
 
 def test_codes_of_8_bits_are_those_of_the_quantizer_of_litert(source: Path, tmp_path: Path) -> None:
@@ -268,6 +293,8 @@ def refusals(folder: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
     plain = random_decoder(folder / "plain", "llama")
     yield plain, {"type": "qdq"}, "`type` must be one of auto, f32, f16, int8, int4"
     yield plain, {"accuracy_level": 2}, r"`accuracy_level` 2 is none of LiteRT's"
+    groups = {"type": "int4", "group_size": 32, "accuracy_level": 1}
+    yield plain, groups, "`accuracy_level` 1 does not go with `group_size`"
     yield plain, {"calibration": str(folder)}, "`calibration` has no effect on tflite"
     yield plain, {"context_length": 129}, "`context_length` 129 is more than the 128 tokens"
     yield plain, {"output": folder / "here" / "model.tflite"}, r"the output is a folder, with model\.tflite"

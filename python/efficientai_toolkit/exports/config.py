@@ -47,7 +47,7 @@ class ExportConfig(Config):
     group_size: int | None = setting(
         None,
         "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128 (default: 64; "
-        "coreml: 32)",
+        "coreml: 32; tflite, int4 only: the whole row)",
     )
     accuracy_level: int = setting(
         4,

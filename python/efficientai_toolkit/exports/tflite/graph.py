@@ -65,12 +65,22 @@ class Graph:
         return self._tensor(name, array.shape, _TYPES[str(array.dtype)], self._buffer(array))
 
     def coded(
-        self, name: str, codes: "NDArray[np.uint8]", shape: tuple[int, int], scales: Any, bits: int
+        self, name: str, codes: "NDArray[np.uint8]", shape: tuple[int, int], scales: "NDArray[Any]", bits: int
     ) -> Tensor:
-        """Add packed codes with a scale for each row."""
-        details = self._schema.QuantizationParametersT(
-            scale=scales, zeroPoint=np.zeros(len(scales), np.int64), quantizedDimension=0
-        )
+        """Add packed codes with a scale for each row, or ``[rows, blocks]`` for each block of columns."""
+        schema = self._schema
+        if scales.ndim == 1:
+            details = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
+        else:
+            details = schema.QuantizationParametersT(
+                detailsType=schema.QuantizationDetails.BlockwiseQuantization,
+                details=schema.BlockwiseQuantizationT(
+                    scales=self.constant(f"{name}.scales", scales).index,
+                    # Zero is the middle of all codes.
+                    zeroPoints=-1,
+                    blockSize=shape[1] // scales.shape[1],
+                ),
+            )
         return self._tensor(name, shape, _CODES[bits], self._buffer(codes), details)
 
     def op(
@@ -106,7 +116,8 @@ class Graph:
         import flatbuffers
 
         weights = sum(each.data.nbytes for each in self._buffers if each.data is not None)
-        scales = sum(12 * len(each.quantization.scale) for each in self._tensors if each.quantization)
+        details = [each.quantization for each in self._tensors if each.quantization]
+        scales = sum(12 * len(each.scale) for each in details if each.scale is not None)
         parts = _EACH * (len(self._tensors) + len(self._operators))
         builder: Any = flatbuffers.Builder(weights + scales + parts + _BEYOND)
         builder.Finish(self._model().Pack(builder), b"TFL3")

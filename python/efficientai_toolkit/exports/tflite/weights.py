@@ -8,11 +8,14 @@ import numpy as np
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.parameters import EMBEDDINGS, HEAD, Parameters
 from efficientai_toolkit.exports.tflite.graph import Graph, Tensor
-from efficientai_toolkit.exports.tflite.per_channel import round_rows
+from efficientai_toolkit.exports.tflite.rounding import round_blocks, round_rows
 from efficientai_toolkit.exports.types import BITS, is_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_CODED = 13
+"""Version of the operator that multiplies codes with a scale for each row or block."""
 
 _NUMBERS = {"f32": "float32", "f16": "float16"}
 
@@ -21,16 +24,26 @@ class Weights:
     """Adds linear layers and token embeddings in a number format.
 
     With ``rounds_activations``, products with codes are those of integers: the runtime rounds each row of
-    activations to 8 bits. Otherwise codes become numbers first.
+    activations to 8 bits. Otherwise codes become numbers first. Codes of 4 bits have a scale for each
+    ``block_size`` columns, or for each row if that is ``None``.
     """
 
-    def __init__(self, graph: Graph, parameters: Parameters, *, kind: str, rounds_activations: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        parameters: Parameters,
+        *,
+        kind: str,
+        rounds_activations: bool,
+        block_size: int | None,
+    ) -> None:
         self.parameters = parameters
         self.types: dict[str, int] = {}
         """Number of tensors of each type."""
         self._graph = graph
         self._kind = kind
         self._rounds_activations = rounds_activations
+        self._block_size = block_size
         self._matrices: dict[str, Tensor] = {}
         self._numbers: dict[str, Tensor] = {}
 
@@ -53,8 +66,7 @@ class Weights:
             stored if self._kind == "f32" or is_coded else self._decoded(path, stored),
             self.vector(f"{path}.bias") if has_bias else None,
             shape=(x.shape[0], stored.shape[0]),
-            # The first that multiplies codes with a scale for each row.
-            version=12 if is_coded else 1,
+            version=_CODED if is_coded else 1,
             options="FullyConnectedOptions",
             asymmetricQuantizeInputs=is_coded,
         )
@@ -91,28 +103,37 @@ class Weights:
             return self._graph.constant(name, self._narrow(path, matrix))
         bits = self._bits(path)
         self._count(f"int{bits}")
-        found = round_rows(matrix, bits)
+        if bits == BITS["int8"] or self._block_size is None:
+            found = round_rows(matrix, bits)
+        else:
+            self._check_range(path, matrix, "float16", "int8")
+            found = round_blocks(matrix, bits, self._block_size)
         rows, columns = matrix.shape
         return self._graph.coded(name, found.codes, (rows, columns), found.scales, bits)
 
     def _bits(self, path: str) -> int:
         """Return the bits of a matrix. Errors of the embeddings and the head count most."""
-        columns = self.parameters.size(path)[1]
-        # Rows of codes begin at bytes.
-        return BITS["int8"] if path in (EMBEDDINGS, HEAD) or columns % 2 else BITS[self._kind]
+        # Rows of codes begin at bytes, and hold whole blocks.
+        rest = self.parameters.size(path)[1] % (self._block_size or 2)
+        return BITS["int8"] if path in (EMBEDDINGS, HEAD) or rest else BITS[self._kind]
 
     def _size(self, path: str) -> int:
         rows, columns = self.parameters.size(path)
         if self._kind in BITS:
-            return rows * (columns * self._bits(path) // 8 + 12)
+            # Scales, and zero points of rows.
+            details = 2 * columns // self._block_size if self._block_size else 12
+            return rows * (columns * self._bits(path) // 8 + max(details, 12))
         return rows * columns * np.dtype(_NUMBERS[self._kind]).itemsize
 
     def _narrow(self, path: str, matrix: "NDArray[np.float32]") -> "NDArray[np.floating]":
         dtype = _NUMBERS[self._kind]
-        if np.abs(matrix).max(initial=0) > np.finfo(dtype).max:
-            message = f"weights of {path} are too large for {dtype}: choose f32"
-            raise ConfigError(message)
+        self._check_range(path, matrix, dtype, "f32")
         return matrix.astype(dtype, copy=False)
+
+    def _check_range(self, path: str, matrix: "NDArray[np.float32]", dtype: str, other: str) -> None:
+        if np.abs(matrix).max(initial=0) > np.finfo(dtype).max:
+            message = f"weights of {path} are too large for {dtype}: choose {other}"
+            raise ConfigError(message)
 
     def _decoded(self, path: str, stored: Tensor) -> Tensor:
         """Add the numbers of a weight; runtimes compute them once."""

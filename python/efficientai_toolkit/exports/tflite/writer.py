@@ -64,7 +64,13 @@ class TfliteWriter(GraphWriter):
         if kind == "auto":
             kind = "int8" if is_quantized(parameters) else {"float16": "f16"}.get(model.dtype, "f32")
         graph = Graph()
-        weights = Weights(graph, parameters, kind=kind, rounds_activations=_LEVELS[config.accuracy_level])
+        weights = Weights(
+            graph,
+            parameters,
+            kind=kind,
+            rounds_activations=_LEVELS[config.accuracy_level],
+            block_size=self._block_size(kind),
+        )
         self._check_size(weights.size() + Positions.size(outline))
 
         def fill(folder: Path) -> None:
@@ -82,6 +88,19 @@ class TfliteWriter(GraphWriter):
 
         model, _ = self.load()
         return Verified(largest_difference=compare(model, self.job.output), compared="logits")
+
+    def _block_size(self, kind: str) -> int | None:
+        """Return ``group_size``, which codes of 4 bits have if it is set."""
+        config = self.job.config
+        if kind != "int4" or config.group_size is None:
+            return None
+        if not _LEVELS[config.accuracy_level]:
+            message = (
+                f"`accuracy_level` {config.accuracy_level} does not go with `group_size`: LiteRT multiplies "
+                "int4 weights in groups with activations rounded to 8 bits (4)"
+            )
+            raise ConfigError(message)
+        return config.group_size
 
     def _check_size(self, size: int) -> None:
         if size > _LIMIT:
@@ -101,10 +120,9 @@ class TfliteWriter(GraphWriter):
                 f"texts have at most {outline.context_length} tokens, not {outline.model_context_length}, "
                 "and each call computes as many (`context_length`)"
             )
-        rounded = len(parameters.formats) if kind in BITS else 0
-        if rounded:
+        if kind in BITS and parameters.formats:
             notes.append(
-                f"{rounded:,} quantized layers were rounded again, with one scale for each row instead of "
-                "one for each group"
+                f"{len(parameters.formats):,} quantized layers were rounded again: LiteRT has scales for "
+                "rows, and groups whose zero is the middle of all codes"
             )
         return notes
