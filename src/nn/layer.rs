@@ -30,9 +30,9 @@ pub trait Mixer: ModuleParameters + Send + 'static {
         None
     }
 
-    /// Those of attention whose only parameters are projections and norms of heads; all, unless it says otherwise.
+    /// Those of attention whose only parameters are projections and norms of heads.
     fn plain_heads(&self) -> Option<&Heads> {
-        self.heads()
+        None
     }
 }
 
