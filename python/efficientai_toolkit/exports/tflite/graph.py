@@ -1,7 +1,7 @@
 """Graphs under construction, in the objects of LiteRT's schema."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -113,12 +113,11 @@ class Graph:
 
     def save(self, file: BinaryIO) -> None:
         """Write the file. Weights are given up on the way, so that they are in memory once."""
-        import flatbuffers
-
         weights = sum(each.data.nbytes for each in self._buffers if each.data is not None)
         details = [each.quantization for each in self._tensors if each.quantization]
         scales = sum(12 * len(each.scale) for each in details if each.scale is not None)
         parts = _EACH * (len(self._tensors) + len(self._operators))
+        flatbuffers = require("flatbuffers", extra="tflite", purpose="the LiteRT export")
         builder: Any = flatbuffers.Builder(weights + scales + parts + _BEYOND)
         builder.Finish(self._model().Pack(builder), b"TFL3")
         file.write(memoryview(builder.Bytes)[builder.Head() :])
@@ -179,16 +178,16 @@ def _aligned(schema: Any, array: "NDArray[Any]") -> Any:
 
     class Buffer(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> int:  # noqa: N802
-            data = self.data.view(np.uint8)
+            data = cast("NDArray[np.uint8]", self.data)
             builder.StartVector(1, len(data), _ALIGNMENT)
             head = builder.Head() - len(data)
             builder.head = head
             builder.Bytes[head : head + len(data)] = data.data
-            self.data = None
+            self.data: object = None
             vector = builder.EndVector()
             schema.BufferStart(builder)
             schema.BufferAddData(builder, vector)
             found: int = schema.BufferEnd(builder)
             return found
 
-    return Buffer(np.ascontiguousarray(array).reshape(-1))
+    return Buffer(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -1,7 +1,7 @@
 """Codes of signed integers with one scale for each row of a matrix, or for each block of columns."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -60,9 +60,11 @@ def _round(matrix: "NDArray[np.float32]", bits: int, dtype: str) -> "tuple[NDArr
     for share in _SHARES[bits]:
         tried = np.maximum(steps * share, least_step).astype(dtype).astype(np.float32)
         errors = np.square(_nearest(matrix, tried, top) * tried - matrix).sum(axis=1, keepdims=True)
-        best, least = np.where(errors <= least, tried, best), np.minimum(errors, least)
+        best = cast("NDArray[np.float32]", np.where(errors <= least, tried, best))
+        least = np.minimum(errors, least)
     return _nearest(matrix, best, top).astype(np.int8), best[:, 0].astype(dtype)
 
 
 def _nearest(matrix: "NDArray[np.float32]", steps: "NDArray[np.float32]", top: int) -> "NDArray[np.float32]":
-    return np.clip(np.rint(matrix / steps), -top, top)
+    nearest: NDArray[np.float32] = np.clip(np.rint(matrix / steps), -top, top)
+    return nearest
