@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -11,13 +12,15 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import efficientai_toolkit as eat
+from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.cli import main
-from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exceptions import ConfigError, DeploymentError
 from efficientai_toolkit.exports import FORMATS, ExportConfig
 from efficientai_toolkit.exports.card import read_card
 from efficientai_toolkit.exports.writer import Writer
 
-COMMANDS = ["lora-finetuning-mlx:export", "quantized-model-benchmarks:export"]
+NAMESPACES = ("lora-finetuning-mlx", "quantized-model-benchmarks", "cpu-model-compression")
+COMMANDS = [f"{namespace}:export" for namespace in NAMESPACES]
 
 
 def test_the_choices_are_the_table() -> None:
@@ -97,6 +100,46 @@ def test_the_command_tells_sizes_and_difference(
     assert "verified  no" in capsys.readouterr().out
     assert main([command, "--output", str(output)]) == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_that_exist_stay(name: str, tmp_path: Path) -> None:
+    output, other = tmp_path / "output", tmp_path / "other"
+    if FORMATS[name].suffix:
+        output.write_text("mine")
+        kept = output
+        other.mkdir()
+    else:
+        output.mkdir()
+        kept = output / "mine.txt"
+        kept.write_text("mine")
+        other.write_text("mine")
+    with pytest.raises(DeploymentError, match="exists"):
+        eat.export(format=name, output=output)
+    assert kept.read_text() == "mine"
+    # A folder is never replaced by a file, or the other way round.
+    with pytest.raises(DeploymentError, match="but the format is a"):
+        eat.export(format=name, output=other, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "output"]
+    if not FORMATS[name].suffix:
+        with pytest.raises(DeploymentError, match="holds no model, and would be replaced"):
+            eat.export(format=name, output=output, overwrite=True)
+        kept.rename(output / "config.json")
+    eat.export(format=name, output=output, verify="off", overwrite=True)
+    assert output.is_dir() or output.read_bytes()[:4] == b"GGUF"
+    assert not output.is_dir() or (output / "config.json").read_text() != "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "output"]
+
+
+@pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if not each.suffix])
+def test_what_is_exported_is_not_replaced(name: str, tmp_path: Path) -> None:
+    model = tmp_path / "models" / "mine"
+    shutil.copytree(MODEL, model)
+    before = sorted(path.name for path in model.iterdir())
+    for output in (model, model.parent):
+        with pytest.raises(DeploymentError, match=r"holds .*mine, which is exported: choose another output"):
+            eat.export(model, format=name, output=output, overwrite=True)
+    assert sorted(path.name for path in model.iterdir()) == before
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:

@@ -171,6 +171,8 @@ def test_lines_of_a_log_are_bounded() -> None:
     [
         ("evaluate", {"model_path": "embedded", "limit": 2, "metrics": ["perplexity"]}),
         ("quantize", {"technique": "rtn"}),
+        ("export", {"type": "q8_0"}),
+        ("export", {"format": "safetensors", "calibration": None}),
         pytest.param("select", {"data": "data/rows.jsonl", "fraction": 0.5}, marks=pytest.mark.slow),
         pytest.param("optimize", TINY | {"trials": 2}, marks=pytest.mark.slow),
         pytest.param("compare", TINY | {"methods": ["lora", "dora"]}, marks=pytest.mark.slow),

@@ -16,7 +16,7 @@ NO_PATHS = {
     # Names of layers, columns, metrics and patterns; templates and texts.
     "rank_pattern", "target_modules", "layers", "columns", "metrics", "objectives", "methods", "stop",
     "prompt", "reference", "answer", "prompt_tuning_init_text", "lora_init", "lr_table",
-    "chat_template_kwargs", "techniques",
+    "chat_template_kwargs", "techniques", "type",
 }  # fmt: skip
 """Settings of text that name no file."""
 
@@ -68,7 +68,8 @@ def test_the_runners_of_all_kinds_exist() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("train", "data"), ("train", "model_path"), ("train", "init_adapter"), ("evaluate", "data"),
-     ("quantize", "calibration"), ("quantize", "importance"), ("optimize", "search_space"),
+     ("quantize", "calibration"), ("quantize", "importance"), ("export", "calibration"),
+     ("optimize", "search_space"),
      ("benchmark", "models"), ("benchmark", "tasks")],
 )  # fmt: skip
 def test_paths_outside_are_refused(jobs: Jobs, kind: str, name: str, path: str) -> None:

@@ -342,19 +342,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
         here.rmdir()
 
 
-def test_outputs_that_exist_stay(source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "onnx"
-    output.mkdir()
-    (output / "mine.txt").write_text("mine")
-    with pytest.raises(DeploymentError, match="exists"):
-        export(source, output, type="f32")
-    assert [path.name for path in output.iterdir()] == ["mine.txt"]
-    export(source, output, type="f32", overwrite=True)
-    assert (output / "model.onnx").exists()
-    assert not (output / "mine.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
-
-
 def test_a_failure_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         message = "no space"

@@ -303,6 +303,9 @@ def test_an_adapter_is_registered_packed_and_merged(bench: Workbench, trained: J
     merged = finish(bench, bench.list_jobs("fuse")[0])
     models.register(bench, f"fuse: {merged.output.rpartition('/')[2]}", "merged")
     assert "merged" in bench.list_models()
+    tab.export("merged", "safetensors")
+    exported = finish(bench, bench.list_jobs("export")[0])
+    assert (bench.workspace.path / exported.output / "model.safetensors").is_file()
     check = bench.jobs.submit("validate", {"model_path": "merged", "data": trained.settings["data"]})
     assert finish(bench, check).result is not None
     assert "keeps" in models.render_work(bench)

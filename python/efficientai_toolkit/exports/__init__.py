@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from efficientai_toolkit.exports import onnx
+    from efficientai_toolkit.exports import onnx, tflite
     from efficientai_toolkit.exports.config import ExportConfig
     from efficientai_toolkit.exports.formats import FORMATS
     from efficientai_toolkit.exports.result import ExportResult
     from efficientai_toolkit.exports.run import export
 
-__all__ = ["FORMATS", "ExportConfig", "ExportResult", "export", "onnx"]
+__all__ = ["FORMATS", "ExportConfig", "ExportResult", "export", "onnx", "tflite"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
@@ -26,5 +26,6 @@ if not TYPE_CHECKING:
             "ExportResult": "exports.result:ExportResult",
             "export": "exports.run:export",
             "onnx": "exports.onnx",
+            "tflite": "exports.tflite",
         },
     )

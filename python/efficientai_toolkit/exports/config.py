@@ -20,18 +20,21 @@ class ExportConfig(Config):
     adapter_path: str | None = setting(
         None, "folder or hub id of a LoRA adapter, which is merged into the exported weights"
     )
-    format: Literal["gguf", "onnx", "coreml", "awq", "gptq", "compressed-tensors", "safetensors"] = setting(
+    format: Literal[
+        "gguf", "onnx", "coreml", "tflite", "awq", "gptq", "compressed-tensors", "safetensors"
+    ] = setting(
         "gguf",
         "format to write: gguf for llama.cpp, Ollama and LM Studio, onnx for onnxruntime and "
-        "onnxruntime-genai, coreml for Apple's devices, awq, gptq or compressed-tensors for vLLM and "
-        "transformers, or safetensors, numbers in Hugging Face format",
+        "onnxruntime-genai, coreml for Apple's devices, tflite for LiteRT, awq, gptq or compressed-tensors "
+        "for vLLM and transformers, or safetensors, numbers in Hugging Face format",
     )
     type: str | None = setting(
         None,
         "number format of the weights; gguf: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
         "the mixtures q4_k_m and q5_k_m, or auto, the closest to the model's own; onnx: f32, f16, int4, "
         "int8, qdq (8 bits in standard operators), or auto; coreml: f16, int8, int4, palette4 (16 numbers "
-        "for 32 rows), or auto; awq: int4, or auto; gptq: int4, int8, or auto, "
+        "for 32 rows), or auto; tflite: f32, f16, int8, int4, or auto; "
+        "awq: int4, or auto; gptq: int4, int8, or auto, "
         "the model's own; compressed-tensors: these and w8a8 (8 bits, activations too); safetensors: f32, "
         "f16, bf16, or auto, the model's own",
     )
@@ -44,12 +47,12 @@ class ExportConfig(Config):
     group_size: int | None = setting(
         None,
         "columns that share a scale where dense weights become int4 or int8: 32, 64 or 128 (default: 64; "
-        "coreml: 32)",
+        "coreml: 32; tflite, int4 only: the whole row)",
     )
     accuracy_level: int = setting(
         4,
-        "precision of products with int4 and int8 weights (onnx): 0, that of the runtime, 1 float32, "
-        "2 float16, 3 bfloat16, or 4, the fastest, with activations rounded to 8 bits",
+        "precision of products with int4 and int8 weights (onnx, tflite): 0, that of the runtime, 1 float32, "
+        "2 float16 (onnx), 3 bfloat16 (onnx), or 4, the fastest, with activations rounded to 8 bits",
     )
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = setting(
         "iOS18",
@@ -57,7 +60,9 @@ class ExportConfig(Config):
         "no cache of keys and values, and no int4",
     )
     context_length: int | None = setting(
-        None, "tokens that the cache has room for (coreml; default: those of the model, at most 2048)"
+        None,
+        "tokens that a program has room for: in its cache (coreml; default: those of the model, at most "
+        "2048), or at all (tflite, which always computes as many; at most 128)",
     )
     swift: bool = setting(False, "make the output a Swift package that loads the program (coreml)")
     checkpoint_format: Literal["gptq", "gptq_v2"] = setting(

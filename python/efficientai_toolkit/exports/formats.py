@@ -63,6 +63,12 @@ FORMATS: Mapping[str, Format] = {
         suffix="",
         group_size=32,
     ),
+    "tflite": Format(
+        summary="LiteRT (TensorFlow Lite)",
+        module="tflite.writer:TfliteWriter",
+        types=("auto", "f32", "f16", "int8", "int4"),
+        suffix="",
+    ),
     "awq": Format(
         summary="vLLM and transformers, 4 bits",
         module="folders.quantized:AwqWriter",

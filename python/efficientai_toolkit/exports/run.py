@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from efficientai_toolkit import hub
-from efficientai_toolkit._base.files import refuse_link
-from efficientai_toolkit._base.writable import check_writable
 from efficientai_toolkit.callbacks.base import Callback, as_callback
 from efficientai_toolkit.callbacks.events import Event, parse_event
-from efficientai_toolkit.exceptions import ConfigError, DeploymentError
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.config import ExportConfig
 from efficientai_toolkit.exports.formats import FORMATS, Format
+from efficientai_toolkit.exports.outputs import check_output, check_sources
 from efficientai_toolkit.exports.result import ExportResult
 from efficientai_toolkit.exports.writer import Job, Writer
 
@@ -62,7 +61,7 @@ def export(
     DatasetError, ModelLoadingError
         If the calibration text or the model cannot be read.
     DeploymentError
-        If the output exists. After any error, nothing is left behind.
+        If the output exists, or holds what is exported. After any error, nothing is left behind.
     """
     begin = time.perf_counter()
     given = None
@@ -77,7 +76,7 @@ def export(
     config = config.with_defaults_filled()
     output = Path(str(config.output))
     chosen = FORMATS[config.format]
-    _check_output(output, chosen, overwrite=config.overwrite)
+    check_output(output, chosen, overwrite=config.overwrite)
     receiver = as_callback(callback)
 
     def observe(text: str) -> None:
@@ -86,6 +85,7 @@ def export(
     try:
         source = hub.resolve(str(config.model_path), show_progress=show_progress)
         adapter = config.adapter_path and hub.resolve(config.adapter_path, show_progress=show_progress)
+        check_sources(output, source, *([Path(adapter)] if adapter else []))
         job = Job(
             config=config,
             source=source,
@@ -125,18 +125,6 @@ def _pair(model: "Model", tokenizer: "Tokenizer | None") -> "tuple[Model, Tokeni
 def _find_writer(chosen: Format) -> type[Writer]:
     module, _, name = chosen.module.partition(":")
     return cast("type[Writer]", getattr(import_module(f"{__package__}.{module}"), name))
-
-
-def _check_output(output: Path, chosen: Format, *, overwrite: bool) -> None:
-    refuse_link(output)
-    if output.exists() and not overwrite:
-        message = f"{output} exists: choose another output, or replace it with --overwrite (overwrite=True)"
-        raise DeploymentError(message)
-    if output.exists() and output.is_dir() == bool(chosen.suffix):
-        is_, expected = ("a folder", "a file") if output.is_dir() else ("a file", "a folder")
-        message = f"{output} is {is_}, but the format is {expected}: choose another output"
-        raise DeploymentError(message)
-    check_writable(output.absolute().parent)
 
 
 def _measure(path: Path) -> int:

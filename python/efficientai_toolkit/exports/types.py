@@ -48,10 +48,7 @@ def choose_type(
     ConfigError
         If a weight does not fit it, or the graph has no place for a parameter.
     """
-    for parameter in parameters.shapes:
-        if not (_MATRIX.fullmatch(parameter) or _NORM.fullmatch(parameter)):
-            message = f"{model.path}: the {choices.title} export has no place for the parameter {parameter}"
-            raise ConfigError(message)
+    check_places(model, parameters, title=choices.title)
     if name == "auto":
         return _closest(model, parameters, choices)
     if name in BITS:
@@ -60,12 +57,31 @@ def choose_type(
     return name
 
 
-def _closest(model: "Model", parameters: Parameters, choices: Choices) -> str:
-    """Return the type that keeps most of the matrices as they are."""
+def check_places(model: "Model", parameters: Parameters, *, title: str) -> None:
+    """Check that the graph of the format called ``title`` has a place for every parameter.
+
+    Raises
+    ------
+    ConfigError
+        If one is left.
+    """
+    for parameter in parameters.shapes:
+        if not (_MATRIX.fullmatch(parameter) or _NORM.fullmatch(parameter)):
+            message = f"{model.path}: the {title} export has no place for the parameter {parameter}"
+            raise ConfigError(message)
+
+
+def is_quantized(parameters: Parameters) -> bool:
+    """Return whether most weights of matrices are."""
     paths = [name.removesuffix(".weight") for name in parameters.shapes if is_matrix(name)]
     packed = sum(math.prod(parameters.size(path)) for path in paths if path in parameters.formats)
+    return 2 * packed > sum(math.prod(parameters.size(path)) for path in paths)
+
+
+def _closest(model: "Model", parameters: Parameters, choices: Choices) -> str:
+    """Return the type that keeps most of the matrices as they are."""
     is_affine = all(mode == "affine" for mode, _, _ in parameters.formats.values())
-    if is_affine and 2 * packed > sum(math.prod(parameters.size(path)) for path in paths):
+    if is_affine and is_quantized(parameters):
         return _type_of([bits for _, bits, _ in parameters.formats.values()])
     return choices.numbers.get(model.dtype, choices.numbers[""])
 

@@ -198,6 +198,17 @@ KINDS: Mapping[str, Kind] = {
             is_light=True,
         ),
         Kind(
+            name="export",
+            summary="write a model in the format of another program",
+            configs=("efficientai_toolkit.exports.config:ExportConfig",),
+            function="efficientai_toolkit.jobs.work.artifacts:export",
+            paths={
+                "model_path": PathSetting.MODEL,
+                "adapter_path": PathSetting.MODEL,
+                "calibration": PathSetting.FILE,
+            },
+        ),
+        Kind(
             name="download",
             summary="download a model or an adapter from the Hugging Face hub",
             configs=("efficientai_toolkit.jobs.work.artifacts:DownloadConfig",),

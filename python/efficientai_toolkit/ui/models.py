@@ -6,6 +6,7 @@ from typing import Any
 from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.exceptions import ConfigError, ToolkitError
+from efficientai_toolkit.exports.formats import FORMATS
 from efficientai_toolkit.hub import is_hub_id
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.jobs.settings import EMBEDDED
@@ -19,14 +20,18 @@ EMPTY = html.empty(
     "Register a finished run below, or download a model from the Hugging Face hub.",
 )
 
-_WORK = ("download", "fuse", "convert", "quantize")
+_WORK = ("download", "fuse", "convert", "quantize", "export")
 """Kinds of jobs that this tab starts."""
+
+_RESULTS = ("train", *(kind for kind in _WORK if kind != "export"))
+"""Kinds of jobs whose results can be registered: exports are for other programs."""
 
 _TITLES = {
     "download": "Download",
     "fuse": "Merge adapter",
     "convert": "Convert adapter",
     "quantize": "Quantize",
+    "export": "Export",
 }
 _SHOWN = 5
 _COLUMNS = ("version", "kind", "alias", "size", "base", "validation loss", "created")
@@ -83,7 +88,7 @@ def _describe_result(job: Job) -> str:
 
 def list_results(bench: Workbench) -> dict[str, str]:
     """Return what can be registered, with its folder: results of finished jobs."""
-    jobs = [job for job in bench.list_jobs("train", *_WORK) if job.state == "finished"]
+    jobs = [job for job in bench.list_jobs(*_RESULTS) if job.state == "finished"]
     return {
         f"{job.kind}: {job.settings.get('repository') or job.output.rpartition('/')[2]}": str(
             (job.result or {}).get("path") or bench.workspace.path / job.output
@@ -146,6 +151,8 @@ class ModelsTab:
                 model = self._choice("Model", "models-model")
                 bits = gr.Radio([8, 6, 5, 4, 3, 2], value=4, label="Bits per weight")
                 quantize = gr.Button("Quantize model")
+                target = gr.Dropdown(list(FORMATS), value="gguf", label="Format of another program")
+                export = gr.Button("Export model", elem_id="models-export")
             with gr.Column(min_width=300):
                 gr.Markdown("### Put to use")
                 version = self._choice("Registered version", "models-version")
@@ -163,6 +170,7 @@ class ModelsTab:
         merge.click(self.merge, adapter, None, **QUIET)
         convert.click(self.convert, [adapter, kind], None, **QUIET)
         quantize.click(self.quantize, [model, bits], None, **QUIET)
+        export.click(self.export, [model, target], None, **QUIET)
         timer.tick(self.show, [seen, *offered[1:]], [work, seen, *offered], **QUIET)
         return Refresh(self.refresh, offered[1:], offered)
 
@@ -214,6 +222,13 @@ class ModelsTab:
         self._try(
             lambda: self._bench.jobs.submit("quantize", {"model_path": model or "", "bits": int(bits)}),
             "The model cannot be quantized",
+        )
+
+    def export(self, model: str | None, target: str) -> None:
+        """Queue the export of a model."""
+        self._try(
+            lambda: self._bench.jobs.submit("export", {"model_path": model or "", "format": target}),
+            "The model cannot be exported",
         )
 
     def _find(self, name: str | None) -> Adapter:

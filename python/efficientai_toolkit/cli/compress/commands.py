@@ -3,6 +3,7 @@
 COMMANDS = {
     "prune": "remove weights of a model: magnitude, Wanda, SparseGPT; unstructured or N:M",
     "distill": "train a student, such as a pruned model, to predict what a teacher predicts",
+    "export": "write a model in the format of another program, such as GGUF for llama.cpp",
     "validate": "check environment, model, settings and calibration text before a run",
     "info": "explain compression, its commands and defaults",
 }

@@ -13,7 +13,7 @@ from efficientai_toolkit.exports.result import ExportResult
 
 GROUPS = {
     "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
-    "Core ML": ("minimum_deployment_target", "context_length", "swift"),
+    "Core ML": ("minimum_deployment_target", "swift"),
 }
 """Fields of :class:`ExportConfig` by title; others concern every export."""
 

@@ -3,20 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficientai_toolkit._base.files import replace_folder, write_json
+from efficientai_toolkit._base.files import replace_folder
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.coreml import package, swift
 from efficientai_toolkit.exports.coreml.library import import_coremltools
 from efficientai_toolkit.exports.coreml.targets import TARGETS, Target, check_type
 from efficientai_toolkit.exports.coreml.weights import Weights
+from efficientai_toolkit.exports.description import write_description
+from efficientai_toolkit.exports.graph_writer import GraphWriter
 from efficientai_toolkit.exports.outline import Outline, describe
 from efficientai_toolkit.exports.parameters import Parameters
 from efficientai_toolkit.exports.types import Choices, choose_type
-from efficientai_toolkit.exports.writer import Verified, Writer, Written
-from efficientai_toolkit.models.loading import load
+from efficientai_toolkit.exports.writer import Verified, Written
 
 if TYPE_CHECKING:
-    from efficientai_toolkit._core.models import Model, Tokenizer
+    from efficientai_toolkit._core.models import Model
 
 SUFFIX = ".mlpackage"
 """Ending of packages. An output with it is the package alone."""
@@ -30,23 +31,13 @@ _CONTEXT_LENGTH = 2048
 _CHOICES = Choices(title="Core ML", numbers={"": "f16"}, unblocked="f16 or palette4")
 
 
-class CoreMLWriter(Writer):
+class CoreMLWriter(GraphWriter):
     """Writes a package, alone or in a folder with what runs it."""
-
-    _loaded: "tuple[Model, Tokenizer] | None" = None
 
     def check(self) -> None:
         """Refuse adapters alone, calibration, types that the target has not, and missing libraries."""
+        super().check()
         config = self.job.config
-        if not config.merge_adapter:
-            message = "`merge_adapter` is off, but a program holds whole weights: adapters are merged"
-            raise ConfigError(message)
-        if config.calibration is not None:
-            message = (
-                "`calibration` has no effect on coreml: leave it out, or quantize the model with it first "
-                "(quantized-model-benchmarks:quantize) and export the result, whose codes stay as they are"
-            )
-            raise ConfigError(message)
         check_type(str(config.type), config.minimum_deployment_target)
         if config.swift and not self._target.has_state:
             message = (
@@ -66,11 +57,11 @@ class CoreMLWriter(Writer):
         """Write the package, and what lies beside it."""
         config = self.job.config
         target = config.minimum_deployment_target
-        model, tokenizer = self._load()
+        model, tokenizer = self.load()
         parameters = Parameters(model, self.report_parts())
         outline = describe(model, parameters, title="Core ML")
         _check_heads(model, outline)
-        outline = outline.cut(self._context_length(outline))
+        outline = outline.cut(self.choose_length(outline, at_most=_CONTEXT_LENGTH))
         kind = choose_type(
             str(config.type), model, parameters, group_size=config.columns_per_scale, choices=_CHOICES
         )
@@ -100,7 +91,7 @@ class CoreMLWriter(Writer):
                     part.replace(folder / part.name)
                 place.rmdir()
                 return
-            _write_companions(place.parent, model)
+            write_description(place.parent, model)
             if config.swift:
                 swift.write(folder)
 
@@ -111,7 +102,7 @@ class CoreMLWriter(Writer):
         """Read the package back, decode its weights, and compare them with those of the model."""
         from efficientai_toolkit.exports.coreml.verification import compare
 
-        model, _ = self._load()
+        model, _ = self.load()
         path = self.job.output if self._is_alone else self.job.output / self._place
         parameters = Parameters(model, lambda _done, _total: None)
         offset = describe(model, parameters, title="Core ML").blocks[0].norm_offset
@@ -129,25 +120,6 @@ class CoreMLWriter(Writer):
     def _place(self) -> Path:
         """Place of the package in the folder."""
         return (swift.RESOURCES if self.job.config.swift else Path()) / PACKAGE
-
-    def _load(self) -> "tuple[Model, Tokenizer]":
-        """Return the model in float32, so that numbers are rounded once."""
-        job = self.job
-        if job.given is not None:
-            return job.given
-        if self._loaded is None:
-            self._loaded = load(job.source, job.adapter, "float32")
-        return self._loaded
-
-    def _context_length(self, outline: Outline) -> int:
-        wanted = self.job.config.context_length
-        if wanted is not None and wanted > outline.context_length:
-            message = (
-                f"`context_length` {wanted} is more than the {outline.context_length} tokens whose positions "
-                f"{self.job.source} knows"
-            )
-            raise ConfigError(message)
-        return wanted or min(outline.context_length, _CONTEXT_LENGTH)
 
     def _notes(self, kind: str, weights: Weights, outline: Outline) -> list[str]:
         notes = (
@@ -174,10 +146,3 @@ def _check_heads(model: "Model", outline: Outline) -> None:
             f"same number and size of heads, not {sorted(found)}"
         )
         raise ConfigError(message)
-
-
-def _write_companions(folder: Path, model: "Model") -> None:
-    from efficientai_toolkit._engine.core import core
-
-    core.models.copy_description(str(model.path), str(folder))
-    write_json(folder / "config.json", model.config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from efficientai_toolkit._base.files import replace_folder, write_json
-from efficientai_toolkit.exceptions import ConfigError, DeploymentError
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.folders.plan import check_family
 from efficientai_toolkit.exports.folders.shards import Shards, StoredTensors
 from efficientai_toolkit.exports.parameters import Parameters
@@ -27,9 +27,8 @@ class FolderWriter(Writer):
     """Writes configuration, tokenizer, chat templates and weights."""
 
     def check(self) -> None:
-        """Refuse adapters alone, calibration, and folders that hold something else."""
+        """Refuse adapters alone, and calibration."""
         config = self.job.config
-        self._check_output()
         if not config.merge_adapter:
             message = (
                 f"`merge_adapter` is off, but {config.format} is a whole model: adapters in PEFT format are "
@@ -98,17 +97,6 @@ class FolderWriter(Writer):
     def quantization_config(self) -> dict[str, Any] | None:
         """Return what ``config.json`` tells about quantized weights."""
         return None
-
-    def _check_output(self) -> None:
-        """Refuse to replace what is read, and folders that are no models."""
-        output = self.job.output.resolve()
-        for path in (self.job.source, self.job.adapter):
-            if path is not None and path.resolve().is_relative_to(output):
-                message = f"{self.job.output} holds {path}, which is exported: choose another output"
-                raise DeploymentError(message)
-        if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
-            message = f"{self.job.output} holds no model, and would be replaced: choose another output"
-            raise DeploymentError(message)
 
     def _configuration(self, dtype: str, *, tied: bool) -> dict[str, Any]:
         model, _ = self.job.loaded

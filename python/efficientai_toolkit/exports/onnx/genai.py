@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from efficientai_toolkit._base.files import write_json
 from efficientai_toolkit._base.parsing import parse_file
 from efficientai_toolkit.exceptions import ModelLoadingError
+from efficientai_toolkit.exports.description import write_description
 from efficientai_toolkit.exports.outline import Outline
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ _SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
 def write_companions(folder: Path, model: "Model", tokenizer: "Tokenizer", outline: Outline) -> None:
     """Write everything that lies beside the graph into ``folder``."""
-    from efficientai_toolkit._engine.core import core
-
-    core.models.copy_description(str(model.path), str(folder))
-    write_json(folder / "config.json", model.config)
+    write_description(folder, model)
     write_json(folder / CONFIG_FILE, _configuration(model, tokenizer, outline, _recommended(folder)))
 
 

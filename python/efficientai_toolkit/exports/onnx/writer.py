@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from efficientai_toolkit._base.extras import require
 from efficientai_toolkit._base.files import replace_folder
 from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exports.graph_writer import GraphWriter
 from efficientai_toolkit.exports.onnx import genai
 from efficientai_toolkit.exports.onnx.decoder import Decoder
 from efficientai_toolkit.exports.onnx.graph import Graph
@@ -15,8 +16,7 @@ from efficientai_toolkit.exports.onnx.qdq import QdqLinears
 from efficientai_toolkit.exports.outline import Outline, describe
 from efficientai_toolkit.exports.parameters import Parameters
 from efficientai_toolkit.exports.types import BITS, Choices, choose_type
-from efficientai_toolkit.exports.writer import Verified, Writer, Written
-from efficientai_toolkit.models.loading import load
+from efficientai_toolkit.exports.writer import Verified, Written
 
 if TYPE_CHECKING:
     from efficientai_toolkit._core.models import Model, Tokenizer
@@ -27,25 +27,14 @@ _ROTATED = 16
 """Rotated elements of a head come in multiples of this many in onnxruntime."""
 
 
-class OnnxWriter(Writer):
+class OnnxWriter(GraphWriter):
     """Writes a folder with a graph, its weights, and what runs them."""
-
-    _loaded: "tuple[Model, Tokenizer] | None" = None
 
     def check(self) -> None:
         """Refuse adapters alone, calibration, and missing libraries."""
-        config = self.job.config
-        if not config.merge_adapter:
-            message = "`merge_adapter` is off, but a graph holds whole weights: adapters are merged into them"
-            raise ConfigError(message)
-        if config.calibration is not None:
-            message = (
-                "`calibration` has no effect on onnx: leave it out, or quantize the model with it first "
-                "(quantized-model-benchmarks:quantize) and export the result, whose codes stay as they are"
-            )
-            raise ConfigError(message)
+        super().check()
         require("onnx", extra="onnx", purpose="the ONNX export")
-        if config.verify == "on":
+        if self.job.config.verify == "on":
             require("onnxruntime", extra="onnx", purpose="the verification of an ONNX export (`verify`)")
 
     def write(self) -> Written:
@@ -81,15 +70,9 @@ class OnnxWriter(Writer):
 
     def _load(self) -> "tuple[Model, Tokenizer]":
         """Return the model; in float32 where its logits are the measure."""
-        job = self.job
-        if job.given is not None:
-            return job.given
-        if self._loaded is None:
-            # Numbers of a GGUF file may have no dtype of their own, and be rounded to the next best.
-            exact = job.config.verify == "off" and job.source.is_dir()
-            dtype = "auto" if exact else "float32"
-            self._loaded = load(job.source, job.adapter, dtype)
-        return self._loaded
+        # Numbers of a GGUF file may have no dtype of their own, and be rounded to the next best.
+        exact = self.job.config.verify == "off" and self.job.source.is_dir()
+        return self.load("auto" if exact else "float32")
 
     def _write_graph(self, folder: Path, kind: str, parameters: Parameters, outline: Outline) -> None:
         with (folder / genai.DATA_FILE).open("xb") as data:

@@ -1,13 +1,17 @@
-"""What is made of models and adapters: merged, converted, downloaded."""
+"""What is made of models and adapters: merged, converted, exported, downloaded."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from efficientai_toolkit import adapters, hub
 from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError
+from efficientai_toolkit.exports import run
+from efficientai_toolkit.exports.config import ExportConfig
+from efficientai_toolkit.exports.formats import FORMATS
+from efficientai_toolkit.jobs.work.reporting import report_to
 from efficientai_toolkit.study.job import Emit
 
 _PARTS = 100
@@ -85,6 +89,18 @@ def convert(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         show_progress=False,
     )
     return asdict(result) | {"output": str(result.output)}
+
+
+def export(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write a model in the format of another program; a file goes into the output folder."""
+    config = ExportConfig(**request["configs"][0])
+    output = _begin_anew(request)
+    if FORMATS[config.format].suffix:
+        output.mkdir(parents=True)
+        output /= Path(str(replace(config, output=None).with_defaults_filled().output)).name
+    result = run.export(replace(config, output=str(output)), callback=report_to(emit), show_progress=False)
+    told = {name: value for name, value in asdict(result).items() if name != "path"}
+    return told | {"output": request["output"]}
 
 
 def download(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
