@@ -1,0 +1,63 @@
+"""Recovery: training that wins back what pruning has cost."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efficientai_toolkit.callbacks.base import AnyCallback
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoverySettings:
+    """What a recovery works on."""
+
+    original: str
+    """The model before pruning."""
+    pruned: str
+    """The model to train."""
+    data: str
+    """Training data."""
+    output: str
+    """Folder of the result, which may hold an interrupted training in a folder beside it."""
+    steps: int
+    batch_size: int
+    max_seq_length: int
+    lr: float
+    seed: int
+
+
+def train_adapters(settings: RecoverySettings, callback: AnyCallback) -> None:
+    """Train adapters of all linear layers on the data, and merge them."""
+    from efficientai_toolkit.adapters import fuse
+
+    work = Path(f"{settings.output}-training")
+    adapter = _train(settings, work, callback, {"method": "lora", "lora_rank": 16, "lora_alpha": 32.0})
+    fuse(settings.pruned, adapter, settings.output, overwrite=True, show_progress=False)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _train(settings: RecoverySettings, work: Path, callback: AnyCallback, own: Mapping[str, Any]) -> Path:
+    from efficientai_toolkit.lora.config import TrainingConfig
+    from efficientai_toolkit.lora.trainer import MLXTrainer
+
+    has_checkpoint = any(work.glob("checkpoints/[!.]*"))
+    config = TrainingConfig(
+        model_path=settings.pruned,
+        data=settings.data,
+        output=str(work),
+        iters=settings.steps,
+        batch_size=settings.batch_size,
+        max_seq_length=settings.max_seq_length,
+        lr=settings.lr,
+        seed=settings.seed,
+        resume=has_checkpoint,
+        overwrite=not has_checkpoint,
+        **own,
+    )
+    return MLXTrainer(config, callback=callback).train().adapter_path
+
+
+RECOVERIES: Mapping[str, Callable[[RecoverySettings, AnyCallback], None]] = {"lora": train_adapters}
+"""Recoveries by name."""
