@@ -11,13 +11,34 @@ from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from efficientai_toolkit.compress.choice import Choice
+    from efficientai_toolkit.compress.comparison import QualityConfig, compare
     from efficientai_toolkit.compress.config import CompressConfig
     from efficientai_toolkit.compress.measurement import CandidateRow
+    from efficientai_toolkit.compress.peers.config import PeersConfig
+    from efficientai_toolkit.compress.peers.run import RuntimeComparison, RuntimeRow, benchmark
     from efficientai_toolkit.compress.result import CompressResult
     from efficientai_toolkit.compress.run import compress
+    from efficientai_toolkit.compress.simulation.config import SimulationConfig
+    from efficientai_toolkit.compress.simulation.run import Simulation, simulate
     from efficientai_toolkit.compress.timetable import Progress
 
-__all__ = ["CandidateRow", "Choice", "CompressConfig", "CompressResult", "Progress", "compress"]
+__all__ = [
+    "CandidateRow",
+    "Choice",
+    "CompressConfig",
+    "CompressResult",
+    "PeersConfig",
+    "Progress",
+    "QualityConfig",
+    "RuntimeComparison",
+    "RuntimeRow",
+    "Simulation",
+    "SimulationConfig",
+    "benchmark",
+    "compare",
+    "compress",
+    "simulate",
+]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
@@ -27,7 +48,16 @@ if not TYPE_CHECKING:
             "Choice": "compress.choice:Choice",
             "CompressConfig": "compress.config:CompressConfig",
             "CompressResult": "compress.result:CompressResult",
+            "PeersConfig": "compress.peers.config:PeersConfig",
             "Progress": "compress.timetable:Progress",
+            "QualityConfig": "compress.comparison:QualityConfig",
+            "RuntimeComparison": "compress.peers.run:RuntimeComparison",
+            "RuntimeRow": "compress.peers.run:RuntimeRow",
+            "Simulation": "compress.simulation.run:Simulation",
+            "SimulationConfig": "compress.simulation.config:SimulationConfig",
+            "benchmark": "compress.peers.run:benchmark",
+            "compare": "compress.comparison:compare",
             "compress": "compress.run:compress",
+            "simulate": "compress.simulation.run:simulate",
         },
     )

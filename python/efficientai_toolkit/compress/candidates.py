@@ -79,7 +79,7 @@ def order_candidates(candidates: "Sequence[Candidate]", weights: Weights) -> lis
 
 
 def read_pruning(text: str) -> dict[str, Any]:
-    """Return the settings of a pruning: ``none``, ``depth-0.1``, ``width-0.2``, ``unstructured-0.5``, ``2:4``.
+    """Return the settings of a pruning, such as ``none``, ``depth-0.1``, ``unstructured-0.5`` or ``2:4``.
 
     Raises
     ------
@@ -91,15 +91,15 @@ def read_pruning(text: str) -> dict[str, Any]:
         return {}
     if found is None or (":" in text) == (found[2] is not None):
         message = (
-            f"`prune` has {text!r}; it takes none, depth-0.1, width-0.2, unstructured-0.5 (pattern and fraction "
-            "to remove) and N:M, such as 2:4"
+            f"`prune` has {text!r}; it takes none, depth-0.1, width-0.2, unstructured-0.5 (pattern and "
+            "fraction to remove) and N:M, such as 2:4"
         )
         raise ConfigError(message)
     return {"pattern": found[1]} | ({} if found[2] is None else {"sparsity": float(found[2])})
 
 
 def read_quantization(text: str) -> dict[str, Any]:
-    """Return the settings of a quantization: ``none``, ``rtn-8``, ``gptq-4-g32-e4``, ``mixed-4.5`` or ``mixed``.
+    """Return the settings of a quantization, such as ``none``, ``rtn-8``, ``gptq-4-g32-e4`` or ``mixed-4.5``.
 
     Raises
     ------
@@ -113,8 +113,9 @@ def read_quantization(text: str) -> dict[str, Any]:
     is_number = found is not None and (found[1] == "mixed" or (found[2] or "").isdecimal())
     if found is None or found[1] not in known or not is_number:
         message = (
-            f"`quantize` has {text!r}; it takes none, mixed (as large as the budget allows), mixed-4.5 (bits per "
-            f"weight), and a technique ({', '.join(known)}) with bits, and if you like a group size (-g32) "
+            f"`quantize` has {text!r}; it takes none, mixed (as large as the budget allows), mixed-4.5 "
+            f"(bits per weight), and a technique ({', '.join(known)}) with bits, and if you like a group "
+            "size (-g32) "
             "and bits of the embeddings (-e4): gptq-4, rtn-8, gptq-4-g32-e4"
         )
         raise ConfigError(message)

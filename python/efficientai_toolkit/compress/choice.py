@@ -77,8 +77,8 @@ def _excuse(chosen: CandidateRow, done: Sequence[CandidateRow], budget: Budget, 
     excess = _find_excess(chosen, budget, largest_loss)
     over = ", ".join(f"{_name(key)} by {value:.0%}" for key, value in excess.items())
     texts = [
-        f"no candidate is within budget and loss; nearest on the front is {chosen.variant}, which exceeds the "
-        f"limit of the {over}: {describe(chosen)}"
+        f"no candidate is within budget and loss; nearest on the front is {chosen.variant}, which exceeds "
+        f"the limit of the {over}: {describe(chosen)}"
     ]
     kept = [row for row in done if (row.perplexity_increase or 0.0) <= largest_loss]
     if kept and budget.limits:
@@ -108,8 +108,8 @@ def describe(row: CandidateRow) -> str:
     parts = [f"perplexity {row.perplexity:,.3f} ({row.perplexity_increase:+.2%})"]
     if row.accuracy is not None:
         parts.append(
-            f"accuracy {row.accuracy:.1%} ({row.accuracy_difference:+.1%}, interval {row.accuracy_low:+.1%} to "
-            f"{row.accuracy_high:+.1%})"
+            f"accuracy {row.accuracy:.1%} ({row.accuracy_difference:+.1%}, interval {row.accuracy_low:+.1%} "
+            f"to {row.accuracy_high:+.1%})"
         )
     if row.size_bytes and row.size_ratio:
         parts.append(f"{format_size(row.size_bytes)}, {1 / row.size_ratio:.2f} times smaller")

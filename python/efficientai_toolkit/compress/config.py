@@ -1,5 +1,6 @@
 """Configuration of a compression."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,7 +47,8 @@ class CompressConfig(Config):
     max_loss: str = setting("2%", "largest increase of the perplexity over the original's, in percent")
     prefer: Literal["quality", "size", "speed"] = setting(
         "quality",
-        "what counts among the candidates within budget and loss: the lowest perplexity, the smallest size or "
+        "what counts among the candidates within budget and loss: the lowest perplexity, the smallest "
+        "size or "
         "the highest decoding speed",
     )
     prune: list[str] = setting(
@@ -57,7 +59,8 @@ class CompressConfig(Config):
     )
     recover: list[str] | None = setting(
         None,
-        f"trainings to try after pruning: none, {', '.join(RECOVERIES)} (default: none, or with data the first "
+        f"trainings to try after pruning: none, {', '.join(RECOVERIES)} (default: none, or with data the "
+        "first "
         "training)",
         separator=",",
     )
@@ -70,7 +73,8 @@ class CompressConfig(Config):
     )
     calibration: str | None = setting(
         None,
-        "calibration text of prunings and quantizations: a data file or folder, as for training (default: the "
+        "calibration text of prunings and quantizations: a data file or folder, as for training "
+        "(default: the "
         "bundled instructions)",
     )
     calibration_sequences: int = setting(64, "maximum number of calibration sequences")
@@ -84,7 +88,8 @@ class CompressConfig(Config):
     recovery_lr: float = setting(2e-4, "peak learning rate of a training")
     heldout: str | None = setting(
         None,
-        "held-out text for perplexity and divergence: a jsonl file, or a folder with test.jsonl or valid.jsonl "
+        "held-out text for perplexity and divergence: a jsonl file, or a folder with test.jsonl or "
+        "valid.jsonl "
         "(default: the bundled instructions)",
     )
     sequences: int = setting(32, "maximum number of sequences of held-out text")
@@ -110,7 +115,8 @@ class CompressConfig(Config):
     )
     export: list[str] = setting(
         [],
-        "formats in which the chosen model is written too, FORMAT or FORMAT:TYPE, such as gguf:q4_k_m,onnx:int4",
+        "formats in which the chosen model is written too, FORMAT or FORMAT:TYPE, such as "
+        "gguf:q4_k_m,onnx:int4",
         separator=",",
     )
     keep_models: bool = setting(False, "keep the models of all candidates")
@@ -133,17 +139,7 @@ class CompressConfig(Config):
         if parse_percent("max_loss", self.max_loss) <= 0:
             message = f"`max_loss` must be above 0, not {self.max_loss}"
             raise ConfigError(message)
-        for text in self.prune:
-            read_pruning(text)
-        for text in self.recover or ():
-            read_recovery(text)
-        for text in self.quantize or ():
-            if read_quantization(text) == {"technique": "mixed"} and "size" not in limits:
-                message = (
-                    "`quantize` has mixed, which is made for the size of the budget: give --budget size=…, or "
-                    "the bits per weight, such as mixed-4.5"
-                )
-                raise ConfigError(message)
+        self._check_steps(limits)
         for name in ("prune", "quantize", "recover", "export"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
@@ -158,6 +154,20 @@ class CompressConfig(Config):
         if not self.list_candidates():
             message = "there is nothing to try: name at least one pruning or quantization other than none"
             raise ConfigError(message)
+
+    def _check_steps(self, limits: Mapping[str, float]) -> None:
+        for text in self.prune:
+            read_pruning(text)
+        for text in self.recover or ():
+            read_recovery(text)
+        for text in self.quantize or ():
+            if read_quantization(text) == {"technique": "mixed"} and "size" not in limits:
+                message = (
+                    "`quantize` has mixed, which is made for the size of the budget: give --budget "
+                    "size=…, or "
+                    "the bits per weight, such as mixed-4.5"
+                )
+                raise ConfigError(message)
 
     def _check_numbers(self) -> None:
         counts = (

@@ -12,10 +12,13 @@ from efficientai_toolkit.quantize.suite.plots import draw_front
 
 _LEGEND = (
     "Candidate: steps in order. Loss: increase of the perplexity over the original's, with its 95 % interval "
-    "over sequences; KL: mean Kullback–Leibler divergence of the next-token distributions from the original's, "
-    "in nats; top-1: share of positions with the original's most likely token; accuracy: share of the questions "
+    "over sequences; KL: mean Kullback–Leibler divergence of the next-token distributions from the "
+    "original's, "
+    "in nats; top-1: share of positions with the original's most likely token; accuracy: share of the "
+    "questions "
     "answered right, with the 95 % interval of the paired difference from the original's and the p-value of "
-    "McNemar's exact test; prefill and decode in tokens per second; faster: time per generated token, relative to "
+    "McNemar's exact test; prefill and decode in tokens per second; faster: time per generated token, "
+    "relative to "
     "the original's in the same round; memory: peak while generating; front: no other candidate is smaller, "
     "faster and closer to the original."
 )

@@ -143,7 +143,7 @@ def _finish(
             Candidate(pruning=row.pruning, recovery=row.recovery, quantization=row.quantization)
         )
         _copy_model(model, output)
-        exports = [_export(config, workshop, output, *one) for one in config.list_exports()]
+        exports = [_export(workshop, output, *one) for one in config.list_exports()]
     report = hardware()
     result = CompressResult(
         output=output,
@@ -180,9 +180,7 @@ def _copy_model(model: Path, output: Path) -> None:
             replace_file(output / file.name, write)
 
 
-def _export(
-    config: CompressConfig, workshop: Workshop, output: Path, text: str, kind: str | None, chosen: str
-) -> dict[str, Any]:
+def _export(workshop: Workshop, output: Path, text: str, kind: str | None, chosen: str) -> dict[str, Any]:
     from efficientai_toolkit.exports.formats import FORMATS
 
     path = output / "exports" / f"{text.replace(':', '-')}{FORMATS[chosen].suffix}"

@@ -17,7 +17,7 @@ def list_columns(rows: Sequence[CandidateRow]) -> dict[str, Callable[[CandidateR
     return {
         title: cell
         for title, cell in _COLUMNS.items()
-        if title in {"candidate", "front"} or any(cell(row) != _NONE for row in rows)
+        if title == "candidate" or any(cell(row) != _NONE for row in rows)
     }
 
 
@@ -26,10 +26,10 @@ def list_measured(rows: Sequence[CandidateRow]) -> list[CandidateRow]:
     return [row for row in rows if row.error is None and row.perplexity is not None]
 
 
-def format_rows(rows: Sequence[CandidateRow]) -> str:
-    """Format rows as a text table, with the reasons of the others below it."""
+def format_rows(rows: Sequence[CandidateRow], *, wide: bool = False) -> str:
+    """Format rows as a text table, with the reasons of the others below it; ``wide`` with all columns."""
     done = list_measured(rows)
-    columns = {title: cell for title, cell in list_columns(done).items() if title not in _WIDE}
+    columns = {title: cell for title, cell in list_columns(done).items() if wide or title not in _WIDE}
     lines = [format_table(done, columns)] if done else []
     return "\n".join([*lines, *list_reasons(rows)])
 
@@ -71,6 +71,6 @@ _COLUMNS: dict[str, Callable[[CandidateRow], str]] = {
     "decode": lambda row: _number(row.decode_tokens_per_second, ",.1f"),
     "faster": lambda row: _NONE if row.latency_ratio is None else f"{1 / row.latency_ratio:.2f}×",
     "memory": lambda row: _size(row.peak_memory_bytes),
-    "front": lambda row: "*" if row.on_front else "",
+    "front": lambda row: "*" if row.on_front else _NONE,
 }
 """Functions that format a cell, by title. Speeds are in tokens per second; the loss is that of perplexity."""

@@ -60,7 +60,8 @@ def _read(row: Row) -> Item:
         case _:
             names = ", ".join(row.values) or "(none)"
             reason = (
-                f"keys {names}: a question has `prompt`, `choices` (a list of at least two texts) and `answer` "
+                f"keys {names}: a question has `prompt`, `choices` (a list of at least two texts) and "
+                "`answer` "
                 "(the place of the right one), or `prompt` and `completion`"
             )
             raise row.blame(reason)

@@ -62,8 +62,8 @@ def compare_answers(answers: Sequence[bool], reference: Sequence[bool]) -> Paire
     """Compare the accuracies of two models on the same questions.
 
     The p-value is that of McNemar's exact test (`McNemar 1947 <https://doi.org/10.1007/BF02295996>`_), the
-    interval that of Agresti and Min (`2005 <https://doi.org/10.1002/sim.1781>`_): Wald's, with half a question
-    added to each of the four outcomes.
+    interval that of Agresti and Min (`2005 <https://doi.org/10.1002/sim.1781>`_): Wald's, with half a
+    question added to each of the four outcomes.
 
     Parameters
     ----------

@@ -1,7 +1,12 @@
 """Summaries of the commands."""
 
 COMMANDS = {
+    "compress": "make a model smaller and faster within a budget: prune, recover, quantize, measure, choose",
     "prune": "remove weights of a model: magnitude, Wanda, SparseGPT; unstructured or N:M",
+    "evaluate": "measure perplexity, divergence from a reference, and answers to questions",
+    "compare": "measure models beside the first one, with a paired test",
+    "simulate": "run a model with limited cores, memory and threads, and time its tokens",
+    "benchmark": "measure a model in this engine, onnxruntime and llama.cpp",
     "validate": "check environment, model, settings and calibration text before a run",
     "info": "explain compression, its commands and defaults",
 }
