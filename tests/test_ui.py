@@ -82,7 +82,7 @@ def test_the_page_lives_beside_the_other_routes_and_names_nobody_else(
     config = client.get("/ui/config").json()
     assert config["analytics_enabled"] is False
     assert [part["props"]["label"] for part in config["components"] if part["type"] == "tabitem"] == [
-        "Data", "Train", "Compare", "Chat", "Models",
+        "Data", "Train", "Compare", "Chat", "Models", "Compress",
     ]  # fmt: skip
     assert client.get("/v1/models").json()["data"][0]["id"] == "embedded"
     assert client.get("/jobs").status_code == 200

@@ -72,7 +72,12 @@ def to_html(result: CompressResult, figures: Mapping[str, Any]) -> str:
     if result.exports:
         parts += [
             "<h2>Exports</h2>",
-            html_pairs([(one["name"], f"{one['path']}, {one['size']:,} bytes") for one in result.exports]),
+            html_pairs(
+                [
+                    (one["name"], one.get("error") or f"{one['path']}, {one['size']:,} bytes")
+                    for one in result.exports
+                ]
+            ),
         ]
     settings = [(name, str(value)) for name, value in result.config.items() if value not in (None, [], {})]
     parts += ["<h2>Settings</h2>", html_pairs(settings)]

@@ -32,7 +32,7 @@ class CompressResult(Displayed):
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings."""
     exports: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Paths, sizes and notes of the exported files."""
+    """Name, path, size and notes of each exported file, or the ``error``."""
     environment: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """Where the results were measured."""
 

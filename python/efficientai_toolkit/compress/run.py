@@ -20,7 +20,7 @@ from efficientai_toolkit.compress.report import write_files
 from efficientai_toolkit.compress.result import FOLDER, RESULTS, CompressResult
 from efficientai_toolkit.compress.search import Search
 from efficientai_toolkit.compress.timetable import Observer, Timetable
-from efficientai_toolkit.compress.workshop import Workshop
+from efficientai_toolkit.compress.workshop import StageError, Workshop
 from efficientai_toolkit.device import hardware
 from efficientai_toolkit.study.folder import check_unused, describe_environment, release
 from efficientai_toolkit.study.record import RECORD, Recorder
@@ -139,10 +139,8 @@ def _finish(
     (output / FOLDER / RESULTS).unlink(missing_ok=True)
     if choice.row is not None:
         row = choice.row
-        model = workshop.build(
-            Candidate(pruning=row.pruning, recovery=row.recovery, quantization=row.quantization)
-        )
-        _copy_model(model, output)
+        chosen = Candidate(pruning=row.pruning, recovery=row.recovery, quantization=row.quantization)
+        workshop.deliver(chosen, output, _copy_model)
         exports = [_export(workshop, output, *one) for one in config.list_exports()]
     report = hardware()
     result = CompressResult(
@@ -188,4 +186,8 @@ def _export(workshop: Workshop, output: Path, text: str, kind: str | None, chose
     settings: dict[str, Any] = {"format": chosen, "output": str(path), "overwrite": True}
     if kind is not None:
         settings["type"] = kind
-    return {"name": text, **workshop.export(output, text, settings)}
+    try:
+        return {"name": text, **workshop.export(output, text, settings)}
+    except StageError as error:
+        # Of a model that was found: the report tells.
+        return {"name": text, "error": str(error)}

@@ -15,7 +15,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "embedding", "lm_head", "output_layer")
 _FEED_FORWARD = ("mlp", "feed_forward", "ffn")
 
 _PARAMETERS = 2
-"""Parameters of a group of quantized weights: a scale and a bias, of 2 bytes each."""
+"""Parameters of a group of quantized weights: a scale and a bias."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +47,11 @@ class Weights:
 
     def quantized(self, bits: int, group_size: int, embedding_bits: int) -> int:
         """Return the bytes if matrices have so many bits per weight."""
-        extra = _PARAMETERS * 16 / group_size
+        # Of the type of the other weights.
+        number = 8 * round(self.size / max(self.parameters, 1))
+        extra = _PARAMETERS * number / group_size
         total = (self.feed_forward + self.matrices) * (bits + extra)
-        total += self.embeddings * (embedding_bits + extra) + 16 * self.others
+        total += self.embeddings * (embedding_bits + extra) + number * self.others
         return int(total / 8)
 
 

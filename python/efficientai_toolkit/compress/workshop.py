@@ -194,6 +194,19 @@ class Workshop:
             save_result(folder, request, found)
         return found
 
+    def deliver(self, candidate: Candidate, output: Path, copy: Callable[[Path, Path], None]) -> None:
+        """Copy the model of a candidate to ``output``, unless it is there; errors as in :meth:`build`."""
+        request = {
+            "candidate": candidate.name,
+            "source": str(self._source),
+            "settings": {name: getattr(self._config, name) for name in _SETTINGS_OF_MODELS},
+            "target": self._find_target(candidate),
+        }
+        folder = self._folder / "chosen"
+        if load_result(folder, request) is None or not (output / "config.json").is_file():
+            copy(self.build(candidate), output)
+            save_result(folder, request, {})
+
     def export(self, model: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Export a model; errors as in :meth:`build`."""
         return self._run("export", name, {"model_path": str(model), **settings})

@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
-    """Print the table and the choice; return 2 if no candidate is within budget and loss."""
+    """Print the table and the choice; return 2 if none is within budget and loss, or an export failed."""
     from efficientai_toolkit.compress.result import FOLDER
     from efficientai_toolkit.compress.run import compress
     from efficientai_toolkit.compress.table import format_rows
@@ -71,7 +71,8 @@ def run(args: Namespace, out: Output) -> int:
     out.line(_describe(result))
     out.line(f"\nreport in {result.output / FOLDER}: report.html, results.md, .csv and .json")
     out.result(json.loads(json.dumps(asdict(result), default=str)))
-    return 0 if result.choice.meets_budget else 2
+    has_failed = any("error" in one for one in result.exports)
+    return 0 if result.choice.meets_budget and not has_failed else 2
 
 
 def _describe(result: "CompressResult") -> str:
@@ -83,7 +84,12 @@ def _describe(result: "CompressResult") -> str:
     ]
     if choice.row is not None:
         lines.append(f"model saved in {result.output}")
-    lines += [f"exported {one['name']} to {one['path']}" for one in result.exports]
+    lines += [
+        f"exported {one['name']} to {one['path']}"
+        if "path" in one
+        else f"{one['name']} failed: {one['error']}"
+        for one in result.exports
+    ]
     return "\n".join(lines)
 
 
