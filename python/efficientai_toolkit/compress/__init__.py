@@ -11,11 +11,12 @@ from efficientai_toolkit._base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from efficientai_toolkit.compress.choice import Choice
-    from efficientai_toolkit.compress.comparison import QualityConfig, compare
+    from efficientai_toolkit.compress.comparison import compare
     from efficientai_toolkit.compress.config import CompressConfig
     from efficientai_toolkit.compress.measurement import CandidateRow
     from efficientai_toolkit.compress.peers.config import PeersConfig
     from efficientai_toolkit.compress.peers.run import RuntimeComparison, RuntimeRow, benchmark
+    from efficientai_toolkit.compress.quality import QualityConfig
     from efficientai_toolkit.compress.result import CompressResult
     from efficientai_toolkit.compress.run import compress
     from efficientai_toolkit.compress.simulation.config import SimulationConfig
@@ -50,7 +51,7 @@ if not TYPE_CHECKING:
             "CompressResult": "compress.result:CompressResult",
             "PeersConfig": "compress.peers.config:PeersConfig",
             "Progress": "compress.timetable:Progress",
-            "QualityConfig": "compress.comparison:QualityConfig",
+            "QualityConfig": "compress.quality:QualityConfig",
             "RuntimeComparison": "compress.peers.run:RuntimeComparison",
             "RuntimeRow": "compress.peers.run:RuntimeRow",
             "Simulation": "compress.simulation.run:Simulation",

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.compress.comparison import QualityConfig
+from efficientai_toolkit.compress.quality import QualityConfig
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from argparse import ArgumentParser, Namespace
 from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.info import explain
-from efficientai_toolkit.compress.comparison import QualityConfig
 from efficientai_toolkit.compress.config import CompressConfig
 from efficientai_toolkit.compress.peers.config import PeersConfig
+from efficientai_toolkit.compress.quality import QualityConfig
 from efficientai_toolkit.compress.simulation.config import SimulationConfig
 from efficientai_toolkit.prune import PruneConfig
 

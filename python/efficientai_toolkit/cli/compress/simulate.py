@@ -9,6 +9,12 @@ from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.compress.simulation.config import SimulationConfig
 
+ESSENTIAL = (
+    "model_path", "cores", "memory", "threads", "prompt", "prompt_tokens", "generated_tokens", "json",
+    "quiet", "debug",
+)  # fmt: skip
+"""What a simulation depends on."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of :class:`SimulationConfig`."""

@@ -6,25 +6,23 @@ from importlib import import_module
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from efficientai_toolkit.compress.peers.work import Work
 from efficientai_toolkit.exceptions import DependencyError
-
-if TYPE_CHECKING:
-    from efficientai_toolkit.compress.peers.suite import Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
     """A runtime."""
 
-    measure: "Callable[[Work], dict[str, float]]"
+    measure: Callable[[Work], dict[str, float]]
     """Returns seconds to ``load``, tokens per second of ``prefill`` and ``decode``, and ``size`` in bytes."""
     format: str | None = None
     """Format of the export that it reads; ``None`` for the model itself."""
 
 
-def measure_engine(work: "Work") -> dict[str, float]:
+def measure_engine(work: Work) -> dict[str, float]:
     """Measure this engine on the device that it chooses."""
     from efficientai_toolkit.compress.fidelity import stored_dtype
     from efficientai_toolkit.evaluation import speed
@@ -41,7 +39,7 @@ def measure_engine(work: "Work") -> dict[str, float]:
     )
 
 
-def measure_engine_on_cpu(work: "Work") -> dict[str, float]:
+def measure_engine_on_cpu(work: Work) -> dict[str, float]:
     """Measure this engine on the CPU of a machine that has a GPU.
 
     Raises
@@ -59,7 +57,7 @@ def measure_engine_on_cpu(work: "Work") -> dict[str, float]:
     return measure_engine(work)
 
 
-def measure_onnxruntime(work: "Work") -> dict[str, float]:
+def measure_onnxruntime(work: Work) -> dict[str, float]:
     """Measure onnxruntime on the CPU, with a cache that grows in place."""
     from efficientai_toolkit.exports.onnx.session import Session
 
@@ -77,7 +75,7 @@ def measure_onnxruntime(work: "Work") -> dict[str, float]:
     return {"load": loaded, **_time(work, generate), "size": _measure_size(folder)}
 
 
-def measure_llama_cpp(work: "Work") -> dict[str, float]:
+def measure_llama_cpp(work: Work) -> dict[str, float]:
     """Measure llama.cpp through llama-cpp-python, on the CPU."""
     try:
         llama_cpp: Any = import_module("llama_cpp")
@@ -110,7 +108,7 @@ def measure_llama_cpp(work: "Work") -> dict[str, float]:
     return {"load": loaded, **_time(work, generate), "size": _measure_size(file)}
 
 
-def _time(work: "Work", generate: Callable[[int], float]) -> dict[str, float]:
+def _time(work: Work, generate: Callable[[int], float]) -> dict[str, float]:
     """Return both speeds from the times of one token and of all; the first tells the prompt's."""
     generate(2)
     first = median(generate(1) for _ in range(work.repeats))

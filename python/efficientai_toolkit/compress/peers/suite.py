@@ -1,56 +1,13 @@
 """Cases of a benchmark of runtimes, which the toolkit's runner measures, each in its own process."""
 
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.benchmark.case import Case
 from efficientai_toolkit.compress.peers.runtimes import RUNTIMES
-from efficientai_toolkit.evaluation.text import read_sequences
-from efficientai_toolkit.exceptions import ToolkitError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """What every runtime does."""
-
-    model: Path
-    exports: Mapping[str, str]
-    """Paths of the exports by format."""
-    failures: Mapping[str, str]
-    """Why exports failed, by format."""
-    data: str | None
-    prompt_tokens: int
-    generated_tokens: int
-    repeats: int
-
-    @property
-    def threads(self) -> int:
-        """Number of threads of a runtime that does not choose it by itself."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    def find_export(self, name: str) -> Path:
-        """Return the path of an export.
-
-        Raises
-        ------
-        ToolkitError
-            If it failed.
-        """
-        if name in self.failures:
-            message = f"export to {name}: {self.failures[name]}"
-            raise ToolkitError(message)
-        return Path(self.exports[name])
-
-    def read_prompt(self) -> list[int]:
-        """Return the token ids of the prompt."""
-        from efficientai_toolkit._engine.core import core
-
-        tokenizer = core.models.load_tokenizer(str(self.model), None)
-        return read_sequences(tokenizer, self.data, count=1, length=self.prompt_tokens)[0]
+from efficientai_toolkit.compress.peers.work import Work
 
 
 def cases(work: Mapping[str, Any], runtimes: list[str], rounds: int) -> Iterator[Case]:
