@@ -78,7 +78,7 @@ class Stopper:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompressResult, list[tuple[str, str]]]:
     """A compression that was interrupted before every stage, and the stages that were done."""
     folder = tmp_path_factory.mktemp("compression")
-    settings = write_texts(folder) | {
+    settings: dict[str, Any] = write_texts(folder) | {
         "budget": "size=0.6",
         "max_loss": "30%",
         "prune": ["none", "depth-0.5"],
@@ -170,7 +170,8 @@ def test_a_finished_compression_does_nothing_again_and_may_get_another_budget(
 ) -> None:
     result, _ = finished
     stages: list[str] = []
-    config = CompressConfig(**result.config | {"resume": False})
+    settings: dict[str, Any] = result.config | {"resume": False}
+    config = CompressConfig(**settings)
     again = compress(config, resume=True, on_progress=lambda progress: stages.append(progress.stage))
     assert (again.rows, stages) == (result.rows, [])
     with pytest.raises(TrainingError, match="holds a compression; choose another --output, or give --resume"):
@@ -270,10 +271,11 @@ def test_models_and_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 
 def test_calibration_that_is_too_short_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    settings = write_texts(tmp_path) | {"task": None, "plots": False}
+    settings: dict[str, Any] = write_texts(tmp_path) | {"task": None, "plots": False}
     short = tmp_path / "short"
     write_words(short, [[5, 6]], [[5, 6]])
-    result = compress(**settings | {"calibration": str(short)}, prune=["2:4"], quantize=["none"])
+    settings |= {"calibration": str(short), "prune": ["2:4"], "quantize": ["none"]}
+    result = compress(**settings)
     assert result.choice.row is None
     assert result.choice.reason == "no candidate could be built and measured"
     assert "short" in str(result.rows[1].error)

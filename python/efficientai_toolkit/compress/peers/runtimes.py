@@ -34,7 +34,7 @@ def measure_engine(work: Work) -> dict[str, float]:
             prompt_tokens=work.prompt_tokens,
             generated_tokens=work.generated_tokens,
             repeats=work.repeats,
-            dtype=stored_dtype(str(work.model)),
+            dtype=stored_dtype(work.model),
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.benchmark.case import Case
@@ -22,7 +21,7 @@ def cases(work: Mapping[str, Any], runtimes: list[str], rounds: int) -> Iterator
     rounds
         Number of rounds.
     """
-    settings = Work(**{**work, "model": Path(work["model"])})
+    settings = Work(**work)
     for number in range(rounds):
         # A machine that heats up hurts all alike.
         for name in runtimes if number % 2 == 0 else runtimes[::-1]:

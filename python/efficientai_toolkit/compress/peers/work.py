@@ -13,7 +13,8 @@ from efficientai_toolkit.exceptions import ToolkitError
 class Work:
     """What every runtime does."""
 
-    model: Path
+    model: str
+    """Folder."""
     exports: Mapping[str, str]
     """Paths of the exports by format."""
     failures: Mapping[str, str]
@@ -45,5 +46,5 @@ class Work:
         """Return the token ids of the prompt."""
         from efficientai_toolkit._engine.core import core
 
-        tokenizer = core.models.load_tokenizer(str(self.model), None)
+        tokenizer = core.models.load_tokenizer(self.model, None)
         return read_sequences(tokenizer, self.data, count=1, length=self.prompt_tokens)[0]
