@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import efficientai_toolkit as eat
@@ -24,10 +25,12 @@ from efficientai_toolkit.compress.candidates import (
     predict_size,
 )
 from efficientai_toolkit.compress.choice import choose
+from efficientai_toolkit.compress.recovery import RECOVERIES, RecoverySettings
 from efficientai_toolkit.compress.timetable import Timetable
 from efficientai_toolkit.compress.weights import read_weights
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError, TrainingError
 from efficientai_toolkit.study.record import load_run
+from support.engine import tensors
 from support.models import wide_llama
 from support.rows import random_ids, words, write_jsonl, write_words
 
@@ -178,6 +181,31 @@ def test_a_finished_compression_does_nothing_again_and_may_get_another_budget(
         compress(config)
 
 
+@pytest.mark.parametrize("name", RECOVERIES)
+def test_a_trained_model_is_stored_as_the_pruned_one(name: str, tmp_path: Path) -> None:
+    given = write_texts(tmp_path)
+    pruned = tmp_path / "bf16"
+    eat.export(given["model_path"], format="safetensors", type="bf16", output=str(pruned))
+    settings = RecoverySettings(
+        original=given["model_path"],
+        pruned=str(pruned),
+        data=given["heldout"],
+        output=str(tmp_path / "trained"),
+        steps=2,
+        batch_size=2,
+        max_seq_length=32,
+        lr=1e-2,
+        seed=0,
+    )
+    RECOVERIES[name](settings, lambda _: None)
+    before, after = (tensors(Path(path) / "model.safetensors") for path in (settings.pruned, settings.output))
+    assert {key: (value.shape, value.dtype) for key, value in before.items()} == {
+        key: (value.shape, value.dtype) for key, value in after.items()
+    }
+    assert any(not np.array_equal(before[key], after[key]) for key in before)
+    assert not Path(f"{settings.output}-training").exists()
+
+
 def test_what_a_hopeless_pruning_carries_is_given_up(tmp_path: Path) -> None:
     result = compress(
         prune=["none", "depth-0.5"],
@@ -222,7 +250,7 @@ def test_what_a_hopeless_pruning_carries_is_given_up(tmp_path: Path) -> None:
         ({"quantize": ["gptq"]}, "`quantize` has 'gptq'; it takes none, mixed"),
         ({"quantize": ["best-4"]}, "`quantize` has 'best-4'"),
         ({"quantize": ["mixed"]}, "`quantize` has mixed, which is made for the size of the budget"),
-        ({"recover": ["rest"], "data": "x"}, "`recover` has 'rest'; there are none, lora"),
+        ({"recover": ["rest"], "data": "x"}, "`recover` has 'rest'; there are none, lora, full"),
         ({"recover": ["lora"]}, "`recover` needs `data` to train on"),
         ({"prune": ["none"], "quantize": ["none"]}, "there is nothing to try"),
         ({"quantize": ["rtn-8", "rtn-8"]}, "`quantize` must name each value once"),

@@ -85,7 +85,7 @@ class CompressConfig(Config):
     recovery_steps: int = setting(200, "optimizer steps of a training")
     recovery_batch_size: int = setting(4, "batch size of a training")
     recovery_length: int = setting(512, "maximum sequence length of a training")
-    recovery_lr: float = setting(2e-4, "peak learning rate of a training")
+    recovery_lr: float = setting(2e-4, "peak learning rate of a training; a tenth of it if it is full")
     heldout: str | None = setting(
         None,
         "held-out text for perplexity and divergence: a jsonl file, or a folder with test.jsonl or "

@@ -1,5 +1,6 @@
 """Recovery: training that wins back what pruning has cost."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from efficientai_toolkit.callbacks.base import AnyCallback
+
+_TYPES = {"bfloat16": "bf16", "float16": "f16"}
+"""Types of exports by their names in ``config.json``; all others are stored in float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,26 +42,50 @@ def train_adapters(settings: RecoverySettings, callback: AnyCallback) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def train_in_full(settings: RecoverySettings, callback: AnyCallback) -> None:
+    """Train all weights on the data, at a tenth of the learning rate of adapters."""
+    from efficientai_toolkit.exports.run import export
+
+    work = Path(f"{settings.output}-training")
+    trained = _train(settings, work, callback, {"method": "full", "lr": settings.lr / 10})
+    # They were trained in float32 where there is no GPU.
+    config = json.loads((Path(settings.pruned) / "config.json").read_text(encoding="utf-8"))
+    stored = config.get("dtype", config.get("torch_dtype"))
+    export(
+        str(trained),
+        format="safetensors",
+        type=_TYPES.get(stored, "f32"),
+        output=settings.output,
+        verify="off",
+        overwrite=True,
+        show_progress=False,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _train(settings: RecoverySettings, work: Path, callback: AnyCallback, own: Mapping[str, Any]) -> Path:
     from efficientai_toolkit.lora.config import TrainingConfig
     from efficientai_toolkit.lora.trainer import MLXTrainer
 
     has_checkpoint = any(work.glob("checkpoints/[!.]*"))
-    config = TrainingConfig(
-        model_path=settings.pruned,
-        data=settings.data,
-        output=str(work),
-        iters=settings.steps,
-        batch_size=settings.batch_size,
-        max_seq_length=settings.max_seq_length,
-        lr=settings.lr,
-        seed=settings.seed,
-        resume=has_checkpoint,
-        overwrite=not has_checkpoint,
-        **own,
-    )
+    values: dict[str, Any] = {
+        "model_path": settings.pruned,
+        "data": settings.data,
+        "output": str(work),
+        "iters": settings.steps,
+        "batch_size": settings.batch_size,
+        "max_seq_length": settings.max_seq_length,
+        "lr": settings.lr,
+        "seed": settings.seed,
+        "resume": has_checkpoint,
+        "overwrite": not has_checkpoint,
+    }
+    config = TrainingConfig(**(values | dict(own)))
     return MLXTrainer(config, callback=callback).train().adapter_path
 
 
-RECOVERIES: Mapping[str, Callable[[RecoverySettings, AnyCallback], None]] = {"lora": train_adapters}
+RECOVERIES: Mapping[str, Callable[[RecoverySettings, AnyCallback], None]] = {
+    "lora": train_adapters,
+    "full": train_in_full,
+}
 """Recoveries by name."""
