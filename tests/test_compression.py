@@ -294,6 +294,9 @@ def test_models_and_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(TrainingError, match="holds a model"):
         compress(output=str(tmp_path / "model"))
+    model = wide_llama(tmp_path / "wide")
+    with pytest.raises(ConfigError, match="is the model itself"):
+        compress(str(model), output=str(model), overwrite=True)
     with pytest.raises(ConfigError, match="`resume` needs `output`"):
         compress(resume=True)
 

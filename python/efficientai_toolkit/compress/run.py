@@ -22,6 +22,7 @@ from efficientai_toolkit.compress.search import Search
 from efficientai_toolkit.compress.timetable import Observer, Timetable
 from efficientai_toolkit.compress.workshop import StageError, Workshop
 from efficientai_toolkit.device import hardware
+from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.study.folder import check_unused, describe_environment, release
 from efficientai_toolkit.study.record import RECORD, Recorder
 
@@ -90,7 +91,7 @@ def compress(
         source = hub.resolve(str(config.model_path), show_progress=show_progress)
         timetable = Timetable(on_progress)
         workshop = Workshop(config, source.absolute(), (output / FOLDER / STAGES).absolute(), timetable)
-        _prepare(config, output)
+        _prepare(config, source, output)
         paths = [config.calibration, config.heldout, config.task]
         recorder = Recorder(
             output / FOLDER,
@@ -118,8 +119,11 @@ def _label(config: CompressConfig) -> str:
     return "embedded" if path == str(MODEL) else Path(path).name or path
 
 
-def _prepare(config: CompressConfig, output: Path) -> None:
+def _prepare(config: CompressConfig, source: Path, output: Path) -> None:
     """Check that the output folder can be written, and clear it of what is replaced."""
+    if output.resolve() == source.resolve():
+        message = f"`output` {output} is the model itself, which is the reference: choose another folder"
+        raise ConfigError(message)
     check_unused(
         output / FOLDER, RECORD, what="a compression", resume=config.resume, overwrite=config.overwrite
     )
