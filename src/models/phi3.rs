@@ -103,6 +103,10 @@ impl Mixer for FusedAttention {
     fn heads(&self) -> Option<&Heads> {
         Some(&self.heads)
     }
+
+    fn plain_heads(&self) -> Option<&Heads> {
+        self.heads()
+    }
 }
 
 impl FusedMlp {
