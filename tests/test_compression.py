@@ -250,7 +250,7 @@ def test_what_a_hopeless_pruning_carries_is_given_up(tmp_path: Path) -> None:
         ({"quantize": ["gptq"]}, "`quantize` has 'gptq'; it takes none, mixed"),
         ({"quantize": ["best-4"]}, "`quantize` has 'best-4'"),
         ({"quantize": ["mixed"]}, "`quantize` has mixed, which is made for the size of the budget"),
-        ({"recover": ["rest"], "data": "x"}, "`recover` has 'rest'; there are none, lora, full"),
+        ({"recover": ["rest"], "data": "x"}, "`recover` has 'rest'; there are none, distill, lora, full"),
         ({"recover": ["lora"]}, "`recover` needs `data` to train on"),
         ({"prune": ["none"], "quantize": ["none"]}, "there is nothing to try"),
         ({"quantize": ["rtn-8", "rtn-8"]}, "`quantize` must name each value once"),

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 const MAX_LINES: usize = 400;
 
-/// Room → rooms it may name. Capability rooms never name each other; `python` may name all.
+/// Room → rooms it may name. Capability rooms never name each other, but for `distill`, which is a fine-tuning with samples of the
+/// model; `python` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("error", &["kernels"]),
@@ -88,6 +89,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "lora",
         &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],
+    ),
+    (
+        "distill",
+        &[
+            "error", "files", "progress", "rng", "kernels", "nn", "data", "io", "models", "train",
+            "generate", "lora",
+        ],
     ),
 ];
 

@@ -32,12 +32,22 @@ class RecoverySettings:
     seed: int
 
 
+def distill(settings: RecoverySettings, callback: AnyCallback) -> None:
+    """Train adapters of all linear layers to predict what the original does, and merge them."""
+    _train_adapters(settings, callback, teacher=settings.original)
+
+
 def train_adapters(settings: RecoverySettings, callback: AnyCallback) -> None:
     """Train adapters of all linear layers on the data, and merge them."""
+    _train_adapters(settings, callback)
+
+
+def _train_adapters(settings: RecoverySettings, callback: AnyCallback, teacher: str | None = None) -> None:
     from efficientai_toolkit.adapters import fuse
 
     work = Path(f"{settings.output}-training")
-    adapter = _train(settings, work, callback, {"method": "lora", "lora_rank": 16, "lora_alpha": 32.0})
+    own = {"method": "lora", "lora_rank": 16, "lora_alpha": 32.0}
+    adapter = _train(settings, work, callback, own, teacher)
     fuse(settings.pruned, adapter, settings.output, overwrite=True, show_progress=False)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -63,7 +73,15 @@ def train_in_full(settings: RecoverySettings, callback: AnyCallback) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _train(settings: RecoverySettings, work: Path, callback: AnyCallback, own: Mapping[str, Any]) -> Path:
+def _train(
+    settings: RecoverySettings,
+    work: Path,
+    callback: AnyCallback,
+    own: Mapping[str, Any],
+    teacher: str | None = None,
+) -> Path:
+    from efficientai_toolkit.distill.config import DistillConfig
+    from efficientai_toolkit.distill.run import Distiller
     from efficientai_toolkit.lora.config import TrainingConfig
     from efficientai_toolkit.lora.trainer import MLXTrainer
 
@@ -81,10 +99,13 @@ def _train(settings: RecoverySettings, work: Path, callback: AnyCallback, own: M
         "overwrite": not has_checkpoint,
     }
     config = TrainingConfig(**(values | dict(own)))
-    return MLXTrainer(config, callback=callback).train().adapter_path
+    if teacher is None:
+        return MLXTrainer(config, callback=callback).train().adapter_path
+    return Distiller(config, DistillConfig(teacher=teacher), callback=callback).train().adapter_path
 
 
 RECOVERIES: Mapping[str, Callable[[RecoverySettings, AnyCallback], None]] = {
+    "distill": distill,
     "lora": train_adapters,
     "full": train_in_full,
 }

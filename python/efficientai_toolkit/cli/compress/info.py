@@ -9,6 +9,7 @@ from efficientai_toolkit.compress.config import CompressConfig
 from efficientai_toolkit.compress.peers.config import PeersConfig
 from efficientai_toolkit.compress.quality import QualityConfig
 from efficientai_toolkit.compress.simulation.config import SimulationConfig
+from efficientai_toolkit.distill import DistillConfig
 from efficientai_toolkit.prune import PruneConfig
 
 ABOUT = """\
@@ -21,14 +22,17 @@ contribute least to the outputs on calibration text; `sparsegpt` (Frantar & Alis
 arXiv:2301.00774) those whose loss the remaining weights can compensate. Pattern `depth` removes whole \
 blocks, those that change their inputs least (Men et al. 2024, arXiv:2403.03853), `width` channels of \
 feed-forward layers.
+`:distill` wins quality back: the pruned model is trained to predict what the original one predicts (Hinton \
+et al. 2015, arXiv:1503.02531), on data or on what it writes itself (Agarwal et al. 2023, arXiv:2306.13649).
 Models: folders in Hugging Face format or hub ids, of every type that fine-tuning loads.
 Result: a model folder like the original, in which the removed weights are zero, or with fewer blocks or \
-channels, or quantized."""
+channels, or quantized; of distillation a model folder or an adapter."""
 
 
 _CONFIGS: dict[str, type[Config]] = {
     "compress": CompressConfig,
     "prune": PruneConfig,
+    "distill": DistillConfig,
     "evaluate": QualityConfig,
     "simulate": SimulationConfig,
     "benchmark": PeersConfig,
