@@ -27,6 +27,8 @@ print("report:", result.output / "compression" / "report.html")
 
 if result.choice.row is not None:
     slow = eat.compress.simulate(result.output, cores=1, threads=1, memory="1GB", generated_tokens=16)
-    print("with one core:", slow.tokens_per_second, "tokens/s, p99 of a token", slow.token and slow.token["p99"])
+    print(
+        "with one core:", slow.tokens_per_second, "tokens/s, p99 of a token", slow.token and slow.token["p99"]
+    )
     for row in eat.compress.benchmark(result.output, rounds=1, generated_tokens=16).rows:
         print(row.runtime, row.decode_tokens_per_second or row.reason)

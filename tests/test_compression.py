@@ -207,29 +207,28 @@ def test_a_trained_model_is_stored_as_the_pruned_one(name: str, tmp_path: Path) 
 
 
 def test_what_a_hopeless_pruning_carries_is_given_up(tmp_path: Path) -> None:
-    result = compress(
-        prune=["none", "depth-0.5"],
-        quantize=["rtn-8", "rtn-4"],
-        candidates=2,
-        max_loss="1%",
-        sequences=4,
-        length=64,
-        prompt_tokens=8,
-        generated_tokens=4,
-        repeats=1,
-        rounds=1,
-        plots=False,
-        output=str(tmp_path / "out"),
-        show_progress=False,
-    )
+    settings: dict[str, Any] = {
+        "prune": ["none", "depth-0.5"],
+        "quantize": ["rtn-8"],
+        "max_loss": "1%",
+        "sequences": 4,
+        "length": 64,
+        "prompt_tokens": 8,
+        "generated_tokens": 4,
+        "repeats": 1,
+        "rounds": 1,
+        "plots": False,
+        "output": str(tmp_path / "out"),
+    }
+    result = compress(**settings)
     reasons = {row.variant: row.given_up for row in result.rows}
     assert reasons["rtn-8"] is None
-    assert (
-        re.fullmatch(r"depth-0.5 alone has a loss of \+\d+.\d%, over 3%", str(reasons["depth-0.5+rtn-8"]))
-        or reasons["depth-0.5+rtn-8"] == "not tried: the number of candidates is reached"
-    )
+    hopeless = str(reasons["depth-0.5+rtn-8"])
+    assert re.fullmatch(r"depth-0\.5 alone has a loss of \+\d+\.\d%, over 3%", hopeless)
     assert result.choice.row is not None
     assert result.choice.row.variant == "rtn-8"
+    few = compress(**settings, candidates=1, resume=True)
+    assert few.rows[2].given_up == "not tried: the number of candidates is reached"
 
 
 @pytest.mark.parametrize(
