@@ -24,7 +24,9 @@ BELOW_ROOMS = (
 )
 """From the bottom up. A name imports from its own row and from those before it."""
 
-ABOVE_ROOMS = ({"distill"}, {"exports", "registry", "trackers"}, {"jobs"}, {"server"}, {"ui"}, {"cli"})
+ABOVE_ROOMS = (
+    {"distill"}, {"exports", "registry", "trackers"}, {"compress"}, {"jobs"}, {"server"}, {"ui"}, {"cli"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

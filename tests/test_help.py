@@ -15,6 +15,7 @@ from efficientai_toolkit.benchmark import BenchmarkConfig
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.app import build_parser
 from efficientai_toolkit.cli.commands import COMMANDS, Command
+from efficientai_toolkit.compress import CompressConfig, PeersConfig, QualityConfig, SimulationConfig
 from efficientai_toolkit.evaluation import EvaluationConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import AnalysisConfig
@@ -28,7 +29,8 @@ from support.command import python
 TRAIN = "lora-finetuning-mlx:train"
 CONFIGS = (
     TrainingConfig, GenerateConfig, EvaluationConfig, AnalysisConfig, ComparisonConfig, OptimizationConfig,
-    BenchmarkConfig, SuiteConfig, RecommendationConfig, ServeConfig,
+    BenchmarkConfig, SuiteConfig, RecommendationConfig, ServeConfig, CompressConfig, QualityConfig,
+    SimulationConfig, PeersConfig,
 )  # fmt: skip
 NAMES = [command.name for command in COMMANDS]
 HELP = [["--help"], *([name, flag] for name in NAMES for flag in ("--help", "--help-all"))]

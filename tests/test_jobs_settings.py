@@ -17,6 +17,8 @@ NO_PATHS = {
     "rank_pattern", "target_modules", "layers", "columns", "metrics", "objectives", "methods", "stop",
     "prompt", "reference", "answer", "prompt_tuning_init_text", "lora_init", "lr_table",
     "chat_template_kwargs", "techniques", "type",
+    # Budgets and steps of a compression, each of which is checked; exports go into the folder of the job.
+    "budget", "max_loss", "prune", "recover", "quantize", "export",
 }  # fmt: skip
 """Settings of text that name no file."""
 

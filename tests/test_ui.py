@@ -12,7 +12,7 @@ from efficientai_toolkit._base.assets import MODEL
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.jobs.job import Job
 from efficientai_toolkit.server.keys import create_key
-from efficientai_toolkit.ui import data, html, models, train
+from efficientai_toolkit.ui import compress, data, html, models, train
 from efficientai_toolkit.ui.answers import Ask, answer_both
 from efficientai_toolkit.ui.chat import list_adapters
 from efficientai_toolkit.ui.compare import CompareTab, read_finished, render_advice
@@ -82,7 +82,7 @@ def test_the_page_lives_beside_the_other_routes_and_names_nobody_else(
     config = client.get("/ui/config").json()
     assert config["analytics_enabled"] is False
     assert [part["props"]["label"] for part in config["components"] if part["type"] == "tabitem"] == [
-        "Data", "Train", "Compare", "Chat", "Models",
+        "Data", "Train", "Compare", "Chat", "Models", "Compress",
     ]  # fmt: skip
     assert client.get("/v1/models").json()["data"][0]["id"] == "embedded"
     assert client.get("/jobs").status_code == 200
@@ -350,3 +350,35 @@ def test_a_resumed_run_draws_no_step_twice() -> None:
     view.add(0.0, {**started, "first_step": 1})
     view.add(0.0, {**step, "step": 2})
     assert [point["step"] for point in view.steps] == [1, 2]
+
+
+def test_a_compression_shows_its_choice_the_front_and_the_report(bench: Workbench) -> None:
+    settings = {
+        **compress.plan_settings("embedded", 0.6, 1, 30, None),
+        "prune": ["none"],
+        "quantize": ["rtn-8"],
+        "sequences": 2,
+        "length": 32,
+        "prompt_tokens": 8,
+        "generated_tokens": 4,
+        "repeats": 1,
+        "rounds": 1,
+    }
+    job = finish(bench, bench.jobs.submit("compress", settings))
+    text, front, report, seen = compress.CompressTab(gr, bench).show("")
+    assert "Recommended: rtn-8" in text
+    assert text == seen
+    for part in (front, report):
+        assert part.visible
+        assert Path(compress.hand_out(bench, job)[0] or "").is_file()
+    assert bench.workspace.path / "exports" in Path(compress.hand_out(bench, job)[1] or "").parents
+    assert compress.CompressTab(gr, bench).show(seen)[3] == seen
+
+
+def test_limits_of_a_compression_are_those_of_the_sliders() -> None:
+    found = compress.plan_settings("m", 0.3, 0.5, 2.5, "data/mine")
+    assert found == {
+        "model_path": "m", "budget": "size=0.3,latency=0.5", "max_loss": "2.5%", "data": "data/mine",
+        "calibration": "data/mine",
+    }  # fmt: skip
+    assert "budget" not in compress.plan_settings("m", 1, 1, 2, None)

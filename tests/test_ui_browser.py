@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 WIDTHS = (1440, 400)
-TABS = ("Data", "Train", "Compare", "Chat", "Models")
+TABS = ("Data", "Train", "Compare", "Chat", "Models", "Compress")
 PATIENCE = 90_000
 """Milliseconds that the page may take on a busy machine."""
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import TypeVar
+from io import BytesIO
+from typing import Any, TypeVar
 
 R = TypeVar("R")
 
@@ -45,6 +46,15 @@ def html_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """Return a table of names and texts as HTML."""
     body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in pairs)
     return f'<table class="pairs">{body}</table>'
+
+
+def html_figure(figure: Any) -> str:
+    """Return a figure of matplotlib as SVG."""
+    file = BytesIO()
+    figure.savefig(file, format="svg")
+    text = file.getvalue().decode("utf-8")
+    # Without the declaration of an XML file, which has no place within a page.
+    return text[text.index("<svg") :]
 
 
 def html_page(title: str, parts: Iterable[str]) -> str:

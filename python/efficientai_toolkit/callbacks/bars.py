@@ -59,9 +59,9 @@ class TerminalBar:
         """Number of columns for the status."""
         return self._console.width - _MARGIN - _MIN_BAR - len(" 100% ")
 
-    def update(self, done: int, status: str) -> None:
-        """Show that ``done`` units are done."""
-        self._bar.update(self._task, completed=done, status=status)
+    def update(self, done: int, status: str, *, total: int | None = None) -> None:
+        """Show that ``done`` units are done, of a ``total`` that may have changed."""
+        self._bar.update(self._task, completed=done, status=status, total=total)
 
     def close(self) -> None:
         """Leave the final state on the screen."""

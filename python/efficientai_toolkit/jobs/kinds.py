@@ -182,6 +182,20 @@ KINDS: Mapping[str, Kind] = {
             checkpoint="benchmarks.sqlite",
         ),
         Kind(
+            name="compress",
+            summary="make a model smaller and faster within a budget",
+            configs=("efficientai_toolkit.compress.config:CompressConfig",),
+            function="efficientai_toolkit.jobs.work.compression:compress",
+            paths={
+                "model_path": PathSetting.MODEL,
+                "calibration": PathSetting.FILE,
+                "data": PathSetting.MIXED_DATA,
+                "heldout": PathSetting.FILE,
+                "task": PathSetting.FILE,
+            },
+            checkpoint="compression/run.json",
+        ),
+        Kind(
             name="fuse",
             summary="merge an adapter into its model",
             configs=("efficientai_toolkit.jobs.work.artifacts:FuseConfig",),

@@ -12,6 +12,7 @@ from efficientai_toolkit.server.guard import PAGE
 from efficientai_toolkit.server.run import serve
 from efficientai_toolkit.ui.chat import ChatTab
 from efficientai_toolkit.ui.compare import CompareTab
+from efficientai_toolkit.ui.compress import CompressTab
 from efficientai_toolkit.ui.config import PageConfig
 from efficientai_toolkit.ui.data import DataTab
 from efficientai_toolkit.ui.events import QUIET, Tab
@@ -27,7 +28,8 @@ TITLE = "efficientai-toolkit"
 
 _HEAD = (
     '<div class="eat-head"><h1>efficientai-toolkit</h1>'
-    "<p>Fine-tune a language model on this machine. Work goes on when this page is closed.</p></div>"
+    "<p>Fine-tune and compress language models on this machine. Work goes on when this page is closed.</p>"
+    "</div>"
 )
 
 _TABS: Mapping[str, Callable[[Any, Workbench], Tab]] = {
@@ -36,6 +38,7 @@ _TABS: Mapping[str, Callable[[Any, Workbench], Tab]] = {
     "Compare": CompareTab,
     "Chat": ChatTab,
     "Models": ModelsTab,
+    "Compress": CompressTab,
 }
 
 _CACHED_SECS = (3600, 86400)

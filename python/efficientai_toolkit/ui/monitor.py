@@ -63,6 +63,7 @@ class View:
                 self.evaluations.append({"step": event["step"], "loss": event["loss"]})
             case "progress":
                 self.stage, self.done, self.total = event["stage"], event["done"], event["total"]
+                self.seconds_left = event.get("seconds_left", self.seconds_left)
             case _:
                 pass
         line = describe_event(event)

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 from efficientai_toolkit.benchmark.case import Case
@@ -106,25 +104,16 @@ def measure_speed(
     process: int,  # noqa: ARG001
 ) -> dict[str, float]:
     """Load a variant and continue a prompt; return times, speeds and the size on disk."""
-    from efficientai_toolkit.evaluation.text import read_sequences
-    from efficientai_toolkit.models.generation import GenerateConfig, generate_with_statistics
-    from efficientai_toolkit.models.loading import load
+    from efficientai_toolkit.evaluation import speed
 
-    folder = _find(suite, output, model, variant)
-    start = perf_counter()
-    loaded, tokenizer = load(folder, show_progress=False)
-    seconds = perf_counter() - start
-    (prompt,) = read_sequences(tokenizer, suite.data, count=1, length=suite.prompt_tokens)
-    settings = GenerateConfig(max_tokens=suite.generated_tokens, accuracy=suite.find_accuracy(variant))
-    # The first one compiles kernels and fills caches.
-    generate_with_statistics(loaded, tokenizer, prompt, settings.with_values({"max_tokens": 2}))
-    runs = [generate_with_statistics(loaded, tokenizer, prompt, settings) for _ in range(suite.repeats)]
-    return {
-        "load": seconds,
-        "prefill": median(run.prompt_tokens_per_second for run in runs),
-        "decode": median(run.tokens_per_second for run in runs),
-        "size": sum(file.stat().st_size for file in loaded.path.glob("*.safetensors")),
-    }
+    settings = speed.SpeedSettings(
+        data=suite.data,
+        prompt_tokens=suite.prompt_tokens,
+        generated_tokens=suite.generated_tokens,
+        repeats=suite.repeats,
+        accuracy=suite.find_accuracy(variant),
+    )
+    return speed.measure_speed(_find(suite, output, model, variant), settings)
 
 
 def locate(suite: SuiteConfig, output: Path, model: str, variant: str) -> Path:

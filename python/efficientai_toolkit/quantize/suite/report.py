@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from html import escape
-from io import BytesIO
 from typing import Any
 
 from efficientai_toolkit._base.files import write_figure, write_text
-from efficientai_toolkit.benchmark.page import html_page, html_pairs, html_table, markdown_table
+from efficientai_toolkit.benchmark.page import html_figure, html_page, html_pairs, html_table, markdown_table
 from efficientai_toolkit.quantize.suite.plots import draw_front, draw_layers, draw_sensitivity
 from efficientai_toolkit.quantize.suite.result import RESULTS, BenchmarkResult
 from efficientai_toolkit.quantize.suite.table import list_columns, list_failures, succeeded
@@ -84,16 +83,8 @@ def to_html(result: BenchmarkResult, figures: Mapping[str, Any]) -> str:
     parts += [f"<p>{escape(failure)}</p>" for failure in list_failures(result.rows)]
     parts.append(f"<p>{escape(_LEGEND)}</p>")
     for name, figure in figures.items():
-        parts += [f"<h2>{_TITLES[name.partition('-')[0]]}</h2>", _to_svg(figure)]
+        parts += [f"<h2>{_TITLES[name.partition('-')[0]]}</h2>", html_figure(figure)]
     settings = [(name, str(value)) for name, value in result.config.items() if value not in (None, [], {})]
     parts += ["<h2>Settings</h2>", html_pairs(settings)]
     parts += ["<h2>Environment</h2>", html_pairs(result.environment)]
     return html_page("Quantized models", parts)
-
-
-def _to_svg(figure: Any) -> str:
-    file = BytesIO()
-    figure.savefig(file, format="svg")
-    text = file.getvalue().decode("utf-8")
-    # Without the declaration of an XML file, which has no place within a page.
-    return text[text.index("<svg") :]

@@ -1,0 +1,1 @@
+"""A model under limits of cores, memory and threads."""
