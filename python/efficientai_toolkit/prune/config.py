@@ -31,8 +31,9 @@ class PruneConfig(Config):
         "calibration text (wanda), those whose loss the remaining weights can compensate, which they then do "
         "(sparsegpt), those without which the loss on it changes least (taylor), or random ones; auto "
         "chooses the method with the least output error for each layer; pattern depth: the blocks that "
-        "change their inputs least (activation), or random ones; pattern width: the channels of the smallest activations "
-        "(activation), contributions (wanda), changes of the loss (taylor) or weights (magnitude), or random "
+        "change their inputs least (activation), or random ones; pattern width: the channels of the smallest "
+        "activations (activation), contributions (wanda), changes of the loss (taylor) or weights "
+        "(magnitude), or random "
         "ones (default: sparsegpt, patterns depth and width: activation)",
     )
     sparsity: float | None = setting(

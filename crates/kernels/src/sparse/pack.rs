@@ -89,7 +89,7 @@ impl Levels {
         parallel_chunks(&mut fill, 1 << 10, |task, fill| {
             for (fill, codes) in fill.iter_mut().zip(codes[(task << 10) * group..].chunks_exact(group)) {
                 let mut counts = [0_u16; 256];
-                for &code in codes.iter() {
+                for &code in codes {
                     counts[usize::from(code)] += 1;
                 }
                 // The first of several, so that the same matrix is always packed the same.
