@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 IDS = np.array(random_ids(2, [24], seed=4))
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": HEADS,
     "gemma3_text": HEADS,
@@ -36,7 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Changes of the fixtures, which become models with heads of a size of their own."""
 
-FOUR = {
+FOUR: dict[str, Any] = {
     "num_hidden_layers": 4,
     "hidden_size": 96,
     "num_attention_heads": 4,

@@ -257,7 +257,7 @@ mod tests {
     fn matrices_come_back_exactly_and_only_those_that_shrink_are_changed() {
         for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
             // Long enough for the offsets to pay.
-            let wide = mlx_rs::ops::concatenate_axis(&vec![matrix(dtype); 8], 1).unwrap();
+            let wide = mlx_rs::ops::concatenate(&vec![matrix(dtype); 8], 1).unwrap();
             let full = Array::ones::<f32>(&[7, 21]).unwrap();
             let tensors = named([("a.weight", wide.clone()), ("b.weight", full)]);
             let mut stored = compress(tensors).unwrap();
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn parts_in_another_file_are_waited_for() {
-        let wide = mlx_rs::ops::concatenate_axis(&vec![matrix(Dtype::Float32); 8], 1).unwrap();
+        let wide = mlx_rs::ops::concatenate(&vec![matrix(Dtype::Float32); 8], 1).unwrap();
         let mut stored = compress(named([("a.weight", wide), ("b", Array::from_f32(0.0))])).unwrap();
         let late = stored.remove("a.bitmask").unwrap();
         assert_eq!(decompress(&mut stored).unwrap().len(), 1);

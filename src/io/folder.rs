@@ -40,7 +40,7 @@ const QUANTIZATION: [&str; 2] = ["quantization", "quantization_config"];
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, checkpoint::whole_config(source)?, model, Stored::AsIs)
+    save_with(source, target, checkpoint::whole_config(source)?, model, &Stored::AsIs)
 }
 
 /// As [`save`], of a model that `config` describes, and not the `config.json` of the folder `source`.
@@ -48,7 +48,7 @@ pub fn save(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save_described(source: &Path, target: &Path, config: Value, model: &dyn Network) -> Result<()> {
-    save_with(source, target, config, model, Stored::AsIs)
+    save_with(source, target, config, model, &Stored::AsIs)
 }
 
 /// As [`save`], with matrices stored without their zeros where that is smaller, in the format sparse-bitmask of
@@ -57,7 +57,7 @@ pub fn save_described(source: &Path, target: &Path, config: Value, model: &dyn N
 /// # Errors
 /// A folder that cannot be read or written; a quantized model.
 pub fn save_bitmask(source: &Path, target: &Path, model: &dyn Network) -> Result<()> {
-    save_with(source, target, checkpoint::whole_config(source)?, model, Stored::Bitmask)
+    save_with(source, target, checkpoint::whole_config(source)?, model, &Stored::Bitmask)
 }
 
 /// How weights are stored.
@@ -82,10 +82,10 @@ pub fn save_quantized(
 ) -> Result<()> {
     let names = formats.iter().map(|(path, format)| (model.mlx_name(path).0, *format));
     let config = checkpoint::whole_config(source)?;
-    save_with(source, target, config, model, Stored::Quantized(describe(&names.collect())))
+    save_with(source, target, config, model, &Stored::Quantized(describe(&names.collect())))
 }
 
-fn save_with(source: &Path, target: &Path, whole: Value, model: &dyn Network, stored: Stored) -> Result<()> {
+fn save_with(source: &Path, target: &Path, whole: Value, model: &dyn Network, stored: &Stored) -> Result<()> {
     let parameters = model.parameters().flatten();
     let is_packed = parameters.keys().any(|name| name.ends_with(".scales"));
     copy_description(source, target)?;
@@ -114,7 +114,7 @@ fn save_with(source: &Path, target: &Path, whole: Value, model: &dyn Network, st
             describe_head(&mut config);
         }
     }
-    if let Stored::Quantized(quantization) = &stored {
+    if let Stored::Quantized(quantization) = stored {
         for key in QUANTIZATION {
             config[key] = quantization.clone();
         }
