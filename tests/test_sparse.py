@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from efficientai_toolkit import kernels
 from efficientai_toolkit._engine.core import core
 from efficientai_toolkit.exceptions import ConfigError, ModelLoadingError
 from efficientai_toolkit.prune import prune
-from support.command import PROGRAM, run
+from support.command import run
 from test_quantization import make_model
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def test_bad_settings_are_refused(dense: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_stores_models_without_zeros(dense: Path, tmp_path: Path) -> None:
-    command = [str(PROGRAM), "cpu-model-compression:prune", "--model-path", str(dense.parent / "model")]
+    program = [sys.executable, "-m", "efficientai_toolkit"]
+    command = [*program, "cpu-model-compression:prune", "--model-path", str(dense.parent / "model")]
     options = ["--method", "magnitude", "--format", "sparse-bitmask", "--output", str(tmp_path / "out")]
     done = run([*command, *options])
     assert done.returncode == 0, done.stderr
