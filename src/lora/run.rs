@@ -15,6 +15,7 @@ use crate::adapters::finalize::finalize;
 use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach, whole};
 use crate::data::{Batch, DataReport, Tokenizer};
 use crate::io::output::IfExists;
+use crate::io::sparsity::{copy_report, pruned_layers};
 use crate::io::{folder, weights};
 use crate::kernels::group::Group;
 use crate::models::Model;
@@ -24,6 +25,7 @@ use crate::train::hooks::StepHook;
 use crate::train::memory;
 use crate::train::plan::Plan;
 use crate::train::session::Session;
+use crate::train::sparsity::SparsityMasks;
 use crate::train::task::Task;
 use crate::train::text::data::{TextData, TrainingRows};
 use crate::train::text::objective::Objective;
@@ -146,6 +148,10 @@ pub fn run_task<F: TaskFactory>(
     let mut hooks: Vec<Box<dyn StepHook>> = Vec::new();
     if config.method == Method::Adalora {
         hooks.push(Box::new(RankAllocator::new(config, &names, plan.steps)?));
+    }
+    let masks = SparsityMasks::new(model, &pruned_layers(source)?, &names)?;
+    if !masks.is_empty() {
+        hooks.push(Box::new(masks));
     }
     let inner = factory.create(config.task(data.pad_id), &data, &plan, observer)?;
     let (task, plan) = task(inner, quantization, plan);
@@ -319,7 +325,8 @@ fn save(
     target: &Path,
 ) -> Result<()> {
     if config.method == Method::Full {
-        return folder::save(source, target, model);
+        folder::save(source, target, model)?;
+        return copy_report(source, target);
     }
     let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
     if let (Some(kind), Some(prompt)) = (config.method.prompt(), model.prompt_mut()) {

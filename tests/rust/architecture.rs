@@ -83,6 +83,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "io",
             "models",
             "calibrate",
+            "train",
         ],
     ),
     ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),
