@@ -119,9 +119,10 @@ impl DistillConfig {
                 return Err(Error::Config(format!("{key} is {value}, expected {range}")));
             }
         }
+        let differs = |of: fn(&Self) -> f64| of(self).to_bits() != of(&default).to_bits();
         let needs = [
-            ("js_beta", self.js_beta != default.js_beta, self.loss == LossKind::Js, "loss \"js\""),
-            ("skew", self.skew != default.skew, self.loss == LossKind::SkewedKl, "loss \"skewed_kl\""),
+            ("js_beta", differs(|config| config.js_beta), self.loss == LossKind::Js, "loss \"js\""),
+            ("skew", differs(|config| config.skew), self.loss == LossKind::SkewedKl, "loss \"skewed_kl\""),
             (
                 "max_new_tokens",
                 self.max_new_tokens != default.max_new_tokens,
@@ -130,7 +131,7 @@ impl DistillConfig {
             ),
             (
                 "select_share",
-                self.select_share != default.select_share,
+                differs(|config| config.select_share),
                 self.select_tokens.is_some(),
                 "select_tokens",
             ),

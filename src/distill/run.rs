@@ -128,7 +128,7 @@ impl<'a> TaskFactory for Factory<'a> {
             positions.teacher = teacher.head();
             Source::Live(teacher)
         };
-        let rollouts = (config.on_policy > 0.0).then(|| Rollouts {
+        let rollouts = (config.on_policy > 0.0).then_some(Rollouts {
             tokenizer,
             share: config.on_policy,
             max_new_tokens: config.max_new_tokens,

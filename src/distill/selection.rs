@@ -38,7 +38,7 @@ pub(super) fn ranked_weights(counts: &[usize], weight: f32) -> Array {
 pub(super) fn highest(scores: &Array, targets: &Array, most: i32) -> nn::Result<Array> {
     let (rows, time) = (scores.dim(0), scores.dim(1));
     let zero = Array::from_f32(0.0);
-    let costs = select(&targets.gt(&zero)?, &scores.negative()?, &Array::from_f32(f32::INFINITY))?;
+    let costs = select(&targets.gt(&zero)?, &scores.negative()?, Array::from_f32(f32::INFINITY))?;
     // The sort has no gradient.
     let order = argsort_axis(stop_gradient(&costs)?, 1)?.index((Ellipsis, ..most));
     let starts: Vec<u32> = (0..rows as u32).map(|row| row * time as u32).collect();

@@ -79,7 +79,7 @@ impl PredictionCache {
         }
         for name in names {
             let path = self.folder.join(&name);
-            if !path.extension().is_some_and(|ending| ending == ENDING) {
+            if path.extension().is_none_or(|ending| ending != ENDING) {
                 continue;
             }
             match shard::entries(&path, self.codec.record_bytes()) {

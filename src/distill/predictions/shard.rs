@@ -45,7 +45,9 @@ pub(super) fn write(path: &Path, rows: &[(u64, Vec<u8>)], record_bytes: usize) -
         bytes.extend(key.to_le_bytes());
         bytes.extend(((records.len() / record_bytes) as u32).to_le_bytes());
     }
-    rows.iter().for_each(|(_, records)| bytes.extend(records));
+    for (_, records) in rows {
+        bytes.extend(records);
+    }
     bytes.extend(Hasher::oneshot(&bytes).to_le_bytes());
     atomic::write(path, |file| file.write_all(&bytes))
 }
