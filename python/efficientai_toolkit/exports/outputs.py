@@ -17,7 +17,7 @@ def check_output(output: Path, chosen: Format, *, overwrite: bool) -> None:
     Raises
     ------
     DeploymentError
-        If it exists without ``overwrite``, is no file or folder like the format, or a folder of other things.
+        If it exists without ``overwrite``, or is no file or folder like the format.
     """
     refuse_link(output)
     if output.exists() and not overwrite:
@@ -27,21 +27,21 @@ def check_output(output: Path, chosen: Format, *, overwrite: bool) -> None:
         is_, expected = ("a folder", "a file") if output.is_dir() else ("a file", "a folder")
         message = f"{output} is {is_}, but the format is {expected}: choose another output"
         raise DeploymentError(message)
-    if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in _MODELS):
-        message = f"{output} holds no model, and would be replaced: choose another output"
-        raise DeploymentError(message)
     check_writable(output.absolute().parent)
 
 
-def check_sources(output: Path, *sources: Path) -> None:
-    """Check that an output replaces nothing that is read.
+def check_replaced(output: Path, *sources: Path) -> None:
+    """Check that an output replaces nothing that is read, and no folder of other things.
 
     Raises
     ------
     DeploymentError
-        If it is, or holds, one of the sources.
+        If it is, or holds, one of the sources, or something that is no model.
     """
     for source in sources:
         if source.resolve().is_relative_to(output.resolve()):
             message = f"{output} holds {source}, which is exported: choose another output"
             raise DeploymentError(message)
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in _MODELS):
+        message = f"{output} holds no model, and would be replaced: choose another output"
+        raise DeploymentError(message)

@@ -13,7 +13,7 @@ from efficientai_toolkit.callbacks.events import Event, parse_event
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.exports.config import ExportConfig
 from efficientai_toolkit.exports.formats import FORMATS, Format
-from efficientai_toolkit.exports.outputs import check_output, check_sources
+from efficientai_toolkit.exports.outputs import check_output, check_replaced
 from efficientai_toolkit.exports.result import ExportResult
 from efficientai_toolkit.exports.writer import Job, Writer
 
@@ -85,7 +85,7 @@ def export(
     try:
         source = hub.resolve(str(config.model_path), show_progress=show_progress)
         adapter = config.adapter_path and hub.resolve(config.adapter_path, show_progress=show_progress)
-        check_sources(output, source, *([Path(adapter)] if adapter else []))
+        check_replaced(output, source, *([Path(adapter)] if adapter else []))
         job = Job(
             config=config,
             source=source,
