@@ -13,7 +13,7 @@ use crate::nn::Network;
 use crate::{Error, Result, files, rng};
 
 /// Files of a model folder other than its weights.
-const DESCRIPTION: [&str; 11] = [
+const DESCRIPTION: [&str; 14] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -25,6 +25,9 @@ const DESCRIPTION: [&str; 11] = [
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "spiece.model",
 ];
 
 /// Folder of chat templates other than the default.

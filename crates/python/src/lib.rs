@@ -7,6 +7,7 @@ use pyo3::{PyResult, Python, pymodule};
 mod adapters;
 mod arguments;
 mod array;
+mod clip;
 mod data;
 mod device;
 mod enter;
@@ -42,6 +43,13 @@ mod _core {
     mod adapters {
         #[pymodule_export]
         use crate::adapters::{convert, fuse};
+    }
+
+    /// Image–text models.
+    #[pymodule]
+    mod clip {
+        #[pymodule_export]
+        use crate::clip::{Model, Processor, load, recall, search};
     }
 
     /// The order of training data.
