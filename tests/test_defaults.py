@@ -5,6 +5,7 @@ import json
 import pytest
 
 from efficientai_toolkit._base.config import Config
+from efficientai_toolkit.clip import ClipConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.prune import PruneConfig
@@ -14,6 +15,7 @@ from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
 @pytest.mark.parametrize(
     ("room", "config"),
     [
+        ("clip", ClipConfig),
         ("lora", TrainingConfig),
         ("generate", GenerateConfig),
         ("prune", PruneConfig),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from efficientai_toolkit import (
         benchmark,
         callbacks,
+        clip,
         exceptions,
         exports,
         jobs,
@@ -49,6 +50,7 @@ __all__ = [
     "accelerate_mlx",
     "benchmark",
     "callbacks",
+    "clip",
     "exceptions",
     "export",
     "exports",
@@ -81,6 +83,7 @@ if not TYPE_CHECKING:
             "accelerate_mlx": "accelerate:accelerate_mlx",
             "benchmark": "benchmark",
             "callbacks": "callbacks",
+            "clip": "clip",
             "exceptions": "exceptions",
             "export": "exports.run:export",
             "exports": "exports",

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use mlx_rs::Dtype;
 
-use crate::Result;
+use crate::adapters::{self, StoredAdapter};
 use crate::data::{CaptionTokenizer, ImageProcessor};
 use crate::models::clip::{self, Clip, Interpolation, Kind, open_clip};
+use crate::{Error, Result};
 
 /// Prepares images and texts for a model.
 #[derive(Debug, Clone)]
@@ -42,4 +43,23 @@ pub fn load(folder: &Path, config: &LoadConfig) -> Result<(Clip, Processor)> {
     let context = model.context().unsigned_abs() as usize;
     let texts = CaptionTokenizer::from_folder(folder, context, open_clip::is_folder(folder))?;
     Ok((model, Processor { images, texts }))
+}
+
+/// Attaches the adapter in `folder`, in the format of PEFT or mlx-lm.
+///
+/// # Errors
+/// A folder that is no adapter; one that does not fit the model, or is not of low rank.
+pub fn load_adapter(folder: &Path, model: &mut Clip) -> Result<()> {
+    let adapter = match adapters::read(folder, Some(model))?.0 {
+        StoredAdapter::LowRank(adapter) => adapter,
+        StoredAdapter::Prompt(_) | StoredAdapter::Full(_) => {
+            return Err(Error::ModelLoading(format!(
+                "{} holds no low-rank adapter, which is all that image–text models can have",
+                folder.display()
+            )));
+        }
+    };
+    let misfit =
+        |problem| Error::ModelLoading(format!("{} does not fit the model: {problem}", folder.display()));
+    adapter.check(model).and_then(|()| adapter.attach(model)).map_err(misfit)
 }

@@ -7,6 +7,7 @@ use mlx_rs::module::ModuleParameters as _;
 use serde_json::{Value, json};
 
 use super::load::Processor;
+use crate::adapters::{self, Adapter};
 use crate::io::{atomic, folder, tensors, weights};
 use crate::models::clip::{self, Clip, Kind, open_clip, open_clip_config};
 use crate::nn::Network as _;
@@ -39,11 +40,18 @@ impl Format {
     }
 }
 
-/// Saves `model`, loaded from the folder `source`, with tokenizer and preprocessing to the folder `target`.
+/// Saves `model`, loaded from the folder `source`, with tokenizer and preprocessing to the folder `target`. An adapter is
+/// merged.
 ///
 /// # Errors
 /// A model that the format has no settings for; a folder that cannot be written.
 pub fn save(source: &Path, target: &Path, model: &Clip, processor: &Processor, format: Format) -> Result<()> {
+    let mut merged = model.clone();
+    let adapter = Adapter::from_network(&mut merged, None)?;
+    if !adapter.is_empty() {
+        adapters::merge_weights(&mut merged, &adapter, None)?;
+    }
+    let model = &merged;
     let mut config = clip::read_config(source)?;
     model.update_config(&mut config);
     let description = match format {

@@ -41,7 +41,7 @@ pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
 pub use chat::{ChatTemplate, Conversation, Rendered, Renderer, RendererProcess, Rendering, Request};
 pub use coreset::{Embeddings, coverage, facility_location};
 pub use formats::{read_rows, read_rows_and_json, tokens_file};
-pub use images::{ImageProcessor, ImageSource, Pixels};
+pub use images::{ImageProcessor, ImageSource, ImageTexts, Pixels, read_image_texts};
 pub use rows::{Answer, Chat, Columns, Instruction, LocatedRow, Pair, Position, Prompt, Row, TokenRow};
 pub use samples::{Labels, Sample, SplitReport, TokenizedSplit, encode_rows, tokenize};
 pub use splits::{SourceFiles, Splits, read_splits};

@@ -49,7 +49,10 @@ mod _core {
     #[pymodule]
     mod clip {
         #[pymodule_export]
-        use crate::clip::{Model, Processor, load, recall, search};
+        use crate::clip::{
+            Model, Processor, check, check_output, defaults, load, read_pairs, recall, search, train,
+            validate,
+        };
     }
 
     /// The order of training data.

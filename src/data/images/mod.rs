@@ -2,8 +2,10 @@
 
 mod decode;
 mod describe;
+mod pairs;
 mod processor;
 mod settings;
 
 pub use decode::Pixels;
+pub use pairs::{ImageTexts, read_image_texts};
 pub use processor::{ImageProcessor, ImageSource};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use efficientai_toolkit::clip;
+use efficientai_toolkit::data::{ImageTexts, read_image_texts};
 use efficientai_toolkit::io::tensors;
 use efficientai_toolkit::kernels;
 use efficientai_toolkit::models::clip::Interpolation;
@@ -19,9 +20,11 @@ use features::{Features, Indices};
 mod features;
 mod model;
 mod processor;
+mod training;
 
 pub(crate) use model::Model;
 pub(crate) use processor::Processor;
+pub(crate) use training::{check, check_output, defaults, train, validate};
 
 /// The dtype of most weights of a checkpoint.
 const AUTO: &str = "auto";
@@ -32,13 +35,14 @@ const AUTO: &str = "auto";
 /// CPU and the checkpoint's own on a GPU. Position embeddings are interpolated for images of another ``image_size``, as
 /// ``huggingface`` or ``open_clip`` does.
 #[pyfunction]
-#[pyo3(signature = (path, dtype=None, image_size=None, interpolation="huggingface"))]
+#[pyo3(signature = (path, dtype=None, image_size=None, interpolation="huggingface", adapter_path=None))]
 pub(crate) fn load(
     py: Python<'_>,
     path: PathBuf,
     dtype: Option<Text>,
     image_size: Option<Integer>,
     interpolation: &str,
+    adapter_path: Option<PathBuf>,
 ) -> PyResult<(Model, Processor)> {
     enter(py, || {
         let dtype = match dtype {
@@ -49,7 +53,10 @@ pub(crate) fn load(
         let image_size = image_size.map(|Integer(size)| i32::try_from(size).unwrap_or(i32::MAX));
         let config =
             clip::LoadConfig { dtype, image_size, interpolation: Interpolation::parse(interpolation)? };
-        let (model, processor) = clip::load(&path, &config)?;
+        let (mut model, processor) = clip::load(&path, &config)?;
+        if let Some(adapter) = adapter_path {
+            clip::load_adapter(&adapter, &mut model)?;
+        }
         let processor = Arc::new(processor);
         Ok((Model::new(model, path, Arc::clone(&processor)), Processor::new(processor)))
     })
@@ -86,5 +93,14 @@ pub(crate) fn recall(
     observed(py, None, |caller| {
         images.check_dim(&texts)?;
         json(&clip::recall([&images.values, &texts.values], images.dim, &owners, &k, caller)?)
+    })
+}
+
+/// Reads image–text pairs from a table or a folder of images: paths, each with its texts.
+#[pyfunction]
+pub(crate) fn read_pairs(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(PathBuf, Vec<String>)>> {
+    enter(py, || {
+        let pairs = read_image_texts(&path)?;
+        Ok(pairs.into_iter().map(|ImageTexts { image, texts }| (image, texts)).collect())
     })
 }

@@ -24,9 +24,9 @@ use crate::observer::observed;
 /// A model of images and texts.
 #[pyclass(frozen, module = "efficientai_toolkit._core.clip")]
 pub(crate) struct Model {
-    inner: Exclusive<Clip>,
-    folder: PathBuf,
-    processor: Arc<clip::Processor>,
+    pub(super) inner: Exclusive<Clip>,
+    pub(super) folder: PathBuf,
+    pub(super) processor: Arc<clip::Processor>,
 }
 
 impl Model {
