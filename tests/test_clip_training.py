@@ -188,3 +188,11 @@ def test_commands(tmp_path: Path, pairs: Path) -> None:
         index.save(pairs, overwrite=True)
     with pytest.raises(DatasetError, match="is no index of images"):
         eat.clip.ImageIndex.load(pairs)
+
+
+def test_an_open_clip_checkpoint_is_trained(tmp_path: Path, pairs: Path) -> None:
+    eat.clip.load(write_model(tmp_path / "model"))[0].save(tmp_path / "open", format="open_clip")
+    result = ClipTrainer(settings(tmp_path / "open", pairs, tmp_path / "out", iters=2)).train()
+    assert result.metrics["steps"] == 2
+    trained, _ = eat.clip.load(tmp_path / "out")
+    assert trained.encode_text("red").shape == (1, 24)

@@ -325,3 +325,124 @@ def test_jpeg(tmp_path: Path, figure: Check) -> None:
     ours = processor(images=tmp_path / "x.jpg")["pixel_values"]
     theirs = processor(images=decoded)["pixel_values"]
     figure("clip JPEG, mean", float(np.abs(ours - theirs).mean()) * 255 * 0.27, 0.5)
+
+
+def pair_images(folder: Path, seed: int, count: int = 8) -> tuple[Path, list[str], Any]:
+    """Random images of the model's size with texts, as a table, and their pixels."""
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    texts = [f"{'abcdefgh'[i] * (1 + i % 3)} {i}" for i in range(count)]
+    arrays = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(count)]
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{i}.png")
+    lines = [json.dumps({"image": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder, texts, [folder / f"{i}.png" for i in range(count)]
+
+
+def train(model: Path, data: Path, output: Path, **changes: Any) -> Any:
+    """One batch of all pairs, again and again, with AdamW and nothing else."""
+    chosen: dict[str, Any] = {
+        "model_path": str(model),
+        "data": str(data),
+        "validation_ratio": 0.0,
+        "output": str(output),
+        "method": "full",
+        "batch_size": 8,
+        "iters": 20,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+        "max_grad_norm": 0.0,
+        "eval_every": 0,
+        "save_every": 0,
+    }
+    return eat.clip.ClipTrainer(eat.clip.ClipConfig(**chosen | changes)).train()
+
+
+def test_loss_curve_of_open_clip(
+    torch: ModuleType, open_clip: ModuleType, seed: int, tmp_path: Path, figure: Check
+) -> None:
+    theirs = open_clip_model(torch, open_clip, seed, tmp_path / "open")
+    data, texts, images = pair_images(tmp_path / "data", seed)
+    _, processor = eat.clip.load(tmp_path / "open")
+    inputs = processor(images=images, text=texts)
+    pixels, ids = torch.tensor(inputs["pixel_values"]), torch.tensor(inputs["input_ids"].astype(np.int64))
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0)
+    loss, losses = open_clip.loss.ClipLoss(), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        value = loss(*theirs(pixels, ids))
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            theirs.logit_scale.clamp_(0, np.log(100))
+        losses.append(float(value.detach()))
+    result = train(tmp_path / "open", data, tmp_path / "out")
+    found = np.array(result.metrics["train_losses"])
+    assert losses[-1] < 0.9 * losses[0]
+    figure("clip losses of 20 steps", float(np.abs(found / np.array(losses) - 1).max()), 1e-3)
+
+
+def test_siglip_loss_curve(
+    torch: ModuleType,
+    transformers: ModuleType,
+    open_clip: ModuleType,
+    seed: int,
+    tmp_path: Path,
+    figure: Check,
+) -> None:
+    described = config("siglip")
+    del described["model_type"]
+    theirs = shake(torch, transformers.SiglipModel(transformers.SiglipConfig(**described)), seed)
+    theirs.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    data, texts, images = pair_images(tmp_path / "data", seed)
+    _, processor = eat.clip.load(tmp_path / "model")
+    inputs = processor(images=images, text=texts)
+    pixels, ids = torch.tensor(inputs["pixel_values"]), torch.tensor(inputs["input_ids"].astype(np.int64))
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0)
+    loss, losses = open_clip.loss.SigLipLoss(), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        output = theirs(input_ids=ids, pixel_values=pixels)
+        value = loss(output.image_embeds, output.text_embeds, theirs.logit_scale.exp(), theirs.logit_bias)
+        value.backward()
+        optimizer.step()
+        losses.append(float(value.detach()))
+    result = train(tmp_path / "model", data, tmp_path / "out")
+    found = np.array(result.metrics["train_losses"])
+    figure("siglip losses of 20 steps", float(np.abs(found / np.array(losses) - 1).max()), 1e-3)
+
+
+def test_an_adapter_in_peft(
+    torch: ModuleType, transformers: ModuleType, seed: int, tmp_path: Path, figure: Check
+) -> None:
+    peft = pytest.importorskip("peft", reason="peft is missing")
+    described = config("clip")
+    del described["model_type"]
+    theirs = shake(torch, transformers.CLIPModel(transformers.CLIPConfig(**described)), seed)
+    theirs.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    data, texts, images = pair_images(tmp_path / "data", seed)
+    train(tmp_path / "model", data, tmp_path / "adapter", method="lora", lr=1e-2)
+    model, processor = eat.clip.load(tmp_path / "model", tmp_path / "adapter")
+    inputs = processor(images=images, text=texts)
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        output = adapted(
+            input_ids=torch.tensor(inputs["input_ids"].astype(np.int64)),
+            pixel_values=torch.tensor(inputs["pixel_values"]),
+        )
+    plain, _ = eat.clip.load(tmp_path / "model")
+    ours = model.encode_image(images, normalize=True)
+    assert np.abs(ours - plain.encode_image(images, normalize=True)).max() > 1e-2
+    figure("clip adapter in PEFT images", largest(ours, output.image_embeds.numpy()), 1e-3)
+    figure(
+        "clip adapter in PEFT texts",
+        largest(model.encode_text(texts, normalize=True), output.text_embeds.numpy()),
+        1e-3,
+    )

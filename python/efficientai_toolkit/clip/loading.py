@@ -50,7 +50,7 @@ def load(
     """
     from efficientai_toolkit._engine.core import core
 
-    folder = hub.resolve(path_or_id, show_progress=show_progress)
+    folder = hub.resolve(path_or_id, kind=hub.IMAGE_TEXT_MODEL, show_progress=show_progress)
     adapter = None if adapter_path is None else str(hub.resolve(adapter_path, show_progress=show_progress))
     model, processor = core.clip.load(str(folder), dtype, image_size, interpolation, adapter)
     return ClipModel(model, processor), ClipProcessor(processor)

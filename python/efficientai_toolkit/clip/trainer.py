@@ -60,7 +60,7 @@ class ClipTrainer:
         output = Path(str(config.output))
         try:
             check_output(config, "clip")
-            folder = hub.resolve(str(config.model_path))
+            folder = hub.resolve(str(config.model_path), kind=hub.IMAGE_TEXT_MODEL)
             model, processor = core.clip.load(str(folder), config.dtype, config.image_size)
             recorder = Recorder(
                 output,

@@ -134,7 +134,7 @@ mod tests {
     fn truncated_files_are_refused() {
         for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
             let bytes = encoded(format);
-            let error = decode(&bytes[..bytes.len() - 9]).unwrap_err();
+            let error = decode(&bytes[..bytes.len() / 2]).unwrap_err();
             assert!(matches!(error, Error::Dataset(_)), "{format:?}: {error:?}");
         }
     }

@@ -82,7 +82,7 @@ impl Attention {
         self.out_proj.forward(&y.reshape(&[q.dim(0), q.dim(1), -1])?)
     }
 
-    fn linears(&mut self) -> Linears<'_> {
+    pub(super) fn linears(&mut self) -> Linears<'_> {
         let Self { q_proj, k_proj, v_proj, out_proj, .. } = self;
         named([("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("out_proj", out_proj)])
     }

@@ -48,7 +48,7 @@ pub fn load(folder: &Path, dtype: Option<Dtype>) -> Result<Clip> {
     files::guard(folder, Error::ModelLoading, || {
         let config = read_config(folder)?;
         let (paths, description) = if open_clip::is_folder(folder) {
-            (vec![open_clip::weights(folder)?], open_clip::CONFIG)
+            (shards::open_clip_files(folder)?, open_clip::CONFIG)
         } else {
             (shards::files(folder)?, "config.json")
         };

@@ -6,6 +6,7 @@ use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
 use super::config::{Kind, ModelConfig};
+use super::pooling::AttentionPooling;
 use super::positions::{self, Interpolation};
 use super::text::{TextBatch, TextTower};
 use super::vision::VisionTower;
@@ -224,6 +225,10 @@ impl Network for Clip {
         visit("text_model.embeddings.position_embedding", tokens.position_embedding.weight_mut())?;
         let images = &mut self.vision_model.embeddings;
         visit("vision_model.embeddings.position_embedding", images.position_embedding.weight_mut())?;
+        let pooling = self.vision_model.head.iter_mut().flat_map(AttentionPooling::all_linears);
+        for (name, layer) in pooling.filter(|(name, _)| name.starts_with("attention")) {
+            visit(&format!("vision_model.head.{name}"), layer.weight_mut())?;
+        }
         self.visit_linears(&mut |path, layer| visit(path, layer.weight_mut()))
     }
 

@@ -1,22 +1,19 @@
 //! Checkpoints of [`open_clip`](https://github.com/mlfoundations/open_clip): their files and the names of tensors.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlx_rs::Array;
 
 use super::layout;
+use crate::nn;
 use crate::params::Tensors;
-use crate::{Error, Result, nn};
 
 /// The configuration of a folder.
 pub const CONFIG: &str = "open_clip_config.json";
 
-/// Files that hold the weights, the preferred first.
-const WEIGHTS: [&str; 2] = [FILE, "model.safetensors"];
-
 /// The file of weights that is written.
-pub const FILE: &str = "open_clip_model.safetensors";
+pub use crate::io::shards::OPEN_CLIP_FILE as FILE;
 
 /// Parts whose names differ: of `open_clip` and of Hugging Face.
 const NAMES: [(&str, &str); 10] = [
@@ -55,22 +52,6 @@ const LAYERS: [(&str, &str); 5] = [
 #[must_use]
 pub fn is_folder(folder: &Path) -> bool {
     folder.join(CONFIG).is_file() && !folder.join("config.json").is_file()
-}
-
-/// The file of weights in `folder`.
-///
-/// # Errors
-/// No safetensors file.
-pub(super) fn weights(folder: &Path) -> Result<PathBuf> {
-    let found = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-    found.ok_or_else(|| {
-        Error::ModelLoading(format!(
-            "{} has no {}; a .bin or .pt file is a program, which is not run: load it with open_clip and save its \
-             state_dict() with safetensors",
-            folder.display(),
-            WEIGHTS[0]
-        ))
-    })
 }
 
 /// Maps a tensor of `open_clip` to parameters; `None` for a name that it does not have.

@@ -44,6 +44,13 @@ impl AttentionPooling {
         y.reshape(&[batch, hidden])
     }
 
+    /// All linear layers.
+    pub(super) fn all_linears(&mut self) -> Linears<'_> {
+        let mut linears = prefixed("attention", self.attention.linears());
+        linears.extend(prefixed("mlp", self.mlp.linears()));
+        linears
+    }
+
     /// Adaptable layers; other programs store the projections of attention as one matrix, which cannot be one.
     pub(super) fn linears(&mut self) -> Linears<'_> {
         prefixed("mlp", self.mlp.linears())

@@ -26,7 +26,7 @@ pub(super) struct VisionTower {
     #[param]
     post_layernorm: LayerNorm,
     #[param]
-    head: Option<AttentionPooling>,
+    pub(super) head: Option<AttentionPooling>,
 }
 
 #[derive(Debug, Clone, ModuleParameters)]

@@ -52,7 +52,7 @@ def inspect(config: ClipConfig, *, show_progress: bool = True) -> Checks:
 def _load(config: ClipConfig, *, show_progress: bool) -> Any:
     from efficientai_toolkit._engine.core import core
 
-    folder = hub.resolve(str(config.model_path), show_progress=show_progress)
+    folder = hub.resolve(str(config.model_path), kind=hub.IMAGE_TEXT_MODEL, show_progress=show_progress)
     return core.clip.load(str(folder), config.dtype, config.image_size)[0]
 
 
