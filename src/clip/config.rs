@@ -84,7 +84,7 @@ pub struct ClipConfig {
     pub lora_alpha: f64,
     /// Dropout probability of the adapter inputs.
     pub lora_dropout: f64,
-    /// Layers with an adapter, such as `q_proj`; `None` for all linear layers of the blocks.
+    /// Layers with an adapter, such as `q_proj`; `None` for all linear layers.
     pub target_modules: Option<Vec<String>>,
     /// Format of the adapter.
     pub adapter_format: Format,

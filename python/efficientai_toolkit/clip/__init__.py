@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from efficientai_toolkit.clip.index import ImageIndex, Match
     from efficientai_toolkit.clip.loading import load
     from efficientai_toolkit.clip.model import ClipModel
+    from efficientai_toolkit.clip.nearest import search
     from efficientai_toolkit.clip.processor import ClipProcessor
     from efficientai_toolkit.clip.result import ClipResult
-    from efficientai_toolkit.clip.search import search
     from efficientai_toolkit.clip.trainer import ClipTrainer
     from efficientai_toolkit.clip.zero_shot import build_classifier, classify
 
@@ -68,6 +68,6 @@ if not TYPE_CHECKING:
             "evaluate_zero_shot": "clip.evaluation:evaluate_zero_shot",
             "load": "clip.loading:load",
             "read_pairs": "clip.data:read_pairs",
-            "search": "clip.search:search",
+            "search": "clip.nearest:search",
         },
     )

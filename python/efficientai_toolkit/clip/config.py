@@ -52,7 +52,7 @@ class ClipConfig(Config):
     lora_dropout: float = setting(0.0, "dropout probability of the adapter inputs")
     target_modules: list[str] | None = setting(
         None,
-        "layers that get adapters, such as q_proj,v_proj (default: all linear layers of the blocks)",
+        "layers that get adapters, such as q_proj,v_proj (default: all linear layers)",
         separator=",",
     )
     adapter_format: Literal["mlx", "peft"] = setting(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficientai_toolkit._base.files import replace_folder, write_json
 from efficientai_toolkit.clip.model import ClipModel
-from efficientai_toolkit.clip.search import search
+from efficientai_toolkit.clip.nearest import search
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, TrainingError
 
 FEATURES, DESCRIPTION = "features.npy", "index.json"

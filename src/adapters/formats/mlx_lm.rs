@@ -98,6 +98,7 @@ pub(super) fn read(folder: &Path, json: &Value, model: Option<&dyn Network>) -> 
                 base_model: config.model,
                 ranks: lora.rank_pattern,
                 whole: BTreeMap::new(),
+                is_feature_extraction: false,
             }))
         }
         (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),

@@ -1,9 +1,9 @@
 //! Writing settings down in both formats.
 
-use fast_image_resize::FilterType;
 use serde_json::{Value, json};
 
 use super::processor::ImageProcessor;
+use super::resample::Filter;
 use super::settings::Resize;
 
 impl ImageProcessor {
@@ -16,8 +16,8 @@ impl ImageProcessor {
             Resize::Square(side) => json!({ "height": side, "width": side }),
         };
         let resample = match settings.filter {
-            FilterType::Bilinear => 2,
-            FilterType::Lanczos3 => 1,
+            Filter::Bilinear => 2,
+            Filter::Lanczos => 1,
             _ => 3,
         };
         let name = if is_siglip { "SiglipImageProcessor" } else { "CLIPImageProcessor" };
@@ -42,7 +42,7 @@ impl ImageProcessor {
     #[must_use]
     pub fn to_open_clip(&self) -> Value {
         let settings = &self.settings;
-        let interpolation = if settings.filter == FilterType::Bilinear { "bilinear" } else { "bicubic" };
+        let interpolation = if settings.filter == Filter::Bilinear { "bilinear" } else { "bicubic" };
         let mode = if matches!(settings.resize, Resize::Square(_)) { "squash" } else { "shortest" };
         json!({
             "mean": settings.mean, "std": settings.std, "interpolation": interpolation, "resize_mode": mode,

@@ -4,6 +4,7 @@ mod decode;
 mod describe;
 mod pairs;
 mod processor;
+mod resample;
 mod settings;
 
 pub use decode::Pixels;

@@ -1,14 +1,12 @@
 //! Resizing, cropping and normalizing.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{PixelType, ResizeAlg, ResizeOptions, Resizer};
 use rayon::prelude::*;
 use serde_json::Value;
 
 use super::decode::{Pixels, read};
+use super::resample::resize;
 use super::settings::{Resize, Settings};
 use crate::{Error, Result, files, threads};
 
@@ -17,11 +15,6 @@ const FILES: [(&str, Option<&str>); 2] =
     [("preprocessor_config.json", None), ("processor_config.json", Some("image_processor"))];
 
 const OPEN_CLIP: (&str, &str) = ("open_clip_config.json", "preprocess_cfg");
-
-thread_local! {
-    /// Keeps its working memory from image to image.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
-}
 
 /// Makes the inputs of a vision model from images.
 #[derive(Debug, Clone)]
@@ -133,18 +126,7 @@ impl ImageProcessor {
                 if pixels.width <= pixels.height { (side, long) } else { (long, side) }
             }
         };
-        if (width, height) == (pixels.width, pixels.height) {
-            return Ok(pixels.clone());
-        }
-        let failed = |error: &dyn std::fmt::Display| Error::Dataset(format!("cannot be resized ({error})"));
-        let source = ImageRef::new(pixels.width, pixels.height, &pixels.data, PixelType::U8x3)
-            .map_err(|error| failed(&error))?;
-        let mut target = Image::new(width, height, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(self.settings.filter));
-        RESIZER
-            .with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options))
-            .map_err(|error| failed(&error))?;
-        Pixels::new(width, height, target.into_vec())
+        resize(pixels, width, height, self.settings.filter)
     }
 }
 

@@ -1,8 +1,8 @@
 //! `preprocessor_config.json` of Hugging Face and `preprocess_cfg` of `open_clip`.
 
-use fast_image_resize::FilterType;
 use serde_json::Value;
 
+use super::resample::Filter;
 use crate::{Error, Result};
 
 /// Mean and standard deviation of CLIP's training images.
@@ -25,7 +25,7 @@ pub(super) enum Resize {
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) resize: Resize,
-    pub(super) filter: FilterType,
+    pub(super) filter: Filter,
     /// Side of the result.
     pub(super) size: u32,
     /// Factor of bytes.
@@ -41,15 +41,7 @@ impl Settings {
     pub(super) fn default_for(size: u32, is_siglip: bool) -> Self {
         let [mean, std] = if is_siglip { SIGLIP } else { CLIP };
         let resize = if is_siglip { Resize::Square(size) } else { Resize::Shortest(size) };
-        Self {
-            resize,
-            filter: FilterType::CatmullRom,
-            size,
-            rescale: 1.0 / 255.0,
-            mean,
-            std,
-            rounds_crop: false,
-        }
+        Self { resize, filter: Filter::Bicubic, size, rescale: 1.0 / 255.0, mean, std, rounds_crop: false }
     }
 
     /// Reads a `preprocessor_config.json`, for images of `size`.
@@ -77,9 +69,9 @@ impl Settings {
             None => settings.resize,
         };
         settings.filter = match json["resample"].as_i64() {
-            None | Some(3) => FilterType::CatmullRom,
-            Some(2) => FilterType::Bilinear,
-            Some(1) => FilterType::Lanczos3,
+            None | Some(3) => Filter::Bicubic,
+            Some(2) => Filter::Bilinear,
+            Some(1) => Filter::Lanczos,
             Some(other) => {
                 return Err(Error::ModelLoading(format!(
                     "\"resample\" is {other}, expected 1 (Lanczos), 2 (bilinear) or 3 (bicubic)"
@@ -117,8 +109,8 @@ impl Settings {
             }
         };
         settings.filter = match json["interpolation"].as_str() {
-            None | Some("bicubic" | "random") => FilterType::CatmullRom,
-            Some("bilinear") => FilterType::Bilinear,
+            None | Some("bicubic" | "random") => Filter::Bicubic,
+            Some("bilinear") => Filter::Bilinear,
             Some(other) => {
                 return Err(Error::ModelLoading(format!(
                     "\"interpolation\" is \"{other}\", expected \"bicubic\" or \"bilinear\""
