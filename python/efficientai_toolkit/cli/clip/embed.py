@@ -5,8 +5,13 @@ from pathlib import Path
 
 from efficientai_toolkit.cli.clip.model import add_model, load_model
 from efficientai_toolkit.cli.output import Output, format_pairs
-from efficientai_toolkit.clip import ImageIndex
 from efficientai_toolkit.exceptions import DatasetError
+
+ESSENTIAL = (
+    "model_path", "adapter_path", "image_size", "data", "output", "overwrite", "batch_size", "json", "quiet",
+    "progress",
+)  # fmt: skip
+"""What most indices set."""
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -25,6 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Compute and save the features."""
+    from efficientai_toolkit.clip import ImageIndex
+
     folder = Path(args.data).expanduser()
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not images:

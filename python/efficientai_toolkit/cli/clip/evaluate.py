@@ -5,7 +5,12 @@ from dataclasses import asdict
 
 from efficientai_toolkit.cli.clip.model import add_model, load_model
 from efficientai_toolkit.cli.output import Output, format_pairs
-from efficientai_toolkit.clip import evaluate_retrieval, evaluate_zero_shot, read_pairs
+
+ESSENTIAL = (
+    "model_path", "adapter_path", "image_size", "data", "zero_shot", "template", "batch_size", "json", "quiet",
+    "progress",
+)  # fmt: skip
+"""What most evaluations set."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,6 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Evaluate, and print the figures."""
+    from efficientai_toolkit.clip import evaluate_retrieval, evaluate_zero_shot, read_pairs
+
     pairs = read_pairs(args.data)
     model = load_model(args, out)
     images = [pair.image for pair in pairs]

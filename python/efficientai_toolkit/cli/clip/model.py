@@ -1,10 +1,12 @@
 """The model that a command uses."""
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.cli.output import Output
-from efficientai_toolkit.clip import ClipModel, load
+
+if TYPE_CHECKING:
+    from efficientai_toolkit.clip import ClipModel
 
 
 def add_model(parser: ArgumentParser) -> Any:
@@ -21,8 +23,10 @@ def add_model(parser: ArgumentParser) -> Any:
     return group
 
 
-def load_model(args: Namespace, out: Output) -> ClipModel:
+def load_model(args: Namespace, out: Output) -> "ClipModel":
     """Load the model that the options name."""
+    from efficientai_toolkit.clip import load
+
     model, _ = load(
         args.model_path, args.adapter_path, image_size=args.image_size, show_progress=not out.quiet
     )

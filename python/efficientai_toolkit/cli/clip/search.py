@@ -5,7 +5,11 @@ from dataclasses import asdict
 
 from efficientai_toolkit.cli.clip.model import add_model, load_model
 from efficientai_toolkit.cli.output import Output, format_pairs
-from efficientai_toolkit.clip import ImageIndex
+
+ESSENTIAL = (
+    "model_path", "adapter_path", "image_size", "index", "query", "image", "count", "json", "quiet", "progress",
+)  # fmt: skip
+"""What most searches set."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,6 +25,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Search, and print the images."""
+    from efficientai_toolkit.clip import ImageIndex
+
     index = ImageIndex.load(args.index)
     model = load_model(args, out)
     if args.query is not None:

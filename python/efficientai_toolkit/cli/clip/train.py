@@ -10,7 +10,7 @@ from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
-from efficientai_toolkit.clip import ClipConfig, ClipResult, ClipTrainer
+from efficientai_toolkit.clip import ClipConfig, ClipResult
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
 
@@ -23,6 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     """Train, and print losses and path of the result."""
+    from efficientai_toolkit.clip import ClipTrainer
+
     given = build_config(args, ClipConfig)
     callbacks = choose_callbacks(args)
     trainer = ClipTrainer(given, callback=callbacks)
