@@ -20,6 +20,7 @@ pub mod train;
 
 // Capabilities
 pub mod clip;
+pub mod distill;
 pub mod evaluate;
 pub mod exports;
 pub mod generate;

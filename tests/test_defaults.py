@@ -6,6 +6,7 @@ import pytest
 
 from efficientai_toolkit._base.config import Config
 from efficientai_toolkit.clip import ClipConfig
+from efficientai_toolkit.distill import DistillConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.prune import PruneConfig
@@ -18,6 +19,7 @@ from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
         ("clip", ClipConfig),
         ("lora", TrainingConfig),
         ("generate", GenerateConfig),
+        ("distill", DistillConfig),
         ("prune", PruneConfig),
         ("quantize", QuantizeConfig),
         ("subset", SubsetConfig),

@@ -131,7 +131,7 @@ def _remark(event: Event) -> str | None:
 
 
 def _quality(event: Evaluated) -> str:
-    """Describe the quality that corresponds to the loss, after a comma; nothing for other losses."""
+    """Describe the quality that corresponds to the loss; empty if it says all itself."""
     if event.reward_accuracy is not None and event.reward_margin is not None:
         return f", reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
     return "" if event.perplexity is None else f", perplexity {event.perplexity:,.2f}"

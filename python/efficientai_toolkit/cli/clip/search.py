@@ -7,7 +7,8 @@ from efficientai_toolkit.cli.clip.model import add_model, load_model
 from efficientai_toolkit.cli.output import Output, format_pairs
 
 ESSENTIAL = (
-    "model_path", "adapter_path", "image_size", "index", "query", "image", "count", "json", "quiet", "progress",
+    "model_path", "adapter_path", "image_size", "index", "query", "image", "count", "json", "quiet",
+    "progress",
 )  # fmt: skip
 """What most searches set."""
 
