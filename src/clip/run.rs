@@ -83,8 +83,7 @@ pub fn run(
             return save(source, folder, model, processor, Format::HuggingFace);
         }
         let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
-        let adapter =
-            Adapter { ranks, is_feature_extraction: true, ..Adapter::from_network(model, Some(base))? };
+        let adapter = Adapter { ranks, is_image_text: true, ..Adapter::from_network(model, Some(base))? };
         adapters::write(folder, &adapter, config.adapter_format, Some(model))
     })?;
     // The result is safe on disk: a request to stop has nothing left to stop.

@@ -282,7 +282,7 @@ def test_tokens_of_transformers(
     assert not different, different[:3]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (61, 40), (40, 333), (640, 427), (225, 301)])
+@pytest.mark.parametrize("size", [(64, 64), (61, 40), (333, 40), (640, 427), (225, 301)])
 def test_preprocessing(
     transformers: ModuleType,
     open_clip: ModuleType,
@@ -307,12 +307,12 @@ def test_preprocessing(
         expected = np.asarray(theirs(image, return_tensors="np")["pixel_values"])
         found = eat.clip.load(folder)[1](images=image)["pixel_values"]
         gray = scale if kind == "clip" else 127.5
-        figure(f"clip pixels {kind} {size}", float(np.abs(found - expected).max()) * gray, GRAY * 1.03)
+        figure(f"clip pixels {kind} {size}", float(np.abs(found - expected).max()) * gray, GRAY * 1.05)
     open_clip_model(torch, open_clip, 0, tmp_path / "open")
     transform = open_clip.transform.image_transform(32, is_train=False)
     expected = transform(image).numpy()[None]
     found = eat.clip.load(tmp_path / "open")[1](images=image)["pixel_values"]
-    figure(f"clip pixels open_clip {size}", float(np.abs(found - expected).max()) * scale, GRAY * 1.03)
+    figure(f"clip pixels open_clip {size}", float(np.abs(found - expected).max()) * scale, GRAY * 1.05)
 
 
 def test_jpeg(tmp_path: Path, figure: Check) -> None:

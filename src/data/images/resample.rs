@@ -1,5 +1,6 @@
-//! Resizing as Pillow does: antialiased, rows before columns, with bytes in between, so that what the first pass
-//! overshoots is cut off before the second.
+//! Resizing as Pillow up to version 12 and torchvision do: antialiased, rows before columns, with bytes in between, so
+//! that what the first pass overshoots is cut off before the second. Pillow 13 begins with the columns where that is less
+//! work.
 
 use super::decode::Pixels;
 use crate::Result;
