@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +15,9 @@ from safetensors.numpy import load_file, save_file
 import efficientai_toolkit as eat
 from efficientai_toolkit.exceptions import ConfigError, DatasetError, ModelLoadingError
 from support.clip import Reference, byte_vocabulary, config, write_model, write_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOS, EOS = len(byte_vocabulary()) - 2, len(byte_vocabulary()) - 1
 
@@ -264,7 +267,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     picture(40, 40).save(tmp_path / "cut.jpg")
     data = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[:-20])
-    for call, error, reason in [
+    cases: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: model.encode_image(tmp_path / "none.png"), DatasetError, "none.png"),
         (
             lambda: model.encode_image(tmp_path / "broken.png"),
@@ -280,7 +283,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         (lambda: model.encode_image(np.zeros((2, 4), np.uint8)), ConfigError, "expected uint8"),
         (lambda: model.encode_image([3]), ConfigError, "an image is 3"),
         (lambda: model.encode_text("a" * 99), DatasetError, "101 tokens, more than 16, the context"),
-        (lambda: model.encode_text(["a", 3]), ConfigError, "a text is 3"),
+        (lambda: model.encode_text(["a", 3]), ConfigError, "a text is 3"),  # type: ignore[list-item]
         (lambda: model.encode_text(np.full((1, 4), 9999)), ConfigError, "the token 9999"),
         (lambda: model.encode_text(np.zeros((1, 17), int)), ConfigError, "17 tokens, expected 1 to 16"),
         (lambda: model.encode_text("a", batch_size=0), ConfigError, "batch_size is 0"),
@@ -288,9 +291,14 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         (lambda: eat.clip.classify(model, pixels(), ["one"]), ConfigError, "at least two"),
         (lambda: eat.clip.classify(model, pixels(), ["a", "b", "a"]), ConfigError, "'a' comes twice"),
         (lambda: eat.clip.classify(model, pixels(), ["a", "b"], templates=["x"]), ConfigError, "has no {}"),
-        (lambda: eat.clip.search(np.ones((1, 2)), np.ones((3, 4))), ConfigError, "2 and 4 numbers"),
+        (
+            lambda: eat.clip.search(np.ones((1, 2), np.float32), np.ones((3, 4), np.float32)),
+            ConfigError,
+            "2 and 4 numbers",
+        ),
         (lambda: model.save(tmp_path / "x", format="onnx"), ConfigError, 'format is "onnx"'),  # type: ignore[arg-type]
-    ]:
+    ]
+    for call, error, reason in cases:
         with pytest.raises(error, match=reason):
             call()
 

@@ -11,6 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 Tensors = dict[str, np.ndarray]
+Numbers = Any
+"""Arrays in float64."""
 
 TOWER = {
     "hidden_size": 32,
@@ -129,7 +131,7 @@ class Reference:
         self.weights = {name: np.asarray(value, np.float64) for name, value in loaded.items()}
         self.is_clip = self.config["model_type"] == "clip"
 
-    def image_features(self, pixels: np.ndarray) -> np.ndarray:
+    def image_features(self, pixels: Numbers) -> Numbers:
         """``pixels`` ``[n, 3, height, width]`` → ``[n, dim]``."""
         vision = self.config["vision_config"]
         patch, n = vision["patch_size"], len(pixels)
@@ -165,7 +167,7 @@ class Reference:
             :, 0
         ]
 
-    def text_features(self, ids: np.ndarray) -> np.ndarray:
+    def text_features(self, ids: Numbers) -> Numbers:
         """``ids`` ``[n, length]`` → ``[n, dim]``."""
         text = self.config["text_config"]
         x = self.weights["text_model.embeddings.token_embedding.weight"][ids]
@@ -178,7 +180,7 @@ class Reference:
         ends = ids.argmax(axis=1) if eos == 2 else (ids == eos).argmax(axis=1)
         return x[np.arange(len(ids)), ends] @ self.weights["text_projection.weight"].T
 
-    def _encode(self, x: np.ndarray, tower: str, settings: Any, *, is_causal: bool = False) -> np.ndarray:
+    def _encode(self, x: Numbers, tower: str, settings: Any, *, is_causal: bool = False) -> Numbers:
         for i in range(settings["num_hidden_layers"]):
             layer = f"{tower}.encoder.layers.{i}"
             y = self._norm(x, f"{layer}.layer_norm1", settings)
@@ -188,24 +190,22 @@ class Reference:
             x = x + self._mlp(self._norm(x, f"{layer}.layer_norm2", settings), f"{layer}.mlp", settings)
         return x
 
-    def _linear(self, x: np.ndarray, name: str) -> np.ndarray:
+    def _linear(self, x: Numbers, name: str) -> Numbers:
         return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
-    def _norm(self, x: np.ndarray, name: str, settings: Any) -> np.ndarray:
+    def _norm(self, x: Numbers, name: str, settings: Any) -> Numbers:
         centered = x - x.mean(axis=-1, keepdims=True)
         deviation = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + settings["layer_norm_eps"])
         return centered / deviation * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
-    def _mlp(self, x: np.ndarray, name: str, settings: Any) -> np.ndarray:
+    def _mlp(self, x: Numbers, name: str, settings: Any) -> Numbers:
         return self._linear(
             ACTIVATIONS[settings["hidden_act"]](self._linear(x, f"{name}.fc1")), f"{name}.fc2"
         )
 
 
-def _attend(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, *, is_causal: bool = False
-) -> np.ndarray:
-    def split(x: np.ndarray) -> np.ndarray:
+def _attend(q: Numbers, k: Numbers, v: Numbers, heads: int, *, is_causal: bool = False) -> Numbers:
+    def split(x: Numbers) -> Numbers:
         return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
     q, k, v = split(q), split(k), split(v)

@@ -28,4 +28,6 @@ def read_pairs(path: str | os.PathLike[str]) -> list[ImageTexts]:
     """
     from efficientai_toolkit._engine.core import core
 
-    return [ImageTexts(image=image, texts=texts) for image, texts in core.clip.read_pairs(os.fspath(path))]
+    return [
+        ImageTexts(image=str(image), texts=texts) for image, texts in core.clip.read_pairs(os.fspath(path))
+    ]

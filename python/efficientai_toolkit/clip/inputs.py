@@ -29,11 +29,11 @@ def split_images(images: Images) -> NDArray[np.float32] | list[Any]:
     if isinstance(images, (str, os.PathLike)) or _is_pil(images):
         return [_load(images)]
     if isinstance(images, np.ndarray):
-        return _split_array(images)
+        return _split_array(cast("NDArray[Any]", images))
     if not isinstance(images, Iterable):
         message = f"images are {shorten(images)}, expected paths, PIL images or arrays"
         raise ConfigError(message)
-    return [_load(image) for image in cast("Iterable[Any]", images)]
+    return [_load(image) for image in cast("Sequence[Any]", images)]
 
 
 def _split_array(images: NDArray[Any]) -> NDArray[np.float32] | list[Any]:

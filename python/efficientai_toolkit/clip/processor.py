@@ -1,6 +1,6 @@
 """Inputs of image–text models."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class ClipProcessor:
 
     def __call__(
         self, images: Images | None = None, text: str | list[str] | None = None, *, truncate: bool = False
-    ) -> dict[str, NDArray[np.float32] | NDArray[np.uint32]]:
+    ) -> dict[str, NDArray[Any]]:
         """Prepare images, texts or both.
 
         Parameters
@@ -59,11 +59,13 @@ class ClipProcessor:
         if images is None and text is None:
             message = "neither images nor text are given"
             raise ConfigError(message)
-        inputs: dict[str, NDArray[np.float32] | NDArray[np.uint32]] = {}
+        inputs: dict[str, NDArray[Any]] = {}
         if images is not None:
             sources = split_images(images)
-            is_processed = isinstance(sources, np.ndarray)
-            inputs["pixel_values"] = sources if is_processed else self._engine.process_images(sources)
+            if isinstance(sources, np.ndarray):
+                inputs["pixel_values"] = sources
+            else:
+                inputs["pixel_values"] = self._engine.process_images(sources)
         if text is not None:
             texts = split_texts(text)
             if isinstance(texts, np.ndarray):

@@ -56,7 +56,8 @@ def build_classifier(
     texts = [template.replace("{}", label) for label in labels for template in templates]
     features = model.encode_text(texts, normalize=True)
     mean = features.reshape(len(labels), len(templates), -1).mean(axis=1)
-    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    lengths = np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    return np.asarray(mean / lengths, np.float32)
 
 
 def classify(
@@ -91,4 +92,4 @@ def classify(
     classifier = build_classifier(model, labels, templates)
     logits = model.logits(model.encode_image(images, normalize=True, batch_size=batch_size), classifier)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
