@@ -34,17 +34,22 @@ FEATURES, GRAY = 1e-4, 1.001
 
 @pytest.fixture(scope="module")
 def torch() -> ModuleType:
-    return pytest.importorskip("torch", reason="torch is missing")
+    module: ModuleType = pytest.importorskip("torch", reason="torch is missing")
+    return module
 
 
 @pytest.fixture(scope="module")
 def transformers(torch: ModuleType) -> ModuleType:
-    return pytest.importorskip("transformers", reason="transformers is missing")
+    module: ModuleType = pytest.importorskip("transformers", reason="transformers is missing")
+    return module
 
 
 @pytest.fixture(scope="module")
 def open_clip(torch: ModuleType) -> ModuleType:
-    return pytest.importorskip("open_clip", reason="open_clip is missing: uv pip install open-clip-torch")
+    module: ModuleType = pytest.importorskip(
+        "open_clip", reason="open_clip is missing: uv pip install open-clip-torch"
+    )
+    return module
 
 
 def shake(torch: ModuleType, model: Any, seed: int) -> Any:
