@@ -5,6 +5,7 @@ import json
 import pytest
 
 from efficientai_toolkit._base.config import Config
+from efficientai_toolkit.clip import ClipConfig
 from efficientai_toolkit.distill import DistillConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
@@ -15,6 +16,7 @@ from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
 @pytest.mark.parametrize(
     ("room", "config"),
     [
+        ("clip", ClipConfig),
         ("lora", TrainingConfig),
         ("generate", GenerateConfig),
         ("distill", DistillConfig),

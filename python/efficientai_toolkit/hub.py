@@ -51,6 +51,19 @@ LANGUAGE_MODEL = Kind(
 )
 """Language models and adapters, which are flat folders."""
 
+IMAGE_TEXT_MODEL = Kind(
+    allowed=(
+        *LANGUAGE_MODEL.allowed,
+        "open_clip_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "vocab.json",
+        "merges.txt",
+    ),
+    ignored=("*/*",),
+)
+"""Models of images and texts, in the formats of Hugging Face and open_clip."""
+
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 
 

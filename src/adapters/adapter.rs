@@ -29,6 +29,8 @@ pub struct Adapter {
     pub ranks: BTreeMap<String, u32>,
     /// Parameters that stand in for those of the model, by name.
     pub whole: WholeModules,
+    /// Whether the model is one of images and texts, for which PEFT has no type of task.
+    pub is_image_text: bool,
 }
 
 /// Low-rank update of one layer, `scale·(x·A)·B`, with an optional [magnitude](crate::nn::linear::dora).

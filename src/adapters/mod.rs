@@ -22,7 +22,7 @@ pub use formats::{
 };
 pub use fuse::{FuseReport, fuse};
 pub use library::Library;
-pub use merge::merged_weight;
+pub use merge::{merge_weights, merged_weight};
 pub use whole::WholeModule;
 
 #[cfg(test)]

@@ -14,7 +14,8 @@
 //! | `formats`    | readers of jsonl, json, csv and parquet files                                |
 //! | `splits`     | training, validation and test rows of one or several sources                 |
 //! | `chat`       | chat templates, and which part of a rendered conversation is the assistant's |
-//! | `text`       | the tokenizer and incremental decoding                                       |
+//! | `text`       | tokenizers, also of captions, and incremental decoding                       |
+//! | `images`     | decoding of images and preprocessing                                         |
 //! | `samples`    | rows as token ids with a loss mask                                           |
 //! | `batches`    | packing, order of an epoch, collation                                        |
 //! | `streaming`  | datasets that stay on disk                                                   |
@@ -25,6 +26,7 @@ mod batches;
 mod chat;
 mod coreset;
 mod formats;
+mod images;
 mod rows;
 mod samples;
 mod splits;
@@ -39,6 +41,7 @@ pub use batches::{Batch, Examples, Pairs, collate, epoch_batches, pack};
 pub use chat::{ChatTemplate, Conversation, Rendered, Renderer, RendererProcess, Rendering, Request};
 pub use coreset::{Embeddings, coverage, facility_location};
 pub use formats::{read_rows, read_rows_and_json, tokens_file};
+pub use images::{ImageProcessor, ImageSource, ImageTexts, Pixels, read_image_texts};
 pub use rows::{Answer, Chat, Columns, Instruction, LocatedRow, Pair, Position, Prompt, Row, TokenRow};
 pub use samples::{Labels, Sample, SplitReport, TokenizedSplit, encode_rows, tokenize};
 pub use splits::{SourceFiles, Splits, read_splits};
@@ -46,4 +49,4 @@ pub use statistics::{
     DataReport, ExamplePart, HistogramBin, LengthStatistics, PairStatistics, SplitStatistics, describe,
 };
 pub use streaming::{IndexedRows, Megabatch, Megabatches, StreamingDataset, stream_splits};
-pub use text::{Contents as TokenizerContents, DecodeStream, Tokenizer};
+pub use text::{CaptionTokenizer, Contents as TokenizerContents, DecodeStream, Tokenizer};

@@ -13,7 +13,7 @@ use crate::nn::Network;
 use crate::{Error, Result, files, rng};
 
 /// Files of a model folder other than its weights.
-const DESCRIPTION: [&str; 11] = [
+const DESCRIPTION: [&str; 14] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -25,7 +25,13 @@ const DESCRIPTION: [&str; 11] = [
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "spiece.model",
 ];
+
+/// Configuration of a folder in the format of [`open_clip`](https://github.com/mlfoundations/open_clip).
+const OPEN_CLIP: &str = "open_clip_config.json";
 
 /// Folder of chat templates other than the default.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -186,8 +192,14 @@ fn describe_head(config: &mut Value) {
 /// # Errors
 /// A folder or file that is not a model.
 pub fn fingerprint(folder: &Path) -> Result<String> {
-    let mut text = checkpoint::config(folder)?.to_string().into_bytes();
-    let weights = if gguf::is_file(folder) { vec![folder.to_owned()] } else { shards::files(folder)? };
+    let open_clip = folder.join(OPEN_CLIP);
+    let (mut text, weights) = if open_clip.is_file() && !folder.join("config.json").is_file() {
+        let text = files::read(&open_clip, files::MAX_JSON).map_err(Error::io("read", &open_clip))?;
+        (text, shards::open_clip_files(folder)?)
+    } else {
+        let weights = if gguf::is_file(folder) { vec![folder.to_owned()] } else { shards::files(folder)? };
+        (checkpoint::config(folder)?.to_string().into_bytes(), weights)
+    };
     for path in weights {
         let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         text.extend(path.file_name().unwrap_or_default().as_encoded_bytes());

@@ -11,6 +11,9 @@ use crate::{Error, Result, files as reading};
 
 /// Name of a checkpoint of a single file.
 pub const FILE: &str = "model.safetensors";
+
+/// The same of a folder in the format of `open_clip`.
+pub const OPEN_CLIP_FILE: &str = "open_clip_model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Largest number of shards that a file name may claim; real checkpoints have a few hundred.
@@ -48,6 +51,21 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         ))),
         (None, _) => Err(Error::ModelLoading(incomplete(folder, indexed.as_ref(), &stored, &sets))),
     }
+}
+
+/// Returns the weight file of a `folder` in the format of [`open_clip`](https://github.com/mlfoundations/open_clip).
+///
+/// # Errors
+/// No safetensors file.
+pub fn open_clip_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let found = [OPEN_CLIP_FILE, FILE].iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    found.map(|path| vec![path]).ok_or_else(|| {
+        Error::ModelLoading(format!(
+            "{} has no {OPEN_CLIP_FILE}; a .bin or .pt file is a program, which is not run: load it with open_clip and \
+             save its state_dict() with safetensors",
+            folder.display()
+        ))
+    })
 }
 
 /// Says which files `folder` lacks.

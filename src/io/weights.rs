@@ -33,15 +33,30 @@ pub fn load(
     quantization: &QuantizationConfig,
     name_of: fn(&str) -> Option<String>,
 ) -> Result<()> {
-    let files = shards::files(folder)?;
-    let contents = Contents::of(&files, |name| name_of(name).is_some_and(|name| !model.computes(&name)))?;
+    load_files(folder, &shards::files(folder)?, "config.json", model, dtype, quantization, name_of)
+}
+
+/// As [`load`], of the weight `files` in `folder`, which the file `description` describes.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_files(
+    folder: &Path,
+    files: &[PathBuf],
+    description: &str,
+    model: &mut dyn Network,
+    dtype: Option<Dtype>,
+    quantization: &QuantizationConfig,
+    name_of: fn(&str) -> Option<String>,
+) -> Result<()> {
+    let contents = Contents::of(files, |name| name_of(name).is_some_and(|name| !model.computes(&name)))?;
     let dtype = dtype.or_else(|| contents.prevailing_dtype());
     let mut loaded = Tensors::new();
     // Formats of layers that may be quantized.
     let mut formats = BTreeMap::new();
     // Tensors of matrices whose other tensors may be in the next file.
     let mut unpaired = Tensors::new();
-    for path in &files {
+    for path in files {
         let named =
             |error: &dyn std::fmt::Display| Error::ModelLoading(format!("{}: {error}", path.display()));
         let mut stored = Reader::open(path)?;
@@ -124,7 +139,7 @@ pub fn load(
     if quantization.gptq_awq().is_some() {
         drop_empty_biases(model, &mut loaded)?;
     }
-    fill(folder, "config.json", model, loaded, &formats)
+    fill(folder, description, model, loaded, &formats)
 }
 
 /// Fills `model` with all tensors of a checkpoint at `place`, which `description` describes; `formats` are those of

@@ -1,8 +1,10 @@
-//! Language models, one file per architecture. [`load`] and [`create`] select it by `model_type`.
+//! Language models, one file per architecture: [`load`] and [`create`] select it by `model_type`. And [`clip`], models of
+//! images and texts.
 
 mod block;
 mod causal_lm;
 mod checkpoint_layout;
+pub mod clip;
 mod configuration;
 mod experts;
 mod gemma;

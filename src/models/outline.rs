@@ -32,7 +32,7 @@ pub struct BlockOutline {
     window: Option<i32>,
     /// Rotation of queries and keys.
     rope: Option<Angles>,
-    /// `silu`, `gelu` or `gelu_tanh`.
+    /// `silu`, `gelu`, `gelu_tanh` or `quick_gelu`.
     activation: &'static str,
     norm_eps: f32,
     /// Added to the weights of norms.
@@ -43,7 +43,7 @@ impl BlockOutline {
     /// Describes a block by its parts.
     pub(super) fn new(heads: &Heads, activation: Activation, norm: &RmsNorm) -> Self {
         let window = match heads.mask {
-            Mask::Causal => None,
+            Mask::Causal | Mask::Full => None,
             Mask::Sliding(window) => Some(window),
         };
         Self {
@@ -58,6 +58,7 @@ impl BlockOutline {
                 Activation::Silu => "silu",
                 Activation::Gelu => "gelu",
                 Activation::GeluTanh => "gelu_tanh",
+                Activation::QuickGelu => "quick_gelu",
             },
             norm_eps: norm.rms.eps,
             norm_offset: norm.rms.offset,

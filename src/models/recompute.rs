@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::module::ModuleParameters;
 
 use super::block::Block;
 use crate::kernels::checkpoint::checkpoint;
@@ -20,25 +22,44 @@ pub(super) fn recompute_blocks<B: Block>(
     first: usize,
     trained: &BTreeSet<String>,
 ) -> nn::Result<Residual> {
-    let mut inputs = x.into_parts();
+    let paths = (0..blocks.len()).map(|i| format!("model.layers.{}.", first + i)).collect();
+    let segments = segments.cloned();
+    let outputs = recompute(x.into_parts(), blocks, paths, trained, move |blocks, parts| {
+        let mut x = Residual::from_parts(parts).ok_or_else(missing_input)?;
+        for block in blocks {
+            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
+        }
+        Ok(x.into_parts())
+    })?;
+    Residual::from_parts(&outputs).ok_or_else(missing_input)
+}
+
+/// Calls `apply` with `blocks` and `inputs`; only the latter are kept for their gradients and those of the parameters
+/// `trained`. `paths` are what names of parameters start with, for each block.
+///
+/// # Errors
+/// Those of `apply`; a name in `trained` that no block has.
+pub(super) fn recompute<M: ModuleParameters + Clone + Send + 'static>(
+    mut inputs: Vec<Array>,
+    blocks: &[M],
+    paths: Vec<String>,
+    trained: &BTreeSet<String>,
+    apply: impl Fn(&[M], &[Array]) -> nn::Result<Vec<Array>> + Send + 'static,
+) -> nn::Result<Vec<Array>> {
     let streams = inputs.len();
-    // Names of the trained parameters of each block; their values follow the residual stream in this order.
+    // Names of the trained parameters of each block; their values follow the inputs in this order.
     let mut names: Vec<Vec<String>> = Vec::with_capacity(blocks.len());
-    for (i, block) in blocks.iter().enumerate() {
-        let prefix = format!("model.layers.{}.", first + i);
+    for (block, path) in blocks.iter().zip(paths) {
         let parameters = block.parameters().flatten();
-        let of_block = trained
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
+        let of_block =
+            trained.iter().filter_map(|name| name.strip_prefix(&path)).map(str::to_owned).collect::<Vec<_>>();
         for name in &of_block {
             inputs.push((*parameters.get(name.as_str()).ok_or_else(missing_input)?).clone());
         }
         names.push(of_block);
     }
-    let (blocks, segments) = (blocks.to_vec(), segments.cloned());
-    let outputs = checkpoint(&inputs, move |inputs| {
+    let blocks = blocks.to_vec();
+    checkpoint(&inputs, move |inputs| {
         let mut blocks = blocks.clone();
         let (parts, mut values) = inputs.split_at(streams);
         for (block, names) in blocks.iter_mut().zip(&names) {
@@ -53,13 +74,8 @@ pub(super) fn recompute_blocks<B: Block>(
                 values = rest;
             }
         }
-        let mut x = Residual::from_parts(parts).ok_or_else(missing_input)?;
-        for block in &blocks {
-            block.forward(&mut x, segments.as_ref().map_or(Context::Whole, Context::Segmented))?;
-        }
-        Ok(x.into_parts())
-    })?;
-    Residual::from_parts(&outputs).ok_or_else(missing_input)
+        apply(&blocks, parts)
+    })
 }
 
 fn missing_input() -> Exception {

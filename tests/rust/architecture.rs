@@ -34,6 +34,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["error", "files", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters"],
     ),
     // Capability rooms.
+    (
+        "clip",
+        &[
+            "error", "files", "progress", "rng", "threads", "kernels", "params", "nn", "data", "io",
+            "models", "adapters", "train",
+        ],
+    ),
     ("evaluate", &["error", "progress", "kernels", "data", "models"]),
     (
         "exports",

@@ -14,7 +14,7 @@
 //! | [`cached_attention`](cached_attention::cached_attention) | `RoPE`, cache update and attention in one node | composition |
 //! | [`append`](append::append) | new rows written in place | `mlx` slice update |
 //! | [`rms_norm`](norm::rms_norm), [`residual_rms_norm`](norm::residual_rms_norm), [`layer_norm`](norm::layer_norm) | one pass over memory, f32 inside | `mlx::fast::rms_norm`, `mlx::fast::layer_norm` |
-//! | [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
+//! | [`activate`](activation::activate), [`gated`](activation::gated) | one pass over memory, f32 inside | composition |
 //! | [`softcap`](softcap::softcap) | composition | composition |
 //! | [`softmax`](softmax::softmax) | f32 inside | `mlx::softmax` |
 //! | [`embedding`](embedding::embedding) | rows copied; gradient accumulated by ranges of rows | `mlx::take` |

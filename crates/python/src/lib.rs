@@ -7,6 +7,7 @@ use pyo3::{PyResult, Python, pymodule};
 mod adapters;
 mod arguments;
 mod array;
+mod clip;
 mod data;
 mod device;
 mod distill;
@@ -43,6 +44,16 @@ mod _core {
     mod adapters {
         #[pymodule_export]
         use crate::adapters::{convert, fuse};
+    }
+
+    /// Image–text models.
+    #[pymodule]
+    mod clip {
+        #[pymodule_export]
+        use crate::clip::{
+            Model, Processor, check, check_output, defaults, load, read_pairs, recall, search, train,
+            validate,
+        };
     }
 
     /// The order of training data.

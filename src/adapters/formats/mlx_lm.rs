@@ -98,6 +98,7 @@ pub(super) fn read(folder: &Path, json: &Value, model: Option<&dyn Network>) -> 
                 base_model: config.model,
                 ranks: lora.rank_pattern,
                 whole: BTreeMap::new(),
+                is_image_text: false,
             }))
         }
         (LORA | DORA, None) => Err(broken("\"lora_parameters\" is missing".into())),

@@ -229,7 +229,7 @@ fn configuration(adapter: &Adapter, all: Option<&[String]>) -> Value {
     let saved: BTreeSet<&str> = modules.filter(|&path| !adapter.layers.contains_key(path)).collect();
     let mut json = json!({
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": (!adapter.is_image_text).then_some("CAUSAL_LM"),
         "base_model_name_or_path": adapter.base_model,
         "revision": null,
         "inference_mode": true,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::data::rows::located::error_at;
 use crate::data::rows::{Columns, LocatedRow, Position, Row, TokenRow};
 use crate::{Error, Result};
 
@@ -24,12 +25,14 @@ pub(super) struct RowCollector<'a> {
     rows: Vec<LocatedRow>,
     /// The JSON of each row, if it is kept.
     json: Option<Vec<Value>>,
+    /// The JSON of each row with its position, in place of rows of text.
+    objects: Option<Vec<(Position, Value)>>,
 }
 
 impl<'a> RowCollector<'a> {
     /// An empty collector for the file at `path`.
     pub(super) fn new(path: &Path, columns: &'a Columns) -> Self {
-        Self { path: Arc::from(path), columns, rows: Vec::new(), json: None }
+        Self { path: Arc::from(path), columns, rows: Vec::new(), json: None, objects: None }
     }
 
     /// As [`new`](Self::new), and keeps the JSON of each row.
@@ -37,8 +40,17 @@ impl<'a> RowCollector<'a> {
         Self { json: Some(Vec::new()), ..Self::new(path, columns) }
     }
 
+    /// A collector of JSON alone, whatever its columns.
+    pub(super) fn of_objects(path: &Path, columns: &'a Columns) -> Self {
+        Self { objects: Some(Vec::new()), ..Self::new(path, columns) }
+    }
+
     /// Parses and appends a row; `value` is its JSON, or the reason why it could not be read.
     pub(super) fn push(&mut self, position: Position, value: Result<Value, String>) -> Result<()> {
+        if let Some(objects) = &mut self.objects {
+            objects.push((position, value.map_err(|reason| error_at(&self.path, position, &reason))?));
+            return Ok(());
+        }
         if let (Some(json), Ok(value)) = (&mut self.json, &value) {
             json.push(value.clone());
         }
@@ -55,6 +67,17 @@ impl<'a> RowCollector<'a> {
     /// Returns the JSON that was kept.
     pub(super) fn take_json(&mut self) -> Vec<Value> {
         self.json.take().unwrap_or_default()
+    }
+
+    /// Returns the JSON of all rows.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] if there are none.
+    pub(super) fn finish_objects(self) -> Result<Vec<(Position, Value)>> {
+        match self.objects {
+            Some(objects) if !objects.is_empty() => Ok(objects),
+            _ => Err(file_error(&self.path, "the file holds no rows")),
+        }
     }
 
     /// Returns the rows.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::collector::{MAX_ROW_BYTES, RowCollector};
 use super::{csv, json, jsonl, parquet, tokens};
-use crate::data::rows::{Columns, LocatedRow};
+use crate::data::rows::{Columns, LocatedRow, Position};
 use crate::{Error, Result, files};
 
 /// Extensions of data files.
@@ -43,6 +43,17 @@ pub fn read_rows_and_json(path: &Path, columns: &Columns) -> Result<(Vec<Located
         let mut rows = read_unguarded(RowCollector::keeping_json(path, columns))?;
         let json = rows.take_json();
         Ok((rows.finish()?, json))
+    })
+}
+
+/// Reads the JSON objects of a file with their positions, whatever their columns.
+///
+/// # Errors
+/// As [`read_rows`], but for the columns.
+pub(in crate::data) fn read_objects(path: &Path) -> Result<Vec<(Position, Value)>> {
+    let columns = Columns::default();
+    files::guard(path, Error::Dataset, || {
+        read_unguarded(RowCollector::of_objects(path, &columns))?.finish_objects()
     })
 }
 

@@ -32,7 +32,7 @@ pub(in crate::models) fn explicit(json: &Value, family: &Family) -> Result<Value
     }
     let window = shape.masks().iter().find_map(|mask| match mask {
         Mask::Sliding(window) => Some(*window),
-        Mask::Causal => None,
+        Mask::Causal | Mask::Full => None,
     });
     set("sliding_window", window.map_or(Value::Null, Value::from));
     set("use_sliding_window", window.is_some().into());

@@ -18,12 +18,40 @@ const BLOCK: usize = 512;
 pub(super) const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 pub(super) const CUBIC: f32 = 0.044_715;
 
+/// Steepness of [`Activation::QuickGelu`].
+pub(super) const QUICK: f32 = 1.702;
+
+pub(super) fn activate<T: Element>(isa: Isa, activation: Activation, x: &[T], out: &mut [T]) {
+    parallel_items(x.chunks(GRAIN).zip(out.chunks_mut(GRAIN)), |(x, out)| match activation {
+        Activation::Silu => plain_silu(isa, x, out),
+        Activation::Gelu => plain_gelu(isa, x, out),
+        Activation::GeluTanh => plain_gelu_tanh(isa, x, out),
+        Activation::QuickGelu => plain_quick_gelu(isa, x, out),
+    });
+}
+
+pub(super) fn activate_backward<T: Element>(
+    isa: Isa,
+    activation: Activation,
+    [x, grad]: [&[T]; 2],
+    dx: &mut [T],
+) {
+    let chunks = x.chunks(GRAIN).zip(grad.chunks(GRAIN)).zip(dx.chunks_mut(GRAIN));
+    parallel_items(chunks, |((x, grad), dx)| match activation {
+        Activation::Silu => plain_silu_backward(isa, x, grad, dx),
+        Activation::Gelu => plain_gelu_backward(isa, x, grad, dx),
+        Activation::GeluTanh => plain_gelu_tanh_backward(isa, x, grad, dx),
+        Activation::QuickGelu => plain_quick_gelu_backward(isa, x, grad, dx),
+    });
+}
+
 pub(super) fn gated<T: Element>(isa: Isa, activation: Activation, gate: &[T], up: &[T], out: &mut [T]) {
     let inputs = gate.chunks(GRAIN).zip(up.chunks(GRAIN));
     parallel_items(inputs.zip(out.chunks_mut(GRAIN)), |((gate, up), out)| match activation {
         Activation::Silu => silu(isa, gate, up, out),
         Activation::Gelu => gelu(isa, gate, up, out),
         Activation::GeluTanh => gelu_tanh(isa, gate, up, out),
+        Activation::QuickGelu => quick_gelu(isa, gate, up, out),
     });
 }
 
@@ -39,6 +67,7 @@ pub(super) fn gated_backward<T: Element>(
         Activation::Silu => silu_backward(isa, gate, up, grad, dgate, dup),
         Activation::Gelu => gelu_backward(isa, gate, up, grad, dgate, dup),
         Activation::GeluTanh => gelu_tanh_backward(isa, gate, up, grad, dgate, dup),
+        Activation::QuickGelu => quick_gelu_backward(isa, gate, up, grad, dgate, dup),
     });
 }
 
@@ -55,6 +84,10 @@ vectorized! {
         forward(gate, up, out, gelu_tanh_share);
     }
 
+    fn quick_gelu<T: Element>(gate: &[T], up: &[T], out: &mut [T]) {
+        forward(gate, up, out, quick_gelu_share);
+    }
+
     fn silu_backward<T: Element>(gate: &[T], up: &[T], grad: &[T], dgate: &mut [T], dup: &mut [T]) {
         backward([gate, up, grad], [dgate, dup], silu_share);
     }
@@ -66,6 +99,50 @@ vectorized! {
     fn gelu_tanh_backward<T: Element>(gate: &[T], up: &[T], grad: &[T], dgate: &mut [T], dup: &mut [T]) {
         backward([gate, up, grad], [dgate, dup], gelu_tanh_share);
     }
+
+    fn quick_gelu_backward<T: Element>(gate: &[T], up: &[T], grad: &[T], dgate: &mut [T], dup: &mut [T]) {
+        backward([gate, up, grad], [dgate, dup], quick_gelu_share);
+    }
+
+    fn plain_silu<T: Element>(x: &[T], out: &mut [T]) {
+        plain_forward(x, out, silu_share);
+    }
+
+    fn plain_silu_backward<T: Element>(x: &[T], grad: &[T], dx: &mut [T]) {
+        plain_backward([x, grad], dx, silu_share);
+    }
+
+    fn plain_gelu<T: Element>(x: &[T], out: &mut [T]) {
+        plain_forward(x, out, gelu_share);
+    }
+
+    fn plain_gelu_backward<T: Element>(x: &[T], grad: &[T], dx: &mut [T]) {
+        plain_backward([x, grad], dx, gelu_share);
+    }
+
+    fn plain_gelu_tanh<T: Element>(x: &[T], out: &mut [T]) {
+        plain_forward(x, out, gelu_tanh_share);
+    }
+
+    fn plain_gelu_tanh_backward<T: Element>(x: &[T], grad: &[T], dx: &mut [T]) {
+        plain_backward([x, grad], dx, gelu_tanh_share);
+    }
+
+    fn plain_quick_gelu<T: Element>(x: &[T], out: &mut [T]) {
+        plain_forward(x, out, quick_gelu_share);
+    }
+
+    fn plain_quick_gelu_backward<T: Element>(x: &[T], grad: &[T], dx: &mut [T]) {
+        plain_backward([x, grad], dx, quick_gelu_share);
+    }
+}
+
+/// `(s, s')` of [`Activation::QuickGelu`].
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn quick_gelu_share(x: f32) -> (f32, f32) {
+    let s = sigmoid(QUICK * x);
+    (s, QUICK * s * (1.0 - s))
 }
 
 /// `(s, s')` of [`Activation::Silu`].
@@ -91,6 +168,36 @@ fn gelu_tanh_share(x: f32) -> (f32, f32) {
     let square = x * x;
     let s = sigmoid(2.0 * SQRT_2_OVER_PI * x * (1.0 + CUBIC * square));
     (s, s * (1.0 - s) * 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * square))
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn plain_forward<T: Element>(x: &[T], out: &mut [T], share: impl Fn(f32) -> (f32, f32)) {
+    let mut wide = [0.0; BLOCK];
+    for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+        let wide = &mut wide[..out.len()];
+        T::widen(x, wide);
+        for x in wide.iter_mut() {
+            *x *= share(*x).0;
+        }
+        T::narrow(wide, out);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn plain_backward<T: Element>([x, grad]: [&[T]; 2], dx: &mut [T], share: impl Fn(f32) -> (f32, f32)) {
+    let (mut wide, mut g) = ([0.0; BLOCK], [0.0; BLOCK]);
+    for ((x, grad), dx) in x.chunks(BLOCK).zip(grad.chunks(BLOCK)).zip(dx.chunks_mut(BLOCK)) {
+        let (wide, g) = (&mut wide[..dx.len()], &mut g[..dx.len()]);
+        T::widen(x, wide);
+        T::widen(grad, g);
+        for (x, g) in wide.iter_mut().zip(&*g) {
+            let (s, slope) = share(*x);
+            *x = g * (s + *x * slope);
+        }
+        T::narrow(wide, dx);
+    }
 }
 
 #[inline(always)]

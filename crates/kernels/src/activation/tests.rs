@@ -3,7 +3,8 @@ use half::{bf16, f16};
 use super::*;
 use crate::testing::{FLOATS, assert_close, difference, draw, gradients, tolerance, unaligned};
 
-const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+const ALL: [Activation; 4] =
+    [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu];
 
 /// `act(x)` in f64.
 fn exact(activation: Activation, x: f64) -> f64 {
@@ -19,6 +20,7 @@ fn exact(activation: Activation, x: f64) -> f64 {
             }
             x * (0.5 + (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt() * sum)
         }
+        Activation::QuickGelu => x / (1.0 + (-f64::from(cpu::QUICK) * x).exp()),
         Activation::GeluTanh => {
             let inner = f64::from(cpu::SQRT_2_OVER_PI) * (x + f64::from(cpu::CUBIC) * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
@@ -47,6 +49,10 @@ fn kernels_equal_f64<T: Element>(dtype: Dtype) {
             let slope = |x: f64| (exact(activation, x + 1e-5) - exact(activation, x - 1e-5)) / 2e-5;
             close(first, &|i| g[i] * y[i] * slope(x[i]), 1e-8);
             close(second, &|i| g[i] * exact(activation, x[i]), 0.0);
+            cpu::activate(isa, activation, gate, first);
+            close(first, &|i| exact(activation, x[i]), 0.0);
+            cpu::activate_backward(isa, activation, [gate, grad], first);
+            close(first, &|i| g[i] * slope(x[i]), 1e-8);
         }
     }
 }
@@ -66,7 +72,14 @@ fn forward_and_gradients_equal_mlx() {
         let context = format!("{activation:?} {dtype:?}");
         let ours = gated(activation, &inputs[0], &inputs[1]).unwrap();
         assert_close(&ours, &reference(activation, &inputs[0], &inputs[1]).unwrap(), &context);
+        let x = &inputs[0];
+        let plain = activate(activation, x).unwrap();
+        assert_close(&plain, &activate_reference(activation, x).unwrap(), &context);
         if dtype == Dtype::Float32 {
+            let slope = |f: fn(Activation, &Array) -> MlxResult<Array>| {
+                gradients(|x| Ok(vec![f(activation, &x[0])?]), &inputs[..1], &[0]).swap_remove(0)
+            };
+            assert_close(&slope(activate), &slope(activate_reference), &context);
             for argnums in [&[0, 1][..], &[1]] {
                 let grads = |f: fn(Activation, &Array, &Array) -> MlxResult<Array>| {
                     gradients(|x| Ok(vec![f(activation, &x[0], &x[1])?]), &inputs, argnums)

@@ -47,6 +47,8 @@ pub enum Mask {
     Causal,
     /// Its own position and the `n - 1` positions before ([sliding window](https://arxiv.org/abs/2310.06825)).
     Sliding(i32),
+    /// All positions, as in encoders.
+    Full,
 }
 
 /// Computation of attention scores.
@@ -94,7 +96,7 @@ impl<'a> KeyValues<'a> {
 impl Mask {
     fn window(self) -> i32 {
         match self {
-            Self::Causal => i32::MAX,
+            Self::Causal | Self::Full => i32::MAX,
             Self::Sliding(window) => window,
         }
     }
@@ -106,11 +108,14 @@ impl Mask {
     /// An exception raised by MLX.
     pub fn array(self, time: i32, keys: i32, starts: Option<&Array>) -> MlxResult<Option<Array>> {
         let window = self.window();
-        if time == 1 && window >= keys && starts.is_none() {
+        if (time == 1 || self == Self::Full) && window >= keys && starts.is_none() {
             return Ok(None);
         }
-        let rows = Array::arange::<_, i32>(keys - time, keys, None)?.expand_dims(1)?;
         let columns = Array::arange::<_, i32>(None, keys, None)?;
+        if let (Self::Full, Some(starts)) = (self, starts) {
+            return Ok(Some(columns.ge(starts.expand_dims_axes(&[1, 3])?)?));
+        }
+        let rows = Array::arange::<_, i32>(keys - time, keys, None)?.expand_dims(1)?;
         let distance = rows.subtract(&columns)?;
         let mut seen = distance.ge(Array::from_int(0))?;
         if window < keys {
@@ -166,7 +171,8 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
     if kv_heads == 0 || heads % kv_heads != 0 {
         return Err(mismatch("the heads of keys do not divide those of queries"));
     }
-    if !(time..=capacity).contains(&len) {
+    let fewest = if mask == Mask::Full { 1 } else { time };
+    if !(fewest..=capacity).contains(&len) {
         return Err(mismatch("every query needs a key at its position"));
     }
     if let Some(sinks) = sinks
@@ -192,6 +198,7 @@ pub(super) fn geometry(q: &[i32], k: &[i32], len: i32, scoring: Scoring) -> MlxR
         keys: size(len),
         scale,
         softcap,
+        is_causal: mask != Mask::Full,
         window: size(mask.window()),
     })
 }

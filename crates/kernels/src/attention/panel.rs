@@ -32,6 +32,8 @@ pub(crate) struct Geometry {
     pub scale: f32,
     /// Softcap of the scores.
     pub softcap: Option<f32>,
+    /// Whether a query sees no key after its position.
+    pub is_causal: bool,
     /// Size of the attention window, including the query's own position.
     pub window: usize,
 }
@@ -126,7 +128,7 @@ impl Geometry {
     /// Keys that `row` attends to.
     pub(super) fn visible(&self, starts: Option<&[i32]>, place: Place, row: usize) -> Range<usize> {
         let time = row / self.group();
-        let end = self.keys - self.time + time + 1;
+        let end = if self.is_causal { self.keys - self.time + time + 1 } else { self.keys };
         let start = starts.map_or(0, |starts| starts[place.batch * self.time + time].max(0) as usize);
         start.max(end.saturating_sub(self.window)).min(end)..end
     }

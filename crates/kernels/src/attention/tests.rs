@@ -32,6 +32,7 @@ fn sizes(batch: usize, time: usize, [heads, kv_heads, head_dim]: [usize; 3], key
         keys,
         scale,
         softcap: None,
+        is_causal: true,
         window: usize::MAX,
     }
 }
@@ -61,7 +62,7 @@ fn exact<T: Element>(g: &Geometry, inputs: &Inputs<T>, grad: &[T]) -> Exact {
             let key = (batch * g.capacity + j) * g.kv_heads + kv_head;
             key * d..(key + 1) * d
         };
-        let end = g.keys - g.time + time + 1;
+        let end = if g.is_causal { g.keys - g.time + time + 1 } else { g.keys };
         let start = inputs.starts.map_or(0, |starts| starts[head / g.heads] as usize);
         let seen = start.max(end.saturating_sub(g.window))..end;
         let scale = f64::from(g.scale);
@@ -214,6 +215,8 @@ fn node_and_its_gradient_equal_mlx() {
             (Mask::Sliding(4), None, true),
             (Mask::Causal, Some(0.8), false),
             (Mask::Sliding(4), Some(0.8), true),
+            (Mask::Full, None, false),
+            (Mask::Full, Some(0.8), true),
         ] {
             let mut inputs =
                 vec![draw(&[2, time, 6, 8], 1), draw(&[2, capacity, 2, 8], 2), draw(&[2, capacity, 2, 8], 3)];

@@ -131,7 +131,7 @@ proptest! {
     fn attentions(
         (batch, time, before) in (short(), 1..=70, 0..=40),
         (kv_heads, share, head_dim) in (1..=3, 1..=3, select(vec![1, 8, 20, 32, 64, 80, 128])),
-        window in proptest::option::of(1..=50),
+        mask in prop_oneof![Just(Mask::Causal), Just(Mask::Full), (1..=50).prop_map(Mask::Sliding)],
         softcap in proptest::option::of(0.5_f32..5.0),
         sinks in any::<bool>(),
         dtype in dtype(),
@@ -145,7 +145,6 @@ proptest! {
         if sinks {
             inputs.push(draw(&[kv_heads * share], dtype, 4));
         }
-        let mask = window.map_or(Mask::Causal, Mask::Sliding);
         let scale = (head_dim as f32).sqrt().recip();
         let plain = Scoring { softcap, ..Scoring::plain(scale, mask) };
         check(
