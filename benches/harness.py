@@ -23,6 +23,7 @@ SCRIPTS = {
     "llama.cpp": "llama_cpp.py",
     "onnxruntime": "onnx_runtime.py",
     "numpy": "numpy_blas.py",
+    "flower": "flower.py",
 }
 DTYPES = {"f16": "float16", "bf16": "bfloat16"}
 THREADS = tuple(f"{library}_NUM_THREADS" for library in ("EAT", "OMP", "MKL", "OPENBLAS", "RAYON"))

@@ -21,6 +21,7 @@ pub mod train;
 // Capabilities
 pub mod evaluate;
 pub mod exports;
+pub mod federated;
 pub mod generate;
 pub mod lora;
 pub mod prune;

@@ -83,7 +83,8 @@ fn structured(
     let file = checkpoint::config(source)?;
     let plan = Structured::new(model, &file, config)?;
     let sequences = sequences(model, tokenizer, config)?;
-    let output = OutputFolder::open(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))?;
+    let output =
+        OutputFolder::open(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))?;
     let parameters_before = model.count_parameters()?;
     let Outcome { model: mut smaller, file, blocks, sparsity } =
         plan.run(model, sequences.as_deref(), config, observer)?;

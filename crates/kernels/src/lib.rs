@@ -21,6 +21,7 @@
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one pass over the vocabulary in chunks, never all logits at once | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
 //! | [`quantized`] layers | quantized weights, read once without dequantizing the matrix | `mlx::quantized_matmul` |
+//! | [`updates`] of many clients | f64 inside, sorting networks over columns | – |
 //! | [`matmul`](matmul::matmul) | blocked product, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | implicit im2col and a blocked product; a direct loop for depthwise convolutions | `mlx::conv1d`, `mlx::conv2d` |
 //!
@@ -44,6 +45,7 @@ pub mod rope;
 pub mod row_updates;
 pub mod softcap;
 pub mod softmax;
+pub mod updates;
 
 mod error;
 mod gemm;
