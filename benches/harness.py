@@ -24,6 +24,7 @@ SCRIPTS = {
     "onnxruntime": "onnx_runtime.py",
     "numpy": "numpy_blas.py",
     "authors": "authors_pruning.py",
+    "flower": "flower.py",
 }
 DTYPES = {"f16": "float16", "bf16": "bfloat16"}
 THREADS = tuple(f"{library}_NUM_THREADS" for library in ("EAT", "OMP", "MKL", "OPENBLAS", "RAYON"))

@@ -23,6 +23,7 @@ pub mod clip;
 pub mod distill;
 pub mod evaluate;
 pub mod exports;
+pub mod federated;
 pub mod generate;
 pub mod lora;
 pub mod prune;

@@ -52,6 +52,22 @@ def test_cases_of_models(
     assert (tmp_path / "tiny" / "model.safetensors").is_file()
 
 
+def test_cases_of_aggregation() -> None:
+    cases = suite("federated", rules="median,bulyan", sizes="20x10,5x10").load()
+    assert [case.name for case in cases] == [
+        f"{rule} {size} {who}"
+        for size in ("20x10", "5x10")
+        for rule in ("median", "bulyan")
+        for who in ("ours", "flower")
+    ]
+    for arguments, message in (
+        ({"rules": "mean"}, "rule 'mean' is none of"),
+        ({"sizes": "5"}, "give CLIENTSx"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            suite("federated", **arguments).load()
+
+
 @pytest.mark.parametrize("technique", ["gptq", "awq", "learned"])
 def test_cases_of_quantization_read_the_same_tokens(technique: str, tmp_path: Path) -> None:
     found = suite("quantization", cache=str(tmp_path), technique=technique, sizes="8x32", scored="2x16")

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,20 @@ def operands(job: Job) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = (job["rows"], job["inputs"]), (job["outputs"], job["inputs"])
     return rng.standard_normal(shapes[0], np.float32), rng.standard_normal(shapes[1], np.float32)
+
+
+def updates(job: Job) -> Iterator[np.ndarray]:
+    """Yield the update of every client: random float32."""
+    import numpy as np
+
+    for client in range(job["clients"]):
+        yield np.random.default_rng(client).standard_normal(job["parameters"], np.float32)
+
+
+def speed_of_updates(job: Job, call: Callable[[], object]) -> Result:
+    """Give the speed of aggregating updates: each is read once."""
+    seconds = seconds_per_call(call)
+    return {"gbs": 4e-9 * job["clients"] * job["parameters"] / seconds, "seconds": seconds}
 
 
 def seconds_per_call(call: Callable[[], object], least: float = 1.0) -> float:

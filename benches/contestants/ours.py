@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _job import Job, Laps, Result, ids, main, speed_of, speed_of_passes
+from _job import Job, Laps, Result, ids, main, speed_of, speed_of_passes, speed_of_updates, updates
 from _job import divergence as compare
 
 
@@ -215,8 +215,27 @@ def conv2d(job: Job) -> Result:
     return speed_of_passes(job, seconds)
 
 
+def aggregate(job: Job) -> Result:
+    """Measure one rule on updates that are there already, or the mean of those that come one by one."""
+    from efficientai_toolkit import federated
+
+    rule, f = job["rule"], job["f"]
+    if rule == "streamed":
+        mean, seconds = federated.Accumulator(), 0.0
+        for array in updates(job):
+            start = time.perf_counter()
+            mean.add({"w": array})
+            seconds += time.perf_counter() - start
+        mean.average()
+        return {"gbs": 4e-9 * job["clients"] * job["parameters"] / seconds, "seconds": seconds}
+    options = {} if rule in {"fedavg", "median"} else {"f": f}
+    arrays = [{"w": array} for array in updates(job)]
+    return speed_of_updates(job, lambda: federated.aggregate(arrays, rule=rule, **options))
+
+
 main(
     {
+        "aggregate": aggregate,
         "train": train,
         "generate": generate,
         "batch": batch,

@@ -58,6 +58,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "calibrate",
         ],
     ),
+    ("federated", &["error", "kernels", "rng", "threads"]),
     ("generate", &["error", "files", "kernels", "params", "nn", "data", "io", "models"]),
     (
         "quantize",

@@ -23,6 +23,7 @@
 //! | [`map_logits`](chunked_logits::map_logits) | any function of the logits of a head, some positions at a time | composition |
 //! | [`quantized`] layers | quantized weights, read once without dequantizing the matrix | `mlx::quantized_matmul` |
 //! | [`sparse`] layers | a bit per place and the numbers that are not zero, read once | unpacked |
+//! | [`updates`] of many clients | f64 inside, sorting networks over columns | – |
 //! | [`matmul`](matmul::matmul) | blocked product, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | implicit im2col and a blocked product; a direct loop for depthwise convolutions | `mlx::conv1d`, `mlx::conv2d` |
 //!
@@ -48,6 +49,7 @@ pub mod row_updates;
 pub mod softcap;
 pub mod softmax;
 pub mod sparse;
+pub mod updates;
 
 mod error;
 mod gemm;

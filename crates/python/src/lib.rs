@@ -16,6 +16,7 @@ mod error;
 mod evaluate;
 mod exclusive;
 mod exports;
+mod federated;
 mod generate;
 mod json;
 mod kernels;
@@ -91,6 +92,13 @@ mod _core {
         use crate::exports::{
             defaults, read_gguf_card, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter,
         };
+    }
+
+    /// Updates of many clients.
+    #[pymodule]
+    mod federated {
+        #[pymodule_export]
+        use crate::federated::{Accumulator, aggregate, decode, encode, wire_bytes};
     }
 
     /// Generating text.
