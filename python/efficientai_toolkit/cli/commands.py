@@ -21,6 +21,7 @@ NAMESPACES = {
     "lora-finetuning-mlx": "lora",
     "quantized-model-benchmarks": "quantize",
     "cpu-model-compression": "compress",
+    "federated-learning": "federated",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 
