@@ -114,7 +114,7 @@ def test_commands_refuse_what_cannot_work(tmp_path: Path) -> None:
     assert "give --authority" in fail(*server, "server.example:9080", "--data", str(tmp_path))
     (tmp_path / "app").mkdir()
     (tmp_path / "app/file").write_text("")
-    assert "is not empty" in fail("federated-learning:init", str(tmp_path / "app"))
+    assert "is not empty" in fail("federated-learning:init", "--app", str(tmp_path / "app"))
 
 
 def free_port() -> int:

@@ -302,3 +302,43 @@ def test_states_of_clients_survive(tmp_path: Path) -> None:
     again = LocalGrid(remember, 2)
     again.restore_states(states)
     assert from_record(again.contexts[node_of(1)].state.array_records["seen"])["n"] == [node_of(1)]
+
+
+def test_noise_and_clipping_of_private_rounds() -> None:
+    from efficientai_toolkit.federated.guard import PrivacyGuard
+
+    base = {"w": np.zeros(20_000, np.float32)}
+
+    def push(message: Message, context: Context) -> Message:
+        # A norm of 1000, of which 2 may stay; far more rows than anybody has do not count.
+        return reply(message, {"w": np.full(20_000, 1000 / np.sqrt(20_000), np.float32)}, 1e9)
+
+    guard = PrivacyGuard(clip=2.0, noise=1.5, rate=1.0)
+    found = train(FederatedStrategy(guard=guard), push, clients=10, rounds=1, base=base)["w"]
+    # On the sum of all that replied: 1.5 · 2, divided by 10.
+    assert found.std() == pytest.approx(0.3, rel=0.03)
+    assert found.mean() == pytest.approx(2 / np.sqrt(20_000), abs=0.01)
+
+
+def test_a_run_ends_before_its_budget(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    from efficientai_toolkit.federated.checkpoint import load_state, save_state
+    from efficientai_toolkit.federated.guard import PrivacyGuard
+    from efficientai_toolkit.federated.privacy import Budget, epsilon
+
+    def make() -> FederatedStrategy:
+        return FederatedStrategy(
+            guard=PrivacyGuard(clip=1.0, noise=2.0, rate=0.5, budget=Budget(3.0, 1e-5)),
+            selector=Selector(kind="poisson", seed=1),
+            clients_per_round=5,
+            save=lambda state: save_state(tmp_path, state),
+        )
+
+    strategy = make()
+    train(strategy, rounds=50)
+    rounds = len(strategy.history)
+    assert epsilon(2.0, 0.5, rounds, 1e-5) <= 3.0 < epsilon(2.0, 0.5, rounds + 1, 1e-5)
+    assert strategy.history[-1].metrics["epsilon"] <= 3.0
+    again = make()
+    again.start(LocalGrid(walk, 10), to_record(BASE), 50, resume=load_state(tmp_path))
+    assert len(again.history) == rounds

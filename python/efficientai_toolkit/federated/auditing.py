@@ -5,6 +5,8 @@ from typing import Literal
 
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.federated.config import FederatedConfig
+from efficientai_toolkit.federated.guard import build_guard
+from efficientai_toolkit.federated.privacy.accounting import epsilon
 from efficientai_toolkit.federated.simulation import simulate
 from efficientai_toolkit.federated.simulation_config import SimulationConfig
 
@@ -17,14 +19,21 @@ _FEW = 5
 _TOLERABLE = 0.05
 """Loss of accuracy under attack that is no finding."""
 
+_STRONG = 10.0
+"""ε above which the guarantee says little."""
+
 _ROUNDS = 40
+
+
+Severity = Literal["high", "medium", "low", "ok"]
+"""How bad a finding is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """Something that an audit found."""
 
-    severity: Literal["high", "medium", "low", "ok"]
+    severity: Severity
     subject: str
     detail: str
 
@@ -66,7 +75,9 @@ def audit(
     hostile = attackers or config.malicious or 1
     reports = _try_attacks(config, hostile)
     for report in reports:
-        severity = "high" if report.lost > 4 * _TOLERABLE else "medium" if report.lost > _TOLERABLE else "ok"
+        severity: Severity = "medium" if report.lost > _TOLERABLE else "ok"
+        if report.lost > 4 * _TOLERABLE:
+            severity = "high"
         findings.append(
             Finding(
                 severity=severity,
@@ -111,6 +122,14 @@ def _check_trust(config: FederatedConfig) -> list[Finding]:
 
 def _check_privacy(config: FederatedConfig) -> list[Finding]:
     asked = config.clients_per_round or config.clients
+    if (guard := build_guard(config)) is not None:
+        spent = epsilon(guard.noise, guard.rate, config.rounds, config.dp_delta)
+        detail = (
+            f"all rounds tell of a client at most ε = {spent:.3g} at δ = {config.dp_delta:g}; the server "
+            "sees each update"
+        )
+        severity: Severity = "low" if spent > _STRONG else "ok"
+        return [Finding(severity=severity, subject="privacy", detail=detail)]
     found = [
         Finding(
             severity="medium",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.federated.convergence import Convergence
+from efficientai_toolkit.federated.guard import build_guard
 from efficientai_toolkit.federated.rules import Rule
 from efficientai_toolkit.federated.selection import Selector
 from efficientai_toolkit.federated.server_step import ServerStep
@@ -64,6 +65,7 @@ def build_strategy(
         convergence=Convergence(
             patience=config.early_stopping_patience, threshold=config.early_stopping_threshold
         ),
+        guard=build_guard(config),
         on_round=on_round,
         save=save,
     )

@@ -38,6 +38,8 @@ class ServerState:
     """Lowest loss, and its round."""
     history: list[RoundReport]
     """Reports of all rounds."""
+    privacy: dict[str, Any] | None = None
+    """What is spent of the privacy budget."""
     memories: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """What clients of this process remember, by node."""
 
@@ -61,6 +63,7 @@ def save_state(output: Path, state: ServerState) -> None:
             "round": state.round,
             "clients": state.clients,
             "best": state.best,
+            "privacy": state.privacy,
             "history": [report.to_dict() for report in state.history],
         }
         write_json(folder / _STATE, values)
@@ -103,6 +106,7 @@ def load_state(output: Path) -> ServerState:
             clients=dict(values["clients"]),
             best=(float(best), int(best_round)),
             history=history,
+            privacy=values.get("privacy"),
             memories=memories,
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError, EOFError) as error:

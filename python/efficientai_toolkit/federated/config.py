@@ -127,6 +127,18 @@ class FederatedConfig(Config):
     attack_scale: float = setting(
         1.0, "strength of the attack: factor of sign_flip and ipm, deviation of the others"
     )
+    dp_epsilon: float | None = setting(
+        None,
+        "differential privacy of clients: bound of the whole run, which ends before the round that would "
+        "exceed it; needs weighting=uniform and selection=poisson (default: no bound)",
+    )
+    dp_noise_multiplier: float | None = setting(
+        None,
+        "standard deviation of the noise on the sum of a round, divided by dp_clip (default: the least with "
+        "which all rounds stay within dp_epsilon)",
+    )
+    dp_delta: float = setting(1e-5, "probability with which the bound may fail")
+    dp_clip: float = setting(1.0, "bound of the norm of a client's update over all arrays")
     early_stopping_patience: int | None = setting(
         None, "stop after this many rounds without an improvement of the validation loss (default: never)"
     )
@@ -166,7 +178,7 @@ class FederatedConfig(Config):
             if (value := getattr(self, name)) is not None and value < bound:
                 message = f"`{name}` is {value}, expected at least {bound}"
                 raise ConfigError(message)
-        for name in ("alpha", "local_epochs", "deadline", "timeout", "server_lr", "server_tau"):
+        for name in ("alpha", "local_epochs", "deadline", "timeout", "server_lr", "server_tau", "dp_clip"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 message = f"`{name}` is {value:g}, expected above 0"
                 raise ConfigError(message)

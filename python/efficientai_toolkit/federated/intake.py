@@ -9,7 +9,7 @@ import numpy as np
 
 from efficientai_toolkit.federated.replies import Arrays, BadReplyError, Update, read_update
 from efficientai_toolkit.federated.rounds import ClientReport
-from efficientai_toolkit.federated.rules import Rule
+from efficientai_toolkit.federated.rules import Combiner, Rule
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -36,6 +36,8 @@ class Intake:
         Metric with the number of examples.
     max_examples
         Largest number of examples that a client may claim.
+    combiner
+        Takes the updates in place of the rule.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Intake:
         selected: Sequence[int],
         weighted_by: str,
         max_examples: float | None,
+        combiner: Combiner | None = None,
     ) -> None:
         self._rule = rule
         self._base = base
@@ -54,7 +57,7 @@ class Intake:
         self._selected = selected
         self._weighted_by = weighted_by
         self._max_examples = max_examples
-        self._combiner = rule.start()
+        self._combiner = combiner or rule.start()
         self._sums: dict[str, tuple[float, float]] = {}
         self.reports: list[ClientReport] = []
         """Reports in the order of the replies."""

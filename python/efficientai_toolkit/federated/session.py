@@ -16,6 +16,7 @@ from efficientai_toolkit.exceptions import ConfigError, TrainingError
 from efficientai_toolkit.federated.build import build_rule, build_strategy
 from efficientai_toolkit.federated.checkpoint import CHECKPOINT, ServerState, load_state, save_state
 from efficientai_toolkit.federated.config import FederatedConfig
+from efficientai_toolkit.federated.guard import build_guard
 from efficientai_toolkit.federated.plots import draw_rounds
 from efficientai_toolkit.federated.result import Comparison, FederatedResult
 from efficientai_toolkit.federated.rounds import RoundReport
@@ -75,6 +76,7 @@ def run(
     """
     config = (config or FederatedConfig()).with_values(settings)
     build_rule(config)
+    build_guard(config)
     config = config.with_defaults_filled()
     output = Path(str(config.output))
     try:

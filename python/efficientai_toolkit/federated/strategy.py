@@ -11,6 +11,7 @@ from efficientai_toolkit.federated import flower
 from efficientai_toolkit.federated.checkpoint import ServerState
 from efficientai_toolkit.federated.convergence import Convergence
 from efficientai_toolkit.federated.intake import Intake
+from efficientai_toolkit.federated.privacy.budget import Budget
 from efficientai_toolkit.federated.replies import Arrays, from_record, to_metrics, to_record
 from efficientai_toolkit.federated.rounds import RoundReport
 from efficientai_toolkit.federated.selection import Selector
@@ -25,6 +26,7 @@ except ImportError as error:
     raise flower.missing(error) from error
 
 if TYPE_CHECKING:
+    from efficientai_toolkit.federated.guard import PrivacyGuard
     from efficientai_toolkit.federated.rules import Rule
 
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -60,6 +62,8 @@ class FederatedStrategy(Strategy):
         Which clients are asked.
     convergence
         When to stop early.
+    guard
+        Differential privacy; the run ends before the round that would exceed its budget.
     weighted_by
         Metric of replies with their number of examples.
     max_examples
@@ -81,6 +85,7 @@ class FederatedStrategy(Strategy):
         deadline: float | None = None,
         selector: Selector | None = None,
         convergence: Convergence | None = None,
+        guard: "PrivacyGuard | None" = None,
         weighted_by: str = "num-examples",
         max_examples: float | None = None,
         on_round: Callable[[RoundReport], object] | None = None,
@@ -96,6 +101,7 @@ class FederatedStrategy(Strategy):
         self.deadline = deadline
         self.selector = selector or Selector()
         self.convergence = convergence or Convergence()
+        self.guard = guard
         self.weighted_by = weighted_by
         self.max_examples = max_examples
         self.on_round = on_round
@@ -143,6 +149,7 @@ class FederatedStrategy(Strategy):
             selected=self._selected,
             weighted_by=self.weighted_by,
             max_examples=self.max_examples,
+            combiner=None if self.guard is None else self.guard.start(),
         )
         for message in replies:
             intake.take(message, seconds=time.monotonic() - self._started)
@@ -233,6 +240,8 @@ class FederatedStrategy(Strategy):
         elif evaluate_fn is not None:
             self._evaluate(0, result, evaluate_fn)
         for number in range(first, num_rounds + 1):
+            if self.guard is not None and not self.guard.spend():
+                break
             messages = self.configure_train(number, result.arrays, train_config or ConfigRecord(), grid)
             waits = timeout if self.deadline is None else self.deadline
             arrays, metrics = self.aggregate_train(number, self._pull(grid, messages, waits))
@@ -241,18 +250,23 @@ class FederatedStrategy(Strategy):
                 result.train_metrics_clientapp[number] = metrics
             if evaluate_fn is not None:
                 self._evaluate(number, result, evaluate_fn)
-            report = self.history[-1]
-            report.metrics.update(_scalars(result.evaluate_metrics_serverapp.get(number)))
-            stops = self.convergence.observe(
-                number, report.metrics.get("eval-loss", report.metrics.get("loss"))
-            )
-            if self.save is not None:
-                self.save(self.state())
-            if self.on_round is not None:
-                self.on_round(report)
-            if stops:
+            if self._finish_round(number, result):
                 break
         return result
+
+    def _finish_round(self, number: int, result: Result) -> bool:
+        """Save and report a round; return whether it is the last."""
+        report = self.history[-1]
+        report.metrics.update(_scalars(result.evaluate_metrics_serverapp.get(number)))
+        if self.guard is not None and self.guard.budget is not None:
+            report.metrics["epsilon"] = self.guard.budget.spent
+        loss = report.metrics.get("eval-loss", report.metrics.get("loss"))
+        stops = self.convergence.observe(number, loss)
+        if self.save is not None:
+            self.save(self.state())
+        if self.on_round is not None:
+            self.on_round(report)
+        return stops
 
     def _pull(self, grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator[Message]:
         """Yield replies as they come, until there are enough or the time is over."""
@@ -288,6 +302,7 @@ class FederatedStrategy(Strategy):
             clients=self.selector.to_dict(),
             best=(self.convergence.best, self.convergence.best_round),
             history=self.history,
+            privacy=None if self.guard is None or self.guard.budget is None else self.guard.budget.state(),
         )
 
     def _restore(self, state: ServerState, initial: ArrayRecord) -> ArrayRecord:
@@ -300,6 +315,8 @@ class FederatedStrategy(Strategy):
         self.selector.restore(state.clients)
         self.convergence.best, self.convergence.best_round = state.best
         self.history = list(state.history)
+        if self.guard is not None and self.guard.budget is not None and state.privacy is not None:
+            self.guard.budget = Budget.from_state(state.privacy)
         return to_record(state.arrays)
 
 

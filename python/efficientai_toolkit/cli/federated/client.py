@@ -20,19 +20,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--number", type=int, default=0, metavar="N", help="number of this client, from 0 (default: 0)"
     )
-    parser.add_argument("--clients", type=int, default=1, metavar="N", help="number of clients (default: 1)")
     parser.add_argument("--authority", metavar="FILE", help="ca.crt of the keys of the server")
     parser.add_argument("--key", metavar="FILE", help="private key of this client")
-    parser.add_argument(
-        "--port", type=int, default=9094, metavar="N", help="port on the loopback interface (default: 9094)"
-    )
 
 
 def run(args: Namespace, out: Output) -> int:
     """Run the SuperNode until it is stopped."""
     from efficientai_toolkit.federated import flower
     from efficientai_toolkit.federated.keys import check_certificate
-    from efficientai_toolkit.federated.processes import Link, run_program
+    from efficientai_toolkit.federated.processes import Link, find_free_port, run_program
 
     host, _, port = args.server.rpartition(":")
     if not host or not port.isdecimal():
@@ -46,14 +42,14 @@ def run(args: Namespace, out: Output) -> int:
     if paths["authority"] is not None:
         check_certificate(paths["authority"])
     settings: dict[str, Any] = {
-        "partition-id": args.number, "num-partitions": args.clients, "data": str(data),
+        "partition-id": args.number, "data": str(data),
     }  # fmt: skip
     if args.model_path is not None:
         settings["model"] = args.model_path
     command = Link(host=host, port=int(port)).client_command(
-        settings, port=args.port, authority=paths["authority"], key=paths["key"]
+        settings, port=find_free_port(), authority=paths["authority"], key=paths["key"]
     )
-    out.note(f"client {args.number} of {args.clients} with {data}, for the server {args.server}")
+    out.note(f"client {args.number} with {data}, for the server {args.server}")
     return run_program(command, flower.quiet_environment())
 
 

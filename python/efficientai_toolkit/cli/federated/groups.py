@@ -6,6 +6,7 @@ GROUPS = {
         "server_momentum", "server_beta1", "server_beta2", "server_tau",
     ),
     "data of the clients": ("partition", "alpha", "labels_per_client", "label_column", "min_rows"),
+    "privacy": ("dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip"),
     "selection": ("clients_per_round", "min_clients", "selection", "over_selection", "deadline"),
     "training of the clients": (
         "local_epochs", "local_steps", "lr", "batch_size", "max_seq_length", "lora_rank", "lora_alpha",
