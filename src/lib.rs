@@ -19,6 +19,7 @@ pub mod models;
 pub mod train;
 
 // Capabilities
+pub mod distill;
 pub mod evaluate;
 pub mod exports;
 pub mod generate;

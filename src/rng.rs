@@ -25,6 +25,8 @@ pub enum Purpose {
     Calibration = 7,
     /// Division of rows that a coreset is chosen from.
     Coreset = 8,
+    /// Samples of a model that it is trained on.
+    Rollout = 9,
 }
 
 /// Returns the PRNG key of `purpose` at `path`, for example step and layer.

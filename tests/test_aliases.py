@@ -12,7 +12,7 @@ from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit.cli import main
 from efficientai_toolkit.cli.app import build_parser
 from efficientai_toolkit.cli.commands import COMMANDS
-from efficientai_toolkit.cli.lora.groups import GROUPS
+from efficientai_toolkit.cli.shared.training import GROUPS
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.optimization.space import SearchSpace

@@ -24,7 +24,7 @@ BELOW_ROOMS = (
 )
 """From the bottom up. A name imports from its own row and from those before it."""
 
-ABOVE_ROOMS = ({"exports", "registry", "trackers"}, {"jobs"}, {"server"}, {"ui"}, {"cli"})
+ABOVE_ROOMS = ({"distill"}, {"exports", "registry", "trackers"}, {"jobs"}, {"server"}, {"ui"}, {"cli"})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from efficientai_toolkit._base.config import Config
+from efficientai_toolkit.distill import DistillConfig
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.models.generation import GenerateConfig
 from efficientai_toolkit.prune import PruneConfig
@@ -16,6 +17,7 @@ from efficientai_toolkit.quantize import QuantizeConfig, SubsetConfig
     [
         ("lora", TrainingConfig),
         ("generate", GenerateConfig),
+        ("distill", DistillConfig),
         ("prune", PruneConfig),
         ("quantize", QuantizeConfig),
         ("subset", SubsetConfig),

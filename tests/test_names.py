@@ -14,7 +14,7 @@ from efficientai_toolkit import _core, callbacks
 
 @pytest.mark.parametrize(
     "module",
-    [eat, eat.lora, eat.benchmark, eat.prune, eat.quantize, eat.exports, callbacks],
+    [eat, eat.lora, eat.benchmark, eat.distill, eat.prune, eat.quantize, eat.exports, callbacks],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_there_and_completes(module: ModuleType) -> None:

@@ -54,7 +54,7 @@ def pruned_weights(result: PruneResult) -> dict[str, np.ndarray]:
     return {name: np.asarray(stored[name], np.float32) for name in names if name in stored}
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "random", "auto"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "taylor", "random", "auto"])
 def test_every_method_removes_what_was_asked_for(
     make: Callable[..., PruneResult], tmp_path: Path, method: str
 ) -> None:
@@ -65,7 +65,7 @@ def test_every_method_removes_what_was_asked_for(
     assert len(weights) == len(result.layers) == 21
     for name, weight in weights.items():
         assert abs((weight == 0).mean() - 0.5) < 0.01, name
-        if method in {"magnitude", "wanda", "random"}:
+        if method in {"magnitude", "wanda", "taylor", "random"}:
             kept = weight != 0
             assert np.array_equal(weight[kept], original[name][kept])
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
@@ -77,7 +77,7 @@ def test_every_method_removes_what_was_asked_for(
     assert all(np.array_equal(stored[name], original[name]) for name in untouched)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "taylor"])
 def test_groups_keep_as_many_as_they_say(
     make: Callable[..., PruneResult], tmp_path: Path, method: str
 ) -> None:

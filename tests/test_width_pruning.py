@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -127,7 +128,7 @@ def test_mlx_lm_reads_the_result(
     make: Callable[..., PruneResult], tmp_path: Path, mlx_lm: ModuleType, name: str
 ) -> None:
     # Where mlx-lm looks for the base of SmolLM3's rotation.
-    changes = {"rope_parameters": None} if name == "smollm3" else {}
+    changes: dict[str, Any] = {"rope_parameters": None} if name == "smollm3" else {}
     result = make(make_model(name, tmp_path / "model", **changes), sparsity=0.3)
     model, _ = mlx_lm.load(str(result.output))
     theirs = np.asarray(model(mx.array(IDS)).astype(mx.float32))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from efficientai_toolkit import (
         benchmark,
         callbacks,
+        distill,
         exceptions,
         exports,
         federated,
@@ -50,6 +51,7 @@ __all__ = [
     "accelerate_mlx",
     "benchmark",
     "callbacks",
+    "distill",
     "exceptions",
     "export",
     "exports",
@@ -83,6 +85,7 @@ if not TYPE_CHECKING:
             "accelerate_mlx": "accelerate:accelerate_mlx",
             "benchmark": "benchmark",
             "callbacks": "callbacks",
+            "distill": "distill",
             "exceptions": "exceptions",
             "export": "exports.run:export",
             "exports": "exports",

@@ -14,10 +14,11 @@ use serde::Serialize;
 use super::adapter::Adapter;
 use super::fidelity::{Fidelity, Probe};
 use super::formats::{self, StoredAdapter};
-use super::merge::merge_weights;
+use super::merge::{merge_at_nonzeros, merge_weights};
 use super::names::layer_names;
 use super::whole;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder};
+use crate::io::sparsity::{copy_report, pruned_layers};
 use crate::io::{checkpoint, folder, weights};
 use crate::models::{self, Model};
 use crate::nn::Network;
@@ -44,7 +45,7 @@ pub struct FuseReport {
 
 /// Merges the adapter in `adapter_path` into the model in `model_path` and saves the result to `output`, in
 /// the dtype of the model. Quantized weights are quantized again in the same format; with `dequantize`, all
-/// weights become dense.
+/// weights become dense. Zeros of pruned layers stay.
 ///
 /// # Errors
 /// A model or adapter that cannot be read, an adapter that does not fit the model, a result that differs more
@@ -82,10 +83,11 @@ pub fn fuse(
             )));
         }
     };
-    let report =
-        merge(model.as_mut(), &adapter, dequantize).map_err(|error| with_path(error, adapter_path))?;
+    let report = merge(model.as_mut(), &adapter, &pruned_layers(model_path)?, dequantize)
+        .map_err(|error| with_path(error, adapter_path))?;
     let output = OutputFolder::open(output, &results, CHECKPOINTS, existing)?;
     folder::save(model_path, output.folder(), model.as_ref())?;
+    copy_report(model_path, output.folder())?;
     Ok(report)
 }
 
@@ -110,11 +112,17 @@ fn with_path(error: Error, adapter: &Path) -> Error {
     }
 }
 
-/// Merges `adapter` into `model` in place and compares the outputs before and after.
+/// Merges `adapter` into `model` in place, but for the zeros of the layers `pruned`, and compares the outputs before and
+/// after.
 ///
 /// # Errors
 /// Those of [`fuse`], except for files.
-pub fn merge(model: &mut Model, adapter: &Adapter, dequantize: bool) -> Result<FuseReport> {
+pub fn merge(
+    model: &mut Model,
+    adapter: &Adapter,
+    pruned: &BTreeSet<String>,
+    dequantize: bool,
+) -> Result<FuseReport> {
     let misfit = |problem| Error::ModelLoading(format!("the adapter does not fit the model: {problem}"));
     adapter.check(model).map_err(misfit)?;
     let dtype = model.dtype();
@@ -122,7 +130,10 @@ pub fn merge(model: &mut Model, adapter: &Adapter, dequantize: bool) -> Result<F
     let dtypes = cast_to_float32(model)?;
     let mut probe = Probe::new(model)?;
     adapter.attach(model).map_err(misfit)?;
+    // What is lost at zeros is meant to be: the rest is compared.
+    let wide = merge_at_nonzeros(model, pruned)?;
     probe.read_adapted(model)?;
+    cast(model, |name| wide.get(name).copied())?;
     let bits = merge_weights(model, adapter, dequantize.then_some(dtype))?;
     let fidelity = probe.compare(model, adapter, bits)?;
     fidelity.check(bits)?;

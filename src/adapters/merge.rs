@@ -2,6 +2,8 @@
 //! ([LoRA](https://arxiv.org/abs/2106.09685), section 4.1), with rows rescaled to their
 //! [magnitudes](crate::nn::linear::dora).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use mlx_rs::ops::maximum;
 use mlx_rs::{Array, Dtype};
 
@@ -38,6 +40,36 @@ pub fn merge_weights(
     }
     attach::clear_low_rank(model)?;
     Ok(bits)
+}
+
+/// Merges the low-rank matrices of those of `layers` that are not quantized into weights in float32, in which zeros stay.
+/// Returns the former dtypes of the weights, by name.
+///
+/// # Errors
+/// Errors from MLX.
+pub fn merge_at_nonzeros(
+    model: &mut dyn Network,
+    layers: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Dtype>> {
+    let mut dtypes = BTreeMap::new();
+    model.visit_linears(&mut |path, layer| {
+        if !layers.contains(path)
+            || layer.format.is_some()
+            || layer.lora_a.is_none()
+            || layer.lora_b.is_none()
+        {
+            return Ok(());
+        }
+        let zero = Array::from_f32(0.0).as_dtype(layer.weight.dtype())?;
+        let stays = layer.weight.ne(zero)?.as_dtype(Dtype::Float32)?;
+        let merged = merged_weight(layer)?.multiply(stays)?;
+        kernels::eval([&merged])?;
+        dtypes.insert(format!("{path}.weight"), layer.weight.dtype());
+        *layer.weight = merged;
+        layer.remove_update();
+        Ok(())
+    })?;
+    Ok(dtypes)
 }
 
 /// Replaces the weight by the [merged](merged_weight) one. It keeps its format or, if it is quantized, becomes dense in

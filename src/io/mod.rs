@@ -10,6 +10,7 @@ mod lock;
 pub mod output;
 pub mod quantization;
 pub mod shards;
+pub mod sparsity;
 mod summary;
 pub mod tensors;
 pub mod weights;

@@ -11,4 +11,4 @@ pub mod spectrum;
 
 pub use analyze::{Analysis, AnalysisSettings, analyze};
 pub use config::{Method, TrainingConfig};
-pub use run::{Report, check_output, estimate_memory, run, validate};
+pub use run::{Report, TaskFactory, check_output, estimate_memory, run, run_task, validate};

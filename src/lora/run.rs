@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mlx_rs::module::ModuleParameters as _;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::adalora::RankAllocator;
 use super::config::{LoraInit, Method, TrainingConfig};
@@ -12,8 +13,9 @@ use super::dataset::{self, Dataset, examples_fingerprint, fingerprint, required}
 use super::{prompt, quantization};
 use crate::adapters::finalize::finalize;
 use crate::adapters::{self, Adapter, SoftPrompt, StoredAdapter, attach, whole};
-use crate::data::{DataReport, Tokenizer};
+use crate::data::{Batch, DataReport, Tokenizer};
 use crate::io::output::IfExists;
+use crate::io::sparsity::{copy_report, pruned_layers};
 use crate::io::{folder, weights};
 use crate::kernels::group::Group;
 use crate::models::Model;
@@ -23,10 +25,13 @@ use crate::train::hooks::StepHook;
 use crate::train::memory;
 use crate::train::plan::Plan;
 use crate::train::session::Session;
-use crate::train::text::data::TrainingRows;
+use crate::train::sparsity::SparsityMasks;
+use crate::train::task::Task;
+use crate::train::text::data::{TextData, TrainingRows};
 use crate::train::text::objective::Objective;
 use crate::train::text::quantization_aware::{FakeQuantization, QuantizationAware};
 use crate::train::text::reference::{self, ReferenceLogProbs};
+use crate::train::text::task::TextTask;
 use crate::{Error, Result, train};
 
 /// Report of a fine-tuning run.
@@ -47,6 +52,46 @@ pub struct Report {
     pub rank_pattern: Option<BTreeMap<String, u32>>,
 }
 
+/// Makes the task of a run.
+pub trait TaskFactory {
+    /// What is trained.
+    type Task: Task<Model = Model, Batch = Batch>;
+
+    /// Adds to `settings`, a JSON object, what else affects the loss curve: a resumed run must match it.
+    fn add_identity(&self, settings: &mut Value);
+
+    /// Returns the task of a run on `data`, given the one for text.
+    ///
+    /// # Errors
+    /// Those of the task; [`Error::Interrupted`] if the observer stops the work.
+    fn create(
+        self,
+        task: TextTask,
+        data: &TextData,
+        plan: &Plan,
+        observer: &mut dyn Observer,
+    ) -> Result<Self::Task>;
+}
+
+/// The objective of the configuration alone.
+struct TextTaskFactory;
+
+impl TaskFactory for TextTaskFactory {
+    type Task = TextTask;
+
+    fn add_identity(&self, _settings: &mut Value) {}
+
+    fn create(
+        self,
+        task: TextTask,
+        _data: &TextData,
+        _plan: &Plan,
+        _observer: &mut dyn Observer,
+    ) -> Result<TextTask> {
+        Ok(task)
+    }
+}
+
 /// Fine-tunes `model`, loaded from the folder `source`, as `config` says; `data` and `output` must be set. `model`
 /// holds the result afterwards.
 ///
@@ -58,6 +103,21 @@ pub fn run(
     tokenizer: &Tokenizer,
     source: &Path,
     config: &TrainingConfig,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    run_task(model, tokenizer, source, config, TextTaskFactory, observer)
+}
+
+/// As [`run`], with another task.
+///
+/// # Errors
+/// Those of [`run`], and those of the factory.
+pub fn run_task<F: TaskFactory>(
+    model: &mut Model,
+    tokenizer: &Tokenizer,
+    source: &Path,
+    config: &TrainingConfig,
+    factory: F,
     observer: &mut dyn Observer,
 ) -> Result<Report> {
     config.validate()?;
@@ -73,8 +133,9 @@ pub fn run(
     let output = required("output", config.output.as_deref())?;
     let session = Session::open(output, source, &results(), if_exists(config), group)?;
     let names = prepare_parameters(model, tokenizer, config)?;
-    let identity =
-        session.identity(config.identity(), config.batch_size, &fingerprint(&data.train), source)?;
+    let mut settings = config.identity();
+    factory.add_identity(&mut settings);
+    let identity = session.identity(settings, config.batch_size, &fingerprint(&data.train), source)?;
     let start = format!("{identity}, {}", examples_fingerprint(&data.valid));
     let checkpoints = session.checkpoints(identity, config.keep_checkpoints);
     let plan = plan(config, data.train.len(), group)?;
@@ -88,8 +149,13 @@ pub fn run(
     if config.method == Method::Adalora {
         hooks.push(Box::new(RankAllocator::new(config, &names, plan.steps)?));
     }
-    let (task, plan) = task(config, data.pad_id, quantization, plan);
-    let (data, checkpoints) = match (task.task.objective, &data.train) {
+    let masks = SparsityMasks::new(model, &pruned_layers(source)?, &names)?;
+    if !masks.is_empty() {
+        hooks.push(Box::new(masks));
+    }
+    let inner = factory.create(config.task(data.pad_id), &data, &plan, observer)?;
+    let (task, plan) = task(inner, quantization, plan);
+    let (data, checkpoints) = match (config.objective(), &data.train) {
         (Objective::Dpo { .. }, TrainingRows::InMemory(train)) => {
             let path = session.checkpoint_folder().join(reference::FILE);
             let reference =
@@ -181,24 +247,19 @@ pub fn estimate_memory(
     let plan = plan(config, data.train.len(), Group::ALONE)?;
     let found = prepare_parameters(model, tokenizer, &without_svd(config)).and_then(|names| {
         let quantization = quantization::prepare(model, config, &names)?;
-        let (task, plan) = task(config, data.pad_id, quantization, plan);
+        let (task, plan) = task(config.task(data.pad_id), quantization, plan);
         memory::estimate_memory(&task, model, &names, &plan, &data)
     });
     attach::detach(model)?;
     found
 }
 
-/// Returns the task, and the settings of the loop around it.
-fn task(
-    config: &TrainingConfig,
-    pad_id: u32,
-    quantization: Option<FakeQuantization>,
-    plan: Plan,
-) -> (QuantizationAware, Plan) {
+/// Returns the task with rounded weights, and the settings of the loop around it.
+fn task<T>(task: T, quantization: Option<FakeQuantization>, plan: Plan) -> (QuantizationAware<T>, Plan) {
     // Rounded weights bring their own checkpointing, which knows them by other names.
     let inside = if quantization.is_some() { plan.grad_checkpoint } else { 0 };
     let plan = Plan { grad_checkpoint: plan.grad_checkpoint - inside, ..plan };
-    (QuantizationAware { task: config.task(pad_id), quantization, grad_checkpoint: inside }, plan)
+    (QuantizationAware { task, quantization, grad_checkpoint: inside }, plan)
 }
 
 /// Returns `config` without `PiSSA`, whose SVD is slow and does not affect the result of a check.
@@ -264,7 +325,8 @@ fn save(
     target: &Path,
 ) -> Result<()> {
     if config.method == Method::Full {
-        return folder::save(source, target, model);
+        folder::save(source, target, model)?;
+        return copy_report(source, target);
     }
     let base = config.model_path.clone().unwrap_or_else(|| source.display().to_string());
     if let (Some(kind), Some(prompt)) = (config.method.prompt(), model.prompt_mut()) {

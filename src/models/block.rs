@@ -5,9 +5,9 @@ use mlx_rs::module::ModuleParameters;
 
 use super::configuration::Shape;
 use super::outline::BlockOutline;
-use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward, Linears, Mixer, prefixed};
 use crate::nn::scaling::Scaling;
+use crate::nn::units::Units;
 use crate::nn::{self, Context, Heads, KvCache, LayerCache, Residual, RmsNorm};
 
 /// A transformer block.
@@ -30,8 +30,11 @@ pub(super) trait Block: ModuleParameters + Clone + Send + 'static {
     /// Hyperparameters of its attention, if it has any.
     fn heads(&self) -> Option<&Heads>;
 
+    /// The groups of heads of its attention, if it has any.
+    fn groups(&self) -> Option<Units>;
+
     /// The channels of its feed-forward layer; `None` of experts.
-    fn channels(&self) -> Option<Channels>;
+    fn channels(&self) -> Option<Units>;
 
     /// What it computes besides its parameters; `None` for what [`BlockOutline`] cannot say.
     fn outline(&self) -> Option<BlockOutline> {
@@ -100,7 +103,11 @@ impl<A: Mixer + Clone, F: FeedForward> Block for PreNormBlock<A, F> {
         self.self_attn.heads()
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn groups(&self) -> Option<Units> {
+        self.self_attn.groups().map(|groups| groups.prefixed("self_attn"))
+    }
+
+    fn channels(&self) -> Option<Units> {
         self.mlp.channels().map(|channels| channels.prefixed("mlp"))
     }
 

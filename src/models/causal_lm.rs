@@ -14,11 +14,11 @@ use super::experts;
 use super::language_model::LanguageModel;
 use super::outline::Outline;
 use super::recompute::recompute_blocks;
-use crate::nn::channels::Channels;
 use crate::nn::network::GradientCheckpointing;
 use crate::nn::prompt::PromptShape;
 use crate::nn::quantized::WeightMut;
 use crate::nn::scaling::Scaling;
+use crate::nn::units::Units;
 use crate::nn::{
     self, Cache, Context, Embedding, Head, Heads, LayerCache, Linear, Network, Overrides, Prompt, Residual,
     RmsNorm, Rope, Segments, Sequences, head,
@@ -360,9 +360,18 @@ impl<B: Block> LanguageModel for CausalLm<B> {
         self.model.layers[index].heads()
     }
 
-    fn channels(&self, index: usize) -> Option<Channels> {
+    fn groups(&self, index: usize) -> Option<Units> {
+        let path = self.block_path(index);
+        self.model.layers[index].groups().map(|groups| groups.prefixed(&path))
+    }
+
+    fn channels(&self, index: usize) -> Option<Units> {
         let path = self.block_path(index);
         self.model.layers[index].channels().map(|channels| channels.prefixed(&path))
+    }
+
+    fn final_norm(&self) -> (&'static str, f32) {
+        ("model.norm", self.model.norm.rms.offset)
     }
 
     fn apply_final_norm(&self, x: &Array) -> nn::Result<Array> {

@@ -11,9 +11,9 @@ use super::outline::BlockOutline;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
-use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::scaling::Scaling;
+use crate::nn::units::Units;
 use crate::nn::{self, Attention, Context, Heads, Mlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
@@ -177,7 +177,11 @@ impl Block for SandwichBlock {
         self.self_attn.heads()
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn groups(&self) -> Option<Units> {
+        self.self_attn.groups().map(|groups| groups.prefixed("self_attn"))
+    }
+
+    fn channels(&self) -> Option<Units> {
         self.mlp.channels().map(|channels| channels.prefixed("mlp"))
     }
 

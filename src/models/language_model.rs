@@ -5,9 +5,9 @@ use mlx_rs::Array;
 use super::outline::Outline;
 use crate::Result;
 use crate::kernels::softcap::softcap;
-use crate::nn::channels::Channels;
 use crate::nn::prompt::PromptShape;
 use crate::nn::scaling::Scaling;
+use crate::nn::units::Units;
 use crate::nn::{self, Cache, Embedding, Head, Heads, Network, Prompt, Segments, Sequences};
 
 /// Any causal language model.
@@ -106,8 +106,14 @@ pub trait LanguageModel: Network {
     /// Hyperparameters of the attention of block number `index`, if it has any.
     fn heads(&self, index: usize) -> Option<&Heads>;
 
+    /// The groups of heads of the attention of block number `index`, if it has any.
+    fn groups(&self, index: usize) -> Option<Units>;
+
     /// The channels of the feed-forward layer of block number `index`; `None` of experts.
-    fn channels(&self, index: usize) -> Option<Channels>;
+    fn channels(&self, index: usize) -> Option<Units>;
+
+    /// Key path of the final norm, and what is added to its weight.
+    fn final_norm(&self) -> (&'static str, f32);
 
     /// Residual stream after the last block → hidden states before the output head.
     ///

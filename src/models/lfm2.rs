@@ -12,11 +12,11 @@ use super::configuration::{self, Family, Shape, flag};
 use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
-use crate::nn::channels::Channels;
 use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named, prefixed};
 use crate::nn::linear::forward_all;
 use crate::nn::scaling::{Flow, Scaling};
+use crate::nn::units::Units;
 use crate::nn::{
     self, Context, ConvState, Heads, KvCache, LayerCache, Linear, NumberedMlp, Residual, RmsNorm, ShortConv,
 };
@@ -234,7 +234,11 @@ impl<F: FeedForward> Block for Lfm2Block<F> {
         self.self_attn.as_ref().and_then(Mixer::heads)
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn groups(&self) -> Option<Units> {
+        self.self_attn.as_ref().and_then(Mixer::groups).map(|groups| groups.prefixed("self_attn"))
+    }
+
+    fn channels(&self) -> Option<Units> {
         self.feed_forward.channels().map(|channels| channels.prefixed("feed_forward"))
     }
 
@@ -282,6 +286,10 @@ impl Mixer for Attention {
 
     fn heads(&self) -> Option<&Heads> {
         Some(&self.heads)
+    }
+
+    fn groups(&self) -> Option<Units> {
+        Some(self.heads.groups([("q_proj", 0), ("k_proj", 0), ("v_proj", 0)], "out_proj"))
     }
 }
 

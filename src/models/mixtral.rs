@@ -13,10 +13,10 @@ use super::language_model::Model;
 use crate::io::config;
 use crate::kernels::activation::Activation;
 use crate::nn::attention::Biases;
-use crate::nn::channels::Channels;
 use crate::nn::layer::{FeedForward as _, Linears, Mixer as _, prefixed};
 use crate::nn::moe::Moe;
 use crate::nn::scaling::Scaling;
+use crate::nn::units::Units;
 use crate::nn::{self, Attention, Context, Heads, NumberedMlp, Residual, RmsNorm};
 use crate::{Error, Result};
 
@@ -110,7 +110,11 @@ impl Block for MixtralBlock {
         self.self_attn.heads()
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn groups(&self) -> Option<Units> {
+        self.self_attn.groups().map(|groups| groups.prefixed("self_attn"))
+    }
+
+    fn channels(&self) -> Option<Units> {
         self.block_sparse_moe.channels().map(|channels| channels.prefixed("block_sparse_moe"))
     }
 }

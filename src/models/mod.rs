@@ -18,6 +18,7 @@ mod llama;
 mod loading;
 mod mistral;
 mod mixtral;
+mod narrow;
 mod outline;
 mod phi3;
 mod qwen2;
@@ -32,8 +33,9 @@ pub use init::initialize;
 pub use language_model::{LanguageModel, Model};
 pub(crate) use loading::is_router;
 pub use loading::{check_tokens, convert, create, explicit_config, load};
+pub use narrow::{check_heads, hidden_multiple, set_channels, set_heads, set_hidden};
 pub use outline::{BlockOutline, Outline};
-pub use shrink::{keep_blocks, needs_consecutive, set_channels};
+pub use shrink::{keep_blocks, needs_consecutive};
 
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,10 @@ use super::language_model::Model;
 use crate::Result;
 use crate::io::config;
 use crate::kernels::activation::{Activation, gated};
-use crate::nn::channels::Channels;
 use crate::nn::heads::AttentionExtras;
 use crate::nn::layer::{FeedForward, Linears, Mixer, named};
 use crate::nn::scaling::{Flow, Scaling};
+use crate::nn::units::Units;
 use crate::nn::{self, Context, Heads, Linear};
 
 /// Keys of `config.json` beyond those of [`Shape`].
@@ -103,6 +103,16 @@ impl Mixer for FusedAttention {
     fn heads(&self) -> Option<&Heads> {
         Some(&self.heads)
     }
+
+    fn groups(&self) -> Option<Units> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let layers = [0, heads * head_dim, (heads + kv_heads) * head_dim].map(|first| ("qkv_proj", first));
+        Some(self.heads.groups(layers, "o_proj"))
+    }
+
+    fn plain_heads(&self) -> Option<&Heads> {
+        self.heads()
+    }
 }
 
 impl FusedMlp {
@@ -134,9 +144,9 @@ impl FeedForward for FusedMlp {
         }
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn channels(&self) -> Option<Units> {
         let count = self.down_proj.size().0 as usize;
-        Some(Channels::new(count, [("gate_up_proj", 0), ("gate_up_proj", count)], "down_proj"))
+        Some(Units::channels(count, [("gate_up_proj", 0), ("gate_up_proj", count)], "down_proj"))
     }
 
     fn activation(&self) -> Option<Activation> {

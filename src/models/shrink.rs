@@ -1,4 +1,4 @@
-//! `config.json` of models with fewer blocks or channels, in the keys that this engine, transformers and mlx-lm all read.
+//! `config.json` of models with fewer blocks, in the keys that this engine, transformers and mlx-lm all read.
 
 use serde_json::{Value, json};
 
@@ -65,28 +65,6 @@ pub fn keep_blocks(config: &Value, kept: &[usize]) -> Result<Value> {
         if family == "gemma3_text" {
             set_pattern(&mut cut, &left)?;
         }
-    }
-    Ok(cut)
-}
-
-/// Returns `config` for a model whose feed-forward layers have `count` channels.
-///
-/// # Errors
-/// A `config` that does not say how many they have.
-pub fn set_channels(config: &Value, count: usize) -> Result<Value> {
-    let keys = ["intermediate_size", "block_ff_dim"];
-    let known: Vec<&str> = keys.into_iter().filter(|key| config[*key].is_u64()).collect();
-    let lfm2 = config["model_type"] == "lfm2";
-    if known.is_empty() && !lfm2 {
-        return Err(Error::Config(format!("config.json has no \"{}\"", keys[0])));
-    }
-    let mut cut = config.clone();
-    for key in known.into_iter().chain(lfm2.then_some(keys[0])) {
-        cut[key] = count.into();
-    }
-    if lfm2 {
-        // Else the number of channels would be computed from this one.
-        cut["block_auto_adjust_ff_dim"] = false.into();
     }
     Ok(cut)
 }

@@ -8,6 +8,7 @@ use super::heads::{AttentionExtras, Heads};
 use super::layer::{Linears, Mixer, named};
 use super::linear::forward_all;
 use super::scaling::{Flow, Scaling};
+use super::units::Units;
 use super::{Context, Linear, Result, RmsNorm};
 
 /// Attention with Llama's parameter names, and optional parameters of later architectures.
@@ -95,8 +96,18 @@ impl Mixer for Attention {
             scalings: vec![Scaling::between("v_proj", self.heads.value_rows(0), "o_proj")],
         }
     }
+
     fn heads(&self) -> Option<&Heads> {
         Some(&self.heads)
+    }
+
+    fn groups(&self) -> Option<Units> {
+        let layers = [("q_proj", 0), ("k_proj", 0), ("v_proj", 0)];
+        let mut groups = self.heads.groups(layers, "o_proj");
+        if self.sinks.is_some() {
+            groups.vectors.push(("sinks".to_owned(), (self.heads.heads / self.heads.kv_heads) as usize));
+        }
+        Some(groups)
     }
 
     fn plain_heads(&self) -> Option<&Heads> {

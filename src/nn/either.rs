@@ -4,9 +4,9 @@ use mlx_rs::Array;
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 
 use super::Result;
-use super::channels::Channels;
 use super::layer::{FeedForward, Linears};
 use super::scaling::Flow;
+use super::units::Units;
 
 /// One of two types.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl<A: FeedForward, B: FeedForward> FeedForward for Either<A, B> {
         each!(self, part => part.flow())
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn channels(&self) -> Option<Units> {
         each!(self, part => part.channels())
     }
 }

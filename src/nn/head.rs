@@ -4,8 +4,9 @@ use mlx_rs::Array;
 
 use super::row_adapters::{RowAdapters, Target};
 use super::{Embedding, Linear, Result};
+use crate::kernels::chunked_logits::{LayerParts, map_logits};
 use crate::kernels::cross_entropy::{Options, cross_entropy_rows};
-use crate::kernels::linear::linears;
+use crate::kernels::linear::{Layer, linears};
 
 /// Key path of the output head, also of one that is tied to the embeddings.
 pub const PATH: &str = "lm_head";
@@ -52,6 +53,38 @@ impl Head<'_> {
         match self {
             Self::Layer(layer) => layer.cross_entropy_rows(hidden, targets, weights, options),
             Self::Tied(table) => cross_entropy_rows(hidden, &table.as_linear(), targets, weights, options),
+        }
+    }
+    /// Applies a function to the logits of some positions at a time; see [`map_logits`].
+    ///
+    /// # Errors
+    /// Incompatible shapes; errors of `function`.
+    pub fn map_logits<F>(
+        &self,
+        hidden: &Array,
+        others: &[Array],
+        limits: (usize, bool),
+        function: F,
+    ) -> Result<Array>
+    where
+        F: Fn(&Array, &[Array]) -> Result<Array> + Clone + Send + 'static,
+    {
+        match self {
+            Self::Layer(layer) => layer.map_logits(hidden, others, limits, function),
+            Self::Tied(table) => map_logits(hidden, &table.as_linear(), others, limits, function),
+        }
+    }
+
+    /// Splits a head without an adapter into what [`LayerParts`] says.
+    #[must_use]
+    pub fn parts(&self) -> (LayerParts, Vec<Array>) {
+        match self {
+            Self::Layer(layer) => LayerParts::of(&Layer {
+                weight: layer.matrix(),
+                bias: (*layer.bias).as_ref(),
+                low_rank: None,
+            }),
+            Self::Tied(table) => LayerParts::of(&table.as_linear()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate};
 
+use super::units::{Rows, Units};
 use super::{Context, KvCache, Result, RmsNorm, Rope};
 use crate::kernels::attention::{KeyValues, Mask, Scoring, attention};
 use crate::kernels::cached_attention::AttentionConfig;
@@ -51,6 +52,21 @@ impl Heads {
         let row = |head| first + head / (self.heads / self.kv_heads) * self.head_dim;
         let rows = (0..self.heads).flat_map(|head| (0..self.head_dim).map(move |i| row(head) + i));
         rows.map(|row| row as usize).collect()
+    }
+
+    /// Groups of query heads, each with its key and value head, which the outputs of `layers` from the given ones on give:
+    /// queries, keys, values; `reader` reads what they attend to.
+    #[must_use]
+    pub fn groups(&self, layers: [(&str, i32); 3], reader: &str) -> Units {
+        let queries = (self.heads / self.kv_heads * self.head_dim) as usize;
+        let [q, k, v] = layers.map(|(path, first)| Rows::new(path, first as usize, self.head_dim as usize));
+        Units {
+            count: self.kv_heads as usize,
+            rows: vec![Rows { size: queries, ..q }, k, v],
+            vectors: Vec::new(),
+            reader: reader.to_owned(),
+            columns: queries,
+        }
     }
 
     /// `q`: `[batch, time, heads · head_dim]`, `k` and `v`: `[batch, time, kv_heads · head_dim]` → output

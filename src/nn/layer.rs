@@ -3,8 +3,8 @@
 use mlx_rs::Array;
 use mlx_rs::module::ModuleParameters;
 
-use super::channels::Channels;
 use super::scaling::Flow;
+use super::units::Units;
 use super::{Context, Heads, Linear, Result};
 use crate::kernels::activation::Activation;
 
@@ -27,6 +27,11 @@ pub trait Mixer: ModuleParameters + Send + 'static {
 
     /// Hyperparameters of attention; `None` of a replacement.
     fn heads(&self) -> Option<&Heads> {
+        None
+    }
+
+    /// The groups of heads of attention; `None` of a replacement.
+    fn groups(&self) -> Option<Units> {
         None
     }
 
@@ -54,7 +59,7 @@ pub trait FeedForward: ModuleParameters + Clone + Send + 'static {
     fn flow(&self) -> Flow;
 
     /// The channels that it can do with fewer of; `None` of experts.
-    fn channels(&self) -> Option<Channels> {
+    fn channels(&self) -> Option<Units> {
         None
     }
 

@@ -4,10 +4,10 @@
 use mlx_macros::ModuleParameters;
 use mlx_rs::Array;
 
-use super::channels::Channels;
 use super::layer::{FeedForward, Linears, named};
 use super::linear::forward_all;
 use super::scaling::{Flow, Scaling};
+use super::units::Units;
 use super::{Linear, Result};
 use crate::kernels::activation::{Activation, gated};
 
@@ -85,9 +85,9 @@ impl FeedForward for Mlp {
         gated_flow(["gate_proj", "up_proj", "down_proj"], &self.down_proj)
     }
 
-    fn channels(&self) -> Option<Channels> {
+    fn channels(&self) -> Option<Units> {
         let count = self.down_proj.size().0 as usize;
-        Some(Channels::new(count, [("gate_proj", 0), ("up_proj", 0)], "down_proj"))
+        Some(Units::channels(count, [("gate_proj", 0), ("up_proj", 0)], "down_proj"))
     }
 
     fn activation(&self) -> Option<Activation> {
@@ -110,8 +110,8 @@ impl FeedForward for NumberedMlp {
         gated_flow(["w1", "w3", "w2"], &self.w2)
     }
 
-    fn channels(&self) -> Option<Channels> {
-        Some(Channels::new(self.w2.size().0 as usize, [("w1", 0), ("w3", 0)], "w2"))
+    fn channels(&self) -> Option<Units> {
+        Some(Units::channels(self.w2.size().0 as usize, [("w1", 0), ("w3", 0)], "w2"))
     }
 }
 

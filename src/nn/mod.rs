@@ -4,7 +4,6 @@
 pub mod attention;
 pub mod cache;
 pub mod cache_layout;
-pub mod channels;
 pub mod computed_weights;
 pub mod context;
 pub mod either;
@@ -31,6 +30,7 @@ pub mod scaling;
 pub mod sequences;
 pub mod short_conv;
 pub mod tap;
+pub mod units;
 
 pub use attention::Attention;
 pub use cache::{Cache, ConvState, KvCache, LayerCache};

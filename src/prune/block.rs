@@ -4,12 +4,13 @@ use mlx_rs::Array;
 
 use super::config::{Method, PruneConfig, Repair};
 use super::magnitude::magnitude;
-use super::mask::{Mask, apply};
+use super::mask::{Mask, apply, by_matrix};
 use super::plan::Plan;
 use super::random::random;
 use super::reconstruction::{least_squares, scale_rows};
 use super::report::LayerReport;
 use super::sparsegpt::sparsegpt;
+use super::taylor::Importance;
 use super::wanda::wanda;
 use crate::calibrate::{BlockStream, InverseFactor, Matrix, SecondMoments, observe, with_weight};
 use crate::models::Model;
@@ -17,7 +18,7 @@ use crate::nn::quantized::WeightMut;
 use crate::progress::Observer;
 use crate::{Error, Result, kernels};
 
-/// Prunes the layers of the block that `stream` is in front of.
+/// Prunes the layers of the block that `stream` is in front of, by their `importance` where the method needs it.
 ///
 /// # Errors
 /// A layer that cannot be pruned, by key path; errors from MLX; [`Error::Interrupted`].
@@ -26,6 +27,7 @@ pub(super) fn prune_block(
     stream: &BlockStream,
     plan: &Plan,
     config: &PruneConfig,
+    importance: Option<&Importance>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<LayerReport>> {
     let paths = plan.layers_of(&model.block_path(stream.block()));
@@ -35,7 +37,11 @@ pub(super) fn prune_block(
         let factor = factor(moments, config).map_err(|error| named(error, &paths[layers[0]]))?;
         for &layer in layers {
             let path = &paths[layer];
-            let calibration = Calibration { moments, factor: factor.as_ref() };
+            let calibration = Calibration {
+                moments,
+                factor: factor.as_ref(),
+                importance: importance.map(|importance| importance[path].as_slice()),
+            };
             reports[layer] = Some(with_weight(model, path, |mut weight| {
                 prune_layer(path, &mut weight, Some(calibration), plan.sparsity[path], config)
             })?);
@@ -56,6 +62,8 @@ pub(super) struct Calibration<'a> {
     moments: &'a SecondMoments,
     /// Where the method needs it.
     factor: Option<&'a InverseFactor>,
+    /// Of every weight, where the method needs it.
+    importance: Option<&'a [f32]>,
 }
 
 fn factor(moments: &SecondMoments, config: &PruneConfig) -> Result<Option<InverseFactor>> {
@@ -129,6 +137,9 @@ impl Layer<'_> {
                 sparsegpt(&mut pruned, factor, config.pattern, sparsity)
             }
             (Method::Wanda, Some(known)) => wanda(original, known.moments, config.pattern, sparsity),
+            (Method::Taylor, Some(Calibration { importance: Some(importance), .. })) => {
+                by_matrix(importance, columns, config.pattern, sparsity)
+            }
             (Method::Random, _) => random(path, (rows, columns), config.pattern, sparsity, config.seed),
             _ => magnitude(original, columns, config.pattern, sparsity),
         };
@@ -155,6 +166,7 @@ pub(super) fn name(method: Method) -> &'static str {
         Method::Wanda => "wanda",
         Method::SparseGpt => "sparsegpt",
         Method::Activation => "activation",
+        Method::Taylor => "taylor",
         Method::Random => "random",
         Method::Auto => "auto",
     }

@@ -20,10 +20,24 @@ pub enum Method {
     /// Blocks that change their inputs least ([ShortGPT](https://arxiv.org/abs/2403.03853)), or channels of small
     /// activations ([Minitron](https://arxiv.org/abs/2407.14679)).
     Activation,
+    /// What changes the loss least, to first order ([Molchanov et al.](https://arxiv.org/abs/1906.10771)).
+    Taylor,
     /// Random ones.
     Random,
     /// For each layer, the one of the others whose outputs on calibration text are closest to those of the original.
     Auto,
+}
+
+/// What becomes narrower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Feed-forward layers: their channels.
+    Mlp,
+    /// Attention: its heads, in groups that share a key and a value head.
+    Heads,
+    /// The residual stream, and with it every layer.
+    Hidden,
 }
 
 /// How the sparsity is divided among the blocks.
@@ -65,6 +79,8 @@ pub struct PruneConfig {
     pub sparsity: Option<f64>,
     /// Which weights may go together.
     pub pattern: Pattern,
+    /// What becomes narrower, with a pattern of width.
+    pub width: Vec<Part>,
     /// Whether only consecutive blocks go.
     pub contiguous: bool,
     /// How the sparsity is divided among the blocks.
@@ -103,6 +119,7 @@ impl Default for PruneConfig {
             method: None,
             sparsity: None,
             pattern: Pattern::Unstructured,
+            width: vec![Part::Mlp],
             contiguous: false,
             allocation: Allocation::Uniform,
             allocation_range: 0.08,
@@ -193,8 +210,18 @@ impl PruneConfig {
         let (method, pattern) = (self.method(), self.pattern);
         let methods: &[Method] = match pattern {
             Pattern::Depth => &[Method::Activation, Method::Random],
-            Pattern::Width => &[Method::Wanda, Method::Activation, Method::Magnitude, Method::Random],
-            _ => &[Method::Magnitude, Method::Wanda, Method::SparseGpt, Method::Random, Method::Auto],
+            Pattern::Width => {
+                &[Method::Activation, Method::Wanda, Method::Taylor, Method::Magnitude, Method::Random]
+            }
+            Pattern::WidthDepth => &[Method::Activation, Method::Wanda, Method::Taylor, Method::Random],
+            _ => &[
+                Method::SparseGpt,
+                Method::Wanda,
+                Method::Taylor,
+                Method::Magnitude,
+                Method::Random,
+                Method::Auto,
+            ],
         };
         if !methods.contains(&method) {
             let names: Vec<&str> = methods.iter().map(|&method| name(method)).collect();
@@ -204,12 +231,26 @@ impl PruneConfig {
                 names.join(", ")
             )));
         }
+        let has_width = matches!(pattern, Pattern::Width | Pattern::WidthDepth);
+        if has_width
+            && (self.width.is_empty()
+                || (1..self.width.len()).any(|i| self.width[..i].contains(&self.width[i])))
+        {
+            return Err(Error::Config(
+                "width: expected some of mlp, heads and hidden, each at most once".into(),
+            ));
+        }
+        let repairs = has_width && self.width == [Part::Hidden];
+        if repairs && self.repair != Repair::None {
+            return Err(Error::Config("repair has no meaning with width hidden alone: leave it out".into()));
+        }
         let settings = [
+            ("width", !has_width && self.width != [Part::Mlp]),
             ("repair", self.pattern == Pattern::Depth && self.repair != Repair::None),
             ("skip", self.pattern == Pattern::Width && !self.skip.is_empty()),
             ("act_order", self.pattern.is_structured() && self.act_order),
             ("resume", self.pattern.is_structured() && self.resume),
-            ("contiguous", self.pattern != Pattern::Depth && self.contiguous),
+            ("contiguous", !matches!(pattern, Pattern::Depth | Pattern::WidthDepth) && self.contiguous),
         ];
         match settings.iter().find(|(_, meaningless)| *meaningless) {
             Some(("resume", _)) => Err(Error::Config(format!(
@@ -230,6 +271,16 @@ impl PruneConfig {
         self.pattern.sparsity().or(self.sparsity).unwrap_or(default)
     }
 
+    /// Fraction of the blocks and of the channels that goes: with both patterns less of each, so that together about as much
+    /// goes as [`sparsity`](Self::sparsity) says.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        match self.pattern {
+            Pattern::WidthDepth => 1.0 - (1.0 - self.sparsity()).sqrt(),
+            _ => self.sparsity(),
+        }
+    }
+
     /// How what goes is chosen: by default [`Method::Activation`] with structured patterns, else [`Method::SparseGpt`].
     #[must_use]
     pub fn method(&self) -> Method {
@@ -245,6 +296,7 @@ impl PruneConfig {
         let needed = match (self.method(), self.allocation, self.repair) {
             (Method::Activation, ..) => Some("method \"activation\""),
             (Method::Wanda, ..) => Some("method \"wanda\""),
+            (Method::Taylor, ..) => Some("method \"taylor\""),
             (Method::SparseGpt, ..) => Some("method \"sparsegpt\""),
             (Method::Auto, ..) => Some("method \"auto\""),
             (_, Allocation::Owl, _) => Some("allocation \"owl\""),
@@ -281,7 +333,7 @@ mod tests {
             ),
             (
                 PruneConfig { method: Some(Method::Activation), ..of() },
-                "expected magnitude, wanda, sparsegpt, random, auto",
+                "expected sparsegpt, wanda, taylor, magnitude, random, auto",
             ),
             (PruneConfig { contiguous: true, ..of() }, "contiguous has no meaning with pattern unstructured"),
             (PruneConfig { pattern: Pattern::Depth, repair: Repair::Scale, ..of() }, "repair has no meaning"),
@@ -289,6 +341,28 @@ mod tests {
             (
                 PruneConfig { pattern: Pattern::Width, skip: vec!["*".into()], ..of() },
                 "skip has no meaning with pattern width",
+            ),
+            (
+                PruneConfig { width: vec![Part::Heads], ..of() },
+                "width has no meaning with pattern unstructured",
+            ),
+            (
+                PruneConfig { width: Vec::new(), pattern: Pattern::Width, ..of() },
+                "width: expected some of mlp",
+            ),
+            (PruneConfig { width: vec![Part::Mlp; 2], pattern: Pattern::Width, ..of() }, "each at most once"),
+            (
+                PruneConfig {
+                    width: vec![Part::Hidden],
+                    pattern: Pattern::Width,
+                    repair: Repair::Scale,
+                    ..of()
+                },
+                "repair has no meaning with width hidden alone",
+            ),
+            (
+                PruneConfig { pattern: Pattern::WidthDepth, method: Some(Method::Magnitude), ..of() },
+                "expected activation, wanda, taylor, random",
             ),
             (PruneConfig { act_order: true, pattern: groups, ..of() }, "act_order"),
             (PruneConfig { allocation: Allocation::Owl, pattern: groups, ..of() }, "expected uniform"),

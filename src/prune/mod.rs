@@ -6,6 +6,7 @@
 //! | random | `random` | random | no |
 //! | [Wanda](https://arxiv.org/abs/2306.11695) | `wanda` | `\|w\|·‖x‖` | yes |
 //! | [SparseGPT](https://arxiv.org/abs/2301.00774) | `sparsegpt` | `w²/[H⁻¹]ⱼⱼ`, and the weights that stay make up for the others | yes |
+//! | [Taylor](https://arxiv.org/abs/1906.10771) | `taylor` | `\|w·∂L/∂w\|` | yes |
 //! | activation | `structured` | of a block: how much it changes its inputs | yes |
 //! | auto | `block` | for each layer the one of these whose outputs are closest to those of the original | yes |
 //!
@@ -29,11 +30,12 @@ mod run;
 mod sensitivity;
 mod sparsegpt;
 mod structured;
+mod taylor;
 #[cfg(test)]
 mod tests;
 mod wanda;
 
-pub use config::{Allocation, Method, PruneConfig, Repair};
+pub use config::{Allocation, Method, Part, PruneConfig, Repair};
 pub use pattern::Pattern;
 pub use report::{BlockReport, LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};

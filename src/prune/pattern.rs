@@ -15,8 +15,10 @@ pub enum Pattern {
     Unstructured,
     /// Whole blocks.
     Depth,
-    /// Channels of feed-forward layers.
+    /// Channels of layers.
     Width,
+    /// Whole blocks, and channels of those that stay.
+    WidthDepth,
     /// All but `keep` of every `of` consecutive weights of a row.
     Groups {
         /// Number of weights that stay.
@@ -44,14 +46,14 @@ impl Pattern {
     /// Whether the result is a smaller model, and not one with weights of zero.
     #[must_use]
     pub fn is_structured(self) -> bool {
-        matches!(self, Self::Depth | Self::Width)
+        matches!(self, Self::Depth | Self::Width | Self::WidthDepth)
     }
 
     /// Fraction of the weights that a pattern of groups removes; `None` where it may be any.
     #[must_use]
     pub fn sparsity(self) -> Option<f64> {
         match self {
-            Self::Unstructured | Self::Depth | Self::Width => None,
+            Self::Unstructured | Self::Depth | Self::Width | Self::WidthDepth => None,
             Self::Groups { keep, of } => Some(1.0 - keep as f64 / of as f64),
         }
     }
@@ -68,6 +70,7 @@ impl FromStr for Pattern {
             "unstructured" => return Ok(Self::Unstructured),
             "depth" => return Ok(Self::Depth),
             "width" => return Ok(Self::Width),
+            "width+depth" => return Ok(Self::WidthDepth),
             _ => {}
         }
         let numbers =
@@ -79,7 +82,7 @@ impl FromStr for Pattern {
             ))),
             None => Err(Error::Config(format!(
                 "pattern is {text:?}, expected \"unstructured\", N:M such as \"2:4\", where N of M weights stay, \
-                 \"depth\", where blocks go, or \"width\", where channels go"
+                 \"depth\", where blocks go, \"width\", where channels go, or \"width+depth\""
             ))),
         }
     }
@@ -91,6 +94,7 @@ impl fmt::Display for Pattern {
             Self::Unstructured => f.write_str("unstructured"),
             Self::Depth => f.write_str("depth"),
             Self::Width => f.write_str("width"),
+            Self::WidthDepth => f.write_str("width+depth"),
             Self::Groups { keep, of } => write!(f, "{keep}:{of}"),
         }
     }
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for text in ["unstructured", "2:4", "1:4", "4:8", "depth", "width"] {
+        for text in ["unstructured", "2:4", "1:4", "4:8", "depth", "width", "width+depth"] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
         assert_eq!("1:4".parse::<Pattern>().unwrap().sparsity(), Some(0.75));

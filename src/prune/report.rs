@@ -26,9 +26,13 @@ pub struct BlockReport {
     pub path: String,
     /// Whether the whole block went.
     pub removed: bool,
+    /// Groups of its attention heads that went, each with its key and value head.
+    pub removed_groups: Vec<usize>,
+    /// Squared error of the outputs of its attention on calibration text relative to their squares, if it was measured.
+    pub attention_error: Option<f64>,
     /// Channels of its feed-forward layer that went.
     pub removed_channels: Vec<usize>,
-    /// Squared error of the outputs of that layer on calibration text relative to their squares, if it was measured.
+    /// Squared error of the outputs of its feed-forward layer on calibration text relative to their squares, if it was measured.
     pub output_error: Option<f64>,
     /// How much it changes the direction of its inputs; `None` where it was not measured.
     pub influence: Option<f64>,
@@ -41,6 +45,8 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Each block of the original model, of structured patterns.
     pub blocks: Vec<BlockReport>,
+    /// Channels of the residual stream that went.
+    pub removed_hidden: Vec<usize>,
     /// Number of parameters of the original model.
     pub parameters_before: u64,
     /// Number of parameters, zeros included.
@@ -48,7 +54,7 @@ pub struct Report {
     /// Number of parameters that are not zero.
     pub nonzero: u64,
     /// Fraction of the weights of the pruned layers that are zero; of structured patterns, of the blocks or channels that
-    /// went.
+    /// went or, if several kinds did, of all parameters.
     pub sparsity: f64,
     /// Seconds without loading.
     pub seconds: f64,

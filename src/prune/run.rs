@@ -11,23 +11,22 @@ use serde_json::{Value, json};
 
 use super::allocation::allocate;
 use super::block::{prune_block, prune_layer};
-use super::config::PruneConfig;
+use super::config::{Method, PruneConfig};
 use super::plan::Plan;
 use super::progress::progress;
 use super::report::{LayerReport, Report};
 use super::structured::{Outcome, Structured};
+use super::taylor;
 use crate::calibrate::{BlockCheckpoints, BlockStream, CalibrationText, with_weight};
 use crate::data::Tokenizer;
 use crate::io::output::{CHECKPOINTS, IfExists, OutputFolder, refuse_source, required};
+use crate::io::sparsity::REPORT;
 use crate::io::{atomic, checkpoint, folder, weights};
 use crate::models::Model;
 use crate::params::set_parameters;
 use crate::progress::Observer;
 use crate::rng::digest;
 use crate::{Error, Result};
-
-/// File name of the report in the output folder.
-const REPORT: &str = "pruning.json";
 
 /// Prunes `model`, loaded from the folder `source`, as `config` says, and saves it to `output`, which must be set. `model`
 /// holds the result afterwards, but for structured patterns, whose result is another model.
@@ -83,19 +82,21 @@ fn structured(
     let file = checkpoint::config(source)?;
     let plan = Structured::new(model, &file, config)?;
     let sequences = sequences(model, tokenizer, config)?;
-    let output = OutputFolder::open(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))?;
+    let output =
+        OutputFolder::open(required(config.output.as_deref())?, &results(), CHECKPOINTS, if_exists(config))?;
     let parameters_before = model.count_parameters()?;
-    let Outcome { model: mut smaller, file, blocks, sparsity } =
+    let Outcome { model: mut smaller, file, blocks, sparsity, removed_hidden } =
         plan.run(model, sequences.as_deref(), config, observer)?;
     let parameters = smaller.count_parameters()?;
     folder::save_described(source, output.folder(), file, smaller.as_ref())?;
     let report = Report {
         layers: Vec::new(),
         blocks,
+        removed_hidden,
         parameters_before,
         parameters,
         nonzero: parameters,
-        sparsity,
+        sparsity: sparsity.unwrap_or(1.0 - parameters as f64 / parameters_before as f64),
         seconds: begin.elapsed().as_secs_f64(),
         peak_memory: memory::peak_memory()? as u64,
         output: output.folder().to_owned(),
@@ -161,6 +162,10 @@ fn calibrated(
     let folder = output.join(CHECKPOINTS);
     let mut layers: Vec<LayerReport> = Vec::new();
     allocate(model, plan, sequences, config, observer)?;
+    let importance = match config.method() {
+        Method::Taylor => Some(taylor::importance(model, &plan.order, sequences, observer)?),
+        _ => None,
+    };
     let resumed = if config.resume { BlockCheckpoints::resume(folder.clone(), identity)? } else { None };
     let (checkpoints, mut stream) = if let Some((checkpoints, blocks, stream)) = resumed {
         for block in blocks {
@@ -175,7 +180,7 @@ fn calibrated(
     };
     let blocks = model.block_count();
     while stream.block() < blocks {
-        let reports = prune_block(model, &stream, plan, config, observer)?;
+        let reports = prune_block(model, &stream, plan, config, importance.as_ref(), observer)?;
         stream.advance(model, observer)?;
         checkpoints.save(model, &stream, &json!(reports))?;
         layers.extend(reports);
@@ -242,6 +247,7 @@ fn report(model: &mut Model, layers: Vec<LayerReport>, begin: Instant, output: &
     Ok(Report {
         layers,
         blocks: Vec::new(),
+        removed_hidden: Vec::new(),
         parameters_before: parameters,
         parameters,
         nonzero: parameters - zeros as u64,

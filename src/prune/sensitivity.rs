@@ -32,7 +32,7 @@ pub(super) fn measure(
         for path in &paths {
             kept.push(with_weight(model, path, |weight| Ok(weight.weight.clone()))?);
         }
-        prune_block(model, &inputs, plan, &config, observer)?;
+        prune_block(model, &inputs, plan, &config, None, observer)?;
         let divergence = reference.divergence(model, judged.clone(), observer)?;
         for (path, dense) in paths.iter().zip(kept) {
             with_weight(model, path, |weight| {

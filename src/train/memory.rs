@@ -199,7 +199,8 @@ fn measure_activations<T: Task>(
     clear_cache()?;
     let before = active()?;
     reset_peak_memory()?;
-    let inputs = inputs(task, model, batch, task.totals(batch), &ForwardOptions::default())?;
+    let options = ForwardOptions { is_probe: true, ..ForwardOptions::default() };
+    let inputs = inputs(task, model, batch, task.totals(batch), &options)?;
     let (loss, grads) = gradients(task, model, parameters, &inputs, &Graphs::default())?;
     kernels::eval(loss.arrays().chain(grads.values()))?;
     let kept: usize = grads.values().map(Array::nbytes).sum();

@@ -12,5 +12,6 @@ pub mod report;
 pub mod schedule;
 pub mod session;
 pub mod settings;
+pub mod sparsity;
 pub mod task;
 pub mod text;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 const MAX_LINES: usize = 400;
 
-/// Room → rooms it may name. Capability rooms never name each other; `python` may name all.
+/// Room → rooms it may name. Capability rooms never name each other, but for `distill`, which is a fine-tuning with samples of the
+/// model; `python` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("error", &["kernels"]),
@@ -82,12 +83,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "io",
             "models",
             "calibrate",
+            "train",
         ],
     ),
     ("subset", &["error", "files", "progress", "data", "io", "models", "calibrate"]),
     (
         "lora",
         &["error", "progress", "rng", "kernels", "params", "nn", "data", "io", "models", "adapters", "train"],
+    ),
+    (
+        "distill",
+        &[
+            "error", "files", "progress", "rng", "kernels", "nn", "data", "io", "models", "train",
+            "generate", "lora",
+        ],
     ),
 ];
 

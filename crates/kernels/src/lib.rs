@@ -20,6 +20,7 @@
 //! | [`embedding`](embedding::embedding) | rows copied; gradient accumulated by ranges of rows | `mlx::take` |
 //! | [`cross_entropy`](cross_entropy::cross_entropy) | one pass over the vocabulary in chunks, never all logits at once | composition |
 //! | [`adamw`](adamw::adamw), [`squared_norm`](adamw::squared_norm) | many tensors in one pass over memory | composition |
+//! | [`map_logits`](chunked_logits::map_logits) | any function of the logits of a head, some positions at a time | composition |
 //! | [`quantized`] layers | quantized weights, read once without dequantizing the matrix | `mlx::quantized_matmul` |
 //! | [`matmul`](matmul::matmul) | blocked product, f32 accumulation; bf16 products for bf16 | `mlx::matmul` |
 //! | [`conv1d`](conv::conv1d), [`conv2d`](conv::conv2d) | implicit im2col and a blocked product; a direct loop for depthwise convolutions | `mlx::conv1d`, `mlx::conv2d` |
@@ -32,6 +33,7 @@ pub mod append;
 pub mod attention;
 pub mod blas;
 pub mod cached_attention;
+pub mod chunked_logits;
 pub mod conv;
 pub mod cross_entropy;
 pub mod embedding;

@@ -9,6 +9,7 @@ mod arguments;
 mod array;
 mod data;
 mod device;
+mod distill;
 mod enter;
 mod error;
 mod evaluate;
@@ -56,6 +57,13 @@ mod _core {
     mod device {
         #[pymodule_export]
         use crate::device::{accelerate_mlx, hardware, process_group, sgemm_calls, start};
+    }
+
+    /// Distillation.
+    #[pymodule]
+    mod distill {
+        #[pymodule_export]
+        use crate::distill::{check, defaults, distill};
     }
 
     /// Scoring texts.

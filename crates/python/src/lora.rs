@@ -98,7 +98,7 @@ pub(super) fn check(py: Python<'_>, config: &str) -> PyResult<()> {
 }
 
 /// Runs `work` with a parsed configuration on a model whose adapters it may change.
-fn configured<T: Serialize>(
+pub(super) fn configured<T: Serialize>(
     py: Python<'_>,
     model: &Bound<'_, Model>,
     tokenizer: &Bound<'_, Tokenizer>,

@@ -60,7 +60,7 @@ class ProgressBar(Callback):
                     # The first validation says nothing about the pace of the steps.
                     self._started = (time.monotonic(), event.step)
                 self._console.print(
-                    f"validation after {event.step} steps: loss {event.loss:.3f}, {_quality(event)}"
+                    f"validation after {event.step} steps: loss {event.loss:.3f}{_quality(event)}"
                 )
             case _:
                 if remark := _remark(event):
@@ -145,10 +145,10 @@ def _describe_round(event: Round) -> str:
 
 
 def _quality(event: Evaluated) -> str:
-    """Describe the quality that corresponds to the loss."""
-    if event.reward_accuracy is None or event.reward_margin is None:
-        return f"perplexity {event.perplexity:,.2f}"
-    return f"reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
+    """Describe the quality that corresponds to the loss; empty if it says all itself."""
+    if event.reward_accuracy is not None and event.reward_margin is not None:
+        return f", reward accuracy {event.reward_accuracy:.1%}, margin {event.reward_margin:.3f}"
+    return "" if event.perplexity is None else f", perplexity {event.perplexity:,.2f}"
 
 
 def format_step(event: Step, *, secs_left: float, room: int = 1000) -> str:

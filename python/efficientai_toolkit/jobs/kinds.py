@@ -147,6 +147,19 @@ KINDS: Mapping[str, Kind] = {
             checkpoint=_CHECKPOINTS,
         ),
         Kind(
+            name="distill",
+            summary="train a student to predict what a teacher predicts",
+            configs=(_TRAINING, "efficientai_toolkit.distill.config:DistillConfig"),
+            function="efficientai_toolkit.jobs.work.training:distill",
+            paths={
+                **_TRAINING_PATHS,
+                "teacher": PathSetting.MODEL,
+                "through": PathSetting.MODEL,
+                "teacher_cache": PathSetting.FILE,
+            },
+            checkpoint=_CHECKPOINTS,
+        ),
+        Kind(
             name="select",
             summary="choose rows of a data set that stand for all of them",
             configs=("efficientai_toolkit.quantize.subset:SubsetConfig",),

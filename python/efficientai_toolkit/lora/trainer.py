@@ -1,8 +1,9 @@
 """Training of adapters and full models."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from efficientai_toolkit.callbacks.base import AnyCallback, as_callback
 from efficientai_toolkit.callbacks.training import Estimated
@@ -32,6 +33,9 @@ class MLXTrainer:
         Loaded model and tokenizer, to be used instead of ``config.model_path``. The model is trained in
         place and keeps its adapters.
     """
+
+    kind: ClassVar[str] = "lora"
+    """Kind of run in its record."""
 
     def __init__(
         self,
@@ -63,8 +67,6 @@ class MLXTrainer:
         TrainingError
             If the loss is not finite or the output cannot be written.
         """
-        from efficientai_toolkit._engine.core import core
-
         output = Path(str(self.config.output))
         try:
             if self.model is None:
@@ -72,15 +74,14 @@ class MLXTrainer:
             model, tokenizer = self._load()
             recorder = Recorder(
                 output,
-                kind="lora",
-                configuration=self.config.to_dict(),
+                kind=self.kind,
+                configuration=self._settings(),
                 data=self.config.data_paths(),
                 resume=self.config.resume,
                 callback=self.callback,
             )
             with recorder:
-                report = core.lora.train(model, tokenizer, self.config.to_json(), recorder.observe)
-                result = TrainingResult.from_report(report)
+                result = TrainingResult.from_report(self._run(model, tokenizer, recorder.observe))
                 recorder.result = result.summary()
         finally:
             release(output)
@@ -99,6 +100,16 @@ class MLXTrainer:
         from efficientai_toolkit._engine.core import core
 
         return Estimated(**json.loads(core.lora.estimate_memory(*self._load(), self.config.to_json())))
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings for the record."""
+        return self.config.to_dict()
+
+    def _run(self, model: "Model", tokenizer: "Tokenizer", observe: Callable[[str], object]) -> str:
+        """Let the engine train, and return its report."""
+        from efficientai_toolkit._engine.core import core
+
+        return core.lora.train(model, tokenizer, self.config.to_json(), observe)
 
     def _load(self) -> "tuple[Model, Tokenizer]":
         if self.model is None or self.tokenizer is None:

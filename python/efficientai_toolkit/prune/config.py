@@ -9,8 +9,12 @@ from efficientai_toolkit._base.config import Config, setting
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 from efficientai_toolkit.study.folder import RUNS, new_run
 
-Method = Literal["magnitude", "wanda", "sparsegpt", "activation", "random", "auto"]
+Method = Literal["magnitude", "wanda", "sparsegpt", "taylor", "activation", "random", "auto"]
 """Pruning methods."""
+Part = Literal["mlp", "heads", "hidden"]
+"""What pattern ``width`` makes narrower."""
+STRUCTURED = {"depth", "width", "width+depth"}
+"""Patterns that make the model smaller."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -25,23 +29,31 @@ class PruneConfig(Config):
         None,
         "which weights are removed: the smallest (magnitude), those that contribute least to the outputs on "
         "calibration text (wanda), those whose loss the remaining weights can compensate, which they then do "
-        "(sparsegpt), or random ones; auto chooses the method with the least output error for each layer; "
-        "pattern depth: the blocks that change their inputs least (activation), or random ones; pattern "
-        "width: the channels of the smallest activations (activation), contributions (wanda) or weights "
-        "(magnitude), or random ones (default: sparsegpt, patterns depth and width: activation)",
+        "(sparsegpt), those without which the loss on it changes least (taylor), or random ones; auto "
+        "chooses the method with the least output error for each layer; pattern depth: the blocks that "
+        "change their inputs least (activation), or random ones; pattern width: the channels of the smallest activations "
+        "(activation), contributions (wanda), changes of the loss (taylor) or weights (magnitude), or random "
+        "ones (default: sparsegpt, patterns depth and width: activation)",
     )
     sparsity: float | None = setting(
         None,
-        "fraction of the weights, blocks or channels to remove, between 0 and 1 (default: 0.5, patterns "
-        "depth and width: 0.2, or as the pattern says)",
+        "fraction of the weights, blocks or channels to remove, between 0 and 1; width+depth: of both "
+        "together (default: 0.5, patterns depth and width: 0.2, or as the pattern says)",
     )
     pattern: str = setting(
         "unstructured",
         "what may be removed: any weights (unstructured), all but N of every M consecutive ones, such as "
-        "2:4, or, which makes the model smaller, whole blocks (depth) or channels of feed-forward layers "
-        "(width)",
+        "2:4, or, which makes the model smaller, whole blocks (depth), channels of all layers (width), or "
+        "both (width+depth)",
     )
-    contiguous: bool = setting(False, "depth: remove consecutive blocks only")
+    width: list[Part] = setting(
+        ["mlp"],
+        "width: what becomes narrower: feed-forward layers by their channels (mlp), attention by its heads, "
+        "in groups that share a key and a value head (heads), the residual stream and with it every layer "
+        "(hidden); separate several by commas",
+        separator=",",
+    )
+    contiguous: bool = setting(False, "depth, width+depth: remove consecutive blocks only")
     allocation: Literal["uniform", "owl", "sensitivity"] = setting(
         "uniform",
         "how the sparsity is divided among the blocks: the same everywhere (uniform), less where more "
@@ -122,7 +134,7 @@ class PruneConfig(Config):
 
     @property
     def _chosen_method(self) -> Method:
-        return self.method or ("activation" if self.pattern in {"depth", "width"} else "sparsegpt")
+        return self.method or ("activation" if self.pattern in STRUCTURED else "sparsegpt")
 
     @property
     def _needs_text(self) -> bool:

@@ -26,7 +26,7 @@ class LayerReport(Displayed):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BlockReport(Displayed):
-    """What pattern ``depth`` or ``width`` did to one block."""
+    """What a pattern of depth or width did to one block."""
 
     path: str
     """Name of the block in the original model."""
@@ -34,10 +34,15 @@ class BlockReport(Displayed):
     """Whether it was removed."""
     influence: float | None
     """One minus the mean cosine of its inputs and outputs on calibration text."""
+    removed_groups: list[int]
+    """Removed groups of attention heads, each with its key and value head."""
+    attention_error: float | None
+    """Squared error of the outputs of attention on calibration text, relative to their squares."""
     removed_channels: list[int]
     """Removed channels of its feed-forward layer."""
     output_error: float | None
-    """Squared error of the outputs of that layer on calibration text, relative to their squares."""
+    """Squared error of the outputs of the feed-forward layer on calibration text, relative to their
+    squares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -48,7 +53,7 @@ class PruneResult(Displayed):
     """Folder of the pruned model."""
     sparsity: float
     """Fraction of the weights of the pruned layers that are zero, or of the blocks or channels that
-    were removed."""
+    were removed; of all parameters, if blocks or channels of several kinds were."""
     parameters_before: int
     """Number of parameters of the original model."""
     parameters: int
@@ -62,7 +67,9 @@ class PruneResult(Displayed):
     layers: list[LayerReport]
     """Every layer with pruned weights."""
     blocks: list[BlockReport]
-    """Every block of the original model, if the pattern is ``depth`` or ``width``."""
+    """Every block of the original model, if the pattern is one of depth or width."""
+    removed_hidden: list[int]
+    """Removed channels of the residual stream."""
 
     @classmethod
     def from_report(cls, text: str) -> "PruneResult":
@@ -78,6 +85,7 @@ class PruneResult(Displayed):
             peak_memory_gb=report["peak_memory"] / 1e9,
             layers=[LayerReport(**layer) for layer in report["layers"]],
             blocks=[BlockReport(**block) for block in report["blocks"]],
+            removed_hidden=report["removed_hidden"],
         )
 
     def summary(self) -> dict[str, float]:

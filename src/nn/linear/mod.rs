@@ -9,6 +9,7 @@ use super::quantized::{self, WeightMut};
 use super::row_adapters::{LayerUpdate, RowAdapters, Target};
 use super::tap::{self, Tap};
 use super::{Embedding, Result};
+use crate::kernels::chunked_logits::map_logits;
 use crate::kernels::cross_entropy::{Options, cross_entropy_of_logits, cross_entropy_rows};
 use crate::kernels::linear::{Layer, Weight, linears};
 use crate::kernels::quantized::Format;
@@ -160,6 +161,28 @@ impl Linear {
         }
         let low = self.undropped()?;
         cross_entropy_rows(hidden, &self.adapted(low.as_ref()), targets, weights, options)
+    }
+
+    /// As an output head, applies a function to its outputs for some positions at a time; see [`map_logits`].
+    ///
+    /// # Errors
+    /// Incompatible shapes; errors of `function`.
+    pub fn map_logits<F>(
+        &self,
+        hidden: &Array,
+        others: &[Array],
+        limits: (usize, bool),
+        function: F,
+    ) -> Result<Array>
+    where
+        F: Fn(&Array, &[Array]) -> Result<Array> + Clone + Send + 'static,
+    {
+        if self.m.is_some() || self.low_rank.dropout_key.is_some() {
+            // More than the kernel knows.
+            return function(&self.forward(hidden)?, others);
+        }
+        let low = self.undropped()?;
+        map_logits(hidden, &self.adapted(low.as_ref()), others, limits, function)
     }
 
     /// What the attached adapter adds outside of training.

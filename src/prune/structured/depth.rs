@@ -51,7 +51,7 @@ impl<'a> Depth<'a> {
             Ok(())
         })?;
         skip.check_used()?;
-        let remove = count_of(count, config.sparsity());
+        let remove = count_of(count, config.share());
         let depth = Self { file, skipped, remove, contiguous: config.contiguous };
         if !depth.contiguous && remove > 1 && needs_consecutive(file)? {
             return Err(Error::Config(
@@ -82,10 +82,8 @@ impl<'a> Depth<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let influence = match (config.method(), sequences) {
-            (Method::Activation, Some(sequences)) => {
-                Some(Influence::measure(model, sequences, self.remove, observer)?)
-            }
-            _ => None,
+            (Method::Random, _) | (_, None) => None,
+            (_, Some(sequences)) => Some(Influence::measure(model, sequences, self.remove, observer)?),
         };
         let count = self.skipped.len();
         let kept = if let Some(Influence { blocks, spans }) = &influence {
@@ -108,7 +106,8 @@ impl<'a> Depth<'a> {
         let blocks = blocks.collect();
         let file = keep_blocks(self.file, &kept)?;
         let smaller = resized(model, &file, &kept, &|_, tensor| Ok(tensor.clone()))?;
-        Ok(Outcome { model: smaller, file, blocks, sparsity: self.remove as f64 / count as f64 })
+        let sparsity = Some(self.remove as f64 / count as f64);
+        Ok(Outcome { model: smaller, file, blocks, sparsity, removed_hidden: Vec::new() })
     }
 
     /// The blocks that stay if those of the lowest score go: of each block, or of consecutive ones by the first.

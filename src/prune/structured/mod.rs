@@ -3,11 +3,16 @@
 //! | pattern | file | what goes | methods |
 //! |---|---|---|---|
 //! | depth | `depth` | blocks | activation ([block influence](influence)), random |
-//! | width | `width` | channels of feed-forward layers | activation, wanda, magnitude, random |
+//! | width | `width` | channels of feed-forward layers, groups of heads | activation, wanda, taylor, magnitude, random |
+//! | | `hidden` | channels of the residual stream | the same |
+//! | width+depth | | blocks, then what `width` says of those that stay | activation, wanda, taylor, random |
 
+mod cuts;
 mod depth;
+mod hidden;
 mod influence;
 mod resized;
+mod scores;
 mod width;
 
 use serde_json::Value;
@@ -28,8 +33,10 @@ pub(super) struct Outcome {
     pub file: Value,
     /// What was done to each block of the larger one.
     pub blocks: Vec<BlockReport>,
-    /// Fraction of the blocks or channels that went.
-    pub sparsity: f64,
+    /// Fraction of the blocks or channels that went, where it is of one kind.
+    pub sparsity: Option<f64>,
+    /// Channels of the residual stream that went.
+    pub removed_hidden: Vec<usize>,
 }
 
 /// What is to be removed from a model.
@@ -37,6 +44,8 @@ pub(super) struct Outcome {
 pub(super) enum Structured<'a> {
     Depth(Depth<'a>),
     Width(Width),
+    /// Blocks first, then the width of those that stay.
+    Both(Depth<'a>, Width),
 }
 
 impl<'a> Structured<'a> {
@@ -53,6 +62,10 @@ impl<'a> Structured<'a> {
         })?;
         Ok(match config.pattern {
             Pattern::Width => Self::Width(Width::new(model, file, config)?),
+            Pattern::WidthDepth => {
+                let width = Width::new(model, file, config)?;
+                Self::Both(Depth::new(model, file, config)?, width)
+            }
             _ => Self::Depth(Depth::new(model, file, config)?),
         })
     }
@@ -61,7 +74,7 @@ impl<'a> Structured<'a> {
     pub(super) fn blocks(&self) -> usize {
         match self {
             Self::Depth(depth) => depth.remove(),
-            Self::Width(width) => width.blocks(),
+            Self::Width(width) | Self::Both(_, width) => width.blocks(),
         }
     }
 
@@ -79,6 +92,17 @@ impl<'a> Structured<'a> {
         match self {
             Self::Depth(depth) => depth.run(model, sequences, config, observer),
             Self::Width(width) => width.run(model, sequences, config, observer),
+            Self::Both(depth, _) => {
+                let Outcome { model: mut shallow, file, mut blocks, .. } =
+                    depth.run(model, sequences, config, observer)?;
+                let width = Width::new(shallow.as_ref(), &file, config)?;
+                let narrow = width.run(shallow.as_mut(), sequences, config, observer)?;
+                let stay = blocks.iter_mut().filter(|block| !block.removed);
+                for (block, found) in stay.zip(narrow.blocks) {
+                    *block = BlockReport { path: block.path.clone(), influence: block.influence, ..found };
+                }
+                Ok(Outcome { blocks, sparsity: None, ..narrow })
+            }
         }
     }
 }

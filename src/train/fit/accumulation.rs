@@ -75,7 +75,8 @@ pub(super) fn accumulate<T: Task>(
                 return Err(Error::Interrupted);
             }
             let rng_path = Some((plan.seed, [micro_batch, part, rank]));
-            let forward = ForwardOptions { loss_scale, pad_for_graphs: graphs.are_kept(), rng_path };
+            let forward =
+                ForwardOptions { loss_scale, pad_for_graphs: graphs.are_kept(), rng_path, is_probe: false };
             let inputs = inputs(task, model, batch, totals, &forward)?;
             let (share, grads) = gradients(task, model, parameters, &inputs, graphs)?;
             let so_far = sum.take();

@@ -204,7 +204,10 @@ impl<T: Task, D: DataModule<Batch = T::Batch>> Trainer<'_, T, D> {
     ) -> Result<LocalGradients> {
         let Plan { accumulation, group, .. } = *self.plan;
         let numbers = state.step * accumulation..(state.step + 1) * accumulation;
-        let batches = |run: &mut Self| run.batches.get(numbers.clone(), run.max_tokens);
+        let batches = |run: &mut Self| -> Result<_> {
+            let batches = run.batches.get(numbers.clone(), run.max_tokens)?;
+            run.task.prepare(run.model, batches, numbers.start)
+        };
         let mut own = batches(self)?;
         // All passes of all processes share one divisor, so a token counts the same in each of them.
         let own_totals =

@@ -26,6 +26,20 @@ pub trait Task {
     /// The batch type.
     type Batch: Batch;
 
+    /// Replaces the `batches` of a step, each of which is in parts, before anything else is done with them; `first` is the
+    /// number of the first one. The result must depend on the arguments and the parameters of `model` only.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    fn prepare(
+        &self,
+        _model: &Self::Model,
+        batches: Vec<Vec<Self::Batch>>,
+        _first: u64,
+    ) -> Result<Vec<Vec<Self::Batch>>> {
+        Ok(batches)
+    }
+
     /// Returns the contribution of `batch` to the denominators of the loss of a step.
     fn totals(&self, batch: &Self::Batch) -> Totals;
 
@@ -79,6 +93,8 @@ pub struct ForwardOptions {
     pub pad_for_graphs: bool,
     /// Seed and path `[micro-batch, part, rank]` of random numbers; `None` disables dropout and noise.
     pub rng_path: Option<(u64, [u64; 3])>,
+    /// Whether only memory is measured, so that values do not matter.
+    pub is_probe: bool,
 }
 
 /// The loss of a batch, not evaluated.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlx_rs::Array;
 
-use super::task::TextTask;
 use crate::data::Batch;
 use crate::kernels::quantized::Format;
 use crate::models::Model;
@@ -96,20 +95,24 @@ impl FakeQuantization {
     }
 }
 
-/// A [`TextTask`], with rounded weights if `quantization` is set.
+/// A task on text, with rounded weights if `quantization` is set.
 #[derive(Debug, Clone)]
-pub struct QuantizationAware {
+pub struct QuantizationAware<T> {
     /// What is trained.
-    pub task: TextTask,
+    pub task: T,
     /// How weights are rounded.
     pub quantization: Option<FakeQuantization>,
     /// Blocks per gradient checkpoint with rounded weights, as [`Plan::grad_checkpoint`](crate::train::plan::Plan).
     pub grad_checkpoint: usize,
 }
 
-impl Task for QuantizationAware {
+impl<T: Task<Model = Model, Batch = Batch>> Task for QuantizationAware<T> {
     type Model = Model;
     type Batch = Batch;
+
+    fn prepare(&self, model: &Model, batches: Vec<Vec<Batch>>, first: u64) -> Result<Vec<Vec<Batch>>> {
+        self.task.prepare(model, batches, first)
+    }
 
     fn totals(&self, batch: &Batch) -> Totals {
         self.task.totals(batch)

@@ -1,5 +1,7 @@
 //! Language modelling as a [`Task`].
 
+use std::borrow::Cow;
+
 use mlx_rs::Array;
 
 use super::objective::Objective;
@@ -71,8 +73,7 @@ impl Task for TextTask {
         totals: Totals,
         options: &ForwardOptions,
     ) -> Result<Inputs> {
-        let padded = options.pad_for_graphs.then(|| batch.pad_to_multiple_of(PAD_MULTIPLE, self.pad_id));
-        let batch = padded.as_ref().unwrap_or(batch);
+        let batch = &*self.padded(batch, options);
         let shape = [batch.rows as i32, batch.time as i32];
         let rows = |values: &[f32]| Array::from_slice(values, &shape[..1]);
         let table = |values: &[f32]| Array::from_slice(values, &shape);
@@ -116,15 +117,40 @@ impl Task for TextTask {
     }
 
     fn loss(&self, model: &mut Model, inputs: &Inputs, gradient: bool) -> nn::Result<Loss> {
-        let noise = self.neftune_alpha.zip(inputs.find("noise_key"));
-        model.embedding_mut().noise = noise.map(|(alpha, key)| Noise { alpha, key: key.clone() });
-        let loss = self.objective.loss(model, inputs, gradient);
-        model.embedding_mut().noise = None;
-        loss
+        self.with_noise(model, inputs, |model| self.objective.loss(model, inputs, gradient))
     }
 
     fn perplexity(&self, loss: f64) -> Option<f64> {
         matches!(self.objective, Objective::Sft).then(|| loss.exp())
+    }
+}
+
+impl TextTask {
+    /// The batch with the padding that its inputs have.
+    #[must_use]
+    pub fn padded<'a>(&self, batch: &'a Batch, options: &ForwardOptions) -> Cow<'a, Batch> {
+        if options.pad_for_graphs {
+            Cow::Owned(batch.pad_to_multiple_of(PAD_MULTIPLE, self.pad_id))
+        } else {
+            Cow::Borrowed(batch)
+        }
+    }
+
+    /// Calls `work` while embeddings have the noise of `inputs`.
+    ///
+    /// # Errors
+    /// Errors of `work`.
+    pub fn with_noise<T>(
+        &self,
+        model: &mut Model,
+        inputs: &Inputs,
+        work: impl FnOnce(&Model) -> nn::Result<T>,
+    ) -> nn::Result<T> {
+        let noise = self.neftune_alpha.zip(inputs.find("noise_key"));
+        model.embedding_mut().noise = noise.map(|(alpha, key)| Noise { alpha, key: key.clone() });
+        let outcome = work(model);
+        model.embedding_mut().noise = None;
+        outcome
     }
 }
 
@@ -173,15 +199,20 @@ pub(super) fn negative_log_likelihoods(model: &Model, batch: &Batch) -> Result<A
 
 /// Hidden states of a batch before the head, whose [`cross_entropy_rows`](crate::nn::Head::cross_entropy_rows) need not
 /// hold all logits.
-struct HiddenStates<'a> {
+pub struct HiddenStates<'a> {
     model: &'a Model,
-    hidden: Array,
+    /// `[rows, time, hidden]`
+    pub hidden: Array,
     targets: &'a Array,
     gradient: bool,
 }
 
 impl<'a> HiddenStates<'a> {
-    fn new(model: &'a Model, inputs: &'a Inputs, gradient: bool) -> nn::Result<Self> {
+    /// Computes them for `ids` and segments of `inputs`; `gradient` tells whether a gradient will be taken.
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub fn new(model: &'a Model, inputs: &'a Inputs, gradient: bool) -> nn::Result<Self> {
         let ids = inputs.get("ids")?;
         let hidden = match inputs.constant("longest_segment") {
             Some(longest) => {
@@ -195,7 +226,10 @@ impl<'a> HiddenStates<'a> {
     }
 
     /// Computes the negative log-likelihood of each row, `Σ weights · -log p(target)`, `[rows]`.
-    fn nll(&self, weights: &Array) -> nn::Result<Array> {
+    ///
+    /// # Errors
+    /// Errors from MLX.
+    pub fn nll(&self, weights: &Array) -> nn::Result<Array> {
         let options =
             Options { softcap: self.model.softcap(), gradient: self.gradient, ..Options::default() };
         self.model.head().cross_entropy_rows(&self.hidden, self.targets, weights, options)

@@ -18,6 +18,7 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::chunked_logits::LOGITS;
 use crate::error::MlxResult;
 use crate::linear::{self, Layer, Weight, WeightSlot, is_float};
 use crate::mlx::apply::apply_many;
@@ -87,7 +88,7 @@ pub fn cross_entropy_rows(
     };
     let supported = is_float(hidden) && dense;
     if !(on_cpu() && plain && supported && options.softcap.is_none()) {
-        return chunked::rows(hidden, head, targets, weights, options, chunked::LOGITS);
+        return chunked::rows(hidden, head, targets, weights, options, LOGITS);
     }
     let (targets, weights) = (targets.as_dtype(Dtype::Uint32)?, weights.as_dtype(Dtype::Float32)?);
     let mut shapes = vec![(&lead[..lead.len() - 1], Dtype::Float32)];

@@ -4,7 +4,7 @@ GROUPS = {
     "calibration": ("calibration", "calibration_sequences", "sequence_length", "seed"),
     "allocation": ("allocation", "allocation_range", "owl_threshold"),
     "SparseGPT": ("damping", "act_order"),
-    "depth": ("contiguous",),
+    "depth and width": ("contiguous", "width"),
 }
 """Fields of :class:`~efficientai_toolkit.prune.PruneConfig` by title; others concern the whole run."""
 

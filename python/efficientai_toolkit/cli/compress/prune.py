@@ -11,6 +11,7 @@ from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.resume import build_resume_command
 from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
 from efficientai_toolkit.prune import PruneConfig, PruneResult, prune
+from efficientai_toolkit.prune.config import STRUCTURED
 
 __all__ = ["ESSENTIAL", "add_arguments", "run"]
 
@@ -42,7 +43,7 @@ def run(args: Namespace, out: Output) -> int:
     try:
         result = prune(config, callback=callbacks, show_progress=not out.quiet)
     except KeyboardInterrupt:
-        if config.pattern in {"depth", "width"}:
+        if config.pattern in STRUCTURED:
             message = "interrupted; nothing was saved"
             raise KeyboardInterrupt(message) from None
         resume = build_resume_command(
@@ -54,19 +55,28 @@ def run(args: Namespace, out: Output) -> int:
     return 0
 
 
+def _removed(result: PruneResult) -> list[str]:
+    """Return a line for each kind of part that was removed."""
+    total = len(result.blocks)
+    removed = [number for number, block in enumerate(result.blocks) if block.removed]
+    groups = max(len(block.removed_groups) for block in result.blocks)
+    channels = max(len(block.removed_channels) for block in result.blocks)
+    lines = []
+    if removed:
+        lines.append(f"{len(removed)} of {total} blocks: {', '.join(map(str, removed))}")
+    if groups:
+        lines.append(f"{groups} groups of heads of each of {total - len(removed)} blocks")
+    if channels:
+        lines.append(f"{channels:,} channels of each of {total - len(removed)} blocks")
+    if result.removed_hidden:
+        lines.append(f"{len(result.removed_hidden):,} channels between the blocks")
+    return lines
+
+
 def _print(result: PruneResult, out: Output) -> None:
     if result.blocks:
-        removed = [number for number, block in enumerate(result.blocks) if block.removed]
-        channels = len(result.blocks[0].removed_channels)
-        pairs = [
-            (
-                "removed",
-                f"{len(removed)} of {len(result.blocks)} blocks: {', '.join(map(str, removed))}"
-                if removed
-                else f"{channels:,} channels of each of {len(result.blocks)} blocks",
-            ),
-            ("parameters", f"{result.parameters:,} of {result.parameters_before:,}"),
-        ]
+        pairs = [("removed", line) for line in _removed(result)]
+        pairs.append(("parameters", f"{result.parameters:,} of {result.parameters_before:,}"))
     else:
         pairs = [
             ("sparsity", f"{result.sparsity:.1%} of the weights of {len(result.layers)} layers are zero"),

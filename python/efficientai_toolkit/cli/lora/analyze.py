@@ -7,12 +7,11 @@ from dataclasses import asdict
 
 from efficientai_toolkit._base.units import format_duration
 from efficientai_toolkit.cli.commands import build_command
-from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output, format_pairs
 from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
-from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.training import GROUPS, build_training_config
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.analysis import Analysis, AnalysisConfig, ShortRun, analyze
 

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from efficientai_toolkit._base.config import list_options
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.callbacks import Event, Started, Step, event_to_json
-from efficientai_toolkit.cli.lora.groups import GROUPS
 from efficientai_toolkit.cli.options import add_config, build_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared.progress import show
 from efficientai_toolkit.cli.shared.tracking import add_tracking, create_trackers
-from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.training import GROUPS, build_training_config
 from efficientai_toolkit.exceptions import ConfigError
 from efficientai_toolkit.lora import TrainingConfig
 from efficientai_toolkit.lora.comparison import ComparisonConfig, Measurement, compare

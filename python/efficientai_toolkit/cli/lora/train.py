@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from efficientai_toolkit._base.units import format_size
 from efficientai_toolkit.cli.commands import build_command
-from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output, format_pairs, wrap_paragraph
 from efficientai_toolkit.cli.shared.first_prompt import find_first_prompt
-from efficientai_toolkit.cli.shared.resume import build_resume_command
+from efficientai_toolkit.cli.shared.resume import describe_interruption
 from efficientai_toolkit.cli.shared.tracking import add_tracking, choose_callbacks
-from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.training import GROUPS, build_training_config
 from efficientai_toolkit.device import hardware, process_group
 from efficientai_toolkit.lora import MLXTrainer, TrainingConfig, TrainingResult
 from efficientai_toolkit.models.chat import format_question
@@ -85,7 +85,9 @@ def _run(
     try:
         result = trainer.train()
     except KeyboardInterrupt:
-        message = _how_to_resume(args.argv, Path(str(config.output)), given=given)
+        message = describe_interruption(
+            args.argv, Path(str(config.output)), named=given.output is not None, resumed=given.resume
+        )
         raise KeyboardInterrupt(message) from None
     if group.rank > 0:
         # The first process speaks for all.
@@ -178,12 +180,3 @@ def _command_to_try(given: TrainingConfig, result: TrainingResult, prompt: str) 
     if given.bits is not None:
         line += ["--bits", str(given.bits)]
     return shlex.join([*line, "--prompt", prompt])
-
-
-def _how_to_resume(argv: list[str], output: Path, *, given: TrainingConfig) -> str:
-    checkpoints = sorted(output.glob("checkpoints/step-*"))
-    if not checkpoints:
-        return "interrupted before the first checkpoint; nothing was saved"
-    named = None if given.output is not None else output
-    command = build_resume_command(argv, output=named, resumed=given.resume)
-    return f"interrupted: {checkpoints[-1]} is saved; continue with `{command}`"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientai_toolkit.callbacks.training import describe_memory
-from efficientai_toolkit.cli.lora.groups import ESSENTIAL, GROUPS
+from efficientai_toolkit.cli.lora.groups import ESSENTIAL
 from efficientai_toolkit.cli.options import add_config
 from efficientai_toolkit.cli.output import Output
 from efficientai_toolkit.cli.shared import data_report
-from efficientai_toolkit.cli.shared.training import build_training_config
+from efficientai_toolkit.cli.shared.training import GROUPS, build_training_config
 from efficientai_toolkit.cli.shared.validate import (
     Checks,
     check_environment,

@@ -25,3 +25,15 @@ def build_resume_command(argv: Sequence[str], *, output: Path | None, resumed: b
     if not resumed:
         words.append("--resume")
     return shlex.join(words)
+
+
+def describe_interruption(argv: list[str], output: Path, *, named: bool, resumed: bool) -> str:
+    """Say which checkpoint of an interrupted training is saved, and how to continue.
+
+    ``named`` tells whether ``argv`` names the output folder, ``resumed`` whether it resumes a run already.
+    """
+    checkpoints = sorted(output.glob("checkpoints/step-*"))
+    if not checkpoints:
+        return "interrupted before the first checkpoint; nothing was saved"
+    command = build_resume_command(argv, output=None if named else output, resumed=resumed)
+    return f"interrupted: {checkpoints[-1]} is saved; continue with `{command}`"

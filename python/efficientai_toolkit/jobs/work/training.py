@@ -4,6 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from efficientai_toolkit.callbacks.events import Event
+from efficientai_toolkit.distill.config import DistillConfig
+from efficientai_toolkit.distill.run import Distiller
 from efficientai_toolkit.jobs.work.reporting import Report, report_to
 from efficientai_toolkit.lora.analysis import run as analysis
 from efficientai_toolkit.lora.analysis.config import AnalysisConfig
@@ -13,6 +15,7 @@ from efficientai_toolkit.lora.comparison.config import ComparisonConfig
 from efficientai_toolkit.lora.config import TrainingConfig
 from efficientai_toolkit.lora.optimization import run as optimization
 from efficientai_toolkit.lora.optimization.config import OptimizationConfig
+from efficientai_toolkit.lora.result import TrainingResult
 from efficientai_toolkit.lora.trainer import MLXTrainer
 from efficientai_toolkit.study.job import Emit
 
@@ -22,7 +25,22 @@ _PER_STEP = frozenset({"train_losses", "train_rewards"})
 def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Fine-tune a model."""
     [settings] = request["configs"]
-    result = MLXTrainer(TrainingConfig(**settings), callback=report_to(emit)).train()
+    return _describe(MLXTrainer(TrainingConfig(**settings), callback=report_to(emit)).train())
+
+
+def distill(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Train a student towards a teacher."""
+    training, distillation = request["configs"]
+    trainer = Distiller(
+        TrainingConfig(**training),
+        DistillConfig(**distillation),
+        callback=report_to(emit),
+        show_progress=False,
+    )
+    return _describe(trainer.train())
+
+
+def _describe(result: TrainingResult) -> dict[str, Any]:
     # The values of each step are events already.
     metrics = {name: value for name, value in result.metrics.items() if name not in _PER_STEP}
     return {
