@@ -84,8 +84,9 @@ class AdapterTrainer:
 
     def save(self, arrays: "Mapping[str, NDArray[Any]]", folder: Path) -> None:
         """Write an adapter to a folder, as every command reads it."""
-        import mlx.core as mx
+        from importlib import import_module
 
+        mx: Any = import_module("mlx.core")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._folder / "initial" / _CONFIG, folder / _CONFIG)
         temporary = folder / f".{_WEIGHTS[:-12]}.tmp.safetensors"

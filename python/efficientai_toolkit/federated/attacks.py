@@ -37,8 +37,8 @@ class Attackers:
     seed: int = 0
     _round: int = 0
     _count: int = 0
-    _mean: "dict[str, NDArray[Any]]" = field(default_factory=dict)
-    _squares: "dict[str, NDArray[Any]]" = field(default_factory=dict)
+    _mean: "dict[str, NDArray[Any]]" = field(default_factory=dict[str, Any])
+    _squares: "dict[str, NDArray[Any]]" = field(default_factory=dict[str, Any])
 
     def watch(self, change: "Mapping[str, NDArray[Any]]", round_number: int) -> None:
         """See an honest update."""

@@ -1,6 +1,7 @@
 """Checkpoints of the server after each round: one folder, replaced as a whole."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ def load_state(output: Path) -> ServerState:
                 else:
                     group, _, name = name.partition("/")
                     step[group][name] = stored[key]
-        remembered = (folder / _CLIENTS).iterdir() if (folder / _CLIENTS).is_dir() else []
+        remembered: Iterable[Path] = (folder / _CLIENTS).iterdir() if (folder / _CLIENTS).is_dir() else []
         memories = {int(file.name): file.read_bytes() for file in remembered}
         best, best_round = values["best"]
         history = [RoundReport.from_dict(report) for report in values["history"]]

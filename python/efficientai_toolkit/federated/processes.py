@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +237,7 @@ class Federation:
 
 
 @contextmanager
-def _interruptible(process: "subprocess.Popen[bytes]") -> "Iterator[subprocess.Popen[bytes]]":
+def _interruptible(process: "subprocess.Popen[bytes]") -> "Generator[subprocess.Popen[bytes]]":
     try:
         yield process
     finally:

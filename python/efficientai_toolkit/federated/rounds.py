@@ -60,5 +60,8 @@ class RoundReport(Displayed):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RoundReport":
         """Create a report from :meth:`to_dict`."""
-        clients = [ClientReport(**client) for client in values["clients"]]
-        return cls(**{**values, "clients": clients})
+        known: dict[str, Any] = {
+            **values,
+            "clients": [ClientReport(**client) for client in values["clients"]],
+        }
+        return cls(**known)

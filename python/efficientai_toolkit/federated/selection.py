@@ -63,16 +63,19 @@ class Selector:
 
     def select(self, nodes: Sequence[int], count: int, round_number: int) -> list[int]:
         """Return ``count`` of the nodes; for ``poisson`` as many on average."""
-        random = np.random.default_rng([self.seed, round_number])
+        random: Any = np.random.default_rng([self.seed, round_number])
         known = sorted(nodes)
         count = min(count, len(known))
+        chosen: list[int]
         match self.kind:
             case "random":
                 chosen = [known[place] for place in random.permutation(len(known))[:count]]
             case "poisson":
                 chosen = [node for node in known if random.random() < count / len(known)]
             case "power_of_choice":
-                among = random.permutation(len(known))[: max(count, round(count * self.candidates))]
+                among: list[int] = random.permutation(len(known))[
+                    : max(count, round(count * self.candidates))
+                ]
                 chosen = sorted((known[place] for place in among), key=self._loss, reverse=True)[:count]
             case "utility":
                 chosen = self._by_utility(random, known, count, round_number)
@@ -103,7 +106,7 @@ class Selector:
         new = [node for node in nodes if self._record(node).loss is None]
         seen = [node for node in nodes if self._record(node).loss is not None]
         explored = max(math.ceil(_EXPLORED * count) if new else 0, count - len(seen))
-        picked = [new[place] for place in random.permutation(len(new))[:explored]]
+        picked: list[int] = [new[place] for place in random.permutation(len(new))[:explored]]
         times = [record.seconds for record in self.clients.values() if record.seconds is not None]
         usual = float(np.median(times)) if times else 0.0
         best = sorted(seen, key=lambda node: self._utility(node, usual, round_number), reverse=True)

@@ -49,8 +49,8 @@ class ServerStep:
     beta2: float = 0.99
     tau: float = 1e-3
     rounds: int = 0
-    first: "dict[str, NDArray[Any]]" = field(default_factory=dict)
-    second: "dict[str, NDArray[Any]]" = field(default_factory=dict)
+    first: "dict[str, NDArray[Any]]" = field(default_factory=dict[str, Any])
+    second: "dict[str, NDArray[Any]]" = field(default_factory=dict[str, Any])
 
     def apply(
         self, arrays: "Mapping[str, NDArray[Any]]", change: "Mapping[str, NDArray[Any]]"

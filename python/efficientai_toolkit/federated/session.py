@@ -266,7 +266,7 @@ def _run_in_processes(
         for event in events:
             ended = ended or event["event"] == "finished"
             if event["event"] == "round":
-                watch.report(load_state(output).history[event["round"] - 1])
+                watch.report(load_state(output).history[int(event["round"]) - 1])
 
     federation = Federation(Link(port=config.port, keys=keys), nodes, output / "flower")
     with federation:

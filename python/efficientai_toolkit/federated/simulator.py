@@ -157,7 +157,8 @@ class Simulator:
         moments: list[Moment] = []
         now, taken = 0.0, 0
         for version in count(1):
-            chosen = sorted(random.permutation(len(self.devices))[:each].tolist())
+            drawn: list[int] = random.permutation(len(self.devices))[:each].tolist()
+            chosen = sorted(drawn)
             starts = {client: self.devices[client].next_start(now) for client in chosen}
             ends = {
                 client: start + self.devices[client].seconds(_size(arrays))

@@ -8,7 +8,7 @@ arXiv:2102.02079).
 import re
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from efficientai_toolkit.exceptions import ConfigError, DatasetError
 
@@ -144,9 +144,13 @@ def _texts(value: Any) -> list[str]:
     """Return all strings within a row."""
     if isinstance(value, str):
         return [value]
-    items: list[Any] = (
-        list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    )
+    match value:
+        case dict():
+            items = list(cast("dict[str, Any]", value).values())
+        case [*items]:
+            pass
+        case _:
+            items = []
     return [text for item in items for text in _texts(item)]
 
 

@@ -325,4 +325,6 @@ def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _scalars(metrics: MetricRecord | None) -> dict[str, float]:
-    return {str(name): float(v) for name, v in (metrics or {}).items() if isinstance(v, int | float)}
+    if metrics is None:
+        return {}
+    return {str(name): float(value) for name, value in metrics.items() if isinstance(value, int | float)}
