@@ -17,6 +17,7 @@ from efficientai_toolkit.callbacks import (
     Finished,
     JsonLines,
     ProgressBar,
+    Round,
     Silent,
     Started,
     Step,
@@ -42,8 +43,10 @@ def declared_kind(field: dict[str, Any]) -> Any:
 
 def test_events_are_those_that_the_engine_declares() -> None:
     declared = json.loads(_core.progress.events())
-    assert [event.__name__ for event in get_args(Event)] == [event["name"] for event in declared]
-    for event, declaration in zip(get_args(Event), declared, strict=True):
+    # Rounds are of federated runs, which the engine knows nothing of.
+    events = [event for event in get_args(Event) if event is not Round]
+    assert [event.__name__ for event in events] == [event["name"] for event in declared]
+    for event, declaration in zip(events, declared, strict=True):
         hints = get_type_hints(event)
         fields = [(field.name, hints[field.name]) for field in dataclasses.fields(event)]
         assert fields == [(field["name"], declared_kind(field)) for field in declaration["fields"]], event
@@ -215,3 +218,20 @@ def test_callbacks_stay_themselves() -> None:
     silent = Silent()
     assert as_callback(silent) is silent
     play(as_callback(None))
+
+
+def test_rounds_are_told_and_survive_as_json() -> None:
+    event = Round(
+        round=2, rounds=4, clients=7, rejected=1, train_loss=3.25, loss=3.0, perplexity=20.1, seconds=75.0
+    )
+    assert parse_event(event_to_json(event)) == event
+    stream = io.StringIO()
+    ProgressBar(stream).on(event)
+    assert stream.getvalue().split(", ") == [
+        "round 2/4: 7 clients",
+        "1 left out",
+        "training loss 3.250",
+        "validation loss 3.000",
+        "perplexity 20.10",
+        "1:15\n",
+    ]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from efficientai_toolkit.callbacks.progress_bar import (
         ProgressBar,
     )
+    from efficientai_toolkit.callbacks.rounds import (
+        Round,
+    )
     from efficientai_toolkit.callbacks.run import (
         Run,
     )
@@ -60,6 +63,7 @@ __all__ = [
     "Overflow",
     "Progress",
     "ProgressBar",
+    "Round",
     "Run",
     "Silent",
     "Started",
@@ -85,6 +89,7 @@ if not TYPE_CHECKING:
             "Overflow": "callbacks.training:Overflow",
             "Progress": "callbacks.events:Progress",
             "ProgressBar": "callbacks.progress_bar:ProgressBar",
+            "Round": "callbacks.rounds:Round",
             "Run": "callbacks.run:Run",
             "Silent": "callbacks.base:Silent",
             "Started": "callbacks.training:Started",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from efficientai_toolkit.callbacks.rounds import Round
 from efficientai_toolkit.callbacks.training import (
     Checkpoint,
     Estimated,
@@ -42,6 +43,7 @@ Event = (
     | Stopped
     | Checkpoint
     | Finished
+    | Round
 )
 """Any event."""
 

@@ -10,6 +10,7 @@ from efficientai_toolkit._base.units import format_duration, format_size
 from efficientai_toolkit.callbacks.bars import Bar, NotebookBar, TerminalBar, in_notebook
 from efficientai_toolkit.callbacks.base import Callback
 from efficientai_toolkit.callbacks.events import Event, Progress
+from efficientai_toolkit.callbacks.rounds import Round
 from efficientai_toolkit.callbacks.training import (
     Estimated,
     Evaluated,
@@ -124,10 +125,23 @@ def _remark(event: Event) -> str | None:
             return f"step {event.step} skipped: gradient overflow, loss scale reduced to {event.loss_scale:g}"
         case OutOfMemory():
             return f"out of memory: continuing with {event.rows:,} rows at once"
+        case Round():
+            return _describe_round(event)
         case Stopped():
             return f"early stopping after {event.step} steps: the validation loss has not improved"
         case _:
             return None
+
+
+def _describe_round(event: Round) -> str:
+    parts = [f"round {event.round}/{event.rounds}: {event.clients} clients"]
+    if event.rejected:
+        parts.append(f"{event.rejected} left out")
+    if event.train_loss is not None:
+        parts.append(f"training loss {event.train_loss:.3f}")
+    if event.loss is not None and event.perplexity is not None:
+        parts.append(f"validation loss {event.loss:.3f}, perplexity {event.perplexity:,.2f}")
+    return ", ".join([*parts, format_duration(event.seconds)])
 
 
 def _quality(event: Evaluated) -> str:

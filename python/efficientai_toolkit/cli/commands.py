@@ -22,6 +22,7 @@ NAMESPACES = {
     "quantized-model-benchmarks": "quantize",
     "cpu-model-compression": "compress",
     "multimodal-clip-finetuning": "clip",
+    "federated-learning": "federated",
 }
 """Folder of each namespace; toolkit-wide commands have no namespace.
 
