@@ -112,9 +112,9 @@ SUPPORTERS = CLIENTS // 2 + 1 - HOSTILE
 ATTACKS: dict[str, Callable[[Array, Array, np.random.Generator], Array]] = {
     "sign": lambda own, _, __: -own,
     "sign4": lambda own, _, __: -4 * own,
-    "gauss": lambda own, _, rng: rng.standard_normal(own.shape, np.float32),
-    "ipm0.5": lambda _, honest, __: -0.5 * honest.mean(0),
-    "ipm10": lambda _, honest, __: -10 * honest.mean(0),
+    "gauss": lambda own, _, rng: np.asarray(rng.standard_normal(own.shape, np.float32)),
+    "ipm0.5": lambda _, honest, __: np.asarray(-0.5 * honest.mean(0)),
+    "ipm10": lambda _, honest, __: np.asarray(-10 * honest.mean(0)),
     "alie": alie(NormalDist().inv_cdf((CLIENTS - HOSTILE - SUPPORTERS) / (CLIENTS - HOSTILE))),
     "alie1.5": alie(1.5),
 }

@@ -157,7 +157,7 @@ def test_wrong_options_numbers_and_messages_are_named() -> None:
             Codec(name, **options)
     codec = Codec("int8")
     with pytest.raises(ConfigError, match=r"^b: the number at 1 is not finite"):
-        codec.encode({"b": np.float32([0, np.nan])})
+        codec.encode({"b": np.array([0, np.nan], np.float32)})
     messages = codec.encode(update(0))
     for change, message in (
         (

@@ -23,7 +23,7 @@ def adapters(
     common = {path: (rng.standard_normal((size, top)), rng.standard_normal((top, size))) for path in PATHS}
     found = []
     for rank in ranks:
-        update = {}
+        update: dict[str, Array] = {}
         for path, (b, a) in common.items():
             own_b = (b + drift * rng.standard_normal(b.shape))[:, :rank].astype(dtype)
             own_a = (a + 0.3 * drift * rng.standard_normal(a.shape))[:rank].astype(dtype)
@@ -43,9 +43,8 @@ def product(update: dict[str, Array], path: str) -> Array:
 
 
 def exact(updates: list[dict[str, Array]], path: str, weights: list[float], scales: list[float]) -> Array:
-    return sum(
-        w * s * product(update, path) for w, s, update in zip(weights, scales, updates, strict=True)
-    ) / sum(weights)
+    products = [w * s * product(update, path) for w, s, update in zip(weights, scales, updates, strict=True)]
+    return np.asarray(sum(products) / sum(weights))
 
 
 def relative(found: Array, wanted: Array) -> float:
@@ -141,4 +140,4 @@ def test_wrong_adapters_are_named() -> None:
         (good, {"scales": [1, 0]}, "scales has 0.0, expected positive numbers"),
     ):
         with pytest.raises(ConfigError, match=message):
-            average_lora(updates, **options)  # type: ignore[arg-type]
+            average_lora(updates, **options)

@@ -20,12 +20,12 @@ def test_fixed_point_sums_are_exact() -> None:
     words = [points.encode(row) for row in values]
     units = np.rint(values * 2**20)
     assert np.array_equal(points.decode(np.sum(words, axis=0, dtype=np.uint64)), units.sum(0) / 2**20)
-    assert np.array_equal(points.decode(points.encode(np.float32([5, -5]))), [2, -2])
+    assert np.array_equal(points.decode(points.encode(np.array([5, -5], np.float32))), [2, -2])
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="a number is not finite"):
-        FixedPoint(bound=1, clients=2).encode(np.float32([np.nan]))
+        FixedPoint(bound=1, clients=2).encode(np.array([np.nan], np.float32))
     for options, message in (
         ({"bound": 0, "clients": 1}, "bound is 0, expected a positive number"),
         ({"bound": 1, "clients": 0}, "expected 0 to 52 and at least 1"),
@@ -36,7 +36,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         ({"bound": 2**40, "clients": 1}, "do not fit"),
     ):
         with pytest.raises(ConfigError, match=message):
-            FixedPoint(**options)  # type: ignore[arg-type]
+            FixedPoint(**options)
 
 
 class TestMasks:

@@ -225,13 +225,12 @@ def test_least_squares_repairs_heads(make: Callable[..., PruneResult], tmp_path:
 def test_what_cannot_be_done_is_refused(
     make: Callable[..., PruneResult], tmp_path: Path, name: str, settings: dict[str, Any], message: str
 ) -> None:
+    sizes: dict[str, Any] = (
+        {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 8} if name == "llama_tied" else {}
+    )
+    model = make_model(name, tmp_path / "model", **sizes)
     with pytest.raises(ConfigError, match=message):
-        sizes = (
-            {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 8}
-            if name == "llama_tied"
-            else {}
-        )
-        make(make_model(name, tmp_path / "model", **sizes), **settings)
+        make(model, **settings)
     assert not (tmp_path / "out").exists()
 
 

@@ -61,12 +61,11 @@ impl Dataset {
             let example = |ImageTexts { image, texts }: ImageTexts| {
                 let rows: Result<Vec<Vec<u32>>> = texts
                     .iter()
-                    .map(|text| match processor.texts.encode(text, false) {
-                        Ok(row) => Ok(row),
-                        Err(_) => {
+                    .map(|text| {
+                        processor.texts.encode(text, false).or_else(|_| {
                             truncated += 1;
                             processor.texts.encode(text, true)
-                        }
+                        })
                     })
                     .collect();
                 Ok(Example { image, texts: rows? })

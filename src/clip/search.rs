@@ -111,7 +111,7 @@ mod tests {
         assert_eq!((found.count, &found.indices[..]), (3, &[0, 2, 1, 0, 2, 3][..]));
         assert_eq!(found.scores[..3], [1.0, 1.0, 0.1]);
         assert_eq!(search(&[1.0, 0.0], &index, 2, 9, &mut Silent).unwrap().count, 4);
-        assert_eq!(search(&[1.0, 0.0], &[], 2, 9, &mut Silent).unwrap().indices, []);
+        assert_eq!(search(&[1.0, 0.0], &[], 2, 9, &mut Silent).unwrap().indices, Vec::<u32>::new());
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Distances {
     }
 
     /// Squared distance of every update from `Σ shareᵢ·updateᵢ`, whose shares add up to one.
-    pub(super) fn from_combination(&self, shares: &[f64]) -> Vec<f64> {
+    pub(super) fn to_combination(&self, shares: &[f64]) -> Vec<f64> {
         // ‖xᵢ - z‖² = Σⱼ sⱼDᵢⱼ - ½ Σⱼₖ sⱼsₖDⱼₖ
         let products: Vec<f64> = (0..self.updates)
             .map(|i| shares.iter().enumerate().map(|(j, share)| share * self.squared(i, j)).sum())
@@ -46,7 +46,9 @@ impl Distances {
         let with_reference = self.points > self.updates;
         let mut rows: Vec<Vec<f64>> = mixture.to_vec();
         if with_reference {
-            rows.iter_mut().for_each(|row| row.push(0.0));
+            for row in &mut rows {
+                row.push(0.0);
+            }
             let mut reference = vec![0.0; self.points];
             reference[self.updates] = 1.0;
             rows.push(reference);

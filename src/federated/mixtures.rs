@@ -32,7 +32,9 @@ pub(super) fn bucketing(updates: usize, size: usize, seed: u64) -> Vec<Vec<f64>>
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let bucket = |members: &[usize]| {
         let mut row = vec![0.0; updates];
-        members.iter().for_each(|&member| row[member] = 1.0 / members.len() as f64);
+        for &member in members {
+            row[member] = 1.0 / members.len() as f64;
+        }
         row
     };
     order.chunks(size).map(bucket).collect()

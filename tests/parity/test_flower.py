@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_krum_where_flower_has_enough_digits(count: int) -> None:
 def test_bulyan() -> None:
     clients = updates(0.1)
     chosen = multikrum.select_multikrum(records(clients), 2, len(clients) - 4)
-    arrays = [record["arrays"].to_numpy_ndarrays() for record in chosen]
+    arrays = [cast("ArrayRecord", record["arrays"]).to_numpy_ndarrays() for record in chosen]
     middle = [np.median(layer, axis=0) for layer in zip(*arrays, strict=True)]
     means = bulyan.aggregate_n_closest_weights(middle, arrays, len(clients) - 8)
     assert_equal(aggregate(clients, rule="bulyan", f=2), dict(zip(clients[0], means, strict=True)))

@@ -2,12 +2,12 @@
 Image–text models.
 """
 
-from collections.abc import Sequence
+from _typeshed import Incomplete, SupportsGetItem
 from numpy import float32, uint32
 from numpy.typing import ArrayLike, NDArray
 from os import PathLike
 from pathlib import Path
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 __all__ = ["Model", "Processor", "check", "check_output", "defaults", "load", "read_pairs", "recall", "search", "train", "validate"]
 
@@ -31,15 +31,15 @@ class Model:
         """
         Number format of activations: float32, float16 or bfloat16.
         """
-    def encode_ids(self, /, ids: ArrayLike, normalize: bool, batch_size: int) -> NDArray[float32]:
+    def encode_ids(self, /, ids: ArrayLike, normalize: bool, batch_size: SupportsIndex) -> NDArray[float32]:
         """
         Features of token ids, integers ``[texts, length]``: float32 ``[texts, dim]``.
         """
-    def encode_images(self, /, images: Sequence[Any], normalize: bool, batch_size: int) -> NDArray[float32]:
+    def encode_images(self, /, images: SupportsGetItem[int, Any], normalize: bool, batch_size: SupportsIndex) -> NDArray[float32]:
         """
         Features of paths and uint8 arrays ``[height, width, 3]``: float32 ``[images, dim]``.
         """
-    def encode_pixels(self, /, pixels: NDArray[float32], normalize: bool, batch_size: int) -> NDArray[float32]:
+    def encode_pixels(self, /, pixels: Incomplete, normalize: bool, batch_size: SupportsIndex) -> NDArray[float32]:
         """
         Features of normalized images, float32 ``[images, 3, height, width]``: float32 ``[images, dim]``.
         """
@@ -93,11 +93,11 @@ class Processor:
         """
         Side of processed images in pixels.
         """
-    def process_images(self, /, images: Sequence[Any]) -> NDArray[float32]:
+    def process_images(self, /, images: SupportsGetItem[int, Any]) -> NDArray[float32]:
         """
         Normalized images, float32 ``[images, 3, size, size]``, of paths and uint8 arrays ``[height, width, 3]``.
         """
-    def process_texts(self, /, texts: Sequence[str], truncate: bool = False) -> NDArray[uint32]:
+    def process_texts(self, /, texts: SupportsGetItem[int, str], truncate: bool = False) -> NDArray[uint32]:
         """
         Token ids of texts, uint32 ``[texts, context_length]``. With ``truncate``, longer texts lose their last tokens.
         """
@@ -119,7 +119,7 @@ def defaults() -> str:
     The default ``ClipConfig`` as JSON.
     """
 
-def load(path: str | PathLike[str], dtype: str | None = None, image_size: int | None = None, interpolation: str = "huggingface", adapter_path: str | PathLike[str] | None = None) -> tuple[Model, Processor]:
+def load(path: str | PathLike[str], dtype: str | None = None, image_size: SupportsIndex | None = None, interpolation: str = "huggingface", adapter_path: str | PathLike[str] | None = None) -> tuple[Model, Processor]:
     """
     Loads a folder of CLIP or SigLIP, in the format of Hugging Face or open_clip, with its processor.
 
@@ -133,13 +133,13 @@ def read_pairs(path: str | PathLike[str]) -> list[tuple[Path, list[str]]]:
     Reads image–text pairs from a table or a folder of images: paths, each with its texts.
     """
 
-def recall(images: ArrayLike, texts: ArrayLike, owners: Sequence[int], k: Sequence[int]) -> str:
+def recall(images: ArrayLike, texts: ArrayLike, owners: SupportsGetItem[int, SupportsIndex], k: SupportsGetItem[int, SupportsIndex]) -> str:
     """
     Recall at each of ``k`` of ``images`` and ``texts``, float32 ``[rows, dim]`` of unit length, as JSON; ``owners`` tells
     the number of the image that each text belongs to.
     """
 
-def search(queries: ArrayLike, index: ArrayLike, count: int) -> tuple[NDArray[uint32], NDArray[float32]]:
+def search(queries: ArrayLike, index: ArrayLike, count: SupportsIndex) -> tuple[NDArray[uint32], NDArray[float32]]:
     """
     Finds the ``count`` rows of ``index`` with the largest inner product with each row of ``queries``, both float32
     ``[rows, dim]``; returns their numbers and the products, ``[queries, count]``, the best first.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Layout:
     @classmethod
     def of(cls, update: Update, client: str) -> "Layout":
         """Return the layout of the update of ``client``."""
-        if not isinstance(update, Mapping):
+        if not isinstance(cast("object", update), Mapping):
             message = f"{client}: the update is a {type(update).__name__}, expected a dictionary of arrays"
             raise ConfigError(message)
         if not update:
@@ -60,7 +60,7 @@ class Layout:
         ConfigError
             If a tensor is missing, is one too many, or has another shape or dtype.
         """
-        if not isinstance(update, Mapping):
+        if not isinstance(cast("object", update), Mapping):
             message = f"{client}: the update is a {type(update).__name__}, expected a dictionary of arrays"
             raise ConfigError(message)
         if missing := [name for name in self.shapes if name not in update]:

@@ -18,7 +18,7 @@ impl ImageProcessor {
         let resample = match settings.filter {
             Filter::Bilinear => 2,
             Filter::Lanczos => 1,
-            _ => 3,
+            Filter::Bicubic => 3,
         };
         let name = if is_siglip { "SiglipImageProcessor" } else { "CLIPImageProcessor" };
         let crops = matches!(settings.resize, Resize::Shortest(_));

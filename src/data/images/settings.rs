@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// Mean and standard deviation of CLIP's training images.
 const CLIP: [[f32; 3]; 2] =
-    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]];
+    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]];
 
 /// Those of `SigLIP`, which map to -1 … 1.
 const SIGLIP: [[f32; 3]; 2] = [[0.5; 3], [0.5; 3]];

@@ -129,7 +129,7 @@ impl Codec {
         Ok(1 + bits.div_ceil(8))
     }
 
-    /// Encodes a tensor; whatever is drawn by chance depends on `seed`. PowerSGD goes on from the factors of the
+    /// Encodes a tensor; whatever is drawn by chance depends on `seed`. `PowerSGD` goes on from the factors of the
     /// `previous` message.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl Codec {
             return Err(Error::Config(format!("{} numbers are not of shape {shape:?}", values.len())));
         }
         let limit = f64::from(f32::MAX);
-        if let Some(index) = values.iter().position(|x| !(x.abs() <= limit)) {
+        if let Some(index) = values.iter().position(|x| x.is_nan() || x.abs() > limit) {
             return Err(Error::Config(format!("the number at {index} is not finite in float32")));
         }
         let mut message = Vec::with_capacity(size);
@@ -194,7 +194,7 @@ impl Codec {
         }
         let values = match *self {
             _ if count == 0 => Ok(Vec::new()),
-            Self::Fp16 {} => scalar::decode_fp16(body),
+            Self::Fp16 {} => Ok(scalar::decode_fp16(body)),
             Self::Int8 {} => scalar::decode_int8(body),
             Self::Qsgd { levels } => scalar::decode_qsgd(body, levels, count),
             Self::Sign {} => scalar::decode_sign(body, count),

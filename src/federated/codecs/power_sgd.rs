@@ -98,11 +98,15 @@ fn orthonormalize(columns: &mut [Vec<f64>]) {
         for _ in 0..2 {
             for other in before.iter() {
                 let share = dot(column, other);
-                column.iter_mut().zip(other).for_each(|(x, y)| *x -= share * y);
+                for (x, y) in column.iter_mut().zip(other) {
+                    *x -= share * y;
+                }
             }
         }
         let left = dot(column, column).sqrt();
         let factor = if left > length * 1e-12 { left.recip() } else { 0.0 };
-        column.iter_mut().for_each(|x| *x *= factor);
+        for x in column.iter_mut() {
+            *x *= factor;
+        }
     }
 }

@@ -18,8 +18,8 @@ pub(super) fn encode_fp16(values: &[f64], message: &mut Vec<u8>) {
     message.extend(values.iter().flat_map(|x| f16::from_f64(x.clamp(low, high)).to_le_bytes()));
 }
 
-pub(super) fn decode_fp16(body: &[u8]) -> Decoded {
-    Ok(body.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
+pub(super) fn decode_fp16(body: &[u8]) -> Vec<f32> {
+    body.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
 }
 
 pub(super) fn encode_int8(values: &[f64], seed: u64, message: &mut Vec<u8>) {

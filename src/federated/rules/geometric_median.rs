@@ -20,7 +20,7 @@ pub(super) fn decide(distances: &Distances, weights: &[f64], iterations: usize) 
     let total: f64 = weights.iter().sum();
     let mut shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
     let lengths = |shares: &[f64]| -> Vec<f64> {
-        distances.from_combination(shares).into_iter().map(f64::sqrt).collect()
+        distances.to_combination(shares).into_iter().map(f64::sqrt).collect()
     };
     let sum = |lengths: &[f64]| -> f64 { lengths.iter().zip(weights).map(|(x, weight)| x * weight).sum() };
     let mut found = lengths(&shares);

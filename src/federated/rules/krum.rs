@@ -13,7 +13,9 @@ pub(super) fn multi_krum(distances: &Distances, weights: &[f64], f: usize, m: us
     let chosen = lowest(&scores, m);
     let total: f64 = chosen.iter().map(|&row| weights[row]).sum();
     let mut shares = vec![0.0; weights.len()];
-    chosen.iter().for_each(|&row| shares[row] = weights[row] / total);
+    for &row in &chosen {
+        shares[row] = weights[row] / total;
+    }
     Decision { combination: Combination::Shares(shares), scores: Some(scores) }
 }
 

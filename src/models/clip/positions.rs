@@ -56,7 +56,9 @@ impl Interpolation {
                         *weight = cubic((j as f64 - center + 0.5) / stretch, -0.5);
                     }
                     let sum: f64 = row.iter().sum();
-                    row.iter_mut().for_each(|weight| *weight /= sum);
+                    for weight in row.iter_mut() {
+                        *weight /= sum;
+                    }
                 }
             }
         }

@@ -30,6 +30,7 @@ pub(super) struct VisionTower {
 }
 
 #[derive(Debug, Clone, ModuleParameters)]
+#[expect(clippy::struct_field_names, reason = "names of the checkpoint")]
 pub(super) struct VisionEmbeddings {
     /// State of the class token, `[hidden]`.
     #[param]

@@ -64,7 +64,9 @@ impl Hidden {
             .map(|(name, x)| (name.to_string(), x.shape().to_vec()))
             .collect();
         let mut axes = Vec::new();
-        for (name, wide) in model.parameters().flatten() {
+        // In order, so that the same one is named in errors.
+        let wide: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
+        for (name, wide) in wide {
             // Absent where the head is untied only in what was read.
             let Some(shape) = narrow.get(name.as_ref()) else { continue };
             for (axis, (&old, &new)) in
@@ -140,7 +142,9 @@ impl Hidden {
                         }
                     }
                 }
-                sums.iter_mut().for_each(|sum| *sum = sum.sqrt());
+                for sum in &mut sums {
+                    *sum = sum.sqrt();
+                }
             }
             _ => {
                 let parameters = model.parameters().flatten();

@@ -166,9 +166,10 @@ impl Width {
                 let error = silence(model, units, &mask, moments.as_ref(), config.repair)?;
                 cuts.remove_units(units, &mask);
                 let removed = (0..units.count).filter(|&unit| !mask[unit]).collect();
-                match part {
-                    Part::Heads => (report.removed_groups, report.attention_error) = (removed, error),
-                    _ => (report.removed_channels, report.output_error) = (removed, error),
+                if *part == Part::Heads {
+                    (report.removed_groups, report.attention_error) = (removed, error);
+                } else {
+                    (report.removed_channels, report.output_error) = (removed, error);
                 }
             }
             blocks.push(report);

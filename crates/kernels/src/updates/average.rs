@@ -12,6 +12,7 @@ use crate::runtime::isa::{Isa, vectorized};
 const WIDTH: usize = 2048;
 
 /// Writes `Σ weightᵢ·clientᵢ` of each tensor, added up in f64. Returns whether every sum is finite.
+#[must_use]
 pub fn weighted_sum(isa: Isa, tensors: &[Vec<Values>], weights: &[f64], outputs: Vec<ValuesMut>) -> bool {
     let finite = AtomicBool::new(true);
     parallel_items(tasks(tensors, outputs, WIDTH), |(clients, columns, out)| {
@@ -41,7 +42,7 @@ pub fn accumulate(isa: Isa, sum: &mut [f64], values: Values, weight: f64) {
 /// Writes `factor·sum`, rounded.
 pub fn scale(isa: Isa, sum: &[f64], factor: f64, out: ValuesMut) {
     let tensor = [vec![Values::F64(sum)]];
-    weighted_sum(isa, &tensor, &[factor], vec![out]);
+    let _ = weighted_sum(isa, &tensor, &[factor], vec![out]);
 }
 
 /// Whether every number is finite.
@@ -59,12 +60,12 @@ vectorized! {
         for chunk in chunks {
             for i in 0..LANES {
                 let x = chunk[i].wide();
-                lanes[i] += x - x;
+                lanes[i] += 0.0 * x;
             }
         }
         for (lane, x) in lanes.iter_mut().zip(rest) {
             let x = x.wide();
-            *lane += x - x;
+            *lane += 0.0 * x;
         }
         lanes.iter().sum::<f64>()
     }

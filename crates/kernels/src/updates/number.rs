@@ -1,5 +1,7 @@
 //! Number formats of updates. Everything is computed in f64 and rounded once.
 
+#![expect(clippy::inline_always, reason = "inlined into functions compiled for wider vectors")]
+
 use half::{bf16, f16};
 
 use crate::runtime::element::Element;

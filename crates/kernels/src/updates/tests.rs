@@ -157,7 +157,7 @@ fn halves_are_rounded_once() {
         let mut out = vec![f16::ZERO; 1000];
         // A thousand clients that all say the same, as float16 sums of a thousand do not.
         let clients = vec![Values::F16(&halves); 1000];
-        weighted_sum(isa, &[clients], &[1e-3; 1000], vec![ValuesMut::F16(&mut out)]);
+        assert!(weighted_sum(isa, &[clients], &[1e-3; 1000], vec![ValuesMut::F16(&mut out)]));
         assert_eq!(out, halves);
         let mut sum = vec![0.0; 1000];
         for _ in 0..1000 {

@@ -61,7 +61,7 @@ def _removed(result: PruneResult) -> list[str]:
     removed = [number for number, block in enumerate(result.blocks) if block.removed]
     groups = max(len(block.removed_groups) for block in result.blocks)
     channels = max(len(block.removed_channels) for block in result.blocks)
-    lines = []
+    lines: list[str] = []
     if removed:
         lines.append(f"{len(removed)} of {total} blocks: {', '.join(map(str, removed))}")
     if groups:

@@ -1,7 +1,7 @@
 """What rounds of noisy sums reveal, by Google's ``dp-accounting``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from efficientai_toolkit._base.extras import require
@@ -154,7 +154,7 @@ def noise_multiplier(
     return _least(lambda noise: spent(noise, accountant) <= target_epsilon, start)
 
 
-def _least(is_enough: Any, start: float) -> float:
+def _least(is_enough: Callable[[float], bool], start: float) -> float:
     """Return the least positive number that is enough, from above."""
     low, high = start, start
     while not is_enough(high):

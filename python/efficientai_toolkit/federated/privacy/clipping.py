@@ -120,7 +120,7 @@ class AdaptiveClip:
                 f"{noise_multiplier / 2:g}: the count would reveal more than the whole round may"
             )
             raise ConfigError(message)
-        return left**-0.5
+        return 1 / math.sqrt(left)
 
     def update(self, within: int, count: int, rng: np.random.Generator) -> float:
         """Move the norm after a round with ``count`` updates, ``within`` of them not above it.
