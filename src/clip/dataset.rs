@@ -73,13 +73,12 @@ impl Dataset {
             pairs.into_iter().map(example).collect()
         };
         let mut train = encode(read_image_texts(Path::new(path))?)?;
-        let valid = match &config.validation_data {
-            Some(path) => encode(read_image_texts(Path::new(path))?)?,
-            None => {
-                train.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
-                let count = (train.len() as f64 * config.validation_ratio).round() as usize;
-                train.split_off(train.len() - count.min(train.len()))
-            }
+        let valid = if let Some(path) = &config.validation_data {
+            encode(read_image_texts(Path::new(path))?)?
+        } else {
+            train.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
+            let count = (train.len() as f64 * config.validation_ratio).round() as usize;
+            train.split_off(train.len() - count.min(train.len()))
         };
         if train.len() < 2 {
             return Err(Error::Dataset(format!(

@@ -139,7 +139,7 @@ mod tests {
         let recall = run(&AXES, &texts, &[0, 1, 2], &[1, 2]).unwrap();
         assert_eq!(recall.text_to_image, [2.0 / 3.0, 1.0]);
         assert_eq!(recall.image_to_text, [2.0 / 3.0, 1.0]);
-        assert_eq!(recall.text_to_image_median_rank, 1.0);
+        assert_eq!(recall.text_to_image_median_rank.to_bits(), 1.0_f64.to_bits());
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub(super) fn for_each_change(
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use serde_json::json;
 
     use super::*;
@@ -152,7 +154,7 @@ mod tests {
         for path in ["model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"] {
             let paths = [path.to_owned()];
             let mut found = Vec::new();
-            for_each_change(model.as_mut(), &paths, &[ids.clone()], &mut Silent, &mut |_, change| {
+            for_each_change(model.as_mut(), &paths, from_ref(&ids), &mut Silent, &mut |_, change| {
                 let columns = change.sum_axis(0, false)?;
                 kernels::eval([&columns])?;
                 found = columns.as_slice::<f32>().to_vec();
@@ -188,7 +190,7 @@ mod tests {
         let each = |sequences: &[Vec<u32>], model: &mut Model| {
             importance(model, &paths, sequences, &mut Silent).unwrap().remove(&paths[0]).unwrap()
         };
-        let (one, two) = (each(&[ids.clone()], model.as_mut()), each(&[other.clone()], model.as_mut()));
+        let (one, two) = (each(from_ref(&ids), model.as_mut()), each(from_ref(&other), model.as_mut()));
         let both = each(&[ids.clone(), other], model.as_mut());
         assert!(both.iter().zip(one.iter().zip(&two)).all(|(sum, (a, b))| (sum - a - b).abs() < 1e-5));
     }

@@ -13,6 +13,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 
 /// Says in the words of the other checks of settings what serde found wrong with the value of `key`.
 fn explain(key: &str, reason: &str) -> String {
+    let key = if key == "." { "an option" } else { key };
     // The text is ours: its lines tell the user nothing.
     let reason = reason.split(" at line ").next().unwrap_or_default();
     let number =
@@ -22,6 +23,7 @@ fn explain(key: &str, reason: &str) -> String {
         "u32" | "u64" | "usize" if value.starts_with('-') => {
             format!("{key} is {value}, but must not be negative")
         }
+        "u8" => format!("{key} is {value}, expected at most {}", u8::MAX),
         "u32" => format!("{key} is {value}, expected at most {}", u32::MAX),
         other => format!("{key} is {value}, expected {other}"),
     }

@@ -51,7 +51,7 @@ class Model:
     @property
     def logit_bias(self, /) -> float | None:
         """
-        Added to logits by SigLIP; ``None`` for CLIP.
+        Added to logits by `SigLIP`; ``None`` for CLIP.
         """
     @property
     def logit_scale(self, /) -> float:
@@ -121,7 +121,7 @@ def defaults() -> str:
 
 def load(path: str | PathLike[str], dtype: str | None = None, image_size: SupportsIndex | None = None, interpolation: str = "huggingface", adapter_path: str | PathLike[str] | None = None) -> tuple[Model, Processor]:
     """
-    Loads a folder of CLIP or SigLIP, in the format of Hugging Face or open_clip, with its processor.
+    Loads a folder of CLIP or `SigLIP`, in the format of Hugging Face or `open_clip`, with its processor.
 
     ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32 on a
     CPU and the checkpoint's own on a GPU. Position embeddings are interpolated for images of another ``image_size``, as

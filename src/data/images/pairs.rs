@@ -181,7 +181,7 @@ mod tests {
         touch(root, "e/1.png", "");
         touch(root, "e/1.txt", " ");
         for (name, reason) in [
-            ("a.jsonl", "line 1: the image 1.png has no text"),
+            ("a.jsonl", "a.jsonl:1: the image 1.png has no text"),
             ("b.jsonl", "no path of an image under image, file_name"),
             ("c", "1.png: the image has no text: put it into 1.txt"),
             ("d", "there is no image"),

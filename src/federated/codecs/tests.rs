@@ -68,8 +68,8 @@ fn rounding_by_chance_has_the_number_as_its_mean() {
 fn power_sgd_finds_a_matrix_of_its_rank() {
     let codec = Codec::PowerSgd { rank: 2 };
     let values: Vec<f64> = (0..12 * 9)
-        .map(|i| {
-            let (row, column) = ((i / 9) as f64, (i % 9) as f64);
+        .map(|i: i32| {
+            let (row, column) = (f64::from(i / 9), f64::from(i % 9));
             (row - 4.0) * (column + 1.0) + (row * row - 30.0) * (column - 3.0)
         })
         .collect();

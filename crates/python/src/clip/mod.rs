@@ -29,7 +29,7 @@ pub(crate) use training::{check, check_output, defaults, train, validate};
 /// The dtype of most weights of a checkpoint.
 const AUTO: &str = "auto";
 
-/// Loads a folder of CLIP or SigLIP, in the format of Hugging Face or open_clip, with its processor.
+/// Loads a folder of CLIP or `SigLIP`, in the format of Hugging Face or `open_clip`, with its processor.
 ///
 /// ``dtype`` is ``float32``, ``float16``, ``bfloat16`` or, for that of the checkpoint, ``auto``; ``None`` takes float32 on a
 /// CPU and the checkpoint's own on a GPU. Position embeddings are interpolated for images of another ``image_size``, as

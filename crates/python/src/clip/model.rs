@@ -92,7 +92,7 @@ impl Model {
         enter(py, || number(self.inner.lock()?.logit_scale()))
     }
 
-    /// Added to logits by SigLIP; ``None`` for CLIP.
+    /// Added to logits by `SigLIP`; ``None`` for CLIP.
     #[getter]
     fn logit_bias(&self, py: Python<'_>) -> PyResult<Option<f32>> {
         enter(py, || self.inner.lock()?.logit_bias().map(number).transpose())

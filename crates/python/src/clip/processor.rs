@@ -39,21 +39,21 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Image {
     fn extract(image: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         if let Ok(pixels) = image.extract::<PyReadonlyArray3<'_, u8>>() {
             let pixels = pixels.as_array();
-            let &[height, width, channels] = pixels.shape() else { return Err(wrong(&image)) };
+            let &[height, width, channels] = pixels.shape() else { return Err(wrong(image)) };
             if channels != 3 {
-                return Err(wrong(&image));
+                return Err(wrong(image));
             }
-            let side = |side: usize| u32::try_from(side).map_err(|_| wrong(&image));
+            let side = |side: usize| u32::try_from(side).map_err(|_| wrong(image));
             let data = pixels.iter().copied().collect();
             let pixels = Pixels::new(side(width)?, side(height)?, data).map_err(to_python)?;
             return Ok(Self(ImageSource::Pixels(pixels)));
         }
-        let path: PathBuf = image.extract().map_err(|_| wrong(&image))?;
+        let path: PathBuf = image.extract().map_err(|_| wrong(image))?;
         Ok(Self(ImageSource::File(path)))
     }
 }
 
-fn wrong(image: &Borrowed<'_, '_, PyAny>) -> PyErr {
+fn wrong(image: Borrowed<'_, '_, PyAny>) -> PyErr {
     let shape = image.getattr("shape").map_or_else(|_| String::new(), |shape| format!(" of shape {shape}"));
     let kind = image.get_type();
     config_error(format!(

@@ -9,7 +9,7 @@ GROUPS = {
 """Fields of :class:`~efficientai_toolkit.prune.PruneConfig` by title; others concern the whole run."""
 
 ESSENTIAL = (
-    "model_path", "output", "method", "sparsity", "pattern", "allocation", "repair", "format", "skip",
+    "model_path", "output", "method", "sparsity", "pattern", "allocation", "repair", "format",
     "calibration", "resume",
 )  # fmt: skip
 """What most runs set."""
