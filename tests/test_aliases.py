@@ -36,6 +36,8 @@ def parse(command: str, words: list[str]) -> dict[str, Any]:
     parser = PARSERS[command]
     for action in parser._actions:
         action.required = False
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
     values: dict[str, Any] = vars(parser.parse(words))
     return values
 

@@ -233,7 +233,7 @@ def test_an_accumulator_is_the_mean_of_what_came() -> None:
     bad["scale"] = np.asarray(np.nan, ml_dtypes.bfloat16)
     with pytest.raises(ConfigError, match=r"^anna: scale has a number that is not finite, at 0"):
         mean.add(bad, client="anna")
-    with pytest.raises(ConfigError, match=r"^client 6: layer.bias has dtype float32, expected bfloat16"):
+    with pytest.raises(ConfigError, match=r"^client 6: layer.weight has dtype float32, expected bfloat16"):
         mean.add(clients(1)[0])
     with pytest.raises(ConfigError, match=r"client 6: the weight is -1, expected a positive number"):
         mean.add(updates[0], -1)

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Model;
 use crate::kernels::linear::Weight;
-use crate::kernels::{on_cpu, sparse};
+use crate::kernels::on_cpu;
 use crate::{Result, kernels};
 
 /// A layer that is packed.
@@ -32,8 +32,8 @@ pub fn pack(model: &mut Model) -> Result<()> {
     let mut kept = 0;
     model.visit_linears(&mut |_, layer| {
         let weight = layer.matrix();
-        let Some(sparsity) = sparse::sparsity(weight)? else { return Ok(()) };
-        match sparse::break_even(weight) {
+        let Some(sparsity) = weight.sparsity()? else { return Ok(()) };
+        match weight.break_even_sparsity() {
             Some(least) if sparsity >= least => {
                 layer.pack_sparse()?;
                 // The dense copy is freed before the next one is packed.
@@ -82,8 +82,7 @@ pub fn layers(model: &mut Model) -> Result<BTreeMap<String, SparseLayer>> {
     let mut layers = BTreeMap::new();
     model.visit_weights(&mut |path, weight| {
         if let Weight::Sparse(matrix) = weight {
-            let (rows, columns) = matrix.shape();
-            let sparsity = 1.0 - matrix.nonzeros() as f64 / (rows * columns).max(1) as f64;
+            let sparsity = matrix.sparsity();
             let (nbytes, dense_nbytes) = (matrix.nbytes(), matrix.dense_nbytes());
             layers.insert(path.to_owned(), SparseLayer { sparsity, nbytes, dense_nbytes });
         }

@@ -2,9 +2,10 @@
 
 use mlx_rs::Array;
 
-use super::config::{Method, PruneConfig, Repair};
+use super::config::{PruneConfig, Repair};
 use super::magnitude::magnitude;
 use super::mask::{Mask, apply, by_matrix};
+use super::method::Method;
 use super::plan::Plan;
 use super::random::random;
 use super::reconstruction::{least_squares, scale_rows};
@@ -108,7 +109,7 @@ pub(super) fn prune_layer(
     *weight.weight = array;
     Ok(LayerReport {
         path: path.to_owned(),
-        method: name(method).to_owned(),
+        method: method.name().to_owned(),
         sparsity: zeros as f64 / original.len() as f64,
         output_error,
         tokens: calibration.map_or(0, |known| known.moments.tokens()),
@@ -158,18 +159,6 @@ pub(super) fn output_error(original: &[f32], pruned: &[f32], moments: &SecondMom
     let difference: Vec<f32> = original.iter().zip(pruned).map(|(old, new)| old - new).collect();
     let squares = moments.squared_outputs(original);
     if squares > 0.0 { moments.squared_outputs(&difference) / squares } else { 0.0 }
-}
-
-pub(super) fn name(method: Method) -> &'static str {
-    match method {
-        Method::Magnitude => "magnitude",
-        Method::Wanda => "wanda",
-        Method::SparseGpt => "sparsegpt",
-        Method::Activation => "activation",
-        Method::Taylor => "taylor",
-        Method::Random => "random",
-        Method::Auto => "auto",
-    }
 }
 
 fn named(error: Error, path: &str) -> Error {

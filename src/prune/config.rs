@@ -2,31 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::block::name;
+use super::method::Method;
 use super::pattern::Pattern;
 use crate::{Error, Result};
-
-/// How the weights that go are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The smallest weights.
-    Magnitude,
-    /// Weights that contribute least to the output ([Wanda](https://arxiv.org/abs/2306.11695)).
-    Wanda,
-    /// Weights whose loss the others can make up for, which they then do
-    /// ([SparseGPT](https://arxiv.org/abs/2301.00774)).
-    SparseGpt,
-    /// Blocks that change their inputs least ([ShortGPT](https://arxiv.org/abs/2403.03853)), or channels of small
-    /// activations ([Minitron](https://arxiv.org/abs/2407.14679)).
-    Activation,
-    /// What changes the loss least, to first order ([Molchanov et al.](https://arxiv.org/abs/1906.10771)).
-    Taylor,
-    /// Random ones.
-    Random,
-    /// For each layer, the one of the others whose outputs on calibration text are closest to those of the original.
-    Auto,
-}
 
 /// What becomes narrower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -237,10 +215,10 @@ impl PruneConfig {
             ],
         };
         if !methods.contains(&method) {
-            let names: Vec<&str> = methods.iter().map(|&method| name(method)).collect();
+            let names: Vec<&str> = methods.iter().map(|&method| method.name()).collect();
             return Err(Error::Config(format!(
                 "method {} does not go with pattern {pattern}, expected {}",
-                name(method),
+                method.name(),
                 names.join(", ")
             )));
         }

@@ -21,6 +21,7 @@ mod config;
 mod magnitude;
 mod mask;
 mod measure;
+mod method;
 mod pattern;
 mod plan;
 mod progress;
@@ -36,8 +37,9 @@ mod taylor;
 mod tests;
 mod wanda;
 
-pub use config::{Allocation, Method, Part, PruneConfig, Repair, Storage};
+pub use config::{Allocation, Part, PruneConfig, Repair, Storage};
 pub use measure::{MeasuredLayer, Seconds, measure};
+pub use method::Method;
 pub use pattern::Pattern;
 pub use report::{BlockReport, LayerReport, Report};
 pub use run::{Summary, check_output, run, validate};

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::allocation::allocate;
 use super::block::{prune_block, prune_layer};
-use super::config::{Method, PruneConfig, Storage};
+use super::config::{PruneConfig, Storage};
+use super::method::Method;
 use super::plan::Plan;
 use super::progress::progress;
 use super::report::{LayerReport, Report};

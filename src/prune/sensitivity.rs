@@ -1,7 +1,8 @@
 //! How much the predictions of a model suffer when one block is pruned.
 
 use super::block::prune_block;
-use super::config::{Method, PruneConfig, Repair};
+use super::config::{PruneConfig, Repair};
+use super::method::Method;
 use super::plan::Plan;
 use super::progress::progress;
 use crate::Result;

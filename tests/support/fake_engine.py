@@ -170,8 +170,10 @@ class FakeEngine(types.ModuleType):
         bits: int | None,
         group_size: int,
         chat_template_kwargs: dict[str, Any] | None,
+        sparse: str,
     ) -> tuple[Model, Tokenizer]:
         assert group_size == 64
+        assert sparse == "auto"
         assert chat_template_kwargs is None or isinstance(chat_template_kwargs, dict)
         self.calls.append(("load", (path, adapter_path, dtype)))
         return Model(), Tokenizer()

@@ -51,6 +51,7 @@ pub mod softmax;
 pub mod sparse;
 pub mod updates;
 
+mod bitmask;
 mod error;
 mod gemm;
 mod mlx;

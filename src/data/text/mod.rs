@@ -5,6 +5,7 @@ mod captions;
 mod contents;
 mod decode_stream;
 mod description;
+mod difference;
 mod files;
 mod growth;
 mod llama;

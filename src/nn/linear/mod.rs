@@ -134,12 +134,12 @@ impl Linear {
     }
 
     /// Packs `W` as a matrix with many zeros, which decoding reads faster; see
-    /// [`SparseMatrix::pack`]. What changes it afterwards unpacks it first.
+    /// [`Weight::to_sparse`]. What changes it afterwards unpacks it first.
     ///
     /// # Errors
     /// A weight that cannot be packed.
     pub fn pack_sparse(&mut self) -> Result<()> {
-        let matrix = SparseMatrix::pack(self.matrix())?;
+        let matrix = self.matrix().to_sparse()?;
         *self.weight = matrix.data().clone();
         self.sparse = Some(matrix);
         Ok(())

@@ -24,7 +24,8 @@ use crate::models::{self, Model, set_hidden};
 use crate::nn::Head;
 use crate::nn::scaling::Producer;
 use crate::progress::Observer;
-use crate::prune::config::{Method, PruneConfig};
+use crate::prune::config::PruneConfig;
+use crate::prune::method::Method;
 use crate::{Error, Result, kernels};
 
 /// The residual stream of a model.

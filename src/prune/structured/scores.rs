@@ -15,7 +15,8 @@ use crate::Result;
 use crate::calibrate::{Matrix, SecondMoments, with_weight};
 use crate::models::Model;
 use crate::nn::units::Units;
-use crate::prune::config::{Method, PruneConfig};
+use crate::prune::config::PruneConfig;
+use crate::prune::method::Method;
 use crate::rng::digest;
 
 /// The score of each of `units`, of which `moments` and `changes` are known where the method needs them.

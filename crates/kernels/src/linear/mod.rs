@@ -23,6 +23,7 @@ use crate::sparse::Unpacked;
 mod backward;
 mod forward;
 mod low_rank;
+mod sparsity;
 mod weight;
 
 pub use weight::Weight;

@@ -2,11 +2,12 @@
 
 use mlx_rs::Array;
 
+use crate::bitmask::{Layout, SparseCodes};
 use crate::gemm::{Rows, gemv, matrix};
 use crate::quantized::{self, Accuracy, Format, PackedWeight, QuantizedRows};
 use crate::runtime::isa::Isa;
 use crate::runtime::operand::{Operand, Slice, with_floats};
-use crate::sparse::{self, Layout, SparseCodes, SparseMatrix, Storage, with_sparse_rows};
+use crate::sparse::{self, SparseMatrix, with_sparse_rows};
 
 /// Weight matrix, `[out, in]`.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +60,8 @@ pub(crate) struct WeightSlot {
 enum Kind {
     Dense,
     Packed(Format),
-    Sparse(Layout),
+    /// With the format of its codes.
+    Sparse(Layout, Option<Format>),
 }
 
 /// Rows of activations up to which a dense weight is better read as it is.
@@ -80,7 +82,7 @@ impl WeightSlot {
             }
             Weight::Sparse(matrix) => {
                 inputs.extend(matrix.operands());
-                Self { first, kind: Kind::Sparse(matrix.layout()) }
+                Self { first, kind: Kind::Sparse(matrix.layout(), matrix.format()) }
             }
         }
     }
@@ -94,7 +96,7 @@ impl WeightSlot {
         match self.kind {
             Kind::Dense => false,
             Kind::Packed(_) => true,
-            Kind::Sparse(layout) => matches!(layout.storage, Storage::Codes(_)),
+            Kind::Sparse(_, format) => format.is_some(),
         }
     }
 
@@ -103,15 +105,12 @@ impl WeightSlot {
         let operands = &inputs[self.first..];
         match self.kind {
             Kind::Packed(format) => Some(quantized::weights(format, operands)),
-            Kind::Sparse(layout) => match layout.storage {
-                Storage::Codes(format) => {
-                    let codes = SparseCodes::new(layout.view(words(&operands[0])));
-                    let (scales, biases) = (operands[1].data, operands[2].data);
-                    Some(QuantizedRows::sparse(format, layout.shape(), codes, scales, biases))
-                }
-                Storage::F32 | Storage::F16 | Storage::Bf16 => None,
-            },
-            Kind::Dense => None,
+            Kind::Sparse(layout, Some(format)) => {
+                let codes = SparseCodes::new(layout.view(words(&operands[0])));
+                let (scales, biases) = (operands[1].data, operands[2].data);
+                Some(QuantizedRows::sparse(format, layout.shape(), codes, scales, biases))
+            }
+            Kind::Dense | Kind::Sparse(_, None) => None,
         }
     }
 
@@ -121,7 +120,7 @@ impl WeightSlot {
         }
         let operand = &inputs[self.first];
         match self.kind {
-            Kind::Sparse(layout) => with_sparse_rows!(layout.view(words(operand)), rows => Box::new(rows)),
+            Kind::Sparse(layout, _) => with_sparse_rows!(layout.view(words(operand)), rows => Box::new(rows)),
             Kind::Dense | Kind::Packed(_) => matrix(operand),
         }
     }
@@ -129,12 +128,10 @@ impl WeightSlot {
     /// Whether [`multiply`](Self::multiply) is better than a blocked product for so many `rows` of `x`.
     pub(super) fn is_direct(&self, isa: Isa, accuracy: Accuracy, rows: usize) -> bool {
         match self.kind {
-            Kind::Packed(format) => quantized::is_direct(isa, accuracy, format, rows),
-            Kind::Sparse(layout) => match layout.storage {
-                Storage::Codes(format) => quantized::is_direct(isa, accuracy, format, rows),
-                Storage::F32 | Storage::F16 | Storage::Bf16 => rows <= FEW,
-            },
-            Kind::Dense => rows <= FEW,
+            Kind::Packed(format) | Kind::Sparse(_, Some(format)) => {
+                quantized::is_direct(isa, accuracy, format, rows)
+            }
+            Kind::Dense | Kind::Sparse(_, None) => rows <= FEW,
         }
     }
 }
@@ -163,7 +160,7 @@ pub(super) fn multiply(isa: Isa, accuracy: Accuracy, x: &[f32], inputs: &[Operan
         }
         let operand = &inputs[weight.first];
         match weight.kind {
-            Kind::Sparse(layout) => sparse::multiply(isa, x, layout.view(words(operand)), y),
+            Kind::Sparse(layout, _) => sparse::multiply(isa, x, layout.view(words(operand)), y),
             Kind::Dense | Kind::Packed(_) => {
                 let columns = operand.shape[1] as usize;
                 with_floats!(Slice, operand.data, weight => gemv::dense(isa, x, weight, columns, y));

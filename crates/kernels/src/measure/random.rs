@@ -3,7 +3,6 @@
 use mlx_rs::{Array, Dtype};
 
 use crate::error::MlxResult;
-use crate::linear::Weight;
 use crate::quantized::{Format, PackedWeight, quantize};
 use crate::sparse::SparseMatrix;
 
@@ -66,15 +65,15 @@ pub(super) fn sparse(
     let kept = words(rows * columns, 6).map(|word| if word < limit { 0.0 } else { 1.0 });
     let mask = Array::from_slice(&kept.collect::<Vec<f32>>(), &extents(&[rows, columns]));
     let weight = floats(&[rows, columns], dtype, 2)?.multiply(mask.as_dtype(dtype)?)?;
-    let Some(format) = format else { return SparseMatrix::pack(Weight::Dense(&weight)) };
+    let Some(format) = format else { return SparseMatrix::from_dense(&weight) };
     let (codes, scales, biases) = quantize(&weight, format)?;
     mlx_rs::transforms::eval([&codes, &scales].into_iter().chain(&biases))?;
-    SparseMatrix::pack(Weight::Packed(PackedWeight {
+    SparseMatrix::from_quantized(PackedWeight {
         codes: &codes,
         scales: &scales,
         biases: biases.as_ref(),
         format,
-    }))
+    })
 }
 
 fn extents(shape: &[usize]) -> Vec<i32> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::activations::MAX_GROUP_SIZE;
-use super::format::QuantizedRows;
+use super::rows::QuantizedRows;
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};
 

@@ -27,6 +27,7 @@ mod groups;
 #[cfg(target_arch = "x86_64")]
 mod prefill;
 mod product;
+mod rows;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod unpack_avx512;
@@ -36,9 +37,9 @@ pub use accuracy::Accuracy;
 pub(super) use dispatch::{describe, is_direct, linear};
 pub use embedding::embedding;
 pub use encode::{Quantized, pack, quantize};
-pub(super) use format::QuantizedRows;
 pub use format::{Format, Mode};
 pub(super) use product::Product;
+pub(super) use rows::QuantizedRows;
 
 /// A quantized matrix. See the [module](self) for shapes.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::format::{BLOCK, Codes, Group, Mode, QuantizedRows, mxfp4_level};
+use super::format::{BLOCK, Mode, mxfp4_level};
+use super::rows::{Codes, Group, QuantizedRows};
 use super::widen::DOUBLED_E4M3;
 use crate::gemm::Rows;
 use crate::runtime::element::Element;

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::format::{BLOCK, MXFP4_ZERO, QuantizedRows};
+use super::format::{BLOCK, MXFP4_ZERO};
+use super::rows::QuantizedRows;
 use crate::runtime::isa::Isa;
 
 /// Groups whose scales are read at once.

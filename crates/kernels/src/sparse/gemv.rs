@@ -1,17 +1,14 @@
 //! Products of few rows of activations: each stored number is read once; bound by memory bandwidth.
 
-use super::expand;
-use super::layout::{View, WORD};
 use super::rows::SparseRows;
-use super::with_sparse_rows;
+use super::{MAX_ROWS, with_sparse_rows};
+use crate::bitmask::expand;
+use crate::bitmask::layout::{View, WORD};
 use crate::gemm::gemv::{self, Weight};
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;
 use crate::runtime::pool::{parallel_for, threads};
 use crate::runtime::scratch;
-
-/// Rows of activations that share one pass over the weights.
-pub(super) const MAX_ROWS: usize = 8;
 
 /// Bytes of a packed matrix per task.
 const TASK_BYTES: usize = 64 << 10;

@@ -6,10 +6,10 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::expand::has_vbmi2;
-use super::expand_avx512::PREFETCH_DISTANCE;
-use super::gemv::MAX_ROWS;
-use super::layout::WORD;
+use super::MAX_ROWS;
+use crate::bitmask::expand::has_vbmi2;
+use crate::bitmask::expand_avx512::PREFETCH_DISTANCE;
+use crate::bitmask::layout::WORD;
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};
 

@@ -15,30 +15,24 @@ use half::{bf16, f16};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use crate::bitmask::{Layout, Storage};
 use crate::error::MlxResult;
-use crate::linear::Weight;
 use crate::quantized::{Format, PackedWeight};
 
-mod codes;
-mod expand;
-#[cfg(target_arch = "x86_64")]
-mod expand_avx2;
-#[cfg(target_arch = "x86_64")]
-mod expand_avx512;
 mod gemv;
 #[cfg(target_arch = "x86_64")]
 mod gemv_avx512;
-mod layout;
 mod pack;
 mod rows;
 mod sparsity;
 
-pub(super) use codes::SparseCodes;
 pub(super) use gemv::multiply;
-pub(super) use layout::{Layout, Storage};
 pub(super) use rows::SparseRows;
 pub(crate) use rows::with_sparse_rows;
-pub use sparsity::{break_even, sparsity};
+pub(super) use sparsity::{break_even, sparsity_of_codes, sparsity_of_numbers};
+
+/// Rows of activations that share one pass over the weights.
+const MAX_ROWS: usize = 8;
 
 /// A packed matrix, `[out, in]`. Its contents cannot be changed: kernels rely on what [`pack`](Self::pack) wrote.
 #[derive(Debug, Clone)]
@@ -46,8 +40,8 @@ pub struct SparseMatrix {
     /// All sections, uint32.
     data: Array,
     layout: Layout,
-    /// Scales and biases of a quantized matrix.
-    groups: Option<(Array, Array)>,
+    /// Scales, biases and format of a quantized matrix.
+    groups: Option<(Array, Array, Format)>,
 }
 
 /// What a [`SparseMatrix`] was packed from.
@@ -60,28 +54,28 @@ pub enum Unpacked {
 }
 
 impl SparseMatrix {
-    /// Packs `weight`: a floating-point matrix, or a quantized one in an affine format of 4 or 8 bits.
+    /// Packs a floating-point matrix.
+    ///
+    /// # Errors
+    /// Another shape or dtype; a matrix of 2³¹ numbers or more.
+    pub fn from_dense(weight: &Array) -> MlxResult<Self> {
+        let (data, layout) = match weight.dtype() {
+            Dtype::Float32 => pack::dense::<f32>(weight, Storage::F32),
+            Dtype::Float16 => pack::dense::<f16>(weight, Storage::F16),
+            Dtype::Bfloat16 => pack::dense::<bf16>(weight, Storage::Bf16),
+            other => Err(Exception::custom(format!("a sparse matrix of {other:?}"))),
+        }?;
+        Ok(Self { data, layout, groups: None })
+    }
+
+    /// Packs a quantized matrix in an affine format of 4 or 8 bits.
     ///
     /// # Errors
     /// Other formats; a matrix of 2³¹ numbers or more.
-    pub fn pack(weight: Weight) -> MlxResult<Self> {
-        match weight {
-            Weight::Dense(weight) => {
-                let (data, layout) = match weight.dtype() {
-                    Dtype::Float32 => pack::dense::<f32>(weight, Storage::F32),
-                    Dtype::Float16 => pack::dense::<f16>(weight, Storage::F16),
-                    Dtype::Bfloat16 => pack::dense::<bf16>(weight, Storage::Bf16),
-                    other => Err(Exception::custom(format!("a sparse matrix of {other:?}"))),
-                }?;
-                Ok(Self { data, layout, groups: None })
-            }
-            Weight::Packed(weight) => {
-                let (data, layout) = pack::codes(&weight)?;
-                let biases = weight.biases.ok_or_else(|| Exception::custom("affine weights have biases"))?;
-                Ok(Self { data, layout, groups: Some((weight.scales.clone(), biases.clone())) })
-            }
-            Weight::Sparse(matrix) => Ok(matrix.clone()),
-        }
+    pub fn from_quantized(weight: PackedWeight) -> MlxResult<Self> {
+        let (data, layout) = pack::codes(&weight)?;
+        let biases = weight.biases.ok_or_else(|| Exception::custom("affine weights have biases"))?;
+        Ok(Self { data, layout, groups: Some((weight.scales.clone(), biases.clone(), weight.format)) })
     }
 
     /// Returns what was packed.
@@ -93,11 +87,11 @@ impl SparseMatrix {
             (Storage::F32, _) => Unpacked::Dense(Array::from_slice(&pack::unpack::<f32>(view), &shape)),
             (Storage::F16, _) => Unpacked::Dense(Array::from_slice(&pack::unpack::<f16>(view), &shape)),
             (Storage::Bf16, _) => Unpacked::Dense(Array::from_slice(&pack::unpack::<bf16>(view), &shape)),
-            (Storage::Codes(format), Some((scales, biases))) => {
-                let codes = pack::unpack_codes(view, format);
-                Unpacked::Quantized(codes, scales.clone(), biases.clone(), format)
+            (Storage::Codes { .. }, Some((scales, biases, format))) => {
+                let codes = pack::unpack_codes(view, *format);
+                Unpacked::Quantized(codes, scales.clone(), biases.clone(), *format)
             }
-            (Storage::Codes(_), None) => unreachable!("codes come with scales"),
+            (Storage::Codes { .. }, None) => unreachable!("codes come with scales"),
         }
     }
 
@@ -124,10 +118,7 @@ impl SparseMatrix {
     /// Quantization format; `None` for floating-point numbers.
     #[must_use]
     pub fn format(&self) -> Option<Format> {
-        match self.layout.storage {
-            Storage::Codes(format) => Some(format),
-            Storage::F32 | Storage::F16 | Storage::Bf16 => None,
-        }
+        self.groups.as_ref().map(|(_, _, format)| *format)
     }
 
     /// Dtype of the numbers, or of the scales of codes.
@@ -137,10 +128,17 @@ impl SparseMatrix {
             (Storage::F32, _) => Dtype::Float32,
             (Storage::F16, _) => Dtype::Float16,
             (Storage::Bf16, _) => Dtype::Bfloat16,
-            (Storage::Codes(_), groups) => {
-                groups.as_ref().map_or(Dtype::Float32, |(scales, _)| scales.dtype())
+            (Storage::Codes { .. }, groups) => {
+                groups.as_ref().map_or(Dtype::Float32, |(scales, ..)| scales.dtype())
             }
         }
+    }
+
+    /// Fraction of the places that are not stored.
+    #[must_use]
+    pub fn sparsity(&self) -> f64 {
+        let places = self.layout.rows * self.layout.columns;
+        (places - self.layout.nonzeros) as f64 / places.max(1) as f64
     }
 
     /// Number of places that are stored.
@@ -173,7 +171,7 @@ impl SparseMatrix {
 
     /// The arrays in the order in which a node takes them.
     pub fn operands(&self) -> impl Iterator<Item = &Array> {
-        let groups = self.groups.iter().flat_map(|(scales, biases)| [scales, biases]);
+        let groups = self.groups.iter().flat_map(|(scales, biases, _)| [scales, biases]);
         std::iter::once(&self.data).chain(groups)
     }
 }

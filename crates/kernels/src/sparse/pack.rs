@@ -3,9 +3,9 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, ArrayElement};
 
-use super::codes::{SparseCodes, unpack_nibbles};
-use super::layout::{Layout, PADDING, Storage, View, WORD};
 use super::rows::SparseRows;
+use crate::bitmask::codes::{SparseCodes, unpack_nibbles};
+use crate::bitmask::layout::{Layout, PADDING, Storage, View, WORD};
 use crate::error::MlxResult;
 use crate::eval;
 use crate::quantized::{Format, Mode, PackedWeight, pack};
@@ -59,7 +59,13 @@ pub(super) fn codes(weight: &PackedWeight) -> MlxResult<(Array, Layout)> {
     let (columns, group) = (levels.columns, weight.format.group_size());
     let rows = levels.codes.len() / columns.max(1);
     let stored = |i: usize, code: u8| code != levels.fill[i / group];
-    write(Storage::Codes(weight.format), (rows, columns), &levels.codes, &levels.fill, stored)
+    write(
+        Storage::Codes { bits: weight.format.bits(), group_size: group },
+        (rows, columns),
+        &levels.codes,
+        &levels.fill,
+        stored,
+    )
 }
 
 /// The codes of a quantized matrix, one in a byte.

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::expand;
-use super::layout::{View, WORD, count};
+use crate::bitmask::expand;
+use crate::bitmask::layout::{View, WORD, count};
 use crate::gemm::{Dense, Rows};
 use crate::runtime::element::Element;
 use crate::runtime::isa::Isa;
@@ -68,19 +68,19 @@ macro_rules! with_sparse_rows {
     ($view:expr, $rows:ident => $body:expr) => {{
         let view = $view;
         match view.layout.storage {
-            $crate::sparse::Storage::F32 => {
+            $crate::bitmask::Storage::F32 => {
                 let $rows = $crate::sparse::SparseRows::<f32>::new(view);
                 $body
             }
-            $crate::sparse::Storage::F16 => {
+            $crate::bitmask::Storage::F16 => {
                 let $rows = $crate::sparse::SparseRows::<half::f16>::new(view);
                 $body
             }
-            $crate::sparse::Storage::Bf16 => {
+            $crate::bitmask::Storage::Bf16 => {
                 let $rows = $crate::sparse::SparseRows::<half::bf16>::new(view);
                 $body
             }
-            $crate::sparse::Storage::Codes(_) => unreachable!("codes are quantized rows"),
+            $crate::bitmask::Storage::Codes { .. } => unreachable!("codes are quantized rows"),
         }
     }};
 }

@@ -1,9 +1,10 @@
 use mlx_rs::ops::indexing::TryIndexOp as _;
 
 use super::*;
+use crate::bitmask::SparseCodes;
 use crate::eval;
 use crate::gemm::{Rows as _, gemv};
-use crate::linear::{self, Layer, linears};
+use crate::linear::{self, Layer, Weight, linears};
 use crate::quantized::{self, Accuracy, quantize};
 use crate::runtime::element::Element;
 use crate::runtime::isa::Isa;
@@ -41,7 +42,7 @@ fn what_is_packed_comes_back() {
         for shape in SHAPES {
             for fraction in SPARSITIES {
                 let weight = masked(shape, dtype, fraction);
-                let matrix = SparseMatrix::pack(Weight::Dense(&weight)).unwrap();
+                let matrix = SparseMatrix::from_dense(&weight).unwrap();
                 let zeros = bits_of(&weight).iter().filter(|&&x| x == 0.0).count();
                 assert_eq!(matrix.nonzeros(), weight.size() - zeros);
                 let Unpacked::Dense(back) = matrix.unpack() else { panic!("codes") };
@@ -55,12 +56,12 @@ fn what_is_packed_comes_back() {
 #[test]
 fn it_is_as_small_as_the_formula_says() {
     let weight = masked((256, 1024), Dtype::Bfloat16, 0.5);
-    let matrix = SparseMatrix::pack(Weight::Dense(&weight)).unwrap();
+    let matrix = SparseMatrix::from_dense(&weight).unwrap();
     let expected = matrix.nonzeros() * 2 + 256 * 1024 / 8 + 257 * 4;
     assert_eq!(matrix.dense_nbytes(), weight.nbytes());
     // The sections begin with a cache line, and there is room behind the last one.
     assert!((expected..expected + 4 * 64).contains(&matrix.nbytes()), "{} {expected}", matrix.nbytes());
-    let measured = sparsity(Weight::Dense(&weight)).unwrap().unwrap();
+    let measured = Weight::Dense(&weight).sparsity().unwrap().unwrap();
     assert!((measured - 0.5).abs() < 0.02, "{measured}");
 }
 
@@ -68,7 +69,7 @@ fn multiplied<T: Element + gemv::Weight + mlx_rs::ArrayElement>(dtype: Dtype) {
     for shape in SHAPES {
         for fraction in SPARSITIES {
             let weight = masked(shape, dtype, fraction);
-            let matrix = SparseMatrix::pack(Weight::Dense(&weight)).unwrap();
+            let matrix = SparseMatrix::from_dense(&weight).unwrap();
             let view = matrix.layout().view(matrix.data().as_slice::<u32>());
             let (n, columns) = (shape.0 as usize, shape.1 as usize);
             for rows in [0, 1, 2, 5, 8, 11] {
@@ -99,7 +100,7 @@ fn products_of_few_rows_equal_those_of_the_dense_matrix_on_every_instruction_set
 fn any_part_of_a_row_can_be_read() {
     let weight = masked((4, 150), Dtype::Bfloat16, 0.5);
     let numbers = weight.as_slice::<bf16>();
-    let matrix = SparseMatrix::pack(Weight::Dense(&weight)).unwrap();
+    let matrix = SparseMatrix::from_dense(&weight).unwrap();
     let rows = SparseRows::<bf16>::new(matrix.layout().view(matrix.data().as_slice::<u32>()));
     for isa in Isa::available() {
         for columns in [0..0, 0..150, 31..33, 32..96, 5..149, 149..150, 150..150] {
@@ -117,7 +118,7 @@ fn layers_equal_dense_ones_for_any_number_of_rows_and_pass_gradients_on() {
     for dtype in FLOATS {
         for rows in [1, 3, 40] {
             let weight = masked((70, 47), dtype, 0.5);
-            let matrix = SparseMatrix::pack(Weight::Dense(&weight)).unwrap();
+            let matrix = SparseMatrix::from_dense(&weight).unwrap();
             let bias = draw(&[70], dtype, 7);
             let layer = |weight| Layer { weight, bias: Some(&bias), low_rank: None };
             let (ours, dense) = (layer(Weight::Sparse(&matrix)), layer(Weight::Dense(&weight)));
@@ -150,10 +151,10 @@ fn quantized_layers_are_exactly_those_that_are_not_sparse() {
             for dtype in [Dtype::Float32, Dtype::Bfloat16] {
                 let [codes, scales, biases] = quantized_matrix((37, columns), format, fraction, dtype);
                 let packed = PackedWeight { codes: &codes, scales: &scales, biases: Some(&biases), format };
-                let matrix = SparseMatrix::pack(Weight::Packed(packed)).unwrap();
+                let matrix = SparseMatrix::from_quantized(packed).unwrap();
                 let Unpacked::Quantized(back, ..) = matrix.unpack() else { panic!("dense") };
                 assert_eq!(back.as_slice::<u32>(), codes.as_slice::<u32>(), "{format:?} {fraction}");
-                let share = sparsity(Weight::Packed(packed)).unwrap().unwrap();
+                let share = Weight::Packed(packed).sparsity().unwrap().unwrap();
                 assert!(share >= f64::from(fraction) - 0.05, "{share} of {fraction}");
                 for rows in [1, 3, 40] {
                     let x = draw(&[rows, columns], dtype, 5);
@@ -191,7 +192,7 @@ fn codes_are_read_on_every_instruction_set() {
         let format = Format::affine(bits, group).unwrap();
         let [codes, scales, biases] = quantized_matrix((5, 384), format, 0.6, Dtype::Float32);
         let packed = PackedWeight { codes: &codes, scales: &scales, biases: Some(&biases), format };
-        let matrix = SparseMatrix::pack(Weight::Packed(packed)).unwrap();
+        let matrix = SparseMatrix::from_quantized(packed).unwrap();
         let view = SparseCodes::new(matrix.layout().view(matrix.data().as_slice::<u32>()));
         let mut whole = vec![0; 384];
         for isa in Isa::available() {
@@ -212,7 +213,7 @@ fn codes_are_read_on_every_instruction_set() {
 
 #[test]
 fn what_cannot_be_packed_is_named() {
-    let message = |weight| SparseMatrix::pack(weight).unwrap_err().what().to_owned();
+    let message = |weight: Weight| weight.to_sparse().unwrap_err().what().to_owned();
     let whole = Array::from_slice(&[1_i32, 2], &[1, 2]);
     assert!(message(Weight::Dense(&whole)).contains("Int32"));
     let cube = draw(&[2, 2, 2], Dtype::Float32, 1);
@@ -222,5 +223,5 @@ fn what_cannot_be_packed_is_named() {
     let weight =
         Weight::Packed(PackedWeight { codes: &codes, scales: &scales, biases: Some(&biases), format });
     assert!(message(weight).contains("bits: 3"));
-    assert_eq!(sparsity(weight).unwrap(), None);
+    assert_eq!(weight.sparsity().unwrap(), None);
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::Accuracy;
 use super::activations::{Int8, round_bf16, sum_groups};
-use super::format::QuantizedRows;
 use super::groups::{WidenedGroups, group_size};
 use super::product::{Product, run_blocks};
+use super::rows::QuantizedRows;
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::pool::threads;
 use crate::runtime::scratch::{self, Scratch};

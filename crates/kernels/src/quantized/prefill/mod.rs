@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use super::activations::Int8;
-use super::format::{Format, QuantizedRows};
+use super::format::Format;
 use super::groups::{WidenedGroups, group_size};
 use super::product::{Product, run_blocks};
+use super::rows::QuantizedRows;
 use crate::gemm::transpose;
 use crate::runtime::disjoint::Disjoint;
 use crate::runtime::isa::Isa;

@@ -9,8 +9,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::activations::{Int8, Ordered};
-use super::super::format::{GroupNumbers, Mode, QuantizedRows};
+use super::super::format::Mode;
 use super::super::groups::group_size;
+use super::super::rows::{GroupNumbers, QuantizedRows};
 use super::{Block, MAX_ROWS, PREFETCH_DISTANCE, for_each_block, for_each_widened};
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};

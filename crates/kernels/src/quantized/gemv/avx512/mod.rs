@@ -11,8 +11,9 @@ use std::ops::Range;
 
 use super::super::Accuracy;
 use super::super::activations::{Int8, Ordered, sum_groups};
-use super::super::format::{Mode, QuantizedRows};
+use super::super::format::Mode;
 use super::super::groups::group_size;
+use super::super::rows::QuantizedRows;
 use super::{Block, MAX_ROWS, PREFETCH_DISTANCE, for_each_block, for_each_widened, rounded};
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::{self, Scratch};

@@ -4,10 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::Fill;
+use super::fill::Fill;
 
 /// Bytes between a load of numbers and the request for those that follow, as for dense weights.
-pub(super) const PREFETCH_DISTANCE: usize = 4096;
+pub(crate) const PREFETCH_DISTANCE: usize = 4096;
 
 /// Numbers of 16 bits.
 ///
@@ -15,7 +15,7 @@ pub(super) const PREFETCH_DISTANCE: usize = 4096;
 /// The processor has AVX-512 VBMI2; 64 bytes can be read behind the numbers of `mask`, and `to` has 32 places for each of
 /// its words.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
-pub(super) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16) {
+pub(crate) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16) {
     for &word in mask {
         // SAFETY: the caller's.
         unsafe {
@@ -32,7 +32,7 @@ pub(super) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16
 /// # Safety
 /// As [`halves`]; AVX-512 F is enough.
 #[target_feature(enable = "avx512f,popcnt")]
-pub(super) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32) {
+pub(crate) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32) {
     for half in mask.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]) {
         // SAFETY: the caller's.
         unsafe {
@@ -49,7 +49,7 @@ pub(super) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32)
 /// # Safety
 /// As [`halves`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
-pub(super) unsafe fn bytes(mut from: *const u8, mask: &[u32], fill: Fill, mut to: *mut u8) {
+pub(crate) unsafe fn bytes(mut from: *const u8, mask: &[u32], fill: Fill, mut to: *mut u8) {
     for (w, &word) in mask.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe {

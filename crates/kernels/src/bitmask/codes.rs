@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::expand::{self, Fill};
+use super::expand;
+use super::fill::Fill;
 use super::layout::{PADDING, View, WORD, count};
 use crate::runtime::isa::{Isa, vectorized};
 use crate::runtime::scratch;
@@ -57,7 +58,7 @@ impl<'a> SparseCodes<'a> {
 
 vectorized! {
     /// Two codes of each byte, the lower half first.
-    pub(super) fn unpack_nibbles(bytes: &[u8], codes: &mut [u8]) {
+    pub(crate) fn unpack_nibbles(bytes: &[u8], codes: &mut [u8]) {
         for (pair, byte) in codes.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
             *pair = [byte & 15, byte >> 4];
         }

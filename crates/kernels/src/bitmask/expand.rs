@@ -1,31 +1,13 @@
 //! Stored numbers at their places, with a fill between them.
 
+use super::fill::Fill;
 use super::layout::{WORD, count};
 use crate::runtime::isa::Isa;
 use crate::runtime::scratch::Plain;
 
-/// The code of the places that are not stored, which a number of words of the mask share.
-#[derive(Clone, Copy)]
-pub(super) struct Fill<'a> {
-    /// From the group on that the first word is in.
-    pub codes: &'a [u8],
-    /// Words of the first group before the first word.
-    pub skipped: usize,
-    /// Logarithm of the words of a group.
-    pub shift: u32,
-}
-
-impl Fill<'_> {
-    #[inline(always)]
-    #[allow(clippy::inline_always)]
-    pub(super) fn of(&self, word: usize) -> u8 {
-        self.codes[(word + self.skipped) >> self.shift]
-    }
-}
-
 /// Whether `isa` and the processor have instructions that expand bytes and halves of words.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn has_vbmi2(isa: Isa) -> bool {
+pub(crate) fn has_vbmi2(isa: Isa) -> bool {
     // Of the level's processors the first ones had none.
     isa >= Isa::Avx512Vnni
         && std::arch::is_x86_feature_detected!("avx512vbmi2")
@@ -36,7 +18,7 @@ pub(super) fn has_vbmi2(isa: Isa) -> bool {
 ///
 /// # Safety
 /// Behind as many `numbers` as `mask` has places, there are [`PADDING`](super::layout::PADDING) bytes more.
-pub(super) unsafe fn numbers<T: Plain>(isa: Isa, numbers: &[T], mask: &[u32], out: &mut [T]) {
+pub(crate) unsafe fn numbers<T: Plain>(isa: Isa, numbers: &[T], mask: &[u32], out: &mut [T]) {
     assert_eq!(out.len(), mask.len() * WORD);
     #[cfg(target_arch = "x86_64")]
     {
@@ -62,7 +44,7 @@ pub(super) unsafe fn numbers<T: Plain>(isa: Isa, numbers: &[T], mask: &[u32], ou
 ///
 /// # Safety
 /// As [`numbers`].
-pub(super) unsafe fn codes(isa: Isa, codes: &[u8], mask: &[u32], fill: Fill, out: &mut [u8]) {
+pub(crate) unsafe fn codes(isa: Isa, codes: &[u8], mask: &[u32], fill: Fill, out: &mut [u8]) {
     assert_eq!(out.len(), mask.len() * WORD);
     #[cfg(target_arch = "x86_64")]
     {

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::Fill;
+use super::fill::Fill;
 
 /// Which of the next numbers goes to each of 8 places; the highest bit is set where none does.
 static PLACES: [[u8; 8]; 256] = places();
@@ -52,7 +52,7 @@ const fn halves_of(places: &[[u8; 8]; 256]) -> [[u8; 16]; 256] {
 /// # Safety
 /// The processor has AVX2; 16 bytes can be read behind the numbers of `mask`, and `to` has 32 places for each of its words.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16) {
+pub(crate) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16) {
     for byte in mask.iter().flat_map(|word| word.to_le_bytes()) {
         // SAFETY: the caller's.
         unsafe {
@@ -69,7 +69,7 @@ pub(super) unsafe fn halves(mut from: *const u16, mask: &[u32], mut to: *mut u16
 /// # Safety
 /// As [`halves`], with 32 bytes.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32) {
+pub(crate) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32) {
     for byte in mask.iter().flat_map(|word| word.to_le_bytes()) {
         // SAFETY: the caller's.
         unsafe {
@@ -88,7 +88,7 @@ pub(super) unsafe fn words(mut from: *const u32, mask: &[u32], mut to: *mut u32)
 /// # Safety
 /// As [`halves`], with 8 bytes.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn bytes(mut from: *const u8, mask: &[u32], fill: Fill, mut to: *mut u8) {
+pub(crate) unsafe fn bytes(mut from: *const u8, mask: &[u32], fill: Fill, mut to: *mut u8) {
     for (w, word) in mask.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe {

@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use crate::quantized::Format;
-
 /// Columns of a word of the mask.
 pub(crate) const WORD: usize = 32;
 
 /// Bytes that can be read behind the last number: vectors are loaded whole.
-pub(super) const PADDING: usize = 64;
+pub(crate) const PADDING: usize = 64;
 
 /// Words of a cache line, on which sections begin.
 const LINE: usize = 16;
@@ -19,29 +17,32 @@ pub(crate) enum Storage {
     F32,
     F16,
     Bf16,
-    /// Of 4 or 8 bits.
-    Codes(Format),
+    /// Of 4 or 8 bits, in groups of so many columns.
+    Codes {
+        bits: usize,
+        group_size: usize,
+    },
 }
 
 impl Storage {
     /// Bits of a number.
-    pub(super) fn bits(self) -> usize {
+    pub(crate) fn bits(self) -> usize {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
-            Self::Codes(format) => format.bits(),
+            Self::Codes { bits, .. } => bits,
         }
     }
 
     /// Whether two numbers share a byte.
-    pub(super) fn is_nibbles(self) -> bool {
+    pub(crate) fn is_nibbles(self) -> bool {
         self.bits() == 4
     }
 
     /// Columns that share a fill.
     fn group(self) -> Option<usize> {
         match self {
-            Self::Codes(format) => Some(format.group_size()),
+            Self::Codes { group_size, .. } => Some(group_size),
             Self::F32 | Self::F16 | Self::Bf16 => None,
         }
     }
@@ -51,24 +52,24 @@ impl Storage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) storage: Storage,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     /// Numbers that are stored.
-    pub(super) nonzeros: usize,
+    pub(crate) nonzeros: usize,
     /// Bytes of the numbers; rows of halves of bytes begin with a whole one.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// The sections of a packed matrix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) layout: Layout,
-    pub(super) mask: &'a [u32],
+    pub(crate) mask: &'a [u32],
     /// In numbers; in bytes where two numbers share one.
-    pub(super) offsets: &'a [u32],
-    pub(super) fill: &'a [u8],
+    pub(crate) offsets: &'a [u32],
+    pub(crate) fill: &'a [u8],
     /// With [`PADDING`] behind them.
-    pub(super) numbers: &'a [u8],
+    pub(crate) numbers: &'a [u8],
 }
 
 impl Layout {
@@ -77,22 +78,22 @@ impl Layout {
     }
 
     /// Words of the mask of a row.
-    pub(super) fn words(self) -> usize {
+    pub(crate) fn words(self) -> usize {
         self.columns.div_ceil(WORD)
     }
 
     /// Groups of a row; 0 without any.
-    pub(super) fn groups(self) -> usize {
+    pub(crate) fn groups(self) -> usize {
         self.storage.group().map_or(0, |group| self.columns / group)
     }
 
     /// Words of all sections.
-    pub(super) fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.sections()[3].end
     }
 
     /// Places of mask, offsets, fill and numbers, in words.
-    pub(super) fn sections(self) -> [Range<usize>; 4] {
+    pub(crate) fn sections(self) -> [Range<usize>; 4] {
         let lens = [
             self.rows * self.words(),
             self.rows + 1,
@@ -124,13 +125,13 @@ impl Layout {
 
 impl<'a> View<'a> {
     /// Mask of a row.
-    pub(super) fn row_mask(&self, row: usize) -> &'a [u32] {
+    pub(crate) fn row_mask(&self, row: usize) -> &'a [u32] {
         let words = self.layout.words();
         &self.mask[row * words..(row + 1) * words]
     }
 }
 
 /// Number of places that `mask` has.
-pub(super) fn count(mask: &[u32]) -> usize {
+pub(crate) fn count(mask: &[u32]) -> usize {
     mask.iter().map(|word| word.count_ones() as usize).sum()
 }
