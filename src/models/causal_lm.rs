@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::block::Block;
 use super::checkpoint_layout::{CheckpointLayout, NamedTensors};
-use super::configuration::Shape;
+use super::configuration::{Shape, set_head};
 use super::experts;
 use super::language_model::LanguageModel;
 use super::outline::Outline;
@@ -239,23 +239,7 @@ impl<B: Block> Network for CausalLm<B> {
     }
 
     fn update_config(&self, config: &mut Value) {
-        let tied = self.lm_head.is_none();
-        // LFM2 has had both names.
-        let keys = ["tie_word_embeddings", "tie_embedding"];
-        let known: Vec<&str> = keys.into_iter().filter(|key| !config[*key].is_null()).collect();
-        for key in known {
-            config[key] = tied.into();
-        }
-        if !tied {
-            config[keys[0]] = false.into();
-        }
-        // A model without head has been stored, and has one now.
-        for name in config["architectures"].as_array_mut().into_iter().flatten() {
-            let base = name.as_str().and_then(|name| name.strip_suffix("Model"));
-            if let Some(base) = base {
-                *name = format!("{}ForCausalLM", base.strip_suffix("Text").unwrap_or(base)).into();
-            }
-        }
+        set_head(config, self.lm_head.is_none());
     }
 
     fn map_weight(&self, name: &str, tensor: Array) -> nn::Result<NamedTensors> {

@@ -36,6 +36,7 @@
 //! What transformers refuses is refused, or read as its earlier versions did; what it warns about is ignored.
 
 mod explicit;
+mod head;
 mod masks;
 mod rope;
 mod shape;
@@ -45,6 +46,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 pub(super) use explicit::explicit;
+pub(super) use head::set_head;
 pub(super) use masks::{Windows, layer_types, unknown_layer_type};
 pub(super) use shape::{Shape, activation};
 

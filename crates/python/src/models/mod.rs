@@ -14,6 +14,7 @@ use super::enter::enter;
 
 mod chat_templates;
 mod model;
+mod parameters;
 mod tokenizer;
 
 pub(crate) use model::{Choice, Model};

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use efficientai_toolkit::adapters::{self, Library, StoredAdapter};
-use efficientai_toolkit::kernels::linear::Weight;
 use efficientai_toolkit::kernels::quantized::Accuracy;
-use efficientai_toolkit::kernels::sparse::Unpacked;
+use efficientai_toolkit::nn::RowAdapter;
 use efficientai_toolkit::nn::fingerprint::fingerprint;
-use efficientai_toolkit::nn::{Linear, RowAdapter};
 use efficientai_toolkit::{Error, Result, generate, kernels, models};
 use mlx_rs::{Array, Dtype};
 use pyo3::prelude::*;
 
+use super::parameters;
 use crate::arguments::Text;
 use crate::array::{Ids, Logits, MlxLogits, Parameter};
 use crate::enter::enter;
@@ -295,40 +294,7 @@ impl Model {
     /// Shapes of all parameters by name, with adapters merged into the weights.
     #[getter]
     fn parameter_shapes(&self, py: Python<'_>) -> PyResult<BTreeMap<String, Vec<i32>>> {
-        enter(py, || {
-            let mut model = self.lock()?;
-            let adapted = adapted(model.as_mut())?;
-            let mut sparse = BTreeMap::new();
-            model.visit_weights(&mut |path, weight| {
-                if let Weight::Sparse(matrix) = weight {
-                    let (rows, columns) = matrix.shape();
-                    // Of codes, as they are packed in words.
-                    let columns = matrix.format().map_or(columns, |format| columns * format.bits() / 32);
-                    sparse.insert(path.to_owned(), vec![rows as i32, columns as i32]);
-                }
-                Ok(())
-            })?;
-            let mut shapes = BTreeMap::new();
-            let parameters: BTreeMap<_, _> = model.parameters().flatten().into_iter().collect();
-            for (name, array) in parameters {
-                let (path, leaf) = name.rsplit_once('.').unwrap_or_default();
-                match (adapted.get(path), leaf) {
-                    (None, "weight") if sparse.contains_key(path) => {
-                        shapes.insert(name.to_string(), sparse[path].clone());
-                    }
-                    (None, _) | (Some(_), "bias") => {
-                        drop(shapes.insert(name.to_string(), array.shape().to_vec()));
-                    }
-                    (Some(layer), "weight") => {
-                        let (inputs, outputs) = layer.size();
-                        shapes.insert(name.to_string(), vec![outputs, inputs]);
-                    }
-                    // Parts of the merged weight.
-                    _ => {}
-                }
-            }
-            Ok(shapes)
-        })
+        enter(py, || parameters::shapes(self.lock()?.as_mut()))
     }
 
     /// Formats of quantized weights by the name of their layer: mode, bits and group size. Weights that adapters are
@@ -337,7 +303,7 @@ impl Model {
     fn quantized_layers(&self, py: Python<'_>) -> PyResult<BTreeMap<String, (String, usize, usize)>> {
         enter(py, || {
             let mut model = self.lock()?;
-            let adapted = adapted(model.as_mut())?;
+            let adapted = parameters::adapted(model.as_mut())?;
             let mut formats = BTreeMap::new();
             model.visit_weights(&mut |path, weight| {
                 if let Some(format) = weight.format().filter(|_| !adapted.contains_key(path)) {
@@ -364,57 +330,12 @@ impl Model {
 
     /// A copy of one parameter, with adapters merged into it: float32, or the unsigned integers of quantized weights.
     fn parameter(&self, py: Python<'_>, name: Text) -> PyResult<Parameter> {
-        enter(py, || {
-            let mut model = self.lock()?;
-            if let Some(path) = name.0.strip_suffix(".weight")
-                && let Some(layer) = adapted(model.as_mut())?.get(path)
-            {
-                return Parameter::copy(&adapters::merged_weight(layer)?);
-            }
-            if let Some(path) = name.0.strip_suffix(".weight")
-                && let Some(weight) = unpacked(model.as_mut(), path)?
-            {
-                return Parameter::copy(&weight);
-            }
-            let parameters = model.parameters().flatten();
-            let found = parameters.get(&*name.0);
-            let unknown = || Error::Config(format!("the model has no parameter \"{}\"", name.0));
-            Parameter::copy(found.ok_or_else(unknown)?)
-        })
+        enter(py, || Parameter::copy(&parameters::merged(self.lock()?.as_mut(), &name.0)?))
     }
 
     fn __repr__(&self) -> String {
         format!("Model({}, {})", self.model_type(), self.folder.display())
     }
-}
-
-/// The weight of the layer at `path` as it was before it was packed; `None` unless it is sparse.
-fn unpacked(model: &mut models::Model, path: &str) -> Result<Option<Array>> {
-    let mut found = None;
-    model.visit_weights(&mut |visited, weight| {
-        if let Weight::Sparse(matrix) = weight
-            && visited == path
-        {
-            found = Some(match matrix.unpack() {
-                Unpacked::Dense(weight) => weight,
-                Unpacked::Quantized(codes, ..) => codes,
-            });
-        }
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// Layers with low-rank matrices, by their key path.
-fn adapted(model: &mut models::Model) -> Result<BTreeMap<String, Linear>> {
-    let mut adapted = BTreeMap::new();
-    model.visit_linears(&mut |path, layer| {
-        if layer.lora_a.is_some() {
-            adapted.insert(path.to_owned(), layer.clone());
-        }
-        Ok(())
-    })?;
-    Ok(adapted)
 }
 
 /// The ids as MLX takes them, if all of them are below `vocab`.
